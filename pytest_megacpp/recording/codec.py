@@ -1,0 +1,138 @@
+"""Owns frozen dataclasses ↔ JSON objects, checked field by field; must not know what any of them means.
+
+Readers are compiled once per class, so a long recording costs little per event. Unknown fields are ignored
+(a newer writer), missing ones take their default, a wrong type is a `CodecError`.
+"""
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from pytest_megacpp.recording.events import Json
+
+T = TypeVar("T")
+Reader = Callable[[Any], Any]
+
+
+class CodecError(ValueError):
+    """The data don't fit the class."""
+
+
+def to_json(value: object) -> Any:
+    """A dataclass, or anything made of dataclasses, tuples and JSON values, as JSON data."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_json(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    return value
+
+
+def from_json(cls: type[T], data: object) -> T:
+    """`data` as an instance of dataclass `cls`; raises CodecError."""
+    result: T = _reader(typing.cast(Any, cls))(data)
+    return result
+
+
+@cache
+def _reader(hint: Any) -> Reader:
+    if hint is Json or hint is Any or isinstance(hint, str | typing.ForwardRef):
+        return _anything
+    if is_dataclass(hint):
+        return _dataclass_reader(typing.cast(type, hint))
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union_reader(typing.get_args(hint))
+    if origin is tuple:
+        return _tuple_reader(typing.get_args(hint))
+    if origin is dict:
+        return _dict_reader(_reader(typing.get_args(hint)[1]))
+    return _scalar_reader(hint)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _scalar_reader(cls: type) -> Reader:
+    accepted = (float, int) if cls is float else (cls,)
+
+    def read(value: Any) -> Any:
+        if type(value) in accepted:
+            return float(value) if cls is float else value
+        raise CodecError(f"expected {cls.__name__}, got {type(value).__name__}")
+
+    return read
+
+
+def _union_reader(options: tuple[Any, ...]) -> Reader:
+    readers = [_reader(option) for option in options if option is not type(None)]
+    optional = type(None) in options
+
+    def read(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        for reader in readers[:-1]:
+            try:
+                return reader(value)
+            except CodecError:
+                continue
+        return readers[-1](value)
+
+    return read
+
+
+def _tuple_reader(args: tuple[Any, ...]) -> Reader:
+    if len(args) == 2 and args[1] is Ellipsis:
+        item = _reader(args[0])
+
+        def read_many(value: Any) -> Any:
+            if not isinstance(value, list):
+                raise CodecError(f"expected a list, got {type(value).__name__}")
+            return tuple(item(v) for v in value)
+
+        return read_many
+    items = [_reader(a) for a in args]
+
+    def read_fixed(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(items):
+            raise CodecError(f"expected a list of {len(items)}")
+        return tuple(r(v) for r, v in zip(items, value, strict=True))
+
+    return read_fixed
+
+
+def _dict_reader(item: Reader) -> Reader:
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise CodecError(f"expected an object, got {type(value).__name__}")
+        return {k: item(v) for k, v in value.items()}
+
+    return read
+
+
+def _dataclass_reader(cls: type) -> Reader:
+    hints = typing.get_type_hints(cls)
+    plan = [
+        (f.name, _reader(hints[f.name]), f.default is MISSING and f.default_factory is MISSING) for f in fields(cls)
+    ]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise CodecError(f"expected an object for {cls.__name__}, got {type(value).__name__}")
+        kwargs = {}
+        for name, reader, required in plan:
+            if name in value:
+                try:
+                    kwargs[name] = reader(value[name])
+                except CodecError as e:
+                    raise CodecError(f"{name}: {e}") from None
+            elif required:
+                raise CodecError(f"{name} is missing")
+        return cls(**kwargs)
+
+    return read

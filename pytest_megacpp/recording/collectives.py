@@ -1,0 +1,186 @@
+"""Owns matching collectives across ranks: who waits in what, who is missing, who issued something else.
+
+Pure: flight-recorder entries in, frozen findings out. Must not know limits, time-outs or blame. A collective is
+named by (group, sequence number); `p2p` entries are left out, their numbers don't match across ranks.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupCreated
+
+KEPT_ENTRIES = 512
+
+# Operations whose ranks must agree on the element count of their input; others may differ by design
+# (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
+_SAME_INPUT = {
+    "all_reduce",
+    "allreduce",
+    "broadcast",
+    "reduce",
+    "all_gather",
+    "allgather",
+    "_all_gather_base",
+    "all_gather_into_tensor",
+    "reduce_scatter",
+    "_reduce_scatter_base",
+    "reduce_scatter_tensor",
+}
+
+
+@dataclass
+class RankCollectives:
+    """What one rank did so far in one test; grows by `update`, bounded."""
+
+    entries: dict[tuple[str, int], Collective] = field(default_factory=dict)
+    enqueued: dict[str, int] = field(default_factory=dict)
+    completed: dict[str, int] = field(default_factory=dict)
+
+    def update(self, seen: FlightRecorded) -> None:
+        for entry in seen.entries:
+            if not entry.p2p:
+                self.entries[entry.group, entry.seq] = entry
+                self.enqueued[entry.group] = max(self.enqueued.get(entry.group, 0), entry.seq)
+        for status in seen.status:
+            self.enqueued[status.group] = max(self.enqueued.get(status.group, 0), status.enqueued)
+            self.completed[status.group] = max(self.completed.get(status.group, 0), status.completed)
+        for key in list(self.entries)[: max(0, len(self.entries) - KEPT_ENTRIES)]:
+            del self.entries[key]
+
+    def pending(self) -> tuple[Collective, ...]:
+        """Entered and not finished, oldest first."""
+        return tuple(sorted((e for e in self.entries.values() if not e.done), key=lambda e: e.entered_s))
+
+    def last(self) -> Collective | None:
+        return max(self.entries.values(), key=lambda e: (e.entered_s, e.seq), default=None)
+
+
+@dataclass
+class Groups:
+    """Members of each process group by name, as its members announced them."""
+
+    world_size: int
+    members: dict[str, frozenset[int]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+
+    def announce(self, created: GroupCreated) -> None:
+        everyone = frozenset(range(self.world_size))
+        self.members[created.name] = frozenset(created.ranks) & everyone or everyone
+        self.known.add(created.name)
+
+    def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
+        """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
+        if name in self.members:
+            return self.members[name]
+        return frozenset(range(self.world_size)) if name in ("0", "default_pg", "") else frozenset(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """`waiting` ranks entered collective `seq` of `group` (the first at `since_s`); `missing` members never did."""
+
+    group: str
+    seq: int
+    op: str
+    waiting: tuple[int, ...]
+    missing: tuple[int, ...]
+    since_s: float
+
+    def __str__(self) -> str:
+        return f"{self.op} #{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Ranks issued different collectives under one number. `variants` maps a description to its ranks.
+
+    `odd` holds the ranks outside the majority, empty on a tie.
+    """
+
+    group: str
+    seq: int
+    aspect: str
+    variants: tuple[tuple[str, tuple[int, ...]], ...]
+    odd: tuple[int, ...]
+
+
+def bare_op(op: str) -> str:
+    """`gloo:all_reduce` → `all_reduce`."""
+    return op.rsplit(":", 1)[-1]
+
+
+def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wait, ...]:
+    """Collectives that some ranks are in, oldest first; `missing` is empty when everybody arrived."""
+    inside: dict[tuple[str, int], dict[int, Collective]] = defaultdict(dict)
+    users: dict[str, set[int]] = defaultdict(set)
+    for rank, seen in ranks.items():
+        for name in seen.enqueued:
+            users[name].add(rank)
+        for entry in seen.pending():
+            inside[entry.group, entry.seq][rank] = entry
+    waits = [_wait(key, arrived, ranks, groups.of(key[0], users[key[0]])) for key, arrived in inside.items()]
+    return tuple(sorted(waits, key=lambda w: (w.since_s, w.group, w.seq)))
+
+
+def _wait(
+    key: tuple[str, int],
+    arrived: Mapping[int, Collective],
+    ranks: Mapping[int, RankCollectives],
+    members: frozenset[int],
+) -> Wait:
+    group, seq = key
+    missing = [r for r in sorted(members) if r not in ranks or ranks[r].enqueued.get(group, 0) < seq]
+    first = min(arrived.values(), key=lambda e: e.entered_s)
+    return Wait(group, seq, bare_op(first.op), tuple(sorted(arrived)), tuple(missing), first.entered_s)
+
+
+def disagreements(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Disagreement, ...]:
+    """Numbers under which ranks issued different operations, dtypes or sizes; the lowest number per group first."""
+    table: dict[tuple[str, int], dict[int, Collective]] = defaultdict(dict)
+    for rank, seen in ranks.items():
+        for key, entry in seen.entries.items():
+            if rank in groups.of(key[0], (rank,)):
+                table[key][rank] = entry
+    found = []
+    for key in sorted(table):
+        aspect = _aspect(table[key].values())
+        if aspect:
+            found.append(_disagreement(key, aspect, table[key]))
+    return tuple(found)
+
+
+def _aspect(entries: Iterable[Collective]) -> str | None:
+    entries = list(entries)
+    ops = {bare_op(e.op) for e in entries}
+    if len(ops) > 1:
+        return "operation"
+    if not ops & _SAME_INPUT:
+        return None
+    if len({e.dtype for e in entries}) > 1:
+        return "dtype"
+    return "size" if len({e.numel_in for e in entries}) > 1 else None
+
+
+def describe(entry: Collective) -> str:
+    """`all_reduce(Float [[8]])`."""
+    inner = " ".join(part for part in (entry.dtype, entry.sizes) if part)
+    return f"{bare_op(entry.op)}({inner})"
+
+
+def _disagreement(key: tuple[str, int], aspect: str, entries: Mapping[int, Collective]) -> Disagreement:
+    def variant(entry: Collective) -> object:
+        return {
+            "operation": bare_op(entry.op),
+            "dtype": entry.dtype,
+            "size": entry.numel_in,
+        }[aspect]
+
+    votes = Counter(variant(e) for e in entries.values())
+    (top, count), *rest = votes.most_common()
+    tie = bool(rest) and rest[0][1] == count
+    odd = () if tie else tuple(r for r in sorted(entries) if variant(entries[r]) != top)
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(entries):
+        by_text[describe(entries[rank])].append(rank)
+    return Disagreement(key[0], key[1], aspect, tuple((t, tuple(rs)) for t, rs in by_text.items()), odd)

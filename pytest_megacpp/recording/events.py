@@ -1,0 +1,465 @@
+"""Owns the facts a run consists of, one frozen dataclass per kind; must not know how they are written or judged.
+
+Times are seconds on the box's monotonic clock since the run began. `rank` fields are global ranks of the
+event's world. A fact says what was seen, never what it means: meaning is the judge's.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The box read the plan. `started_at` is UTC, ISO 8601."""
+
+    run_id: str
+    started_at: str
+    lane: str
+    surface: str
+    dry_run: bool
+    ranks: int
+    tests: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestPlanned:
+    """One selected test, written for all of them before anything starts."""
+
+    __test__ = False
+
+    test: int
+    nodeid: str
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoxReady:
+    """What the box is: versions by name, facts (cpus, memory_bytes, shm_bytes …), devices by name."""
+
+    versions: dict[str, str]
+    facts: dict[str, Json]
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSet:
+    """One contract variable as every rank gets it; `value` None means it was removed."""
+
+    name: str
+    value: str | None
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """A source of evidence is there or isn't; a missing one lowers certainty."""
+
+    name: str
+    available: bool
+    detail: str = ""
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A visible phase of the surface or the box (image, upload, preload …)."""
+
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFound:
+    """The run can't go on; `code` is the verdict code that every remaining test gets."""
+
+    code: str
+    cause: str
+    detail: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The last fact of every orderly end: completed, stopped, interrupted, refused, broken."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldStarted:
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorldEnded:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankStarted:
+    rank: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankReady:
+    """The rank's agent answered; `main_thread` is the hex identity that stack dumps name."""
+
+    rank: int
+    pid: int
+    main_thread: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectError:
+    nodeid: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankCollected:
+    """What a rank collected: indices of the plan it found, and a digest over all its node ids."""
+
+    rank: int
+    found: tuple[int, ...]
+    digest: str
+    errors: tuple[CollectError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RankBroken:
+    """A rank can't run tests; `stage` is import, conftest, plugin, collection, usage or rendezvous."""
+
+    rank: int
+    stage: str
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited:
+    """A rank's process ended. `code` None: not learnt. `oom_killed` None: this box can't tell.
+
+    `expected` is true when the box itself ended the rank or asked it to leave.
+    """
+
+    rank: int
+    code: int | None
+    signal: str | None = None
+    oom_killed: bool | None = None
+    expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds; names as users write them (design 2.4)."""
+
+    startup: float = 300.0
+    skew: float = 120.0
+    compile: float = 1800.0
+    stall: float = 120.0
+    test: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class TestStarted:
+    """All ranks were released into a test."""
+
+    __test__ = False
+
+    test: int
+    nodeid: str
+    ranks: int
+    limits: Limits
+    preset: str = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The box ended a test before its ranks did, and why.
+
+    `why`: exit, failure-stuck, mismatch, skew, stall, compile, test-limit, startup-limit, run-limit, stop.
+    `waiting`/`missing` are ranks as the box saw them then; `waited_s` is how long, `compiling` which of the
+    missing were compiling.
+    """
+
+    test: int | None
+    why: str
+    detail: str = ""
+    waiting: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    compiling: tuple[int, ...] = ()
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TestEnded:
+    """`reason`: finished (all ranks reported), aborted (the box acted), not-run."""
+
+    __test__ = False
+
+    test: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    rank: int
+    test: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnded:
+    rank: int
+    test: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An exception as the rank raised it; `file`/`line` is the innermost frame of the user's code."""
+
+    type: str
+    message: str
+    file: str
+    line: int
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """pytest's own report of one phase on one rank, sent before the next phase begins.
+
+    `outcome`: passed, failed, skipped. `xfail`: the mark's reason when the test was expected to fail.
+    """
+
+    rank: int
+    test: int
+    when: str
+    outcome: str
+    duration_s: float
+    error: Error | None = None
+    skip: Skip | None = None
+    xfail: str | None = None
+    sections: tuple[tuple[str, str], ...] = ()
+    properties: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The rank is through with a test. `group_clean`: its process group may serve the next test."""
+
+    rank: int
+    test: int
+    group_clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCreated:
+    """A process group as its member sees it; `ranks` are global ranks, empty when not known."""
+
+    rank: int
+    test: int | None
+    name: str
+    ranks: tuple[int, ...]
+    backend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One flight-recorder entry. `seq` counts per group. Sizes in elements; `entered_s` on the box's clock."""
+
+    group: str
+    seq: int
+    op: str
+    numel_in: int
+    numel_out: int
+    dtype: str
+    sizes: str
+    entered_s: float
+    done: bool
+    p2p: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    group: str
+    enqueued: int
+    completed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlightRecorded:
+    """Collectives of one rank. `origin`: poll (changes only), evidence, failure or destroy (the last ones kept)."""
+
+    rank: int
+    test: int | None
+    origin: str
+    entries: tuple[Collective, ...]
+    status: tuple[GroupStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A look at one rank from outside.
+
+    `answered`: its worker server replied. `state`: the kernel's letter for the main thread (R, S, D, T, Z).
+    `compiling`: names of active compile counters. `compile_s`, `cpu_s`: totals of the rank so far, the latter
+    over its process tree. `output_bytes`: written to its logs so far.
+    """
+
+    rank: int
+    test: int | None
+    answered: bool
+    state: str
+    compiling: tuple[str, ...]
+    compile_s: float
+    cpu_s: float
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StackTaken:
+    """A stack of one rank. `method`: traceback, py-spy, faulthandler. `text` empty and `ok` false: no answer."""
+
+    rank: int
+    test: int | None
+    method: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRead:
+    """What a rank wrote to one stream during a test; the middle is cut when `cut_bytes` > 0."""
+
+    rank: int
+    test: int | None
+    stream: str
+    text: str
+    cut_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """`lane.record(key, value)`."""
+
+    rank: int
+    test: int
+    key: str
+    value: Json
+
+
+@dataclass(frozen=True, slots=True)
+class FirstForward:
+    """One first forward on one rank. `origin`: test (the test named it), warmup, automatic."""
+
+    rank: int
+    test: int
+    name: str
+    seconds: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Compile totals of one test on one rank."""
+
+    rank: int
+    test: int
+    seconds: float
+    graphs: int
+    cache_hits: int
+    cache_misses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events first..last of a source never arrived (made by the reader, not written)."""
+
+    source: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A line that could not be read (made by the reader)."""
+
+    line: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact of a kind this version doesn't know (made by the reader)."""
+
+    kind: str
+
+
+RankFact: TypeAlias = (
+    RankReady
+    | RankCollected
+    | RankBroken
+    | PhaseStarted
+    | PhaseEnded
+    | Reported
+    | Finished
+    | GroupCreated
+    | FlightRecorded
+    | Recorded
+    | FirstForward
+    | Compiled
+    | Capability
+)
+
+Fact: TypeAlias = (
+    RankFact
+    | RunStarted
+    | TestPlanned
+    | BoxReady
+    | EnvironmentSet
+    | Progress
+    | ProblemFound
+    | RunFinished
+    | WorldStarted
+    | WorldEnded
+    | RankStarted
+    | RankExited
+    | TestStarted
+    | Acted
+    | TestEnded
+    | Sampled
+    | StackTaken
+    | OutputRead
+    | Gap
+    | Damaged
+    | Unknown
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact with its stamp. `seq` counts per (world, source); `source` is "box", "desk" or "rank N"."""
+
+    run: str
+    world: str
+    source: str
+    seq: int
+    time_s: float
+    fact: Fact

@@ -1,0 +1,71 @@
+"""Owns reading faulthandler's dumps: threads, frames, the line that matters; must not know why a stack was taken."""
+
+import re
+from dataclasses import dataclass
+
+_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]+)", re.IGNORECASE)
+_FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d+) in (.+)$')
+
+# Innermost frames in these modules mean that the thread waits for a peer.
+_COMMUNICATION = re.compile(
+    r"[/\\]torch[/\\]distributed[/\\](distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger)\b"
+)
+_LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<frozen|[/\\]pytest_megacpp[/\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """Frames innermost first."""
+
+    identity: str
+    frames: tuple[Frame, ...]
+
+
+def threads(dump: str) -> tuple[Thread, ...]:
+    """The threads of a faulthandler dump, in its order."""
+    found: list[tuple[str, list[Frame]]] = []
+    for line in dump.splitlines():
+        if head := _THREAD.match(line):
+            found.append((head[1].lower(), []))
+        elif found and (frame := _FRAME.match(line)):
+            found[-1][1].append(Frame(frame[1], int(frame[2]), frame[3]))
+    return tuple(Thread(identity, tuple(frames)) for identity, frames in found)
+
+
+def main_thread(dump: str, identity: str = "") -> Thread | None:
+    """The thread named `identity` (hex); without it the last one, where faulthandler puts the main thread."""
+    found = threads(dump)
+    wanted = int(identity, 16) if identity else -1
+    named = [t for t in found if int(t.identity, 16) == wanted]
+    return named[0] if named else found[-1] if found else None
+
+
+def user_frame(thread: Thread) -> Frame | None:
+    """The innermost frame outside Python's and torch's own code."""
+    return next((f for f in thread.frames if not _LIBRARY.search(f.file)), None)
+
+
+def waits_for_peer(thread: Thread) -> bool:
+    """Whether the thread sits in a distributed call: its innermost library frames are torch.distributed's."""
+    for frame in thread.frames:
+        if _COMMUNICATION.search(frame.file):
+            return True
+        if not _LIBRARY.search(frame.file):
+            return False
+    return False
+
+
+def communication_call(thread: Thread) -> str | None:
+    """The distributed function a waiting thread is in (`recv`, `all_reduce` …)."""
+    calls = [f.function for f in thread.frames if _COMMUNICATION.search(f.file) and f.function != "wrapper"]
+    return calls[0] if calls else None

@@ -1,0 +1,368 @@
+"""Owns the fold of events into views of run, worlds, tests and ranks; must not know limits, blame or display.
+
+The box folds its own events as it writes them and decides by these views; the desk folds what it reads and
+judges by the same ones. Memory is bounded per test and rank. What doesn't fit the run (a rank outside its
+world, a source speaking for another, a test that never started) is counted as stray and dropped.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import Groups, RankCollectives, Wait, open_waits
+from pytest_megacpp.recording.stacks import Thread, main_thread
+
+KEPT_STACKS = 8
+KEPT_RECORDS = 256
+KEPT_PHASES = 1024
+CPU_PROGRESS_S = 0.02  # less CPU time between two looks is a waiting thread's housekeeping
+
+
+@dataclass(slots=True)
+class Phase:
+    name: str
+    start_s: float
+    end_s: float | None = None
+
+
+@dataclass(slots=True)
+class RankView:
+    """One rank in one test. Times are box times in seconds."""
+
+    rank: int
+    main_thread: str = ""
+    phases: list[Phase] = field(default_factory=list)
+    reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
+    finished_s: float | None = None
+    group_clean: bool = False
+    collectives: RankCollectives = field(default_factory=RankCollectives)
+    sample: ev.Sampled | None = None
+    sample_s: float = 0.0
+    first_sample: ev.Sampled | None = None
+    answered_s: float | None = None
+    compiling_since_s: float | None = None
+    progress_s: float = 0.0
+    stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
+    output: dict[str, ev.OutputRead] = field(default_factory=dict)
+    records: dict[str, ev.Json] = field(default_factory=dict)
+    first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
+    compiled: ev.Compiled | None = None
+    exit: ev.RankExited | None = None
+    exit_s: float | None = None
+
+    @property
+    def gone(self) -> bool:
+        return self.exit is not None
+
+    @property
+    def out(self) -> bool:
+        """Through with the test, one way or the other: it will enter no further collective."""
+        return self.gone or self.finished_s is not None
+
+    @property
+    def compiling(self) -> bool:
+        return self.compiling_since_s is not None and not self.out
+
+    @property
+    def failure(self) -> tuple[float, ev.Reported] | None:
+        """The first phase that this rank reported failed."""
+        failed = [entry for entry in self.reports.values() if entry[1].outcome == "failed"]
+        return min(failed, key=lambda entry: entry[0], default=None)
+
+    @property
+    def open_phase(self) -> str | None:
+        """The innermost phase that the rank is in."""
+        return next((p.name for p in reversed(self.phases) if p.end_s is None), None)
+
+    def stack(self) -> tuple[float, Thread] | None:
+        """When and what the newest readable stack of the main thread was."""
+        for time_s, taken in reversed(self.stacks):
+            thread = main_thread(taken.text, self.main_thread) if taken.ok else None
+            if thread:
+                return time_s, thread
+        return None
+
+
+@dataclass(slots=True)
+class TestView:
+    """One test on its world."""
+
+    __test__ = False
+
+    index: int
+    nodeid: str
+    world: str
+    size: int
+    preset: str
+    limits: ev.Limits
+    started_s: float
+    groups: Groups
+    ranks: dict[int, RankView]
+    acted: ev.Acted | None = None
+    acted_s: float | None = None
+    ended: ev.TestEnded | None = None
+    ended_s: float | None = None
+
+    def unfinished(self) -> tuple[RankView, ...]:
+        return tuple(view for view in self.ranks.values() if not view.out)
+
+    def waits(self) -> tuple[Wait, ...]:
+        """Collectives that living ranks are in; see `open_waits`."""
+        return open_waits({r: v.collectives for r, v in self.ranks.items()}, self.groups)
+
+
+@dataclass(slots=True)
+class WorldView:
+    """One incarnation of N ranks."""
+
+    name: str
+    size: int
+    started_s: float
+    pids: dict[int, int] = field(default_factory=dict)
+    ready: dict[int, tuple[float, ev.RankReady]] = field(default_factory=dict)
+    collected: dict[int, tuple[float, ev.RankCollected]] = field(default_factory=dict)
+    broken: dict[int, tuple[float, ev.RankBroken]] = field(default_factory=dict)
+    exits: dict[int, tuple[float, ev.RankExited]] = field(default_factory=dict)
+    stacks: dict[int, tuple[float, ev.StackTaken]] = field(default_factory=dict)
+    output: dict[tuple[int, str], ev.OutputRead] = field(default_factory=dict)
+    acted: ev.Acted | None = None
+    acted_s: float | None = None
+    test: int | None = None
+    groups: list[ev.GroupCreated] = field(default_factory=list)
+    ended: ev.WorldEnded | None = None
+    ended_s: float | None = None
+
+
+_TestFact: TypeAlias = (
+    ev.PhaseStarted
+    | ev.PhaseEnded
+    | ev.Reported
+    | ev.Finished
+    | ev.Recorded
+    | ev.FirstForward
+    | ev.Compiled
+    | ev.FlightRecorded
+    | ev.Sampled
+    | ev.StackTaken
+    | ev.OutputRead
+)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """A run so far. `add` is total: no event makes it raise."""
+
+    run_id: str = ""
+    started: ev.RunStarted | None = None
+    planned: dict[int, ev.TestPlanned] = field(default_factory=dict)
+    ready: ev.BoxReady | None = None
+    environment: dict[str, ev.EnvironmentSet] = field(default_factory=dict)
+    capabilities: dict[tuple[str, int | None], ev.Capability] = field(default_factory=dict)
+    problems: list[tuple[float, ev.ProblemFound]] = field(default_factory=list)
+    progress: list[tuple[float, ev.Progress]] = field(default_factory=list)
+    worlds: dict[str, WorldView] = field(default_factory=dict)
+    tests: dict[int, TestView] = field(default_factory=dict)
+    finished: ev.RunFinished | None = None
+    finished_s: float | None = None
+    gaps: list[ev.Gap] = field(default_factory=list)
+    damaged: list[ev.Damaged] = field(default_factory=list)
+    unknown: int = 0
+    stray: int = 0
+    last_s: float = 0.0
+
+    def add(self, event: ev.Event) -> None:
+        """Fold one event in."""
+        self.last_s = max(self.last_s, event.time_s)
+        fact, time_s = event.fact, event.time_s
+        if not _speaks_for_itself(event):
+            self.stray += 1
+            return
+        match fact:
+            case ev.RunStarted():
+                self.run_id, self.started = fact.run_id, fact
+            case ev.TestPlanned():
+                self.planned[fact.test] = fact
+            case ev.BoxReady():
+                self.ready = fact
+            case ev.EnvironmentSet():
+                self.environment[fact.name] = fact
+            case ev.Capability():
+                if fact.rank is None or self._world_rank(event.world, fact.rank):
+                    self.capabilities[fact.name, fact.rank] = fact
+            case ev.ProblemFound():
+                self.problems.append((time_s, fact))
+            case ev.Progress():
+                self.progress.append((time_s, fact))
+            case ev.RunFinished():
+                self.finished, self.finished_s = fact, time_s
+            case ev.Gap():
+                self.gaps.append(fact)
+            case ev.Damaged():
+                self.damaged.append(fact)
+            case ev.Unknown():
+                self.unknown += 1
+            case ev.WorldStarted():
+                self.worlds[event.world] = WorldView(event.world, fact.size, time_s)
+            case _:
+                self._add_to_world(event.world, time_s, fact)
+
+    def _world_rank(self, world: str, rank: int) -> bool:
+        view = self.worlds.get(world)
+        return view is not None and 0 <= rank < view.size
+
+    def _add_to_world(self, name: str, time_s: float, fact: ev.Fact) -> None:
+        world = self.worlds.get(name)
+        rank = getattr(fact, "rank", None)
+        if world is None or (rank is not None and not 0 <= rank < world.size):
+            self.stray += 1
+            return
+        match fact:
+            case ev.WorldEnded():
+                world.ended, world.ended_s = fact, time_s
+            case ev.RankStarted():
+                world.pids[fact.rank] = fact.pid
+            case ev.RankReady():
+                world.ready[fact.rank] = (time_s, fact)
+            case ev.RankCollected():
+                world.collected[fact.rank] = (time_s, fact)
+            case ev.RankBroken():
+                world.broken.setdefault(fact.rank, (time_s, fact))
+            case ev.RankExited():
+                self._exited(world, time_s, fact)
+            case ev.TestStarted():
+                self._test_started(world, time_s, fact)
+            case ev.Acted():
+                self._acted(world, time_s, fact)
+            case ev.TestEnded():
+                self._test_ended(world, time_s, fact)
+            case ev.GroupCreated():
+                world.groups.append(fact)
+                if world.test is not None:
+                    self.tests[world.test].groups.announce(fact)
+            case _:
+                self._add_to_rank(world, time_s, fact)
+
+    def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
+        world.exits.setdefault(fact.rank, (time_s, fact))
+        if world.test is not None:
+            view = self.tests[world.test].ranks[fact.rank]
+            view.exit, view.exit_s = fact, time_s
+
+    def _test_started(self, world: WorldView, time_s: float, fact: ev.TestStarted) -> None:
+        groups = Groups(world.size)
+        for created in world.groups:
+            groups.announce(created)
+        ranks = {r: RankView(r, self._thread_of(world, r), progress_s=time_s) for r in range(world.size)}
+        self.tests[fact.test] = TestView(
+            fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks
+        )
+        world.test = fact.test
+
+    @staticmethod
+    def _thread_of(world: WorldView, rank: int) -> str:
+        return world.ready[rank][1].main_thread if rank in world.ready else ""
+
+    def _acted(self, world: WorldView, time_s: float, fact: ev.Acted) -> None:
+        if fact.test is not None and fact.test in self.tests:
+            view = self.tests[fact.test]
+            view.acted, view.acted_s = fact, time_s
+        else:
+            world.acted, world.acted_s = fact, time_s
+
+    def _test_ended(self, world: WorldView, time_s: float, fact: ev.TestEnded) -> None:
+        view = self.tests.get(fact.test)
+        if view is not None and view.world == world.name:
+            view.ended, view.ended_s = fact, time_s
+        world.test = None
+
+    def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
+        test = getattr(fact, "test", None)
+        test = world.test if test is None else test
+        view = self.tests.get(test) if test is not None else None
+        if view is not None and view.world == world.name:
+            _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
+        elif isinstance(fact, ev.StackTaken):
+            world.stacks[fact.rank] = (time_s, fact)
+        elif isinstance(fact, ev.OutputRead):
+            world.output[fact.rank, fact.stream] = fact
+        elif not isinstance(fact, ev.Sampled | ev.FlightRecorded):
+            self.stray += 1
+
+
+def _speaks_for_itself(event: ev.Event) -> bool:
+    """A rank's stream may only carry that rank's facts."""
+    rank = getattr(event.fact, "rank", None)
+    return not event.source.startswith("rank ") or event.source == f"rank {rank}"
+
+
+def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> None:
+    match fact:
+        case ev.PhaseStarted():
+            if len(view.phases) < KEPT_PHASES:
+                view.phases.append(Phase(fact.name, time_s))
+            view.progress_s = time_s
+        case ev.PhaseEnded():
+            _end_phase(view, fact.name, time_s)
+            view.progress_s = time_s
+        case ev.Reported():
+            view.reports.setdefault(fact.when, (time_s, fact))
+            view.progress_s = time_s
+        case ev.Finished():
+            view.finished_s, view.group_clean = time_s, fact.group_clean
+        case ev.Recorded():
+            if len(view.records) < KEPT_RECORDS or fact.key in view.records:
+                view.records[fact.key] = fact.value
+        case ev.FirstForward():
+            view.first_forwards.append((time_s, fact))
+            view.progress_s = time_s
+        case ev.Compiled():
+            view.compiled = fact
+        case ev.FlightRecorded():
+            before = dict(view.collectives.enqueued), dict(view.collectives.completed)
+            view.collectives.update(fact)
+            if before != (view.collectives.enqueued, view.collectives.completed):
+                view.progress_s = time_s
+        case ev.Sampled():
+            _sampled(view, time_s, fact)
+        case ev.StackTaken():
+            view.stacks = [*view.stacks[-(KEPT_STACKS - 1) :], (time_s, fact)]
+        case ev.OutputRead():
+            view.output[fact.stream] = fact
+
+
+def _end_phase(view: RankView, name: str, time_s: float) -> None:
+    for phase in reversed(view.phases):
+        if phase.name == name and phase.end_s is None:
+            phase.end_s = time_s
+            return
+
+
+def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
+    last = view.sample
+    if last is not None and _moved(last, fact):
+        view.progress_s = time_s
+    if fact.answered:
+        view.answered_s = time_s
+        if not fact.compiling:
+            view.compiling_since_s = None
+        elif view.compiling_since_s is None:
+            view.compiling_since_s = time_s
+    view.first_sample = view.first_sample or fact
+    view.sample, view.sample_s = fact, time_s
+
+
+def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:
+    return (
+        now.cpu_s > last.cpu_s + CPU_PROGRESS_S
+        or now.output_bytes > last.output_bytes
+        or now.compile_s > last.compile_s
+        or now.compiling != last.compiling
+    )
+
+
+def fold(events: list[ev.Event]) -> Timeline:
+    """A whole recording as a timeline."""
+    timeline = Timeline()
+    for event in events:
+        timeline.add(event)
+    return timeline

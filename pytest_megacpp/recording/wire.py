@@ -1,0 +1,173 @@
+"""Owns events ↔ bytes, JSON Lines with a bounded line; must not know who writes, who reads or what events mean.
+
+A line is `{"v":1,"run":…,"world":…,"src":…,"seq":…,"t":…,"kind":…, fields…}`. The reader never raises: a torn
+tail waits for its end, a line that can't be read becomes `Damaged`, a hole in a source's numbers becomes
+`Gap`, a kind of a newer version becomes `Unknown`.
+"""
+
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+
+from pytest_megacpp.recording import events
+from pytest_megacpp.recording.codec import CodecError, from_json, to_json
+from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
+
+VERSION = 1
+MAX_LINE_BYTES = 1 << 20
+MAX_TEXT_CHARS = 64_000
+
+
+def _kind(cls: type) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+
+def _members(union: object) -> tuple[type, ...]:
+    return tuple(t for t in typing.get_args(union) if isinstance(t, type))
+
+
+_READER_MADE = (Gap, Damaged, Unknown)
+KINDS: Mapping[str, type] = types.MappingProxyType(
+    {_kind(cls): cls for cls in _members(events.Fact) if cls not in _READER_MADE}
+)
+RANK_KINDS = frozenset(_kind(cls) for cls in _members(events.RankFact))
+
+
+def encode_fact(fact: Fact) -> dict[str, typing.Any]:
+    """A fact as a JSON object with its `kind`; over-long texts are cut in the middle."""
+    return {"kind": _kind(type(fact)), **{k: _bounded(v) for k, v in to_json(fact).items()}}
+
+
+def _bounded(value: typing.Any) -> typing.Any:
+    if isinstance(value, str):
+        return cut_middle(value, MAX_TEXT_CHARS)
+    if isinstance(value, list):
+        return [_bounded(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _bounded(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """`text` no longer than about `limit` characters: its beginning, a mark, its end."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters cut …\n{text[-half:]}"
+
+
+def decode_fact(data: Mapping[str, typing.Any]) -> Fact:
+    """The fact in a JSON object; raises CodecError on data that don't fit."""
+    kind = data.get("kind")
+    if not isinstance(kind, str):
+        raise CodecError("kind is missing")
+    cls = KINDS.get(kind)
+    return Unknown(kind[:80]) if cls is None else from_json(cls, data)
+
+
+def dump_line(data: object) -> bytes:
+    """One JSON line. Raises CodecError when it would be longer than a reader accepts."""
+    line = json.dumps(data, separators=(",", ":"), allow_nan=False, default=repr).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise CodecError(f"line of {len(line)} bytes is over {MAX_LINE_BYTES}")
+    return line
+
+
+def encode(event: Event) -> bytes:
+    """One event as one line, newline included."""
+    head = {
+        "v": VERSION,
+        "run": event.run,
+        "world": event.world,
+        "src": event.source,
+        "seq": event.seq,
+        "t": round(event.time_s, 6),
+    }
+    return dump_line(head | encode_fact(event.fact))
+
+
+def read_object(line: bytes) -> dict[str, typing.Any]:
+    """The JSON object in one line; raises CodecError."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise CodecError(f"not JSON: {str(e)[:120]}") from None
+    if not isinstance(data, dict):
+        raise CodecError("not a JSON object")
+    return data
+
+
+def _decode_line(line: bytes) -> Event:
+    data = read_object(line)
+    if data.get("v") != VERSION:
+        raise CodecError(f"recording version {str(data.get('v'))[:20]!r}, this reader knows {VERSION}")
+    run, world, source, seq, time_s = (data.get(k) for k in ("run", "world", "src", "seq", "t"))
+    if not (isinstance(run, str) and isinstance(world, str) and isinstance(source, str)):
+        raise CodecError("stamp is incomplete")
+    if type(seq) is not int or seq < 0 or not isinstance(time_s, int | float) or not math.isfinite(time_s):
+        raise CodecError("stamp is not a number")
+    return Event(run, world, source, seq, float(time_s), decode_fact(data))
+
+
+class Decoder:
+    """Bytes in, events out, in any portions. `feed` may be called with any split of the stream."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._line = 0
+        self._next_seq: dict[tuple[str, str], int] = {}
+        self._last = Event("", "", "reader", 0, 0.0, Unknown("start"))
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events whose lines ended in `data`."""
+        *lines, self._tail = (self._tail + data).split(b"\n")
+        decoded = [event for line in lines for event in self._complete(line)]
+        if len(self._tail) > MAX_LINE_BYTES:
+            self._tail, self._skipping = b"", True
+        return decoded
+
+    def close(self) -> list[Event]:
+        """What is left at the end of the stream: a torn last line is damage."""
+        tail, self._tail = self._tail, b""
+        return [self._note(Damaged(self._line + 1, "torn last line"))] if tail or self._skipping else []
+
+    def _complete(self, line: bytes) -> Iterator[Event]:
+        self._line += 1
+        if self._skipping or len(line) > MAX_LINE_BYTES:
+            self._skipping = False
+            yield self._note(Damaged(self._line, "line too long"))
+            return
+        if not line.strip():
+            return
+        try:
+            event = _decode_line(line)
+        except CodecError as e:
+            yield self._note(Damaged(self._line, str(e)))
+            return
+        yield from self._in_order(event)
+
+    def _in_order(self, event: Event) -> Iterator[Event]:
+        key = (event.world, event.source)
+        expected = self._next_seq.get(key, 0)
+        if event.seq < expected:
+            return  # seen before: a resumed stream repeats lines
+        self._last = event
+        if event.seq > expected:
+            yield self._note(Gap(event.source, expected, event.seq - 1))
+        self._next_seq[key] = event.seq + 1
+        yield event
+
+    def _note(self, fact: Gap | Damaged) -> Event:
+        return Event(self._last.run, self._last.world, "reader", 0, self._last.time_s, fact)
+
+
+def read_all(data: bytes) -> list[Event]:
+    """All events of a whole recording."""
+    decoder = Decoder()
+    return decoder.feed(data) + decoder.close()
