@@ -6,9 +6,9 @@ named by (group, sequence number); `p2p` entries are left out, their numbers don
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupCreated
+from pytest_megacpp.recording.events import Collective, FlightRecorded
 
 KEPT_ENTRIES = 512
 
@@ -31,22 +31,42 @@ _SAME_INPUT = {
 
 @dataclass
 class RankCollectives:
-    """What one rank did so far in one test; grows by `update`, bounded."""
+    """What one rank did so far in one test; grows by `update`, bounded.
 
+    Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
+    (`0@1`). Entries from before `floor_s` belong to an earlier test or incarnation.
+    """
+
+    floor_s: float = 0.0
+    incarnation: int = 0
     entries: dict[tuple[str, int], Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
+    groups: dict[int, str] = field(default_factory=dict)
 
     def update(self, seen: FlightRecorded) -> None:
         for entry in seen.entries:
-            if not entry.p2p:
-                self.entries[entry.group, entry.seq] = entry
-                self.enqueued[entry.group] = max(self.enqueued.get(entry.group, 0), entry.seq)
+            if entry.p2p or entry.entered_s < self.floor_s:
+                continue
+            name = self.named(entry.group)
+            self.groups[entry.pg] = name
+            self.entries[name, entry.seq] = replace(entry, group=name)
+            self.enqueued[name] = max(self.enqueued.get(name, 0), entry.seq)
         for status in seen.status:
-            self.enqueued[status.group] = max(self.enqueued.get(status.group, 0), status.enqueued)
-            self.completed[status.group] = max(self.completed.get(status.group, 0), status.completed)
+            if status.pg in self.groups:  # others were used before this test only
+                name = self.groups[status.pg]
+                self.enqueued[name] = max(self.enqueued.get(name, 0), status.enqueued)
+                self.completed[name] = max(self.completed.get(name, 0), status.completed)
         for key in list(self.entries)[: max(0, len(self.entries) - KEPT_ENTRIES)]:
             del self.entries[key]
+
+    def named(self, group: str) -> str:
+        return f"{group}@{self.incarnation}" if self.incarnation else group
+
+    def restart(self, time_s: float) -> None:
+        """The default group was destroyed at `time_s`."""
+        self.floor_s, self.incarnation = time_s, self.incarnation + 1
+        self.groups.clear()
 
     def pending(self) -> tuple[Collective, ...]:
         """Entered and not finished, oldest first."""
@@ -62,18 +82,18 @@ class Groups:
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
 
-    def announce(self, created: GroupCreated) -> None:
+    def announce(self, name: str, ranks: Iterable[int]) -> None:
+        """Members of group `name`; no ranks means everybody."""
         everyone = frozenset(range(self.world_size))
-        self.members[created.name] = frozenset(created.ranks) & everyone or everyone
-        self.known.add(created.name)
+        self.members[name] = frozenset(ranks) & everyone or everyone
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
         if name in self.members:
             return self.members[name]
-        return frozenset(range(self.world_size)) if name in ("0", "default_pg", "") else frozenset(seen)
+        default = name.partition("@")[0] in ("0", "default_pg", "")
+        return frozenset(range(self.world_size)) if default else frozenset(seen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ class Acted:
 
 @dataclass(frozen=True, slots=True)
 class TestEnded:
-    """`reason`: finished (all ranks reported), aborted (the box acted), not-run."""
+    """`reason`: finished (all ranks reported), aborted (the box acted), not-run (the world never got to it)."""
 
     __test__ = False
 
@@ -262,11 +262,14 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The rank is through with a test. `group_clean`: its process group may serve the next test."""
+    """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
+    `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store.
+    """
 
     rank: int
     test: int
     group_clean: bool
+    group_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +285,10 @@ class GroupCreated:
 
 @dataclass(frozen=True, slots=True)
 class Collective:
-    """One flight-recorder entry. `seq` counts per group. Sizes in elements; `entered_s` on the box's clock."""
+    """One flight-recorder entry. `seq` counts per group. Sizes in elements; `entered_s` on the box's clock.
+
+    `pg` tells apart groups of one process that bear the same name one after another.
+    """
 
     group: str
     seq: int
@@ -294,18 +300,21 @@ class Collective:
     entered_s: float
     done: bool
     p2p: bool = False
+    pg: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GroupStatus:
-    group: str
+    pg: int
     enqueued: int
     completed: int
 
 
 @dataclass(frozen=True, slots=True)
 class FlightRecorded:
-    """Collectives of one rank. `origin`: poll (changes only), evidence, failure or destroy (the last ones kept)."""
+    """Collectives of one rank. `origin`: poll (changes only), evidence, failure, finish, or destroy: the last look
+    before the default process group goes and names and numbers start again.
+    """
 
     rank: int
     test: int | None
@@ -319,8 +328,8 @@ class Sampled:
     """A look at one rank from outside.
 
     `answered`: its worker server replied. `state`: the kernel's letter for the main thread (R, S, D, T, Z).
-    `compiling`: names of active compile counters. `compile_s`, `cpu_s`: totals of the rank so far, the latter
-    over its process tree. `output_bytes`: written to its logs so far.
+    `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far:
+    `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread. `output_bytes`: written to its logs.
     """
 
     rank: int
@@ -330,6 +339,7 @@ class Sampled:
     compiling: tuple[str, ...]
     compile_s: float
     cpu_s: float
+    main_cpu_s: float = 0.0
     output_bytes: int = 0
 
 

@@ -23,6 +23,7 @@ class Plan:
 
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
+    `path` is the desk's `sys.path` where box and desk share a file system.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class Plan:
     run_s: float = 0.0
     maxfail: int = 0
     preload: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 

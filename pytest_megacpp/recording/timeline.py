@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Groups, RankCollectives, Wait, open_waits
-from pytest_megacpp.recording.stacks import Thread, main_thread
+from pytest_megacpp.recording.stacks import Thread, main_thread, waits_for_peer
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
@@ -31,17 +31,19 @@ class RankView:
 
     rank: int
     main_thread: str = ""
+    collectives: RankCollectives = field(default_factory=RankCollectives)
     phases: list[Phase] = field(default_factory=list)
     reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
     finished_s: float | None = None
     group_clean: bool = False
-    collectives: RankCollectives = field(default_factory=RankCollectives)
+    group_foreign: bool = False
     sample: ev.Sampled | None = None
     sample_s: float = 0.0
     first_sample: ev.Sampled | None = None
     answered_s: float | None = None
     compiling_since_s: float | None = None
-    progress_s: float = 0.0
+    progress_s: float = 0.0  # of any kind
+    busy_s: float = 0.0  # of the main thread
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     output: dict[str, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
@@ -73,6 +75,13 @@ class RankView:
     def open_phase(self) -> str | None:
         """The innermost phase that the rank is in."""
         return next((p.name for p in reversed(self.phases) if p.end_s is None), None)
+
+    def blocked_since(self) -> float | None:
+        """Since when the main thread is known, by its stack, to wait for a peer; None when it isn't."""
+        taken = self.stack()
+        if taken is None or taken[0] < self.busy_s or not waits_for_peer(taken[1]):
+            return None
+        return self.busy_s
 
     def stack(self) -> tuple[float, Thread] | None:
         """When and what the newest readable stack of the main thread was."""
@@ -128,7 +137,7 @@ class WorldView:
     acted: ev.Acted | None = None
     acted_s: float | None = None
     test: int | None = None
-    groups: list[ev.GroupCreated] = field(default_factory=list)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ended: ev.WorldEnded | None = None
     ended_s: float | None = None
 
@@ -162,6 +171,7 @@ class Timeline:
     progress: list[tuple[float, ev.Progress]] = field(default_factory=list)
     worlds: dict[str, WorldView] = field(default_factory=dict)
     tests: dict[int, TestView] = field(default_factory=dict)
+    unreached: dict[int, tuple[str, ev.TestEnded]] = field(default_factory=dict)  # by test: the world that failed
     finished: ev.RunFinished | None = None
     finished_s: float | None = None
     gaps: list[ev.Gap] = field(default_factory=list)
@@ -236,11 +246,15 @@ class Timeline:
             case ev.TestEnded():
                 self._test_ended(world, time_s, fact)
             case ev.GroupCreated():
-                world.groups.append(fact)
-                if world.test is not None:
-                    self.tests[world.test].groups.announce(fact)
+                self._group_created(world, fact)
             case _:
                 self._add_to_rank(world, time_s, fact)
+
+    def _group_created(self, world: WorldView, fact: ev.GroupCreated) -> None:
+        world.groups[fact.name] = fact.ranks
+        if world.test is not None:
+            test = self.tests[world.test]
+            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), fact.ranks)
 
     def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
         world.exits.setdefault(fact.rank, (time_s, fact))
@@ -250,9 +264,12 @@ class Timeline:
 
     def _test_started(self, world: WorldView, time_s: float, fact: ev.TestStarted) -> None:
         groups = Groups(world.size)
-        for created in world.groups:
-            groups.announce(created)
-        ranks = {r: RankView(r, self._thread_of(world, r), progress_s=time_s) for r in range(world.size)}
+        for name, members in world.groups.items():
+            groups.announce(name, members)
+        ranks = {
+            r: RankView(r, self._thread_of(world, r), RankCollectives(time_s), progress_s=time_s, busy_s=time_s)
+            for r in range(world.size)
+        }
         self.tests[fact.test] = TestView(
             fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks
         )
@@ -273,6 +290,8 @@ class Timeline:
         view = self.tests.get(fact.test)
         if view is not None and view.world == world.name:
             view.ended, view.ended_s = fact, time_s
+        if fact.reason == "not-run":
+            self.unreached[fact.test] = (world.name, fact)
         world.test = None
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
@@ -300,15 +319,16 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
         case ev.PhaseStarted():
             if len(view.phases) < KEPT_PHASES:
                 view.phases.append(Phase(fact.name, time_s))
-            view.progress_s = time_s
+            view.progress_s = view.busy_s = time_s
         case ev.PhaseEnded():
             _end_phase(view, fact.name, time_s)
             view.progress_s = time_s
         case ev.Reported():
             view.reports.setdefault(fact.when, (time_s, fact))
-            view.progress_s = time_s
+            view.progress_s = view.busy_s = time_s
         case ev.Finished():
-            view.finished_s, view.group_clean = time_s, fact.group_clean
+            view.finished_s = time_s
+            view.group_clean, view.group_foreign = fact.group_clean, fact.group_foreign
         case ev.Recorded():
             if len(view.records) < KEPT_RECORDS or fact.key in view.records:
                 view.records[fact.key] = fact.value
@@ -320,8 +340,10 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
         case ev.FlightRecorded():
             before = dict(view.collectives.enqueued), dict(view.collectives.completed)
             view.collectives.update(fact)
+            if fact.origin == "destroy":
+                view.collectives.restart(time_s)
             if before != (view.collectives.enqueued, view.collectives.completed):
-                view.progress_s = time_s
+                view.progress_s = view.busy_s = time_s
         case ev.Sampled():
             _sampled(view, time_s, fact)
         case ev.StackTaken():
@@ -341,6 +363,8 @@ def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
     last = view.sample
     if last is not None and _moved(last, fact):
         view.progress_s = time_s
+    if last is not None and fact.main_cpu_s > last.main_cpu_s + CPU_PROGRESS_S:
+        view.busy_s = time_s
     if fact.answered:
         view.answered_s = time_s
         if not fact.compiling:

@@ -1,0 +1,1 @@
+"""The numbers of the design, measured side by side with the peers: ``python -m benchmarks``."""

@@ -1,0 +1,16 @@
+"""Owns the list of rows: a name on the command line to the tables that it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from benchmarks.commands import Workshop
+from benchmarks.rows import death, idle, start, warm
+from benchmarks.table import Table
+
+ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
+    "idle": idle.tables,
+    "start": start.tables,
+    "warm": warm.tables,
+    "death": death.tables,
+}

@@ -1,0 +1,68 @@
+"""Owns the guard, the process that a surface starts: it forks the box and outlives it; must not know a run.
+
+`python -m pytest_megacpp.box PLAN DIRECTORY`. The guard and the box watch each other: whichever is killed, the
+other ends every process of the run. Standard library only, and little of it, so that it stays small.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+from pytest_megacpp.box import process
+
+SWEEP_S = 5.0
+
+
+def main(plan: str, directory: str) -> int:
+    process.adopt_orphans()
+    guard = os.getpid()
+    box = os.fork()
+    if box == 0:
+        os._exit(_box(plan, directory, guard))
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(sig, lambda number, _: process.send(box, signal.Signals(number)))
+    os.close(0)
+    status = _wait_for(box)
+    _sweep()
+    return status if status >= 0 else 128 - status
+
+
+def _box(plan: str, directory: str, guard: int) -> int:
+    process.die_with_parent(signal.SIGTERM)
+    if os.getppid() != guard:
+        return 128 + signal.SIGTERM
+    try:
+        from pytest_megacpp.box.main import serve
+
+        return serve(plan, directory)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 70
+
+
+def _wait_for(box: int) -> int:
+    """The box's exit status; other children that end meanwhile are orphans it adopted."""
+    while True:
+        pid, status = os.wait()
+        if pid == box:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _sweep() -> None:
+    """Ends what the box left behind."""
+    deadline = time.monotonic() + SWEEP_S
+    while (left := process.descendants(os.getpid())) and time.monotonic() < deadline:
+        process.end_all(p.pid for p in left)
+        process.reap_strays()
+        time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        process.reap_strays()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,293 @@
+"""Owns the environment contract of a launch, as one table; must not know a process, torch or the machine.
+
+Every rank must see these variables before Python imports torch. So the box resolves the contract once,
+applies it to its own environment, and only then starts what imports torch: a preloading fork server inherits
+it, and a variable that must be *absent* can't be taken away from its children later.
+
+For each row, the first that holds:
+
+1. A value that the operator set and that would break or blind the launch is `refused`: nothing starts.
+2. A row without a value (fabric tuning of the host) is taken away and its reason says what was there, unless
+   the operator chose it for this very launch.
+3. A value that the operator set wins and is shown as `user`.
+4. The table's value is set and shown as `plugin`.
+
+The values come from records of 8-GPU launches. Whether an installed torch or triton reads a variable is the
+doctor's question.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+DEBUG_LEVEL = "TORCH_DISTRIBUTED_DEBUG"
+FLIGHT_RECORDER_ENTRIES = 256
+"""Ring size that a poll can read in about 6 ms; torch's own default of 2000 takes 70 ms."""
+HEARTBEAT_TIMEOUT_S = 7200
+DUMP_WAIT_MS = 1000
+
+
+class Source(StrEnum):
+    """Who decided a variable."""
+
+    PLUGIN = "plugin"
+    USER = "user"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchShape:
+    """What the values depend on; `cpus` are the box's, `loopback` is None where its name is unknown."""
+
+    cuda: bool
+    ranks: int
+    cpus: int
+    cache_dir: str
+    fsdp: bool = False
+    loopback: str | None = "lo"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One resolved variable; `value` None means that the ranks must not see it."""
+
+    name: str
+    value: str | None
+    source: Source
+    reason: str
+
+
+class ContractRefused(ValueError):
+    """The operator's environment would break the launch; the text says how to mend it."""
+
+
+Objection = Callable[[str], str | None]
+"""Why an operator's value can't be launched with, mend included, or None when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    value: str | None
+    reason: str
+    objection: Objection | None = None
+    older_name: str | None = None
+
+
+def _debug_level_objection(value: str) -> str | None:
+    match value.upper():
+        case "OFF" | "INFO":
+            return None
+        case "DETAIL":
+            return (
+                "it wraps every process group with a second gloo group, which deadlocks fully_shard and "
+                "reports a compiling, a hung and a dead rank alike. Unset it or use INFO; the flight "
+                "recorder already gives the evidence"
+            )
+        case _:
+            return "torch fails to import with it. Unset it, or use OFF or INFO"
+
+
+def _integer_objection(value: str) -> str | None:
+    if re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+        return None
+    return "torch aborts on a value that is not an integer. Unset it or give an integer"
+
+
+def _table(shape: LaunchShape) -> tuple[_Row, ...]:
+    return (
+        *_launcher_rows(shape),
+        *_inductor_rows(shape),
+        *_cache_rows(shape),
+        *_distributed_rows(shape),
+        *_single_host_rows(),
+    )
+
+
+def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
+    if shape.ranks > 1:
+        yield _Row("OMP_NUM_THREADS", "1", "torchrun's default for more than one rank on a host")
+    if not shape.cuda:
+        yield _Row("TRITON_INTERPRET", "1", "no CUDA: Triton kernels run in the interpreter")
+
+
+def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
+    threads = max(1, shape.cpus // max(1, shape.ranks))
+    yield _Row(
+        "TORCHINDUCTOR_COMPILE_THREADS",
+        str(threads),
+        f"{shape.cpus} CPUs shared by {shape.ranks} ranks; the default is up to 32 workers per rank",
+        objection=_integer_objection,
+    )
+    yield _Row(
+        "TRITON_DEFAULT_NUM_STAGES",
+        "2",
+        "four stages exceed an H200's shared memory; for older stacks: torch 2.13, triton 3.9 don't read it",
+    )
+    yield _Row(
+        "TORCHINDUCTOR_MAX_AUTOTUNE_PRUNE_CHOICES_BASED_ON_SHARED_MEM",
+        "1",
+        "drops GEMM choices that exceed the device's shared memory",
+    )
+    yield _Row(
+        "TORCHINDUCTOR_DISTRIBUTED_MAX_AUTOTUNE_GEMM",
+        "0",
+        "shared autotuning makes compiling wait for peers, and its subprocess ran out of device memory",
+    )
+    if shape.fsdp:
+        yield _Row(
+            "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM",
+            "0",
+            "FSDP lane: the autotune subprocess has a CUDA context of its own and competes for device memory",
+        )
+
+
+def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
+    root = shape.cache_dir.rstrip("/")
+    yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", "the box's compile cache, where the seed lies")
+    yield _Row("TRITON_CACHE_DIR", f"{root}/triton", "the box's compile cache, where the seed lies")
+    yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", "the seed is of no use without it")
+    yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", "the seed is of no use without it")
+
+
+def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
+    yield _Row(DEBUG_LEVEL, "INFO", "more words from torch.distributed at no cost", objection=_debug_level_objection)
+    yield from _flight_recorder_rows()
+    yield from _nccl_watchdog_rows()
+    yield _Row(
+        "TORCH_NCCL_AVOID_RECORD_STREAMS",
+        "1",
+        "FSDP2 memory: without it some runs ended out of memory near step 60",
+    )
+    yield _Row("FSDP_USE_ORIG_PARAMS", "true", "parity with older stacks; torch 2.13 does not read it")
+    if shape.loopback is not None:
+        yield _Row("GLOO_SOCKET_IFNAME", shape.loopback, "one host: no host name to resolve, no outer interface")
+
+
+def _flight_recorder_rows() -> Iterable[_Row]:
+    """The older name isn't set too: torch would print a deprecation warning in every rank."""
+    yield _Row(
+        "TORCH_FR_BUFFER_SIZE",
+        str(FLIGHT_RECORDER_ENTRIES),
+        "flight recorder on, with a ring small enough to be polled",
+        objection=_integer_objection,
+        older_name="TORCH_NCCL_TRACE_BUFFER_SIZE",
+    )
+
+
+def _nccl_watchdog_rows() -> Iterable[_Row]:
+    yield _Row(
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
+        str(HEARTBEAT_TIMEOUT_S),
+        "the box decides first: torch's 480 s kill a long compile",
+        objection=_integer_objection,
+    )
+    yield _Row(
+        "TORCH_NCCL_ENABLE_MONITORING",
+        "1",
+        "the flight recorder's dump on timeout needs the monitor; its heartbeat is relaxed",
+    )
+    yield _Row(
+        "TORCH_NCCL_DUMP_ON_TIMEOUT",
+        "1",
+        "evidence of last resort, should a group's own timeout be the shorter one",
+    )
+    yield _Row(
+        "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
+        str(DUMP_WAIT_MS),
+        "after a group's timeout torch sleeps four times this long before it ends the rank (60 s by default)",
+        objection=_integer_objection,
+    )
+
+
+def _single_host_rows() -> Iterable[_Row]:
+    yield _Row("NCCL_NET_PLUGIN", "none", "one host: NVLink and shared memory, no fabric")
+    yield _Row("NCCL_IB_DISABLE", "1", "one host: NVLink and shared memory, no fabric")
+    for name in FABRIC_TUNING:
+        yield _Row(name, None, "one host: fabric tuning of the image or machine must not reach NCCL")
+
+
+FABRIC_TUNING = (
+    "NCCL_NET",
+    "NCCL_CROSS_NIC",
+    "NCCL_NET_GDR_LEVEL",
+    "NCCL_TUNER_CONFIG_PATH",
+    "NCCL_IB_ADAPTIVE_ROUTING",
+    "NCCL_IB_FIFO_TC",
+    "NCCL_IB_QPS_PER_CONNECTION",
+    "NCCL_IB_TC",
+    "NCCL_NVLS_CHUNKSIZE",
+    "NCCL_P2P_NET_CHUNKSIZE",
+)
+
+
+def resolve(
+    user_env: Mapping[str, str], *, shape: LaunchShape, chosen: Collection[str] = frozenset()
+) -> tuple[Setting, ...]:
+    """Decide every variable of the contract, in the table's order.
+
+    `user_env` is the environment that the box inherits plus what the operator configured. `chosen` names
+    variables that the operator set for this launch on purpose (not inherited from an image or a shell): only
+    those keep a value that the table takes away.
+    """
+    return tuple(_resolve_row(row, user_env, chosen) for row in _table(shape))
+
+
+def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]) -> Setting:
+    for name in filter(None, (row.older_name, row.name)):
+        if (objection := _objection(row, user_env.get(name))) is not None:
+            return Setting(name, user_env[name], Source.REFUSED, objection)
+    theirs = user_env.get(row.name)
+    if theirs is None:
+        return _without_user_value(row, user_env)
+    if row.value is None and row.name not in chosen:
+        return Setting(row.name, None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
+    return Setting(row.name, theirs, Source.USER, _user_reason(row, theirs))
+
+
+def _objection(row: _Row, theirs: str | None) -> str | None:
+    return None if theirs is None or row.objection is None else row.objection(theirs)
+
+
+def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
+    if row.older_name is None or row.older_name not in user_env:
+        return Setting(row.name, row.value, Source.PLUGIN, row.reason)
+    return Setting(
+        row.name, user_env[row.older_name], Source.USER, f"the newer name of {row.older_name}, which you set"
+    )
+
+
+def _user_reason(row: _Row, theirs: str) -> str:
+    if row.value is None:
+        return f"you chose it for this launch; else it would be unset: {row.reason}"
+    if row.value == theirs:
+        return f"you set the value that the lane uses: {row.reason}"
+    return f"your value is kept; the lane's would be {row.value}: {row.reason}"
+
+
+def refusals(settings: Iterable[Setting]) -> tuple[str, ...]:
+    """One text with the mend for each variable that forbids the launch; empty when it may start."""
+    return tuple(
+        f"{setting.name}={setting.value!r} is refused: {setting.reason}."
+        for setting in settings
+        if setting.source is Source.REFUSED
+    )
+
+
+def apply(env: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, str]:
+    """The environment of the children: `env` with every setting applied.
+
+    Raises:
+        ContractRefused: some setting is refused; nothing may be launched with it.
+    """
+    settings = tuple(settings)
+    if refused := refusals(settings):
+        raise ContractRefused("\n".join(refused))
+    child = dict(env)
+    for setting in settings:
+        if setting.value is None:
+            child.pop(setting.name, None)
+        else:
+            child[setting.name] = setting.value
+    return child

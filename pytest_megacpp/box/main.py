@@ -1,0 +1,467 @@
+"""Owns the box's loop: carries out what the supervisor says and turns what happens into facts; must not judge.
+
+One thread does everything but looking (`watch`). The box needs nobody: when the desk is gone it ends in order.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_megacpp.box import contract, preflight, process
+from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.oom import OomWitness
+from pytest_megacpp.box.output import OutputMarks
+from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box.watch import ProcessTable, RankWatch
+from pytest_megacpp.box.world import RankProcess, World, start_forkserver
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.plan import Go, Leave, Plan
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object
+
+LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
+TERM_S = 2.0  # between SIGTERM and SIGKILL
+KILL_S = 5.0  # for the kernel to take a killed process down
+EVIDENCE_S = 3.0  # all ranks together
+TICK_S = 0.05
+DISK_FULL = 73
+
+
+@dataclass
+class Line:
+    """The receiving end of one rank's line. `last_s` keeps its stamps in order."""
+
+    world: str
+    rank: int
+    data: bytes = b""
+    last_s: float = 0.0
+
+
+@dataclass
+class Box:
+    """One run. `control` is the descriptor on which the desk speaks; its end means that the desk is gone."""
+
+    plan: Plan
+    directory: Path
+    recorder: Recorder
+    redactor: Redactor
+    scratch: Path
+    control: int = 0
+    worlds: dict[str, World] = field(default_factory=dict)
+    watches: dict[str, list[RankWatch]] = field(default_factory=dict)
+    marks: dict[str, OutputMarks] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.supervisor = sv.Supervisor(self.plan, self.recorder.timeline)
+        self.oom = OomWitness()
+        self._selector = selectors.DefaultSelector()
+        self._looks: queue.SimpleQueue[tuple[str, ev.Fact, float]] = queue.SimpleQueue()
+        self._table = ProcessTable()
+        self._lines: dict[int, Line] = {}
+        self._control_tail = b""
+
+    # -- the run -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the first fact to the last. Raises RecordingFailed."""
+        plan = self.plan
+        started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.recorder.write(
+            ev.RunStarted(plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
+        )
+        for index, test in enumerate(plan.tests):
+            self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks))
+        if not (self._environment() and self._preflight() and self._prepare()):
+            self.recorder.write(ev.RunFinished("refused"))
+            return
+        try:
+            self._loop()
+        finally:
+            for world in list(self.worlds.values()):
+                self._end_world(world, "the box ends", graceful=False)
+            self._close()
+
+    def _environment(self) -> bool:
+        """Applies the contract to this process, which every rank inherits from."""
+        configured = self.plan.environment
+        shape = contract.LaunchShape(
+            cuda=not self.plan.dry_run,
+            ranks=self.plan.ranks,
+            cpus=preflight.cpu_count(),
+            cache_dir=self.plan.cache_dir,
+            fsdp=self.plan.fsdp,
+            loopback=preflight.loopback(),
+        )
+        theirs = {**os.environ, **configured}
+        settings = contract.resolve(theirs, shape=shape, chosen=configured.keys())
+        for s in settings:
+            self.recorder.write(ev.EnvironmentSet(s.name, s.value, str(s.source), s.reason))
+        if refused := contract.refusals(settings):
+            self.recorder.write(ev.ProblemFound("blocked", "environment", " ".join(refused)))
+            return False
+        child = contract.apply(theirs, settings)
+        os.environ.clear()
+        os.environ.update(child)
+        return True
+
+    def _preflight(self) -> bool:
+        survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
+        names = tuple(d.name for d in survey.devices.devices)
+        self.recorder.write(ev.BoxReady(survey.versions, survey.facts, names))
+        found = preflight.problems(
+            survey,
+            requested_gpu=self.plan.gpu,
+            requested_count=self.plan.devices,
+            dry_run=self.plan.dry_run,
+        )
+        if found:
+            self.recorder.write(ev.ProblemFound("environment", "box", " ".join(found)))
+        return not found
+
+    def _prepare(self) -> bool:
+        """Listens for ranks, starts the forkserver, imports torch."""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.scratch / "box"))
+        self._listener.listen(1024)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
+        self._register(self._listener, self._accept)
+        self._register(self._wake_read, self._drain_looks)
+        if self.control >= 0:
+            os.set_blocking(self.control, False)
+            self._register(self.control, self._hear)
+        self._capabilities()
+        self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
+        os.environ["MEGACPP_PRELOAD"] = ",".join(("torch", "torch.distributed", "pytest", *self.plan.preload))
+        try:
+            start_forkserver()
+            import torch.distributed  # noqa: F401
+        except Exception as e:
+            mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
+            self.recorder.write(ev.ProblemFound("environment", "torch", f"torch doesn't import: {e!r}", mend))
+            return False
+        return True
+
+    def _capabilities(self) -> None:
+        self.recorder.write(ev.Capability("memory_events", self.oom.available))
+        self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
+
+    def _register(self, source: object, handle: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, handle)  # type: ignore[arg-type]
+
+    def _loop(self) -> None:
+        while not self.supervisor.finished:
+            actions = self.supervisor.step(self.recorder.now_s())
+            for action in actions:
+                self._perform(action)
+            if not actions:
+                self._pump(TICK_S)
+
+    def _pump(self, wait_s: float) -> None:
+        """Handles what happened, waiting at most `wait_s` for something to happen."""
+        for key, _ in self._selector.select(wait_s):
+            with contextlib.suppress(KeyError):
+                if key.fd in self._selector.get_map():
+                    key.data()
+
+    def _pump_until(self, done: Callable[[], bool], limit_s: float) -> bool:
+        deadline = time.monotonic() + limit_s
+        while not done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._pump(min(left, TICK_S))
+        return True
+
+    def _close(self) -> None:
+        self._selector.close()
+        self._listener.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    # -- what the supervisor says --------------------------------------------------------------------------
+
+    def _perform(self, action: sv.Action) -> None:
+        match action:
+            case sv.StartWorld():
+                self._start_world(action)
+            case sv.EndWorld():
+                self._end_world(self.worlds[action.name], action.reason, graceful=action.graceful)
+            case sv.Write():
+                self._write_own(action.world, action.fact)
+            case sv.Release():
+                self._release(action)
+            case sv.TakeEvidence():
+                self._evidence(action)
+            case sv.ReadOutput():
+                for fact in self.marks[action.world].read(action.test):
+                    self.recorder.write(fact, action.world)
+            case sv.Finish():
+                for world in list(self.worlds.values()):
+                    self._end_world(world, action.reason, graceful=False)
+                self.recorder.write(ev.RunFinished(action.reason, action.detail))
+
+    def _write_own(self, world: str, fact: ev.Fact) -> None:
+        if isinstance(fact, ev.TestEnded):
+            for watch in self.watches.get(world, ()):
+                watch.pause()
+        self.recorder.write(fact, world)
+
+    def _start_world(self, action: sv.StartWorld) -> None:
+        world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
+        self.worlds[world.name] = world
+        self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
+        world.start(self._rank_environment())
+        take_signals(self)  # elastic put its own handlers in place
+        self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
+        for rank in world.ranks.values():
+            self.recorder.write(ev.RankStarted(rank.rank, rank.pid), world.name)
+            if rank.pidfd is None:
+                self._rank_ended(world, rank)
+            else:
+                self._register(rank.pidfd, lambda w=world, r=rank: self._rank_ended(w, r))  # type: ignore[misc]
+        self._watch(world)
+
+    def _rank_environment(self) -> dict[str, str]:
+        return {
+            "MEGACPP_RUN_ID": self.plan.run_id,
+            "MEGACPP_BOX": str(self.scratch / "box"),
+            "MEGACPP_PLAN": str(self.scratch / "plan.json"),
+            "MEGACPP_ORIGIN": repr(self.recorder.origin_s),
+            "MEGACPP_EPOCH": repr(self.recorder.epoch_s),
+            "MEGACPP_DEVICE": "cpu" if self.plan.dry_run else "cuda",
+        }
+
+    def _watch(self, world: World) -> None:
+        def report(fact: ev.Fact) -> None:
+            self._looks.put((world.name, fact, self.recorder.now_s()))
+            with contextlib.suppress(OSError):
+                self._wake_write.send(b".")
+
+        nccl = not self.plan.dry_run
+        targets = [world.target(r, nccl=nccl) for r in world.ranks]
+        watches = [RankWatch(t, self._table, self.recorder.epoch_s, report) for t in targets]
+        for watch in watches:
+            watch.start()
+        self.watches[world.name] = watches
+
+    def _release(self, action: sv.Release) -> None:
+        world = self.worlds[action.world]
+        self.marks[world.name].begin()
+        if not action.keep_group and not self._has_foreign_group(world.name):
+            port = world.store_for(keep=False)
+            world.drop_stores()
+        else:
+            port = world.store_for(keep=action.keep_group)
+        world.say(Go(action.test, action.next_test, port, action.keep_group))
+        for watch in self.watches[world.name]:
+            watch.begin(action.test)
+
+    def _has_foreign_group(self, world: str) -> bool:
+        tests = [t for t in self.recorder.timeline.tests.values() if t.world == world]
+        return any(v.group_foreign for t in tests for v in t.ranks.values())
+
+    def _evidence(self, action: sv.TakeEvidence) -> None:
+        """Asks all ranks at the same time; one that doesn't answer costs its time-out, not the others'."""
+        out = self._out_of_test(action.test)
+        asked = [
+            w
+            for w in self.watches.get(action.world, ())
+            if not self.worlds[action.world].ranks[w.target.rank].exited
+            and (action.stacks_of is None or w.target.rank in action.stacks_of)
+        ]
+        threads = [threading.Thread(target=self._ask, args=(w, action, w.target.rank in out)) for w in asked]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        self._pump_until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
+        self._drain_looks()
+
+    @staticmethod
+    def _ask(watch: RankWatch, action: sv.TakeEvidence, out: bool) -> None:
+        if action.stacks_of is None:
+            watch.evidence(action.test, stack=not out)
+        else:
+            watch.stack(action.test)
+
+    def _out_of_test(self, test: int | None) -> set[int]:
+        view = self.recorder.timeline.tests.get(test) if test is not None else None
+        return {r for r, v in view.ranks.items() if v.out} if view else set()
+
+    def _end_world(self, world: World, reason: str, *, graceful: bool) -> None:
+        """Leave, SIGTERM, grace, SIGKILL; then whatever the ranks left behind. Nothing survives this."""
+        world.ending = True
+        for watch in self.watches.pop(world.name, ()):
+            watch.stop()
+        gone = lambda: not world.alive()  # noqa: E731
+        if graceful:
+            world.say(Leave())
+            self._pump_until(gone, LEAVE_S)
+        for sig, grace_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+            for rank in world.alive():
+                process.send(rank.pid, signal.SIGCONT)
+                process.send(rank.pid, sig)
+            if self._pump_until(gone, grace_s):
+                break
+        for rank in world.ranks.values():  # a group outlives its leader
+            with contextlib.suppress(OSError):
+                os.killpg(rank.pid, signal.SIGKILL)
+        process.end_all(world.strays())
+        self.recorder.write(ev.WorldEnded(reason), world.name)
+        self._forget(world)
+
+    def _forget(self, world: World) -> None:
+        for rank in world.ranks.values():
+            for source in (rank.pidfd, rank.line):
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(source)  # type: ignore[arg-type]
+            for log in rank.logs:
+                redact_file(log, self.redactor)
+        world.close()
+        del self.worlds[world.name]
+
+    # -- what happens --------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        line, _ = self._listener.accept()
+        pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        for world in self.worlds.values():
+            for rank in world.ranks.values():
+                if rank.pid == pid and rank.line is None:
+                    rank.line = line
+                    state = Line(world.name, rank.rank)
+                    self._register(line, lambda w=world, r=rank, s=state: self._receive(w, r, s))  # type: ignore[misc]
+                    self._lines[line.fileno()] = state
+                    return
+        line.close()  # nobody we started
+
+    def _receive(self, world: World, rank: RankProcess, state: Line) -> None:
+        assert rank.line is not None
+        try:
+            data = rank.line.recv(1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up(rank)
+            return
+        *lines, state.data = (state.data + data).split(b"\n")
+        for text in lines:
+            self._heard(world, rank, state, text)
+        if len(state.data) > MAX_LINE_BYTES:
+            self._hang_up(rank)
+
+    def _hang_up(self, rank: RankProcess) -> None:
+        if rank.line is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(rank.line)
+            rank.line.close()
+            rank.line = None
+
+    def _heard(self, world: World, rank: RankProcess, state: Line, text: bytes) -> None:
+        """A rank's bytes are untrusted: known kinds only, in its own name, at a plausible time."""
+        now_s = self.recorder.now_s()
+        try:
+            data = read_object(text)
+            if data.get("kind") not in RANK_KINDS:
+                return
+            fact = decode_fact(data)
+        except CodecError:
+            return
+        if getattr(fact, "rank", None) != rank.rank:
+            return
+        claimed = data.get("t")
+        at_s = float(claimed) if isinstance(claimed, int | float) else now_s
+        state.last_s = at_s = min(max(at_s, state.last_s), now_s)
+        self.recorder.write(fact, world.name, f"rank {rank.rank}", at_s)
+        if isinstance(fact, ev.Finished) or (isinstance(fact, ev.Reported) and fact.outcome == "failed"):
+            self._hurry(world.name)
+
+    def _hurry(self, world: str) -> None:
+        for watch in self.watches.get(world, ()):
+            watch.hurry()
+
+    def _rank_ended(self, world: World, rank: RankProcess) -> None:
+        """Its last words first, then the exit: a report that travelled before the end came before it."""
+        if rank.exited:
+            return
+        at_s = self.recorder.now_s()
+        rank.exited = True
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(rank.pidfd)  # type: ignore[arg-type]
+        state = self._lines.get(rank.line.fileno()) if rank.line is not None else None
+        while rank.line is not None and state is not None:
+            self._receive(world, rank, state)
+        code = rank.exit_code()
+        name = signal.Signals(-code).name if code is not None and code < 0 else None
+        oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False
+        self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending), world.name, at_s=at_s)
+        self._hurry(world.name)
+
+    def _drain_looks(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(65536, socket.MSG_DONTWAIT)
+        while not self._looks.empty():
+            world, fact, at_s = self._looks.get()
+            if world in self.worlds:
+                self.recorder.write(fact, world, at_s=at_s)
+
+    def _hear(self) -> None:
+        """The desk's commands, one JSON object a line: {"stop": reason}. Its silence for good is a stop as well."""
+        try:
+            data = os.read(self.control, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(self.control)
+            self.stop("interrupted", "the desk is gone")
+            return
+        *lines, self._control_tail = (self._control_tail + data).split(b"\n")
+        for line in lines:
+            with contextlib.suppress(CodecError):
+                self.stop(str(read_object(line).get("stop", "stopped")), "the desk asked for it")
+
+    def stop(self, reason: str, detail: str) -> None:
+        """Ends the run in order, at the next step."""
+        self.supervisor.stop = self.supervisor.stop or (reason, detail)
+
+
+def take_signals(box: Box) -> None:
+    """SIGTERM and SIGINT end the run in order."""
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(sig, lambda number, _: box.stop("interrupted", f"the box got {signal.Signals(number).name}"))
+
+
+def serve(plan_path: str, directory: str) -> int:
+    """Runs the plan in the file; returns the exit status of the box."""
+    process.adopt_orphans()
+    plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
+    redactor = Redactor({**os.environ, **plan.environment})
+    sys.path[:] = plan.path or sys.path
+    with tempfile.TemporaryDirectory(prefix="megacpp-") as scratch:
+        shutil.copyfile(plan_path, Path(scratch) / "plan.json")
+        try:
+            recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
+            box = Box(plan, Path(directory), recorder, redactor, Path(scratch))
+            take_signals(box)
+            box.run()
+        except RecordingFailed as e:
+            print(f"megacpp: {e.strerror}", file=sys.stderr, flush=True)
+            return DISK_FULL
+        finally:
+            process.end_all(p.pid for p in process.descendants(os.getpid()))
+    return 0

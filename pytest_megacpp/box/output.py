@@ -1,0 +1,57 @@
+"""Owns slicing what ranks wrote to their log files by test; must not interpret it."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from pytest_megacpp.recording.events import OutputRead
+
+HEAD_BYTES = 8_000
+TAIL_BYTES = 24_000
+_STREAMS = ("stdout", "stderr")
+
+
+class OutputMarks:
+    """Remembers how long each log was when a test began. `logs` are (stdout, stderr) per rank."""
+
+    def __init__(self, logs: Mapping[int, tuple[str, str]]) -> None:
+        self._logs = logs
+        self._marks: dict[tuple[int, str], int] = {}
+
+    def begin(self) -> None:
+        self._marks = {key: _size(path) for key, path in self._each()}
+
+    def read(self, test: int | None) -> Iterator[OutputRead]:
+        """What was written since `begin`; streams without anything are left out."""
+        for (rank, stream), path in self._each():
+            start, end = self._marks.get((rank, stream), 0), _size(path)
+            if end > start:
+                text, cut_bytes = _slice(path, start, end)
+                yield OutputRead(rank, test, stream, text, cut_bytes)
+
+    def _each(self) -> Iterator[tuple[tuple[int, str], str]]:
+        for rank, paths in self._logs.items():
+            for stream, path in zip(_STREAMS, paths, strict=True):
+                yield (rank, stream), path
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _slice(path: str, start: int, end: int) -> tuple[str, int]:
+    cut_bytes = max(0, end - start - HEAD_BYTES - TAIL_BYTES)
+    try:
+        with open(path, "rb") as f:
+            f.seek(start)
+            if not cut_bytes:
+                return f.read(end - start).decode(errors="replace"), 0
+            head = f.read(HEAD_BYTES)
+            f.seek(end - TAIL_BYTES)
+            tail = f.read(TAIL_BYTES)
+    except OSError:
+        return "", end - start
+    mark = f"\n… {cut_bytes} bytes cut …\n"
+    return head.decode(errors="replace") + mark + tail.decode(errors="replace"), cut_bytes

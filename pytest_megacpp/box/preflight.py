@@ -1,0 +1,322 @@
+"""Owns what the box is before anything costs time; must not know torch, CUDA or a rank.
+
+Versions come from package metadata and devices from `nvidia-smi`, with a deadline: nothing here imports torch
+or initialises CUDA or NVML in the process, so a fork server can follow. What can't be read is None or absent,
+and what is absent is never a problem by itself, except torch.
+"""
+
+import contextlib
+import csv
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_megacpp.recording.events import Json
+
+MIB = 1 << 20
+SHM_BYTES_PER_RANK = 64 * MIB
+MIN_FREE_DISK_BYTES = 64 * MIB
+OLDEST_TORCH = (2, 11)
+FIRST_UNSUPPORTED_TORCH = (3, 0)
+INSTALL = "pip install 'pytest-megacpp[local]'"
+QUERY = (
+    "nvidia-smi",
+    "--query-gpu=index,name,uuid,memory.total,driver_version",
+    "--format=csv,noheader,nounits",
+)
+QUERY_DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as the driver lists it; `memory_mib` is None where the driver doesn't tell."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_mib: int | None
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceList:
+    """The devices that ranks will see; `failure` says why the driver could not be asked, when it is there."""
+
+    devices: tuple[Device, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The box: versions by package name, facts by name, devices."""
+
+    versions: dict[str, str]
+    facts: dict[str, Json]
+    devices: DeviceList
+
+
+def survey(directory: Path, *, list_devices: bool = True) -> Survey:
+    """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices."""
+    return Survey(versions(), facts(directory), devices() if list_devices else DeviceList())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that matter, by package name; what isn't installed isn't listed."""
+    found = {"python": platform.python_version()}
+    for package in ("pytest", "pytest-megacpp", "torch", "triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def facts(directory: Path) -> dict[str, Json]:
+    """What the machine offers, None where it doesn't tell; `shm_bytes` is the size of /dev/shm."""
+    return {
+        "platform": platform.platform(),
+        "cpus": cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
+        "free_disk_bytes": _disk_bytes(directory, free=True),
+        "loopback": loopback(),
+    }
+
+
+def cpu_count() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def loopback() -> str | None:
+    """The name of the loopback interface."""
+    with contextlib.suppress(OSError):
+        names = {name for _, name in socket.if_nameindex()}
+        return next((name for name in ("lo", "lo0") if name in names), None)
+    return None
+
+
+def _memory_bytes() -> int | None:
+    """The machine's memory, or the container's limit where that is smaller."""
+    sizes = [_physical_memory_bytes(), _cgroup_limit_bytes()]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def _physical_memory_bytes() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _cgroup_limit_bytes() -> int | None:
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(path).read_text())
+    return None
+
+
+def _disk_bytes(directory: Path, *, free: bool) -> int | None:
+    """Of the file system of `directory`, or of its nearest parent that exists."""
+    for place in (directory, *directory.absolute().parents):
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(place)
+            return usage.free if free else usage.total
+        if not free:
+            break
+    return None
+
+
+def devices(
+    *,
+    command: Sequence[str] = QUERY,
+    deadline_s: float = QUERY_DEADLINE_S,
+    visible: str | None = None,
+) -> DeviceList:
+    """The GPUs that ranks will see. `visible` stands for `CUDA_VISIBLE_DEVICES`, by default this process's
+    own.
+
+    No `nvidia-smi` means no devices. One that fails or doesn't answer in `deadline_s` is a `failure`.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    if shutil.which(command[0]) is None:
+        return DeviceList()
+    try:
+        listed = parse_devices(_answer(command, deadline_s))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return DeviceList(failure=_describe(error))
+    return DeviceList(visible_devices(listed, visible))
+
+
+def _describe(error: OSError | subprocess.SubprocessError | ValueError) -> str:
+    match error:
+        case subprocess.TimeoutExpired():
+            return f"nvidia-smi did not answer in {error.timeout:g} s"
+        case subprocess.CalledProcessError():
+            said = " ".join(str(error.output).split())
+            return f"nvidia-smi failed with exit status {error.returncode}: {said[:300]}"
+        case _:
+            return f"nvidia-smi could not be read: {error}"
+
+
+def _answer(command: Sequence[str], deadline_s: float) -> str:
+    """Its output; a process that can't be killed (stuck in the driver) is left behind, not waited for."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate(timeout=deadline_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)
+        raise
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, list(command), output)
+    return output
+
+
+def parse_devices(output: str) -> tuple[Device, ...]:
+    """The lines of `QUERY`; other lines (the driver's warnings) are passed over.
+
+    Raises:
+        ValueError: there are lines, and none is a device.
+    """
+    rows = [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
+    found = tuple(_device(row) for row in rows if len(row) == 5 and row[0].isdecimal())
+    if rows and not found and output.strip() != "No devices were found":
+        raise ValueError(f"no device in {output.strip()[:300]!r}")
+    return found
+
+
+def _device(row: Sequence[str]) -> Device:
+    index, name, uuid, memory, driver = row
+    return Device(int(index), name, uuid, int(memory) if memory.isdecimal() else None, driver)
+
+
+def visible_devices(listed: Sequence[Device], visible: str | None) -> tuple[Device, ...]:
+    """What `CUDA_VISIBLE_DEVICES` leaves, in its order and, as CUDA has it, up to the first bad entry."""
+    if visible is None:
+        return tuple(listed)
+    seen: list[Device] = []
+    for entry in visible.split(","):
+        device = _named(entry.strip(), listed)
+        if device is None:
+            break
+        seen.append(device)
+    return tuple(seen)
+
+
+def _named(entry: str, listed: Iterable[Device]) -> Device | None:
+    if entry.isdecimal():
+        return next((device for device in listed if device.index == int(entry)), None)
+    return next((device for device in listed if entry and device.uuid.startswith(entry)), None)
+
+
+def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dry_run: bool) -> tuple[str, ...]:
+    """Why the lane can't be run here, one sentence with its mend each; empty when it can.
+
+    `requested_gpu` is a GPU type as Modal spells it (`H200`, `A100-80GB`, `H100!`), with or without a count;
+    None or `any` accepts every type. `requested_count` is the number of devices, one for each rank. A dry run
+    needs none.
+    """
+    found = [*_torch_problems(box.versions), *_disk_problems(box.facts)]
+    if not dry_run:
+        found += _device_problems(box.devices, requested_gpu, requested_count)
+        found += _shared_memory_problems(box.facts, requested_count)
+    return tuple(found)
+
+
+def _torch_problems(installed: Mapping[str, str]) -> Iterable[str]:
+    version = installed.get("torch")
+    if version is None:
+        yield f"torch is not installed here, and ranks need it: {INSTALL}"
+    elif not OLDEST_TORCH <= _major_minor(version) < FIRST_UNSUPPORTED_TORCH:
+        oldest, first_unsupported = (".".join(map(str, v)) for v in (OLDEST_TORCH, FIRST_UNSUPPORTED_TORCH))
+        yield f"torch {version} is not supported (at least {oldest}, below {first_unsupported}): {INSTALL}"
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _disk_problems(machine: Mapping[str, Json]) -> Iterable[str]:
+    free = machine.get("free_disk_bytes")
+    if isinstance(free, int) and free < MIN_FREE_DISK_BYTES:
+        yield (
+            f"the disk is almost full: {free // MIB} MiB free where the run writes, at least "
+            f"{MIN_FREE_DISK_BYTES // MIB} MiB needed. Free some, or choose another place with --lane-dir"
+        )
+
+
+def _shared_memory_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[str]:
+    size, needed = machine.get("shm_bytes"), SHM_BYTES_PER_RANK * ranks
+    if isinstance(size, int) and size < needed:
+        yield (
+            f"too little shared memory: /dev/shm has {size // MIB} MiB, NCCL needs about {needed // MIB} MiB "
+            f"for {ranks} ranks. Start the container with more (docker run --shm-size=1g, or --ipc=host)"
+        )
+
+
+def _device_problems(box: DeviceList, requested_gpu: str | None, requested_count: int) -> Iterable[str]:
+    wanted = f"{requested_count} × {_type_name(requested_gpu) or 'any GPU'}"
+    if box.failure is not None:
+        yield f"the devices could not be listed ({box.failure}); the lane asked for {wanted}"
+        return
+    if len(box.devices) < requested_count:
+        yield (
+            f"the lane asked for {wanted}; this box shows {_show(box.devices)}. Use --dry-run to run without devices"
+        )
+    wrong = [device for device in box.devices[:requested_count] if not is_type(device, requested_gpu)]
+    if wrong:
+        shown = _show(box.devices)
+        yield f"the lane asked for {wanted}; device {wrong[0].index} of {shown} is {_name(wrong[0])}"
+
+
+def _name(device: Device) -> str:
+    memory = "" if device.memory_mib is None else f", {device.memory_mib} MiB"
+    return f"{device.name!r}{memory}"
+
+
+def _show(found: Sequence[Device]) -> str:
+    names = [device.name for device in found]
+    return ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names)) or "no devices"
+
+
+_ALSO_KNOWN_AS = {"A10": ("A10", "A10G"), "B200+": ("B200", "B300")}
+
+
+def is_type(device: Device, requested_gpu: str | None) -> bool:
+    """Whether a device is of a type as Modal spells it: `H200` is `NVIDIA H200`, not `NVIDIA GH200 480GB`."""
+    wanted = _type_name(requested_gpu).upper().removesuffix("!")
+    if wanted in ("", "ANY"):
+        return True
+    return any(_is_exactly(device, name) for name in _ALSO_KNOWN_AS.get(wanted, (wanted,)))
+
+
+def _type_name(requested_gpu: str | None) -> str:
+    return (requested_gpu or "").partition(":")[0].strip()
+
+
+def _is_exactly(device: Device, wanted: str) -> bool:
+    words = set(re.split(r"[^A-Z0-9]+", device.name.upper()))
+    sizes = re.findall(r"\b(\d+)GB\b", wanted)
+    names = [word for word in re.split(r"[^A-Z0-9]+", wanted) if word and not re.fullmatch(r"\d+GB", word)]
+    return all(name in words for name in names) and all(_has_about(device, int(size)) for size in sizes)
+
+
+def _has_about(device: Device, size_gb: int) -> bool:
+    """Drivers tell 81559 MiB of a card sold as 80 GB, 40960 of one sold as 40."""
+    return device.memory_mib is None or abs(device.memory_mib / 1024 - size_gb) <= 0.1 * size_gb

@@ -1,0 +1,95 @@
+"""Owns the recording's file and the box's clock: stamps facts, takes secrets out, appends; must not read it back."""
+
+import dataclasses
+import os
+import time
+from collections import Counter
+from typing import Any
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.wire import encode
+
+_WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted, ev.RankReady, ev.GroupCreated)
+
+
+class RecordingFailed(OSError):
+    """The recording can't be written: the run has to end."""
+
+
+class Recorder:
+    """Writes events and folds them into `timeline`. Times are seconds since it was made, which was at `origin_s`
+    of the monotonic and at `epoch_s` of the wall clock.
+    """
+
+    def __init__(self, path: str, run_id: str, redactor: Redactor) -> None:
+        self.timeline = Timeline()
+        self.origin_s = time.monotonic()
+        self.epoch_s = time.time()
+        self._run_id = run_id
+        self._redactor = redactor
+        self._seq: Counter[tuple[str, str]] = Counter()
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def now_s(self) -> float:
+        return time.monotonic() - self.origin_s
+
+    def write(self, fact: ev.Fact, world: str = "", source: str = "box", at_s: float | None = None) -> None:
+        """Appends one event. Raises RecordingFailed."""
+        key = world, source
+        time_s = self.now_s() if at_s is None else at_s
+        event = ev.Event(self._run_id, world, source, self._seq[key], time_s, self._clean(fact))
+        try:
+            line = encode(event)
+        except (CodecError, ValueError):
+            return  # a fact that no reader would accept; its number is given to the next one
+        self._append(line)
+        self._seq[key] += 1
+        self.timeline.add(event)
+
+    def _append(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError as e:
+            raise RecordingFailed(e.errno, f"the recording can't be written: {e.strerror}") from e
+
+    def _clean(self, fact: ev.Fact) -> ev.Fact:
+        if isinstance(fact, _WITHOUT_FREE_TEXT):
+            return fact
+        changes = {
+            f.name: cleaned
+            for f in dataclasses.fields(fact)
+            if (cleaned := self._clean_value(value := getattr(fact, f.name))) is not value
+        }
+        return dataclasses.replace(fact, **changes) if changes else fact
+
+    def _clean_value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._redactor.text(value) if len(value) >= 6 else value
+        if isinstance(value, dict):
+            return {self._clean_value(k): self._clean_value(v) for k, v in value.items()} if value else value
+        if isinstance(value, tuple | list):
+            return type(value)(self._clean_value(v) for v in value) if value else value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return self._clean(value)  # type: ignore[arg-type]
+        return value
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def redact_file(path: str, redactor: Redactor) -> None:
+    """Takes secrets out of a log in place; leaves a clean one untouched."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as f:
+            text = f.read()
+        cleaned = redactor.text(text)
+        if cleaned != text:
+            with open(f"{path}.tmp", "w", encoding="utf-8", errors="surrogateescape", newline="") as f:
+                f.write(cleaned)
+            os.replace(f"{path}.tmp", path)
+    except OSError:
+        return

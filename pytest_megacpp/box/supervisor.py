@@ -1,0 +1,256 @@
+"""Owns the course of a run: which world, which test, when it ends; must not touch a process, a clock or a file.
+
+`step` looks at the timeline and says what to do next. The box does it, adds the facts that come of it to the
+timeline and asks again. Every path takes a test off the queue or waits under a limit, so a run ends.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_probe
+from pytest_megacpp.recording.events import Acted, Fact, TestEnded, TestStarted
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
+
+ALARM_EVERY_S = 0.05
+BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so together
+START_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorld:
+    name: str
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorld:
+    """`graceful`: ranks are asked to leave first, so that their fixtures are torn down."""
+
+    name: str
+    reason: str
+    graceful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A fact of the supervisor's own."""
+
+    world: str
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """All ranks of the world may begin the test."""
+
+    world: str
+    test: int
+    next_test: int | None
+    keep_group: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakeEvidence:
+    """Ask every living rank of the world for all it can say. `stacks_of` None: everything, else only stacks."""
+
+    world: str
+    test: int | None
+    stacks_of: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOutput:
+    """Put what the ranks wrote during the test into the recording."""
+
+    world: str
+    test: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: str
+    detail: str = ""
+
+
+Action: TypeAlias = StartWorld | EndWorld | Write | Release | TakeEvidence | ReadOutput | Finish
+
+
+@dataclass
+class Supervisor:
+    """The state between two steps."""
+
+    plan: Plan
+    timeline: Timeline
+    queue: list[int] = field(default_factory=list)
+    running: int | None = None
+    stop: tuple[str, str] | None = None
+    finished: bool = False
+    failures: int = 0
+    _worlds: dict[int, str] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _clean: dict[str, bool] = field(default_factory=dict)
+    _made: int = 0
+    _start_failures: dict[int, int] = field(default_factory=dict)
+    _clocks: Clocks = field(default_factory=Clocks)
+    _alarm_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.queue = list(range(len(self.plan.tests)))
+
+    def step(self, now_s: float) -> tuple[Action, ...]:
+        """What to do now; empty while there is nothing to do but wait."""
+        if self.finished:
+            return ()
+        if self.stop is not None:
+            return self._stopped(*self.stop)
+        if self.plan.run_s and now_s > self.plan.run_s:
+            return self._stopped("run-limit", f"the run took longer than {self.plan.run_s:g} s")
+        if self.running is not None:
+            return self._watch(self.timeline.tests[self.running], now_s)
+        return self._next(now_s)
+
+    # -- ends ----------------------------------------------------------------------------------------------
+
+    def _stopped(self, reason: str, detail: str) -> tuple[Action, ...]:
+        actions: list[Action] = []
+        if self.running is not None:
+            view = self.timeline.tests[self.running]
+            why = "run-limit" if reason == "run-limit" else "stop"
+            actions += [Write(view.world, Acted(view.index, why, detail)), TakeEvidence(view.world, view.index)]
+            actions += [ReadOutput(view.world, view.index)]
+            actions += [Write(view.world, TestEnded(view.index, "aborted", reason))]
+        actions += [EndWorld(name, reason, graceful=False) for name in self._worlds.values()]
+        return (*actions, self._finish(reason, detail))
+
+    def _finish(self, reason: str, detail: str = "") -> Finish:
+        self.finished, self.running = True, None
+        self._worlds.clear()
+        return Finish(reason, detail)
+
+    def _completed(self, reason: str, detail: str = "") -> tuple[Action, ...]:
+        ends = tuple(EndWorld(name, "done", graceful=True) for name in self._worlds.values())
+        return (*ends, self._finish(reason, detail))
+
+    # -- between tests -------------------------------------------------------------------------------------
+
+    def _next(self, now_s: float) -> tuple[Action, ...]:
+        if not self.queue:
+            return self._completed("completed")
+        if self.plan.maxfail and self.failures >= self.plan.maxfail:
+            return self._completed("stopped", f"{self.failures} failed, as many as asked for")
+        test = self.plan.tests[self.queue[0]]
+        name = self._worlds.get(test.ranks)
+        if name is None:
+            return self._start(test.ranks)
+        world = self.timeline.worlds[name]
+        if test.fresh and name in self._used:
+            return (self._end(test.ranks, "the test asks for a fresh world", graceful=True),)
+        if len(world.collected) < world.size or world.broken:
+            return self._starting(world, test.limits.startup, now_s)
+        if any(not e.expected for _, e in world.exits.values()):
+            return (self._end(world.size, "a rank ended between tests", graceful=False),)
+        if any(self.queue[0] not in seen.found for _, seen in world.collected.values()):
+            return (Write(name, TestEnded(self.queue.pop(0), "not-run", "collection")),)
+        return self._release(world)
+
+    def _start(self, size: int) -> tuple[Action, ...]:
+        others = () if self.plan.dry_run else tuple(self._worlds)
+        ends = tuple(self._end(s, "another world needs the devices", graceful=True) for s in others)
+        self._made += 1
+        name = f"w{self._made}"
+        self._worlds[size] = name
+        return (*ends, StartWorld(name, size, "first" if self._made == 1 else "next"))
+
+    def _end(self, size: int, reason: str, *, graceful: bool) -> EndWorld:
+        return EndWorld(self._worlds.pop(size), reason, graceful)
+
+    def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
+        """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
+        broken = min((t for t, _ in world.broken.values()), default=None)
+        exited = min((t for t, _ in world.exits.values()), default=None)
+        answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
+        if broken is not None and (len(answered) == world.size or now_s - broken > BROKEN_SETTLE_S):
+            return self._not_started(world, "broken", attempts=START_ATTEMPTS)
+        if exited is not None and now_s - exited > SETTLE_S:
+            return self._not_started(world, "exit")
+        if now_s - world.started_s > limit_s:
+            acted = Acted(None, "startup-limit", f"not every rank was ready within {limit_s:g} s")
+            return (Write(world.name, acted), *self._not_started(world, "startup-limit"))
+        return ()
+
+    def _not_started(self, world: WorldView, why: str, attempts: int = 1) -> tuple[Action, ...]:
+        failed = self._start_failures.get(world.size, 0) + attempts
+        self._start_failures[world.size] = failed
+        hit = [t for t in self.queue if self.plan.tests[t].ranks == world.size]
+        hit = hit if failed >= START_ATTEMPTS else hit[:1]
+        self.queue = [t for t in self.queue if t not in hit]
+        self.failures += len(hit)
+        ends = tuple(Write(world.name, TestEnded(t, "not-run", why)) for t in hit)
+        end = self._end(world.size, f"start-up failed: {why}", graceful=False)
+        return (TakeEvidence(world.name, None), ReadOutput(world.name, None), *ends, end)
+
+    def _release(self, world: WorldView) -> tuple[Action, ...]:
+        test = self.queue.pop(0)
+        planned = self.plan.tests[test]
+        self._start_failures.pop(world.size, None)
+        following = [t for t in self.queue if self.plan.tests[t].ranks == world.size]
+        next_test = following[0] if following and not self.plan.tests[following[0]].fresh else None
+        if planned.fresh:
+            next_test = None
+        self.running, self._clocks, self._alarm_s = test, Clocks(), 0.0
+        keep = self._clean.pop(world.name, False)
+        self._used.add(world.name)
+        started = TestStarted(test, planned.nodeid, world.size, planned.limits, planned.preset)
+        return (Write(world.name, started), Release(world.name, test, next_test, keep))
+
+    # -- in a test -----------------------------------------------------------------------------------------
+
+    def _watch(self, view: TestView, now_s: float) -> tuple[Action, ...]:
+        if not view.unfinished() and not any(v.gone for v in view.ranks.values()):
+            return self._ended(view)
+        if now_s - self._alarm_s < ALARM_EVERY_S:
+            return ()
+        self._alarm_s = now_s
+        acted = alarm(view, self._clocks, now_s)
+        if acted is not None:
+            return self._abort(view, acted)
+        ranks = to_probe(view, now_s)
+        return (TakeEvidence(view.world, view.index, ranks),) if ranks else ()
+
+    def _abort(self, view: TestView, acted: Acted) -> tuple[Action, ...]:
+        self.running = None
+        if not self._is_drill(view.index):
+            self.failures += 1
+        return (
+            Write(view.world, acted),
+            TakeEvidence(view.world, view.index),
+            ReadOutput(view.world, view.index),
+            Write(view.world, TestEnded(view.index, "aborted", acted.why)),
+            self._end(view.size, f"after {acted.why}", graceful=False),
+        )
+
+    def _ended(self, view: TestView) -> tuple[Action, ...]:
+        self.running = None
+        end = Write(view.world, TestEnded(view.index, "finished"))
+        failed = any(v.failure for v in view.ranks.values())
+        outcomes = {tuple(r.outcome for _, r in v.reports.values()) for v in view.ranks.values()}
+        if not failed and len(outcomes) == 1:
+            self._clean[view.world] = self._is_clean(view)
+            fresh = self.plan.tests[view.index].fresh
+            ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
+            return (ReadOutput(view.world, view.index), end, *ends)
+        if failed and not self._is_drill(view.index):
+            self.failures += 1
+        evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
+        return (*evidence, end, self._end(view.size, "a test failed in it", graceful=True))
+
+    def _is_drill(self, test: int) -> bool:
+        return self.plan.tests[test].drill
+
+    @staticmethod
+    def _is_clean(view: TestView) -> bool:
+        """Every rank says so, and all counted the same collectives."""
+        counts = {tuple(sorted(v.collectives.enqueued.items())) for v in view.ranks.values()}
+        return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1

@@ -1,0 +1,223 @@
+"""Owns looking at ranks from outside while a test runs: one thread per rank, facts out; must not decide anything.
+
+A look is at most every 0.1 s and becomes rarer as a test gets older (5 % of its age, at most 1 s), so watching
+costs a long test next to nothing. Only changes are reported.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_megacpp.box import process
+from pytest_megacpp.box.probe import ask, read_wait_counters
+from pytest_megacpp.recording.events import Collective, Fact, FlightRecorded, GroupStatus, Sampled, StackTaken
+from pytest_megacpp.recording.flight import read_flight_recorder
+
+FASTEST_S = 0.1
+SLOWEST_S = 1.0
+STACK_S = 1.0
+EVIDENCE_ENTRIES = 128
+
+Report = Callable[[Fact], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A rank as seen from outside. `logs` are its stdout and stderr files."""
+
+    rank: int
+    pid: int
+    worker: str
+    logs: tuple[str, str]
+    nccl: bool = False
+
+
+class ProcessTable:
+    """CPU seconds per session, read at most every 50 ms for all ranks together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_s = 0.0
+        self._cpu: dict[int, float] = {}
+        self._state: dict[int, str] = {}
+
+    def look(self, pid: int) -> tuple[str, float]:
+        """(state letter of the process, CPU seconds of its session)."""
+        with self._lock:
+            if time.monotonic() - self._read_s > 0.05:
+                self._read()
+            return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
+
+    def _read(self) -> None:
+        self._cpu, self._state = {}, {}
+        for stat in process.all_processes():
+            self._cpu[stat.session] = self._cpu.get(stat.session, 0.0) + stat.cpu_s
+            self._state[stat.pid] = stat.state
+        self._read_s = time.monotonic()
+
+
+class RankWatch(threading.Thread):
+    """Polls one rank. `report` is called from this thread."""
+
+    def __init__(self, target: Target, table: ProcessTable, epoch_s: float, report: Report) -> None:
+        super().__init__(name=f"watch-{target.rank}", daemon=True)
+        self.target = target
+        self._table = table
+        self._epoch_s = epoch_s
+        self._report = report
+        self._test: int | None = None
+        self._since_s = 0.0
+        self._wake = threading.Event()
+        self._stopped = False
+        self._seen: Sampled | None = None
+        self._last: tuple[object, ...] = ()
+
+    def begin(self, test: int) -> None:
+        self._test, self._since_s = test, time.monotonic()
+        self._seen, self._last = None, ()
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Something happened: look often again, as in a young test."""
+        self._since_s = time.monotonic()
+
+    def pause(self) -> None:
+        self._test = None
+        self._wake.clear()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+
+    def run(self) -> None:
+        while True:
+            self._wake.wait()
+            if self._stopped:
+                return
+            age_s = time.monotonic() - self._since_s
+            time.sleep(min(SLOWEST_S, max(FASTEST_S, 0.05 * age_s)))
+            test = self._test
+            if test is not None and not self._stopped:
+                self.look(test)
+
+    def look(self, test: int) -> None:
+        """One poll: state, counters, collectives."""
+        sample = self._sample(test)
+        if sample != self._seen:
+            self._seen = sample
+            self._report(sample)
+        if sample.answered:
+            self._look_at_collectives(test)
+
+    def _sample(self, test: int) -> Sampled:
+        answered, compile_s = True, 0.0
+        compiling: tuple[str, ...] = ()
+        try:
+            compiling, compile_s = read_wait_counters(ask(self.target.worker, "wait_counter_values"))
+        except (OSError, ValueError):
+            answered = False
+        state, cpu_s = self._table.look(self.target.pid)
+        return Sampled(
+            rank=self.target.rank,
+            test=test,
+            answered=answered,
+            state=state,
+            compiling=compiling,
+            compile_s=round(compile_s, 3),
+            cpu_s=round(cpu_s, 2),
+            main_cpu_s=round(process.main_thread_cpu_s(self.target.pid), 2),
+            output_bytes=sum(_size(path) for path in self.target.logs),
+        )
+
+    def _look_at_collectives(self, test: int) -> None:
+        try:
+            entries, status = self.flight_record()
+        except (OSError, ValueError):
+            return
+        newest = {e.group: e for e in entries}.values()
+        kept = tuple(dict.fromkeys([*(e for e in entries if not e.done), *newest]))
+        if (kept, status) != self._last:
+            self._last = (kept, status)
+            self._report(FlightRecorded(self.target.rank, test, "poll", kept, status))
+
+    def flight_record(self) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+        """Raises OSError or ValueError."""
+        if self.target.nccl:
+            dump = ask(self.target.worker, "dump_nccl_trace_json", includecollectives="true", onlyactive="false")
+        else:
+            dump = ask(self.target.worker, "fr_trace_json")
+        return read_flight_recorder(dump, self._epoch_s)
+
+    def evidence(self, test: int | None, *, stack: bool) -> None:
+        """Everything this rank can still say, before it is ended: counters, collectives, its stack."""
+        if test is not None:
+            self._report(self._sample(test))
+        try:
+            entries, status = self.flight_record()
+            if entries or status:
+                kept = entries[-EVIDENCE_ENTRIES:]
+                self._report(FlightRecorded(self.target.rank, test, "evidence", kept, status))
+        except (OSError, ValueError):
+            pass
+        if stack:
+            self.stack(test, gently=False)
+
+    def stack(self, test: int | None, *, gently: bool = True) -> None:
+        """Stacks by the first means that answers: the worker server; unless `gently` also py-spy, a signal last."""
+        means = (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
+        for method, take in means[:1] if gently else means:
+            text = take()
+            self._report(StackTaken(self.target.rank, test, method, bool(text), text))
+            if text:
+                return
+
+    def _traceback(self) -> str:
+        try:
+            return ask(self.target.worker, "dump_traceback", STACK_S).decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _pyspy(self) -> str:
+        if shutil.which("py-spy") is None:
+            return ""
+        try:
+            return ask(self.target.worker, "pyspy_dump", 2 * STACK_S, nonblocking="1").decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _signal(self) -> str:
+        """faulthandler on SIGUSR1, read back from the rank's stderr; perturbs a sleeping system call."""
+        import signal
+
+        path = self.target.logs[1]
+        before = _size(path)
+        try:
+            os.kill(self.target.pid, signal.SIGUSR1)
+        except OSError:
+            return ""
+        deadline = time.monotonic() + STACK_S
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if _size(path) > before:
+                time.sleep(0.05)
+                break
+        return _read_from(path, before)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _read_from(path: str, offset: int) -> str:
+    try:
+        with open(path, "rb") as f:
+            f.seek(offset)
+            return f.read(64_000).decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,117 @@
+"""Owns the account of this machine for `megacpp doctor`: what a lane would find here; must not know a run.
+
+torch is looked at as files and metadata, never imported.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pytest_megacpp.box import contract, preflight
+from pytest_megacpp.desk.options import LaneConfig
+from pytest_megacpp.desk.readers import Readers, find_readers
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import grouped, wrapped
+
+
+def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
+    """The account, line by line, and whether a dry run can start here."""
+    survey = preflight.survey(lane_dir)
+    ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
+    lines = [
+        *_pairs("versions", survey.versions),
+        *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
+        *_devices(survey.devices),
+        *(line for lane in lanes.values() for line in _lane(lane, survey)),
+        f"surface modal{'':<11}not built in this version",
+        "",
+        *_variables(survey, lanes.values(), lane_dir, environment),
+    ]
+    return lines, ready
+
+
+def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
+    yield title
+    yield from (f"  {name:<22}{one_line(value)}" for name, value in values.items())
+    yield ""
+
+
+def _told(name: str, value: object) -> str:
+    if value is None:
+        return "not told"
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value / (1 << 30):.1f} GiB"
+    return str(value)
+
+
+def _devices(found: preflight.DeviceList) -> Iterator[str]:
+    yield "devices"
+    if found.failure:
+        yield f"  could not be listed: {one_line(found.failure)}"
+    elif not found.devices:
+        yield "  none: lanes run dry here, on CPU and gloo"
+    for device in found.devices:
+        memory = "" if device.memory_mib is None else f"{device.memory_mib / 1024:.0f} GiB, "
+        yield f"  {device.index:<22}{one_line(device.name)}, {memory}driver {one_line(device.driver)}"
+    yield ""
+
+
+def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
+    """What the lane would come to here; the reasons when it can't be the real thing."""
+    real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
+    dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
+    answer = "can't run here" if dry else "dry run only" if real else "can run here"
+    yield f"lane {lane.name:<19}{answer} ({lane.gpu}, {lane.ranks} ranks)"
+    yield from (f"  {problem}" for problem in dry or real)
+
+
+def _variables(
+    survey: preflight.Survey, lanes: Iterable[LaneConfig], lane_dir: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Every contract variable as a rank of the largest lane would get it, and who reads it."""
+    theirs = {**os.environ, **environment}
+    largest = max(lanes, key=lambda lane: lane.ranks)
+    shape = contract.LaunchShape(
+        cuda=bool(survey.devices.devices),
+        ranks=largest.ranks,
+        cpus=preflight.cpu_count(),
+        cache_dir=str(lane_dir / "cache"),
+        fsdp=True,
+        loopback=preflight.loopback(),
+    )
+    settings = contract.resolve(theirs, shape=shape, chosen=frozenset(environment))
+    readers = find_readers(setting.name for setting in settings)
+    yield f"environment of every rank (lane {largest.name}, FSDP)"
+    yield from _table(settings, readers, Redactor(theirs))
+    yield from (f"  {refusal}" for refusal in contract.refusals(settings))
+    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
+    if not readers.complete:
+        yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
+
+
+def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Redactor) -> Iterator[str]:
+    shown = redactor.environment({setting.name: setting.value or "" for setting in settings})
+    for setting in settings:
+        if setting.value is not None:
+            yield f"  {setting.name} = {one_line(shown[setting.name], 60)}"
+            about = f"{setting.source}: {one_line(redactor.text(setting.reason))}; {_reader(setting, readers)}"
+            yield from wrapped(about, "      ")
+    removed = grouped((s.reason, s.name) for s in settings if s.value is None)
+    for reason, names in removed.items():
+        yield from wrapped(f"unset: {' '.join(names)}", "  ", "      ")
+        yield from wrapped(one_line(redactor.text(reason)), "      ")
+
+
+def _reader(setting: contract.Setting, readers: Readers) -> str:
+    if setting.name in readers.found:
+        return f"named in {readers.found[setting.name]}"
+    library = _needs_library(setting.name, readers)
+    return f"read by {library}, which isn't installed here" if library else "nothing installed reads it *"
+
+
+def _needs_library(name: str, readers: Readers) -> str | None:
+    """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
+    if "nvidia" in readers.packages or not name.startswith(("NCCL_", "TORCH_NCCL_")):
+        return None
+    return "NCCL" if name.startswith("NCCL_") else "torch built with NCCL"

@@ -1,0 +1,27 @@
+"""Owns what git says of the working tree; a tree without git is no error."""
+
+import subprocess
+from pathlib import Path
+
+from pytest_megacpp.report.run_json import Git
+
+ASK_S = 5.0
+
+
+def look(directory: Path) -> Git:
+    """Revision and whether anything differs from it; both None outside git."""
+    revision = _git(directory, "rev-parse", "HEAD")
+    if revision is None:
+        return Git()
+    changes = _git(directory, "status", "--porcelain", "--untracked-files=normal")
+    return Git(revision, None if changes is None else bool(changes))
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *arguments], cwd=directory, capture_output=True, text=True, timeout=ASK_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,75 @@
+"""Owns which tests belong to which lane, and whether a lane was asked for; must not run anything."""
+
+import re
+import types
+
+import pytest
+
+from pytest_megacpp.desk.options import Options, read_options
+
+DRILL_MARK = "expect_verdict"
+
+
+class LaneMarks:
+    """The lanes' markers and fixtures. `asked`: a lane that the command line asks for, as `-m` or `--surface` do."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.options: Options = read_options(config)
+        self._expression = str(config.getoption("markexpr", "") or "")
+        self.asked = tuple(name for name in self.options.lanes if self._is_asked(name))
+        self.in_rank = config.pluginmanager.has_plugin("megacpp-rank")
+        for lane in self.options.lanes.values():
+            config.addinivalue_line(
+                "markers", f"{lane.name}(ranks=, preset=, fresh=, …): runs on every rank of one {lane.gpu} box"
+            )
+        config.addinivalue_line(
+            "markers", f"{DRILL_MARK}(code, ranks=None, cause=None): passes when exactly that verdict is reached"
+        )
+        if not self.in_rank:
+            config.pluginmanager.register(_desk_fixtures(tuple(self.options.lanes)), "megacpp-fixtures")
+
+    def _is_asked(self, lane: str) -> bool:
+        named = re.search(rf"(?<![\w.-])(?<!not ){re.escape(lane)}(?![\w.-])", self._expression)
+        return bool(named) or (self.options.surface_given and not self._expression) or self.options.replay is not None
+
+    def lane_of(self, item: pytest.Item) -> str | None:
+        """The lane an item belongs to; of several, one that was asked for."""
+        names = [name for name in self.options.lanes if item.get_closest_marker(name) is not None]
+        return next((n for n in names if n in self.asked), names[0] if names else None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            for lane in self.options.lanes:
+                if f"modal_{lane}" in getattr(item, "fixturenames", ()) and item.get_closest_marker(lane) is None:
+                    item.add_marker(lane)
+            if not self.in_rank:
+                self._skip_unless_asked(item)
+
+    def _skip_unless_asked(self, item: pytest.Item) -> None:
+        lane = self.lane_of(item)
+        if lane is not None and lane not in self.asked:
+            gpu = self.options.lanes[lane].gpu
+            item.add_marker(
+                pytest.mark.skip(
+                    reason=f"needs a {gpu} box, so it runs only when asked for: pytest -m {lane}"
+                    f" (without GPUs: pytest -m {lane} --surface local)"
+                )
+            )
+
+
+def _desk_fixtures(lanes: tuple[str, ...]) -> types.ModuleType:
+    """A plugin with the fixtures' names, so that lane tests collect at a desk."""
+    plugin = types.ModuleType("megacpp-desk-fixtures")
+    for lane in lanes:
+        setattr(plugin, f"modal_{lane}", _desk_fixture(lane))
+    return plugin
+
+
+def _desk_fixture(lane: str) -> object:
+    @pytest.fixture(name=f"modal_{lane}")
+    def handle() -> None:
+        """The lane handle; exists in ranks only."""
+        raise RuntimeError(f"modal_{lane} was requested at the desk: mark the test with @pytest.mark.{lane}")
+
+    return handle

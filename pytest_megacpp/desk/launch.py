@@ -1,0 +1,118 @@
+"""Owns turning selected items into a plan and choosing where it runs; must not start anything."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.lanes import DRILL_MARK
+from pytest_megacpp.desk.markers import MarkerArguments, marker_arguments
+from pytest_megacpp.desk.options import Options
+from pytest_megacpp.recording.plan import Plan, PlannedTest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where lanes run. `notice` says it in one line for the header."""
+
+    surface: str
+    dry_run: bool
+    notice: str
+
+
+def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> Place:
+    """`auto` never degrades in silence. `devices` is how many GPUs this machine has. Raises UsageError."""
+    if options.surface == "auto" and environ.get("CI") and not options.dry_run:
+        raise pytest.UsageError(
+            "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
+            " say --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
+        )
+    dry_run = options.dry_run or devices == 0
+    if not dry_run:
+        return Place("local", False, f"local, {devices} GPUs")
+    why = "asked for" if options.dry_run else "this machine has no GPU"
+    return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A lane item and what its marks say."""
+
+    item: pytest.Item
+    arguments: MarkerArguments
+    drill: bool
+
+
+def select(items: Sequence[pytest.Item], lane: str) -> tuple[Selected, ...]:
+    """Raises UsageError for a mark that makes no sense."""
+    return tuple(
+        Selected(
+            item,
+            marker_arguments(item.iter_markers(lane), item.nodeid),
+            item.get_closest_marker(DRILL_MARK) is not None,
+        )
+        for item in items
+    )
+
+
+def make_plan(
+    run_id: str, lane: str, selected: Sequence[Selected], options: Options, place: Place, config: pytest.Config
+) -> Plan:
+    """The plan of one box for all selected tests of a lane."""
+    shape = options.lanes[lane]
+    tests = tuple(_planned(s, lane, options) for s in selected)
+    ranks = max((t.ranks for t in tests), default=shape.ranks)
+    invocation = config.invocation_params
+    return Plan(
+        run_id=run_id,
+        lane=lane,
+        surface=place.surface,
+        gpu=shape.gpu,
+        devices=0 if place.dry_run else ranks,
+        ranks=ranks,
+        dry_run=place.dry_run,
+        fsdp=any(_shards(Path(s.item.path)) for s in selected),
+        tests=tests,
+        args=tuple(str(a) for a in invocation.args),
+        cwd=str(invocation.dir),
+        cache_dir=str(_cache_dir()),
+        run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
+        maxfail=int(config.getoption("maxfail", 0) or 0),
+        preload=options.preload,
+        path=_sys_path(),
+        environment=dict(options.environment),
+    )
+
+
+def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
+    marked = selected.arguments
+    return PlannedTest(
+        nodeid=selected.item.nodeid,
+        ranks=marked.ranks or options.ranks or options.lanes[lane].ranks,
+        preset=options.preset_for(lane, marked.preset),
+        limits=options.limits_for(lane, marked.limits),
+        fresh=marked.fresh,
+        drill=selected.drill,
+    )
+
+
+def _shards(path: Path) -> bool:
+    """Whether a test file is about FSDP, which decides one variable of the contract."""
+    try:
+        return "fsdp" in f"{path}\n{path.read_text(encoding='utf-8', errors='replace')}".lower()
+    except OSError:
+        return False
+
+
+def _cache_dir() -> Path:
+    """The compile cache, outside the project so that runs and projects share it."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "pytest-megacpp" / "compile"
+
+
+def _sys_path() -> tuple[str, ...]:
+    import sys
+
+    return tuple(os.path.abspath(p) if p else os.getcwd() for p in sys.path)

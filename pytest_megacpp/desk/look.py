@@ -1,0 +1,129 @@
+"""Owns what `megacpp runs`, `show` and `judge` print; must not know arguments, exit codes or how judging works."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_megacpp.desk import runs
+from pytest_megacpp.desk.rundir import RUN_JSON, read_run_json, run_paths
+from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.text import failure_text, headline
+
+WIDTH = 120
+BAD = (Outcome.FAILED, Outcome.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A recording judged now, beside what its own run made of it (`document`, empty without a `run.json`)."""
+
+    run: Path
+    document: Mapping[str, Any]
+    timeline: Timeline
+    result: RunResult
+
+    @property
+    def bad(self) -> list[TestResult]:
+        """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said."""
+        return [test for test in self.result.tests if _reported(test, self.document) in BAD]
+
+
+def judged(recording: Path) -> Judged:
+    """Raises RunNotFound for a recording in which nothing is left to judge, OSError for one that can't be read."""
+    from pytest_megacpp.judge.arbiter import judge_run
+
+    timeline = runs.read_timeline(recording)
+    if not timeline.planned and not timeline.tests:
+        why = f" (line {timeline.damaged[0].line}: {one_line(timeline.damaged[0].why)})" if timeline.damaged else ""
+        raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
+    return Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, judge_run(timeline))
+
+
+def runs_table(lane_dir: Path) -> Iterator[str]:
+    """One line per run, oldest first."""
+    rows = [_row(path, read_run_json(path)) for path in run_paths(lane_dir)]
+    if not rows:
+        yield f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir"
+        return
+    yield from _columns([("RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"), *rows])
+
+
+def run_shown(seen: Judged) -> Iterator[str]:
+    """The run in one line, where it lies, and the text of each failing test."""
+    yield from _columns([_row(seen.run, seen.document)])
+    yield str(seen.run)
+    for test in seen.bad:
+        yield from ("", *_text(test, seen))
+
+
+def judgement_shown(seen: Judged) -> Iterator[str]:
+    """Every test as judged now: a line for a green one, the text for a failing one, then the counts."""
+    for test in seen.result.tests:
+        if test.outcome in BAD:
+            yield from (*_text(test, seen), "")
+        else:
+            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {headline(test.verdict)}"
+    outcomes = [test.outcome for test in seen.result.tests]
+    yield _counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
+
+
+def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
+    told = _entry(test, document).get("outcome")
+    return told if isinstance(told, str) else test.outcome
+
+
+def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    tests = document.get("tests")
+    entry = tests[test.index] if isinstance(tests, list) and test.index < len(tests) else None
+    return entry if isinstance(entry, dict) and entry.get("nodeid") == test.nodeid else {}
+
+
+def _text(test: TestResult, seen: Judged) -> list[str]:
+    told = _entry(test, seen.document).get("receipt")
+    receipt = str(seen.run / told) if isinstance(told, str) else None
+    started = seen.timeline.started
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=started.lane if started else "?")
+    return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
+
+
+def _row(path: Path, document: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if not document:
+        return path.name, f"no {RUN_JSON}", "", "", "", ""
+    return (
+        path.name,
+        _field(document, "status"),
+        _field(document, "lane"),
+        _field(document, "surface") + (" (dry run)" if document.get("dry_run") is True else ""),
+        _counted(document.get("counts")),
+        _duration(document),
+    )
+
+
+def _field(document: Mapping[str, Any], name: str) -> str:
+    return one_line(str(document.get(name) or "?"), 40)
+
+
+def _counted(counts: object) -> str:
+    """`3 passed, 1 failed`."""
+    if not isinstance(counts, dict):
+        return "?"
+    told = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
+    return ", ".join(told) or "no result"
+
+
+def _duration(document: Mapping[str, Any]) -> str:
+    try:
+        started, finished = (datetime.fromisoformat(document[name]) for name in ("started_at", "finished_at"))
+        return f"{(finished - started).total_seconds():.1f} s"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

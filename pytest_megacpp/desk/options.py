@@ -1,0 +1,277 @@
+"""Owns what the user asked for, from the command line and `[tool.pytest_megacpp]`; must not know how it is done.
+
+The command line beats the configuration. Every session pays for importing this module, so it needs pytest and what
+pytest itself has already imported, and nothing of the recording's language until a lane test asks for its limits.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from keyword import iskeyword
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_megacpp.desk.words import LIMIT_NAMES, PRESETS, SURFACES, count, flag, known, seconds, table, text
+
+if TYPE_CHECKING:
+    from pytest_megacpp.recording.events import Limits
+
+TABLE = "[tool.pytest_megacpp]"
+DEFAULT_LANE_DIR = ".megacpp"
+KEYS = (
+    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay"),
+    *("limits", "lanes", "preload", "environment"),
+)
+NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "gate_since", "gate", "lane_budget"})
+RESERVED_MARKS = frozenset(
+    {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
+    | {"expect_verdict"}
+)
+_GPU = re.compile(r"(?P<type>[A-Za-z0-9][A-Za-z0-9_+!-]*)(?::(?P<count>[1-9]\d{0,4}))?")
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """A named launch shape: `gpu` as Modal spells it (`H200:8`), `ranks` the world size, `limits` in seconds."""
+
+    name: str
+    gpu: str
+    ranks: int
+    preset: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def devices(self) -> int:
+        """How many GPUs `gpu` asks for."""
+        return int(self.gpu.partition(":")[2] or 1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options, checked. `surface_given`: on the command line, which asks for lane tests; `ranks` None: the lane's.
+
+    `replay` is what `desk.runs.find_recording` accepts. `given_limits` come from the command line, `limits` from the
+    configuration; lanes have more of their own.
+    """
+
+    surface: str
+    surface_given: bool
+    ranks: int | None
+    dry_run: bool
+    preset: str | None
+    lane_dir: Path
+    replay: str | None
+    given_limits: Mapping[str, float]
+    limits: Mapping[str, float]
+    lanes: Mapping[str, LaneConfig]
+    preload: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def limits_for(self, lane: str, marker: Mapping[str, float]) -> "Limits":
+        """The limits of one test: command line, marker, lane, configuration, default; the first that names one."""
+        from pytest_megacpp.recording.events import Limits
+
+        merged = {**self.limits, **self.lanes[lane].limits, **marker, **self.given_limits}
+        return Limits(**{name: value for name, value in merged.items() if name != "run"})
+
+    def run_limit_s(self, lane: str, markers: Iterable[Mapping[str, float]] = ()) -> float | None:
+        """The limit of the whole box: of several markers the longest; None without one."""
+        asked = [marker["run"] for marker in markers if "run" in marker]
+        merged = {**self.limits, **self.lanes[lane].limits, **({"run": max(asked)} if asked else {})}
+        return (merged | dict(self.given_limits)).get("run")
+
+    def preset_for(self, lane: str, marker: str | None) -> str:
+        """The marker's, the option's, the lane's, or `full`."""
+        return marker or self.preset or self.lanes[lane].preset or "full"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declares the command line."""
+    group = parser.getgroup("megacpp", "distributed lanes (pytest-megacpp)")
+    add = group.addoption
+    add(
+        "--surface",
+        metavar="{auto,local}",
+        dest="megacpp_surface",
+        help="where lane tests run; giving it asks for them",
+    )
+    add("--ranks", metavar="N", dest="megacpp_ranks", help="world size of lane tests that don't fix their own")
+    add("--dry-run", action="store_true", default=None, dest="megacpp_dry_run", help="run lanes on CPU/gloo")
+    add("--preset", metavar="{full,diagnostic}", dest="megacpp_preset", help="which size the suites build")
+    add(
+        "--lane-limit",
+        metavar="NAME=SECONDS",
+        action="append",
+        default=[],
+        dest="megacpp_lane_limit",
+        help=f"override a limit ({', '.join(LIMIT_NAMES)}); repeatable",
+    )
+    add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
+    add(
+        "--replay",
+        metavar="RECORDING",
+        dest="megacpp_replay",
+        help="judge a recording (or run id) in place of a machine",
+    )
+
+
+def read_options(config: pytest.Config) -> Options:
+    """Command line and configuration, checked. Raises UsageError."""
+    settings = read_table(config.rootpath / "pyproject.toml")
+    chosen = _Chooser(config, settings)
+    return Options(
+        surface=chosen("surface", _surface) or "auto",
+        surface_given=config.getoption("megacpp_surface") is not None,
+        ranks=chosen("ranks", lambda value, where: count(value, what="the world size", where=where)),
+        dry_run=chosen("dry_run", lambda value, where: flag(value, what="it", where=where)) or False,
+        preset=chosen("preset", _preset),
+        lane_dir=_lane_dir(config, settings),
+        replay=chosen("replay", lambda value, where: text(value, what="the recording", where=where)),
+        given_limits=_given_limits(config.getoption("megacpp_lane_limit")),
+        limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
+        lanes=read_lanes(settings.get("lanes", {})),
+        preload=_preload(settings.get("preload", [])),
+        environment=read_environment(settings.get("environment", {})),
+    )
+
+
+class _Chooser:
+    """The value of an option: the command line's, else its twin's in the configuration, else None."""
+
+    def __init__(self, config: pytest.Config, settings: Mapping[str, object]) -> None:
+        self._config = config
+        self._settings = settings
+
+    def __call__(self, name: str, check: Callable[[object, str], Any]) -> Any:
+        given = self._config.getoption(f"megacpp_{name}")
+        if given is not None:
+            return check(given, f"--{name.replace('_', '-')}")
+        return check(self._settings[name], f"{name} in {TABLE}") if name in self._settings else None
+
+
+def read_table(pyproject: Path) -> dict[str, object]:
+    """`[tool.pytest_megacpp]`, its keys checked; empty without a file or without the table. Raises UsageError."""
+    try:
+        data = pyproject.read_bytes()
+    except OSError:
+        return {}
+    if b"pytest_megacpp" not in data:
+        return {}
+    import tomllib
+
+    try:
+        tool = tomllib.loads(data.decode()).get("tool", {})
+    except ValueError as error:
+        raise pytest.UsageError(f"{pyproject}: {error}") from None
+    settings = table(tool, what="[tool]", where=str(pyproject)).get("pytest_megacpp", {})
+    settings = table(settings, what=TABLE, where=str(pyproject))
+    for key in settings:
+        if key in NOT_YET:
+            raise pytest.UsageError(f"{TABLE}: {key} isn't built in this version; remove it")
+        known(key, KEYS, what="key", where=TABLE)
+    return settings
+
+
+def read_limits(value: object, where: str) -> dict[str, float]:
+    """A table of limits in seconds. Raises UsageError."""
+    limits = table(value, what="it", where=where)
+    return {
+        known(name, LIMIT_NAMES, what="limit", where=where): seconds(value, what=name, where=where)
+        for name, value in limits.items()
+    }
+
+
+def _surface(value: object, where: str) -> str:
+    if value == "modal":
+        raise pytest.UsageError(f"{where}: the surface 'modal' isn't built in this version; use local")
+    return known(value, SURFACES, what="surface", where=where)
+
+
+def _preset(value: object, where: str) -> str:
+    return known(value, PRESETS, what="preset", where=where)
+
+
+def _lane_dir(config: pytest.Config, settings: Mapping[str, object]) -> Path:
+    """What was typed counts from where it was typed, the configuration from its own directory."""
+    given = config.getoption("megacpp_lane_dir")
+    if given is not None:
+        text(given, what="the directory", where="--lane-dir")
+        return config.invocation_params.dir / Path(given).expanduser()
+    configured = text(settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
+    return config.rootpath / Path(configured).expanduser()
+
+
+def _given_limits(given: Iterable[str]) -> dict[str, float]:
+    limits = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        where = f"--lane-limit {entry}"
+        if not equals:
+            raise pytest.UsageError(f"{where}: write NAME=SECONDS, with NAME one of {', '.join(LIMIT_NAMES)}")
+        name = known(name.strip(), LIMIT_NAMES, what="limit", where=where)
+        limits[name] = seconds(value.strip(), what=name, where=where)
+    return limits
+
+
+BUILT_IN_LANE = LaneConfig("h200x8", "H200:8", 8)
+LANE_KEYS = ("gpu", "ranks", "preset", "limits", *LIMIT_NAMES)
+
+
+def read_lanes(value: object) -> dict[str, LaneConfig]:
+    """The built-in lane and the configured ones, which may change it. Raises UsageError."""
+    tables = table(value, what="it", where="[tool.pytest_megacpp.lanes]")
+    configured = {name: _lane(name, settings) for name, settings in tables.items()}
+    return {BUILT_IN_LANE.name: BUILT_IN_LANE, **configured}
+
+
+def _lane(name: str, value: object) -> LaneConfig:
+    where = f"[tool.pytest_megacpp.lanes.{name}]"
+    if not name.isidentifier() or iskeyword(name) or name in RESERVED_MARKS:
+        raise pytest.UsageError(f"{where}: {name!r} can't be a marker's name; use letters, digits and _ (b200x8)")
+    settings = table(value, what="it", where=where)
+    for key in settings:
+        known(key, LANE_KEYS, what="key", where=where)
+    base = BUILT_IN_LANE if name == BUILT_IN_LANE.name else None
+    gpu = _gpu(settings.get("gpu", base.gpu if base else None), where)
+    lane = LaneConfig(name, gpu, 1, _lane_preset(settings, where), _lane_limits(settings, where))
+    ranks = count(settings.get("ranks", lane.devices), what="ranks", where=where)
+    if ranks > lane.devices:
+        raise pytest.UsageError(f"{where}: {ranks} ranks don't fit on gpu = {gpu!r}; each rank has a device of its own")
+    return LaneConfig(name, gpu, ranks, lane.preset, lane.limits)
+
+
+def _gpu(value: object, where: str) -> str:
+    if not isinstance(value, str) or not _GPU.fullmatch(value):
+        raise pytest.UsageError(f'{where}: gpu must say type and number, such as gpu = "B200:8", not {value!r}')
+    return value
+
+
+def _lane_preset(settings: Mapping[str, object], where: str) -> str | None:
+    return _preset(settings["preset"], where) if "preset" in settings else None
+
+
+def _lane_limits(settings: Mapping[str, object], where: str) -> dict[str, float]:
+    """Limits may stand in the lane's table or in a table of their own."""
+    direct = {name: settings[name] for name in LIMIT_NAMES if name in settings}
+    return read_limits(direct, where) | read_limits(settings.get("limits", {}), f"{where[:-1]}.limits]")
+
+
+def _preload(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and _is_module(name) for name in value):
+        raise pytest.UsageError(f'preload in {TABLE} must be a list of module names, such as ["numpy"], not {value!r}')
+    return tuple(value)
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def read_environment(value: object) -> dict[str, str]:
+    where = "[tool.pytest_megacpp.environment]"
+    variables = table(value, what="it", where=where)
+    for name, content in variables.items():
+        if not isinstance(content, str) or "\0" in content or not name or "=" in name or "\0" in name:
+            raise pytest.UsageError(f'{where}: variables are texts, such as {name} = "1"; not {content!r}')
+    return {name: str(content) for name, content in variables.items()}

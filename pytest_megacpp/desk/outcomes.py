@@ -1,0 +1,189 @@
+"""Owns a judged lane test as pytest reports; must not judge."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.recording.events import Error, Reported
+from pytest_megacpp.recording.ranks import rank_list
+from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.text import failure_text, headline
+
+SECTION_CHARS = 6_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Crash:
+    """What pytest's summary line and annotations read from a failure."""
+
+    path: str
+    lineno: int
+    message: str
+
+
+class VerdictText:
+    """A failure as pytest prints it: our text, with the headline for the summary."""
+
+    def __init__(self, text: str, crash: _Crash) -> None:
+        self._text = text
+        self.reprcrash = crash
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, tw: Any) -> None:
+        first, _, rest = self._text.partition("\n")
+        tw.line(first, red=True, bold=True)
+        tw.line(rest)
+
+
+def drill_result(result: TestResult, mark: pytest.Mark) -> tuple[TestResult, str | None]:
+    """The outcome of a test that expects a verdict, and what was wrong with it."""
+    wrong = _difference(result, mark)
+    outcome = Outcome.PASSED if wrong is None else Outcome.FAILED
+    return replace(result, outcome=outcome), wrong
+
+
+def _difference(result: TestResult, mark: pytest.Mark) -> str | None:
+    expected = dict(zip(("code", "ranks", "cause"), mark.args, strict=False)) | dict(mark.kwargs)
+    reached = result.verdict
+    if expected.get("code") != reached.code:
+        return f"expected verdict {expected.get('code')}, got {reached.code}"
+    ranks = expected.get("ranks")
+    if ranks is not None and tuple(sorted(ranks)) != tuple(sorted(reached.blamed_ranks)):
+        return f"expected blamed ranks {sorted(ranks)}, got {sorted(reached.blamed_ranks)}"
+    cause = expected.get("cause")
+    if cause is not None and cause != reached.cause:
+        return f"expected cause {cause!r}, got {reached.cause!r}"
+    return None
+
+
+def reports(
+    item: pytest.Item,
+    result: TestResult,
+    timeline: Timeline,
+    *,
+    receipt: str | None,
+    lane: str,
+    wrong: str | None = None,
+) -> Iterator[pytest.TestReport]:
+    """Set-up, call and teardown of one lane test, as pytest would have reported them."""
+    make = _Maker(item, result, timeline.tests.get(result.index))
+    phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
+    match result.outcome:
+        case Outcome.PASSED:
+            yield from (make("setup"), make("call"))
+        case Outcome.FAILED | Outcome.ERROR:
+            text = failure_text(result, timeline, receipt=receipt, lane=lane)
+            text = f"{wrong}\n\n{text}" if wrong else text
+            failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
+            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
+            if failed_in != "setup":
+                yield make("setup")
+            if failed_in == "teardown":
+                yield make("call")
+                yield make("teardown", "failed", longrepr)
+                return
+            yield make(failed_in, "failed", longrepr)
+        case Outcome.SKIPPED:
+            yield from make.skipped()
+        case Outcome.XFAILED:
+            yield make("setup")
+            yield make("call", "skipped", result.verdict.summary, wasxfail=make.xfail_reason())
+        case Outcome.XPASSED:
+            yield make("setup")
+            yield make("call", wasxfail=make.xfail_reason())
+    yield make("teardown")
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    item: pytest.Item
+    result: TestResult
+    view: TestView | None
+
+    def __call__(
+        self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
+    ) -> pytest.TestReport:
+        extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": wasxfail}
+        last = when == "call" or outcome == "failed"
+        return pytest.TestReport(
+            nodeid=self.item.nodeid,
+            location=self.item.location,
+            keywords=dict.fromkeys(self.item.keywords, 1),
+            outcome=outcome,  # type: ignore[arg-type]
+            longrepr=longrepr,
+            when=when,  # type: ignore[arg-type]
+            sections=list(_sections(self.view)) if last else (),
+            duration=self.result.durations.get(when, 0.0),
+            user_properties=self._properties() if last else [],
+            **extra,
+        )
+
+    def skipped(self) -> Iterator[pytest.TestReport]:
+        """Where and why the ranks skipped."""
+        report = next(iter(self._reports("skipped")), None)
+        where = (str(self.item.path), 0, f"Skipped: {self.result.verdict.summary}")
+        if report is not None and report.skip is not None:
+            where = (report.skip.file, report.skip.line, report.skip.reason)
+        if report is not None and report.when == "call":
+            yield self("setup")
+            yield self("call", "skipped", where)
+        else:
+            yield self("setup", "skipped", where)
+
+    def xfail_reason(self) -> str:
+        return next((r.xfail for r in self._reports() if r.xfail), "")
+
+    def _reports(self, outcome: str | None = None) -> Iterator[Reported]:
+        for rank in self.view.ranks.values() if self.view else ():
+            for _, report in rank.reports.values():
+                if outcome is None or report.outcome == outcome:
+                    yield report
+
+    def _properties(self) -> list[tuple[str, object]]:
+        verdict = self.result.verdict
+        found: dict[str, object] = {}
+        for report in self._reports():
+            found |= report.properties
+        found["megacpp_verdict"] = str(verdict.code)
+        if verdict.blamed_ranks:
+            found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
+        if verdict.cause:
+            found["megacpp_cause"] = verdict.cause
+        return list(found.items())
+
+
+def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:
+    error = _blamed_error(result, view)
+    path, line, _ = item.location
+    message = wrong or headline(result.verdict)
+    return _Crash(error.file, error.line, message) if error and error.file else _Crash(path, (line or 0) + 1, message)
+
+
+def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:
+    for rank in result.verdict.blamed_ranks if view else ():
+        failure = view.ranks[rank].failure if view and rank in view.ranks else None
+        if failure is not None:
+            return failure[1].error
+    return None
+
+
+def _sections(view: TestView | None) -> Iterator[tuple[str, str]]:
+    """What the ranks wrote and logged; equal texts of several ranks once."""
+    if view is None:
+        return
+    texts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for rank in view.ranks.values():
+        for stream, output in rank.output.items():
+            texts[f"Captured {stream}", clean(output.text)[-SECTION_CHARS:]].append(rank.rank)
+        for _, report in rank.reports.values():
+            for heading, text in report.sections:
+                texts[clean(heading)[:80], clean(text)[-SECTION_CHARS:]].append(rank.rank)
+    for (heading, text), ranks in texts.items():
+        yield f"{heading} of rank {rank_list(tuple(ranks))}", text

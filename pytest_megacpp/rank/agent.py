@@ -1,0 +1,70 @@
+"""Owns a rank's line to the box: facts out, commands in; must not know pytest, torch or what facts mean.
+
+The box is the only one who is waited for, and only between tests. When the line breaks the box is gone, and
+so is the point of this process.
+"""
+
+import os
+import socket
+import threading
+import time
+
+from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.events import RankFact
+from pytest_megacpp.recording.plan import Go, Leave
+from pytest_megacpp.recording.wire import dump_line, encode_fact, read_object
+
+BOX_GONE = 71
+
+
+class Agent:
+    """`send` is safe from any thread, silent in forked children. Times are the box's, in seconds.
+
+    `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
+    """
+
+    def __init__(self, path: str, rank: int, origin_s: float, epoch_s: float) -> None:
+        self.rank = rank
+        self.epoch_s = epoch_s
+        self._origin_s = origin_s
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._held: list[bytes] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._lines = self._socket.makefile("rb")
+
+    def now_s(self) -> float:
+        return time.monotonic() - self._origin_s
+
+    def send(self, fact: RankFact, at_s: float | None = None, *, hold: bool = False) -> None:
+        """Sends a fact; `hold` lets it travel with the next one, which must follow at once."""
+        if os.getpid() != self._pid:
+            return
+        head = {"t": round(self.now_s() if at_s is None else at_s, 6)}
+        try:
+            line = dump_line(head | encode_fact(fact))
+        except (CodecError, ValueError):
+            return  # larger than any reader accepts: the box sees a fact less, never a broken line
+        with self._lock:
+            self._held.append(line)
+            if not hold:
+                data, self._held = b"".join(self._held), []
+                self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            os._exit(BOX_GONE)
+
+    def receive(self) -> Go | Leave:
+        """The box's next command; blocks. The end of the line is a `Leave`."""
+        try:
+            line = self._lines.readline()
+        except OSError:
+            line = b""
+        if not line:
+            return Leave()
+        data = read_object(line)
+        return from_json(Go, data) if "test" in data else Leave()

@@ -1,0 +1,32 @@
+"""Owns turning a raised exception into a fact; must not judge whose fault it was."""
+
+import os
+
+import pytest
+
+from pytest_megacpp.recording.events import Error
+
+_MAX_CHARS = 24_000
+
+
+def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Error:
+    """The exception with the innermost frame of the user's code and pytest's own rendering."""
+    file, line = _user_line(excinfo)
+    kind = type(excinfo.value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:])
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:_MAX_CHARS]
+    except Exception as e:
+        return f"<str() of the exception failed: {type(e).__name__}>"
+
+
+def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
+    """File (relative to the working directory where possible) and 1-based line."""
+    entries = [e for e in excinfo.traceback if "site-packages" not in str(e.path) and os.sep + "lib" not in str(e.path)]
+    if not entries:
+        return "", 0
+    return os.path.relpath(entries[-1].path), entries[-1].lineno + 1

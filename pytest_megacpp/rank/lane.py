@@ -1,0 +1,149 @@
+"""Owns what a lane test gets as its fixture: the lane handle; must not know the box, limits or verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.device_mesh import DeviceMesh
+
+T = TypeVar("T")
+MAX_RECORD_CHARS = 32_000
+
+
+class Lane:
+    """One rank's view of the launch.
+
+    `rank`, `ranks` (world size), `local_rank`, `device`, `backend` ("nccl" or "gloo"), `surface`, `preset`
+    ("full" or "diagnostic") and `lane` (its name). The default process group is initialised.
+    """
+
+    def __init__(self, agent: Agent, test: int, *, lane: str, surface: str, preset: str) -> None:
+        import torch
+
+        self._agent = agent
+        self._test = test
+        self.lane = lane
+        self.surface = surface
+        self.preset = preset
+        self.rank = int(os.environ["RANK"])
+        self.ranks = int(os.environ["WORLD_SIZE"])
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        cuda = os.environ.get("MEGACPP_DEVICE") == "cuda"
+        self.backend = "nccl" if cuda else "gloo"
+        self.device: torch.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.lane} rank {self.rank} of {self.ranks} on {self.device}>"
+
+    def ensure_group(self) -> bool:
+        """Initialises the default process group unless somebody did; True when this call did."""
+        import torch
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            return False
+        if self.backend == "nccl":
+            torch.cuda.set_device(self.device)
+            dist.init_process_group("nccl", device_id=self.device)
+        else:
+            dist.init_process_group("gloo")
+        return True
+
+    def mesh(self, shape: Sequence[int], names: Sequence[str]) -> DeviceMesh:
+        """A device mesh over all ranks; the product of `shape` is the world size."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(self.device.type, tuple(shape), mesh_dim_names=tuple(names))
+
+    def warmup(self, step: Callable[[], T]) -> T:
+        """Runs `step` on all ranks together, from a barrier to a barrier, and records it as the first forward."""
+        import torch.distributed as dist
+
+        with self.phase("warmup"):
+            dist.barrier()
+            with self._timed("warmup", "warmup"):
+                result = step()
+            dist.barrier()
+        return result
+
+    @contextlib.contextmanager
+    def first_forward(self, name: str = "forward") -> Iterator[None]:
+        """Records the seconds of the block as this rank's first forward `name`."""
+        with self._timed(name, "test"):
+            yield
+
+    @contextlib.contextmanager
+    def _timed(self, name: str, origin: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._synchronize()
+        seconds = round(time.monotonic() - start, 6)
+        self._agent.send(FirstForward(self.rank, self._test, name, seconds, origin))
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Names what this rank is doing; reports and the picture of the ranks show it."""
+        self._agent.send(PhaseStarted(self.rank, self._test, name))
+        try:
+            yield
+        finally:
+            self._agent.send(PhaseEnded(self.rank, self._test, name))
+
+    def pick(self, *, full: T, diagnostic: T) -> T:
+        """The value for the preset of this run."""
+        return full if self.preset == "full" else diagnostic
+
+    def data(self, name: str) -> Path:
+        """The directory of a configured data set; raises LookupError when there is none of that name."""
+        path = os.environ.get(f"MEGACPP_DATA_{name.upper()}")
+        if not path:
+            raise LookupError(f"no data set {name!r}: set the variable MEGACPP_DATA_{name.upper()} to its directory")
+        return Path(path)
+
+    def record(self, key: str, value: Any) -> None:
+        """Puts JSON evidence into the receipt; raises TypeError when `value` isn't JSON, ValueError when huge."""
+        if not isinstance(key, str):
+            raise TypeError(f"record keys are strings, got {type(key).__name__}")
+        text = json.dumps(value, allow_nan=True)
+        if len(text) > MAX_RECORD_CHARS:
+            raise ValueError(f"record {key!r} has {len(text)} characters, the limit is {MAX_RECORD_CHARS}")
+        finite = json.loads(text, parse_constant=str)
+        self._agent.send(Recorded(self.rank, self._test, key, finite))
+
+    def assert_same(self, tensor: torch.Tensor) -> None:
+        """Fails on every rank, naming the odd ones, unless the tensor is bit-equal across ranks.
+
+        Compares shape, dtype and a digest, so it costs one small object all-gather whatever the size.
+        """
+        import hashlib
+
+        import torch
+        import torch.distributed as dist
+
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest = hashlib.sha256(bytes(flat.untyped_storage())[flat.storage_offset() :][: flat.numel()]).hexdigest()
+        mine = (tuple(tensor.shape), str(tensor.dtype), digest[:16])
+        seen: list[Any] = [None] * self.ranks
+        dist.all_gather_object(seen, mine)
+        majority = max(seen, key=seen.count)
+        odd = [rank for rank, value in enumerate(seen) if value != majority]
+        if odd:
+            lines = "\n".join(f"  rank {r}: shape {s[0]} {s[1]} digest {s[2]}" for r, s in enumerate(seen))
+            raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")

@@ -1,0 +1,97 @@
+"""Owns the life of one rank's process: session, worker server, pytest, a clean exit; must not know other ranks.
+
+The environment is torchrun's plus `MEGACPP_*`: BOX (socket of the box), WORKER (where the worker server
+listens), ORIGIN and EPOCH (box time zero on the monotonic and the wall clock), PLAN (file), TMP, DEVICE.
+"""
+
+import atexit
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import pytest
+
+from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.observers import Observers
+from pytest_megacpp.rank.session import RankSession, lane_fixture
+from pytest_megacpp.recording.codec import from_json
+from pytest_megacpp.recording.events import RankBroken, RankReady
+from pytest_megacpp.recording.plan import Plan
+
+_STAGES = {pytest.ExitCode.USAGE_ERROR: "usage", pytest.ExitCode.INTERNAL_ERROR: "plugin"}
+
+
+def main() -> None:
+    """Runs until the box says leave; never returns."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
+    faulthandler.enable(all_threads=True)
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
+    rank = int(os.environ["RANK"])
+    origin_s, epoch_s = (float(os.environ[f"MEGACPP_{name}"]) for name in ("ORIGIN", "EPOCH"))
+    agent = Agent(os.environ["MEGACPP_BOX"], rank, origin_s, epoch_s)
+    code = 0
+    try:
+        code = _serve(agent, rank)
+    except BaseException as e:
+        agent.send(RankBroken(rank, "plugin", type(e).__name__, str(e), traceback.format_exc()))
+        code = 1
+    _leave(code)
+
+
+def _serve(agent: Agent, rank: int) -> int:
+    observers = Observers(agent)
+    observers.start_worker_server(os.environ["MEGACPP_WORKER"])
+    agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident())))
+    observers.install()
+    with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
+        plan = from_json(Plan, json.load(f))
+    session = RankSession(agent, observers, plan)
+    code = pytest.main(_arguments(plan.args), plugins=[session, lane_fixture(session)])
+    if not session.collected:
+        _report_broken(agent, rank, code)
+    return 0
+
+
+def _arguments(args: tuple[str, ...]) -> list[str]:
+    """The user's arguments, with output left to the rank's own log files."""
+    at = args.index("--") if "--" in args else len(args)
+    return [*args[:at], "-s", *args[at:]]
+
+
+def _report_broken(agent: Agent, rank: int, code: int | pytest.ExitCode) -> None:
+    stage = _STAGES.get(pytest.ExitCode(code), "collection")
+    text = _own_stderr()
+    if "ImportError while loading conftest" in text or "ConftestImportFailure" in text:
+        stage = "conftest"
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    kind, _, message = last.removeprefix("E ").strip().partition(": ")
+    agent.send(RankBroken(rank, stage, kind if message else "", message or last, text[-8_000:]))
+
+
+def _own_stderr() -> str:
+    """What pytest said before it gave up: the tail of this rank's own log."""
+    sys.stderr.flush()
+    try:
+        with open("/proc/self/fd/2", encoding="utf-8", errors="replace") as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - 16_000))
+            return f.read()
+    except OSError:
+        return ""
+
+
+def _leave(code: int) -> None:
+    """Exit handlers run as in a script; then the process ends, whatever threads are left."""
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+        code = code or 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

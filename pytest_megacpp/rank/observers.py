@@ -1,0 +1,171 @@
+"""Owns the only patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
+
+An observer that fails says so once as a missing capability; the test goes on.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.recording.events import Capability, Collective, Compiled, FlightRecorded, GroupCreated, GroupStatus
+from pytest_megacpp.recording.flight import read_flight_recorder
+
+SENT_ENTRIES = 64
+
+
+class Observers:
+    """Watches process groups and compiles of this process. `test` is the index in the plan, None between tests."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.test: int | None = None
+        self.groups_created = 0
+        self._compile_before = (0.0, 0, 0, 0)
+        self._server: Any = None
+
+    def install(self) -> None:
+        """Patches process-group creation and destruction."""
+        from torch.distributed import distributed_c10d as c10d
+
+        c10d._new_process_group_helper = self._after_creation(c10d._new_process_group_helper)
+        destroy = self._before_destruction(c10d.destroy_process_group)
+        c10d.destroy_process_group = destroy
+        sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
+
+    def start_worker_server(self, path: str) -> None:
+        """torch's C++ server that answers the box without the GIL; lives as long as this object."""
+        try:
+            from torch._C._distributed_c10d import _WorkerServer
+
+            with _quiet_stderr():
+                self._server = _WorkerServer(path)
+        except Exception as e:
+            self._missing("worker_server", e)
+
+    def _missing(self, name: str, error: Exception) -> None:
+        self.agent.send(Capability(name, False, f"{type(error).__name__}: {error}"[:200], self.agent.rank))
+
+    def _after_creation(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(create)
+        def created(*args: Any, **kwargs: Any) -> Any:
+            result = create(*args, **kwargs)
+            self.groups_created += 1
+            try:
+                self._announce(result, args, kwargs)
+            except Exception as e:
+                self._missing("group_members", e)
+            return result
+
+        return created
+
+    def _announce(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        group = result[0] if isinstance(result, tuple) else result
+        name = getattr(group, "group_name", None)
+        if name is None:  # this rank is not a member
+            return
+        members = kwargs.get("global_ranks_in_group", args[2] if len(args) > 2 else None) or ()
+        ranks = tuple(int(r) for r in members)
+        self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, str(group.name())))
+
+    def _before_destruction(self, destroy: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(destroy)
+        def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
+            whole = group is None or group is _world_group()
+            self.send_flight_record("destroy" if whole else "finish")
+            return destroy(group, *args, **kwargs)
+
+        return destroyed
+
+    def flight_record(self) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+        """This rank's collectives and counters; empty without a process group."""
+        dump = _flight_dump()
+        return read_flight_recorder(dump, self.agent.epoch_s) if dump else ((), ())
+
+    def send_flight_record(self, origin: str) -> None:
+        try:
+            entries, status = self.flight_record()
+        except Exception as e:
+            self._missing("flight_recorder", e)
+            return
+        if entries or status:
+            kept = entries[-SENT_ENTRIES:]
+            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
+
+    def compile_started(self) -> None:
+        """Remembers the compile totals at the start of a test."""
+        self._compile_before = _compile_totals()
+
+    def send_compiled(self) -> None:
+        """Sends what this test compiled, when it compiled anything."""
+        if self.test is None:
+            return
+        now = _compile_totals()
+        seconds, graphs, hits, misses = (b - a for a, b in zip(self._compile_before, now, strict=True))
+        if graphs or hits or misses or seconds:
+            counts = int(graphs), int(hits), int(misses)
+            self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts), hold=True)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Without the greeting that torch writes at every start of the server."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _flight_dump() -> bytes | str | None:
+    from torch._C import _distributed_c10d as c10d
+
+    if not _initialized():
+        return None
+    nccl = getattr(c10d, "_dump_nccl_trace_json", None)
+    if nccl is not None and _uses_nccl():
+        return nccl(True, False)  # type: ignore[no-any-return]
+    return c10d._dump_fr_trace_json(True, False)  # type: ignore[attr-defined, no-any-return]
+
+
+def _initialized() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
+def _world_group() -> Any:
+    import torch.distributed as dist
+
+    return dist.group.WORLD
+
+
+def _uses_nccl() -> bool:
+    import torch.distributed as dist
+
+    return "nccl" in str(dist.get_backend())
+
+
+def _compile_totals() -> tuple[float, int, int, int]:
+    """Seconds, graphs, cache hits and misses of this process so far."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    if utils is None:
+        return 0.0, 0, 0, 0
+    counters = utils.counters
+    inductor, autograd = counters.get("inductor", {}), counters.get("aot_autograd", {})
+    seconds = sum(sum(utils.compilation_time_metrics.get(k, ())) for k in _OUTERMOST)
+    return (
+        float(seconds),
+        int(counters.get("stats", {}).get("unique_graphs", 0)),
+        int(inductor.get("fxgraph_cache_hit", 0)) + int(autograd.get("autograd_cache_hit", 0)),
+        int(inductor.get("fxgraph_cache_miss", 0)) + int(autograd.get("autograd_cache_miss", 0)),
+    )
+
+
+_OUTERMOST = ("_compile.compile_inner", "backward._backward_impl")

@@ -1,0 +1,252 @@
+"""Owns pytest inside one rank: the user's own session, driven test by test by the box; must not judge.
+
+Every report leaves the rank at once, before the next phase begins, without asking a peer.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+import types
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.errors import describe
+from pytest_megacpp.rank.lane import Lane
+from pytest_megacpp.rank.observers import Observers
+from pytest_megacpp.recording.events import CollectError, Error, Finished, PhaseStarted, RankCollected, Reported, Skip
+from pytest_megacpp.recording.plan import Go, Plan
+
+# What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
+_DESK_OPTIONS: dict[str, object] = {
+    "maxfail": 0,
+    "lf": False,
+    "failedfirst": False,
+    "newfirst": False,
+    "stepwise": False,
+    "cacheclear": False,
+    "usepdb": False,
+    "trace": False,
+    "xmlpath": None,
+    "htmlpath": None,
+    "report_log": None,
+    "numprocesses": None,
+    "dist": "no",
+    "tx": [],
+    "looponfail": False,
+    "durations": None,
+    "timeout": None,
+    "cov_source": None,
+}
+SETTLE_LOOKS = 20
+SETTLE_S = 0.001
+_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
+
+
+class RankSession:
+    """The pytest plugin of one rank."""
+
+    def __init__(self, agent: Agent, observers: Observers, plan: Plan) -> None:
+        self.__name__ = "megacpp-rank"  # under this name the desk's plugin knows that it is in a rank
+        self.agent = agent
+        self.observers = observers
+        self.plan = plan
+        self.collected = False
+        self._items: dict[int, pytest.Item] = {}
+        self._errors: list[CollectError] = []
+        self._go: Go | None = None
+        self._raised: tuple[float, Error] | None = None
+        self._owns_group = False
+        self._leaked = False
+        self._group_before_call = False
+        self._groups_at_start = 0
+
+    # -- start ---------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> None:
+        for name, value in _DESK_OPTIONS.items():
+            if hasattr(config.option, name):
+                setattr(config.option, name, value)
+        config.option.basetemp = os.environ["MEGACPP_TMP"]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        for name in _DESK_PLUGINS:
+            plugin = config.pluginmanager.get_plugin(name)
+            if plugin is not None:
+                config.pluginmanager.unregister(plugin)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._errors.append(CollectError(report.nodeid or ".", str(report.longrepr)[-8_000:]))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        by_nodeid = {item.nodeid: item for item in session.items}
+        nodeids = [test.nodeid for test in self.plan.tests]
+        self._items = {i: by_nodeid[n] for i, n in enumerate(nodeids) if n in by_nodeid}
+        digest = hashlib.sha256("\n".join(nodeids[i] for i in self._items).encode()).hexdigest()[:16]
+        self.collected = True
+        self.agent.send(RankCollected(self.agent.rank, tuple(self._items), digest, tuple(self._errors)))
+
+    # -- tests ---------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        while isinstance(go := self.agent.receive(), Go):
+            self._run(go)
+        session.shouldstop = False
+        return True
+
+    def _run(self, go: Go) -> None:
+        item = self._items[go.test]
+        following = self._items.get(go.next_test) if go.next_test is not None else None
+        self._go, self.observers.test = go, go.test
+        self._prepare_group(go, item)
+        self.observers.compile_started()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        self.observers.send_compiled()
+        clean, foreign = self._group_after_test()
+        self.observers.send_flight_record("finish")
+        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign))
+        self.observers.test = None
+
+    def _prepare_group(self, go: Go, item: pytest.Item) -> None:
+        """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay for this one."""
+        wants_lane = _fixture(self.plan.lane) in getattr(item, "fixturenames", ())
+        if self._leaked or (self._owns_group and not (go.keep_group and wants_lane)):
+            self._drop_group()
+        os.environ["MASTER_PORT"] = str(go.store_port)
+
+    def _drop_group(self) -> None:
+        self._owns_group = self._leaked = False
+        if _group_exists():
+            with contextlib.suppress(Exception):
+                import torch.distributed as dist
+
+                dist.destroy_process_group()
+
+    def _group_after_test(self) -> tuple[bool, bool]:
+        """(clean, foreign): the plugin's own group can serve the next test · a fixture's group stays."""
+        if not _group_exists():
+            self._owns_group = False
+            return False, False
+        if not self._owns_group:
+            self._leaked = not self._group_before_call
+            return False, not self._leaked
+        alone = self.observers.groups_created == self._groups_at_start
+        return alone and self._nothing_in_flight(), False
+
+    def _nothing_in_flight(self) -> bool:
+        """A finished collective is retired by another thread, a moment after the call returned."""
+        for _ in range(SETTLE_LOOKS):
+            try:
+                entries, _ = self.observers.flight_record()
+            except Exception:
+                return False
+            if all(e.done for e in entries):
+                return True
+            time.sleep(SETTLE_S)
+        return False
+
+    def lane(self) -> Lane:
+        """The handle for the test that asks; initialises the default process group."""
+        assert self._go is not None
+        preset = self.plan.tests[self._go.test].preset
+        lane = Lane(self.agent, self._go.test, lane=self.plan.lane, surface=self.plan.surface, preset=preset)
+        if lane.ensure_group():
+            self._owns_group = True
+            self._groups_at_start = self.observers.groups_created
+        return lane
+
+    # -- reports -------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        self._phase("setup")
+        yield
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        self._phase("call")
+        self._group_before_call = _group_exists()
+        yield
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        self._phase("teardown")
+        yield
+
+    def _phase(self, name: str) -> None:
+        if self._go is not None:
+            self.agent.send(PhaseStarted(self.agent.rank, self._go.test, name))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+        at_s = self.agent.now_s()
+        report: pytest.TestReport = yield  # type: ignore[assignment]
+        self._raised = None
+        if call.excinfo is not None:
+            self._raised = at_s, describe(call.excinfo, str(report.longrepr))
+        return report  # type: ignore[return-value]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._go is None:
+            return
+        at_s, error = self._raised or (None, None)
+        failed = report.outcome == "failed"
+        if failed:
+            self.observers.send_flight_record("failure")
+        fact = Reported(
+            rank=self.agent.rank,
+            test=self._go.test,
+            when=report.when or "call",
+            outcome=report.outcome,
+            duration_s=round(report.duration, 6),
+            error=(error or Error("", str(report.longrepr)[-8_000:], "", 0, "")) if failed else None,
+            skip=_skip(report),
+            xfail=getattr(report, "wasxfail", None),
+            sections=_sections(report, self._go.test),
+            properties={str(k): str(v) for k, v in report.user_properties} if report.when == "teardown" else {},
+        )
+        self.agent.send(fact, at_s, hold=not failed)
+
+
+def _group_exists() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
+def _fixture(lane: str) -> str:
+    return f"modal_{lane}"
+
+
+def _skip(report: pytest.TestReport) -> Skip | None:
+    if report.outcome != "skipped" or not isinstance(report.longrepr, tuple):
+        return None
+    file, line, reason = report.longrepr
+    return Skip(str(file), int(line or 0), str(reason))
+
+
+def _sections(report: pytest.TestReport, test: int) -> tuple[tuple[str, str], ...]:
+    """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
+    suffix = f" {report.when}"
+    return tuple((h, text[-16_000:]) for h, text in report.sections if h.endswith(suffix) and text)
+
+
+def lane_fixture(session: RankSession) -> types.ModuleType:
+    """A plugin with the lane's fixture."""
+    name = _fixture(session.plan.lane)
+
+    @pytest.fixture(name=name)
+    def modal_lane() -> Lane:
+        """The lane handle of this rank."""
+        return session.lane()
+
+    plugin = types.ModuleType(f"megacpp-{name}")
+    setattr(plugin, name, modal_lane)
+    return plugin

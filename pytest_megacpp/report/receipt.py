@@ -1,0 +1,197 @@
+"""Owns receipts (`megacpp.receipt/1`): all that is known of one test on one run; must not know a clock or a file.
+
+Times are seconds on the box's clock since the run began. Every field is there for every rank; what isn't known is
+null or empty, and nothing is guessed.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from pytest_megacpp.judge.verdicts import TestResult, Verdict
+from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.collectives import Wait, describe
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, redacted
+from pytest_megacpp.report.states import Scene, last_line, scene
+from pytest_megacpp.report.testimony import Raised, raised
+
+SCHEMA = "megacpp.receipt/1"
+MAX_SLUG_CHARS = 80
+LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
+
+
+def receipt_name(nodeid: str) -> str:
+    """`a/test_b.py::test_c[x]` → `a-test_b.py-test_c-x-1f0c9a2b.json`: readable, unique, safe on any file system.
+
+    A node id can hold a secret (a parameter): give it redacted.
+    """
+    digest = hashlib.blake2s(nodeid.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", nodeid)[-MAX_SLUG_CHARS:].strip(".-")
+    return f"{slug or 'test'}-{digest}.json"
+
+
+def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Redact) -> dict[str, Json]:
+    """The whole document of one test."""
+    where = scene(result, timeline)
+    planned = timeline.planned.get(result.index)
+    size = where.size or (planned.ranks if planned else 0)
+    document: dict[str, Json] = {
+        "schema": SCHEMA,
+        "run_id": run.run_id,
+        "nodeid": result.nodeid,
+        "outcome": str(result.outcome),
+        "verdict": _verdict(result.verdict),
+        "distributed_mode": _distributed_mode(where, size),
+        "preset": where.test.preset if where.test else None,
+        "world_size": size or None,
+        "backend": _backend(where),
+        "dry_run": run.dry_run,
+        "limits": _limits(where.test, run),
+        "durations_s": to_json(result.durations),
+        "ranks": [_rank(where, rank) for rank in range(size)],
+        "skew": _skew(where, timeline.last_s),
+        "lane": run.lane,
+        "surface": run.surface,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        **circumstances(run, timeline),
+    }
+    return redacted(document, redact)
+
+
+def _verdict(verdict: Verdict) -> Json:
+    fields: dict[str, Json] = to_json(verdict)
+    return {name: str(value) if name in ("code", "certainty") else value for name, value in fields.items()}
+
+
+def _distributed_mode(where: Scene, size: int) -> str | None:
+    """What the ranks recorded under this name, if they agree; one rank alone is `single`."""
+    views = where.test.ranks.values() if where.test else ()
+    said = {str(view.records["distributed_mode"]) for view in views if view.records.get("distributed_mode")}
+    if said:
+        return said.pop() if len(said) == 1 else None
+    return "single" if size == 1 else None
+
+
+def _backend(where: Scene) -> str | None:
+    """Of the collectives that ran (`gloo:all_reduce`); several are joined. A test without any has none known."""
+    views = where.test.ranks.values() if where.test else ()
+    ops = {entry.op for view in views for entry in view.collectives.entries.values()}
+    return ",".join(sorted({op.partition(":")[0] for op in ops if ":" in op})) or None
+
+
+def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
+    known: dict[str, Json] = to_json(test.limits) if test else {}
+    return {name: run.run_limit_s if name == "run" else known.get(name) for name in LIMIT_NAMES}
+
+
+def _rank(where: Scene, rank: int) -> Json:
+    view = where.test.ranks.get(rank) if where.test else None
+    view = view or RankView(rank)
+    return {
+        "rank": rank,
+        "phases": [to_json(phase) for phase in view.phases],
+        "first_forward_s": _first_forward_s(view),
+        "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],
+        **_compiled(view),
+        "collectives": _collectives(view),
+        "exit": _exit(where, view),
+        "error": _error(raised(where, rank)),
+        "stack": _stack(where, view),
+        "last_line": last_line(where, rank),
+        "records": dict(view.records),
+    }
+
+
+def _first_forward_s(view: RankView) -> float | None:
+    return view.first_forwards[0][1].seconds if view.first_forwards else None
+
+
+def _compiled(view: RankView) -> dict[str, Json]:
+    """The rank's own totals; for a rank that never told them, what the box saw of its compile time."""
+    if view.compiled is not None:
+        told = view.compiled
+        cache: dict[str, Json] = {"hits": told.cache_hits, "misses": told.cache_misses}
+        return {"compile_s": told.seconds, "graphs": told.graphs, "cache": cache}
+    seen_s = None
+    if view.sample is not None and view.first_sample is not None:
+        seen_s = round(view.sample.compile_s - view.first_sample.compile_s, 6)
+    return {"compile_s": seen_s, "graphs": None, "cache": {"hits": None, "misses": None}}
+
+
+def _collectives(view: RankView) -> Json:
+    """Totals over the rank's groups; `last` is the newest one it entered."""
+    seen = view.collectives
+    last = seen.last()
+    return {
+        "entered": sum(seen.enqueued.values()),
+        "completed": sum(seen.completed.values()),
+        "last": {"group": last.group, "seq": last.seq, "op": describe(last), "done": last.done} if last else None,
+    }
+
+
+def _exit(where: Scene, view: RankView) -> Json:
+    exited, at_s = view.exit, view.exit_s
+    if exited is None and where.test is None and where.world is not None:
+        at_s, exited = where.world.exits.get(view.rank, (None, None))
+    return {
+        "code": exited.code if exited else None,
+        "signal": exited.signal if exited else None,
+        "at_s": at_s,
+        "oom_killed": exited.oom_killed if exited else None,
+        "by_box": exited.expected if exited else None,
+    }
+
+
+def _error(error: Raised | None) -> Json:
+    if error is None:
+        return None
+    return {
+        "type": error.type,
+        "message": error.message,
+        "traceback": error.traceback,
+        "when": error.where,
+        "file": error.file or None,
+        "line": error.line or None,
+    }
+
+
+def _stack(where: Scene, view: RankView) -> str | None:
+    taken = [fact for _, fact in view.stacks]
+    if where.test is None and where.world is not None and view.rank in where.world.stacks:
+        taken = [where.world.stacks[view.rank][1]]
+    return next((fact.text for fact in reversed(taken) if fact.ok), None)
+
+
+def _skew(where: Scene, last_s: float) -> Json:
+    if where.test is None:
+        return {"first_forward_s": None, "worst_wait_s": None}
+    views = where.test.ranks.values()
+    firsts = [seconds for view in views if (seconds := _first_forward_s(view)) is not None]
+    return {
+        "first_forward_s": round(max(firsts) - min(firsts), 6) if len(firsts) > 1 else None,
+        "worst_wait_s": _worst_wait_s(where.test, last_s),
+    }
+
+
+def _worst_wait_s(test: TestView, last_s: float) -> float | None:
+    """The longest time a rank spent in a collective that another had not yet entered, finished or not."""
+    end_s = next((s for s in (test.acted_s, test.ended_s) if s is not None), last_s)
+    waits = [*_past_waits_s(test.ranks.values()), *(_open_wait_s(wait, end_s) for wait in test.waits())]
+    waits += [test.acted.waited_s] if test.acted else []
+    return round(max(waits), 6) if waits else None
+
+
+def _past_waits_s(views: Iterable[RankView]) -> Iterable[float]:
+    entered: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for view in views:
+        for key, entry in view.collectives.entries.items():
+            entered[key].append(entry.entered_s)
+    return [max(times) - min(times) for times in entered.values() if len(times) > 1]
+
+
+def _open_wait_s(wait: Wait, end_s: float) -> float:
+    return max(0.0, end_s - wait.since_s) if wait.missing else 0.0

@@ -1,0 +1,173 @@
+"""Owns `run.json` (`megacpp.run/1`) and what it shares with receipts; must not know a clock, a file or a secret.
+
+Every field is there on every way out; what isn't known is null or empty. Texts pass through the caller's redactor
+before anything is cut.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
+from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.redact import is_credential
+from pytest_megacpp.recording.timeline import Timeline
+
+SCHEMA = "megacpp.run/1"
+
+Redact = Callable[[str], str]
+
+
+class RunStatus(StrEnum):
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    BLOCKED = "blocked"
+    INTERRUPTED = "interrupted"
+    DETACHED = "detached"
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """The compile cache a run started from and ended with. `coverage` is a share, 0 to 1."""
+
+    state: str | None = None
+    id: str | None = None
+    bytes_start: int | None = None
+    bytes_end: int | None = None
+    coverage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    revision: str | None = None
+    dirty: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    app: str | None = None
+    sandbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    seconds: float | None = None
+    gpu_seconds: float | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunMeta:
+    """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit."""
+
+    run_id: str
+    lane: str
+    surface: str
+    dry_run: bool
+    ranks: int
+    requested_gpu: str
+    started_at: str
+    finished_at: str | None = None
+    run_limit_s: float | None = None
+    seed: Seed = field(default_factory=Seed)
+    git: Git = field(default_factory=Git)
+    ids: Ids = field(default_factory=Ids)
+    cost: Cost = field(default_factory=Cost)
+
+
+def run_json(
+    run: RunMeta,
+    status: RunStatus,
+    nodeids: Sequence[str],
+    results: Mapping[int, TestResult],
+    receipts: Mapping[int, str],
+    timeline: Timeline,
+    *,
+    redact: Redact,
+) -> dict[str, Json]:
+    """The whole document. `results` and `receipts` (paths relative to the run directory) go by index in `nodeids`."""
+    document: dict[str, Json] = {
+        "schema": SCHEMA,
+        "run_id": run.run_id,
+        "status": str(status),
+        "lane": run.lane,
+        "surface": run.surface,
+        "dry_run": run.dry_run,
+        "ranks": run.ranks,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "tests": [_test(nodeid, results.get(i), receipts.get(i)) for i, nodeid in enumerate(nodeids)],
+        "counts": _counts(results.values(), len(nodeids)),
+        **circumstances(run, timeline),
+        "cost": to_json(run.cost),
+    }
+    return redacted(document, redact)
+
+
+def run_status(results: Iterable[TestResult]) -> RunStatus:
+    """What a finished run came to: never green without a test, and errors don't hide behind failures."""
+    results = list(results)
+    outcomes = {result.outcome for result in results}
+    if not results or all(result.verdict.code is Code.BLOCKED for result in results):
+        return RunStatus.BLOCKED if results else RunStatus.ERROR
+    if Outcome.FAILED in outcomes:
+        return RunStatus.FAILED
+    return RunStatus.ERROR if Outcome.ERROR in outcomes else RunStatus.PASSED
+
+
+def circumstances(run: RunMeta, timeline: Timeline) -> dict[str, Json]:
+    """Where and with what a run was made: the same in `run.json` and in every receipt."""
+    ready = timeline.ready
+    return {
+        "seed": to_json(run.seed),
+        "environment": _environment(timeline),
+        "versions": dict(ready.versions) if ready else {},
+        "devices": {"requested": run.requested_gpu, "observed": list(ready.devices) if ready else None},
+        "git": to_json(run.git),
+        "ids": to_json(run.ids),
+    }
+
+
+def redacted(document: dict[str, Json], redact: Redact) -> dict[str, Json]:
+    """The document with every text in it, names of fields included, passed through `redact`."""
+    return {redact(key): _redacted(value, redact) for key, value in document.items()}
+
+
+def _redacted(value: Json, redact: Redact) -> Json:
+    match value:
+        case str():
+            return redact(value)
+        case list():
+            return [_redacted(item, redact) for item in value]
+        case dict():
+            return redacted(value, redact)
+        case _:
+            return value
+
+
+def _test(nodeid: str, result: TestResult | None, receipt: str | None) -> Json:
+    return {
+        "nodeid": nodeid,
+        "outcome": str(result.outcome) if result else None,
+        "verdict": str(result.verdict.code) if result else None,
+        "receipt": receipt,
+    }
+
+
+def _counts(results: Iterable[TestResult], selected: int) -> dict[str, Json]:
+    outcomes = [result.outcome for result in results]
+    return {"selected": selected, **{str(outcome): outcomes.count(outcome) for outcome in Outcome}}
+
+
+def _environment(timeline: Timeline) -> dict[str, Json]:
+    return {
+        name: {
+            "value": f"[redacted:{name}]" if is_credential(name, fact.value or "") else fact.value,
+            "source": fact.origin,
+            "reason": fact.reason,
+        }
+        for name, fact in timeline.environment.items()
+    }

@@ -1,0 +1,194 @@
+"""Owns what each rank was doing when its test came to its verdict; must not know limits, blame rules or layout.
+
+Built from the timeline's views. What the box itself ended doesn't count as a state: the rank is shown as it was before.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_megacpp.judge.verdicts import Code, TestResult
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import bare_op
+from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, user_frame, waits_for_peer
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.report.clean import one_line, useful_lines
+
+
+@dataclass(frozen=True, slots=True)
+class RankState:
+    """`word` fits a narrow column (`wait`, `SIGKILL`), `text` says it (`waiting in all_reduce #7`)."""
+
+    rank: int
+    word: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The test on its world, as far as it got: `test` is None when its ranks were never released into it."""
+
+    world: WorldView | None
+    test: TestView | None
+
+    @property
+    def size(self) -> int:
+        return self.test.size if self.test else self.world.size if self.world else 0
+
+
+def scene(result: TestResult, timeline: Timeline) -> Scene:
+    """Where `result` happened: its test, the world that failed before reaching it, or nowhere."""
+    test = timeline.tests.get(result.index)
+    if test is not None:
+        return Scene(timeline.worlds.get(test.world), test)
+    if result.index in timeline.unreached:
+        return Scene(timeline.worlds.get(timeline.unreached[result.index][0]), None)
+    if result.verdict.code is Code.STARTUP_FAILURE:
+        return Scene(_broken_world(result, timeline), None)
+    return Scene(None, None)
+
+
+def _broken_world(result: TestResult, timeline: Timeline) -> WorldView | None:
+    """The last world of the test's size that shows a reason; in a recording that ends early, just the last."""
+    planned = timeline.planned.get(result.index)
+    worlds = [world for world in timeline.worlds.values() if planned is None or world.size == planned.ranks]
+    telling = [world for world in worlds if world.broken or world.exits or world.acted]
+    return next(reversed(telling or worlds), None)
+
+
+def rank_states(where: Scene, blamed: tuple[int, ...] = ()) -> tuple[RankState, ...]:
+    """One state per rank, in rank order; empty when nothing is known of any."""
+    if where.test is not None:
+        return tuple(_in_test(view, where.test, blamed) for _, view in sorted(where.test.ranks.items()))
+    if where.world is not None:
+        return tuple(_before_test(rank, where.world) for rank in range(where.world.size))
+    return ()
+
+
+def death(exited: ev.RankExited) -> str:
+    """`SIGKILL`, `OOM-killed`, `exit 3`."""
+    if exited.oom_killed:
+        return "OOM-killed"
+    if exited.signal:
+        return one_line(exited.signal, 20)
+    return "died" if exited.code is None else f"exit {exited.code}"
+
+
+def short_type(name: str) -> str:
+    """`torch.cuda.OutOfMemoryError` → `OutOfMemoryError`."""
+    return one_line(name, 80).rsplit(".", 1)[-1]
+
+
+def short_path(path: str) -> str:
+    """The last two parts: enough to know a file by, short enough to read."""
+    return "/".join(one_line(path).replace("\\", "/").rsplit("/", 2)[-2:])
+
+
+def own_frames(view: RankView) -> tuple[float, tuple[Frame, ...]] | None:
+    """When and where the rank's main thread was last seen, innermost frame first."""
+    taken = view.stack()
+    return (taken[0], taken[1].frames) if taken else None
+
+
+def last_line(where: Scene, rank: int) -> str | None:
+    """The last line of the rank's output that the rank itself meant to write: stdout's, else stderr's."""
+    for stream in ("stdout", "stderr"):
+        lines = [line for line in output_lines(where, rank, stream) if not _is_noise(line)]
+        if lines:
+            return one_line(lines[-1])
+    return None
+
+
+def output_lines(where: Scene, rank: int, stream: str) -> list[str]:
+    read = _output(where, rank, stream)
+    return list(useful_lines(read.text[-8000:])) if read else []
+
+
+def _output(where: Scene, rank: int, stream: str) -> ev.OutputRead | None:
+    if where.test is not None and rank in where.test.ranks:
+        return where.test.ranks[rank].output.get(stream)
+    return where.world.output.get((rank, stream)) if where.world else None
+
+
+# Log lines of torch's C++ side, bodies of Python warnings, and the stack dumps that the box itself asked for.
+_NOISE = re.compile(
+    r'\s*(\[rank\d+\]:?\[|\[[WEI]\d{4} |Thread 0x|Current thread 0x|File "|warnings\.warn\(|Extension modules:)'
+)
+
+
+def _is_noise(line: str) -> bool:
+    return _NOISE.match(line) is not None
+
+
+def _in_test(view: RankView, test: TestView, blamed: tuple[int, ...]) -> RankState:
+    word, text = next(_findings(view, test, view.rank in blamed), ("?", "no sign of life"))
+    return RankState(view.rank, word, text)
+
+
+def _findings(view: RankView, test: TestView, blamed: bool) -> Iterator[tuple[str, str]]:
+    """What is known of the rank, the most telling first."""
+    if view.exit is not None and not view.exit.expected:
+        yield death(view.exit), f"died ({death(view.exit)})"
+    if _cut_off_waiting(view, test) and not blamed:
+        yield "wait", _waiting_text(view)
+    yield from _reported(view)
+    yield from _living(view)
+
+
+def _cut_off_waiting(view: RankView, test: TestView) -> bool:
+    """It failed only when the box ended the test, and until then it waited."""
+    if test.acted is None or test.acted_s is None or view.rank not in test.acted.waiting:
+        return False
+    return view.failure is None or view.failure[0] >= test.acted_s
+
+
+def _waiting_text(view: RankView) -> str:
+    pending = view.collectives.pending()
+    entry = pending[0] if pending else view.collectives.last()
+    return f"waiting in {bare_op(one_line(entry.op, 60))} #{entry.seq}" if entry else "waiting for a peer"
+
+
+def _reported(view: RankView) -> Iterator[tuple[str, str]]:
+    if view.failure is not None:
+        report = view.failure[1]
+        name = short_type(report.error.type) if report.error else "failure"
+        yield name, f"raised {name}" + ("" if report.when == "call" else f" in {report.when}")
+    if view.finished_s is not None or "teardown" in view.reports:
+        skipped = any(report.outcome == "skipped" and report.xfail is None for _, report in view.reports.values())
+        yield ("skipped", "skipped") if skipped else ("done", "finished")
+
+
+def _living(view: RankView) -> Iterator[tuple[str, str]]:
+    sample = view.sample
+    if sample is not None and sample.state in ("T", "t"):
+        yield "frozen", "frozen by a signal"
+    if view.compiling_since_s is not None:
+        yield "compiling", "compiling"
+    if view.collectives.pending():
+        yield "wait", _waiting_text(view)
+    taken = view.stack()
+    if taken is not None:
+        yield _placed(taken[1])
+    if view.open_phase is not None:
+        yield "busy", f"in {one_line(view.open_phase, 40)}"
+    if sample is not None:
+        yield ("alive", "alive") if sample.answered else ("mute", "alive, not answering")
+
+
+def _placed(thread: Thread) -> tuple[str, str]:
+    if waits_for_peer(thread):
+        return "wait", f"waiting in {one_line(communication_call(thread) or 'a distributed call', 60)}"
+    frame = user_frame(thread) or (thread.frames[0] if thread.frames else None)
+    return "busy", f"at {short_path(frame.file)}:{frame.line}" if frame else "running"
+
+
+def _before_test(rank: int, world: WorldView) -> RankState:
+    if rank in world.broken:
+        broken = world.broken[rank][1]
+        return RankState(rank, short_type(broken.type), f"{short_type(broken.type)} at {one_line(broken.stage, 40)}")
+    if rank in world.exits and not world.exits[rank][1].expected:
+        word = death(world.exits[rank][1])
+        return RankState(rank, word, f"died ({word})")
+    if rank in world.collected:
+        return RankState(rank, "collected", "collected its tests")
+    return RankState(rank, "ready", "ready") if rank in world.ready else RankState(rank, "starting", "starting")

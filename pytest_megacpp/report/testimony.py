@@ -1,0 +1,143 @@
+"""Owns what ranks themselves have to say: what they raised, where they were, what they wrote last.
+
+Must not know why a rank was blamed. What ranks wrote is cleaned, bounded and put behind a gutter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_megacpp.judge.verdicts import Code, Verdict
+from pytest_megacpp.recording.stacks import Frame, Thread, user_frame
+from pytest_megacpp.report.clean import bounded_lines, one_line
+from pytest_megacpp.report.layout import counted, grouped, grouped_texts, named, quoted
+from pytest_megacpp.report.states import Scene, last_line, output_lines
+
+TRACEBACK_LINES = 120
+TAIL_LINES = 12
+KEPT_FRAMES = 10
+KEPT_TRACEBACKS = 3
+KEPT_STACKS = 2
+KEPT_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception of one rank. `where` is the pytest phase or the stage before any test; `line` 0: not known."""
+
+    rank: int
+    where: str
+    type: str
+    message: str
+    traceback: str
+    file: str = ""
+    line: int = 0
+
+
+def raised(scene: Scene, rank: int) -> Raised | None:
+    """What `rank` raised first in the test, or before it could begin one."""
+    if scene.test is not None:
+        view = scene.test.ranks.get(rank)
+        failure = view.failure if view else None
+        if failure is None or failure[1].error is None:
+            return None
+        error = failure[1].error
+        return Raised(rank, failure[1].when, error.type, error.message, error.traceback, error.file, error.line)
+    if scene.world is not None and rank in scene.world.broken:
+        broken = scene.world.broken[rank][1]
+        return Raised(rank, broken.stage, broken.type, broken.message, broken.traceback)
+    return None
+
+
+def testimonies(verdict: Verdict, scene: Scene, nodeid: str) -> list[list[str]]:
+    """One block per distinct exception, collection error, stack or last output of the ranks that matter."""
+    speaking = verdict.blamed_ranks or tuple(range(scene.size))
+    errors = [error for rank in speaking if (error := raised(scene, rank)) is not None]
+    blocks = _exceptions(errors) or _collection_errors(scene, speaking, nodeid)
+    silent = [rank for rank in verdict.blamed_ranks if rank not in {error.rank for error in errors}]
+    return [*blocks, *_last_words(scene, silent), *_stacks(scene, silent)]
+
+
+def _exceptions(errors: Sequence[Raised]) -> list[list[str]]:
+    groups = grouped(((e.type, e.where, e.file, e.line, _outline(e)), e.rank) for e in errors)
+    first = {e.rank: e for e in errors}
+    blocks = [_exception(first[ranks[0]], ranks) for ranks in list(groups.values())[:KEPT_TRACEBACKS]]
+    others = sum(len(ranks) for ranks in list(groups.values())[KEPT_TRACEBACKS:])
+    return [*blocks, *([[f"{counted(others, 'rank')} more raised something else: see the receipt"]] if others else [])]
+
+
+def _outline(error: Raised) -> str:
+    """What tells two exceptions apart when their place isn't known."""
+    return "" if error.line else one_line(error.message, 120)
+
+
+def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
+    phase = "" if error.where == "call" else f" in {one_line(error.where, 40)}"
+    same = " (the text is the first one's)" if len(ranks) > 1 else ""
+    text = error.traceback if error.traceback.strip() else f"{error.type}: {error.message}"
+    return [f"{named(ranks)} raised{phase}{same}", *quoted(bounded_lines(text, lines=TRACEBACK_LINES))]
+
+
+def _collection_errors(scene: Scene, ranks: Sequence[int], nodeid: str) -> list[list[str]]:
+    collected = scene.world.collected if scene.world and scene.test is None else {}
+    found = [(r, e) for r in ranks if r in collected for e in collected[r][1].errors if nodeid.startswith(e.nodeid)]
+    groups = grouped(((error.nodeid, error.text), rank) for rank, error in found)
+    return [
+        [f"{named(who)} could not collect {one_line(name, 120)}", *quoted(bounded_lines(text, lines=TRACEBACK_LINES))]
+        for (name, text), who in list(groups.items())[:KEPT_TRACEBACKS]
+    ]
+
+
+def _last_words(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
+    """The end of what dead ranks wrote: interpreters and C libraries say there why they die."""
+    dead = [rank for rank in ranks if _died(scene, rank)]
+    blocks = []
+    for rank in dead[:KEPT_STACKS]:
+        lines = (output_lines(scene, rank, "stderr") or output_lines(scene, rank, "stdout"))[-TAIL_LINES:]
+        if lines:
+            blocks.append([f"rank {rank} wrote last", *quoted(bounded_lines("\n".join(lines), lines=TAIL_LINES))])
+    return blocks
+
+
+def _died(scene: Scene, rank: int) -> bool:
+    exits = scene.world.exits if scene.world else {}
+    view = scene.test.ranks.get(rank) if scene.test else None
+    ended = view.exit if view else exits[rank][1] if rank in exits else None
+    return ended is not None and not ended.expected
+
+
+def _stacks(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
+    views = {rank: scene.test.ranks[rank] for rank in ranks if rank in scene.test.ranks} if scene.test else {}
+    taken = {rank: stack[1] for rank, view in views.items() if (stack := view.stack()) is not None}
+    groups = grouped((thread.frames, rank) for rank, thread in taken.items())
+    return [
+        [f"where {named(who)} stood, most recent call first", *quoted(_frames(taken[who[0]]))]
+        for who in list(groups.values())[:KEPT_STACKS]
+    ]
+
+
+def _frames(thread: Thread) -> list[str]:
+    """The innermost frames, and the user's own if it lies deeper."""
+    shown: list[Frame | None] = list(thread.frames[:KEPT_FRAMES])
+    own = user_frame(thread)
+    if own is not None and own not in shown:
+        shown += [None, own]
+    return [one_line(str(frame)) if frame else "…" for frame in shown]
+
+
+def last_lines(verdict: Verdict, scene: Scene) -> list[str]:
+    """The last useful line of the ranks, the blamed ones first; not where it is shown anyway: what dead ranks wrote,
+    and plain failures, whose output pytest shows.
+    """
+    if verdict.code is Code.TEST_FAILED or not scene.size:
+        return []
+    blamed = set(verdict.blamed_ranks)
+    order = [*(r for r in verdict.blamed_ranks if not _died(scene, r)), *(r for r in range(scene.size) if r not in blamed)]
+    said = [(rank, line) for rank in order if (line := last_line(scene, rank)) is not None]
+    groups = grouped_texts(said, KEPT_LINES)[:KEPT_LINES]
+    left = len(said) - sum(len(ranks) for ranks, _ in groups)
+    lines = [f"{named(ranks)} {part}" for ranks, line in groups for part in quoted([line])]
+    return ["last line of each rank's output", *(f"  {line}" for line in lines), *_more(left)] if lines else []
+
+
+def _more(left: int) -> list[str]:
+    return [f"  … and of {counted(left, 'more rank')}"] if left else []

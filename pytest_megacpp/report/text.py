@@ -1,0 +1,145 @@
+"""Owns the failure text of one test, what a person sees at 2 a.m.; must not know pytest, files or how it was judged.
+
+The cause comes first, then a picture of all ranks, what the blamed ranks raised or where they were, the evidence in
+order of time, what the other ranks showed because of it, and what to do next. It reads the same for 2 ranks and 1,024.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, named, wrapped
+from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
+from pytest_megacpp.report.testimony import last_lines, testimonies
+
+ITEMISED_RANKS = 16
+KEPT_EVIDENCE = 14
+KEPT_GROUPS = 8
+_NEEDS_DETAIL = ("wait", "busy")
+
+
+def headline(verdict: Verdict) -> str:
+    """`rank-death · rank 3 was killed …`: one line, cause first; the blamed ranks are named once."""
+    summary, blamed = one_line(verdict.summary, 400), named(verdict.blamed_ranks)
+    if not summary or not verdict.blamed_ranks:
+        return " · ".join(part for part in (verdict.code, summary or blamed * bool(verdict.blamed_ranks)) if part)
+    if re.match(rf"{re.escape(blamed)}(?![-,\d])", summary):
+        return f"{verdict.code} · {summary}"
+    return f"{verdict.code} · {blamed}: {summary}"
+
+
+def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None, lane: str) -> str:
+    """The whole text, plain, without a final newline. `receipt` is its path as the user can open it."""
+    verdict, where = result.verdict, scene(result, timeline)
+    blocks = [
+        [headline(verdict), *_facts(verdict, where, timeline, lane)],
+        _picture(rank_states(where, verdict.blamed_ranks), verdict.blamed_ranks),
+        *testimonies(verdict, where, result.nodeid),
+        _evidence(verdict.evidence, where),
+        _consequences(verdict.consequences),
+        last_lines(verdict, where),
+        _ending(verdict, receipt),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> list[str]:
+    facts = [str(verdict.certainty)]
+    facts += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
+    facts += [f"in {one_line(verdict.phase, 40)}"] if verdict.phase != "call" else []
+    facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
+    if timeline.started is not None and timeline.started.dry_run:
+        facts.append("dry run (CPU/gloo: says nothing about GPUs)")
+    return [*wrapped(" · ".join(facts), "  "), *_incomplete(verdict, timeline)]
+
+
+def _incomplete(verdict: Verdict, timeline: Timeline) -> list[str]:
+    """Missing sources of evidence, where the verdict isn't certain; holes in the recording, wherever there are some."""
+    missing: list[str] = []
+    if verdict.certainty is not Certainty.CERTAIN:
+        absent = {c.name: c.detail for c in timeline.capabilities.values() if not c.available}
+        missing += [f"no {one_line(n, 40)}" + (f" ({one_line(d, 80)})" if d else "") for n, d in absent.items()]
+    lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
+    missing += [f"{counted(lost, 'event')} of the recording lost"] if lost else []
+    damaged = len(timeline.damaged)
+    missing += [f"{counted(damaged, 'line')} of the recording unreadable"] if damaged else []
+    return wrapped("incomplete evidence: " + "; ".join(missing), "  ") if missing else []
+
+
+def _picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
+    """All ranks in one line: one by one while they fit, else in groups."""
+    if not states:
+        return []
+    guilty = set(blamed)
+    line = "   ".join(f"{s.rank} {'✗' if s.rank in guilty else ''}{s.word}" for s in states)
+    if len(states) > ITEMISED_RANKS or len(line) > WIDTH - 2:
+        return wrapped(_in_groups(states, guilty), "  ")
+    return [f"  {line}", *wrapped(_in_groups([s for s in states if s.word in _NEEDS_DETAIL], guilty), "  ")]
+
+
+def _in_groups(states: Sequence[RankState], guilty: set[int]) -> str:
+    """`0-2,4-1023 waiting in all_reduce #7 · ✗ 3 died (SIGKILL)`; of many groups the blamed and the largest."""
+    groups = grouped(((s.rank in guilty, s.text), s.rank) for s in states)
+    kept = sorted(groups, key=lambda key: (not key[0], -len(groups[key])))[:KEPT_GROUPS]
+    shown = [f"{'✗ ' if key[0] else ''}{named(groups[key])} {key[1]}" for key in groups if key in kept]
+    left = sum(len(ranks) for key, ranks in groups.items() if key not in kept)
+    return " · ".join([*shown, *([f"{counted(left, 'rank')} in other states"] if left else [])])
+
+
+def _evidence(evidence: Sequence[Evidence], where: Scene) -> list[str]:
+    """In order of time, what several ranks share in one line; times count from the test's start where it has one."""
+    if not evidence:
+        return []
+    start_s = where.test.started_s if where.test else 0.0
+    rows = [_evidence_row(group, start_s) for group in _shared(evidence)]
+    widths = [max(len(row[column]) for row in rows[:KEPT_EVIDENCE]) for column in range(3)]
+    lines = [line for row in rows[:KEPT_EVIDENCE] for line in _aligned(row, widths)]
+    left = len(rows) - KEPT_EVIDENCE
+    more = [f"  … {counted(left, 'more line')} in the receipt"] if left > 0 else []
+    return [f"evidence (+ seconds since the {'test' if where.test else 'run'} began)", *lines, *more]
+
+
+def _shared(evidence: Iterable[Evidence]) -> list[list[Evidence]]:
+    ordered = sorted(evidence, key=lambda e: (e.time_s is None, e.time_s or 0.0))
+    groups: dict[tuple[str, str, bool], list[Evidence]] = {}
+    for item in ordered:
+        groups.setdefault((item.source, item.text, item.rank is None), []).append(item)
+    return list(groups.values())
+
+
+def _evidence_row(group: Sequence[Evidence], start_s: float) -> tuple[str, str, str, str]:
+    first = group[0]
+    time = "" if first.time_s is None else f"{first.time_s - start_s:+.2f} s"
+    ranks = [item.rank for item in group if item.rank is not None]
+    return time, named(ranks) if ranks else "box", one_line(first.source, 40), one_line(first.text, 400)
+
+
+def _aligned(row: tuple[str, str, str, str], widths: Sequence[int]) -> list[str]:
+    time, ranks, source, text = row
+    head = f"  {time:>{widths[0]}}  {ranks:<{widths[1]}}  {source:<{widths[2]}}  "
+    return wrapped(text or "-", head, " " * len(head))
+
+
+def _consequences(consequences: Sequence[Consequence]) -> list[str]:
+    """What followed, then failures with a cause of their own."""
+    followed = [(c.rank, one_line(c.text)) for c in consequences if c.cause is None]
+    own = [(c.rank, f"{one_line(c.text)} (cause {one_line(c.cause, 80)})") for c in consequences if c.cause is not None]
+    return [*_group_lines("because of it", followed), *_group_lines("failures of their own", own)]
+
+
+def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
+    if not said:
+        return []
+    groups = grouped_texts(said, KEPT_GROUPS)
+    lines = [line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {named(ranks)}: ", "    ")]
+    left = sum(len(ranks) for ranks, _ in groups[KEPT_GROUPS:])
+    return [title, *lines, *([f"  … and {counted(left, 'more rank')}, see the receipt"] if left else [])]
+
+
+def _ending(verdict: Verdict, receipt: str | None) -> list[str]:
+    """The next step unwrapped: its commands are there to be copied."""
+    steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
+    lines = [f"{'next' if number == 0 else '':<9}{step}" for number, step in enumerate(steps)]
+    return [*lines, *([f"{'receipt':<9}{one_line(receipt, 1000)}"] if receipt else [])]

@@ -1,0 +1,125 @@
+"""Owns the box on this machine: a process of its own session, followed by its recording; must not know tests.
+
+The box's standard input is the lease: when the desk dies, by whatever, the kernel closes it and the box ends.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from pytest_megacpp.box import process
+from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.surfaces.protocol import SurfaceFailed
+
+STOP_S = 25.0  # the box's own grace periods together, and some
+TERM_S = 5.0
+LAST_WORDS_BYTES = 4_000
+_NOT_FOR_THE_BOX = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "COVERAGE_PROCESS_START")
+
+
+class LocalSurface:
+    """Runs boxes on this machine, with this interpreter."""
+
+    def start(self, plan: Plan, run: Path) -> "LocalBox":
+        plan_path, log_path = run / "plan.json", run / "box.log"
+        try:
+            plan_path.write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
+            with log_path.open("wb") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "pytest_megacpp.box", str(plan_path), str(run)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    cwd=plan.cwd,
+                    env=_environment(plan.run_id),
+                    start_new_session=True,
+                )
+        except OSError as e:
+            raise SurfaceFailed(f"the box could not be started: {e}") from e
+        return LocalBox(child, run / "recording.jsonl", log_path)
+
+
+def _environment(run_id: str) -> dict[str, str]:
+    """The desk's, without what describes the desk's own process; the package stays importable."""
+    kept = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_THE_BOX}
+    package_root = str(Path(__file__).resolve().parents[2])
+    paths = [p for p in kept.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if package_root not in paths:
+        kept["PYTHONPATH"] = os.pathsep.join([*paths, package_root])
+    return {**kept, "MEGACPP_RUN_ID": run_id}
+
+
+class LocalBox:
+    """See `RunningBox`."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]", recording: Path, log: Path) -> None:
+        self._child = child
+        self._recording = recording
+        self._log = log
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> bytes:
+        if self._file is None:
+            try:
+                self._file = self._recording.open("rb")
+            except FileNotFoundError:
+                return b""
+        return self._file.read(1 << 20)
+
+    def ended(self) -> str | None:
+        if self._child.poll() is None:
+            return None
+        try:
+            text = self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace").strip()
+        except OSError:
+            text = ""
+        return text or ("" if self._child.returncode == 0 else f"the box ended with status {self._child.returncode}")
+
+    def stop(self, reason: str) -> None:
+        stdin = self._child.stdin
+        if stdin is not None and not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.write(json.dumps({"stop": reason}).encode() + b"\n")
+                stdin.flush()
+
+    def close(self) -> None:
+        if self._child.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._child.stdin.close()
+        if not self._wait(STOP_S):
+            process.send(self._child.pid, signal.SIGTERM)
+            if not self._wait(TERM_S):
+                process.end_all(p.pid for p in process.descendants(self._child.pid))
+                process.end_all([self._child.pid])
+                self._wait(TERM_S)
+        if self._file is not None:
+            self._file.close()
+
+    def _wait(self, limit_s: float) -> bool:
+        try:
+            self._child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def sweep(run_id: str) -> None:
+    """Ends what is left of a run whose desk and box are gone: every process that carries its id."""
+    deadline = time.monotonic() + TERM_S
+    while time.monotonic() < deadline:
+        left = [
+            p.pid
+            for p in process.all_processes()
+            if p.pid != os.getpid() and process.environment_of(p.pid).get("MEGACPP_RUN_ID") == run_id
+        ]
+        if not left:
+            return
+        process.end_all(left)
+        time.sleep(0.05)

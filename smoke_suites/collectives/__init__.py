@@ -1,0 +1,1 @@
+"""Collectives and worlds: exact values from every rank."""

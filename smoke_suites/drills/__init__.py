@@ -1,0 +1,1 @@
+"""Faults on purpose, each with the verdict it must get."""

@@ -1,0 +1,1 @@
+"""FSDP2 with regional compile against an eager reference."""

@@ -1,0 +1,1 @@
+"""Triton kernels against their PyTorch references."""

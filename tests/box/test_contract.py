@@ -1,0 +1,188 @@
+"""The environment contract: what is set, who wins, what is refused."""
+
+import re
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.box import contract
+from pytest_megacpp.box.contract import LaunchShape, Setting, Source, apply, refusals, resolve
+
+H200X8 = LaunchShape(cuda=True, ranks=8, cpus=64, cache_dir="/cache", fsdp=True)
+DRY_RUN = LaunchShape(cuda=False, ranks=8, cpus=2, cache_dir="/cache")
+
+EVERY_LANE = {
+    "OMP_NUM_THREADS": "1",
+    "TRITON_DEFAULT_NUM_STAGES": "2",
+    "TORCHINDUCTOR_MAX_AUTOTUNE_PRUNE_CHOICES_BASED_ON_SHARED_MEM": "1",
+    "TORCHINDUCTOR_DISTRIBUTED_MAX_AUTOTUNE_GEMM": "0",
+    "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
+    "TRITON_CACHE_DIR": "/cache/triton",
+    "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+    "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+    "TORCH_DISTRIBUTED_DEBUG": "INFO",
+    "TORCH_FR_BUFFER_SIZE": "256",
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "7200",
+    "TORCH_NCCL_ENABLE_MONITORING": "1",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "1000",
+    "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
+    "FSDP_USE_ORIG_PARAMS": "true",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_NET_PLUGIN": "none",
+    "NCCL_IB_DISABLE": "1",
+    **dict.fromkeys(contract.FABRIC_TUNING),
+}
+
+
+def by_name(
+    env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str] | None = None
+) -> dict[str, Setting]:
+    return {setting.name: setting for setting in resolve(env, shape=shape, chosen=chosen or set())}
+
+
+@pytest.mark.parametrize(
+    ("shape", "own"),
+    [
+        (H200X8, {"TORCHINDUCTOR_COMPILE_THREADS": "8", "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM": "0"}),
+        (DRY_RUN, {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TRITON_INTERPRET": "1"}),
+    ],
+    ids=["h200x8-fsdp", "dry-run"],
+)
+def test_an_empty_environment_gets_the_whole_table_from_the_plugin(
+    shape: LaunchShape, own: dict[str, str]
+) -> None:
+    settings = by_name({}, shape)
+    assert {name: setting.value for name, setting in settings.items()} == EVERY_LANE | own
+    assert {setting.source for setting in settings.values()} == {Source.PLUGIN}
+
+
+def test_one_rank_gets_no_thread_limit_as_with_torchrun() -> None:
+    assert "OMP_NUM_THREADS" not in by_name({}, LaunchShape(cuda=True, ranks=1, cpus=8, cache_dir="/c"))
+
+
+def test_an_unknown_loopback_interface_is_not_guessed() -> None:
+    shape = LaunchShape(cuda=False, ranks=2, cpus=2, cache_dir="/c", loopback=None)
+    assert "GLOO_SOCKET_IFNAME" not in by_name({}, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TORCH_DISTRIBUTED_DEBUG", "OFF"),
+        ("TORCH_DISTRIBUTED_DEBUG", "info"),
+        ("OMP_NUM_THREADS", "4,2"),
+        ("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "600"),
+        ("NCCL_IB_DISABLE", "0"),
+        ("TORCHINDUCTOR_CACHE_DIR", "/mine"),
+        ("TRITON_DEFAULT_NUM_STAGES", "2"),
+    ],
+)
+def test_the_operators_value_wins_and_is_shown(name: str, value: str) -> None:
+    setting = by_name({name: value})[name]
+    assert (setting.value, setting.source) == (value, Source.USER)
+    assert str(EVERY_LANE[name]) in setting.reason or EVERY_LANE[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("TORCH_DISTRIBUTED_DEBUG", "DETAIL", "use INFO"),
+        ("TORCH_DISTRIBUTED_DEBUG", "Detail", "use INFO"),
+        ("TORCH_DISTRIBUTED_DEBUG", "", "Unset it"),
+        ("TORCH_DISTRIBUTED_DEBUG", "verbose", "Unset it"),
+        ("TORCH_FR_BUFFER_SIZE", "", "give an integer"),
+        ("TORCH_NCCL_TRACE_BUFFER_SIZE", "", "give an integer"),
+        ("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "2h", "give an integer"),
+    ],
+)
+def test_a_value_that_breaks_the_launch_is_refused_with_its_mend(name: str, value: str, mend: str) -> None:
+    settings = resolve({name: value}, shape=H200X8)
+    (text,) = refusals(settings)
+    assert text.startswith(f"{name}={value!r} is refused: ")
+    assert mend in text
+    with pytest.raises(contract.ContractRefused, match=re.escape(text)):
+        apply({name: value}, settings)
+
+
+def test_inherited_fabric_tuning_is_taken_away_and_the_reason_says_what_it_was() -> None:
+    env = {"NCCL_NET": "AWS Libfabric"}
+    setting = by_name(env)["NCCL_NET"]
+    assert (setting.value, setting.source) == (None, Source.PLUGIN)
+    assert "'AWS Libfabric'" in setting.reason
+    assert "NCCL_NET" not in apply(env, [setting])
+
+
+def test_fabric_tuning_that_was_chosen_for_this_launch_stays() -> None:
+    env = {"NCCL_NVLS_CHUNKSIZE": "65536"}
+    setting = by_name(env, chosen=set(env))["NCCL_NVLS_CHUNKSIZE"]
+    assert (setting.value, setting.source) == ("65536", Source.USER)
+
+
+def test_the_older_name_of_the_ring_size_rules_the_newer_one() -> None:
+    env = {"TORCH_NCCL_TRACE_BUFFER_SIZE": "5000"}
+    setting = by_name(env)["TORCH_FR_BUFFER_SIZE"]
+    assert (setting.value, setting.source) == ("5000", Source.USER)
+    assert "TORCH_NCCL_TRACE_BUFFER_SIZE" in setting.reason
+    both = {**env, "TORCH_FR_BUFFER_SIZE": "64"}
+    assert by_name(both)["TORCH_FR_BUFFER_SIZE"].value == "64"
+
+
+def test_other_variables_pass_untouched() -> None:
+    assert apply({"PATH": "/bin"}, resolve({"PATH": "/bin"}, shape=H200X8))["PATH"] == "/bin"
+
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NAMES = sorted(
+    {"TORCH_NCCL_TRACE_BUFFER_SIZE"}
+    | {setting.name for shape in (H200X8, DRY_RUN) for setting in resolve({}, shape=shape)}
+)
+SHAPES = st.builds(
+    LaunchShape,
+    cuda=st.booleans(),
+    ranks=st.integers(1, 64),
+    cpus=st.integers(1, 512),
+    cache_dir=st.just("/cache"),
+    fsdp=st.booleans(),
+    loopback=st.sampled_from(["lo", "lo0", None]),
+)
+VALUES = st.sampled_from(["", "0", "1", "DETAIL", "INFO", "off", "600"]) | st.text(max_size=8)
+ENVIRONMENTS = st.dictionaries(st.sampled_from([*NAMES, "PATH", "HOME"]), VALUES)
+CHOSEN = st.sets(st.sampled_from(contract.FABRIC_TUNING))
+
+
+@patient
+@given(ENVIRONMENTS, SHAPES, CHOSEN)
+def test_a_users_value_wins_or_is_refused_or_its_removal_is_told(
+    env: dict[str, str], shape: LaunchShape, chosen: set[str]
+) -> None:
+    for setting in resolve(env, shape=shape, chosen=chosen):
+        assert setting.reason
+        if setting.name not in env:
+            assert setting.source is not Source.REFUSED
+        elif setting.name in contract.FABRIC_TUNING and setting.name not in chosen:
+            assert setting.value is None
+            assert repr(env[setting.name]) in setting.reason
+        else:
+            assert setting.value == env[setting.name]
+            assert setting.source in (Source.USER, Source.REFUSED)
+
+
+@patient
+@given(ENVIRONMENTS, SHAPES, CHOSEN)
+def test_applying_twice_is_applying_once(env: dict[str, str], shape: LaunchShape, chosen: set[str]) -> None:
+    settings = resolve(env, shape=shape, chosen=chosen)
+    assert len({setting.name for setting in settings}) == len(settings)
+    if refusals(settings):
+        with pytest.raises(contract.ContractRefused):
+            apply(env, settings)
+        return
+    child = apply(env, settings)
+    assert apply(child, settings) == child
+    again = resolve(child, shape=shape, chosen=chosen)
+    assert [(s.name, s.value) for s in again] == [(s.name, s.value) for s in settings]
+    assert {name: value for name, value in child.items() if name not in NAMES} == {
+        name: value for name, value in env.items() if name not in NAMES
+    }

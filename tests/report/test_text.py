@@ -1,0 +1,222 @@
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.report.text import failure_text, headline
+from tests.report.story import NODEID, Story, killed, result
+
+
+def shown(story: Story, judged: TestResult, receipt: str | None = "r.json") -> str:
+    return failure_text(judged, story.timeline, receipt=receipt, lane="h200x8")
+
+
+def test_a_killed_rank_reads_from_cause_to_next_step() -> None:
+    assert shown(*killed()) == """\
+rank-death · rank 3 was killed by SIGKILL; 7 ranks then waited in all_reduce #7
+  certain · cause signal:SIGKILL · lane h200x8, 8 ranks · dry run (CPU/gloo: says nothing about GPUs)
+
+  0 wait   1 wait   2 wait   3 ✗SIGKILL   4 wait   5 wait   6 wait   7 wait
+  ranks 0-2,4-7 waiting in all_reduce #7
+
+rank 3 wrote last
+│ Fatal Python error: Aborted
+
+evidence (+ seconds since the test began)
+   +1.00 s  ranks 0-2,4-7  flight-recorder  entered all_reduce #7
+  +12.31 s  rank 3         exit             SIGKILL, not killed for memory
+            box            plan             8 ranks were asked for
+
+because of it
+  ranks 0-2,4-7: waited 11.31 s in all_reduce #7 of group 0
+
+last line of each rank's output
+  ranks 0-2,4-7 │ step 7 loss 0.31
+
+next     look at what rank 3 did last:
+         pytest -m h200x8 'suite/test_step.py::test_step[a]'
+receipt  r.json"""
+
+
+@pytest.mark.parametrize("ranks", [64, 1024])
+def test_many_ranks_read_the_same(ranks: int) -> None:
+    text = shown(*killed(ranks))
+    assert f"  ranks 0-2,4-{ranks - 1} waiting in all_reduce #7 · ✗ rank 3 died (SIGKILL)\n" in text
+    assert len(text.splitlines()) == 20
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_blamed_are_named_once_and_first() -> None:
+    verdict = Verdict(Code.STRAGGLER, "asleep in train.py:31 while 3 ranks waited", (1,))
+    assert headline(verdict) == "straggler · rank 1: asleep in train.py:31 while 3 ranks waited"
+    assert headline(replace(verdict, summary="rank 1 slept")) == "straggler · rank 1 slept"
+    assert headline(replace(verdict, summary="rank 12 slept")) == "straggler · rank 1: rank 12 slept"
+    assert headline(replace(verdict, summary="ranks disagree", blamed_ranks=())) == "straggler · ranks disagree"
+    assert headline(replace(verdict, summary="")) == "straggler · rank 1"
+
+
+def test_the_blamed_rank_s_traceback_is_shown_in_full() -> None:
+    story = Story()
+    story.raises(3, 12.0)
+    story.raises(1, 12.5, "Connection closed by peer", "RuntimeError")
+    verdict = Verdict(Code.RANK_DEATH, "rank 3 raised ValueError: no shards", (3,), "exception")
+    text = shown(story, result(verdict))
+    assert 'rank 3 raised\n│ suite/test_step.py:31: in test_step\n│     raise ValueError("no shards")\n│ E' in text
+    assert "│ E   RuntimeError" not in text
+    assert "1 RuntimeError" in text and "3 ✗ValueError" in text
+
+
+def test_ranks_that_raised_the_same_are_shown_once() -> None:
+    story = Story()
+    for rank in range(4):
+        story.raises(rank, 12.0 + rank, f"{rank} is not 4", "AssertionError")
+    text = shown(story, result(Verdict(Code.TEST_FAILED, "all 4 ranks raised AssertionError", (0, 1, 2, 3))))
+    assert text.count("in test_step\n") == 1
+    assert "ranks 0-3 raised (the text is the first one's)" in text
+
+
+def test_a_living_rank_is_shown_where_it_stood() -> None:
+    story = Story()
+    story.rank(9.0, ev.RankReady(1, 100, "0x10"))
+    dump = 'Thread 0x10 (most recent call first):\n  File "/repo/suite/train.py", line 31 in load\n'
+    story.box(20.0, ev.StackTaken(1, 0, "faulthandler", True, dump))
+    story.box(20.0, ev.Sampled(1, 0, True, "S", (), 0.0, 1.0))
+    text = shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,), certainty=Certainty.LIKELY)))
+    assert "1 ✗busy" in text and "✗ rank 1 at suite/train.py:31" in text
+    assert "where rank 1 stood, most recent call first\n│ /repo/suite/train.py:31 in load" in text
+
+
+def test_a_rank_compiling_when_the_box_ended_it_is_shown_compiling() -> None:
+    story = Story(2)
+    story.box(12.0, ev.Sampled(1, 0, True, "R", ("dynamo_compile",), 1.0, 1.0))
+    story.box(20.0, ev.Acted(0, "skew", "", (0,), (1,), (1,), 8.0))
+    story.box(21.0, ev.RankExited(1, None, "SIGTERM", expected=True))
+    assert "1 ✗compiling" in shown(story, result(Verdict(Code.COMPILE_SKEW, "rank 1 compiled", (1,))))
+
+
+def test_ranks_that_failed_only_when_the_box_acted_are_shown_waiting() -> None:
+    story = Story(2)
+    story.waits(0, 11.0)
+    story.box(20.0, ev.Acted(0, "stall", "", (0,), (1,), (), 9.0))
+    story.waits(0, 20.1, done=True)
+    story.raises(0, 20.2, "aborted", "RuntimeError")
+    assert "0 wait" in shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,))))
+
+
+def test_a_broken_start_shows_the_stage_and_the_error() -> None:
+    story = Story(2, released=False)
+    story.rank(5.0, ev.RankBroken(1, "import", "ModuleNotFoundError", "No module named 'x'", "Traceback …"))
+    verdict = Verdict(Code.STARTUP_FAILURE, "rank 1 could not import", (1,), "import", phase="setup")
+    text = shown(story, result(verdict, Outcome.ERROR))
+    assert "0 starting   1 ✗ModuleNotFoundError" in text
+    assert "rank 1 raised in import\n│ Traceback …" in text
+    assert "in setup" in text
+
+
+def test_a_collection_error_is_shown() -> None:
+    story = Story(1, released=False)
+    errors = (ev.CollectError("suite/test_step.py", "E   SyntaxError"), ev.CollectError("other.py", "E   Other"))
+    story.rank(5.0, ev.RankCollected(0, (), "d", errors))
+    story.box(6.0, ev.TestEnded(0, "not-run", ""))
+    text = shown(story, result(Verdict(Code.STARTUP_FAILURE, "rank 0 could not collect", (0,), "collection")))
+    assert "rank 0 could not collect suite/test_step.py\n│ E   SyntaxError" in text
+    assert "Other" not in text
+
+
+def test_failures_of_their_own_stand_apart() -> None:
+    story, judged = killed(4)
+    own = Consequence(2, "raised KeyError: 'x'", "exception")
+    verdict = replace(judged.verdict, consequences=(*judged.verdict.consequences, own))
+    assert "failures of their own\n  rank 2: raised KeyError: 'x' (cause exception)" in shown(story, result(verdict))
+
+
+def test_texts_that_differ_in_numbers_only_are_grouped_when_there_are_many() -> None:
+    story, judged = killed(64)
+    texts = tuple(Consequence(rank, f"Connection closed by peer [127.0.0.1]:{5000 + rank}") for rank in range(64))
+    text = shown(story, result(replace(judged.verdict, consequences=texts)))
+    assert "  ranks 0-63: Connection closed by peer [127.0.0.1]:5000 (numbers differ)\n" in text
+
+
+def test_incomplete_evidence_is_said() -> None:
+    story, judged = killed(4)
+    story.box(1.0, ev.Capability("py-spy", False, "not installed"))
+    story.timeline.gaps.append(ev.Gap("rank 1", 3, 5))
+    story.timeline.damaged.append(ev.Damaged(9, "torn last line"))
+    verdict = replace(judged.verdict, certainty=Certainty.GUESS)
+    said = "incomplete evidence: no py-spy (not installed); 3 events of the recording lost; 1 line of the recording unread"
+    assert said in shown(story, result(verdict))
+
+
+def test_many_lines_of_evidence_are_bounded() -> None:
+    story, judged = killed(4)
+    evidence = tuple(Evidence(1, 11.0 + n, "counters", f"look {n}") for n in range(100))
+    text = shown(story, result(replace(judged.verdict, evidence=evidence)))
+    assert "look 13" in text and "look 14" not in text
+    assert "… 86 more lines in the receipt" in text
+
+
+def test_commands_are_never_broken() -> None:
+    story, judged = killed(4)
+    command = "pytest -m h200x8 " + "x" * 200
+    assert f"next     {command}\n" in shown(story, result(replace(judged.verdict, next_step=command)))
+
+
+def test_without_a_world_there_is_still_a_text() -> None:
+    story = Story(2, released=False)
+    text = shown(story, result(Verdict(Code.NOT_RUN, "no rank came back", next_step="look at the log")), None)
+    assert text == (
+        "not-run · no rank came back\n"
+        "  certain · lane h200x8 · dry run (CPU/gloo: says nothing about GPUs)\n\n"
+        "next     look at the log"
+    )
+
+
+def test_what_ranks_wrote_can_t_act() -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e::error::x\r\x00"
+    story = Story(2)
+    story.raises(1, 12.0, evil, evil)
+    story.prints(0, 12.0, evil)
+    verdict = Verdict(Code.RANK_DEATH, evil, (1,), evil, evidence=(Evidence(1, 1.0, evil, evil),), next_step=evil)
+    text = shown(story, result(replace(verdict, consequences=(Consequence(0, evil),))), evil)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert not re.search("^ *::", text, re.MULTILINE)
+
+
+TEXTS = st.text(max_size=30)
+RANKS = st.integers(0, 5)
+VERDICTS = st.builds(
+    Verdict,
+    code=st.sampled_from(Code),
+    summary=TEXTS,
+    blamed_ranks=st.lists(RANKS, max_size=4).map(tuple),
+    cause=st.none() | TEXTS,
+    certainty=st.sampled_from(Certainty),
+    evidence=st.lists(st.builds(Evidence, st.none() | RANKS, st.none() | st.floats(0, 99), TEXTS, TEXTS)).map(tuple),
+    consequences=st.lists(st.builds(Consequence, RANKS, TEXTS, st.none() | TEXTS)).map(tuple),
+    next_step=TEXTS,
+)
+FACTS = st.one_of(
+    st.builds(ev.RankExited, RANKS, st.none() | st.integers(0, 3), st.none() | TEXTS, expected=st.booleans()),
+    st.builds(ev.Sampled, RANKS, st.just(0), st.booleans(), st.sampled_from("RSDTZ"), st.just(()), st.just(0.0), st.just(0.0)),
+    st.builds(ev.StackTaken, RANKS, st.just(0), st.just("faulthandler"), st.booleans(), TEXTS),
+    st.builds(ev.OutputRead, RANKS, st.just(0), st.sampled_from(["stdout", "stderr"]), TEXTS),
+    st.builds(ev.RankBroken, RANKS, TEXTS, TEXTS, TEXTS, TEXTS),
+    st.builds(ev.Acted, st.just(0), TEXTS, waiting=st.lists(RANKS).map(tuple)),
+    st.builds(ev.PhaseStarted, RANKS, st.just(0), TEXTS),
+    st.builds(ev.Finished, RANKS, st.just(0), st.booleans()),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VERDICTS, st.lists(FACTS, max_size=12), st.booleans())
+def test_any_verdict_over_any_recording_has_a_text(verdict: Verdict, facts: list[ev.Fact], released: bool) -> None:
+    story = Story(4, released=released)
+    for number, fact in enumerate(facts):
+        story.box(11.0 + number, fact)
+    text = shown(story, TestResult(0, NODEID, Outcome.FAILED, verdict))
+    assert text.startswith(str(verdict.code))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
