@@ -6,8 +6,10 @@ other ends every process of the run. Standard library only, and little of it, so
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 
 from pytest_megacpp.box import process
@@ -18,25 +20,27 @@ SWEEP_S = 5.0
 def main(plan: str, directory: str) -> int:
     process.adopt_orphans()
     guard = os.getpid()
+    scratch = tempfile.mkdtemp(prefix="megacpp-")
     box = os.fork()
     if box == 0:
-        os._exit(_box(plan, directory, guard))
+        os._exit(_box(plan, directory, scratch, guard))
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sig, lambda number, _: process.send(box, signal.Signals(number)))
     os.close(0)
     status = _wait_for(box)
     _sweep()
+    shutil.rmtree(scratch, ignore_errors=True)
     return status if status >= 0 else 128 - status
 
 
-def _box(plan: str, directory: str, guard: int) -> int:
+def _box(plan: str, directory: str, scratch: str, guard: int) -> int:
     process.die_with_parent(signal.SIGTERM)
     if os.getppid() != guard:
         return 128 + signal.SIGTERM
     try:
         from pytest_megacpp.box.main import serve
 
-        return serve(plan, directory)
+        return serve(plan, directory, scratch)
     except BaseException:
         import traceback
 

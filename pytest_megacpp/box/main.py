@@ -13,7 +13,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -446,22 +445,22 @@ def take_signals(box: Box) -> None:
         signal.signal(sig, lambda number, _: box.stop("interrupted", f"the box got {signal.Signals(number).name}"))
 
 
-def serve(plan_path: str, directory: str) -> int:
-    """Runs the plan in the file; returns the exit status of the box."""
+def serve(plan_path: str, directory: str, scratch: str) -> int:
+    """Runs the plan in the file; returns the exit status of the box. `scratch` is removed at the end."""
     process.adopt_orphans()
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
     sys.path[:] = plan.path or sys.path
-    with tempfile.TemporaryDirectory(prefix="megacpp-") as scratch:
+    try:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
-        try:
-            recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
-            box = Box(plan, Path(directory), recorder, redactor, Path(scratch))
-            take_signals(box)
-            box.run()
-        except RecordingFailed as e:
-            print(f"megacpp: {e.strerror}", file=sys.stderr, flush=True)
-            return DISK_FULL
-        finally:
-            process.end_all(p.pid for p in process.descendants(os.getpid()))
+        recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
+        box = Box(plan, Path(directory), recorder, redactor, Path(scratch))
+        take_signals(box)
+        box.run()
+    except RecordingFailed as e:
+        print(f"megacpp: {e.strerror}", file=sys.stderr, flush=True)
+        return DISK_FULL
+    finally:
+        process.end_all(p.pid for p in process.descendants(os.getpid()))
+        shutil.rmtree(scratch, ignore_errors=True)
     return 0

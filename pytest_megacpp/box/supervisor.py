@@ -252,5 +252,5 @@ class Supervisor:
     @staticmethod
     def _is_clean(view: TestView) -> bool:
         """Every rank says so, and all counted the same collectives."""
-        counts = {tuple(sorted(v.collectives.enqueued.items())) for v in view.ranks.values()}
+        counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1

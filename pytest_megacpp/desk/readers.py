@@ -4,6 +4,7 @@ A package reads a variable if its name stands quoted in the package's Python sou
 its native libraries. That is a search of bytes: nothing is imported or run, and the search ends at a deadline.
 """
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,21 +70,26 @@ def _relative(path: Path, roots: Iterable[Path]) -> str:
 
 
 def _named_in(path: Path, names: set[bytes], until_s: float) -> set[bytes]:
-    """Those of `names` that stand in the file as whole words; files that can't be read have none."""
+    """Those of `names` that stand in the file; a file that can't be read to its end has those found so far."""
     left, hits = set(names), set[bytes]()
     named = _is_quoted_in if path.suffix == ".py" else _is_word_in
-    overlap = max(map(len, names), default=0) + 2
-    try:
-        with path.open("rb") as file:
-            data = file.read(CHUNK_BYTES)
-            while data and left and monotonic() < until_s:
-                now = {name for name in left if named(name, data)}
-                hits, left = hits | now, left - now
-                more = file.read(CHUNK_BYTES)
-                data = data[-overlap:] + more if more else b""
-    except OSError:
-        return hits
+    with contextlib.suppress(OSError):
+        for data in _windows(path, overlap=max(map(len, names), default=0) + 2):
+            now = {name for name in left if named(name, data)}
+            hits, left = hits | now, left - now
+            if not left or monotonic() > until_s:
+                break
     return hits
+
+
+def _windows(path: Path, overlap: int) -> Iterator[bytes]:
+    """The file in portions that overlap, with a NUL before and after: every name has both neighbours in one of them."""
+    with path.open("rb") as file:
+        data = b"\0" + file.read(CHUNK_BYTES)
+        while more := file.read(CHUNK_BYTES):
+            yield data
+            data = data[-overlap:] + more
+        yield data + b"\0"
 
 
 def _is_quoted_in(name: bytes, data: bytes) -> bool:
@@ -97,9 +103,8 @@ def _is_word_in(name: bytes, data: bytes) -> bool:
 
 
 def _neighbours(name: bytes, data: bytes) -> Iterator[tuple[int, int]]:
-    """The bytes before and after each place of `name`; 0 at the ends."""
-    start = data.find(name)
-    while start >= 0:
-        end = start + len(name)
-        yield data[start - 1] if start else 0, data[end] if end < len(data) else 0
+    """The bytes before and after each place of `name` that has both."""
+    start = data.find(name, 1)
+    while 0 < start < len(data) - len(name):
+        yield data[start - 1], data[start + len(name)]
         start = data.find(name, start + 1)

@@ -1,6 +1,8 @@
 """Owns the lanes' part of a pytest session: waits for results in order and reports them; must not judge."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,7 @@ class LaneRunner:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
         if session.config.option.collectonly or failed_collection:
             return
+        _end_in_order_on_sigterm()
         for lane in self._marks.asked:
             items = [i for i in session.items if self._marks.lane_of(i) == lane]
             if items:
@@ -106,9 +109,8 @@ class LaneRunner:
         return True
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        interrupted = exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
-        stopped = bool(session.shouldfail or session.shouldstop)
-        self.finish(interrupted=interrupted and not stopped)
+        in_order = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+        self.finish(interrupted=not (in_order or session.shouldstop))
 
     def finish(self, *, interrupted: bool) -> None:
         """Ends every box that still runs; safe to call twice."""
@@ -128,6 +130,12 @@ class LaneRunner:
                 terminalreporter.line(f"{file}: {', '.join(f'{n} {code}' for code, n in sorted(counts.items()))}")
             seconds = run.timeline.last_s
             terminalreporter.line(f"run {run.plan.run_id}, {seconds:.1f} s: {_short(run.directory.path)}")
+
+
+def _end_in_order_on_sigterm() -> None:
+    """A cancelled CI job gets SIGTERM; like Ctrl-C it must end the box and finish `run.json`."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=128 + signal.SIGTERM))
 
 
 def _short(path: Path) -> str:

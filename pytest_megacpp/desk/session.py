@@ -111,7 +111,7 @@ class LaneRun:
     def _end_box(self) -> None:
         if self._box is None:
             return
-        self._box.close()
+        self._box.end()
         while not self._over:
             self._read()
 

@@ -18,18 +18,16 @@ def known(word: object, valid: Collection[str], *, what: str, where: str) -> str
     """`word` if it is one of `valid`; raises UsageError."""
     if isinstance(word, str) and word in valid:
         return word
-    raise pytest.UsageError(
-        f"{where}: unknown {what} {word!r}{nearest(word, valid)}. Known: {', '.join(sorted(valid))}"
-    )
+    raise pytest.UsageError(f"{where}: unknown {what} {word!r}{nearest(word, valid)} Known: {', '.join(sorted(valid))}")
 
 
 def nearest(word: object, valid: Collection[str]) -> str:
-    """`; did you mean 'stall'?`, or nothing."""
+    """`; did you mean 'stall'?`, or a full stop."""
     from difflib import get_close_matches
 
     folded = str(word).replace("-", "_").lower()
     found = get_close_matches(folded, sorted(valid), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {found[0]!r}?" if found else "."
 
 
 def count(value: object, *, what: str, where: str) -> int:

@@ -85,14 +85,21 @@ class Observers:
         dump = _flight_dump()
         return read_flight_recorder(dump, self.agent.epoch_s) if dump else ((), ())
 
-    def send_flight_record(self, origin: str) -> None:
+    def counters(self) -> dict[int, tuple[int, int]]:
+        """(entered, completed) collectives by process group, counted from the group's beginning; cheap."""
+        dump = _flight_dump(entries=False)
+        _, status = read_flight_recorder(dump, 0.0) if dump else ((), ())
+        return {s.pg: (s.enqueued, s.completed) for s in status}
+
+    def send_flight_record(self, origin: str, since_s: float = 0.0, most: int = SENT_ENTRIES) -> None:
+        """Sends the last `most` entries that began after `since_s`."""
         try:
             entries, status = self.flight_record()
         except Exception as e:
             self._missing("flight_recorder", e)
             return
         if entries or status:
-            kept = entries[-SENT_ENTRIES:]
+            kept = tuple(e for e in entries if e.entered_s >= since_s)[-most:]
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
 
     def compile_started(self) -> None:
@@ -123,15 +130,15 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _flight_dump() -> bytes | str | None:
+def _flight_dump(*, entries: bool = True) -> bytes | str | None:
     from torch._C import _distributed_c10d as c10d
 
     if not _initialized():
         return None
     nccl = getattr(c10d, "_dump_nccl_trace_json", None)
     if nccl is not None and _uses_nccl():
-        return nccl(True, False)  # type: ignore[no-any-return]
-    return c10d._dump_fr_trace_json(True, False)  # type: ignore[attr-defined, no-any-return]
+        return nccl(entries, False)  # type: ignore[no-any-return]
+    return c10d._dump_fr_trace_json(entries, False)  # type: ignore[attr-defined, no-any-return]
 
 
 def _initialized() -> bool:

@@ -40,6 +40,7 @@ _DESK_OPTIONS: dict[str, object] = {
     "timeout": None,
     "cov_source": None,
 }
+FLIGHT_RECORD_AFTER_S = 0.05  # reading the whole ring takes milliseconds, which a tiny test shall not pay
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
@@ -106,11 +107,15 @@ class RankSession:
         self._go, self.observers.test = go, go.test
         self._prepare_group(go, item)
         self.observers.compile_started()
+        before, start_s = self.observers.counters(), self.agent.now_s()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         self.observers.send_compiled()
         clean, foreign = self._group_after_test()
-        self.observers.send_flight_record("finish")
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign))
+        after = self.observers.counters()
+        if after and self.agent.now_s() - start_s > FLIGHT_RECORD_AFTER_S:
+            self.observers.send_flight_record("finish", start_s, most=1)
+        entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in after.items()) for i in (0, 1))
+        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed))
         self.observers.test = None
 
     def _prepare_group(self, go: Go, item: pytest.Item) -> None:
@@ -142,11 +147,7 @@ class RankSession:
     def _nothing_in_flight(self) -> bool:
         """A finished collective is retired by another thread, a moment after the call returned."""
         for _ in range(SETTLE_LOOKS):
-            try:
-                entries, _ = self.observers.flight_record()
-            except Exception:
-                return False
-            if all(e.done for e in entries):
+            if all(entered == completed for entered, completed in self.observers.counters().values()):
                 return True
             time.sleep(SETTLE_S)
         return False

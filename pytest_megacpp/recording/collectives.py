@@ -43,22 +43,44 @@ class RankCollectives:
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
+    unfinished: dict[tuple[str, int], None] = field(default_factory=dict)  # a set in order
 
     def update(self, seen: FlightRecorded) -> None:
-        for entry in seen.entries:
-            if entry.p2p or entry.entered_s < self.floor_s:
-                continue
-            name = self.named(entry.group)
-            self.groups[entry.pg] = name
-            self.entries[name, entry.seq] = replace(entry, group=name)
-            self.enqueued[name] = max(self.enqueued.get(name, 0), entry.seq)
+        before = tuple(self.unfinished) if seen.origin == "poll" else ()
+        listed = {self._add(entry) for entry in seen.entries if not entry.p2p and entry.entered_s >= self.floor_s}
         for status in seen.status:
             if status.pg in self.groups:  # others were used before this test only
                 name = self.groups[status.pg]
                 self.enqueued[name] = max(self.enqueued.get(name, 0), status.enqueued)
                 self.completed[name] = max(self.completed.get(name, 0), status.completed)
-        for key in list(self.entries)[: max(0, len(self.entries) - KEPT_ENTRIES)]:
-            del self.entries[key]
+        self._close(before, listed, {self.groups.get(status.pg) for status in seen.status})
+        while len(self.entries) > KEPT_ENTRIES:
+            self._drop(next(iter(self.entries)))
+
+    def _add(self, entry: Collective) -> tuple[str, int]:
+        name = self.named(entry.group)
+        key = name, entry.seq
+        known = self.entries.get(key)
+        done = entry.done or (known is not None and known.done and known.entered_s == entry.entered_s)
+        self.groups[entry.pg] = name
+        self.entries[key] = replace(entry, group=name, done=done)
+        self.enqueued[name] = max(self.enqueued.get(name, 0), entry.seq)
+        if done:
+            self.unfinished.pop(key, None)
+        else:
+            self.unfinished[key] = None
+        return key
+
+    def _close(self, before: Iterable[tuple[str, int]], listed: set[tuple[str, int]], alive: set[str | None]) -> None:
+        """A poll lists all that is unfinished in the groups it counts, so what it leaves out is done."""
+        for key in before:
+            if key not in listed and key[0] in alive:
+                del self.unfinished[key]
+                self.entries[key] = replace(self.entries[key], done=True)
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        del self.entries[key]
+        self.unfinished.pop(key, None)
 
     def named(self, group: str) -> str:
         return f"{group}@{self.incarnation}" if self.incarnation else group
@@ -67,10 +89,11 @@ class RankCollectives:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.incarnation = time_s, self.incarnation + 1
         self.groups.clear()
+        self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
 
     def pending(self) -> tuple[Collective, ...]:
         """Entered and not finished, oldest first."""
-        return tuple(sorted((e for e in self.entries.values() if not e.done), key=lambda e: e.entered_s))
+        return tuple(sorted((self.entries[key] for key in self.unfinished), key=lambda e: e.entered_s))
 
     def last(self) -> Collective | None:
         return max(self.entries.values(), key=lambda e: (e.entered_s, e.seq), default=None)

@@ -263,13 +263,16 @@ class Reported:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
-    `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store.
+    `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
+    `completed` count this test's collectives.
     """
 
     rank: int
     test: int
     group_clean: bool
     group_foreign: bool = False
+    entered: int = 0
+    completed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pytest_megacpp.recording.stacks import Thread, main_thread, waits_for_peer
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
 KEPT_PHASES = 1024
+MAX_WORLD_SIZE = 65_536
 CPU_PROGRESS_S = 0.02  # less CPU time between two looks is a waiting thread's housekeeping
 
 
@@ -37,6 +38,7 @@ class RankView:
     finished_s: float | None = None
     group_clean: bool = False
     group_foreign: bool = False
+    counted: ev.Finished | None = None
     sample: ev.Sampled | None = None
     sample_s: float = 0.0
     first_sample: ev.Sampled | None = None
@@ -212,9 +214,15 @@ class Timeline:
             case ev.Unknown():
                 self.unknown += 1
             case ev.WorldStarted():
-                self.worlds[event.world] = WorldView(event.world, fact.size, time_s)
+                self._world_started(event.world, time_s, fact)
             case _:
                 self._add_to_world(event.world, time_s, fact)
+
+    def _world_started(self, name: str, time_s: float, fact: ev.WorldStarted) -> None:
+        if name in self.worlds or not 0 < fact.size <= MAX_WORLD_SIZE:
+            self.stray += 1
+        else:
+            self.worlds[name] = WorldView(name, fact.size, time_s)
 
     def _world_rank(self, world: str, rank: int) -> bool:
         view = self.worlds.get(world)
@@ -260,9 +268,13 @@ class Timeline:
         world.exits.setdefault(fact.rank, (time_s, fact))
         if world.test is not None:
             view = self.tests[world.test].ranks[fact.rank]
-            view.exit, view.exit_s = fact, time_s
+            if view.exit is None:
+                view.exit, view.exit_s = fact, time_s
 
     def _test_started(self, world: WorldView, time_s: float, fact: ev.TestStarted) -> None:
+        if fact.test in self.tests:  # a test runs once
+            self.stray += 1
+            return
         groups = Groups(world.size)
         for name, members in world.groups.items():
             groups.announce(name, members)
@@ -280,15 +292,15 @@ class Timeline:
         return world.ready[rank][1].main_thread if rank in world.ready else ""
 
     def _acted(self, world: WorldView, time_s: float, fact: ev.Acted) -> None:
-        if fact.test is not None and fact.test in self.tests:
-            view = self.tests[fact.test]
+        view = self.tests.get(fact.test) if fact.test is not None else None
+        if view is not None and view.acted is None:
             view.acted, view.acted_s = fact, time_s
-        else:
+        elif view is None:
             world.acted, world.acted_s = fact, time_s
 
     def _test_ended(self, world: WorldView, time_s: float, fact: ev.TestEnded) -> None:
         view = self.tests.get(fact.test)
-        if view is not None and view.world == world.name:
+        if view is not None and view.world == world.name and view.ended is None:
             view.ended, view.ended_s = fact, time_s
         if fact.reason == "not-run":
             self.unreached[fact.test] = (world.name, fact)
@@ -299,7 +311,8 @@ class Timeline:
         test = world.test if test is None else test
         view = self.tests.get(test) if test is not None else None
         if view is not None and view.world == world.name:
-            _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
+            if view.ended is None:  # what ranks say while the box ends them is no testimony
+                _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
         elif isinstance(fact, ev.StackTaken):
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
@@ -324,11 +337,11 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
             _end_phase(view, fact.name, time_s)
             view.progress_s = time_s
         case ev.Reported():
-            view.reports.setdefault(fact.when, (time_s, fact))
+            _reported(view, time_s, fact)
             view.progress_s = view.busy_s = time_s
         case ev.Finished():
             view.finished_s = time_s
-            view.group_clean, view.group_foreign = fact.group_clean, fact.group_foreign
+            view.group_clean, view.group_foreign, view.counted = fact.group_clean, fact.group_foreign, fact
         case ev.Recorded():
             if len(view.records) < KEPT_RECORDS or fact.key in view.records:
                 view.records[fact.key] = fact.value
@@ -350,6 +363,13 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
             view.stacks = [*view.stacks[-(KEPT_STACKS - 1) :], (time_s, fact)]
         case ev.OutputRead():
             view.output[fact.stream] = fact
+
+
+def _reported(view: RankView, time_s: float, fact: ev.Reported) -> None:
+    """Of several reports of a phase (reruns, subtests) a failure stays, else the newest counts."""
+    known = view.reports.get(fact.when)
+    if known is None or known[1].outcome != "failed":
+        view.reports[fact.when] = (time_s, fact)
 
 
 def _end_phase(view: RankView, name: str, time_s: float) -> None:

@@ -5,12 +5,15 @@ tail waits for its end, a line that can't be read becomes `Damaged`, a hole in a
 `Gap`, a kind of a newer version becomes `Unknown`.
 """
 
+import dataclasses
 import json
 import math
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
 
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.codec import CodecError, from_json, to_json
@@ -21,8 +24,9 @@ MAX_LINE_BYTES = 1 << 20
 MAX_TEXT_CHARS = 64_000
 
 
-def _kind(cls: type) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+@cache
+def _kind(cls: Any) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", str(cls.__name__)).lower()
 
 
 def _members(union: object) -> tuple[type, ...]:
@@ -36,12 +40,27 @@ KINDS: Mapping[str, type] = types.MappingProxyType(
 RANK_KINDS = frozenset(_kind(cls) for cls in _members(events.RankFact))
 
 
-def encode_fact(fact: Fact) -> dict[str, typing.Any]:
-    """A fact as a JSON object with its `kind`; over-long texts are cut in the middle."""
-    return {"kind": _kind(type(fact)), **{k: _bounded(v) for k, v in to_json(fact).items()}}
+def encode_fact(fact: Fact) -> dict[str, Any]:
+    """A fact as a JSON object with its `kind`; defaults are left out, over-long texts cut in the middle."""
+    cls = type(fact)
+    defaults = _defaults(cls)
+    values = {name: getattr(fact, name) for name in _names(cls)}
+    kept = {k: _bounded(to_json(v)) for k, v in values.items() if k not in defaults or defaults[k] != v}
+    return {"kind": _kind(cls), **kept}
 
 
-def _bounded(value: typing.Any) -> typing.Any:
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+@cache
+def _defaults(cls: Any) -> dict[str, object]:
+    """Fields that need not be written when they hold their default."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+
+
+def _bounded(value: Any) -> Any:
     if isinstance(value, str):
         return cut_middle(value, MAX_TEXT_CHARS)
     if isinstance(value, list):
@@ -61,7 +80,7 @@ def cut_middle(text: str, limit: int) -> str:
     return f"{text[:half]}\n… {len(text) - 2 * half} characters cut …\n{text[-half:]}"
 
 
-def decode_fact(data: Mapping[str, typing.Any]) -> Fact:
+def decode_fact(data: Mapping[str, Any]) -> Fact:
     """The fact in a JSON object; raises CodecError on data that don't fit."""
     kind = data.get("kind")
     if not isinstance(kind, str):
@@ -91,7 +110,7 @@ def encode(event: Event) -> bytes:
     return dump_line(head | encode_fact(event.fact))
 
 
-def read_object(line: bytes) -> dict[str, typing.Any]:
+def read_object(line: bytes) -> dict[str, Any]:
     """The JSON object in one line; raises CodecError."""
     try:
         data = json.loads(line)

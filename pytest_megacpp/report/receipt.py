@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from pytest_megacpp.judge.verdicts import TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.collectives import Wait, describe
+from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, redacted
@@ -123,14 +123,31 @@ def _compiled(view: RankView) -> dict[str, Json]:
 
 
 def _collectives(view: RankView) -> Json:
-    """Totals over the rank's groups; `last` is the newest one it entered."""
-    seen = view.collectives
-    last = seen.last()
+    """Counts of this test; `last` is the newest one that the rank entered."""
+    entered, completed = _counts(view)
+    last = view.collectives.last()
     return {
-        "entered": sum(seen.enqueued.values()),
-        "completed": sum(seen.completed.values()),
+        "entered": entered,
+        "completed": completed,
         "last": {"group": last.group, "seq": last.seq, "op": describe(last), "done": last.done} if last else None,
     }
+
+
+def _counts(view: RankView) -> tuple[int, int]:
+    """Entered and completed: as the rank itself counted at its end, or what was seen from outside."""
+    groups = {name for name, _ in view.collectives.entries}
+    told = (view.counted.entered, view.counted.completed) if view.counted else (0, 0)
+    entered, completed = zip(told, *(_counts_of(view.collectives, group) for group in groups), strict=True)
+    return max(told[0], sum(entered[1:])), max(told[1], sum(completed[1:]))
+
+
+def _counts_of(seen: RankCollectives, group: str) -> tuple[int, int]:
+    """Entered and completed since the first entry kept: a group that serves several tests counts on and on."""
+    entries = [entry for (name, _), entry in seen.entries.items() if name == group]
+    before = min(entry.seq for entry in entries) - 1
+    done = max((entry.seq for entry in entries if entry.done), default=before)
+    completed = max(done, seen.completed.get(group, before))
+    return max(seen.enqueued.get(group, before), completed) - before, completed - before
 
 
 def _exit(where: Scene, view: RankView) -> Json:

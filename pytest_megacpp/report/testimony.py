@@ -131,7 +131,10 @@ def last_lines(verdict: Verdict, scene: Scene) -> list[str]:
     if verdict.code is Code.TEST_FAILED or not scene.size:
         return []
     blamed = set(verdict.blamed_ranks)
-    order = [*(r for r in verdict.blamed_ranks if not _died(scene, r)), *(r for r in range(scene.size) if r not in blamed)]
+    order = [
+        *(r for r in verdict.blamed_ranks if not _died(scene, r)),
+        *(r for r in range(scene.size) if r not in blamed),
+    ]
     said = [(rank, line) for rank in order if (line := last_line(scene, rank)) is not None]
     groups = grouped_texts(said, KEPT_LINES)[:KEPT_LINES]
     left = len(said) - sum(len(ranks) for ranks, _ in groups)

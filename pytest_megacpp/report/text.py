@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, named, wrapped
@@ -25,7 +26,7 @@ def headline(verdict: Verdict) -> str:
     summary, blamed = one_line(verdict.summary, 400), named(verdict.blamed_ranks)
     if not summary or not verdict.blamed_ranks:
         return " · ".join(part for part in (verdict.code, summary or blamed * bool(verdict.blamed_ranks)) if part)
-    if re.match(rf"{re.escape(blamed)}(?![-,\d])", summary):
+    if any(re.match(rf"{re.escape(name)}(?![-,\d])", summary) for name in (blamed, ranks_named(verdict.blamed_ranks))):
         return f"{verdict.code} · {summary}"
     return f"{verdict.code} · {blamed}: {summary}"
 

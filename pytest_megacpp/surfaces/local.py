@@ -89,7 +89,7 @@ class LocalBox:
                 stdin.write(json.dumps({"stop": reason}).encode() + b"\n")
                 stdin.flush()
 
-    def close(self) -> None:
+    def end(self) -> None:
         if self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
@@ -99,8 +99,6 @@ class LocalBox:
                 process.end_all(p.pid for p in process.descendants(self._child.pid))
                 process.end_all([self._child.pid])
                 self._wait(TERM_S)
-        if self._file is not None:
-            self._file.close()
 
     def _wait(self, limit_s: float) -> bool:
         try:

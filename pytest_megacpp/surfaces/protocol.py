@@ -7,7 +7,7 @@ from pytest_megacpp.recording.plan import Plan
 
 
 class RunningBox(Protocol):
-    """A box at work. No method blocks for long, `close` excepted, which has a deadline of its own."""
+    """A box at work. No method blocks for long, `end` excepted, which has a deadline of its own."""
 
     def read(self) -> bytes:
         """What came of the recording since the last call; may be empty."""
@@ -18,8 +18,8 @@ class RunningBox(Protocol):
     def stop(self, reason: str) -> None:
         """Asks the box to end in order."""
 
-    def close(self) -> None:
-        """Makes sure that nothing of the box is left."""
+    def end(self) -> None:
+        """Makes sure that nothing of the box is left; what it recorded can still be read."""
 
 
 class Surface(Protocol):

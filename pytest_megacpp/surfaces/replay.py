@@ -21,5 +21,5 @@ class ReplayedBox:
     def stop(self, reason: str) -> None:
         """There is nothing to stop."""
 
-    def close(self) -> None:
-        self._file.close()
+    def end(self) -> None:
+        """There is nothing to end."""

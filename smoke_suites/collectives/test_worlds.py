@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+
     from pytest_megacpp.rank.lane import Lane
 
 

@@ -10,14 +10,15 @@ import uuid
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_megacpp.rank.lane import Lane
     from torch import Tensor
+
+    from pytest_megacpp.rank.lane import Lane
 
 LONG_S = 600
 """Longer than any limit of a drill; nothing ever waits it out."""
 
 LAYERS_TO_COMPILE = {"cpu": 20, "cuda": 80}
-"""Enough for several seconds of cold compile: on a CPU a layer takes 0.2 to 0.5 s, most of it in the C++ compiler."""
+"""Several seconds of cold compile: on a CPU a layer takes 0.2 to 0.5 s, mostly in the C++ compiler."""
 
 
 def line_up(lane: Lane) -> None:
@@ -110,7 +111,7 @@ def compile_and_run(lane: Lane, *, times: int = 1, salt: float = 0.0) -> None:
 
 
 def compile_with_a_cold_cache(lane: Lane) -> None:
-    """The same, but as if this rank had come without the seed: an empty Inductor cache directory of its own."""
+    """The same as if this rank had come without the seed: with an empty Inductor cache directory."""
     from torch._inductor.utils import fresh_cache
 
     with fresh_cache():

@@ -1,4 +1,4 @@
-"""A small decoder in plain PyTorch: embedding, equal pre-norm blocks, head. It knows nothing of ranks or meshes."""
+"""A small decoder in plain PyTorch: embedding, equal pre-norm blocks, head. It knows nothing of ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelConfig:
 
 
 class Block(nn.Module):
-    """Attention and a gated feed-forward, each on a residual branch: (batch, length, width) to the same shape."""
+    """Attention and a gated feed-forward, each on a residual branch; keeps (batch, length, width)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,7 +37,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.attend(self.attention_norm(hidden))
         normed = self.feed_forward_norm(hidden)
-        return hidden + self.down(F.silu(self.gate(normed)) * self.up(normed))
+        out: Tensor = hidden + self.down(F.silu(self.gate(normed)) * self.up(normed))
+        return out
 
     def attend(self, hidden: Tensor) -> Tensor:
         query, key, value = (
@@ -45,7 +46,8 @@ class Block(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.attention_out(mixed.transpose(1, 2).flatten(-2))
+        out: Tensor = self.attention_out(mixed.transpose(1, 2).flatten(-2))
+        return out
 
 
 class Decoder(nn.Module):
@@ -62,7 +64,8 @@ class Decoder(nn.Module):
         hidden = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
-        return self.head(self.norm(hidden))
+        logits: Tensor = self.head(self.norm(hidden))
+        return logits
 
 
 def build(config: ModelConfig, device: torch.device, seed: int = 0) -> Decoder:

@@ -1,4 +1,4 @@
-"""How a decoder is spread over a mesh: compile each block, shard it, then shard the whole (torchtitan's order)."""
+"""How a decoder is spread over a mesh, in torchtitan's order: compile, shard each block, shard the rest."""
 
 from __future__ import annotations
 

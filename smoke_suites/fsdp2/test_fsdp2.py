@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_megacpp.rank.lane import Lane
     from torch import Tensor
+
+    from pytest_megacpp.rank.lane import Lane
 
     from .model import Decoder, ModelConfig
 
@@ -17,7 +18,7 @@ SEQUENCES_PER_RANK = 2
 TOKENS = 33
 
 TOLERANCE = 1e-5
-"""Relative for losses, absolute and relative for parameters, all float32: only the order of summation differs."""
+"""Of losses (relative) and parameters (both ways) in float32: only the order of summation may differ."""
 
 
 def chosen_config(lane: Lane) -> ModelConfig:
@@ -79,9 +80,8 @@ def test_training_equals_the_eager_reference(modal_h200x8: Lane) -> None:
     assert losses[-1] < losses[0]
     for (name, parameter), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
         assert isinstance(parameter, DTensor), name
-        torch.testing.assert_close(
-            parameter.full_tensor(), wanted.detach(), rtol=TOLERANCE, atol=TOLERANCE, msg=lambda m: f"{name}: {m}"
-        )
+        distance = (parameter.full_tensor() - wanted.detach()).abs()
+        assert bool((distance <= TOLERANCE * (1 + wanted.abs())).all()), f"{name} is off by {distance.max()}"
 
 
 def test_warm_up_leaves_nothing_to_compile(modal_h200x8: Lane) -> None:

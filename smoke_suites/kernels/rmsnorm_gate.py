@@ -9,20 +9,19 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
-def _rmsnorm_gate_row(
+@triton.jit  # type: ignore[untyped-decorator]
+def _rmsnorm_gate_row(  # type: ignore[no-untyped-def]
     hidden_ptr,
     gate_ptr,
     weight_ptr,
     out_ptr,
-    row_stride,
     width,
     epsilon,
     BLOCK: tl.constexpr,
 ):
     columns = tl.arange(0, BLOCK)
     inside = columns < width
-    offsets = tl.program_id(0).to(tl.int64) * row_stride + columns
+    offsets = tl.program_id(0).to(tl.int64) * width + columns
     hidden = tl.load(hidden_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gate_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
@@ -42,9 +41,8 @@ def rmsnorm_gate(hidden: Tensor, gate: Tensor, weight: Tensor, epsilon: float = 
     width = hidden.shape[-1]
     rows, gates = hidden.reshape(-1, width).contiguous(), gate.reshape(-1, width).contiguous()
     out = torch.empty_like(rows)
-    _rmsnorm_gate_row[(rows.shape[0],)](
-        rows, gates, weight.contiguous(), out, rows.stride(0), width, epsilon, BLOCK=triton.next_power_of_2(width)
-    )
+    block = triton.next_power_of_2(width)
+    _rmsnorm_gate_row[(len(rows),)](rows, gates, weight.contiguous(), out, width, epsilon, BLOCK=block)
     return out.view(hidden.shape)
 
 

@@ -27,5 +27,5 @@ def test_one_and_many_and_none() -> None:
 
 
 def test_long_lists_are_cut_between_ranks() -> None:
-    assert brief_ranks(range(0, 1024, 2), 8) == "0,2,4,… (512 ranks)"
+    assert brief_ranks(range(0, 1024, 2), 8) == "0,2,4,6,… (512 ranks)"
     assert brief_ranks(range(1024)) == "0-1023"

@@ -31,7 +31,7 @@ class Story:
 
     def waits(self, rank: int, time_s: float, op: str = "gloo:all_reduce", seq: int = 7, done: bool = False) -> None:
         entry = ev.Collective("0", seq, op, 8, 8, "Float", "[[8]]", time_s, done)
-        status = ev.GroupStatus("0", seq, seq if done else seq - 1)
+        status = ev.GroupStatus(0, seq, seq if done else seq - 1)
         self.rank(time_s, ev.FlightRecorded(rank, 0, "poll", (entry,), (status,)))
 
     def raises(self, rank: int, time_s: float, message: str = "no shards", type_name: str = "ValueError") -> None:

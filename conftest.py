@@ -1,0 +1,3 @@
+"""The project's own tests start real pytest sessions."""
+
+pytest_plugins = ["pytester"]

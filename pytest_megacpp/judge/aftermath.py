@@ -1,0 +1,109 @@
+"""Owns what the other ranks showed because of a cause: who waited in what, who lost its peer, who failed on its own.
+
+Must not know how the cause was found.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+
+from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.phrases import seconds
+from pytest_megacpp.judge.verdicts import Consequence, Evidence
+from pytest_megacpp.recording.collectives import Wait, bare_op
+from pytest_megacpp.recording.ranks import ranks_named
+
+KEPT_GROUPS = 3
+
+
+def victims(case: Case) -> tuple[Trouble, ...]:
+    """Ranks that failed only because a peer was gone or late."""
+    return tuple(t for t in case.troubles.values() if t.secondary)
+
+
+def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
+    """Ranks that waited for a peer when the box acted, or where the recording stops."""
+    waiting = {r for r, wait in case.waiting_in.items() if wait.missing or set(wait.waiting) & set(blamed)}
+    waiting |= case.blocked.keys()
+    if case.test.acted is not None and case.why in ("failure-stuck", "stall", "skew"):
+        waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
+    return tuple(sorted(r for r in waiting if r not in blamed and r not in case.troubles))
+
+
+def sentence(case: Case, blamed: Collection[int]) -> str:
+    """`ranks 0-2,4-7 then waited in all_gather #12`; empty when nothing followed."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for rank in stuck(case, blamed):
+        groups[f"waited {_in_what(case, rank)}"].append(rank)
+    for trouble in victims(case):
+        if trouble.rank not in blamed:
+            groups[f"lost their peer {_in_last(case, trouble)}".rstrip()].append(trouble.rank)
+    largest = sorted(groups.items(), key=lambda g: (-len(g[1]), g[1]))[:KEPT_GROUPS]
+    parts = [f"{ranks_named(ranks)} then {_agreeing(text, ranks)}" for text, ranks in largest]
+    return " and ".join(parts)
+
+
+def _agreeing(text: str, ranks: Collection[int]) -> str:
+    return text.replace("their", "its") if len(ranks) == 1 else text
+
+
+def _in_what(case: Case, rank: int) -> str:
+    wait = case.waiting_in.get(rank)
+    if wait is not None:
+        return f"in {wait}"
+    return f"in {case.blocked[rank]}" if rank in case.blocked else "for a peer"
+
+
+def _in_last(case: Case, trouble: Trouble) -> str:
+    last = case.last_entered(trouble.rank, trouble.time_s)
+    return f"in {bare_op(last.op)} #{last.seq}" if last else ""
+
+
+def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]:
+    """One per rank that isn't blamed and isn't well, in rank order."""
+    waiting = set(stuck(case, blamed))
+    found = []
+    for rank in sorted(case.ranks):
+        trouble = case.troubles.get(rank)
+        if rank in blamed:
+            continue
+        if trouble is not None:
+            found.append(_failed(trouble))
+        elif rank in waiting:
+            found.append(Consequence(rank, f"waited {_how_long(case, rank)}{_in_what(case, rank)}"))
+    return tuple(found)
+
+
+def _how_long(case: Case, rank: int) -> str:
+    wait = case.waiting_in.get(rank)
+    return f"{seconds(case.waited_s(wait.since_s))} " if wait else ""
+
+
+def _failed(trouble: Trouble) -> Consequence:
+    if trouble.secondary:
+        return Consequence(trouble.rank, trouble.text)
+    return Consequence(trouble.rank, said(trouble), trouble.cause)
+
+
+def said(trouble: Trouble) -> str:
+    """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
+    where = f" ({trouble.place})" if trouble.place else ""
+    verb = "raised " if trouble.source == "report" else ""
+    return f"{verb}{trouble.text}{where}"
+
+
+def wait_evidence(wait: Wait) -> Evidence:
+    """Who was in a collective and who wasn't."""
+    absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
+    text = f"{ranks_named(wait.waiting)} entered {wait} of group {wait.group}{absent}"
+    return Evidence(None, wait.since_s, "flight-recorder", text)
+
+
+def trouble_evidence(trouble: Trouble) -> Evidence:
+    source = {"report": "report", "exit": "exit"}.get(trouble.source, "box")
+    return Evidence(trouble.rank, trouble.time_s, source, f"{said(trouble)} in {trouble.phase}")
+
+
+def first_few(ranks: Collection[int], tell: Callable[[int], Evidence | None], limit: int = 4) -> tuple[Evidence, ...]:
+    """Evidence about the first ranks; a thousand alike say no more."""
+    told = (tell(rank) for rank in sorted(ranks)[:limit])
+    return tuple(e for e in told if e is not None)

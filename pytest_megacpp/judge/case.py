@@ -1,0 +1,303 @@
+"""Owns what is known of one test at the moment that decides: troubles, waits, who had left; must not name a culprit.
+
+The moment is the box's act where there was one. What ranks did afterwards (they were being ended) doesn't count.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_megacpp.judge import errors
+from pytest_megacpp.judge.errors import Kind
+from pytest_megacpp.judge.phrases import file_line, place, plain
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import Wait, bare_op
+from pytest_megacpp.recording.stacks import Frame, communication_call, threads, user_frame, waits_for_peer
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+
+PHASES = ("setup", "call", "teardown")
+FROZEN_STATES = ("T", "t")
+LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
+_ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words."""
+
+    rank: int
+    time_s: float
+    source: str
+    kind: Kind
+    cause: str
+    text: str
+    place: str
+    phase: str
+
+    @property
+    def secondary(self) -> bool:
+        return self.kind.secondary
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        """Equal for ranks to which the same happened."""
+        return (self.source, self.cause, self.text.partition(":")[0], self.place, self.phase)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test that was started, its world, and the run it is part of."""
+
+    timeline: Timeline
+    test: TestView
+    world: WorldView
+
+    @property
+    def ranks(self) -> Mapping[int, RankView]:
+        return self.test.ranks
+
+    @property
+    def why(self) -> str | None:
+        """Why the box ended the test early, None when it didn't."""
+        return self.test.acted.why if self.test.acted else None
+
+    @cached_property
+    def end_s(self) -> float:
+        """When the box acted, else when the test ended, else where the recording stops."""
+        return next((t for t in (self.test.acted_s, self.test.ended_s) if t is not None), self.timeline.last_s)
+
+    @cached_property
+    def moment_s(self) -> float:
+        """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
+        given_up = [t.time_s for t in self.troubles.values() if t.secondary]
+        return min([*given_up, self.end_s])
+
+    # -- troubles ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cutoff_s(self) -> float:
+        """What a rank reported later than this was said while it was being ended."""
+        if self.test.acted is None:
+            return float("inf")
+        return self.end_s + (LATE_WORDS_S if self.why in _ACTS_ON_TROUBLE else 0.0)
+
+    @cached_property
+    def troubles(self) -> dict[int, Trouble]:
+        """The first trouble of each rank that has one, in order of time."""
+        found = [t for view in self.ranks.values() if (t := self._first_trouble(view)) is not None]
+        return {t.rank: t for t in sorted(found, key=lambda t: (t.time_s, t.rank))}
+
+    def _first_trouble(self, view: RankView) -> Trouble | None:
+        candidates = [t for t in (self._reported(view), self._broken(view), self._exited(view)) if t is not None]
+        return min(candidates, key=lambda t: t.time_s, default=None)
+
+    def _reported(self, view: RankView) -> Trouble | None:
+        if view.failure is None or view.failure[0] > self.cutoff_s or is_strict_xpass(view.failure[1]):
+            return None
+        time_s, report = view.failure
+        error = report.error or ev.Error("", "reported failed without an error", "", 0, "")
+        kind = self._alone(errors.classify(error.type, error.message, error.traceback))
+        where = file_line(error.file, error.line)
+        return Trouble(view.rank, time_s, "report", kind, kind.cause, error_text(error), where, report.when)
+
+    def _broken(self, view: RankView) -> Trouble | None:
+        time_s, broken = self.world.broken.get(view.rank, (0.0, None))
+        if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
+            return None
+        kind = self._alone(errors.classify(broken.type, broken.message, broken.traceback))
+        text = f"{plain(broken.stage, 40)} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
+        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", phase_of(view))
+
+    def _exited(self, view: RankView) -> Trouble | None:
+        time_s, exited = self.exits.get(view.rank, (0.0, None))
+        if exited is None:
+            return None
+        kind = self._alone(_exit_kind(exited, written(view)))
+        frame = crash_frame(view)
+        where = file_line(frame.file, frame.line) if frame else ""
+        return Trouble(view.rank, time_s, "exit", kind, exit_cause(exited), exit_text(exited), where, phase_of(view))
+
+    def _alone(self, kind: Kind) -> Kind:
+        """A world of one has no peers: whatever it met is its own."""
+        return Kind.OWN if kind.secondary and self.test.size == 1 else kind
+
+    @cached_property
+    def exits(self) -> dict[int, tuple[float, ev.RankExited]]:
+        """Processes that ended in this test, or before it, without the box's doing."""
+        found = self.world.exits.items()
+        latest_s = min(self.cutoff_s, self._over_s)
+        return {r: (t, e) for r, (t, e) in found if not e.expected and t <= latest_s and r in self.ranks}
+
+    @property
+    def _over_s(self) -> float:
+        return self.test.ended_s if self.test.ended_s is not None else float("inf")
+
+    # -- states at the moment ------------------------------------------------------------------------------
+
+    def has_finished(self, rank: int) -> bool:
+        """Through with the test, without trouble, by the moment."""
+        over_s = self.ranks[rank].finished_s
+        return rank not in self.troubles and over_s is not None and over_s <= self.moment_s
+
+    def has_left(self, rank: int) -> bool:
+        """Through with the test's body, without trouble, by the moment."""
+        called = self.ranks[rank].reports.get("call")
+        if called is None or rank in self.troubles:
+            return self.has_finished(rank)
+        return called[0] <= self.moment_s
+
+    def is_frozen(self, rank: int) -> bool:
+        sample = self.ranks[rank].sample
+        return sample is not None and sample.state in FROZEN_STATES
+
+    def is_compiling(self, rank: int) -> bool:
+        """At the box's act, by its own words or by the counters."""
+        view, acted = self.ranks[rank], self.test.acted
+        if acted is not None and rank in acted.compiling:
+            return True
+        return view.compiling_since_s is not None and view.finished_s is None
+
+    def holds_gil(self, rank: int) -> bool:
+        """Its server answers without the interpreter lock, its interpreter doesn't."""
+        view = self.ranks[rank]
+        taken = [fact.ok for _, fact in view.stacks if fact.method == "traceback"]
+        return bool(taken) and not taken[-1] and view.sample is not None and view.sample.answered
+
+    def answers(self, rank: int) -> bool:
+        sample = self.ranks[rank].sample
+        return sample is None or sample.answered
+
+    def location(self, rank: int) -> str | None:
+        """Where the rank's own code stood when it was last looked at: `train.py:88 (load_batch)`."""
+        taken = self.ranks[rank].stack()
+        frame = user_frame(taken[1]) if taken else None
+        return place(frame) if frame else None
+
+    # -- waits ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def waits(self) -> tuple[Wait, ...]:
+        """Collectives that ranks were in at the moment, oldest first, with who had not arrived."""
+        inside: dict[tuple[str, int], dict[int, ev.Collective]] = defaultdict(dict)
+        for rank, view in self.ranks.items():
+            for entry in self._open_entries(rank, view):
+                inside[entry.group, entry.seq][rank] = entry
+        found = [self._wait(key, arrived) for key, arrived in inside.items()]
+        return tuple(sorted(found, key=lambda w: (w.since_s, w.group, w.seq)))
+
+    def _open_entries(self, rank: int, view: RankView) -> Iterable[ev.Collective]:
+        if self.has_finished(rank) or self.is_frozen(rank) or rank in self.exits:
+            return ()
+        trouble = self.troubles.get(rank)
+        if trouble is None:
+            return [e for e in view.collectives.pending() if e.entered_s <= self.moment_s]
+        last = self.last_entered(rank, trouble.time_s)
+        return [last] if trouble.secondary and last is not None and last.entered_s <= self.moment_s else ()
+
+    def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
+        """The newest collective that the rank had entered at that time."""
+        entries = [e for e in self.ranks[rank].collectives.entries.values() if e.entered_s <= until_s]
+        return max(entries, key=lambda e: e.entered_s, default=None)
+
+    def _wait(self, key: tuple[str, int], arrived: Mapping[int, ev.Collective]) -> Wait:
+        members = self.test.groups.of(key[0], [*arrived, *self._users(key[0])])
+        missing = tuple(r for r in sorted(members) if r not in arrived and not self._arrived(r, key))
+        first = min(arrived.values(), key=lambda e: e.entered_s)
+        return Wait(*key, bare_op(plain(first.op, 60)), tuple(sorted(arrived)), missing, first.entered_s)
+
+    def _users(self, group: str) -> list[int]:
+        return [r for r, view in self.ranks.items() if group in view.collectives.enqueued]
+
+    def _arrived(self, rank: int, key: tuple[str, int]) -> bool:
+        seen = self.ranks[rank].collectives
+        entry = seen.entries.get(key)
+        if entry is None:
+            return seen.enqueued.get(key[0], 0) >= key[1]
+        return entry.entered_s <= self.moment_s and (entry.done or not self.is_frozen(rank))
+
+    @cached_property
+    def waiting_in(self) -> dict[int, Wait]:
+        """The oldest wait of each rank that is in one."""
+        return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
+
+    @cached_property
+    def blocked(self) -> dict[int, str]:
+        """Ranks that only their stack shows waiting for a peer (point to point, a store), and in what."""
+        found = {}
+        for rank, view in self.ranks.items():
+            if rank in self.waiting_in or rank in self.troubles or view.finished_s is not None or self.is_frozen(rank):
+                continue
+            taken = view.stack()
+            if taken is not None and waits_for_peer(taken[1]):
+                found[rank] = communication_call(taken[1]) or "a distributed call"
+        return found
+
+    def knows_members(self, group: str) -> bool:
+        members = self.test.groups.members
+        return group in members or group.partition("@")[0] in ("0", "default_pg", "")
+
+    def waited_s(self, since_s: float) -> float:
+        """How long at the moment, by the box's own clock where it acted on a wait."""
+        acted = self.test.acted
+        waited_s = max(0.0, self.moment_s - since_s)
+        return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+
+
+def phase_of(view: RankView) -> str:
+    """The pytest phase that a rank is in, or was in when it was last heard of."""
+    reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES]
+    after = [min(PHASES.index(when) + 1, 2) for when in view.reports if when in PHASES]
+    return PHASES[max([*reached, *after], default=0)]
+
+
+def is_strict_xpass(report: ev.Reported) -> bool:
+    """Whether pytest calls a pass a failure because the test was marked to fail for certain."""
+    return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
+
+
+def error_text(error: ev.Error) -> str:
+    """`ValueError: no shards`, one line."""
+    message = plain(error.message)
+    kind = errors.short_type(plain(error.type, 80))
+    return f"{kind}: {message}" if kind and message else kind or message
+
+
+def written(view: RankView) -> str:
+    """What the rank wrote last to its error stream during the test."""
+    stderr = view.output.get("stderr")
+    return stderr.text[-errors.TAIL_CHARS :] if stderr else ""
+
+
+def _exit_kind(exited: ev.RankExited, text: str) -> Kind:
+    """Only a process that ended by its own decision can have done so because of a peer."""
+    by_itself = exited.signal == "SIGABRT" or (exited.signal is None and bool(exited.code))
+    return errors.classify_output(text) if by_itself else Kind.OWN
+
+
+def exit_cause(exited: ev.RankExited) -> str:
+    """`oom-killed`, `signal:SIGSEGV`, `exit:3`."""
+    if exited.oom_killed:
+        return "oom-killed"
+    if exited.signal:
+        return f"signal:{plain(exited.signal, 20)}"
+    return "exit:unknown" if exited.code is None else f"exit:{exited.code}"
+
+
+def exit_text(exited: ev.RankExited) -> str:
+    """As the end of a sentence about a rank: `was OOM-killed`."""
+    if exited.oom_killed:
+        return "was OOM-killed"
+    if exited.signal in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"):
+        return f"was killed by {exited.signal}"
+    if exited.signal:
+        return f"crashed with {plain(exited.signal, 20)}"
+    return "ended" if exited.code is None else f"ended its process with exit code {exited.code}"
+
+
+def crash_frame(view: RankView) -> Frame | None:
+    """The user's frame in the dump that a crashing interpreter writes."""
+    text = written(view)
+    at = text.rfind("Fatal Python error")
+    crashed = next(iter(threads(text[at:])), None) if at >= 0 else None
+    return user_frame(crashed) if crashed else None

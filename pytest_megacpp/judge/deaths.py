@@ -1,0 +1,188 @@
+"""Owns failures that ranks have of themselves: raised, exited, killed; must not know limits or compiling.
+
+The initiating rank is the earliest whose trouble is its own. If others waited for it, or a process ended, that is
+a rank-death; if nobody was left waiting, an ordinary failure of every rank that raised.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.errors import Kind
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.phrases import joined, plain
+from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence
+from pytest_megacpp.recording.ranks import ranks_named
+
+TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
+TOO_CLOSE_S = 0.01  # two clocks of one host can't order what is closer
+KEPT_TROUBLES = 8
+
+
+def find(case: Case) -> Finding | None:
+    """The finding for the earliest trouble that is a rank's own, None when there is none."""
+    own = [t for t in case.troubles.values() if not t.secondary and t.kind is not Kind.MISMATCH]
+    if not own:
+        return None
+    if (joining := _rendezvous(case, own)) is not None:
+        return joining
+    first = _first(own)
+    together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
+    blamed = {t.rank for t in together}
+    died = bool(case.exits) or any(t.source != "report" for t in own)
+    if died or aftermath.victims(case) or aftermath.stuck(case, [t.rank for t in own]):
+        return _rank_death(case, own, first, tuple(sorted(blamed)))
+    return _test_failed(case, own)
+
+
+def _first(own: Sequence[Trouble]) -> Trouble:
+    """Within what clocks can't order, a process that ended comes before a report."""
+    earliest = min(t.time_s for t in own)
+    close = [t for t in own if t.time_s <= earliest + TOO_CLOSE_S]
+    return min(close, key=lambda t: (t.source != "exit", t.time_s, t.rank))
+
+
+def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tuple[int, ...]) -> Finding:
+    others = [t for t in own if t.rank not in blamed]
+    what = f"{ranks_named(blamed)} {aftermath.said(first)}"
+    return Finding(
+        Code.RANK_DEATH,
+        joined((what, aftermath.sentence(case, blamed))),
+        blamed,
+        first.cause,
+        first.phase,
+        _evidence(case, [t for t in case.troubles.values() if t.rank in blamed], blamed),
+        aftermath.consequences(case, blamed),
+        _relies(first),
+        (*_order_doubts(first, others), *_exit_doubts(case, blamed)),
+        time_s=first.time_s,
+    )
+
+
+def _relies(first: Trouble) -> frozenset[Source]:
+    return frozenset({Source.EXITS, Source.REPORTS} if first.source == "exit" else {Source.REPORTS})
+
+
+def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
+    close = [t.rank for t in others if t.time_s - first.time_s < TOO_CLOSE_S]
+    text = f"{ranks_named(close)} failed within {1000 * TOO_CLOSE_S:.0f} ms of it: which was first can't be told"
+    return (Doubt(Source.REPORTS, text),) if close else ()
+
+
+def _exit_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
+    exits = {r: case.exits[r][1] for r in blamed if r in case.exits}
+    doubts = []
+    if any(e.code is None and e.signal is None for e in exits.values()):
+        doubts.append(Doubt(Source.EXITS, "how the process ended was not learnt"))
+    if any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits.values()):
+        doubts.append(Doubt(Source.MEMORY, "this box can't tell an OOM kill from a plain SIGKILL"))
+    return tuple(doubts)
+
+
+def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:
+    blamed = tuple(sorted(t.rank for t in own))
+    causes = {t.cause for t in own}
+    return Finding(
+        Code.TEST_FAILED,
+        _raised_what(own),
+        blamed,
+        causes.pop() if len(causes) == 1 else "exception",
+        min(own, key=lambda t: t.time_s).phase,
+        _evidence(case, own, blamed),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.REPORTS}),
+        time_s=min(t.time_s for t in own),
+    )
+
+
+def _raised_what(own: Sequence[Trouble]) -> str:
+    """The same exception of several ranks once; of many different ones the first two."""
+    groups: dict[tuple[str, ...], list[Trouble]] = defaultdict(list)
+    for trouble in own:
+        groups[trouble.signature].append(trouble)
+    parts = [f"{ranks_named(t.rank for t in g)} {aftermath.said(g[0])}" for g in groups.values()]
+    more = f"{len(parts) - 2} more different failures" if len(parts) > 2 else ""
+    return joined((*parts[:2], more))
+
+
+def _rendezvous(case: Case, own: Sequence[Trouble]) -> Finding | None:
+    """Ranks that could not find together in set-up never reached the test."""
+    if case.exits or any(t.kind is not Kind.RENDEZVOUS or t.phase != "setup" for t in own):
+        return None
+    blamed = tuple(sorted(t.rank for t in own))
+    return Finding(
+        Code.STARTUP_FAILURE,
+        f"{ranks_named(blamed)} could not join the process group: {own[0].text}",
+        blamed,
+        "rendezvous",
+        "setup",
+        _evidence(case, own, blamed),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.REPORTS}),
+        time_s=own[0].time_s,
+    )
+
+
+def _evidence(case: Case, troubles: Sequence[Trouble], blamed: Sequence[int]) -> tuple[Evidence, ...]:
+    found = [aftermath.trouble_evidence(t) for t in troubles[:KEPT_TROUBLES]]
+    found += aftermath.first_few(blamed, lambda r: _last_output(case, r), 2)
+    waiting = set(aftermath.stuck(case, blamed))
+    return (*found, *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)))
+
+
+def _last_output(case: Case, rank: int) -> Evidence | None:
+    """The last line of a process that ended: runtimes say there why."""
+    stderr = case.ranks[rank].output.get("stderr")
+    if rank not in case.exits or stderr is None:
+        return None
+    lines = [line for line in stderr.text[-4_000:].splitlines() if line.strip()]
+    fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
+    shown = (fatal or lines)[-1:]
+    return Evidence(rank, case.exits[rank][0], "output", f"stderr: {plain(shown[0])}") if shown else None
+
+
+def skipped_on_some(case: Case) -> Finding | None:
+    """Some ranks skipped what others ran: a rank-dependent skip is a mistake in the test."""
+    skipped = {r: s for r in case.ranks if (s := _skip_of(case, r)) is not None}
+    if not skipped or len(skipped) == len(case.ranks):
+        return None
+    blamed = tuple(sorted(skipped))
+    reason = next(iter(skipped.values()))[1]
+    return Finding(
+        Code.TEST_FAILED,
+        joined((f"only {ranks_named(blamed)} skipped the test ({reason})", aftermath.sentence(case, blamed))),
+        blamed,
+        "skipped-on-some-ranks",
+        "call",
+        aftermath.first_few(blamed, lambda r: Evidence(r, skipped[r][0], "report", f"skipped: {skipped[r][1]}")),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.REPORTS}),
+        time_s=min(time_s for time_s, _ in skipped.values()),
+    )
+
+
+def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
+    for time_s, report in case.ranks[rank].reports.values():
+        if report.outcome == "skipped" and report.xfail is None and time_s <= case.cutoff_s:
+            return time_s, plain(report.skip.reason) if report.skip else "no reason given"
+    return None
+
+
+def gave_up(case: Case, summary: str) -> Finding:
+    """Nothing but peers' errors, and no peer that could be their cause: they are all there is to show."""
+    lost = aftermath.victims(case)
+    blamed = tuple(sorted(t.rank for t in lost))
+    joining = all(t.kind is Kind.JOIN and t.phase == "setup" for t in lost)
+    return Finding(
+        Code.STARTUP_FAILURE if joining else Code.TEST_FAILED,
+        f"{summary}: {lost[0].text}",
+        blamed,
+        "rendezvous" if joining else "exception",
+        lost[0].phase,
+        tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
+        tuple(Consequence(t.rank, t.text) for t in lost if t.rank not in blamed),
+        frozenset({Source.REPORTS, Source.COLLECTIVES}),
+        (Doubt(Source.COLLECTIVES, "no rank was found that caused it"),),
+        time_s=lost[0].time_s,
+    )

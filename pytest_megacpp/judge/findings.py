@@ -1,0 +1,43 @@
+"""Owns what a family of rules hands to the arbiter: a verdict not yet weighed; must not know how it was found."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
+
+
+class Source(StrEnum):
+    """A kind of evidence that a finding can rest on."""
+
+    EXITS = "exits"
+    MEMORY = "memory"
+    REPORTS = "reports"
+    COLLECTIVES = "collectives"
+    GROUPS = "groups"
+    COUNTERS = "counters"
+    STACKS = "stacks"
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A reason to be less certain. Doubts about the same source count once."""
+
+    source: Source | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`time_s`: when the trouble began, so that the earliest of several wins. `certainty`: before any doubt."""
+
+    code: Code
+    summary: str
+    blamed: tuple[int, ...] = ()
+    cause: str | None = None
+    phase: str = "call"
+    evidence: tuple[Evidence, ...] = ()
+    consequences: tuple[Consequence, ...] = ()
+    relies: frozenset[Source] = frozenset()
+    doubts: tuple[Doubt, ...] = ()
+    certainty: Certainty = Certainty.CERTAIN
+    time_s: float = field(default=0.0, compare=False)

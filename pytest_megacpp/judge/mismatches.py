@@ -1,0 +1,180 @@
+"""Owns ranks that issued different collectives; must not know limits or whose process ended.
+
+Three ways to see it, the surest first: the flight recorder under one number, ranks that wait for each other across
+groups, and the texts of gloo and torch. The majority is right; on a tie nobody is blamed.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from pytest_megacpp.judge import aftermath, errors
+from pytest_megacpp.judge.case import Case, Trouble, phase_of
+from pytest_megacpp.judge.errors import Kind
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.phrases import joined, plain, seconds
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.recording.collectives import Disagreement, Wait, disagreements
+from pytest_megacpp.recording.ranks import ranks_named
+
+KEPT_VARIANTS = 3
+_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
+
+
+def find(case: Case) -> Finding | None:
+    """By the flight recorder, else by what a rank's runtime said."""
+    return _recorded(case) or _told(case)
+
+
+# -- under one number --------------------------------------------------------------------------------------
+
+
+def _recorded(case: Case) -> Finding | None:
+    seen = {rank: view.collectives for rank, view in case.ranks.items()}
+    found = [d for d in disagreements(seen, case.test.groups) if case.knows_members(d.group)]
+    if not found:
+        return None
+    dated = [(_diverged_s(case, d), d) for d in found]
+    since_s, first = min(dated, key=lambda pair: (pair[0], pair[1].group, pair[1].seq))
+    return _disagreement(case, first, since_s)
+
+
+def _diverged_s(case: Case, found: Disagreement) -> float:
+    """When the second kind of collective was first entered under this number."""
+    firsts = [min(_entered_s(case, found, r) for r in ranks) for _, ranks in found.variants]
+    return sorted(firsts)[1] if len(firsts) > 1 else firsts[0]
+
+
+def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
+    return case.ranks[rank].collectives.entries[found.group, found.seq].entered_s
+
+
+def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
+    texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
+    told = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
+    head = f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''}" if found.odd else "ranks disagree"
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        joined((f"{head} in {found.aspect} at #{found.seq} of group {plain(found.group, 40)}: {told}", _effect(case))),
+        found.odd,
+        found.aspect,
+        _phase(case, found.odd or tuple(r for _, ranks in found.variants for r in ranks)),
+        tuple(_variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]),
+        aftermath.consequences(case, found.odd),
+        _RELIES,
+        time_s=since_s,
+    )
+
+
+def _rarest_first(found: Disagreement) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted(found.variants, key=lambda variant: len(variant[1])) if found.odd else list(found.variants)
+
+
+def _effect(case: Case) -> str:
+    """What made it visible; a mismatch that the runtime let pass is worth saying so."""
+    if case.why is None and not case.troubles:
+        return "no rank noticed, but the results can't be right"
+    return ""
+
+
+def _phase(case: Case, ranks: Sequence[int]) -> str:
+    failed = [case.troubles[r].phase for r in ranks if r in case.troubles]
+    if failed:
+        return failed[0]
+    running = [phase_of(case.ranks[r]) for r in ranks if case.ranks[r].finished_s is None]
+    return running[0] if running else "call"
+
+
+def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequence[int]) -> Evidence:
+    first_s = min(_entered_s(case, found, r) for r in ranks)
+    said = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
+    return Evidence(None, first_s, "flight-recorder", said)
+
+
+# -- by what the runtime said --------------------------------------------------------------------------------
+
+
+def _told(case: Case) -> Finding | None:
+    told = [t for t in case.troubles.values() if t.kind is Kind.MISMATCH]
+    if not told:
+        return None
+    variants = _variants_told(case, told)
+    odd = _odd(variants)
+    what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
+    doubt = Doubt(Source.COLLECTIVES, "the flight recorder doesn't show the disagreement, only the runtime's error does")
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        f"{ranks_named(odd) + ' issued' if odd else 'ranks issued'} another collective than its peers: "
+        + (what or plain(told[0].text, 160)),
+        odd,
+        None,
+        told[0].phase,
+        (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(case, told)),
+        aftermath.consequences(case, odd),
+        frozenset({Source.REPORTS, Source.COLLECTIVES}),
+        () if odd else (doubt,),
+        time_s=min(t.time_s for t in told),
+    )
+
+
+def _variants_told(case: Case, told: Iterable[Trouble]) -> dict[str, tuple[int, ...]]:
+    said: dict[int, str] = {}
+    for trouble in told:
+        failure = case.ranks[trouble.rank].failure
+        error = failure[1].error if failure else None
+        said |= {r: t for r, t in errors.fingerprints(error.message if error else "").items() if r in case.ranks}
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(said):
+        by_text[said[rank]].append(rank)
+    return {text: tuple(ranks) for text, ranks in by_text.items()}
+
+
+def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """The ranks outside the majority; nobody on a tie."""
+    votes = Counter({text: len(ranks) for text, ranks in variants.items()}).most_common()
+    if len(votes) < 2 or votes[0][1] == votes[1][1]:
+        return ()
+    return tuple(sorted(r for text, ranks in variants.items() if text != votes[0][0] for r in ranks))
+
+
+def _aborts(case: Case, told: Iterable[Trouble]) -> list[Evidence]:
+    aborted = [t for t in told if t.source == "exit"]
+    return [Evidence(t.rank, t.time_s, "output", "stderr: gloo::EnforceNotMet, sizes don't match") for t in aborted[:4]]
+
+
+# -- across groups -----------------------------------------------------------------------------------------
+
+
+def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
+    """Ranks that entered collectives of several groups in different orders: each waits for the other."""
+    in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
+    votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
+    odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
+    told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
+    since_s = min(w.since_s for w in cycle)
+    head = f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        f"{head}: {told} each waited {seconds(case.waited_s(since_s))} for the others",
+        odd,
+        "group-order",
+        _phase(case, odd or cycle[0].waiting),
+        tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS]),
+        aftermath.consequences(case, odd),
+        _RELIES,
+        time_s=since_s,
+    )
+
+
+def seen_by_box_only(case: Case) -> Finding:
+    """The box ended the test for a mismatch that the recording doesn't show."""
+    detail = plain(case.test.acted.detail) if case.test.acted else ""
+    doubt = Doubt(Source.COLLECTIVES, "the recording doesn't show the entries that the box saw")
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        joined(("ranks issued different collectives", detail), ": "),
+        evidence=(Evidence(None, case.end_s, "box", detail),),
+        relies=_RELIES,
+        doubts=(doubt,),
+        certainty=Certainty.LIKELY,
+        time_s=case.end_s,
+    )

@@ -1,0 +1,41 @@
+"""Owns short ways to say ranks, times and places in one sentence; must not know what is judged."""
+
+from collections.abc import Iterable
+
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.stacks import Frame
+
+MESSAGE_CHARS = 200
+
+
+def plain(text: str, limit: int = MESSAGE_CHARS) -> str:
+    """The first line that says something, printable and short: ranks' texts are not to be trusted."""
+    line = next((part for part in text[: 40 * limit].splitlines() if part.strip()), "")
+    shown = "".join(c if c.isprintable() else " " for c in line[: 4 * limit])
+    words = " ".join(shown.split())
+    return words if len(words) <= limit else f"{words[: limit - 1]}…"
+
+
+def seconds(value: float) -> str:
+    """`131 s`, `4.2 s`, `0.04 s`."""
+    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+
+
+def place(frame: Frame) -> str:
+    """`train.py:88 (load_batch)`."""
+    return f"{file_line(frame.file, frame.line)} ({plain(frame.function, 60)})"
+
+
+def file_line(file: str, line: int) -> str:
+    """`train.py:88`; empty when the file isn't known."""
+    name = plain(file.replace("\\", "/").rpartition("/")[2], 80)
+    return f"{name}:{line}" if name and line else name
+
+
+def was(ranks: Iterable[int]) -> str:
+    """`rank 3 was`, `ranks 0-2 were`."""
+    return f"{ranks_named(ranks)} {'was' if len(set(ranks)) == 1 else 'were'}"
+
+
+def joined(parts: Iterable[str], separator: str = "; ") -> str:
+    return separator.join(part for part in parts if part)

@@ -1,0 +1,209 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from pytest_megacpp.desk import cli, doctor
+from pytest_megacpp.desk.readers import Readers
+from pytest_megacpp.desk.rundir import RunDirectory
+from pytest_megacpp.judge.verdicts import Code, Outcome, RunResult, TestResult, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.wire import encode
+
+FACTS: tuple[ev.Fact, ...] = (
+    ev.RunStarted("r1", "2026-11-22T21:45:01.000Z", "h200x8", "local", True, 2, 2),
+    ev.TestPlanned(0, "a.py::test_good", 2),
+    ev.TestPlanned(1, "a.py::test_bad", 2),
+)
+RECORDING = b"".join(encode(ev.Event("r1", "", "box", seq, 0.0, fact)) for seq, fact in enumerate(FACTS))
+GOOD = TestResult(0, "a.py::test_good", Outcome.PASSED, Verdict(Code.PASSED, "2 ranks passed"))
+BAD = TestResult(1, "a.py::test_bad", Outcome.FAILED, Verdict(Code.HANG, "nobody sends", next_step="look"))
+
+Megacpp = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(autouse=True)
+def _judged_as_written_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge has its own tests; here every recording comes to GOOD and BAD."""
+    arbiter = ModuleType("pytest_megacpp.judge.arbiter")
+
+    def judge_run(timeline: Timeline) -> RunResult:
+        return RunResult("r1", (GOOD, BAD), True)
+
+    arbiter.judge_run = judge_run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, arbiter.__name__, arbiter)
+
+
+@pytest.fixture
+def megacpp(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Megacpp:
+    """`megacpp(*args)`, typed in `tmp_path`: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> SimpleNamespace:
+        code = cli.main(args)
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+def a_run(lane_dir: Path, **fields: object) -> Path:
+    document = {
+        "schema": "megacpp.run/1",
+        "status": "failed",
+        "lane": "h200x8",
+        "surface": "local",
+        "dry_run": True,
+        "started_at": "2026-11-22T21:45:01.000Z",
+        "finished_at": "2026-11-22T21:45:13.500Z",
+        "counts": {"selected": 2, "passed": 1, "failed": 1, "error": 0},
+        "tests": [
+            {"nodeid": GOOD.nodeid, "outcome": "passed", "verdict": "passed", "receipt": "receipts/good.json"},
+            {"nodeid": BAD.nodeid, "outcome": "failed", "verdict": "hang", "receipt": "receipts/bad.json"},
+        ],
+    }
+    with RunDirectory.create(lane_dir, lambda: datetime(2026, 11, 22, tzinfo=UTC)) as run:
+        run.recording.write_bytes(RECORDING)
+        run.write_json("run.json", document | fields)
+        return run.path
+
+
+def test_runs_are_listed(megacpp: Megacpp, tmp_path: Path) -> None:
+    run = a_run(tmp_path / ".megacpp")
+    (tmp_path / ".megacpp" / "runs" / "20261121-000000-0000").mkdir()
+    done = megacpp("runs")
+    assert done.code == 0
+    head, broken, whole = done.out.splitlines()
+    assert head.split() == ["RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"]
+    assert broken.split() == ["20261121-000000-0000", "no", "run.json"]
+    assert whole == f"{run.name}  failed       h200x8  local (dry run)  1 passed, 1 failed  12.5 s"
+
+
+def test_no_runs_are_no_failure(megacpp: Megacpp) -> None:
+    done = megacpp("runs", "--lane-dir", "none")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("no runs in none yet")
+
+
+def test_show_tells_what_failed_and_where_its_receipt_is(megacpp: Megacpp, tmp_path: Path) -> None:
+    run = a_run(tmp_path / ".megacpp")
+    done = megacpp("show")
+    assert done.code == 1
+    assert done.out.splitlines()[0].startswith(run.name)
+    assert "── FAILED a.py::test_bad ─" in done.out
+    assert "hang · nobody sends" in done.out
+    assert f"receipt  {run}/receipts/bad.json" in done.out
+    assert "test_good" not in done.out
+
+
+def test_show_believes_a_run_about_its_drills(megacpp: Megacpp, tmp_path: Path) -> None:
+    drilled = {"nodeid": BAD.nodeid, "outcome": "passed", "verdict": "hang", "receipt": None}
+    run = a_run(tmp_path / ".megacpp", tests=[{"nodeid": GOOD.nodeid, "outcome": "passed"}, drilled])
+    assert megacpp("show", run.name[:12]).code == 0
+
+
+def test_judge_judges_anew(megacpp: Megacpp, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(RECORDING)
+    done = megacpp("judge", str(copy))
+    assert done.code == 1
+    assert "passed   a.py::test_good · passed · 2 ranks passed" in done.out
+    assert "hang · nobody sends" in done.out
+    assert done.out.splitlines()[-1] == "1 passed, 1 failed"
+
+
+@pytest.mark.parametrize("content", [b"", b"not json\n", RECORDING[:40], b'{"v":99}\n'])
+def test_a_recording_without_anything_readable_is_said(megacpp: Megacpp, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    done = megacpp("judge", "bad.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("megacpp: nothing in bad.jsonl can be judged: it records no test")
+
+
+def test_a_missing_run_is_said(megacpp: Megacpp) -> None:
+    done = megacpp("judge", "nope")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("megacpp: no run 'nope' in")
+
+
+def test_a_wrong_configuration_is_said(megacpp: Megacpp, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest_megacpp]\nlanedir = 'x'\n")
+    done = megacpp("runs")
+    assert done.code == 2
+    assert "unknown key 'lanedir'; did you mean 'lane_dir'?" in done.err
+
+
+def test_runs_are_found_from_inside_the_project(
+    megacpp: Megacpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest_megacpp]\nlane_dir = 'build/lanes'\n")
+    run = a_run(tmp_path / "build" / "lanes")
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "src" / "deep")
+    assert run.name in megacpp("runs").out
+
+
+def test_every_command_marks_runs_that_were_cut_off(megacpp: Megacpp, tmp_path: Path) -> None:
+    run = a_run(tmp_path / ".megacpp", status="running", finished_at=None)
+    done = megacpp("runs")
+    assert f"megacpp: run {run.name} was cut off; it is now marked as interrupted" in done.err
+    assert "interrupted" in done.out
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["judge", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        assert "a recording with nothing readable in it" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    for number in range(3):
+        a_run(tmp_path / str(number))
+    command = f"{sys.executable} -m pytest_megacpp.desk.cli runs --lane-dir {tmp_path / '0'} | true"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_poor_terminal_gets_escapes(tmp_path: Path) -> None:
+    a_run(tmp_path, lane="überlane")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_megacpp.desk.cli", "runs", "--lane-dir", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "\\xfcberlane" in done.stdout
+
+
+def test_the_doctor_tells_what_a_lane_would_find(
+    megacpp: Megacpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        doctor, "find_readers", lambda names: Readers({"TRITON_CACHE_DIR": "triton/knobs.py"}, ("torch",))
+    )
+    monkeypatch.setenv("NCCL_TUNER_CONFIG_PATH", "/cluster/tuner")
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.pytest_megacpp.lanes.l4x1]\ngpu = 'L4'\n"
+        "[tool.pytest_megacpp.environment]\nTORCH_NCCL_DUMP_ON_TIMEOUT = '0'\n"
+    )
+    done = megacpp("doctor")
+    assert done.code in (0, 1)
+    for said in ("versions", "devices", "lane h200x8", "lane l4x1", "TRITON_CACHE_DIR = ", "named in triton/knobs.py"):
+        assert said in done.out
+    assert "TORCH_NCCL_DUMP_ON_TIMEOUT = 0\n      user:" in done.out
+    assert "(was '/cluster/tuner')" in done.out
+    assert max(map(len, done.out.splitlines())) <= 160

@@ -1,0 +1,48 @@
+import pytest
+
+from pytest_megacpp.desk.markers import MarkerArguments, marker_arguments
+
+NODEID = "suite/test_a.py::test_b"
+
+
+def read(*marks: pytest.MarkDecorator) -> MarkerArguments:
+    return marker_arguments([mark.mark for mark in marks], NODEID)
+
+
+def test_a_bare_marker_says_nothing() -> None:
+    assert read(pytest.mark.h200x8) == read() == MarkerArguments()
+
+
+def test_all_arguments() -> None:
+    mark = pytest.mark.h200x8(ranks=2, preset="diagnostic", fresh=True, cache_seed="cold", stall=5, run=60.5)
+    assert read(mark) == MarkerArguments(2, "diagnostic", True, "cold", {"stall": 5.0, "run": 60.5})
+
+
+def test_the_closest_marker_wins_by_argument() -> None:
+    assert read(pytest.mark.h200x8(ranks=2, stall=5), pytest.mark.h200x8(ranks=8, skew=7)) == MarkerArguments(
+        ranks=2, limits={"stall": 5.0, "skew": 7.0}
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [
+        (
+            pytest.mark.h200x8(rank=2),
+            f"@pytest.mark.h200x8 of {NODEID}: unknown argument 'rank'; did you mean 'ranks'?",
+        ),
+        (pytest.mark.h200x8.with_args(4), "its arguments need names, such as ranks=4"),
+        (pytest.mark.h200x8(ranks=0), f"a lane marker of {NODEID}: ranks must be a whole number of"),
+        (pytest.mark.h200x8(ranks=True), "not True"),
+        (pytest.mark.h200x8(ranks=2.0), "not 2.0"),
+        (pytest.mark.h200x8(preset="tiny"), "unknown preset 'tiny'"),
+        (pytest.mark.h200x8(fresh="yes"), "fresh must be true or false, not 'yes'"),
+        (pytest.mark.h200x8(cache_seed="warm"), "unknown cache_seed 'warm'"),
+        (pytest.mark.h200x8(stall=-1), "stall must be a number of seconds above 0, not -1"),
+        (pytest.mark.h200x8(stall=None), "not None"),
+    ],
+)
+def test_wrong_arguments_name_the_test(mark: pytest.MarkDecorator, said: str) -> None:
+    with pytest.raises(pytest.UsageError) as refusal:
+        read(mark)
+    assert said in str(refusal.value)

@@ -1,0 +1,194 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.options import Options, read_options
+from pytest_megacpp.desk.words import LIMIT_NAMES
+from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.report import receipt
+
+pytest_plugins = "pytester"
+
+Read = Callable[..., Options]
+CONFTEST = "from pytest_megacpp.desk.options import add_options as pytest_addoption"
+
+
+@pytest.fixture
+def read(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """`read(*args, toml=…)`: the options of a session with those arguments and that `[tool.pytest_megacpp]`."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    pytester.makeconftest(CONFTEST)
+
+    def options(*args: str, toml: str = "") -> Options:
+        pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{toml}")
+        return read_options(pytester.parseconfig("-p", "no:megacpp", *args))
+
+    return options
+
+
+def test_the_defaults(read: Read, pytester: pytest.Pytester) -> None:
+    options = read()
+    assert (options.surface, options.surface_given, options.ranks, options.dry_run) == ("auto", False, None, False)
+    assert options.lane_dir == pytester.path / ".megacpp"
+    assert options.replay is None
+    assert options.preload == ()
+    assert options.environment == {}
+    lane = options.lanes["h200x8"]
+    assert (lane.gpu, lane.ranks, lane.devices) == ("H200:8", 8, 8)
+    assert options.limits_for("h200x8", {}) == Limits()
+    assert options.run_limit_s("h200x8") is None
+    assert options.preset_for("h200x8", None) == "full"
+
+
+def test_the_command_line(read: Read, pytester: pytest.Pytester) -> None:
+    options = read(
+        "--surface=local", "--ranks=4", "--dry-run", "--preset=diagnostic", "--lane-dir=x", "--replay=latest"
+    )
+    assert (options.surface, options.surface_given, options.ranks, options.dry_run) == ("local", True, 4, True)
+    assert (options.preset, options.lane_dir, options.replay) == ("diagnostic", pytester.path / "x", "latest")
+
+
+TOML = """
+[tool.pytest_megacpp]
+surface = "local"
+ranks = 2
+dry_run = true
+preset = "diagnostic"
+lane_dir = "build/lanes"
+preload = ["numpy", "my.models"]
+[tool.pytest_megacpp.environment]
+NCCL_DEBUG = "INFO"
+[tool.pytest_megacpp.limits]
+stall = 30
+test = 60.5
+run = 600
+[tool.pytest_megacpp.lanes.b200x8]
+gpu = "B200:8"
+stall = 20
+limits = {skew = 40}
+[tool.pytest_megacpp.lanes.h100x2]
+gpu = "H100:2"
+preset = "full"
+"""
+
+
+def test_the_twins(read: Read, pytester: pytest.Pytester) -> None:
+    options = read(toml=TOML)
+    assert (options.surface, options.surface_given, options.ranks, options.dry_run) == ("local", False, 2, True)
+    assert options.lane_dir == pytester.path / "build" / "lanes"
+    assert options.preload == ("numpy", "my.models")
+    assert options.environment == {"NCCL_DEBUG": "INFO"}
+    assert {name: (lane.gpu, lane.ranks) for name, lane in options.lanes.items()} == {
+        "h200x8": ("H200:8", 8),
+        "b200x8": ("B200:8", 8),
+        "h100x2": ("H100:2", 2),
+    }
+
+
+def test_the_command_line_beats_the_twin(read: Read, pytester: pytest.Pytester) -> None:
+    options = read("--surface=auto", "--ranks=8", "--preset=full", "--lane-dir=/lanes", toml=TOML)
+    assert (options.surface, options.surface_given, options.ranks, options.preset) == ("auto", True, 8, "full")
+    assert options.lane_dir == Path("/lanes")
+
+
+def test_limits_go_command_line_marker_lane_configuration_default(read: Read) -> None:
+    options = read("--lane-limit", "compile=7", "--lane-limit=compile=8", toml=TOML)
+    assert options.limits_for("b200x8", {"test": 5.0, "compile": 1.0}) == Limits(300.0, 40.0, 8.0, 20.0, 5.0)
+    assert options.limits_for("h200x8", {}) == Limits(300.0, 120.0, 8.0, 30.0, 60.5)
+
+
+def test_the_run_limit_of_several_markers_is_the_longest(read: Read) -> None:
+    options = read(toml=TOML)
+    assert options.run_limit_s("h200x8") == 600.0
+    assert options.run_limit_s("h200x8", [{"run": 10.0}, {"run": 20.0}, {}]) == 20.0
+    assert read("--lane-limit=run=5").run_limit_s("h200x8", [{"run": 10.0}]) == 5.0
+
+
+def test_the_preset_goes_marker_option_lane(read: Read) -> None:
+    options = read(toml=TOML)
+    assert options.preset_for("h100x2", "full") == "full"
+    assert options.preset_for("h100x2", None) == "diagnostic"
+    assert (
+        read(toml='[tool.pytest_megacpp.lanes.l1]\ngpu="L4"\npreset="diagnostic"').preset_for("l1", None)
+        == "diagnostic"
+    )
+
+
+def test_the_built_in_lane_can_be_changed(read: Read) -> None:
+    assert read(toml="[tool.pytest_megacpp.lanes.h200x8]\nranks = 4").lanes["h200x8"].ranks == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--surface=locall"], "--surface: unknown surface 'locall'; did you mean 'local'? Known: auto, local"),
+        (["--surface=modal"], "the surface 'modal' isn't built in this version; use local"),
+        (["--ranks=0"], "--ranks: the world size must be a whole number of at least 1, not '0'"),
+        (["--ranks=-1"], "at least 1, not '-1'"),
+        (["--ranks=two"], "at least 1, not 'two'"),
+        (["--preset=ful"], "--preset: unknown preset 'ful'; did you mean 'full'?"),
+        (
+            ["--lane-limit=stal=3"],
+            "--lane-limit stal=3: unknown limit 'stal'; did you mean 'stall'? Known: compile, run",
+        ),
+        (["--lane-limit=stall"], "--lane-limit stall: write NAME=SECONDS"),
+        (["--lane-limit=stall=x"], "stall must be a number of seconds above 0, not 'x'"),
+        (["--lane-limit=stall=-3"], "above 0, not '-3'"),
+        (["--lane-limit=stall=nan"], "above 0, not 'nan'"),
+        (["--lane-limit=stall=inf"], "above 0, not 'inf'"),
+        (["--lane-dir="], "--lane-dir: the directory must be a text"),
+        (["--replay="], "--replay: the recording must be a text"),
+    ],
+)
+def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -> None:
+    with pytest.raises(pytest.UsageError) as refusal:
+        read(*arguments)
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        (
+            "lane-dir = 'x'",
+            "[tool.pytest_megacpp]: unknown key 'lane-dir'; did you mean 'lane_dir'? Known: dry_run, en",
+        ),
+        ("cache_seed = 'auto'", "cache_seed isn't built in this version"),
+        ("ranks = '0'", "ranks in [tool.pytest_megacpp]: the world size"),
+        ("ranks = true", "at least 1, not True"),
+        ("dry_run = 1", "must be true or false, not 1"),
+        ("surface = 3", "unknown surface 3"),
+        ("lane_dir = 3", "lane_dir in [tool.pytest_megacpp]: it must be a text, not 3"),
+        ("limits = 3", "it must be a table, not 3"),
+        ("limits = {stal = 3}", "[tool.pytest_megacpp.limits]: unknown limit 'stal'; did you mean 'stall'?"),
+        ("limits = {stall = 0}", "stall must be a number of seconds above 0, not 0"),
+        ("lanes = {x = {}}", "[tool.pytest_megacpp.lanes.x]: gpu must say type and number"),
+        ("lanes = {x = {gpu = 'B200:0'}}", "not 'B200:0'"),
+        ("lanes = {x = {gpu = 'B200:8', rank = 3}}", "unknown key 'rank'; did you mean 'ranks'?"),
+        ("lanes = {x = {gpu = 'B200:4', ranks = 8}}", "8 ranks don't fit on gpu = 'B200:4'"),
+        ("lanes = {x = {gpu = 'B200:4', stall = -1}}", "[tool.pytest_megacpp.lanes.x]: stall must be"),
+        ("lanes = {x = {gpu = 'B200:4', limits = {stal = 1}}}", "[tool.pytest_megacpp.lanes.x.limits]: unknown limit"),
+        ("lanes = {'b200-x8' = {gpu = 'B200:8'}}", "'b200-x8' can't be a marker's name"),
+        ("lanes = {skip = {gpu = 'B200:8'}}", "'skip' can't be a marker's name"),
+        ("lanes = {class = {gpu = 'B200:8'}}", "'class' can't be a marker's name"),
+        ("preload = 'numpy'", "preload in [tool.pytest_megacpp] must be a list of module names"),
+        ("preload = ['a b']", "not ['a b']"),
+        ("environment = {A = 1}", 'variables are texts, such as A = "1"; not 1'),
+    ],
+)
+def test_wrong_configuration_is_said(read: Read, toml: str, said: str) -> None:
+    with pytest.raises(pytest.UsageError) as refusal:
+        read(toml=f"[tool.pytest_megacpp]\n{toml}")
+    assert said in str(refusal.value)
+
+
+def test_a_broken_pyproject_that_pytest_does_not_read_is_said(pytester: pytest.Pytester, read: Read) -> None:
+    pytester.makeini("[pytest]")
+    pytester.path.joinpath("pyproject.toml").write_text("[tool.pytest_megacpp\n")
+    with pytest.raises(pytest.UsageError, match=r"pyproject\.toml: "):
+        read_options(pytester.parseconfig("-p", "no:megacpp"))
+
+
+def test_the_names_of_limits_are_the_same_everywhere() -> None:
+    assert (*Limits.__dataclass_fields__, "run") == LIMIT_NAMES == receipt.LIMIT_NAMES

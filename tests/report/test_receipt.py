@@ -1,0 +1,189 @@
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.report.receipt import receipt, receipt_name
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, Seed, run_json, run_status
+from tests.report.story import NODEID, Story, killed, result
+
+META = RunMeta("r1", "h200x8", "local", True, 8, "H200:8", "2026-11-22T21:45:01.000Z", run_limit_s=60.0)
+CIRCUMSTANCES = {"seed", "environment", "versions", "devices", "git", "ids"}
+RECEIPT = CIRCUMSTANCES | {
+    *("schema", "run_id", "nodeid", "outcome", "verdict", "distributed_mode", "preset", "world_size", "backend"),
+    *("dry_run", "limits", "ranks", "skew"),
+}
+RANK = {
+    *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
+    *("last_line", "records"),
+}
+RUN = CIRCUMSTANCES | {
+    *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
+    *("counts", "cost"),
+}
+
+
+def same(text: str) -> str:
+    return text
+
+
+def test_every_field_is_there_when_nothing_is_known() -> None:
+    story = Story(2, released=False)
+    document = receipt(result(Verdict(Code.NOT_RUN, "no rank came back")), story.timeline, META, redact=same)
+    assert set(document) >= RECEIPT
+    assert document["schema"] == "megacpp.receipt/1"
+    assert document["limits"] == dict.fromkeys(("startup", "skew", "compile", "stall", "test")) | {"run": 60.0}
+    assert document["seed"] == dict.fromkeys(("state", "id", "bytes_start", "bytes_end", "coverage"))
+    ranks = document["ranks"]
+    assert isinstance(ranks, list)
+    assert [r["rank"] for r in ranks if isinstance(r, dict)] == [0, 1]
+    for rank in ranks:
+        assert isinstance(rank, dict)
+        assert set(rank) >= RANK
+        assert rank["cache"] == {"hits": None, "misses": None}
+        assert rank["collectives"] == {"entered": 0, "completed": 0, "last": None}
+
+
+def test_what_the_ranks_did_is_told() -> None:
+    story = Story(2)
+    for rank, seconds in ((0, 2.5), (1, 26.5)):
+        story.rank(10.5, ev.PhaseStarted(rank, 0, "call"))
+        story.rank(11.0, ev.FirstForward(rank, 0, "block", seconds, "test"))
+        story.rank(11.0, ev.Compiled(rank, 0, seconds - 1, 3, 2, 1))
+        story.rank(11.0, ev.Recorded(rank, 0, "distributed_mode", "fsdp2"))
+        story.waits(rank, 11.0 + 4 * rank, done=True)
+        story.rank(16.0, ev.PhaseEnded(rank, 0, "call"))
+        story.passes(rank, 16.0)
+    document = json.loads(
+        json.dumps(receipt(result(Verdict(Code.PASSED, "passed"), Outcome.PASSED), story.timeline, META, redact=same))
+    )
+    assert document["distributed_mode"] == "fsdp2"
+    assert document["backend"] == "gloo"
+    assert document["skew"] == {"first_forward_s": 24.0, "worst_wait_s": 4.0}
+    first = document["ranks"][0]
+    assert first["phases"] == [{"name": "call", "start_s": 10.5, "end_s": 16.0}]
+    assert (first["first_forward_s"], first["compile_s"], first["graphs"]) == (2.5, 1.5, 3)
+    assert first["cache"] == {"hits": 2, "misses": 1}
+    last = {"group": "0", "seq": 7, "op": "all_reduce(Float [[8]])", "done": True}
+    assert first["collectives"] == {"entered": 1, "completed": 1, "last": last}
+    assert first["exit"]["code"] is first["exit"]["at_s"] is None
+
+
+def test_the_rank_s_own_count_of_collectives_is_believed() -> None:
+    story = Story(1)
+    story.waits(0, 11.0)
+    story.rank(12.0, ev.Finished(0, 0, True, entered=900, completed=899))
+    document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
+    assert document["ranks"][0]["collectives"] | {"last": None} == {"entered": 900, "completed": 899, "last": None}
+
+
+def test_a_death_is_told_with_its_time_and_the_box_s_own_kills_apart() -> None:
+    story, judged = killed(4)
+    document = json.loads(json.dumps(receipt(judged, story.timeline, META, redact=same)))
+    exits = [rank["exit"] for rank in document["ranks"]]
+    assert exits[3] == {"code": None, "signal": "SIGKILL", "at_s": 22.31, "oom_killed": False, "by_box": False}
+    assert exits[0]["by_box"] is True
+    assert document["verdict"]["code"] == "rank-death"
+    assert document["verdict"]["evidence"][0] == {
+        "rank": 3,
+        "time_s": 22.31,
+        "source": "exit",
+        "text": "SIGKILL, not killed for memory",
+    }
+    assert document["skew"]["worst_wait_s"] == 11.4
+
+
+def test_a_mode_is_never_invented() -> None:
+    def mode(ranks: int, *said: tuple[int, str]) -> object:
+        story = Story(ranks)
+        for rank, value in said:
+            story.rank(11.0, ev.Recorded(rank, 0, "distributed_mode", value))
+        verdict = Verdict(Code.PASSED, "passed")
+        return receipt(result(verdict), story.timeline, META, redact=same)["distributed_mode"]
+
+    assert mode(1) == "single"
+    assert mode(2) is None
+    assert mode(2, (0, "ddp"), (1, "fsdp2")) is None
+    assert mode(2, (0, "ddp")) == "ddp"
+
+
+def test_a_broken_start_is_told() -> None:
+    story = Story(2, released=False)
+    story.rank(5.0, ev.RankBroken(1, "import", "ImportError", "no x", "Traceback"))
+    story.box(6.0, ev.RankExited(1, 3))
+    verdict = Verdict(Code.STARTUP_FAILURE, "rank 1 could not import", (1,))
+    document = json.loads(json.dumps(receipt(result(verdict, Outcome.ERROR), story.timeline, META, redact=same)))
+    assert document["ranks"][1]["error"]["type"] == "ImportError"
+    assert document["ranks"][1]["exit"]["code"] == 3
+
+
+def test_every_text_is_redacted() -> None:
+    story = Story(2)
+    story.box(1.0, ev.EnvironmentSet("WANDB_API_KEY", "s3cret-by-name", "user", "yours"))
+    story.box(1.0, ev.EnvironmentSet("PLAIN", "hush", "user", "yours"))
+    story.raises(1, 12.0, "hush")
+    story.rank(12.0, ev.Recorded(1, 0, "hush", {"hush": ["hush"]}))
+    story.prints(0, 12.0, "hush")
+    verdict = Verdict(Code.RANK_DEATH, "rank 1: hush", (1,))
+
+    def hide(text: str) -> str:
+        return text.replace("hush", "***")
+
+    document = json.dumps(receipt(result(verdict), story.timeline, META, redact=hide))
+    run = run_json(META, RunStatus.FAILED, ["t[hush]"], {}, {}, story.timeline, redact=hide)
+    assert "hush" not in document + json.dumps(run)
+    assert "s3cret" not in document + json.dumps(run)
+    assert run["environment"]["WANDB_API_KEY"]["value"] == "[redacted:WANDB_API_KEY]"  # type: ignore[index, call-overload]
+
+
+def test_run_json_has_every_field_while_running_and_after() -> None:
+    story, judged = killed(4)
+    story.box(1.0, ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2}, ("NVIDIA H200",)))
+    nodeids = [NODEID, "other"]
+    running = run_json(META, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
+    over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)
+    assert RUN == set(running) == set(over)
+    assert list(over)[:3] == ["schema", "run_id", "status"]
+    assert running["tests"] == [{"nodeid": name, "outcome": None, "verdict": None, "receipt": None} for name in nodeids]
+    assert over["tests"][0] == {  # type: ignore[index]
+        "nodeid": NODEID,
+        "outcome": "failed",
+        "verdict": "rank-death",
+        "receipt": "receipts/x.json",
+    }
+    assert over["counts"]["failed"] == 1  # type: ignore[index, call-overload]
+    assert over["devices"] == {"requested": "H200:8", "observed": ["NVIDIA H200"]}
+    assert set(Seed.__dataclass_fields__) == set(over["seed"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [
+        ([], "error"),
+        ([(Outcome.PASSED, Code.PASSED), (Outcome.SKIPPED, Code.SKIPPED)], "passed"),
+        ([(Outcome.PASSED, Code.RANK_DEATH)], "passed"),
+        ([(Outcome.ERROR, Code.NOT_RUN), (Outcome.FAILED, Code.HANG)], "failed"),
+        ([(Outcome.ERROR, Code.NOT_RUN), (Outcome.PASSED, Code.PASSED)], "error"),
+        ([(Outcome.ERROR, Code.BLOCKED)], "blocked"),
+        ([(Outcome.ERROR, Code.BLOCKED), (Outcome.PASSED, Code.PASSED)], "error"),
+    ],
+)
+def test_a_run_is_green_only_by_its_tests(outcomes: list[tuple[Outcome, Code]], status: str) -> None:
+    assert run_status(result(Verdict(code, ""), outcome) for outcome, code in outcomes) == status
+
+
+def test_a_name_is_readable_and_stays_in_its_directory() -> None:
+    assert re.fullmatch(r"a-test_b\.py-test_c-x-[0-9a-f]{8}\.json", receipt_name("a/test_b.py::test_c[x]"))
+    assert receipt_name("a[1]") != receipt_name("a[2]")
+
+
+@given(st.text(st.characters()))
+def test_no_node_id_escapes(nodeid: str) -> None:
+    name = receipt_name(nodeid)
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.json", name)
+    assert ".." not in name[:2]
+    assert len(name) < 100
