@@ -236,12 +236,12 @@ class Supervisor:
         end = Write(view.world, TestEnded(view.index, "finished"))
         failed = any(v.failure for v in view.ranks.values())
         outcomes = {tuple(r.outcome for _, r in v.reports.values()) for v in view.ranks.values()}
-        if not failed and len(outcomes) == 1:
+        if not failed and len(outcomes) == 1 and not _digests_differ(view):
             self._clean[view.world] = self._is_clean(view)
             fresh = self.plan.tests[view.index].fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
             return (ReadOutput(view.world, view.index), end, *ends)
-        if failed and not self._is_drill(view.index):
+        if not self._is_drill(view.index):
             self.failures += 1
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*evidence, end, self._end(view.size, "a test failed in it", graceful=True))
@@ -254,3 +254,12 @@ class Supervisor:
         """Every rank says so, and all counted the same collectives."""
         counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1
+
+
+def _digests_differ(view: TestView) -> bool:
+    """Whether members of a group issued different collectives although every rank passed."""
+    by_group: dict[str, set[str]] = {}
+    for rank in view.ranks.values():
+        for group, digest in rank.counted.digests.items() if rank.counted else ():
+            by_group.setdefault(group, set()).add(digest)
+    return any(len(found) > 1 for found in by_group.values())

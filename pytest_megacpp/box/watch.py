@@ -97,10 +97,9 @@ class RankWatch(threading.Thread):
             self._wake.wait()
             if self._stopped:
                 return
-            age_s = time.monotonic() - self._since_s
-            time.sleep(min(SLOWEST_S, max(FASTEST_S, 0.05 * age_s)))
-            test = self._test
-            if test is not None and not self._stopped:
+            since_s, test = self._since_s, self._test
+            time.sleep(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
+            if test is not None and (test, since_s) == (self._test, self._since_s) and not self._stopped:
                 self.look(test)
 
     def look(self, test: int) -> None:

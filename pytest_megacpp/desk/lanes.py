@@ -16,7 +16,7 @@ class LaneMarks:
     def __init__(self, config: pytest.Config) -> None:
         self.options: Options = read_options(config)
         self._expression = str(config.getoption("markexpr", "") or "")
-        self.asked = tuple(name for name in self.options.lanes if self._is_asked(name))
+        self.asked = self._asked()
         self.in_rank = config.pluginmanager.has_plugin("megacpp-rank")
         for lane in self.options.lanes.values():
             config.addinivalue_line(
@@ -28,9 +28,14 @@ class LaneMarks:
         if not self.in_rank:
             config.pluginmanager.register(_desk_fixtures(tuple(self.options.lanes)), "megacpp-fixtures")
 
-    def _is_asked(self, lane: str) -> bool:
-        named = re.search(rf"(?<![\w.-])(?<!not ){re.escape(lane)}(?![\w.-])", self._expression)
-        return bool(named) or (self.options.surface_given and not self._expression) or self.options.replay is not None
+    def _asked(self) -> tuple[str, ...]:
+        """The lanes that `-m` names; when it names none, all of them if there is a surface or a recording."""
+        named = tuple(name for name in self.options.lanes if self._is_named(name))
+        somewhere = self.options.surface_given or self.options.replay is not None
+        return named or (tuple(self.options.lanes) if somewhere else ())
+
+    def _is_named(self, lane: str) -> bool:
+        return bool(re.search(rf"(?<![\w.-])(?<!not ){re.escape(lane)}(?![\w.-])", self._expression))
 
     def lane_of(self, item: pytest.Item) -> str | None:
         """The lane an item belongs to; of several, one that was asked for."""

@@ -12,7 +12,7 @@ from pytest_megacpp.judge import errors
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, place, plain
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Wait, bare_op
+from pytest_megacpp.recording.collectives import Wait, bare_op, is_default
 from pytest_megacpp.recording.stacks import Frame, communication_call, threads, user_frame, waits_for_peer
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 
@@ -234,8 +234,7 @@ class Case:
         return found
 
     def knows_members(self, group: str) -> bool:
-        members = self.test.groups.members
-        return group in members or group.partition("@")[0] in ("0", "default_pg", "")
+        return group in self.test.groups.members or is_default(group)
 
     def waited_s(self, since_s: float) -> float:
         """How long at the moment, by the box's own clock where it acted on a wait."""

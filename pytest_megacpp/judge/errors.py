@@ -107,7 +107,9 @@ def _kind_of(text: str, *, in_torch: bool) -> Kind:
     return next((s.kind for s in signs), Kind.OWN)
 
 
-_FINGERPRINT = re.compile(r"[Rr]ank (\d{1,6}) is running collective: CollectiveFingerPrint\((.{0,400}?)\)(?=, but|\.|$)")
+_FINGERPRINT = re.compile(
+    r"[Rr]ank (\d{1,6}) is running collective: CollectiveFingerPrint\((.{0,400}?)\)(?=, but|\.|$)"
+)
 
 
 def fingerprints(message: str) -> dict[int, str]:

@@ -98,22 +98,34 @@ def _told(case: Case) -> Finding | None:
     if not told:
         return None
     variants = _variants_told(case, told)
-    odd = _odd(variants)
+    odd = _odd(variants) or _by_elimination(case, told)
     what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
-    doubt = Doubt(Source.COLLECTIVES, "the flight recorder doesn't show the disagreement, only the runtime's error does")
+    head = (
+        f"{ranks_named(odd)} issued another collective than the others" if odd else "ranks issued different collectives"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        f"{ranks_named(odd) + ' issued' if odd else 'ranks issued'} another collective than its peers: "
-        + (what or plain(told[0].text, 160)),
+        f"{head}: {what or aftermath.said(told[0])}",
         odd,
         None,
         told[0].phase,
-        (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(case, told)),
+        (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
         aftermath.consequences(case, odd),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        () if odd else (doubt,),
+        ()
+        if variants
+        else (Doubt(Source.COLLECTIVES, "only the runtime's error tells of it, not the flight recorder"),),
         time_s=min(t.time_s for t in told),
     )
+
+
+def _by_elimination(case: Case, told: Sequence[Trouble]) -> tuple[int, ...]:
+    """gloo aborts the rank that expects less than it gets; when all others agree, that rank is the odd one."""
+    aborted = tuple(sorted(t.rank for t in told if t.source == "exit"))
+    others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
+    alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
+    unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
+    return aborted if len(alike) == 1 and unseen and len(others) > max(1, len(aborted)) else ()
 
 
 def _variants_told(case: Case, told: Iterable[Trouble]) -> dict[str, tuple[int, ...]]:
@@ -136,7 +148,7 @@ def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
     return tuple(sorted(r for text, ranks in variants.items() if text != votes[0][0] for r in ranks))
 
 
-def _aborts(case: Case, told: Iterable[Trouble]) -> list[Evidence]:
+def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
     aborted = [t for t in told if t.source == "exit"]
     return [Evidence(t.rank, t.time_s, "output", "stderr: gloo::EnforceNotMet, sizes don't match") for t in aborted[:4]]
 
@@ -151,7 +163,9 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
     told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
     since_s = min(w.since_s for w in cycle)
-    head = f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
+    head = (
+        f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
         f"{head}: {told} each waited {seconds(case.waited_s(since_s))} for the others",

@@ -91,16 +91,19 @@ class Observers:
         _, status = read_flight_recorder(dump, 0.0) if dump else ((), ())
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(self, origin: str, since_s: float = 0.0, most: int = SENT_ENTRIES) -> None:
-        """Sends the last `most` entries that began after `since_s`."""
+    def send_flight_record(
+        self, origin: str, since_s: float = 0.0, most: int = SENT_ENTRIES
+    ) -> tuple[Collective, ...]:
+        """Sends the last `most` entries that began after `since_s`; returns all that did."""
         try:
             entries, status = self.flight_record()
         except Exception as e:
             self._missing("flight_recorder", e)
-            return
-        if entries or status:
-            kept = tuple(e for e in entries if e.entered_s >= since_s)[-most:]
-            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
+            return ()
+        recent = tuple(e for e in entries if e.entered_s >= since_s)
+        if recent or status:
+            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, recent[-most:], status), hold=True)
+        return recent
 
     def compile_started(self) -> None:
         """Remembers the compile totals at the start of a test."""

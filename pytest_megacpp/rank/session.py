@@ -16,6 +16,7 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.errors import describe
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Observers
+from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.events import CollectError, Error, Finished, PhaseStarted, RankCollected, Reported, Skip
 from pytest_megacpp.recording.plan import Go, Plan
 
@@ -40,7 +41,6 @@ _DESK_OPTIONS: dict[str, object] = {
     "timeout": None,
     "cov_source": None,
 }
-FLIGHT_RECORD_AFTER_S = 0.05  # reading the whole ring takes milliseconds, which a tiny test shall not pay
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
@@ -111,11 +111,10 @@ class RankSession:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         self.observers.send_compiled()
         clean, foreign = self._group_after_test()
-        after = self.observers.counters()
-        if after and self.agent.now_s() - start_s > FLIGHT_RECORD_AFTER_S:
-            self.observers.send_flight_record("finish", start_s, most=1)
-        entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in after.items()) for i in (0, 1))
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed))
+        counted = self.observers.counters()
+        entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
+        seen = self.observers.send_flight_record("finish", start_s, most=1) if entered else ()
+        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
 
     def _prepare_group(self, go: Go, item: pytest.Item) -> None:
@@ -155,8 +154,8 @@ class RankSession:
     def lane(self) -> Lane:
         """The handle for the test that asks; initialises the default process group."""
         assert self._go is not None
-        preset = self.plan.tests[self._go.test].preset
-        lane = Lane(self.agent, self._go.test, lane=self.plan.lane, surface=self.plan.surface, preset=preset)
+        planned = self.plan.tests[self._go.test]
+        lane = Lane(self.agent, self._go.test, planned, lane=self.plan.lane, surface=self.plan.surface)
         if lane.ensure_group():
             self._owns_group = True
             self._groups_at_start = self.observers.groups_created
@@ -181,8 +180,9 @@ class RankSession:
         yield
 
     def _phase(self, name: str) -> None:
+        """Set-up's beginning travels with what follows; a rank that never gets further shows no phase at all."""
         if self._go is not None:
-            self.agent.send(PhaseStarted(self.agent.rank, self._go.test, name))
+            self.agent.send(PhaseStarted(self.agent.rank, self._go.test, name), hold=name == "setup")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:

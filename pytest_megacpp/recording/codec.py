@@ -1,9 +1,11 @@
 """Owns frozen dataclasses ↔ JSON objects, checked field by field; must not know what any of them means.
 
 Readers are compiled once per class, so a long recording costs little per event. Unknown fields are ignored
-(a newer writer), missing ones take their default, a wrong type is a `CodecError`.
+(a newer writer), missing ones take their default, a wrong type is a `CodecError`. What is accepted can be
+written again: numbers are finite, nesting is bounded.
 """
 
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -11,10 +13,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from pytest_megacpp.recording.events import Json
-
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
+MAX_DEPTH = 64
+_JSON = {bool, int, float, str, list, dict, type(None)}
 
 
 class CodecError(ValueError):
@@ -40,13 +42,12 @@ def from_json(cls: type[T], data: object) -> T:
 
 @cache
 def _reader(hint: Any) -> Reader:
-    if hint is Json or hint is Any or isinstance(hint, str | typing.ForwardRef):
-        return _anything
     if is_dataclass(hint):
         return _dataclass_reader(typing.cast(type, hint))
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return _union_reader(typing.get_args(hint))
+        options = typing.get_args(hint)
+        return _anything if {typing.get_origin(o) or o for o in options} == _JSON else _union_reader(options)
     if origin is tuple:
         return _tuple_reader(typing.get_args(hint))
     if origin is dict:
@@ -55,18 +56,40 @@ def _reader(hint: Any) -> Reader:
 
 
 def _anything(value: Any) -> Any:
+    _check_depth(value, MAX_DEPTH)
     return value
 
 
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise CodecError(f"nested deeper than {MAX_DEPTH}")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, left - 1)
+
+
 def _scalar_reader(cls: type) -> Reader:
-    accepted = (float, int) if cls is float else (cls,)
+    if cls is float:
+        return _finite
 
     def read(value: Any) -> Any:
-        if type(value) in accepted:
-            return float(value) if cls is float else value
+        if type(value) is cls:
+            return value
         raise CodecError(f"expected {cls.__name__}, got {type(value).__name__}")
 
     return read
+
+
+def _finite(value: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise CodecError(f"expected float, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise CodecError("not a finite number")
+    return number
 
 
 def _union_reader(options: tuple[Any, ...]) -> Reader:

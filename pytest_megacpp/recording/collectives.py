@@ -4,6 +4,7 @@ Pure: flight-recorder entries in, frozen findings out. Must not know limits, tim
 named by (group, sequence number); `p2p` entries are left out, their numbers don't match across ranks.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -105,18 +106,20 @@ class Groups:
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
+    everyone: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.everyone = frozenset(range(self.world_size))
 
     def announce(self, name: str, ranks: Iterable[int]) -> None:
         """Members of group `name`; no ranks means everybody."""
-        everyone = frozenset(range(self.world_size))
-        self.members[name] = frozenset(ranks) & everyone or everyone
+        self.members[name] = frozenset(ranks) & self.everyone or self.everyone
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
         if name in self.members:
             return self.members[name]
-        default = name.partition("@")[0] in ("0", "default_pg", "")
-        return frozenset(range(self.world_size)) if default else frozenset(seen)
+        return self.everyone if is_default(name) else frozenset(seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,11 @@ class Disagreement:
     aspect: str
     variants: tuple[tuple[str, tuple[int, ...]], ...]
     odd: tuple[int, ...]
+
+
+def is_default(group: str) -> bool:
+    """Whether the name is that of the default group, in any incarnation."""
+    return group.partition("@")[0] in ("0", "default_pg", "")
 
 
 def bare_op(op: str) -> str:
@@ -193,16 +201,24 @@ def disagreements(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple
     return tuple(found)
 
 
+def _signature(entry: Collective) -> tuple[str, str, int]:
+    """What members of a group must agree on: operation, and for most of them dtype and elements."""
+    op = bare_op(entry.op)
+    return (op, entry.dtype, entry.numel_in) if op in _SAME_INPUT else (op, "", 0)
+
+
 def _aspect(entries: Iterable[Collective]) -> str | None:
-    entries = list(entries)
-    ops = {bare_op(e.op) for e in entries}
-    if len(ops) > 1:
-        return "operation"
-    if not ops & _SAME_INPUT:
-        return None
-    if len({e.dtype for e in entries}) > 1:
-        return "dtype"
-    return "size" if len({e.numel_in for e in entries}) > 1 else None
+    ops, dtypes, sizes = (set(part) for part in zip(*map(_signature, entries), strict=True))
+    return "operation" if len(ops) > 1 else "dtype" if len(dtypes) > 1 else "size" if len(sizes) > 1 else None
+
+
+def digests(entries: Iterable[Collective]) -> dict[str, str]:
+    """Per group, what `disagreements` would compare, in few characters."""
+    by_group: dict[str, list[object]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda e: (e.group, e.seq)):
+        if not entry.p2p:
+            by_group[entry.group].append((entry.seq, _signature(entry)))
+    return {g: hashlib.blake2s(repr(what).encode(), digest_size=6).hexdigest() for g, what in by_group.items()}
 
 
 def describe(entry: Collective) -> str:

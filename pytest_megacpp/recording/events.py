@@ -264,7 +264,8 @@ class Reported:
 class Finished:
     """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
     `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
-    `completed` count this test's collectives.
+    `completed` count this test's collectives; `digests` holds one per group over the last of them, equal on all
+    its members unless they issued different ones.
     """
 
     rank: int
@@ -273,6 +274,7 @@ class Finished:
     group_foreign: bool = False
     entered: int = 0
     completed: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

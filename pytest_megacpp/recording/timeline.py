@@ -328,6 +328,13 @@ def _speaks_for_itself(event: ev.Event) -> bool:
 
 
 def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> None:
+    progress_s, busy_s = view.progress_s, view.busy_s
+    _apply(view, time_s, fact)
+    if test.acted is not None:  # taking evidence moves a rank, that is no progress
+        view.progress_s, view.busy_s = progress_s, busy_s
+
+
+def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
     match fact:
         case ev.PhaseStarted():
             if len(view.phases) < KEPT_PHASES:

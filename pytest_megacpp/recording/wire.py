@@ -42,7 +42,7 @@ RANK_KINDS = frozenset(_kind(cls) for cls in _members(events.RankFact))
 
 def encode_fact(fact: Fact) -> dict[str, Any]:
     """A fact as a JSON object with its `kind`; defaults are left out, over-long texts cut in the middle."""
-    cls = type(fact)
+    cls: Any = type(fact)
     defaults = _defaults(cls)
     values = {name: getattr(fact, name) for name in _names(cls)}
     kept = {k: _bounded(to_json(v)) for k, v in values.items() if k not in defaults or defaults[k] != v}

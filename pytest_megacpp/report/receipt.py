@@ -135,10 +135,10 @@ def _collectives(view: RankView) -> Json:
 
 def _counts(view: RankView) -> tuple[int, int]:
     """Entered and completed: as the rank itself counted at its end, or what was seen from outside."""
-    groups = {name for name, _ in view.collectives.entries}
-    told = (view.counted.entered, view.counted.completed) if view.counted else (0, 0)
-    entered, completed = zip(told, *(_counts_of(view.collectives, group) for group in groups), strict=True)
-    return max(told[0], sum(entered[1:])), max(told[1], sum(completed[1:]))
+    seen = [_counts_of(view.collectives, group) for group in {name for name, _ in view.collectives.entries}]
+    entered, completed = sum(pair[0] for pair in seen), sum(pair[1] for pair in seen)
+    told = view.counted
+    return (max(entered, told.entered), max(completed, told.completed)) if told else (entered, completed)
 
 
 def _counts_of(seen: RankCollectives, group: str) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def read_null_pointer() -> None:
 
 
 def freeze() -> None:
-    """Stop the whole process as a debugger or a full disk would: no thread of it answers any more."""
+    """Stop the whole process as a debugger would: no thread of it answers any more."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 

@@ -1,0 +1,154 @@
+"""Owns the order in which families of rules are asked, and what becomes of the first answer; must not look at events.
+
+Pure: a timeline in, results out. What went wrong first wins; only what no rank caused is judged by limits; what is
+left without an answer is never green.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from pytest_megacpp.judge import deaths, mismatches, outcomes, stalls, startup
+from pytest_megacpp.judge.aftermath import victims
+from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.certainty import weigh
+from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.next_steps import commands, next_step
+from pytest_megacpp.judge.phrases import plain
+from pytest_megacpp.judge.startup import Run
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Outcome, RunResult, TestResult, Verdict
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import TestView, Timeline
+
+_OUTCOMES = {
+    Code.PASSED: Outcome.PASSED,
+    Code.SKIPPED: Outcome.SKIPPED,
+    Code.XFAILED: Outcome.XFAILED,
+    Code.XPASSED: Outcome.XPASSED,
+    Code.STARTUP_FAILURE: Outcome.ERROR,
+    Code.ENVIRONMENT: Outcome.ERROR,
+    Code.BOX_LOST: Outcome.ERROR,
+    Code.BLOCKED: Outcome.ERROR,
+    Code.NOT_RUN: Outcome.ERROR,
+}
+
+Rule = Callable[[Case], Finding | None]
+
+
+def judge_test(timeline: Timeline, index: int) -> TestResult:
+    """The result of one test of the plan, by what is known so far. Never raises, never green without testimony."""
+    return _result(Run(timeline), index)
+
+
+def judge_run(timeline: Timeline) -> RunResult:
+    """The results of all tests in the plan's order. Linear in the events."""
+    run = Run(timeline)
+    indices = sorted(timeline.planned.keys() | timeline.tests.keys() | timeline.unreached.keys())
+    results = tuple(_result(run, index) for index in indices)
+    finished = timeline.finished
+    facts: dict[str, Json] = {"reason": finished.reason if finished else None, "last_s": timeline.last_s}
+    return RunResult(timeline.run_id, results, finished is not None, _problems(timeline), facts)
+
+
+def _result(run: Run, index: int) -> TestResult:
+    timeline = run.timeline
+    view, planned = timeline.tests.get(index), timeline.planned.get(index)
+    nodeid = planned.nodeid if planned else view.nodeid if view else ""
+    finding = _started(timeline, view) if view is not None else startup.find(run, index)
+    certainty, reasons = weigh(finding, timeline)
+    if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
+        certainty = certainty.lowered()
+        reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
+    verdict = Verdict(
+        finding.code,
+        finding.summary,
+        finding.blamed,
+        finding.cause,
+        certainty,
+        (*finding.evidence, *reasons),
+        finding.consequences,
+        next_step(finding, commands(timeline, nodeid, index), startup.mend(timeline, finding)),
+        finding.phase,
+    )
+    return TestResult(index, nodeid, _outcome(finding), verdict, _durations(view))
+
+
+def _outcome(finding: Finding) -> Outcome:
+    """A failure outside the test's own body is an error, as pytest users expect."""
+    by_phase = Outcome.FAILED if finding.phase == "call" else Outcome.ERROR
+    return _OUTCOMES.get(finding.code, by_phase)
+
+
+def _started(timeline: Timeline, view: TestView) -> Finding:
+    case = Case(timeline, view, timeline.worlds[view.world])
+    rules = (_fault, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, _waiting)
+    for rule in (*rules, startup.cut_short, outcomes.incomplete):
+        found = rule(case)
+        if found is not None:
+            return found
+    return _unexplained(case)
+
+
+def _fault(case: Case) -> Finding | None:
+    """What ranks did wrong: a mismatch, or a trouble of a rank's own, whichever was first."""
+    found = [f for f in (mismatches.find(case), deaths.find(case)) if f is not None]
+    return min(found, key=lambda f: f.time_s, default=None)
+
+
+def _waiting(case: Case) -> Finding | None:
+    if case.why == "mismatch" and not victims(case):
+        return mismatches.seen_by_box_only(case)
+    return stalls.find(case)
+
+
+def _unexplained(case: Case) -> Finding:
+    """The test was ended early and nothing says why."""
+    acted = case.test.acted
+    told = f"{plain(acted.why, 40)}: {plain(acted.detail)}" if acted else "no reason was recorded"
+    return Finding(
+        Code.UNCLEAR,
+        f"the box ended the test ({told}), and no evidence for a cause is left",
+        evidence=(Evidence(None, case.end_s, "box", told),),
+        certainty=Certainty.GUESS,
+        time_s=case.end_s,
+    )
+
+
+def _durations(view: TestView | None) -> dict[str, float]:
+    """Seconds per phase, of the slowest rank."""
+    found: dict[str, float] = {}
+    for rank in view.ranks.values() if view else ():
+        for when, (_, report) in rank.reports.items():
+            found[when] = max(found.get(when, 0.0), report.duration_s)
+    return found
+
+
+def _problems(timeline: Timeline) -> tuple[str, ...]:
+    """What is wrong with the run or its recording beside the tests."""
+    found = [f"{plain(p.code, 40)}: {plain(p.detail, 400)}" for _, p in timeline.problems]
+    lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
+    told = len(timeline.planned)
+    found += [f"{lost} events of the recording are lost"] if lost else []
+    found += [f"{len(timeline.damaged)} lines of the recording can't be read"] if timeline.damaged else []
+    found += [f"{timeline.unknown} events are of kinds that this version doesn't know"] if timeline.unknown else []
+    if timeline.started is not None and timeline.started.tests != told:
+        found.append(f"{timeline.started.tests} tests were selected, the recording names {told}")
+    return (*found, *_crashes_between_tests(timeline))
+
+
+def _crashes_between_tests(timeline: Timeline) -> tuple[str, ...]:
+    """Processes that ended by themselves while no test ran: nobody's failure, but worth a word."""
+    spans: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
+    for test in timeline.tests.values():
+        spans[test.world].append((test.started_s, test.ended_s))
+    found = []
+    for world in timeline.worlds.values():
+        between = [r for r, (t, e) in world.exits.items() if not e.expected and _between(t, spans[world.name])]
+        if between:
+            found.append(f"{ranks_named(between)} of world {plain(world.name, 40)} ended between tests")
+    return tuple(found)
+
+
+def _between(time_s: float, spans: list[tuple[float, float | None]]) -> bool:
+    inside = any(start <= time_s and (end is None or time_s <= end) for start, end in spans)
+    return bool(spans) and not inside and time_s > min(start for start, _ in spans)

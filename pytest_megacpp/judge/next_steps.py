@@ -1,0 +1,155 @@
+"""Owns what to do after a verdict, with the exact command; must not know evidence.
+
+Follows the order of diagnosis: the last useful line of each rank, the receipt, the one real traceback, the seed,
+a rerun after a proper warm-up, at last the diagnostic preset (what hangs there too is infrastructure).
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The command lines that fit one test of one run."""
+
+    run_id: str
+    lane: str
+    nodeid: str
+    surface: str
+    dry_run: bool
+    ranks: int
+    limits: dict[str, float]
+
+    def rerun(self, *options: str) -> str:
+        """The test alone, on the same surface and size."""
+        words = ["pytest", "-m", self.lane, *self._launch(), *options, self.nodeid]
+        return " ".join(shlex.quote(w) for w in words)
+
+    def _launch(self) -> list[str]:
+        local = ["--surface", "local"] if self.surface == "local" else []
+        dry = ["--dry-run"] if self.dry_run and self.surface != "local" else []
+        other_size = bool(self.ranks) and not self.lane.endswith(f"x{self.ranks}")
+        return [*local, *dry, *(["--ranks", str(self.ranks)] if other_size else [])]
+
+    def show(self) -> str:
+        return f"megacpp show {shlex.quote(self.run_id)}" if self.run_id else "megacpp show"
+
+    def raised(self, limit: str) -> str:
+        """The option that doubles a limit."""
+        return f"{limit}={2 * self.limits.get(limit, 120.0):g}"
+
+
+def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
+    started, test = timeline.started, timeline.tests.get(index)
+    limits = test.limits if test else None
+    known = {n: float(getattr(limits, n)) for n in ("startup", "skew", "compile", "stall", "test")} if limits else {}
+    return Commands(
+        timeline.run_id,
+        started.lane if started else "LANE",
+        nodeid,
+        started.surface if started else "",
+        bool(started and started.dry_run),
+        started.ranks if started else 0,
+        known,
+    )
+
+
+# Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {refresh}, {diagnostic},
+# {cold}, {raise_LIMIT} (a rerun with that limit doubled).
+STEPS: dict[tuple[Code, str | None], str] = {
+    (Code.PASSED, None): "",
+    (Code.SKIPPED, None): "",
+    (Code.XFAILED, None): "",
+    (Code.XPASSED, None): "remove the xfail mark, or find out why it passes",
+    (Code.TEST_FAILED, None): "read the traceback of {who}, then rerun\n{rerun}",
+    (Code.TEST_FAILED, "cuda-oom"): "the device's memory is full: try the smaller preset\n{diagnostic}",
+    (Code.TEST_FAILED, "skipped-on-some-ranks"): "make the condition of the skip the same on every rank, then\n{rerun}",
+    (Code.TEST_FAILED, "xpassed-strict"): "remove the strict xfail mark: the test passes now",
+    (Code.RANK_DEATH, None): "read what {who} wrote last, the others only lost their peer\n{show}\n{rerun}",
+    (Code.RANK_DEATH, "exception"): "read the traceback of {who}, the others only lost their peer\n{rerun}",
+    (Code.RANK_DEATH, "oom-killed"): (
+        "the host's memory was full (caches, pinned memory, DataLoader workers): try the smaller preset\n{diagnostic}"
+    ),
+    (Code.RANK_DEATH, "cuda-oom"): "the memory of {who}'s device is full: try the smaller preset\n{diagnostic}",
+    (Code.RANK_DEATH, "cuda-error"): (
+        "a kernel of {who} failed on the device: rerun with CUDA_LAUNCH_BLOCKING=1 to see which\n"
+        "CUDA_LAUNCH_BLOCKING=1 {rerun}"
+    ),
+    (Code.RANK_DEATH, "exit:0"): (
+        "find what ends {who}'s process with success: os._exit, pytest.exit, a library's own exit\n{show}"
+    ),
+    (Code.COMPILE_SKEW, None): (
+        "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
+        "{refresh}\n{diagnostic}"
+    ),
+    (Code.COMPILE_SKEW, "no-progress"): (
+        "the compiler of {who} doesn't move (a dead child, a lock): look at its stack, then rerun from a cold cache\n"
+        "{show}\n{cold}"
+    ),
+    (Code.COMPILE_STALL, None): (
+        "see which graph {who} compiled; if it only needs longer, raise the limit\n{show}\n{raise_compile}"
+    ),
+    (Code.COLLECTIVE_MISMATCH, None): (
+        "make every rank issue the same collectives in the same order: look for branches on the rank\n{show}"
+    ),
+    (Code.STRAGGLER, None): (
+        "see where {who} was and why it didn't come; if it is only slow there, raise the limit\n{show}\n{raise_stall}"
+    ),
+    (Code.STRAGGLER, "left-early"): (
+        "find the branch on which {who} returns without the collectives that the others wait in\n{show}"
+    ),
+    (Code.STRAGGLER, "frozen"): (
+        "something stopped the process of {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"
+    ),
+    (Code.STRAGGLER, "gil-held"): "release the GIL in the native call that {who} is in\n{show}",
+    (Code.HANG, None): (
+        "see what each rank waits for; if the diagnostic preset hangs too, it is the infrastructure\n"
+        "{show}\n{diagnostic}"
+    ),
+    (Code.OVERTIME, None): "raise the limit, or make the test smaller\n{raise_test}\n{diagnostic}",
+    (Code.OVERTIME, "run-limit"): "raise the limit of the run, or select fewer tests\n{rerun}",
+    (Code.UNCLEAR, None): (
+        "read the last line of each rank; if the diagnostic preset stops too, it is the infrastructure\n"
+        "{show}\n{diagnostic}"
+    ),
+    (Code.STARTUP_FAILURE, None): "read what {who} wrote before it could begin\n{show}",
+    (Code.STARTUP_FAILURE, "import"): "make the test file import on {who} as on the others\n{show}",
+    (
+        Code.STARTUP_FAILURE,
+        "collection",
+    ): "make collection the same on every rank: no branches on RANK at import\n{show}",
+    (Code.STARTUP_FAILURE, "startup-limit"): (
+        "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
+    ),
+    (Code.ENVIRONMENT, None): "mend the box, then rerun: megacpp doctor says what is wrong with it\n{rerun}",
+    (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
+    (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
+    (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",
+    (Code.NOT_RUN, "stopped"): "rerun what is left\n{rerun}",
+}
+
+
+def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
+    """What to do next; `mend` is what the box itself proposed."""
+    step = STEPS.get((finding.code, finding.cause)) or STEPS.get((finding.code, None), "")
+    if mend:
+        step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
+    diagnostic = command.rerun("--preset", "diagnostic")
+    return step.format(
+        mend=mend,
+        who=ranks_named(finding.blamed) if finding.blamed else "the ranks",
+        show=command.show(),
+        rerun=command.rerun(),
+        refresh=command.rerun("--cache-seed", "refresh"),
+        cold=command.rerun("--cache-seed", "cold"),
+        diagnostic=diagnostic,
+        raise_startup=command.rerun("--lane-limit", command.raised("startup")),
+        raise_compile=command.rerun("--lane-limit", command.raised("compile")),
+        raise_stall=command.rerun("--lane-limit", command.raised("stall")),
+        raise_test=command.rerun("--lane-limit", command.raised("test")),
+    )

@@ -1,0 +1,164 @@
+"""Owns what pytest itself reports, agreed over all ranks: passed, skipped, xfailed, xpassed; must not know faults.
+
+Never green by absence: only a complete testimony of every rank of a test that ended by itself counts, and a rank
+that says nothing makes a not-run.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge.case import PHASES, Case, is_strict_xpass
+from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.phrases import plain
+from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.recording.events import Reported
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import RankView
+
+
+class Said(StrEnum):
+    """What one rank's reports come to."""
+
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+    XPASSED_STRICT = "xpassed-strict"
+    FAILED = "failed"
+    NOTHING = "nothing"
+
+
+def said(view: RankView) -> Said:
+    """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
+    reports = {when: report for when, (_, report) in view.reports.items()}
+    failed = [r for r in reports.values() if r.outcome == "failed"]
+    if failed:
+        return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
+    if not _complete(view) or any(r.outcome not in ("passed", "skipped") for r in reports.values()):
+        return Said.NOTHING
+    skipped = [r for r in reports.values() if r.outcome == "skipped"]
+    if skipped:
+        return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
+    return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
+
+
+def _complete(view: RankView) -> bool:
+    """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test."""
+    setup = view.reports.get("setup")
+    if setup is None or "teardown" not in view.reports or view.finished_s is None:
+        return False
+    return "call" in view.reports or setup[1].outcome != "passed"
+
+
+def find(case: Case) -> Finding | None:
+    """The agreed outcome of a test that ended by itself on all ranks, None when there is none."""
+    if not ended_by_itself(case):
+        return None
+    everything = {rank: said(view) for rank, view in case.ranks.items()}
+    return _agreed(case, everything)
+
+
+def ended_by_itself(case: Case) -> bool:
+    """All planned ranks ran it to its end, and no process ended on the way."""
+    ended, planned = case.test.ended, case.timeline.planned.get(case.test.index)
+    full = planned is None or planned.ranks == case.test.size
+    return case.test.acted is None and ended is not None and ended.reason == "finished" and not case.exits and full
+
+
+def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
+    kinds = set(everything.values())
+    if kinds == {Said.PASSED}:
+        return _finding(case, Code.PASSED, f"passed on {_all(case)}")
+    if kinds == {Said.SKIPPED}:
+        return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
+    if kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
+        return None
+    if Said.XFAILED in kinds:
+        return _xfailed(case, [r for r, s in everything.items() if s is Said.XFAILED])
+    if Said.XPASSED_STRICT in kinds:
+        return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
+    return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
+
+
+def _all(case: Case) -> str:
+    return f"all {case.test.size} ranks" if case.test.size > 1 else "its rank"
+
+
+def _finding(case: Case, code: Code, summary: str) -> Finding:
+    return Finding(code, summary, relies=frozenset({Source.REPORTS}), time_s=case.end_s)
+
+
+def _reason(case: Case) -> str:
+    """Why the first rank skipped."""
+    reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
+    return next((plain(r.skip.reason) for r in reports if r.outcome == "skipped" and r.skip), "")
+
+
+def _xfailed(case: Case, ranks: list[int]) -> Finding:
+    """One rank that fails as expected makes the test fail as expected."""
+    where = _all(case) if len(ranks) == case.test.size else ranks_named(ranks)
+    reason = plain(next((r.xfail for r in _reports(case) if r.xfail), ""))
+    return _finding(case, Code.XFAILED, f"failed as expected on {where}" + (f": {reason}" if reason else ""))
+
+
+def _reports(case: Case) -> list[Reported]:
+    return [report for view in case.ranks.values() for _, report in view.reports.values()]
+
+
+def _strict(case: Case, ranks: list[int]) -> Finding:
+    blamed = tuple(sorted(ranks))
+    return Finding(
+        Code.TEST_FAILED,
+        f"{ranks_named(blamed)} passed a test that is marked to fail (xfail, strict)",
+        blamed,
+        "xpassed-strict",
+        evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, "report", "passed")),
+        relies=frozenset({Source.REPORTS}),
+        time_s=case.end_s,
+    )
+
+
+def expected_failure(case: Case) -> Finding | None:
+    """Ranks failed as their xfail mark says, and all else is others waiting for them or losing them."""
+    if case.test.ended is None or case.exits or any(not t.secondary for t in case.troubles.values()):
+        return None
+    failed = [r for r, view in case.ranks.items() if _xfailed_early(case, view)]
+    stuck = aftermath.stuck(case, failed)
+    others_well = all(
+        r in failed or r in stuck or r in case.troubles or said(view) in (Said.PASSED, Said.XPASSED)
+        for r, view in case.ranks.items()
+    )
+    if not failed or not others_well or case.why in ("stop", "run-limit", "test-limit"):
+        return None
+    return _xfailed(case, sorted(failed))
+
+
+def _xfailed_early(case: Case, view: RankView) -> bool:
+    found = [(t, r) for t, r in view.reports.values() if r.outcome == "skipped" and r.xfail is not None]
+    return any(t <= case.moment_s for t, _ in found)
+
+
+def incomplete(case: Case) -> Finding | None:
+    """The test ended, but not every rank's testimony arrived."""
+    planned = case.timeline.planned.get(case.test.index)
+    silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
+    if planned is not None and planned.ranks != case.test.size:
+        text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
+        return Finding(Code.NOT_RUN, text, (), "world-size", evidence=(Evidence(None, None, "plan", text),))
+    if not silent:
+        return None
+    return Finding(
+        Code.NOT_RUN,
+        f"no complete result came back from {ranks_named(silent)}",
+        silent,
+        "no-result",
+        evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, "report", _missing(case.ranks[r]))),
+        relies=frozenset({Source.REPORTS}),
+        time_s=case.end_s,
+    )
+
+
+def _missing(view: RankView) -> str:
+    absent = [when for when in PHASES if when not in view.reports]
+    return f"no report of {', '.join(absent)}" if absent else "never said that it was through"

@@ -1,0 +1,376 @@
+"""Owns tests that never began, or that were cut off: start-up, environment, refusals, a lost box; must not know faults
+of a running test.
+
+Which world failed a test is what the box said, else the last world of its size.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_megacpp.judge import errors
+from pytest_megacpp.judge.aftermath import first_few
+from pytest_megacpp.judge.case import Case, exit_cause, exit_text
+from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.phrases import joined, place, plain, seconds
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.stacks import main_thread, user_frame
+from pytest_megacpp.recording.timeline import Timeline, WorldView
+
+KEPT_NODEIDS = 10
+TOGETHER_S = 1.0
+_PROBLEM_CODES = {
+    str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
+}
+_STOPS = {"stopped": "the run had been stopped", "interrupted": "the run was interrupted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stumble:
+    """What kept one rank from being ready. `told`: the end of a sentence about it."""
+
+    rank: int
+    time_s: float
+    source: str
+    cause: str
+    told: str
+    secondary: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked for every test that didn't begin, worked out once per run."""
+
+    timeline: Timeline
+
+    @cached_property
+    def last_worlds(self) -> dict[int, WorldView]:
+        """The last world of each size."""
+        return {world.size: world for world in self.timeline.worlds.values()}
+
+    @cached_property
+    def _findings(self) -> dict[str, Finding | None]:
+        return {}
+
+    @cached_property
+    def _found(self) -> dict[str, dict[int, frozenset[int]]]:
+        return {}
+
+    def world_of(self, index: int) -> WorldView | None:
+        """The world that failed this test."""
+        if index in self.timeline.unreached:
+            return self.timeline.worlds.get(self.timeline.unreached[index][0])
+        planned = self.timeline.planned.get(index)
+        return self.last_worlds.get(planned.ranks) if planned else None
+
+    def start_of(self, world: WorldView) -> Finding | None:
+        """Why this world never got ready; None when it did, or nothing is known."""
+        if world.name not in self._findings:
+            self._findings[world.name] = _world_failed(world)
+        return self._findings[world.name]
+
+    def found(self, world: WorldView) -> dict[int, frozenset[int]]:
+        """The plan's tests that each rank collected."""
+        if world.name not in self._found:
+            self._found[world.name] = {r: frozenset(seen.found) for r, (_, seen) in world.collected.items()}
+        return self._found[world.name]
+
+    @cached_property
+    def not_common(self) -> dict[str, str]:
+        """By world: what its ranks lack of the plan, in few words."""
+        return {}
+
+    def lacking(self, world: WorldView) -> str:
+        if world.name not in self.not_common:
+            self.not_common[world.name] = _lacking(self, world)
+        return self.not_common[world.name]
+
+
+def find(run: Run, index: int) -> Finding:
+    """Why this test never began."""
+    world = run.world_of(index)
+    started = run.start_of(world) if world is not None else None
+    problem = problem_found(run.timeline)
+    if started is not None and (problem is None or started.time_s <= problem.time_s):
+        return started
+    uncollected = _not_collected(run, world, index) if world is not None else None
+    return uncollected or problem or _never_began(run, index)
+
+
+# -- a world that didn't get ready -------------------------------------------------------------------------
+
+
+def _world_failed(world: WorldView) -> Finding | None:
+    stumbles = sorted((*_broken(world), *_exited(world)), key=lambda s: (s.secondary, s.time_s, s.rank))
+    if stumbles:
+        return _stumbled(world, stumbles)
+    if world.acted is not None and world.acted.why == "startup-limit":
+        return _too_slow(world, world.acted)
+    return None
+
+
+def _broken(world: WorldView) -> Iterable[Stumble]:
+    for rank, (time_s, broken) in world.broken.items():
+        kind = errors.classify(broken.type, broken.message, broken.traceback)
+        stage = plain(broken.stage, 40)
+        error = joined((errors.short_type(plain(broken.type, 80)), plain(broken.message)), ": ")
+        told = f"can't run tests, {_STAGES.get(stage, stage)}: {error}"
+        yield Stumble(rank, time_s, "report", stage, told, kind.secondary or stage == "rendezvous")
+
+
+_STAGES = {
+    "import": "an import failed",
+    "conftest": "a conftest.py failed",
+    "plugin": "a pytest plugin failed",
+    "usage": "pytest refused its arguments",
+    "collection": "collection failed",
+    "rendezvous": "it could not join the others",
+}
+
+
+def _exited(world: WorldView) -> Iterable[Stumble]:
+    for rank, (time_s, exited) in world.exits.items():
+        if exited.expected or rank in world.broken or rank in world.collected:
+            continue
+        yield Stumble(
+            rank, time_s, "exit", exit_cause(exited), f"{exit_text(exited)} before it had collected the tests"
+        )
+
+
+def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
+    first = stumbles[0]
+    alike = [s for s in stumbles if (s.cause, s.told) == (first.cause, first.told)]
+    blamed = tuple(sorted(s.rank for s in alike if s.time_s <= first.time_s + TOGETHER_S))
+    others = [s for s in stumbles if s.rank not in blamed]
+    return Finding(
+        Code.STARTUP_FAILURE,
+        f"{ranks_named(blamed)} {first.told}",
+        blamed,
+        first.cause,
+        "setup",
+        (
+            *(Evidence(s.rank, s.time_s, s.source, s.told) for s in stumbles[:6]),
+            *first_few(blamed, lambda r: _last_line(world, r, first.time_s), 2),
+        ),
+        tuple(Consequence(s.rank, s.told, None if s.secondary else s.cause) for s in others),
+        frozenset({Source.REPORTS, Source.EXITS} if first.source == "exit" else {Source.REPORTS}),
+        time_s=first.time_s,
+    )
+
+
+def _last_line(world: WorldView, rank: int, time_s: float) -> Evidence | None:
+    read = world.output.get((rank, "stderr")) or world.output.get((rank, "stdout"))
+    lines = [line for line in read.text[-4_000:].splitlines() if line.strip()] if read else []
+    return Evidence(rank, time_s, "output", f"last line: {plain(lines[-1])}") if lines else None
+
+
+def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
+    late = tuple(r for r in range(world.size) if r not in world.collected)
+    steps: dict[str, list[int]] = defaultdict(list)
+    for rank in late:
+        steps[_step(world, rank)].append(rank)
+    told = "; ".join(f"{ranks_named(ranks)} {step}" for step, ranks in list(steps.items())[:3])
+    waited_s = (world.acted_s or world.started_s) - world.started_s
+    return Finding(
+        Code.STARTUP_FAILURE,
+        f"{told or 'ranks were not ready'} after {seconds(waited_s)}: {plain(acted.detail)}",
+        late,
+        "startup-limit",
+        "setup",
+        first_few(late, lambda r: _step_evidence(world, r)),
+        relies=frozenset({Source.REPORTS, Source.STACKS}),
+        time_s=world.acted_s or 0.0,
+    )
+
+
+def _step(world: WorldView, rank: int) -> str:
+    """How far a rank came."""
+    if rank in world.ready:
+        return "had not collected the tests"
+    return "had not started pytest (Python or an import hangs)" if rank in world.pids else "had no process"
+
+
+def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
+    if rank not in world.stacks:
+        return _last_line(world, rank, world.acted_s or 0.0)
+    time_s, taken = world.stacks[rank]
+    identity = world.ready[rank][1].main_thread if rank in world.ready else ""
+    thread = main_thread(taken.text, identity) if taken.ok else None
+    frame = user_frame(thread) if thread else None
+    frame = frame or (thread.frames[0] if thread and thread.frames else None)
+    return Evidence(rank, time_s, "stack", f"is in {place(frame)}") if frame else None
+
+
+# -- collection --------------------------------------------------------------------------------------------
+
+
+def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
+    found = run.found(world)
+    lacking = tuple(r for r in sorted(found) if index not in found[r])
+    if not lacking:
+        return None
+    nodeid = run.timeline.planned[index].nodeid if index in run.timeline.planned else ""
+    failed = {r: e for r in lacking if (e := _error_for(world.collected[r][1], nodeid)) is not None}
+    times = [world.collected[r][0] for r in lacking]
+    if failed:
+        return _not_imported(world, failed, min(times))
+    return Finding(
+        Code.STARTUP_FAILURE,
+        f"{ranks_named(lacking)} did not collect this test, {_others(world, lacking)} did",
+        lacking,
+        "collection",
+        "setup",
+        (Evidence(None, max(times), "report", run.lacking(world)), *_digests(world)),
+        relies=frozenset({Source.REPORTS}),
+        time_s=min(times),
+    )
+
+
+def _others(world: WorldView, lacking: Sequence[int]) -> str:
+    others = [r for r in world.collected if r not in lacking]
+    return ranks_named(others) if others else "only the desk"
+
+
+def _error_for(seen: ev.RankCollected, nodeid: str) -> ev.CollectError | None:
+    """The collection error of this rank that took the test along: of its file or a directory above."""
+    return next((e for e in seen.errors if e.nodeid == "." or nodeid.startswith(e.nodeid)), None)
+
+
+def _not_imported(world: WorldView, failed: dict[int, ev.CollectError], time_s: float) -> Finding:
+    blamed = tuple(sorted(failed))
+    error = failed[blamed[0]]
+    return Finding(
+        Code.STARTUP_FAILURE,
+        f"{plain(error.nodeid)} does not import on {ranks_named(blamed)}: {_exception(error.text)}",
+        blamed,
+        "import",
+        "setup",
+        first_few(blamed, lambda r: Evidence(r, world.collected[r][0], "report", _exception(failed[r].text))),
+        relies=frozenset({Source.REPORTS}),
+        time_s=time_s,
+    )
+
+
+def _exception(text: str) -> str:
+    """The line of a collection error that names the exception."""
+    lines = [line[1:].strip() for line in text[-8_000:].splitlines() if line.startswith("E ")]
+    lines = lines or [line for line in text[-8_000:].splitlines() if line.strip()]
+    return plain(lines[-1]) if lines else "no reason given"
+
+
+def _lacking(run: Run, world: WorldView) -> str:
+    """`rank 1 lacks 2 of 12 tests: a.py::b, a.py::c`."""
+    found, planned = run.found(world), run.timeline.planned
+    everything = frozenset(planned)
+    groups: dict[frozenset[int], list[int]] = defaultdict(list)
+    for rank in sorted(found):
+        if absent := everything - found[rank]:
+            groups[absent].append(rank)
+    parts = []
+    for absent, ranks in list(groups.items())[:3]:
+        names = [plain(planned[i].nodeid, 120) for i in sorted(absent)[:KEPT_NODEIDS]]
+        more = ", …" if len(absent) > KEPT_NODEIDS else ""
+        verb = "lacks" if len(ranks) == 1 else "lack"
+        parts.append(f"{ranks_named(ranks)} {verb} {len(absent)} of {len(everything)} tests: {', '.join(names)}{more}")
+    return "; ".join(parts)
+
+
+def _digests(world: WorldView) -> tuple[Evidence, ...]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for rank, (_, seen) in sorted(world.collected.items()):
+        groups[seen.digest].append(rank)
+    told = ", ".join(f"{ranks_named(ranks)} {plain(digest, 16)}" for digest, ranks in list(groups.items())[:4])
+    return (Evidence(None, None, "report", f"digest of what was collected: {told}"),) if len(groups) > 1 else ()
+
+
+# -- the box and the run -----------------------------------------------------------------------------------
+
+
+def problem_found(timeline: Timeline) -> Finding | None:
+    """What the box or the desk said that the run can't do."""
+    if not timeline.problems:
+        return None
+    time_s, problem = timeline.problems[0]
+    code = _PROBLEM_CODES.get(problem.code, Code.ENVIRONMENT)
+    return Finding(
+        code,
+        plain(problem.detail, 400) or plain(problem.cause),
+        (),
+        plain(problem.cause, 80) or None,
+        "setup",
+        (Evidence(None, time_s, "box", joined((plain(problem.cause, 80), plain(problem.detail, 400)), ": ")),),
+        time_s=time_s,
+    )
+
+
+def mend(timeline: Timeline, finding: Finding) -> str:
+    """What the box proposed to do about the problem that became this finding."""
+    if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED):
+        return ""
+    return plain(timeline.problems[0][1].mend, 400)
+
+
+def _never_began(run: Run, index: int) -> Finding:
+    finished = run.timeline.finished
+    if finished is None or finished.reason == "broken":
+        return box_lost(run.timeline)
+    why = _STOPS.get(finished.reason) or f"the run ended ({plain(finished.reason, 40)})"
+    unreached = run.timeline.unreached.get(index)
+    detail = plain(unreached[1].detail) if unreached else plain(finished.detail)
+    return Finding(
+        Code.NOT_RUN,
+        joined((f"{why} before this test began", detail), ": "),
+        (),
+        plain(finished.reason, 40) if finished.reason != "completed" else None,
+        "setup",
+        (Evidence(None, run.timeline.finished_s, "box", joined((finished.reason, plain(finished.detail)), ": ")),),
+        time_s=run.timeline.finished_s or 0.0,
+    )
+
+
+def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
+    """The recording stops without an end: nobody was left to write one."""
+    last = timeline.progress[-1][1] if timeline.progress and not timeline.worlds else None
+    reached = f", while it was at {plain(last.phase, 40)}" if last else ""
+    broken = timeline.finished is not None
+    why = f"the box broke: {plain(timeline.finished.detail)}" if timeline.finished else "the box was cut off"
+    return Finding(
+        Code.BOX_LOST,
+        f"{why} {seconds(timeline.last_s)} into the run{reached}" if not broken else why,
+        (),
+        "broken" if broken else "cut-off",
+        phase,
+        (Evidence(None, timeline.last_s, "box", "the last event of the recording"),),
+        time_s=timeline.last_s,
+    )
+
+
+def cut_short(case: Case) -> Finding | None:
+    """A test that was running when the run was stopped, or when the box was lost."""
+    timeline = case.timeline
+    if case.why == "stop" or (case.test.ended is None and timeline.finished is not None):
+        return _stopped(case)
+    if case.test.ended is not None:
+        return None
+    problem = problem_found(timeline)
+    return problem if problem is not None and problem.time_s >= case.test.started_s else box_lost(timeline, "call")
+
+
+def _stopped(case: Case) -> Finding:
+    finished, ended = case.timeline.finished, case.test.ended
+    reason = ended.detail if ended and ended.detail else finished.reason if finished else ""
+    cause = plain(reason, 40) or "interrupted"
+    detail = plain(case.test.acted.detail) if case.test.acted else ""
+    return Finding(
+        Code.NOT_RUN,
+        joined((f"{_STOPS.get(cause, 'the run was ended')} while this test ran", detail), ": "),
+        (),
+        cause,
+        "call",
+        (Evidence(None, case.end_s, "box", joined((cause, detail), ": ")),),
+        certainty=Certainty.CERTAIN,
+        time_s=case.end_s,
+    )

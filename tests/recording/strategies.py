@@ -1,0 +1,79 @@
+"""Owns Hypothesis strategies for facts and events, derived from their annotations; must not know what facts mean."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pytest_megacpp.recording.events import Event, Fact, Json
+from pytest_megacpp.recording.wire import KINDS
+
+TEXTS = st.text(st.characters(), max_size=12)  # lone surrogates too, as `os.fsdecode` makes them
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+INTS = st.integers(-(10**30), 10**30)
+JSON: st.SearchStrategy[Json] = st.recursive(
+    st.none() | st.booleans() | INTS | FLOATS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+TIMES = st.floats(-1e6, 1e9).map(lambda t: round(t, 6))
+_SCALARS: Mapping[object, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: INTS,
+    float: FLOATS,
+    str: TEXTS,
+    type(None): st.none(),
+}
+
+
+def instances(cls: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Any instance of dataclass `cls`; fields named in `given` come from there."""
+    return st.builds(cls, **{f.name: given.get(f.name, of_hint(f.type)) for f in fields(cls)})
+
+
+@cache
+def of_hint(hint: Any) -> st.SearchStrategy[Any]:
+    if hint is Json or isinstance(hint, str | typing.ForwardRef):
+        return JSON
+    if is_dataclass(hint):
+        return instances(typing.cast(type, hint))
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*map(of_hint, args))
+    if origin is tuple:
+        if args[1:] == (Ellipsis,):
+            return st.lists(of_hint(args[0]), max_size=3).map(tuple)
+        return st.tuples(*map(of_hint, args))
+    if origin is dict:
+        return st.dictionaries(TEXTS, of_hint(args[1]), max_size=3)
+    return _SCALARS[hint]
+
+
+def facts(**given: st.SearchStrategy[Any]) -> st.SearchStrategy[Fact]:
+    """A fact of any kind that is written; `given` are the values of fields of those names, in every kind."""
+    return st.one_of(*(facts_of(cls, **given) for cls in KINDS.values()))
+
+
+def facts_of(cls: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = {f.name for f in fields(cls)}
+    return instances(cls, **{name: s for name, s in given.items() if name in names})
+
+
+@st.composite
+def streams(draw: st.DrawFn, max_size: int = 12) -> list[Event]:
+    """Events as their writers number them: from zero, without a hole, per world and source."""
+    told = draw(st.lists(st.tuples(st.sampled_from(["", "w1", "wé"]), sources(), TIMES, facts()), max_size=max_size))
+    numbers: dict[tuple[str, str], int] = {}
+    events = []
+    for world, source, time_s, fact in told:
+        seq = numbers[world, source] = numbers.get((world, source), -1) + 1
+        events.append(Event("r1", world, source, seq, time_s, fact))
+    return events
+
+
+def sources() -> st.SearchStrategy[str]:
+    return st.sampled_from(["box", "desk", "rank 0", "rank 1"])
