@@ -14,6 +14,7 @@ from pytest_megacpp.recording.timeline import RankView, TestView
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
 STUCK_BY_STACK_S = 0.8
+PROBE_SHARE = 0.2  # of the quiet time between two looks at a stack
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 
@@ -189,5 +190,5 @@ def to_probe(view: TestView, now_s: float) -> tuple[int, ...]:
         for v in view.unfinished()
         if now_s - v.busy_s > after_s
         and not v.collectives.pending()
-        and now_s - max((t for t, _ in v.stacks), default=v.busy_s) > after_s
+        and now_s - max((t for t, _ in v.stacks), default=v.busy_s) > max(after_s, PROBE_SHARE * (now_s - v.busy_s))
     )

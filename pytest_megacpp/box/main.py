@@ -453,6 +453,7 @@ def serve(plan_path: str, directory: str, scratch: str) -> int:
     sys.path[:] = plan.path or sys.path
     try:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
+        redact_file(plan_path, redactor)  # the run keeps a plan without the configured secrets
         recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
         box = Box(plan, Path(directory), recorder, redactor, Path(scratch))
         take_signals(box)

@@ -195,12 +195,14 @@ class Supervisor:
         test = self.queue.pop(0)
         planned = self.plan.tests[test]
         self._start_failures.pop(world.size, None)
-        following = [t for t in self.queue if self.plan.tests[t].ranks == world.size]
+        known = set.intersection(*(set(seen.found) for _, seen in world.collected.values()))
+        following = [t for t in self.queue if self.plan.tests[t].ranks == world.size and t in known]
         next_test = following[0] if following and not self.plan.tests[following[0]].fresh else None
         if planned.fresh:
             next_test = None
         self.running, self._clocks, self._alarm_s = test, Clocks(), 0.0
-        keep = self._clean.pop(world.name, False)
+        asks = all(test in seen.with_lane for _, seen in world.collected.values())
+        keep = self._clean.pop(world.name, False) and asks
         self._used.add(world.name)
         started = TestStarted(test, planned.nodeid, world.size, planned.limits, planned.preset)
         return (Write(world.name, started), Release(world.name, test, next_test, keep))
@@ -258,8 +260,9 @@ class Supervisor:
 
 def _digests_differ(view: TestView) -> bool:
     """Whether members of a group issued different collectives although every rank passed."""
-    by_group: dict[str, set[str]] = {}
+    by_stretch: dict[tuple[str, str], set[str]] = {}
     for rank in view.ranks.values():
         for group, digest in rank.counted.digests.items() if rank.counted else ():
-            by_group.setdefault(group, set()).add(digest)
-    return any(len(found) > 1 for found in by_group.values())
+            first, _, hashed = digest.partition(":")
+            by_stretch.setdefault((group, first), set()).add(hashed)
+    return any(len(found) > 1 for found in by_stretch.values())

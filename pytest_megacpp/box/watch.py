@@ -4,6 +4,7 @@ A look is at most every 0.1 s and becomes rarer as a test gets older (5 % of its
 costs a long test next to nothing. Only changes are reported.
 """
 
+import linecache
 import os
 import shutil
 import threading
@@ -15,6 +16,7 @@ from pytest_megacpp.box import process
 from pytest_megacpp.box.probe import ask, read_wait_counters
 from pytest_megacpp.recording.events import Collective, Fact, FlightRecorded, GroupStatus, Sampled, StackTaken
 from pytest_megacpp.recording.flight import read_flight_recorder
+from pytest_megacpp.recording.stacks import main_thread
 
 FASTEST_S = 0.1
 SLOWEST_S = 1.0
@@ -169,7 +171,7 @@ class RankWatch(threading.Thread):
         means = (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
         for method, take in means[:1] if gently else means:
             text = take()
-            self._report(StackTaken(self.target.rank, test, method, bool(text), text))
+            self._report(StackTaken(self.target.rank, test, method, bool(text), text, _innermost_line(text)))
             if text:
                 return
 
@@ -204,6 +206,14 @@ class RankWatch(threading.Thread):
                 time.sleep(0.05)
                 break
         return _read_from(path, before)
+
+
+def _innermost_line(dump: str) -> str:
+    thread = main_thread(dump)
+    if thread is None or not thread.frames:
+        return ""
+    frame = thread.frames[0]
+    return linecache.getline(frame.file, frame.line).strip()[:200]
 
 
 def _size(path: str) -> int:

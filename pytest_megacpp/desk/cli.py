@@ -39,7 +39,7 @@ Command = Callable[[Desk, argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code of the process."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -51,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it parses has the command to run in `run`."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    megacpp = argparse.ArgumentParser(
         "megacpp", description="Looks at runs of distributed lanes.", epilog=EXIT_CODES, formatter_class=raw
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, about: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory or a run id")
     command("doctor", _doctor, "say what a lane would find on this machine")
-    return parser
+    return megacpp
 
 
 def _root(start: Path) -> Path:

@@ -55,7 +55,7 @@ def runs_table(lane_dir: Path) -> Iterator[str]:
 def run_shown(seen: Judged) -> Iterator[str]:
     """The run in one line, where it lies, and the text of each failing test."""
     yield from _columns([_row(seen.run, seen.document)])
-    yield str(seen.run)
+    yield _typed(seen.run)
     for test in seen.bad:
         yield from ("", *_text(test, seen))
 
@@ -84,10 +84,15 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text(test: TestResult, seen: Judged) -> list[str]:
     told = _entry(test, seen.document).get("receipt")
-    receipt = str(seen.run / told) if isinstance(told, str) else None
+    receipt = _typed(seen.run / told) if isinstance(told, str) else None
     started = seen.timeline.started
     text = failure_text(test, seen.timeline, receipt=receipt, lane=started.lane if started else "?")
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
+
+
+def _typed(path: Path) -> str:
+    """The path as somebody standing here would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _row(path: Path, document: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.events import Error, Reported
-from pytest_megacpp.recording.ranks import rank_list
+from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import TestView, Timeline
 from pytest_megacpp.report.clean import clean
 from pytest_megacpp.report.text import failure_text, headline
@@ -111,7 +111,7 @@ class _Maker:
         self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
     ) -> pytest.TestReport:
         extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": wasxfail}
-        last = when == "call" or outcome == "failed"
+        shown = when != "setup" or outcome == "failed"  # JUnit reads properties and output from the teardown
         return pytest.TestReport(
             nodeid=self.item.nodeid,
             location=self.item.location,
@@ -119,9 +119,9 @@ class _Maker:
             outcome=outcome,  # type: ignore[arg-type]
             longrepr=longrepr,
             when=when,  # type: ignore[arg-type]
-            sections=list(_sections(self.view)) if last else (),
+            sections=list(_sections(self.view, teardown=when == "teardown")) if shown else (),
             duration=self.result.durations.get(when, 0.0),
-            user_properties=self._properties() if last else [],
+            user_properties=self._properties() if shown else [],
             **extra,
         )
 
@@ -174,8 +174,8 @@ def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:
     return None
 
 
-def _sections(view: TestView | None) -> Iterator[tuple[str, str]]:
-    """What the ranks wrote and logged; equal texts of several ranks once."""
+def _sections(view: TestView | None, *, teardown: bool) -> Iterator[tuple[str, str]]:
+    """What the ranks wrote and logged, without or with the teardown's; equal texts of several ranks once."""
     if view is None:
         return
     texts: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -183,7 +183,7 @@ def _sections(view: TestView | None) -> Iterator[tuple[str, str]]:
         for stream, output in rank.output.items():
             texts[f"Captured {stream}", clean(output.text)[-SECTION_CHARS:]].append(rank.rank)
         for _, report in rank.reports.values():
-            for heading, text in report.sections:
+            for heading, text in report.sections if teardown or report.when != "teardown" else ():
                 texts[clean(heading)[:80], clean(text)[-SECTION_CHARS:]].append(rank.rank)
     for (heading, text), ranks in texts.items():
-        yield f"{heading} of rank {rank_list(tuple(ranks))}", text
+        yield f"{heading} of {ranks_named(ranks)}", text

@@ -4,9 +4,10 @@ Must not know how the cause was found.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait, bare_op
@@ -31,19 +32,25 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
 
 def sentence(case: Case, blamed: Collection[int]) -> str:
     """`ranks 0-2,4-7 then waited in all_gather #12`; empty when nothing followed."""
-    groups: dict[str, list[int]] = defaultdict(list)
+    waited: dict[str, list[int]] = defaultdict(list)
+    lost: dict[str, list[int]] = defaultdict(list)
     for rank in stuck(case, blamed):
-        groups[f"waited {_in_what(case, rank)}"].append(rank)
+        waited[_in_what(case, rank)].append(rank)
     for trouble in victims(case):
         if trouble.rank not in blamed:
-            groups[f"lost their peer {_in_last(case, trouble)}".rstrip()].append(trouble.rank)
-    largest = sorted(groups.items(), key=lambda g: (-len(g[1]), g[1]))[:KEPT_GROUPS]
-    parts = [f"{ranks_named(ranks)} then {_agreeing(text, ranks)}" for text, ranks in largest]
-    return " and ".join(parts)
+            where = _in_last(case, trouble)
+            (waited if where in waited else lost)[where].append(trouble.rank)
+    parts = [f"{ranks_named(ranks)} then waited {where}" for where, ranks in _largest(waited)]
+    parts += [f"{ranks_named(ranks)} then lost {_its(ranks)} peer {where}".rstrip() for where, ranks in _largest(lost)]
+    return " and ".join(parts[:KEPT_GROUPS])
 
 
-def _agreeing(text: str, ranks: Collection[int]) -> str:
-    return text.replace("their", "its") if len(ranks) == 1 else text
+def _largest(groups: Mapping[str, list[int]]) -> list[tuple[str, list[int]]]:
+    return sorted(groups.items(), key=lambda g: (-len(g[1]), g[1]))
+
+
+def _its(ranks: Collection[int]) -> str:
+    return "its" if len(ranks) == 1 else "their"
 
 
 def _in_what(case: Case, rank: int) -> str:
@@ -79,7 +86,7 @@ def _how_long(case: Case, rank: int) -> str:
 
 
 def _failed(trouble: Trouble) -> Consequence:
-    if trouble.secondary:
+    if trouble.secondary or trouble.kind is Kind.MISMATCH:
         return Consequence(trouble.rank, trouble.text)
     return Consequence(trouble.rank, said(trouble), trouble.cause)
 

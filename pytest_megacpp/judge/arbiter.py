@@ -65,7 +65,7 @@ def _result(run: Run, index: int) -> TestResult:
         finding.blamed,
         finding.cause,
         certainty,
-        (*finding.evidence, *reasons),
+        tuple(dict.fromkeys((*finding.evidence, *reasons))),
         finding.consequences,
         next_step(finding, commands(timeline, nodeid, index), startup.mend(timeline, finding)),
         finding.phase,

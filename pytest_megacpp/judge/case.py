@@ -3,6 +3,7 @@
 The moment is the box's act where there was one. What ranks did afterwards (they were being ended) doesn't count.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pytest_megacpp.recording.stacks import Frame, communication_call, threads, 
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 
 PHASES = ("setup", "call", "teardown")
+_CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 FROZEN_STATES = ("T", "t")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
 _ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
@@ -107,7 +109,7 @@ class Case:
             return None
         kind = self._alone(errors.classify(broken.type, broken.message, broken.traceback))
         text = f"{plain(broken.stage, 40)} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
-        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", phase_of(view))
+        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", self.phase_of(view.rank))
 
     def _exited(self, view: RankView) -> Trouble | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
@@ -116,7 +118,9 @@ class Case:
         kind = self._alone(_exit_kind(exited, written(view)))
         frame = crash_frame(view)
         where = file_line(frame.file, frame.line) if frame else ""
-        return Trouble(view.rank, time_s, "exit", kind, exit_cause(exited), exit_text(exited), where, phase_of(view))
+        return Trouble(
+            view.rank, time_s, "exit", kind, exit_cause(exited), exit_text(exited), where, self.phase_of(view.rank)
+        )
 
     def _alone(self, kind: Kind) -> Kind:
         """A world of one has no peers: whatever it met is its own."""
@@ -133,7 +137,20 @@ class Case:
     def _over_s(self) -> float:
         return self.test.ended_s if self.test.ended_s is not None else float("inf")
 
+    def phase_of(self, rank: int) -> str:
+        """The pytest phase that a rank is in, or was in when it was last heard of."""
+        view = self.ranks[rank]
+        reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES and p.start_s <= self.cutoff_s]
+        reports = [when for when, (t, _) in view.reports.items() if when in PHASES and t <= self.cutoff_s]
+        after = [min(PHASES.index(when) + 1, 2) for when in reports]
+        return PHASES[max([*reached, *after], default=0)]
+
     # -- states at the moment ------------------------------------------------------------------------------
+
+    def is_through(self, rank: int) -> bool:
+        """Through with the test in one way or another before the box acted."""
+        over_s = self.ranks[rank].finished_s
+        return rank in self.exits or (over_s is not None and over_s <= self.end_s)
 
     def has_finished(self, rank: int) -> bool:
         """Through with the test, without trouble, by the moment."""
@@ -156,7 +173,7 @@ class Case:
         view, acted = self.ranks[rank], self.test.acted
         if acted is not None and rank in acted.compiling:
             return True
-        return view.compiling_since_s is not None and view.finished_s is None
+        return view.compiling_since_s is not None and not self.is_through(rank)
 
     def holds_gil(self, rank: int) -> bool:
         """Its server answers without the interpreter lock, its interpreter doesn't."""
@@ -226,7 +243,7 @@ class Case:
         """Ranks that only their stack shows waiting for a peer (point to point, a store), and in what."""
         found = {}
         for rank, view in self.ranks.items():
-            if rank in self.waiting_in or rank in self.troubles or view.finished_s is not None or self.is_frozen(rank):
+            if rank in self.waiting_in or rank in self.troubles or self.is_through(rank) or self.is_frozen(rank):
                 continue
             taken = view.stack()
             if taken is not None and waits_for_peer(taken[1]):
@@ -243,21 +260,14 @@ class Case:
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
 
 
-def phase_of(view: RankView) -> str:
-    """The pytest phase that a rank is in, or was in when it was last heard of."""
-    reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES]
-    after = [min(PHASES.index(when) + 1, 2) for when in view.reports if when in PHASES]
-    return PHASES[max([*reached, *after], default=0)]
-
-
 def is_strict_xpass(report: ev.Reported) -> bool:
     """Whether pytest calls a pass a failure because the test was marked to fail for certain."""
     return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
 
 
 def error_text(error: ev.Error) -> str:
-    """`ValueError: no shards`, one line."""
-    message = plain(error.message)
+    """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with."""
+    message = plain(_CPP_LINE.sub("", error.message[:4_000]))
     kind = errors.short_type(plain(error.type, 80))
     return f"{kind}: {message}" if kind and message else kind or message
 
@@ -291,7 +301,9 @@ def exit_text(exited: ev.RankExited) -> str:
         return f"was killed by {exited.signal}"
     if exited.signal:
         return f"crashed with {plain(exited.signal, 20)}"
-    return "ended" if exited.code is None else f"ended its process with exit code {exited.code}"
+    if exited.code is None:
+        return "ended its process, how is not known"
+    return f"ended its process with exit code {exited.code}"
 
 
 def crash_frame(view: RankView) -> Frame | None:

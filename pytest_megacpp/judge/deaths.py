@@ -54,14 +54,22 @@ def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tupl
         first.phase,
         _evidence(case, [t for t in case.troubles.values() if t.rank in blamed], blamed),
         aftermath.consequences(case, blamed),
-        _relies(first),
+        _relies(case, first, blamed),
         (*_order_doubts(first, others), *_exit_doubts(case, blamed)),
         time_s=first.time_s,
     )
 
 
-def _relies(first: Trouble) -> frozenset[Source]:
-    return frozenset({Source.EXITS, Source.REPORTS} if first.source == "exit" else {Source.REPORTS})
+def _relies(case: Case, first: Trouble, blamed: Sequence[int]) -> frozenset[Source]:
+    if first.source != "exit":
+        return frozenset({Source.REPORTS})
+    memory = {Source.MEMORY} if _may_be_oom(case, blamed) else set()
+    return frozenset({Source.EXITS, Source.REPORTS} | memory)
+
+
+def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
+    exits = [case.exits[r][1] for r in blamed if r in case.exits]
+    return any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits)
 
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
@@ -72,10 +80,10 @@ def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...
 
 def _exit_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     exits = {r: case.exits[r][1] for r in blamed if r in case.exits}
-    doubts = []
+    doubts: list[Doubt] = []
     if any(e.code is None and e.signal is None for e in exits.values()):
         doubts.append(Doubt(Source.EXITS, "how the process ended was not learnt"))
-    if any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits.values()):
+    if _may_be_oom(case, blamed):
         doubts.append(Doubt(Source.MEMORY, "this box can't tell an OOM kill from a plain SIGKILL"))
     return tuple(doubts)
 
@@ -132,13 +140,13 @@ def _evidence(case: Case, troubles: Sequence[Trouble], blamed: Sequence[int]) ->
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:
-    """The last line of a process that ended: runtimes say there why."""
+    """What a process that ended wrote about it: a fatal error's first line, else its last line."""
     stderr = case.ranks[rank].output.get("stderr")
     if rank not in case.exits or stderr is None:
         return None
-    lines = [line for line in stderr.text[-4_000:].splitlines() if line.strip()]
+    lines = [line for line in stderr.text.splitlines() if line.strip()]
     fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
-    shown = (fatal or lines)[-1:]
+    shown = fatal[-1:] or lines[-1:]
     return Evidence(rank, case.exits[rank][0], "output", f"stderr: {plain(shown[0])}") if shown else None
 
 
@@ -165,7 +173,7 @@ def skipped_on_some(case: Case) -> Finding | None:
 def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
     for time_s, report in case.ranks[rank].reports.values():
         if report.outcome == "skipped" and report.xfail is None and time_s <= case.cutoff_s:
-            return time_s, plain(report.skip.reason) if report.skip else "no reason given"
+            return time_s, plain(report.skip.reason).removeprefix("Skipped: ") if report.skip else "no reason given"
     return None
 
 

@@ -89,7 +89,7 @@ def classify(type_name: str, message: str, traceback: str = "") -> Kind:
     short = short_type(type_name)
     if short in _OWN_WORDS:
         return Kind.OWN
-    in_torch = short.startswith("Dist") or "torch/distributed/" in traceback
+    in_torch = short.startswith("Dist") or "torch/distributed/" in traceback or "gloo/transport/" in message
     kind = _TYPES.get(short) or _kind_of(f"{short}: {message}", in_torch=in_torch)
     if kind is Kind.OWN and _CHAINED.search(traceback):
         kinds = [_kind_of(raised[0], in_torch=in_torch) for raised in _RAISED.finditer(traceback)]

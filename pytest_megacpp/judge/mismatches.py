@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge import aftermath, errors
-from pytest_megacpp.judge.case import Case, Trouble, phase_of
+from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
@@ -80,7 +80,7 @@ def _phase(case: Case, ranks: Sequence[int]) -> str:
     failed = [case.troubles[r].phase for r in ranks if r in case.troubles]
     if failed:
         return failed[0]
-    running = [phase_of(case.ranks[r]) for r in ranks if case.ranks[r].finished_s is None]
+    running = [case.phase_of(r) for r in ranks if not case.is_through(r)]
     return running[0] if running else "call"
 
 
@@ -105,9 +105,9 @@ def _told(case: Case) -> Finding | None:
     )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        f"{head}: {what or aftermath.said(told[0])}",
+        f"{head}: {what or f'{ranks_named([told[0].rank])} {aftermath.said(told[0])}, sizes did not match'}",
         odd,
-        None,
+        None if variants else "size",
         told[0].phase,
         (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
         aftermath.consequences(case, odd),

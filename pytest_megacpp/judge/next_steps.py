@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 
@@ -23,7 +24,7 @@ class Commands:
     surface: str
     dry_run: bool
     ranks: int
-    limits: dict[str, float]
+    limits: Limits
 
     def rerun(self, *options: str) -> str:
         """The test alone, on the same surface and size."""
@@ -39,15 +40,14 @@ class Commands:
     def show(self) -> str:
         return f"megacpp show {shlex.quote(self.run_id)}" if self.run_id else "megacpp show"
 
-    def raised(self, limit: str) -> str:
-        """The option that doubles a limit."""
-        return f"{limit}={2 * self.limits.get(limit, 120.0):g}"
+    def with_double(self, limit: str) -> str:
+        """The test alone, with twice the limit."""
+        return self.rerun("--lane-limit", f"{limit}={2 * getattr(self.limits, limit):g}")
 
 
 def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
     started, test = timeline.started, timeline.tests.get(index)
-    limits = test.limits if test else None
-    known = {n: float(getattr(limits, n)) for n in ("startup", "skew", "compile", "stall", "test")} if limits else {}
+    limits = test.limits if test else Limits()
     return Commands(
         timeline.run_id,
         started.lane if started else "LANE",
@@ -55,7 +55,7 @@ def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
         started.surface if started else "",
         bool(started and started.dry_run),
         started.ranks if started else 0,
-        known,
+        limits,
     )
 
 
@@ -70,8 +70,8 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.TEST_FAILED, "cuda-oom"): "the device's memory is full: try the smaller preset\n{diagnostic}",
     (Code.TEST_FAILED, "skipped-on-some-ranks"): "make the condition of the skip the same on every rank, then\n{rerun}",
     (Code.TEST_FAILED, "xpassed-strict"): "remove the strict xfail mark: the test passes now",
-    (Code.RANK_DEATH, None): "read what {who} wrote last, the others only lost their peer\n{show}\n{rerun}",
-    (Code.RANK_DEATH, "exception"): "read the traceback of {who}, the others only lost their peer\n{rerun}",
+    (Code.RANK_DEATH, None): "read what {who} wrote last; what others show follows from it\n{show}\n{rerun}",
+    (Code.RANK_DEATH, "exception"): "read the traceback of {who}; what others show follows from it\n{rerun}",
     (Code.RANK_DEATH, "oom-killed"): (
         "the host's memory was full (caches, pinned memory, DataLoader workers): try the smaller preset\n{diagnostic}"
     ),
@@ -117,7 +117,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "read the last line of each rank; if the diagnostic preset stops too, it is the infrastructure\n"
         "{show}\n{diagnostic}"
     ),
-    (Code.STARTUP_FAILURE, None): "read what {who} wrote before it could begin\n{show}",
+    (Code.STARTUP_FAILURE, None): "read what {who} wrote before the test could begin\n{show}",
     (Code.STARTUP_FAILURE, "import"): "make the test file import on {who} as on the others\n{show}",
     (
         Code.STARTUP_FAILURE,
@@ -148,8 +148,8 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
         refresh=command.rerun("--cache-seed", "refresh"),
         cold=command.rerun("--cache-seed", "cold"),
         diagnostic=diagnostic,
-        raise_startup=command.rerun("--lane-limit", command.raised("startup")),
-        raise_compile=command.rerun("--lane-limit", command.raised("compile")),
-        raise_stall=command.rerun("--lane-limit", command.raised("stall")),
-        raise_test=command.rerun("--lane-limit", command.raised("test")),
+        raise_startup=command.with_double("startup"),
+        raise_compile=command.with_double("compile"),
+        raise_stall=command.with_double("stall"),
+        raise_test=command.with_double("test"),
     )

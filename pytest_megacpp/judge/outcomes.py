@@ -92,7 +92,8 @@ def _finding(case: Case, code: Code, summary: str) -> Finding:
 def _reason(case: Case) -> str:
     """Why the first rank skipped."""
     reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
-    return next((plain(r.skip.reason) for r in reports if r.outcome == "skipped" and r.skip), "")
+    reason = next((plain(r.skip.reason) for r in reports if r.outcome == "skipped" and r.skip), "")
+    return reason.removeprefix("Skipped: ")
 
 
 def _xfailed(case: Case, ranks: list[int]) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, deaths, mismatches
-from pytest_megacpp.judge.case import Case, phase_of
+from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
@@ -46,7 +46,8 @@ def standstill(case: Case) -> Standstill:
     if cycle := _cycle(case, visited):
         return Standstill(tuple(visited), waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
-        return Standstill(tuple(visited), waiting, _elsewhere(case), guessed=True)
+        elsewhere = _elsewhere(case)
+        return Standstill(tuple(visited), waiting, elsewhere, guessed=bool(elsewhere))
     return _as_box_saw(case) or Standstill(tuple(visited), waiting, ())
 
 
@@ -218,7 +219,7 @@ def _straggler(case: Case, still: Standstill) -> Finding:
         blamed,
         causes.pop() if len(causes) == 1 else None,
         _phase(case, still, blamed),
-        (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _root_evidence(case, r))),
+        (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _late_evidence(case, still, r))),
         _waiters(case, still, blamed),
         _RELIES | {Source.COUNTERS},
         (*_doubts(case, still), *_root_doubts(case, blamed)),
@@ -282,6 +283,15 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
     return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not answering"
 
 
+def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
+    if (late_s := _late_s(case, still, rank)) is None:
+        return _root_evidence(case, rank)
+    since_s = still.waits[0].since_s
+    return Evidence(
+        rank, since_s + late_s, "flight-recorder", f"entered {still.what} {seconds(late_s)} after the first"
+    )
+
+
 def _root_evidence(case: Case, rank: int) -> Evidence | None:
     sample, view = case.ranks[rank].sample, case.ranks[rank]
     if case.is_frozen(rank) and sample is not None:
@@ -290,7 +300,7 @@ def _root_evidence(case: Case, rank: int) -> Evidence | None:
         called = view.reports.get("call")
         return Evidence(rank, called[0] if called else view.finished_s, "report", "finished the test")
     if case.holds_gil(rank):
-        return Evidence(rank, view.sample_s, "stack", "its server answers, its interpreter doesn't")
+        return Evidence(rank, view.stacks[-1][0], "stack", "its server answers, its interpreter doesn't")
     where = case.location(rank)
     if where:
         return _stack_evidence(case, rank, f"is in {where}")
@@ -315,7 +325,7 @@ def _phase(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
     """Where the blamed ranks are; when they left, where the others wait for them."""
     present = [r for r in blamed if not case.has_left(r)] or list(still.waiting)
     failed = [case.troubles[r].phase for r in present if r in case.troubles]
-    return failed[0] if failed else phase_of(case.ranks[present[0]]) if present else "call"
+    return failed[0] if failed else case.phase_of(present[0]) if present else "call"
 
 
 # -- hangs -------------------------------------------------------------------------------------------------
@@ -324,14 +334,14 @@ def _phase(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
 def _hang(case: Case, still: Standstill) -> Finding:
     calls = sorted(set(case.blocked.values()))
     where = still.what or (calls[0] if len(calls) == 1 else ", ".join(calls[:3])) or "a distributed call"
-    waiting = still.waiting or tuple(v.rank for v in case.ranks.values() if v.finished_s is None)
+    waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
     waited = seconds(case.waited_s(_since_s(case, still)))
     return Finding(
         Code.HANG,
         f"everybody waits and nobody is missing: {ranks_named(waiting)} waited {waited} in {where}",
         waiting,
         None,
-        phase_of(case.ranks[waiting[0]]) if waiting else "call",
+        case.phase_of(waiting[0]) if waiting else "call",
         _wait_evidence(case, still),
         relies=_RELIES,
         doubts=_doubts(case, still),
@@ -392,7 +402,7 @@ def _compile_stall(case: Case) -> Finding:
         f"{ranks_named(blamed)} compiled for {_compiled_for(case, blamed)} in one go, the limit is {seconds(limit_s)}",
         blamed,
         None,
-        phase_of(case.ranks[blamed[0]]) if blamed else "call",
+        case.phase_of(blamed[0]) if blamed else "call",
         (
             *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r)),
             *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)),
@@ -409,7 +419,7 @@ def _compile_stall(case: Case) -> Finding:
 
 def _limit(case: Case) -> Finding:
     """A limit passed: who moved last decides."""
-    present = [r for r, v in sorted(case.ranks.items()) if v.finished_s is None and r not in case.exits]
+    present = [r for r in sorted(case.ranks) if not case.is_through(r)]
     quiet_s = min((_quiet_s(case, r) for r in present), default=0.0)
     stall_s = case.test.limits.stall
     if not present or not _was_watched(case, present):
@@ -437,7 +447,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         f"{was(blamed)} without progress for {seconds(quiet_s)} when the {_name(case)} limit passed{at}",
         blamed,
         None,
-        phase_of(case.ranks[blamed[0]]),
+        case.phase_of(blamed[0]),
         (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _root_evidence(case, r))),
         relies=frozenset({Source.COUNTERS, Source.STACKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
@@ -476,7 +486,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
         f"the test was still making progress when {limit} passed{doing}",
         (),
         "run-limit" if case.why == "run-limit" else None,
-        phase_of(case.ranks[present[0]]),
+        case.phase_of(present[0]),
         _limit_evidence(case, present),
         relies=frozenset({Source.COUNTERS}),
         time_s=case.end_s,
@@ -493,7 +503,7 @@ def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
         f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{roots}",
         (),
         None,
-        phase_of(case.ranks[present[0]]) if present else "call",
+        case.phase_of(present[0]) if present else "call",
         (*_limit_evidence(case, present), *_wait_evidence(case, still)[:2]),
         certainty=Certainty.GUESS,
         time_s=case.end_s,

@@ -176,11 +176,14 @@ def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
     waited_s = (world.acted_s or world.started_s) - world.started_s
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{told or 'ranks were not ready'} after {seconds(waited_s)}: {plain(acted.detail)}",
+        f"{told or 'ranks were not ready'} after {seconds(waited_s)}",
         late,
         "startup-limit",
         "setup",
-        first_few(late, lambda r: _step_evidence(world, r)),
+        (
+            Evidence(None, world.acted_s, "box", plain(acted.detail)),
+            *first_few(late, lambda r: _step_evidence(world, r)),
+        ),
         relies=frozenset({Source.REPORTS, Source.STACKS}),
         time_s=world.acted_s or 0.0,
     )

@@ -55,6 +55,7 @@ class RankSession:
         self.observers = observers
         self.plan = plan
         self.collected = False
+        self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
         self._go: Go | None = None
@@ -72,6 +73,8 @@ class RankSession:
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
         config.option.basetemp = os.environ["MEGACPP_TMP"]
+        if config.option.tbstyle in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
+            config.option.tbstyle = "short"
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -90,7 +93,8 @@ class RankSession:
         self._items = {i: by_nodeid[n] for i, n in enumerate(nodeids) if n in by_nodeid}
         digest = hashlib.sha256("\n".join(nodeids[i] for i in self._items).encode()).hexdigest()[:16]
         self.collected = True
-        self.agent.send(RankCollected(self.agent.rank, tuple(self._items), digest, tuple(self._errors)))
+        with_lane = tuple(i for i, item in self._items.items() if self._fixture in getattr(item, "fixturenames", ()))
+        self.agent.send(RankCollected(self.agent.rank, tuple(self._items), digest, tuple(self._errors), with_lane))
 
     # -- tests ---------------------------------------------------------------------------------------------
 
@@ -105,7 +109,9 @@ class RankSession:
         item = self._items[go.test]
         following = self._items.get(go.next_test) if go.next_test is not None else None
         self._go, self.observers.test = go, go.test
-        self._prepare_group(go, item)
+        # The box may have left out the test that the last teardown prepared for.
+        item.session._setupstate.teardown_exact(item)
+        self._prepare_group(go)
         self.observers.compile_started()
         before, start_s = self.observers.counters(), self.agent.now_s()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -117,10 +123,9 @@ class RankSession:
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
 
-    def _prepare_group(self, go: Go, item: pytest.Item) -> None:
-        """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay for this one."""
-        wants_lane = _fixture(self.plan.lane) in getattr(item, "fixturenames", ())
-        if self._leaked or (self._owns_group and not (go.keep_group and wants_lane)):
+    def _prepare_group(self, go: Go) -> None:
+        """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay."""
+        if self._leaked or (self._owns_group and not go.keep_group):
             self._drop_group()
         os.environ["MASTER_PORT"] = str(go.store_port)
 

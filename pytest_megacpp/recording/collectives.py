@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pytest_megacpp.recording.events import Collective, FlightRecorded
 
 KEPT_ENTRIES = 512
+KEPT_GROUPS = 512
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
 # (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
@@ -45,18 +46,26 @@ class RankCollectives:
     completed: dict[str, int] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
     unfinished: dict[tuple[str, int], None] = field(default_factory=dict)  # a set in order
+    held: bool = False  # the box acted: from now on only its own evidence ends a wait
 
     def update(self, seen: FlightRecorded) -> None:
-        before = tuple(self.unfinished) if seen.origin == "poll" else ()
+        if self.held and seen.origin != "evidence":
+            seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
+        before = tuple(self.unfinished) if seen.origin == "poll" and not self.held else ()
         listed = {self._add(entry) for entry in seen.entries if not entry.p2p and entry.entered_s >= self.floor_s}
         for status in seen.status:
             if status.pg in self.groups:  # others were used before this test only
                 name = self.groups[status.pg]
-                self.enqueued[name] = max(self.enqueued.get(name, 0), status.enqueued)
-                self.completed[name] = max(self.completed.get(name, 0), status.completed)
+                _raise_to(self.enqueued, name, status.enqueued)
+                _raise_to(self.completed, name, status.completed)
         self._close(before, listed, {self.groups.get(status.pg) for status in seen.status})
         while len(self.entries) > KEPT_ENTRIES:
             self._drop(next(iter(self.entries)))
+        while len(self.groups) > KEPT_GROUPS:
+            del self.groups[next(iter(self.groups))]
+
+    def _is_unfinished(self, entry: Collective) -> bool:
+        return (self.named(entry.group), entry.seq) in self.unfinished
 
     def _add(self, entry: Collective) -> tuple[str, int]:
         name = self.named(entry.group)
@@ -65,7 +74,7 @@ class RankCollectives:
         done = entry.done or (known is not None and known.done and known.entered_s == entry.entered_s)
         self.groups[entry.pg] = name
         self.entries[key] = replace(entry, group=name, done=done)
-        self.enqueued[name] = max(self.enqueued.get(name, 0), entry.seq)
+        _raise_to(self.enqueued, name, entry.seq)
         if done:
             self.unfinished.pop(key, None)
         else:
@@ -90,7 +99,8 @@ class RankCollectives:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.incarnation = time_s, self.incarnation + 1
         self.groups.clear()
-        self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
+        if not self.held:
+            self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
 
     def pending(self) -> tuple[Collective, ...]:
         """Entered and not finished, oldest first."""
@@ -98,6 +108,13 @@ class RankCollectives:
 
     def last(self) -> Collective | None:
         return max(self.entries.values(), key=lambda e: (e.entered_s, e.seq), default=None)
+
+
+def _raise_to(counts: dict[str, int], group: str, count: int) -> None:
+    """Counters only grow; of too many groups the ones that were not heard of for longest are forgotten."""
+    counts[group] = max(counts.pop(group, 0), count)
+    if len(counts) > KEPT_GROUPS:
+        del counts[next(iter(counts))]
 
 
 @dataclass
@@ -113,7 +130,10 @@ class Groups:
 
     def announce(self, name: str, ranks: Iterable[int]) -> None:
         """Members of group `name`; no ranks means everybody."""
+        self.members.pop(name, None)
         self.members[name] = frozenset(ranks) & self.everyone or self.everyone
+        if len(self.members) > KEPT_GROUPS:
+            del self.members[next(iter(self.members))]
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
@@ -182,7 +202,7 @@ def _wait(
 ) -> Wait:
     group, seq = key
     missing = [r for r in sorted(members) if r not in ranks or ranks[r].enqueued.get(group, 0) < seq]
-    first = min(arrived.values(), key=lambda e: e.entered_s)
+    first = min((arrived[r] for r in sorted(arrived)), key=lambda e: e.entered_s)
     return Wait(group, seq, bare_op(first.op), tuple(sorted(arrived)), tuple(missing), first.entered_s)
 
 
@@ -213,12 +233,18 @@ def _aspect(entries: Iterable[Collective]) -> str | None:
 
 
 def digests(entries: Iterable[Collective]) -> dict[str, str]:
-    """Per group, what `disagreements` would compare, in few characters."""
-    by_group: dict[str, list[object]] = defaultdict(list)
+    """Per group, what `disagreements` would compare, in few characters: `first number:hash`. Those that begin at
+    different numbers can't be compared.
+    """
+    by_group: dict[str, list[Collective]] = defaultdict(list)
     for entry in sorted(entries, key=lambda e: (e.group, e.seq)):
         if not entry.p2p:
-            by_group[entry.group].append((entry.seq, _signature(entry)))
-    return {g: hashlib.blake2s(repr(what).encode(), digest_size=6).hexdigest() for g, what in by_group.items()}
+            by_group[entry.group].append(entry)
+    return {group: f"{of[0].seq}:{_hash([(e.seq, _signature(e)) for e in of])}" for group, of in by_group.items()}
+
+
+def _hash(value: object) -> str:
+    return hashlib.blake2s(repr(value).encode(), digest_size=6).hexdigest()
 
 
 def describe(entry: Collective) -> str:

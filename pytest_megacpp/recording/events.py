@@ -123,12 +123,15 @@ class CollectError:
 
 @dataclass(frozen=True, slots=True)
 class RankCollected:
-    """What a rank collected: indices of the plan it found, and a digest over all its node ids."""
+    """What a rank collected: indices of the plan it found, those that ask for the lane's fixture, and a digest
+    over the found node ids.
+    """
 
     rank: int
     found: tuple[int, ...]
     digest: str
     errors: tuple[CollectError, ...] = ()
+    with_lane: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,13 +353,16 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class StackTaken:
-    """A stack of one rank. `method`: traceback, py-spy, faulthandler. `text` empty and `ok` false: no answer."""
+    """A stack of one rank. `method`: traceback, py-spy, faulthandler. `text` empty and `ok` false: no answer.
+    `line`: the source of the main thread's innermost frame.
+    """
 
     rank: int
     test: int | None
     method: str
     ok: bool
     text: str
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,11 @@ def read_flight_recorder(dump: bytes | str, epoch_s: float) -> tuple[tuple[Colle
 
     Raises ValueError when the dump isn't what torch writes.
     """
-    data = json.loads(dump)
-    if not isinstance(data, dict):
-        raise ValueError("flight recorder dump is not an object")
     try:
+        data = json.loads(dump)
         entries = tuple(_entry(e, epoch_s) for e in data.get("entries") or ())
         status = tuple(_status(pg, s) for pg, s in (data.get("pg_status") or {}).items())
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as e:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as e:
         raise ValueError(f"flight recorder dump has an unknown form: {e!r}") from None
     return entries, status
 
@@ -39,15 +37,23 @@ def _entry(entry: Mapping[str, Any], epoch_s: float) -> Collective:
         numel_out=_numel(sizes_out),
         dtype=",".join(sorted({str(d) for d in entry.get("input_dtypes") or []})),
         sizes=_compact(sizes_in),
-        entered_s=round(entry["time_created_ns"] / 1e9 - epoch_s, 6),
+        entered_s=_seconds(entry["time_created_ns"], epoch_s),
         done=bool(entry.get("retired")) or entry.get("state") == "completed",
         p2p=p2p,
         pg=int(entry.get("pg_id", 0)),
     )
 
 
+def _seconds(time_ns: int, epoch_s: float) -> float:
+    """Box time; raises ValueError when there is no such time."""
+    seconds = round(time_ns / 1e9 - epoch_s, 6)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{time_ns} ns is no time")
+    return seconds
+
+
 def _numel(sizes: list[list[int]]) -> int:
-    return sum(math.prod(size) for size in sizes)
+    return sum(math.prod(map(int, size)) for size in sizes)
 
 
 def _compact(sizes: list[list[int]]) -> str:

@@ -3,14 +3,18 @@
 import re
 from dataclasses import dataclass
 
-_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]+)", re.IGNORECASE)
-_FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d+) in (.+)$')
+_THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})", re.IGNORECASE)
+_IDENTITY = re.compile(r"0x[0-9a-f]{1,16}", re.IGNORECASE)
+_FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
 
 # Innermost frames in these modules mean that the thread waits for a peer.
 _COMMUNICATION = re.compile(
     r"[/\\]torch[/\\]distributed[/\\](distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger)\b"
 )
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<frozen|[/\\]pytest_megacpp[/\\]")
+
+
+_WAITING = re.compile(r"\.(wait|synchronize|barrier)\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """Frames innermost first."""
+    """Frames innermost first. `line` is the source of the innermost one, where it is known."""
 
     identity: str
     frames: tuple[Frame, ...]
+    line: str = ""
 
 
 def threads(dump: str) -> tuple[Thread, ...]:
@@ -45,9 +50,13 @@ def threads(dump: str) -> tuple[Thread, ...]:
 def main_thread(dump: str, identity: str = "") -> Thread | None:
     """The thread named `identity` (hex); without it the last one, where faulthandler puts the main thread."""
     found = threads(dump)
-    wanted = int(identity, 16) if identity else -1
-    named = [t for t in found if int(t.identity, 16) == wanted]
+    wanted = _number(identity)
+    named = [t for t in found if _number(t.identity) == wanted]
     return named[0] if named else found[-1] if found else None
+
+
+def _number(identity: str) -> int | None:
+    return int(identity, 16) if _IDENTITY.fullmatch(identity) else None
 
 
 def user_frame(thread: Thread) -> Frame | None:
@@ -55,8 +64,17 @@ def user_frame(thread: Thread) -> Frame | None:
     return next((f for f in thread.frames if not _LIBRARY.search(f.file)), None)
 
 
+def _in_native_wait(thread: Thread) -> bool:
+    """`work.wait()` of a C++ object leaves no frame of its own: the caller's line is the innermost one."""
+    return bool(thread.frames) and not _LIBRARY.search(thread.frames[0].file) and bool(_WAITING.search(thread.line))
+
+
 def waits_for_peer(thread: Thread) -> bool:
-    """Whether the thread sits in a distributed call: its innermost library frames are torch.distributed's."""
+    """Whether the thread sits in a distributed call: its innermost library frames are torch.distributed's, or it
+    called a native object's wait.
+    """
+    if _in_native_wait(thread):
+        return True
     for frame in thread.frames:
         if _COMMUNICATION.search(frame.file):
             return True
@@ -68,4 +86,4 @@ def waits_for_peer(thread: Thread) -> bool:
 def communication_call(thread: Thread) -> str | None:
     """The distributed function a waiting thread is in (`recv`, `all_reduce` …)."""
     calls = [f.function for f in thread.frames if _COMMUNICATION.search(f.file) and f.function != "wrapper"]
-    return calls[0] if calls else None
+    return calls[0] if calls else "wait" if _in_native_wait(thread) else None

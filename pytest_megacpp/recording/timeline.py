@@ -5,18 +5,25 @@ judges by the same ones. Memory is bounded per test and rank. What doesn't fit t
 world, a source speaking for another, a test that never started) is counted as stray and dropped.
 """
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Groups, RankCollectives, Wait, open_waits
+from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, open_waits
 from pytest_megacpp.recording.stacks import Thread, main_thread, waits_for_peer
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
 KEPT_PHASES = 1024
+KEPT_REPORTS = 16
+KEPT_FIRST_FORWARDS = 256
+KEPT_CAPABILITIES = 65_536
+KEPT_DAMAGE = 10_000
 MAX_WORLD_SIZE = 65_536
 CPU_PROGRESS_S = 0.02  # less CPU time between two looks is a waiting thread's housekeeping
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -90,7 +97,7 @@ class RankView:
         for time_s, taken in reversed(self.stacks):
             thread = main_thread(taken.text, self.main_thread) if taken.ok else None
             if thread:
-                return time_s, thread
+                return time_s, replace(thread, line=taken.line)
         return None
 
 
@@ -200,7 +207,7 @@ class Timeline:
                 self.environment[fact.name] = fact
             case ev.Capability():
                 if fact.rank is None or self._world_rank(event.world, fact.rank):
-                    self.capabilities[fact.name, fact.rank] = fact
+                    _keep(self.capabilities, (fact.name, fact.rank), fact, KEPT_CAPABILITIES)
             case ev.ProblemFound():
                 self.problems.append((time_s, fact))
             case ev.Progress():
@@ -208,9 +215,11 @@ class Timeline:
             case ev.RunFinished():
                 self.finished, self.finished_s = fact, time_s
             case ev.Gap():
-                self.gaps.append(fact)
+                if len(self.gaps) < KEPT_DAMAGE:
+                    self.gaps.append(fact)
             case ev.Damaged():
-                self.damaged.append(fact)
+                if len(self.damaged) < KEPT_DAMAGE:
+                    self.damaged.append(fact)
             case ev.Unknown():
                 self.unknown += 1
             case ev.WorldStarted():
@@ -259,7 +268,7 @@ class Timeline:
                 self._add_to_rank(world, time_s, fact)
 
     def _group_created(self, world: WorldView, fact: ev.GroupCreated) -> None:
-        world.groups[fact.name] = fact.ranks
+        _keep(world.groups, fact.name, fact.ranks, KEPT_GROUPS)
         if world.test is not None:
             test = self.tests[world.test]
             test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), fact.ranks)
@@ -295,6 +304,8 @@ class Timeline:
         view = self.tests.get(fact.test) if fact.test is not None else None
         if view is not None and view.acted is None:
             view.acted, view.acted_s = fact, time_s
+            for rank in view.ranks.values():
+                rank.collectives.held = True
         elif view is None:
             world.acted, world.acted_s = fact, time_s
 
@@ -321,6 +332,12 @@ class Timeline:
             self.stray += 1
 
 
+def _keep(known: dict[K, V], key: K, value: V, most: int) -> None:
+    """Sets `key` unless it were one too many."""
+    if len(known) < most or key in known:
+        known[key] = value
+
+
 def _speaks_for_itself(event: ev.Event) -> bool:
     """A rank's stream may only carry that rank's facts."""
     rank = getattr(event.fact, "rank", None)
@@ -332,6 +349,8 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
     _apply(view, time_s, fact)
     if test.acted is not None:  # taking evidence moves a rank, that is no progress
         view.progress_s, view.busy_s = progress_s, busy_s
+    else:  # sources don't arrive in order of time
+        view.progress_s, view.busy_s = max(progress_s, view.progress_s), max(busy_s, view.busy_s)
 
 
 def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
@@ -350,10 +369,10 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             view.finished_s = time_s
             view.group_clean, view.group_foreign, view.counted = fact.group_clean, fact.group_foreign, fact
         case ev.Recorded():
-            if len(view.records) < KEPT_RECORDS or fact.key in view.records:
-                view.records[fact.key] = fact.value
+            _keep(view.records, fact.key, fact.value, KEPT_RECORDS)
         case ev.FirstForward():
-            view.first_forwards.append((time_s, fact))
+            if len(view.first_forwards) < KEPT_FIRST_FORWARDS:
+                view.first_forwards.append((time_s, fact))
             view.progress_s = time_s
         case ev.Compiled():
             view.compiled = fact
@@ -376,7 +395,7 @@ def _reported(view: RankView, time_s: float, fact: ev.Reported) -> None:
     """Of several reports of a phase (reruns, subtests) a failure stays, else the newest counts."""
     known = view.reports.get(fact.when)
     if known is None or known[1].outcome != "failed":
-        view.reports[fact.when] = (time_s, fact)
+        _keep(view.reports, fact.when, (time_s, fact), KEPT_REPORTS)
 
 
 def _end_phase(view: RankView, name: str, time_s: float) -> None:

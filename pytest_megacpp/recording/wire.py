@@ -22,6 +22,7 @@ from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20
 MAX_TEXT_CHARS = 64_000
+_FEWER_CHARS = (16_000, 2_000, 200)  # of each text, when a line with longer ones would be too long
 
 
 @cache
@@ -45,7 +46,7 @@ def encode_fact(fact: Fact) -> dict[str, Any]:
     cls: Any = type(fact)
     defaults = _defaults(cls)
     values = {name: getattr(fact, name) for name in _names(cls)}
-    kept = {k: _bounded(to_json(v)) for k, v in values.items() if k not in defaults or defaults[k] != v}
+    kept = {k: _bounded(to_json(v), MAX_TEXT_CHARS) for k, v in values.items() if k not in defaults or defaults[k] != v}
     return {"kind": _kind(cls), **kept}
 
 
@@ -60,13 +61,13 @@ def _defaults(cls: Any) -> dict[str, object]:
     return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: typing.Any, chars: int) -> typing.Any:
     if isinstance(value, str):
-        return cut_middle(value, MAX_TEXT_CHARS)
+        return cut_middle(value, chars)
     if isinstance(value, list):
-        return [_bounded(v) for v in value]
+        return [_bounded(v, chars) for v in value]
     if isinstance(value, dict):
-        return {k: _bounded(v) for k, v in value.items()}
+        return {k: _bounded(v, chars) for k, v in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value
@@ -90,11 +91,19 @@ def decode_fact(data: Mapping[str, Any]) -> Fact:
 
 
 def dump_line(data: object) -> bytes:
-    """One JSON line. Raises CodecError when it would be longer than a reader accepts."""
-    line = json.dumps(data, separators=(",", ":"), allow_nan=False, default=repr).encode() + b"\n"
+    """One JSON line; its texts are cut when it would be longer than a reader accepts, CodecError when that is vain."""
+    line = _dump(data)
+    for chars in _FEWER_CHARS:
+        if len(line) <= MAX_LINE_BYTES:
+            return line
+        line = _dump(_bounded(data, chars))
     if len(line) > MAX_LINE_BYTES:
         raise CodecError(f"line of {len(line)} bytes is over {MAX_LINE_BYTES}")
     return line
+
+
+def _dump(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":"), allow_nan=False, default=repr).encode() + b"\n"
 
 
 def encode(event: Event) -> bytes:
@@ -110,10 +119,10 @@ def encode(event: Event) -> bytes:
     return dump_line(head | encode_fact(event.fact))
 
 
-def read_object(line: bytes) -> dict[str, Any]:
+def read_object(line: bytes) -> dict[str, typing.Any]:
     """The JSON object in one line; raises CodecError."""
     try:
-        data = json.loads(line)
+        data = _STRICT.decode(line.decode())
     except (ValueError, RecursionError) as e:
         raise CodecError(f"not JSON: {str(e)[:120]}") from None
     if not isinstance(data, dict):
@@ -121,16 +130,35 @@ def read_object(line: bytes) -> dict[str, Any]:
     return data
 
 
+def _refuse(name: str) -> typing.NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse)
+
+
 def _decode_line(line: bytes) -> Event:
     data = read_object(line)
-    if data.get("v") != VERSION:
-        raise CodecError(f"recording version {str(data.get('v'))[:20]!r}, this reader knows {VERSION}")
+    version = data.get("v")
+    if version != VERSION:
+        told = str(version)[:20] if isinstance(version, int | str) else type(version).__name__
+        raise CodecError(f"recording version {told!r}, this reader knows {VERSION}")
     run, world, source, seq, time_s = (data.get(k) for k in ("run", "world", "src", "seq", "t"))
     if not (isinstance(run, str) and isinstance(world, str) and isinstance(source, str)):
         raise CodecError("stamp is incomplete")
-    if type(seq) is not int or seq < 0 or not isinstance(time_s, int | float) or not math.isfinite(time_s):
+    if type(seq) is not int or seq < 0:
         raise CodecError("stamp is not a number")
-    return Event(run, world, source, seq, float(time_s), decode_fact(data))
+    return Event(run, world, source, seq, read_time(time_s), decode_fact(data))
+
+
+def read_time(value: object) -> float:
+    """A stamp's time in seconds; raises CodecError."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise CodecError("stamp is not a number")
 
 
 class Decoder:

@@ -26,6 +26,12 @@ def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
     )
 
 
+def listed(items: Iterable[str], indent: str = "") -> list[str]:
+    """`a · b · c`, broken between items only where they fit a line."""
+    lines = wrapped(" · ".join(item.replace(" ", "\xa0") for item in items), indent)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
 def quoted(lines: Iterable[str]) -> list[str]:
     """Lines that somebody else wrote, behind a gutter: no CI reads them as its own commands."""
     return [f"{GUTTER}{line}".rstrip() for line in lines]
@@ -50,16 +56,23 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return found
 
 
-def grouped_texts(said: Iterable[tuple[int, str]], limit: int) -> list[tuple[list[int], str]]:
-    """Ranks by what they said. More than `limit` different texts are grouped with their numbers left out."""
+def grouped_texts(said: Iterable[tuple[int, str]], exact: int = 0) -> list[tuple[list[int], str]]:
+    """Ranks by what they said. More than `exact` different texts are grouped by all but their numbers.
+
+    Numbers that name something (`all_reduce #7`) always tell texts apart.
+    """
     said = list(said)
-    exact = grouped((text, rank) for rank, text in said)
-    if len(exact) <= limit:
-        return [(ranks, text) for text, ranks in exact.items()]
-    like = grouped((_without_numbers(text), rank) for rank, text in said)
-    texts = dict(reversed(said))
-    return [(ranks, texts[ranks[0]] + (" (numbers differ)" if len(ranks) > 1 else "")) for ranks in like.values()]
+    groups = grouped((text, rank) for rank, text in said)
+    if len(groups) <= exact:
+        return [(ranks, text) for text, ranks in groups.items()]
+    like = grouped((_without_numbers(text), (rank, text)) for rank, text in said)
+    return [([rank for rank, _ in alike], _first_of(text for _, text in alike)) for alike in like.values()]
+
+
+def _first_of(texts: Iterable[str]) -> str:
+    first, *others = texts
+    return first if all(other == first for other in others) else f"{first} (numbers differ)"
 
 
 def _without_numbers(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+|\d+", "#", text)
+    return re.sub(r"(?<![#\w])(?:0x[0-9a-f]+|\d+)", "0", text)

@@ -13,7 +13,7 @@ from pytest_megacpp.judge.verdicts import TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised
@@ -47,7 +47,7 @@ def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Red
         "distributed_mode": _distributed_mode(where, size),
         "preset": where.test.preset if where.test else None,
         "world_size": size or None,
-        "backend": _backend(where),
+        "backend": _backend(where, run),
         "dry_run": run.dry_run,
         "limits": _limits(where.test, run),
         "durations_s": to_json(result.durations),
@@ -76,11 +76,12 @@ def _distributed_mode(where: Scene, size: int) -> str | None:
     return "single" if size == 1 else None
 
 
-def _backend(where: Scene) -> str | None:
-    """Of the collectives that ran (`gloo:all_reduce`); several are joined. A test without any has none known."""
+def _backend(where: Scene, run: RunMeta) -> str:
+    """Of the collectives that ran (`gloo:all_reduce`), several joined; without any, what the launch provides."""
     views = where.test.ranks.values() if where.test else ()
     ops = {entry.op for view in views for entry in view.collectives.entries.values()}
-    return ",".join(sorted({op.partition(":")[0] for op in ops if ":" in op})) or None
+    used = ",".join(sorted({op.partition(":")[0] for op in ops if ":" in op}))
+    return used or ("gloo" if run.dry_run else "nccl")
 
 
 def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
@@ -93,7 +94,7 @@ def _rank(where: Scene, rank: int) -> Json:
     view = view or RankView(rank)
     return {
         "rank": rank,
-        "phases": [to_json(phase) for phase in view.phases],
+        "phases": [{"name": p.name, "start_s": p.start_s, "end_s": _end_s(p, view)} for p in view.phases],
         "first_forward_s": _first_forward_s(view),
         "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],
         **_compiled(view),
@@ -104,6 +105,13 @@ def _rank(where: Scene, rank: int) -> Json:
         "last_line": last_line(where, rank),
         "records": dict(view.records),
     }
+
+
+def _end_s(phase: Phase, view: RankView) -> float | None:
+    """A phase of pytest ends with its report."""
+    if phase.end_s is None and phase.name in view.reports:
+        return view.reports[phase.name][0]
+    return phase.end_s
 
 
 def _first_forward_s(view: RankView) -> float | None:

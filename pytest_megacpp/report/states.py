@@ -6,11 +6,12 @@ Built from the timeline's views. What the box itself ended doesn't count as a st
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 
-from pytest_megacpp.judge.verdicts import Code, TestResult
+from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import bare_op
-from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, user_frame, waits_for_peer
+from pytest_megacpp.recording.stacks import Thread, communication_call, user_frame, waits_for_peer
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 from pytest_megacpp.report.clean import one_line, useful_lines
 
@@ -26,8 +27,11 @@ class RankState:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The test on its world, as far as it got: `test` is None when its ranks were never released into it."""
+    """A test (by its index in the plan) on its world, as far as it got: `test` is None when its ranks were never
+    released into it.
+    """
 
+    index: int
     world: WorldView | None
     test: TestView | None
 
@@ -40,12 +44,12 @@ def scene(result: TestResult, timeline: Timeline) -> Scene:
     """Where `result` happened: its test, the world that failed before reaching it, or nowhere."""
     test = timeline.tests.get(result.index)
     if test is not None:
-        return Scene(timeline.worlds.get(test.world), test)
+        return Scene(result.index, timeline.worlds.get(test.world), test)
     if result.index in timeline.unreached:
-        return Scene(timeline.worlds.get(timeline.unreached[result.index][0]), None)
+        return Scene(result.index, timeline.worlds.get(timeline.unreached[result.index][0]), None)
     if result.verdict.code is Code.STARTUP_FAILURE:
-        return Scene(_broken_world(result, timeline), None)
-    return Scene(None, None)
+        return Scene(result.index, _broken_world(result, timeline), None)
+    return Scene(result.index, None, None)
 
 
 def _broken_world(result: TestResult, timeline: Timeline) -> WorldView | None:
@@ -56,13 +60,29 @@ def _broken_world(result: TestResult, timeline: Timeline) -> WorldView | None:
     return next(reversed(telling or worlds), None)
 
 
-def rank_states(where: Scene, blamed: tuple[int, ...] = ()) -> tuple[RankState, ...]:
+def rank_states(where: Scene, verdict: Verdict) -> tuple[RankState, ...]:
     """One state per rank, in rank order; empty when nothing is known of any."""
     if where.test is not None:
-        return tuple(_in_test(view, where.test, blamed) for _, view in sorted(where.test.ranks.items()))
+        blamed, victims = set(verdict.blamed_ranks), {c.rank for c in verdict.consequences if c.cause is None}
+        return tuple(
+            _in_test(view, where.test, _Part.of(rank, blamed, victims))
+            for rank, view in sorted(where.test.ranks.items())
+        )
     if where.world is not None:
-        return tuple(_before_test(rank, where.world) for rank in range(where.world.size))
+        return tuple(_before_test(rank, where.world, where.index) for rank in range(where.world.size))
     return ()
+
+
+class _Part(Enum):
+    """A rank's part in the verdict: what a victim raised tells of its peer, not of itself."""
+
+    BLAMED = auto()
+    VICTIM = auto()
+    OTHER = auto()
+
+    @classmethod
+    def of(cls, rank: int, blamed: set[int], victims: set[int]) -> "_Part":
+        return cls.BLAMED if rank in blamed else cls.VICTIM if rank in victims else cls.OTHER
 
 
 def death(exited: ev.RankExited) -> str:
@@ -82,12 +102,6 @@ def short_type(name: str) -> str:
 def short_path(path: str) -> str:
     """The last two parts: enough to know a file by, short enough to read."""
     return "/".join(one_line(path).replace("\\", "/").rsplit("/", 2)[-2:])
-
-
-def own_frames(view: RankView) -> tuple[float, tuple[Frame, ...]] | None:
-    """When and where the rank's main thread was last seen, innermost frame first."""
-    taken = view.stack()
-    return (taken[0], taken[1].frames) if taken else None
 
 
 def last_line(where: Scene, rank: int) -> str | None:
@@ -120,17 +134,20 @@ def _is_noise(line: str) -> bool:
     return _NOISE.match(line) is not None
 
 
-def _in_test(view: RankView, test: TestView, blamed: tuple[int, ...]) -> RankState:
-    word, text = next(_findings(view, test, view.rank in blamed), ("?", "no sign of life"))
+def _in_test(view: RankView, test: TestView, part: _Part) -> RankState:
+    word, text = next(_findings(view, test, part), ("?", "no sign of life"))
     return RankState(view.rank, word, text)
 
 
-def _findings(view: RankView, test: TestView, blamed: bool) -> Iterator[tuple[str, str]]:
+def _findings(view: RankView, test: TestView, part: _Part) -> Iterator[tuple[str, str]]:
     """What is known of the rank, the most telling first."""
     if view.exit is not None and not view.exit.expected:
         yield death(view.exit), f"died ({death(view.exit)})"
-    if _cut_off_waiting(view, test) and not blamed:
+    if part is not _Part.BLAMED and _cut_off_waiting(view, test):
         yield "wait", _waiting_text(view)
+    if part is _Part.VICTIM and view.failure is not None:
+        error = view.failure[1].error
+        yield "lost peer", f"lost a peer ({short_type(error.type)})" if error else "lost a peer"
     yield from _reported(view)
     yield from _living(view)
 
@@ -144,18 +161,30 @@ def _cut_off_waiting(view: RankView, test: TestView) -> bool:
 
 def _waiting_text(view: RankView) -> str:
     pending = view.collectives.pending()
-    entry = pending[0] if pending else view.collectives.last()
-    return f"waiting in {bare_op(one_line(entry.op, 60))} #{entry.seq}" if entry else "waiting for a peer"
+    if pending:
+        return f"waiting in {bare_op(one_line(pending[0].op, 60))} #{pending[0].seq}{_of_group(pending[0].group)}"
+    taken = view.stack()
+    call = communication_call(taken[1]) if taken else None
+    return f"waiting in {one_line(call, 60)}" if call else "waiting for a peer"
+
+
+def _of_group(name: str) -> str:
+    """Nothing for the default group, which has the name 0."""
+    return "" if name.partition("@")[0] in ("0", "default_pg", "") else f" of group {one_line(name, 40)}"
 
 
 def _reported(view: RankView) -> Iterator[tuple[str, str]]:
     if view.failure is not None:
         report = view.failure[1]
-        name = short_type(report.error.type) if report.error else "failure"
-        yield name, f"raised {name}" + ("" if report.when == "call" else f" in {report.when}")
+        name = short_type(report.error.type) if report.error else ""
+        yield name or "failed", (f"raised {name}" if name else "failed") + _in_phase(report.when)
     if view.finished_s is not None or "teardown" in view.reports:
         skipped = any(report.outcome == "skipped" and report.xfail is None for _, report in view.reports.values())
         yield ("skipped", "skipped") if skipped else ("done", "finished")
+
+
+def _in_phase(when: str) -> str:
+    return "" if when == "call" else f" in {when}"
 
 
 def _living(view: RankView) -> Iterator[tuple[str, str]]:
@@ -182,13 +211,23 @@ def _placed(thread: Thread) -> tuple[str, str]:
     return "busy", f"at {short_path(frame.file)}:{frame.line}" if frame else "running"
 
 
-def _before_test(rank: int, world: WorldView) -> RankState:
+def _before_test(rank: int, world: WorldView, index: int) -> RankState:
+    word, text = next(_beginnings(rank, world, index), ("starting", "starting"))
+    return RankState(rank, word, text)
+
+
+def _beginnings(rank: int, world: WorldView, index: int) -> Iterator[tuple[str, str]]:
+    """How far the rank came towards its first test, the most telling first."""
     if rank in world.broken:
         broken = world.broken[rank][1]
-        return RankState(rank, short_type(broken.type), f"{short_type(broken.type)} at {one_line(broken.stage, 40)}")
+        yield short_type(broken.type), f"{short_type(broken.type)} at {one_line(broken.stage, 40)}"
     if rank in world.exits and not world.exits[rank][1].expected:
         word = death(world.exits[rank][1])
-        return RankState(rank, word, f"died ({word})")
+        yield word, f"died ({word})"
     if rank in world.collected:
-        return RankState(rank, "collected", "collected its tests")
-    return RankState(rank, "ready", "ready") if rank in world.ready else RankState(rank, "starting", "starting")
+        collected = world.collected[rank][1]
+        if index in collected.found:
+            yield "collected", "collected the test"
+        yield ("import error", "could not import") if collected.errors else ("lacks it", "did not collect the test")
+    if rank in world.ready:
+        yield "ready", "ready"

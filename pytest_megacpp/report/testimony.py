@@ -3,8 +3,10 @@
 Must not know why a rank was blamed. What ranks wrote is cleaned, bounded and put behind a gutter.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
 from pytest_megacpp.recording.stacks import Frame, Thread, user_frame
@@ -18,6 +20,7 @@ KEPT_FRAMES = 10
 KEPT_TRACEBACKS = 3
 KEPT_STACKS = 2
 KEPT_LINES = 8
+_RUNNER = re.compile(r"[/\\](_pytest|pluggy)[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,11 @@ def _outline(error: Raised) -> str:
 def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
     phase = "" if error.where == "call" else f" in {one_line(error.where, 40)}"
     same = " (the text is the first one's)" if len(ranks) > 1 else ""
-    text = error.traceback if error.traceback.strip() else f"{error.type}: {error.message}"
-    return [f"{named(ranks)} raised{phase}{same}", *quoted(bounded_lines(text, lines=TRACEBACK_LINES))]
+    text = error.traceback if error.traceback.strip() else ": ".join(filter(None, (error.type, error.message)))
+    return [
+        f"{named(ranks)} {'raised' if error.type else 'failed'}{phase}{same}",
+        *quoted(bounded_lines(text, lines=TRACEBACK_LINES)),
+    ]
 
 
 def _collection_errors(scene: Scene, ranks: Sequence[int], nodeid: str) -> list[list[str]]:
@@ -116,8 +122,9 @@ def _stacks(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
 
 
 def _frames(thread: Thread) -> list[str]:
-    """The innermost frames, and the user's own if it lies deeper."""
-    shown: list[Frame | None] = list(thread.frames[:KEPT_FRAMES])
+    """The innermost frames down to the test function, and the user's own if it lies deeper."""
+    tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), thread.frames)) or list(thread.frames)
+    shown: list[Frame | None] = [*tested[:KEPT_FRAMES]]
     own = user_frame(thread)
     if own is not None and own not in shown:
         shown += [None, own]
@@ -135,7 +142,7 @@ def last_lines(verdict: Verdict, scene: Scene) -> list[str]:
         *(r for r in verdict.blamed_ranks if not _died(scene, r)),
         *(r for r in range(scene.size) if r not in blamed),
     ]
-    said = [(rank, line) for rank in order if (line := last_line(scene, rank)) is not None]
+    said = [(rank, line) for rank in order if (line := last_line(scene, rank))]
     groups = grouped_texts(said, KEPT_LINES)[:KEPT_LINES]
     left = len(said) - sum(len(ranks) for ranks, _ in groups)
     lines = [f"{named(ranks)} {part}" for ranks, line in groups for part in quoted([line])]

@@ -11,7 +11,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, Test
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import clean, one_line
-from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, named, wrapped
+from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, listed, named, wrapped
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.testimony import last_lines, testimonies
 
@@ -22,13 +22,16 @@ _NEEDS_DETAIL = ("wait", "busy")
 
 
 def headline(verdict: Verdict) -> str:
-    """`rank-death · rank 3 was killed …`: one line, cause first; the blamed ranks are named once."""
-    summary, blamed = one_line(verdict.summary, 400), named(verdict.blamed_ranks)
-    if not summary or not verdict.blamed_ranks:
-        return " · ".join(part for part in (verdict.code, summary or blamed * bool(verdict.blamed_ranks)) if part)
-    if any(re.match(rf"{re.escape(name)}(?![-,\d])", summary) for name in (blamed, ranks_named(verdict.blamed_ranks))):
-        return f"{verdict.code} · {summary}"
-    return f"{verdict.code} · {blamed}: {summary}"
+    """`rank-death · rank 3 was killed …`: one line, cause first; the blamed ranks are in it, but only once."""
+    summary, blamed = one_line(verdict.summary, 400), named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
+    if summary and blamed:
+        told = any(_says(summary, name) for name in (blamed, ranks_named(verdict.blamed_ranks)))
+        return f"{verdict.code} · {summary}" if told else f"{verdict.code} · {blamed}: {summary}"
+    return " · ".join(part for part in (verdict.code, summary or blamed) if part)
+
+
+def _says(summary: str, ranks: str) -> bool:
+    return re.search(rf"\b{re.escape(ranks)}(?![-,\d])", summary) is not None
 
 
 def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None, lane: str) -> str:
@@ -36,10 +39,10 @@ def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None,
     verdict, where = result.verdict, scene(result, timeline)
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
-        _picture(rank_states(where, verdict.blamed_ranks), verdict.blamed_ranks),
+        _picture(rank_states(where, verdict), verdict.blamed_ranks),
         *testimonies(verdict, where, result.nodeid),
         _evidence(verdict.evidence, where),
-        _consequences(verdict.consequences),
+        *_consequences(verdict.consequences),
         last_lines(verdict, where),
         _ending(verdict, receipt),
     ]
@@ -53,7 +56,7 @@ def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> lis
     facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
     if timeline.started is not None and timeline.started.dry_run:
         facts.append("dry run (CPU/gloo: says nothing about GPUs)")
-    return [*wrapped(" · ".join(facts), "  "), *_incomplete(verdict, timeline)]
+    return [*listed(facts, "  "), *_incomplete(verdict, timeline)]
 
 
 def _incomplete(verdict: Verdict, timeline: Timeline) -> list[str]:
@@ -76,17 +79,17 @@ def _picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
     guilty = set(blamed)
     line = "   ".join(f"{s.rank} {'✗' if s.rank in guilty else ''}{s.word}" for s in states)
     if len(states) > ITEMISED_RANKS or len(line) > WIDTH - 2:
-        return wrapped(_in_groups(states, guilty), "  ")
-    return [f"  {line}", *wrapped(_in_groups([s for s in states if s.word in _NEEDS_DETAIL], guilty), "  ")]
+        return listed(_in_groups(states, guilty), "  ")
+    return [f"  {line}", *listed(_in_groups([s for s in states if s.word in _NEEDS_DETAIL], guilty), "  ")]
 
 
-def _in_groups(states: Sequence[RankState], guilty: set[int]) -> str:
+def _in_groups(states: Sequence[RankState], guilty: set[int]) -> list[str]:
     """`0-2,4-1023 waiting in all_reduce #7 · ✗ 3 died (SIGKILL)`; of many groups the blamed and the largest."""
     groups = grouped(((s.rank in guilty, s.text), s.rank) for s in states)
     kept = sorted(groups, key=lambda key: (not key[0], -len(groups[key])))[:KEPT_GROUPS]
     shown = [f"{'✗ ' if key[0] else ''}{named(groups[key])} {key[1]}" for key in groups if key in kept]
     left = sum(len(ranks) for key, ranks in groups.items() if key not in kept)
-    return " · ".join([*shown, *([f"{counted(left, 'rank')} in other states"] if left else [])])
+    return [*shown, *([f"{counted(left, 'rank')} in other states"] if left else [])]
 
 
 def _evidence(evidence: Sequence[Evidence], where: Scene) -> list[str]:
@@ -123,17 +126,17 @@ def _aligned(row: tuple[str, str, str, str], widths: Sequence[int]) -> list[str]
     return wrapped(text or "-", head, " " * len(head))
 
 
-def _consequences(consequences: Sequence[Consequence]) -> list[str]:
+def _consequences(consequences: Sequence[Consequence]) -> list[list[str]]:
     """What followed, then failures with a cause of their own."""
     followed = [(c.rank, one_line(c.text)) for c in consequences if c.cause is None]
     own = [(c.rank, f"{one_line(c.text)} (cause {one_line(c.cause, 80)})") for c in consequences if c.cause is not None]
-    return [*_group_lines("because of it", followed), *_group_lines("failures of their own", own)]
+    return [_group_lines("because of it", followed), _group_lines("failures of their own", own)]
 
 
 def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
     if not said:
         return []
-    groups = grouped_texts(said, KEPT_GROUPS)
+    groups = grouped_texts(said)
     lines = [line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {named(ranks)}: ", "    ")]
     left = sum(len(ranks) for ranks, _ in groups[KEPT_GROUPS:])
     return [title, *lines, *([f"  … and {counted(left, 'more rank')}, see the receipt"] if left else [])]

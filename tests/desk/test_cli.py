@@ -98,7 +98,7 @@ def test_show_tells_what_failed_and_where_its_receipt_is(megacpp: Megacpp, tmp_p
     assert done.out.splitlines()[0].startswith(run.name)
     assert "── FAILED a.py::test_bad ─" in done.out
     assert "hang · nobody sends" in done.out
-    assert f"receipt  {run}/receipts/bad.json" in done.out
+    assert f"receipt  .megacpp/runs/{run.name}/receipts/bad.json" in done.out
     assert "test_good" not in done.out
 
 

@@ -219,7 +219,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def ran(project: Project) -> Ran:
-    return project.pytest(*LANE, "--junitxml=junit.xml", "-rA")
+    return project.pytest(*LANE, "--junitxml=junit.xml", "-o", "junit_logging=all", "-rA")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ FATE = {
     "test_xfails_inside": "xfailed",
     "test_xpasses": "xpassed",
     "test_xpasses_strictly": "failed",
-    "test_xfails_on_one_rank": "failed",
+    "test_xfails_on_one_rank": "xfailed",
     "test_reversed_by_the_conftest": "xfailed",
     "test_setup_error": "error",
     "test_teardown_error": "error",
@@ -373,6 +373,11 @@ def test_junit_carries_the_verdict(junit: dict[str, ET.Element]) -> None:
     assert properties["megacpp_verdict"] == "test-failed"
     assert properties["megacpp_blamed_ranks"] == "1"
     assert "rank_zero_says" in {p.attrib["name"] for p in junit["test_record_property"].iter("property")}
+
+
+def test_junit_has_the_output_of_the_ranks(junit: dict[str, ET.Element]) -> None:
+    assert "about to fail" in (junit["test_fails_on_one_rank"].findtext("system-out") or "")
+    assert "only rank 1 says this" in (junit["test_fails_on_one_rank"].findtext("system-err") or "")
 
 
 def test_the_summary_tells_the_cause_in_a_line(ran: Ran) -> None:

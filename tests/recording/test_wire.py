@@ -178,7 +178,7 @@ def test_a_newer_versions_fields_are_ignored() -> None:
         ('{"v":1}'.encode("utf-16") + b"\n", "not JSON"),
         (b"[1,2]\n", "not a JSON object"),
         (b"17\n", "not a JSON object"),
-        (b"{}\n", "recording version 'None', this reader knows 1"),
+        (b"{}\n", "recording version 'NoneType', this reader knows 1"),
         (line(v=2), "recording version '2', this reader knows 1"),
         (line(v="x" * 99), "recording version 'xxxxxxxxxxxxxxxxxxxx', this reader knows 1"),
         (line(world=None), "stamp is incomplete"),
@@ -197,7 +197,7 @@ def test_a_newer_versions_fields_are_ignored() -> None:
         (line(phase=None), "phase: expected str, got NoneType"),
         (line(kind="rank-ready", rank=0, pid=1), "main_thread is missing"),
         (b"[" * 100_000 + b"]" * 100_000 + b"\n", "not JSON"),
-        (b'{"v":' + b"[" * 900 + b"]" * 900 + b"}\n", "recording version"),
+        (b'{"v":' + b"[" * 900 + b"]" * 900 + b"}\n", "recording version 'list'"),
         (b'{"v":1,"seq":' + b"9" * 5_000 + b"}\n", "not JSON"),
     ],
 )

@@ -36,6 +36,7 @@ def test_every_field_is_there_when_nothing_is_known() -> None:
     document = receipt(result(Verdict(Code.NOT_RUN, "no rank came back")), story.timeline, META, redact=same)
     assert set(document) >= RECEIPT
     assert document["schema"] == "megacpp.receipt/1"
+    assert document["backend"] == "gloo"
     assert document["limits"] == dict.fromkeys(("startup", "skew", "compile", "stall", "test")) | {"run": 60.0}
     assert document["seed"] == dict.fromkeys(("state", "id", "bytes_start", "bytes_end", "coverage"))
     ranks = document["ranks"]
@@ -52,11 +53,12 @@ def test_what_the_ranks_did_is_told() -> None:
     story = Story(2)
     for rank, seconds in ((0, 2.5), (1, 26.5)):
         story.rank(10.5, ev.PhaseStarted(rank, 0, "call"))
+        story.rank(10.6, ev.PhaseStarted(rank, 0, "step"))
         story.rank(11.0, ev.FirstForward(rank, 0, "block", seconds, "test"))
         story.rank(11.0, ev.Compiled(rank, 0, seconds - 1, 3, 2, 1))
         story.rank(11.0, ev.Recorded(rank, 0, "distributed_mode", "fsdp2"))
         story.waits(rank, 11.0 + 4 * rank, done=True)
-        story.rank(16.0, ev.PhaseEnded(rank, 0, "call"))
+        story.rank(15.0, ev.PhaseEnded(rank, 0, "step"))
         story.passes(rank, 16.0)
     document = json.loads(
         json.dumps(receipt(result(Verdict(Code.PASSED, "passed"), Outcome.PASSED), story.timeline, META, redact=same))
@@ -65,7 +67,10 @@ def test_what_the_ranks_did_is_told() -> None:
     assert document["backend"] == "gloo"
     assert document["skew"] == {"first_forward_s": 24.0, "worst_wait_s": 4.0}
     first = document["ranks"][0]
-    assert first["phases"] == [{"name": "call", "start_s": 10.5, "end_s": 16.0}]
+    assert first["phases"] == [
+        {"name": "call", "start_s": 10.5, "end_s": 16.0},
+        {"name": "step", "start_s": 10.6, "end_s": 15.0},
+    ]
     assert (first["first_forward_s"], first["compile_s"], first["graphs"]) == (2.5, 1.5, 3)
     assert first["cache"] == {"hits": 2, "misses": 1}
     last = {"group": "0", "seq": 7, "op": "all_reduce(Float [[8]])", "done": True}

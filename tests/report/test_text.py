@@ -57,6 +57,7 @@ def test_the_blamed_are_named_once_and_first() -> None:
     verdict = Verdict(Code.STRAGGLER, "asleep in train.py:31 while 3 ranks waited", (1,))
     assert headline(verdict) == "straggler · rank 1: asleep in train.py:31 while 3 ranks waited"
     assert headline(replace(verdict, summary="rank 1 slept")) == "straggler · rank 1 slept"
+    assert headline(replace(verdict, summary="no result of rank 1")) == "straggler · no result of rank 1"
     assert headline(replace(verdict, summary="rank 12 slept")) == "straggler · rank 1: rank 12 slept"
     assert headline(replace(verdict, summary="ranks disagree", blamed_ranks=())) == "straggler · ranks disagree"
     assert headline(replace(verdict, summary="")) == "straggler · rank 1"
@@ -110,6 +111,22 @@ def test_ranks_that_failed_only_when_the_box_acted_are_shown_waiting() -> None:
     story.waits(0, 20.1, done=True)
     story.raises(0, 20.2, "aborted", "RuntimeError")
     assert "0 wait" in shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,))))
+
+
+def test_ranks_that_only_lost_their_peer_are_shown_so() -> None:
+    story, judged = killed(4)
+    story = Story(4)
+    story.box(12.0, ev.RankExited(3, 1))
+    for rank in range(3):
+        story.raises(rank, 12.1, f"Connection closed by peer [127.0.0.1]:{5000 + rank}", "RuntimeError")
+    lost = tuple(Consequence(rank, f"RuntimeError: closed by peer :{5000 + rank}") for rank in range(3))
+    text = shown(story, result(replace(judged.verdict, consequences=lost)))
+    assert "0 lost peer   1 lost peer   2 lost peer   3 ✗exit 1" in text
+    assert "ranks 0-2: RuntimeError: closed by peer :5000 (numbers differ)" in text
+    story = Story(64)
+    story.raises(5, 12.0, "closed", "RuntimeError")
+    text = shown(story, result(replace(judged.verdict, consequences=(Consequence(5, "closed"),))))
+    assert "rank 5 lost a peer (RuntimeError)" in text
 
 
 def test_a_broken_start_shows_the_stage_and_the_error() -> None:

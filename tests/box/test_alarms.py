@@ -1,0 +1,388 @@
+"""When a box ends a test early: each rule when it should and not before, and no rule without need."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.box.alarms import SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.timeline import TestView
+from tests.box.simulated import (
+    FOREVER,
+    MAIN_THREAD,
+    Collect,
+    Compile,
+    Die,
+    Fail,
+    Idle,
+    Program,
+    Ranks,
+    Receive,
+    Step,
+    Watching,
+    Work,
+)
+from tests.recording.telling import LIMITS, Telling
+
+START_S = 2.0
+TICK_S = 0.05
+SLACK_S = 2.0  # design, section 5: limit + 2 s
+
+
+class Rehearsal:
+    """A test that a box watches. Times are seconds since the test began."""
+
+    def __init__(self, *programs: Program, limits: ev.Limits = LIMITS, offsets: Sequence[float] = (0.0, 0.03)) -> None:
+        self.told = Telling(len(programs), test=False)
+        for rank in range(len(programs)):
+            self.told.rank(1.0, ev.RankReady(rank, rank, MAIN_THREAD))
+        self.told.box(START_S, ev.TestStarted(0, "t", len(programs), limits))
+        self.ranks = Ranks(programs, START_S)
+        self.watching = Watching(self.ranks, 0, self._tell, offsets)
+        self.clocks = Clocks()
+        self.now_s = START_S
+
+    def _tell(self, at_s: float, source: str, fact: ev.Fact) -> None:
+        self.told.box(at_s, fact, source=source)
+
+    @property
+    def view(self) -> TestView:
+        return self.told.test
+
+    def alarm(self, until_s: float = 100.0) -> tuple[float, ev.Acted] | None:
+        """When and why the box acts; None when the test ends, or it hasn't by `until_s`."""
+        while self.now_s < START_S + until_s:
+            self.now_s += TICK_S
+            self.watching.advance(self.now_s)
+            if not self.view.unfinished() and not any(v.gone for v in self.view.ranks.values()):
+                return None
+            acted = alarm(self.view, self.clocks, self.now_s)
+            if acted is not None:
+                return self.now_s - START_S, acted
+            self.watching.evidence(self.now_s, to_probe(self.view, self.now_s))
+        return None
+
+
+def expect(rehearsal: Rehearsal, why: str, at_s: float, slack_s: float = 0.5) -> ev.Acted:
+    """The alarm, which must come at `at_s` or at most `slack_s` later."""
+    found = rehearsal.alarm()
+    assert found is not None
+    assert found[1].why == why
+    assert at_s <= found[0] <= at_s + slack_s
+    return found[1]
+
+
+def everybody(*steps: Step, ranks: int) -> list[Program]:
+    return [steps] * ranks
+
+
+# -- exit --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("others", [[Collect()], [Work(30)], [Idle(30)], []])
+def test_a_death_ends_the_test_when_its_companions_had_time_to_show(others: list[Step]) -> None:
+    acted = expect(Rehearsal([Work(2), Die()], others, others), "exit", 2 + SETTLE_S, 0.1)
+    assert acted.test == 0
+
+
+def test_the_first_of_several_deaths_counts() -> None:
+    expect(Rehearsal([Work(2), Die()], [Work(2.1), Die()], [Collect()]), "exit", 2 + SETTLE_S, 0.1)
+
+
+def test_a_rank_that_ends_after_it_finished_is_an_exit_too() -> None:
+    rehearsal = Rehearsal([], [Work(5)])
+    rehearsal.watching.advance(START_S + 1)
+    rehearsal.told.box(START_S + 1, ev.RankExited(0, 0))
+    expect(rehearsal, "exit", 1 + SETTLE_S, 0.1)
+
+
+def test_a_rank_that_the_box_ended_is_no_alarm() -> None:
+    rehearsal = Rehearsal([Idle(FOREVER)], [Work(5)])
+    rehearsal.told.box(START_S + 1, ev.RankExited(0, None, "SIGTERM", expected=True))
+    assert rehearsal.alarm(10) is None
+
+
+# -- mismatch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", [Collect("gloo:broadcast"), Collect(numel=4)])
+def test_a_mismatch_ends_the_test(odd: Collect) -> None:
+    acted = expect(Rehearsal([Work(2), Collect()], [Work(2), odd], [Work(2), Collect()]), "mismatch", 2 + 2 * SETTLE_S)
+    assert "#1 of group 0" in acted.detail
+
+
+def test_a_mismatch_that_nobody_waits_for_is_found_too() -> None:
+    programs: list[Program] = [[Collect(wait=False), Work(30)], [Collect("gloo:broadcast", wait=False), Work(30)]]
+    expect(Rehearsal(*programs), "mismatch", 2 * SETTLE_S)
+
+
+@pytest.mark.parametrize("op", ["gloo:all_to_all", "gloo:gather", "gloo:scatter"])
+def test_uneven_sizes_are_no_mismatch_where_they_are_allowed(op: str) -> None:
+    programs: list[Program] = [[Collect(op, numel=n, wait=False), Work(9)] for n in (1, 2, 3)]
+    assert Rehearsal(*programs).alarm() is None
+
+
+def test_other_groups_may_do_other_things() -> None:
+    left, right = (0, 1), (2, 3)
+    programs: list[Program] = [
+        [Collect(op, group, ranks), Collect()]
+        for op, group, ranks in [("gloo:all_reduce", "1", left)] * 2 + [("gloo:broadcast", "2", right)] * 2
+    ]
+    assert Rehearsal(*programs).alarm() is None
+
+
+# -- a failure, and all others wait ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_failure_ends_the_test_when_everybody_else_waits(ranks: int) -> None:
+    programs = [[Work(3), Fail()], *everybody(Collect(), ranks=ranks - 1)]
+    acted = expect(Rehearsal(*programs), "failure-stuck", 3 + STUCK_S, 0.5)
+    assert (acted.waiting, acted.missing) == (tuple(range(1, ranks)), (0,))
+
+
+def test_the_failed_rank_may_be_stuck_in_its_teardown() -> None:
+    expect(Rehearsal([Work(1), Fail(), Collect("gloo:barrier", "1", (0, 1))], [Collect()]), "failure-stuck", 1, 1.5)
+
+
+def test_a_rank_that_left_early_counts_as_lost() -> None:
+    acted = expect(Rehearsal([Work(1)], [Collect()], [Collect()]), "failure-stuck", 1 + STUCK_S, 0.5)
+    assert acted.missing == (0,)
+
+
+def test_nothing_ends_while_somebody_still_works() -> None:
+    expect(Rehearsal([Fail()], [Work(9), Collect()], [Collect()]), "failure-stuck", 9 + STUCK_S, 1.5)
+
+
+@pytest.mark.parametrize("busy", [Idle(20), Work(20), Compile(3.5)])
+def test_everybody_else_may_come_through_by_itself(busy: Step) -> None:
+    assert Rehearsal([Fail()], [busy], [Work(20)]).alarm() is None
+
+
+def test_a_failure_and_a_wait_that_only_stacks_show() -> None:
+    expect(Rehearsal([Work(2), Fail()], [Receive(FOREVER)]), "failure-stuck", 2 + STUCK_BY_STACK_S, 1.0)
+
+
+def test_a_failed_test_whose_others_go_on_together_runs_to_its_end() -> None:
+    pair = (1, 2)
+    programs: list[Program] = [[Fail()], *everybody(*[Collect("gloo:all_reduce", "1", pair), Work(0.4)] * 9, ranks=2)]
+    assert Rehearsal(*programs).alarm() is None
+
+
+# -- stall, skew, compile ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("away", [Work(FOREVER), Idle(FOREVER)])
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_waiting_for_a_living_peer_ends_at_the_stall_limit(away: Step, ranks: int) -> None:
+    programs = [[away], *everybody(Work(1), Collect(), ranks=ranks - 1)]
+    acted = expect(Rehearsal(*programs), "stall", 1 + LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing, acted.compiling) == (tuple(range(1, ranks)), (0,), ())
+    assert acted.waited_s == pytest.approx(LIMITS.stall, abs=SLACK_S)
+    assert "all_reduce #1" in acted.detail
+
+
+def test_waiting_for_a_message_ends_at_the_stall_limit() -> None:
+    acted = expect(Rehearsal([Receive(FOREVER)], [Work(FOREVER)]), "stall", LIMITS.stall, SLACK_S + 1)
+    assert (acted.waiting, acted.missing) == ((0,), (1,))
+
+
+def test_waiting_for_a_compiling_peer_ends_at_the_skew_limit() -> None:
+    acted = expect(Rehearsal([Compile(FOREVER)], [Collect()], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    assert (acted.waiting, acted.missing, acted.compiling) == ((1, 2), (0,), (0,))
+
+
+def test_a_peer_that_compiles_first_and_sleeps_then_is_a_stall() -> None:
+    expect(Rehearsal([Compile(3), Idle(FOREVER)], [Collect()]), "stall", 3 + LIMITS.stall, SLACK_S)
+
+
+def test_the_two_clocks_do_not_add_up() -> None:
+    expect(Rehearsal([Idle(3), Compile(FOREVER)], [Collect()]), "skew", 3 + LIMITS.skew, SLACK_S)
+
+
+def test_waits_one_after_another_do_not_add_up() -> None:
+    pause = 0.8 * LIMITS.stall
+    programs: list[Program] = [[Idle(pause), Collect()] * 5, [Collect()] * 5]
+    assert Rehearsal(*programs).alarm() is None
+
+
+def test_nobody_compiles_longer_than_the_compile_limit() -> None:
+    expect(Rehearsal(*everybody(Work(1), Compile(FOREVER), ranks=4)), "compile", 1 + LIMITS.compile, SLACK_S)
+
+
+def test_several_compiles_do_not_add_up() -> None:
+    step = (Compile(0.7 * LIMITS.compile), Work(2))
+    assert Rehearsal(*everybody(*step, *step, *step, ranks=2)).alarm() is None
+
+
+def test_nccl_ranks_wait_though_they_burn_cpu() -> None:
+    op = Collect("nccl:all_reduce")
+    expect(Rehearsal([Work(FOREVER)], [op], [op]), "stall", LIMITS.stall, SLACK_S)
+
+
+# -- nobody moves, test limit --------------------------------------------------------------------------------------------
+
+
+def test_all_receive_and_nobody_sends() -> None:
+    acted = expect(Rehearsal(*everybody(Work(1), Receive(FOREVER), ranks=4)), "stall", 1 + LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((0, 1, 2, 3), ())
+
+
+def test_a_deadlock_across_groups_is_a_hang_of_all() -> None:
+    pair = (0, 1)
+    one, other = Collect("gloo:all_reduce", "1", pair), Collect("gloo:all_reduce", "2", pair)
+    acted = expect(Rehearsal([one, other], [other, one]), "stall", LIMITS.stall, SLACK_S)
+    assert acted.test == 0
+
+
+@pytest.mark.parametrize("programs", [[[Work(FOREVER)]] * 2, [[Idle(FOREVER)]] * 2, [[Idle(FOREVER)]]])
+def test_where_nobody_communicates_only_the_test_limit_counts(programs: list[Program]) -> None:
+    expect(Rehearsal(*programs), "test-limit", LIMITS.test, 0.2)
+
+
+def test_an_alarm_needs_no_look_at_all() -> None:
+    rehearsal = Rehearsal([Idle(FOREVER)], [Collect()])
+    assert alarm(rehearsal.view, Clocks(), START_S + LIMITS.test) is None
+    acted = alarm(rehearsal.view, Clocks(), START_S + LIMITS.test + 0.1)
+    assert acted is not None
+    assert acted.why == "test-limit"
+
+
+# -- no alarm ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        everybody(Work(50), ranks=4),
+        everybody(Idle(50), ranks=4),
+        [[Idle(0.9 * LIMITS.stall), Collect()], [Collect()]],
+        [[Compile(0.9 * LIMITS.skew), Collect()], [Collect()]],
+        [[Work(30), Collect()], [Collect(wait=False), Work(35)]],
+        [[Receive(0.8 * LIMITS.stall), Work(1)], [Idle(0.8 * LIMITS.stall)]],
+        everybody(*[Collect(), Work(0.02)] * 400, ranks=2),
+        [[Compile(15), Collect()]] * 3,
+        [[Work(1)], [Work(40)], [Idle(40)]],
+        [[Fail()], [Fail()], [Fail()]],
+    ],
+    ids=[
+        "long compute",
+        "all sleep",
+        "a wait below the limit",
+        "a compiling peer below the limit",
+        "async beside work",
+        "a late message",
+        "many collectives",
+        "all compile",
+        "uneven ends",
+        "all fail",
+    ],
+)
+def test_no_alarm_for(programs: list[Program]) -> None:
+    assert Ranks(programs).ended
+    assert Rehearsal(*programs).alarm() is None
+
+
+def test_a_step_back_in_time_adds_no_waiting() -> None:
+    rehearsal = Rehearsal([Idle(FOREVER)], [Collect()])
+    rehearsal.watching.advance(START_S + 1)
+    clocks = Clocks()
+    for now_s in (START_S + 1, START_S + 3, START_S + 1, START_S + 3):
+        clocks.advance(rehearsal.view, now_s)
+    assert clocks.plain_s["0", 1] == pytest.approx(4.0)
+    clocks.advance(rehearsal.view, START_S - 50)
+    assert clocks.plain_s == {} or clocks.plain_s["0", 1] == pytest.approx(4.0)
+
+
+def test_stacks_are_taken_of_quiet_ranks_only_and_not_all_the_time() -> None:
+    rehearsal = Rehearsal([Work(FOREVER)], [Idle(FOREVER)], [Collect()])
+    taken: list[tuple[float, int]] = []
+    probe: Callable[[float, tuple[int, ...] | None], None] = rehearsal.watching.evidence
+    rehearsal.watching.evidence = lambda at_s, stacks_of=None: (  # type: ignore[method-assign]
+        taken.extend((at_s, r) for r in stacks_of or ()),
+        probe(at_s, stacks_of),
+    )[1]
+    assert rehearsal.alarm(3.9) is None
+    assert {r for _, r in taken} == {1}
+    assert len(taken) <= 4
+
+
+# -- whole programs ----------------------------------------------------------------------------------------------------
+
+PACE = st.sampled_from([Work, Idle])
+
+
+@st.composite
+def healthy(draw: st.DrawFn) -> list[Program]:
+    """All issue the same collectives; between two of them a rank is late by less than a limit."""
+    size = draw(st.integers(1, 5))
+    groups = [("0", tuple(range(size)))]
+    if size > 2:
+        groups.append(("1", tuple(range(draw(st.integers(2, size - 1))))))
+    programs: list[list[Step]] = [[] for _ in range(size)]
+    for _ in range(draw(st.integers(0, 6))):
+        group, members = draw(st.sampled_from(groups))
+        wait = draw(st.sampled_from([True, True, True, False]))
+        late = draw(st.integers(0, size - 1))
+        for rank in range(size):
+            lateness = 0.85 * LIMITS.stall if rank == late else draw(st.sampled_from([0.0, 0.05, 0.4]))
+            kind = draw(st.sampled_from([Work, Idle, Compile]))
+            programs[rank].append(kind(lateness))
+            if rank in members:
+                programs[rank].append(Collect(group=group, ranks=members, wait=wait))
+                programs[rank].append(Work(0.01))
+        for rank in range(size):
+            if rank not in members or not wait:  # nobody runs ahead of the others by more than a limit
+                programs[rank].append(Collect(wait=True))
+            else:
+                programs[rank].append(Collect(wait=True))
+    return list(programs)
+
+
+OFFSETS = st.lists(st.floats(0.0, 0.09), min_size=1, max_size=4)
+
+
+@given(healthy(), OFFSETS)
+@settings(max_examples=60)
+def test_a_healthy_program_is_left_alone(programs: list[Program], offsets: list[float]) -> None:
+    assert Ranks(programs).ended
+    assert Rehearsal(*programs, offsets=offsets).alarm(1000) is None
+
+
+@given(healthy(), OFFSETS, st.data())
+@settings(max_examples=60)
+def test_one_that_never_comes_is_found_in_time(programs: list[Program], offsets: list[float], data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, len(programs) - 1))
+    place = data.draw(st.integers(0, len(programs[rank])))
+    away: Step = data.draw(st.sampled_from([Idle(FOREVER), Work(FOREVER), Compile(FOREVER), Die(), Fail()]))
+    broken = [list(p) for p in programs]
+    broken[rank][place:] = [away]
+    truth = Ranks(broken, START_S)
+    life = truth.lives[rank]
+    rehearsal = Rehearsal(*broken, offsets=offsets)
+    found = rehearsal.alarm(1000)
+    held = [r for r, other in enumerate(truth.lives) if r != rank and other.end_s == FOREVER]
+    left_s = max([a for other in truth.lives for a, b, _ in other.spans if b == FOREVER] + [life.end_s] * (life.end_s < FOREVER))
+    left_s -= START_S
+    match away:
+        case Die():
+            expected, by_s = {"exit"}, life.end_s - START_S + SETTLE_S + 0.2
+        case Fail() if not held:
+            assert found is None
+            return
+        case Fail():
+            expected, by_s = {"failure-stuck"}, left_s + STUCK_BY_STACK_S + SLACK_S
+        case Compile():
+            expected, by_s = ({"skew"} if held else {"compile"}), left_s + LIMITS.skew + SLACK_S
+            by_s = by_s if held else left_s + LIMITS.compile + SLACK_S
+        case _:
+            expected, by_s = {"stall"}, left_s + LIMITS.stall + SLACK_S
+            if not held:
+                expected, by_s = {"test-limit"}, LIMITS.test + 1
+    assert found is not None
+    assert found[1].why in expected
+    assert found[0] <= by_s
+    if found[1].why in ("stall", "skew"):
+        assert found[1].missing == (rank,)

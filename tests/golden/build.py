@@ -1,0 +1,555 @@
+"""Owns the golden scenarios: at least one per verdict code and cause, told by the fake box. The name of a case
+begins with the code of its first test's verdict.
+"""
+
+from collections.abc import Callable
+
+from pytest_megacpp.recording import events as ev
+from tests.scenario import ENFORCE, NODEID, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
+
+CASES: dict[str, Callable[[], FakeBox]] = {}
+SHORT = ev.Limits(startup=60, skew=30, compile=60, stall=30, test=100)
+SEGFAULT = (
+    "Fatal Python error: Segmentation fault\n\n"
+    "Current thread 0x7f01 (most recent call first):\n"
+    f'  File "{USER_FILE}", line 61 in launch_kernel\n'
+    '  File "/repo/suite/test_step.py", line 9 in test_step\n'
+)
+
+
+def case(build: Callable[[], FakeBox]) -> Callable[[], FakeBox]:
+    CASES[build.__name__.replace("_", "-")] = build
+    return build
+
+
+def in_step(ranks: int = 4, limits: ev.Limits = SHORT) -> FakeBox:
+    """All ranks through their set-up and one collective."""
+    box = FakeBox(ranks, limits=limits).begins()
+    return box.enters(range(ranks)).after(0.01).completes().after(0.5)
+
+
+# -- green ---------------------------------------------------------------------------------------------------
+
+
+@case
+def passed() -> FakeBox:
+    return in_step().passes().ends().done()
+
+
+@case
+def skipped() -> FakeBox:
+    return FakeBox().starts().phase("setup").skips(when="setup").finishes().ends().done()
+
+
+@case
+def skipped_in_call() -> FakeBox:
+    return in_step().skips().finishes().ends().done()
+
+
+@case
+def xfailed() -> FakeBox:
+    return in_step().reports("call", outcome="skipped", xfail="issue 7").finishes().ends().done()
+
+
+@case
+def xfailed_on_one_rank() -> FakeBox:
+    box = in_step().reports("call", 3, "skipped", xfail="issue 7")
+    return box.reports("call", box.others(3), xfail="issue 7").finishes().ends().done()
+
+
+@case
+def xfailed_leaving_others() -> FakeBox:
+    box = in_step().enters((0, 1, 2), seq=2).after(0.2).reports("call", 3, "skipped", xfail="issue 7").finishes(3)
+    return box.after(0.6).acts("failure-stuck", "", (0, 1, 2), (3,), (), 0.8).aborts("failure-stuck").done()
+
+
+@case
+def xpassed() -> FakeBox:
+    return in_step().reports("call", xfail="issue 7").finishes().ends().done()
+
+
+# -- test-failed ---------------------------------------------------------------------------------------------
+
+
+@case
+def test_failed() -> FakeBox:
+    box = in_step().raises((1, 2), "AssertionError", "assert 3.0 == 4.0")
+    return box.after(0.01).reports("call", (0, 3)).finishes().ends().done()
+
+
+@case
+def test_failed_differently() -> FakeBox:
+    box = in_step().raises(0, "AssertionError", "assert 1 == 2", 12).after(0.1).raises(1, "KeyError", "'loss'", 20)
+    return box.reports("call", (2, 3)).finishes().ends().done()
+
+
+@case
+def test_failed_cuda_oom() -> FakeBox:
+    message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 1 has a total capacity of 139.80 GiB"
+    box = in_step().raises(1, "torch.OutOfMemoryError", message)
+    return box.reports("call", box.others(1)).finishes().ends().done()
+
+
+@case
+def test_failed_skipped_on_some_ranks() -> FakeBox:
+    box = in_step().skips(2)
+    return box.reports("call", box.others(2)).finishes().ends().done()
+
+
+@case
+def test_failed_skip_leaves_others_waiting() -> FakeBox:
+    box = in_step().skips(2).finishes(2).after(0.1).enters((0, 1, 3), seq=2).after(0.5)
+    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.5).aborts("failure-stuck").done()
+
+
+@case
+def test_failed_xpassed_strict() -> FakeBox:
+    error = ev.Error("", "[XPASS(strict)] issue 7", "", 0, "")
+    return in_step().reports("call", outcome="failed", error=error).finishes().ends().done()
+
+
+@case
+def test_failed_in_setup() -> FakeBox:
+    box = FakeBox().starts().phase("setup").raises(range(4), "OSError", "no data", when="setup")
+    return box.finishes().ends().done()
+
+
+@case
+def test_failed_in_teardown() -> FakeBox:
+    box = in_step().reports("call").phase("teardown").reports("teardown", (0, 2, 3))
+    box.raises(1, "OSError", "can't tidy up", when="teardown").after(0.01)
+    for rank in range(4):
+        box.rank(ev.Finished(rank, 0, False))
+    return box.ends().done()
+
+
+# -- rank-death ----------------------------------------------------------------------------------------------
+
+
+def others_wait(box: FakeBox, rank: int, op: str = "gloo:all_gather", seq: int = 12) -> FakeBox:
+    return box.enters(box.others(rank), op, seq).after(2.0)
+
+
+def died(box: FakeBox, rank: int, why: str = "exit") -> FakeBox:
+    return box.after(0.2).acts(why, "", box.others(rank), (rank,), (), 2.2).aborts(why).done()
+
+
+@case
+def rank_death_exception() -> FakeBox:
+    box = others_wait(in_step(8), 3).raises(3)
+    return died(box.after(0.4), 3, "failure-stuck")
+
+
+@case
+def rank_death_exception_victims() -> FakeBox:
+    """With gloo the others' connections break: their errors come from the peer."""
+    box = others_wait(in_step(), 3).raises(3).finishes(3).after(0.04).loses_peer((0, 1, 2)).finishes((0, 1, 2))
+    return box.ends().done()
+
+
+@case
+def rank_death_exception_late() -> FakeBox:
+    """The others time out first, the true cause comes after them."""
+    box = in_step().enters((0, 1, 2), seq=2).after(6.0).loses_peer(0, TIMED_OUT).after(0.01).loses_peer((1, 2))
+    box.finishes((0, 1, 2)).after(4.0).raises(3, "ValueError", "true cause").finishes(3)
+    return box.ends().done()
+
+
+@case
+def rank_death_exception_second_failure() -> FakeBox:
+    """Two failures of their own; the first one left others waiting."""
+    box = in_step().enters((0, 3), seq=2).after(0.1).raises(1, "ValueError", "first", 20).after(0.3)
+    box.raises(2, "KeyError", "'second'", 25).after(0.4)
+    return box.acts("failure-stuck", "", (0, 3), (1, 2), (), 0.8).aborts("failure-stuck").done()
+
+
+@case
+def rank_death_exception_in_setup() -> FakeBox:
+    box = FakeBox().starts().phase("setup").after(0.1).raises(1, "OSError", "no data set", when="setup")
+    box.reports("setup", box.others(1)).phase("call", box.others(1)).enters(box.others(1)).after(0.5)
+    return died(box, 1, "failure-stuck")
+
+
+@case
+def rank_death_oom_killed() -> FakeBox:
+    return died(others_wait(in_step(8), 3).exits(3, None, "SIGKILL", True), 3)
+
+
+@case
+def rank_death_cuda_oom() -> FakeBox:
+    message = "CUDA out of memory. Tried to allocate 20.00 GiB."
+    box = others_wait(in_step(), 2).raises(2, "torch.OutOfMemoryError", message)
+    return died(box.after(0.4), 2, "failure-stuck")
+
+
+@case
+def rank_death_cuda_error() -> FakeBox:
+    message = "CUDA error: an illegal memory access was encountered"
+    box = others_wait(in_step(), 2).raises(2, "torch.AcceleratorError", message)
+    return died(box.after(0.4), 2, "failure-stuck")
+
+
+@case
+def rank_death_signal_SIGSEGV() -> FakeBox:
+    box = others_wait(in_step(), 1).exits(1, -11, "SIGSEGV").after(0.2)
+    box.acts("exit", "a rank's process ended", (0, 2, 3), (1,), (), 2.2).writes(1, SEGFAULT)
+    return box.aborts("exit").done()
+
+
+@case
+def rank_death_signal_SIGKILL() -> FakeBox:
+    """This box can't tell an OOM kill from another."""
+    box = FakeBox(limits=SHORT)
+    box.say(ev.Capability("memory_events", False, "no cgroup v2"))
+    box.begins().enters((0, 1, 2), seq=1).after(1.0).exits(3, None, "SIGKILL", None)
+    return died(box, 3)
+
+
+@case
+def rank_death_exit_3() -> FakeBox:
+    return died(others_wait(in_step(), 2).exits(2, 3), 2)
+
+
+@case
+def rank_death_exit_0() -> FakeBox:
+    return died(others_wait(in_step(), 2).exits(2, 0), 2)
+
+
+@case
+def rank_death_exit_unknown() -> FakeBox:
+    return died(others_wait(in_step(), 2).exits(2, None, None, None), 2)
+
+
+@case
+def rank_death_nobody_waits() -> FakeBox:
+    """All had passed when a process ended."""
+    box = in_step().passes((0, 1, 3)).reports("call", 2).exits(2, -11, "SIGSEGV").after(0.2)
+    return box.acts("exit", "a rank's process ended").aborts("exit").done()
+
+
+# -- compiling -----------------------------------------------------------------------------------------------
+
+COMPILING = ("dynamo_compile", "compile_inductor")
+
+
+@case
+def compile_skew() -> FakeBox:
+    box = in_step(8).samples(1, compiling=COMPILING).after(0.2).enters(box_others(8, 1), seq=7)
+    box.after(31.0).samples(1, compiling=COMPILING, cpu_s=30.0)
+    box.acts("skew", "all_reduce #7 while a missing peer compiles", box_others(8, 1), (1,), (1,), 31.0)
+    return box.samples(1, compiling=COMPILING, cpu_s=30.2).aborts("skew").done()
+
+
+def box_others(size: int, *ranks: int) -> tuple[int, ...]:
+    return tuple(r for r in range(size) if r not in ranks)
+
+
+@case
+def compile_skew_no_progress() -> FakeBox:
+    """The counters say compiling, but nothing moves: its compiler is stuck."""
+    box = in_step().samples(1, compiling=COMPILING, cpu_s=2.0).after(0.2).enters((0, 2, 3), seq=7).after(31.0)
+    box.acts("stall", "all_reduce #7 without a missing peer", (0, 2, 3), (1,), (1,), 31.0)
+    return box.at(1, 44, "build").aborts("stall").done()
+
+
+@case
+def compile_stall() -> FakeBox:
+    box = in_step().samples((0, 1), compiling=COMPILING).after(30.0).samples(0).after(31.0)
+    box.samples(1, compiling=COMPILING, cpu_s=60.0).acts("compile", "rank 1 compiles in one go")
+    return box.aborts("compile").done()
+
+
+# -- collective-mismatch -------------------------------------------------------------------------------------
+
+
+@case
+def collective_mismatch_operation() -> FakeBox:
+    box = in_step().enters((0, 1, 3), seq=2).after(0.01).enters(2, "gloo:broadcast", 2).after(0.3)
+    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+
+
+@case
+def collective_mismatch_size() -> FakeBox:
+    """gloo aborts a rank that did nothing wrong; the culprit is the one with another size."""
+    box = in_step().enters((0, 1), seq=2).enters(3, seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
+    box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE)
+    return box.aborts("exit").done()
+
+
+@case
+def collective_mismatch_dtype() -> FakeBox:
+    """The transport moves as many bytes as it should: every rank passes, only the numbers are wrong."""
+    box = in_step().enters((0, 2, 3), seq=2).enters(1, seq=2, dtype="Int").after(0.01).completes()
+    return box.passes().ends().done()
+
+
+@case
+def collective_mismatch_tie() -> FakeBox:
+    box = in_step(2).enters(0, seq=2).enters(1, "gloo:broadcast", 2).after(0.3)
+    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+
+
+@case
+def collective_mismatch_group_order() -> FakeBox:
+    box = in_step().announces("1", range(4)).announces("2", range(4))
+    box.enters((0, 1, 2), group="1").enters(3, group="2").after(31.0)
+    box.acts("stall", "all_reduce #1 without a missing peer", (0, 1, 2), (3,), (), 31.0)
+    return box.aborts("stall").done()
+
+
+@case
+def collective_mismatch_told_by_gloo() -> FakeBox:
+    """The aborted rank took its memory along; all others agree, so it is the odd one."""
+    box = in_step().enters((0, 1, 3), seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
+    return box.acts("exit", "", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE).aborts("exit").done()
+
+
+@case
+def collective_mismatch_told_by_torch() -> FakeBox:
+    def told(mine: str, rank: int) -> str:
+        return (
+            f"Detected mismatch between collectives on ranks. Rank {rank} is running collective: "
+            f"CollectiveFingerPrint(SequenceNumber=2, OpType={mine}, TensorShape=[8]), but Rank 2 is running "
+            "collective: CollectiveFingerPrint(SequenceNumber=2, OpType=BROADCAST, TensorShape=[8])."
+        )
+
+    box = in_step()
+    for rank in (0, 1, 3):
+        box.raises(rank, "RuntimeError", told("ALLREDUCE", rank))
+    return box.raises(2, "RuntimeError", told("ALLREDUCE", 0)).finishes().ends().done()
+
+
+# -- straggler -----------------------------------------------------------------------------------------------
+
+
+def stalls(box: FakeBox, rank: int, seq: int = 4) -> FakeBox:
+    waiting = box.others(rank)
+    box.enters(waiting, seq=seq).after(31.0)
+    return box.acts("stall", f"all_reduce #{seq} without a missing peer", waiting, (rank,), (), 31.0)
+
+
+@case
+def straggler() -> FakeBox:
+    return stalls(in_step(), 2).at(2).aborts("stall").done()
+
+
+@case
+def straggler_frozen() -> FakeBox:
+    box = in_step().samples(2, state="T", answered=False)
+    return stalls(box, 2).samples(2, state="T", answered=False).aborts("stall").done()
+
+
+@case
+def straggler_frozen_inside() -> FakeBox:
+    """It had entered the collective before it was stopped: nobody seems to be missing."""
+    box = in_step().enters(range(4), seq=4).after(0.1).samples(2, state="T", answered=False).after(31.0)
+    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    return box.samples(2, state="T", answered=False).aborts("stall").done()
+
+
+@case
+def straggler_left_early() -> FakeBox:
+    box = in_step().passes(2).after(0.1).enters((0, 1, 3), seq=4).after(0.5)
+    box.acts("failure-stuck", "every rank left in the test waits", (0, 1, 3), (2,), (), 0.5)
+    return box.aborts("failure-stuck").done()
+
+
+@case
+def straggler_left_early_closing_its_group() -> FakeBox:
+    box = in_step().passes(2).after(0.05).enters((0, 1, 3), seq=4).after(0.05).loses_peer((0, 1, 3))
+    return box.finishes((0, 1, 3)).ends().done()
+
+
+@case
+def straggler_gil_held() -> FakeBox:
+    box = stalls(in_step(), 2).stack(2, ok=False)
+    return box.stack(2, (USER_FILE, 59, "native_step"), method="py-spy").aborts("stall").done()
+
+
+@case
+def straggler_not_answering() -> FakeBox:
+    box = stalls(in_step(), 2).samples(2, answered=False, state="D").stack(2, ok=False)
+    return box.stack(2, method="faulthandler", ok=False).aborts("stall").done()
+
+
+@case
+def straggler_behind_a_chain() -> FakeBox:
+    """Ranks 0 and 1 wait for rank 2, which waits for rank 3 in another group."""
+    box = in_step().announces("1", (0, 1, 2)).announces("2", (2, 3))
+    box.enters((0, 1), group="1").enters(2, "gloo:broadcast", group="2").after(31.0)
+    box.acts("stall", "all_reduce #1 without a missing peer", (0, 1), (2,), (), 31.0)
+    return box.at(3).aborts("stall").done()
+
+
+@case
+def straggler_without_flight_recorder() -> FakeBox:
+    box = FakeBox(limits=SHORT)
+    box.begins().rank(ev.Capability("flight_recorder", False, "this torch has none", 0)).after(31.0)
+    box.acts("stall", "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    return box.at(2).aborts("stall").done()
+
+
+@case
+def straggler_gave_up_on() -> FakeBox:
+    """The process group's own time-out was shorter than the box's limit."""
+    box = in_step().enters((0, 1, 2), seq=4).after(6.0).loses_peer(0, TIMED_OUT).after(0.01)
+    box.loses_peer((1, 2), PEER_CLOSED).finishes((0, 1, 2)).after(4.0).enters(3, seq=4).after(0.01).loses_peer(3)
+    return box.finishes(3).ends().done()
+
+
+@case
+def straggler_point_to_point() -> FakeBox:
+    box = in_step(2).blocked(0).after(31.0)
+    box.acts("stall", "point-to-point #0 without a missing peer", (0,), (1,), (), 31.0)
+    return box.blocked(0).at(1).aborts("stall").done()
+
+
+# -- hang, overtime, unclear ---------------------------------------------------------------------------------
+
+
+@case
+def hang_point_to_point() -> FakeBox:
+    box = in_step().blocked(range(4)).after(31.0)
+    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    return box.blocked(range(4)).aborts("stall").done()
+
+
+@case
+def hang_in_a_collective() -> FakeBox:
+    box = in_step().enters(range(4), "nccl:all_reduce", 9).after(31.0)
+    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    return box.blocked(range(4), "all_reduce").aborts("stall").done()
+
+
+@case
+def hang_at_the_limit() -> FakeBox:
+    """Only the time says so: nobody communicates, nobody moves."""
+    box = in_step().after(100.0).acts("test-limit", "the test ran longer than 100 s")
+    return box.at(range(4), 70, "sleep").aborts("test-limit").done()
+
+
+@case
+def overtime() -> FakeBox:
+    box = in_step()
+    for second in range(10):
+        box.samples(range(4), cpu_s=2.0 + second).after(10.0)
+    box.samples(range(4), cpu_s=20.0).after(0.5)
+    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4)).aborts("test-limit").done()
+
+
+@case
+def overtime_run_limit() -> FakeBox:
+    box = FakeBox(limits=SHORT, tests=(NODEID, NODEID + "_2")).begins().samples(range(4), cpu_s=9.0).after(1.0)
+    box.acts("run-limit", "the run took longer than 10 s").aborts("run-limit")
+    return box.done("run-limit", "the run took longer than 10 s")
+
+
+@case
+def unclear() -> FakeBox:
+    """The limit passed after less silence than a stall."""
+    limits = ev.Limits(stall=120, test=60)
+    box = FakeBox(limits=limits).begins().after(60.0).acts("test-limit", "the test ran longer than 60 s")
+    return box.at(range(4)).aborts("test-limit").done()
+
+
+# -- start-up ------------------------------------------------------------------------------------------------
+
+IMPORT_ERROR = "ImportError while importing test module.\nE   ModuleNotFoundError: No module named 'apex'"
+
+
+@case
+def startup_failure_import() -> FakeBox:
+    box = FakeBox().starts_world().readies().collects((0, 2, 3))
+    box.collects(1, (), ("suite/test_step.py", IMPORT_ERROR))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
+def startup_failure_collection() -> FakeBox:
+    """Only the test that not all ranks have is hit."""
+    box = FakeBox(tests=(NODEID + "_of_some", NODEID)).starts_world().readies().collects((0, 2, 3)).collects(1, (1,))
+    box.box(ev.TestEnded(0, "not-run", "collection"))
+    return box.begins(1).passes().ends().done()
+
+
+@case
+def startup_failure_conftest() -> FakeBox:
+    box = FakeBox().starts_world().readies()
+    box.rank(ev.RankBroken(2, "conftest", "NameError", "name 'torhc' is not defined", "conftest.py:3: in <module>"))
+    return box.after(0.6).gives_up("broken").done()
+
+
+@case
+def startup_failure_exit_before_collection() -> FakeBox:
+    box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -11, "SIGSEGV").after(0.2)
+    box.box(ev.OutputRead(2, None, "stderr", "Fatal Python error: Segmentation fault\n"))
+    return box.gives_up("exit").done()
+
+
+@case
+def startup_failure_rendezvous() -> FakeBox:
+    message = "Timed out after 7 seconds waiting for clients. 3/4 clients joined."
+    box = FakeBox().starts().phase("setup").after(7.0)
+    box.raises(range(4), "torch.distributed.DistStoreError", message, when="setup")
+    return box.finishes().ends().done()
+
+
+@case
+def startup_failure_startup_limit() -> FakeBox:
+    box = FakeBox().starts_world().readies((0, 1)).collects(0).after(60.0)
+    box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s")).at(1, 5, "import_everything")
+    return box.gives_up("startup-limit").done()
+
+
+# -- the box -------------------------------------------------------------------------------------------------
+
+
+@case
+def environment() -> FakeBox:
+    detail, mend = "8 devices were asked for, this box has 2", "rent H200:8"
+    return FakeBox().box(ev.ProblemFound("environment", "device-count", detail, mend)).done("refused")
+
+
+@case
+def blocked_by_contract() -> FakeBox:
+    detail = "TORCH_DISTRIBUTED_DEBUG=DETAIL deadlocks fully_shard in a container"
+    box = FakeBox().box(ev.ProblemFound("blocked", "environment", detail, "set it to INFO"))
+    return box.done("refused")
+
+
+@case
+def box_lost() -> FakeBox:
+    """Cut off in the second of three tests."""
+    box = FakeBox(tests=(NODEID, NODEID + "_2", NODEID + "_3")).begins(1).passes().ends()
+    return box.begins(0).enters(range(4)).after(3.0).samples(range(4))
+
+
+@case
+def box_lost_broken() -> FakeBox:
+    box = FakeBox().world_ready()
+    return box.done("broken", "OSError: [Errno 28] No space left on device")
+
+
+@case
+def not_run_stopped() -> FakeBox:
+    """-x: the first failure ends the run."""
+    box = FakeBox(tests=(NODEID + "_2", NODEID)).world_ready().begins(1).raises(range(4)).finishes().ends()
+    return box.done("stopped", "1 failed, as many as asked for")
+
+
+@case
+def not_run_interrupted() -> FakeBox:
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts("stop", "the desk asked for it")
+    return box.aborts("interrupted").done("interrupted", "the desk asked for it")
+
+
+@case
+def not_run_no_result() -> FakeBox:
+    box = in_step().passes((0, 1, 2)).reports("call", 3)
+    return box.ends().done()
+
+
+@case
+def not_run_world_size() -> FakeBox:
+    box = FakeBox(sizes=(4,), ranks=4).world_ready(2)
+    return box.begins().passes().ends().done()

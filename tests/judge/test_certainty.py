@@ -1,0 +1,154 @@
+"""Each source of evidence that is missing, degraded or contradicted makes a verdict less certain."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.certainty import HARMS
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.wire import read_all
+from tests.golden.build import CASES, SHORT, in_step, others_wait, stalls
+from tests.scenario import FakeBox
+
+Story = Callable[[FakeBox], FakeBox]
+
+
+def judged(box: FakeBox) -> Verdict:
+    return judge_test(box.timeline(), 0).verdict
+
+
+def straggler(box: FakeBox) -> FakeBox:
+    return stalls(box, 2).at(2).aborts("stall").done()
+
+
+def skew(box: FakeBox) -> FakeBox:
+    box.samples(1, compiling=("dynamo_compile",)).enters((0, 2, 3), seq=7).after(31.0)
+    return box.acts("skew", "", (0, 2, 3), (1,), (1,), 31.0).aborts("skew").done()
+
+
+def killed(box: FakeBox, oom: bool | None = False) -> FakeBox:
+    others_wait(box, 3).exits(3, -9, "SIGKILL", oom).after(0.2)
+    return box.acts("exit", "", (0, 1, 2), (3,)).aborts("exit").done()
+
+
+def killed_for_unknown_reasons(box: FakeBox) -> FakeBox:
+    return killed(box, None)
+
+
+MISSING: list[tuple[str, Story]] = [
+    ("worker_server", straggler),
+    ("flight_recorder", straggler),
+    ("wait_counters", skew),
+    ("traceback", straggler),
+    ("group_members", straggler),
+    ("exit_code", killed),
+    ("memory_events", killed_for_unknown_reasons),
+    ("kernel_log", killed_for_unknown_reasons),
+]
+
+
+@pytest.mark.parametrize(("missing", "story"), MISSING)
+def test_a_missing_capability_lowers_it(missing: str, story: Story) -> None:
+    box = in_step()
+    box.rank(ev.Capability(missing, False, "not on this machine", 0))
+    found = judged(story(box))
+    assert found.certainty is Certainty.LIKELY
+    assert any(missing in e.text and "not on this machine" in e.text for e in found.evidence)
+
+
+@pytest.mark.parametrize("story", [straggler, skew, killed])
+def test_with_all_sources_it_is_certain(story: Story) -> None:
+    assert judged(story(in_step())).certainty is Certainty.CERTAIN
+
+
+def test_every_known_capability_is_tested() -> None:
+    assert {missing for missing, _ in MISSING} == set(HARMS)
+
+
+def test_an_oom_kill_that_was_seen_needs_no_witness() -> None:
+    box = in_step()
+    box.say(ev.Capability("memory_events", False))
+    assert judged(killed(box, True)).certainty is Certainty.CERTAIN
+
+
+def test_a_source_that_is_not_used_does_no_harm() -> None:
+    box = in_step()
+    box.rank(ev.Capability("flight_recorder", False, "", 0)).rank(ev.Capability("py-spy", False, "", 0))
+    assert judged(box.raises(1).passes((0, 2, 3)).finishes(1).ends().done()).certainty is Certainty.CERTAIN
+
+
+def test_several_missing_sources_make_a_guess() -> None:
+    box = in_step()
+    box.rank(ev.Capability("flight_recorder", False, "", 0)).rank(ev.Capability("traceback", False, "", 0))
+    assert judged(straggler(box)).certainty is Certainty.GUESS
+
+
+def without(recording: bytes, kind: str, nth: int = 0) -> bytes:
+    lines = recording.splitlines(keepends=True)
+    at = [i for i, line in enumerate(lines) if f'"kind":"{kind}"'.encode() in line][nth]
+    return b"".join(lines[:at] + lines[at + 1 :])
+
+
+@pytest.mark.parametrize("name", ["passed", "straggler", "rank-death-oom-killed", "compile-skew"])
+def test_a_hole_in_the_recording_lowers_it(name: str) -> None:
+    recording = without(CASES[name]().recording(), "rank-started")
+    found = judge_test(fold(read_all(recording)), 0).verdict
+    assert found.code == judged(CASES[name]()).code
+    assert found.certainty is Certainty.LIKELY
+
+
+def test_a_damaged_line_lowers_it() -> None:
+    recording = CASES["straggler"]().recording() + b'{"v":1,"run":\n'
+    assert judge_test(fold(read_all(recording)), 0).verdict.certainty is Certainty.LIKELY
+
+
+def test_a_straggler_without_a_stack() -> None:
+    found = judged(stalls(in_step(), 2).aborts("stall").done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+
+
+def test_a_rank_that_does_not_answer() -> None:
+    box = stalls(in_step(), 2).samples(2, answered=False).at(2)
+    assert judged(box.aborts("stall").done()).certainty is Certainty.LIKELY
+
+
+def test_a_group_that_nobody_announced() -> None:
+    box = in_step().enters((0, 1), group="5").after(31.0).acts("stall", "", (0, 1), (), (), 31.0)
+    found = judged(box.at((2, 3)).aborts("stall").done())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
+    assert found.certainty is Certainty.LIKELY
+
+
+def test_the_box_and_the_recording_contradict_each_other() -> None:
+    box = in_step().enters((0, 1, 3), seq=4).after(31.0).acts("stall", "", (0, 1), (3,), (), 31.0)
+    found = judged(box.at(2).aborts("stall").done())
+    assert (found.blamed_ranks, found.certainty) == ((2,), Certainty.LIKELY)
+
+
+def test_a_wait_that_only_the_box_saw() -> None:
+    box = in_step().after(31.0).acts("stall", "", (0, 1, 3), (2,), (), 31.0)
+    assert judged(box.at(2).aborts("stall").done()).certainty is Certainty.LIKELY
+
+
+def test_two_failures_too_close_to_order() -> None:
+    box = in_step().enters((0, 3), seq=2).raises(1, line=5).after(0.004).raises(2, "KeyError", "'x'", 9).after(0.5)
+    found = judged(box.acts("failure-stuck", "", (0, 3), (1, 2)).aborts("failure-stuck").done())
+    assert (found.blamed_ranks, found.certainty) == ((1,), Certainty.LIKELY)
+
+
+def test_a_stall_judged_by_time_alone_is_a_guess() -> None:
+    assert judged(CASES["hang-at-the-limit"]()).certainty is Certainty.GUESS
+
+
+def test_a_recording_that_stops_in_the_test() -> None:
+    found = judged(in_step().raises(1))
+    assert (found.code, found.certainty) == (Code.TEST_FAILED, Certainty.LIKELY)
+
+
+def test_a_mismatch_that_only_the_box_saw() -> None:
+    box = FakeBox(limits=SHORT).begins().acts("mismatch", "size differs at #2 of group 0").aborts("mismatch")
+    found = judged(box.done())
+    assert (found.code, found.certainty) == (Code.COLLECTIVE_MISMATCH, Certainty.GUESS)

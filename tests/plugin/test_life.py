@@ -1,0 +1,211 @@
+"""Whoever is killed, whenever: nothing of the run survives, `run.json` is finished, the rest is told as it is."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box import process
+from tests.plugin.project import LANE, Desk, Json, Project, Ran, command
+
+GONE_S = 12.0
+BUSY = """
+    import os
+    import pathlib
+    import subprocess
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=2, test=100, stall=60)
+    RANK = os.environ.get("RANK")
+
+    def test_busy(modal_h200x8):
+        print("the secret is", os.environ["MY_API_TOKEN"])
+        subprocess.Popen(["sleep", "300"])
+        hidden = f"sleep 300; : {os.getcwd()}"
+        subprocess.Popen(["sh", "-c", hidden], env={"PATH": os.environ["PATH"]}, start_new_session=True)
+        pathlib.Path(f"inside.{RANK}").touch()
+        time.sleep(90)
+
+    def test_next(modal_h200x8): pass
+"""
+TOKEN = "tok-77aa01c2d9f3"
+
+
+@dataclass
+class Family:
+    """The processes of a run in mid-test."""
+
+    desk: int
+    guard: int
+    box: int
+    forkserver: int
+    ranks: list[int]
+
+    @classmethod
+    def of(cls, desk: Desk) -> "Family":
+        parents = {s.pid: s.parent for s in process.all_processes()}
+        ours = desk.project.processes()
+        guard = next(pid for pid in ours if parents[pid] == desk.child.pid)
+        box = next(pid for pid in ours if parents[pid] == guard and "pytest_megacpp.box" in ours[pid])
+        forkserver = next(pid for pid in ours if parents[pid] == box and "forkserver" in ours[pid])
+        ranks = [pid for pid in ours if parents[pid] == forkserver]
+        return cls(desk.child.pid, guard, box, forkserver, ranks)
+
+
+def hidden(project: Project) -> list[int]:
+    """Processes that the ranks started outside of their session and environment."""
+    ending = f": {project.root}"
+    return [s.pid for s in process.all_processes() if s.state not in "ZX" and command(s.pid).endswith(ending)]
+
+
+def busy(project: Project) -> Desk:
+    """A desk whose ranks are both in the test."""
+    project.write("test_busy.py", BUSY)
+    desk = project.start(*LANE, env={"MY_API_TOKEN": TOKEN})
+    desk.wait_until(lambda: all((project.root / f"inside.{rank}").exists() for rank in (0, 1)))
+    return desk
+
+
+def assert_all_gone(desk: Desk, limit_s: float = GONE_S) -> None:
+    desk.assert_nothing_left(limit_s)
+    deadline = time.monotonic() + 2
+    while hidden(desk.project) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert hidden(desk.project) == []
+
+
+def run_json(directory: Path) -> Json:
+    document: Json = json.loads((directory / "run.json").read_text())
+    return document
+
+
+def finished(desk: Desk) -> Ran:
+    ran = desk.ran(limit_s=60)
+    assert_all_gone(desk)
+    assert ran.run is not None
+    assert ran.run["finished_at"] is not None
+    assert "INTERNALERROR" not in ran.text
+    assert ran.directory is not None
+    for log in (ran.directory / "ranks").rglob("*.log"):
+        assert TOKEN not in log.read_text()
+    return ran
+
+
+def test_a_killed_rank(project: Project) -> None:
+    with busy(project) as desk:
+        os.kill(Family.of(desk).ranks[0], signal.SIGKILL)
+        ran = finished(desk)
+    assert ran.outcomes() == {"test_busy": "failed", "test_next": "passed"}
+    verdict = ran.verdict("test_busy")
+    assert (verdict["code"], verdict["cause"], len(verdict["blamed_ranks"])) == ("rank-death", "signal:SIGKILL", 1)
+    assert ran.run is not None
+    assert ran.run["status"] == "failed"
+
+
+def test_a_killed_forkserver(project: Project) -> None:
+    """Its ranks die with it; the remaining tests get a new one."""
+    with busy(project) as desk:
+        os.kill(Family.of(desk).forkserver, signal.SIGKILL)
+        ran = finished(desk)
+    assert ran.outcomes() == {"test_busy": "failed", "test_next": "passed"}
+    assert ran.verdict("test_busy")["code"] == "rank-death"
+    assert ran.run is not None
+    assert ran.run["status"] == "failed"
+
+
+def test_a_killed_box(project: Project) -> None:
+    with busy(project) as desk:
+        os.kill(Family.of(desk).box, signal.SIGKILL)
+        ran = finished(desk)
+    assert ran.outcomes() == {"test_busy": "error", "test_next": "error"}
+    assert {ran.verdict(name)["code"] for name in ran.outcomes()} == {"box-lost"}
+    assert "SIGKILL" in ran.failure("test_busy")
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.run is not None
+    assert ran.run["status"] == "error"
+
+
+def test_a_killed_guard(project: Project) -> None:
+    with busy(project) as desk:
+        os.kill(Family.of(desk).guard, signal.SIGKILL)
+        ran = finished(desk)
+    assert set(ran.outcomes().values()) == {"error"}
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.run is not None
+    assert ran.run["status"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)], ids=["ctrl-c", "cancelled"]
+)
+def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int) -> None:
+    with busy(project) as desk:
+        os.kill(desk.child.pid, number)
+        ran = finished(desk)
+    assert ran.code == code
+    assert ran.run is not None
+    assert ran.run["status"] == "interrupted"
+    assert [t["outcome"] for t in ran.run["tests"]] in ([None, None], ["error", None])
+    assert f"run {ran.run['run_id']}" in ran.text
+
+
+def test_an_impatient_user(project: Project) -> None:
+    """Ctrl-C again and again: what the desk can't finish any more, the box does, and the next desk marks it."""
+    with busy(project) as desk:
+        for _ in range(3):
+            os.kill(desk.child.pid, signal.SIGINT)
+            time.sleep(0.1)
+        desk.wait(60)
+        assert_all_gone(desk)
+        assert desk.directory is not None
+        project.pytest(*LANE, "--co", "-q")
+        assert run_json(desk.directory)["status"] == "interrupted"
+
+
+def test_a_killed_desk(project: Project) -> None:
+    with busy(project) as desk:
+        os.kill(desk.child.pid, signal.SIGKILL)
+        assert desk.wait() == -signal.SIGKILL
+        assert_all_gone(desk)
+        assert desk.directory is not None
+        assert run_json(desk.directory)["status"] == "running"
+        events = (desk.directory / "recording.jsonl").read_text().splitlines()
+        assert json.loads(events[-1])["kind"] == "run-finished"
+        project.pytest(*LANE, "--co", "-q")
+        found = run_json(desk.directory)
+    assert found["status"] == "interrupted"
+    assert found["finished_at"] is not None
+
+
+def test_killed_desk_and_box_together(project: Project) -> None:
+    """Nobody is left to end the ranks but the guard; with the guard gone too, the kernel and the next desk."""
+    with busy(project) as desk:
+        family = Family.of(desk)
+        for pid in (family.desk, family.guard, family.box):
+            os.kill(pid, signal.SIGKILL)
+        desk.wait()
+        project.pytest(*LANE, "--co", "-q")
+        assert desk.directory is not None
+        assert run_json(desk.directory)["status"] == "interrupted"
+        desk.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_at_the_start(project: Project, number: signal.Signals) -> None:
+    """The box is there, the ranks aren't yet."""
+    project.write("test_busy.py", BUSY)
+    with project.start(*LANE, env={"MY_API_TOKEN": TOKEN}) as desk:
+        desk.wait_until(lambda: desk.directory is not None and (desk.directory / "recording.jsonl").exists())
+        os.kill(desk.child.pid, number)
+        desk.wait(60)
+        assert_all_gone(desk)
+        assert desk.directory is not None
+        if number == signal.SIGKILL:
+            project.pytest(*LANE, "--co", "-q")
+        assert run_json(desk.directory)["status"] == "interrupted"
+        assert not (project.root / "inside.0").exists()

@@ -1,0 +1,122 @@
+"""Reading faulthandler's dumps: whose thread, which line, does it wait for a peer."""
+
+import faulthandler
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.recording.stacks import (
+    Frame,
+    Thread,
+    communication_call,
+    main_thread,
+    threads,
+    user_frame,
+    waits_for_peer,
+)
+
+SITE = "/opt/env/lib/python3.12/site-packages"
+WAITING = f"""\
+Thread 0x00007f1a2b3c4d00 (most recent call first):
+  File "/usr/lib/python3.12/threading.py", line 331 in wait
+  File "/usr/lib/python3.12/threading.py", line 629 in wait
+  File "/usr/lib/python3.12/threading.py", line 1032 in _bootstrap
+
+Thread 0x00007f1a99999700 (most recent call first):
+  File "{SITE}/torch/distributed/distributed_c10d.py", line 2500 in recv
+  File "{SITE}/torch/distributed/c10d_logger.py", line 83 in wrapper
+  File "/home/me/suite/test_pipe.py", line 12 in exchange
+  File "/home/me/suite/test_pipe.py", line 30 in test_pipe
+  File "{SITE}/_pytest/python.py", line 166 in pytest_pyfunc_call
+"""
+COMPUTING = f"""\
+Current thread 0x00007f1a99999700 (most recent call first):
+  File "{SITE}/torch/nn/modules/linear.py", line 134 in forward
+  File "{SITE}/torch/nn/modules/module.py", line 1779 in _call_impl
+  File "/home/me/suite/model.py", line 7 in forward
+  File "{SITE}/torch/distributed/fsdp/_fully_shard/_fsdp_state.py", line 220 in forward
+"""
+
+
+def main(dump: str, identity: str = "") -> Thread:
+    thread = main_thread(dump, identity)
+    assert thread is not None
+    return thread
+
+
+def test_threads_and_frames_innermost_first() -> None:
+    first, second = threads(WAITING)
+    assert first.identity == "0x00007f1a2b3c4d00"
+    assert second.frames[2] == Frame("/home/me/suite/test_pipe.py", 12, "exchange")
+    assert str(second.frames[2]) == "/home/me/suite/test_pipe.py:12 in exchange"
+
+
+@pytest.mark.parametrize("identity", ["0x7f1a99999700", "0x00007F1A99999700", "0x7f1a2b3c4d00"])
+def test_the_main_thread_is_the_one_the_rank_named(identity: str) -> None:
+    assert int(main(WAITING, identity).identity, 16) == int(identity, 16)
+
+
+@pytest.mark.parametrize("identity", ["", "0x1", "main", "0x", "0xé", "12 34", "-"])
+def test_without_a_usable_name_it_is_the_last(identity: str) -> None:
+    assert main(WAITING, identity) == threads(WAITING)[-1]
+
+
+def test_nothing_to_read() -> None:
+    assert threads("") == ()
+    assert main_thread("Fatal Python error: Aborted\n") is None
+    assert main_thread('  File "a.py", line 1 in f') is None
+
+
+def test_the_users_line() -> None:
+    assert user_frame(main(WAITING)) == Frame("/home/me/suite/test_pipe.py", 12, "exchange")
+    assert user_frame(threads(WAITING)[0]) is None
+    assert user_frame(main(COMPUTING)) == Frame("/home/me/suite/model.py", 7, "forward")
+
+
+def test_a_thread_in_a_distributed_call_waits_and_one_that_was_called_from_there_does_not() -> None:
+    assert waits_for_peer(main(WAITING))
+    assert communication_call(main(WAITING)) == "recv"
+    assert not waits_for_peer(main(COMPUTING))
+    assert communication_call(main(COMPUTING)) is None
+    assert not waits_for_peer(Thread("0x1", ()))
+
+
+@pytest.mark.parametrize("module", ["distributed_c10d", "_functional_collectives", "rendezvous", "device_mesh"])
+def test_calls_that_wait_for_peers(module: str) -> None:
+    frames = (Frame("/usr/lib/python3.11/x.py", 1, "f"), Frame(f"{SITE}/torch/distributed/{module}.py", 1, "g"))
+    assert waits_for_peer(Thread("0x1", frames))
+
+
+def test_a_users_own_file_of_that_name_is_none() -> None:
+    assert not waits_for_peer(Thread("0x1", (Frame("/home/me/distributed_c10d.py", 1, "recv"),)))
+
+
+def test_a_dump_of_this_python_is_understood(tmp_path: Path) -> None:
+    release = threading.Event()
+    other = threading.Thread(target=release.wait)
+    other.start()
+    with (tmp_path / "dump").open("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        dump = file.read()
+    release.set()
+    other.join()
+    found = main(dump, hex(threading.get_ident()))
+    assert found.frames[0].function == "test_a_dump_of_this_python_is_understood"
+    assert found.frames[0].file == __file__
+    assert len(threads(dump)) >= 2
+
+
+LINES = st.sampled_from(["Thread 0x12 (most", "Current thread 0xZZ", '  File "a", line 3 in f', '  File "', "", "  ..."])
+
+
+@given(st.lists(LINES | st.text(max_size=20)).map("\n".join), st.text(max_size=6))
+def test_any_text_is_read(dump: str, identity: str) -> None:
+    thread = main_thread(dump, identity)
+    if thread is not None:
+        assert user_frame(thread) in (None, *thread.frames)
+        waits_for_peer(thread)
+        communication_call(thread)

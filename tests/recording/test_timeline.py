@@ -1,0 +1,441 @@
+"""The fold of events: what views say, what is dropped, that nothing makes it raise or grow without end."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import disagreements
+from pytest_megacpp.recording.timeline import (
+    KEPT_DAMAGE,
+    KEPT_PHASES,
+    KEPT_RECORDS,
+    KEPT_STACKS,
+    MAX_WORLD_SIZE,
+    Phase,
+    TestView,
+    Timeline,
+    fold,
+)
+from pytest_megacpp.recording.wire import RANK_KINDS
+from tests.recording.strategies import TIMES, facts, streams
+from tests.recording.telling import LIMITS, Telling
+
+BLOCKED = """Thread 0x0000000000000012 (most recent call first):
+  File "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 9 in recv
+  File "/home/me/test_a.py", line 4 in test_a
+"""
+
+
+def sample(rank: int = 0, *, cpu_s: float = 0.0, main_s: float = 0.0, answered: bool = True, **more: object) -> ev.Fact:
+    told = {"state": "S", "compiling": (), "compile_s": 0.0, "output_bytes": 0, "test": 0} | more
+    return ev.Sampled(rank=rank, answered=answered, cpu_s=cpu_s, main_cpu_s=main_s, **told)  # type: ignore[arg-type]
+
+
+def look(rank: int, *entries: ev.Collective, origin: str = "poll") -> ev.FlightRecorded:
+    status = (ev.GroupStatus(0, max((e.seq for e in entries), default=0), 0),)
+    return ev.FlightRecorded(rank, 0, origin, entries, status)
+
+
+def entered(seq: int, at_s: float, done: bool = False) -> ev.Collective:
+    return ev.Collective("0", seq, "gloo:all_reduce", 8, 8, "Float", "[[8]]", at_s, done)
+
+
+# -- run and worlds ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_run() -> None:
+    told = Telling(2, test=False)
+    told.box(0.5, ev.TestPlanned(0, "test_a.py::test_a", 2), ev.BoxReady({"torch": "2.13"}, {}), world="")
+    told.box(0.6, ev.EnvironmentSet("A", "1", "plugin", "so"), ev.EnvironmentSet("A", None, "user", "no"), world="")
+    told.box(0.7, ev.Capability("py-spy", False), ev.ProblemFound("blocked", "box", "no"), ev.Progress("x"), world="")
+    told.box(9.0, ev.RunFinished("completed"), world="")
+    run = told.timeline
+    assert (run.run_id, list(run.planned), run.last_s) == ("r1", [0], 9.0)
+    assert run.environment["A"].value is None
+    assert not run.capabilities["py-spy", None].available
+    assert [p.code for _, p in run.problems] == ["blocked"]
+    assert run.finished is not None
+    assert run.finished_s == 9.0
+
+
+def test_start_up_of_a_world() -> None:
+    told = Telling(2, test=False)
+    told.box(1.1, ev.RankStarted(0, 100), ev.RankStarted(1, 101))
+    told.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, (0,), "d"))
+    told.rank(2.5, ev.RankBroken(1, "import", "ImportError", "no x", ""), ev.RankBroken(1, "plugin", "X", "later", ""))
+    told.box(3.0, ev.RankExited(1, 1), ev.WorldEnded("start-up failed"))
+    world = told.timeline.worlds["w1"]
+    assert world.pids == {0: 100, 1: 101}
+    assert (list(world.ready), list(world.collected)) == ([0], [0])
+    assert world.broken[1][1].message == "no x"
+    assert world.exits[1][0] == 3.0
+    assert world.ended_s == 3.0
+    assert told.timeline.stray == 0
+
+
+def test_the_first_exit_counts() -> None:
+    told = Telling()
+    told.box(5.0, ev.RankExited(1, None, "SIGKILL"))
+    told.box(6.0, ev.RankExited(1, 0, expected=True))
+    assert told.timeline.worlds["w1"].exits[1][1].signal == "SIGKILL"
+    assert (told.of(1).exit_s, told.of(1).gone, told.of(1).out) == (5.0, True, True)
+
+
+def test_a_test_not_reached_names_its_world() -> None:
+    told = Telling(test=False)
+    told.box(4.0, ev.TestEnded(7, "not-run", "broken"))
+    assert told.timeline.unreached[7][0] == "w1"
+    assert 7 not in told.timeline.tests
+
+
+# -- a test ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_goes_through_a_test() -> None:
+    told = Telling()
+    told.rank(3.0, ev.PhaseStarted(0, 0, "call"), ev.PhaseStarted(0, 0, "step"))
+    assert told.of(0).open_phase == "step"
+    told.rank(4.0, ev.PhaseEnded(0, 0, "step"), ev.PhaseEnded(0, 0, "never began"))
+    assert told.of(0).phases == [Phase("call", 3.0), Phase("step", 3.0, 4.0)]
+    told.rank(4.5, ev.Recorded(0, 0, "loss", [1.0]), ev.FirstForward(0, 0, "model", 2.0, "test"))
+    told.rank(4.6, ev.Compiled(0, 0, 1.0, 2, 3, 4))
+    told.rank(5.0, ev.Reported(0, 0, "call", "passed", 2.0), ev.Finished(0, 0, True, entered=3))
+    rank = told.of(0)
+    assert (rank.finished_s, rank.group_clean, rank.out, rank.gone, rank.failure) == (5.0, True, True, False, None)
+    assert rank.records == {"loss": [1.0]}
+    assert [v.rank for v in told.test.unfinished()] == [1]
+
+
+def test_the_earliest_failure_counts_and_stays() -> None:
+    told = Telling()
+    told.rank(6.0, ev.Reported(0, 0, "teardown", "failed", 1.0))
+    told.rank(5.0, ev.Reported(0, 0, "call", "failed", 1.0))
+    told.rank(7.0, ev.Reported(0, 0, "call", "passed", 1.0))
+    failure = told.of(0).failure
+    assert failure is not None
+    assert (failure[0], failure[1].when) == (5.0, "call")
+
+
+def test_a_test_runs_once() -> None:
+    told = Telling()
+    told.rank(3.0, ev.Finished(0, 0, True))
+    told.box(4.0, ev.TestStarted(0, "again", 2, LIMITS))
+    assert told.of(0).finished_s == 3.0
+    assert told.timeline.stray == 1
+
+
+def test_what_ranks_say_while_the_box_ends_them_is_no_testimony() -> None:
+    told = Telling()
+    told.box(5.0, ev.TestEnded(0, "aborted", "stall"))
+    told.rank(5.1, ev.Reported(0, 0, "call", "failed", 1.0), ev.Finished(0, 0, False))
+    told.box(5.2, ev.RankExited(0, None, "SIGTERM", expected=True))
+    assert (told.of(0).failure, told.of(0).finished_s, told.of(0).exit) == (None, None, None)
+    assert told.test.ended_s == 5.0
+
+
+def test_taking_evidence_is_no_progress_and_ends_no_wait() -> None:
+    told = Telling()
+    told.rank(3.0, look(0, entered(1, 2.9)))
+    told.box(9.0, ev.Acted(0, "stall"), ev.Acted(0, "test-limit"))
+    busy_s = told.of(0).busy_s
+    told.box(9.1, sample(0, main_s=50.0), sample(0, main_s=60.0))
+    told.rank(9.2, look(0))
+    assert told.test.acted is not None
+    assert told.test.acted.why == "stall"
+    assert told.of(0).busy_s == busy_s
+    assert [w.waiting for w in told.test.waits()] == [(0,)]
+
+
+# -- samples -----------------------------------------------------------------------------------------------------
+
+
+def test_the_main_threads_cpu_time_tells_since_when_it_is_quiet() -> None:
+    told = Telling()
+    for at_s, main_s in ((3.0, 1.0), (4.0, 1.5), (5.0, 1.51), (6.0, 1.52)):
+        told.box(at_s, sample(0, cpu_s=10 * at_s, main_s=main_s))
+    assert told.of(0).busy_s == 4.0
+    assert told.of(0).progress_s == 6.0
+
+
+@pytest.mark.parametrize("more", [{"output_bytes": 5}, {"compile_s": 0.5}, {"compiling": ("compile_inductor",)}])
+def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[str, object]) -> None:
+    told = Telling()
+    told.box(3.0, sample(0))
+    told.box(8.0, sample(0, **more))
+    assert (told.of(0).busy_s, told.of(0).progress_s) == (2.0, 8.0)
+
+
+def test_compiling_lasts_until_a_look_says_otherwise() -> None:
+    told = Telling()
+    told.box(3.0, sample(0, compiling=("a",)))
+    told.box(4.0, sample(0, answered=False))
+    told.box(5.0, sample(0, compiling=("b",)))
+    assert (told.of(0).compiling_since_s, told.of(0).compiling, told.of(0).answered_s) == (3.0, True, 5.0)
+    told.box(6.0, sample(0))
+    assert not told.of(0).compiling
+    told.box(7.0, sample(0, compiling=("a",)))
+    told.box(8.0, ev.RankExited(0, 1))
+    assert not told.of(0).compiling
+
+
+def test_collectives_keep_a_rank_busy() -> None:
+    told = Telling()
+    told.rank(5.0, look(0, entered(1, 4.9)))
+    told.rank(6.0, look(0, entered(1, 4.9)))
+    assert told.of(0).busy_s == 5.0
+    told.rank(7.0, look(0, entered(2, 6.9)))
+    assert told.of(0).busy_s == 7.0
+
+
+# -- stacks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_waits_for_a_peer_is_blocked_since_it_was_last_busy() -> None:
+    told = Telling()
+    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    assert told.of(0).blocked_since() == 2.0
+    told.rank(6.0, ev.PhaseStarted(0, 0, "next"))
+    assert told.of(0).blocked_since() is None
+
+
+@pytest.mark.parametrize("text", ["", "nothing", BLOCKED.replace("distributed_c10d", "nn")])
+def test_other_stacks_block_nothing(text: str) -> None:
+    told = Telling()
+    told.box(5.0, ev.StackTaken(0, 0, "traceback", bool(text), text))
+    assert told.of(0).blocked_since() is None
+
+
+def test_the_newest_readable_stack_counts() -> None:
+    told = Telling()
+    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED), ev.StackTaken(0, 0, "traceback", False, ""))
+    stack = told.of(0).stack()
+    assert stack is not None
+    assert stack[0] == 5.0
+
+
+def test_stacks_and_output_outside_a_test_belong_to_the_world() -> None:
+    told = Telling(test=False)
+    told.box(5.0, ev.StackTaken(0, None, "traceback", True, BLOCKED), ev.OutputRead(1, None, "stderr", "oops"))
+    world = told.timeline.worlds["w1"]
+    assert (list(world.stacks), list(world.output)) == ([0], [(1, "stderr")])
+
+
+# -- groups ------------------------------------------------------------------------------------------------------
+
+
+def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -> None:
+    told = Telling(4)
+    told.rank(3.0, ev.GroupCreated(1, 0, "7", (1, 3)))
+    told.box(4.0, ev.TestEnded(0, "finished"), ev.TestStarted(1, "b", 4, LIMITS))
+    second = told.timeline.tests[1]
+    assert second.groups.of("7", ()) == {1, 3}
+    told.rank(5.0, ev.FlightRecorded(1, 1, "destroy", (), ()), ev.GroupCreated(1, 1, "7", (0, 1)))
+    assert second.groups.of("7@1", ()) == {0, 1}
+    assert second.groups.of("7", ()) == {1, 3}
+
+
+def test_waits_of_a_test() -> None:
+    told = Telling(3)
+    told.rank(4.0, look(0, entered(3, 3.9)), look(1, entered(2, 3.5, done=True)))
+    (wait,) = told.test.waits()
+    assert (wait.waiting, wait.missing, wait.since_s) == ((0,), (1, 2), 3.9)
+
+
+# -- what does not belong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fact", "world", "source"),
+    [
+        (ev.Finished(2, 0, True), "w1", "rank 2"),
+        (ev.Finished(-1, 0, True), "w1", "rank -1"),
+        (ev.Finished(0, 0, True), "w9", "rank 0"),
+        (ev.Finished(0, 0, True), "w1", "rank 1"),
+        (ev.Finished(0, 5, True), "w1", "rank 0"),
+        (ev.Capability("worker_server", False), "w1", "rank 0"),
+        (ev.TestStarted(3, "x", 2, LIMITS), "w1", "rank 0"),
+        (ev.RunFinished("completed"), "", "rank 0"),
+        (ev.WorldStarted(2, "again"), "w1", "box"),
+        (ev.WorldStarted(0, "nobody"), "w2", "box"),
+        (ev.WorldStarted(MAX_WORLD_SIZE + 1, "too many"), "w2", "box"),
+        (ev.RankExited(4, 0), "w1", "box"),
+    ],
+)
+def test_stray_facts_are_counted_and_dropped(fact: ev.Fact, world: str, source: str) -> None:
+    told = Telling()
+    told.box(4.0, fact, world=world, source=source)
+    run = told.timeline
+    assert run.stray == 1
+    assert (list(run.worlds), list(run.tests), run.finished, run.capabilities) == (["w1"], [0], None, {})
+    assert all(v.finished_s is None and not v.gone for v in told.test.ranks.values())
+
+
+def test_a_fact_of_another_worlds_test_is_stray() -> None:
+    told = Telling()
+    told.box(3.0, ev.WorldStarted(2, "next"), world="w2")
+    told.rank(4.0, ev.Reported(0, 0, "call", "failed", 1.0), world="w2")
+    told.box(4.0, ev.TestEnded(0, "aborted"), world="w2")
+    assert told.timeline.stray == 1
+    assert told.of(0).failure is None
+    assert told.test.ended is None
+
+
+def test_what_the_reader_found_is_counted() -> None:
+    told = Telling()
+    told.box(4.0, ev.Gap("rank 0", 3, 5), ev.Damaged(7, "torn"), ev.Unknown("newer"), source="reader")
+    run = told.timeline
+    assert (len(run.gaps), len(run.damaged), run.unknown) == (1, 1, 1)
+
+
+# -- whatever comes ------------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["0", "1", "tp", "setup", "call", "stdout"])
+ANY_FACTS = facts(
+    rank=st.integers(-1, 4),
+    test=st.integers(-1, 2),
+    size=st.sampled_from([0, 1, 2, 4]),
+    name=NAMES,
+    group=NAMES,
+    when=NAMES,
+    outcome=st.sampled_from(["passed", "failed", "skipped"]),
+    origin=st.sampled_from(["poll", "evidence", "destroy"]),
+    seq=st.integers(0, 5),
+    text=st.sampled_from([BLOCKED, "", "x"]),
+    main_thread=st.sampled_from(["0x12", "", "hex?"]),
+)
+
+
+@st.composite
+def any_events(draw: st.DrawFn) -> list[ev.Event]:
+    """Valid events in no order at all; half of them into a run that began well."""
+    source = st.sampled_from(["box", "desk", "reader", "rank 0", "rank 1", "rank 3", "rank x"])
+    world = st.sampled_from(["", "w1", "w2"])
+    stray = draw(st.lists(st.builds(ev.Event, st.just("r"), world, source, st.just(0), TIMES, ANY_FACTS), max_size=30))
+    start = [
+        ev.Event("r", "w1", "box", 0, 0.0, ev.WorldStarted(4, "first")),
+        ev.Event("r", "w1", "box", 1, 1.0, ev.TestStarted(0, "a", 4, LIMITS)),
+    ]
+    return draw(st.sampled_from([[], start])) + stray
+
+
+def questions(test: TestView) -> Iterator[object]:
+    yield test.waits()
+    yield disagreements({r: v.collectives for r, v in test.ranks.items()}, test.groups)
+    for view in test.ranks.values():
+        yield from (view.blocked_since(), view.stack(), view.failure, view.open_phase, view.compiling, view.out)
+        yield view.collectives.pending()
+        yield view.collectives.last()
+
+
+@given(any_events() | streams())
+@settings(max_examples=300)
+def test_no_event_makes_it_raise_and_its_views_can_be_asked(events: list[ev.Event]) -> None:
+    timeline = Timeline()
+    for event in events:
+        timeline.add(event)
+        for world in timeline.worlds.values():
+            assert world.test is None or timeline.tests[world.test].world == world.name
+    for test in timeline.tests.values():
+        assert list(test.ranks) == list(range(test.size))
+        assert len(list(questions(test))) > 0
+    assert timeline.last_s == max([0.0, *(e.time_s for e in events)])
+
+
+@given(st.permutations(range(3)), st.lists(st.integers(0, 2), max_size=30))
+def test_only_the_order_within_a_source_matters(order: list[int], picks: list[int]) -> None:
+    """Facts of different ranks at given times may arrive interleaved in any way."""
+    speech = {
+        r: [
+            (3.0 + r, ev.PhaseStarted(r, 0, "call")),
+            (4.0 + r, look(r, entered(1, 3.5 + r))),
+            (5.0 + r, ev.Reported(r, 0, "call", "passed" if r else "failed", 1.0)),
+            (6.0 + r, ev.Finished(r, 0, True)),
+        ]
+        for r in range(3)
+    }
+    in_turn, mixed = Telling(3), Telling(3)
+    for r in range(3):
+        for time_s, fact in speech[r]:
+            in_turn.rank(time_s, fact)
+    rest = {r: list(facts) for r, facts in speech.items()}
+    for r in [*picks, *(r for r in order for _ in range(4))]:
+        if rest[r]:
+            mixed.rank(rest[r][0][0], rest[r].pop(0)[1])
+    assert mixed.test == in_turn.test
+
+
+def size_of(value: object) -> int:
+    """How many things a view holds, all the way down."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return sum(size_of(getattr(value, f.name)) for f in fields(value))
+    if isinstance(value, dict):
+        return sum(1 + size_of(v) for v in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return sum(1 + size_of(v) for v in value)
+    return 0
+
+
+@pytest.mark.parametrize("kind", sorted(RANK_KINDS | {"sampled", "stack-taken", "output-read"}))
+def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
+    def fact(i: int) -> ev.Fact:
+        name = f"n{i}"
+        told: dict[str, ev.Fact] = {
+            "rank-ready": ev.RankReady(0, i, name),
+            "rank-collected": ev.RankCollected(0, (i,), name),
+            "rank-broken": ev.RankBroken(0, name, "", "", ""),
+            "phase-started": ev.PhaseStarted(0, 0, name),
+            "phase-ended": ev.PhaseEnded(0, 0, name),
+            "reported": ev.Reported(0, 0, name, "passed", 1.0),
+            "finished": ev.Finished(0, 0, True, digests={name: name}),
+            "group-created": ev.GroupCreated(0, 0, name, (0, 1)),
+            "flight-recorded": ev.FlightRecorded(
+                0, 0, "evidence", (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()
+            ),
+            "recorded": ev.Recorded(0, 0, name, i),
+            "first-forward": ev.FirstForward(0, 0, name, 1.0, "test"),
+            "compiled": ev.Compiled(0, 0, 1.0, i, 0, 0),
+            "capability": ev.Capability(name, False, rank=0),
+            "sampled": sample(0, cpu_s=float(i)),
+            "stack-taken": ev.StackTaken(0, 0, "traceback", True, BLOCKED),
+            "output-read": ev.OutputRead(0, 0, "stdout", name),
+        }
+        return told[kind]
+
+    told = Telling()
+    for i in range(2_000):
+        told.box(3.0, fact(i), source="rank 0")
+    few = size_of(told.timeline)
+    for i in range(2_000, 4_000):
+        told.box(3.0, fact(i), source="rank 0")
+    assert size_of(told.timeline) <= (few if kind != "capability" else 70_000)
+
+
+def test_what_is_kept_is_enough() -> None:
+    told = Telling()
+    for i in range(2 * KEPT_PHASES):
+        told.rank(3.0, ev.PhaseStarted(0, 0, f"p{i}"), ev.Recorded(0, 0, f"k{i}", i))
+        told.box(4.0 + i, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.rank(5.0, ev.Recorded(0, 0, "k0", "newer"))
+    rank = told.of(0)
+    assert (len(rank.phases), len(rank.records), len(rank.stacks)) == (KEPT_PHASES, KEPT_RECORDS, KEPT_STACKS)
+    assert rank.records["k0"] == "newer"
+    assert rank.stacks[-1][0] == 3.0 + 2 * KEPT_PHASES
+
+
+def test_a_recording_of_garbage_fills_no_memory() -> None:
+    told = Telling()
+    for i in range(KEPT_DAMAGE + 500):
+        told.box(3.0, ev.Damaged(i, "not JSON"), ev.Gap("box", i, i), source="reader")
+    assert (len(told.timeline.damaged), len(told.timeline.gaps)) == (KEPT_DAMAGE, KEPT_DAMAGE)
+
+
+@given(streams())
+def test_fold_is_add_after_add(events: list[ev.Event]) -> None:
+    timeline = Timeline()
+    for event in events:
+        timeline.add(event)
+    assert fold(events) == timeline
