@@ -76,9 +76,7 @@ def test_there_is_something_to_read() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module: str) -> None:
     allowed = ALLOWED[part_of(module)]
-    wrong = {
-        name for name in own(MODULES[module]) if not any(name == a or name.startswith(f"{a}.") for a in allowed)
-    }
+    wrong = {name for name in own(MODULES[module]) if not any(name == a or name.startswith(f"{a}.") for a in allowed)}
     assert not wrong, f"{module} must not import {wrong}"
 
 

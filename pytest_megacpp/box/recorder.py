@@ -1,7 +1,6 @@
 """Owns the recording's file and the box's clock: stamps facts, takes secrets out, appends; must not read it back."""
 
 import dataclasses
-import functools
 import os
 import time
 from collections import Counter
@@ -13,7 +12,6 @@ from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 
-SHORT_CHARS = 64
 _WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted, ev.RankReady, ev.GroupCreated)
 
 
@@ -32,7 +30,6 @@ class Recorder:
         self.epoch_s = time.time()
         self._run_id = run_id
         self._redactor = redactor
-        self._short = functools.lru_cache(4096)(redactor.text)  # the same few words come all the time
         self._seq: Counter[tuple[str, str]] = Counter()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
@@ -71,7 +68,7 @@ class Recorder:
 
     def _clean_value(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._short(value) if len(value) <= SHORT_CHARS else self._redactor.text(value)
+            return self._redactor.text(value)
         if isinstance(value, dict):
             return {self._clean_value(k): self._clean_value(v) for k, v in value.items()} if value else value
         if isinstance(value, tuple | list):

@@ -80,10 +80,10 @@ class Observers:
 
         return destroyed
 
-    def flight_record(self) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
-        """This rank's collectives and counters; empty without a process group."""
+    def flight_record(self, newest: int) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+        """This rank's newest collectives, and its counters; empty without a process group."""
         dump = _flight_dump()
-        return read_flight_recorder(dump, self.agent.epoch_s) if dump else ((), ())
+        return read_flight_recorder(dump, self.agent.epoch_s, newest) if dump else ((), ())
 
     def counters(self) -> dict[int, tuple[int, int]]:
         """(entered, completed) collectives by process group, counted from the group's beginning; cheap."""
@@ -91,19 +91,17 @@ class Observers:
         _, status = read_flight_recorder(dump, 0.0) if dump else ((), ())
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(
-        self, origin: str, since_s: float = 0.0, most: int = SENT_ENTRIES
-    ) -> tuple[Collective, ...]:
-        """Sends the last `most` entries that began after `since_s`; returns all that did."""
+    def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
+        """Sends the newest entries, of a finished test only its last; returns the newest `newest`."""
         try:
-            entries, status = self.flight_record()
+            entries, status = self.flight_record(newest)
         except Exception as e:
             self._missing("flight_recorder", e)
             return ()
-        recent = tuple(e for e in entries if e.entered_s >= since_s)
-        if recent or status:
-            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, recent[-most:], status), hold=True)
-        return recent
+        kept = entries[-1:] if origin == "finish" else entries
+        if entries or status:
+            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
+        return entries
 
     def compile_started(self) -> None:
         """Remembers the compile totals at the start of a test."""

@@ -113,13 +113,13 @@ class RankSession:
         item.session._setupstate.teardown_exact(item)
         self._prepare_group(go)
         self.observers.compile_started()
-        before, start_s = self.observers.counters(), self.agent.now_s()
+        before = self.observers.counters()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         self.observers.send_compiled()
         clean, foreign = self._group_after_test()
         counted = self.observers.counters()
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
-        seen = self.observers.send_flight_record("finish", start_s, most=1) if entered else ()
+        seen = self.observers.send_flight_record("finish", entered) if entered else ()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
 

@@ -73,7 +73,8 @@ class RankCollectives:
         known = self.entries.get(key)
         done = entry.done or (known is not None and known.done and known.entered_s == entry.entered_s)
         self.groups[entry.pg] = name
-        self.entries[key] = replace(entry, group=name, done=done)
+        as_it_is = name == entry.group and done == entry.done
+        self.entries[key] = entry if as_it_is else replace(entry, group=name, done=done)
         _raise_to(self.enqueued, name, entry.seq)
         if done:
             self.unfinished.pop(key, None)

@@ -12,14 +12,19 @@ from typing import Any
 from pytest_megacpp.recording.events import Collective, GroupStatus
 
 
-def read_flight_recorder(dump: bytes | str, epoch_s: float) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
-    """Entries in their order and the counters per group. `epoch_s` is the wall-clock time of box time zero.
+def read_flight_recorder(
+    dump: bytes | str, epoch_s: float, newest: int | None = None
+) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+    """Entries in their order and the counters per group. `epoch_s` is the wall-clock time of box time zero;
+    `newest` reads that many of the newest entries only.
 
     Raises ValueError when the dump isn't what torch writes.
     """
     try:
         data = json.loads(dump)
-        entries = tuple(_entry(e, epoch_s) for e in data.get("entries") or ())
+        listed = data.get("entries") or []
+        first = 0 if newest is None else max(0, len(listed) - newest)
+        entries = tuple(_entry(e, epoch_s) for e in listed[first:])
         status = tuple(_status(pg, s) for pg, s in (data.get("pg_status") or {}).items())
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as e:
         raise ValueError(f"flight recorder dump has an unknown form: {e!r}") from None

@@ -17,7 +17,9 @@ FOREVER = inf
 MAIN_THREAD = "0x12"
 FASTEST_S, SLOWEST_S = 0.1, 1.0
 _C10D = "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
-_STACK = 'Thread 0x0000000000000012 (most recent call first):\n  File "{}", line 9 in f\n  File "/u/t.py", line 4 in t\n'
+_STACK = (
+    'Thread 0x0000000000000012 (most recent call first):\n  File "{}", line 9 in f\n  File "/u/t.py", line 4 in t\n'
+)
 BLOCKED, AT_HOME = _STACK.format(_C10D), _STACK.format("/u/model.py")
 
 
@@ -119,7 +121,7 @@ class Ranks:
         self.start_s = start_s
         self.lives = [Life(start_s) for _ in programs]
         self._arrived: dict[tuple[str, int], dict[int, Entry]] = defaultdict(dict)
-        while any([self._advance(r) for r in range(len(programs))]):
+        while any(self._advance(r) for r in range(len(programs))):
             pass
         for life in self.lives:
             for entry in life.entries:

@@ -104,7 +104,7 @@ def test_a_rank_that_the_box_ended_is_no_alarm() -> None:
     assert rehearsal.alarm(10) is None
 
 
-# -- mismatch ------------------------------------------------------------------------------------------------------
+# -- mismatch ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("odd", [Collect("gloo:broadcast"), Collect(numel=4)])
@@ -133,7 +133,7 @@ def test_other_groups_may_do_other_things() -> None:
     assert Rehearsal(*programs).alarm() is None
 
 
-# -- a failure, and all others wait ----------------------------------------------------------------------------------
+# -- a failure, and all others wait ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -153,7 +153,7 @@ def test_a_rank_that_left_early_counts_as_lost() -> None:
 
 
 def test_nothing_ends_while_somebody_still_works() -> None:
-    expect(Rehearsal([Fail()], [Work(9), Collect()], [Collect()]), "failure-stuck", 9 + STUCK_S, 1.5)
+    expect(Rehearsal([Fail()], [Work(3), Collect()], [Collect()]), "failure-stuck", 3 + STUCK_S, 1.0)
 
 
 @pytest.mark.parametrize("busy", [Idle(20), Work(20), Compile(3.5)])
@@ -171,7 +171,7 @@ def test_a_failed_test_whose_others_go_on_together_runs_to_its_end() -> None:
     assert Rehearsal(*programs).alarm() is None
 
 
-# -- stall, skew, compile ----------------------------------------------------------------------------------------------
+# -- stall, skew, compile ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("away", [Work(FOREVER), Idle(FOREVER)])
@@ -222,7 +222,7 @@ def test_nccl_ranks_wait_though_they_burn_cpu() -> None:
     expect(Rehearsal([Work(FOREVER)], [op], [op]), "stall", LIMITS.stall, SLACK_S)
 
 
-# -- nobody moves, test limit --------------------------------------------------------------------------------------------
+# -- nobody moves, test limit ------------------------------------------------------------------------------------
 
 
 def test_all_receive_and_nobody_sends() -> None:
@@ -250,7 +250,7 @@ def test_an_alarm_needs_no_look_at_all() -> None:
     assert acted.why == "test-limit"
 
 
-# -- no alarm ------------------------------------------------------------------------------------------------------------
+# -- no alarm ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,35 +309,23 @@ def test_stacks_are_taken_of_quiet_ranks_only_and_not_all_the_time() -> None:
     assert len(taken) <= 4
 
 
-# -- whole programs ----------------------------------------------------------------------------------------------------
-
-PACE = st.sampled_from([Work, Idle])
+# -- whole programs ----------------------------------------------------------------------------------------------
 
 
 @st.composite
 def healthy(draw: st.DrawFn) -> list[Program]:
-    """All issue the same collectives; between two of them a rank is late by less than a limit."""
+    """Round after round all come to the same collectives, one of them later than the others but below the limit."""
     size = draw(st.integers(1, 5))
-    groups = [("0", tuple(range(size)))]
-    if size > 2:
-        groups.append(("1", tuple(range(draw(st.integers(2, size - 1))))))
     programs: list[list[Step]] = [[] for _ in range(size)]
-    for _ in range(draw(st.integers(0, 6))):
-        group, members = draw(st.sampled_from(groups))
-        wait = draw(st.sampled_from([True, True, True, False]))
+    for _ in range(draw(st.integers(0, 4))):
+        members = tuple(range(draw(st.integers(1, size))))
+        some = Collect(group=f"g{len(members)}", ranks=members, wait=draw(st.booleans()))
         late = draw(st.integers(0, size - 1))
-        for rank in range(size):
-            lateness = 0.85 * LIMITS.stall if rank == late else draw(st.sampled_from([0.0, 0.05, 0.4]))
-            kind = draw(st.sampled_from([Work, Idle, Compile]))
-            programs[rank].append(kind(lateness))
-            if rank in members:
-                programs[rank].append(Collect(group=group, ranks=members, wait=wait))
-                programs[rank].append(Work(0.01))
-        for rank in range(size):
-            if rank not in members or not wait:  # nobody runs ahead of the others by more than a limit
-                programs[rank].append(Collect(wait=True))
-            else:
-                programs[rank].append(Collect(wait=True))
+        for rank, program in enumerate(programs):
+            pace = draw(st.sampled_from([Work, Idle, Compile]))
+            program.append(pace(0.85 * LIMITS.stall if rank == late else draw(st.sampled_from([0.0, 0.05, 0.4]))))
+            program.extend([some] * (rank in members))
+            program.append(Collect())
     return list(programs)
 
 
@@ -353,36 +341,31 @@ def test_a_healthy_program_is_left_alone(programs: list[Program], offsets: list[
 
 @given(healthy(), OFFSETS, st.data())
 @settings(max_examples=60)
-def test_one_that_never_comes_is_found_in_time(programs: list[Program], offsets: list[float], data: st.DataObject) -> None:
+def test_one_that_never_comes_is_found_in_time(
+    programs: list[Program], offsets: list[float], data: st.DataObject
+) -> None:
     rank = data.draw(st.integers(0, len(programs) - 1))
-    place = data.draw(st.integers(0, len(programs[rank])))
     away: Step = data.draw(st.sampled_from([Idle(FOREVER), Work(FOREVER), Compile(FOREVER), Die(), Fail()]))
     broken = [list(p) for p in programs]
-    broken[rank][place:] = [away]
-    truth = Ranks(broken, START_S)
-    life = truth.lives[rank]
-    rehearsal = Rehearsal(*broken, offsets=offsets)
-    found = rehearsal.alarm(1000)
-    held = [r for r, other in enumerate(truth.lives) if r != rank and other.end_s == FOREVER]
-    left_s = max([a for other in truth.lives for a, b, _ in other.spans if b == FOREVER] + [life.end_s] * (life.end_s < FOREVER))
-    left_s -= START_S
+    broken[rank][data.draw(st.integers(0, len(broken[rank]))) :] = [away]
+    truth = Ranks(broken)
+    held = any(r != rank and life.end_s == FOREVER for r, life in enumerate(truth.lives))
+    last_s = max(a for life in truth.lives for a, _, _ in [(life.clock_s, 0, ""), *life.spans] if a < FOREVER)
+    found = Rehearsal(*broken, offsets=offsets).alarm(1000)
     match away:
         case Die():
-            expected, by_s = {"exit"}, life.end_s - START_S + SETTLE_S + 0.2
-        case Fail() if not held:
-            assert found is None
-            return
+            why, limit_s = "exit", SETTLE_S
         case Fail():
-            expected, by_s = {"failure-stuck"}, left_s + STUCK_BY_STACK_S + SLACK_S
+            why, limit_s = ("failure-stuck" if held else None), STUCK_BY_STACK_S
         case Compile():
-            expected, by_s = ({"skew"} if held else {"compile"}), left_s + LIMITS.skew + SLACK_S
-            by_s = by_s if held else left_s + LIMITS.compile + SLACK_S
+            why, limit_s = ("skew", LIMITS.skew) if held else ("compile", LIMITS.compile)
         case _:
-            expected, by_s = {"stall"}, left_s + LIMITS.stall + SLACK_S
-            if not held:
-                expected, by_s = {"test-limit"}, LIMITS.test + 1
+            why, limit_s = ("stall", LIMITS.stall) if held else ("test-limit", LIMITS.test)
+    if why is None:
+        assert found is None
+        return
     assert found is not None
-    assert found[1].why in expected
-    assert found[0] <= by_s
-    if found[1].why in ("stall", "skew"):
-        assert found[1].missing == (rank,)
+    assert found[1].why == why
+    assert found[0] <= last_s + limit_s + SLACK_S
+    if why in ("stall", "skew"):
+        assert rank in found[1].missing  # others that wait for it elsewhere may be missing too

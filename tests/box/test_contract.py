@@ -23,7 +23,7 @@ EVERY_LANE = {
     "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
     "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
     "TORCH_DISTRIBUTED_DEBUG": "INFO",
-    "TORCH_FR_BUFFER_SIZE": "256",
+    "TORCH_FR_BUFFER_SIZE": "64",
     "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "7200",
     "TORCH_NCCL_ENABLE_MONITORING": "1",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
@@ -37,9 +37,7 @@ EVERY_LANE = {
 }
 
 
-def by_name(
-    env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str] | None = None
-) -> dict[str, Setting]:
+def by_name(env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str] | None = None) -> dict[str, Setting]:
     return {setting.name: setting for setting in resolve(env, shape=shape, chosen=chosen or set())}
 
 
@@ -51,9 +49,7 @@ def by_name(
     ],
     ids=["h200x8-fsdp", "dry-run"],
 )
-def test_an_empty_environment_gets_the_whole_table_from_the_plugin(
-    shape: LaunchShape, own: dict[str, str]
-) -> None:
+def test_an_empty_environment_gets_the_whole_table_from_the_plugin(shape: LaunchShape, own: dict[str, str]) -> None:
     settings = by_name({}, shape)
     assert {name: setting.value for name, setting in settings.items()} == EVERY_LANE | own
     assert {setting.source for setting in settings.values()} == {Source.PLUGIN}

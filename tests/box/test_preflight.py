@@ -14,9 +14,7 @@ from pytest_megacpp.box import preflight
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey, parse_devices, problems, visible_devices
 from pytest_megacpp.recording.events import Json
 
-H200 = "".join(
-    f"{i}, NVIDIA H200, GPU-{i}7a1c4e2-0000-4a4a-8c8c-00000000000{i}, 143771, 570.86.15\n" for i in range(8)
-)
+H200 = "".join(f"{i}, NVIDIA H200, GPU-{i}7a1c4e2-0000-4a4a-8c8c-00000000000{i}, 143771, 570.86.15\n" for i in range(8))
 MIXED = """\
 0, NVIDIA H200, GPU-a0, 143771, 570.86.15
 1, NVIDIA H100 80GB HBM3, GPU-a1, 81559, 570.86.15
@@ -32,9 +30,7 @@ def device(name: str, memory_mib: int | None = None, index: int = 0) -> Device:
 def test_the_drivers_list_is_read() -> None:
     found = parse_devices(H200)
     assert [d.index for d in found] == list(range(8))
-    assert found[3] == Device(
-        3, "NVIDIA H200", "GPU-37a1c4e2-0000-4a4a-8c8c-000000000003", 143771, "570.86.15"
-    )
+    assert found[3] == Device(3, "NVIDIA H200", "GPU-37a1c4e2-0000-4a4a-8c8c-000000000003", 143771, "570.86.15")
 
 
 @pytest.mark.parametrize(

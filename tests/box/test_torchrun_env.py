@@ -21,9 +21,7 @@ pathlib.Path(sys.argv[1], os.environ["RANK"] + ".json").write_text(json.dumps(di
 
 
 def bare_environment(operators: dict[str, str]) -> dict[str, str]:
-    kept = {
-        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ
-    }
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **operators}
 
 
@@ -92,6 +90,4 @@ def test_a_rank_sees_what_torchrun_shows(tmp_path: Path, world_size: int, operat
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
 def test_a_rank_outside_the_world_is_an_error(rank: int, world_size: int) -> None:
     with pytest.raises(ValueError, match="is not one of"):
-        rank_environment(
-            rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=1, run_id="run"
-        )
+        rank_environment(rank=rank, world_size=world_size, master_addr="127.0.0.1", master_port=1, run_id="run")

@@ -313,7 +313,7 @@ def test_digests_of_different_stretches_can_be_told_apart() -> None:
     assert digests(rest)["0"].partition(":")[0] == "5"
 
 
-# -- the truth, whatever was seen of it ----------------------------------------------------------------------------
+# -- the truth, whatever was seen of it --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -352,9 +352,7 @@ class Program:
 def programs(draw: st.DrawFn) -> Program:
     """Some ranks stop early; no rank leaves a collective that a member has not entered."""
     size = draw(st.integers(2, 6))
-    groups = [frozenset(range(size))] + draw(
-        st.lists(st.frozensets(st.integers(0, size - 1), min_size=1), max_size=2)
-    )
+    groups = [frozenset(range(size)), *draw(st.lists(st.frozensets(st.integers(0, size - 1), min_size=1), max_size=2))]
     steps = tuple((str(g), groups[g]) for g in draw(st.lists(st.integers(0, len(groups) - 1), max_size=10)))
     stops = [draw(st.integers(0, 12)) for _ in range(size)]
     came = [0] * size
@@ -397,11 +395,7 @@ def test_waits_are_what_truly_holds_ranks_however_often_one_looked(program: Prog
 @given(programs(), st.data())
 def test_one_who_issues_something_else_is_found(program: Program, data: st.DataObject) -> None:
     places = [(r, i) for r in range(program.size) for i in program.entered(r)]
-    shared = [
-        (r, i)
-        for r, i in places
-        if sum(i in program.entered(m) for m in program.steps[i][1]) > 2
-    ]
+    shared = [(r, i) for r, i in places if sum(i in program.entered(m) for m in program.steps[i][1]) > 2]
     if not shared:
         return
     culprit, step = data.draw(st.sampled_from(shared))

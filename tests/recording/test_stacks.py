@@ -110,7 +110,9 @@ def test_a_dump_of_this_python_is_understood(tmp_path: Path) -> None:
     assert len(threads(dump)) >= 2
 
 
-LINES = st.sampled_from(["Thread 0x12 (most", "Current thread 0xZZ", '  File "a", line 3 in f', '  File "', "", "  ..."])
+LINES = st.sampled_from(
+    ["Thread 0x12 (most", "Current thread 0xZZ", '  File "a", line 3 in f', '  File "', "", "  ..."]
+)
 
 
 @given(st.lists(LINES | st.text(max_size=20)).map("\n".join), st.text(max_size=6))

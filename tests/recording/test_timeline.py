@@ -245,7 +245,7 @@ def test_waits_of_a_test() -> None:
     assert (wait.waiting, wait.missing, wait.since_s) == ((0,), (1, 2), 3.9)
 
 
-# -- what does not belong ------------------------------------------------------------------------------------------
+# -- what does not belong ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_what_the_reader_found_is_counted() -> None:
     assert (len(run.gaps), len(run.damaged), run.unknown) == (1, 1, 1)
 
 
-# -- whatever comes ------------------------------------------------------------------------------------------------
+# -- whatever comes ----------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["0", "1", "tp", "setup", "call", "stdout"])
 ANY_FACTS = facts(
