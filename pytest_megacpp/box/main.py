@@ -38,7 +38,6 @@ TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 TICK_S = 0.05
-DISK_FULL = 73
 
 
 @dataclass
@@ -81,7 +80,9 @@ class Box:
         plan = self.plan
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.recorder.write(
-            ev.RunStarted(plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
+            ev.RunStarted(
+                plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests), plan.cwd
+            )
         )
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks))
@@ -459,8 +460,9 @@ def serve(plan_path: str, directory: str, scratch: str) -> int:
         take_signals(box)
         box.run()
     except RecordingFailed as e:
-        print(f"megacpp: {e.strerror}", file=sys.stderr, flush=True)
-        return DISK_FULL
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(e.strerror, file=sys.stderr, flush=True)
+        return os.EX_CANTCREAT
     finally:
         process.end_all(p.pid for p in process.descendants(os.getpid()))
         shutil.rmtree(scratch, ignore_errors=True)

@@ -147,12 +147,13 @@ class Supervisor:
         world = self.timeline.worlds[name]
         if test.fresh and name in self._used:
             return (self._end(test.ranks, "the test asks for a fresh world", graceful=True),)
-        if len(world.collected) < world.size or world.broken:
-            return self._starting(world, test.limits.startup, now_s)
-        if any(not e.expected for _, e in world.exits.values()):
+        lost = world.broken or world.exits
+        if lost and name in self._used:
             return (self._end(world.size, "a rank ended between tests", graceful=False),)
+        if lost or len(world.collected) < world.size:
+            return self._starting(world, test.limits.startup, now_s)
         if any(self.queue[0] not in seen.found for _, seen in world.collected.values()):
-            return (Write(name, TestEnded(self.queue.pop(0), "not-run", "collection")),)
+            return (self._not_run(name, self.queue.pop(0), "collection"),)
         return self._release(world)
 
     def _start(self, size: int) -> tuple[Action, ...]:
@@ -165,6 +166,14 @@ class Supervisor:
 
     def _end(self, size: int, reason: str, *, graceful: bool) -> EndWorld:
         return EndWorld(self._worlds.pop(size), reason, graceful)
+
+    def _not_run(self, world: str, test: int, why: str) -> Write:
+        self._count_failure(test)
+        return Write(world, TestEnded(test, "not-run", why))
+
+    def _count_failure(self, test: int) -> None:
+        if not self.plan.tests[test].drill:
+            self.failures += 1
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
         """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
@@ -186,8 +195,7 @@ class Supervisor:
         hit = [t for t in self.queue if self.plan.tests[t].ranks == world.size]
         hit = hit if failed >= START_ATTEMPTS else hit[:1]
         self.queue = [t for t in self.queue if t not in hit]
-        self.failures += len(hit)
-        ends = tuple(Write(world.name, TestEnded(t, "not-run", why)) for t in hit)
+        ends = tuple(self._not_run(world.name, t, why) for t in hit)
         end = self._end(world.size, f"start-up failed: {why}", graceful=False)
         return (TakeEvidence(world.name, None), ReadOutput(world.name, None), *ends, end)
 
@@ -223,8 +231,7 @@ class Supervisor:
 
     def _abort(self, view: TestView, acted: Acted) -> tuple[Action, ...]:
         self.running = None
-        if not self._is_drill(view.index):
-            self.failures += 1
+        self._count_failure(view.index)
         return (
             Write(view.world, acted),
             TakeEvidence(view.world, view.index),
@@ -243,13 +250,9 @@ class Supervisor:
             fresh = self.plan.tests[view.index].fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
             return (ReadOutput(view.world, view.index), end, *ends)
-        if not self._is_drill(view.index):
-            self.failures += 1
+        self._count_failure(view.index)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*evidence, end, self._end(view.size, "a test failed in it", graceful=True))
-
-    def _is_drill(self, test: int) -> bool:
-        return self.plan.tests[test].drill
 
     @staticmethod
     def _is_clean(view: TestView) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_megacpp.box import contract, preflight
+from pytest_megacpp.desk.launch import cache_dir
 from pytest_megacpp.desk.options import LaneConfig
 from pytest_megacpp.desk.readers import Readers, find_readers
 from pytest_megacpp.recording.redact import Redactor
@@ -26,7 +27,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
         f"surface modal{'':<11}not built in this version",
         "",
-        *_variables(survey, lanes.values(), lane_dir, environment),
+        *_variables(survey, lanes.values(), environment),
     ]
     return lines, ready
 
@@ -66,9 +67,7 @@ def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
     yield from (f"  {problem}" for problem in dry or real)
 
 
-def _variables(
-    survey: preflight.Survey, lanes: Iterable[LaneConfig], lane_dir: Path, environment: Mapping[str, str]
-) -> Iterator[str]:
+def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
     """Every contract variable as a rank of the largest lane would get it, and who reads it."""
     theirs = {**os.environ, **environment}
     largest = max(lanes, key=lambda lane: lane.ranks)
@@ -76,7 +75,7 @@ def _variables(
         cuda=bool(survey.devices.devices),
         ranks=largest.ranks,
         cpus=preflight.cpu_count(),
-        cache_dir=str(lane_dir / "cache"),
+        cache_dir=str(cache_dir()),
         fsdp=True,
         loopback=preflight.loopback(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.lanes import DRILL_MARK
-from pytest_megacpp.desk.markers import MarkerArguments, marker_arguments
+from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 
@@ -38,23 +38,21 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A lane item and what its marks say."""
+    """A lane item and what its marks say; `drill` is the verdict that it expects."""
 
     item: pytest.Item
     arguments: MarkerArguments
-    drill: bool
+    drill: Expectation | None
 
 
 def select(items: Sequence[pytest.Item], lane: str) -> tuple[Selected, ...]:
     """Raises UsageError for a mark that makes no sense."""
-    return tuple(
-        Selected(
-            item,
-            marker_arguments(item.iter_markers(lane), item.nodeid),
-            item.get_closest_marker(DRILL_MARK) is not None,
-        )
-        for item in items
-    )
+    return tuple(Selected(item, marker_arguments(item.iter_markers(lane), item.nodeid), _drill(item)) for item in items)
+
+
+def _drill(item: pytest.Item) -> Expectation | None:
+    mark = item.get_closest_marker(DRILL_MARK)
+    return expectation(mark, item.nodeid) if mark is not None else None
 
 
 def make_plan(
@@ -77,7 +75,7 @@ def make_plan(
         tests=tests,
         args=tuple(str(a) for a in invocation.args),
         cwd=str(invocation.dir),
-        cache_dir=str(_cache_dir()),
+        cache_dir=str(cache_dir()),
         run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
         maxfail=int(config.getoption("maxfail", 0) or 0),
         preload=options.preload,
@@ -94,7 +92,7 @@ def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
         preset=options.preset_for(lane, marked.preset),
         limits=options.limits_for(lane, marked.limits),
         fresh=marked.fresh,
-        drill=selected.drill,
+        drill=selected.drill is not None,
     )
 
 
@@ -106,7 +104,7 @@ def _shards(path: Path) -> bool:
         return False
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
     """The compile cache, outside the project so that runs and projects share it."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "pytest-megacpp" / "compile"

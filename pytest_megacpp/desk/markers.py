@@ -1,11 +1,12 @@
 """Owns the arguments of lane markers, checked and merged; must not know what is done with them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_megacpp.desk.words import CACHE_SEEDS, LIMIT_NAMES, PRESETS, count, flag, known, seconds
+from pytest_megacpp.desk.words import CACHE_SEEDS, LIMIT_NAMES, PRESETS, count, flag, known, seconds, text
+from pytest_megacpp.judge.verdicts import Code
 
 ARGUMENTS = ("ranks", "preset", "fresh", "cache_seed", *LIMIT_NAMES)
 
@@ -35,6 +36,37 @@ def marker_arguments(marks: Iterable[pytest.Mark], nodeid: str) -> MarkerArgumen
         cache_seed=_word(merged, "cache_seed", CACHE_SEEDS, where),
         limits={name: seconds(merged[name], what=name, where=where) for name in LIMIT_NAMES if name in merged},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a drill's `expect_verdict(code, ranks=None, cause=None)` says; None: any."""
+
+    code: str
+    ranks: tuple[int, ...] | None = None
+    cause: str | None = None
+
+
+def expectation(mark: pytest.Mark, nodeid: str) -> Expectation:
+    """The arguments of a drill's mark. Raises UsageError."""
+    where = f"@pytest.mark.{mark.name} of {nodeid}"
+    names = ("code", "ranks", "cause")
+    if len(mark.args) > len(names):
+        raise pytest.UsageError(f"{where}: it takes {', '.join(names)}, not {len(mark.args)} arguments")
+    given = {**mark.kwargs, **dict(zip(names, mark.args, strict=False))}
+    for name in given:
+        known(name, names, what="argument", where=where)
+    return Expectation(
+        code=known(given.get("code"), [str(code) for code in Code], what="verdict", where=where),
+        ranks=None if given.get("ranks") is None else _ranks(given["ranks"], where),
+        cause=None if given.get("cause") is None else text(given["cause"], what="cause", where=where),
+    )
+
+
+def _ranks(value: object, where: str) -> tuple[int, ...]:
+    if not isinstance(value, Collection) or not all(type(rank) is int and rank >= 0 for rank in value):
+        raise pytest.UsageError(f"{where}: ranks must be a list of ranks, such as [3], not {value!r}")
+    return tuple(sorted(value))
 
 
 def _check_shape(mark: pytest.Mark, nodeid: str) -> None:

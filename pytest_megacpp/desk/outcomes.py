@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.desk.markers import Expectation
+from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import TestView, Timeline
@@ -42,24 +43,21 @@ class VerdictText:
         tw.line(rest)
 
 
-def drill_result(result: TestResult, mark: pytest.Mark) -> tuple[TestResult, str | None]:
+def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult, str | None]:
     """The outcome of a test that expects a verdict, and what was wrong with it."""
-    wrong = _difference(result, mark)
+    wrong = _difference(result.verdict, expected)
     outcome = Outcome.PASSED if wrong is None else Outcome.FAILED
     return replace(result, outcome=outcome), wrong
 
 
-def _difference(result: TestResult, mark: pytest.Mark) -> str | None:
-    expected = dict(zip(("code", "ranks", "cause"), mark.args, strict=False)) | dict(mark.kwargs)
-    reached = result.verdict
-    if expected.get("code") != reached.code:
-        return f"expected verdict {expected.get('code')}, got {reached.code}"
-    ranks = expected.get("ranks")
-    if ranks is not None and tuple(sorted(ranks)) != tuple(sorted(reached.blamed_ranks)):
-        return f"expected blamed ranks {sorted(ranks)}, got {sorted(reached.blamed_ranks)}"
-    cause = expected.get("cause")
-    if cause is not None and cause != reached.cause:
-        return f"expected cause {cause!r}, got {reached.cause!r}"
+def _difference(reached: Verdict, expected: Expectation) -> str | None:
+    if expected.code != reached.code:
+        return f"expected verdict {expected.code}, got {reached.code}"
+    blamed = tuple(sorted(reached.blamed_ranks))
+    if expected.ranks not in (None, blamed):
+        return f"expected blamed ranks {list(expected.ranks or ())}, got {list(blamed)}"
+    if expected.cause not in (None, reached.cause):
+        return f"expected cause {expected.cause!r}, got {reached.cause!r}"
     return None
 
 

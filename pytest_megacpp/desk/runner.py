@@ -3,19 +3,34 @@
 import os
 import signal
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pytest_megacpp.desk.git import look
-from pytest_megacpp.desk.lanes import DRILL_MARK, LaneMarks
-from pytest_megacpp.desk.launch import Place, choose_place, make_plan, select
+from pytest_megacpp.desk.lanes import LaneMarks
+from pytest_megacpp.desk.launch import Place, Selected, choose_place, make_plan, select
+from pytest_megacpp.desk.markers import Expectation
 from pytest_megacpp.desk.outcomes import drill_result, reports
+from pytest_megacpp.desk.replay import Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
-from pytest_megacpp.desk.session import LaneRun, summary_counts
+from pytest_megacpp.desk.session import LaneRun, summary_lines
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.local import LocalSurface, sweep
+
+_IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where an item's result comes from, and the verdict it expects if it is a drill."""
+
+    run: LaneRun
+    index: int
+    drill: Expectation | None
 
 
 class LaneRunner:
@@ -25,27 +40,30 @@ class LaneRunner:
         self._config = config
         self._marks = marks
         self._options = marks.options
-        self._runs: dict[str, LaneRun] = {}
-        self._place_of: dict[pytest.Item, tuple[LaneRun, int]] = {}
-        self._place: Place | None = None
+        self._runs: list[LaneRun] = []
+        self._place_of: dict[pytest.Item, _Placed] = {}
+        self._reported: set[pytest.Item] = set()
+        self._chosen: Place | None = None
         if config.getoption("numprocesses", None) or getattr(config, "workerinput", None):
             raise pytest.UsageError(
                 "lane tests run in one box, which pytest-xdist's workers can't share yet: run them without -n"
             )
         mark_interrupted(self._options.lane_dir, sweep)
+        replay = self._options.replay
+        self._recorded = Recorded(self._options, replay) if replay is not None else None
 
     # -- what will happen ----------------------------------------------------------------------------------
 
     def _where(self) -> Place:
-        if self._place is None:
+        if self._chosen is None:
             from pytest_megacpp.box.preflight import devices
 
-            self._place = choose_place(self._options, os.environ, len(devices().devices))
-        return self._place
+            self._chosen = choose_place(self._options, os.environ, len(devices().devices))
+        return self._chosen
 
     def pytest_report_header(self) -> list[str]:
-        if self._options.replay is not None:
-            return [f"megacpp: replay of {self._options.replay}"]
+        if self._recorded is not None:
+            return [f"megacpp: replay of {self._options.replay} ({_short(self._recorded.path)})"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
         shapes = ", ".join(f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu})" for lane in lanes)
         return [f"megacpp: {shapes} on {self._where().notice}", f"megacpp: runs in {self._options.lane_dir}"]
@@ -59,18 +77,34 @@ class LaneRunner:
         if session.config.option.collectonly or failed_collection:
             return
         _end_in_order_on_sigterm()
-        for lane in self._marks.asked:
-            items = [i for i in session.items if self._marks.lane_of(i) == lane]
-            if items:
-                self._start(lane, items)
+        of_lane = {lane: select(self._items(session, lane), lane) for lane in self._marks.asked}
+        if self._recorded is not None:
+            self._replay(self._recorded, [one for selected in of_lane.values() for one in selected])
+            return
+        for lane, selected in of_lane.items():
+            if selected:
+                self._start(lane, selected)
 
-    def _start(self, lane: str, items: list[pytest.Item]) -> None:
-        selected = select(items, lane)
-        place = self._where()
+    def _items(self, session: pytest.Session, lane: str) -> list[pytest.Item]:
+        return [item for item in session.items if self._marks.lane_of(item) == lane]
+
+    def _replay(self, recorded: Recorded, selected: Sequence[Selected]) -> None:
+        if selected:
+            run, index_of = recorded.run(self._directory(), [one.item.nodeid for one in selected])
+            self._place(run, selected, index_of)
+
+    def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
+        self._runs.append(run)
+        self._place_of |= {one.item: _Placed(run, index_of[one.item.nodeid], one.drill) for one in selected}
+
+    def _directory(self) -> RunDirectory:
         try:
-            directory = RunDirectory.create(self._options.lane_dir)
+            return RunDirectory.create(self._options.lane_dir)
         except LaneDirError as e:
             raise pytest.UsageError(str(e)) from e
+
+    def _start(self, lane: str, selected: Sequence[Selected]) -> None:
+        place, directory = self._where(), self._directory()
         plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config)
         redactor = Redactor({**os.environ, **plan.environment})
         meta = RunMeta(
@@ -85,51 +119,64 @@ class LaneRunner:
             git=look(Path(plan.cwd)),
         )
         run = LaneRun(plan, directory, redactor, meta)
-        self._runs[lane] = run
-        self._place_of |= {item: (run, index) for index, item in enumerate(items)}
+        self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.start(LocalSurface())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if item not in self._place_of:
             return None
-        run, index = self._place_of[item]
+        placed = self._place_of[item]
+        run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        result, wrong = run.wait_for(index), None
-        mark = item.get_closest_marker(DRILL_MARK)
-        if mark is not None:
-            result, wrong = drill_result(result, mark)
-            run.amend(index, result)
-        receipt = run.receipt_path(index, Path(self._config.invocation_params.dir))
-        for report in reports(item, result, run.timeline, receipt=receipt, lane=run.plan.lane, wrong=wrong):
+        result, wrong = run.wait_for(placed.index), None
+        if placed.drill is not None:
+            result, wrong = drill_result(result, placed.drill)
+            run.amend(placed.index, result)
+        receipt = run.receipt_path(placed.index, Path(self._config.invocation_params.dir))
+        *first, last = reports(item, result, run.timeline, receipt=receipt, lane=run.plan.lane, wrong=wrong)
+        for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        # A test of the desk before this one may have left fixtures for its module or class.
-        item.session._setupstate.teardown_exact(nextitem)
+        self._reported.add(item)
         return True
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        in_order = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
-        self.finish(interrupted=not (in_order or session.shouldstop))
+        complete = len(self._reported) == len(self._place_of) or session.shouldfail or session.shouldstop
+        self.finish(interrupted=not (complete and exitstatus in _IN_ORDER))
+        if exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def finish(self, *, interrupted: bool) -> None:
         """Ends every box that still runs; safe to call twice."""
-        for run in self._runs.values():
+        for run in self._runs:
             if len(run.judged) < len(run.plan.tests):
                 run.stop("interrupted" if interrupted else "stopped")
-        for run in self._runs.values():
+        for run in self._runs:
             run.finish(interrupted=interrupted)
 
     # -- what happened -------------------------------------------------------------------------------------
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for run in self._runs.values():
+        for run in self._runs:
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
             terminalreporter.section(title)
-            for file, counts in summary_counts(list(run.judged.values())).items():
-                terminalreporter.line(f"{file}: {', '.join(f'{n} {code}' for code, n in sorted(counts.items()))}")
+            for line in summary_lines(run):
+                terminalreporter.line(line)
+            for problem in run.unwritten:
+                terminalreporter.line(problem, red=True)
             seconds = run.timeline.last_s
             terminalreporter.line(f"run {run.plan.run_id}, {seconds:.1f} s: {_short(run.directory.path)}")
+
+
+def _tear_down_desk(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:
+    """A test of the desk before this one may have left fixtures for its module or class; a report if one fails."""
+    call = pytest.CallInfo.from_call(
+        lambda: item.session._setupstate.teardown_exact(nextitem),
+        when="teardown",
+        reraise=(pytest.exit.Exception, KeyboardInterrupt),
+    )
+    return pytest.TestReport.from_item_and_call(item, call) if call.excinfo is not None else None
 
 
 def _end_in_order_on_sigterm() -> None:

@@ -1,17 +1,22 @@
 """Owns one lane's run at the desk: plan, surface, recording, judgement, artefacts; must not know pytest's hooks."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_megacpp.box.recorder import redact_file
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.events import Event, ProblemFound
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.wire import Decoder
+from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import Cost, RunMeta, RunStatus, run_json, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
@@ -22,7 +27,7 @@ READ_BYTES_AT_ONCE = 8 << 20
 
 @dataclass
 class LaneRun:
-    """One box and what comes of it. `judged` by the plan's index."""
+    """One box and what comes of it. `judged` by the plan's index; `unwritten` says which artefacts failed, and why."""
 
     plan: Plan
     directory: RunDirectory
@@ -31,7 +36,7 @@ class LaneRun:
     timeline: Timeline = field(default_factory=Timeline)
     judged: dict[int, TestResult] = field(default_factory=dict)
     receipts: dict[int, str] = field(default_factory=dict)
-    last_words: str = ""
+    unwritten: list[str] = field(default_factory=list)
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
     _over: bool = False
@@ -43,7 +48,8 @@ class LaneRun:
         try:
             self._box = surface.start(self.plan, self.directory.path)
         except SurfaceFailed as e:
-            self.last_words, self._over = str(e), True
+            self._over = True
+            self._add_problem(ProblemFound("environment", "surface", self.redactor.text(str(e))))
 
     def wait_for(self, index: int) -> TestResult:
         """The result of a test, judged as soon as the box is through with it; writes its receipt."""
@@ -73,7 +79,16 @@ class LaneRun:
     def _end_of_recording(self, words: str) -> None:
         for event in self._decoder.close():
             self.timeline.add(event)
-        self.last_words, self._over = words, True
+        self._over = True
+        if words and self.timeline.finished is None:
+            self._add_problem(ProblemFound("box-lost", "cut-off", self.redactor.text(words)))
+
+    def _add_problem(self, problem: ProblemFound) -> None:
+        """What only the desk knows goes where everything else is, behind a line that may be torn."""
+        event = Event(self.plan.run_id, "", "desk", 0, self.timeline.last_s, problem)
+        self.timeline.add(event)
+        with contextlib.suppress(OSError, CodecError), self.directory.recording.open("ab") as recording:
+            recording.write(b"\n" + encode(event))
 
     def _judge(self, index: int) -> TestResult:
         if index not in self.judged:
@@ -101,6 +116,7 @@ class LaneRun:
         self._finished = True
         try:
             self._end_box()
+            self._redact_logs()
             for index in range(len(self.plan.tests)):
                 if self._is_through(index):
                     self._judge(index)
@@ -115,6 +131,12 @@ class LaneRun:
         while not self._over:
             self._read()
 
+    def _redact_logs(self) -> None:
+        """A box that was cut off could not do it."""
+        if self._box is not None and self.timeline.finished is None:
+            for log in self.directory.path.glob("ranks/*/*/*.log"):
+                redact_file(str(log), self.redactor)
+
     def _status(self) -> RunStatus:
         everything = judge_run(self.timeline).tests if self.timeline.planned else ()
         results = {r.index: r for r in everything} | self.judged
@@ -123,8 +145,8 @@ class LaneRun:
     def _write_receipt(self, index: int, result: TestResult) -> None:
         name = f"receipts/{receipt_name(self.redactor.text(result.nodeid))}"
         document = receipt(result, self.timeline, self._meta_now(), redact=self.redactor.text)
-        self.directory.write_json(name, document)
-        self.receipts[index] = name
+        if self._write(name, document):
+            self.receipts[index] = name
 
     def receipt_path(self, index: int, relative_to: Path) -> str | None:
         """Where the user finds the receipt."""
@@ -145,14 +167,32 @@ class LaneRun:
             meta = replace(meta, finished_at=iso(utc_now()))
         nodeids = [t.nodeid for t in self.plan.tests]
         document = run_json(meta, status, nodeids, self.judged, self.receipts, self.timeline, redact=self.redactor.text)
-        self.directory.write_json("run.json", document)
+        self._write("run.json", document)
+
+    def _write(self, name: str, document: Mapping[str, object]) -> bool:
+        """An artefact that can't be written costs no result; the summary tells, and the session isn't green."""
+        try:
+            self.directory.write_json(name, document)
+        except OSError as e:
+            self.unwritten.append(f"{name} could not be written: {e.strerror or e}")
+            return False
+        return True
 
 
-def summary_counts(results: Sequence[TestResult]) -> dict[str, dict[str, int]]:
-    """Verdict codes counted per test file."""
-    table: dict[str, dict[str, int]] = {}
-    for result in results:
-        counts = table.setdefault(result.nodeid.partition("::")[0], {})
-        code = str(result.verdict.code)
-        counts[code] = counts.get(code, 0) + 1
-    return table
+def summary_lines(run: LaneRun) -> list[str]:
+    """A line per test file: verdict codes counted, drills apart, since theirs are wanted."""
+    files: dict[str, tuple[Counter[str], Counter[str]]] = {}
+    for index, result in sorted(run.judged.items()):
+        plain, drills = files.setdefault(result.nodeid.partition("::")[0], (Counter(), Counter()))
+        reached = run.plan.tests[index].drill and result.outcome is Outcome.PASSED
+        (drills if reached else plain)[str(result.verdict.code)] += 1
+    return [f"{file}: {_counted(plain, drills)}" for file, (plain, drills) in files.items()]
+
+
+def _counted(plain: Counter[str], drills: Counter[str]) -> str:
+    parts = [f"{n} {code}" for code, n in sorted(plain.items())]
+    if drills:
+        parts.append(
+            f"{drills.total()} drills as expected ({', '.join(f'{n} {c}' for c, n in sorted(drills.items()))})"
+        )
+    return ", ".join(parts)

@@ -20,6 +20,7 @@ from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, Worl
 PHASES = ("setup", "call", "teardown")
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 FROZEN_STATES = ("T", "t")
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
 _ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
 
@@ -109,7 +110,7 @@ class Case:
             return None
         kind = self._alone(errors.classify(broken.type, broken.message, broken.traceback))
         text = f"{plain(broken.stage, 40)} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
-        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", self.phase_of(view.rank))
+        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", self.phase_at(view.rank, time_s))
 
     def _exited(self, view: RankView) -> Trouble | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
@@ -119,7 +120,14 @@ class Case:
         frame = crash_frame(view)
         where = file_line(frame.file, frame.line) if frame else ""
         return Trouble(
-            view.rank, time_s, "exit", kind, exit_cause(exited), exit_text(exited), where, self.phase_of(view.rank)
+            view.rank,
+            time_s,
+            "exit",
+            kind,
+            exit_cause(exited),
+            exit_text(exited),
+            where,
+            self.phase_at(view.rank, time_s),
         )
 
     def _alone(self, kind: Kind) -> Kind:
@@ -137,13 +145,17 @@ class Case:
     def _over_s(self) -> float:
         return self.test.ended_s if self.test.ended_s is not None else float("inf")
 
-    def phase_of(self, rank: int) -> str:
-        """The pytest phase that a rank is in, or was in when it was last heard of."""
+    def phase_at(self, rank: int, time_s: float) -> str:
+        """The pytest phase that a rank was in at that time."""
         view = self.ranks[rank]
-        reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES and p.start_s <= self.cutoff_s]
-        reports = [when for when, (t, _) in view.reports.items() if when in PHASES and t <= self.cutoff_s]
+        reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES and p.start_s <= time_s]
+        reports = [when for when, (t, _) in view.reports.items() if when in PHASES and t <= time_s]
         after = [min(PHASES.index(when) + 1, 2) for when in reports]
         return PHASES[max([*reached, *after], default=0)]
+
+    def phase_of(self, rank: int) -> str:
+        """The pytest phase that a rank was in at the moment."""
+        return self.phase_at(rank, self.moment_s)
 
     # -- states at the moment ------------------------------------------------------------------------------
 
@@ -158,11 +170,18 @@ class Case:
         return rank not in self.troubles and over_s is not None and over_s <= self.moment_s
 
     def has_left(self, rank: int) -> bool:
-        """Through with the test's body, without trouble, by the moment."""
+        """Through with the test, or with its body while others are still in it; without trouble, by the moment."""
+        return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))
+
+    def _is_past_call(self, rank: int) -> bool:
         called = self.ranks[rank].reports.get("call")
-        if called is None or rank in self.troubles:
-            return self.has_finished(rank)
-        return called[0] <= self.moment_s
+        return called is not None and rank not in self.troubles and called[0] <= self.moment_s
+
+    @cached_property
+    def _in_call(self) -> tuple[int, ...]:
+        """Ranks whose body had not ended."""
+        ends_s = {r: view.reports["call"][0] if "call" in view.reports else None for r, view in self.ranks.items()}
+        return tuple(r for r, end_s in ends_s.items() if end_s is None or end_s > self.moment_s)
 
     def is_frozen(self, rank: int) -> bool:
         sample = self.ranks[rank].sample
@@ -297,10 +316,10 @@ def exit_text(exited: ev.RankExited) -> str:
     """As the end of a sentence about a rank: `was OOM-killed`."""
     if exited.oom_killed:
         return "was OOM-killed"
-    if exited.signal in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"):
-        return f"was killed by {exited.signal}"
+    if exited.signal in _CRASHES:
+        return f"crashed with {exited.signal}"
     if exited.signal:
-        return f"crashed with {plain(exited.signal, 20)}"
+        return f"was killed by {plain(exited.signal, 20)}"
     if exited.code is None:
         return "ended its process, how is not known"
     return f"ended its process with exit code {exited.code}"

@@ -6,6 +6,7 @@ groups, and the texts of gloo and torch. The majority is right; on a tie nobody 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, errors
 from pytest_megacpp.judge.case import Case, Trouble
@@ -45,10 +46,14 @@ def _diverged_s(case: Case, found: Disagreement) -> float:
 
 
 def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
-    return case.ranks[rank].collectives.entries[found.group, found.seq].entered_s
+    entry = case.ranks[rank].collectives.entries.get((found.group, found.seq))
+    return entry.entered_s if entry else case.end_s
 
 
 def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
+    aborted = () if found.odd else _aborted_unseen(case, found)
+    found = _with_aborted(case, found, aborted) if aborted else found
+    doubt = Doubt(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
     told = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
     head = f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''}" if found.odd else "ranks disagree"
@@ -61,8 +66,26 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         tuple(_variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]),
         aftermath.consequences(case, found.odd),
         _RELIES,
+        (doubt,) if aborted else (),
         time_s=since_s,
     )
+
+
+def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
+    """Ranks that gloo aborted for getting more than they expected, and whose own entry is lost with them."""
+    told = [t.rank for t in case.troubles.values() if t.kind is Kind.MISMATCH and t.source == "exit"]
+    key = (found.group, found.seq)
+    return tuple(sorted(r for r in told if found.aspect == "size" and key not in case.ranks[r].collectives.entries))
+
+
+def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
+    """They expected the smaller size."""
+    smallest = min(
+        found.variants, key=lambda v: case.ranks[v[1][0]].collectives.entries[found.group, found.seq].numel_in
+    )
+    variants = {text: (*ranks, *aborted) if text == smallest[0] else ranks for text, ranks in found.variants}
+    variants = {text: tuple(sorted(ranks)) for text, ranks in variants.items()}
+    return replace(found, variants=tuple(variants.items()), odd=_odd(variants))
 
 
 def _rarest_first(found: Disagreement) -> list[tuple[str, tuple[int, ...]]]:

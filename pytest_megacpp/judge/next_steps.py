@@ -33,7 +33,7 @@ class Commands:
 
     def _launch(self) -> list[str]:
         local = ["--surface", "local"] if self.surface == "local" else []
-        dry = ["--dry-run"] if self.dry_run and self.surface != "local" else []
+        dry = ["--dry-run"] if self.dry_run else []
         other_size = bool(self.ranks) and not self.lane.endswith(f"x{self.ranks}")
         return [*local, *dry, *(["--ranks", str(self.ranks)] if other_size else [])]
 
@@ -59,7 +59,7 @@ def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
     )
 
 
-# Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {refresh}, {diagnostic},
+# Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {warm}, {diagnostic},
 # {cold}, {raise_LIMIT} (a rerun with that limit doubled).
 STEPS: dict[tuple[Code, str | None], str] = {
     (Code.PASSED, None): "",
@@ -85,7 +85,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
     ),
     (Code.COMPILE_SKEW, None): (
         "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
-        "{refresh}\n{diagnostic}"
+        "{warm}\n{rerun}\n{diagnostic}"
     ),
     (Code.COMPILE_SKEW, "no-progress"): (
         "the compiler of {who} doesn't move (a dead child, a lock): look at its stack, then rerun from a cold cache\n"
@@ -145,8 +145,8 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
         who=ranks_named(finding.blamed) if finding.blamed else "the ranks",
         show=command.show(),
         rerun=command.rerun(),
-        refresh=command.rerun("--cache-seed", "refresh"),
-        cold=command.rerun("--cache-seed", "cold"),
+        warm=command.rerun("--lane-limit", f"skew={command.limits.compile:g}"),
+        cold=f"XDG_CACHE_HOME=$(mktemp -d) {command.rerun()}",
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),
         raise_compile=command.with_double("compile"),

@@ -189,7 +189,8 @@ def _wait_evidence(case: Case, still: Standstill) -> tuple[Evidence, ...]:
     acted = case.test.acted
     waits = tuple(aftermath.wait_evidence(w) for w in still.waits[:4])
     calls = aftermath.first_few(case.blocked, lambda r: _stack_evidence(case, r, f"waits in {case.blocked[r]}"))
-    box = (Evidence(None, case.end_s, "box", plain(acted.detail)),) if acted and acted.detail else ()
+    told = (_wait_text(case, still) if still.waiting else plain(acted.detail)) if acted else ""
+    box = (Evidence(None, case.end_s, "box", f"ended the test ({plain(acted.why, 40)}): {told}"),) if acted else ()
     return (*waits, *calls, *box)
 
 
@@ -223,7 +224,8 @@ def _straggler(case: Case, still: Standstill) -> Finding:
         _waiters(case, still, blamed),
         _RELIES | {Source.COUNTERS},
         (*_doubts(case, still), *_root_doubts(case, blamed)),
-        time_s=_since_s(case, still),
+        Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
+        _since_s(case, still),
     )
 
 
@@ -259,8 +261,8 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
 
 
 def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
-    """How long after the others it entered what they had given up by then."""
-    wait = still.waits[0] if still.waits else None
+    """How long after the others it entered what they had given up by then (not: were made to give up by the box)."""
+    wait = still.waits[0] if still.waits and case.moment_s < case.end_s else None
     entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait else None
     return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
 
@@ -386,7 +388,8 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
     if view.sample is None:
         return None
     names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
-    text = f"compiling: {names or 'until just now'}; {seconds(view.sample.compile_s)} in all"
+    total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
+    text = f"compiling: {names or 'until just now'}{total}"
     return Evidence(rank, view.compiling_since_s or view.sample_s, "counters", text)
 
 
@@ -461,7 +464,8 @@ def _name(case: Case) -> str:
 
 def _limit_evidence(case: Case, present: Sequence[int]) -> tuple[Evidence, ...]:
     acted = case.test.acted
-    box = (Evidence(None, case.end_s, "box", plain(acted.detail)),) if acted and acted.detail else ()
+    why = plain(acted.why, 40) if acted else ""
+    box = (Evidence(None, case.end_s, "box", f"ended the test ({why}): {plain(acted.detail)}"),) if acted else ()
     return (*box, *aftermath.first_few(present, lambda r: _progress_evidence(case, r)))
 
 
@@ -504,7 +508,7 @@ def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
         (),
         None,
         case.phase_of(present[0]) if present else "call",
-        (*_limit_evidence(case, present), *_wait_evidence(case, still)[:2]),
+        (*_limit_evidence(case, present), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )

@@ -12,7 +12,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The box read the plan. `started_at` is UTC, ISO 8601."""
+    """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run."""
 
     run_id: str
     started_at: str
@@ -21,6 +21,7 @@ class RunStarted:
     dry_run: bool
     ranks: int
     tests: int
+    cwd: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,15 @@ def threads(dump: str) -> tuple[Thread, ...]:
     return tuple(Thread(identity, tuple(frames)) for identity, frames in found)
 
 
+def short_path(file: str, cwd: str) -> str:
+    """As a reader knows the file: below `cwd`, or from the package on in an installation."""
+    installed = re.split(r"[/\\](?:site|dist)-packages[/\\]", file)
+    if len(installed) > 1:
+        return installed[-1]
+    root = cwd.rstrip("/") + "/"
+    return file[len(root) :] if cwd and file.startswith(root) else file
+
+
 def main_thread(dump: str, identity: str = "") -> Thread | None:
     """The thread named `identity` (hex); without it the last one, where faulthandler puts the main thread."""
     found = threads(dump)

@@ -5,11 +5,11 @@ Must not know why a rank was blamed. What ranks wrote is cleaned, bounded and pu
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
-from pytest_megacpp.recording.stacks import Frame, Thread, user_frame
+from pytest_megacpp.recording.stacks import Frame, Thread, short_path, user_frame
 from pytest_megacpp.report.clean import bounded_lines, one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, named, quoted
 from pytest_megacpp.report.states import Scene, last_line, output_lines
@@ -51,13 +51,15 @@ def raised(scene: Scene, rank: int) -> Raised | None:
     return None
 
 
-def testimonies(verdict: Verdict, scene: Scene, nodeid: str) -> list[list[str]]:
-    """One block per distinct exception, collection error, stack or last output of the ranks that matter."""
+def testimonies(verdict: Verdict, scene: Scene, nodeid: str, cwd: str) -> list[list[str]]:
+    """One block per distinct exception, collection error, stack or last output of the ranks that matter. Files below
+    `cwd` are named from there.
+    """
     speaking = verdict.blamed_ranks or tuple(range(scene.size))
     errors = [error for rank in speaking if (error := raised(scene, rank)) is not None]
     blocks = _exceptions(errors) or _collection_errors(scene, speaking, nodeid)
     silent = [rank for rank in verdict.blamed_ranks if rank not in {error.rank for error in errors}]
-    return [*blocks, *_last_words(scene, silent), *_stacks(scene, silent)]
+    return [*blocks, *_last_words(scene, silent), *_stacks(scene, silent, cwd)]
 
 
 def _exceptions(errors: Sequence[Raised]) -> list[list[str]]:
@@ -111,24 +113,24 @@ def _died(scene: Scene, rank: int) -> bool:
     return ended is not None and not ended.expected
 
 
-def _stacks(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
+def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
     views = {rank: scene.test.ranks[rank] for rank in ranks if rank in scene.test.ranks} if scene.test else {}
     taken = {rank: stack[1] for rank, view in views.items() if (stack := view.stack()) is not None}
     groups = grouped((thread.frames, rank) for rank, thread in taken.items())
     return [
-        [f"where {named(who)} stood, most recent call first", *quoted(_frames(taken[who[0]]))]
+        [f"where {named(who)} stood, most recent call first", *quoted(_frames(taken[who[0]], cwd))]
         for who in list(groups.values())[:KEPT_STACKS]
     ]
 
 
-def _frames(thread: Thread) -> list[str]:
+def _frames(thread: Thread, cwd: str) -> list[str]:
     """The innermost frames down to the test function, and the user's own if it lies deeper."""
     tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), thread.frames)) or list(thread.frames)
     shown: list[Frame | None] = [*tested[:KEPT_FRAMES]]
     own = user_frame(thread)
     if own is not None and own not in shown:
         shown += [None, own]
-    return [one_line(str(frame)) if frame else "…" for frame in shown]
+    return [one_line(str(replace(frame, file=short_path(frame.file, cwd)))) if frame else "…" for frame in shown]
 
 
 def last_lines(verdict: Verdict, scene: Scene) -> list[str]:

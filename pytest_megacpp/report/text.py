@@ -40,7 +40,7 @@ def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None,
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
         _picture(rank_states(where, verdict), verdict.blamed_ranks),
-        *testimonies(verdict, where, result.nodeid),
+        *testimonies(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),

@@ -21,6 +21,7 @@ from pytest_megacpp.surfaces.protocol import SurfaceFailed
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
 LAST_WORDS_BYTES = 4_000
+LAST_WORDS_CHARS = 400
 _NOT_FOR_THE_BOX = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "COVERAGE_PROCESS_START")
 
 
@@ -43,7 +44,7 @@ class LocalSurface:
                 )
         except OSError as e:
             raise SurfaceFailed(f"the box could not be started: {e}") from e
-        return LocalBox(child, run / "recording.jsonl", log_path)
+        return LocalBox(plan.run_id, child, run / "recording.jsonl", log_path)
 
 
 def _environment(run_id: str) -> dict[str, str]:
@@ -59,11 +60,13 @@ def _environment(run_id: str) -> dict[str, str]:
 class LocalBox:
     """See `RunningBox`."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]", recording: Path, log: Path) -> None:
+    def __init__(self, run_id: str, child: "subprocess.Popen[bytes]", recording: Path, log: Path) -> None:
+        self._run_id = run_id
         self._child = child
         self._recording = recording
         self._log = log
         self._file: IO[bytes] | None = None
+        self._guard_died_s: float | None = None
 
     def read(self) -> bytes:
         if self._file is None:
@@ -74,13 +77,26 @@ class LocalBox:
         return self._file.read(1 << 20)
 
     def ended(self) -> str | None:
-        if self._child.poll() is None:
+        status = self._child.poll()
+        if status is None or (status < 0 and self._goes_on_alone()):
             return None
+        return (_how(status) if status < 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+
+    def _last_line(self) -> str:
+        """Of what the box wrote to its log."""
         try:
-            text = self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace").strip()
+            log = self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace")
         except OSError:
-            text = ""
-        return text or ("" if self._child.returncode == 0 else f"the box ended with status {self._child.returncode}")
+            return ""
+        return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+
+    def _goes_on_alone(self) -> bool:
+        """A box whose guard was killed ends in order by itself, which takes as long as any end."""
+        if self._guard_died_s is None:
+            self._guard_died_s = time.monotonic()
+        if time.monotonic() - self._guard_died_s > STOP_S:
+            sweep(self._run_id)
+        return bool(_left(self._run_id))
 
     def stop(self, reason: str) -> None:
         stdin = self._child.stdin
@@ -99,6 +115,9 @@ class LocalBox:
                 process.end_all(p.pid for p in process.descendants(self._child.pid))
                 process.end_all([self._child.pid])
                 self._wait(TERM_S)
+        deadline = time.monotonic() + STOP_S + TERM_S
+        while self.ended() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _wait(self, limit_s: float) -> bool:
         try:
@@ -108,16 +127,25 @@ class LocalBox:
         return True
 
 
+def _how(status: int) -> str:
+    """How a box ended that was not meant to; its guard tells a signal as shells do."""
+    if status == os.EX_CANTCREAT:
+        return "the box could not write its recording: is the disk full?"
+    with contextlib.suppress(ValueError):
+        return f"the box was killed by {signal.Signals(-status if status < 0 else status - 128).name}"
+    return f"the box ended with status {status}" if status else ""
+
+
 def sweep(run_id: str) -> None:
     """Ends what is left of a run whose desk and box are gone: every process that carries its id."""
     deadline = time.monotonic() + TERM_S
-    while time.monotonic() < deadline:
-        left = [
-            p.pid
-            for p in process.all_processes()
-            if p.pid != os.getpid() and process.environment_of(p.pid).get("MEGACPP_RUN_ID") == run_id
-        ]
-        if not left:
-            return
+    while (left := _left(run_id)) and time.monotonic() < deadline:
         process.end_all(left)
         time.sleep(0.05)
+
+
+def _left(run_id: str) -> list[int]:
+    """Living processes of a run."""
+    own = os.getpid()
+    living = (p.pid for p in process.all_processes() if p.pid != own and p.state not in "ZX")
+    return [pid for pid in living if process.environment_of(pid).get("MEGACPP_RUN_ID") == run_id]

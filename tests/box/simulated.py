@@ -12,6 +12,7 @@ from math import inf
 from typing import TypeAlias
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import digests
 
 FOREVER = inf
 MAIN_THREAD = "0x12"
@@ -245,7 +246,9 @@ class Ranks:
                 if life.failed_s is None:
                     yield life.finished_s, source, ev.Reported(rank, test, "call", "passed", 1.0)
                 yield from self._last_look(rank, test, life.finished_s, "finish")
-                yield life.finished_s, source, ev.Finished(rank, test, True, entered=len(life.entries))
+                flight = self.flight(rank, test, life.finished_s, "finish")
+                hashed = digests(flight.entries) if flight is not None else {}
+                yield life.finished_s, source, ev.Finished(rank, test, True, False, len(life.entries), 0, hashed)
             if life.died is not None:
                 yield life.died[0], "box", ev.RankExited(rank, life.died[1].code, life.died[1].signal)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_megacpp.desk.markers import MarkerArguments, marker_arguments
+from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 
 NODEID = "suite/test_a.py::test_b"
 
@@ -46,3 +46,32 @@ def test_wrong_arguments_name_the_test(mark: pytest.MarkDecorator, said: str) ->
     with pytest.raises(pytest.UsageError) as refusal:
         read(mark)
     assert said in str(refusal.value)
+
+
+def expected(*args: object, **kwargs: object) -> Expectation:
+    return expectation(pytest.mark.expect_verdict(*args, **kwargs).mark, NODEID)
+
+
+def test_a_drill_names_a_verdict_and_maybe_ranks_and_cause() -> None:
+    assert expected("hang") == expected(code="hang") == Expectation("hang")
+    assert expected("rank-death", (3, 1)) == Expectation("rank-death", (1, 3))
+    assert expected("rank-death", ranks={3}, cause="exit:3") == Expectation("rank-death", (3,), "exit:3")
+    assert expected("straggler", ranks=[]) == Expectation("straggler", ())
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        ((), {}, "unknown verdict None"),
+        (("rank-deth",), {}, "did you mean 'rank-death'"),
+        (("hang", [1], "x", 4), {}, "not 4 arguments"),
+        (("hang",), {"rank": 3}, "did you mean 'ranks'"),
+        (("hang", 3), {}, r"ranks must be a list of ranks, such as \[3\], not 3"),
+        (("hang", ["3"]), {}, "ranks must be a list of ranks"),
+        (("hang", [True]), {}, "ranks must be a list of ranks"),
+        (("hang",), {"cause": ""}, "cause must be a text"),
+    ],
+)
+def test_a_drill_that_says_nothing_sensible(args: tuple[object, ...], kwargs: dict[str, object], said: str) -> None:
+    with pytest.raises(pytest.UsageError, match=said):
+        expected(*args, **kwargs)

@@ -298,6 +298,15 @@ def collective_mismatch_group_order() -> FakeBox:
 
 
 @case
+def collective_mismatch_size_of_the_root() -> FakeBox:
+    """Two ranks that got more than they expected are gone, what they issued with them: they break the tie."""
+    box = in_step().enters(0, "gloo:broadcast", 2, numel=16).enters(3, "gloo:broadcast", 2)
+    box.exits(1, -6, "SIGABRT").exits(2, -6, "SIGABRT").after(0.2)
+    box.acts("exit", "a rank's process ended", (0, 3), (1, 2), (), 0.2).writes(1, ENFORCE).writes(2, ENFORCE)
+    return box.aborts("exit").done()
+
+
+@case
 def collective_mismatch_told_by_gloo() -> FakeBox:
     """The aborted rank took its memory along; all others agree, so it is the odd one."""
     box = in_step().enters((0, 1, 3), seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
@@ -358,6 +367,21 @@ def straggler_left_early() -> FakeBox:
 def straggler_left_early_closing_its_group() -> FakeBox:
     box = in_step().passes(2).after(0.05).enters((0, 1, 3), seq=4).after(0.05).loses_peer((0, 1, 3))
     return box.finishes((0, 1, 3)).ends().done()
+
+
+@case
+def straggler_in_teardown() -> FakeBox:
+    """All are tearing down: the missing one didn't leave, it is late."""
+    box = in_step().reports("call").phase("teardown").enters((0, 1, 3), "gloo:barrier", 4).after(31.0)
+    box.acts("stall", "barrier #4 without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    return box.at(2, 95, "tidy_up").aborts("stall").done()
+
+
+@case
+def straggler_after_taking_evidence() -> FakeBox:
+    """Looking at it woke the straggler: what ranks do after the box has acted is no evidence."""
+    box = stalls(in_step(), 2).at(2).after(0.5).enters(2, seq=4).completes().passes((0, 1, 3))
+    return box.aborts("stall").done()
 
 
 @case

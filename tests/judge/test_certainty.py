@@ -119,7 +119,7 @@ def test_a_group_that_nobody_announced() -> None:
     box = in_step().enters((0, 1), group="5").after(31.0).acts("stall", "", (0, 1), (), (), 31.0)
     found = judged(box.at((2, 3)).aborts("stall").done())
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
-    assert found.certainty is Certainty.LIKELY
+    assert found.certainty is Certainty.GUESS
 
 
 def test_the_box_and_the_recording_contradict_each_other() -> None:

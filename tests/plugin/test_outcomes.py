@@ -381,7 +381,9 @@ def test_junit_has_the_output_of_the_ranks(junit: dict[str, ET.Element]) -> None
 
 
 def test_the_summary_tells_the_cause_in_a_line(ran: Ran) -> None:
-    line = next(line for line in ran.text.splitlines() if line.startswith("FAILED test_fates.py::test_fails_on_one_rank"))
+    line = next(
+        line for line in ran.text.splitlines() if line.startswith("FAILED test_fates.py::test_fails_on_one_rank")
+    )
     assert "test-failed · " in line
     assert "rank 1" in line
 

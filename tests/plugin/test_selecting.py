@@ -212,7 +212,11 @@ def test_from_another_directory_with_importlib(project: Project) -> None:
     """The rootdir is the project's, and so are settings, runs and node ids."""
     elsewhere = project.root.parent
     ran = project.pytest(
-        *LANE, "--import-mode=importlib", f"{project.root.name}/sub", f"{project.root.name}/test_marked.py", cwd=elsewhere
+        *LANE,
+        "--import-mode=importlib",
+        f"{project.root.name}/sub",
+        f"{project.root.name}/test_marked.py",
+        cwd=elsewhere,
     )
     assert set(ran.outcomes().values()) == {"passed"}
     assert ran.run is not None

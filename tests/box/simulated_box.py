@@ -1,0 +1,269 @@
+"""Owns a box in memory: does what a supervisor says by telling facts to its timeline, checks that it may say so.
+
+Ranks come up, run their programs and die as a scenario has it. Time is a number. Must not know why tests end.
+"""
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.timeline import Timeline
+from tests.box.simulated import MAIN_THREAD, Program, Ranks, Watching
+
+TICK_S = 0.05
+START_S, EVIDENCE_S, LEAVE_S, KILL_S = 0.3, 0.2, 0.5, 0.3
+LIMITS = ev.Limits(startup=3.0, skew=2.0, compile=3.0, stall=1.5, test=6.0)
+
+
+class Birth(StrEnum):
+    """How a rank comes up in a world."""
+
+    COLLECTS = "collects"
+    SLOW = "slow"
+    NEVER = "never"
+    BREAKS = "breaks"
+    EXITS = "exits"
+    EXITS_AT_ONCE = "exits as soon as it collected"
+    EXITS_SOON = "exits soon after it collected"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What will happen. `births` by world number (from 1; 0: in every world) and rank, `programs` by test, `lacking`
+    tests that a rank doesn't find, `late_deaths` of ranks so many seconds after they finished a test.
+    """
+
+    plan: Plan
+    programs: Mapping[int, Sequence[Program]] = field(default_factory=dict)
+    births: Mapping[tuple[int, int], Birth] = field(default_factory=dict)
+    lacking: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    late_deaths: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    stop_s: float | None = None
+
+
+def plan(*tests: PlannedTest, dry_run: bool = True, maxfail: int = 0, run_s: float = 0.0) -> Plan:
+    return Plan("r1", "h200x8", "local", "H200", 8, 8, dry_run, False, tests, (), "/", "/c", run_s, maxfail)
+
+
+def planned(ranks: int = 2, *, fresh: bool = False, drill: bool = False) -> PlannedTest:
+    return PlannedTest("t", ranks, "full", LIMITS, fresh, drill)
+
+
+@dataclass
+class LiveWorld:
+    size: int
+    number: int
+    released: list[int] = field(default_factory=list)
+    promised: int | None = None
+    watching: Watching | None = None
+    ending: bool = False
+
+
+class SimulatedBox:
+    """Runs a scenario to its end; every assertion in here is a promise of the supervisor's."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.plan = scenario.plan
+        self.timeline = Timeline()
+        self.supervisor = sv.Supervisor(self.plan, self.timeline)
+        self.now_s = 0.0
+        self.steps = 0
+        self.worlds: dict[str, LiveWorld] = {}
+        self.made = 0
+        self.ends: Counter[int] = Counter()
+        self.reasons: dict[int, ev.TestEnded] = {}
+        self.acted: dict[int, ev.Acted] = {}
+        self.released: list[int] = []
+        self.finish: sv.Finish | None = None
+        self._running: int | None = None
+        self._seq: Counter[tuple[str, str]] = Counter()
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, Callable[[float], None]]] = []
+
+    @property
+    def most_s(self) -> float:
+        """No run may take longer."""
+        costs_s = 2.0 + 4 * EVIDENCE_S + 2 * (LEAVE_S + KILL_S + START_S)
+        return 5.0 + sum(t.limits.startup + t.limits.test + t.limits.compile + costs_s for t in self.plan.tests)
+
+    def run(self) -> "SimulatedBox":
+        while not self.supervisor.finished:
+            self.steps += 1
+            assert self.now_s < self.most_s
+            assert self.steps < 60 * self.most_s
+            if self.scenario.stop_s is not None and self.now_s >= self.scenario.stop_s:
+                self.supervisor.stop = ("interrupted", "somebody pressed Ctrl-C")
+            actions = self.supervisor.step(self.now_s)
+            for action in actions:
+                assert self.finish is None
+                self._perform(action)
+            if not actions:
+                self._pass(TICK_S)
+        assert self.finish is not None
+        assert self.worlds == {}
+        assert self.supervisor.step(self.now_s) == ()
+        return self
+
+    # -- time and facts ------------------------------------------------------------------------------------
+
+    def tell(self, at_s: float, world: str, source: str, fact: ev.Fact) -> None:
+        seq = self._seq[world, source]
+        self._seq[world, source] += 1
+        self.timeline.add(ev.Event("r1", world, source, seq, at_s, fact))
+
+    def _at(self, at_s: float, do: Callable[[float], None]) -> None:
+        heapq.heappush(self._due, (at_s, next(self._order), do))
+
+    def _pass(self, seconds: float) -> None:
+        self.now_s += seconds
+        while self._due and self._due[0][0] <= self.now_s:
+            at_s, _, do = heapq.heappop(self._due)
+            do(at_s)
+        for world in self.worlds.values():
+            if world.watching is not None:
+                world.watching.advance(self.now_s)
+
+    # -- what the supervisor says --------------------------------------------------------------------------
+
+    def _perform(self, action: sv.Action) -> None:
+        match action:
+            case sv.StartWorld():
+                self._start(action)
+            case sv.EndWorld():
+                self._end(action)
+            case sv.Write():
+                self._write(action)
+            case sv.Release():
+                self._release(action)
+            case sv.TakeEvidence():
+                watching = self.worlds[action.world].watching
+                if watching is not None and action.test is not None:
+                    watching.evidence(self.now_s, action.stacks_of)
+                self._pass(EVIDENCE_S)
+            case sv.ReadOutput():
+                assert action.world in self.worlds
+            case sv.Finish():
+                self.finish = action
+
+    def _start(self, action: sv.StartWorld) -> None:
+        assert action.name not in self.timeline.worlds
+        assert self._running is None
+        if self.plan.dry_run:
+            assert action.size not in {w.size for w in self.worlds.values()}
+        else:
+            assert self.worlds == {}, "the devices are taken"
+        self.made += 1
+        self.worlds[action.name] = LiveWorld(action.size, self.made)
+        self.tell(self.now_s, action.name, "box", ev.WorldStarted(action.size, action.reason))
+        for rank in range(action.size):
+            self.tell(self.now_s, action.name, "box", ev.RankStarted(rank, rank))
+            births = self.scenario.births
+            birth = births.get((self.made, rank), births.get((0, rank), Birth.COLLECTS))
+            self._born(action.name, rank, birth)
+        self._pass(START_S)
+
+    def _born(self, world: str, rank: int, birth: Birth) -> None:
+        at_s = self.now_s + 0.2 + rank * 0.013 + (2.0 if birth is Birth.SLOW else 0.0)
+        found = tuple(i for i in range(len(self.plan.tests)) if i not in self.scenario.lacking.get(rank, ()))
+        source = f"rank {rank}"
+
+        def say(fact: ev.Fact, after_s: float = 0.0, source: str = source) -> None:
+            self._at(at_s + after_s, lambda t: self._say(t, world, source, fact))
+
+        if birth is Birth.NEVER:
+            return
+        if birth is Birth.EXITS:
+            return say(ev.RankExited(rank, 1), source="box")
+        say(ev.RankReady(rank, rank, MAIN_THREAD))
+        if birth is Birth.BREAKS:
+            return say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
+        say(ev.RankCollected(rank, found, "d", (), found[::2]), 0.1)
+        if birth is Birth.EXITS_AT_ONCE:
+            say(ev.RankExited(rank, None, "SIGSEGV"), 0.1, "box")
+        if birth is Birth.EXITS_SOON:
+            say(ev.RankExited(rank, None, "SIGSEGV"), 0.4, "box")
+        return None
+
+    def _say(self, at_s: float, world: str, source: str, fact: ev.Fact) -> None:
+        """A fact of a rank or its end, unless its world is over."""
+        live = self.worlds.get(world)
+        if live is not None and not (live.ending and isinstance(fact, ev.RankExited)):
+            self.tell(at_s, world, source, fact)
+
+    def _end(self, action: sv.EndWorld) -> None:
+        live = self.worlds[action.name]
+        assert self._running not in live.released, "its test has not ended"
+        live.ending = True
+        if action.graceful:
+            self._pass(LEAVE_S)
+        gone = self.timeline.worlds[action.name].exits
+        for rank in range(live.size):
+            if rank not in gone:
+                self.tell(self.now_s, action.name, "box", ev.RankExited(rank, 0, None, False, True))
+        self._pass(KILL_S)
+        self.tell(self.now_s, action.name, "box", ev.WorldEnded(action.reason))
+        del self.worlds[action.name]
+
+    def _write(self, action: sv.Write) -> None:
+        assert action.world in self.worlds
+        match action.fact:
+            case ev.TestStarted(test=test):
+                assert self._running is None
+                assert test not in self.timeline.tests
+                self._running = test
+            case ev.TestEnded(test=test, reason=reason):
+                self.ends[test] += 1
+                self.reasons[test] = action.fact
+                assert self.ends[test] == 1
+                assert (self._running == test) == (reason != "not-run")
+                assert (test in self.acted) == (reason == "aborted")
+                if reason == "finished":
+                    views = self.timeline.tests[test].ranks.values()
+                    assert all(v.finished_s is not None for v in views)
+                    assert all(v.exit_s is None or v.exit_s > v.finished_s for v in views)
+                self._running = None if reason != "not-run" else self._running
+            case ev.Acted(test=int(test)):
+                assert self._running == test
+                self.acted[test] = action.fact
+        self.tell(self.now_s, action.world, "box", action.fact)
+
+    def _release(self, action: sv.Release) -> None:
+        live, view = self.worlds[action.world], self.timeline.worlds[action.world]
+        test = self.plan.tests[action.test]
+        assert self._running == action.test
+        assert (test.ranks, len(view.collected)) == (live.size, live.size)
+        assert all(action.test in seen.found for _, seen in view.collected.values())
+        assert view.exits == {}
+        assert view.broken == {}
+        assert live.promised in (None, action.test)
+        assert not (test.fresh and (live.released or action.next_test is not None))
+        assert not action.keep_group or (live.released and self.reasons[live.released[-1]].reason == "finished")
+        if action.next_test is not None:
+            assert action.next_test > action.test
+            assert self.plan.tests[action.next_test].ranks == live.size
+            assert all(action.next_test in seen.found for _, seen in view.collected.values())
+        live.promised = action.next_test
+        live.released.append(action.test)
+        self.released.append(action.test)
+        self._let_run(action, live)
+
+    def _let_run(self, action: sv.Release, live: LiveWorld) -> None:
+        programs = self.scenario.programs.get(action.test, [()] * live.size)
+        ranks = Ranks(programs, self.now_s)
+
+        def tell(at_s: float, source: str, fact: ev.Fact) -> None:
+            self._say(at_s, action.world, source, fact)
+
+        live.watching = Watching(ranks, action.test, tell)
+        for rank, life in enumerate(ranks.lives):
+            delay_s = self.scenario.late_deaths.get((action.test, rank))
+            if delay_s is not None and life.finished_s is not None:
+                at_s, died = life.finished_s + delay_s, ev.RankExited(rank, 3)
+                self._at(at_s, lambda t, d=died: self._say(t, action.world, "box", d))  # type: ignore[misc]

@@ -1,0 +1,301 @@
+"""The course of a run, driven against a box in memory: whatever ranks do, it ends, and every test gets its end."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.box.supervisor import BROKEN_SETTLE_S
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import PlannedTest
+from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
+from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
+
+HEALTHY: Program = (Work(0.1), Collect(), Work(0.1), Collect())
+FAULTS: dict[str, tuple[Step, ...]] = {
+    "raises": (Fail(),),
+    "raises and tears down together": (Fail(), Collect("gloo:barrier")),
+    "is killed": (Die(),),
+    "exits with 0": (Die(0, None),),
+    "leaves early": (),
+    "sleeps": (Idle(FOREVER),),
+    "loops": (Work(FOREVER),),
+    "compiles forever": (Compile(FOREVER),),
+    "compiles for a while": (Compile(1.5), Collect(), Collect()),
+    "waits for a message": (Receive(FOREVER),),
+    "issues something else": (Collect("gloo:broadcast"), Collect()),
+    "is late": (Idle(1.0), Collect(), Collect()),
+}
+HARMLESS = {"compiles for a while", "is late"}
+
+
+def faulty(size: int, fault: str, rank: int = 0, place: int = 1) -> list[Program]:
+    """Healthy ranks and one that goes its own way after `place` steps."""
+    programs: list[Program] = [HEALTHY] * size
+    programs[rank % size] = (*HEALTHY[:place], *FAULTS[fault])
+    return programs
+
+
+def run(*tests: PlannedTest, dry_run: bool = True, maxfail: int = 0, run_s: float = 0.0, **more: object) -> SimulatedBox:
+    scenario = Scenario(plan(*tests, dry_run=dry_run, maxfail=maxfail, run_s=run_s), **more)  # type: ignore[arg-type]
+    return SimulatedBox(scenario).run()
+
+
+def outcomes(box: SimulatedBox) -> dict[int, tuple[str, str]]:
+    return {test: (end.reason, end.detail) for test, end in sorted(box.reasons.items())}
+
+
+def finish(box: SimulatedBox) -> str:
+    assert box.finish is not None
+    return box.finish.reason
+
+
+# -- the ordinary course --------------------------------------------------------------------------------------
+
+
+def test_nothing_to_do() -> None:
+    box = run()
+    assert (finish(box), box.made) == ("completed", 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_one_world_serves_all_tests_of_its_size(size: int) -> None:
+    box = run(*[planned(size)] * 4, programs={i: [HEALTHY] * size for i in range(4)})
+    assert outcomes(box) == {i: ("finished", "") for i in range(4)}
+    assert (box.made, box.released, box.supervisor.failures) == (1, [0, 1, 2, 3], 0)
+
+
+def test_worlds_of_several_sizes_live_side_by_side_without_devices_and_one_by_one_with() -> None:
+    tests = [planned(2), planned(4), planned(2), planned(4)]
+    assert run(*tests, dry_run=True).made == 2
+    assert run(*tests, dry_run=False).made == 4
+
+
+def test_a_fresh_test_gets_a_world_of_its_own() -> None:
+    box = run(planned(), planned(fresh=True), planned(), planned())
+    assert (box.made, finish(box)) == (3, "completed")
+
+
+def test_the_world_of_a_failed_test_is_replaced() -> None:
+    box = run(planned(), planned(), planned(), programs={0: faulty(2, "raises")})
+    assert [r for r, _ in outcomes(box).values()] == ["aborted", "finished", "finished"]
+    assert (box.made, box.supervisor.failures) == (2, 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_whatever_a_rank_does_the_next_test_runs(fault: str, size: int) -> None:
+    box = run(planned(size), planned(size), programs={0: faulty(size, fault), 1: [HEALTHY] * size})
+    assert outcomes(box)[1] == ("finished", "")
+    assert (finish(box), box.released) == ("completed", [0, 1])
+    if size > 1:
+        assert box.made == (1 if fault in HARMLESS else 2)
+        assert box.supervisor.failures == (0 if fault in HARMLESS else 1)
+
+
+def test_a_drill_that_fails_does_not_count() -> None:
+    tests = planned(drill=True), planned(drill=True), planned(4, drill=True), planned()
+    births = {(3, r): Birth.BREAKS for r in range(4)}
+    programs = {0: faulty(2, "raises"), 1: faulty(2, "is killed")}
+    box = run(*tests, maxfail=1, programs=programs, births=births)
+    assert [r for r, _ in outcomes(box).values()] == ["aborted", "aborted", "not-run", "finished"]
+    assert (box.supervisor.failures, finish(box)) == (0, "completed")
+
+
+def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> None:
+    asked: list[bool] = []
+    box = SimulatedBox(Scenario(plan(*[planned()] * 5), {i: [HEALTHY] * 2 for i in range(5)}, {}, {0: frozenset({4})}))
+    release = box._release
+    box._release = lambda action: (asked.append(action.keep_group), release(action))[1]  # type: ignore[method-assign]
+    box.run()
+    assert asked == [False, False, True, False]  # ranks say that tests 0, 2 and 4 ask for the lane
+
+
+def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> None:
+    box = run(planned(), planned(), programs={0: [[Collect(wait=False)], [Collect("gloo:broadcast", wait=False)]]})
+    assert outcomes(box)[0] == ("finished", "")
+    assert (box.made, box.supervisor.failures) == (2, 1)
+
+
+@pytest.mark.parametrize(("theirs", "worlds"), [("1:aa", 1), ("1:bb", 2), ("9:bb", 1), ("", 1)])
+def test_only_the_same_stretch_of_collectives_is_compared(theirs: str, worlds: int) -> None:
+    box = SimulatedBox(Scenario(plan(planned(), planned())))
+    say = box._say
+
+    def counted(at_s: float, world: str, source: str, fact: ev.Fact) -> None:
+        if isinstance(fact, ev.Finished):
+            fact = replace(fact, digests={"0": "1:aa" if fact.rank else theirs} if theirs else {})
+        say(at_s, world, source, fact)
+
+    box._say = counted  # type: ignore[method-assign]
+    assert box.run().made == (worlds if worlds == 1 else 2)
+
+
+# -- start-up -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("birth", "why", "worlds"),
+    [
+        (Birth.NEVER, "startup-limit", 2),
+        (Birth.BREAKS, "broken", 1),
+        (Birth.EXITS, "exit", 2),
+        (Birth.EXITS_AT_ONCE, "exit", 2),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_rank_that_never_gets_there_costs_two_worlds_at_most(birth: Birth, why: str, worlds: int, size: int) -> None:
+    box = run(*[planned(size)] * 5, births={(0, size - 1): birth})
+    assert outcomes(box) == {i: ("not-run", why) for i in range(5)}
+    assert (box.made, box.released, box.supervisor.failures) == (worlds, [], 5)
+
+
+def test_other_sizes_go_on_when_one_can_not_start() -> None:
+    box = run(planned(4), planned(2), planned(4), planned(2), births={(0, 3): Birth.BREAKS})
+    assert [r for r, _ in outcomes(box).values()] == ["not-run", "finished", "not-run", "finished"]
+
+
+def test_one_bad_start_costs_one_test() -> None:
+    box = run(planned(), planned(), planned(), births={(1, 1): Birth.EXITS})
+    assert [r for r, _ in outcomes(box).values()] == ["not-run", "finished", "finished"]
+
+
+def test_a_bad_start_after_a_good_one_is_the_first_again() -> None:
+    births = {(1, 0): Birth.EXITS, (3, 0): Birth.EXITS}
+    box = run(*[planned()] * 5, births=births, programs={1: faulty(2, "raises")})
+    assert [r for r, _ in outcomes(box).values()] == ["not-run", "aborted", "not-run", "finished", "finished"]
+
+
+def test_ranks_that_break_together_are_waited_for() -> None:
+    box = run(planned(2), births={(0, 0): Birth.BREAKS, (0, 1): Birth.BREAKS})
+    assert len(box.timeline.worlds["w1"].broken) == 2
+    lone = run(planned(2), births={(0, 0): Birth.BREAKS, (0, 1): Birth.NEVER})
+    assert outcomes(lone)[0] == ("not-run", "broken")
+    world = lone.timeline.worlds["w1"]
+    assert world.ended_s is not None
+    assert world.ended_s - world.broken[0][0] > BROKEN_SETTLE_S
+
+
+def test_a_slow_rank_is_waited_for() -> None:
+    assert outcomes(run(planned(4), births={(0, 2): Birth.SLOW}))[0] == ("finished", "")
+
+
+def test_a_test_that_a_rank_does_not_find_is_not_run_and_the_others_are() -> None:
+    box = run(*[planned()] * 4, lacking={1: frozenset({1, 2})}, programs={i: [HEALTHY] * 2 for i in range(4)})
+    assert [r for r, _ in outcomes(box).values()] == ["finished", "not-run", "not-run", "finished"]
+    assert (box.made, box.supervisor.failures) == (1, 2)
+
+
+# -- between tests --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.2])
+def test_a_rank_that_dies_after_its_test_is_replaced_with_its_world(delay_s: float) -> None:
+    tests = [planned(), planned(4), planned()]
+    box = run(*tests, late_deaths={(0, 1): delay_s}, programs={0: [HEALTHY] * 2, 1: [HEALTHY] * 4})
+    assert outcomes(box)[2] == ("finished", "")
+    assert box.made == 3
+
+
+def test_a_rank_that_breaks_between_tests_costs_its_world_only() -> None:
+    box = SimulatedBox(Scenario(plan(planned(), planned(4), planned(), planned())))
+    broken = ev.RankBroken(0, "plugin", "SystemExit", "", "")
+    box._at(0.6, lambda t: box._say(t, "w1", "rank 0", broken))
+    box.run()
+    assert "w1" in box.timeline.worlds
+    assert box.timeline.worlds["w1"].broken
+    assert {r for r, _ in outcomes(box).values()} == {"finished"}
+
+
+# -- early ends -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maxfail", [1, 2])
+def test_no_test_is_released_after_as_many_failures_as_asked_for(maxfail: int) -> None:
+    box = run(*[planned()] * 4, maxfail=maxfail, programs={i: faulty(2, "raises") for i in range(4)})
+    assert (len(box.released), finish(box)) == (maxfail, "stopped")
+
+
+def test_not_run_is_a_failure_too() -> None:
+    assert run(planned(), planned(4), maxfail=1, births={(1, 0): Birth.EXITS}).released == []
+    lacking = run(planned(), planned(), maxfail=1, lacking={0: frozenset({0})})
+    assert (lacking.released, finish(lacking)) == ([], "stopped")
+
+
+def test_the_run_limit_ends_a_running_test() -> None:
+    box = run(planned(), planned(), run_s=2.0, programs={0: [[Work(FOREVER)]] * 2})
+    assert outcomes(box) == {0: ("aborted", "run-limit")}
+    assert (finish(box), box.acted[0].why) == ("run-limit", "run-limit")
+    assert box.now_s < 4.0
+
+
+@pytest.mark.parametrize("stop_s", [0.0, 0.1, 0.4, 0.9, 1.3, 2.0])
+def test_a_stop_ends_the_run_wherever_it_is(stop_s: float) -> None:
+    box = run(*[planned(4)] * 3, stop_s=stop_s, programs={i: [(Work(1.0),)] * 4 for i in range(3)})
+    assert finish(box) == "interrupted"
+    assert set(box.released) <= set(box.reasons)
+    assert box.now_s < stop_s + 2.0
+
+
+# -- any run ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    """Up to six tests and a few things that go wrong, anywhere."""
+    sizes = st.sampled_from([1, 2, 2, 4, 8])
+    rarely = st.sampled_from([False, False, False, True])
+    tests = [planned(draw(sizes), fresh=draw(rarely), drill=draw(rarely)) for _ in range(draw(st.integers(1, 6)))]
+    indices = st.integers(0, len(tests) - 1)
+    ranks = st.integers(0, 7)
+    faults = draw(
+        st.dictionaries(indices, st.tuples(st.sampled_from(sorted(FAULTS)), ranks, st.integers(0, 4)), max_size=3)
+    )
+    programs: dict[int, list[Program]] = {i: [HEALTHY] * t.ranks for i, t in enumerate(tests)}
+    programs |= {i: faulty(tests[i].ranks, *fault) for i, fault in faults.items()}
+    worlds = st.integers(0, 4)
+    return Scenario(
+        plan=plan(
+            *tests,
+            dry_run=draw(st.booleans()),
+            maxfail=draw(st.sampled_from([0, 0, 1, 2])),
+            run_s=draw(st.sampled_from([0.0, 0.0, 3.0, 12.0])),
+        ),
+        programs=programs,
+        births=draw(st.dictionaries(st.tuples(worlds, ranks), st.sampled_from(Birth), max_size=2)),
+        lacking=draw(st.dictionaries(ranks, st.frozensets(indices, max_size=2), max_size=2)),
+        late_deaths=draw(st.dictionaries(st.tuples(indices, ranks), st.floats(0.0, 1.0), max_size=2)),
+        stop_s=draw(st.none() | st.none() | st.floats(0.0, 20.0)),
+    )
+
+
+@given(scenarios())
+@settings(max_examples=300)
+def test_every_run_ends_and_every_test_has_one_end(scenario: Scenario) -> None:
+    """The box in memory holds the supervisor to its promises step by step, and to a bound of steps and seconds."""
+    box = SimulatedBox(scenario).run()
+    tests = range(len(scenario.plan.tests))
+    assert box.made <= len(tests)
+    assert box.released == sorted(box.released)
+    assert set(box.released) <= set(box.reasons)
+    if finish(box) == "completed":
+        assert box.ends == dict.fromkeys(tests, 1)
+    else:
+        assert finish(box) in ("stopped", "run-limit", "interrupted")
+    assert all(w.ended is not None for w in box.timeline.worlds.values())
+    assert box.supervisor.failures == sum(_counts(box, test) for test in box.reasons)
+
+
+def _counts(box: SimulatedBox, test: int) -> bool:
+    """Whether a test's end counts for `maxfail`."""
+    if box.plan.tests[test].drill:
+        return False
+    end = box.reasons[test]
+    if end.reason != "finished":
+        return end.detail not in ("run-limit", "interrupted")
+    return any(v.failure for v in box.timeline.tests[test].ranks.values())
+
+
+def test_limits_used_here_are_short() -> None:
+    assert LIMITS.test < 10

@@ -1,0 +1,55 @@
+"""What to do next: commands that a shell takes as they are, for every verdict that isn't green."""
+
+import shlex
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_run
+from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.next_steps import STEPS, Commands, next_step
+from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.recording.events import Limits
+from tests.golden.build import CASES
+
+NODEID = "a/test_b.py::test_c[x y-'q'-{0}]"
+
+
+def commands(surface: str = "local", dry_run: bool = True, ranks: int = 8) -> Commands:
+    return Commands("run-1", "h200x8", NODEID, surface, dry_run, ranks, Limits(stall=45))
+
+
+@pytest.mark.parametrize("code", sorted(Code))
+def test_every_code_has_a_step(code: Code) -> None:
+    assert (code, None) in STEPS
+
+
+@pytest.mark.parametrize(("code", "cause"), sorted(STEPS, key=str))
+def test_every_command_is_one_that_a_shell_takes(code: Code, cause: str | None) -> None:
+    said, *lines = next_step(Finding(code, "", (1,), cause), commands()).split("\n")
+    assert said or code in (Code.PASSED, Code.SKIPPED, Code.XFAILED)
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:2] == ["megacpp", "show"] or (NODEID in words and "h200x8" in words)
+
+
+def test_a_rerun_keeps_surface_and_size() -> None:
+    assert commands().rerun().startswith("pytest -m h200x8 --surface local --dry-run 'a/test_b.py")
+    assert "--ranks 4" in commands(ranks=4).rerun()
+    assert "--dry-run" in commands("modal").rerun()
+    assert "--surface" not in commands("modal", dry_run=False).rerun()
+
+
+def test_a_straggler_gets_twice_the_limit() -> None:
+    assert "--lane-limit stall=90" in next_step(Finding(Code.STRAGGLER, "", (1,)), commands())
+
+
+def test_what_the_box_proposes_comes_first() -> None:
+    step = next_step(Finding(Code.ENVIRONMENT, "", cause="device-count"), commands(), "rent {8} devices")
+    assert step.startswith("rent {8} devices\npytest ")
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_whoever_fails_is_told_what_to_do(name: str) -> None:
+    for test in judge_run(CASES[name]().timeline()).tests:
+        assert test.verdict.next_step or test.outcome in (Outcome.PASSED, Outcome.SKIPPED, Outcome.XFAILED)
+        assert "{" not in test.verdict.next_step

@@ -1,0 +1,119 @@
+"""What one rank's reports come to, what a run is told beside its tests, and rules that golden cases don't show."""
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_run, judge_test
+from pytest_megacpp.judge.outcomes import Said, said
+from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.timeline import RankView
+from tests.golden.build import in_step
+from tests.scenario import NODEID, PEER_CLOSED, FakeBox
+
+
+def reported(**outcomes: str) -> RankView:
+    view = RankView(0, finished_s=1.0)
+    for when, outcome in outcomes.items():
+        word, _, xfail = outcome.partition("/")
+        view.reports[when] = (0.5, ev.Reported(0, 0, when, word, 0.1, xfail=xfail or None))
+    return view
+
+
+def judged(box: FakeBox) -> Verdict:
+    return judge_test(box.timeline(), 0).verdict
+
+
+@pytest.mark.parametrize(
+    ("view", "outcome"),
+    [
+        (reported(setup="passed", call="passed", teardown="passed"), Said.PASSED),
+        (reported(setup="passed", call="failed", teardown="passed"), Said.FAILED),
+        (reported(setup="passed", call="passed", teardown="failed"), Said.FAILED),
+        (reported(setup="failed", teardown="passed"), Said.FAILED),
+        (reported(setup="skipped", teardown="passed"), Said.SKIPPED),
+        (reported(setup="passed", call="skipped", teardown="passed"), Said.SKIPPED),
+        (reported(setup="passed", call="skipped/why", teardown="passed"), Said.XFAILED),
+        (reported(setup="skipped/NOTRUN", teardown="passed"), Said.XFAILED),
+        (reported(setup="passed", call="passed/why", teardown="passed"), Said.XPASSED),
+        (reported(setup="passed", teardown="passed"), Said.NOTHING),
+        (reported(setup="passed", call="passed"), Said.NOTHING),
+        (reported(call="passed", teardown="passed"), Said.NOTHING),
+        (reported(setup="passed", call="rerun", teardown="passed"), Said.NOTHING),
+        (reported(), Said.NOTHING),
+    ],
+)
+def test_one_rank(view: RankView, outcome: Said) -> None:
+    assert said(view) is outcome
+
+
+def test_a_rank_that_never_said_it_was_through() -> None:
+    view = reported(setup="passed", call="passed", teardown="passed")
+    view.finished_s = None
+    assert said(view) is Said.NOTHING
+
+
+def test_a_failure_is_not_undone_by_a_later_report() -> None:
+    box = in_step().raises(1).reports("call").finishes().ends().done()
+    assert judged(box).blamed_ranks == (1,)
+
+
+def test_a_rerun_that_passes_counts() -> None:
+    box = in_step().reports("call", 1, "rerun").passes().ends().done()
+    assert judged(box).code == Code.PASSED
+
+
+@pytest.mark.parametrize("outcome", ["passed", "xfailed", "xpassed", "skipped"])
+def test_an_unexpected_exit_is_never_green(outcome: str) -> None:
+    more = {"passed": {}, "xpassed": {"xfail": "why"}, "xfailed": {"outcome": "skipped", "xfail": "why"}}
+    box = in_step().skips() if outcome == "skipped" else in_step().reports("call", None, **more[outcome])
+    assert judged(box.finishes().exits(2, 1).ends().done()).code == Code.RANK_DEATH
+
+
+def test_a_world_of_one_has_no_peers_to_blame() -> None:
+    box = FakeBox(1).begins().raises(0, "RuntimeError", PEER_CLOSED).finishes().ends().done()
+    assert (judged(box).code, judged(box).blamed_ranks) == (Code.TEST_FAILED, (0,))
+
+
+def test_errors_that_are_only_about_peers_blame_somebody_at_last() -> None:
+    """All say that a peer is gone, and none is: there is nothing more to show."""
+    box = in_step(2).loses_peer((0, 1)).finishes().ends().done()
+    assert (judged(box).code, judged(box).blamed_ranks) == (Code.TEST_FAILED, (0, 1))
+
+
+def test_the_same_failure_much_later_is_another_one() -> None:
+    box = in_step().enters((0, 3), seq=2).raises(1).after(5.0).raises(2).after(0.4)
+    found = judged(box.acts("failure-stuck", "", (0, 3), (1, 2)).aborts("failure-stuck").done())
+    assert found.blamed_ranks == (1,)
+    assert [(c.rank, c.cause) for c in found.consequences if c.cause] == [(2, "exception")]
+
+
+def test_a_skip_before_the_failure_of_a_victim_is_the_cause() -> None:
+    box = in_step().skips(2).finishes(2).after(0.1).enters((0, 1, 3), seq=2).after(0.1).loses_peer((0, 1, 3))
+    found = judged(box.finishes((0, 1, 3)).ends().done())
+    assert (found.cause, found.blamed_ranks) == ("skipped-on-some-ranks", (2,))
+
+
+def test_durations_are_the_slowest_ranks() -> None:
+    box = in_step()
+    for rank in range(4):
+        box.rank(ev.Reported(rank, 0, "call", "passed", 1.0 + rank))
+    durations = judge_test(box.finishes().ends().done().timeline(), 0).durations
+    assert durations == {"setup": 0.05, "call": 4.0, "teardown": 0.05}
+
+
+def test_all_tests_of_the_plan_are_judged_in_its_order() -> None:
+    box = FakeBox(tests=(NODEID, NODEID + "_2", NODEID + "_3")).begins(1).passes().ends()
+    result = judge_run(box.timeline())
+    assert [t.index for t in result.tests] == [0, 1, 2]
+    assert [t.outcome for t in result.tests] == [Outcome.ERROR, Outcome.PASSED, Outcome.ERROR]
+    assert (result.run_id, result.finished) == ("run-1", False)
+
+
+def test_what_is_wrong_beside_the_tests() -> None:
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().passes().ends().after(1.0).exits(3, -11, "SIGSEGV")
+    box.starts_world().readies().collects().begins(1).passes().ends().done()
+    assert judge_run(box.timeline()).problems == ("rank 3 of world w1 ended between tests",)
+
+
+def test_a_failure_outlives_a_lost_box() -> None:
+    assert judged(in_step().enters((0, 1, 2), seq=2).after(1.0).raises(3)).code == Code.RANK_DEATH
