@@ -215,7 +215,7 @@ class RankSession:
             error=(error or Error("", str(report.longrepr)[-8_000:], "", 0, "")) if failed else None,
             skip=_skip(report),
             xfail=getattr(report, "wasxfail", None),
-            sections=_sections(report, self._go.test),
+            sections=_sections(report),
             properties={str(k): str(v) for k, v in report.user_properties} if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
@@ -238,10 +238,15 @@ def _skip(report: pytest.TestReport) -> Skip | None:
     return Skip(str(file), int(line or 0), str(reason))
 
 
-def _sections(report: pytest.TestReport, test: int) -> tuple[tuple[str, str], ...]:
+def _sections(report: pytest.TestReport) -> tuple[tuple[str, str], ...]:
     """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
-    suffix = f" {report.when}"
-    return tuple((h, text[-16_000:]) for h, text in report.sections if h.endswith(suffix) and text)
+    mine = [(heading, _without_c10d(text)) for heading, text in report.sections if heading.endswith(f" {report.when}")]
+    return tuple((heading, text[-16_000:]) for heading, text in mine if text.strip())
+
+
+def _without_c10d(text: str) -> str:
+    """Without torch's own debug records of every failed collective, which repeat the exception."""
+    return "".join(line for line in text.splitlines(keepends=True) if "c10d-NullHandler" not in line)
 
 
 def lane_fixture(session: RankSession) -> types.ModuleType:

@@ -11,7 +11,7 @@ _FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
 _COMMUNICATION = re.compile(
     r"[/\\]torch[/\\]distributed[/\\](distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger)\b"
 )
-_LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<frozen|[/\\]pytest_megacpp[/\\]")
+_LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|[/\\]pytest_megacpp[/\\]")
 
 
 _WAITING = re.compile(r"\.(wait|synchronize|barrier)\(")
