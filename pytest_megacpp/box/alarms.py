@@ -153,7 +153,7 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
         if clocks.compiling_s.get(key, 0.0) > view.limits.skew:
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
         if clocks.plain_s.get(key, 0.0) > view.limits.stall:
-            return _acted(view, "stall", f"{wait} without a missing peer", wait, now_s)
+            return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
     return None
 
 

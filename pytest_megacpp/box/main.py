@@ -158,7 +158,8 @@ class Box:
         return True
 
     def _capabilities(self) -> None:
-        self.recorder.write(ev.Capability("memory_events", self.oom.available))
+        self.recorder.write(ev.Capability("memory_events", self.oom.counts))
+        self.recorder.write(ev.Capability("kernel_log", self.oom.reads_log))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
     def _register(self, source: object, handle: Callable[[], None]) -> None:

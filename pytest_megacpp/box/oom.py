@@ -20,8 +20,12 @@ class OomWitness:
         self._log = _open_kernel_log()
 
     @property
-    def available(self) -> bool:
-        return self._before is not None or self._log is not None
+    def counts(self) -> bool:
+        return self._before is not None
+
+    @property
+    def reads_log(self) -> bool:
+        return self._log is not None
 
     def killed(self, pid: int) -> bool | None:
         """Whether the kernel killed `pid` for memory; None when there is no witness."""

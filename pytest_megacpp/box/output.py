@@ -42,16 +42,23 @@ def _size(path: str) -> int:
 
 
 def _slice(path: str, start: int, end: int) -> tuple[str, int]:
-    cut_bytes = max(0, end - start - HEAD_BYTES - TAIL_BYTES)
     try:
         with open(path, "rb") as f:
             f.seek(start)
-            if not cut_bytes:
+            if end - start <= HEAD_BYTES + TAIL_BYTES:
                 return f.read(end - start).decode(errors="replace"), 0
             head = f.read(HEAD_BYTES)
             f.seek(end - TAIL_BYTES)
             tail = f.read(TAIL_BYTES)
+        head, tail = _whole_lines(head, tail)
     except OSError:
         return "", end - start
+    cut_bytes = end - start - len(head) - len(tail)
     mark = f"\n… {cut_bytes} bytes cut …\n"
     return head.decode(errors="replace") + mark + tail.decode(errors="replace"), cut_bytes
+
+
+def _whole_lines(head: bytes, tail: bytes) -> tuple[bytes, bytes]:
+    """Without the lines that the cut goes through, which may hold half of a secret."""
+    head_end, tail_start = head.rfind(b"\n"), tail.find(b"\n") + 1
+    return head[:head_end] if head_end > 0 else head, tail[tail_start:]

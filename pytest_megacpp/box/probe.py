@@ -1,11 +1,17 @@
-"""Owns one question to one rank's worker server, over its unix socket; must not know when or why to ask."""
+"""Owns one question to one rank's worker server, over its unix socket; must not know when or why to ask.
+
+What answers is a rank's process, so answers are untrusted: bounded in size, any nonsense is an OSError or ValueError.
+"""
 
 import http.client
 import json
+import math
 import socket
+from typing import Any
 from urllib.parse import urlencode
 
 ASK_S = 1.0
+MAX_ANSWER_BYTES = 16 << 20
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -21,32 +27,34 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def ask(path: str, handler: str, timeout_s: float = ASK_S, **arguments: str) -> bytes:
     """The answer of a handler; raises OSError (also on a time-out or a bad status)."""
-    connection = _UnixConnection(path, timeout_s)
     query = f"?{urlencode(arguments)}" if arguments else ""
+    return _answer(path, "POST", f"/handler/{handler}{query}", timeout_s)
+
+
+def _answer(path: str, method: str, url: str, timeout_s: float) -> bytes:
+    connection = _UnixConnection(path, timeout_s)
     try:
-        connection.request("POST", f"/handler/{handler}{query}")
+        connection.request(method, url)
         response = connection.getresponse()
-        body = response.read()
-    except http.client.HTTPException as e:
-        raise OSError(f"{handler}: {e!r}") from e
+        body = response.read(MAX_ANSWER_BYTES + 1)
+    except (http.client.HTTPException, ValueError) as e:
+        raise OSError(f"{url}: {e!r}") from e
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise OSError(f"{handler}: status {response.status}")
+    if response.status != http.client.OK or response.length or len(body) > MAX_ANSWER_BYTES:
+        raise OSError(f"{url}: status {response.status}, {len(body)} bytes and {response.length or 0} missing")
     return body
 
 
 def handlers(path: str) -> tuple[str, ...]:
-    """The names that a worker server answers to."""
-    connection = _UnixConnection(path, ASK_S)
+    """The names that a worker server answers to; raises OSError."""
     try:
-        connection.request("GET", "/handler/")
-        names = json.loads(connection.getresponse().read())
-    except (http.client.HTTPException, ValueError) as e:
+        names = json.loads(_answer(path, "GET", "/handler/", ASK_S))
+    except (ValueError, RecursionError) as e:
         raise OSError(f"handlers: {e!r}") from e
-    finally:
-        connection.close()
-    return tuple(str(n) for n in names)
+    if not isinstance(names, list):
+        raise OSError("handlers: not a list")
+    return tuple(n for n in names if isinstance(n, str))
 
 
 _COMPILE_COUNTERS = (
@@ -71,14 +79,20 @@ def read_wait_counters(body: bytes) -> tuple[tuple[str, ...], float]:
 
     Raises ValueError.
     """
-    data = json.loads(body)
-    if not isinstance(data, dict):
-        raise ValueError("wait counters are not an object")
+    try:
+        return _wait_counters(json.loads(body))
+    except (TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise ValueError(f"wait counters have an unknown form: {e!r}") from None
+
+
+def _wait_counters(data: Any) -> tuple[tuple[str, ...], float]:
     active, total_us = [], 0.0
     for full_name, counter in data.items():
-        name = str(full_name).removeprefix("pytorch.").removeprefix("wait_counter.")
+        name = full_name.removeprefix("pytorch.").removeprefix("wait_counter.")
         if int(counter.get("active_count", 0)) > 0 and name.startswith(_COMPILE_COUNTERS):
             active.append(name)
         if name in _TOTALS:
             total_us += float(counter.get("total_time_us", 0))
+    if not math.isfinite(total_us):
+        raise ValueError("wait counters have no finite total")
     return tuple(sorted(active)), total_us / 1e6

@@ -103,6 +103,8 @@ class Supervisor:
         """What to do now; empty while there is nothing to do but wait."""
         if self.finished:
             return ()
+        if self.running is None and not self.queue:
+            return self._completed("completed")  # whatever the desk said: it may have left because all is done
         if self.stop is not None:
             return self._stopped(*self.stop)
         if self.plan.run_s and now_s > self.plan.run_s:

@@ -1,8 +1,9 @@
 """Owns turning selected items into a plan and choosing where it runs; must not start anything."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,26 @@ class Selected:
 
 def select(items: Sequence[pytest.Item], lane: str) -> tuple[Selected, ...]:
     """Raises UsageError for a mark that makes no sense."""
-    return tuple(Selected(item, marker_arguments(item.iter_markers(lane), item.nodeid), _drill(item)) for item in items)
+    return tuple(Selected(item, _arguments(item, lane), _drill(item)) for item in items)
+
+
+def _arguments(item: pytest.Item, lane: str) -> MarkerArguments:
+    marked = marker_arguments(item.iter_markers(lane), item.nodeid)
+    return replace(marked, limits={**_timeout(item), **marked.limits})
+
+
+def _timeout(item: pytest.Item) -> dict[str, float]:
+    """The `test` limit that pytest-timeout asks for; its own timers don't run for lane tests."""
+    config = item.config
+    if not config.pluginmanager.has_plugin("timeout"):
+        return {}
+    mark = item.get_closest_marker("timeout")
+    marked = (mark.args[0] if mark.args else mark.kwargs.get("timeout")) if mark else None
+    asked = (marked, config.getoption("timeout", None), os.environ.get("PYTEST_TIMEOUT"), config.getini("timeout"))
+    first = next((value for value in asked if value not in (None, "")), 0)
+    with contextlib.suppress(TypeError, ValueError):  # pytest-timeout itself complains
+        return {"test": float(first)} if float(first) > 0 else {}
+    return {}
 
 
 def _drill(item: pytest.Item) -> Expectation | None:

@@ -141,6 +141,11 @@ class LaneRunner:
         self._reported.add(item)
         return True
 
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
+        """pytest-timeout's clock would run while the box works on other tests; the box has the limit."""
+        return True if item in self._place_of else None
+
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         complete = len(self._reported) == len(self._place_of) or session.shouldfail or session.shouldstop
         self.finish(interrupted=not (complete and exitstatus in _IN_ORDER))

@@ -14,7 +14,7 @@ from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, place, plain
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Wait, bare_op, is_default
-from pytest_megacpp.recording.stacks import Frame, communication_call, threads, user_frame, waits_for_peer
+from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, threads, user_frame, waits_for_peer
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 
 PHASES = ("setup", "call", "teardown")
@@ -207,7 +207,7 @@ class Case:
     def location(self, rank: int) -> str | None:
         """Where the rank's own code stood when it was last looked at: `train.py:88 (load_batch)`."""
         taken = self.ranks[rank].stack()
-        frame = user_frame(taken[1]) if taken else None
+        frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
         return place(frame) if frame else None
 
     # -- waits ---------------------------------------------------------------------------------------------
@@ -279,6 +279,11 @@ class Case:
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
 
 
+def _outside_import(thread: Thread) -> Frame | None:
+    """The innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
+    return next((f for f in thread.frames if not f.file.startswith("<")), None)
+
+
 def is_strict_xpass(report: ev.Reported) -> bool:
     """Whether pytest calls a pass a failure because the test was marked to fail for certain."""
     return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
@@ -321,8 +326,8 @@ def exit_text(exited: ev.RankExited) -> str:
     if exited.signal:
         return f"was killed by {plain(exited.signal, 20)}"
     if exited.code is None:
-        return "ended its process, how is not known"
-    return f"ended its process with exit code {exited.code}"
+        return "exited, how is not known"
+    return f"exited with code {exited.code}"
 
 
 def crash_frame(view: RankView) -> Frame | None:

@@ -12,7 +12,7 @@ from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
-from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence
+from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
 
 TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
@@ -182,14 +182,15 @@ def gave_up(case: Case, summary: str) -> Finding:
     lost = aftermath.victims(case)
     blamed = tuple(sorted(t.rank for t in lost))
     joining = all(t.kind is Kind.JOIN and t.phase == "setup" for t in lost)
+    left_waiting = bool(aftermath.stuck(case, blamed))
     return Finding(
-        Code.STARTUP_FAILURE if joining else Code.TEST_FAILED,
-        f"{summary}: {lost[0].text}",
+        Code.STARTUP_FAILURE if joining else Code.RANK_DEATH if left_waiting else Code.TEST_FAILED,
+        joined((f"{summary}: {ranks_named(blamed)} {aftermath.said(lost[0])}", aftermath.sentence(case, blamed))),
         blamed,
         "rendezvous" if joining else "exception",
         lost[0].phase,
         tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
-        tuple(Consequence(t.rank, t.text) for t in lost if t.rank not in blamed),
+        aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
         (Doubt(Source.COLLECTIVES, "no rank was found that caused it"),),
         time_s=lost[0].time_s,

@@ -126,7 +126,7 @@ def _gave_up(case: Case) -> Finding:
 
 def _bystanders(case: Case) -> Finding | None:
     """Without collectives to go by: the ranks that met no error had left, or are elsewhere."""
-    others = [r for r in sorted(case.ranks) if r not in case.troubles]
+    others = [r for r in sorted(case.ranks) if r not in case.troubles and r not in case.blocked]
     left = tuple(r for r in others if case.has_left(r))
     roots = tuple(r for r in others if r not in left) or left
     if not roots:

@@ -7,6 +7,7 @@ import pytest
 from pytest_megacpp.recording.events import Error
 
 _MAX_CHARS = 24_000
+_OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Error:
@@ -15,6 +16,10 @@ def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Err
     kind = type(excinfo.value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:])
+
+
+def _is_library(path: str) -> bool:
+    return "-packages" + os.sep in path or f"{os.sep}lib{os.sep}python" in path or path.startswith(_OWN_PACKAGE)
 
 
 def _message(error: BaseException) -> str:
@@ -26,7 +31,7 @@ def _message(error: BaseException) -> str:
 
 def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
     """File (relative to the working directory where possible) and 1-based line."""
-    entries = [e for e in excinfo.traceback if "site-packages" not in str(e.path) and os.sep + "lib" not in str(e.path)]
+    entries = [e for e in excinfo.traceback if not _is_library(str(e.path))]
     if not entries:
         return "", 0
     return os.path.relpath(entries[-1].path), entries[-1].lineno + 1

@@ -55,7 +55,7 @@ def _serve(agent: Agent, rank: int) -> int:
     code = pytest.main(_arguments(plan.args), plugins=[session, lane_fixture(session)])
     if not session.collected:
         _report_broken(agent, rank, code)
-    return 0
+    return 0 if session.released else int(code)
 
 
 def _arguments(args: tuple[str, ...]) -> list[str]:

@@ -55,6 +55,7 @@ class RankSession:
         self.observers = observers
         self.plan = plan
         self.collected = False
+        self.released = False  # the box let this rank go; an end without it is the test's doing
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -102,7 +103,7 @@ class RankSession:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         while isinstance(go := self.agent.receive(), Go):
             self._run(go)
-        session.shouldstop = False
+        self.released = True
         return True
 
     def _run(self, go: Go) -> None:
@@ -165,6 +166,11 @@ class RankSession:
             self._owns_group = True
             self._groups_at_start = self.observers.groups_created
         return lane
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self) -> bool:
+        """No timer of pytest-timeout's: the box watches the limits of all ranks."""
+        return True
 
     # -- reports -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -143,8 +143,9 @@ def _decode_line(line: bytes) -> Event:
     if version != VERSION:
         told = str(version)[:20] if isinstance(version, int | str) else type(version).__name__
         raise CodecError(f"recording version {told!r}, this reader knows {VERSION}")
-    run, world, source, seq, time_s = (data.get(k) for k in ("run", "world", "src", "seq", "t"))
-    if not (isinstance(run, str) and isinstance(world, str) and isinstance(source, str)):
+    get = data.get
+    run, world, source, seq, time_s = get("run"), get("world"), get("src"), get("seq"), get("t")
+    if not (type(run) is type(world) is type(source) is str):
         raise CodecError("stamp is incomplete")
     if type(seq) is not int or seq < 0:
         raise CodecError("stamp is not a number")
@@ -153,6 +154,8 @@ def _decode_line(line: bytes) -> Event:
 
 def read_time(value: object) -> float:
     """A stamp's time in seconds; raises CodecError."""
+    if type(value) is float and math.isfinite(value):
+        return value
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
@@ -174,7 +177,9 @@ class Decoder:
     def feed(self, data: bytes) -> list[Event]:
         """The events whose lines ended in `data`."""
         *lines, self._tail = (self._tail + data).split(b"\n")
-        decoded = [event for line in lines for event in self._complete(line)]
+        decoded: list[Event] = []
+        for line in lines:
+            self._complete(line, decoded)
         if len(self._tail) > MAX_LINE_BYTES:
             self._tail, self._skipping = b"", True
         return decoded
@@ -184,31 +189,30 @@ class Decoder:
         tail, self._tail = self._tail, b""
         return [self._note(Damaged(self._line + 1, "torn last line"))] if tail or self._skipping else []
 
-    def _complete(self, line: bytes) -> Iterator[Event]:
+    def _complete(self, line: bytes, decoded: list[Event]) -> None:
         self._line += 1
         if self._skipping or len(line) > MAX_LINE_BYTES:
             self._skipping = False
-            yield self._note(Damaged(self._line, "line too long"))
-            return
-        if not line.strip():
+            decoded.append(self._note(Damaged(self._line, "line too long")))
             return
         try:
             event = _decode_line(line)
         except CodecError as e:
-            yield self._note(Damaged(self._line, str(e)))
+            if line.strip():
+                decoded.append(self._note(Damaged(self._line, str(e))))
             return
-        yield from self._in_order(event)
+        self._in_order(event, decoded)
 
-    def _in_order(self, event: Event) -> Iterator[Event]:
+    def _in_order(self, event: Event, decoded: list[Event]) -> None:
         key = (event.world, event.source)
         expected = self._next_seq.get(key, 0)
         if event.seq < expected:
             return  # seen before: a resumed stream repeats lines
         self._last = event
         if event.seq > expected:
-            yield self._note(Gap(event.source, expected, event.seq - 1))
+            decoded.append(self._note(Gap(event.source, expected, event.seq - 1)))
         self._next_seq[key] = event.seq + 1
-        yield event
+        decoded.append(event)
 
     def _note(self, fact: Gap | Damaged) -> Event:
         return Event(self._last.run, self._last.world, "reader", 0, self._last.time_s, fact)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
+import re
 import signal
+import subprocess
+import sys
+import threading
 import time
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
     from pytest_megacpp.rank.lane import Lane
 
@@ -28,12 +37,17 @@ def line_up(lane: Lane) -> None:
 
 def wait_for_everyone(lane: Lane) -> None:
     """An all_reduce whose result is read, for on CUDA a rank only waits where it reads."""
-    import torch
-    import torch.distributed as dist
+    assert reduce_elements(lane, 8).tolist() == [lane.ranks] * 8
 
-    ones = torch.ones(8, device=lane.device)
-    dist.all_reduce(ones)
-    assert ones.tolist() == [lane.ranks] * 8
+
+def wait_for(lane: Lane, group: ProcessGroup) -> None:
+    """The same among the members of a group."""
+    reduce_elements(lane, 8, group=group)
+
+
+def world_and_rank() -> tuple[int, int]:
+    """What torchrun's environment says; zeros at the desk, which has none."""
+    return int(os.environ.get("WORLD_SIZE", "0")), int(os.environ.get("RANK", "0"))
 
 
 def let_peers_wait() -> None:
@@ -41,8 +55,69 @@ def let_peers_wait() -> None:
     time.sleep(0.5)
 
 
-def kill_self() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def kill_self(number: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(LONG_S)  # the kernel delivers a signal when it likes
+
+
+def abort_natively() -> None:
+    """What a failed assertion of a C++ library does."""
+    ctypes.CDLL(None).abort()
+
+
+def run_out_of_device_memory() -> NoReturn:
+    """What torch raises when the device is full, in its own words."""
+    import torch
+
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which "
+        "4.12 GiB is free. Including non-PyTorch memory, this process has 135.68 GiB memory in use."
+    )
+
+
+def fail_in_backward(lane: Lane) -> None:
+    """A gradient hook that raises, deep inside autograd's engine."""
+    import torch
+
+    def broken_hook(gradient: Tensor) -> Tensor:
+        raise FloatingPointError(f"gradient of {len(gradient)} elements is not finite, on purpose")
+
+    weights = torch.ones(8, device=lane.device, requires_grad=True)
+    weights.register_hook(broken_hook)
+    weights.square().sum().backward()
+
+
+class BrokenShards:
+    """A data set in which the reader process meets a bad sample, or is killed by it."""
+
+    def __init__(self, *, kills: bool = False) -> None:
+        self.kills = kills
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index == 3 and self.kills:
+            kill_self()
+        if index == 3:
+            raise ValueError("sample 3 can't be decoded, on purpose")
+        return index
+
+
+def read_everything(shards: object, workers: int = 1) -> list[int]:
+    """All samples of a data set, in order, read by so many processes."""
+    from torch.utils.data import DataLoader
+
+    return [int(sample) for batch in DataLoader(shards, batch_size=2, num_workers=workers) for sample in batch]  # type: ignore[arg-type]
+
+
+def shorten_patience(seconds: float) -> None:
+    """A time-out of the default group that is shorter than any limit, as some users set it."""
+    from datetime import timedelta
+
+    from torch.distributed import distributed_c10d as c10d
+
+    c10d._set_pg_timeout(timedelta(seconds=seconds), c10d._get_default_group())
 
 
 def read_null_pointer() -> None:
@@ -66,24 +141,70 @@ def spin(seconds: int = LONG_S) -> None:
         sum(range(10_000))
 
 
-def receive_only(lane: Lane) -> None:
-    """Wait for the rank before this one in the ring, which sends nothing either."""
+def match_a_hostile_pattern() -> None:
+    """Backtracking that outlasts the universe: native code that computes and keeps the GIL."""
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def take_a_lock_twice() -> None:
+    lock = threading.Lock()
+    with lock:
+        lock.acquire()
+
+
+def read_an_empty_pipe() -> None:
+    reading, _writing = os.pipe()
+    os.read(reading, 1)
+
+
+def wait_for_a_file_lock(directory: Path) -> None:
+    """Somebody else has it and doesn't let go."""
+    path = directory / "shared.lock"
+    with path.open("w") as theirs, path.open("w") as ours:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        fcntl.flock(ours, fcntl.LOCK_EX)
+
+
+def wait_for_a_child() -> None:
+    """A tool that doesn't come back."""
+    subprocess.run(["sleep", str(LONG_S)], check=True)
+
+
+def wait_for_a_thread() -> None:
+    thread = threading.Thread(target=time.sleep, args=(LONG_S,), daemon=True)
+    thread.start()
+    thread.join()
+
+
+def receive_only(lane: Lane, source: int | None = None) -> None:
+    """Wait for a rank that sends nothing; by default the one before in the ring, which waits likewise."""
     import torch
     import torch.distributed as dist
 
     mailbox = torch.zeros(1, device=lane.device)
-    dist.recv(mailbox, src=(lane.rank - 1) % lane.ranks)
+    dist.recv(mailbox, src=(lane.rank - 1) % lane.ranks if source is None else source)
     mailbox.tolist()
 
 
-def reduce_elements(lane: Lane, elements: int, dtype: str = "float32") -> Tensor:
+def reduce_elements(
+    lane: Lane, elements: int, dtype: str = "float32", group: ProcessGroup | None = None
+) -> Tensor:
     """An all_reduce of so many ones, read back; peers that reduce another size or dtype disagree with it."""
     import torch
     import torch.distributed as dist
 
     values = torch.ones(elements, dtype=getattr(torch, dtype), device=lane.device)
-    dist.all_reduce(values)
+    dist.all_reduce(values, group=group)
     return values.cpu()
+
+
+def broadcast_from(lane: Lane, source: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    values = torch.ones(8, device=lane.device)
+    dist.broadcast(values, src=source)
+    values.tolist()
 
 
 def new_salt() -> float:

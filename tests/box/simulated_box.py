@@ -33,6 +33,9 @@ class Birth(StrEnum):
     EXITS_SOON = "exits soon after it collected"
 
 
+EXITS_AFTER_S = {Birth.EXITS_AT_ONCE: 0.1, Birth.EXITS_SOON: 0.4}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What will happen. `births` by world number (from 1; 0: in every world) and rank, `programs` by test, `lacking`
@@ -180,16 +183,15 @@ class SimulatedBox:
         if birth is Birth.NEVER:
             return
         if birth is Birth.EXITS:
-            return say(ev.RankExited(rank, 1), source="box")
+            say(ev.RankExited(rank, 1), source="box")
+            return
         say(ev.RankReady(rank, rank, MAIN_THREAD))
         if birth is Birth.BREAKS:
-            return say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
+            say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
+            return
         say(ev.RankCollected(rank, found, "d", (), found[::2]), 0.1)
-        if birth is Birth.EXITS_AT_ONCE:
-            say(ev.RankExited(rank, None, "SIGSEGV"), 0.1, "box")
-        if birth is Birth.EXITS_SOON:
-            say(ev.RankExited(rank, None, "SIGSEGV"), 0.4, "box")
-        return None
+        if birth in EXITS_AFTER_S:
+            say(ev.RankExited(rank, None, "SIGSEGV"), EXITS_AFTER_S[birth], "box")
 
     def _say(self, at_s: float, world: str, source: str, fact: ev.Fact) -> None:
         """A fact of a rank or its end, unless its world is over."""

@@ -110,6 +110,17 @@ def test_a_straggler_without_a_stack() -> None:
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
 
 
+def test_a_stack_that_was_cut_before_the_users_code_is_one() -> None:
+    """faulthandler stops at 100 frames; an import inside a library goes deeper."""
+    box = stalls(in_step(), 2)
+    box.stack(
+        2, ("<frozen importlib._bootstrap>", 241, "_call"), ("/x/site-packages/torch/_dynamo/rules.py", 60, "<module>")
+    )
+    found = judged(box.aborts("stall").done())
+    assert "rules.py:60" in found.summary
+    assert found.certainty is Certainty.CERTAIN
+
+
 def test_a_rank_that_does_not_answer() -> None:
     box = stalls(in_step(), 2).samples(2, answered=False).at(2)
     assert judged(box.aborts("stall").done()).certainty is Certainty.LIKELY

@@ -80,6 +80,15 @@ def test_errors_that_are_only_about_peers_blame_somebody_at_last() -> None:
     assert (judged(box).code, judged(box).blamed_ranks) == (Code.TEST_FAILED, (0, 1))
 
 
+def test_ranks_that_wait_themselves_are_nobodys_culprits() -> None:
+    """One rank's connection broke while all others were still connecting."""
+    box = FakeBox().begins().blocked((1, 2, 3), "_new_process_group_helper").after(1.0).loses_peer(0).finishes(0)
+    box.after(1.0).acts("failure-stuck", "", (1, 2, 3), (0,), (), 2.0).blocked((1, 2, 3), "_new_process_group_helper")
+    found = judged(box.aborts("failure-stuck").done())
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+    assert found.certainty != "certain"
+
+
 def test_the_same_failure_much_later_is_another_one() -> None:
     box = in_step().enters((0, 3), seq=2).raises(1).after(5.0).raises(2).after(0.4)
     found = judged(box.acts("failure-stuck", "", (0, 3), (1, 2)).aborts("failure-stuck").done())

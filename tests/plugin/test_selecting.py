@@ -223,3 +223,33 @@ def test_from_another_directory_with_importlib(project: Project) -> None:
     assert ran.run["status"] == "passed"
     assert ran.run["tests"][0]["nodeid"] == "sub/test_module.py::test_module_mark"
     assert not (elsewhere / ".megacpp").exists()
+
+
+TIMEOUTS = """
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=1)
+
+    def test_option():
+        time.sleep(20)
+
+    @pytest.mark.timeout(300)
+    def test_mark():
+        time.sleep(2.5)
+
+    @pytest.mark.h200x8(test=200)
+    @pytest.mark.timeout(1)
+    def test_the_lane_s_own_limit():
+        time.sleep(1.5)
+"""
+
+
+def test_a_timeout_is_the_limit_of_the_test_on_its_ranks(project: Project) -> None:
+    pytest.importorskip("pytest_timeout")
+    project.write("timeouts/test_timeouts.py", TIMEOUTS)
+    ran = project.pytest(*LANE, "--timeout=2", "timeouts")
+    assert ran.outcomes() == {"test_option": "failed", "test_mark": "passed", "test_the_lane_s_own_limit": "passed"}
+    names = ("test_option", "test_mark", "test_the_lane_s_own_limit")
+    assert [ran.receipt(name)["limits"]["test"] for name in names] == [2, 300, 200]
+    assert "its limit of 2.0 s" in ran.failure("test_option").splitlines()[0]

@@ -1,0 +1,110 @@
+"""Slicing logs by test: what was written during it, its ends when it is long, never an error."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.box.output import HEAD_BYTES, TAIL_BYTES, OutputMarks
+from pytest_megacpp.recording.events import OutputRead
+
+MOST_BYTES = HEAD_BYTES + TAIL_BYTES
+
+
+class Logs:
+    """Two ranks' streams."""
+
+    def __init__(self, directory: Path) -> None:
+        self.paths = {r: (str(directory / f"{r}.out"), str(directory / f"{r}.err")) for r in range(2)}
+        for pair in self.paths.values():
+            for path in pair:
+                Path(path).touch()
+        self.marks = OutputMarks(self.paths)
+
+    def write(self, data: bytes, rank: int = 0, stream: int = 0) -> None:
+        with open(self.paths[rank][stream], "ab") as f:
+            f.write(data)
+
+    def read(self, test: int | None = 0) -> list[OutputRead]:
+        return list(self.marks.read(test))
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Logs:
+    return Logs(tmp_path)
+
+
+def test_a_test_has_what_was_written_during_it(logs: Logs) -> None:
+    logs.write(b"import\n")
+    logs.marks.begin()
+    logs.write(b"step 1\n")
+    logs.write("naïve\n".encode(), 1, 1)
+    assert logs.read(4) == [OutputRead(0, 4, "stdout", "step 1\n"), OutputRead(1, 4, "stderr", "naïve\n")]
+    logs.marks.begin()
+    assert logs.read() == []
+
+
+def test_start_up_has_what_was_written_before_any_test(logs: Logs) -> None:
+    logs.write(b"import\n")
+    assert logs.read(None) == [OutputRead(0, None, "stdout", "import\n")]
+
+
+def test_bytes_that_are_no_text_are_replaced(logs: Logs) -> None:
+    logs.write(b"\xff\x00ok")
+    assert logs.read()[0].text == "\ufffd\x00ok"
+
+
+def test_long_output_keeps_its_ends_in_whole_lines(logs: Logs) -> None:
+    lines = [f"line {i:06d} of the log\n".encode() for i in range(4_000)]
+    logs.write(b"".join(lines))
+    (found,) = logs.read()
+    first, rest = found.text.split("\n… ", 1)
+    mark, last = rest.split(" …\n", 1)
+    assert mark == f"{found.cut_bytes} bytes cut"
+    assert len(first) + len(last) + found.cut_bytes == len(b"".join(lines))
+    assert all(len(line) == len("line 000000 of the log") for line in (first + "\n" + last).splitlines())
+    assert first.startswith("line 000000")
+    assert last.endswith("line 003999 of the log\n")
+
+
+def test_a_secret_is_not_cut_in_two(logs: Logs) -> None:
+    secret = b"token=" + b"s3cret" * 10 + b"\n"
+    logs.write(
+        b"x" * (HEAD_BYTES - 20) + b"\n" + secret + b"y" * MOST_BYTES + b"\n" + secret + b"z" * (TAIL_BYTES - 30)
+    )
+    (found,) = logs.read()
+    assert "s3cret" not in found.text.replace(secret.decode().strip(), "")
+
+
+def test_one_endless_line_keeps_its_ends_too(logs: Logs) -> None:
+    logs.write(b"a" * MOST_BYTES + b"b" * MOST_BYTES)
+    (found,) = logs.read()
+    assert found.text == f"{'a' * HEAD_BYTES}\n… {MOST_BYTES} bytes cut …\n{'b' * TAIL_BYTES}"
+
+
+@given(st.integers(-3, 3), st.integers(0, 2))
+def test_up_to_the_limit_nothing_is_cut(tmp_path_factory: pytest.TempPathFactory, over: int, before: int) -> None:
+    logs = Logs(tmp_path_factory.mktemp("logs"))
+    logs.write(b"p" * before)
+    logs.marks.begin()
+    logs.write(b"x" * (MOST_BYTES + over))
+    assert logs.read()[0].cut_bytes == max(0, over)
+
+
+def test_a_log_that_shrank_or_vanished_is_nothing(logs: Logs) -> None:
+    logs.write(b"long enough")
+    logs.marks.begin()
+    Path(logs.paths[0][0]).write_bytes(b"x")
+    Path(logs.paths[1][0]).unlink()
+    assert logs.read() == []
+
+
+def test_a_log_that_can_not_be_opened_says_how_much_it_hides(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.write(b"12345")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert logs.read() == [OutputRead(0, 0, "stdout", "", 5)]

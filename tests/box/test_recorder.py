@@ -1,0 +1,129 @@
+"""The recording's file: what is written can be read, secrets never are, and a full disk ends the run."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode, read_all
+from tests.recording.strategies import TIMES, facts
+
+SECRET = "hunter2-hunter2-hunter2"
+REDACTOR = Redactor({"MY_API_TOKEN": SECRET})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "recording.jsonl"
+
+
+def recorder(path: Path) -> Recorder:
+    return Recorder(str(path), "r1", REDACTOR)
+
+
+def test_events_are_stamped_and_numbered_per_world_and_source(path: Path) -> None:
+    record = recorder(path)
+    record.write(ev.Progress("preload"))
+    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.RankReady(0, 7, "0x1"), "w1", "rank 0", 1.25)
+    record.write(ev.RankCollected(0, (0,), "d"), "w1", "rank 0", 1.5)
+    read = read_all(path.read_bytes())
+    assert [(e.run, e.world, e.source, e.seq) for e in read] == [
+        ("r1", "", "box", 0),
+        ("r1", "w1", "box", 0),
+        ("r1", "w1", "rank 0", 0),
+        ("r1", "w1", "rank 0", 1),
+    ]
+    assert [e.time_s for e in read[2:]] == [1.25, 1.5]
+    assert 0 <= read[0].time_s <= read[1].time_s <= record.now_s()
+    record.close()
+
+
+def test_a_recording_is_appended_to(path: Path) -> None:
+    path.write_bytes(encode(ev.Event("r1", "", "desk", 0, 0.0, ev.Progress("upload"))))
+    recorder(path).write(ev.Progress("preload"))
+    assert [e.source for e in read_all(path.read_bytes())] == ["desk", "box"]
+
+
+@given(st.lists(st.tuples(facts(rank=st.integers(0, 3)), st.sampled_from(["", "w1"]), TIMES), max_size=8))
+def test_a_reader_sees_the_timeline_of_the_box(
+    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[ev.Fact, str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "recording.jsonl"
+    record = recorder(path)
+    for fact, world, time_s in told:
+        record.write(fact, world, at_s=time_s)
+    record.close()
+    read = read_all(path.read_bytes())
+    assert len(read) == len(told)
+    assert fold(read) == record.timeline
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        ev.OutputRead(0, 0, "stdout", f"key: {SECRET}\n"),
+        ev.Reported(0, 0, "call", "failed", 1.0, ev.Error("E", f"bad {SECRET}", "f", 1, f"assert '{SECRET}'")),
+        ev.Reported(0, 0, "call", "passed", 1.0, sections=(("log", f"x {SECRET}"),), properties={SECRET: [SECRET]}),
+        ev.Reported(0, 0, "call", "skipped", 1.0, skip=ev.Skip("f", 1, SECRET), xfail=SECRET),
+        ev.Recorded(0, 0, SECRET, {"a": [{"b": SECRET}]}),
+        ev.RankCollected(0, (0,), "d", (ev.CollectError("f", f"E {SECRET}"),)),
+        ev.RankBroken(0, "conftest", "E", SECRET, SECRET),
+        ev.BoxReady({"v": SECRET}, {"facts": [SECRET]}, (SECRET,)),
+        ev.EnvironmentSet("X", SECRET, "user", SECRET),
+        ev.StackTaken(0, 0, "traceback", True, f'File "{SECRET}"'),
+        ev.TestPlanned(0, f"test_x.py::test[{SECRET}]", 2),
+        ev.ProblemFound("blocked", "x", SECRET, SECRET),
+    ],
+    ids=lambda f: type(f).__name__,
+)
+def test_secrets_reach_neither_file_nor_timeline(path: Path, fact: ev.Fact) -> None:
+    record = recorder(path)
+    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.TestStarted(0, "t", 2, ev.Limits()), "w1")
+    record.write(fact, "w1")
+    text = path.read_text()
+    assert SECRET not in text
+    assert "[redacted:" in text
+    assert SECRET not in repr(record.timeline)
+
+
+def test_a_fact_that_no_reader_would_accept_is_left_out_without_a_hole(path: Path) -> None:
+    record = recorder(path)
+    record.write(ev.RankCollected(0, tuple(range(MAX_LINE_BYTES)), "d"), "w1", "rank 0")
+    record.write(ev.Finished(0, 0, True), "w1", "rank 0", float("nan"))
+    record.write(ev.Finished(0, 1, True), "w1", "rank 0")
+    assert [(e.seq, e.fact) for e in read_all(path.read_bytes())] == [(0, ev.Finished(0, 1, True))]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_so() -> None:
+    with pytest.raises(RecordingFailed, match="the recording can't be written: No space left on device") as failed:
+        recorder(Path("/dev/full")).write(ev.Progress("x"))
+    assert failed.value.errno == errno.ENOSPC
+
+
+def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, write = recorder(path), os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    record.write(ev.Progress("a longer phase", "with its detail"))
+    assert read_all(path.read_bytes())[0].fact == ev.Progress("a longer phase", "with its detail")
+
+
+def test_logs_are_cleaned_in_place_and_clean_ones_left_alone(tmp_path: Path) -> None:
+    dirty, clean = tmp_path / "dirty.log", tmp_path / "clean.log"
+    dirty.write_bytes(b"\xff one\r\n" + SECRET.encode() + b"\n")
+    clean.write_bytes(b"\xff one\r\n")
+    before = clean.stat()
+    for log in (dirty, clean, tmp_path / "missing.log"):
+        redact_file(str(log), REDACTOR)
+    assert dirty.read_bytes() == b"\xff one\r\n[redacted:MY_API_TOKEN]\n"
+    assert (clean.stat().st_ino, clean.read_bytes()) == (before.st_ino, b"\xff one\r\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.log", "dirty.log"]
