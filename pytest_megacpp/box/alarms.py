@@ -7,7 +7,7 @@ recorder with an idle main thread or by its stack. Waiting is only what a rank i
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Wait, disagreements
+from pytest_megacpp.recording.collectives import Number, Wait, disagreements
 from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.timeline import RankView, TestView
 
@@ -25,6 +25,8 @@ class Clocks:
     compiling_s: dict[tuple[str, int], float] = field(default_factory=dict)
     plain_s: dict[tuple[str, int], float] = field(default_factory=dict)
     mismatch_since_s: float | None = None
+    suspects: set[Number] = field(default_factory=set)
+    compared: dict[int, int] = field(default_factory=dict)  # changes per rank that were compared
     last_s: float | None = None
 
     def advance(self, view: TestView, now_s: float) -> None:
@@ -38,6 +40,15 @@ class Clocks:
         for wait in waits:
             clock = self.compiling_s if compiling(view, wait) else self.plain_s
             clock[wait.group, wait.seq] = clock.get((wait.group, wait.seq), 0.0) + elapsed_s
+
+
+    def to_compare(self, view: TestView) -> set[Number]:
+        """Collectives that ranks issued since the last call, and those that didn't match then."""
+        numbers = self.suspects
+        for rank in view.ranks.values():
+            numbers |= set(rank.collectives.changed_since(self.compared.get(rank.rank, 0)))
+            self.compared[rank.rank] = rank.collectives.changes
+        return numbers
 
 
 Rule = Callable[[TestView, Clocks, float], Acted | None]
@@ -106,7 +117,9 @@ def _exit(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def _mismatch(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    found = disagreements({r: v.collectives for r, v in view.ranks.items()}, view.groups)
+    ranks = {r: v.collectives for r, v in view.ranks.items()}
+    found = disagreements(ranks, view.groups, clocks.to_compare(view))
+    clocks.suspects = {(d.group, d.seq) for d in found}
     if not found:
         clocks.mismatch_since_s = None
         return None

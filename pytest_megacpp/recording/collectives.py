@@ -5,11 +5,15 @@ named by (group, sequence number); `p2p` entries are left out, their numbers don
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeAlias
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded
+
+Number: TypeAlias = tuple[str, int]  # group and sequence number
 
 KEPT_ENTRIES = 512
 KEPT_GROUPS = 512
@@ -41,12 +45,14 @@ class RankCollectives:
 
     floor_s: float = 0.0
     incarnation: int = 0
-    entries: dict[tuple[str, int], Collective] = field(default_factory=dict)
+    entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
-    unfinished: dict[tuple[str, int], None] = field(default_factory=dict)  # a set in order
+    unfinished: dict[Number, None] = field(default_factory=dict)  # a set in order
     held: bool = False  # the box acted: from now on only its own evidence ends a wait
+    changes: int = 0
+    changed: deque[Number] = field(default_factory=lambda: deque(maxlen=KEPT_ENTRIES))  # newest last
 
     def update(self, seen: FlightRecorded) -> None:
         if self.held and seen.origin != "evidence":
@@ -67,12 +73,15 @@ class RankCollectives:
     def _is_unfinished(self, entry: Collective) -> bool:
         return (self.named(entry.group), entry.seq) in self.unfinished
 
-    def _add(self, entry: Collective) -> tuple[str, int]:
+    def _add(self, entry: Collective) -> Number:
         name = self.named(entry.group)
         key = name, entry.seq
         known = self.entries.get(key)
         done = entry.done or (known is not None and known.done and known.entered_s == entry.entered_s)
         self.groups[entry.pg] = name
+        if known is None or (known.op, known.dtype, known.numel_in) != (entry.op, entry.dtype, entry.numel_in):
+            self.changes += 1
+            self.changed.append(key)
         as_it_is = name == entry.group and done == entry.done
         self.entries[key] = entry if as_it_is else replace(entry, group=name, done=done)
         _raise_to(self.enqueued, name, entry.seq)
@@ -82,14 +91,14 @@ class RankCollectives:
             self.unfinished[key] = None
         return key
 
-    def _close(self, before: Iterable[tuple[str, int]], listed: set[tuple[str, int]], alive: set[str | None]) -> None:
+    def _close(self, before: Iterable[Number], listed: set[Number], alive: set[str | None]) -> None:
         """A poll lists all that is unfinished in the groups it counts, so what it leaves out is done."""
         for key in before:
             if key not in listed and key[0] in alive:
                 del self.unfinished[key]
                 self.entries[key] = replace(self.entries[key], done=True)
 
-    def _drop(self, key: tuple[str, int]) -> None:
+    def _drop(self, key: Number) -> None:
         del self.entries[key]
         self.unfinished.pop(key, None)
 
@@ -102,6 +111,10 @@ class RankCollectives:
         self.groups.clear()
         if not self.held:
             self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
+
+    def changed_since(self, changes: int) -> Iterable[Number]:
+        """What was issued since `changes` was so high."""
+        return islice(reversed(self.changed), max(0, self.changes - changes))
 
     def pending(self) -> tuple[Collective, ...]:
         """Entered and not finished, oldest first."""
@@ -184,7 +197,7 @@ def bare_op(op: str) -> str:
 
 def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wait, ...]:
     """Collectives that some ranks are in, oldest first; `missing` is empty when everybody arrived."""
-    inside: dict[tuple[str, int], dict[int, Collective]] = defaultdict(dict)
+    inside: dict[Number, dict[int, Collective]] = defaultdict(dict)
     users: dict[str, set[int]] = defaultdict(set)
     for rank, seen in ranks.items():
         for name in seen.enqueued:
@@ -196,7 +209,7 @@ def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wa
 
 
 def _wait(
-    key: tuple[str, int],
+    key: Number,
     arrived: Mapping[int, Collective],
     ranks: Mapping[int, RankCollectives],
     members: frozenset[int],
@@ -207,13 +220,18 @@ def _wait(
     return Wait(group, seq, bare_op(first.op), tuple(sorted(arrived)), tuple(missing), first.entered_s)
 
 
-def disagreements(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Disagreement, ...]:
-    """Numbers under which ranks issued different operations, dtypes or sizes; the lowest number per group first."""
-    table: dict[tuple[str, int], dict[int, Collective]] = defaultdict(dict)
+def disagreements(
+    ranks: Mapping[int, RankCollectives], groups: Groups, among: set[Number] | None = None
+) -> tuple[Disagreement, ...]:
+    """Numbers under which ranks issued different operations, dtypes or sizes; the lowest number per group first.
+
+    `among`: only these are looked at.
+    """
+    table: dict[Number, dict[int, Collective]] = defaultdict(dict)
     for rank, seen in ranks.items():
-        for key, entry in seen.entries.items():
+        for key in seen.entries if among is None else among & seen.entries.keys():
             if rank in groups.of(key[0], (rank,)):
-                table[key][rank] = entry
+                table[key][rank] = seen.entries[key]
     found = []
     for key in sorted(table):
         aspect = _aspect(table[key].values())
@@ -254,7 +272,7 @@ def describe(entry: Collective) -> str:
     return f"{bare_op(entry.op)}({inner})"
 
 
-def _disagreement(key: tuple[str, int], aspect: str, entries: Mapping[int, Collective]) -> Disagreement:
+def _disagreement(key: Number, aspect: str, entries: Mapping[int, Collective]) -> Disagreement:
     def variant(entry: Collective) -> object:
         return {
             "operation": bare_op(entry.op),

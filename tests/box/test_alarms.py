@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box.alarms import SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.timeline import TestView, fold
 from tests.box.simulated import (
     FOREVER,
     MAIN_THREAD,
@@ -24,6 +24,7 @@ from tests.box.simulated import (
     Watching,
     Work,
 )
+from tests.recording.strategies import any_events
 from tests.recording.telling import LIMITS, Telling
 
 START_S = 2.0
@@ -369,3 +370,14 @@ def test_one_that_never_comes_is_found_in_time(
     assert found[0] <= last_s + limit_s + SLACK_S
     if why in ("stall", "skew"):
         assert rank in found[1].missing  # others that wait for it elsewhere may be missing too
+
+
+@given(any_events())
+@settings(max_examples=200)
+def test_whatever_ranks_say_there_is_an_answer(events: list[ev.Event]) -> None:
+    for view in fold(events).tests.values():
+        clocks = Clocks()
+        for now_s in (2.0, 2.5, 60.0, 1e9):
+            acted = alarm(view, clocks, now_s)
+            assert acted is None or acted.test == view.index
+            assert set(to_probe(view, now_s)) <= set(view.ranks)

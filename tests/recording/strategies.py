@@ -9,8 +9,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pytest_megacpp.recording.events import Event, Fact, Json
+from pytest_megacpp.recording.events import Event, Fact, Json, TestStarted, WorldStarted
 from pytest_megacpp.recording.wire import KINDS
+from tests.recording.telling import BLOCKED, LIMITS
 
 TEXTS = st.text(st.characters(), max_size=12)  # lone surrogates too, as `os.fsdecode` makes them
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -77,3 +78,32 @@ def streams(draw: st.DrawFn, max_size: int = 12) -> list[Event]:
 
 def sources() -> st.SearchStrategy[str]:
     return st.sampled_from(["box", "desk", "rank 0", "rank 1"])
+
+
+NAMES = st.sampled_from(["0", "1", "tp", "setup", "call", "stdout"])
+ANY_FACTS = facts(
+    rank=st.integers(-1, 4),
+    test=st.integers(-1, 2),
+    size=st.sampled_from([0, 1, 2, 4]),
+    name=NAMES,
+    group=NAMES,
+    when=NAMES,
+    outcome=st.sampled_from(["passed", "failed", "skipped"]),
+    origin=st.sampled_from(["poll", "evidence", "destroy"]),
+    seq=st.integers(0, 5),
+    text=st.sampled_from([BLOCKED, "", "x"]),
+    main_thread=st.sampled_from(["0x12", "", "hex?"]),
+)
+
+
+@st.composite
+def any_events(draw: st.DrawFn) -> list[Event]:
+    """Valid events in no order at all; half of them into a run that began well."""
+    source = st.sampled_from(["box", "desk", "reader", "rank 0", "rank 1", "rank 3", "rank x"])
+    world = st.sampled_from(["", "w1", "w2"])
+    stray = draw(st.lists(st.builds(Event, st.just("r"), world, source, st.just(0), TIMES, ANY_FACTS), max_size=30))
+    start = [
+        Event("r", "w1", "box", 0, 0.0, WorldStarted(4, "first")),
+        Event("r", "w1", "box", 1, 1.0, TestStarted(0, "a", 4, LIMITS)),
+    ]
+    return draw(st.sampled_from([[], start])) + stray

@@ -3,6 +3,10 @@
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
 
+BLOCKED = """Thread 0x0000000000000012 (most recent call first):
+  File "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 9 in recv
+  File "/home/me/test_a.py", line 4 in test_a
+"""
 LIMITS = ev.Limits(startup=10.0, skew=6.0, compile=20.0, stall=4.0, test=60.0)
 
 

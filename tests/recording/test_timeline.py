@@ -21,13 +21,8 @@ from pytest_megacpp.recording.timeline import (
     fold,
 )
 from pytest_megacpp.recording.wire import RANK_KINDS
-from tests.recording.strategies import TIMES, facts, streams
-from tests.recording.telling import LIMITS, Telling
-
-BLOCKED = """Thread 0x0000000000000012 (most recent call first):
-  File "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 9 in recv
-  File "/home/me/test_a.py", line 4 in test_a
-"""
+from tests.recording.strategies import any_events, streams
+from tests.recording.telling import BLOCKED, LIMITS, Telling
 
 
 def sample(rank: int = 0, *, cpu_s: float = 0.0, main_s: float = 0.0, answered: bool = True, **more: object) -> ev.Fact:
@@ -292,34 +287,6 @@ def test_what_the_reader_found_is_counted() -> None:
 
 
 # -- whatever comes ----------------------------------------------------------------------------------------------
-
-NAMES = st.sampled_from(["0", "1", "tp", "setup", "call", "stdout"])
-ANY_FACTS = facts(
-    rank=st.integers(-1, 4),
-    test=st.integers(-1, 2),
-    size=st.sampled_from([0, 1, 2, 4]),
-    name=NAMES,
-    group=NAMES,
-    when=NAMES,
-    outcome=st.sampled_from(["passed", "failed", "skipped"]),
-    origin=st.sampled_from(["poll", "evidence", "destroy"]),
-    seq=st.integers(0, 5),
-    text=st.sampled_from([BLOCKED, "", "x"]),
-    main_thread=st.sampled_from(["0x12", "", "hex?"]),
-)
-
-
-@st.composite
-def any_events(draw: st.DrawFn) -> list[ev.Event]:
-    """Valid events in no order at all; half of them into a run that began well."""
-    source = st.sampled_from(["box", "desk", "reader", "rank 0", "rank 1", "rank 3", "rank x"])
-    world = st.sampled_from(["", "w1", "w2"])
-    stray = draw(st.lists(st.builds(ev.Event, st.just("r"), world, source, st.just(0), TIMES, ANY_FACTS), max_size=30))
-    start = [
-        ev.Event("r", "w1", "box", 0, 0.0, ev.WorldStarted(4, "first")),
-        ev.Event("r", "w1", "box", 1, 1.0, ev.TestStarted(0, "a", 4, LIMITS)),
-    ]
-    return draw(st.sampled_from([[], start])) + stray
 
 
 def questions(test: TestView) -> Iterator[object]:
