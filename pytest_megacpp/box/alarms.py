@@ -4,7 +4,7 @@ Pure: a test's view, clocks that add up, the time. A rank is *stuck* when it wai
 recorder with an idle main thread or by its stack. Waiting is only what a rank is seen waiting in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.collectives import Number, Wait, disagreements
@@ -22,8 +22,8 @@ QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 class Clocks:
     """What adds up while a test runs: waiting seconds per wait, apart for a missing peer that compiles."""
 
-    compiling_s: dict[tuple[str, int], float] = field(default_factory=dict)
-    plain_s: dict[tuple[str, int], float] = field(default_factory=dict)
+    compiling_s: dict[Number, float] = field(default_factory=dict)
+    plain_s: dict[Number, float] = field(default_factory=dict)
     mismatch_since_s: float | None = None
     suspects: set[Number] = field(default_factory=set)
     compared: dict[int, int] = field(default_factory=dict)  # changes per rank that were compared
@@ -40,7 +40,6 @@ class Clocks:
         for wait in waits:
             clock = self.compiling_s if compiling(view, wait) else self.plain_s
             clock[wait.group, wait.seq] = clock.get((wait.group, wait.seq), 0.0) + elapsed_s
-
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Collectives that ranks issued since the last call, and those that didn't match then."""
@@ -133,8 +132,11 @@ def _mismatch(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """Somebody failed or left, and everybody else waits: nothing can free them."""
     losses = [t for v in view.ranks.values() if (t := _lost_s(v)) is not None]
-    stuck = [_stuck_since(view, v, now_s) for v in view.unfinished()]
-    if not losses or not stuck or any(since is None for since in stuck):
+    if not losses:
+        return None
+    waits = [w for w in view.waits() if w.missing]
+    stuck = [_stuck_since(waits, v, now_s) for v in view.unfinished()]
+    if not stuck or any(since is None for since in stuck):
         return None
     by_stack = any(not v.collectives.pending() for v in view.unfinished())
     since_s = max([*losses, *(s for s in stuck if s is not None)])
@@ -152,11 +154,11 @@ def _lost_s(rank: RankView) -> float | None:
     return min(times, default=None)
 
 
-def _stuck_since(view: TestView, rank: RankView, now_s: float) -> float | None:
-    """Since when this rank waits for a peer that isn't there."""
-    waits = [w.since_s for w in view.waits() if w.missing and rank.rank in w.waiting]
-    if waits and _is_quiet(rank, now_s):
-        return max(max(waits), rank.busy_s)
+def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float | None:
+    """Since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there."""
+    since = [w.since_s for w in waits if rank.rank in w.waiting]
+    if since and _is_quiet(rank, now_s):
+        return max(max(since), rank.busy_s)
     return rank.blocked_since()
 
 

@@ -162,7 +162,7 @@ class Box:
         self.recorder.write(ev.Capability("kernel_log", self.oom.reads_log))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
-    def _register(self, source: object, handle: Callable[[], None]) -> None:
+    def _register(self, source: object, handle: Callable[[], object]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handle)  # type: ignore[arg-type]
 
     def _loop(self) -> None:
@@ -351,20 +351,24 @@ class Box:
                     return
         line.close()  # nobody we started
 
-    def _receive(self, world: World, rank: RankProcess, state: Line) -> None:
+    def _receive(self, world: World, rank: RankProcess, state: Line) -> bool:
+        """Takes in what has arrived; never waits. A child of the rank may keep the line open after its end."""
         assert rank.line is not None
         try:
-            data = rank.line.recv(1 << 18)
+            data = rank.line.recv(1 << 18, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         except OSError:
             data = b""
         if not data:
             self._hang_up(rank)
-            return
+            return False
         *lines, state.data = (state.data + data).split(b"\n")
         for text in lines:
             self._heard(world, rank, state, text)
         if len(state.data) > MAX_LINE_BYTES:
             self._hang_up(rank)
+        return True
 
     def _hang_up(self, rank: RankProcess) -> None:
         if rank.line is not None:
@@ -405,8 +409,9 @@ class Box:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(rank.pidfd)  # type: ignore[arg-type]
         state = self._lines.get(rank.line.fileno()) if rank.line is not None else None
-        while rank.line is not None and state is not None:
-            self._receive(world, rank, state)
+        while rank.line is not None and state is not None and self._receive(world, rank, state):
+            pass
+        self._hang_up(rank)
         code = rank.exit_code()
         name = signal.Signals(-code).name if code is not None and code < 0 else None
         oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False

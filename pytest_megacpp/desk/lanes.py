@@ -44,10 +44,18 @@ class LaneMarks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            for lane in self.options.lanes:
-                if f"modal_{lane}" in getattr(item, "fixturenames", ()) and item.get_closest_marker(lane) is None:
-                    item.add_marker(lane)
+        fixtures = {f"modal_{lane}": lane for lane in self.options.lanes}
+        unmarked: dict[pytest.Collector | None, bool] = {}
+        for item in items:  # thousands that have nothing to do with a lane: as little as possible for those
+            asked_for = fixtures.keys() & getattr(item, "fixturenames", ())
+            if not asked_for and not item.own_markers:
+                if item.parent not in unmarked:
+                    unmarked[item.parent] = self.lane_of(item) is None
+                if unmarked[item.parent]:
+                    continue
+            for name in asked_for:
+                if item.get_closest_marker(fixtures[name]) is None:
+                    item.add_marker(fixtures[name])
             if not self.in_rank:
                 self._skip_unless_asked(item)
 

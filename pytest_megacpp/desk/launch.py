@@ -108,12 +108,24 @@ def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
     marked = selected.arguments
     return PlannedTest(
         nodeid=selected.item.nodeid,
-        ranks=marked.ranks or options.ranks or options.lanes[lane].ranks,
+        ranks=_ranks(selected, lane, options),
         preset=options.preset_for(lane, marked.preset),
         limits=options.limits_for(lane, marked.limits),
         fresh=marked.fresh,
         drill=selected.drill is not None,
     )
+
+
+def _ranks(selected: Selected, lane: str, options: Options) -> int:
+    shape = options.lanes[lane]
+    ranks = selected.arguments.ranks or options.ranks or shape.ranks
+    if ranks > shape.devices:
+        asked = "its marker" if selected.arguments.ranks else "--ranks"
+        raise pytest.UsageError(
+            f"{selected.item.nodeid}: {asked} asks for {ranks} ranks, but lane {lane} is {shape.gpu}: at most"
+            f" {shape.devices}. For more, configure a larger lane in [tool.pytest_megacpp.lanes]"
+        )
+    return ranks
 
 
 def _shards(path: Path) -> bool:

@@ -64,6 +64,8 @@ def expectation(mark: pytest.Mark, nodeid: str) -> Expectation:
 
 
 def _ranks(value: object, where: str) -> tuple[int, ...]:
+    if type(value) is int:
+        value = (value,)
     if not isinstance(value, Collection) or not all(type(rank) is int and rank >= 0 for rank in value):
         raise pytest.UsageError(f"{where}: ranks must be a list of ranks, such as [3], not {value!r}")
     return tuple(sorted(value))

@@ -119,7 +119,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 def read_options(config: pytest.Config) -> Options:
     """Command line and configuration, checked. Raises UsageError."""
-    settings = read_table(config.rootpath / "pyproject.toml")
+    settings = read_table(nearest_table(config.rootpath))
     chosen = _Chooser(config, settings)
     return Options(
         surface=chosen("surface", _surface) or "auto",
@@ -149,6 +149,20 @@ class _Chooser:
         if given is not None:
             return check(given, f"--{name.replace('_', '-')}")
         return check(self._settings[name], f"{name} in {TABLE}") if name in self._settings else None
+
+
+def nearest_table(directory: Path) -> Path:
+    """The closest pyproject.toml, from `directory` upwards, that speaks of the plugin: pytest's rootdir may be a
+    subdirectory of the project.
+    """
+    for place in (directory, *directory.parents):
+        file = place / "pyproject.toml"
+        try:
+            if b"pytest_megacpp" in file.read_bytes():
+                return file
+        except OSError:
+            continue
+    return directory / "pyproject.toml"
 
 
 def read_table(pyproject: Path) -> dict[str, object]:

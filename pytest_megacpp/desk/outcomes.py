@@ -26,6 +26,9 @@ class _Crash:
     lineno: int
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message}"
+
 
 class VerdictText:
     """A failure as pytest prints it: our text, with the headline for the summary."""
@@ -88,6 +91,9 @@ def reports(
                 yield make("teardown", "failed", longrepr)
                 return
             yield make(failed_in, "failed", longrepr)
+            if (broken := make.broken_teardown()) is not None:
+                yield make("teardown", "failed", broken)
+                return
         case Outcome.SKIPPED:
             yield from make.skipped()
         case Outcome.XFAILED:
@@ -122,6 +128,16 @@ class _Maker:
             user_properties=self._properties() if shown else [],
             **extra,
         )
+
+    def broken_teardown(self) -> str | None:
+        """What ranks raised in teardown after another failure, which pytest counts as an error of its own."""
+        raised: dict[str, list[int]] = defaultdict(list)
+        for rank in self.view.ranks.values() if self.view else ():
+            _, report = rank.reports.get("teardown", (0.0, None))
+            if report is not None and report.outcome == "failed" and report.error is not None:
+                raised[clean(report.error.traceback)[-SECTION_CHARS:]].append(rank.rank)
+        texts = [f"{ranks_named(ranks)} raised in teardown\n{text}" for text, ranks in raised.items()]
+        return "\n\n".join(texts) or None
 
     def skipped(self) -> Iterator[pytest.TestReport]:
         """Where and why the ranks skipped."""

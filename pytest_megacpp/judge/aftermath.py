@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
-from pytest_megacpp.judge.phrases import seconds
+from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait, bare_op
 from pytest_megacpp.recording.ranks import ranks_named
@@ -72,12 +72,23 @@ def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]
     for rank in sorted(case.ranks):
         trouble = case.troubles.get(rank)
         if rank in blamed:
-            continue
-        if trouble is not None:
+            found += _later_failures(case, rank)
+        elif trouble is not None:
             found.append(_failed(trouble))
         elif rank in waiting:
             found.append(Consequence(rank, f"waited {_how_long(case, rank)}{_in_what(case, rank)}"))
     return tuple(found)
+
+
+def _later_failures(case: Case, rank: int) -> list[Consequence]:
+    """What a blamed rank failed at besides: a teardown after its call."""
+    failed = [entry for entry in case.ranks[rank].reports.values() if entry[1].outcome == "failed"]
+    later = sorted(failed, key=lambda entry: entry[0])[1:]
+    return [
+        Consequence(rank, f"{plain(r.error.type, 80)}: {plain(r.error.message, 160)} in {r.when}", "exception")
+        for _, r in later
+        if r.error is not None
+    ]
 
 
 def _how_long(case: Case, rank: int) -> str:

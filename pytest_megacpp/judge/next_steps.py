@@ -46,7 +46,7 @@ class Commands:
 
 
 def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
-    started, test = timeline.started, timeline.tests.get(index)
+    started, test, planned = timeline.started, timeline.tests.get(index), timeline.planned.get(index)
     limits = test.limits if test else Limits()
     return Commands(
         timeline.run_id,
@@ -54,7 +54,7 @@ def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
         nodeid,
         started.surface if started else "",
         bool(started and started.dry_run),
-        started.ranks if started else 0,
+        test.size if test else planned.ranks if planned else 0,
         limits,
     )
 

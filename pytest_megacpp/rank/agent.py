@@ -32,7 +32,13 @@ class Agent:
         self._held: list[bytes] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
+        os.register_at_fork(after_in_child=self._in_child)
         self._lines = self._socket.makefile("rb")
+
+    def _in_child(self) -> None:
+        """A forked child is nobody's rank: it must neither speak for one nor keep its line open."""
+        self._socket.close()
+        self._lock = threading.Lock()
 
     def now_s(self) -> float:
         return time.monotonic() - self._origin_s
@@ -60,6 +66,8 @@ class Agent:
 
     def receive(self) -> Go | Leave:
         """The box's next command; blocks. The end of the line is a `Leave`."""
+        if os.getpid() != self._pid:  # a forked child that came back from its test
+            os._exit(0)
         try:
             line = self._lines.readline()
         except OSError:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import time
+import traceback
 import types
 from collections.abc import Iterator
 
@@ -63,6 +64,7 @@ class RankSession:
         self._raised: tuple[float, Error] | None = None
         self._owns_group = False
         self._leaked = False
+        self._current = "call"
         self._group_before_call = False
         self._groups_at_start = 0
 
@@ -110,12 +112,18 @@ class RankSession:
         item = self._items[go.test]
         following = self._items.get(go.next_test) if go.next_test is not None else None
         self._go, self.observers.test = go, go.test
-        # The box may have left out the test that the last teardown prepared for.
-        item.session._setupstate.teardown_exact(item)
+        try:  # the box may have left out the test that the last teardown prepared for
+            item.session._setupstate.teardown_exact(item)
+        except Exception:
+            traceback.print_exc()
         self._prepare_group(go)
         self.observers.compile_started()
         before = self.observers.counters()
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        except (KeyboardInterrupt, pytest.exit.Exception) as e:
+            self._report_interrupt(go, e)
+            raise
         self.observers.send_compiled()
         clean, foreign = self._group_after_test()
         counted = self.observers.counters()
@@ -123,6 +131,11 @@ class RankSession:
         seen = self.observers.send_flight_record("finish", entered) if entered else ()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
+
+    def _report_interrupt(self, go: Go, error: BaseException) -> None:
+        """pytest ends a session by these; the rank that raised them says so before it goes."""
+        told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error, limit=-2)))
+        self.agent.send(Reported(self.agent.rank, go.test, self._current, "failed", 0.0, told))
 
     def _prepare_group(self, go: Go) -> None:
         """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay."""
@@ -192,6 +205,7 @@ class RankSession:
 
     def _phase(self, name: str) -> None:
         """Set-up's beginning travels with what follows; a rank that never gets further shows no phase at all."""
+        self._current = name
         if self._go is not None:
             self.agent.send(PhaseStarted(self.agent.rank, self._go.test, name), hold=name == "setup")
 

@@ -13,18 +13,28 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
+    from torch.fx import GraphModule
 
     from pytest_megacpp.rank.lane import Lane
 
 LONG_S = 600
 """Longer than any limit of a drill; nothing ever waits it out."""
+
+HOLD_LOCKS = """
+import fcntl, sys, time
+files = [open(path, "w") for path in sys.argv[1:]]
+for file in files:
+    fcntl.flock(file, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(600)
+"""
 
 LAYERS_TO_COMPILE = {"cpu": 20, "cuda": 80}
 """Several seconds of cold compile: on a CPU a layer takes 0.2 to 0.5 s, mostly in the C++ compiler."""
@@ -244,3 +254,94 @@ def forget_compiled_code() -> None:
     import torch
 
     torch.compiler.reset()
+
+
+Backend: TypeAlias = "Callable[[GraphModule, list[Tensor]], Callable[..., object]]"
+
+
+def backend_that(delays: Callable[[], None]) -> Backend:
+    """A compiler for which a graph takes as long as the function does; then it runs as it is."""
+
+    def compile_graph(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        delays()
+        return graph.forward
+
+    return compile_graph
+
+
+def compile_with(backend: Backend, lane: Lane, elements: int = 8) -> None:
+    """The first forward of a small function."""
+    import torch
+
+    torch.compile(torch.sin, backend=backend, dynamic=False)(torch.ones(elements, device=lane.device))
+
+
+def forward_with_a_late_backward(lane: Lane, delays: Callable[[], None]) -> Tensor:
+    """The loss of a compiled function; its backward is compiled when it is first needed."""
+    import torch
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    def forward_compiler(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        return make_boxed_func(graph.forward)  # type: ignore[no-any-return]
+
+    def backward_compiler(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        delays()
+        return make_boxed_func(graph.forward)  # type: ignore[no-any-return]
+
+    backend = aot_autograd(fw_compiler=forward_compiler, bw_compiler=backward_compiler)
+    weights = torch.ones(8, device=lane.device, requires_grad=True)
+    return torch.compile(lambda w: w.sin().sum(), backend=backend)(weights)  # type: ignore[no-any-return]
+
+
+def give_up_on_the_graph() -> None:
+    raise NotImplementedError("no kernel for this graph, on purpose")
+
+
+def compile_on_the_host() -> None:
+    """A small function through Inductor's C++ compiler; a new one each time."""
+    import torch
+
+    salt = new_salt()
+    torch.compile(lambda hidden: torch.tanh(hidden) + salt)(torch.ones(64))
+
+
+@contextlib.contextmanager
+def cpp_compiler(directory: Path, command: str) -> Iterator[None]:
+    """In place of the C++ compiler a script that knows its version and then runs ``command``."""
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    script = directory / "c++"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec g++ --version\n{command}\n')
+    script.chmod(0o755)
+    with fresh_cache(), config.patch({"cpp.cxx": (str(script),)}):
+        yield
+
+
+def wait_for_a_lock_of_inductor() -> None:
+    """Compile what another process is compiling, by its lock, and takes its time for."""
+    import torch
+    from torch._inductor.codecache import get_lock_dir
+    from torch._inductor.utils import fresh_cache
+
+    function = torch.compile(lambda hidden: torch.tanh(hidden) + 0.25)
+    with fresh_cache():
+        function(torch.ones(64))
+        names = [path.name for path in Path(get_lock_dir()).iterdir()]
+    forget_compiled_code()
+    with fresh_cache(), somebody_holding(Path(get_lock_dir()) / name for name in names):
+        function(torch.ones(64))
+
+
+@contextlib.contextmanager
+def somebody_holding(locks: Iterable[Path]) -> Iterator[None]:
+    """Another process that has these file locks."""
+    command = [sys.executable, "-c", HOLD_LOCKS, *map(str, locks)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        try:
+            yield
+        finally:
+            holder.kill()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box.alarms import SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.timeline import TestView, fold
 from tests.box.simulated import (
     FOREVER,
@@ -381,3 +382,19 @@ def test_whatever_ranks_say_there_is_an_answer(events: list[ev.Event]) -> None:
             acted = alarm(view, clocks, now_s)
             assert acted is None or acted.test == view.index
             assert set(to_probe(view, now_s)) <= set(view.ranks)
+
+
+ISSUED = st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["all_reduce", "broadcast"]), st.booleans())
+
+
+@given(st.lists(ISSUED, max_size=30))
+def test_comparing_only_what_is_new_finds_all_that_differs(issued: list[tuple[int, int, str, bool]]) -> None:
+    told, clocks = Telling(3), Clocks()
+    ranks = {r: v.collectives for r, v in told.test.ranks.items()}
+    for i, (rank, seq, op, look) in enumerate(issued):
+        entry = ev.Collective("0", seq, op, 8, 8, "Float", "[[8]]", 3.0 + i, False)
+        told.rank(4.0 + i, ev.FlightRecorded(rank, 0, "evidence", (entry,), ()))
+        if look:
+            found = disagreements(ranks, told.test.groups, clocks.to_compare(told.test))
+            clocks.suspects = {(d.group, d.seq) for d in found}
+            assert found == disagreements(ranks, told.test.groups)

@@ -345,7 +345,7 @@ LEAVES = """
         (BREAKS, "conftest", [0, 1], "this conftest dislikes ranks"),
         (USAGE, "usage", [0], "rank 0 was called wrongly"),
         (PLUGIN, "plugin", [1], "a bug of a plugin"),
-        (EXITS, "exit:7", [1], "exit code 7"),
+        (EXITS, "exit:7", [1], "code 7"),
         (LEAVES, None, [1], "rank 1"),
     ],
     ids=["conftest", "usage", "plugin", "exits", "leaves"],

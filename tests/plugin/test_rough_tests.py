@@ -1,0 +1,120 @@
+"""Tests that fork, interrupt, or fail twice, under `filterwarnings = error`: nothing hangs and nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.project import LANE, Project, Ran
+
+ROUGH = """
+    import os
+    import signal
+    import time
+    import pytest
+    import torch.distributed as dist
+
+    pytestmark = pytest.mark.h200x8(ranks=2, test=20, stall=4)
+
+    @pytest.mark.expect_verdict("rank-death", ranks=1, cause="signal:SIGKILL")
+    def test_killed_with_a_forked_child(modal_h200x8):
+        if modal_h200x8.rank == 1:
+            if os.fork() == 0:
+                time.sleep(300)
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+
+    def test_leaves_a_forked_child():
+        if os.fork() == 0:
+            time.sleep(300)
+
+    def test_forked_child_returns():
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+
+    @pytest.fixture
+    def broken_teardown():
+        yield
+        raise RuntimeError("second trouble")
+
+    def test_fails_twice(broken_teardown):
+        raise ValueError("first trouble")
+
+    def test_pytest_exit():
+        pytest.exit("reason to leave")
+
+    def test_keyboard_interrupt():
+        raise KeyboardInterrupt("reason to stop")
+
+    def test_all_is_well_again():
+        pass
+"""
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    project = Project(tmp_path_factory.mktemp("rough"))
+    project.write("pytest.ini", "[pytest]\nfilterwarnings = error\n")
+    project.write("test_rough.py", ROUGH)
+    return project.pytest(*LANE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_killed_with_a_forked_child",
+        "test_leaves_a_forked_child",
+        "test_forked_child_returns",
+        "test_all_is_well_again",
+    ],
+)
+def test_forks_do_no_harm(rough: Ran, name: str) -> None:
+    assert rough.outcome(name) == "passed"
+
+
+def test_both_failures_of_one_test_are_told(rough: Ran) -> None:
+    phases = rough.of("test_fails_twice")
+    assert (phases["call"]["outcome"], phases["teardown"]["outcome"]) == ("failed", "failed")
+    told = rough.verdict("test_fails_twice")["consequences"]
+    assert any("second trouble" in consequence["text"] for consequence in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("test_pytest_exit", "reason to leave"), ("test_keyboard_interrupt", "reason to stop")]
+)
+def test_an_interrupt_in_a_rank_keeps_its_reason(rough: Ran, name: str, reason: str) -> None:
+    assert rough.outcome(name) == "failed"
+    assert reason in rough.failure(name)
+
+
+def test_more_ranks_than_the_lane_has_devices(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(
+        "test_many.py",
+        """
+        import pytest
+
+        @pytest.mark.h200x8(ranks=16)
+        def test_many(): pass
+        """,
+    )
+    ran = project.pytest(*LANE)
+    assert ran.code == pytest.ExitCode.USAGE_ERROR
+    assert "asks for 16 ranks, but lane h200x8 is H200:8" in ran.text
+
+
+def test_the_configuration_of_the_project_above_the_rootdir_counts(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("pyproject.toml", '[tool.pytest_megacpp.lanes.l4x2]\ngpu = "L4:2"\nranks = 2\n')
+    project.write("tests/pytest.ini", "[pytest]\n")
+    project.write(
+        "tests/test_lane.py",
+        """
+        import pytest
+
+        @pytest.mark.l4x2
+        def test_lane(): pass
+        """,
+    )
+    ran = project.pytest("tests")
+    assert ran.outcome("test_lane") == "skipped"
