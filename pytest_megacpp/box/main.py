@@ -31,7 +31,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.plan import Go, Leave, Plan
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object, read_time
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
@@ -384,14 +384,12 @@ class Box:
             data = read_object(text)
             if data.get("kind") not in RANK_KINDS:
                 return
-            fact = decode_fact(data)
+            fact, claimed_s = decode_fact(data), read_time(data.get("t"))
         except CodecError:
             return
         if getattr(fact, "rank", None) != rank.rank:
             return
-        claimed = data.get("t")
-        at_s = float(claimed) if isinstance(claimed, int | float) else now_s
-        state.last_s = at_s = min(max(at_s, state.last_s), now_s)
+        state.last_s = at_s = min(max(claimed_s, state.last_s), now_s)
         self.recorder.write(fact, world.name, f"rank {rank.rank}", at_s)
         if isinstance(fact, ev.Finished) or (isinstance(fact, ev.Reported) and fact.outcome == "failed"):
             self._hurry(world.name)

@@ -1,5 +1,6 @@
 """Owns the recording's file and the box's clock: stamps facts, takes secrets out, appends; must not read it back."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -13,6 +14,10 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 
 _WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted, ev.RankReady, ev.GroupCreated)
+
+
+PORTION_CHARS = 4 << 20
+_AS_WRITTEN: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 class RecordingFailed(OSError):
@@ -82,14 +87,16 @@ class Recorder:
 
 
 def redact_file(path: str, redactor: Redactor) -> None:
-    """Takes secrets out of a log in place; leaves a clean one untouched."""
+    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched."""
+    beside = f"{path}.tmp"
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as f:
-            text = f.read()
-        cleaned = redactor.text(text)
-        if cleaned != text:
-            with open(f"{path}.tmp", "w", encoding="utf-8", errors="surrogateescape", newline="") as f:
-                f.write(cleaned)
-            os.replace(f"{path}.tmp", path)
+        with open(path, **_AS_WRITTEN) as log, open(beside, "w", **_AS_WRITTEN) as copy:
+            changed = False
+            while portion := log.read(PORTION_CHARS) + log.readline(PORTION_CHARS):
+                cleaned = redactor.text(portion)
+                changed = changed or cleaned != portion
+                copy.write(cleaned)
+        os.replace(beside, path) if changed else os.unlink(beside)
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            os.unlink(beside)

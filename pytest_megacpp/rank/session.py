@@ -134,7 +134,9 @@ class RankSession:
 
     def _report_interrupt(self, go: Go, error: BaseException) -> None:
         """pytest ends a session by these; the rank that raised them says so before it goes."""
-        told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error, limit=-2)))
+        told = describe(
+            pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error, limit=-2))
+        )
         self.agent.send(Reported(self.agent.rank, go.test, self._current, "failed", 0.0, told))
 
     def _prepare_group(self, go: Go) -> None:

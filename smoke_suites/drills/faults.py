@@ -196,9 +196,7 @@ def receive_only(lane: Lane, source: int | None = None) -> None:
     mailbox.tolist()
 
 
-def reduce_elements(
-    lane: Lane, elements: int, dtype: str = "float32", group: ProcessGroup | None = None
-) -> Tensor:
+def reduce_elements(lane: Lane, elements: int, dtype: str = "float32", group: ProcessGroup | None = None) -> Tensor:
     """An all_reduce of so many ones, read back; peers that reduce another size or dtype disagree with it."""
     import torch
     import torch.distributed as dist

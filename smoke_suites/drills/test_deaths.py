@@ -72,9 +72,7 @@ def broken_before_the_group_on_rank_2() -> None:
 
 @pytest.mark.h200x8(ranks=4, test=60)
 @pytest.mark.expect_verdict("rank-death", ranks=[2], cause="exception")
-def test_set_up_fails_before_the_group_exists(
-    broken_before_the_group_on_rank_2: None, modal_h200x8: Lane
-) -> None:
+def test_set_up_fails_before_the_group_exists(broken_before_the_group_on_rank_2: None, modal_h200x8: Lane) -> None:
     """The others wait for it in the rendezvous."""
     faults.wait_for_everyone(modal_h200x8)
 

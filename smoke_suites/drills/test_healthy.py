@@ -298,9 +298,7 @@ def test_only_rank_zero_prints(modal_h200x8: Lane) -> None:
 @pytest.mark.h200x8(ranks=2)
 def test_machine_is_busy(modal_h200x8: Lane) -> None:
     """Four times as many computing processes as there are processors."""
-    burners = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))
-    ]
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
         until_s = time.monotonic() + 3
         more = True
