@@ -1,13 +1,14 @@
 """Owns the rules by which a box ends a test early; must not know blame: it says when and what it saw, not why.
 
 Pure: a test's view, clocks that add up, the time. A rank is *stuck* when it waits for peers, by the flight
-recorder with an idle main thread or by its stack. Waiting is only what a rank is seen waiting in.
+recorder with an idle main thread or by its stack. Waiting is only what a rank is seen waiting in: one that started
+a collective and is seen in ordinary code meanwhile doesn't wait.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Number, Wait, disagreements
+from pytest_megacpp.recording.collectives import Number, Wait, disagreements, late
 from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.timeline import RankView, TestView
 
@@ -20,10 +21,13 @@ QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 @dataclass
 class Clocks:
-    """What adds up while a test runs: waiting seconds per wait, apart for a missing peer that compiles."""
+    """What adds up while a test runs: waiting seconds per wait, for peers that compile and for others; `late` names
+    who holds up each open wait.
+    """
 
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
+    late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
     mismatch_since_s: float | None = None
     suspects: set[Number] = field(default_factory=set)
     compared: dict[int, int] = field(default_factory=dict)  # changes per rank that were compared
@@ -33,13 +37,17 @@ class Clocks:
         """Adds the time since the last call to the waits that are open now."""
         elapsed_s = 0.0 if self.last_s is None else max(0.0, now_s - self.last_s)
         self.last_s = now_s
-        waits = [w for w in (*view.waits(), *stack_waits(view)) if _is_waited_in(view, w, now_s)]
+        waiting = {v.rank for v in view.unfinished() if _waits(v, now_s)}
+        waits = [w for w in (*view.waits(), *stack_waits(view)) if w.missing and waiting & set(w.waiting)]
+        self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
-            for gone in clock.keys() - {(w.group, w.seq) for w in waits}:
+            for gone in clock.keys() - self.late.keys():
                 del clock[gone]
-        for wait in waits:
-            clock = self.compiling_s if compiling(view, wait) else self.plain_s
-            clock[wait.group, wait.seq] = clock.get((wait.group, wait.seq), 0.0) + elapsed_s
+        for number, ranks in self.late.items():
+            compiles = [view.ranks[r].compiling for r in ranks]
+            for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
+                if runs:
+                    clock[number] = clock.get(number, 0.0) + elapsed_s
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Collectives that ranks issued since the last call, and those that didn't match then."""
@@ -78,20 +86,16 @@ def stack_waits(view: TestView) -> tuple[Wait, ...]:
     return (Wait("", 0, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
 
 
-def compiling(view: TestView, wait: Wait) -> tuple[int, ...]:
-    """Which of the missing compile right now."""
-    return tuple(r for r in wait.missing if view.ranks[r].compiling)
+def _waits(rank: RankView, now_s: float) -> bool:
+    """It waits for a peer, as far as is known."""
+    if not rank.collectives.pending():
+        return rank.blocked_since() is not None
+    return _spins(rank) or (now_s - rank.busy_s > QUIET_S and not rank.elsewhere())
 
 
-def _is_waited_in(view: TestView, wait: Wait, now_s: float) -> bool:
-    waiting = [view.ranks[r] for r in wait.waiting]
-    return bool(wait.missing) and any(not v.out and _is_quiet(v, now_s) for v in waiting)
-
-
-def _is_quiet(rank: RankView, now_s: float) -> bool:
-    """Its main thread is blocked. NCCL spins while it waits, so on a device the recorder alone must do."""
-    spins = any(e.op.startswith("nccl") for e in rank.collectives.pending())
-    return spins or now_s - rank.busy_s > QUIET_S
+def _spins(rank: RankView) -> bool:
+    """NCCL burns CPU while it waits, and its caller may be anywhere: on a device the recorder alone must do."""
+    return any(e.op.startswith("nccl") for e in rank.collectives.pending())
 
 
 def _acted(view: TestView, why: str, detail: str, wait: Wait | None = None, now_s: float = 0.0) -> Acted:
@@ -103,7 +107,7 @@ def _acted(view: TestView, why: str, detail: str, wait: Wait | None = None, now_
         detail=detail,
         waiting=wait.waiting,
         missing=wait.missing,
-        compiling=compiling(view, wait),
+        compiling=tuple(r for r in view.ranks if view.ranks[r].compiling and r not in wait.waiting),
         waited_s=round(max(0.0, now_s - wait.since_s), 3),
     )
 
@@ -138,7 +142,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     stuck = [_stuck_since(waits, v, now_s) for v in view.unfinished()]
     if not stuck or any(since is None for since in stuck):
         return None
-    by_stack = any(not v.collectives.pending() for v in view.unfinished())
+    by_stack = any(not v.collectives.pending() or not (_spins(v) or v.looked_at()) for v in view.unfinished())
     since_s = max([*losses, *(s for s in stuck if s is not None)])
     if now_s - since_s < (STUCK_BY_STACK_S if by_stack else STUCK_S):
         return None
@@ -157,19 +161,27 @@ def _lost_s(rank: RankView) -> float | None:
 def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float | None:
     """Since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there."""
     since = [w.since_s for w in waits if rank.rank in w.waiting]
-    if since and _is_quiet(rank, now_s):
+    if since and _waits(rank, now_s):
         return max(max(since), rank.busy_s)
     return rank.blocked_since()
 
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     for wait in (*view.waits(), *stack_waits(view)):
-        key = wait.group, wait.seq
-        if clocks.compiling_s.get(key, 0.0) > view.limits.skew:
+        number = wait.group, wait.seq
+        if clocks.compiling_s.get(number, 0.0) > view.limits.skew:
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
-        if clocks.plain_s.get(key, 0.0) > view.limits.stall:
+        if clocks.plain_s.get(number, 0.0) > view.limits.stall:
             return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
+        if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks.late[number], now_s):
+            return _acted(view, "stall", f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
+
+
+def _compile_rests(view: TestView, ranks: Iterable[int], now_s: float) -> bool:
+    """Nothing moved for `stall` in the ranks that compile; one that waits for another's lock can't move."""
+    compiling = [view.ranks[r] for r in ranks if view.ranks[r].compiling and not view.ranks[r].awaits_file_lock]
+    return bool(compiling) and all(now_s - v.progress_s > view.limits.stall for v in compiling)
 
 
 def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -184,7 +196,7 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     ranks = view.unfinished()
     if not ranks or now_s - max(v.busy_s for v in ranks) <= view.limits.stall:
         return None
-    if all(v.collectives.pending() or v.blocked_since() is not None for v in ranks):
+    if all(_waits(v, now_s) for v in ranks):
         everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), max(v.busy_s for v in ranks))
         return _acted(view, "stall", "everybody waits", everybody, now_s)
     return None
@@ -197,13 +209,13 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def to_probe(view: TestView, now_s: float) -> tuple[int, ...]:
-    """Ranks whose stack is worth a look: quiet, in no collective that the recorder shows, not looked at lately."""
+    """Ranks whose stack is worth a look: quiet, and not looked at lately."""
     failed = any(_lost_s(v) is not None for v in view.ranks.values())
     after_s = 0.3 if failed else min(2.0, view.limits.stall / 3)
     return tuple(
         v.rank
         for v in view.unfinished()
         if now_s - v.busy_s > after_s
-        and not v.collectives.pending()
+        and not _spins(v)
         and now_s - max((t for t, _ in v.stacks), default=v.busy_s) > max(after_s, PROBE_SHARE * (now_s - v.busy_s))
     )

@@ -38,6 +38,7 @@ TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 TICK_S = 0.05
+EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Box:
             self._register(self.control, self._hear)
         self._capabilities()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
-        os.environ["MEGACPP_PRELOAD"] = ",".join(("torch", "torch.distributed", "pytest", *self.plan.preload))
+        os.environ["MEGACPP_PRELOAD"] = ",".join((*EVERY_RANK_NEEDS, *self.plan.preload))
         try:
             start_forkserver()
             import torch.distributed  # noqa: F401

@@ -69,6 +69,7 @@ _COMPILE_COUNTERS = (
     "actual_codegen_and_compile",
     "fxgraph_cache",
     "async_compile",
+    "filelock.enter",
     "filelock.region",
 )
 _TOTALS = ("dynamo_compile", "entire_backward_compile")

@@ -6,6 +6,7 @@ import types
 import pytest
 
 from pytest_megacpp.desk.options import Options, read_options
+from pytest_megacpp.desk.words import known
 
 DRILL_MARK = "expect_verdict"
 
@@ -58,6 +59,14 @@ class LaneMarks:
                     item.add_marker(fixtures[name])
             if not self.in_rank:
                 self._skip_unless_asked(item)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Nothing selected by a name that looks like a lane's: say that there is no such lane."""
+        if session.items or self.in_rank or not self._expression:
+            return
+        for name in re.findall(r"(?<![\w.-])[A-Za-z]\w*x\d+(?![\w.-])", self._expression):
+            if name not in self.options.lanes:
+                known(name, tuple(self.options.lanes), what="lane", where=f"-m {self._expression!r}")
 
     def _skip_unless_asked(self, item: pytest.Item) -> None:
         lane = self.lane_of(item)

@@ -141,7 +141,8 @@ def _waited(case: Case, still: Standstill) -> Finding:
     compiling = tuple(r for r in still.roots if case.is_compiling(r))
     plain_roots = tuple(r for r in still.roots if r not in compiling)
     if compiling and (case.why == "skew" or not plain_roots):
-        return _compile_skew(case, still, compiling)
+        at_rest = _at_rest(case, compiling)
+        return _compile_skew(case, still, at_rest or compiling, at_rest=bool(at_rest))
     if still.roots:
         return _straggler(case, still)
     return _hang(case, still)
@@ -354,9 +355,15 @@ def _hang(case: Case, still: Standstill) -> Finding:
 # -- compiling ---------------------------------------------------------------------------------------------
 
 
-def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...]) -> Finding:
-    stuck = case.why == "stall" and all(_quiet_s(case, r) >= case.test.limits.stall for r in blamed)
-    state = "was in a compile that makes no progress" if stuck else "was still compiling"
+def _at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
+    """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
+    own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
+    resting = case.why == "stall" and all(_quiet_s(case, r) >= case.test.limits.stall for r in own)
+    return own if resting else ()
+
+
+def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
+    state = "was in a compile that makes no progress" if at_rest else "was still compiling"
     state = state if len(blamed) == 1 else state.replace("was", "were", 1)
     what = f" in {still.what}" if still.waits else ""
     others = tuple(Consequence(r, "was missing as well", "straggler") for r in still.roots if r not in blamed)
@@ -364,7 +371,7 @@ def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...]) -> Fin
         Code.COMPILE_SKEW,
         f"{ranks_named(blamed)} {state} ({_compiled_for(case, blamed)}) while {_wait_text(case, still)}{what}",
         blamed,
-        "no-progress" if stuck else None,
+        "no-progress" if at_rest else None,
         _phase(case, still, blamed),
         (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
         (*_waiters(case, still, blamed), *others),

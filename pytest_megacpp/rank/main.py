@@ -7,6 +7,7 @@ listens), ORIGIN and EPOCH (box time zero on the monotonic and the wall clock), 
 import atexit
 import faulthandler
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ _STAGES = {pytest.ExitCode.USAGE_ERROR: "usage", pytest.ExitCode.INTERNAL_ERROR:
 def main() -> None:
     """Runs until the box says leave; never returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(None, force=True)  # ours is no business of the test's own children
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
     faulthandler.enable(all_threads=True)

@@ -6,7 +6,7 @@ named by (group, sequence number); `p2p` entries are left out, their numbers don
 
 import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
@@ -218,6 +218,26 @@ def _wait(
     missing = [r for r in sorted(members) if r not in ranks or ranks[r].enqueued.get(group, 0) < seq]
     first = min((arrived[r] for r in sorted(arrived)), key=lambda e: e.entered_s)
     return Wait(group, seq, bare_op(first.op), tuple(sorted(arrived)), tuple(missing), first.entered_s)
+
+
+def late(waits: Iterable[Wait], waiting: Collection[int]) -> dict[Number, tuple[int, ...]]:
+    """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are."""
+    waits = tuple(waits)
+    oldest = {r: w for w in reversed(waits) for r in w.waiting if r in waiting}
+    return {(w.group, w.seq): _behind(w, oldest) for w in waits}
+
+
+def _behind(wait: Wait, oldest: Mapping[int, Wait]) -> tuple[int, ...]:
+    seen, todo, found = {(wait.group, wait.seq)}, [wait], set[int]()
+    while todo:
+        for rank in todo.pop().missing:
+            further = oldest.get(rank)
+            if further is None:
+                found.add(rank)
+            elif (further.group, further.seq) not in seen:
+                seen.add((further.group, further.seq))
+                todo.append(further)
+    return tuple(sorted(found))
 
 
 def disagreements(

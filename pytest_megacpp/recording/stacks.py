@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})", re.IGNORECASE)
 _IDENTITY = re.compile(r"0x[0-9a-f]{1,16}", re.IGNORECASE)
@@ -11,6 +12,7 @@ _FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
 _COMMUNICATION = re.compile(
     r"[/\\]torch[/\\]distributed[/\\](distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger)\b"
 )
+_TORCH = re.compile(r"-packages[/\\]torch[/\\]")
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|[/\\]pytest_megacpp[/\\]")
 
 
@@ -36,6 +38,7 @@ class Thread:
     line: str = ""
 
 
+@lru_cache(maxsize=64)
 def threads(dump: str) -> tuple[Thread, ...]:
     """The threads of a faulthandler dump, in its order."""
     found: list[tuple[str, list[Frame]]] = []
@@ -90,6 +93,25 @@ def waits_for_peer(thread: Thread) -> bool:
         if not _LIBRARY.search(frame.file):
             return False
     return False
+
+
+def is_elsewhere(dump: str, main: Thread) -> bool:
+    """Whether the process is seen in ordinary code: the main thread called nothing of torch's that could wait for a
+    peer, and no other thread waits for one.
+    """
+    if not main.frames or _waits_natively(main) or any(waits_for_peer(thread) for thread in threads(dump)):
+        return False
+    called = [f for f in main.frames[: _user_depth(main)] if _TORCH.search(f.file)]
+    return user_frame(main) is not None and not called
+
+
+def _user_depth(thread: Thread) -> int:
+    return next((i for i, f in enumerate(thread.frames) if not _LIBRARY.search(f.file)), len(thread.frames))
+
+
+def _waits_natively(thread: Thread) -> bool:
+    """As far as the source line can tell; an unknown one could be a wait."""
+    return _in_native_wait(thread) or (_user_depth(thread) == 0 and not thread.line)
 
 
 def communication_call(thread: Thread) -> str | None:

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, open_waits
-from pytest_megacpp.recording.stacks import Thread, main_thread, waits_for_peer
+from pytest_megacpp.recording.stacks import Thread, is_elsewhere, main_thread, waits_for_peer
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
@@ -20,7 +20,9 @@ KEPT_FIRST_FORWARDS = 256
 KEPT_CAPABILITIES = 65_536
 KEPT_DAMAGE = 10_000
 MAX_WORLD_SIZE = 65_536
-CPU_PROGRESS_S = 0.02  # less CPU time between two looks is a waiting thread's housekeeping
+CPU_PROGRESS_S = 0.02  # less CPU time, and less than this share of a second, is a waiting thread's housekeeping
+CPU_PROGRESS_SHARE = 0.04
+CPU_WINDOW_S = 1.0
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,6 +33,27 @@ class Phase:
     name: str
     start_s: float
     end_s: float | None = None
+
+
+@dataclass(slots=True)
+class CpuMeter:
+    """Tells computing from housekeeping, also for one that gets little of a busy machine: CPU time adds up over a
+    window, so that many short looks see as much as a long one.
+    """
+
+    since_s: float = 0.0
+    cpu_s: float | None = None
+
+    def computes(self, time_s: float, cpu_s: float) -> bool:
+        """Whether it computed, by its CPU time so far."""
+        if self.cpu_s is None or cpu_s < self.cpu_s:
+            self.since_s, self.cpu_s = time_s, cpu_s
+            return False
+        window_s = time_s - self.since_s
+        moved = cpu_s - self.cpu_s > CPU_PROGRESS_S + CPU_PROGRESS_SHARE * min(window_s, CPU_WINDOW_S)
+        if moved or window_s >= CPU_WINDOW_S:
+            self.since_s, self.cpu_s = time_s, cpu_s
+        return moved
 
 
 @dataclass(slots=True)
@@ -53,6 +76,8 @@ class RankView:
     compiling_since_s: float | None = None
     progress_s: float = 0.0  # of any kind
     busy_s: float = 0.0  # of the main thread
+    tree_cpu: CpuMeter = field(default_factory=CpuMeter)
+    main_cpu: CpuMeter = field(default_factory=CpuMeter)
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     output: dict[str, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
@@ -75,6 +100,11 @@ class RankView:
         return self.compiling_since_s is not None and not self.out
 
     @property
+    def awaits_file_lock(self) -> bool:
+        """Another process compiles the same; this one only waits for the result."""
+        return self.sample is not None and "filelock.enter" in self.sample.compiling
+
+    @property
     def failure(self) -> tuple[float, ev.Reported] | None:
         """The first phase that this rank reported failed."""
         failed = [entry for entry in self.reports.values() if entry[1].outcome == "failed"]
@@ -91,6 +121,16 @@ class RankView:
         if taken is None or taken[0] < self.busy_s or not waits_for_peer(taken[1]):
             return None
         return self.busy_s
+
+    def looked_at(self) -> bool:
+        """Whether its stack was asked for since it last computed."""
+        return bool(self.stacks) and self.stacks[-1][0] >= self.busy_s
+
+    def elsewhere(self) -> bool:
+        """Whether its stack, since it last computed, shows it in ordinary code."""
+        text = self.stacks[-1][1].text if self.looked_at() else ""
+        seen = self.stack() if text else None
+        return seen is not None and is_elsewhere(text, seen[1])
 
     def stack(self) -> tuple[float, Thread] | None:
         """When and what the newest readable stack of the main thread was."""
@@ -407,9 +447,9 @@ def _end_phase(view: RankView, name: str, time_s: float) -> None:
 
 def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
     last = view.sample
-    if last is not None and _moved(last, fact):
+    if view.tree_cpu.computes(time_s, fact.cpu_s) or (last is not None and _moved(last, fact)):
         view.progress_s = time_s
-    if last is not None and fact.main_cpu_s > last.main_cpu_s + CPU_PROGRESS_S:
+    if view.main_cpu.computes(time_s, fact.main_cpu_s):
         view.busy_s = time_s
     if fact.answered:
         view.answered_s = time_s
@@ -422,12 +462,7 @@ def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
 
 
 def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:
-    return (
-        now.cpu_s > last.cpu_s + CPU_PROGRESS_S
-        or now.output_bytes > last.output_bytes
-        or now.compile_s > last.compile_s
-        or now.compiling != last.compiling
-    )
+    return now.output_bytes > last.output_bytes or now.compile_s > last.compile_s or now.compiling != last.compiling
 
 
 def fold(events: list[ev.Event]) -> Timeline:

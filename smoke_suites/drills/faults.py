@@ -29,11 +29,11 @@ LONG_S = 600
 
 HOLD_LOCKS = """
 import fcntl, sys, time
-files = [open(path, "w") for path in sys.argv[1:]]
+files = [open(path, "w") for path in sys.argv[2:]]
 for file in files:
     fcntl.flock(file, fcntl.LOCK_EX)
 print(flush=True)
-time.sleep(600)
+time.sleep(float(sys.argv[1]))
 """
 
 LAYERS_TO_COMPILE = {"cpu": 20, "cuda": 80}
@@ -317,8 +317,8 @@ def cpp_compiler(directory: Path, command: str) -> Iterator[None]:
         yield
 
 
-def wait_for_a_lock_of_inductor() -> None:
-    """Compile what another process is compiling, by its lock, and takes its time for."""
+def wait_for_a_lock_of_inductor(seconds: float = LONG_S) -> None:
+    """Compile what another process is compiling, by its lock, and takes so long for."""
     import torch
     from torch._inductor.codecache import get_lock_dir
     from torch._inductor.utils import fresh_cache
@@ -328,14 +328,14 @@ def wait_for_a_lock_of_inductor() -> None:
         function(torch.ones(64))
         names = [path.name for path in Path(get_lock_dir()).iterdir()]
     forget_compiled_code()
-    with fresh_cache(), somebody_holding(Path(get_lock_dir()) / name for name in names):
+    with fresh_cache(), somebody_holding([Path(get_lock_dir()) / name for name in names], seconds):
         function(torch.ones(64))
 
 
 @contextlib.contextmanager
-def somebody_holding(locks: Iterable[Path]) -> Iterator[None]:
+def somebody_holding(locks: Iterable[Path], seconds: float) -> Iterator[None]:
     """Another process that has these file locks."""
-    command = [sys.executable, "-c", HOLD_LOCKS, *map(str, locks)]
+    command = [sys.executable, "-c", HOLD_LOCKS, str(seconds), *map(str, locks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()

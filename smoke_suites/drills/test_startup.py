@@ -14,6 +14,8 @@ from . import faults
 if TYPE_CHECKING:
     from pytest_megacpp.rank.lane import Lane
 
+BUSY_PORT = 29_777
+
 if faults.world_and_rank() == (6, 2):
     faults.kill_self()
 if faults.world_and_rank() == (7, 4):
@@ -39,19 +41,19 @@ def test_import_does_not_end_on_one_rank(modal_h200x8: Lane) -> None:
 
 
 @pytest.fixture
-def group_on_a_busy_port() -> Iterator[None]:
+def group_on_a_busy_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Rank 0 can't host the store there, the others find somebody else."""
     import torch.distributed as dist
 
-    port = 29_777
+    world, rank = faults.world_and_rank()
     with socket.socket() as somebody:
-        if faults.world_and_rank()[1] == 0:
+        if rank == 0:
             somebody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            somebody.bind(("127.0.0.1", port))
+            somebody.bind(("127.0.0.1", BUSY_PORT))
             somebody.listen()
-        world, rank = faults.world_and_rank()
-        store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+        address = f"tcp://127.0.0.1:{BUSY_PORT}"
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
         yield
         dist.destroy_process_group()
 

@@ -21,6 +21,11 @@ _C10D = "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
 _STACK = (
     'Thread 0x0000000000000012 (most recent call first):\n  File "{}", line 9 in f\n  File "/u/t.py", line 4 in t\n'
 )
+_COUNTERS = {
+    "compile": ("compile_inductor",),
+    "stuckcompile": ("compile_inductor",),
+    "lock": ("compile_inductor", "filelock.enter"),
+}
 BLOCKED, AT_HOME = _STACK.format(_C10D), _STACK.format("/u/model.py")
 
 
@@ -41,6 +46,14 @@ class Idle:
 @dataclass(frozen=True)
 class Compile:
     seconds: float
+
+
+@dataclass(frozen=True)
+class StuckCompile:
+    """The counters say compiling, and nothing moves: the compiler is stuck, or another process has the lock."""
+
+    seconds: float
+    lock: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Die:
     signal: str | None = "SIGKILL"
 
 
-Step: TypeAlias = Work | Idle | Compile | Receive | Collect | Fail | Die
+Step: TypeAlias = Work | Idle | Compile | StuckCompile | Receive | Collect | Fail | Die
 Program: TypeAlias = Sequence[Step]
 
 
@@ -152,6 +165,8 @@ class Ranks:
                 life.failed_s = life.clock_s if life.failed_s is None else life.failed_s
             case Die():
                 life.died = life.clock_s, step
+            case StuckCompile(lock=True):
+                life.spend(step.seconds, "lock")
             case _:
                 life.spend(step.seconds, type(step).__name__.lower())
         life.position += 1
@@ -186,7 +201,7 @@ class Ranks:
         life = self.lives[rank]
         if life.died is not None and at_s >= life.died[0]:
             return ev.Sampled(rank, test, False, "?", (), 0.0, 0.0)
-        compiling = ("compile_inductor",) if life.doing(at_s) == "compile" else ()
+        compiling = _COUNTERS.get(life.doing(at_s), ())
         return ev.Sampled(
             rank=rank,
             test=test,
@@ -226,7 +241,7 @@ class Ranks:
 
     def stack(self, rank: int, test: int, at_s: float) -> ev.StackTaken:
         blocked = self.lives[rank].doing(at_s) in ("receive", "wait", "spin")
-        return ev.StackTaken(rank, test, "traceback", True, BLOCKED if blocked else AT_HOME)
+        return ev.StackTaken(rank, test, "traceback", True, BLOCKED if blocked else AT_HOME, "time.sleep(1)")
 
     def _alive(self, rank: int, at_s: float) -> bool:
         died = self.lives[rank].died

@@ -132,8 +132,8 @@ def test_active_compile_counters_and_seconds() -> None:
 
 
 def test_waiting_on_a_lock_of_inductors_counts_as_compiling() -> None:
-    body = json.dumps({"pytorch.filelock.region": {"active_count": 2}}).encode()
-    assert read_wait_counters(body) == (("filelock.region",), 0.0)
+    body = json.dumps({f"pytorch.filelock.{name}": {"active_count": 2} for name in ("enter", "region")}).encode()
+    assert read_wait_counters(body) == (("filelock.enter", "filelock.region"), 0.0)
 
 
 @pytest.mark.parametrize(

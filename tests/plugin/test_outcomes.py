@@ -248,7 +248,7 @@ FATE = {
     "test_reversed_by_the_conftest": "xfailed",
     "test_setup_error": "error",
     "test_teardown_error": "error",
-    "test_fails_and_teardown_too": "failed",
+    "test_fails_and_teardown_too": "error",
     "test_no_such_fixture": "error",
     "test_parametrized[a b-1]": "passed",
     "test_parametrized[a b-3]": "skipped",

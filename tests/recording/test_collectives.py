@@ -18,6 +18,7 @@ from pytest_megacpp.recording.collectives import (
     digests,
     disagreements,
     is_default,
+    late,
     open_waits,
 )
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
@@ -55,6 +56,14 @@ def waits_of(ranks: Sequence[RankCollectives], groups: Groups | None = None) -> 
 
 
 # -- who waits, who is missing -----------------------------------------------------------------------------------
+
+
+def test_who_holds_up_a_wait_is_found_behind_those_that_wait_too() -> None:
+    near, far = Wait("1", 1, "all_reduce", (0,), (1,), 1.0), Wait("2", 1, "all_reduce", (1,), (2, 3), 2.0)
+    assert late([near, far], {0, 1}) == {("1", 1): (2, 3), ("2", 1): (2, 3)}
+    assert late([near, far], {0}) == {("1", 1): (1,), ("2", 1): (2, 3)}
+    crossed = [Wait("1", 1, "all_reduce", (0,), (1,), 1.0), Wait("2", 1, "all_reduce", (1,), (0,), 1.0)]
+    assert late(crossed, {0, 1}) == {("1", 1): (), ("2", 1): ()}
 
 
 def test_ranks_wait_for_the_one_that_has_not_come() -> None:

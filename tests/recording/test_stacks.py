@@ -12,6 +12,7 @@ from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
     communication_call,
+    is_elsewhere,
     main_thread,
     threads,
     user_frame,
@@ -82,6 +83,30 @@ def test_a_thread_in_a_distributed_call_waits_and_one_that_was_called_from_there
     assert not waits_for_peer(main(COMPUTING))
     assert communication_call(main(COMPUTING)) is None
     assert not waits_for_peer(Thread("0x1", ()))
+
+
+def test_a_thread_in_ordinary_code_is_elsewhere() -> None:
+    """It sleeps in its own line or in a library, and nobody else of the process waits for a peer."""
+    sleeping = Thread("0x12", (Frame("/home/me/a.py", 4, "load"),), "time.sleep(9)")
+    reading = Thread("0x12", (Frame("/usr/lib/python3.11/socket.py", 4, "recv"), *sleeping.frames))
+    assert is_elsewhere("", sleeping)
+    assert is_elsewhere("", reading)
+    assert not is_elsewhere(WAITING, sleeping)
+
+
+@pytest.mark.parametrize(
+    "thread",
+    [
+        Thread("0x12", ()),
+        Thread("0x12", (Frame("/home/me/a.py", 4, "load"),), "work.wait()"),
+        Thread("0x12", (Frame("/home/me/a.py", 4, "load"),)),
+        Thread("0x12", (Frame(f"{SITE}/torch/autograd/graph.py", 4, "run"), Frame("/home/me/a.py", 4, "load")), "x"),
+        Thread("0x12", (Frame("/usr/lib/python3.11/socket.py", 4, "recv"),), "x"),
+    ],
+    ids=["no frames", "a native wait", "a line that isn't known", "inside torch", "no line of the user's"],
+)
+def test_what_could_be_a_wait_is_not_elsewhere(thread: Thread) -> None:
+    assert not is_elsewhere("", thread)
 
 
 @pytest.mark.parametrize("module", ["distributed_c10d", "_functional_collectives", "rendezvous", "device_mesh"])

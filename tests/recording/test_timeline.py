@@ -156,6 +156,14 @@ def test_the_main_threads_cpu_time_tells_since_when_it_is_quiet() -> None:
     assert told.of(0).progress_s == 6.0
 
 
+@pytest.mark.parametrize(("share", "computes"), [(0.02, False), (0.1, True)], ids=["housekeeping", "starved"])
+def test_a_small_share_of_a_busy_machine_is_computing_too(share: float, computes: bool) -> None:
+    told = Telling()
+    for look in range(40):
+        told.box(3.0 + look / 10, sample(0, cpu_s=share * look / 10, main_s=share * look / 10))
+    assert (told.of(0).busy_s > 6.0, told.of(0).progress_s > 6.0) == (computes, computes)
+
+
 @pytest.mark.parametrize("more", [{"output_bytes": 5}, {"compile_s": 0.5}, {"compiling": ("compile_inductor",)}])
 def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[str, object]) -> None:
     told = Telling()
