@@ -25,7 +25,7 @@ from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
-from pytest_megacpp.box.watch import ProcessTable, RankWatch
+from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, World, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
@@ -329,6 +329,9 @@ class Box:
 
     def _forget(self, world: World) -> None:
         for rank in world.ranks.values():
+            if rank.crash is not None:
+                with contextlib.suppress(OSError):
+                    rank.crash.shutdown(socket.SHUT_RDWR)
             for source in (rank.pidfd, rank.line):
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(source)  # type: ignore[arg-type]
@@ -344,13 +347,23 @@ class Box:
         pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         for world in self.worlds.values():
             for rank in world.ranks.values():
-                if rank.pid == pid and rank.line is None:
-                    rank.line = line
-                    state = Line(world.name, rank.rank)
-                    self._register(line, lambda w=world, r=rank, s=state: self._receive(w, r, s))  # type: ignore[misc]
-                    self._lines[line.fileno()] = state
+                if rank.pid == pid and rank.crash is None:
+                    self._connect(world, rank, line)
                     return
         line.close()  # nobody we started
+
+    def _connect(self, world: World, rank: RankProcess, line: socket.socket) -> None:
+        """A rank's first line is for what it says, its second for the dump of a crash."""
+        if rank.line is None:
+            rank.line = line
+            state = Line(world.name, rank.rank)
+            self._register(line, lambda: self._receive(world, rank, state))
+            self._lines[line.fileno()] = state
+        else:
+            rank.crash = line
+            for watch in self.watches.get(world.name, ()):
+                if watch.target.rank == rank.rank:
+                    CrashWatch(line, watch).start()
 
     def _receive(self, world: World, rank: RankProcess, state: Line) -> bool:
         """Takes in what has arrived; never waits. A child of the rank may keep the line open after its end."""

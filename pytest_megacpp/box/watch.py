@@ -4,9 +4,11 @@ A look is at most every 0.1 s and becomes rarer as a test gets older (5 % of its
 costs a long test next to nothing. Only changes are reported.
 """
 
+import contextlib
 import linecache
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -166,6 +168,14 @@ class RankWatch(threading.Thread):
         if stack:
             self.stack(test, gently=False)
 
+    def last_look(self) -> None:
+        """At a process that stands still in a crash: its collectives."""
+        try:
+            entries, status = self.flight_record()
+        except (OSError, ValueError):
+            return
+        self._report(FlightRecorded(self.target.rank, self._test, "failure", entries[-EVIDENCE_ENTRIES:], status))
+
     def stack(self, test: int | None, *, gently: bool = True) -> None:
         """Stacks by the first means that answers: the worker server; unless `gently` also py-spy, a signal last."""
         means = (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
@@ -206,6 +216,29 @@ class RankWatch(threading.Thread):
                 time.sleep(0.05)
                 break
         return _read_from(path, before)
+
+
+class CrashWatch(threading.Thread):
+    """Waits for a crash of one rank. While nobody reads what it writes it stands still, and can be looked at."""
+
+    def __init__(self, line: socket.socket, watch: RankWatch) -> None:
+        super().__init__(name=f"crash-{watch.target.rank}", daemon=True)
+        self._line = line
+        self._watch = watch
+
+    def run(self) -> None:
+        if words := self._receive():
+            self._watch.last_look()
+        while words:
+            with contextlib.suppress(OSError), open(self._watch.target.logs[1], "ab") as log:
+                log.write(words)
+            words = self._receive()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._line.recv(1 << 16)
+        except OSError:
+            return b""
 
 
 def _innermost_line(dump: str) -> str:

@@ -34,6 +34,7 @@ class RankProcess:
     pidfd: int | None
     logs: tuple[str, str]
     line: socket.socket | None = None
+    crash: socket.socket | None = None
     exited: bool = False
 
     @property
@@ -161,8 +162,9 @@ class World:
         for rank in self.ranks.values():
             if rank.pidfd is not None:
                 os.close(rank.pidfd)
-            if rank.line is not None:
-                rank.line.close()
+            for line in (rank.line, rank.crash):
+                if line is not None:
+                    line.close()
             Path(self.worker(rank.rank)).unlink(missing_ok=True)
         self._stores.clear()
 

@@ -17,6 +17,7 @@ import traceback
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.rank.session import RankSession, lane_fixture
 from pytest_megacpp.recording.codec import from_json
@@ -32,28 +33,29 @@ def main() -> None:
     multiprocessing.set_start_method(None, force=True)  # ours is no business of the test's own children
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
-    faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     rank = int(os.environ["RANK"])
     origin_s, epoch_s = (float(os.environ[f"MEGACPP_{name}"]) for name in ("ORIGIN", "EPOCH"))
     agent = Agent(os.environ["MEGACPP_BOX"], rank, origin_s, epoch_s)
+    crash = CrashLine(os.environ["MEGACPP_BOX"])
+    crash.use()
     code = 0
     try:
-        code = _serve(agent, rank)
+        code = _serve(agent, crash, rank)
     except BaseException as e:
         agent.send(RankBroken(rank, "plugin", type(e).__name__, str(e), traceback.format_exc()))
         code = 1
     _leave(code)
 
 
-def _serve(agent: Agent, rank: int) -> int:
+def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
     observers = Observers(agent)
     observers.start_worker_server(os.environ["MEGACPP_WORKER"])
     agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident())))
     observers.install()
     with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
         plan = from_json(Plan, json.load(f))
-    session = RankSession(agent, observers, plan)
+    session = RankSession(agent, observers, crash, plan)
     code = pytest.main(_arguments(plan.args), plugins=[session, lane_fixture(session)])
     if not session.collected:
         _report_broken(agent, rank, code)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.errors import describe
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Observers
@@ -50,10 +51,11 @@ _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
 class RankSession:
     """The pytest plugin of one rank."""
 
-    def __init__(self, agent: Agent, observers: Observers, plan: Plan) -> None:
+    def __init__(self, agent: Agent, observers: Observers, crash: CrashLine, plan: Plan) -> None:
         self.__name__ = "megacpp-rank"  # under this name the desk's plugin knows that it is in a rank
         self.agent = agent
         self.observers = observers
+        self.crash = crash
         self.plan = plan
         self.collected = False
         self.released = False  # the box let this rank go; an end without it is the test's doing
@@ -85,6 +87,7 @@ class RankSession:
             plugin = config.pluginmanager.get_plugin(name)
             if plugin is not None:
                 config.pluginmanager.unregister(plugin)
+        self.crash.use()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

@@ -1,0 +1,27 @@
+"""Owns how a crashing interpreter says so: its dump goes to the box, which looks before it listens.
+
+The line is so narrow that faulthandler blocks after its first words. Until the box reads on, the process stands still
+inside its signal handler, and its worker server can still say in which collective it was; then it dies.
+"""
+
+import faulthandler
+import fcntl
+import os
+import socket
+
+NARROWEST_BYTES = 1  # the kernel makes it some four kilobytes, bookkeeping included: a few short writes
+
+
+class CrashLine:
+    """Lives as long as the process. Raises OSError when the box isn't there."""
+
+    def __init__(self, path: str) -> None:
+        self._line = socket.socket(socket.AF_UNIX)
+        self._line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROWEST_BYTES)
+        self._line.connect(path)
+        for log in (1, 2):  # the box will write there as well
+            fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
+
+    def use(self) -> None:
+        """From now on dumps go there; pytest's own plugin points them elsewhere."""
+        faulthandler.enable(file=self._line.fileno(), all_threads=True)
