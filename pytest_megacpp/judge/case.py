@@ -247,10 +247,11 @@ class Case:
 
     def _arrived(self, rank: int, key: tuple[str, int]) -> bool:
         seen = self.ranks[rank].collectives
-        entry = seen.entries.get(key)
+        entry, trouble = seen.entries.get(key), self.troubles.get(rank)
         if entry is None:
             return seen.enqueued.get(key[0], 0) >= key[1]
-        return entry.entered_s <= self.moment_s and (entry.done or not self.is_frozen(rank))
+        over_s = self.moment_s if trouble is None else min(self.moment_s, trouble.time_s)
+        return entry.entered_s <= over_s and (entry.done or not self.is_frozen(rank))
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:

@@ -61,7 +61,7 @@ SIGNS = (
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),
     _sign(Kind.JOIN, r"[Ww]ait timeout after \d+ ?ms|connectFullMesh failed|Connect timeout \["),
     _sign(Kind.JOIN, r"Timed out waiting for .*(?:store|key)", in_torch=True),
-    _sign(Kind.PEER, r"Connection closed by peer|typically caused by a remote worker crashing"),
+    _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
     _sign(Kind.PEER, r"failed to pass monitoredBarrier|reached monitoredBarrier, but received errors"),
     _sign(Kind.PEER, r"Watchdog caught collective operation timeout|failure detected by watchdog"),
@@ -69,13 +69,16 @@ SIGNS = (
     _sign(Kind.PEER, r"ncclRemoteError|remote process exited or there was a network error"),
     _sign(Kind.PEER, r"NCCL communicator was aborted|Some NCCL operations have failed or timed out"),
     _sign(Kind.PEER, r"[Dd]id the remote server shutdown or crash|failed to recv, got 0 bytes"),
-    _sign(Kind.PEER, r"Connection reset by peer|Broken pipe|Connection refused|Socket Timeout", in_torch=True),
+    _sign(
+        Kind.PEER, r"Connection (?:closed|reset) by peer|Broken pipe|Connection refused|Socket Timeout", in_torch=True
+    ),
 )
 
-# A test that fails by its own words is never a victim, whatever it quotes.
+# A test that fails by its own words is no victim, whatever it quotes, unless it says that a peer's error is the cause.
 _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInterrupt"})
 _TYPES = {"OutOfMemoryError": Kind.CUDA_OOM, "MemoryError": Kind.MEMORY, "AcceleratorError": Kind.CUDA}
-_CHAINED = re.compile(r"The above exception was the direct cause|During handling of the above exception")
+_CAUSE = "The above exception was the direct cause"
+_CHAINED = re.compile(rf"{_CAUSE}|During handling of the above exception")
 _RAISED = re.compile(r"^(?:E +)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): .*$", re.MULTILINE)
 
 
@@ -87,10 +90,11 @@ def short_type(name: str) -> str:
 def classify(type_name: str, message: str, traceback: str = "") -> Kind:
     """What an exception is about. One that was raised from a peer's error is a peer's error too."""
     short = short_type(type_name)
-    if short in _OWN_WORDS:
+    if short in _OWN_WORDS and _CAUSE not in traceback:
         return Kind.OWN
     in_torch = short.startswith("Dist") or "torch/distributed/" in traceback or "gloo/transport/" in message
-    kind = _TYPES.get(short) or _kind_of(f"{short}: {message}", in_torch=in_torch)
+    said = Kind.OWN if short in _OWN_WORDS else _kind_of(f"{short}: {message}", in_torch=in_torch)
+    kind = _TYPES.get(short) or said
     if kind is Kind.OWN and _CHAINED.search(traceback):
         kinds = [_kind_of(raised[0], in_torch=in_torch) for raised in _RAISED.finditer(traceback)]
         return next((k for k in kinds if k.secondary), kind)

@@ -4,6 +4,7 @@ Waiting ranks are followed to those they wait for, until somebody is found who d
 compile make a compile-skew, others a straggler; without a root it is a hang, or groups taken in different orders.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait
 from pytest_megacpp.recording.ranks import ranks_named
 
+_MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS})
 
@@ -46,7 +48,8 @@ def standstill(case: Case) -> Standstill:
     if cycle := _cycle(case, visited):
         return Standstill(tuple(visited), waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
-        elsewhere = _elsewhere(case)
+        elsewhere = _elsewhere(case) or _outnumbered(case, waiting)
+        waiting = tuple(r for r in waiting if r not in elsewhere)
         return Standstill(tuple(visited), waiting, elsewhere, guessed=bool(elsewhere))
     return _as_box_saw(case) or Standstill(tuple(visited), waiting, ())
 
@@ -89,6 +92,16 @@ def _elsewhere(case: Case) -> tuple[int, ...]:
     return present or tuple(idle)
 
 
+def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
+    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
+    together: dict[object, list[int]] = defaultdict(list)
+    for rank in waiting:
+        wait, call = case.waiting_in.get(rank), case.blocked.get(rank)
+        together[(wait.group, wait.seq) if wait else "message" if call in _MESSAGES else call].append(rank)
+    most = max(together.values(), key=len, default=[])
+    return tuple(r for r in waiting if r not in most) if 2 * len(most) > len(case.ranks) else ()
+
+
 def _as_box_saw(case: Case) -> Standstill | None:
     """What the box had seen when it acted, where the recording shows less."""
     acted = case.test.acted
@@ -126,7 +139,8 @@ def _gave_up(case: Case) -> Finding:
 
 def _bystanders(case: Case) -> Finding | None:
     """Without collectives to go by: the ranks that met no error had left, or are elsewhere."""
-    others = [r for r in sorted(case.ranks) if r not in case.troubles and r not in case.blocked]
+    busy = case.troubles.keys() | case.blocked.keys() | case.waiting_in.keys()
+    others = [r for r in sorted(case.ranks) if r not in busy]
     left = tuple(r for r in others if case.has_left(r))
     roots = tuple(r for r in others if r not in left) or left
     if not roots:
@@ -279,6 +293,8 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
             return f"{it} had already finished the test"
         case "gil-held":
             return f"{it} {was_} in native code that holds {had} GIL" + (f", called from {where}" if where else "")
+    if rank in case.blocked:
+        return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
     if (late_s := _late_s(case, still, rank)) is not None:
         return f"{it} came {seconds(late_s)} after the first"
     if where:

@@ -78,6 +78,34 @@ def test_set_up_fails_before_the_group_exists(broken_before_the_group_on_rank_2:
 
 
 @pytest.fixture
+def barrier_in_teardown(modal_h200x8: Lane) -> Iterator[Lane]:
+    import torch.distributed as dist
+
+    yield modal_h200x8
+    dist.barrier()
+
+
+@pytest.mark.h200x8(ranks=4, test=60)
+@pytest.mark.expect_verdict("rank-death", ranks=[1], cause="exception")
+def test_raise_and_meet_the_others_in_teardown(barrier_in_teardown: Lane) -> None:
+    """The barrier of the rank that failed meets what the others still do in the test: that follows from it."""
+    faults.line_up(barrier_in_teardown)
+    if barrier_in_teardown.rank == 1:
+        raise ValueError("rank 1 breaks on purpose, and then tidies up")
+    faults.wait_for_everyone(barrier_in_teardown)
+
+
+@pytest.mark.h200x8(ranks=4, test=60)
+@pytest.mark.expect_verdict("rank-death", ranks=[3], cause="exception")
+def test_connection_of_the_rank_s_own(modal_h200x8: Lane) -> None:
+    """It sounds like a lost peer, but the other end is no rank."""
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 3:
+        raise RuntimeError("the data server says: Connection closed by peer, on purpose")
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.fixture
 def teardown_together(modal_h200x8: Lane) -> Iterator[Lane]:
     yield modal_h200x8
     if modal_h200x8.rank == 0:

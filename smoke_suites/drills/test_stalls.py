@@ -328,6 +328,25 @@ def test_receiving_from_a_rank_that_waits_for_everyone(modal_h200x8: Lane) -> No
     faults.wait_for_everyone(modal_h200x8)
 
 
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[2])
+def test_receiving_while_all_others_reduce(modal_h200x8: Lane) -> None:
+    """Everybody waits, and three agree on what they wait in: rank 2 is missing there."""
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 2:
+        faults.receive_only(modal_h200x8, source=0)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[0])
+def test_reducing_while_all_others_receive(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank > 0:
+        faults.receive_only(modal_h200x8)
+    faults.wait_for_everyone(modal_h200x8)
+
+
 # The test's own limit.
 
 

@@ -156,6 +156,14 @@ def rank_death_exception_late() -> FakeBox:
 
 
 @case
+def rank_death_exception_then_teardown() -> FakeBox:
+    """What the rank that failed does in its teardown meets what the others still do in the test."""
+    box = in_step().enters((0, 1, 2), seq=2).after(0.1).raises(3, "ValueError", "first").after(0.01)
+    box.enters(3, "gloo:barrier", 2).after(0.4)
+    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+
+
+@case
 def rank_death_exception_second_failure() -> FakeBox:
     """Two failures of their own; the first one left others waiting."""
     box = in_step().enters((0, 3), seq=2).after(0.1).raises(1, "ValueError", "first", 20).after(0.3)
@@ -307,6 +315,14 @@ def collective_mismatch_size_of_the_root() -> FakeBox:
 
 
 @case
+def collective_mismatch_size_seen_in_the_crash() -> FakeBox:
+    """Two ranks abort at once, the odd one and an innocent one; both were looked at before they were gone."""
+    box = in_step().enters((1, 2), seq=2).enters(0, seq=2, numel=16, origin="failure")
+    box.enters(3, seq=2, origin="failure").exits(0, -6, "SIGABRT").exits(3, -6, "SIGABRT").after(0.2)
+    return box.acts("exit", "", (1, 2), (), (), 0.2).writes(0, ENFORCE).writes(3, ENFORCE).aborts("exit").done()
+
+
+@case
 def collective_mismatch_told_by_gloo() -> FakeBox:
     """The aborted rank took its memory along; all others agree, so it is the odd one."""
     box = in_step().enters((0, 1, 3), seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
@@ -403,6 +419,14 @@ def straggler_behind_a_chain() -> FakeBox:
     box.enters((0, 1), group="1").enters(2, "gloo:broadcast", group="2").after(31.0)
     box.acts("stall", "all_reduce #1 without a missing peer", (0, 1), (2,), (), 31.0)
     return box.at(3).aborts("stall").done()
+
+
+@case
+def straggler_outnumbered() -> FakeBox:
+    """Everybody waits: three in a collective, the fourth for a message that nobody sends."""
+    box = in_step().enters((0, 1, 3), seq=2).after(31.0)
+    box.acts("stall", "everybody waits", (0, 1, 2, 3), (), (), 31.0)
+    return box.blocked(2, "recv").aborts("stall").done()
 
 
 @case

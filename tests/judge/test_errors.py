@@ -54,6 +54,8 @@ SAID = [
     (Kind.OWN, "ValueError", "no shards", ""),
     (Kind.OWN, "ConnectionResetError", "[Errno 104] Connection reset by peer", "urllib3/connection.py:1: in get"),
     (Kind.OWN, "BrokenPipeError", "[Errno 32] Broken pipe", ""),
+    (Kind.OWN, "RuntimeError", "data server: Connection closed by peer", "suite/reader.py:9: in fetch"),
+    (Kind.PEER, "RuntimeError", "Connection closed by peer", "torch/distributed/distributed_c10d.py:9: in recv"),
     (Kind.OWN, "AssertionError", f"Regex pattern did not match.\n Actual message: {PEER_CLOSED!r}", ""),
     (Kind.OWN, "SystemExit", "3", ""),
     (Kind.OWN, "", "", ""),
@@ -71,6 +73,7 @@ def test_an_error_raised_from_a_peers_error_is_one_too() -> None:
         "The above exception was the direct cause of the following exception:\n\nE   my.StepFailed: step 4 failed"
     )
     assert classify("my.StepFailed", "step 4 failed", traceback).secondary
+    assert classify("AssertionError", "ranks differ", traceback).secondary
     assert not classify("my.StepFailed", "step 4 failed", f"    raise RuntimeError({PEER_CLOSED!r})").secondary
 
 
