@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk import look, runs
-from pytest_megacpp.desk.options import DEFAULT_LANE_DIR, TABLE, read_environment, read_lanes, read_table
+from pytest_megacpp.desk.options import DEFAULT_LANE_DIR, TABLE, read_environment, read_lanes, read_table, twin
 from pytest_megacpp.desk.rundir import mark_interrupted
 from pytest_megacpp.desk.words import text
 
@@ -30,6 +30,7 @@ class Desk:
     def __init__(self, given: str | None) -> None:
         root = _root(Path.cwd())
         self.settings = read_table(root / "pyproject.toml")
+        given = given or os.environ.get(twin("lane_dir"), "").strip() or None
         named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
         self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()
 

@@ -1,9 +1,11 @@
-"""Owns what the user asked for, from the command line and `[tool.pytest_megacpp]`; must not know how it is done.
+"""Owns what the user asked for, on the command line, in `MEGACPP_*` and `[tool.pytest_megacpp]`; not how it is done.
 
-The command line beats the configuration. Every session pays for importing this module, so it needs pytest and what
-pytest itself has already imported, and nothing of the recording's language until a lane test asks for its limits.
+The command line beats the variables, which beat the configuration. Every session pays for importing this module, so it
+needs pytest and what pytest itself has already imported, and nothing of the recording's language until a lane test
+asks for its limits.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,17 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_megacpp.desk.words import LIMIT_NAMES, PRESETS, SURFACES, count, flag, known, seconds, table, text
+from pytest_megacpp.desk.words import (
+    LIMIT_NAMES,
+    PRESETS,
+    SURFACES,
+    count,
+    flag,
+    known,
+    said_flag,
+    seconds,
+    table,
+    text,
+)
 
 if TYPE_CHECKING:
     from pytest_megacpp.recording.events import Limits
 
 TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
-KEYS = (
-    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay"),
-    *("limits", "lanes", "preload", "environment"),
-)
+OPTION_KEYS = ("surface", "ranks", "dry_run", "preset", "lane_dir", "replay")  # each an option and a variable too
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment")
 NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "gate_since", "gate", "lane_budget"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
@@ -117,19 +128,34 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
+def twin(name: str) -> str:
+    """The variable that stands for an option: `lane_dir` → `MEGACPP_LANE_DIR`."""
+    return f"MEGACPP_{name.upper()}"
+
+
+def misspelt_twins(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like one of ours and is none; ranks' own and users' are left in peace."""
+    from difflib import get_close_matches
+
+    twins = [twin(name) for name in (*OPTION_KEYS, "lane_limit")]
+    ours = (name for name in sorted(environ) if name.startswith("MEGACPP_") and name not in twins)
+    near = ((name, get_close_matches(name, twins, n=1, cutoff=0.9)) for name in ours)
+    return [f"the variable {name} means nothing here; did you mean {found[0]!r}?" for name, found in near if found]
+
+
 def read_options(config: pytest.Config) -> Options:
-    """Command line and configuration, checked. Raises UsageError."""
+    """Command line, variables and configuration, checked. Raises UsageError."""
     settings = read_table(nearest_table(config.rootpath))
-    chosen = _Chooser(config, settings)
+    chosen = _Chooser(config, settings, os.environ)
     return Options(
         surface=chosen("surface", _surface) or "auto",
         surface_given=config.getoption("megacpp_surface") is not None,
         ranks=chosen("ranks", lambda value, where: count(value, what="the world size", where=where)),
-        dry_run=chosen("dry_run", lambda value, where: flag(value, what="it", where=where)) or False,
+        dry_run=chosen("dry_run", _flag) or False,
         preset=chosen("preset", _preset),
         lane_dir=_lane_dir(config, settings),
         replay=chosen("replay", lambda value, where: text(value, what="the recording", where=where)),
-        given_limits=_given_limits(config.getoption("megacpp_lane_limit")),
+        given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
         preload=_preload(settings.get("preload", [])),
@@ -138,16 +164,22 @@ def read_options(config: pytest.Config) -> Options:
 
 
 class _Chooser:
-    """The value of an option: the command line's, else its twin's in the configuration, else None."""
+    """The value of an option: the command line's, else its variable's, else the configuration's, else None.
 
-    def __init__(self, config: pytest.Config, settings: Mapping[str, object]) -> None:
+    A variable that is set to nothing is not set: that is how CI systems leave out an input.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Mapping[str, object], environ: Mapping[str, str]) -> None:
         self._config = config
         self._settings = settings
+        self._environ = environ
 
     def __call__(self, name: str, check: Callable[[object, str], Any]) -> Any:
         given = self._config.getoption(f"megacpp_{name}")
         if given is not None:
             return check(given, f"--{name.replace('_', '-')}")
+        if self._environ.get(twin(name), "").strip():
+            return check(self._environ[twin(name)].strip(), twin(name))
         return check(self._settings[name], f"{name} in {TABLE}") if name in self._settings else None
 
 
@@ -203,30 +235,41 @@ def _surface(value: object, where: str) -> str:
     return known(value, SURFACES, what="surface", where=where)
 
 
+def _flag(value: object, where: str) -> bool:
+    """A variable can only say it in words."""
+    if isinstance(value, str) and where.startswith("MEGACPP_"):
+        return said_flag(value, where=where)
+    return flag(value, what="it", where=where)
+
+
 def _preset(value: object, where: str) -> str:
     return known(value, PRESETS, what="preset", where=where)
 
 
 def _lane_dir(config: pytest.Config, settings: Mapping[str, object]) -> Path:
     """What was typed counts from where it was typed, the configuration from its own directory."""
-    given = config.getoption("megacpp_lane_dir")
-    if given is not None:
-        text(given, what="the directory", where="--lane-dir")
+    given, told = config.getoption("megacpp_lane_dir"), os.environ.get(twin("lane_dir"), "").strip()
+    if given is not None or told:
+        given = text(told if given is None else given, what="the directory", where="--lane-dir")
         return config.invocation_params.dir / Path(given).expanduser()
     configured = text(settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
     return config.rootpath / Path(configured).expanduser()
 
 
-def _given_limits(given: Iterable[str]) -> dict[str, float]:
-    limits = {}
-    for entry in given:
-        name, equals, value = entry.partition("=")
-        where = f"--lane-limit {entry}"
-        if not equals:
-            raise pytest.UsageError(f"{where}: write NAME=SECONDS, with NAME one of {', '.join(LIMIT_NAMES)}")
-        name = known(name.strip(), LIMIT_NAMES, what="limit", where=where)
-        limits[name] = seconds(value.strip(), what=name, where=where)
-    return limits
+def _given_limits(given: Iterable[str], environ: Mapping[str, str]) -> dict[str, float]:
+    """Of the command line and of its variable, whose entries stand between commas or blanks."""
+    variable = twin("lane_limit")
+    told = [(entry, f"{variable} {entry}") for entry in environ.get(variable, "").replace(",", " ").split()]
+    entries = [*told, *((entry, f"--lane-limit {entry}") for entry in given)]
+    return dict(_given_limit(entry, where) for entry, where in entries)
+
+
+def _given_limit(entry: str, where: str) -> tuple[str, float]:
+    name, equals, value = entry.partition("=")
+    if not equals:
+        raise pytest.UsageError(f"{where}: write NAME=SECONDS, with NAME one of {', '.join(LIMIT_NAMES)}")
+    name = known(name.strip(), LIMIT_NAMES, what="limit", where=where)
+    return name, seconds(value.strip(), what=name, where=where)
 
 
 BUILT_IN_LANE = LaneConfig("h200x8", "H200:8", 8)

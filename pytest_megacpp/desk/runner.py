@@ -13,6 +13,7 @@ from pytest_megacpp.desk.git import look
 from pytest_megacpp.desk.lanes import LaneMarks
 from pytest_megacpp.desk.launch import Place, Selected, choose_place, make_plan, select
 from pytest_megacpp.desk.markers import Expectation
+from pytest_megacpp.desk.options import misspelt_twins
 from pytest_megacpp.desk.outcomes import drill_result, reports
 from pytest_megacpp.desk.replay import Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
@@ -66,7 +67,11 @@ class LaneRunner:
             return [f"megacpp: replay of {self._options.replay} ({_short(self._recorded.path)})"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
         shapes = ", ".join(f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu})" for lane in lanes)
-        return [f"megacpp: {shapes} on {self._where().notice}", f"megacpp: runs in {self._options.lane_dir}"]
+        return [
+            f"megacpp: {shapes} on {self._where().notice}",
+            f"megacpp: runs in {self._options.lane_dir}",
+            *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
+        ]
 
     # -- the session ---------------------------------------------------------------------------------------
 

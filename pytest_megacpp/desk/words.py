@@ -53,6 +53,14 @@ def flag(value: object, *, what: str, where: str) -> bool:
     return value
 
 
+def said_flag(value: str, *, where: str) -> bool:
+    """A truth value in words, as variables hold it; raises UsageError."""
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in words:
+        raise pytest.UsageError(f"{where}: it must be 1 or 0 (true, false, yes, no, on, off), not {value!r}")
+    return words[value.lower()]
+
+
 def text(value: object, *, what: str, where: str) -> str:
     """`value` if it is a text that says something; raises UsageError."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:

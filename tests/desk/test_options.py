@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.options import Options, read_options
+from pytest_megacpp.desk.options import Options, misspelt_twins, read_options
 from pytest_megacpp.desk.words import LIMIT_NAMES
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.report import receipt
@@ -192,3 +192,65 @@ def test_a_broken_pyproject_that_pytest_does_not_read_is_said(pytester: pytest.P
 
 def test_the_names_of_limits_are_the_same_everywhere() -> None:
     assert (*Limits.__dataclass_fields__, "run") == LIMIT_NAMES == receipt.LIMIT_NAMES
+
+
+@pytest.mark.parametrize(
+    ("variables", "field", "value"),
+    [
+        ({"MEGACPP_SURFACE": "local"}, "surface", "local"),
+        ({"MEGACPP_SURFACE": " "}, "surface", "auto"),
+        ({"MEGACPP_RANKS": "4"}, "ranks", 4),
+        ({"MEGACPP_DRY_RUN": "Yes"}, "dry_run", True),
+        ({"MEGACPP_DRY_RUN": "0"}, "dry_run", False),
+        ({"MEGACPP_PRESET": "diagnostic"}, "preset", "diagnostic"),
+        ({"MEGACPP_REPLAY": "latest"}, "replay", "latest"),
+        ({"MEGACPP_LANE_DIR": "/lanes"}, "lane_dir", Path("/lanes")),
+        ({"MEGACPP_LANE_LIMIT": "stall=3, test=4.5"}, "given_limits", {"stall": 3.0, "test": 4.5}),
+    ],
+)
+def test_every_option_has_a_variable(
+    read: Read, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], field: str, value: object
+) -> None:
+    for name, content in variables.items():
+        monkeypatch.setenv(name, content)
+    assert getattr(read(), field) == value
+
+
+def test_the_command_line_beats_the_variable_which_beats_the_configuration(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEGACPP_RANKS", "4")
+    monkeypatch.setenv("MEGACPP_DRY_RUN", "0")
+    monkeypatch.setenv("MEGACPP_LANE_LIMIT", "stall=3,test=4")
+    options = read("--ranks=8", "--lane-limit=stall=5", toml=TOML)
+    assert (options.ranks, options.dry_run, options.given_limits) == (8, False, {"stall": 5.0, "test": 4.0})
+    assert read(toml=TOML).ranks == 4
+
+
+def test_a_variable_asks_for_no_lane(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEGACPP_SURFACE", "local")
+    assert not read().surface_given
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MEGACPP_SURFACE", "locall", "MEGACPP_SURFACE: unknown surface 'locall'; did you mean 'local'?"),
+        ("MEGACPP_RANKS", "none", "MEGACPP_RANKS: the world size must be"),
+        ("MEGACPP_DRY_RUN", "maybe", "MEGACPP_DRY_RUN: it must be 1 or 0"),
+        ("MEGACPP_LANE_LIMIT", "stal=3", "MEGACPP_LANE_LIMIT stal=3: unknown limit 'stal'; did you mean 'stall'?"),
+    ],
+)
+def test_wrong_variables_are_said(
+    read: Read, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(pytest.UsageError) as refusal:
+        read()
+    assert said in str(refusal.value)
+
+
+def test_a_variable_that_looks_like_ours_is_told() -> None:
+    environ = {"MEGACPP_SURFCE": "modal", "MEGACPP_TOKENIZER": "x", "MEGACPP_RUN_ID": "y", "MEGACPP_PRESET": "full"}
+    said = "the variable MEGACPP_SURFCE means nothing here; did you mean 'MEGACPP_SURFACE'?"
+    assert misspelt_twins(environ) == [said]
