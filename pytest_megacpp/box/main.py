@@ -123,7 +123,7 @@ class Box:
     def _preflight(self) -> bool:
         survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
         names = tuple(d.name for d in survey.devices.devices)
-        self.recorder.write(ev.BoxReady(survey.versions, survey.facts, names))
+        self.recorder.write(ev.BoxReady(survey.versions, survey.all_facts(), names))
         found = preflight.problems(
             survey,
             requested_gpu=self.plan.gpu,
@@ -131,7 +131,8 @@ class Box:
             dry_run=self.plan.dry_run,
         )
         if found:
-            self.recorder.write(ev.ProblemFound("environment", "box", " ".join(found)))
+            told = " ".join(problem.text for problem in found)
+            self.recorder.write(ev.ProblemFound("environment", found[0].cause, told))
         return not found
 
     def _prepare(self) -> bool:

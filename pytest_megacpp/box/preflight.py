@@ -2,12 +2,13 @@
 
 Versions come from package metadata and devices from `nvidia-smi`, with a deadline: nothing here imports torch
 or initialises CUDA or NVML in the process, so a fork server can follow. What can't be read is None or absent,
-and what is absent is never a problem by itself, except torch.
+and what is absent is never a problem by itself, except torch and pytest.
 """
 
 import contextlib
 import csv
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -15,17 +16,24 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_megacpp.box.fitness import Problem, cuda_problems, gpu_problems
+from pytest_megacpp.box.gpus import GpuSurvey, ask, read_kernel_log
+from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
 
 MIB = 1 << 20
 SHM_BYTES_PER_RANK = 64 * MIB
 MIN_FREE_DISK_BYTES = 64 * MIB
-OLDEST_TORCH = (2, 11)
-FIRST_UNSUPPORTED_TORCH = (3, 0)
+SUPPORTED: Mapping[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
+    "pytest": ((8, 2), None),
+    "torch": ((2, 11), (3, 0)),
+}
+"""What ranks need, by package: the oldest version that will do, and the first that is too new to be known."""
 INSTALL = "pip install 'pytest-megacpp[local]'"
+COMPATIBILITY_LIBRARIES = "/usr/local/cuda/compat"
 QUERY = (
     "nvidia-smi",
     "--query-gpu=index,name,uuid,memory.total,driver_version",
@@ -55,25 +63,56 @@ class DeviceList:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The box: versions by package name, facts by name, devices."""
+    """The box: versions by package name, facts by name, devices, and what is known of them beyond their names."""
 
     versions: dict[str, str]
     facts: dict[str, Json]
     devices: DeviceList
+    gpus: GpuSurvey = field(default_factory=GpuSurvey)
+
+    def all_facts(self) -> dict[str, Json]:
+        """For the recording: those of the machine, and `gpus` where there are some."""
+        return self.facts | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
 
 
 def survey(directory: Path, *, list_devices: bool = True) -> Survey:
     """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices."""
-    return Survey(versions(), facts(directory), devices() if list_devices else DeviceList())
+    listed = devices() if list_devices else DeviceList()
+    told = ask(_answer_in_time, read_kernel_log) if listed.devices else GpuSurvey()
+    return Survey(versions(), facts(directory), listed, told)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that matter, by package name; what isn't installed isn't listed."""
+    """Of Python and what matters beside it, by package name; what isn't installed isn't listed.
+
+    `cuda` is what torch was built for, `nccl` the library that torch brought along.
+    """
     found = {"python": platform.python_version()}
     for package in ("pytest", "pytest-megacpp", "torch", "triton"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    for name, version in (("cuda", _torchs_cuda()), ("nccl", _nccl())):
+        if version is not None:
+            found[name] = version
     return found
+
+
+def _torchs_cuda() -> str | None:
+    """As torch's own `version.py` has it, which is read, not imported."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        spec = importlib.util.find_spec("torch")
+        if spec is not None and spec.origin is not None:
+            source = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8", errors="replace")
+            told = re.search(r"""^cuda\b[^=\n]*=\s*['"](?P<version>[\d.]+)['"]""", source, re.MULTILINE)
+            return told["version"] if told else None
+    return None
+
+
+def _nccl() -> str | None:
+    for cuda in ("cu13", "cu12", "cu11"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(f"nvidia-nccl-{cuda}")
+    return None
 
 
 def facts(directory: Path) -> dict[str, Json]:
@@ -85,6 +124,7 @@ def facts(directory: Path) -> dict[str, Json]:
         "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
         "free_disk_bytes": _disk_bytes(directory, free=True),
         "loopback": loopback(),
+        "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
     }
 
 
@@ -165,6 +205,10 @@ def _describe(error: OSError | subprocess.SubprocessError | ValueError) -> str:
             return f"nvidia-smi could not be read: {error}"
 
 
+def _answer_in_time(command: Sequence[str]) -> str:
+    return _answer(command, QUERY_DEADLINE_S)
+
+
 def _answer(command: Sequence[str], deadline_s: float) -> str:
     """Its output; a process that can't be killed (stuck in the driver) is left behind, not waited for."""
     process = subprocess.Popen(
@@ -224,27 +268,35 @@ def _named(entry: str, listed: Iterable[Device]) -> Device | None:
     return next((device for device in listed if entry and device.uuid.startswith(entry)), None)
 
 
-def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dry_run: bool) -> tuple[str, ...]:
-    """Why the lane can't be run here, one sentence with its mend each; empty when it can.
+def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dry_run: bool) -> tuple[Problem, ...]:
+    """Why the lane can't be run here; empty when it can.
 
     `requested_gpu` is a GPU type as Modal spells it (`H200`, `A100-80GB`, `H100!`), with or without a count;
     None or `any` accepts every type. `requested_count` is the number of devices, one for each rank. A dry run
     needs none.
     """
-    found = [*_torch_problems(box.versions), *_disk_problems(box.facts)]
+    found = [*_version_problems(box.versions), *_disk_problems(box.facts)]
     if not dry_run:
         found += _device_problems(box.devices, requested_gpu, requested_count)
         found += _shared_memory_problems(box.facts, requested_count)
+        compat = box.facts.get("cuda_compatibility_libraries") is True
+        found += cuda_problems(box.versions.get("cuda"), box.gpus, compat=compat)
+        found += gpu_problems(box.gpus, [device.uuid for device in box.devices.devices[:requested_count]])
     return tuple(found)
 
 
-def _torch_problems(installed: Mapping[str, str]) -> Iterable[str]:
-    version = installed.get("torch")
-    if version is None:
-        yield f"torch is not installed here, and ranks need it: {INSTALL}"
-    elif not OLDEST_TORCH <= _major_minor(version) < FIRST_UNSUPPORTED_TORCH:
-        oldest, first_unsupported = (".".join(map(str, v)) for v in (OLDEST_TORCH, FIRST_UNSUPPORTED_TORCH))
-        yield f"torch {version} is not supported (at least {oldest}, below {first_unsupported}): {INSTALL}"
+def _version_problems(installed: Mapping[str, str]) -> Iterable[Problem]:
+    for package, (oldest, too_new) in SUPPORTED.items():
+        version = installed.get(package)
+        if version is None:
+            yield Problem(package, f"{package} is not installed here, and ranks need it: {INSTALL}, or mend the image")
+        elif _major_minor(version) < oldest or (too_new is not None and _major_minor(version) >= too_new):
+            known = f"at least {_dotted(oldest)}" + (f", below {_dotted(too_new)}" if too_new is not None else "")
+            yield Problem(package, f"{package} {version} is not supported ({known}): {INSTALL}, or mend the image")
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _major_minor(version: str) -> tuple[int, int]:
@@ -252,37 +304,42 @@ def _major_minor(version: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _disk_problems(machine: Mapping[str, Json]) -> Iterable[str]:
+def _disk_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
     free = machine.get("free_disk_bytes")
     if isinstance(free, int) and free < MIN_FREE_DISK_BYTES:
-        yield (
+        yield Problem(
+            "disk",
             f"the disk is almost full: {free // MIB} MiB free where the run writes, at least "
-            f"{MIN_FREE_DISK_BYTES // MIB} MiB needed. Free some, or choose another place with --lane-dir"
+            f"{MIN_FREE_DISK_BYTES // MIB} MiB needed. Free some, or choose another place with --lane-dir",
         )
 
 
-def _shared_memory_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[str]:
+def _shared_memory_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[Problem]:
     size, needed = machine.get("shm_bytes"), SHM_BYTES_PER_RANK * ranks
     if isinstance(size, int) and size < needed:
-        yield (
+        yield Problem(
+            "shared-memory",
             f"too little shared memory: /dev/shm has {size // MIB} MiB, NCCL needs about {needed // MIB} MiB "
-            f"for {ranks} ranks. Start the container with more (docker run --shm-size=1g, or --ipc=host)"
+            f"for {ranks} ranks. Start the container with more (docker run --shm-size=1g, or --ipc=host)",
         )
 
 
-def _device_problems(box: DeviceList, requested_gpu: str | None, requested_count: int) -> Iterable[str]:
+def _device_problems(box: DeviceList, requested_gpu: str | None, requested_count: int) -> Iterable[Problem]:
     wanted = f"{requested_count} × {_type_name(requested_gpu) or 'any GPU'}"
     if box.failure is not None:
-        yield f"the devices could not be listed ({box.failure}); the lane asked for {wanted}"
+        yield Problem("devices", f"the devices could not be listed ({box.failure}); the lane asked for {wanted}")
         return
     if len(box.devices) < requested_count:
-        yield (
-            f"the lane asked for {wanted}; this box shows {_show(box.devices)}. Use --dry-run to run without devices"
+        shown = _show(box.devices)
+        yield Problem(
+            "devices", f"the lane asked for {wanted}; this box shows {shown}. Use --dry-run to run without devices"
         )
     wrong = [device for device in box.devices[:requested_count] if not is_type(device, requested_gpu)]
     if wrong:
         shown = _show(box.devices)
-        yield f"the lane asked for {wanted}; device {wrong[0].index} of {shown} is {_name(wrong[0])}"
+        yield Problem(
+            "devices", f"the lane asked for {wanted}; device {wrong[0].index} of {shown} is {_name(wrong[0])}"
+        )
 
 
 def _name(device: Device) -> str:

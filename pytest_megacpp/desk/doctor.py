@@ -4,10 +4,12 @@ torch is looked at as files and metadata, never imported.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_megacpp.box import contract, preflight
+from pytest_megacpp.box.gpus import GpuSurvey, Matrix
 from pytest_megacpp.desk.launch import cache_dir
 from pytest_megacpp.desk.options import LaneConfig
 from pytest_megacpp.desk.readers import Readers, find_readers
@@ -23,7 +25,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
     lines = [
         *_pairs("versions", survey.versions),
         *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
-        *_devices(survey.devices),
+        *_devices(survey),
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
         f"surface modal{'':<11}not built in this version",
         "",
@@ -46,7 +48,8 @@ def _told(name: str, value: object) -> str:
     return str(value)
 
 
-def _devices(found: preflight.DeviceList) -> Iterator[str]:
+def _devices(survey: preflight.Survey) -> Iterator[str]:
+    found = survey.devices
     yield "devices"
     if found.failure:
         yield f"  could not be listed: {one_line(found.failure)}"
@@ -55,7 +58,29 @@ def _devices(found: preflight.DeviceList) -> Iterator[str]:
     for device in found.devices:
         memory = "" if device.memory_mib is None else f"{device.memory_mib / 1024:.0f} GiB, "
         yield f"  {device.index:<22}{one_line(device.name)}, {memory}driver {one_line(device.driver)}"
+    for name, value in _beyond_names(survey.gpus):
+        yield f"  {name:<22}{one_line(value)}"
     yield ""
+
+
+def _beyond_names(told: GpuSurvey) -> Iterator[tuple[str, str]]:
+    """What can be said of all GPUs in a line each; nothing where nothing is known."""
+    if told.cuda is not None:
+        yield "cuda of the driver", told.cuda
+    if told.topology is not None and len(told.topology) > 1:
+        yield "linked by", _ways(told.topology)
+    if told.peers is not None and len(told.peers) > 1:
+        yield "peer access", _ways(told.peers)
+    if any(state.uncorrected for state in told.states):
+        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in told.states)
+    if told.xids:
+        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in told.xids)
+
+
+def _ways(matrix: Matrix) -> str:
+    """`NV18 (56 ways)`: a pair is two, it may differ by direction."""
+    ways = Counter(how for row in matrix for how in row if how != "X")
+    return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
 
 
 def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
@@ -64,7 +89,7 @@ def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
     dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
     answer = "can't run here" if dry else "dry run only" if real else "can run here"
     yield f"lane {lane.name:<19}{answer} ({lane.gpu}, {lane.ranks} ranks)"
-    yield from (f"  {problem}" for problem in dry or real)
+    yield from (f"  {problem.text}" for problem in dry or real)
 
 
 def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:

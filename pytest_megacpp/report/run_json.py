@@ -125,7 +125,11 @@ def circumstances(run: RunMeta, timeline: Timeline) -> dict[str, Json]:
         "seed": to_json(run.seed),
         "environment": _environment(timeline),
         "versions": dict(ready.versions) if ready else {},
-        "devices": {"requested": run.requested_gpu, "observed": list(ready.devices) if ready else None},
+        "devices": {
+            "requested": run.requested_gpu,
+            "observed": list(ready.devices) if ready else None,
+            "details": ready.facts.get("gpus") if ready else None,
+        },
         "git": to_json(run.git),
         "ids": to_json(run.ids),
     }

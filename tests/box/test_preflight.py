@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.box import preflight
+from pytest_megacpp.box.fitness import Problem
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey, parse_devices, problems, visible_devices
 from pytest_megacpp.recording.events import Json
 
@@ -144,13 +145,15 @@ def box(
     devices: str = H200,
     facts: dict[str, Json] | None = None,
     torch: str | None = "2.13.0+cu130",
+    pytest_version: str | None = "9.0.1",
     failure: str | None = None,
 ) -> Survey:
-    versions = {"python": "3.12.1"} | ({} if torch is None else {"torch": torch})
-    return Survey(versions, GOOD_FACTS | (facts or {}), DeviceList(parse_devices(devices), failure))
+    versions = {"python": "3.12.1", "pytest": pytest_version, "torch": torch}
+    installed = {name: version for name, version in versions.items() if version is not None}
+    return Survey(installed, GOOD_FACTS | (facts or {}), DeviceList(parse_devices(devices), failure))
 
 
-def found(survey: Survey, gpu: str | None = "H200", count: int = 8, dry_run: bool = False) -> tuple[str, ...]:
+def found(survey: Survey, gpu: str | None = "H200", count: int = 8, dry_run: bool = False) -> tuple[Problem, ...]:
     return problems(survey, requested_gpu=gpu, requested_count=count, dry_run=dry_run)
 
 
@@ -160,41 +163,52 @@ def test_eight_h200_are_what_the_lane_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("survey", "text"),
+    ("survey", "cause", "text"),
     [
         (
             box(torch=None),
+            "torch",
             "torch is not installed here, and ranks need it: pip install 'pytest-megacpp[local]'",
         ),
-        (box(torch="2.4.1"), "torch 2.4.1 is not supported (at least 2.11, below 3.0)"),
-        (box(torch="3.0.0"), "torch 3.0.0 is not supported"),
-        (box(torch="odd"), "torch odd is not supported"),
-        (box(devices=""), "the lane asked for 8 × H200; this box shows no devices. Use --dry-run"),
+        (box(pytest_version=None), "pytest", "pytest is not installed here, and ranks need it"),
+        (box(pytest_version="7.4.0"), "pytest", "pytest 7.4.0 is not supported (at least 8.2): pip install"),
+        (box(torch="2.4.1"), "torch", "torch 2.4.1 is not supported (at least 2.11, below 3.0)"),
+        (box(torch="3.0.0"), "torch", "torch 3.0.0 is not supported"),
+        (box(torch="odd"), "torch", "torch odd is not supported"),
+        (box(devices=""), "devices", "the lane asked for 8 × H200; this box shows no devices. Use --dry-run"),
         (
             box(devices=H200.replace("7, ", "x, ", 1)),
+            "devices",
             "the lane asked for 8 × H200; this box shows 7 × NVIDIA H200",
         ),
         (
             box(devices=H200.replace("5, NVIDIA H200", "5, NVIDIA H100 80GB HBM3")),
+            "devices",
             "device 5 of 7 × NVIDIA H200, 1 × NVIDIA H100 80GB HBM3 is 'NVIDIA H100 80GB HBM3', 143771 MiB",
         ),
         (
             box(devices="", failure="nvidia-smi did not answer in 20 s"),
+            "devices",
             "did not answer in 20 s); the lane asked",
         ),
-        (box(facts={"shm_bytes": 64 << 20}), "/dev/shm has 64 MiB, NCCL needs about 512 MiB for 8 ranks"),
-        (box(facts={"free_disk_bytes": 3 << 20}), "the disk is almost full: 3 MiB free"),
+        (
+            box(facts={"shm_bytes": 64 << 20}),
+            "shared-memory",
+            "/dev/shm has 64 MiB, NCCL needs about 512 MiB for 8 ranks",
+        ),
+        (box(facts={"free_disk_bytes": 3 << 20}), "disk", "the disk is almost full: 3 MiB free"),
     ],
 )
-def test_each_problem_is_told_with_its_mend(survey: Survey, text: str) -> None:
+def test_each_problem_is_told_with_its_mend(survey: Survey, cause: str, text: str) -> None:
     (told,) = found(survey)
-    assert text in told
+    assert told.cause == cause
+    assert text in told.text
 
 
 def test_too_few_and_wrong_devices_are_both_told() -> None:
     too_few, wrong = found(box(devices=MIXED))
-    assert "this box shows 1 × NVIDIA H200, 1 × NVIDIA H100 80GB HBM3" in too_few
-    assert "device 1" in wrong
+    assert "this box shows 1 × NVIDIA H200, 1 × NVIDIA H100 80GB HBM3" in too_few.text
+    assert "device 1" in wrong.text
 
 
 def test_what_cannot_be_read_is_no_problem() -> None:
@@ -216,6 +230,26 @@ def test_this_machine_is_surveyed(tmp_path: Path) -> None:
         assert isinstance(value, int)
         assert value > 0
     assert preflight.survey(tmp_path, list_devices=False).devices == DeviceList()
+
+
+@pytest.mark.parametrize(
+    ("source", "cuda"),
+    [
+        ("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "13.0"),
+        ("cuda = '12.4'\n", "12.4"),
+        ("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n", None),
+        ("", None),
+    ],
+)
+def test_the_cuda_that_torch_was_built_for_is_read(
+    source: str, cuda: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('must not be imported')")
+    (tmp_path / "torch" / "version.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert preflight.versions().get("cuda") == cuda
 
 
 def test_surveying_does_not_import_torch() -> None:

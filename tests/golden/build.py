@@ -555,7 +555,7 @@ def startup_failure_startup_limit() -> FakeBox:
 @case
 def environment() -> FakeBox:
     detail, mend = "8 devices were asked for, this box has 2", "rent H200:8"
-    return FakeBox().box(ev.ProblemFound("environment", "device-count", detail, mend)).done("refused")
+    return FakeBox().box(ev.ProblemFound("environment", "devices", detail, mend)).done("refused")
 
 
 @case

@@ -102,7 +102,7 @@ def test_run_json_is_complete(ran: Ran) -> None:
     assert run["schema"] == "megacpp.run/1"
     assert run["status"] == "failed"
     assert (run["lane"], run["surface"], run["dry_run"], run["ranks"]) == ("h200x8", "local", True, 2)
-    assert run["devices"] == {"requested": "H200:8", "observed": []}
+    assert run["devices"] == {"requested": "H200:8", "observed": [], "details": None}
     assert datetime.fromisoformat(run["started_at"]) < datetime.fromisoformat(run["finished_at"])
     assert run["cost"]["seconds"] > 0
     assert run["cost"]["gpu_seconds"] == 0

@@ -147,7 +147,7 @@ def test_every_text_is_redacted() -> None:
 
 def test_run_json_has_every_field_while_running_and_after() -> None:
     story, judged = killed(4)
-    story.box(1.0, ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2}, ("NVIDIA H200",)))
+    story.box(1.0, ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2, "gpus": {"driver": "570"}}, ("NVIDIA H200",)))
     nodeids = [NODEID, "other"]
     running = run_json(META, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
     over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)
@@ -161,7 +161,11 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
         "receipt": "receipts/x.json",
     }
     assert over["counts"]["failed"] == 1  # type: ignore[index, call-overload]
-    assert over["devices"] == {"requested": "H200:8", "observed": ["NVIDIA H200"]}
+    assert over["devices"] == {
+        "requested": "H200:8",
+        "observed": ["NVIDIA H200"],
+        "details": {"driver": "570"},
+    }
     assert set(Seed.__dataclass_fields__) == set(over["seed"])  # type: ignore[arg-type]
 
 

@@ -1,0 +1,48 @@
+"""Owns the first lines of a box in somebody's image; must parse and run under any Python 3.
+
+`python3 …/pytest_megacpp/box/start.py PLAN DIRECTORY`: run as a file, it needs nothing installed and no variable set.
+A Python that is too old for the rest is told in the recording, where every other problem of a box is told too.
+"""
+
+import json
+import os
+import sys
+import time
+
+OLDEST_PYTHON = (3, 11)
+
+
+def main(plan: str, directory: str) -> int:
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        refuse(plan, directory, sys.version.split()[0])
+        return 0
+    from pytest_megacpp.box.__main__ import main as guard
+
+    return guard(plan, directory)
+
+
+def refuse(plan_path: str, directory: str, python: str) -> None:
+    """Writes the recording of a run that can't begin."""
+    with open(plan_path, encoding="utf-8") as file:
+        plan = json.load(file)
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    started = {name: plan[name] for name in ("run_id", "lane", "surface", "dry_run", "ranks", "cwd")}
+    started.update(started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), tests=len(plan["tests"]))
+    facts = [dict(started, kind="run-started")]
+    for index, test in enumerate(plan["tests"]):
+        facts.append({"kind": "test-planned", "test": index, "nodeid": test["nodeid"], "ranks": test["ranks"]})
+    detail = "the image's Python is {0}, ranks need {1} or newer: choose an image with it, or set add_python"
+    facts += [
+        {"kind": "box-ready", "versions": {"python": python}, "facts": {}},
+        {"kind": "problem-found", "code": "environment", "cause": "python", "detail": detail.format(python, oldest)},
+        {"kind": "run-finished", "reason": "refused"},
+    ]
+    with open(os.path.join(directory, "recording.jsonl"), "w", encoding="utf-8") as recording:
+        for seq, fact in enumerate(facts):
+            stamp = {"v": 1, "run": plan["run_id"], "world": "", "src": "box", "seq": seq, "t": 0.0}
+            recording.write(json.dumps(dict(stamp, **fact)) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
