@@ -271,6 +271,7 @@ class Box:
             world.drop_stores()
         else:
             port = world.store_for(keep=action.keep_group)
+        self.oom.look()
         world.say(Go(action.test, action.next_test, port, action.keep_group))
         for watch in self.watches[world.name]:
             watch.begin(action.test)

@@ -1,23 +1,34 @@
 """Owns telling an OOM kill from a plain SIGKILL; must not know ranks.
 
-Two witnesses: the `oom_kill` counter of this cgroup's memory.events (cgroup v2), and the kernel log, which names
-the process. Either may be out of reach.
+Two witnesses: the kernel log, which names the process, and a counter of the cgroup's kills (`memory.events` of cgroup
+v2, `memory.oom_control` of v1), which doesn't. Either may be out of reach.
 """
 
-import contextlib
+import errno
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 _KILLED = re.compile(r"Killed process (\d+)")
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the only one whose process ids the kernel log speaks
+_COUNTERS = {"": "memory.events", "memory": "memory.oom_control"}  # by controller; "" is cgroup v2's only hierarchy
 
 
 class OomWitness:
-    """Remembers the counter from the start of the box."""
+    """Counts from its beginning; `look` makes that now. `cgroups` is where the hierarchies are mounted."""
 
-    def __init__(self) -> None:
-        self._counter = _counter_path()
+    def __init__(
+        self,
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        membership: Path = Path("/proc/self/cgroup"),
+        log: Path = Path("/dev/kmsg"),
+        namespace: Path = Path("/proc/self/ns/pid"),
+    ) -> None:
+        self._counter = next(_counters(cgroups, membership), None)
+        self._log = _open_at_end(log) if _link(namespace) == _FIRST_PID_NAMESPACE else None
+        self._named: set[int] = set()
         self._before = _oom_kills(self._counter)
-        self._log = _open_kernel_log()
 
     @property
     def counts(self) -> bool:
@@ -27,54 +38,72 @@ class OomWitness:
     def reads_log(self) -> bool:
         return self._log is not None
 
+    def look(self) -> None:
+        """What was killed until now explains no later death: a worker of a test that is over, say."""
+        self._before = _oom_kills(self._counter)
+
     def killed(self, pid: int) -> bool | None:
         """Whether the kernel killed `pid` for memory; None when there is no witness."""
-        if self._log is not None and pid in _killed_pids(self._log):
-            return True
+        if self._log is not None:
+            self._named |= set(_killed_pids(self._log))
+            return pid in self._named
         now = _oom_kills(self._counter)
-        if now is None or self._before is None:
-            return None if self._log is None else False
-        rose, self._before = now > self._before, now
-        return rose
+        return None if now is None or self._before is None else now > self._before
 
 
-def _counter_path() -> str | None:
+def _counters(cgroups: Path, membership: Path) -> Iterator[Path]:
+    """The files that count this process's group's kills."""
     try:
-        with open("/proc/self/cgroup", encoding="ascii") as f:
-            relative = next(line for line in f if line.startswith("0::")).strip()[3:]
-    except (OSError, StopIteration):
-        return None
-    path = os.path.join("/sys/fs/cgroup", relative.lstrip("/"), "memory.events")
-    return path if os.path.exists(path) else None
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            file = cgroups / controller / path.lstrip("/") / _COUNTERS.get(controller, "memory.events")
+            if controller in _COUNTERS and _oom_kills(file) is not None:
+                yield file
 
 
-def _oom_kills(path: str | None) -> int | None:
-    if path is None:
+def _oom_kills(file: Path | None) -> int | None:
+    if file is None:
         return None
     try:
-        with open(path, encoding="ascii") as f:
-            counters = dict(line.split() for line in f)
+        counters = dict(line.split() for line in file.read_text(encoding="ascii").splitlines())
         return int(counters["oom_kill"])
     except (OSError, KeyError, ValueError):
         return None
 
 
-def _open_kernel_log() -> int | None:
-    """A descriptor on /dev/kmsg that reads what comes from now on."""
+def _link(path: Path) -> str:
     try:
-        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _open_at_end(path: Path) -> int | None:
+    """A descriptor on the kernel log that reads what comes from now on."""
+    try:
+        log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
-    with contextlib.suppress(OSError):
+    try:
         os.lseek(log, 0, os.SEEK_END)
-        return log
-    os.close(log)
-    return None
+    except OSError:
+        os.close(log)
+        return None
+    return log
 
 
-def _killed_pids(log: int) -> set[int]:
-    found: set[int] = set()
-    with contextlib.suppress(OSError):
-        while record := os.read(log, 8192):
-            found |= {int(pid) for pid in _KILLED.findall(record.decode(errors="replace"))}
-    return found
+def _killed_pids(log: int) -> Iterator[int]:
+    while True:
+        try:
+            record = os.read(log, 8192)
+        except OSError as e:
+            if e.errno == errno.EPIPE:  # the log went round meanwhile; the next read goes on behind the hole
+                continue
+            return
+        if not record:
+            return
+        yield from (int(pid) for pid in _KILLED.findall(record.decode(errors="replace")))

@@ -100,6 +100,8 @@ def make_plan(
         maxfail=int(config.getoption("maxfail", 0) or 0),
         preload=options.preload,
         path=_sys_path(),
+        root=os.path.relpath(config.rootpath, invocation.dir),
+        ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=dict(options.environment),
     )
 

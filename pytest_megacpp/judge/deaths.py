@@ -11,7 +11,7 @@ from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
-from pytest_megacpp.judge.phrases import joined, plain
+from pytest_megacpp.judge.phrases import joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
 
@@ -45,7 +45,7 @@ def _first(own: Sequence[Trouble]) -> Trouble:
 
 def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tuple[int, ...]) -> Finding:
     others = [t for t in own if t.rank not in blamed]
-    what = f"{ranks_named(blamed)} {aftermath.said(first)}"
+    what = of_ranks(blamed, aftermath.said(first))
     return Finding(
         Code.RANK_DEATH,
         joined((what, aftermath.sentence(case, blamed))),
@@ -109,7 +109,7 @@ def _raised_what(own: Sequence[Trouble]) -> str:
     groups: dict[tuple[str, ...], list[Trouble]] = defaultdict(list)
     for trouble in own:
         groups[trouble.signature].append(trouble)
-    parts = [f"{ranks_named(t.rank for t in g)} {aftermath.said(g[0])}" for g in groups.values()]
+    parts = [of_ranks([t.rank for t in g], aftermath.said(g[0])) for g in groups.values()]
     more = f"{len(parts) - 2} more different failures" if len(parts) > 2 else ""
     return joined((*parts[:2], more))
 

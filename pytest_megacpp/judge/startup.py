@@ -13,7 +13,7 @@ from pytest_megacpp.judge import errors
 from pytest_megacpp.judge.aftermath import first_few
 from pytest_megacpp.judge.case import Case, exit_cause, exit_text
 from pytest_megacpp.judge.findings import Finding, Source
-from pytest_megacpp.judge.phrases import joined, place, plain, seconds
+from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.ranks import ranks_named
@@ -147,7 +147,7 @@ def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
     others = [s for s in stumbles if s.rank not in blamed]
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{ranks_named(blamed)} {first.told}",
+        of_ranks(blamed, first.told),
         blamed,
         first.cause,
         "setup",

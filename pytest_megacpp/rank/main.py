@@ -56,16 +56,19 @@ def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
     with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
         plan = from_json(Plan, json.load(f))
     session = RankSession(agent, observers, crash, plan)
-    code = pytest.main(_arguments(plan.args), plugins=[session, lane_fixture(session)])
+    code = pytest.main(_arguments(plan), plugins=[session, lane_fixture(session)])
     if not session.collected:
         _report_broken(agent, rank, code)
     return 0 if session.released else int(code)
 
 
-def _arguments(args: tuple[str, ...]) -> list[str]:
-    """The user's arguments, with output left to the rank's own log files."""
-    at = args.index("--") if "--" in args else len(args)
-    return [*args[:at], "-s", *args[at:]]
+def _arguments(plan: Plan) -> list[str]:
+    """The user's arguments, with output left to the rank's own log files. pytest would look for its root anew, and
+    paths in options that it doesn't know yet (a directory for artefacts that exists by now) would lead it elsewhere.
+    """
+    ini = ["-c", plan.ini] if plan.ini else []
+    at = plan.args.index("--") if "--" in plan.args else len(plan.args)
+    return ["--rootdir", plan.root, *ini, *plan.args[:at], "-s", *plan.args[at:]]
 
 
 def _report_broken(agent: Agent, rank: int, code: int | pytest.ExitCode) -> None:

@@ -23,7 +23,8 @@ class Plan:
 
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
-    `path` is the desk's `sys.path` where box and desk share a file system.
+    `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
+    `cwd`. `path` is the desk's `sys.path` where box and desk share a file system.
     """
 
     run_id: str
@@ -42,6 +43,8 @@ class Plan:
     maxfail: int = 0
     preload: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
+    root: str = "."
+    ini: str = ""
     environment: dict[str, str] = field(default_factory=dict)
 
 

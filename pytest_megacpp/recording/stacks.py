@@ -115,6 +115,7 @@ def _waits_natively(thread: Thread) -> bool:
 
 
 def communication_call(thread: Thread) -> str | None:
-    """The distributed function a waiting thread is in (`recv`, `all_reduce` …)."""
+    """The distributed function a waiting thread is in, by the name that users call (`recv`, `init_process_group` …)."""
     calls = [f.function for f in thread.frames if _COMMUNICATION.search(f.file) and f.function != "wrapper"]
-    return calls[0] if calls else "wait" if _in_native_wait(thread) else None
+    public = [name for name in calls if not name.startswith("_")]
+    return next(iter((*public, *calls)), "wait" if _in_native_wait(thread) else None)

@@ -147,3 +147,10 @@ def test_any_text_is_read(dump: str, identity: str) -> None:
         assert user_frame(thread) in (None, *thread.frames)
         waits_for_peer(thread)
         communication_call(thread)
+
+
+def test_a_call_is_named_as_users_call_it() -> None:
+    c10d = f"{SITE}/torch/distributed/distributed_c10d.py"
+    frames = (Frame(c10d, 9, "_new_process_group_helper"), Frame(c10d, 8, "init_process_group"))
+    assert communication_call(Thread("0x1", frames)) == "init_process_group"
+    assert communication_call(Thread("0x1", frames[:1])) == "_new_process_group_helper"

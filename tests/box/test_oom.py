@@ -1,0 +1,106 @@
+"""Who says that the kernel killed a process for memory, and when that is believed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box.oom import OomWitness
+
+KILLED = "6,1234,5678,-;Memory cgroup out of memory: Killed process {pid} (python) total-vm:9kB, anon-rss:8kB\n"
+
+
+class Machine:
+    """A cgroup and a kernel log made of files."""
+
+    def __init__(self, root: Path, membership: str) -> None:
+        self.root = root
+        self.membership = root / "cgroup"
+        self.membership.write_text(membership)
+        self.log = root / "kmsg"
+        self.namespace = root / "pid"
+        self.namespace.symlink_to("pid:[4026531836]")
+
+    def counts(self, file: str, kills: int) -> None:
+        path = self.root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"low 0\noom 7\noom_kill {kills}\n")
+
+    def logs(self, *pids: int) -> None:
+        with self.log.open("a") as f:
+            f.writelines(KILLED.format(pid=pid) for pid in pids)
+
+    def witness(self) -> OomWitness:
+        return OomWitness(self.root, self.membership, self.log, self.namespace)
+
+
+V2 = "0::/machine/box\n"
+V2_FILE = "machine/box/memory.events"
+V1 = "9:name=systemd:/\n4:memory,hugetlb:/box\n0::/\n"
+V1_FILE = "memory/box/memory.oom_control"
+
+
+@pytest.mark.parametrize(("membership", "file"), [(V2, V2_FILE), (V1, V1_FILE)], ids=["v2", "v1"])
+def test_a_counter_that_rose_is_an_oom_kill(tmp_path: Path, membership: str, file: str) -> None:
+    machine = Machine(tmp_path, membership)
+    machine.counts(file, 3)
+    witness = machine.witness()
+    assert witness.counts
+    assert not witness.reads_log
+    assert witness.killed(41) is False
+    machine.counts(file, 4)
+    assert witness.killed(41) is True
+
+
+def test_all_that_a_rise_killed_are_named_so(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    witness = machine.witness()
+    machine.counts(V2_FILE, 2)
+    assert [witness.killed(41), witness.killed(42)] == [True, True]
+
+
+def test_what_was_killed_before_a_look_explains_nothing(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    witness = machine.witness()
+    machine.counts(V2_FILE, 1)
+    witness.look()
+    assert witness.killed(41) is False
+
+
+def test_the_log_names_every_process_however_many_are_asked_for(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "")
+    machine.logs(40)
+    witness = machine.witness()
+    machine.logs(41, 42)
+    assert [witness.killed(pid) for pid in (40, 42, 41, 43)] == [False, True, True, False]
+
+
+def test_the_log_knows_better_than_the_counter_which_process_it_was(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    machine.log.touch()
+    witness = machine.witness()
+    machine.counts(V2_FILE, 1)
+    machine.logs(99)
+    assert witness.killed(41) is False
+
+
+def test_without_a_witness_nothing_is_claimed(tmp_path: Path) -> None:
+    witness = Machine(tmp_path, "0::/\n").witness()
+    assert not witness.counts
+    assert not witness.reads_log
+    assert witness.killed(os.getpid()) is None
+
+
+def test_a_log_that_speaks_of_other_process_ids_is_no_witness(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    machine.log.touch()
+    machine.namespace.unlink()
+    machine.namespace.symlink_to("pid:[4026532254]")
+    witness = machine.witness()
+    assert not witness.reads_log
+    machine.counts(V2_FILE, 1)
+    assert witness.killed(41) is True
