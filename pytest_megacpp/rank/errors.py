@@ -1,6 +1,7 @@
 """Owns turning a raised exception into a fact; must not judge whose fault it was."""
 
 import os
+import traceback
 
 import pytest
 
@@ -18,6 +19,15 @@ def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Err
     return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:])
 
 
+def stage_of(error: BaseException) -> str:
+    """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [file for file in files if not _is_library(file) and os.path.isfile(file)]
+    if any(os.path.basename(file) == "conftest.py" for file in own):
+        return "conftest"
+    return "import" if own else "plugin"
+
+
 def _is_library(path: str) -> bool:
     return "-packages" + os.sep in path or f"{os.sep}lib{os.sep}python" in path or path.startswith(_OWN_PACKAGE)
 
@@ -25,7 +35,7 @@ def _is_library(path: str) -> bool:
 def _message(error: BaseException) -> str:
     try:
         return str(error)[:_MAX_CHARS]
-    except Exception as e:
+    except BaseException as e:
         return f"<str() of the exception failed: {type(e).__name__}>"
 
 

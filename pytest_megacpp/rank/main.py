@@ -18,6 +18,7 @@ import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
+from pytest_megacpp.rank.errors import describe, stage_of
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.rank.session import RankSession, lane_fixture
 from pytest_megacpp.recording.codec import from_json
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         code = _serve(agent, crash, rank)
     except BaseException as e:
-        agent.send(RankBroken(rank, "plugin", type(e).__name__, str(e), traceback.format_exc()))
+        agent.send(_broken(rank, e))
         code = 1
     _leave(code)
 
@@ -58,7 +59,7 @@ def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
     session = RankSession(agent, observers, crash, plan)
     code = pytest.main(_arguments(plan), plugins=[session, lane_fixture(session)])
     if not session.collected:
-        _report_broken(agent, rank, code)
+        agent.send(_broken(rank, session.gave_up) if session.gave_up else _refused(rank, code))
     return 0 if session.released else int(code)
 
 
@@ -71,14 +72,21 @@ def _arguments(plan: Plan) -> list[str]:
     return ["--rootdir", plan.root, *ini, *plan.args[:at], "-s", *plan.args[at:]]
 
 
-def _report_broken(agent: Agent, rank: int, code: int | pytest.ExitCode) -> None:
+def _broken(rank: int, error: BaseException) -> RankBroken:
+    """An exception that ended pytest before it had collected."""
+    told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error)))
+    return RankBroken(rank, stage_of(error), told.type, told.message, told.traceback)
+
+
+def _refused(rank: int, code: int | pytest.ExitCode) -> RankBroken:
+    """pytest said on its error stream why it won't begin."""
     stage = _STAGES.get(pytest.ExitCode(code), "collection")
     text = _own_stderr()
     if "ImportError while loading conftest" in text or "ConftestImportFailure" in text:
         stage = "conftest"
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     kind, _, message = last.removeprefix("E ").strip().partition(": ")
-    agent.send(RankBroken(rank, stage, kind if message else "", message or last, text[-8_000:]))
+    return RankBroken(rank, stage, kind if message else "", message or last, text[-8_000:])
 
 
 def _own_stderr() -> str:

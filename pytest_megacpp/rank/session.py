@@ -58,6 +58,7 @@ class RankSession:
         self.crash = crash
         self.plan = plan
         self.collected = False
+        self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
@@ -93,7 +94,19 @@ class RankSession:
         if report.failed:
             self._errors.append(CollectError(report.nodeid or ".", str(report.longrepr)[-8_000:]))
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
+        result = yield
+        self._announce(session)
+        return result
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.gave_up = self.gave_up or excinfo.value
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.gave_up = self.gave_up or excinfo.value
+
+    def _announce(self, session: pytest.Session) -> None:
         by_nodeid = {item.nodeid: item for item in session.items}
         nodeids = [test.nodeid for test in self.plan.tests]
         self._items = {i: by_nodeid[n] for i, n in enumerate(nodeids) if n in by_nodeid}
@@ -125,8 +138,10 @@ class RankSession:
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         except (KeyboardInterrupt, pytest.exit.Exception) as e:
-            self._report_interrupt(go, e)
+            self._report_beside(go, e)
             raise
+        except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
+            self._report_beside(go, e)
         self.observers.send_compiled()
         clean, foreign = self._group_after_test()
         counted = self.observers.counters()
@@ -135,8 +150,8 @@ class RankSession:
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
 
-    def _report_interrupt(self, go: Go, error: BaseException) -> None:
-        """pytest ends a session by these; the rank that raised them says so before it goes."""
+    def _report_beside(self, go: Go, error: BaseException) -> None:
+        """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
         told = describe(
             pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error, limit=-2))
         )
