@@ -81,7 +81,7 @@ def _outcome(finding: Finding) -> Outcome:
 
 def _started(timeline: Timeline, view: TestView) -> Finding:
     case = Case(timeline, view, timeline.worlds[view.world])
-    rules = (_fault, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, _waiting)
+    rules = (_fault, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
     for rule in (*rules, startup.cut_short, outcomes.incomplete):
         found = rule(case)
         if found is not None:

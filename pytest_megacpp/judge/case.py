@@ -19,6 +19,7 @@ from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, Worl
 
 PHASES = ("setup", "call", "teardown")
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
+MESSAGE_CHARS = 24_000
 FROZEN_STATES = ("T", "t")
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
@@ -292,7 +293,7 @@ def is_strict_xpass(report: ev.Reported) -> bool:
 
 def error_text(error: ev.Error) -> str:
     """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with."""
-    message = plain(_CPP_LINE.sub("", error.message[:4_000]))
+    message = plain(errors.essence(_CPP_LINE.sub("", error.message[:MESSAGE_CHARS])))
     kind = errors.short_type(plain(error.type, 80))
     return f"{kind}: {message}" if kind and message else kind or message
 

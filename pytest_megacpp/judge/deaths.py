@@ -5,9 +5,9 @@ a rank-death; if nobody was left waiting, an ordinary failure of every rank that
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge import aftermath, errors
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
@@ -114,9 +114,18 @@ def _raised_what(own: Sequence[Trouble]) -> str:
     return joined((*parts[:2], more))
 
 
+def _was_joining(case: Case, trouble: Trouble) -> bool:
+    """It failed on its way into a process group, before any collective."""
+    return (
+        trouble.kind in (Kind.JOIN, Kind.RENDEZVOUS)
+        and trouble.phase != "teardown"
+        and case.last_entered(trouble.rank, trouble.time_s) is None
+    )
+
+
 def _rendezvous(case: Case, own: Sequence[Trouble]) -> Finding | None:
-    """Ranks that could not find together in set-up never reached the test."""
-    if case.exits or any(t.kind is not Kind.RENDEZVOUS or t.phase != "setup" for t in own):
+    """Ranks that could not find together never reached what is tested."""
+    if case.exits or any(t.kind is not Kind.RENDEZVOUS or not _was_joining(case, t) for t in own):
         return None
     blamed = tuple(sorted(t.rank for t in own))
     return Finding(
@@ -177,17 +186,48 @@ def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
     return None
 
 
+def not_joined(case: Case) -> Finding | None:
+    """Ranks waited in vain for others to join: for those that the store named, else those that were elsewhere."""
+    lost = aftermath.victims(case)
+    if not lost or case.exits or len(lost) < len(case.troubles) or not all(_was_joining(case, t) for t in lost):
+        return None
+    named = {rank for t in lost if (rank := errors.awaited(t.text)) is not None}
+    busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
+    absent = (named & case.ranks.keys()) or {r for r in case.ranks if r not in busy}
+    blamed = tuple(sorted(absent or busy))
+    strangers = sorted(named - case.ranks.keys())
+    return Finding(
+        Code.STARTUP_FAILURE,
+        joined((_who_did_not_join(case, absent, strangers), _raised_what(lost))),
+        blamed,
+        "rendezvous",
+        "setup",
+        tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.REPORTS}),
+        () if named else (Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
+        time_s=lost[0].time_s,
+    )
+
+
+def _who_did_not_join(case: Case, absent: Collection[int], strangers: Sequence[int]) -> str:
+    if absent:
+        return f"{ranks_named(absent)} did not join the process group in time"
+    if strangers:
+        return f"the process group asks for {ranks_named(strangers)}, but the world has {case.test.size} ranks"
+    return "ranks could not join the process group"
+
+
 def gave_up(case: Case, summary: str) -> Finding:
     """Nothing but peers' errors, and no peer that could be their cause: they are all there is to show."""
     lost = aftermath.victims(case)
     blamed = tuple(sorted(t.rank for t in lost))
-    joining = all(t.kind is Kind.JOIN and t.phase == "setup" for t in lost)
     left_waiting = bool(aftermath.stuck(case, blamed))
     return Finding(
-        Code.STARTUP_FAILURE if joining else Code.RANK_DEATH if left_waiting else Code.TEST_FAILED,
+        Code.RANK_DEATH if left_waiting else Code.TEST_FAILED,
         joined((f"{summary}: {ranks_named(blamed)} {aftermath.said(lost[0])}", aftermath.sentence(case, blamed))),
         blamed,
-        "rendezvous" if joining else "exception",
+        "exception",
         lost[0].phase,
         tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
         aftermath.consequences(case, blamed),

@@ -50,16 +50,23 @@ def _sign(kind: Kind, text: str, *, in_torch: bool = False) -> Sign:
 SIGNS = (
     _sign(Kind.MISMATCH, r"Detected mismatch between collectives on ranks"),
     _sign(Kind.MISMATCH, r"op\.preamble\.length <= op\.nbytes|Is there a distributed collective mismatch in your code"),
-    _sign(Kind.CUDA_OOM, r"(?:CUDA|HIP) out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation"),
-    _sign(Kind.CUDA, r"CUDA error: |an illegal memory access was encountered|device-side assert triggered"),
+    _sign(Kind.CUDA_OOM, r"(?:CUDA|HIP) out of memory|(?:CUDA|HIP)(?: driver)? error: out of memory"),
+    _sign(Kind.CUDA_OOM, r"cudaErrorMemoryAllocation|hipErrorOutOfMemory|Triton Error \[\w+\]: out of memory"),
+    _sign(Kind.CUDA_OOM, r"Cuda failure (?:\d+ )?'out of memory'|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"),
+    _sign(Kind.CUDA, r"(?:CUDA|HIP)(?: driver)? error: |an illegal memory access was encountered"),
+    _sign(Kind.CUDA, r"device-side assert triggered|Triton Error \[\w+\]"),
     _sign(Kind.CUDA, r"CUDNN_STATUS_(?!SUCCESS)|CUBLAS_STATUS_(?!SUCCESS)"),
+    _sign(Kind.CUDA, r"Cuda failure (?:\d+ )?'|ncclUnhandledCudaError|unhandled cuda error"),
     _sign(Kind.MEMORY, r"DefaultCPUAllocator: (?:can't|not enough)|\[Errno 12\] Cannot allocate memory"),
     _sign(Kind.RENDEZVOUS, r"EADDRINUSE|failed to listen on any local network address"),
-    _sign(Kind.RENDEZVOUS, r"Duplicate GPU detected|Bootstrap : no socket interface found"),
+    _sign(Kind.RENDEZVOUS, r"Duplicate GPU detected|[Nn]o socket interface found"),
+    _sign(Kind.RENDEZVOUS, r"Error while \w+(?: to)? shared memory segment|failed to extend /dev/shm"),
     _sign(Kind.RENDEZVOUS, r"ncclCommInit\w*.*ncclSystemError|Failed to initialize NCCL communicator"),
     _sign(Kind.JOIN, r"seconds waiting for clients\. \d+/\d+ clients joined"),
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),
     _sign(Kind.JOIN, r"[Ww]ait timeout after \d+ ?ms|connectFullMesh failed|Connect timeout \["),
+    _sign(Kind.JOIN, r"retr(?:ei|ie)ving ncclUniqueId|Timeout waiting for key"),
+    _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b|Call to connect to \S+ failed"),
     _sign(Kind.JOIN, r"Timed out waiting for .*(?:store|key)", in_torch=True),
     _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
@@ -68,6 +75,10 @@ SIGNS = (
     _sign(Kind.PEER, r"flight recorder dump signal|[Cc]ollective timeout from\s+rank"),
     _sign(Kind.PEER, r"ncclRemoteError|remote process exited or there was a network error"),
     _sign(Kind.PEER, r"NCCL communicator was aborted|Some NCCL operations have failed or timed out"),
+    _sign(Kind.PEER, r"socketProgress\b|Connection closed by remote peer|Socket recv failed while polling"),
+    _sign(Kind.PEER, r"unhandled system error|ncclSystemError"),
+    _sign(Kind.PEER, r"watchdog got stuck for \d+ seconds|[Hh]eartbeat monitor timed out"),
+    _sign(Kind.PEER, r"Failed to check the .should dump. flag|Terminating the process after attempting to dump"),
     _sign(Kind.PEER, r"[Dd]id the remote server shutdown or crash|failed to recv, got 0 bytes"),
     _sign(
         Kind.PEER, r"Connection (?:closed|reset) by peer|Broken pipe|Connection refused|Socket Timeout", in_torch=True
@@ -109,6 +120,42 @@ def classify_output(text: str) -> Kind:
 def _kind_of(text: str, *, in_torch: bool) -> Kind:
     signs = (s for s in SIGNS if (in_torch or not s.in_torch) and s.pattern.search(text))
     return next((s.kind for s in signs), Kind.OWN)
+
+
+_KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")
+_KEY_OF_RANK_0 = re.compile(r"keys: \S*//cuda//0\b|retr(?:ei|ie)ving ncclUniqueId from \[0\]")
+
+
+def awaited(message: str) -> int | None:
+    """The rank whose entry in the store was waited for, where an error says so: gloo's address, NCCL's unique id."""
+    if named := _KEY_OF_RANK.search(message):
+        return int(named[1])
+    return 0 if _KEY_OF_RANK_0.search(message) else None
+
+
+_ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
+_COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
+_LAST_ERROR = re.compile(r"^Last error:\s*\n\s*(\S.*)$", re.MULTILINE)
+KEPT_HEADS = 3
+
+
+def essence(message: str) -> str:
+    """What a message of many lines comes to: its first line, unless torch, NCCL or a compiler say it further down."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    if handed_on := _ELSEWHERE.match(lines[0]):
+        raised = next((m[1] for line in reversed(lines[1:]) if (m := _EXCEPTION.match(line))), "")
+        return f"{raised}, in {handed_on[1]}" if raised else lines[0]
+    if lines[0].startswith("NCCL error in: ") and (last := _LAST_ERROR.search(message)):
+        what = lines[0].partition(", ")[2].partition(" (run with")[0].partition(", NCCL version")[0]
+        return f"NCCL: {what}: {last[1]}"
+    heads = [lines.pop(0)]
+    while heads[-1].endswith(":") and lines and len(heads) < KEPT_HEADS:
+        heads.append(lines.pop(0))
+    said = _COMPILER_SAID.search("\n".join(lines)) if "ompile" in heads[-1] else None
+    return " ".join(heads) + (f": {said[0]}" if said else "")
 
 
 _FINGERPRINT = re.compile(

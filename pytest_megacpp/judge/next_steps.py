@@ -119,6 +119,9 @@ STEPS: dict[tuple[Code, str | None], str] = {
     ),
     (Code.STARTUP_FAILURE, None): "read what {who} wrote before the test could begin\n{show}",
     (Code.STARTUP_FAILURE, "import"): "make the test file import on {who} as on the others\n{show}",
+    (Code.STARTUP_FAILURE, "rendezvous"): (
+        "make every rank join once, with its own number, the same address and size: see what {who} did instead\n{show}"
+    ),
     (
         Code.STARTUP_FAILURE,
         "collection",

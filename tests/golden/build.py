@@ -543,6 +543,22 @@ def startup_failure_rendezvous() -> FakeBox:
 
 
 @case
+def startup_failure_rendezvous_of_a_late_rank() -> FakeBox:
+    """Rank 2 comes when the others have given up, and meets nobody."""
+    error, key = "torch.distributed.DistStoreError", "wait timeout after 3000ms, keys: /default_pg/0//cpu//0/2"
+    box = FakeBox(3).starts().phase("setup").phase("call").after(3.0).raises((0, 1), error, key).after(2.0)
+    return box.raises(2, "RuntimeError", "Gloo connectFullMesh failed with [pair.cc:152]").finishes().ends().done()
+
+
+@case
+def startup_failure_rendezvous_of_a_wrong_size() -> FakeBox:
+    error, key = "torch.distributed.DistStoreError", "wait timeout after 3000ms, keys: /default_pg/0//cpu//0/4"
+    return (
+        FakeBox().starts().phase("setup").phase("call").after(3.0).raises(range(4), error, key).finishes().ends().done()
+    )
+
+
+@case
 def startup_failure_startup_limit() -> FakeBox:
     box = FakeBox().starts_world().readies((0, 1)).collects(0).after(60.0)
     box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s")).at(1, 5, "import_everything")

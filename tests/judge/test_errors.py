@@ -2,10 +2,13 @@
 
 import pytest
 
-from pytest_megacpp.judge.errors import SIGNS, Kind, classify, classify_output, fingerprints
+from pytest_megacpp.judge.errors import SIGNS, Kind, awaited, classify, classify_output, essence, fingerprints
 from tests.scenario import ENFORCE, PEER_CLOSED, TIMED_OUT
 
 C10D = '  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 81, in wrapper\nE   RuntimeError: x'
+NCCL = (
+    "NCCL error in: /pytorch/ProcessGroupNCCL.cpp:1, {} (run with NCCL_DEBUG=INFO), NCCL version 2.27\nLast error:\n{}"
+)
 SAID = [
     (Kind.PEER, "RuntimeError", PEER_CLOSED, ""),
     (Kind.PEER, "RuntimeError", TIMED_OUT, ""),
@@ -51,6 +54,55 @@ SAID = [
     (Kind.MEMORY, "MemoryError", "", ""),
     (Kind.MEMORY, "RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", ""),
     (Kind.RENDEZVOUS, "torch.distributed.DistNetworkError", "The server socket has failed … name: EADDRINUSE", ""),
+    (Kind.CUDA_OOM, "RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", ""),
+    (Kind.CUDA_OOM, "RuntimeError", "Triton Error [CUDA]: out of memory", ""),
+    (
+        Kind.CUDA_OOM,
+        "torch.distributed.DistBackendError",
+        NCCL.format("unhandled cuda error", "Cuda failure 2 'out of memory'"),
+        "",
+    ),
+    (
+        Kind.CUDA,
+        "torch.distributed.DistBackendError",
+        NCCL.format("unhandled cuda error", "Cuda failure 1 'invalid argument'"),
+        "",
+    ),
+    (Kind.CUDA, "RuntimeError", "Triton Error [CUDA]: misaligned address", ""),
+    (Kind.PEER, "torch.distributed.DistBackendError", NCCL.format("unhandled system error", "read failed"), ""),
+    (Kind.PEER, "RuntimeError", "ProcessGroupNCCL's watchdog got stuck for 480 seconds without making progress", ""),
+    (
+        Kind.JOIN,
+        "torch.distributed.DistBackendError",
+        NCCL.format("unhandled system error", "socketStartConnect: Connect to 10.0.0.2<5> failed : Connection refused"),
+        "",
+    ),
+    (
+        Kind.JOIN,
+        "torch.distributed.DistBackendError",
+        "[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0]",
+        "",
+    ),
+    (
+        Kind.RENDEZVOUS,
+        "torch.distributed.DistBackendError",
+        NCCL.format("internal error", "Bootstrap : no socket interface found"),
+        "",
+    ),
+    (
+        Kind.RENDEZVOUS,
+        "torch.distributed.DistBackendError",
+        NCCL.format(
+            "unhandled system error", "Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)"
+        ),
+        "",
+    ),
+    (
+        Kind.OWN,
+        "torch.distributed.DistBackendError",
+        NCCL.format("internal error", "Attribute busid of node nic not found"),
+        "",
+    ),
     (Kind.OWN, "ValueError", "no shards", ""),
     (Kind.OWN, "ConnectionResetError", "[Errno 104] Connection reset by peer", "urllib3/connection.py:1: in get"),
     (Kind.OWN, "BrokenPipeError", "[Errno 32] Broken pipe", ""),
@@ -102,3 +154,56 @@ def test_fingerprints() -> None:
         0: "SequenceNumber=1, OpType=ALLREDUCE, TensorShape=[10]",
         1: "SequenceNumber=1, OpType=BROADCAST",
     }
+
+
+GXX = """backend='inductor' raised:
+CppCompileError: C++ compile error
+
+Command:
+g++ /x/a.cpp -o a
+
+Output:
+/x/a.cpp:12:5: error: no match"""
+LOADER = """Caught KeyError in DataLoader worker process 1.
+Original Traceback:
+  File "a.py", line 3
+KeyError: 'image 3'
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("", ""),
+        ("no shards", "no shards"),
+        ("\n first of two\nsecond", "first of two"),
+        (
+            "backend='mine' raised:\nValueError: no kernel\nSet TORCH_LOGS",
+            "backend='mine' raised: ValueError: no kernel",
+        ),
+        (GXX, "backend='inductor' raised: CppCompileError: C++ compile error: /x/a.cpp:12:5: error: no match"),
+        (LOADER, "'image 3', in DataLoader worker process 1"),
+        (
+            NCCL.format("unhandled cuda error", "Cuda failure 2 'oom'"),
+            "NCCL: unhandled cuda error: Cuda failure 2 'oom'",
+        ),
+        ("Caught it in time", "Caught it in time"),
+        ("a:\nb:\nc:\nd", "a: b: c:"),
+    ],
+)
+def test_what_a_long_message_comes_to(message: str, told: str) -> None:
+    assert essence(message) == told
+
+
+@pytest.mark.parametrize(
+    ("message", "rank"),
+    [
+        ("wait timeout after 4000ms, keys: /default_pg/0//cpu//0/2", 2),
+        ("wait timeout after 600000ms, keys: /default_pg/0//cuda//0", 0),
+        ("[3] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d", 0),
+        ("wait timeout after 4000ms, keys: /mine/7", None),
+        ("Timed out after 5 seconds waiting for clients. 1/2 clients joined.", None),
+    ],
+)
+def test_whom_the_store_says_was_waited_for(message: str, rank: int | None) -> None:
+    assert awaited(message) == rank
