@@ -35,8 +35,8 @@ FOREIGN = {
     "report": set(),
     "box": set(),
     "rank": {"pytest", "torch"},
-    "surfaces": set(),
-    "desk": {"pytest"},
+    "surfaces": {"pathspec"},
+    "desk": {"pathspec", "pytest"},
     "plugin": {"pytest"},
 }
 TORCH_TOO = {"box.world", "box.main"}

@@ -30,6 +30,10 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> 
             "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
             " say --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
         )
+    if options.untrusted:
+        raise pytest.UsageError(
+            "--untrusted: a stranger's code needs a machine of its own, not this one: --surface modal"
+        )
     dry_run = options.dry_run or devices == 0
     if not dry_run:
         return Place("local", False, f"local, {devices} GPUs")

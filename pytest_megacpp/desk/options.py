@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,15 @@ from pytest_megacpp.desk.words import (
 
 if TYPE_CHECKING:
     from pytest_megacpp.recording.events import Limits
+    from pytest_megacpp.surfaces.modal_config import ModalConfig
+    from pytest_megacpp.surfaces.source import SourceConfig
 
 TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
-OPTION_KEYS = ("surface", "ranks", "dry_run", "preset", "lane_dir", "replay")  # each an option and a variable too
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment")
+OPTION_KEYS = (  # each an option and a variable too
+    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "untrusted"),
+)
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "modal", "source")
 NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "gate_since", "gate", "lane_budget"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
@@ -63,6 +68,8 @@ class LaneConfig:
 class Options:
     """All options, checked. `surface_given`: on the command line, which asks for lane tests; `ranks` None: the lane's.
 
+    `untrusted`: the tests are a stranger's. `tables` are read when a box elsewhere needs them.
+
     `replay` is what `desk.runs.find_recording` accepts. `given_limits` come from the command line, `limits` from the
     configuration; lanes have more of their own.
     """
@@ -79,6 +86,22 @@ class Options:
     lanes: Mapping[str, LaneConfig]
     preload: tuple[str, ...]
     environment: Mapping[str, str]
+    untrusted: bool
+    tables: Mapping[str, object]
+
+    @cached_property
+    def modal(self) -> "ModalConfig":
+        """`[tool.pytest_megacpp.modal]`, loaded when it is asked for. Raises UsageError."""
+        from pytest_megacpp.desk.modal_options import read_modal
+
+        return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted)
+
+    @cached_property
+    def source(self) -> "SourceConfig":
+        """`[tool.pytest_megacpp.source]`, loaded when it is asked for. Raises UsageError."""
+        from pytest_megacpp.desk.source_options import read_source
+
+        return read_source(self.tables.get("source", {}))
 
     def limits_for(self, lane: str, marker: Mapping[str, float]) -> "Limits":
         """The limits of one test: command line, marker, lane, configuration, default; the first that names one."""
@@ -118,6 +141,13 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
         dest="megacpp_lane_limit",
         help=f"override a limit ({', '.join(LIMIT_NAMES)}); repeatable",
+    )
+    add(
+        "--untrusted",
+        action="store_true",
+        default=None,
+        dest="megacpp_untrusted",
+        help="the code is a stranger's: its box gets no secrets, no open network and no shared cache",
     )
     add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
     add(
@@ -160,6 +190,8 @@ def read_options(config: pytest.Config) -> Options:
         lanes=read_lanes(settings.get("lanes", {})),
         preload=_preload(settings.get("preload", [])),
         environment=read_environment(settings.get("environment", {})),
+        untrusted=chosen("untrusted", _flag) or False,
+        tables={name: settings[name] for name in ("modal", "source") if name in settings},
     )
 
 

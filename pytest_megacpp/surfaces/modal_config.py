@@ -1,0 +1,130 @@
+"""Owns what a Modal box is asked to be, as data, and what a box for somebody else's code may be; must not know `modal`.
+
+Paths are the box's. A volume is written `NAME` or `NAME/DIRECTORY/IN/IT`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+HOME = "/megacpp"
+PACKAGE_DIR = f"{HOME}/package"
+SOURCE_DIR = f"{HOME}/source"
+RUN_DIR = f"{HOME}/run"
+CACHE_DIR = f"{HOME}/cache"
+RUNS_DIR = f"{HOME}/runs"
+DATA_DIR = f"{HOME}/data"
+
+LONGEST_S = 86_400.0  # Modal's own limit
+COMMIT_S = 120.0  # kept back for evidence, last writes and the volumes' commit
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """The user's own image (`factory`, `package.module:name`, or `reference`, of a registry), else the default one.
+
+    `add_python` brings a Python into a registry's image, `pull_secret` is the Modal secret to pull it with.
+    `python` (`3.12`) and `packages` are for the default image.
+    """
+
+    factory: str | None = None
+    reference: str | None = None
+    add_python: str | None = None
+    pull_secret: str | None = None
+    python: str | None = None
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeConfig:
+    """A Volume, or a directory of it, at `path`. One that is `made` is created when it isn't there."""
+
+    path: str
+    name: str
+    directory: str = ""
+    read_only: bool = False
+    made: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """What the box may reach: everything, or only `cidrs` and `domains`; `blocked` without any is nothing."""
+
+    blocked: bool = False
+    cidrs: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        return not (self.blocked or self.cidrs or self.domains)
+
+
+@dataclass(frozen=True, slots=True)
+class ModalConfig:
+    """`[tool.pytest_megacpp.modal]`. `pass_env` names variables of the desk that the box gets, `secrets` Modal secrets.
+
+    `capacity_s` is how long to wait for GPUs, `timeout_s` the container's own limit, `lease_s` how long a box outlives
+    its desk.
+    """
+
+    app: str = "megacpp"
+    environment: str | None = None
+    image: ImageConfig = field(default_factory=ImageConfig)
+    secrets: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cache_volume: VolumeConfig | None = None
+    runs_volume: VolumeConfig | None = None
+    data: Mapping[str, VolumeConfig] = field(default_factory=dict)
+    volumes: tuple[VolumeConfig, ...] = ()
+    region: tuple[str, ...] = ()
+    cloud: str | None = None
+    cpu: float | None = None
+    memory_mib: int | None = None
+    capacity_s: float = 900.0
+    timeout_s: float = 14_400.0
+    lease_s: float = 60.0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def mounts(self, run_id: str) -> tuple[VolumeConfig, ...]:
+        """All volumes of a run. Of the run records it sees its own directory only."""
+        runs = self.runs_volume
+        own = (replace(runs, directory=f"{runs.directory}/{run_id}".strip("/")),) if runs is not None else ()
+        cache = (self.cache_volume,) if self.cache_volume is not None else ()
+        return (*cache, *own, *self.data.values(), *self.volumes)
+
+    def variables(self) -> dict[str, str]:
+        """What tests find in their environment beside the contract: where each data set lies, and `env`."""
+        return {f"MEGACPP_DATA_{name.upper()}": volume.path for name, volume in self.data.items()} | dict(self.env)
+
+    def times(self, run_s: float) -> tuple[float, float]:
+        """The container's limit and the run's inside it, which ends early enough to leave its results."""
+        timeout_s = min(run_s + COMMIT_S, LONGEST_S) if run_s else self.timeout_s
+        return timeout_s, timeout_s - COMMIT_S
+
+
+class NotForStrangers(ValueError):
+    """The configuration would give the code of a stranger more than it may have; the text says what and how to mend."""
+
+
+def for_strangers(config: ModalConfig) -> ModalConfig:
+    """The configuration for code that nobody has read yet, such as a fork's pull request (docs/threat-model.md).
+
+    What is safe to leave out is left out: the compile cache, which later runs would execute from. What the tests may
+    need is refused by name, so that nobody believes they have it.
+
+    Raises:
+        NotForStrangers
+    """
+    if named := (*config.secrets, *config.pass_env):
+        raise NotForStrangers(
+            f"untrusted code would see {', '.join(named)}: take them out of secrets and pass_env for this launch"
+        )
+    if config.network.is_open:
+        raise NotForStrangers(
+            'untrusted code would have an open network: say network = "none", or list what it may reach'
+        )
+    if written := [volume.path for volume in config.volumes if not volume.read_only]:
+        raise NotForStrangers(
+            f"untrusted code could write to the volumes at {', '.join(written)}: mount them with read_only = true"
+        )
+    return replace(config, cache_volume=None)
