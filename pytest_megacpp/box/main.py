@@ -471,7 +471,7 @@ def serve(plan_path: str, directory: str, scratch: str) -> int:
     process.adopt_orphans()
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
-    sys.path[:] = plan.path or sys.path
+    sys.path[:] = dict.fromkeys((*plan.path, *sys.path))
     try:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
         redact_file(plan_path, redactor)  # the run keeps a plan without the configured secrets

@@ -1,25 +1,29 @@
 """Owns the first lines of a box in somebody's image; must parse and run under any Python 3.
 
-`python3 …/pytest_megacpp/box/start.py PLAN DIRECTORY`: run as a file, it needs nothing installed and no variable set.
-A Python that is too old for the rest is told in the recording, where every other problem of a box is told too.
+`python3 …/pytest_megacpp/box/start.py MODULE ARGUMENTS…` runs a module of `pytest_megacpp.box`. Run as a file, it needs
+nothing installed and no variable set. A Python that is too old for the rest is told in the recording, where every other
+problem of a box is told, and on standard output for desks that can't read the recording's file.
 """
 
+import importlib
 import json
 import os
 import sys
 import time
 
 OLDEST_PYTHON = (3, 11)
+RUN_THE_PLAN = ("__main__", "away")  # their first arguments are the plan and the directory of the run
 
 
-def main(plan: str, directory: str) -> int:
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if sys.version_info[:2] < OLDEST_PYTHON:
-        refuse(plan, directory, sys.version.split()[0])
-        return 0
-    from pytest_megacpp.box.__main__ import main as guard
-
-    return guard(plan, directory)
+def main(module: str, *arguments: str) -> int:
+    package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[0] = package_root
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        code = importlib.import_module("pytest_megacpp.box." + module).main(*arguments)
+        return int(code or 0)
+    if module in RUN_THE_PLAN:
+        refuse(arguments[0], arguments[1], sys.version.split()[0])
+    return os.EX_UNAVAILABLE
 
 
 def refuse(plan_path: str, directory: str, python: str) -> None:
@@ -38,10 +42,14 @@ def refuse(plan_path: str, directory: str, python: str) -> None:
         {"kind": "problem-found", "code": "environment", "cause": "python", "detail": detail.format(python, oldest)},
         {"kind": "run-finished", "reason": "refused"},
     ]
+    if not os.path.isdir(directory):
+        os.makedirs(directory)
     with open(os.path.join(directory, "recording.jsonl"), "w", encoding="utf-8") as recording:
         for seq, fact in enumerate(facts):
             stamp = {"v": 1, "run": plan["run_id"], "world": "", "src": "box", "seq": seq, "t": 0.0}
-            recording.write(json.dumps(dict(stamp, **fact)) + "\n")
+            line = json.dumps(dict(stamp, **fact)) + "\n"
+            recording.write(line)
+            sys.stdout.write(line)
 
 
 if __name__ == "__main__":

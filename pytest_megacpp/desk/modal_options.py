@@ -28,7 +28,8 @@ from pytest_megacpp.surfaces.modal_config import (
 
 TABLE = "[tool.pytest_megacpp.modal]"
 DEFAULT = ModalConfig()
-IMAGE_KEYS = ("image", "add_python", "pull_secret", "python", "packages")
+DEFAULT_IMAGE_KEYS = ("python", "packages", "torch_index")
+IMAGE_KEYS = ("image", "add_python", "pull_secret", *DEFAULT_IMAGE_KEYS)
 KEYS = (
     *("app", "environment", *IMAGE_KEYS, "secrets", "pass_env", "env"),
     *("cache_volume", "runs_volume", "data", "volumes", "region", "cloud", "cpu", "memory_mib"),
@@ -106,11 +107,15 @@ def _env(value: object) -> dict[str, str]:
 
 def _image(settings: Mapping[str, object]) -> ImageConfig:
     """`package.module:name` is a factory unless the part behind the colon can only be a tag."""
-    default = ImageConfig(python=_python(settings, "python"), packages=_packages(settings.get("packages", [])))
+    default = ImageConfig(
+        python=_python(settings, "python"),
+        packages=_packages(settings.get("packages", [])),
+        torch_index=_url(settings, "torch_index"),
+    )
     if "image" not in settings:
         _only_with(settings, ("add_python", "pull_secret"), "image is a reference of a registry")
         return default
-    _only_with(settings, ("python", "packages"), "there is no image of your own")
+    _only_with(settings, DEFAULT_IMAGE_KEYS, "there is no image of your own")
     image = text(settings["image"], what="image", where=TABLE)
     if _FACTORY.fullmatch(image):
         _only_with(settings, ("add_python", "pull_secret"), "image is a reference of a registry")
@@ -150,6 +155,15 @@ def _python(settings: Mapping[str, object], key: str) -> str | None:
     if int(version.split(".")[1]) < 11:
         raise pytest.UsageError(f"{TABLE}: {key} = {version!r} is too old: ranks need Python 3.11 or newer")
     return version
+
+
+def _url(settings: Mapping[str, object], key: str) -> str | None:
+    if key not in settings:
+        return None
+    url = settings[key]
+    if not isinstance(url, str) or not re.fullmatch(r"https?://\S+", url):
+        raise pytest.UsageError(f"{TABLE}: {key} must be the URL of a package index, not {url!r}")
+    return url
 
 
 def _packages(value: object) -> tuple[str, ...]:

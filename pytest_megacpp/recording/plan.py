@@ -24,7 +24,7 @@ class Plan:
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
-    `cwd`. `path` is the desk's `sys.path` where box and desk share a file system.
+    `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there.
     """
 
     run_id: str

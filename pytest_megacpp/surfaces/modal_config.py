@@ -23,7 +23,7 @@ class ImageConfig:
     """The user's own image (`factory`, `package.module:name`, or `reference`, of a registry), else the default one.
 
     `add_python` brings a Python into a registry's image, `pull_secret` is the Modal secret to pull it with.
-    `python` (`3.12`) and `packages` are for the default image.
+    `python` (`3.12`), `packages` and `torch_index` (a URL; else PyPI) are for the default image.
     """
 
     factory: str | None = None
@@ -32,6 +32,7 @@ class ImageConfig:
     pull_secret: str | None = None
     python: str | None = None
     packages: tuple[str, ...] = ()
+    torch_index: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def test_without_torch_and_pytest(directory: Path) -> None:
     venv.create(bare, with_pip=False, symlinks=True)
     env = {"PATH": os.environ["PATH"], "HOME": str(directory)}
     done = subprocess.run(
-        [bare / "bin" / "python", START, directory / "plan.json", directory],
+        [bare / "bin" / "python", START, "__main__", directory / "plan.json", directory],
         env=env,
         cwd=directory,
         stdin=subprocess.PIPE,
@@ -72,9 +72,10 @@ def test_without_torch_and_pytest(directory: Path) -> None:
     assert set(timeline.ready.versions) == {"python"}
 
 
-def test_with_an_older_python(directory: Path) -> None:
-    start.refuse(str(directory / "plan.json"), str(directory), "3.9.18")
-    timeline = told(directory)
+def test_with_an_older_python(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start.refuse(str(directory / "plan.json"), str(directory / "run"), "3.9.18")
+    timeline = told(directory / "run")
+    assert capsys.readouterr().out.encode() == (directory / "run" / "recording.jsonl").read_bytes()
     assert causes(timeline) == [("environment", "python")] * 2
     assert "the image's Python is 3.9.18, ranks need 3.11 or newer" in timeline.problems[0][1].detail
     assert timeline.finished is not None
@@ -89,5 +90,6 @@ def test_an_older_python_is_asked_before_anything_it_cannot_read(
     ast.parse(START.read_text(), feature_version=(3, 6))
     monkeypatch.setattr(start, "OLDEST_PYTHON", (sys.version_info[0], sys.version_info[1] + 1))
     monkeypatch.setattr(sys, "path", [str(START.parent), *sys.path])
-    assert start.main(str(directory / "plan.json"), str(directory)) == 0
+    assert start.main("__main__", str(directory / "plan.json"), str(directory)) == os.EX_UNAVAILABLE
     assert causes(told(directory)) == [("environment", "python")] * 2
+    assert start.main("follow", str(directory), "0") == os.EX_UNAVAILABLE

@@ -1,0 +1,52 @@
+"""Owns the desk's plan as a box elsewhere gets it, with that box's paths and variables; must not know a surface."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.surfaces.source import Layout, SourceError
+
+PYTESTS_OWN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+
+
+def plan_elsewhere(
+    plan: Plan,
+    layout: Layout,
+    *,
+    cache_dir: str,
+    run_s: float,
+    variables: Mapping[str, str],
+    environ: Mapping[str, str],
+) -> Plan:
+    """`variables` are set beside the configured environment, which wins; `environ` is the desk's, of which only
+    pytest's own variables go along. `run_s` bounds the run.
+
+    Raises:
+        SourceError: pytest was started in, or is configured by, a place that isn't sent.
+    """
+    cwd = _sent(layout, plan.cwd, "pytest was started in")
+    _sent(layout, os.path.join(plan.cwd, plan.root), "pytest's root directory is")
+    if plan.ini:
+        _sent(layout, os.path.join(plan.cwd, plan.ini), "pytest is configured by")
+    pytests = {name: layout.argument(environ[name]) for name in PYTESTS_OWN_VARIABLES if environ.get(name)}
+    return replace(
+        plan,
+        args=tuple(layout.argument(argument) for argument in plan.args),
+        cwd=cwd,
+        cache_dir=cache_dir,
+        run_s=min(plan.run_s or run_s, run_s),
+        path=tuple(there for entry in plan.path if (there := layout.to_box(Path(os.path.realpath(entry)))) is not None),
+        environment={**pytests, **variables, **plan.environment},
+    )
+
+
+def _sent(layout: Layout, path: str, what: str) -> str:
+    there = layout.to_box(Path(os.path.realpath(path)))
+    if there is None:
+        raise SourceError(
+            f"{what} {path}, which isn't sent to the box: start pytest inside the project ({layout.roots[0]}), or name "
+            "the directory in extra of [tool.pytest_megacpp.source]"
+        )
+    return there

@@ -1,0 +1,54 @@
+"""Owns a box's image as Modal knows it: the user's own, or the default one after its recipe; must not know a run."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import modal
+
+from pytest_megacpp.surfaces.image_recipe import Recipe, default_recipe, desk_versions
+from pytest_megacpp.surfaces.modal_config import ImageConfig
+
+
+class ImageError(Exception):
+    """The configured image can't be described to Modal; the text says why and how to mend it."""
+
+
+def image(config: ImageConfig, top: Path) -> Any:
+    """A `modal.Image`, not built yet; `top` is the project's, from where a factory is imported. Raises ImageError."""
+    if config.factory is not None:
+        return _made_by(config.factory, top)
+    if config.reference is not None:
+        return _of_registry(config, config.reference)
+    return after(default_recipe(config, *desk_versions()))
+
+
+def after(recipe: Recipe) -> Any:
+    """The default image."""
+    made = modal.Image.debian_slim(python_version=recipe.python).apt_install(*recipe.system_packages)
+    made = made.uv_pip_install(recipe.torch, index_url=recipe.torch_index)
+    for requirements in recipe.layers:
+        made = made.uv_pip_install(*requirements)
+    return made
+
+
+def _of_registry(config: ImageConfig, reference: str) -> Any:
+    """Without the image's own entry point, which need not run what it is given."""
+    secret = modal.Secret.from_name(config.pull_secret) if config.pull_secret is not None else None
+    return modal.Image.from_registry(reference, secret, add_python=config.add_python).entrypoint([])
+
+
+def _made_by(factory: str, top: Path) -> Any:
+    module_name, _, name = factory.partition(":")
+    sys.path.insert(0, str(top))
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        made = found() if callable(found) else found
+    except Exception as e:
+        raise ImageError(f"image = {factory!r} failed with {type(e).__name__}: {e}") from e
+    finally:
+        sys.path.remove(str(top))
+    if not isinstance(made, modal.Image):
+        raise ImageError(f"image = {factory!r} must return a modal.Image, not {type(made).__name__}")
+    return made
