@@ -7,8 +7,8 @@ costs a long test next to nothing. Only changes are reported.
 import contextlib
 import linecache
 import os
-import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -192,11 +192,13 @@ class RankWatch(threading.Thread):
             return ""
 
     def _pyspy(self) -> str:
-        if shutil.which("py-spy") is None:
-            return ""
+        """Full file names tell the user's code from libraries, which is why its worker server's handler won't do."""
+        command = ("py-spy", "dump", "--nonblocking", "--full-filenames", "--pid", str(self.target.pid))
         try:
-            return ask(self.target.worker, "pyspy_dump", 2 * STACK_S, nonblocking="1").decode(errors="replace")
-        except OSError:
+            return subprocess.run(command, capture_output=True, timeout=2 * STACK_S, check=True).stdout.decode(
+                errors="replace"
+            )
+        except (OSError, subprocess.SubprocessError):
             return ""
 
     def _signal(self) -> str:

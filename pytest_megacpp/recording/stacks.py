@@ -1,4 +1,6 @@
-"""Owns reading faulthandler's dumps: threads, frames, the line that matters; must not know why a stack was taken."""
+"""Owns reading the dumps of faulthandler and py-spy: threads, frames, the line that matters; must not know why a stack
+was taken.
+"""
 
 import re
 from dataclasses import dataclass
@@ -7,6 +9,8 @@ from functools import lru_cache
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})", re.IGNORECASE)
 _IDENTITY = re.compile(r"0x[0-9a-f]{1,16}", re.IGNORECASE)
 _FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
+_PYSPY_THREAD = re.compile(r'^Thread (?:0x[0-9A-Fa-f]{1,16}|\d{1,20}) \([a-z+]{1,20}\)(?:: "([^"\n]*)")?$')
+_PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([^()\n]+):(\d{1,9})\)$")
 
 # Innermost frames in these modules mean that the thread waits for a peer.
 _COMMUNICATION = re.compile(
@@ -31,23 +35,34 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """Frames innermost first. `line` is the source of the innermost one, where it is known."""
+    """Frames innermost first. `line` is the source of the innermost one, where it is known; py-spy tells `name`."""
 
     identity: str
     frames: tuple[Frame, ...]
     line: str = ""
+    name: str = ""
 
 
 @lru_cache(maxsize=64)
 def threads(dump: str) -> tuple[Thread, ...]:
-    """The threads of a faulthandler dump, in its order."""
-    found: list[tuple[str, list[Frame]]] = []
+    """The threads of a dump, in its order."""
+    found: list[tuple[str, str, list[Frame]]] = []
     for line in dump.splitlines():
         if head := _THREAD.match(line):
-            found.append((head[1].lower(), []))
-        elif found and (frame := _FRAME.match(line)):
-            found[-1][1].append(Frame(frame[1], int(frame[2]), frame[3]))
-    return tuple(Thread(identity, tuple(frames)) for identity, frames in found)
+            found.append((head[1].lower(), "", []))
+        elif head := _PYSPY_THREAD.match(line):
+            found.append(("", head[1] or "", []))
+        elif found and (frame := _frame(line)):
+            found[-1][2].append(frame)
+    return tuple(Thread(identity, tuple(frames), name=name) for identity, name, frames in found)
+
+
+def _frame(line: str) -> Frame | None:
+    if frame := _FRAME.match(line):
+        return Frame(frame[1], int(frame[2]), frame[3])
+    if frame := _PYSPY_FRAME.match(line):
+        return Frame(frame[2], int(frame[3]), frame[1])
+    return None
 
 
 def short_path(file: str, cwd: str) -> str:
@@ -60,10 +75,10 @@ def short_path(file: str, cwd: str) -> str:
 
 
 def main_thread(dump: str, identity: str = "") -> Thread | None:
-    """The thread named `identity` (hex); without it the last one, where faulthandler puts the main thread."""
+    """The thread named `identity` (hex), or that py-spy calls so; else the last one, where faulthandler puts it."""
     found = threads(dump)
     wanted = _number(identity)
-    named = [t for t in found if _number(t.identity) == wanted]
+    named = [t for t in found if t.name == "MainThread" or _number(t.identity) == wanted is not None]
     return named[0] if named else found[-1] if found else None
 
 

@@ -1,4 +1,4 @@
-"""Reading faulthandler's dumps: whose thread, which line, does it wait for a peer."""
+"""Reading dumps of faulthandler and py-spy: whose thread, which line, does it wait for a peer."""
 
 import faulthandler
 import threading
@@ -40,6 +40,19 @@ Current thread 0x00007f1a99999700 (most recent call first):
   File "/home/me/suite/model.py", line 7 in forward
   File "{SITE}/torch/distributed/fsdp/_fully_shard/_fsdp_state.py", line 220 in forward
 """
+PYSPY = f"""\
+Process 21: /opt/env/bin/python -c from multiprocessing.forkserver import main; main(9, 11, ['a (b:3)'])
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 21 (active+gil): "MainThread"
+    native_step (/home/me/suite/train.py:59)
+    Trainer.run.<locals>.<lambda> (/home/me/suite/train.py:80)
+    pytest_pyfunc_call ({SITE}/_pytest/python.py:187)
+    <module> (<string>:1)
+Thread 0x7F1A2B3C4D00 (idle): "watch-dog"
+    wait (/usr/lib/python3.11/threading.py:331)
+Thread 24 (idle)
+"""
 
 
 def main(dump: str, identity: str = "") -> Thread:
@@ -58,6 +71,15 @@ def test_threads_and_frames_innermost_first() -> None:
 @pytest.mark.parametrize("identity", ["0x7f1a99999700", "0x00007F1A99999700", "0x7f1a2b3c4d00"])
 def test_the_main_thread_is_the_one_the_rank_named(identity: str) -> None:
     assert int(main(WAITING, identity).identity, 16) == int(identity, 16)
+
+
+@pytest.mark.parametrize("identity", ["", "0x7f1a2b3c4d00"])
+def test_py_spy_says_which_is_the_main_thread(identity: str) -> None:
+    """Its numbers are the kernel's, not those that Python knows its threads by."""
+    assert len(threads(PYSPY)) == 3
+    assert user_frame(main(PYSPY, identity)) == Frame("/home/me/suite/train.py", 59, "native_step")
+    assert main(PYSPY).frames[1].function == "Trainer.run.<locals>.<lambda>"
+    assert threads(PYSPY)[2].frames == ()
 
 
 @pytest.mark.parametrize("identity", ["", "0x1", "main", "0x", "0xé", "12 34", "-"])
@@ -136,7 +158,17 @@ def test_a_dump_of_this_python_is_understood(tmp_path: Path) -> None:
 
 
 LINES = st.sampled_from(
-    ["Thread 0x12 (most", "Current thread 0xZZ", '  File "a", line 3 in f', '  File "', "", "  ..."]
+    [
+        "Thread 0x12 (most",
+        "Current thread 0xZZ",
+        '  File "a", line 3 in f',
+        '  File "',
+        "",
+        "  ...",
+        'Thread 7 (idle): "MainThread"',
+        "    f (a.py:3)",
+        "    f (a.py:)",
+    ]
 )
 
 
