@@ -2,14 +2,17 @@
 
 Pure: a test's view, clocks that add up, the time. A rank is *stuck* when it waits for peers, by the flight
 recorder with an idle main thread or by its stack. Waiting is only what a rank is seen waiting in: one that started
-a collective and is seen in ordinary code meanwhile doesn't wait.
+a collective and is seen in ordinary code meanwhile doesn't wait. One that failed in a distributed call, by a time-out
+of its own, still lacks its peer: that peer's time goes on.
 """
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Number, Wait, disagreements, late
-from pytest_megacpp.recording.events import Acted
+from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
+from pytest_megacpp.recording.events import Acted, Collective, Error
 from pytest_megacpp.recording.timeline import RankView, TestView
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
@@ -17,6 +20,12 @@ STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw t
 STUCK_BY_STACK_S = 0.8
 PROBE_SHARE = 0.2  # of the quiet time between two looks at a stack
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
+# Reasons that rest on looks, which may be a second old: before acting on one, look again.
+RESTS_ON_LOOKS = frozenset({"failure-stuck", "skew", "stall", "compile"})
+
+_IN_A_DISTRIBUTED_CALL = re.compile(r"torch[/\\]distributed[/\\][^\n:]{1,200}\.py:\d+")
+_TRACEBACK_END_CHARS = 400
+_FROM_NATIVE_CODE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]")
 
 
 @dataclass
@@ -37,8 +46,8 @@ class Clocks:
         """Adds the time since the last call to the waits that are open now."""
         elapsed_s = 0.0 if self.last_s is None else max(0.0, now_s - self.last_s)
         self.last_s = now_s
-        waiting = {v.rank for v in view.unfinished() if _waits(v, now_s)}
-        waits = [w for w in (*view.waits(), *stack_waits(view)) if w.missing and waiting & set(w.waiting)]
+        waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
+        waits = [w for w in _all_waits(view) if w.missing and waiting & set(w.waiting)]
         self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
             for gone in clock.keys() - self.late.keys():
@@ -71,19 +80,63 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     return None
 
 
+def _all_waits(view: TestView) -> tuple[Wait, ...]:
+    return (*view.waits(), *given_up(view), *stack_waits(view))
+
+
 def stack_waits(view: TestView) -> tuple[Wait, ...]:
-    """The wait of ranks that only their stacks show waiting (point to point); the others are missing from it."""
-    pending = {r for w in view.waits() for r in w.waiting}
-    blocked = (
-        {v.rank: since for v in view.unfinished() if (since := v.blocked_since()) is not None}
-        if (view.unfinished())
-        else {}
-    )
+    """The wait of ranks that only their stacks, or the call they failed in, show waiting (point to point); the others
+    are missing from it.
+    """
+    pending = {r for w in (*view.waits(), *given_up(view)) for r in w.waiting}
+    blocked = {v.rank: since for v in view.unfinished() if (since := v.blocked_since()) is not None}
+    blocked |= {v.rank: since for v in view.ranks.values() if (since := _gave_up_s(v)) is not None}
     blocked = {r: since for r, since in blocked.items() if r not in pending}
     if not blocked:
         return ()
     missing = tuple(r for r in sorted(view.ranks) if r not in blocked and r not in pending)
     return (Wait("", 0, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
+
+
+def given_up(view: TestView) -> tuple[Wait, ...]:
+    """Collectives that ranks failed in while a member, still in the test, had not come."""
+    left: dict[Number, list[RankView]] = defaultdict(list)
+    for rank in view.ranks.values():
+        if (last := _failed_in(rank)) is not None:
+            left[last.group, last.seq].append(rank)
+    return tuple(_given_up(view, number, ranks) for number, ranks in left.items() if _missing(view, number))
+
+
+def _given_up(view: TestView, number: Number, ranks: Iterable[RankView]) -> Wait:
+    entries = {rank.rank: rank.collectives.entries[number] for rank in ranks}
+    first = min(entries.values(), key=lambda e: e.entered_s)
+    return Wait(*number, bare_op(first.op), tuple(sorted(entries)), _missing(view, number), first.entered_s)
+
+
+def _missing(view: TestView, number: Number) -> tuple[int, ...]:
+    group, seq = number
+    members = view.groups.of(group, (v.rank for v in view.ranks.values() if group in v.collectives.enqueued))
+    return tuple(v.rank for v in view.unfinished() if v.rank in members and v.collectives.enqueued.get(group, 0) < seq)
+
+
+def _failed_in(rank: RankView) -> Collective | None:
+    """The collective that a rank entered last before it gave up."""
+    gave_up_s = _gave_up_s(rank)
+    entries = (e for e in rank.collectives.entries.values() if gave_up_s is not None and e.entered_s <= gave_up_s)
+    return max(entries, key=lambda e: e.entered_s, default=None)
+
+
+def _gave_up_s(rank: RankView) -> float | None:
+    """When this rank failed in a distributed call: for a peer that didn't come, or that is gone."""
+    if rank.failure is None or (error := rank.failure[1].error) is None:
+        return None
+    store = error.type.rpartition(".")[2].startswith("Dist")
+    native = _FROM_NATIVE_CODE.match(error.message)
+    return rank.failure[0] if store or native or _was_in_a_distributed_call(error) else None
+
+
+def _was_in_a_distributed_call(error: Error) -> bool:
+    return _IN_A_DISTRIBUTED_CALL.search(error.traceback[-_TRACEBACK_END_CHARS:]) is not None
 
 
 def _waits(rank: RankView, now_s: float) -> bool:
@@ -167,7 +220,7 @@ def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float |
 
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    for wait in (*view.waits(), *stack_waits(view)):
+    for wait in _all_waits(view):
         number = wait.group, wait.seq
         if clocks.compiling_s.get(number, 0.0) > view.limits.skew:
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)

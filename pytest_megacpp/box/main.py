@@ -15,9 +15,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pytest_megacpp.box import contract, preflight, process
@@ -211,6 +212,8 @@ class Box:
                 self._release(action)
             case sv.TakeEvidence():
                 self._evidence(action)
+            case sv.LookAgain():
+                self._look_again(action)
             case sv.ReadOutput():
                 for fact in self.marks[action.world].read(action.test):
                     self.recorder.write(fact, action.world)
@@ -281,17 +284,22 @@ class Box:
         return any(v.group_foreign for t in tests for v in t.ranks.values())
 
     def _evidence(self, action: sv.TakeEvidence) -> None:
-        """Asks all ranks at the same time; one that doesn't answer costs its time-out, not the others'."""
         out = self._out_of_test(action.test)
-        asked = [
-            w
-            for w in self.watches.get(action.world, ())
-            if not self.worlds[action.world].ranks[w.target.rank].exited
-            and (action.stacks_of is None or w.target.rank in action.stacks_of)
-        ]
-        threads = [threading.Thread(target=self._ask, args=(w, action, w.target.rank in out)) for w in asked]
+        asked = self._living(action.world)
+        if action.stacks_of is not None:
+            asked = [w for w in asked if w.target.rank in action.stacks_of]
+        self._ask_all([partial(self._ask, w, action, w.target.rank in out) for w in asked])
+
+    def _look_again(self, action: sv.LookAgain) -> None:
+        self._ask_all([partial(w.look, action.test) for w in self._living(action.world)])
+
+    def _living(self, world: str) -> list[RankWatch]:
+        return [w for w in self.watches.get(world, ()) if not self.worlds[world].ranks[w.target.rank].exited]
+
+    def _ask_all(self, questions: Iterable[Callable[[], None]]) -> None:
+        """Asks all ranks at the same time; one that doesn't answer costs its time-out, not the others'."""
+        threads = [threading.Thread(target=question, daemon=True) for question in questions]
         for thread in threads:
-            thread.daemon = True
             thread.start()
         self._pump_until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
         self._drain_looks()

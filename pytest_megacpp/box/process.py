@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -77,6 +78,22 @@ def descendants(root: int, processes: Iterable[Stat] | None = None) -> list[Stat
         found += below
         queue += [p.pid for p in below]
     return found
+
+
+def cpu_s_by_session(processes: Iterable[Stat]) -> dict[int, float]:
+    """CPU seconds of each session, with those of the sessions that its processes started."""
+    by_pid = {p.pid: p for p in processes}
+    own: dict[int, float] = defaultdict(float)
+    for p in by_pid.values():
+        own[p.session] += p.cpu_s
+    total = dict(own)
+    for session, cpu_s in own.items():
+        above, seen = by_pid.get(session), {session}
+        while above is not None and (starter := by_pid.get(above.parent)) is not None and starter.session not in seen:
+            seen.add(starter.session)
+            total[starter.session] += cpu_s
+            above = by_pid.get(starter.session)
+    return total
 
 
 def environment_of(pid: int) -> dict[str, str]:

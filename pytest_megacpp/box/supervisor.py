@@ -7,7 +7,7 @@ timeline and asks again. Every path takes a test off the queue or waits under a 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_probe
+from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, TestEnded, TestStarted
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
@@ -61,6 +61,14 @@ class TakeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Look at all ranks of the world now, as the watch does from time to time."""
+
+    world: str
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadOutput:
     """Put what the ranks wrote during the test into the recording."""
 
@@ -74,7 +82,7 @@ class Finish:
     detail: str = ""
 
 
-Action: TypeAlias = StartWorld | EndWorld | Write | Release | TakeEvidence | ReadOutput | Finish
+Action: TypeAlias = StartWorld | EndWorld | Write | Release | TakeEvidence | LookAgain | ReadOutput | Finish
 
 
 @dataclass
@@ -95,6 +103,7 @@ class Supervisor:
     _start_failures: dict[int, int] = field(default_factory=dict)
     _clocks: Clocks = field(default_factory=Clocks)
     _alarm_s: float = 0.0
+    _looked_again: bool = False
 
     def __post_init__(self) -> None:
         self.queue = list(range(len(self.plan.tests)))
@@ -226,6 +235,10 @@ class Supervisor:
             return ()
         self._alarm_s = now_s
         acted = alarm(view, self._clocks, now_s)
+        if acted is not None and acted.why in RESTS_ON_LOOKS and not self._looked_again:
+            self._looked_again, self._alarm_s = True, 0.0
+            return (LookAgain(view.world, view.index),)
+        self._looked_again = False
         if acted is not None:
             return self._abort(view, acted)
         ranks = to_probe(view, now_s)

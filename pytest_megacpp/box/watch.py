@@ -23,6 +23,7 @@ from pytest_megacpp.recording.stacks import main_thread
 FASTEST_S = 0.1
 SLOWEST_S = 1.0
 STACK_S = 1.0
+STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
 
 Report = Callable[[Fact], None]
@@ -40,7 +41,7 @@ class Target:
 
 
 class ProcessTable:
-    """CPU seconds per session, read at most every 50 ms for all ranks together."""
+    """CPU seconds per session and those started from it, read at most every 50 ms for all ranks together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,17 +50,16 @@ class ProcessTable:
         self._state: dict[int, str] = {}
 
     def look(self, pid: int) -> tuple[str, float]:
-        """(state letter of the process, CPU seconds of its session)."""
+        """(state letter of the process, CPU seconds of its session and those below)."""
         with self._lock:
             if time.monotonic() - self._read_s > 0.05:
                 self._read()
             return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
 
     def _read(self) -> None:
-        self._cpu, self._state = {}, {}
-        for stat in process.all_processes():
-            self._cpu[stat.session] = self._cpu.get(stat.session, 0.0) + stat.cpu_s
-            self._state[stat.pid] = stat.state
+        processes = process.all_processes()
+        self._state = {stat.pid: stat.state for stat in processes}
+        self._cpu = process.cpu_s_by_session(processes)
         self._read_s = time.monotonic()
 
 
@@ -75,6 +75,8 @@ class RankWatch(threading.Thread):
         self._test: int | None = None
         self._since_s = 0.0
         self._wake = threading.Event()
+        self._hurried = threading.Event()
+        self._looking = threading.Lock()
         self._stopped = False
         self._seen: Sampled | None = None
         self._last: tuple[object, ...] = ()
@@ -85,8 +87,9 @@ class RankWatch(threading.Thread):
         self._wake.set()
 
     def hurry(self) -> None:
-        """Something happened: look often again, as in a young test."""
+        """Something happened: look soon, and often again, as in a young test."""
         self._since_s = time.monotonic()
+        self._hurried.set()
 
     def pause(self) -> None:
         self._test = None
@@ -101,28 +104,31 @@ class RankWatch(threading.Thread):
             self._wake.wait()
             if self._stopped:
                 return
+            self._hurried.clear()
             since_s, test = self._since_s, self._test
-            time.sleep(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
+            self._hurried.wait(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
             if test is not None and (test, since_s) == (self._test, self._since_s) and not self._stopped:
                 self.look(test)
 
     def look(self, test: int) -> None:
         """One poll: state, counters, collectives."""
-        sample = self._sample(test)
-        if sample != self._seen:
-            self._seen = sample
-            self._report(sample)
-        if sample.answered:
-            self._look_at_collectives(test)
+        with self._looking:
+            sample = self._sample(test)
+            if sample != self._seen:
+                self._seen = sample
+                self._report(sample)
+            if sample.answered:
+                self._look_at_collectives(test)
 
-    def _sample(self, test: int) -> Sampled:
-        answered, compile_s = True, 0.0
+    def _sample(self, test: int | None) -> Sampled:
+        state, cpu_s = self._table.look(self.target.pid)
+        answered, compile_s = state not in STOPPED, 0.0
         compiling: tuple[str, ...] = ()
         try:
-            compiling, compile_s = read_wait_counters(ask(self.target.worker, "wait_counter_values"))
+            if answered:
+                compiling, compile_s = read_wait_counters(ask(self.target.worker, "wait_counter_values"))
         except (OSError, ValueError):
             answered = False
-        state, cpu_s = self._table.look(self.target.pid)
         return Sampled(
             rank=self.target.rank,
             test=test,
@@ -155,37 +161,54 @@ class RankWatch(threading.Thread):
         return read_flight_recorder(dump, self._epoch_s)
 
     def evidence(self, test: int | None, *, stack: bool) -> None:
-        """Everything this rank can still say, before it is ended: counters, collectives, its stack."""
+        """Everything this rank can still say, before it is ended: counters, collectives, its stack. One whose
+        server is silent isn't asked twice: its time-outs would add up.
+        """
+        sample = self._sample(test)
         if test is not None:
-            self._report(self._sample(test))
-        try:
-            entries, status = self.flight_record()
-            if entries or status:
-                kept = entries[-EVIDENCE_ENTRIES:]
-                self._report(FlightRecorded(self.target.rank, test, "evidence", kept, status))
-        except (OSError, ValueError):
-            pass
+            self._report(sample)
+        if sample.answered:
+            self._flight_recorder("evidence", test)
         if stack:
-            self.stack(test, gently=False)
+            self._stack(test, self._means[0 if sample.answered else 1 :])
 
-    def last_look(self) -> None:
-        """At a process that stands still in a crash: its collectives."""
+    def _flight_recorder(self, origin: str, test: int | None) -> None:
         try:
             entries, status = self.flight_record()
         except (OSError, ValueError):
             return
-        self._report(FlightRecorded(self.target.rank, self._test, "failure", entries[-EVIDENCE_ENTRIES:], status))
+        if entries or status:
+            kept = entries[-EVIDENCE_ENTRIES:]
+            self._report(FlightRecorded(self.target.rank, test, origin, kept, status))
 
-    def stack(self, test: int | None, *, gently: bool = True) -> None:
-        """Stacks by the first means that answers: the worker server; unless `gently` also py-spy, a signal last."""
-        means = (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
-        for method, take in means[:1] if gently else means:
+    def last_look(self) -> None:
+        """At a process that stands still in a crash: its collectives."""
+        self._flight_recorder("failure", self._test)
+
+    def stack(self, test: int | None) -> None:
+        """What its worker server answers, which perturbs nothing."""
+        self._stack(test, self._means[:1])
+
+    @property
+    def _means(self) -> tuple[tuple[str, Callable[[], str]], ...]:
+        """Ways to see a stack, a signal last."""
+        return (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
+
+    def _stack(self, test: int | None, means: tuple[tuple[str, Callable[[], str]], ...]) -> None:
+        """By the first means that answers."""
+        for method, take in means:
             text = take()
             self._report(StackTaken(self.target.rank, test, method, bool(text), text, _innermost_line(text)))
             if text:
                 return
 
+    def _stands_still(self) -> bool:
+        """Whether it answers nobody, so that asking only costs a time-out."""
+        return self._table.look(self.target.pid)[0] in STOPPED
+
     def _traceback(self) -> str:
+        if self._stands_still():
+            return ""
         try:
             return ask(self.target.worker, "dump_traceback", STACK_S).decode(errors="replace")
         except OSError:
@@ -205,6 +228,8 @@ class RankWatch(threading.Thread):
         """faulthandler on SIGUSR1, read back from the rank's stderr; perturbs a sleeping system call."""
         import signal
 
+        if self._stands_still():
+            return ""
         path = self.target.logs[1]
         before = _size(path)
         try:

@@ -78,6 +78,8 @@ class Collect:
 class Fail:
     """An exception; what follows in the program is teardown."""
 
+    error: ev.Error | None = None
+
 
 @dataclass(frozen=True)
 class Die:
@@ -108,6 +110,7 @@ class Life:
     spans: list[tuple[float, float, str]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     failed_s: float | None = None
+    failure: Fail = Fail()
     finished_s: float | None = None
     died: tuple[float, Die] | None = None
     position: int = 0
@@ -162,7 +165,8 @@ class Ranks:
                 if not self._collect(rank, life, step):
                     return False
             case Fail():
-                life.failed_s = life.clock_s if life.failed_s is None else life.failed_s
+                if life.failed_s is None:
+                    life.failed_s, life.failure = life.clock_s, step
             case Die():
                 life.died = life.clock_s, step
             case StuckCompile(lock=True):
@@ -256,7 +260,8 @@ class Ranks:
             yield self.start_s, source, ev.PhaseStarted(rank, test, "call")
             if life.failed_s is not None:
                 yield from self._last_look(rank, test, life.failed_s, "failure")
-                yield life.failed_s, source, ev.Reported(rank, test, "call", "failed", 1.0)
+                reported = ev.Reported(rank, test, "call", "failed", 1.0, error=life.failure.error)
+                yield life.failed_s, source, reported
             if life.finished_s is not None:
                 if life.failed_s is None:
                     yield life.finished_s, source, ev.Reported(rank, test, "call", "passed", 1.0)
@@ -296,9 +301,8 @@ class Watching:
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
         for at_s, source, fact in sorted(ranks.spoken(test), key=lambda told: told[0]):
             self._plan(at_s, lambda t, s=source, f=fact: self._say(t, s, f))  # type: ignore[misc]
-        for rank in range(len(ranks.lives)):
-            first_s = ranks.start_s + FASTEST_S + offsets[rank % len(offsets)]
-            self._plan(first_s, lambda t, r=rank: self._look(r, t, self._since_s))  # type: ignore[misc]
+        self._offsets = offsets
+        self._look_soon(ranks.start_s)
 
     def advance(self, until_s: float) -> None:
         while self._due and self._due[0][0] <= until_s:
@@ -323,18 +327,31 @@ class Watching:
     def _say(self, at_s: float, source: str, fact: ev.Fact) -> None:
         self._tell(at_s, source, fact)
         if isinstance(fact, ev.Finished | ev.RankExited) or getattr(fact, "outcome", "") == "failed":
-            self._since_s = at_s
+            self._look_soon(at_s)
 
-    def _look(self, rank: int, at_s: float, planned_since_s: float) -> None:
-        if planned_since_s == self._since_s:
-            sample = self.ranks.sample(rank, self.test, at_s)
-            flight = self.ranks.flight(rank, self.test, at_s, "poll")
-            last_sample, last_flight = self._seen.get(rank, (None, None))
-            self._seen[rank] = sample, flight
-            if sample != last_sample:
-                self._tell(at_s, "box", sample)
-            if flight is not None and flight != last_flight:
-                self._tell(at_s, "box", flight)
-        since_s = self._since_s
-        pause_s = min(SLOWEST_S, max(FASTEST_S, 0.05 * (at_s - since_s)))
-        self._plan(at_s + pause_s, lambda t: self._look(rank, t, since_s))
+    def _look_soon(self, at_s: float) -> None:
+        self._since_s = at_s
+        for rank in range(len(self.ranks.lives)):
+            first_s = at_s + FASTEST_S + self._offsets[rank % len(self._offsets)]
+            self._plan(first_s, lambda t, r=rank: self._look_on(r, t, at_s))  # type: ignore[misc]
+
+    def look_again(self, at_s: float) -> None:
+        for rank in range(len(self.ranks.lives)):
+            self._look(rank, at_s)
+
+    def _look(self, rank: int, at_s: float) -> None:
+        sample = self.ranks.sample(rank, self.test, at_s)
+        flight = self.ranks.flight(rank, self.test, at_s, "poll")
+        last_sample, last_flight = self._seen.get(rank, (None, None))
+        self._seen[rank] = sample, flight
+        if sample != last_sample:
+            self._tell(at_s, "box", sample)
+        if flight is not None and flight != last_flight:
+            self._tell(at_s, "box", flight)
+
+    def _look_on(self, rank: int, at_s: float, since_s: float) -> None:
+        """One of a row of looks, until something happens."""
+        if since_s == self._since_s:
+            self._look(rank, at_s)
+            pause_s = min(SLOWEST_S, max(FASTEST_S, 0.05 * (at_s - since_s)))
+            self._plan(at_s + pause_s, lambda t: self._look_on(rank, t, since_s))

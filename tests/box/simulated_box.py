@@ -150,6 +150,10 @@ class SimulatedBox:
                 if watching is not None and action.test is not None:
                     watching.evidence(self.now_s, action.stacks_of)
                 self._pass(EVIDENCE_S)
+            case sv.LookAgain():
+                watching = self.worlds[action.world].watching
+                assert watching is not None
+                watching.look_again(self.now_s)
             case sv.ReadOutput():
                 assert action.world in self.worlds
             case sv.Finish():

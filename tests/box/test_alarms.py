@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.box.alarms import SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
+from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.timeline import TestView, fold
@@ -62,6 +62,9 @@ class Rehearsal:
             if not self.view.unfinished() and not any(v.gone for v in self.view.ranks.values()):
                 return None
             acted = alarm(self.view, self.clocks, self.now_s)
+            if acted is not None and acted.why in RESTS_ON_LOOKS:
+                self.watching.look_again(self.now_s)
+                acted = alarm(self.view, self.clocks, self.now_s)
             if acted is not None:
                 return self.now_s - START_S, acted
             self.watching.evidence(self.now_s, to_probe(self.view, self.now_s))
@@ -243,6 +246,48 @@ def test_nobody_compiles_longer_than_the_compile_limit() -> None:
 def test_several_compiles_do_not_add_up() -> None:
     step = (Compile(0.7 * LIMITS.compile), Work(2))
     assert Rehearsal(*everybody(*step, *step, *step, ranks=2)).alarm() is None
+
+
+TIMED_OUT = ev.Error(
+    "RuntimeError", "[/gloo/unbound_buffer.cc:78] Timed out waiting 1000ms for recv operation to complete", "", 0, ""
+)
+NO_STORE = ev.Error("torch.distributed.DistStoreError", "wait timeout after 1000ms, keys: /k", "", 0, "")
+IN_TORCH = ev.Error(
+    "RuntimeError", "no", "", 0, "E  no\n/x/site-packages/torch/distributed/distributed_c10d.py:31: RuntimeError"
+)
+
+
+@pytest.mark.parametrize("error", [TIMED_OUT, IN_TORCH], ids=["native", "torch"])
+def test_the_time_of_a_missing_peer_goes_on_when_those_that_waited_gave_up(error: ev.Error) -> None:
+    """Their own time-out may be shorter than any limit."""
+    gives_up = [Work(1), Collect(wait=False), Idle(1), Fail(error)]
+    acted = expect(Rehearsal(gives_up, gives_up, [Work(FOREVER)]), "stall", 1 + LIMITS.stall, 0.5)
+    assert (acted.waiting, acted.missing) == ((0, 1), (2,))
+    acted = expect(Rehearsal(gives_up, gives_up, [Compile(FOREVER)]), "skew", 1 + LIMITS.skew, 0.5)
+    assert acted.compiling == (2,)
+
+
+def test_a_rank_that_gave_up_on_a_message_or_a_key_still_lacks_its_peer() -> None:
+    gives_up = [Work(1), Fail(NO_STORE)]
+    acted = expect(Rehearsal(gives_up, [Idle(FOREVER)]), "stall", 1 + LIMITS.stall, 0.5)
+    assert (acted.waiting, acted.missing) == ((0,), (1,))
+
+
+def test_a_missing_peer_that_comes_too_late_ends_the_test_by_itself() -> None:
+    gives_up = [Collect(wait=False), Idle(1), Fail(TIMED_OUT)]
+    assert Rehearsal(gives_up, gives_up, [Work(3), Collect(wait=False), Idle(1), Fail(TIMED_OUT)]).alarm() is None
+
+
+def test_a_failure_of_a_ranks_own_gives_the_others_no_limit() -> None:
+    assert Rehearsal([Collect(wait=False), Fail()], [Work(3 * LIMITS.stall), Collect(wait=False)]).alarm() is None
+
+
+def test_what_was_seen_a_while_ago_is_looked_at_again_before_it_ends_a_test() -> None:
+    """Rank 0 is through; rank 1 was last seen waiting for it, and goes on to something of its own."""
+    reduce = Collect()
+    late, early = [Work(10.2), reduce], [Work(7.2), reduce, Idle(20)]
+    for offset in (0.0, 0.031, 0.062, 0.093):
+        assert Rehearsal(late, early, offsets=[offset]).alarm() is None
 
 
 def test_nccl_ranks_wait_though_they_burn_cpu() -> None:

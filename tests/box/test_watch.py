@@ -1,0 +1,69 @@
+"""What a look at a rank costs when the rank doesn't answer, and whose CPU time counts as its own."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box.process import Stat, cpu_s_by_session, stat
+from pytest_megacpp.box.watch import ProcessTable, RankWatch, Target
+from pytest_megacpp.recording.events import Fact, Sampled, StackTaken
+
+
+@pytest.fixture
+def stopped() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "600"]) as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        while (seen := stat(child.pid)) is not None and seen.state != "T":
+            pass
+        yield child.pid
+        child.kill()
+
+
+def test_a_stopped_process_is_not_asked_for_what_it_can_not_answer(
+    stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question would cost its time-out, and a verdict has two seconds."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no py-spy
+    facts: list[Fact] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "rank.sock"))
+        server.listen()
+        server.setblocking(False)
+        logs = str(tmp_path / "stdout.log"), str(tmp_path / "stderr.log")
+        target = Target(3, stopped, str(tmp_path / "rank.sock"), logs)
+        watch = RankWatch(target, ProcessTable(), 0.0, facts.append)
+        watch.evidence(0, stack=True)
+        watch.stack(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    sample, *stacks = facts
+    assert isinstance(sample, Sampled)
+    assert (sample.state, sample.answered) == ("T", False)
+    assert [f.method for f in stacks if isinstance(f, StackTaken) and not f.ok] == [
+        "py-spy",
+        "faulthandler",
+        "traceback",
+    ]
+
+
+def test_cpu_time_of_sessions_that_a_rank_started_is_its_own() -> None:
+    """A compiler's pool may lead a session of its own."""
+    processes = [
+        Stat(1, "S", 0, 1, 1, 1.0),
+        Stat(10, "S", 1, 10, 10, 2.0),  # a rank
+        Stat(11, "S", 10, 10, 10, 4.0),
+        Stat(20, "S", 11, 20, 20, 8.0),  # a pool, started by the rank's child
+        Stat(30, "S", 20, 30, 30, 16.0),
+        Stat(40, "S", 1, 40, 40, 32.0),  # another rank
+        Stat(51, "S", 99, 50, 50, 64.0),  # its leader is gone
+    ]
+    assert cpu_s_by_session(processes) == {1: 63.0, 10: 30.0, 20: 24.0, 30: 16.0, 40: 32.0, 50: 64.0}
+
+
+def test_processes_that_claim_to_be_each_others_parents_are_counted_once() -> None:
+    assert cpu_s_by_session([Stat(1, "S", 2, 1, 1, 1.0), Stat(2, "S", 1, 2, 2, 2.0)]) == {1: 3.0, 2: 3.0}
