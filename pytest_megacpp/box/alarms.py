@@ -8,7 +8,7 @@ of its own, still lacks its peer: that peer's time goes on.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
@@ -19,6 +19,8 @@ SETTLE_S = 0.15  # between a first sign and acting on it: its companions are sti
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
 STUCK_BY_STACK_S = 0.8
 PROBE_SHARE = 0.2  # of the quiet time between two looks at a stack
+FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
+KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 # Reasons that rest on looks, which may be a second old: before acting on one, look again.
 RESTS_ON_LOOKS = frozenset({"failure-stuck", "skew", "stall", "compile"})
@@ -31,7 +33,7 @@ _FROM_NATIVE_CODE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]")
 @dataclass
 class Clocks:
     """What adds up while a test runs: waiting seconds per wait, for peers that compile and for others; `late` names
-    who holds up each open wait.
+    who holds up each open wait. The time of a collective goes on where ranks give up on it, messages have no number.
     """
 
     compiling_s: dict[Number, float] = field(default_factory=dict)
@@ -50,13 +52,23 @@ class Clocks:
         waits = [w for w in _all_waits(view) if w.missing and waiting & set(w.waiting)]
         self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
-            for gone in clock.keys() - self.late.keys():
-                del clock[gone]
+            if _MESSAGES not in self.late:
+                clock.pop(_MESSAGES, None)
+            while len(clock) > KEPT_CLOCKS:
+                del clock[next(iter(clock))]
         for number, ranks in self.late.items():
-            compiles = [view.ranks[r].compiling for r in ranks]
-            for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
-                if runs:
-                    clock[number] = clock.get(number, 0.0) + elapsed_s
+            self._add(number, elapsed_s, [_compiles(view.ranks[r], now_s) for r in ranks])
+            if _all_compile(view, ranks, now_s) and not all(view.ranks[r].compiling for r in ranks):
+                self._was_compiling(number)
+
+    def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
+        for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
+            if runs:
+                clock[number] = clock.get(number, 0.0) + elapsed_s
+
+    def _was_compiling(self, number: Number) -> None:
+        """What looked like ordinary code was the import of the compiler."""
+        self.compiling_s[number] = self.compiling_s.get(number, 0.0) + self.plain_s.pop(number, 0.0)
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Collectives that ranks issued since the last call, and those that didn't match then."""
@@ -67,6 +79,7 @@ class Clocks:
         return numbers
 
 
+_MESSAGES: Number = ("", 0)  # all point-to-point waits
 Rule = Callable[[TestView, Clocks, float], Acted | None]
 
 
@@ -95,7 +108,7 @@ def stack_waits(view: TestView) -> tuple[Wait, ...]:
     if not blocked:
         return ()
     missing = tuple(r for r in sorted(view.ranks) if r not in blocked and r not in pending)
-    return (Wait("", 0, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
+    return (Wait(*_MESSAGES, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
 
 
 def given_up(view: TestView) -> tuple[Wait, ...]:
@@ -160,9 +173,21 @@ def _acted(view: TestView, why: str, detail: str, wait: Wait | None = None, now_
         detail=detail,
         waiting=wait.waiting,
         missing=wait.missing,
-        compiling=tuple(r for r in view.ranks if view.ranks[r].compiling and r not in wait.waiting),
+        compiling=tuple(r for r in view.ranks if _compiles(view.ranks[r], now_s) and r not in wait.waiting),
         waited_s=round(max(0.0, now_s - wait.since_s), 3),
     )
+
+
+def _compiles(rank: RankView, now_s: float) -> bool:
+    """By its counters, or by a fresh stack before they begin."""
+    fresh = bool(rank.stacks) and now_s - rank.stacks[-1][0] < FRESH_S
+    return rank.compiling or (fresh and not rank.out and rank.imports_compiler())
+
+
+def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
+    """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for."""
+    missing = acted.missing if acted.why == "stall" else ()
+    return tuple(r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at())
 
 
 def _exit(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -222,19 +247,28 @@ def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float |
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     for wait in _all_waits(view):
         number = wait.group, wait.seq
+        if number not in clocks.late:
+            continue
         if clocks.compiling_s.get(number, 0.0) > view.limits.skew:
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
-        if clocks.plain_s.get(number, 0.0) > view.limits.stall:
+        if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
             return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
         if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks.late[number], now_s):
             return _acted(view, "stall", f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
 
 
+def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
+    """Whoever compiles now has the skew limit, whatever it did before."""
+    return bool(ranks) and all(_compiles(view.ranks[r], now_s) for r in ranks)
+
+
 def _compile_rests(view: TestView, ranks: Iterable[int], now_s: float) -> bool:
-    """Nothing moved for `stall` in the ranks that compile; one that waits for another's lock can't move."""
+    """Nothing moved for `stall` in the ranks that compile; one that waits for another's lock can't move, and one that
+    sleeps moves when it chose to.
+    """
     compiling = [view.ranks[r] for r in ranks if view.ranks[r].compiling and not view.ranks[r].awaits_file_lock]
-    return bool(compiling) and all(now_s - v.progress_s > view.limits.stall for v in compiling)
+    return bool(compiling) and all(now_s - v.progress_s > view.limits.stall and not v.sleeps() for v in compiling)
 
 
 def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -262,13 +296,17 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def to_probe(view: TestView, now_s: float) -> tuple[int, ...]:
-    """Ranks whose stack is worth a look: quiet, and not looked at lately."""
+    """Ranks whose stack is worth a look: quiet and not looked at lately, or last seen on their way to a compile."""
     failed = any(_lost_s(v) is not None for v in view.ranks.values())
     after_s = 0.3 if failed else min(2.0, view.limits.stall / 3)
-    return tuple(
-        v.rank
-        for v in view.unfinished()
-        if now_s - v.busy_s > after_s
-        and not _spins(v)
-        and now_s - max((t for t, _ in v.stacks), default=v.busy_s) > max(after_s, PROBE_SHARE * (now_s - v.busy_s))
-    )
+    return tuple(v.rank for v in view.unfinished() if _is_quiet(v, after_s, now_s) or _was_importing(v, now_s))
+
+
+def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
+    quiet_s = now_s - rank.busy_s
+    looked_s = max((t for t, _ in rank.stacks), default=rank.busy_s)
+    return quiet_s > after_s and not _spins(rank) and now_s - looked_s > max(after_s, PROBE_SHARE * quiet_s)
+
+
+def _was_importing(rank: RankView, now_s: float) -> bool:
+    return bool(rank.stacks) and now_s - rank.stacks[-1][0] > FRESH_S / 2 and rank.imports_compiler()

@@ -291,7 +291,9 @@ class Box:
         self._ask_all([partial(self._ask, w, action, w.target.rank in out) for w in asked])
 
     def _look_again(self, action: sv.LookAgain) -> None:
-        self._ask_all([partial(w.look, action.test) for w in self._living(action.world)])
+        living = self._living(action.world)
+        stacks = [partial(w.stack, action.test) for w in living if w.target.rank in action.stacks_of]
+        self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
 
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self.watches.get(world, ()) if not self.worlds[world].ranks[w.target.rank].exited]

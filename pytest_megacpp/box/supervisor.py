@@ -7,7 +7,7 @@ timeline and asks again. Every path takes a test off the queue or waits under a 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_probe
+from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, TestEnded, TestStarted
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
@@ -62,10 +62,11 @@ class TakeEvidence:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Look at all ranks of the world now, as the watch does from time to time."""
+    """Look at all ranks of the world now, as the watch does from time to time, and where some of them are."""
 
     world: str
     test: int
+    stacks_of: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ class Supervisor:
         acted = alarm(view, self._clocks, now_s)
         if acted is not None and acted.why in RESTS_ON_LOOKS and not self._looked_again:
             self._looked_again, self._alarm_s = True, 0.0
-            return (LookAgain(view.world, view.index),)
+            return (LookAgain(view.world, view.index, to_look_at(view, acted)),)
         self._looked_again = False
         if acted is not None:
             return self._abort(view, acted)

@@ -23,6 +23,7 @@ from pytest_megacpp.recording.stacks import main_thread
 FASTEST_S = 0.1
 SLOWEST_S = 1.0
 STACK_S = 1.0
+SILENT_S = 1.0  # an interpreter that didn't answer isn't asked again at once
 STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
 
@@ -77,6 +78,7 @@ class RankWatch(threading.Thread):
         self._wake = threading.Event()
         self._hurried = threading.Event()
         self._looking = threading.Lock()
+        self._silent_s = 0.0
         self._stopped = False
         self._seen: Sampled | None = None
         self._last: tuple[object, ...] = ()
@@ -207,11 +209,12 @@ class RankWatch(threading.Thread):
         return self._table.look(self.target.pid)[0] in STOPPED
 
     def _traceback(self) -> str:
-        if self._stands_still():
+        if self._stands_still() or time.monotonic() - self._silent_s < SILENT_S:
             return ""
         try:
             return ask(self.target.worker, "dump_traceback", STACK_S).decode(errors="replace")
         except OSError:
+            self._silent_s = time.monotonic()
             return ""
 
     def _pyspy(self) -> str:

@@ -21,6 +21,8 @@ _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[
 
 
 _WAITING = re.compile(r"\.(wait|synchronize|barrier)\(")
+_SLEEPING = re.compile(r"\bsleep\(")
+_COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,17 @@ def _user_depth(thread: Thread) -> int:
 def _waits_natively(thread: Thread) -> bool:
     """As far as the source line can tell; an unknown one could be a wait."""
     return _in_native_wait(thread) or (_user_depth(thread) == 0 and not thread.line)
+
+
+def imports_compiler(dump: str) -> bool:
+    """Whether a thread loads torch's compiler, which takes seconds before any compile is counted."""
+    modules = [f for thread in threads(dump) for f in thread.frames if f.function == "<module>"]
+    return any(_COMPILER.search(f.file) for f in modules)
+
+
+def sleeps(thread: Thread) -> bool:
+    """Whether it does nothing for a time that it chose itself."""
+    return bool(_SLEEPING.search(thread.line))
 
 
 def communication_call(thread: Thread) -> str | None:

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, open_waits
-from pytest_megacpp.recording.stacks import Thread, is_elsewhere, main_thread, waits_for_peer
+from pytest_megacpp.recording.stacks import Thread, imports_compiler, is_elsewhere, main_thread, sleeps, waits_for_peer
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
@@ -131,6 +131,15 @@ class RankView:
         text = self.stacks[-1][1].text if self.looked_at() else ""
         seen = self.stack() if text else None
         return seen is not None and is_elsewhere(text, seen[1])
+
+    def sleeps(self) -> bool:
+        """Whether its stack, since it last computed, shows it asleep."""
+        taken = self.stack()
+        return taken is not None and taken[0] >= self.busy_s and sleeps(taken[1])
+
+    def imports_compiler(self) -> bool:
+        """Whether its newest stack shows it loading torch's compiler."""
+        return bool(self.stacks) and imports_compiler(self.stacks[-1][1].text)
 
     def stack(self) -> tuple[float, Thread] | None:
         """When and what the newest readable stack of the main thread was."""

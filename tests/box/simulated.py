@@ -21,10 +21,17 @@ _C10D = "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
 _STACK = (
     'Thread 0x0000000000000012 (most recent call first):\n  File "{}", line 9 in f\n  File "/u/t.py", line 4 in t\n'
 )
+IMPORTING = """Thread 0x0000000000000012 (most recent call first):
+  File "/lib/python3.11/enum.py", line 826 in __setattr__
+  File "/lib/python3.11/site-packages/torch/_dynamo/utils.py", line 2874 in <module>
+  File "/lib/python3.11/site-packages/torch/__init__.py", line 2797 in compile
+  File "/u/t.py", line 4 in t
+"""
 _COUNTERS = {
     "compile": ("compile_inductor",),
     "stuckcompile": ("compile_inductor",),
     "lock": ("compile_inductor", "filelock.enter"),
+    "asleep": ("compile_inductor",),
 }
 BLOCKED, AT_HOME = _STACK.format(_C10D), _STACK.format("/u/model.py")
 
@@ -50,10 +57,18 @@ class Compile:
 
 @dataclass(frozen=True)
 class StuckCompile:
-    """The counters say compiling, and nothing moves: the compiler is stuck, or another process has the lock."""
+    """The counters say compiling, and nothing moves: it is stuck, waits for another's lock, or sleeps."""
 
     seconds: float
     lock: bool = False
+    asleep: bool = False
+
+
+@dataclass(frozen=True)
+class Import:
+    """The main thread loads torch's compiler, of which no counter tells."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Die:
     signal: str | None = "SIGKILL"
 
 
-Step: TypeAlias = Work | Idle | Compile | StuckCompile | Receive | Collect | Fail | Die
+Step: TypeAlias = Work | Idle | Compile | StuckCompile | Import | Receive | Collect | Fail | Die
 Program: TypeAlias = Sequence[Step]
 
 
@@ -171,6 +186,10 @@ class Ranks:
                 life.died = life.clock_s, step
             case StuckCompile(lock=True):
                 life.spend(step.seconds, "lock")
+            case StuckCompile(asleep=True):
+                life.spend(step.seconds, "asleep")
+            case Import():
+                life.spend(step.seconds, "import")
             case _:
                 life.spend(step.seconds, type(step).__name__.lower())
         life.position += 1
@@ -213,8 +232,8 @@ class Ranks:
             state="S",
             compiling=compiling,
             compile_s=0.0,
-            cpu_s=round(life.spent_s(at_s, "work", "spin", "compile"), 2),
-            main_cpu_s=round(life.spent_s(at_s, "work", "spin"), 2),
+            cpu_s=round(life.spent_s(at_s, "work", "spin", "import", "compile"), 2),
+            main_cpu_s=round(life.spent_s(at_s, "work", "spin", "import"), 2),
         )
 
     def flight(self, rank: int, test: int, at_s: float, origin: str) -> ev.FlightRecorded | None:
@@ -244,8 +263,10 @@ class Ranks:
         return ev.FlightRecorded(rank, test, origin, entries, tuple(status))
 
     def stack(self, rank: int, test: int, at_s: float) -> ev.StackTaken:
-        blocked = self.lives[rank].doing(at_s) in ("receive", "wait", "spin")
-        return ev.StackTaken(rank, test, "traceback", True, BLOCKED if blocked else AT_HOME, "time.sleep(1)")
+        doing = self.lives[rank].doing(at_s)
+        text = BLOCKED if doing in ("receive", "wait", "spin") else IMPORTING if doing == "import" else AT_HOME
+        line = "os.waitpid(pid, 0)" if doing == "stuckcompile" else "time.sleep(1)"
+        return ev.StackTaken(rank, test, "traceback", True, text, line)
 
     def _alive(self, rank: int, at_s: float) -> bool:
         died = self.lives[rank].died
@@ -335,9 +356,10 @@ class Watching:
             first_s = at_s + FASTEST_S + self._offsets[rank % len(self._offsets)]
             self._plan(first_s, lambda t, r=rank: self._look_on(r, t, at_s))  # type: ignore[misc]
 
-    def look_again(self, at_s: float) -> None:
+    def look_again(self, at_s: float, stacks_of: tuple[int, ...] = ()) -> None:
         for rank in range(len(self.ranks.lives)):
             self._look(rank, at_s)
+        self.evidence(at_s, stacks_of)
 
     def _look(self, rank: int, at_s: float) -> None:
         sample = self.ranks.sample(rank, self.test, at_s)

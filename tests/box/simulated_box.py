@@ -153,7 +153,7 @@ class SimulatedBox:
             case sv.LookAgain():
                 watching = self.worlds[action.world].watching
                 assert watching is not None
-                watching.look_again(self.now_s)
+                watching.look_again(self.now_s, action.stacks_of)
             case sv.ReadOutput():
                 assert action.world in self.worlds
             case sv.Finish():

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, STUCK_BY_STACK_S, STUCK_S, Clocks, alarm, to_probe
+from pytest_megacpp.box.alarms import (
+    RESTS_ON_LOOKS,
+    SETTLE_S,
+    STUCK_BY_STACK_S,
+    STUCK_S,
+    Clocks,
+    alarm,
+    to_look_at,
+    to_probe,
+)
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.timeline import TestView, fold
@@ -18,6 +27,7 @@ from tests.box.simulated import (
     Die,
     Fail,
     Idle,
+    Import,
     Program,
     Ranks,
     Receive,
@@ -63,7 +73,7 @@ class Rehearsal:
                 return None
             acted = alarm(self.view, self.clocks, self.now_s)
             if acted is not None and acted.why in RESTS_ON_LOOKS:
-                self.watching.look_again(self.now_s)
+                self.watching.look_again(self.now_s, to_look_at(self.view, acted))
                 acted = alarm(self.view, self.clocks, self.now_s)
             if acted is not None:
                 return self.now_s - START_S, acted
@@ -229,6 +239,20 @@ def test_a_compile_that_makes_no_progress_ends_at_the_stall_limit() -> None:
     acted = expect(Rehearsal([Work(1), StuckCompile(FOREVER)], [Collect()]), "stall", 1 + LIMITS.stall, SLACK_S)
     assert acted.compiling == (0,)
     assert "no progress" in acted.detail
+
+
+def test_a_compile_that_sleeps_has_the_skew_limit() -> None:
+    expect(Rehearsal([StuckCompile(FOREVER, asleep=True)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+
+
+def test_loading_the_compiler_is_compiling() -> None:
+    """No counter tells of it, so the stack of a missing peer is asked for before it is called late."""
+    acted = expect(Rehearsal([Import(FOREVER)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    assert acted.compiling == (0,)
+    near_skew = 0.9 * LIMITS.skew
+    assert Rehearsal([Import(near_skew), Collect()], [Collect()]).alarm() is None
+    assert Rehearsal([Import(near_skew / 2), Compile(near_skew / 2), Collect()], [Collect()]).alarm() is None
+    expect(Rehearsal([Import(1), Idle(FOREVER)], [Collect()]), "stall", LIMITS.stall, SLACK_S)
 
 
 def test_one_stuck_compile_beside_another_that_moves_has_the_skew_limit() -> None:

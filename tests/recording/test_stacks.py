@@ -12,8 +12,10 @@ from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
     communication_call,
+    imports_compiler,
     is_elsewhere,
     main_thread,
+    sleeps,
     threads,
     user_frame,
     waits_for_peer,
@@ -129,6 +131,29 @@ def test_a_thread_in_ordinary_code_is_elsewhere() -> None:
 )
 def test_what_could_be_a_wait_is_not_elsewhere(thread: Thread) -> None:
     assert not is_elsewhere("", thread)
+
+
+def test_loading_torchs_compiler_in_any_thread_is_seen() -> None:
+    importing = f"""\
+Thread 0x12 (most recent call first):
+  File "/usr/lib/python3.11/enum.py", line 826 in __setattr__
+  File "{SITE}/triton/knobs.py", line 15 in <module>
+  File "{SITE}/torch/_dynamo/utils.py", line 2874 in <module>
+  File "/home/me/suite/test_pipe.py", line 30 in test_pipe
+
+Thread 0x13 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 1119 in join
+  File "/home/me/suite/test_pipe.py", line 30 in test_pipe
+"""
+    assert imports_compiler(importing)
+    assert not imports_compiler(importing.replace("<module>", "convert_frame"))
+    assert not imports_compiler('Thread 0x12 (\n  File "/home/me/slow.py", line 1 in <module>')
+
+
+def test_a_thread_that_sleeps_chose_for_how_long() -> None:
+    assert sleeps(Thread("0x1", (), "while busy(): time.sleep(0.1)"))
+    assert not sleeps(Thread("0x1", (), "process.wait()"))
+    assert not sleeps(Thread("0x1", (), ""))
 
 
 @pytest.mark.parametrize("module", ["distributed_c10d", "_functional_collectives", "rendezvous", "device_mesh"])
