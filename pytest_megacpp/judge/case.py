@@ -20,6 +20,7 @@ from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, Worl
 PHASES = ("setup", "call", "teardown")
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
+_PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 FROZEN_STATES = ("T", "t")
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
@@ -74,8 +75,14 @@ class Case:
     @cached_property
     def moment_s(self) -> float:
         """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
-        given_up = [t.time_s for t in self.troubles.values() if t.secondary]
+        given_up = [self._gave_up_s(t) for t in self.troubles.values() if t.secondary]
         return min([*given_up, self.end_s])
+
+    def _gave_up_s(self, trouble: Trouble) -> float:
+        """When a victim's patience ended; on a busy machine it says so much later."""
+        patience = _PATIENCE.search(trouble.text)
+        last = self.last_entered(trouble.rank, trouble.time_s) if patience else None
+        return min(trouble.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else trouble.time_s
 
     # -- troubles ------------------------------------------------------------------------------------------
 

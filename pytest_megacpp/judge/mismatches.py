@@ -14,7 +14,7 @@ from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
-from pytest_megacpp.recording.collectives import Disagreement, Wait, disagreements
+from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op, disagreements
 from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_VARIANTS = 3
@@ -63,7 +63,10 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         found.odd,
         found.aspect,
         _phase(case, found.odd or tuple(r for _, ranks in found.variants for r in ranks)),
-        tuple(_variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]),
+        (
+            *(_variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]),
+            *_places(case, found),
+        ),
         aftermath.consequences(case, found.odd),
         _RELIES,
         (doubt,) if aborted else (),
@@ -111,6 +114,29 @@ def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequenc
     first_s = min(_entered_s(case, found, r) for r in ranks)
     said = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
     return Evidence(None, first_s, "flight-recorder", said)
+
+
+def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
+    """Where ranks of each kind were seen in it, by a stack while they waited or by the error that it gave them."""
+    kinds = {ranks[0]: text for text, ranks in _rarest_first(found)[:KEPT_VARIANTS]}
+    return aftermath.first_few(kinds, lambda r: _place(case, found, r, kinds[r]))
+
+
+def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | None:
+    wait, trouble = case.waiting_in.get(rank), case.troubles.get(rank)
+    taken, where = case.ranks[rank].stack(), case.location(rank)
+    said = f"{bare_op(plain(text, 160).partition('(')[0])} #{found.seq} is called at "
+    if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:
+        return Evidence(rank, taken[0], "stack", f"{said}{where}")
+    if trouble is not None and trouble.source == "report" and trouble.place and _was_in(case, found, trouble):
+        return Evidence(rank, trouble.time_s, "report", f"{said}{trouble.place}")
+    return None
+
+
+def _was_in(case: Case, found: Disagreement, trouble: Trouble) -> bool:
+    """Whether its error came out of this collective: it entered no later one."""
+    last = case.last_entered(trouble.rank, trouble.time_s)
+    return last is not None and (last.group, last.seq) == (found.group, found.seq)
 
 
 # -- by what the runtime said --------------------------------------------------------------------------------

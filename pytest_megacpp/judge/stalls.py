@@ -13,10 +13,12 @@ from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
-from pytest_megacpp.recording.collectives import Wait
+from pytest_megacpp.recording.collectives import Wait, incarnation
 from pytest_megacpp.recording.ranks import ranks_named
 
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+_ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
+KEPT_PLACES = 4
 RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS})
 
@@ -197,16 +199,24 @@ def _wait_text(case: Case, still: Standstill) -> str:
     calls = sorted(set(case.blocked.values()))
     where = f" in {calls[0]}" if not still.waits and calls else ""
     waited_s = case.waited_s(_since_s(case, still))
+    if not waited_s and aftermath.victims(case):
+        return f"{ranks_named(still.waiting)} gave up waiting"
     return f"{ranks_named(still.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
 
 
 def _wait_evidence(case: Case, still: Standstill) -> tuple[Evidence, ...]:
     acted = case.test.acted
     waits = tuple(aftermath.wait_evidence(w) for w in still.waits[:4])
-    calls = aftermath.first_few(case.blocked, lambda r: _stack_evidence(case, r, f"waits in {case.blocked[r]}"))
+    first = {w.waiting[0]: str(w) for w in reversed(still.waits[:4])} | case.blocked
+    calls = aftermath.first_few(first, lambda r: _stack_evidence(case, r, f"waits in {first[r]}{_at(case, r)}"))
     told = (_wait_text(case, still) if still.waiting else plain(acted.detail)) if acted else ""
     box = (Evidence(None, case.end_s, "box", f"ended the test ({plain(acted.why, 40)}): {told}"),) if acted else ()
     return (*waits, *calls, *box)
+
+
+def _at(case: Case, rank: int) -> str:
+    where = case.location(rank)
+    return f" at {where}" if where else ""
 
 
 def _stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
@@ -298,8 +308,17 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
     if (late_s := _late_s(case, still, rank)) is not None:
         return f"{it} came {seconds(late_s)} after the first"
     if where:
-        return f"{it} {was_} in {where}"
+        destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, still, rank, alone)) else f"{it} "
+        return f"{destroyed}{was_} in {where}"
     return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not answering"
+
+
+def _destroyed(case: Case, still: Standstill, rank: int, alone: bool) -> str:
+    """Whether it left the group in which the others wait."""
+    group = still.waits[0].group if still.waits else ""
+    its = case.ranks[rank].collectives.incarnation
+    gone = bool(group) and its > incarnation(group)
+    return f"{'it' if alone else 'they'} had destroyed {'its' if alone else 'their'} process group" if gone else ""
 
 
 def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
@@ -351,13 +370,11 @@ def _phase(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
 
 
 def _hang(case: Case, still: Standstill) -> Finding:
-    calls = sorted(set(case.blocked.values()))
-    where = still.what or (calls[0] if len(calls) == 1 else ", ".join(calls[:3])) or "a distributed call"
     waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
     waited = seconds(case.waited_s(_since_s(case, still)))
     return Finding(
         Code.HANG,
-        f"everybody waits and nobody is missing: {ranks_named(waiting)} waited {waited} in {where}",
+        joined((f"everybody waits and nobody is missing: {_in_what(case, waiting, waited)}", _rooted(still))),
         waiting,
         None,
         case.phase_of(waiting[0]) if waiting else "call",
@@ -366,6 +383,23 @@ def _hang(case: Case, still: Standstill) -> Finding:
         doubts=_doubts(case, still),
         time_s=_since_s(case, still),
     )
+
+
+def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
+    """`ranks 0,1 waited 2 s in broadcast #2, ranks 2,3 in recv`."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for rank in waiting:
+        wait = case.waiting_in.get(rank)
+        places[str(wait) if wait else case.blocked.get(rank, "a distributed call")].append(rank)
+    told = [f"{ranks_named(ranks)} in {what}" for what, ranks in list(places.items())[:KEPT_PLACES]]
+    more = ", …" if len(places) > KEPT_PLACES else ""
+    return ", ".join(told).replace(" in ", f" waited {waited} in ", 1) + more
+
+
+def _rooted(still: Standstill) -> str:
+    """What the flight recorder can't show."""
+    whole = [w for w in still.waits if not w.missing and w.op in _ROOTED]
+    return f"all entered {whole[0]}, so they may not agree on its root" if whole else ""
 
 
 # -- compiling ---------------------------------------------------------------------------------------------
@@ -411,6 +445,8 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
     if view.sample is None:
         return None
     names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
+    if not names and view.imports_compiler():
+        return Evidence(rank, view.stacks[-1][0], "stack", "loads torch's compiler")
     total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
     text = f"compiling: {names or 'until just now'}{total}"
     return Evidence(rank, view.compiling_since_s or view.sample_s, "counters", text)

@@ -190,6 +190,12 @@ def is_default(group: str) -> bool:
     return group.partition("@")[0] in ("0", "default_pg", "")
 
 
+def incarnation(group: str) -> int:
+    """How often the default group had been destroyed when this one was made, as far as its name tells."""
+    number = group.rpartition("@")[2] if "@" in group else "0"
+    return int(number) if number.isdecimal() and number.isascii() else 0
+
+
 def bare_op(op: str) -> str:
     """`gloo:all_reduce` → `all_reduce`."""
     return op.rsplit(":", 1)[-1]

@@ -10,7 +10,7 @@ _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})", re.IGNORE
 _IDENTITY = re.compile(r"0x[0-9a-f]{1,16}", re.IGNORECASE)
 _FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
 _PYSPY_THREAD = re.compile(r'^Thread (?:0x[0-9A-Fa-f]{1,16}|\d{1,20}) \([a-z+]{1,20}\)(?:: "([^"\n]*)")?$')
-_PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([^()\n]+):(\d{1,9})\)$")
+_PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([/<][^()\n]+):(\d{1,9})\)$")  # shortened names don't tell whose they are
 
 # Innermost frames in these modules mean that the thread waits for a peer.
 _COMMUNICATION = re.compile(

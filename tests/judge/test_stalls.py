@@ -1,0 +1,72 @@
+"""What is said about waiting: who waits where, what a late rank had done, what the recorder can't show."""
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Code, Verdict
+from pytest_megacpp.recording import events as ev
+from tests.scenario import TIMED_OUT, FakeBox
+
+COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
+
+
+def verdict(box: FakeBox) -> Verdict:
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def texts(found: Verdict, rank: int | None) -> list[str]:
+    return [e.text for e in found.evidence if e.rank == rank]
+
+
+def stalled(box: FakeBox, waiting: tuple[int, ...], missing: tuple[int, ...], **more: tuple[int, ...]) -> FakeBox:
+    return box.acts("stall", "waits", waiting, missing, more.get("compiling", ()), 31.0)
+
+
+def test_of_a_hang_it_says_who_waits_in_what() -> None:
+    box = FakeBox(2).begins().enters(1, "gloo:barrier", 2).blocked(0).after(31)
+    found = verdict(stalled(box, (0, 1), ()).blocked(0).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.HANG, (0, 1))
+    assert "rank 0 waited 31 s in recv, rank 1 in barrier #2" in found.summary
+    assert "waits in recv at train.py:52 (exchange)" in texts(found, 0)
+
+
+def test_a_broadcast_that_all_entered_hints_at_its_root() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2, 3), "gloo:broadcast", 2).after(0.1).completes((2, 3))
+    box.enters((2, 3), "gloo:barrier", 3).after(31)
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).aborts("stall"))
+    assert found.code is Code.HANG
+    assert "ranks 0,1 waited 31 s in broadcast #2, ranks 2,3 in barrier #3" in found.summary
+    assert "may not agree on its root" in found.summary
+
+
+def test_a_rank_that_destroyed_its_group_is_told_so() -> None:
+    box = FakeBox(2).begins().enters((0, 1), seq=1).completes()
+    box.rank(ev.FlightRecorded(1, 0, "destroy", (), ())).enters(0, seq=2).after(31)
+    found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+    assert "it had destroyed its process group and was in train.py:88 (load_batch)" in found.summary
+
+
+def test_who_came_when_the_others_patience_was_over_is_late_though_they_said_so_later() -> None:
+    """A busy machine: the time-out of 6 s ended before rank 2 came, the reports were made after it."""
+    box = FakeBox(4).begins().enters((0, 1, 3), seq=2).after(6.4).enters(2, seq=2).after(0.3)
+    found = verdict(box.loses_peer((0, 1, 3), TIMED_OUT).after(0.1).loses_peer(2).finishes().ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
+    assert "it came 6.4 s after the first" in found.summary
+
+
+def test_victims_without_a_collective_gave_up() -> None:
+    box = (
+        FakeBox(3)
+        .begins()
+        .loses_peer((0, 2), "[/torch/c10d/ProcessGroupGloo.cpp:9] Rank 1 failed to pass monitoredBarrier")
+    )
+    found = verdict(stalled(box.finishes((0, 2)).after(31), (0, 2), (1,)).at(1).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+    assert "ranks 0,2 gave up waiting" in found.summary
+
+
+def test_loading_the_compiler_is_told_as_compiling() -> None:
+    box = FakeBox(2).begins().enters(0, seq=2).after(130)
+    box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step"))
+    found = verdict(box.acts("skew", "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
+    assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (1,))
+    assert "loads torch's compiler" in texts(found, 1)
