@@ -44,12 +44,17 @@ class Workshop:
 
 def write_case(folder: Path, case: str, **constants: str | int) -> Path:
     """Copy a case as a test file into the folder, with the named module constants set."""
+    return write_module(folder, case, f"test_{case}", **constants)
+
+
+def write_module(folder: Path, case: str, module: str, **constants: str | int) -> Path:
+    """Copy a case as the module of that name into the folder, with the named module constants set."""
     text = (CASES / f"{case}.py").read_text(encoding="utf-8")
     for name, value in constants.items():
         text, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", text, flags=re.MULTILINE)
         if count != 1:
             raise ValueError(f"case {case} sets {name} {count} times, expected once")
-    target = folder / f"test_{case}.py"
+    target = folder / f"{module}.py"
     target.write_text(text, encoding="utf-8")
     return target
 
@@ -68,10 +73,10 @@ def pytest_arguments(keep: Iterable[str] = ()) -> list[str]:
     return ["-q", "-p", "no:cacheprovider", *switches]
 
 
-def lane(test: Path, ranks: int, lane_dir: Path) -> list[str]:
+def lane(test: Path, ranks: int, lane_dir: Path, *options: str) -> list[str]:
     """Ours: the test on N ranks of this host, as a CPU dry run."""
     shape = ["-m", LANE, "--ranks", str(ranks)]
-    where = ["--surface", "local", "--dry-run", "--lane-dir", str(lane_dir)]
+    where = ["--surface", "local", "--dry-run", "--lane-dir", str(lane_dir), *options]
     return [sys.executable, "-m", "pytest", *pytest_arguments([OURS]), *shape, *where, str(test)]
 
 

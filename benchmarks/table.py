@@ -37,7 +37,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Table:
-    """Variants measured in turns and compared with ``base``."""
+    """Variants measured in turns and compared with ``base``. Tables with a ``truth`` make up a grid.
+
+    ``rounds`` is how many are sampled unless the command line says so.
+    """
 
     name: str
     title: str
@@ -45,6 +48,8 @@ class Table:
     base: str
     metrics: tuple[Metric, ...]
     variants: tuple[Variant, ...]
+    truth: str | None = None
+    rounds: int = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,31 @@ def render(table: Table, samples: Sequence[Sample]) -> str:
     head = [f"{table.name}: {table.title}", f"  aim: {table.aim}"]
     blocks = [_block(table, metric, samples) for metric in table.metrics]
     return "\n".join([*head, *filter(None, blocks), "", *_remarks(table, samples)]) + "\n"
+
+
+def grid_head(table: Table) -> str:
+    """The head of a Markdown grid with a column for each variant."""
+    columns = ["truth", *(variant.label for variant in table.variants)]
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+
+
+def grid_row(table: Table, samples: Sequence[Sample]) -> str:
+    """One scenario of a grid: what each variant said about it."""
+    return f"| {' | '.join([table.truth or '', *(_cell(each, samples) for each in table.variants)])} |"
+
+
+def _cell(variant: Variant, samples: Sequence[Sample]) -> str:
+    said = [_said_in_grid(sample) for sample in samples if sample.variant == variant.name]
+    return " / ".join(dict.fromkeys(said)).replace("|", "\\|") or "–"
+
+
+def _said_in_grid(sample: Sample) -> str:
+    facts, seconds = sample.outcome.facts, sample.outcome.values.get("verdict_s")
+    if sample.outcome.failure:
+        return "not measured"
+    blamed = f": rank {_fact_text(facts['blamed'])}" if "blamed" in facts else ""
+    after = f" after {number(seconds)} s" if seconds is not None else ""
+    return f"**{facts['answer']}**{blamed}{after}, {facts['says']}"
 
 
 def as_json(table: Table, samples: Sequence[Sample]) -> dict[str, Json]:

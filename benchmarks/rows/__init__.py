@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.commands import Workshop
-from benchmarks.rows import death, idle, start, warm
+from benchmarks.rows import death, healthy, idle, misreport, start, warm, watch
 from benchmarks.table import Table
 
 ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
@@ -13,4 +13,7 @@ ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
     "start": start.tables,
     "warm": warm.tables,
     "death": death.tables,
+    "misreport": misreport.tables,
+    "healthy": healthy.tables,
+    "watch": watch.tables,
 }
