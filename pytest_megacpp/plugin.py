@@ -9,8 +9,6 @@ import pytest
 
 from pytest_megacpp.desk.options import add_options
 
-RANK_PLUGIN = "megacpp-rank"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
@@ -21,10 +19,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
     marks = LaneMarks(config)
     config.pluginmanager.register(marks, "megacpp-marks")
-    if not config.pluginmanager.has_plugin(RANK_PLUGIN) and marks.asked:
+    if marks.in_rank or marks.in_worker:
+        return
+    if marks.asked:
         from pytest_megacpp.desk.runner import LaneRunner
 
-        config.pluginmanager.register(LaneRunner(config, marks), "megacpp-runner")
+        runner = LaneRunner(config, marks)
+        config.pluginmanager.register(runner, "megacpp-runner")
+        if runner.distributed:
+            from pytest_megacpp.desk.controller import LaneController
+
+            config.pluginmanager.register(LaneController(runner), "megacpp-controller")
+    elif marks.options.gate_since_given:
+        raise pytest.UsageError("--gate-since gates lane tests, and none were asked for: add -m LANE or --surface")
 
 
 def pytest_unconfigure(config: pytest.Config) -> Iterator[None] | None:

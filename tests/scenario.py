@@ -42,6 +42,7 @@ class FakeBox:
         *,
         limits: ev.Limits | None = None,
         sizes: Sequence[int] | None = None,
+        must_run: bool = False,
     ) -> None:
         self.events: list[ev.Event] = []
         self.now_s = 0.0
@@ -57,7 +58,7 @@ class FakeBox:
         self._nodeids = tuple(tests)
         self.box(ev.RunStarted("run-1", "2026-11-22T21:45:01.000Z", "h200x8", "local", True, ranks, len(tests)))
         for index, nodeid in enumerate(tests):
-            self.box(ev.TestPlanned(index, nodeid, sizes[index] if sizes else ranks))
+            self.box(ev.TestPlanned(index, nodeid, sizes[index] if sizes else ranks, must_run))
 
     # -- the wire ------------------------------------------------------------------------------------------
 

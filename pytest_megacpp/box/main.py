@@ -87,7 +87,7 @@ class Box:
             )
         )
         for index, test in enumerate(plan.tests):
-            self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks))
+            self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run))
         if not (self._environment() and self._preflight() and self._prepare()):
             self.recorder.write(ev.RunFinished("refused"))
             return

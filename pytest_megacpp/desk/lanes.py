@@ -2,6 +2,7 @@
 
 import re
 import types
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +20,7 @@ class LaneMarks:
         self._expression = str(config.getoption("markexpr", "") or "")
         self.asked = self._asked()
         self.in_rank = config.pluginmanager.has_plugin("megacpp-rank")
+        self.in_worker = hasattr(config, "workerinput")  # of pytest-xdist; lane tests are the controller's
         for lane in self.options.lanes.values():
             config.addinivalue_line(
                 "markers", f"{lane.name}(ranks=, preset=, fresh=, …): runs on every rank of one {lane.gpu} box"
@@ -38,46 +40,65 @@ class LaneMarks:
     def _is_named(self, lane: str) -> bool:
         return bool(re.search(rf"(?<![\w.-])(?<!not ){re.escape(lane)}(?![\w.-])", self._expression))
 
+    def asked_lane_of(self, item: pytest.Item) -> str | None:
+        """The lane an item belongs to, if it was asked for."""
+        lane = self.lane_of(item)
+        return lane if lane in self.asked else None
+
     def lane_of(self, item: pytest.Item) -> str | None:
         """The lane an item belongs to; of several, one that was asked for."""
         names = [name for name in self.options.lanes if item.get_closest_marker(name) is not None]
         return next((n for n in names if n in self.asked), names[0] if names else None)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
+        """Fixtures mark their tests before anybody selects by marks; what others mark in between counts too."""
         fixtures = {f"modal_{lane}": lane for lane in self.options.lanes}
+        for item in items:
+            for name in fixtures.keys() & getattr(item, "fixturenames", ()):
+                if item.get_closest_marker(fixtures[name]) is None:
+                    item.add_marker(fixtures[name])
+        yield
+        if self.in_rank:
+            return
+        of_lanes = self._of_lanes(items)
+        if self.in_worker and of_lanes:
+            items[:] = [item for item in items if of_lanes.get(item) not in self.asked]
+        for item, lane in of_lanes.items():
+            if lane not in self.asked:
+                self._skip(item, lane)
+
+    def _of_lanes(self, items: list[pytest.Item]) -> dict[pytest.Item, str]:
+        """Lane tests among thousands that have nothing to do with a lane: as little as possible for those."""
+        found: dict[pytest.Item, str] = {}
         unmarked: dict[pytest.Collector | None, bool] = {}
-        for item in items:  # thousands that have nothing to do with a lane: as little as possible for those
-            asked_for = fixtures.keys() & getattr(item, "fixturenames", ())
-            if not asked_for and not item.own_markers:
+        for item in items:
+            if not item.own_markers:
                 if item.parent not in unmarked:
                     unmarked[item.parent] = self.lane_of(item) is None
                 if unmarked[item.parent]:
                     continue
-            for name in asked_for:
-                if item.get_closest_marker(fixtures[name]) is None:
-                    item.add_marker(fixtures[name])
-            if not self.in_rank:
-                self._skip_unless_asked(item)
+            lane = self.lane_of(item)
+            if lane is not None:
+                found[item] = lane
+        return found
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Nothing selected by a name that looks like a lane's: say that there is no such lane."""
-        if session.items or self.in_rank or not self._expression:
+        if session.items or self.in_rank or self.in_worker or not self._expression:
             return
         for name in re.findall(r"(?<![\w.-])[A-Za-z]\w*x\d+(?![\w.-])", self._expression):
             if name not in self.options.lanes:
                 known(name, tuple(self.options.lanes), what="lane", where=f"-m {self._expression!r}")
 
-    def _skip_unless_asked(self, item: pytest.Item) -> None:
-        lane = self.lane_of(item)
-        if lane is not None and lane not in self.asked:
-            gpu = self.options.lanes[lane].gpu
-            item.add_marker(
-                pytest.mark.skip(
-                    reason=f"needs a {gpu} box, so it runs only when asked for: pytest -m {lane}"
-                    f" (without GPUs: pytest -m {lane} --surface local)"
-                )
+    def _skip(self, item: pytest.Item, lane: str) -> None:
+        gpu = self.options.lanes[lane].gpu
+        item.add_marker(
+            pytest.mark.skip(
+                reason=f"needs a {gpu} box, so it runs only when asked for: pytest -m {lane}"
+                f" (without GPUs: pytest -m {lane} --surface local)"
             )
+        )
 
 
 def _desk_fixtures(lanes: tuple[str, ...]) -> types.ModuleType:

@@ -1,8 +1,7 @@
 """Owns turning selected items into a plan and choosing where it runs; must not start anything."""
 
-import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,35 +42,28 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A lane item and what its marks say; `drill` is the verdict that it expects."""
+    """A lane item and what its marks say; `drill` is the verdict that it expects. `must_run`: a gate takes no skip."""
 
     item: pytest.Item
     arguments: MarkerArguments
     drill: Expectation | None
+    must_run: bool = False
 
 
-def select(items: Sequence[pytest.Item], lane: str) -> tuple[Selected, ...]:
-    """Raises UsageError for a mark that makes no sense."""
-    return tuple(Selected(item, _arguments(item, lane), _drill(item)) for item in items)
+def select(
+    items: Sequence[pytest.Item],
+    lane: str,
+    timeout_s: Callable[[pytest.Item], float | None],
+    must_run: Callable[[pytest.Item], bool],
+) -> tuple[Selected, ...]:
+    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for a mark without sense."""
+    chosen = ((item, _arguments(item, lane, timeout_s(item)), _drill(item)) for item in items)
+    return tuple(Selected(item, marks, drill, drill is None and must_run(item)) for item, marks, drill in chosen)
 
 
-def _arguments(item: pytest.Item, lane: str) -> MarkerArguments:
+def _arguments(item: pytest.Item, lane: str, timeout_s: float | None) -> MarkerArguments:
     marked = marker_arguments(item.iter_markers(lane), item.nodeid)
-    return replace(marked, limits={**_timeout(item), **marked.limits})
-
-
-def _timeout(item: pytest.Item) -> dict[str, float]:
-    """The `test` limit that pytest-timeout asks for; its own timers don't run for lane tests."""
-    config = item.config
-    if not config.pluginmanager.has_plugin("timeout"):
-        return {}
-    mark = item.get_closest_marker("timeout")
-    marked = (mark.args[0] if mark.args else mark.kwargs.get("timeout")) if mark else None
-    asked = (marked, config.getoption("timeout", None), os.environ.get("PYTEST_TIMEOUT"), config.getini("timeout"))
-    first = next((value for value in asked if value not in (None, "")), 0)
-    with contextlib.suppress(TypeError, ValueError):  # pytest-timeout itself complains
-        return {"test": float(first)} if float(first) > 0 else {}
-    return {}
+    return marked if timeout_s is None else replace(marked, limits={"test": timeout_s, **marked.limits})
 
 
 def _drill(item: pytest.Item) -> Expectation | None:
@@ -119,6 +111,7 @@ def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
         limits=options.limits_for(lane, marked.limits),
         fresh=marked.fresh,
         drill=selected.drill is not None,
+        must_run=selected.must_run,
     )
 
 

@@ -30,6 +30,7 @@ from pytest_megacpp.desk.words import (
 )
 
 if TYPE_CHECKING:
+    from pytest_megacpp.desk.rules import Rule
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.surfaces.modal_config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
 OPTION_KEYS = (  # each an option and a variable too
-    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "untrusted"),
+    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
 )
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "modal", "source")
-NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "gate_since", "gate", "lane_budget"})
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source")
+NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "lane_budget"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {"expect_verdict"}
@@ -70,7 +71,8 @@ class Options:
 
     `untrusted`: the tests are a stranger's. `tables` are read when a box elsewhere needs them.
 
-    `replay` is what `desk.runs.find_recording` accepts. `given_limits` come from the command line, `limits` from the
+    `replay` is what `desk.runs.find_recording` accepts. `gate_since` is a revision; what `rules` name counts from
+    `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
     configuration; lanes have more of their own.
     """
 
@@ -81,6 +83,10 @@ class Options:
     preset: str | None
     lane_dir: Path
     replay: str | None
+    gate_since: str | None
+    gate_since_given: bool
+    rules: "tuple[Rule, ...]"
+    project: Path
     given_limits: Mapping[str, float]
     limits: Mapping[str, float]
     lanes: Mapping[str, LaneConfig]
@@ -151,6 +157,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
     add(
+        "--gate-since",
+        metavar="REV",
+        dest="megacpp_gate_since",
+        help="run only lane tests that what changed since REV may touch, by the rules of [[tool.pytest_megacpp.gate]]",
+    )
+    add(
         "--replay",
         metavar="RECORDING",
         dest="megacpp_replay",
@@ -175,7 +187,8 @@ def misspelt_twins(environ: Mapping[str, str]) -> list[str]:
 
 def read_options(config: pytest.Config) -> Options:
     """Command line, variables and configuration, checked. Raises UsageError."""
-    settings = read_table(nearest_table(config.rootpath))
+    pyproject = nearest_table(config.rootpath)
+    settings = read_table(pyproject)
     chosen = _Chooser(config, settings, os.environ)
     return Options(
         surface=chosen("surface", _surface) or "auto",
@@ -185,6 +198,10 @@ def read_options(config: pytest.Config) -> Options:
         preset=chosen("preset", _preset),
         lane_dir=_lane_dir(config, settings),
         replay=chosen("replay", lambda value, where: text(value, what="the recording", where=where)),
+        gate_since=chosen("gate_since", lambda value, where: text(value, what="the revision", where=where)),
+        gate_since_given=config.getoption("megacpp_gate_since") is not None,
+        rules=read_gate(settings),
+        project=pyproject.parent,
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
@@ -250,6 +267,15 @@ def read_table(pyproject: Path) -> dict[str, object]:
             raise pytest.UsageError(f"{TABLE}: {key} isn't built in this version; remove it")
         known(key, KEYS, what="key", where=TABLE)
     return settings
+
+
+def read_gate(settings: Mapping[str, object]) -> "tuple[Rule, ...]":
+    """The rules of the gate; none without a table of them. Raises UsageError."""
+    if "gate" not in settings:
+        return ()
+    from pytest_megacpp.desk.rules import read_rules
+
+    return read_rules(settings["gate"])
 
 
 def read_limits(value: object, where: str) -> dict[str, float]:

@@ -3,12 +3,13 @@
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.gatekeeper import Gatekeeper
 from pytest_megacpp.desk.git import look
 from pytest_megacpp.desk.lanes import LaneMarks
 from pytest_megacpp.desk.launch import Place, Selected, choose_place, make_plan, select
@@ -18,10 +19,19 @@ from pytest_megacpp.desk.outcomes import drill_result, reports
 from pytest_megacpp.desk.replay import Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.session import LaneRun, summary_lines
+from pytest_megacpp.desk.timeouts import Timeouts
+from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
 from pytest_megacpp.surfaces.local import LocalSurface, sweep
 
+_NO_DRY_GATE = ProblemFound(
+    "blocked",
+    "dry-run",
+    "a gate never degrades to a dry run in silence, and there is no GPU here",
+    "run it where the GPUs are, or ask for a dry run by name: --dry-run",
+)
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -45,13 +55,21 @@ class LaneRunner:
         self._place_of: dict[pytest.Item, _Placed] = {}
         self._reported: set[pytest.Item] = set()
         self._chosen: Place | None = None
-        if config.getoption("numprocesses", None) or getattr(config, "workerinput", None):
-            raise pytest.UsageError(
-                "lane tests run in one box, which pytest-xdist's workers can't share yet: run them without -n"
-            )
+        self.lane_of = marks.asked_lane_of
+        self.distributed = _is_distributed(config)
         mark_interrupted(self._options.lane_dir, sweep)
+        self._gatekeeper = self._post_gatekeeper()
         replay = self._options.replay
         self._recorded = Recorded(self._options, replay) if replay is not None else None
+        self._timeouts = Timeouts(config, lambda item: item in self._place_of)
+        config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
+
+    def _post_gatekeeper(self) -> Gatekeeper | None:
+        if self._options.gate_since is None:
+            return None
+        if self._options.replay is not None:
+            raise pytest.UsageError("--gate-since with --replay makes no sense: an old recording proves no new change")
+        return Gatekeeper.of(self._config, self._options, self._marks.asked, self.lane_of)
 
     # -- what will happen ----------------------------------------------------------------------------------
 
@@ -65,13 +83,38 @@ class LaneRunner:
     def pytest_report_header(self) -> list[str]:
         if self._recorded is not None:
             return [f"megacpp: replay of {self._options.replay} ({_short(self._recorded.path)})"]
+        if self._gatekeeper is not None and not self._gatekeeper.gate.triggered:
+            return [*self._gate_header(), "megacpp: no rule wants a lane test to run"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
         shapes = ", ".join(f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu})" for lane in lanes)
         return [
+            *self._gate_header(),
             f"megacpp: {shapes} on {self._where().notice}",
             f"megacpp: runs in {self._options.lane_dir}",
             *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
         ]
+
+    def _gate_header(self) -> list[str]:
+        return [f"megacpp: {line}" for line in self._gatekeeper.header()] if self._gatekeeper else []
+
+    # -- what is selected ----------------------------------------------------------------------------------
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if self._gatekeeper is not None:
+            self._gatekeeper.note_skipped_file(report, self._config.rootpath)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
+        collected = list(items)
+        yield
+        if self._gatekeeper is not None:
+            refused = self._gatekeeper.sort_out(collected, items)
+            if refused:
+                self._config.hook.pytest_deselected(items=refused)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._gatekeeper is not None:
+            self._gatekeeper.check_selection(session.items)
 
     # -- the session ---------------------------------------------------------------------------------------
 
@@ -81,14 +124,21 @@ class LaneRunner:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
         if session.config.option.collectonly or failed_collection:
             return
+        if self._gatekeeper is not None and self._gatekeeper.complaints:
+            session.shouldfail = "the gate is not complete, so nothing was started"
+            raise session.Failed(session.shouldfail)
         _end_in_order_on_sigterm()
-        of_lane = {lane: select(self._items(session, lane), lane) for lane in self._marks.asked}
+        of_lane = {lane: self._select(self._items(session, lane), lane) for lane in self._marks.asked}
         if self._recorded is not None:
             self._replay(self._recorded, [one for selected in of_lane.values() for one in selected])
             return
         for lane, selected in of_lane.items():
             if selected:
                 self._start(lane, selected)
+
+    def _select(self, items: Sequence[pytest.Item], lane: str) -> tuple[Selected, ...]:
+        must_run = self._gatekeeper.must_run if self._gatekeeper is not None else lambda item: False
+        return select(items, lane, self._timeouts.limit_s, must_run)
 
     def _items(self, session: pytest.Session, lane: str) -> list[pytest.Item]:
         return [item for item in session.items if self._marks.lane_of(item) == lane]
@@ -125,7 +175,15 @@ class LaneRunner:
         )
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
-        run.start(LocalSurface())
+        if self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
+            run.refuse(_NO_DRY_GATE)
+        else:
+            run.start(LocalSurface())
+
+    def is_through(self, item: pytest.Item) -> bool:
+        """Whether a lane test can be reported without waiting."""
+        placed = self._place_of.get(item)
+        return placed is not None and placed.run.is_through(placed.index)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -138,6 +196,8 @@ class LaneRunner:
         if placed.drill is not None:
             result, wrong = drill_result(result, placed.drill)
             run.amend(placed.index, result)
+        if self._gatekeeper is not None:
+            self._gatekeeper.note(item, result)
         receipt = run.receipt_path(placed.index, Path(self._config.invocation_params.dir))
         *first, last = reports(item, result, run.timeline, receipt=receipt, lane=run.plan.lane, wrong=wrong)
         for report in (*first, _tear_down_desk(item, nextitem) or last):
@@ -146,16 +206,45 @@ class LaneRunner:
         self._reported.add(item)
         return True
 
-    @pytest.hookimpl(tryfirst=True, optionalhook=True)
-    def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
-        """pytest-timeout's clock would run while the box works on other tests; the box has the limit."""
-        return True if item in self._place_of else None
-
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        complete = len(self._reported) == len(self._place_of) or session.shouldfail or session.shouldstop
-        self.finish(interrupted=not (complete and exitstatus in _IN_ORDER))
+        stopped = bool(session.shouldfail or session.shouldstop)
+        complete = len(self._reported) == len(self._place_of) or stopped
+        in_order = exitstatus in _IN_ORDER or (
+            self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
+        )
+        if not session.config.option.collectonly:
+            self._close_gate(session, finished=complete and in_order and not stopped)
+        self.finish(interrupted=not (complete and in_order))
         if exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _close_gate(self, session: pytest.Session, *, finished: bool) -> None:
+        """A gate that got less than it wants is red; one that rightly ran nothing is green."""
+        keeper = self._gatekeeper
+        if keeper is None:
+            return
+        if finished and self._place_of:
+            keeper.check_results(tuple(self._place_of), self._reported)
+        for run in self._runs:
+            run.meta = replace(run.meta, gate=keeper.as_json())
+        green = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if keeper.complaints and session.exitstatus in green:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif keeper.ran_nothing_rightly and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
+        if not self._runs and (keeper.complaints or keeper.ran_nothing_rightly):
+            self._record_gate_alone(keeper)
+
+    def _record_gate_alone(self, keeper: Gatekeeper) -> None:
+        """A gate without a launch leaves a `run.json`, too: what it decided, and why."""
+        lane = self._marks.asked[0]
+        gpu, now = self._options.lanes[lane].gpu, iso(utc_now())
+        with self._directory() as directory:
+            meta = RunMeta(directory.run_id, lane, self._options.surface, self._options.dry_run, 0, gpu, now, now)
+            meta = replace(meta, git=look(self._options.project), gate=keeper.as_json())
+            status = RunStatus.FAILED if keeper.complaints else RunStatus.PASSED
+            redactor = Redactor(os.environ)
+            directory.write_json("run.json", run_json(meta, status, [], {}, {}, Timeline(), redact=redactor.text))
 
     def finish(self, *, interrupted: bool) -> None:
         """Ends every box that still runs; safe to call twice."""
@@ -168,6 +257,10 @@ class LaneRunner:
     # -- what happened -------------------------------------------------------------------------------------
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._gatekeeper is not None and (told := (*self._gatekeeper.told(), *self._gatekeeper.complaints)):
+            terminalreporter.section("gate")
+            for line in told:
+                terminalreporter.line(line, red=line in self._gatekeeper.complaints)
         for run in self._runs:
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
             terminalreporter.section(title)
@@ -177,6 +270,12 @@ class LaneRunner:
                 terminalreporter.line(problem, red=True)
             seconds = run.timeline.last_s
             terminalreporter.line(f"run {run.plan.run_id}, {seconds:.1f} s: {_short(run.directory.path)}")
+
+
+def _is_distributed(config: pytest.Config) -> bool:
+    """As pytest-xdist itself decides, once it has read its options."""
+    option = config.option
+    return bool(getattr(option, "dist", "no") != "no" and getattr(option, "tx", None)) and not option.collectonly
 
 
 def _tear_down_desk(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:

@@ -12,7 +12,7 @@ from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
-from pytest_megacpp.recording.events import Event, ProblemFound
+from pytest_megacpp.recording.events import Event, Fact, ProblemFound, RunFinished, RunStarted, TestPlanned
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -39,6 +39,7 @@ class LaneRun:
     unwritten: list[str] = field(default_factory=list)
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
+    _told: int = 0
     _over: bool = False
     _finished: bool = False
 
@@ -49,7 +50,25 @@ class LaneRun:
             self._box = surface.start(self.plan, self.directory.path)
         except SurfaceFailed as e:
             self._over = True
-            self._add_problem(ProblemFound("environment", "surface", self.redactor.text(str(e))))
+            self._tell(ProblemFound("environment", "surface", self.redactor.text(str(e))))
+
+    def refuse(self, problem: ProblemFound) -> None:
+        """Ends the run before it began: every test gets this problem's verdict, and nothing is spent."""
+        self._write_run_json(RunStatus.RUNNING)
+        self._over = True
+        plan, meta = self.plan, self.meta
+        started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
+        self._tell(RunStarted(*started, cwd=plan.cwd))
+        for index, test in enumerate(plan.tests):
+            self._tell(TestPlanned(index, self.redactor.text(test.nodeid), test.ranks, test.must_run))
+        self._tell(problem)
+        self._tell(RunFinished("refused"))
+
+    def is_through(self, index: int) -> bool:
+        """Whether `wait_for` would answer at once."""
+        while not self._over and self._read():
+            pass
+        return self._over or self._is_through(index)
 
     def wait_for(self, index: int) -> TestResult:
         """The result of a test, judged as soon as the box is through with it; writes its receipt."""
@@ -81,11 +100,12 @@ class LaneRun:
             self.timeline.add(event)
         self._over = True
         if words and self.timeline.finished is None:
-            self._add_problem(ProblemFound("box-lost", "cut-off", self.redactor.text(words)))
+            self._tell(ProblemFound("box-lost", "cut-off", self.redactor.text(words)))
 
-    def _add_problem(self, problem: ProblemFound) -> None:
+    def _tell(self, fact: Fact) -> None:
         """What only the desk knows goes where everything else is, behind a line that may be torn."""
-        event = Event(self.plan.run_id, "", "desk", 0, self.timeline.last_s, problem)
+        event = Event(self.plan.run_id, "", "desk", self._told, self.timeline.last_s, fact)
+        self._told += 1
         self.timeline.add(event)
         with contextlib.suppress(OSError, CodecError), self.directory.recording.open("ab") as recording:
             recording.write(b"\n" + encode(event))
@@ -140,7 +160,8 @@ class LaneRun:
     def _status(self) -> RunStatus:
         everything = judge_run(self.timeline).tests if self.timeline.planned else ()
         results = {r.index: r for r in everything} | self.judged
-        return run_status(results[i] for i in sorted(results)) if results else RunStatus.ERROR
+        status = run_status(results[i] for i in sorted(results)) if results else RunStatus.ERROR
+        return RunStatus.FAILED if status is RunStatus.PASSED and self.meta.gate_failed else status
 
     def _write_receipt(self, index: int, result: TestResult) -> None:
         name = f"receipts/{receipt_name(self.redactor.text(result.nodeid))}"

@@ -133,6 +133,9 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
     (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
     (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",
+    (Code.NOT_RUN, "skipped"): (
+        "take the skip away, or allow it: name the test under may_skip of its gate rule, then\n{rerun}"
+    ),
     (Code.NOT_RUN, "stopped"): "rerun what is left\n{rerun}",
 }
 

@@ -10,11 +10,13 @@ from enum import StrEnum
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import PHASES, Case, is_strict_xpass
 from pytest_megacpp.judge.findings import Finding, Source
-from pytest_megacpp.judge.phrases import plain
+from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import RankView
+
+_NOT_RUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
 
 
 class Said(StrEnum):
@@ -70,6 +72,8 @@ def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
     kinds = set(everything.values())
     if kinds == {Said.PASSED}:
         return _finding(case, Code.PASSED, f"passed on {_all(case)}")
+    if _none_ran(case, kinds) and _must_run(case):
+        return _skipped_under_gate(case)
     if kinds == {Said.SKIPPED}:
         return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
     if kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
@@ -79,6 +83,31 @@ def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
     if Said.XPASSED_STRICT in kinds:
         return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
     return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
+
+
+def _none_ran(case: Case, kinds: set[Said]) -> bool:
+    """All ranks skipped the test, or an xfail mark kept all from running it (`run=False`)."""
+    unrun = [r.xfail.startswith(_NOT_RUN) for r in _reports(case) if r.outcome == "skipped" and r.xfail is not None]
+    return kinds == {Said.SKIPPED} or (kinds == {Said.XFAILED} and len(unrun) == len(case.ranks) and all(unrun))
+
+
+def _must_run(case: Case) -> bool:
+    planned = case.timeline.planned.get(case.test.index)
+    return planned is not None and planned.must_run
+
+
+def _skipped_under_gate(case: Case) -> Finding:
+    """A gate asked for this test: a skip leaves its question open."""
+    reason = _reason(case) or plain(next((r.xfail for r in _reports(case) if r.xfail), ""))
+    told = f"the gate was triggered for this test, but it was skipped on {_all(case)}"
+    return Finding(
+        Code.NOT_RUN,
+        joined((told, reason), ": "),
+        cause="skipped",
+        evidence=aftermath.first_few(sorted(case.ranks), lambda r: Evidence(r, case.end_s, "report", "skipped")),
+        relies=frozenset({Source.REPORTS}),
+        time_s=case.end_s,
+    )
 
 
 def _all(case: Case) -> str:

@@ -26,13 +26,14 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class TestPlanned:
-    """One selected test, written for all of them before anything starts."""
+    """One selected test, written for all of them before anything starts. `must_run`: a gate takes no skip for it."""
 
     __test__ = False
 
     test: int
     nodeid: str
     ranks: int
+    must_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

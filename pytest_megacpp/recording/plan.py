@@ -7,7 +7,9 @@ from pytest_megacpp.recording.events import Limits
 
 @dataclass(frozen=True, slots=True)
 class PlannedTest:
-    """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`."""
+    """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`. `must_run`: a gate
+    wants it run, so a skip is no answer.
+    """
 
     nodeid: str
     ranks: int
@@ -15,6 +17,7 @@ class PlannedTest:
     limits: Limits
     fresh: bool = False
     drill: bool = False
+    must_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

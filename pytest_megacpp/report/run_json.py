@@ -61,7 +61,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class RunMeta:
-    """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit."""
+    """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit. `gate`
+    is what a change-based gate decided, None without one.
+    """
 
     run_id: str
     lane: str
@@ -76,6 +78,11 @@ class RunMeta:
     git: Git = field(default_factory=Git)
     ids: Ids = field(default_factory=Ids)
     cost: Cost = field(default_factory=Cost)
+    gate: Mapping[str, Json] | None = None
+
+    @property
+    def gate_failed(self) -> bool:
+        return bool(self.gate and self.gate.get("complaints"))
 
 
 def run_json(
@@ -101,6 +108,7 @@ def run_json(
         "finished_at": run.finished_at,
         "tests": [_test(nodeid, results.get(i), receipts.get(i)) for i, nodeid in enumerate(nodeids)],
         "counts": _counts(results.values(), len(nodeids)),
+        "gate": None if run.gate is None else dict(run.gate),
         **circumstances(run, timeline),
         "cost": to_json(run.cost),
     }

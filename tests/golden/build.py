@@ -582,6 +582,14 @@ def blocked_by_contract() -> FakeBox:
 
 
 @case
+def blocked_dry_run() -> FakeBox:
+    """A gate that finds no GPU: refused at the desk."""
+    detail = "a gate never degrades to a dry run in silence, and there is no GPU here"
+    mend = "run it where the GPUs are, or ask for a dry run by name: --dry-run"
+    return FakeBox().box(ev.ProblemFound("blocked", "dry-run", detail, mend)).done("refused")
+
+
+@case
 def box_lost() -> FakeBox:
     """Cut off in the second of three tests."""
     box = FakeBox(tests=(NODEID, NODEID + "_2", NODEID + "_3")).begins(1).passes().ends()
@@ -605,6 +613,19 @@ def not_run_stopped() -> FakeBox:
 def not_run_interrupted() -> FakeBox:
     box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts("stop", "the desk asked for it")
     return box.aborts("interrupted").done("interrupted", "the desk asked for it")
+
+
+@case
+def not_run_skipped() -> FakeBox:
+    """A gate was triggered for this test."""
+    box = FakeBox(must_run=True).starts().phase("setup")
+    return box.skips(when="setup", reason="no NVLink here").finishes().ends().done()
+
+
+@case
+def not_run_skipped_by_xfail() -> FakeBox:
+    box = FakeBox(must_run=True).starts().phase("setup")
+    return box.reports("setup", outcome="skipped", xfail="reason: [NOTRUN] it hangs").finishes().ends().done()
 
 
 @case

@@ -1,0 +1,307 @@
+"""Owns which rules of a gate a change triggers, and why; must not know pytest's session or run anything.
+
+What can't be known counts as changed. A rule is triggered as a whole by its globs, by what it runs, by a conftest.py
+above that and by pytest's configuration; with `follow_imports` also file by file, through what each test file imports.
+A test that no rule guards runs always: a new suite must not stay outside because nobody wrote a rule for it.
+"""
+
+import fnmatch
+import os
+import posixpath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.changes import Changes, changes_since, python_files
+from pytest_megacpp.desk.imports import ImportGraph, Reach
+from pytest_megacpp.desk.rules import WHERE, Rule, check_places
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.report.clean import one_line
+
+CONFIG_FILES = ("pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg")
+NATIVE = frozenset(
+    {".c", ".cc", ".cpp", ".cu", ".cuh", ".cxx", ".h", ".hpp", ".inl", ".ptx", ".pyx", ".pxd", ".so", ".rs"}
+)
+KEPT_REASONS = 4
+DEFAULT_TEST_FILES = ("test_*.py", "*_test.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a change means for one rule. `why`: what triggers all of it; `files`: test files triggered by themselves,
+    each with its reason; `guarded`: all test files in what it runs.
+    """
+
+    rule: Rule
+    why: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    guarded: tuple[str, ...] = ()
+
+    @property
+    def triggered(self) -> bool:
+        return bool(self.why or self.files)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return self.why or tuple(dict.fromkeys(self.files.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The decisions of one gate. `project` is the directory that rules and node ids count from."""
+
+    since: str
+    project: Path
+    changes: Changes
+    decisions: tuple[Decision, ...]
+
+    @property
+    def triggered(self) -> tuple[Decision, ...]:
+        return tuple(d for d in self.decisions if d.triggered)
+
+    def deciding(self, nodeid: str) -> tuple[Decision, ...]:
+        """The decisions of the rules that guard a test, empty if none does."""
+        return tuple(d for d in self.decisions if d.rule.guards(nodeid))
+
+    def triggered_for(self, nodeid: str) -> tuple[Decision, ...]:
+        """Those that make it run."""
+        file = nodeid.partition("::")[0]
+        return tuple(d for d in self.deciding(nodeid) if d.why or file in d.files)
+
+    def runs(self, nodeid: str) -> bool:
+        """Whether the gate wants a test to run: a rule says so, or none knows it."""
+        return bool(self.triggered_for(nodeid)) or not self.deciding(nodeid)
+
+
+def decide(
+    since: str, rules: Sequence[Rule], project: Path, test_files: Sequence[str], places: Iterable[str] = ()
+) -> Gate:
+    """Compares the working tree of `project` with where it left `since`. `test_files` are pytest's patterns, `places`
+    directories on `sys.path`. Raises UsageError for a revision or rules that make no sense.
+    """
+    check_places(rules, project)
+    globs = [_Globs(rule) for rule in rules]
+    changes = changes_since(since, project)
+    inquiry = _Inquiry(changes, project.resolve(), tuple(test_files), tuple(places))
+    return Gate(since, project, changes, tuple(inquiry.decide(rule, g) for rule, g in zip(rules, globs, strict=True)))
+
+
+class _Globs:
+    """A rule's `paths`; says which of them a path matches."""
+
+    def __init__(self, rule: Rule) -> None:
+        from pathspec import PathSpec
+
+        self._globs = rule.paths
+        try:
+            self._spec = PathSpec.from_lines("gitignore", rule.paths)
+        except ValueError as error:
+            raise pytest.UsageError(f"{WHERE} {rule.name!r}: a glob of its paths makes no sense: {error}") from None
+
+    def matched(self, path: str) -> str | None:
+        found = self._spec.check_file(path)
+        return self._globs[found.index] if found.include and found.index is not None else None
+
+
+@dataclass
+class _Inquiry:
+    """What has to be looked at to decide. Paths of the repository count from its top, node ids from the project."""
+
+    changes: Changes
+    project: Path
+    test_files: tuple[str, ...]
+    places: tuple[str, ...]
+    _graph: ImportGraph | None = None
+
+    def __post_init__(self) -> None:
+        inside = self.project.is_relative_to(self.changes.root.resolve())
+        prefix = self.project.relative_to(self.changes.root.resolve()).as_posix() if inside else "."
+        self.prefix = "" if prefix == "." else f"{prefix}/"
+
+    def decide(self, rule: Rule, globs: _Globs) -> Decision:
+        files = tuple(sorted(self._guarded(rule)))
+        if self.changes.unknown:
+            return Decision(rule, (f"what changed can't be known: {self.changes.unknown}",), guarded=files)
+        why = list(self._whole(rule, globs))
+        if why or not rule.follow_imports:
+            return Decision(rule, _few(why), guarded=files)
+        reasons = {file: reason for file in files if (reason := self._imported(file))}
+        return Decision(rule, (), reasons, files)
+
+    # -- all of a rule ---------------------------------------------------------------------------------------
+
+    def _whole(self, rule: Rule, globs: _Globs) -> Iterator[str]:
+        for path in self.changes.paths:
+            glob = globs.matched(self._seen(path))
+            if glob is not None:
+                yield f"{self._told(path)} matches {glob}"
+        yield from (f"{self._told(path)} configures pytest" for path in self.changes.paths if self._configures(path))
+        for path in self.changes.paths:
+            if self._is_run(path, rule):
+                yield f"{self._told(path)} is part of what it runs"
+            elif self._governs(path, rule):
+                yield f"{self._told(path)} governs what it runs"
+
+    def _seen(self, path: str) -> str:
+        """Globs see the project's files from its directory, others of the repository from the top."""
+        return path.removeprefix(self.prefix)
+
+    def _told(self, path: str) -> str:
+        gone = " (deleted)" if path in self.changes.deleted else ""
+        return f"{one_line(self._seen(path), 200)}{gone}"
+
+    def _configures(self, path: str) -> bool:
+        folder, name = posixpath.split(path)
+        return name in CONFIG_FILES and f"{folder}/".removeprefix("/") in ("", self.prefix)
+
+    def _is_run(self, path: str, rule: Rule) -> bool:
+        """Below what `run` names. With `follow_imports`, the imports of each test file say it more precisely."""
+        if rule.follow_imports and path.endswith(".py") and path not in self.changes.opaque:
+            return False
+        below = path.startswith(self.prefix) and rule.guards(self._seen(path))
+        return below or self._seen(path) in rule.places
+
+    def _governs(self, path: str, rule: Rule) -> bool:
+        """A conftest.py or package file in a directory above, which every test below imports."""
+        folder, name = posixpath.split(path)
+        if name not in ("conftest.py", "__init__.py"):
+            return False
+        return any(not folder or f"{self.prefix}{place}".startswith(f"{folder}/") for place in rule.places)
+
+    # -- file by file ----------------------------------------------------------------------------------------
+
+    def _imported(self, file: str) -> str:
+        """Why the tests of one file run, empty if they needn't."""
+        reach = self._imports().reach(f"{self.prefix}{file}")
+        for path in self.changes.paths:
+            if path in reach.files:
+                return self._by_import(path, reach)
+        return self._opaque(reach) or self._native(reach)
+
+    def _by_import(self, path: str, reach: Reach) -> str:
+        chain = [one_line(self._seen(step), 120) for step in reach.chain(path)]
+        if len(chain) == 1:
+            return f"{self._told(path)} changed"
+        shown = [chain[0], "…", chain[-2]] if len(chain) > 4 else chain[:-1]
+        return f"{self._told(path)} is imported by {' ← '.join(reversed(shown))}"
+
+    def _opaque(self, reach: Reach) -> str:
+        """What a file imports without saying so may be any module that changed; a submodule may hold anything."""
+        if self.changes.opaque:
+            return f"{self._told(min(self.changes.opaque))} is a repository of its own, whose files aren't read"
+        changed = next((p for p in self.changes.paths if p.endswith(".py") or _is_native(p)), None)
+        return f"{one_line(reach.opaque[0], 200)}: it may be {self._told(changed)}" if reach.opaque and changed else ""
+
+    def _native(self, reach: Reach) -> str:
+        """Sources that Python modules load or build: beside an imported module or below its directory."""
+        folders = {posixpath.dirname(path) for path, importer in reach.files.items() if importer is not None}
+        for path in self.changes.paths:
+            if _is_native(path) and not folders.isdisjoint(_folders(path)):
+                return f"{self._told(path)} lies beside modules that it imports"
+        return ""
+
+    def _imports(self) -> ImportGraph:
+        if self._graph is None:
+            try:
+                files = python_files(self.changes.root)
+            except OSError:
+                files = frozenset(_python_below(self.changes.root))
+            there = files | {path for path in self.changes.paths if path.endswith(".py")}
+            self._graph = ImportGraph(self.changes.root, there, self._on_path())
+        return self._graph
+
+    def _on_path(self) -> tuple[str, ...]:
+        """Where modules lie: the project, its `src`, the top of the repository, and what was on `sys.path` there."""
+        root = self.changes.root.resolve()
+        named = [Path(p).resolve() for p in self.places if p]
+        inside = [p.relative_to(root).as_posix() for p in named if p.is_relative_to(root)]
+        usual = (self.prefix.rstrip("/"), f"{self.prefix}src", "", "src")
+        return tuple(dict.fromkeys((*usual, *("" if p == "." else p for p in inside))))
+
+    # -- the tests -------------------------------------------------------------------------------------------
+
+    def _guarded(self, rule: Rule) -> Iterator[str]:
+        """Test files below what the rule runs, from the project's directory."""
+        for place in rule.places:
+            path = self.project / place
+            found = [place] if path.is_file() else _python_below(path, self.project)
+            yield from (f for f in found if path.is_file() or is_test_file(f, self.test_files))
+
+
+def is_test_file(path: str, patterns: Collection[str]) -> bool:
+    """As pytest's `python_files` has it: a pattern with a slash sees the whole path, others the name."""
+    name = posixpath.basename(path)
+    return any(fnmatch.fnmatch(f"/{path}" if "/" in p else name, f"*/{p}" if "/" in p else p) for p in patterns)
+
+
+def _python_below(folder: Path, start: Path | None = None) -> Iterator[str]:
+    """Python files, as paths from `start`; hidden directories and caches left out."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__pycache__")
+        below = Path(place).relative_to(start or folder)
+        yield from ((below / name).as_posix() for name in sorted(names) if name.endswith(".py"))
+
+
+def _is_native(path: str) -> bool:
+    return posixpath.splitext(path)[1].lower() in NATIVE
+
+
+def _folders(path: str) -> Iterator[str]:
+    folder = posixpath.dirname(path)
+    yield folder
+    while folder:
+        folder = posixpath.dirname(folder)
+        yield folder
+
+
+def _few(reasons: Sequence[str]) -> tuple[str, ...]:
+    kept = tuple(dict.fromkeys(reasons))
+    more = len(kept) - KEPT_REASONS
+    return kept if more <= 0 else (*kept[:KEPT_REASONS], f"and {more} more")
+
+
+# -- told ------------------------------------------------------------------------------------------------------
+
+
+def explained(gate: Gate) -> list[str]:
+    """What the change is compared with, then what every rule makes of it."""
+    changes = gate.changes
+    if changes.unknown:
+        lines = [f"gate since {gate.since}: everything runs, because what changed can't be known"]
+    else:
+        number = len(changes.paths)
+        lines = [f"gate since {gate.since} ({changes.base[:12]}): {number} file{'s' * (number != 1)} changed"]
+    return [*lines, *(line for decision in gate.decisions for line in _explained(decision))]
+
+
+def _explained(decision: Decision) -> Iterator[str]:
+    name = one_line(decision.rule.name, 80)
+    if not decision.triggered:
+        yield f"  rule {name}: does not run, nothing that it watches changed"
+        return
+    some = "" if decision.why else f", {len(decision.files)} of {len(decision.guarded)} test files"
+    first, *others = _few(decision.reasons)
+    yield f"  rule {name}: runs{some}: {first}"
+    yield from (f"    {reason}" for reason in others)
+
+
+def as_json(gate: Gate) -> dict[str, Json]:
+    """The gate as `run.json` keeps it."""
+    return {
+        "since": gate.since,
+        "base": gate.changes.base or None,
+        "unknown": gate.changes.unknown or None,
+        "changed": len(gate.changes.paths),
+        "rules": [_decision_json(decision) for decision in gate.decisions],
+    }
+
+
+def _decision_json(decision: Decision) -> Json:
+    return {
+        "name": decision.rule.name,
+        "triggered": decision.triggered,
+        "why": [*_few(decision.reasons)],
+        "files": [*sorted(decision.files)],
+    }

@@ -1,0 +1,189 @@
+"""What a gated session leaves out and what it complains about, as far as no box is started."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.desk.repository import Repository
+from tests.plugin.project import DRY, LANE, Project, Ran
+
+CONFIGURATION = """
+    [tool.pytest.ini_options]
+    addopts = ["--strict-markers"]
+
+    [[tool.pytest_megacpp.gate]]
+    name = "kernels"
+    paths = ["kernels/**"]
+    run = ["suites/kernels"]
+
+    [[tool.pytest_megacpp.gate]]
+    name = "blocks"
+    paths = ["blocks/**"]
+    run = ["suites/blocks"]
+"""
+LANE_TEST = """
+    import pytest
+
+    @pytest.mark.h200x8(ranks=1)
+    def test_one(): pass
+
+    @pytest.mark.h200x8(ranks=1)
+    def test_two(): pass
+"""
+GATE = (*LANE, "--gate-since", "main")
+
+
+class Gated(Project):
+    """A project under git, with HEAD on a branch of its own."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.repository = Repository.new(root)
+        self.write("pyproject.toml", CONFIGURATION)
+        self.write(".gitignore", ".witness*\n")
+        for name in ("kernels/rms.py", "blocks/moe.py", "README.md", "suites/blocks/test_moe.py"):
+            self.write(name, "")
+        self.write("suites/kernels/test_rms.py", LANE_TEST)
+        self.write("tests/test_ordinary.py", "def test_ordinary(): pass\n")
+        self.repository.commit()
+        self.repository.git("checkout", "-q", "-b", "work")
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Gated:
+    return Gated(tmp_path / "project")
+
+
+def gate_of(ran: Ran) -> dict[str, object]:
+    assert ran.run is not None
+    found: dict[str, object] = ran.run["gate"]
+    return found
+
+
+def assert_refused(ran: Ran, said: str) -> None:
+    """Red before anything was started, with these words on the terminal and in `run.json`."""
+    assert said in ran.text
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert "the gate is not complete, so nothing was started" in ran.text
+    assert ran.run is not None
+    assert (ran.run["status"], ran.run["tests"]) == ("failed", [])
+    assert [said in complaint for complaint in ran.run["gate"]["complaints"]].count(True) == 1
+
+
+def test_a_change_of_documentation_runs_nothing_and_says_so(gated: Gated) -> None:
+    gated.write("README.md", "changed")
+    ran = gated.pytest(*GATE)
+    assert ran.code == 0
+    assert "rule kernels: does not run, nothing that it watches changed" in ran.text
+    assert "megacpp: no rule wants a lane test to run" in ran.text
+    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    assert ran.outcomes() == {}
+    assert ran.run is not None
+    assert (ran.run["status"], ran.run["tests"]) == ("passed", [])
+    assert [rule["triggered"] for rule in ran.run["gate"]["rules"]] == [False, False]
+    assert gate_of(ran)["left_out"] == 2
+
+
+def test_ordinary_tests_are_none_of_the_gate_s_business(gated: Gated) -> None:
+    ran = gated.pytest(*DRY, "--gate-since", "main")
+    assert (ran.code, ran.outcomes()) == (0, {"test_ordinary": "passed"})
+
+
+def test_collecting_shows_what_would_run(gated: Gated) -> None:
+    gated.write("kernels/rms.py", "changed")
+    ran = gated.pytest(*GATE, "--collect-only", "-q")
+    assert ran.code == 0
+    assert "suites/kernels/test_rms.py::test_one" in ran.text
+    assert gated.runs() == []
+
+
+@pytest.mark.parametrize("left_out", [("-k", "one"), ("--deselect", "suites/kernels/test_rms.py::test_two")])
+def test_a_test_that_is_left_out_is_a_failure(gated: Gated, left_out: tuple[str, ...]) -> None:
+    gated.write("kernels/rms.py", "changed")
+    said = "suites/kernels/test_rms.py::test_two was guarded by a triggered rule, but left out of this session"
+    assert_refused(gated.pytest(*GATE, *left_out), said)
+
+
+def test_a_plugin_that_drops_tests_is_seen(gated: Gated) -> None:
+    gated.write("kernels/rms.py", "changed")
+    gated.write("suites/conftest.py", "def pytest_collection_modifyitems(items): del items[1:]")
+    assert_refused(gated.pytest(*GATE), "test_rms.py::test_two was guarded by a triggered rule")
+
+
+def test_a_file_that_is_not_collected_is_a_failure(gated: Gated) -> None:
+    gated.write("kernels/rms.py", "changed")
+    gated.write("suites/kernels/test_scan.py", LANE_TEST)
+    said = "rule kernels was triggered for suites/kernels/test_scan.py, which names h200x8, but it was not collected"
+    assert_refused(gated.pytest(*GATE, "suites/kernels/test_rms.py"), said)
+    assert_refused(gated.pytest(*GATE, "tests"), said)
+
+
+def test_a_file_that_skips_itself_is_a_failure(gated: Gated) -> None:
+    gated.write("suites/kernels/test_scan.py", "import pytest\npytest.importorskip('absent')\nLANE = 'h200x8'\n")
+    said = (
+        "suites/kernels/test_scan.py, which names h200x8, but it skipped itself as a whole (could not import 'absent'"
+    )
+    assert_refused(gated.pytest(*GATE), said)
+
+
+def test_a_triggered_rule_without_tests_is_a_failure(gated: Gated) -> None:
+    gated.write("blocks/moe.py", "changed")
+    assert_refused(gated.pytest(*GATE), "rule blocks was triggered, but suites/blocks has no test of h200x8 to run")
+
+
+def test_no_lane_tests_at_all_are_no_success(gated: Gated) -> None:
+    assert gated.pytest(*GATE, "tests").code == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_gate_does_not_degrade_to_a_dry_run(gated: Gated) -> None:
+    """Refused before anything is started; the tests say so."""
+    gated.write("kernels/rms.py", "changed")
+    ran = gated.pytest("-m", "h200x8", "--surface", "local", "--gate-since", "main")
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert set(ran.outcomes().values()) == {"error"}
+    verdict = ran.verdict("test_one")
+    assert (verdict["code"], verdict["cause"]) == ("blocked", "dry-run")
+    assert "ask for a dry run by name: --dry-run" in verdict["next_step"]
+    assert ran.run is not None
+    assert ran.run["status"] == "blocked"
+    assert ran.directory is not None
+    kinds = [json.loads(line)["kind"] for line in (ran.directory / "recording.jsonl").read_text().splitlines() if line]
+    assert kinds == ["run-started", "test-planned", "test-planned", "problem-found", "run-finished"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*LANE, "--gate-since", "origin/main"), "--gate-since origin/main: git knows no such revision here"),
+        ((*LANE, "--gate-since", ""), "--gate-since: the revision must be a text"),
+        (("--gate-since", "main"), "--gate-since gates lane tests, and none were asked for: add -m LANE or --surface"),
+        ((*LANE, "--gate-since", "main", "--replay", "latest"), "--gate-since with --replay makes no sense"),
+    ],
+)
+def test_a_request_without_sense_is_a_usage_error(gated: Gated, arguments: tuple[str, ...], said: str) -> None:
+    ran = gated.pytest(*arguments)
+    assert ran.code == pytest.ExitCode.USAGE_ERROR
+    assert said in ran.text
+    assert gated.runs() == []
+
+
+def test_no_rules_are_a_usage_error(gated: Gated) -> None:
+    gated.write("pyproject.toml", "[tool.pytest.ini_options]\n[tool.pytest_megacpp]\n")
+    ran = gated.pytest(*GATE)
+    assert ran.code == pytest.ExitCode.USAGE_ERROR
+    assert "there is no rule to gate by: write at least one [[tool.pytest_megacpp.gate]]" in ran.text
+
+
+def test_a_variable_gates_lane_sessions_only(gated: Gated) -> None:
+    environment = {"MEGACPP_GATE_SINCE": "main"}
+    assert gated.pytest("tests", env=environment).outcomes() == {"test_ordinary": "passed"}
+    assert "2 lane tests left out" in gated.pytest(*LANE, env=environment).text
+
+
+def test_without_git_everything_is_selected_and_the_header_says_why(gated: Gated) -> None:
+    (gated.root / ".git").rename(gated.root / "git")
+    ran = gated.pytest(*GATE, "--collect-only", env={"GIT_CEILING_DIRECTORIES": str(gated.root.parent)})
+    assert "gate since main: everything runs, because what changed can't be known" in ran.text
+    assert "not a git repository" in ran.text
+    assert "test_two" in ran.text
