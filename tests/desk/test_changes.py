@@ -126,6 +126,7 @@ def test_a_clone_that_is_too_shallow_cannot_know(repository: Repository, tmp_pat
 
 def test_histories_without_a_common_commit_cannot_be_compared(repository: Repository) -> None:
     repository.git("checkout", "-q", "--orphan", "island")
+    repository.write("palm.py")
     repository.commit()
     assert "no commit in common" in changes_since("main", repository.root).unknown
 
