@@ -12,15 +12,24 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk import look, runs
-from pytest_megacpp.desk.options import DEFAULT_LANE_DIR, TABLE, read_environment, read_lanes, read_table, twin
+from pytest_megacpp.desk.options import (
+    DEFAULT_LANE_DIR,
+    TABLE,
+    read_environment,
+    read_gate,
+    read_lanes,
+    read_table,
+    read_test_files,
+    twin,
+)
 from pytest_megacpp.desk.rundir import mark_interrupted
 from pytest_megacpp.desk.words import text
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
-  0  done; show, judge: every test is green; doctor: a dry run can start here
-  1  show, judge: a test failed or has no result; doctor: no run can start here
-  2  bad arguments, no such run, or a recording with nothing readable in it
+  0  done; run: passed; show, judge: every test is green; doctor: a dry run can start here
+  1  run: failed; show, judge: a test failed or has no result; doctor: no run can start here
+  2  bad arguments, no such run, a recording with nothing readable in it; run: blocked, or the infrastructure failed
 """
 
 
@@ -28,7 +37,7 @@ class Desk:
     """Where a command looks: the project's configuration and its lane directory."""
 
     def __init__(self, given: str | None) -> None:
-        root = _root(Path.cwd())
+        self.root = root = _root(Path.cwd())
         self.settings = read_table(root / "pyproject.toml")
         given = given or os.environ.get(twin("lane_dir"), "").strip() or None
         named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
@@ -40,7 +49,10 @@ Command = Callable[[Desk, argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code of the process."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"] and words[1:] not in (["-h"], ["--help"]):  # all that follows is pytest's
+        return _pytest(words[1:])
+    arguments = parser().parse_args(words)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -56,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; what it parses has the command to run in `run`."""
     raw = argparse.RawDescriptionHelpFormatter
     megacpp = argparse.ArgumentParser(
-        "megacpp", description="Looks at runs of distributed lanes.", epilog=EXIT_CODES, formatter_class=raw
+        "megacpp", description="Runs distributed lanes and looks at runs.", epilog=EXIT_CODES, formatter_class=raw
     )
     commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
 
@@ -66,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
+    about_run = "run pytest for a script: 0 passed, 1 failed, 2 blocked or infrastructure"
+    run = commands.add_parser("run", help=about_run, description=about_run, epilog=EXIT_CODES, formatter_class=raw)
+    run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
+    command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
+    gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
+    gate.add_argument("--since", metavar="REV", default=os.environ.get(twin("gate_since")) or None)
+    gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
     command("runs", _runs, "list the runs of this project")
     show = command("show", _show, "show a run and the text of each failing test")
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
@@ -73,6 +92,12 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory or a run id")
     command("doctor", _doctor, "say what a lane would find on this machine")
     return megacpp
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    from pytest_megacpp.desk.scripted import run
+
+    return int(run(arguments))
 
 
 def _root(start: Path) -> Path:
@@ -135,7 +160,31 @@ def _runs(desk: Desk, arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _init(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk.starter import TRY_IT, write_starter
+
+    _say(f"{written.name:<34}{written.told}" for written in write_starter(Path.cwd()))
+    _say(["", f"try it: {TRY_IT}"])
+    return OK
+
+
+def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk.gate import decide, explained
+
+    since = arguments.since or desk.settings.get("gate_since")
+    revision = text(since, what="the revision", where="megacpp gate --since")
+    rules = read_gate(desk.settings)
+    gate = decide(revision, rules, desk.root, read_test_files(desk.root / "pyproject.toml"), sys.path)
+    _say(explained(gate, everything=arguments.explain))
+    _say([f"triggered: {', '.join(decision.rule.name for decision in gate.triggered) or 'none'}"])
+    return OK
+
+
 def _show(desk: Desk, arguments: argparse.Namespace) -> int:
+    gate = look.gate_alone(desk.lane_dir, arguments.name)
+    if gate is not None:
+        _say(gate.lines)
+        return FAILED if gate.failed else OK
     seen = look.judged(runs.find_recording(desk.lane_dir, arguments.name))
     _say(look.run_shown(seen))
     return FAILED if seen.bad or not seen.result.tests else OK

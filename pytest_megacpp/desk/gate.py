@@ -25,7 +25,6 @@ NATIVE = frozenset(
     {".c", ".cc", ".cpp", ".cu", ".cuh", ".cxx", ".h", ".hpp", ".inl", ".ptx", ".pyx", ".pxd", ".so", ".rs"}
 )
 KEPT_REASONS = 4
-DEFAULT_TEST_FILES = ("test_*.py", "*_test.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class _Inquiry:
             return Decision(rule, (f"what changed can't be known: {self.changes.unknown}",), guarded=files)
         why = list(self._whole(rule, globs))
         if why or not rule.follow_imports:
-            return Decision(rule, _few(why), guarded=files)
+            return Decision(rule, tuple(dict.fromkeys(why)), guarded=files)
         reasons = {file: reason for file in files if (reason := self._imported(file))}
         return Decision(rule, (), reasons, files)
 
@@ -265,26 +264,28 @@ def _few(reasons: Sequence[str]) -> tuple[str, ...]:
 # -- told ------------------------------------------------------------------------------------------------------
 
 
-def explained(gate: Gate) -> list[str]:
-    """What the change is compared with, then what every rule makes of it."""
+def explained(gate: Gate, *, everything: bool = False) -> list[str]:
+    """What the change is compared with, then what every rule makes of it: a few reasons each, or all."""
     changes = gate.changes
     if changes.unknown:
         lines = [f"gate since {gate.since}: everything runs, because what changed can't be known"]
     else:
         number = len(changes.paths)
         lines = [f"gate since {gate.since} ({changes.base[:12]}): {number} file{'s' * (number != 1)} changed"]
-    return [*lines, *(line for decision in gate.decisions for line in _explained(decision))]
+    return [*lines, *(line for decision in gate.decisions for line in _explained(decision, everything))]
 
 
-def _explained(decision: Decision) -> Iterator[str]:
+def _explained(decision: Decision, everything: bool) -> Iterator[str]:
     name = one_line(decision.rule.name, 80)
     if not decision.triggered:
         yield f"  rule {name}: does not run, nothing that it watches changed"
         return
     some = "" if decision.why else f", {len(decision.files)} of {len(decision.guarded)} test files"
-    first, *others = _few(decision.reasons)
+    first, *others = decision.reasons if everything else _few(decision.reasons)
     yield f"  rule {name}: runs{some}: {first}"
     yield from (f"    {reason}" for reason in others)
+    if everything:
+        yield from (f"    test file {one_line(file, 200)}" for file in (decision.files or decision.guarded))
 
 
 def as_json(gate: Gate) -> dict[str, Json]:

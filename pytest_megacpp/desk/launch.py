@@ -89,7 +89,7 @@ def make_plan(
         dry_run=place.dry_run,
         fsdp=any(_shards(Path(s.item.path)) for s in selected),
         tests=tests,
-        args=tuple(str(a) for a in invocation.args),
+        args=_arguments_of_ranks(config),
         cwd=str(invocation.dir),
         cache_dir=str(cache_dir()),
         run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
@@ -100,6 +100,16 @@ def make_plan(
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=dict(options.environment),
     )
+
+
+def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:
+    """The user's own; pytest-randomly's ranks all get the desk's seed, or each would draw one."""
+    args = tuple(str(a) for a in config.invocation_params.args)
+    seed = config.getoption("randomly_seed", None)
+    if type(seed) is not int:
+        return args
+    at = args.index("--") if "--" in args else len(args)
+    return (*args[:at], f"--randomly-seed={seed}", *args[at:])
 
 
 def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_megacpp.desk import runs
-from pytest_megacpp.desk.rundir import RUN_JSON, read_run_json, run_paths
+from pytest_megacpp.desk.rundir import RECORDING, RUN_JSON, read_run_json, run_paths
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
@@ -30,6 +30,37 @@ class Judged:
     def bad(self) -> list[TestResult]:
         """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said."""
         return [test for test in self.result.tests if _reported(test, self.document) in BAD]
+
+
+@dataclass(frozen=True, slots=True)
+class GateAlone:
+    """A gate that started nothing, as its `run.json` keeps it."""
+
+    lines: tuple[str, ...]
+    failed: bool
+
+
+def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
+    """What `name` decided, if that is a run without a recording because a gate started nothing; else None."""
+    try:
+        run = runs.find_run(lane_dir, name)
+    except runs.RunNotFound:
+        return None
+    document = {} if (run / RECORDING).is_file() else read_run_json(run) or {}
+    gate = document.get("gate")
+    if not isinstance(gate, dict):
+        return None
+    rules = [rule for rule in gate.get("rules") or () if isinstance(rule, dict)]
+    told = [f"gate since {gate.get('since')}: nothing was started", *_rules_told(rules)]
+    complaints = [str(complaint) for complaint in gate.get("complaints") or ()]
+    lines = [one_line(line, 500) for line in (*told, *complaints)]
+    return GateAlone((*_columns([_row(run, document)]), *lines), bool(complaints))
+
+
+def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for rule in rules:
+        reasons = "; ".join(map(str, rule.get("why") or ())) or "nothing that it watches changed"
+        yield f"rule {rule.get('name')}: {'triggered' if rule.get('triggered') else 'not triggered'}: {reasons}"
 
 
 def judged(recording: Path) -> Judged:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_megacpp.desk.words import (
+    ANNOTATIONS,
     LIMIT_NAMES,
     PRESETS,
     SURFACES,
@@ -39,6 +40,7 @@ TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
 OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
+    "lane_annotations",
 )
 KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source")
 NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "lane_budget"})
@@ -73,7 +75,7 @@ class Options:
 
     `replay` is what `desk.runs.find_recording` accepts. `gate_since` is a revision; what `rules` name counts from
     `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
-    configuration; lanes have more of their own.
+    configuration; lanes have more of their own. `annotations`: auto, on, off.
     """
 
     surface: str
@@ -87,6 +89,7 @@ class Options:
     gate_since_given: bool
     rules: "tuple[Rule, ...]"
     project: Path
+    annotations: str
     given_limits: Mapping[str, float]
     limits: Mapping[str, float]
     lanes: Mapping[str, LaneConfig]
@@ -157,6 +160,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
     add(
+        "--lane-annotations",
+        metavar="{auto,on,off}",
+        dest="megacpp_lane_annotations",
+        help="GitHub annotations and a step summary (auto: in a GitHub workflow)",
+    )
+    add(
         "--gate-since",
         metavar="REV",
         dest="megacpp_gate_since",
@@ -202,6 +211,7 @@ def read_options(config: pytest.Config) -> Options:
         gate_since_given=config.getoption("megacpp_gate_since") is not None,
         rules=read_gate(settings),
         project=pyproject.parent,
+        annotations=chosen("lane_annotations", _annotations) or "auto",
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
@@ -269,6 +279,20 @@ def read_table(pyproject: Path) -> dict[str, object]:
     return settings
 
 
+def read_test_files(pyproject: Path) -> tuple[str, ...]:
+    """pytest's `python_files` as this file has it, for those who look without pytest's session; else its default."""
+    import tomllib
+
+    try:
+        options = tomllib.loads(pyproject.read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+        found = options["python_files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if isinstance(found, str):
+        found = found.split()
+    return tuple(map(str, found)) if isinstance(found, list) and found else ("test_*.py", "*_test.py")
+
+
 def read_gate(settings: Mapping[str, object]) -> "tuple[Rule, ...]":
     """The rules of the gate; none without a table of them. Raises UsageError."""
     if "gate" not in settings:
@@ -298,6 +322,10 @@ def _flag(value: object, where: str) -> bool:
     if isinstance(value, str) and where.startswith("MEGACPP_"):
         return said_flag(value, where=where)
     return flag(value, what="it", where=where)
+
+
+def _annotations(value: object, where: str) -> str:
+    return known(value, ANNOTATIONS, what="choice", where=where)
 
 
 def _preset(value: object, where: str) -> str:

@@ -1,7 +1,7 @@
 """Owns a judged lane test as pytest reports; must not judge."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from pytest_megacpp.desk.markers import Expectation
 from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
 from pytest_megacpp.report.clean import clean
 from pytest_megacpp.report.text import failure_text, headline
 
@@ -72,9 +72,12 @@ def reports(
     receipt: str | None,
     lane: str,
     wrong: str | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Iterator[pytest.TestReport]:
-    """Set-up, call and teardown of one lane test, as pytest would have reported them."""
-    make = _Maker(item, result, timeline.tests.get(result.index))
+    """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
+    for JUnit.
+    """
+    make = _Maker(item, result, timeline.tests.get(result.index), more or {})
     phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
     match result.outcome:
         case Outcome.PASSED:
@@ -110,6 +113,7 @@ class _Maker:
     item: pytest.Item
     result: TestResult
     view: TestView | None
+    more: Mapping[str, object]
 
     def __call__(
         self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
@@ -155,7 +159,7 @@ class _Maker:
         return next((r.xfail for r in self._reports() if r.xfail), "")
 
     def _reports(self, outcome: str | None = None) -> Iterator[Reported]:
-        for rank in self.view.ranks.values() if self.view else ():
+        for rank in self._ranks():
             for _, report in rank.reports.values():
                 if outcome is None or report.outcome == outcome:
                     yield report
@@ -170,7 +174,13 @@ class _Maker:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
         if verdict.cause:
             found["megacpp_cause"] = verdict.cause
-        return list(found.items())
+        firsts = [f.seconds for rank in self._ranks() for _, f in rank.first_forwards[:1]]
+        if firsts:
+            found["megacpp_first_forward_s"] = round(max(firsts), 3)  # the slowest rank's
+        return [*found.items(), *((f"megacpp_{name}", value) for name, value in self.more.items())]
+
+    def _ranks(self) -> Iterable[RankView]:
+        return self.view.ranks.values() if self.view else ()
 
 
 def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:

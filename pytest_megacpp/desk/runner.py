@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
 from pytest_megacpp.desk.git import look
 from pytest_megacpp.desk.lanes import LaneMarks
@@ -63,6 +64,8 @@ class LaneRunner:
         self._recorded = Recorded(self._options, replay) if replay is not None else None
         self._timeouts = Timeouts(config, lambda item: item in self._place_of)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
+        wanted = is_wanted(self._options.annotations, os.environ)
+        self._announcer = Announcer(config.invocation_params.dir, config.rootpath) if wanted else None
 
     def _post_gatekeeper(self) -> Gatekeeper | None:
         if self._options.gate_since is None:
@@ -70,6 +73,11 @@ class LaneRunner:
         if self._options.replay is not None:
             raise pytest.UsageError("--gate-since with --replay makes no sense: an old recording proves no new change")
         return Gatekeeper.of(self._config, self._options, self._marks.asked, self.lane_of)
+
+    @property
+    def complaints(self) -> Sequence[str]:
+        """What a gate has to say against this session."""
+        return self._gatekeeper.complaints if self._gatekeeper is not None else ()
 
     # -- what will happen ----------------------------------------------------------------------------------
 
@@ -198,8 +206,18 @@ class LaneRunner:
             run.amend(placed.index, result)
         if self._gatekeeper is not None:
             self._gatekeeper.note(item, result)
+        if self._announcer is not None:
+            self._announcer.note(item, result, run)
         receipt = run.receipt_path(placed.index, Path(self._config.invocation_params.dir))
-        *first, last = reports(item, result, run.timeline, receipt=receipt, lane=run.plan.lane, wrong=wrong)
+        *first, last = reports(
+            item,
+            result,
+            run.timeline,
+            receipt=receipt,
+            lane=run.plan.lane,
+            wrong=wrong,
+            more=run.properties(placed.index),
+        )
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -270,6 +288,18 @@ class LaneRunner:
                 terminalreporter.line(problem, red=True)
             seconds = run.timeline.last_s
             terminalreporter.line(f"run {run.plan.run_id}, {seconds:.1f} s: {_short(run.directory.path)}")
+        if self._announcer is not None:
+            self._announce(self._announcer, terminalreporter)
+
+    def _announce(self, announcer: Announcer, terminalreporter: pytest.TerminalReporter) -> None:
+        """GitHub reads commands from the beginning of a line."""
+        keeper = self._gatekeeper
+        announcer.complain(keeper.complaints if keeper else ())
+        notes = [*keeper.header(), *keeper.told(), *keeper.complaints] if keeper else []
+        unwritten = announcer.write_summary(self._runs, [note.strip() for note in notes])
+        terminalreporter.ensure_newline()
+        for line in (*announcer.lines(), *([unwritten] if unwritten else [])):
+            terminalreporter.write_line(line)
 
 
 def _is_distributed(config: pytest.Config) -> bool:

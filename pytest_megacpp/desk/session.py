@@ -177,6 +177,16 @@ class LaneRun:
         path = self.directory.path / name
         return str(path.relative_to(relative_to)) if path.is_relative_to(relative_to) else str(path)
 
+    def properties(self, index: int) -> dict[str, object]:
+        """What JUnit keeps of a test's run, its cost included: the GPUs of the box for as long as the test took."""
+        test = self.timeline.tests.get(index)
+        ended_s = (test.ended_s or self.timeline.last_s) if test else 0.0
+        seconds = ended_s - test.started_s if test else 0.0
+        gpus = 0 if self.plan.dry_run else self.plan.devices
+        told: dict[str, object] = {"run": self.plan.run_id, "seconds": round(seconds, 3)}
+        told["gpu_seconds"] = round(seconds * gpus, 3)
+        return {**told, "dry_run": "true"} if self.plan.dry_run else told
+
     def _meta_now(self) -> RunMeta:
         seconds = round(self.timeline.last_s, 3)
         gpus = 0 if self.plan.dry_run else self.plan.devices

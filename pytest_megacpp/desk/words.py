@@ -11,6 +11,7 @@ import pytest
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
 SURFACES = ("auto", "local")
 PRESETS = ("full", "diagnostic")
+ANNOTATIONS = ("auto", "on", "off")
 CACHE_SEEDS = ("auto", "require", "cold", "refresh")
 
 

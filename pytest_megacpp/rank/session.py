@@ -45,7 +45,7 @@ _DESK_OPTIONS: dict[str, object] = {
 }
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
-_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
+_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
 
 
 class RankSession:
@@ -72,6 +72,13 @@ class RankSession:
         self._groups_at_start = 0
 
     # -- start ---------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
+        """Before pytest-cov begins to measure: eight ranks would write over the desk's data."""
+        if hasattr(early_config.known_args_namespace, "cov_source"):
+            early_config.known_args_namespace.cov_source = None
+        yield
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.gate import DEFAULT_TEST_FILES, Gate, as_json, decide, explained, is_test_file
+from pytest_megacpp.desk.gate import Gate, as_json, decide, explained, is_test_file
 from pytest_megacpp.desk.rules import Rule
 from tests.desk.repository import Repository
 
 KERNELS = Rule("kernels", ("**/kernels/**", "!*.md"), ("suites/kernels",))
 BLOCKS = Rule("blocks", ("blocks/*.py",), ("suites/test_blocks.py",))
 IMPORTS = Rule("imports", (), ("suites",), follow_imports=True)
+DEFAULT_TEST_FILES = ("test_*.py", "*_test.py")
 Ask = Callable[..., Gate]
 
 
@@ -181,8 +182,11 @@ def test_unguarded_tests_always_run(ask: Ask) -> None:
 
 def test_many_reasons_are_counted(ask: Ask) -> None:
     gate = ask([KERNELS], *(f"kernels/k{n}.py" for n in range(9)))
-    assert gate.decisions[0].why[-1] == "and 5 more"
+    assert explained(gate)[-1] == "    and 5 more"
     assert len(explained(gate)) == 6
+    told = explained(gate, everything=True)
+    assert told[-1] == "    test file suites/kernels/test_rms.py"
+    assert len(told) == 11
 
 
 def test_the_gate_is_kept(ask: Ask) -> None:

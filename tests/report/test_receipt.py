@@ -23,7 +23,7 @@ RANK = {
 }
 RUN = CIRCUMSTANCES | {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
-    *("counts", "cost"),
+    *("counts", "gate", "cost"),
 }
 
 

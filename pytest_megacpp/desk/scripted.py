@@ -1,0 +1,78 @@
+"""Owns `megacpp run`: pytest for scripts, whose exit code says whether the code under test is to blame; must not judge.
+
+0: passed. 1: something failed. 2: nothing was tested, because the run was blocked, the infrastructure failed, or the
+request made no sense. Passed means that lane tests passed, or that a gate said that none was needed.
+"""
+
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+
+import pytest
+
+from pytest_megacpp.judge.verdicts import Code
+
+NOT_THE_CODE = frozenset({Code.BLOCKED, Code.ENVIRONMENT, Code.BOX_LOST, Code.NOT_RUN})
+BY_THE_TEST = frozenset({"skipped"})  # causes of a not-run that only a change of the tests can mend
+
+
+class Answer(IntEnum):
+    PASSED = 0
+    FAILED = 1
+    UNTESTED = 2
+
+
+class _Witness:
+    """A plugin that counts whose fault failures are."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.untested = 0
+        self.lanes_asked = False
+        self.complaints: Sequence[str] = ()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        runner = session.config.pluginmanager.get_plugin("megacpp-runner")
+        self.lanes_asked = runner is not None
+        self.complaints = runner.complaints if runner is not None else ()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.failed += report.failed
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.failed:
+            return
+        told = dict(report.user_properties)
+        untested = told.get("megacpp_verdict") in NOT_THE_CODE and told.get("megacpp_cause") not in BY_THE_TEST
+        self.untested += untested
+        self.failed += not untested
+
+
+def run(arguments: Sequence[str]) -> Answer:
+    """pytest with these arguments, in this process, as in a terminal."""
+    witness = _Witness()
+    code = pytest.main([*arguments], plugins=[witness])
+    answer, why = _answer(code, witness)
+    print(f"megacpp run: {answer.name.lower()}{': ' if why else ''}{why}", file=sys.stderr, flush=True)
+    return answer
+
+
+def _answer(code: int, seen: _Witness) -> tuple[Answer, str]:
+    match code:
+        case pytest.ExitCode.OK if seen.lanes_asked:
+            return Answer.PASSED, ""
+        case pytest.ExitCode.OK:
+            return Answer.UNTESTED, "no lane was asked for; add -m LANE or --surface"
+        case pytest.ExitCode.NO_TESTS_COLLECTED:
+            return Answer.UNTESTED, "no test was selected"
+        case _ if seen.failed:
+            return Answer.FAILED, ""
+        case _ if seen.complaints:
+            return Answer.FAILED, seen.complaints[0]
+        case pytest.ExitCode.TESTS_FAILED:
+            return Answer.UNTESTED, "what failed was not the code under test"
+        case pytest.ExitCode.INTERRUPTED:
+            return Answer.UNTESTED, "interrupted"
+        case _:
+            return Answer.UNTESTED, "pytest refused to start"

@@ -1,0 +1,100 @@
+"""What documents promise is what the program takes: every setting is documented, every workflow's command accepted."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk import cli
+from pytest_megacpp.desk.options import KEYS, LANE_KEYS, OPTION_KEYS, read_gate, read_lanes, read_table, twin
+from pytest_megacpp.desk.rules import GATE_KEYS
+from pytest_megacpp.desk.starter import WORKFLOW
+
+pytest_plugins = "pytester"
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+WORKFLOWS = sorted([*(ROOT / "docs" / "workflows").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
+NOT_BUILT = ("--detach", "--attach")
+COMMAND = re.compile(r"(?:^|run: |\s)((?:pytest|megacpp run|megacpp gate) [^|\n]*(?:\n {10}[^\n]+)*)")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for path in WORKFLOWS:
+        text = path.read_text(encoding="utf-8").replace(">-\n          ", "")
+        for command in COMMAND.findall(text):
+            yield path.name, " ".join(command.split())
+
+
+@pytest.mark.parametrize("name", OPTION_KEYS)
+def test_every_option_is_documented_with_its_twins(name: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    assert re.search(rf"^\| `{option}` \| `{twin(name)}` \| `{name}` \|", CONFIGURATION, re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", [*KEYS, *LANE_KEYS, *GATE_KEYS])
+def test_every_key_is_documented(key: str) -> None:
+    assert re.search(rf"\b{key}\b", CONFIGURATION)
+
+
+def test_the_documented_tables_are_accepted(tmp_path: Path) -> None:
+    for number, document in enumerate((CONFIGURATION, GUIDE)):
+        blocks = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+        file = tmp_path / f"{number}.toml"
+        file.write_text("\n".join(blocks))
+        settings = read_table(file)
+        assert read_gate(settings)
+        assert read_lanes(settings.get("lanes", {}))
+
+
+def test_the_guide_names_every_key_of_a_rule() -> None:
+    assert all(f"| `{key}` |" in GUIDE for key in GATE_KEYS)
+
+
+def test_init_writes_the_documented_workflow() -> None:
+    assert (ROOT / "docs" / "workflows" / "dry-run.yml").read_text(encoding="utf-8") == WORKFLOW
+
+
+def test_there_are_commands() -> None:
+    assert len(list(commands())) > 8
+    assert all(
+        f"workflows/{path.name}" in GUIDE
+        for path in WORKFLOWS
+        if path.parent.name == "workflows" and "docs" in path.parts
+    )
+
+
+@pytest.mark.parametrize(("workflow", "command"), list(commands()))
+def test_a_workflow_s_command_is_accepted(
+    workflow: str, command: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(command)
+    if words[:2] == ["megacpp", "gate"]:
+        assert isinstance(cli.parser().parse_args(words[1:]), argparse.Namespace)
+        return
+    arguments = words[2:] if words[0] == "megacpp" else words[1:]
+    options = [word for word in arguments if not word.startswith(("tests", "smoke_suites", "$"))]
+    if set(options) & {*NOT_BUILT, "modal"}:
+        pytest.skip("of a surface that another part brings")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest("from pytest_megacpp.desk.options import add_options as pytest_addoption")
+    pytester.makepyprojecttoml("[tool.pytest.ini_options]\n")
+    pytester.parseconfig("-p", "no:megacpp", *options)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_is_yaml_with_few_rights(path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert found["permissions"] == {"contents": "read"}
+    for job in found["jobs"].values():
+        assert job["timeout-minutes"] <= 120
+        secret = "secrets." in str(job)
+        assert not secret or job["environment"] == "h200"
+        assert all(
+            step["with"]["persist-credentials"] is False for step in job["steps"] if "checkout" in step.get("uses", "")
+        )
