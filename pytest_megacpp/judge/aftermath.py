@@ -6,12 +6,14 @@ Must not know how the cause was found.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, Trouble, error_text
 from pytest_megacpp.judge.errors import Kind
-from pytest_megacpp.judge.phrases import plain, seconds
+from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait, bare_op
+from pytest_megacpp.recording.events import ThreadRaised
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import TestView
 
 KEPT_GROUPS = 3
 
@@ -119,6 +121,18 @@ def wait_evidence(wait: Wait) -> Evidence:
 def trouble_evidence(trouble: Trouble) -> Evidence:
     source = {"report": "report", "exit": "exit"}.get(trouble.source, "box")
     return Evidence(trouble.rank, trouble.time_s, source, f"{said(trouble)} in {trouble.phase}")
+
+
+def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
+    """What ended threads beside the main one: a main thread that waits for one waits for good."""
+    found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.threads]
+    return tuple(_thread_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2])[:KEPT_GROUPS])
+
+
+def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
+    place = file_line(fact.error.file, fact.error.line)
+    text = f"thread {plain(fact.thread, 60)} ended: {error_text(fact.error)}" + (f" ({place})" if place else "")
+    return Evidence(rank, time_s, "report", text)
 
 
 def first_few(ranks: Collection[int], tell: Callable[[int], Evidence | None], limit: int = 4) -> tuple[Evidence, ...]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from pytest_megacpp.judge import deaths, mismatches, outcomes, stalls, startup
-from pytest_megacpp.judge.aftermath import victims
+from pytest_megacpp.judge.aftermath import threads_that_raised, victims
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
 from pytest_megacpp.judge.findings import Finding
@@ -31,6 +31,8 @@ _OUTCOMES = {
     Code.BLOCKED: Outcome.ERROR,
     Code.NOT_RUN: Outcome.ERROR,
 }
+
+_GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 Rule = Callable[[Case], Finding | None]
 
@@ -59,6 +61,8 @@ def _result(run: Run, index: int) -> TestResult:
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
+    if view is not None and finding.code not in _GREEN:
+        reasons = (*reasons, *threads_that_raised(view))
     verdict = Verdict(
         finding.code,
         finding.summary,

@@ -341,7 +341,8 @@ def exit_text(exited: ev.RankExited) -> str:
 
 def crash_frame(view: RankView) -> Frame | None:
     """The user's frame in the dump that a crashing interpreter writes."""
-    text = written(view)
+    stderr = view.output.get("stderr")
+    text = stderr.text if stderr else ""
     at = text.rfind("Fatal Python error")
     crashed = next(iter(threads(text[at:])), None) if at >= 0 else None
     return user_frame(crashed) if crashed else None

@@ -18,6 +18,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
 TOO_CLOSE_S = 0.01  # two clocks of one host can't order what is closer
 KEPT_TROUBLES = 8
+_FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
 def find(case: Case) -> Finding | None:
@@ -149,14 +150,14 @@ def _evidence(case: Case, troubles: Sequence[Trouble], blamed: Sequence[int]) ->
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:
-    """What a process that ended wrote about it: a fatal error's first line, else its last line."""
+    """What a process that ended wrote about it: the first lines of a fatal error, else its last line."""
     stderr = case.ranks[rank].output.get("stderr")
     if rank not in case.exits or stderr is None:
         return None
     lines = [line for line in stderr.text.splitlines() if line.strip()]
-    fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
-    shown = fatal[-1:] or lines[-1:]
-    return Evidence(rank, case.exits[rank][0], "output", f"stderr: {plain(shown[0])}") if shown else None
+    fatal = [line.strip() for line in lines if line.lstrip().startswith(_FATAL)]
+    shown = " · ".join(plain(line) for line in fatal[-len(_FATAL) :] or lines[-1:])
+    return Evidence(rank, case.exits[rank][0], "output", f"stderr: {shown}") if shown else None
 
 
 def skipped_on_some(case: Case) -> Finding | None:

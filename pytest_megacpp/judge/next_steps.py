@@ -125,7 +125,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (
         Code.STARTUP_FAILURE,
         "collection",
-    ): "make collection the same on every rank: no branches on RANK at import\n{show}",
+    ): "make collection the same on every rank: no branches on RANK, no parameters that differ by process\n{show}",
     (Code.STARTUP_FAILURE, "startup-limit"): (
         "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
     ),

@@ -220,16 +220,50 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
     times = [world.collected[r][0] for r in lacking]
     if failed:
         return _not_imported(world, failed, min(times))
+    skipped = {r: e.text for r in lacking if (e := _skip_for(world.collected[r][1], nodeid)) is not None}
+    if len(skipped) == world.size:
+        return _skipped(world, skipped, nodeid)
+    why = f" (the file is skipped there: {_reason(skipped)})" if len(skipped) == len(lacking) else ""
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{ranks_named(lacking)} did not collect this test, {_others(world, lacking)} did",
+        f"{ranks_named(lacking)} did not collect this test{why}, {_others(world, lacking)} did",
         lacking,
         "collection",
         "setup",
-        (Evidence(None, max(times), "report", run.lacking(world)), *_digests(world)),
+        (
+            Evidence(None, max(times), "report", run.lacking(world)),
+            *_digests(world),
+            *first_few(lacking, lambda r: _instead(world, r, nodeid)),
+        ),
         relies=frozenset({Source.REPORTS}),
         time_s=min(times),
     )
+
+
+def _skip_for(seen: ev.RankCollected, nodeid: str) -> ev.CollectError | None:
+    """The skip of this rank that took the test along: of its file or a class in it."""
+    return next((e for e in seen.skipped if nodeid.startswith(e.nodeid)), None)
+
+
+def _reason(skipped: dict[int, str]) -> str:
+    return plain(skipped[min(skipped)]).removeprefix("Skipped: ")
+
+
+def _skipped(world: WorldView, skipped: dict[int, str], nodeid: str) -> Finding:
+    """All ranks skip the whole file, which the desk did not: a library that only the box lacks."""
+    return Finding(
+        Code.SKIPPED,
+        _reason(skipped) or f"skipped on all {world.size} ranks",
+        relies=frozenset({Source.REPORTS}),
+        time_s=max(time_s for time_s, _ in world.collected.values()),
+    )
+
+
+def _instead(world: WorldView, rank: int, nodeid: str) -> Evidence | None:
+    """The same test with other parameters: values that differ from process to process."""
+    time_s, seen = world.collected[rank]
+    others = [n for n in seen.unplanned if n.partition("[")[0] == nodeid.partition("[")[0]]
+    return Evidence(rank, time_s, "report", f"has {plain(others[0], 160)} instead") if others else None
 
 
 def _others(world: WorldView, lacking: Sequence[int]) -> str:

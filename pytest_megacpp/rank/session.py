@@ -6,10 +6,11 @@ Every report leaves the rank at once, before the next phase begins, without aski
 import contextlib
 import hashlib
 import os
+import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
@@ -19,7 +20,16 @@ from pytest_megacpp.rank.errors import describe
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.recording.collectives import digests
-from pytest_megacpp.recording.events import CollectError, Error, Finished, PhaseStarted, RankCollected, Reported, Skip
+from pytest_megacpp.recording.events import (
+    CollectError,
+    Error,
+    Finished,
+    PhaseStarted,
+    RankCollected,
+    Reported,
+    Skip,
+    ThreadRaised,
+)
 from pytest_megacpp.recording.plan import Go, Plan
 
 # What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
@@ -43,6 +53,8 @@ _DESK_OPTIONS: dict[str, object] = {
     "timeout": None,
     "cov_source": None,
 }
+KEPT_SKIPPED = 64
+KEPT_UNPLANNED = 64
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
@@ -63,6 +75,7 @@ class RankSession:
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
+        self._skipped: list[CollectError] = []
         self._go: Go | None = None
         self._raised: tuple[float, Error] | None = None
         self._owns_group = False
@@ -100,6 +113,8 @@ class RankSession:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._errors.append(CollectError(report.nodeid or ".", str(report.longrepr)[-8_000:]))
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            self._skipped.append(CollectError(report.nodeid or ".", str(report.longrepr[-1])[:1_000]))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
@@ -120,7 +135,17 @@ class RankSession:
         digest = hashlib.sha256("\n".join(nodeids[i] for i in self._items).encode()).hexdigest()[:16]
         self.collected = True
         with_lane = tuple(i for i, item in self._items.items() if self._fixture in getattr(item, "fixturenames", ()))
-        self.agent.send(RankCollected(self.agent.rank, tuple(self._items), digest, tuple(self._errors), with_lane))
+        self.agent.send(
+            RankCollected(
+                self.agent.rank,
+                tuple(self._items),
+                digest,
+                tuple(self._errors),
+                with_lane,
+                tuple(self._skipped[:KEPT_SKIPPED]),
+                _other_parameters(nodeids, by_nodeid.keys()),
+            )
+        )
 
     # -- tests ---------------------------------------------------------------------------------------------
 
@@ -140,6 +165,7 @@ class RankSession:
         except Exception:
             traceback.print_exc()
         self._prepare_group(go)
+        self._hear_threads()
         self.observers.compile_started()
         before = self.observers.counters()
         try:
@@ -156,6 +182,27 @@ class RankSession:
         seen = self.observers.send_flight_record("finish", entered) if entered else ()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
+
+    def _hear_threads(self) -> None:
+        """pytest keeps what ends a thread to itself until the phase is over, which may never be."""
+        theirs = threading.excepthook
+        if getattr(theirs, "heard", False):
+            return
+
+        def hook(args: threading.ExceptHookArgs, /) -> None:
+            self._thread_raised(args)
+            theirs(args)
+
+        hook.heard = True  # type: ignore[attr-defined]
+        threading.excepthook = hook
+
+    def _thread_raised(self, args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is None or args.exc_value.__traceback__ is None:
+            return
+        error = args.exc_value
+        told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error)))
+        name = args.thread.name if args.thread is not None else ""
+        self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, told))
 
     def _report_beside(self, go: Go, error: BaseException) -> None:
         """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
@@ -266,6 +313,13 @@ class RankSession:
             properties={str(k): str(v) for k, v in report.user_properties} if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
+
+
+def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
+    """Found but not planned, of tests that are planned with other parameters."""
+    lacking = {nodeid.partition("[")[0] for nodeid in planned if nodeid not in found}
+    known = set(planned)
+    return tuple(n for n in found if n not in known and n.partition("[")[0] in lacking)[:KEPT_UNPLANNED]
 
 
 def _group_exists() -> bool:

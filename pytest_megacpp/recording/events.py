@@ -126,7 +126,8 @@ class CollectError:
 @dataclass(frozen=True, slots=True)
 class RankCollected:
     """What a rank collected: indices of the plan it found, those that ask for the lane's fixture, and a digest
-    over the found node ids.
+    over the found node ids. `skipped` are files that were skipped whole, with the reason; `unplanned` lane tests that
+    only this rank has, as far as they are other parameters of a planned one that it lacks.
     """
 
     rank: int
@@ -134,6 +135,8 @@ class RankCollected:
     digest: str
     errors: tuple[CollectError, ...] = ()
     with_lane: tuple[int, ...] = ()
+    skipped: tuple[CollectError, ...] = ()
+    unplanned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +266,16 @@ class Reported:
     xfail: str | None = None
     sections: tuple[tuple[str, str], ...] = ()
     properties: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRaised:
+    """An exception ended a thread of the rank that isn't its main thread; the test goes on without it."""
+
+    rank: int
+    test: int | None
+    thread: str
+    error: Error
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +455,7 @@ RankFact: TypeAlias = (
     | PhaseStarted
     | PhaseEnded
     | Reported
+    | ThreadRaised
     | Finished
     | GroupCreated
     | FlightRecorded

@@ -20,7 +20,7 @@ _TORCH = re.compile(r"-packages[/\\]torch[/\\]")
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|[/\\]pytest_megacpp[/\\]")
 
 
-_WAITING = re.compile(r"\.(wait|synchronize|barrier)\(")
+_WAITING = re.compile(r"\.(wait|synchronize|barrier)\(|\bTCPStore\(")
 _SLEEPING = re.compile(r"\bsleep\(")
 _COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")
 
@@ -94,7 +94,9 @@ def user_frame(thread: Thread) -> Frame | None:
 
 
 def _in_native_wait(thread: Thread) -> bool:
-    """`work.wait()` of a C++ object leaves no frame of its own: the caller's line is the innermost one."""
+    """`work.wait()` of a C++ object, or the making of a store, leaves no frame of its own: the caller's line is the
+    innermost one.
+    """
     return bool(thread.frames) and not _LIBRARY.search(thread.frames[0].file) and bool(_WAITING.search(thread.line))
 
 

@@ -14,6 +14,7 @@ from pytest_megacpp.recording.stacks import Thread, imports_compiler, is_elsewhe
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
+KEPT_THREADS = 8
 KEPT_PHASES = 1024
 KEPT_REPORTS = 16
 KEPT_FIRST_FORWARDS = 256
@@ -65,6 +66,7 @@ class RankView:
     collectives: RankCollectives = field(default_factory=RankCollectives)
     phases: list[Phase] = field(default_factory=list)
     reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
+    threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
     finished_s: float | None = None
     group_clean: bool = False
     group_foreign: bool = False
@@ -205,6 +207,7 @@ _TestFact: TypeAlias = (
     | ev.PhaseEnded
     | ev.Reported
     | ev.Finished
+    | ev.ThreadRaised
     | ev.Recorded
     | ev.FirstForward
     | ev.Compiled
@@ -417,6 +420,9 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.Finished():
             view.finished_s = time_s
             view.group_clean, view.group_foreign, view.counted = fact.group_clean, fact.group_foreign, fact
+        case ev.ThreadRaised():
+            if len(view.threads) < KEPT_THREADS:
+                view.threads.append((time_s, fact))
         case ev.Recorded():
             _keep(view.records, fact.key, fact.value, KEPT_RECORDS)
         case ev.FirstForward():

@@ -16,6 +16,7 @@ from pytest_megacpp.report.states import Scene, last_line, output_lines
 
 TRACEBACK_LINES = 120
 TAIL_LINES = 12
+CPP_LINES = 3
 KEPT_FRAMES = 10
 KEPT_TRACEBACKS = 3
 KEPT_STACKS = 2
@@ -100,10 +101,21 @@ def _last_words(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
     dead = [rank for rank in ranks if _died(scene, rank)]
     blocks = []
     for rank in dead[:KEPT_STACKS]:
-        lines = (output_lines(scene, rank, "stderr") or output_lines(scene, rank, "stdout"))[-TAIL_LINES:]
+        lines = output_lines(scene, rank, "stderr") or output_lines(scene, rank, "stdout")
+        lines = _of_the_crash(lines) or lines[-TAIL_LINES:]
         if lines:
             blocks.append([f"rank {rank} wrote last", *quoted(bounded_lines("\n".join(lines), lines=TAIL_LINES))])
     return blocks
+
+
+def _of_the_crash(lines: Sequence[str]) -> list[str]:
+    """What a C++ runtime said last, and the dump's frames down to the test; its end says less."""
+    at = next((i for i in reversed(range(len(lines))) if lines[i].startswith("Fatal Python error")), None)
+    if at is None:
+        return []
+    before = [line for line in lines[max(0, at - CPP_LINES) : at] if line.startswith(("terminate called", "  what():"))]
+    dump = takewhile(lambda line: not _RUNNER.search(line), lines[at : at + TAIL_LINES])
+    return [*before, *(line for line in dump if line.strip())]
 
 
 def _died(scene: Scene, rank: int) -> bool:

@@ -205,6 +205,15 @@ def rank_death_signal_SIGSEGV() -> FakeBox:
 
 
 @case
+def rank_death_signal_SIGABRT() -> FakeBox:
+    """A C++ exception that nobody caught."""
+    said = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  queue is closed\n"
+    box = others_wait(in_step(), 1).exits(1, -6, "SIGABRT").after(0.2)
+    box.acts("exit", "a rank's process ended", (0, 2, 3), (1,), (), 2.2)
+    return box.writes(1, said + SEGFAULT.replace("Segmentation fault", "Aborted")).aborts("exit").done()
+
+
+@case
 def rank_death_signal_SIGKILL() -> FakeBox:
     """This box can't tell an OOM kill from another."""
     box = FakeBox(limits=SHORT)
@@ -386,6 +395,14 @@ def straggler_left_early_closing_its_group() -> FakeBox:
 
 
 @case
+def straggler_behind_a_dead_thread() -> FakeBox:
+    """The thread that it waits for is gone, and pytest keeps that to itself."""
+    error = ev.Error("ValueError", "no shards", USER_FILE, 12, "")
+    box = in_step().rank(ev.ThreadRaised(2, 0, "loader", error))
+    return stalls(box, 2).at(2).aborts("stall").done()
+
+
+@case
 def straggler_in_teardown() -> FakeBox:
     """All are tearing down: the missing one didn't leave, it is late."""
     box = in_step().reports("call").phase("teardown").enters((0, 1, 3), "gloo:barrier", 4).after(31.0)
@@ -518,6 +535,31 @@ def startup_failure_collection() -> FakeBox:
     box = FakeBox(tests=(NODEID + "_of_some", NODEID)).starts_world().readies().collects((0, 2, 3)).collects(1, (1,))
     box.box(ev.TestEnded(0, "not-run", "collection"))
     return box.begins(1).passes().ends().done()
+
+
+@case
+def startup_failure_collection_of_other_parameters() -> FakeBox:
+    """Every process draws its own parameters."""
+    box = FakeBox(2, (NODEID + "[17]",)).starts_world().readies()
+    for rank, other in ((0, 4), (1, 8)):
+        box.rank(ev.RankCollected(rank, (), "d", unplanned=(f"{NODEID}[{other}]",)))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
+def startup_failure_collection_file_skipped() -> FakeBox:
+    box = FakeBox().starts_world().readies().collects((0, 1, 3))
+    box.rank(ev.RankCollected(2, (), "d", skipped=(ev.CollectError("suite/test_step.py", "Skipped: not there"),)))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
+def skipped_at_import() -> FakeBox:
+    """The box lacks what the desk has, on every rank."""
+    box, why = FakeBox().starts_world().readies(), "Skipped: could not import 'flash_attn'"
+    for rank in range(4):
+        box.rank(ev.RankCollected(rank, (), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
 
 
 @case

@@ -365,6 +365,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "phase-started": ev.PhaseStarted(0, 0, name),
             "phase-ended": ev.PhaseEnded(0, 0, name),
             "reported": ev.Reported(0, 0, name, "passed", 1.0),
+            "thread-raised": ev.ThreadRaised(0, 0, name, ev.Error("", "", "", 0, "")),
             "finished": ev.Finished(0, 0, True, digests={name: name}),
             "group-created": ev.GroupCreated(0, 0, name, (0, 1)),
             "flight-recorded": ev.FlightRecorded(
