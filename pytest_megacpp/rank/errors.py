@@ -21,11 +21,11 @@ def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Err
 
 def stage_of(error: BaseException) -> str:
     """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
-    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [file for file in files if not _is_library(file) and os.path.isfile(file)]
-    if any(os.path.basename(file) == "conftest.py" for file in own):
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [c for c in codes if not _is_library(c.co_filename) and os.path.isfile(c.co_filename)]
+    if any(os.path.basename(c.co_filename) == "conftest.py" for c in own):
         return "conftest"
-    return "import" if own else "plugin"
+    return "import" if any(c.co_name == "<module>" for c in own) else "plugin"
 
 
 def _is_library(path: str) -> bool:

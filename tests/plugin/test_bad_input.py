@@ -317,12 +317,30 @@ USAGE = """
         if os.environ.get("RANK") == "0":
             raise pytest.UsageError("rank 0 was called wrongly")
 """
+HOOK = """
+    import os
+
+    def pytest_collection_modifyitems(items):
+        if os.environ.get("RANK") == "1":
+            raise KeyError("a bug of a hook")
+"""
 PLUGIN = """
     import os
 
     def pytest_configure(config):
         if os.environ.get("RANK") == "1":
             raise KeyError("a bug of a plugin")
+"""
+GIVES_UP = """
+    import os
+    import sys
+    import pytest
+
+    if os.environ.get("RANK") == "1":
+        sys.exit("rank 1 lacks a driver")
+
+    @pytest.mark.h200x8(ranks=2)
+    def test_here(): pass
 """
 EXITS = """
     import os
@@ -342,30 +360,60 @@ LEAVES = """
 
 
 @pytest.mark.parametrize(
-    ("conftest", "cause", "ranks", "said"),
+    ("files", "cause", "ranks", "said"),
     [
-        (BREAKS, "conftest", [0, 1], "this conftest dislikes ranks"),
-        (USAGE, "usage", [0], "rank 0 was called wrongly"),
-        (PLUGIN, "plugin", [1], "a bug of a plugin"),
-        (EXITS, "exit:7", [1], "code 7"),
-        (LEAVES, None, [1], "rank 1"),
+        ({"conftest.py": BREAKS}, "conftest", [0, 1], "this conftest dislikes ranks"),
+        ({"conftest.py": USAGE}, "usage", [0], "rank 0 was called wrongly"),
+        ({"conftest.py": HOOK}, "conftest", [1], "a bug of a hook"),
+        ({"plug.py": PLUGIN, "conftest.py": "pytest_plugins = ['plug']"}, "plugin", [1], "a bug of a plugin"),
+        ({"conftest.py": EXITS}, "exit:7", [1], "code 7"),
+        ({"conftest.py": LEAVES}, "conftest", [1], "rank 1 has enough"),
+        ({"test_a.py": GIVES_UP}, "import", [1], "rank 1 lacks a driver"),
     ],
-    ids=["conftest", "usage", "plugin", "exits", "leaves"],
+    ids=["conftest", "usage", "hook", "plugin", "exits", "leaves", "gives up"],
 )
 def test_ranks_that_break_at_the_start(
-    project: Project, conftest: str, cause: str | None, ranks: list[int], said: str
+    project: Project, files: dict[str, str], cause: str, ranks: list[int], said: str
 ) -> None:
-    project.write("test_a.py", STARTS)
-    project.write("conftest.py", conftest)
+    for name, text in {"test_a.py": STARTS, **files}.items():
+        project.write(name, text)
     ran = project.pytest(*LANE)
     assert ran.outcomes() == {"test_here": "error"}
     verdict = ran.verdict("test_here")
-    assert (verdict["code"], verdict["blamed_ranks"]) == ("startup-failure", ranks)
-    assert cause is None or verdict["cause"] == cause
+    assert (verdict["code"], verdict["blamed_ranks"], verdict["cause"]) == ("startup-failure", ranks, cause)
     assert said in ran.failure("test_here")
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert ran.run is not None
     assert ran.run["status"] == "error"
+
+
+SKIPS = """
+    import os
+    import pytest
+
+    if "RANK" in os.environ:
+        pytest.importorskip("a_library_that_only_the_desk_has")
+
+    @pytest.mark.h200x8(ranks=2)
+    def test_here(): pass
+"""
+
+
+def test_a_file_that_all_ranks_skip(project: Project) -> None:
+    project.write("test_a.py", SKIPS)
+    ran = project.pytest(*LANE)
+    assert ran.outcomes() == {"test_here": "skipped"}
+    assert "a_library_that_only_the_desk_has" in ran.verdict("test_here")["summary"]
+    assert ran.code == pytest.ExitCode.OK
+
+
+def test_ranks_find_their_tests_whatever_paths_options_name(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """pytest takes the value of an option that it doesn't know yet for a path to tests, once it exists."""
+    project.write("test_a.py", STARTS)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "artefacts"
+    assert project.pytest(*LANE, "--lane-dir", str(elsewhere)).outcomes() == {"test_here": "passed"}
 
 
 # -- recordings --------------------------------------------------------------------------------------------------------
