@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -128,6 +129,61 @@ def shorten_patience(seconds: float) -> None:
     from torch.distributed import distributed_c10d as c10d
 
     c10d._set_pg_timeout(timedelta(seconds=seconds), c10d._get_default_group())
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+LITTLE_MEMORY_BYTES = 64 << 20  # beyond what the rank has already: memory stays charged where it was first used
+
+
+def _confinement() -> tuple[Path, str] | None:
+    """Where a group with little memory can be made, and the file that limits it: cgroup v1, v2 or nowhere."""
+    v1, v2 = CGROUPS / "memory", CGROUPS / "cgroup.subtree_control"
+    if os.geteuid() != 0:
+        return None
+    if (v1 / "memory.limit_in_bytes").exists():
+        return v1, "memory.limit_in_bytes"
+    return (CGROUPS, "memory.max") if v2.exists() and "memory" in v2.read_text().split() else None
+
+
+def can_confine_memory() -> bool:
+    return _confinement() is not None
+
+
+def run_out_of_host_memory() -> None:
+    """Use more than the kernel allows, in a group of its own that goes when this process has gone."""
+    place = _confinement()
+    assert place is not None
+    group = place[0] / f"drill-{os.getpid()}"
+    group.mkdir()
+    remove = f"while [ -d /proc/{os.getpid()} ]; do sleep 0.01; done; until rmdir {group}; do sleep 0.01; done"
+    subprocess.Popen(["sh", "-c", remove], stderr=subprocess.DEVNULL)
+    (group / place[1]).write_text(str(LITTLE_MEMORY_BYTES))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    kept = [b"x" * (1 << 20) for _ in range(2 * (LITTLE_MEMORY_BYTES >> 20))]
+    raise AssertionError(f"{len(kept)} MiB were to be had")
+
+
+class Unspeakable(Exception):
+    """An exception that can't be turned into text."""
+
+    def __str__(self) -> str:
+        raise SystemExit("there are no words for it, on purpose")
+
+
+def wait_for_a_result_of_a_broken_thread() -> None:
+    """A loader thread dies, and the queue stays empty."""
+    results: queue.Queue[int] = queue.Queue()
+
+    def load() -> None:
+        raise ValueError("the loader thread can't read its shard, on purpose")
+
+    threading.Thread(target=load, name="loader").start()
+    results.get()
+
+
+def terminate_natively() -> None:
+    """What a C++ exception does that nobody catches."""
+    ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev()
 
 
 def read_null_pointer() -> None:

@@ -326,6 +326,31 @@ def test_native_code_aborts(modal_h200x8: Lane) -> None:
     faults.wait_for_everyone(modal_h200x8)
 
 
+@pytest.mark.h200x8(ranks=2, test=60)
+@pytest.mark.expect_verdict("rank-death", ranks=[1], cause="signal:SIGABRT")
+def test_native_exception_that_nobody_catches(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        faults.terminate_natively()
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=2, test=60)
+@pytest.mark.skipif(not faults.can_confine_memory(), reason="no cgroup of this machine lets itself be limited")
+@pytest.mark.expect_verdict("rank-death", ranks=[1], cause="oom-killed")
+def test_killed_for_memory(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        faults.run_out_of_host_memory()
+    faults.wait_for_everyone(modal_h200x8)
+
+
+SIGNALS = (
+    *("SIGTERM", "SIGFPE", "SIGBUS", "SIGILL", "SIGHUP", "SIGQUIT", "SIGSYS", "SIGTRAP"),
+    *("SIGALRM", "SIGUSR2", "SIGXCPU"),
+)
+
+
 def deadly(name: str) -> object:
     """One drill per signal, with the verdict that names it."""
     verdict = pytest.mark.expect_verdict("rank-death", ranks=[1], cause=f"signal:{name}")
@@ -333,7 +358,7 @@ def deadly(name: str) -> object:
 
 
 @pytest.mark.h200x8(ranks=2, test=60)
-@pytest.mark.parametrize("name", [deadly(n) for n in ("SIGTERM", "SIGFPE", "SIGBUS", "SIGILL", "SIGHUP")])
+@pytest.mark.parametrize("name", [deadly(n) for n in SIGNALS])
 def test_signal_is_named(modal_h200x8: Lane, name: str) -> None:
     import signal
 
