@@ -24,7 +24,15 @@ LIMIT_S = 120.0
 SETTLE_S = 2.0
 DRY = ("--surface", "local", "--dry-run")
 LANE = ("-m", "h200x8", *DRY)
-_NOT_FOR_A_DESK = ("CI", "WITNESS", "COLUMNS", "TORCH_DISTRIBUTED_DEBUG")
+_NOT_FOR_A_DESK = (
+    "CI",
+    "GITHUB_ACTIONS",
+    "GITHUB_STEP_SUMMARY",
+    "GITHUB_WORKSPACE",
+    "WITNESS",
+    "COLUMNS",
+    "TORCH_DISTRIBUTED_DEBUG",
+)
 _NEVER_INHERITED = ("PYTEST_", "MEGACPP_", "TORCHELASTIC_")
 
 Json = dict[str, Any]
@@ -107,13 +115,20 @@ class Project:
         path.write_text(textwrap.dedent(text), encoding="utf-8")
         return path
 
-    def start(self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> "Desk":
+    def start(
+        self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None, module: str = "pytest"
+    ) -> "Desk":
         """A desk at work, for tests that interfere."""
-        return Desk(self, args, cwd or self.root, env or {})
+        return Desk(self, args, cwd or self.root, env or {}, module)
 
     def pytest(self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
         """A desk from its start to its end; fails when it hangs or leaves a process behind."""
         with self.start(*args, cwd=cwd, env=env) as desk:
+            return desk.ran()
+
+    def megacpp(self, *args: str, env: dict[str, str] | None = None) -> Ran:
+        """The `megacpp` command from its start to its end."""
+        with self.start(*args, env=env, module="pytest_megacpp.desk.cli") as desk:
             return desk.ran()
 
     def runs(self) -> list[Path]:
@@ -135,7 +150,9 @@ class Project:
 class Desk:
     """A running pytest of a project; left with its whole process group ended."""
 
-    def __init__(self, project: Project, args: tuple[str, ...], cwd: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, project: Project, args: tuple[str, ...], cwd: Path, env: dict[str, str], module: str = "pytest"
+    ) -> None:
         self.project = project
         self._before = set(project.runs())
         self._witness = project.root / f".witness-{len(self._before)}-{time.monotonic_ns()}"
@@ -143,7 +160,7 @@ class Desk:
         self._started_s = time.monotonic()
         with self._output.open("wb") as output:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *args],
+                [sys.executable, "-m", module, *args],
                 cwd=cwd,
                 env=self._environment(env),
                 stdin=subprocess.DEVNULL,

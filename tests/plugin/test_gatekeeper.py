@@ -5,49 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.desk.repository import Repository
-from tests.plugin.project import DRY, LANE, Project, Ran
-
-CONFIGURATION = """
-    [tool.pytest.ini_options]
-    addopts = ["--strict-markers"]
-
-    [[tool.pytest_megacpp.gate]]
-    name = "kernels"
-    paths = ["kernels/**"]
-    run = ["suites/kernels"]
-
-    [[tool.pytest_megacpp.gate]]
-    name = "blocks"
-    paths = ["blocks/**"]
-    run = ["suites/blocks"]
-"""
-LANE_TEST = """
-    import pytest
-
-    @pytest.mark.h200x8(ranks=1)
-    def test_one(): pass
-
-    @pytest.mark.h200x8(ranks=1)
-    def test_two(): pass
-"""
-GATE = (*LANE, "--gate-since", "main")
-
-
-class Gated(Project):
-    """A project under git, with HEAD on a branch of its own."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.repository = Repository.new(root)
-        self.write("pyproject.toml", CONFIGURATION)
-        self.write(".gitignore", ".witness*\n")
-        for name in ("kernels/rms.py", "blocks/moe.py", "README.md", "suites/blocks/test_moe.py"):
-            self.write(name, "")
-        self.write("suites/kernels/test_rms.py", LANE_TEST)
-        self.write("tests/test_ordinary.py", "def test_ordinary(): pass\n")
-        self.repository.commit()
-        self.repository.git("checkout", "-q", "-b", "work")
+from tests.plugin.gated import GATE, LANE_TEST, Gated
+from tests.plugin.project import DRY, LANE, Ran
 
 
 @pytest.fixture
@@ -187,3 +146,14 @@ def test_without_git_everything_is_selected_and_the_header_says_why(gated: Gated
     assert "gate since main: everything runs, because what changed can't be known" in ran.text
     assert "not a git repository" in ran.text
     assert "test_two" in ran.text
+
+
+def test_a_distributed_session_is_gated_alike(gated: Gated) -> None:
+    pytest.importorskip("xdist")
+    gated.write("README.md", "changed")
+    ran = gated.pytest(*GATE, "-n", "2")
+    assert ran.code == 0
+    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    gated.write("kernels/rms.py", "changed")
+    said = "suites/kernels/test_rms.py::test_two was guarded by a triggered rule, but left out of this session"
+    assert_refused(gated.pytest(*GATE, "-n", "2", "-k", "one"), said)

@@ -10,7 +10,7 @@ IN_RANK = "MEGACPP_BOX" in os.environ
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if IN_RANK:
+    if IN_RANK or "PYTEST_XDIST_WORKER" in os.environ:  # a worker's reports come to its controller
         return
     seen = {
         "nodeid": report.nodeid,
