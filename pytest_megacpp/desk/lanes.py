@@ -54,9 +54,11 @@ class LaneMarks:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
         """Fixtures mark their tests before anybody selects by marks; what others mark in between counts too."""
         fixtures = {f"modal_{lane}": lane for lane in self.options.lanes}
+        names = frozenset(fixtures)
         for item in items:
-            for name in fixtures.keys() & getattr(item, "fixturenames", ()):
-                if item.get_closest_marker(fixtures[name]) is None:
+            asked_for = getattr(item, "fixturenames", ())
+            for name in fixtures if not names.isdisjoint(asked_for) else ():
+                if name in asked_for and item.get_closest_marker(fixtures[name]) is None:
                     item.add_marker(fixtures[name])
         yield
         if self.in_rank:
