@@ -57,6 +57,8 @@ def _result(run: Run, index: int) -> TestResult:
     view, planned = timeline.tests.get(index), timeline.planned.get(index)
     nodeid = planned.nodeid if planned else view.nodeid if view else ""
     finding = _started(timeline, view) if view is not None else startup.find(run, index)
+    if planned is not None and planned.must_run:
+        finding = outcomes.under_gate(finding, view)
     certainty, reasons = weigh(finding, timeline)
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()

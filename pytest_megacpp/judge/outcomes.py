@@ -5,6 +5,7 @@ that says nothing makes a not-run.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 from pytest_megacpp.judge import aftermath
@@ -14,9 +15,9 @@ from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import RankView
+from pytest_megacpp.recording.timeline import RankView, TestView
 
-_NOT_RUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
+_UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
 
 
 class Said(StrEnum):
@@ -72,8 +73,6 @@ def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
     kinds = set(everything.values())
     if kinds == {Said.PASSED}:
         return _finding(case, Code.PASSED, f"passed on {_all(case)}")
-    if _none_ran(case, kinds) and _must_run(case):
-        return _skipped_under_gate(case)
     if kinds == {Said.SKIPPED}:
         return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
     if kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
@@ -83,31 +82,6 @@ def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
     if Said.XPASSED_STRICT in kinds:
         return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
     return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
-
-
-def _none_ran(case: Case, kinds: set[Said]) -> bool:
-    """All ranks skipped the test, or an xfail mark kept all from running it (`run=False`)."""
-    unrun = [r.xfail.startswith(_NOT_RUN) for r in _reports(case) if r.outcome == "skipped" and r.xfail is not None]
-    return kinds == {Said.SKIPPED} or (kinds == {Said.XFAILED} and len(unrun) == len(case.ranks) and all(unrun))
-
-
-def _must_run(case: Case) -> bool:
-    planned = case.timeline.planned.get(case.test.index)
-    return planned is not None and planned.must_run
-
-
-def _skipped_under_gate(case: Case) -> Finding:
-    """A gate asked for this test: a skip leaves its question open."""
-    reason = _reason(case) or plain(next((r.xfail for r in _reports(case) if r.xfail), ""))
-    told = f"the gate was triggered for this test, but it was skipped on {_all(case)}"
-    return Finding(
-        Code.NOT_RUN,
-        joined((told, reason), ": "),
-        cause="skipped",
-        evidence=aftermath.first_few(sorted(case.ranks), lambda r: Evidence(r, case.end_s, "report", "skipped")),
-        relies=frozenset({Source.REPORTS}),
-        time_s=case.end_s,
-    )
 
 
 def _all(case: Case) -> str:
@@ -167,6 +141,27 @@ def expected_failure(case: Case) -> Finding | None:
 def _xfailed_early(case: Case, view: RankView) -> bool:
     found = [(t, r) for t, r in view.reports.values() if r.outcome == "skipped" and r.xfail is not None]
     return any(t <= case.moment_s for t, _ in found)
+
+
+def under_gate(finding: Finding, view: TestView | None) -> Finding:
+    """What a test that a gate wants to run comes to: a skip, however it came about, leaves the question open."""
+    unrun = _kept_from_running(view) if finding.code is Code.XFAILED else ""
+    if finding.code is not Code.SKIPPED and not unrun:
+        return finding
+    why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
+    told = joined(("the gate was triggered for this test, but it was skipped", why), ": ")
+    evidence = finding.evidence or (Evidence(None, finding.time_s, "report", "skipped on every rank"),)
+    return replace(finding, code=Code.NOT_RUN, cause="skipped", summary=told, evidence=evidence)
+
+
+def _kept_from_running(view: TestView | None) -> str:
+    """The reason, if `xfail(run=False)` kept every rank from running it."""
+    reasons = [
+        next((r.xfail for _, r in rank.reports.values() if r.outcome == "skipped" and r.xfail is not None), "")
+        for rank in (view.ranks.values() if view is not None else ())
+    ]
+    unrun = bool(reasons) and all(reason.startswith(_UNRUN) for reason in reasons)
+    return (plain(reasons[0].removeprefix(_UNRUN)) or "no reason given") if unrun else ""
 
 
 def incomplete(case: Case) -> Finding | None:

@@ -665,6 +665,15 @@ def not_run_skipped() -> FakeBox:
 
 
 @case
+def not_run_skipped_at_import() -> FakeBox:
+    """A gate was triggered, and on the box the whole file skips itself."""
+    box, why = FakeBox(must_run=True).starts_world().readies(), "Skipped: could not import 'flash_attn'"
+    for rank in range(4):
+        box.rank(ev.RankCollected(rank, (), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
 def not_run_skipped_by_xfail() -> FakeBox:
     box = FakeBox(must_run=True).starts().phase("setup")
     return box.reports("setup", outcome="skipped", xfail="reason: [NOTRUN] it hangs").finishes().ends().done()

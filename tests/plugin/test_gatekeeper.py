@@ -73,17 +73,34 @@ def test_a_plugin_that_drops_tests_is_seen(gated: Gated) -> None:
 def test_a_file_that_is_not_collected_is_a_failure(gated: Gated) -> None:
     gated.write("kernels/rms.py", "changed")
     gated.write("suites/kernels/test_scan.py", LANE_TEST)
-    said = "rule kernels was triggered for suites/kernels/test_scan.py, which names h200x8, but it was not collected"
+    said = "kernels was triggered for suites/kernels/test_scan.py, which has tests of h200x8, but none was collected"
     assert_refused(gated.pytest(*GATE, "suites/kernels/test_rms.py"), said)
     assert_refused(gated.pytest(*GATE, "tests"), said)
 
 
 def test_a_file_that_skips_itself_is_a_failure(gated: Gated) -> None:
-    gated.write("suites/kernels/test_scan.py", "import pytest\npytest.importorskip('absent')\nLANE = 'h200x8'\n")
-    said = (
-        "suites/kernels/test_scan.py, which names h200x8, but it skipped itself as a whole (could not import 'absent'"
-    )
+    skipping = "import pytest\npytest.importorskip('absent')\n\ndef test_it(modal_h200x8): pass\n"
+    gated.write("suites/kernels/test_scan.py", skipping)
+    said = "test_scan.py, which has tests of h200x8, but it skipped itself as a whole (could not import 'absent'"
     assert_refused(gated.pytest(*GATE), said)
+
+
+def test_lane_tests_that_a_condition_hides_are_missed(gated: Gated) -> None:
+    hidden = "import os\n\nif 'CUDA_VISIBLE_DEVICES' in os.environ:\n    def test_it(modal_h200x8): pass\n"
+    gated.write("suites/kernels/test_scan.py", hidden)
+    assert_refused(
+        gated.pytest(*GATE), "suites/kernels/test_scan.py, which has tests of h200x8, but none was collected"
+    )
+
+
+def test_a_file_that_only_speaks_of_a_lane_is_not_missed(gated: Gated) -> None:
+    gated.write(
+        "suites/kernels/test_words.py", '"""Run these with -m h200x8."""\nLANE = "h200x8"\ndef test_it(): pass\n'
+    )
+    ran = gated.pytest(*GATE, "--collect-only", "-q")
+    assert ran.code == 0
+    assert "test_rms.py::test_one" in ran.text
+    assert gated.pytest(*GATE, "-k", "one").text.count("but none was collected") == 0
 
 
 def test_a_triggered_rule_without_tests_is_a_failure(gated: Gated) -> None:
