@@ -119,6 +119,10 @@ class Supervisor:
             return self._stopped(*self.stop)
         if self.plan.run_s and now_s > self.plan.run_s:
             return self._stopped("run-limit", f"the run took longer than {self.plan.run_s:g} s")
+        if self.plan.budget_s and now_s > self.plan.budget_s:
+            return self._stopped(
+                "budget", f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
+            )
         if self.running is not None:
             return self._watch(self.timeline.tests[self.running], now_s)
         return self._next(now_s)

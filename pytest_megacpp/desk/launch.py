@@ -1,6 +1,7 @@
 """Owns turning selected items into a plan and choosing where it runs; must not start anything."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 from pytest_megacpp.desk.lanes import DRILL_MARK
 from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.options import Options
+from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.report.money import Rate
+from pytest_megacpp.surfaces.modal_rates import account_prices, remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,32 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> 
         return Place("local", False, f"local, {devices} GPUs")
     why = "asked for" if options.dry_run else "this machine has no GPU"
     return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
+
+
+def rate_of(place: Place, options: Options, lane: str, ranks: int) -> Rate:
+    """What a box of this lane costs there."""
+    if place.surface != "modal":
+        return own_machine(options.prices, 0 if place.dry_run else ranks)
+    cpu, memory_mib = options.modal.machine(ranks)
+    machine = Machine(None if place.dry_run else options.lanes[lane].gpu, cpu, memory_mib)
+    return rented(machine, options.prices, account_prices(remembered(rates_file(), time.time()), LIST_PRICES))
+
+
+def longest_s(place: Place, options: Options, lane: str) -> float | None:
+    """How long a box may take at most, whatever its tests: None when nothing bounds it."""
+    run_s = options.run_limit_s(lane)
+    return options.modal.times(run_s or 0.0)[0] if place.surface == "modal" else run_s
+
+
+def worst_s(plan: Plan, longest: float | None) -> float:
+    """How long a run can take by its limits: every test fails and needs ranks of its own."""
+    tests_s = sum(test.limits.startup + test.limits.test for test in plan.tests)
+    return min(limit for limit in (tests_s, plan.run_s, longest) if limit)
+
+
+def rates_file() -> Path:
+    """Where Modal's last answer about prices is kept."""
+    return cache_dir().parent / "modal-rates.json"
 
 
 @dataclass(frozen=True, slots=True)

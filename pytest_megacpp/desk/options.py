@@ -31,6 +31,7 @@ from pytest_megacpp.desk.words import (
 )
 
 if TYPE_CHECKING:
+    from pytest_megacpp.desk.prices import Prices
     from pytest_megacpp.desk.rules import Rule
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.surfaces.modal_config import ModalConfig
@@ -40,10 +41,10 @@ TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
 OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
-    "lane_annotations",
+    *("lane_annotations", "lane_budget"),
 )
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source")
-NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach", "lane_budget"})
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices")
+NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {"expect_verdict"}
@@ -71,7 +72,7 @@ class LaneConfig:
 class Options:
     """All options, checked. `surface_given`: on the command line, which asks for lane tests; `ranks` None: the lane's.
 
-    `untrusted`: the tests are a stranger's. `tables` are read when a box elsewhere needs them.
+    `untrusted`: the tests are a stranger's. `budget_usd` is what a run may cost. `tables` are read when needed.
 
     `replay` is what `desk.runs.find_recording` accepts. `gate_since` is a revision; what `rules` name counts from
     `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
@@ -96,6 +97,7 @@ class Options:
     preload: tuple[str, ...]
     environment: Mapping[str, str]
     untrusted: bool
+    budget_usd: float | None
     tables: Mapping[str, object]
 
     @cached_property
@@ -104,6 +106,13 @@ class Options:
         from pytest_megacpp.desk.modal_options import read_modal
 
         return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted)
+
+    @cached_property
+    def prices(self) -> "Prices":
+        """`[tool.pytest_megacpp.prices]`, loaded when it is asked for. Raises UsageError."""
+        from pytest_megacpp.desk.prices import read_prices
+
+        return read_prices(self.tables.get("prices", {}))
 
     @cached_property
     def source(self) -> "SourceConfig":
@@ -157,6 +166,12 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         dest="megacpp_untrusted",
         help="the code is a stranger's: its box gets no secrets, no open network and no shared cache",
+    )
+    add(
+        "--lane-budget",
+        metavar="USD",
+        dest="megacpp_lane_budget",
+        help="refuse a launch, and end a run, that would cost more; for each lane of the session",
     )
     add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
     add(
@@ -218,7 +233,8 @@ def read_options(config: pytest.Config) -> Options:
         preload=_preload(settings.get("preload", [])),
         environment=read_environment(settings.get("environment", {})),
         untrusted=chosen("untrusted", _flag) or False,
-        tables={name: settings[name] for name in ("modal", "source") if name in settings},
+        budget_usd=chosen("lane_budget", _budget),
+        tables={name: settings[name] for name in ("modal", "source", "prices") if name in settings},
     )
 
 
@@ -326,6 +342,12 @@ def _flag(value: object, where: str) -> bool:
 
 def _annotations(value: object, where: str) -> str:
     return known(value, ANNOTATIONS, what="choice", where=where)
+
+
+def _budget(value: object, where: str) -> float:
+    from pytest_megacpp.desk.prices import read_budget
+
+    return read_budget(value, where)
 
 
 def _preset(value: object, where: str) -> str:

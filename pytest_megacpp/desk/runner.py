@@ -13,10 +13,11 @@ from pytest_megacpp.desk.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
 from pytest_megacpp.desk.git import look
 from pytest_megacpp.desk.lanes import LaneMarks
-from pytest_megacpp.desk.launch import Place, Selected, choose_place, make_plan, select
+from pytest_megacpp.desk.launch import Place, Selected, choose_place, longest_s, make_plan, rate_of, select, worst_s
 from pytest_megacpp.desk.markers import Expectation
-from pytest_megacpp.desk.options import misspelt_twins
+from pytest_megacpp.desk.options import LaneConfig, misspelt_twins
 from pytest_megacpp.desk.outcomes import drill_result, reports
+from pytest_megacpp.desk.prices import allowance, estimate
 from pytest_megacpp.desk.replay import Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.session import LaneRun, summary_lines
@@ -24,6 +25,7 @@ from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
 from pytest_megacpp.surfaces.local import LocalSurface, sweep
 
@@ -98,6 +100,7 @@ class LaneRunner:
         return [
             *self._gate_header(),
             f"megacpp: {shapes} on {self._where().notice}",
+            *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
             f"megacpp: runs in {self._options.lane_dir}",
             *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
         ]
@@ -123,6 +126,13 @@ class LaneRunner:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._gatekeeper is not None:
             self._gatekeeper.check_selection(session.items)
+
+    def _price(self, lane: LaneConfig) -> str:
+        """What a box of the lane costs, as far as that is known before tests are; empty when it is free."""
+        place, options = self._where(), self._options
+        rate = rate_of(place, options, lane.name, options.ranks or lane.ranks)
+        said = estimate(rate, longest_s(place, options, lane.name), options.budget_usd)
+        return f"{lane.name} costs {said}" if said else ""
 
     # -- the session ---------------------------------------------------------------------------------------
 
@@ -170,6 +180,7 @@ class LaneRunner:
         place, directory = self._where(), self._directory()
         plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config)
         redactor = Redactor({**os.environ, **plan.environment})
+        rate = rate_of(place, self._options, lane, plan.ranks)
         meta = RunMeta(
             run_id=directory.run_id,
             lane=lane,
@@ -180,10 +191,16 @@ class LaneRunner:
             started_at=iso(utc_now()),
             run_limit_s=plan.run_s or None,
             git=look(Path(plan.cwd)),
+            rate=rate,
         )
+        allowed = allowance(self._options.budget_usd, rate)
+        plan = replace(plan, budget_s=allowed.run_s)
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
-        if self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
+        self._say_worst(run, longest_s(place, self._options, lane))
+        if allowed.refusal is not None:
+            run.refuse(ProblemFound("blocked", "budget", allowed.refusal, allowed.mend))
+        elif self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
             run.refuse(_NO_DRY_GATE)
         else:
             run.start(LocalSurface())
@@ -192,6 +209,13 @@ class LaneRunner:
         """Whether a lane test can be reported without waiting."""
         placed = self._place_of.get(item)
         return placed is not None and placed.run.is_through(placed.index)
+
+    def _say_worst(self, run: LaneRun, longest: float | None) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        said = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.budget_usd)
+        if reporter is not None and reporter.verbosity >= 0 and said:
+            reporter.ensure_newline()
+            reporter.line(f"megacpp: {len(run.plan.tests)} tests of {run.plan.lane}: {said}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -286,8 +310,9 @@ class LaneRunner:
                 terminalreporter.line(line)
             for problem in run.unwritten:
                 terminalreporter.line(problem, red=True)
-            seconds = run.timeline.last_s
-            terminalreporter.line(f"run {run.plan.run_id}, {seconds:.1f} s: {_short(run.directory.path)}")
+            seconds, rate = run.timeline.last_s, run.meta.rate
+            spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
+            terminalreporter.line(f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
         if self._announcer is not None:
             self._announce(self._announcer, terminalreporter)
 

@@ -17,8 +17,9 @@ from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
+from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
-from pytest_megacpp.report.run_json import Cost, RunMeta, RunStatus, run_json, run_status
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 
 POLL_S = 0.004
@@ -188,9 +189,7 @@ class LaneRun:
         return {**told, "dry_run": "true"} if self.plan.dry_run else told
 
     def _meta_now(self) -> RunMeta:
-        seconds = round(self.timeline.last_s, 3)
-        gpus = 0 if self.plan.dry_run else self.plan.devices
-        return replace(self.meta, cost=Cost(seconds, round(seconds * gpus, 3), None))
+        return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate))
 
     def _write_run_json(self, status: RunStatus) -> None:
         meta = self._meta_now()

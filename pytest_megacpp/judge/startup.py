@@ -25,7 +25,11 @@ TOGETHER_S = 1.0
 _PROBLEM_CODES = {
     str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
 }
-_STOPS = {"stopped": "the run had been stopped", "interrupted": "the run was interrupted"}
+_STOPS = {
+    "stopped": "the run had been stopped",
+    "interrupted": "the run was interrupted",
+    "budget": "the budget was spent",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class PlannedTest:
 class Plan:
     """Everything a box needs to run without the desk. Times in seconds; paths are the box's.
 
+    `run_s` and `budget_s` end the run, 0 is no end: the one is a limit, the other what money buys.
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
@@ -49,6 +50,7 @@ class Plan:
     root: str = "."
     ini: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    budget_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
-from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, redacted
+from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised
 
@@ -53,6 +53,7 @@ def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Red
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank) for rank in range(size)],
         "skew": _skew(where, timeline.last_s),
+        "cost": to_json(cost_of_test(run, timeline, result.index)),
         "lane": run.lane,
         "surface": run.surface,
         "started_at": run.started_at,

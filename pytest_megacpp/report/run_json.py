@@ -13,6 +13,7 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.redact import is_credential
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.money import Cost, Rate, cost
 
 SCHEMA = "megacpp.run/1"
 
@@ -53,13 +54,6 @@ class Ids:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    seconds: float | None = None
-    gpu_seconds: float | None = None
-    usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunMeta:
     """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit. `gate`
     is what a change-based gate decided, None without one.
@@ -77,6 +71,7 @@ class RunMeta:
     seed: Seed = field(default_factory=Seed)
     git: Git = field(default_factory=Git)
     ids: Ids = field(default_factory=Ids)
+    rate: Rate = field(default_factory=Rate)
     cost: Cost = field(default_factory=Cost)
     gate: Mapping[str, Json] | None = None
 
@@ -106,11 +101,15 @@ def run_json(
         "ranks": run.ranks,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
-        "tests": [_test(nodeid, results.get(i), receipts.get(i)) for i, nodeid in enumerate(nodeids)],
+        "tests": [
+            _test(nodeid, results.get(i), receipts.get(i), cost_of_test(run, timeline, i))
+            for i, nodeid in enumerate(nodeids)
+        ],
         "counts": _counts(results.values(), len(nodeids)),
         "gate": None if run.gate is None else dict(run.gate),
         **circumstances(run, timeline),
         "cost": to_json(run.cost),
+        "rate": to_json(run.rate),
     }
     return redacted(document, redact)
 
@@ -160,12 +159,22 @@ def _redacted(value: Json, redact: Redact) -> Json:
             return value
 
 
-def _test(nodeid: str, result: TestResult | None, receipt: str | None) -> Json:
+def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
+    """Of the box while the test ran; starting worlds and waiting for nobody belong to the run alone."""
+    test = timeline.tests.get(index)
+    if test is None:
+        return Cost()
+    ended_s = test.ended_s if test.ended_s is not None else timeline.last_s
+    return cost(max(0.0, ended_s - test.started_s), run.rate)
+
+
+def _test(nodeid: str, result: TestResult | None, receipt: str | None, spent: Cost) -> Json:
     return {
         "nodeid": nodeid,
         "outcome": str(result.outcome) if result else None,
         "verdict": str(result.verdict.code) if result else None,
         "receipt": receipt,
+        "cost": to_json(spent),
     }
 
 

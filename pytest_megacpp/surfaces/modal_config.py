@@ -97,6 +97,10 @@ class ModalConfig:
         """What tests find in their environment beside the contract: where each data set lies, and `env`."""
         return {f"MEGACPP_DATA_{name.upper()}": volume.path for name, volume in self.data.items()} | dict(self.env)
 
+    def machine(self, ranks: int) -> tuple[float, int]:
+        """Cores and MiB that are reserved and paid for: each rank compiles and loads on its own."""
+        return self.cpu or float(max(4, 2 * ranks)), self.memory_mib or 4096 + 2048 * ranks
+
     def times(self, run_s: float) -> tuple[float, float]:
         """The container's limit and the run's inside it, which ends early enough to leave its results."""
         timeout_s = min(run_s + COMMIT_S, LONGEST_S) if run_s else self.timeout_s

@@ -632,6 +632,13 @@ def blocked_dry_run() -> FakeBox:
 
 
 @case
+def blocked_budget() -> FakeBox:
+    detail = "the budget of $0.10 buys 9.9 s of this box at $36.32/h (list prices as of 2026-06-27)"
+    mend = "give it at least $0.31 with --lane-budget"
+    return FakeBox().box(ev.ProblemFound("blocked", "budget", detail, mend)).done("refused")
+
+
+@case
 def box_lost() -> FakeBox:
     """Cut off in the second of three tests."""
     box = FakeBox(tests=(NODEID, NODEID + "_2", NODEID + "_3")).begins(1).passes().ends()
@@ -677,6 +684,13 @@ def not_run_skipped_at_import() -> FakeBox:
 def not_run_skipped_by_xfail() -> FakeBox:
     box = FakeBox(must_run=True).starts().phase("setup")
     return box.reports("setup", outcome="skipped", xfail="reason: [NOTRUN] it hangs").finishes().ends().done()
+
+
+@case
+def not_run_budget() -> FakeBox:
+    detail = "after 83 s there is only enough left to end in order"
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts("stop", detail)
+    return box.aborts("budget").done("budget", detail)
 
 
 @case

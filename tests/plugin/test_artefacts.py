@@ -45,11 +45,11 @@ TESTS = """
 """
 RUN_FIELDS = {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
-    *("counts", "seed", "environment", "versions", "devices", "git", "ids", "cost"),
+    *("counts", "seed", "environment", "versions", "devices", "git", "ids", "cost", "rate"),
 }
 RECEIPT_FIELDS = {
     *("schema", "run_id", "nodeid", "outcome", "verdict", "distributed_mode", "preset", "world_size", "backend"),
-    *("dry_run", "limits", "ranks", "skew", "seed", "environment", "versions", "devices", "git"),
+    *("dry_run", "limits", "ranks", "skew", "seed", "environment", "versions", "devices", "git", "cost"),
 }
 RANK_FIELDS = {
     *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
@@ -106,6 +106,7 @@ def test_run_json_is_complete(ran: Ran) -> None:
     assert datetime.fromisoformat(run["started_at"]) < datetime.fromisoformat(run["finished_at"])
     assert run["cost"]["seconds"] > 0
     assert run["cost"]["gpu_seconds"] == 0
+    assert run["cost"]["usd"] == 0
     assert run["versions"].keys() >= {"python", "torch", "pytest", "pytest-megacpp"}
     assert len(run["git"]["revision"]) == 40
     assert run["git"]["dirty"] is True

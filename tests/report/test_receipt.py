@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, Seed, run_json, run_status
 from tests.report.story import NODEID, Story, killed, result
@@ -23,7 +25,7 @@ RANK = {
 }
 RUN = CIRCUMSTANCES | {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
-    *("counts", "gate", "cost"),
+    *("counts", "gate", "cost", "rate"),
 }
 
 
@@ -153,12 +155,16 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
     over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)
     assert RUN == set(running) == set(over)
     assert list(over)[:3] == ["schema", "run_id", "status"]
-    assert running["tests"] == [{"nodeid": name, "outcome": None, "verdict": None, "receipt": None} for name in nodeids]
+    unknown = {"outcome": None, "verdict": None, "receipt": None}
+    assert [{k: v for k, v in test.items() if k != "cost"} for test in running["tests"]] == [  # type: ignore[union-attr]
+        {"nodeid": name, **unknown} for name in nodeids
+    ]
     assert over["tests"][0] == {  # type: ignore[index]
         "nodeid": NODEID,
         "outcome": "failed",
         "verdict": "rank-death",
         "receipt": "receipts/x.json",
+        "cost": over["tests"][0]["cost"],  # type: ignore[index, call-overload]
     }
     assert over["counts"]["failed"] == 1  # type: ignore[index, call-overload]
     assert over["devices"] == {
@@ -196,3 +202,17 @@ def test_no_node_id_escapes(nodeid: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.json", name)
     assert ".." not in name[:2]
     assert len(name) < 100
+
+
+def test_a_test_costs_the_whole_box_while_it_runs() -> None:
+    story, judged = killed(4)
+    run = replace(META, rate=Rate(36.0, 8, "list prices"))
+    document = run_json(run, RunStatus.FAILED, [NODEID, "other"], {0: judged}, {}, story.timeline, redact=same)
+    test = story.timeline.tests[0]
+    seconds = story.timeline.last_s - test.started_s
+    assert seconds > 1
+    spent = {"seconds": round(seconds, 3), "gpu_seconds": round(8 * seconds, 3), "usd": round(seconds * 0.01, 6)}
+    assert document["tests"][0]["cost"] == spent  # type: ignore[index, call-overload]
+    assert document["tests"][1]["cost"] == {"seconds": None, "gpu_seconds": None, "usd": None}  # type: ignore[index, call-overload]
+    assert receipt(judged, story.timeline, run, redact=same)["cost"] == spent
+    assert document["rate"] == {"usd_per_hour": 36.0, "gpus": 8, "source": "list prices"}
