@@ -108,7 +108,13 @@ def _table(shape: LaunchShape) -> tuple[_Row, ...]:
 def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
     if shape.ranks > 1:
         yield _Row("OMP_NUM_THREADS", "1", "torchrun's default for more than one rank on a host")
-    if not shape.cuda:
+    if shape.cuda:
+        yield _Row(
+            "PYTORCH_NVML_BASED_CUDA_CHECK",
+            "1",
+            "asking whether CUDA is there must not start it: ranks are forked from a process that imported torch",
+        )
+    else:
         yield _Row("TRITON_INTERPRET", "1", "no CUDA: Triton kernels run in the interpreter")
 
 
@@ -155,6 +161,11 @@ def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
     yield _Row(DEBUG_LEVEL, "INFO", "more words from torch.distributed at no cost", objection=_debug_level_objection)
     yield from _flight_recorder_rows()
     yield from _nccl_watchdog_rows()
+    yield _Row(
+        "TORCH_NCCL_ENABLE_TIMING",
+        "1",
+        "the flight recorder then knows which collectives a device has started: one that waits from one still busy",
+    )
     yield _Row(
         "TORCH_NCCL_AVOID_RECORD_STREAMS",
         "1",

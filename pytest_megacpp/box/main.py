@@ -25,9 +25,10 @@ from pytest_megacpp.box import contract, preflight, process
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
+from pytest_megacpp.box.preload import Preloaded
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
-from pytest_megacpp.box.world import RankProcess, World, start_forkserver
+from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.plan import Go, Leave, Plan
@@ -38,6 +39,7 @@ LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
+PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 TICK_S = 0.05
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
@@ -74,6 +76,8 @@ class Box:
         self._table = ProcessTable()
         self._lines: dict[int, Line] = {}
         self._control_tail = b""
+        self._report = self.scratch / "preloaded"
+        self._start_method: StartMethod | None = None
 
     # -- the run -------------------------------------------------------------------------------------------
 
@@ -150,9 +154,8 @@ class Box:
             self._register(self.control, self._hear)
         self._capabilities()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
-        os.environ["MEGACPP_PRELOAD"] = ",".join((*EVERY_RANK_NEEDS, *self.plan.preload))
         try:
-            start_forkserver()
+            start_forkserver((*EVERY_RANK_NEEDS, *self.plan.preload), self._report)
             import torch.distributed  # noqa: F401
         except Exception as e:
             mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
@@ -232,7 +235,7 @@ class Box:
         world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
         self.worlds[world.name] = world
         self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
-        world.start(self._rank_environment())
+        world.start(self._rank_environment(), self._how_to_start())
         take_signals(self)  # elastic put its own handlers in place
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
         for rank in world.ranks.values():
@@ -242,6 +245,20 @@ class Box:
             else:
                 self._register(rank.pidfd, lambda w=world, r=rank: self._rank_ended(w, r))  # type: ignore[misc]
         self._watch(world)
+
+    def _how_to_start(self) -> StartMethod:
+        """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children."""
+        if self._start_method is None:
+            self._pump_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
+            report = json.loads(self._report.read_text()) if self._report.exists() else {}
+            preloaded = from_json(Preloaded, report)
+            for module, why in preloaded.failed.items():
+                self.recorder.write(ev.Progress("preload", f"{module} doesn't import: {why}"))
+            if module := preloaded.spoiler:
+                detail = f"importing {module} starts CUDA, so every rank imports for itself: take it out of `preload`"
+                self.recorder.write(ev.Progress("preload", detail))
+            self._start_method = "spawn" if preloaded.spoiler else "forkserver"
+        return self._start_method
 
     def _rank_environment(self) -> dict[str, str]:
         return {

@@ -1,24 +1,80 @@
 """Owns what the forkserver imports once for all ranks; must not touch CUDA or import the project's tests.
 
-The forkserver dies with its parent thread, so that nothing outlives a killed box.
+The forkserver dies with its parent thread, so that nothing outlives a killed box. A module that starts CUDA while it
+is imported spoils the process: a fork of it can't use a device. That is found out here, and told in a file.
 """
 
 import contextlib
 import gc
 import importlib
+import json
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pytest_megacpp.box.process import die_with_parent
+from pytest_megacpp.recording.codec import to_json
 
-die_with_parent()
-for _name in os.environ.get("MEGACPP_PRELOAD", "").split(","):
-    # A module that doesn't import here fails again, and is reported, in the ranks that need it.
-    with contextlib.suppress(Exception):
-        importlib.import_module(_name)
-if "torch._inductor.codecache" in sys.modules:
-    # What every compile asks first and remembers: the key of this torch, the vector instructions of this CPU.
-    with contextlib.suppress(Exception):
-        sys.modules["torch._inductor.codecache"].torch_key()
-        importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()
-gc.freeze()
+
+def is_spoiled() -> bool:
+    """Whether a fork of this process could not use CUDA, by trying one; torch knows it in the child only."""
+    torch = sys.modules.get("torch")
+    in_bad_fork = getattr(getattr(torch, "_C", None), "_cuda_isInBadFork", None)
+    if in_bad_fork is None:  # a CPU build
+        return False
+    child = os.fork()
+    if child == 0:
+        os._exit(int(bool(in_bad_fork())))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """What came of it. `spoiler`: the first module after which forks can't use CUDA, empty when there is none;
+    `failed`: modules that don't import, and why.
+    """
+
+    spoiler: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def import_all(names: Iterable[str]) -> Preloaded:
+    """Imports them in order. One that fails here fails again, and is reported, in the ranks that need it."""
+    spoiler, failed = "", {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as e:
+            failed[name] = f"{type(e).__name__}: {e}"[:200]
+        if not spoiler and is_spoiled():
+            spoiler = name
+    return Preloaded(spoiler, failed)
+
+
+def _ask_what_compiles_ask() -> None:
+    """What every compile asks first and remembers: the key of this torch, the vector instructions of this CPU."""
+    if "torch._inductor.codecache" in sys.modules:
+        with contextlib.suppress(Exception):
+            sys.modules["torch._inductor.codecache"].torch_key()
+            importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()
+
+
+def main(order: str) -> None:
+    """Carries out the order (`{"path": …, "modules": …, "report": …}`) and leaves a `Preloaded` in the report."""
+    told = json.loads(order)
+    sys.path[:] = told["path"]
+    preloaded = import_all(told["modules"])
+    _ask_what_compiles_ask()
+    if not preloaded.spoiler and is_spoiled():
+        preloaded = replace(preloaded, spoiler="torch._inductor")
+    gc.freeze()
+    draft = Path(told["report"] + ".part")
+    draft.write_text(json.dumps(to_json(preloaded)))
+    draft.replace(told["report"])
+
+
+if "MEGACPP_PRELOAD" in os.environ:
+    die_with_parent()
+    main(os.environ.pop("MEGACPP_PRELOAD"))

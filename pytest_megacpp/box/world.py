@@ -4,14 +4,16 @@ Ranks are started by torch elastic's process API on a forkserver that imported t
 box needs torch.
 """
 
+import json
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pytest_megacpp.box import process
 from pytest_megacpp.box.entry import run_rank
@@ -21,6 +23,7 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line
 
+StartMethod: TypeAlias = Literal["forkserver", "spawn"]
 MASTER_ADDR = "127.0.0.1"
 _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before the child
 
@@ -64,7 +67,7 @@ class World:
     _store_port: int = 0
     _context: Any = None  # holds what the ranks unpickle until they have
 
-    def start(self, environment: Mapping[str, str]) -> None:
+    def start(self, environment: Mapping[str, str], method: StartMethod) -> None:
         """Starts all ranks; `environment` is what every rank gets beside torchrun's own variables."""
         from torch.distributed.elastic.multiprocessing import start_processes
 
@@ -77,7 +80,7 @@ class World:
             args=dict.fromkeys(range(self.size), ()),
             envs=envs,
             logs_specs=_logs_specs(logs),
-            start_method="forkserver",
+            start_method=method,
         )
         by_pid = {child.pid: child for child in multiprocessing.active_children()}
         for rank, pid in context.pids().items():
@@ -169,10 +172,15 @@ class World:
         self._stores.clear()
 
 
-def start_forkserver() -> None:
-    """Starts the process that imports for all ranks; returns at once, the imports go on."""
+def start_forkserver(modules: Iterable[str], report: Path) -> None:
+    """Starts the process that imports `modules` for all ranks; returns at once, the imports go on until `report`
+    exists (see `preload`).
+    """
+    order = {"path": sys.path, "modules": list(modules), "report": str(report)}
+    os.environ["MEGACPP_PRELOAD"] = json.dumps(order)
     multiprocessing.set_forkserver_preload(["pytest_megacpp.box.preload"])
     forkserver.ensure_running()
+    del os.environ["MEGACPP_PRELOAD"]
 
 
 def forkserver_is_alive() -> bool:
