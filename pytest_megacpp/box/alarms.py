@@ -246,7 +246,7 @@ def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float |
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     for wait in _all_waits(view):
-        number = wait.group, wait.seq
+        number = wait.number
         if number not in clocks.late:
             continue
         if clocks.compiling_s.get(number, 0.0) > view.limits.skew:

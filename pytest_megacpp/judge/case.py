@@ -6,14 +6,14 @@ The moment is the box's act where there was one. What ranks did afterwards (they
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pytest_megacpp.judge import errors
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, place, plain
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Wait, bare_op, is_default
+from pytest_megacpp.recording.collectives import Wait, in_order, message_waits, wait_of
 from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, threads, user_frame, waits_for_peer
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 
@@ -228,7 +228,13 @@ class Case:
             for entry in self._open_entries(rank, view):
                 inside[entry.group, entry.seq][rank] = entry
         found = [self._wait(key, arrived) for key, arrived in inside.items()]
-        return tuple(sorted(found, key=lambda w: (w.since_s, w.group, w.seq)))
+        messages = {r: self._open_messages(r, view) for r, view in self.ranks.items()}
+        return in_order((*found, *message_waits(messages, self.test.groups)))
+
+    def _open_messages(self, rank: int, view: RankView) -> list[ev.Collective]:
+        if self.has_finished(rank) or self.is_frozen(rank) or rank in self.exits or rank in self.troubles:
+            return []
+        return [e for e in view.collectives.messages if e.entered_s <= self.moment_s]
 
     def _open_entries(self, rank: int, view: RankView) -> Iterable[ev.Collective]:
         if self.has_finished(rank) or self.is_frozen(rank) or rank in self.exits:
@@ -246,9 +252,8 @@ class Case:
 
     def _wait(self, key: tuple[str, int], arrived: Mapping[int, ev.Collective]) -> Wait:
         members = self.test.groups.of(key[0], [*arrived, *self._users(key[0])])
-        missing = tuple(r for r in sorted(members) if r not in arrived and not self._arrived(r, key))
-        first = min(arrived.values(), key=lambda e: e.entered_s)
-        return Wait(*key, bare_op(plain(first.op, 60)), tuple(sorted(arrived)), missing, first.entered_s)
+        wait = wait_of(key, arrived, (r for r in members if r not in arrived and not self._arrived(r, key)))
+        return replace(wait, op=plain(wait.op, 60))
 
     def _users(self, group: str) -> list[int]:
         return [r for r, view in self.ranks.items() if group in view.collectives.enqueued]
@@ -279,7 +284,7 @@ class Case:
         return found
 
     def knows_members(self, group: str) -> bool:
-        return group in self.test.groups.members or is_default(group)
+        return self.test.groups.knows(group)
 
     def waited_s(self, since_s: float) -> float:
         """How long at the moment, by the box's own clock where it acted on a wait."""

@@ -69,9 +69,9 @@ def _follow(case: Case, starts: Iterable[Wait]) -> tuple[tuple[int, ...], list[W
     todo, visited, roots = list(starts), dict[tuple[str, int], Wait](), set[int]()
     while todo:
         wait = todo.pop(0)
-        if (wait.group, wait.seq) in visited:
+        if wait.number in visited:
             continue
-        visited[wait.group, wait.seq] = wait
+        visited[wait.number] = wait
         for rank in wait.missing:
             if rank in case.waiting_in:
                 todo.append(case.waiting_in[rank])
@@ -99,7 +99,7 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     together: dict[object, list[int]] = defaultdict(list)
     for rank in waiting:
         wait, call = case.waiting_in.get(rank), case.blocked.get(rank)
-        together[(wait.group, wait.seq) if wait else "message" if call in _MESSAGES else call].append(rank)
+        together[wait.number if wait else "message" if call in _MESSAGES else call].append(rank)
     most = max(together.values(), key=len, default=[])
     return tuple(r for r in waiting if r not in most) if 2 * len(most) > len(case.ranks) else ()
 

@@ -1,10 +1,15 @@
 """Owns matching collectives across ranks: who waits in what, who is missing, who issued something else.
 
 Pure: flight-recorder entries in, frozen findings out. Must not know limits, time-outs or blame. A collective is
-named by (group, sequence number); `p2p` entries are left out, their numbers don't match across ranks.
+named by (group, sequence number). Messages (`p2p`; only NCCL's recorder has them) count differently on each rank, so
+they are matched by their partners.
+
+On a device a collective is entered long before it begins: the host only queues it. Where the recorder tells that some
+ranks' devices have begun it (`started`), those wait, and a rank whose device is still at something else is missing.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +17,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded
+from pytest_megacpp.recording.flight import GLOO
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
 
@@ -50,6 +56,7 @@ class RankCollectives:
     completed: dict[str, int] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
     unfinished: dict[Number, None] = field(default_factory=dict)  # a set in order
+    messages: tuple[Collective, ...] = ()  # open ones, as last seen
     held: bool = False  # the box acted: from now on only its own evidence ends a wait
     changes: int = 0
     changed: deque[Number] = field(default_factory=lambda: deque(maxlen=KEPT_ENTRIES))  # newest last
@@ -57,6 +64,8 @@ class RankCollectives:
     def update(self, seen: FlightRecorded) -> None:
         if self.held and seen.origin != "evidence":
             seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
+        else:
+            self.messages = tuple(self._message(e) for e in seen.entries if e.p2p and self._is_open(e))
         before = tuple(self.unfinished) if seen.origin == "poll" and not self.held else ()
         listed = {self._add(entry) for entry in seen.entries if not entry.p2p and entry.entered_s >= self.floor_s}
         for status in seen.status:
@@ -70,6 +79,12 @@ class RankCollectives:
         while len(self.groups) > KEPT_GROUPS:
             del self.groups[next(iter(self.groups))]
 
+    def _is_open(self, message: Collective) -> bool:
+        return not message.done and message.entered_s >= self.floor_s
+
+    def _message(self, entry: Collective) -> Collective:
+        return replace(entry, group=self.named(entry.group)) if self.incarnation else entry
+
     def _is_unfinished(self, entry: Collective) -> bool:
         return (self.named(entry.group), entry.seq) in self.unfinished
 
@@ -82,8 +97,9 @@ class RankCollectives:
         if known is None or (known.op, known.dtype, known.numel_in) != (entry.op, entry.dtype, entry.numel_in):
             self.changes += 1
             self.changed.append(key)
-        as_it_is = name == entry.group and done == entry.done
-        self.entries[key] = entry if as_it_is else replace(entry, group=name, done=done)
+        started = entry.started or (known is not None and known.started and known.entered_s == entry.entered_s)
+        as_it_is = name == entry.group and done == entry.done and started == entry.started
+        self.entries[key] = entry if as_it_is else replace(entry, group=name, done=done, started=started)
         _raise_to(self.enqueued, name, entry.seq)
         if done:
             self.unfinished.pop(key, None)
@@ -107,7 +123,7 @@ class RankCollectives:
 
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
-        self.floor_s, self.incarnation = time_s, self.incarnation + 1
+        self.floor_s, self.incarnation, self.messages = time_s, self.incarnation + 1, ()
         self.groups.clear()
         if not self.held:
             self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
@@ -151,14 +167,21 @@ class Groups:
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
+        name = name.replace(GLOO, "")
         if name in self.members:
             return self.members[name]
         return self.everyone if is_default(name) else frozenset(seen)
 
+    def knows(self, name: str) -> bool:
+        """Whether the members were told, or are known as everybody is."""
+        return name.replace(GLOO, "") in self.members or is_default(name)
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """`waiting` ranks entered collective `seq` of `group` (the first at `since_s`); `missing` members never did."""
+    """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
+    rank waits for the `partner` of a message.
+    """
 
     group: str
     seq: int
@@ -166,6 +189,12 @@ class Wait:
     waiting: tuple[int, ...]
     missing: tuple[int, ...]
     since_s: float
+    partner: int | None = None
+
+    @property
+    def number(self) -> Number:
+        """Tells it apart from every other wait."""
+        return self.group if self.partner is None else f"{self.group} {self.op} {self.waiting}", self.seq
 
     def __str__(self) -> str:
         return f"{self.op} #{self.seq}"
@@ -187,7 +216,7 @@ class Disagreement:
 
 def is_default(group: str) -> bool:
     """Whether the name is that of the default group, in any incarnation."""
-    return group.partition("@")[0] in ("0", "default_pg", "")
+    return group.partition("@")[0].removesuffix(GLOO) in ("0", "default_pg", "")
 
 
 def incarnation(group: str) -> int:
@@ -202,7 +231,7 @@ def bare_op(op: str) -> str:
 
 
 def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wait, ...]:
-    """Collectives that some ranks are in, oldest first; `missing` is empty when everybody arrived."""
+    """Collectives and messages that some ranks are in, oldest first; `missing` is empty when everybody arrived."""
     inside: dict[Number, dict[int, Collective]] = defaultdict(dict)
     users: dict[str, set[int]] = defaultdict(set)
     for rank, seen in ranks.items():
@@ -211,7 +240,12 @@ def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wa
         for entry in seen.pending():
             inside[entry.group, entry.seq][rank] = entry
     waits = [_wait(key, arrived, ranks, groups.of(key[0], users[key[0]])) for key, arrived in inside.items()]
-    return tuple(sorted(waits, key=lambda w: (w.since_s, w.group, w.seq)))
+    return in_order((*waits, *message_waits({r: seen.messages for r, seen in ranks.items()}, groups)))
+
+
+def in_order(waits: Iterable[Wait]) -> tuple[Wait, ...]:
+    """The oldest first."""
+    return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
 
 
 def _wait(
@@ -221,27 +255,64 @@ def _wait(
     members: frozenset[int],
 ) -> Wait:
     group, seq = key
-    missing = [r for r in sorted(members) if r not in ranks or ranks[r].enqueued.get(group, 0) < seq]
-    first = min((arrived[r] for r in sorted(arrived)), key=lambda e: e.entered_s)
-    return Wait(group, seq, bare_op(first.op), tuple(sorted(arrived)), tuple(missing), first.entered_s)
+    missing = {r for r in members if r not in ranks or ranks[r].enqueued.get(group, 0) < seq}
+    return wait_of(key, arrived, missing)
+
+
+def wait_of(key: Number, arrived: Mapping[int, Collective], missing: Iterable[int]) -> Wait:
+    """The wait of those who arrived. Where some devices have begun it, those that haven't are missing as well."""
+    inside = begun(arrived)
+    behind = {*missing, *(arrived.keys() - inside.keys())}
+    first = min((inside[r] for r in sorted(inside)), key=lambda e: e.entered_s)
+    return Wait(*key, bare_op(first.op), tuple(sorted(inside)), tuple(sorted(behind)), first.entered_s)
+
+
+def begun(arrived: Mapping[int, Collective]) -> Mapping[int, Collective]:
+    """Those who truly wait: the ones whose device has begun it, if that is known of any."""
+    return {r: e for r, e in arrived.items() if e.started} or arrived
+
+
+_MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
+
+
+def message_waits(ranks: Mapping[int, Iterable[Collective]], groups: Groups) -> tuple[Wait, ...]:
+    """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
+    ends = {(r, *end): entry for r, open_ in ranks.items() for entry in open_ if (end := _ends(r, entry, groups))}
+    found = []
+    for (rank, group, kind, partner), entry in ends.items():
+        other = "recv" if kind == "send" else "send"
+        if (partner, group, other, rank) not in ends:
+            op = f"{kind} {'to' if kind == 'send' else 'from'} rank {partner}"
+            missing = (partner,) if partner in groups.everyone else ()
+            found.append(Wait(group, entry.seq, op, (rank,), missing, entry.entered_s, partner))
+    return tuple(found)
+
+
+def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
+    """(group, send or recv, the partner's global rank); None when the name says something else."""
+    told = _MESSAGE.search(entry.op)
+    members = sorted(groups.of(entry.group, ())) if told else []
+    if told is None or int(told[3]) >= len(members):
+        return None
+    return entry.group, told[1], members[int(told[3])]
 
 
 def late(waits: Iterable[Wait], waiting: Collection[int]) -> dict[Number, tuple[int, ...]]:
     """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are."""
     waits = tuple(waits)
     oldest = {r: w for w in reversed(waits) for r in w.waiting if r in waiting}
-    return {(w.group, w.seq): _behind(w, oldest) for w in waits}
+    return {w.number: _behind(w, oldest) for w in waits}
 
 
 def _behind(wait: Wait, oldest: Mapping[int, Wait]) -> tuple[int, ...]:
-    seen, todo, found = {(wait.group, wait.seq)}, [wait], set[int]()
+    seen, todo, found = {wait.number}, [wait], set[int]()
     while todo:
         for rank in todo.pop().missing:
             further = oldest.get(rank)
             if further is None:
                 found.add(rank)
-            elif (further.group, further.seq) not in seen:
-                seen.add((further.group, further.seq))
+            elif further.number not in seen:
+                seen.add(further.number)
                 todo.append(further)
     return tuple(sorted(found))
 

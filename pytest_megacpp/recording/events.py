@@ -310,7 +310,8 @@ class GroupCreated:
 class Collective:
     """One flight-recorder entry. `seq` counts per group. Sizes in elements; `entered_s` on the box's clock.
 
-    `pg` tells apart groups of one process that bear the same name one after another.
+    `pg` tells apart groups of one process that bear the same name one after another. `started`: the device is known
+    to have begun it (NCCL with timing); a message (`p2p`) is named `nccl:send 0->1`, by ranks of its group.
     """
 
     group: str
@@ -324,6 +325,7 @@ class Collective:
     done: bool
     p2p: bool = False
     pg: int = 0
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)

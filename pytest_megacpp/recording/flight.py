@@ -1,15 +1,21 @@
 """Owns reading torch's flight recorder JSON into collectives; must not know how it was fetched.
 
 Format: `_dump_fr_trace_json` of torch 2.11–2.13, also served by the worker server. On gloo `state` never leaves
-"scheduled", so `retired` says whether a collective is over; on NCCL "completed" does as well.
+"scheduled", so `retired` says whether a collective is over; on NCCL "completed" does as well, and messages that were
+sent as a batch stay "scheduled" for good: the entry that closes the batch speaks for them (seen on torch 2.11, H200).
+A CUDA build has two recorders, one of them for gloo; their groups bear the same names, so gloo's are told apart.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_megacpp.recording.events import Collective, GroupStatus
+
+GLOO = ":gloo"
+_GLOO_PG = 1 << 20  # both recorders count their groups from zero
 
 
 def read_flight_recorder(
@@ -23,17 +29,51 @@ def read_flight_recorder(
     try:
         data = json.loads(dump)
         listed = data.get("entries") or []
+        closing = _closing(listed)
         first = 0 if newest is None else max(0, len(listed) - newest)
-        entries = tuple(_entry(e, epoch_s) for e in listed[first:])
+        entries = tuple(_entry(e, epoch_s, closing) for e in listed[first:])
         status = tuple(_status(pg, s) for pg, s in (data.get("pg_status") or {}).items())
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as e:
         raise ValueError(f"flight recorder dump has an unknown form: {e!r}") from None
     return entries, status
 
 
-def _entry(entry: Mapping[str, Any], epoch_s: float) -> Collective:
+def beside_nccl(
+    entries: Iterable[Collective], status: Iterable[GroupStatus]
+) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+    """What gloo's recorder says in a process that has NCCL's as well."""
+    return (
+        tuple(replace(e, group=e.group + GLOO, pg=e.pg + _GLOO_PG) for e in entries),
+        tuple(replace(s, pg=s.pg + _GLOO_PG) for s in status),
+    )
+
+
+def _closing(listed: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], Mapping[str, Any]]:
+    """By (process group, message number): the entry that closes a batch of messages."""
+    batches = {_batch(e) for e in listed if e.get("is_p2p")}
+    return {
+        _batch(e): e
+        for at, e in enumerate(listed)
+        if _closes(e) and (_batch(e) in batches or at == 0)  # the ring forgets the messages first
+    }
+
+
+def _batch(entry: Mapping[str, Any]) -> tuple[int, int]:
+    return int(entry.get("pg_id", 0)), int(entry.get("p2p_seq_id", 0))
+
+
+def _closes(entry: Mapping[str, Any]) -> bool:
+    name = str(entry.get("profiling_name", ""))
+    return name.endswith(":coalesced") and not entry.get("is_p2p") and bool(entry.get("p2p_seq_id"))
+
+
+def _entry(
+    entry: Mapping[str, Any], epoch_s: float, closing: Mapping[tuple[int, int], Mapping[str, Any]]
+) -> Collective:
     sizes_in, sizes_out = entry.get("input_sizes") or [], entry.get("output_sizes") or []
-    p2p = bool(entry.get("is_p2p"))
+    closes = closing.get(_batch(entry))
+    p2p = bool(entry.get("is_p2p")) or entry is closes
+    state = closes if closes is not None and p2p else entry
     return Collective(
         group=str(entry["process_group"][0]),
         seq=int(entry["p2p_seq_id"] if p2p else entry["collective_seq_id"]),
@@ -43,9 +83,10 @@ def _entry(entry: Mapping[str, Any], epoch_s: float) -> Collective:
         dtype=",".join(sorted({str(d) for d in entry.get("input_dtypes") or []})),
         sizes=_compact(sizes_in),
         entered_s=_seconds(entry["time_created_ns"], epoch_s),
-        done=bool(entry.get("retired")) or entry.get("state") == "completed",
+        done=bool(state.get("retired")) or state.get("state") == "completed",
         p2p=p2p,
         pg=int(entry.get("pg_id", 0)),
+        started=state.get("state") == "started" or bool(state.get("time_discovered_started_ns")),
     )
 
 
