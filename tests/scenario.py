@@ -4,6 +4,7 @@ Every call adds events at the current time `now_s` (box seconds); `after` lets t
 itself (taking evidence, ending ranks) is done by `act`, unless a scenario wants it otherwise.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class FakeBox:
         limits: ev.Limits | None = None,
         sizes: Sequence[int] | None = None,
         must_run: bool = False,
+        dry_run: bool = True,
     ) -> None:
         self.events: list[ev.Event] = []
         self.now_s = 0.0
@@ -56,7 +58,7 @@ class FakeBox:
         self._entered: dict[int, dict[tuple[str, int], ev.Collective]] = {}
         self._exited: set[int] = set()
         self._nodeids = tuple(tests)
-        self.box(ev.RunStarted("run-1", "2026-11-22T21:45:01.000Z", "h200x8", "local", True, ranks, len(tests)))
+        self.box(ev.RunStarted("run-1", "2026-11-22T21:45:01.000Z", "h200x8", "local", dry_run, ranks, len(tests)))
         for index, nodeid in enumerate(tests):
             self.box(ev.TestPlanned(index, nodeid, sizes[index] if sizes else ranks, must_run))
 
@@ -211,11 +213,14 @@ class FakeBox:
         dtype: str = "Float",
         done: bool = False,
         origin: str = "poll",
+        started: bool = False,
     ) -> "FakeBox":
         for rank in _each(ranks):
             pg = int(group) if group.isdigit() else 7
-            sizes = f"[[{numel}]]"
-            entry = ev.Collective(group, seq, op, numel, numel, dtype, sizes, round(self.now_s, 6), done, pg=pg)
+            p2p = bool(re.search(r"(send|recv) \d", op))
+            entry = ev.Collective(
+                group, seq, op, numel, numel, dtype, f"[[{numel}]]", round(self.now_s, 6), done, p2p, pg, started
+            )
             self._entered[rank][group, seq] = entry
             self._flight(rank, origin)
         return self

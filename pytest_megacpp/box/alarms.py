@@ -153,15 +153,17 @@ def _was_in_a_distributed_call(error: Error) -> bool:
 
 
 def _waits(rank: RankView, now_s: float) -> bool:
-    """It waits for a peer, as far as is known."""
+    """It waits for a peer, as far as is known. On a device the recorder alone must do."""
+    if rank.spins:
+        return True
     if not rank.collectives.pending():
         return rank.blocked_since() is not None
-    return _spins(rank) or (now_s - rank.busy_s > QUIET_S and not rank.elsewhere())
+    return now_s - rank.busy_s > QUIET_S and not rank.elsewhere()
 
 
-def _spins(rank: RankView) -> bool:
-    """NCCL burns CPU while it waits, and its caller may be anywhere: on a device the recorder alone must do."""
-    return any(e.op.startswith("nccl") for e in rank.collectives.pending())
+def _begun(rank: RankView) -> bool:
+    """Its device is known to have begun all it waits for; one that computes still doesn't wait."""
+    return all(e.started for e in (*rank.collectives.pending(), *rank.collectives.messages))
 
 
 def _acted(view: TestView, why: str, detail: str, wait: Wait | None = None, now_s: float = 0.0) -> Acted:
@@ -220,7 +222,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     stuck = [_stuck_since(waits, v, now_s) for v in view.unfinished()]
     if not stuck or any(since is None for since in stuck):
         return None
-    by_stack = any(not v.collectives.pending() or not (_spins(v) or v.looked_at()) for v in view.unfinished())
+    by_stack = any(not v.spins and not (v.collectives.pending() and v.looked_at()) for v in view.unfinished())
     since_s = max([*losses, *(s for s in stuck if s is not None)])
     if now_s - since_s < (STUCK_BY_STACK_S if by_stack else STUCK_S):
         return None
@@ -240,7 +242,7 @@ def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float |
     """Since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there."""
     since = [w.since_s for w in waits if rank.rank in w.waiting]
     if since and _waits(rank, now_s):
-        return max(max(since), rank.busy_s)
+        return max(max(since), rank.rests_s)
     return rank.blocked_since()
 
 
@@ -281,10 +283,11 @@ def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | 
 def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """All wait and nobody is missing: everybody receives, or a collective that all entered doesn't end."""
     ranks = view.unfinished()
-    if not ranks or now_s - max(v.busy_s for v in ranks) <= view.limits.stall:
+    rests_s = max((v.rests_s for v in ranks), default=now_s)
+    if now_s - rests_s <= view.limits.stall:
         return None
-    if all(_waits(v, now_s) for v in ranks):
-        everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), max(v.busy_s for v in ranks))
+    if all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
+        everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), rests_s)
         return _acted(view, "stall", "everybody waits", everybody, now_s)
     return None
 
@@ -305,7 +308,7 @@ def to_probe(view: TestView, now_s: float) -> tuple[int, ...]:
 def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
     quiet_s = now_s - rank.busy_s
     looked_s = max((t for t, _ in rank.stacks), default=rank.busy_s)
-    return quiet_s > after_s and not _spins(rank) and now_s - looked_s > max(after_s, PROBE_SHARE * quiet_s)
+    return quiet_s > after_s and not rank.spins and now_s - looked_s > max(after_s, PROBE_SHARE * quiet_s)
 
 
 def _was_importing(rank: RankView, now_s: float) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pytest_megacpp.box import contract, preflight, process
 from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
@@ -77,6 +78,7 @@ class Box:
         self._lines: dict[int, Line] = {}
         self._control_tail = b""
         self._report = self.scratch / "preloaded"
+        self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -135,6 +137,8 @@ class Box:
             requested_count=self.plan.devices,
             dry_run=self.plan.dry_run,
         )
+        states = {state.uuid: state.bus_id for state in survey.gpus.states}
+        self._bus_ids = {d.uuid: states.get(d.uuid, "") for d in survey.devices.devices}
         if found:
             told = " ".join(problem.text for problem in found)
             self.recorder.write(ev.ProblemFound("environment", found[0].cause, told))
@@ -153,6 +157,7 @@ class Box:
             os.set_blocking(self.control, False)
             self._register(self.control, self._hear)
         self._capabilities()
+        self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
         try:
             start_forkserver((*EVERY_RANK_NEEDS, *self.plan.preload), self._report)
@@ -167,6 +172,34 @@ class Box:
         self.recorder.write(ev.Capability("memory_events", self.oom.counts))
         self.recorder.write(ev.Capability("kernel_log", self.oom.reads_log))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
+
+    def _listen_for_faults(self) -> None:
+        if not self._bus_ids:
+            return
+        found, missing = ears(tuple(self._bus_ids))
+        for ear in found:
+            FaultWatch(ear, self._fault_heard).start()
+        self.recorder.write(ev.Capability("device_faults", bool(found), "; ".join(missing.values())[:200]))
+
+    def _fault_heard(self, heard: Heard) -> None:
+        """Called from another thread."""
+        device, uuid = device_of(heard, self._bus_ids)
+        owner = self._owner(heard.pid) if heard.pid is not None else None
+        world, rank = owner or (next(reversed(self.worlds), ""), None)
+        self._look_taken(world, ev.DeviceFault(heard.kind, heard.code, device, uuid, rank, heard.text))
+
+    def _owner(self, pid: int) -> tuple[str, int] | None:
+        """(world, rank) of a rank's process or of one that it started."""
+        seen = process.stat(pid)
+        sessions = {pid, seen.session if seen else pid}
+        ranks = [(w.name, r) for w in list(self.worlds.values()) for r in list(w.ranks.values())]
+        return next(((world, r.rank) for world, r in ranks if r.pid in sessions), None)
+
+    def _look_taken(self, world: str, fact: ev.Fact) -> None:
+        """Hands over what another thread saw."""
+        self._looks.put((world, fact, self.recorder.now_s()))
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b".")
 
     def _register(self, source: object, handle: Callable[[], object]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handle)  # type: ignore[arg-type]
@@ -271,11 +304,7 @@ class Box:
         }
 
     def _watch(self, world: World) -> None:
-        def report(fact: ev.Fact) -> None:
-            self._looks.put((world.name, fact, self.recorder.now_s()))
-            with contextlib.suppress(OSError):
-                self._wake_write.send(b".")
-
+        report = partial(self._look_taken, world.name)
         nccl = not self.plan.dry_run
         targets = [world.target(r, nccl=nccl) for r in world.ranks]
         watches = [RankWatch(t, self._table, self.recorder.epoch_s, report) for t in targets]

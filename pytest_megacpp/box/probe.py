@@ -65,6 +65,8 @@ _COMPILE_COUNTERS = (
     "compile_inductor",
     "compile_file",
     "compile_triton",
+    "compile_runtime_overheads",
+    "triton_autotuner",
     "fx_codegen_and_compile",
     "actual_codegen_and_compile",
     "fxgraph_cache",

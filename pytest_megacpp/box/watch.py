@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pytest_megacpp.box import process
 from pytest_megacpp.box.probe import ask, read_wait_counters
 from pytest_megacpp.recording.events import Collective, Fact, FlightRecorded, GroupStatus, Sampled, StackTaken
-from pytest_megacpp.recording.flight import read_flight_recorder
+from pytest_megacpp.recording.flight import read_flight_recorder, together
 from pytest_megacpp.recording.stacks import main_thread
 
 FASTEST_S = 0.1
@@ -156,11 +156,11 @@ class RankWatch(threading.Thread):
 
     def flight_record(self) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
         """Raises OSError or ValueError."""
-        if self.target.nccl:
-            dump = ask(self.target.worker, "dump_nccl_trace_json", includecollectives="true", onlyactive="false")
-        else:
-            dump = ask(self.target.worker, "fr_trace_json")
-        return read_flight_recorder(dump, self._epoch_s)
+        entries, status = read_flight_recorder(ask(self.target.worker, "fr_trace_json"), self._epoch_s)
+        if not self.target.nccl:
+            return entries, status
+        nccl = ask(self.target.worker, "dump_nccl_trace_json", includecollectives="true", onlyactive="false")
+        return together(read_flight_recorder(nccl, self._epoch_s), (entries, status))
 
     def evidence(self, test: int | None, *, stack: bool) -> None:
         """Everything this rank can still say, before it is ended: counters, collectives, its stack. One whose

@@ -114,7 +114,8 @@ def said(trouble: Trouble) -> str:
 def wait_evidence(wait: Wait) -> Evidence:
     """Who was in a collective and who wasn't."""
     absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
-    text = f"{ranks_named(wait.waiting)} entered {wait} of group {wait.group}{absent}"
+    verb = "began" if wait.began else "entered"
+    text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
     return Evidence(None, wait.since_s, "flight-recorder", text)
 
 

@@ -7,7 +7,7 @@ left without an answer is never green.
 from collections import defaultdict
 from collections.abc import Callable
 
-from pytest_megacpp.judge import deaths, mismatches, outcomes, stalls, startup
+from pytest_megacpp.judge import deaths, devices, mismatches, outcomes, stalls, startup
 from pytest_megacpp.judge.aftermath import threads_that_raised, victims
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
@@ -87,7 +87,8 @@ def _outcome(finding: Finding) -> Outcome:
 
 def _started(timeline: Timeline, view: TestView) -> Finding:
     case = Case(timeline, view, timeline.worlds[view.world])
-    rules = (_fault, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
+    faults = (devices.broken, _fault)
+    rules = (*faults, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
     for rule in (*rules, startup.cut_short, outcomes.incomplete):
         found = rule(case)
         if found is not None:

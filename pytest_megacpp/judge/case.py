@@ -202,6 +202,16 @@ class Case:
             return True
         return view.compiling_since_s is not None and not self.is_through(rank)
 
+    def is_behind(self, rank: int) -> bool:
+        """Its host has queued a collective that others' devices are in, and its own device has not begun it."""
+        return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
+
+    def _is_queued(self, rank: int, wait: Wait) -> bool:
+        entries = {r: self.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in (rank, *wait.waiting)}
+        own = entries.pop(rank)
+        begun = any(e is not None and e.started for e in entries.values())
+        return begun and own is not None and not own.started and not own.done and own.entered_s <= self.moment_s
+
     def holds_gil(self, rank: int) -> bool:
         """Its server answers without the interpreter lock, its interpreter doesn't."""
         view = self.ranks[rank]

@@ -7,7 +7,7 @@ a rank-death; if nobody was left waiting, an ordinary failure of every rank that
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from pytest_megacpp.judge import aftermath, errors
+from pytest_megacpp.judge import aftermath, devices, errors
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
@@ -145,6 +145,7 @@ def _rendezvous(case: Case, own: Sequence[Trouble]) -> Finding | None:
 def _evidence(case: Case, troubles: Sequence[Trouble], blamed: Sequence[int]) -> tuple[Evidence, ...]:
     found = [aftermath.trouble_evidence(t) for t in troubles[:KEPT_TROUBLES]]
     found += aftermath.first_few(blamed, lambda r: _last_output(case, r), 2)
+    found += devices.evidence(case, blamed)
     waiting = set(aftermath.stuck(case, blamed))
     return (*found, *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)))
 

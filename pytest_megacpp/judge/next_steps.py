@@ -7,6 +7,7 @@ a rerun after a proper warm-up, at last the diagnostic preset (what hangs there 
 import shlex
 from dataclasses import dataclass
 
+from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
@@ -130,6 +131,10 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
     ),
     (Code.ENVIRONMENT, None): "mend the box, then rerun: megacpp doctor says what is wrong with it\n{rerun}",
+    **{
+        (Code.ENVIRONMENT, cause): "a GPU of this box is broken: take the box out of use, rerun on another\n{rerun}"
+        for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
+    },
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
     (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
     (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",

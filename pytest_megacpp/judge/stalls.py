@@ -265,14 +265,14 @@ def _cause(case: Case, rank: int) -> str | None:
         return "frozen"
     if case.has_left(rank):
         return "left-early"
+    if case.is_behind(rank):
+        return "device-busy"
     return "gil-held" if case.holds_gil(rank) else None
 
 
 def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
     """`rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
-    entered = [r for r in blamed if still.waits and _entered(case, r, still.waits[0])]
-    verb = "stopped in" if entered else "never entered"
-    head = f"{ranks_named(blamed)} {verb} {still.what}" if still.waits else f"{ranks_named(blamed)} kept others waiting"
+    head = f"{ranks_named(blamed)} {_what_they_did(case, still, blamed)}"
     states = dict.fromkeys(_state(case, still, r, len(blamed) == 1) for r in sorted(blamed)[:16])
     if len(states) == 1:
         return f"{head}: {next(iter(states))}"
@@ -280,15 +280,26 @@ def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> st
     return f"{head}: {', '.join(told)}{', …' if len(blamed) > 2 else ''}"
 
 
+def _what_they_did(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
+    if not still.waits:
+        return "kept others waiting"
+    if still.waits[0].partner is not None:
+        return f"left {ranks_named(still.waits[0].waiting)} waiting in {still.what}"
+    entered = [r for r in blamed if _entered(case, r, still.waits[0])]
+    verb = "never began" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
+    return f"{verb} {still.what}"
+
+
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
-    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq))
+    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait.partner is None else None
     return entry is not None and entry.entered_s <= case.moment_s
 
 
 def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
     """How long after the others it entered what they had given up by then (not: were made to give up by the box)."""
     wait = still.waits[0] if still.waits and case.moment_s < case.end_s else None
-    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait else None
+    number = (wait.group, wait.seq) if wait and wait.partner is None else None
+    entry = case.ranks[rank].collectives.entries.get(number) if number else None
     return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
 
 
@@ -301,6 +312,10 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
             return f"{it} {is_} frozen (stopped by a signal)" + (f" in {where}" if where else "")
         case "left-early":
             return f"{it} had already finished the test"
+        case "device-busy":
+            return f"{it} queued it behind a kernel that {had} device has not ended" + (
+                f", in {where}" if where else ""
+            )
         case "gil-held":
             return f"{it} {was_} in native code that holds {had} GIL" + (f", called from {where}" if where else "")
     if rank in case.blocked:
@@ -337,6 +352,9 @@ def _root_evidence(case: Case, rank: int) -> Evidence | None:
     if case.has_left(rank):
         called = view.reports.get("call")
         return Evidence(rank, called[0] if called else view.finished_s, "report", "finished the test")
+    if case.is_behind(rank):
+        told = "queued what the others wait in; its device has not begun it"
+        return Evidence(rank, case.end_s, "flight-recorder", told)
     if case.holds_gil(rank):
         return Evidence(rank, view.stacks[-1][0], "stack", "its server answers, its interpreter doesn't")
     where = case.location(rank)
@@ -432,7 +450,7 @@ def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_
 
 
 def _quiet_s(case: Case, rank: int) -> float:
-    return case.end_s - case.ranks[rank].progress_s
+    return case.end_s - case.ranks[rank].moved_s
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:

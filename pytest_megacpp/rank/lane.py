@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_RECORD_CHARS = 32_000
-BOX_FIRST_S = 600.0
 
 
 class Lane:
@@ -39,7 +37,6 @@ class Lane:
         self.lane = lane
         self.surface = surface
         self.preset = planned.preset
-        self._limits = planned.limits
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])
         self.local_rank = int(os.environ["LOCAL_RANK"])
@@ -59,15 +56,10 @@ class Lane:
             return False
         if self.backend == "nccl":
             torch.cuda.set_device(self.device)
-            dist.init_process_group("nccl", timeout=self._patience(), device_id=self.device)
+            dist.init_process_group("nccl", device_id=self.device)
         else:
-            dist.init_process_group("gloo", timeout=self._patience())
+            dist.init_process_group("gloo")
         return True
-
-    def _patience(self) -> timedelta:
-        """Longer than every limit, so that the box decides before torch does."""
-        limits = self._limits
-        return timedelta(seconds=max(limits.skew, limits.stall, limits.compile, limits.test) + BOX_FIRST_S)
 
     def mesh(self, shape: Sequence[int], names: Sequence[str]) -> DeviceMesh:
         """A device mesh over all ranks; the product of `shape` is the world size."""

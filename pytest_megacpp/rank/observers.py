@@ -8,11 +8,19 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.recording.events import Capability, Collective, Compiled, FlightRecorded, GroupCreated, GroupStatus
-from pytest_megacpp.recording.flight import read_flight_recorder
+from pytest_megacpp.recording.events import (
+    Capability,
+    Collective,
+    Compiled,
+    DeviceUsed,
+    FlightRecorded,
+    GroupCreated,
+)
+from pytest_megacpp.recording.flight import Read, read_flight_recorder, together
 
 SENT_ENTRIES = 64
 
@@ -24,13 +32,16 @@ class Observers:
         self.agent = agent
         self.test: int | None = None
         self.groups_created = 0
+        self.patience_s = 0.0
         self._compile_before = (0.0, 0, 0, 0)
         self._server: Any = None
+        self._told_device = False
 
     def install(self) -> None:
-        """Patches process-group creation and destruction."""
+        """Patches process-group creation and destruction, and the time-out of groups made without one."""
         from torch.distributed import distributed_c10d as c10d
 
+        c10d._get_default_timeout = self._longer(c10d._get_default_timeout)
         c10d._new_process_group_helper = self._after_creation(c10d._new_process_group_helper)
         destroy = self._before_destruction(c10d.destroy_process_group)
         c10d.destroy_process_group = destroy
@@ -48,6 +59,15 @@ class Observers:
 
     def _missing(self, name: str, error: Exception) -> None:
         self.agent.send(Capability(name, False, f"{type(error).__name__}: {error}"[:200], self.agent.rank))
+
+    def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
+        """NCCL's own 10 minutes would end a rank that waits for a compile; the box decides first."""
+
+        @functools.wraps(default)
+        def patient(*args: Any, **kwargs: Any) -> timedelta:
+            return max(default(*args, **kwargs), timedelta(seconds=self.patience_s))
+
+        return patient
 
     def _after_creation(self, create: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(create)
@@ -70,6 +90,16 @@ class Observers:
         members = kwargs.get("global_ranks_in_group", args[2] if len(args) > 2 else None) or ()
         ranks = tuple(int(r) for r in members)
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, str(group.name())))
+        if not self._told_device and "nccl" in str(group.name()):
+            self._told_device = True
+            self._tell_device()
+
+    def _tell_device(self) -> None:
+        import torch
+
+        index = torch.cuda.current_device()
+        device = torch.cuda.get_device_properties(index)
+        self.agent.send(DeviceUsed(self.agent.rank, index, str(device.name), f"GPU-{device.uuid}"))
 
     def _before_destruction(self, destroy: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(destroy)
@@ -80,15 +110,14 @@ class Observers:
 
         return destroyed
 
-    def flight_record(self, newest: int) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+    def flight_record(self, newest: int) -> Read:
         """This rank's newest collectives, and its counters; empty without a process group."""
-        dump = _flight_dump()
-        return read_flight_recorder(dump, self.agent.epoch_s, newest) if dump else ((), ())
+        entries, status = _read_recorders(self.agent.epoch_s, newest)
+        return entries[-newest:], status
 
     def counters(self) -> dict[int, tuple[int, int]]:
         """(entered, completed) collectives by process group, counted from the group's beginning; cheap."""
-        dump = _flight_dump(entries=False)
-        _, status = read_flight_recorder(dump, 0.0) if dump else ((), ())
+        _, status = _read_recorders(0.0, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
     def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
@@ -131,15 +160,17 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _flight_dump(*, entries: bool = True) -> bytes | str | None:
+def _read_recorders(epoch_s: float, newest: int) -> Read:
+    """The newest entries of this process's recorders; none: only the counters."""
     from torch._C import _distributed_c10d as c10d
 
     if not _initialized():
-        return None
+        return (), ()
+    gloo = read_flight_recorder(c10d._dump_fr_trace_json(newest > 0, False), epoch_s, newest)  # type: ignore[attr-defined]
     nccl = getattr(c10d, "_dump_nccl_trace_json", None)
-    if nccl is not None and _uses_nccl():
-        return nccl(entries, False)  # type: ignore[no-any-return]
-    return c10d._dump_fr_trace_json(entries, False)  # type: ignore[attr-defined, no-any-return]
+    if nccl is None or os.environ.get("MEGACPP_DEVICE") != "cuda":
+        return gloo
+    return together(read_flight_recorder(nccl(newest > 0, False), epoch_s, newest), gloo)
 
 
 def _initialized() -> bool:
@@ -152,12 +183,6 @@ def _world_group() -> Any:
     import torch.distributed as dist
 
     return dist.group.WORLD
-
-
-def _uses_nccl() -> bool:
-    import torch.distributed as dist
-
-    return "nccl" in str(dist.get_backend())
 
 
 def _compile_totals() -> tuple[float, int, int, int]:

@@ -180,7 +180,7 @@ class Groups:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
-    rank waits for the `partner` of a message.
+    rank waits for the `partner` of a message. `began`: it is known whose devices are in it, not just who queued it.
     """
 
     group: str
@@ -190,6 +190,7 @@ class Wait:
     missing: tuple[int, ...]
     since_s: float
     partner: int | None = None
+    began: bool = False
 
     @property
     def number(self) -> Number:
@@ -264,7 +265,8 @@ def wait_of(key: Number, arrived: Mapping[int, Collective], missing: Iterable[in
     inside = begun(arrived)
     behind = {*missing, *(arrived.keys() - inside.keys())}
     first = min((inside[r] for r in sorted(inside)), key=lambda e: e.entered_s)
-    return Wait(*key, bare_op(first.op), tuple(sorted(inside)), tuple(sorted(behind)), first.entered_s)
+    waiting, missing = tuple(sorted(inside)), tuple(sorted(behind))
+    return Wait(*key, bare_op(first.op), waiting, missing, first.entered_s, began=first.started)
 
 
 def begun(arrived: Mapping[int, Collective]) -> Mapping[int, Collective]:

@@ -118,6 +118,31 @@ class RankReady:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceUsed:
+    """The GPU of a rank, told when it makes its first NCCL group; `index` counts the devices that the rank sees."""
+
+    rank: int
+    index: int
+    name: str
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """A GPU's driver reported it. `error`: xid (`code`: NVIDIA's catalogue) or ecc (`code` 1: corrected, 2: not).
+
+    `device` is its place among the lane's GPUs, `rank` the rank whose process it names; None where that isn't told.
+    """
+
+    error: str
+    code: int
+    device: int | None
+    uuid: str
+    rank: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CollectError:
     nodeid: str
     text: str
@@ -452,6 +477,7 @@ class Unknown:
 
 RankFact: TypeAlias = (
     RankReady
+    | DeviceUsed
     | RankCollected
     | RankBroken
     | PhaseStarted
@@ -480,6 +506,7 @@ Fact: TypeAlias = (
     | WorldEnded
     | RankStarted
     | RankExited
+    | DeviceFault
     | TestStarted
     | Acted
     | TestEnded

@@ -8,19 +8,18 @@ A CUDA build has two recorders, one of them for gloo; their groups bear the same
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_megacpp.recording.events import Collective, GroupStatus
 
+Read: TypeAlias = tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]
 GLOO = ":gloo"
 _GLOO_PG = 1 << 20  # both recorders count their groups from zero
 
 
-def read_flight_recorder(
-    dump: bytes | str, epoch_s: float, newest: int | None = None
-) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+def read_flight_recorder(dump: bytes | str, epoch_s: float, newest: int | None = None) -> Read:
     """Entries in their order and the counters per group. `epoch_s` is the wall-clock time of box time zero;
     `newest` reads that many of the newest entries only.
 
@@ -38,14 +37,11 @@ def read_flight_recorder(
     return entries, status
 
 
-def beside_nccl(
-    entries: Iterable[Collective], status: Iterable[GroupStatus]
-) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
-    """What gloo's recorder says in a process that has NCCL's as well."""
-    return (
-        tuple(replace(e, group=e.group + GLOO, pg=e.pg + _GLOO_PG) for e in entries),
-        tuple(replace(s, pg=s.pg + _GLOO_PG) for s in status),
-    )
+def together(nccl: Read, gloo: Read) -> Read:
+    """What a process's two recorders say, in the order of time."""
+    entries = [*nccl[0], *(replace(e, group=e.group + GLOO, pg=e.pg + _GLOO_PG) for e in gloo[0])]
+    status = (*nccl[1], *(replace(s, pg=s.pg + _GLOO_PG) for s in gloo[1]))
+    return tuple(sorted(entries, key=lambda e: e.entered_s) if gloo[0] else entries), status
 
 
 def _closing(listed: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], Mapping[str, Any]]:

@@ -20,6 +20,7 @@ KEPT_REPORTS = 16
 KEPT_FIRST_FORWARDS = 256
 KEPT_CAPABILITIES = 65_536
 KEPT_DAMAGE = 10_000
+KEPT_FAULTS = 256
 MAX_WORLD_SIZE = 65_536
 CPU_PROGRESS_S = 0.02  # less CPU time, and less than this share of a second, is a waiting thread's housekeeping
 CPU_PROGRESS_SHARE = 0.04
@@ -78,6 +79,7 @@ class RankView:
     compiling_since_s: float | None = None
     progress_s: float = 0.0  # of any kind
     busy_s: float = 0.0  # of the main thread
+    issued_s: float = 0.0  # a collective was entered or completed
     tree_cpu: CpuMeter = field(default_factory=CpuMeter)
     main_cpu: CpuMeter = field(default_factory=CpuMeter)
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
@@ -96,6 +98,22 @@ class RankView:
     def out(self) -> bool:
         """Through with the test, one way or the other: it will enter no further collective."""
         return self.gone or self.finished_s is not None
+
+    @property
+    def spins(self) -> bool:
+        """It is in an NCCL call: its host may burn CPU while it waits, and its caller may be anywhere."""
+        seen = self.collectives
+        return any(e.op.startswith("nccl") for e in (*seen.pending(), *seen.messages))
+
+    @property
+    def rests_s(self) -> float:
+        """Since when its main thread does nothing but wait, as far as is known."""
+        return self.issued_s if self.spins else self.busy_s
+
+    @property
+    def moved_s(self) -> float:
+        """When it last made progress; burnt CPU is none while it waits on a device."""
+        return self.issued_s if self.spins else self.progress_s
 
     @property
     def compiling(self) -> bool:
@@ -198,6 +216,8 @@ class WorldView:
     acted_s: float | None = None
     test: int | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    devices: dict[int, ev.DeviceUsed] = field(default_factory=dict)
+    faults: list[tuple[float, ev.DeviceFault]] = field(default_factory=list)
     ended: ev.WorldEnded | None = None
     ended_s: float | None = None
 
@@ -302,6 +322,11 @@ class Timeline:
                 world.pids[fact.rank] = fact.pid
             case ev.RankReady():
                 world.ready[fact.rank] = (time_s, fact)
+            case ev.DeviceUsed():
+                world.devices[fact.rank] = fact
+            case ev.DeviceFault():
+                if len(world.faults) < KEPT_FAULTS:
+                    world.faults.append((time_s, fact))
             case ev.RankCollected():
                 world.collected[fact.rank] = (time_s, fact)
             case ev.RankBroken():
@@ -340,7 +365,9 @@ class Timeline:
         for name, members in world.groups.items():
             groups.announce(name, members)
         ranks = {
-            r: RankView(r, self._thread_of(world, r), RankCollectives(time_s), progress_s=time_s, busy_s=time_s)
+            r: RankView(
+                r, self._thread_of(world, r), RankCollectives(time_s), progress_s=time_s, busy_s=time_s, issued_s=time_s
+            )
             for r in range(world.size)
         }
         self.tests[fact.test] = TestView(
@@ -397,10 +424,10 @@ def _speaks_for_itself(event: ev.Event) -> bool:
 
 
 def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> None:
-    progress_s, busy_s = view.progress_s, view.busy_s
+    progress_s, busy_s, issued_s = view.progress_s, view.busy_s, view.issued_s
     _apply(view, time_s, fact)
     if test.acted is not None:  # taking evidence moves a rank, that is no progress
-        view.progress_s, view.busy_s = progress_s, busy_s
+        view.progress_s, view.busy_s, view.issued_s = progress_s, busy_s, issued_s
     else:  # sources don't arrive in order of time
         view.progress_s, view.busy_s = max(progress_s, view.progress_s), max(busy_s, view.busy_s)
 
@@ -437,7 +464,7 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             if fact.origin == "destroy":
                 view.collectives.restart(time_s)
             if before != (view.collectives.enqueued, view.collectives.completed):
-                view.progress_s = view.busy_s = time_s
+                view.progress_s = view.busy_s = view.issued_s = time_s
         case ev.Sampled():
             _sampled(view, time_s, fact)
         case ev.StackTaken():

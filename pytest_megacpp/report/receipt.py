@@ -100,12 +100,19 @@ def _rank(where: Scene, rank: int) -> Json:
         "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],
         **_compiled(view),
         "collectives": _collectives(view),
+        "device": _device(where, rank),
         "exit": _exit(where, view),
         "error": _error(raised(where, rank)),
         "stack": _stack(where, view),
         "last_line": last_line(where, rank),
         "records": dict(view.records),
     }
+
+
+def _device(where: Scene, rank: int) -> Json:
+    """The GPU that the rank told, null on a CPU."""
+    used = where.world.devices.get(rank) if where.world else None
+    return {"index": used.index, "name": used.name, "uuid": used.uuid} if used else None
 
 
 def _end_s(phase: Phase, view: RankView) -> float | None:

@@ -497,3 +497,36 @@ def test_comparing_only_what_is_new_finds_all_that_differs(issued: list[tuple[in
             found = disagreements(ranks, told.test.groups, clocks.to_compare(told.test))
             clocks.suspects = {(d.group, d.seq) for d in found}
             assert found == disagreements(ranks, told.test.groups)
+
+
+# -- devices -----------------------------------------------------------------------------------------------------
+
+
+def on_devices(*began: bool | None, op: str = "nccl:all_reduce") -> Rehearsal:
+    """Ranks that queued a collective (None: didn't) and burn CPU since; whether their devices have begun it."""
+    rehearsal = Rehearsal(*[[Work(FOREVER)] for _ in began])
+    for rank, started in enumerate(began):
+        if started is not None:
+            entry = ev.Collective("0", 1, op, 8, 8, "Float", "[[8]]", START_S + 0.1, False, " " in op, 0, started)
+            rehearsal.told.box(START_S + 0.1, ev.FlightRecorded(rank, 0, "poll", (entry,), ()))
+    return rehearsal
+
+
+def test_devices_that_wait_for_one_that_is_busy_stall() -> None:
+    acted = expect(on_devices(True, False, True), "stall", LIMITS.stall)
+    assert (acted.waiting, acted.missing) == ((0, 2), (1,))
+
+
+def test_hosts_that_spin_in_a_collective_which_all_devices_began_hang() -> None:
+    acted = expect(on_devices(True, True), "stall", LIMITS.stall, SLACK_S)
+    assert acted.detail == "everybody waits"
+
+
+def test_devices_that_compute_before_the_collective_may_go_on() -> None:
+    acted = expect(on_devices(False, False), "test-limit", LIMITS.test)
+    assert acted.missing == ()
+
+
+def test_a_message_that_nobody_sends_stalls_although_the_host_spins() -> None:
+    acted = expect(on_devices(True, None, op="nccl:recv 0<-1"), "stall", LIMITS.stall)
+    assert (acted.waiting, acted.missing) == ((0,), (1,))

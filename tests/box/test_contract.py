@@ -28,6 +28,7 @@ EVERY_LANE = {
     "TORCH_NCCL_ENABLE_MONITORING": "1",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "1000",
+    "TORCH_NCCL_ENABLE_TIMING": "1",
     "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
     "FSDP_USE_ORIG_PARAMS": "true",
     "GLOO_SOCKET_IFNAME": "lo",
@@ -37,6 +38,9 @@ EVERY_LANE = {
 }
 
 
+ON_DEVICES = {"TORCHINDUCTOR_MAX_AUTOTUNE_GEMM": "0", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
 def by_name(env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str] | None = None) -> dict[str, Setting]:
     return {setting.name: setting for setting in resolve(env, shape=shape, chosen=chosen or set())}
 
@@ -44,7 +48,7 @@ def by_name(env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str
 @pytest.mark.parametrize(
     ("shape", "own"),
     [
-        (H200X8, {"TORCHINDUCTOR_COMPILE_THREADS": "8", "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM": "0"}),
+        (H200X8, {"TORCHINDUCTOR_COMPILE_THREADS": "8", **ON_DEVICES}),
         (DRY_RUN, {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TRITON_INTERPRET": "1"}),
     ],
     ids=["h200x8-fsdp", "dry-run"],

@@ -28,6 +28,14 @@ def in_step(ranks: int = 4, limits: ev.Limits = SHORT) -> FakeBox:
     return box.enters(range(ranks)).after(0.01).completes().after(0.5)
 
 
+def on_devices() -> FakeBox:
+    """The same on GPUs: collectives are NCCL's, each rank told its device."""
+    box = FakeBox(4, limits=SHORT, dry_run=False).begins()
+    for rank in range(4):
+        box.rank(ev.DeviceUsed(rank, rank, "NVIDIA H200", f"GPU-{rank}"))
+    return box.enters(range(4), "nccl:all_reduce", started=True).after(0.01).completes().after(0.5)
+
+
 # -- green ---------------------------------------------------------------------------------------------------
 
 
@@ -444,6 +452,56 @@ def straggler_outnumbered() -> FakeBox:
     box = in_step().enters((0, 1, 3), seq=2).after(31.0)
     box.acts("stall", "everybody waits", (0, 1, 2, 3), (), (), 31.0)
     return box.blocked(2, "recv").aborts("stall").done()
+
+
+@case
+def straggler_device_busy() -> FakeBox:
+    """On devices a collective is queued long before it begins: rank 2 queued it behind a kernel that doesn't end."""
+    box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2, started=True).enters(2, "nccl:all_reduce", 2).after(31.0)
+    box.acts("stall", "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
+    return box.at(2, 120, "attention").aborts("stall").done()
+
+
+@case
+def straggler_point_to_point_on_devices() -> FakeBox:
+    """NCCL's recorder names the partner of a message: rank 2 never sends what rank 3 receives."""
+    box = on_devices().enters(3, "nccl:recv 3<-2", 1, started=True).after(31.0)
+    box.acts("stall", "recv from rank 2 #1 waits for a missing peer", (3,), (2,), (), 31.0)
+    return box.at(2).aborts("stall").done()
+
+
+@case
+def hang_in_a_collective_on_devices() -> FakeBox:
+    """Every device has begun it, and it doesn't end: the hosts burn CPU meanwhile."""
+    box = on_devices().enters(range(4), "nccl:all_reduce", 2, started=True).after(31.0)
+    box.samples(range(4), state="R", cpu_s=32.0)
+    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    return box.aborts("stall").done()
+
+
+@case
+def environment_xid_79() -> FakeBox:
+    """A GPU fell off the bus: what its rank raised, and what others then waited for, is nobody's code."""
+    box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2).after(0.4)
+    box.box(ev.DeviceFault("xid", 79, 2, "GPU-2", None, "GPU has fallen off the bus.")).after(0.1)
+    box.raises(2, "torch.AcceleratorError", "CUDA error: unspecified launch failure").after(0.4)
+    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
+
+
+@case
+def environment_ecc() -> FakeBox:
+    box = on_devices().box(ev.DeviceFault("ecc", 2, 1, "GPU-1", None, "")).after(0.1)
+    box.exits(1, -6, "SIGABRT").after(0.2).acts("exit").aborts("exit")
+    return box.done()
+
+
+@case
+def rank_death_cuda_error_with_its_xid() -> FakeBox:
+    """An Xid that a kernel caused is evidence beside what the rank raised."""
+    box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2).after(0.4)
+    box.raises(2, "torch.AcceleratorError", "CUDA error: an illegal memory access was encountered").after(0.01)
+    box.box(ev.DeviceFault("xid", 31, 2, "GPU-2", 2, "pid=1002, name=python3, MMU Fault: FAULT_PDE")).after(0.4)
+    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
 
 
 @case

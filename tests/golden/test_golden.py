@@ -64,6 +64,6 @@ def test_every_cause_is_documented(name: str) -> None:
     for test in judge_run(CASES[name]().timeline()).tests:
         cause = test.verdict.cause
         if cause is not None and test.verdict.code is not Code.BLOCKED:
-            documented = re.sub(r"^(signal|exit):(?!0$|unknown$).*", r"\1:…", cause)
+            documented = re.sub(r"^(signal|exit|xid):(?!0$|unknown$).*", r"\1:…", cause)
             section = DOCS.read_text(encoding="utf-8").partition(f"## `{test.verdict.code}`")[2].partition("\n## ")[0]
             assert f"`{documented}`" in section, cause

@@ -367,6 +367,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "reported": ev.Reported(0, 0, name, "passed", 1.0),
             "thread-raised": ev.ThreadRaised(0, 0, name, ev.Error("", "", "", 0, "")),
             "finished": ev.Finished(0, 0, True, digests={name: name}),
+            "device-used": ev.DeviceUsed(0, i, name, name),
             "group-created": ev.GroupCreated(0, 0, name, (0, 1)),
             "flight-recorded": ev.FlightRecorded(
                 0, 0, "evidence", (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()

@@ -1,0 +1,109 @@
+"""Owns what GPU errors mean for a test: evidence beside a rank's failure, or a device that is broken; must not know
+how they were heard.
+
+The codes are those of NVIDIA's Xid catalogue. Most follow from what a kernel did; the table names those that only the
+hardware or its firmware can cause.
+"""
+
+from collections.abc import Collection, Iterable
+
+from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge.case import LATE_WORDS_S, Case
+from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.phrases import joined, plain
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.recording.events import DeviceFault
+from pytest_megacpp.recording.ranks import ranks_named
+
+UNCORRECTED = 2
+KEPT_FAULTS = 4
+BROKEN = {
+    48: "a double-bit memory error",
+    62: "its power or thermal controller stopped",
+    64: "faulty memory that can't be taken out of use",
+    74: "an NVLink error",
+    79: "it has fallen off the bus",
+    95: "an uncontained memory error",
+    119: "its firmware does not answer",
+    120: "its firmware failed",
+    140: "an unrecovered memory error",
+}
+_MEANS = {
+    13: "a kernel did something illegal",
+    31: "a kernel touched memory that isn't mapped",
+    43: "a kernel was stopped after an error",
+    45: "its work was removed after an error",
+    94: "a contained memory error",
+}
+
+
+def broken(case: Case) -> Finding | None:
+    """A device failed while the test ran, and the test with it: nothing that the code under test did."""
+    faults = [(t, f) for t, f in _during(case) if _is_broken(f)]
+    if not faults or not (case.troubles or case.test.acted):
+        return None
+    time_s, first = faults[0]
+    rank = rank_of(case, first)
+    owner = f" (rank {rank})" if rank is not None else ""
+    hit = sorted(case.troubles)
+    effect = f"{ranks_named(hit)} failed with it" if hit else aftermath.sentence(case, ())
+    return Finding(
+        Code.ENVIRONMENT,
+        joined((f"GPU {_place(first)}{owner} failed: {_meaning(first)}", effect)),
+        (),
+        _name(first),
+        case.troubles[hit[0]].phase if hit else "call",
+        (*(_evidence(case, t, f) for t, f in faults[:KEPT_FAULTS]), *_failures(case, hit)),
+        aftermath.consequences(case, ()),
+        certainty=Certainty.CERTAIN if hit else Certainty.LIKELY,
+        time_s=time_s,
+    )
+
+
+def evidence(case: Case, ranks: Collection[int]) -> tuple[Evidence, ...]:
+    """What the drivers of these ranks' devices reported while the test ran."""
+    found = [(t, f) for t, f in _during(case) if rank_of(case, f) in ranks]
+    return tuple(_evidence(case, t, f) for t, f in found[:KEPT_FAULTS])
+
+
+def rank_of(case: Case, fault: DeviceFault) -> int | None:
+    """The rank whose process was named, else the one that uses the device."""
+    if fault.rank is not None:
+        return fault.rank
+    users = [r for r, used in case.world.devices.items() if fault.uuid and used.uuid == fault.uuid]
+    if users or case.world.devices:
+        return users[0] if len(users) == 1 else None
+    return fault.device if fault.device is not None and fault.device in case.ranks else None
+
+
+def _during(case: Case) -> Iterable[tuple[float, DeviceFault]]:
+    end_s = case.end_s + LATE_WORDS_S
+    return [(t, f) for t, f in case.world.faults if case.test.started_s <= t <= end_s]
+
+
+def _is_broken(fault: DeviceFault) -> bool:
+    return fault.code in BROKEN if fault.error == "xid" else fault.code == UNCORRECTED
+
+
+def _name(fault: DeviceFault) -> str:
+    return f"xid:{fault.code}" if fault.error == "xid" else "ecc"
+
+
+def _place(fault: DeviceFault) -> str:
+    return str(fault.device) if fault.device is not None else plain(fault.uuid, 60) or "of unknown place"
+
+
+def _meaning(fault: DeviceFault) -> str:
+    if fault.error != "xid":
+        return "a memory error that ECC can't correct" if fault.code == UNCORRECTED else "a corrected memory error"
+    means = BROKEN.get(fault.code) or _MEANS.get(fault.code)
+    return f"Xid {fault.code}{f', {means}' if means else ''}"
+
+
+def _evidence(case: Case, time_s: float, fault: DeviceFault) -> Evidence:
+    told = f": {plain(fault.text, 120)}" if fault.text else ""
+    return Evidence(rank_of(case, fault), time_s, "device", f"GPU {_place(fault)} reported {_meaning(fault)}{told}")
+
+
+def _failures(case: Case, ranks: Iterable[int]) -> tuple[Evidence, ...]:
+    return aftermath.first_few(list(ranks), lambda r: aftermath.trouble_evidence(case.troubles[r]))
