@@ -53,7 +53,7 @@ RECEIPT_FIELDS = {
 }
 RANK_FIELDS = {
     *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
-    *("last_line", "records"),
+    *("device", "last_line", "records"),
 }
 VERDICT_FIELDS = {
     *("code", "summary", "blamed_ranks", "cause", "certainty", "evidence", "consequences", "next_step"),

@@ -21,7 +21,7 @@ RECEIPT = CIRCUMSTANCES | {
 }
 RANK = {
     *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
-    *("last_line", "records"),
+    *("device", "last_line", "records"),
 }
 RUN = CIRCUMSTANCES | {
     *("schema", "run_id", "status", "lane", "surface", "dry_run", "ranks", "started_at", "finished_at", "tests"),
