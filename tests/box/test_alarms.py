@@ -530,3 +530,11 @@ def test_devices_that_compute_before_the_collective_may_go_on() -> None:
 def test_a_message_that_nobody_sends_stalls_although_the_host_spins() -> None:
     acted = expect(on_devices(True, None, op="nccl:recv 0<-1"), "stall", LIMITS.stall)
     assert (acted.waiting, acted.missing) == ((0,), (1,))
+
+
+def test_a_failure_is_found_although_the_hosts_of_the_others_spin() -> None:
+    """Rank 1 raised; rank 0's device waits for it, and rank 0's host burns CPU meanwhile."""
+    rehearsal = on_devices(True, None)
+    rehearsal.told.rank(START_S + 0.2, ev.Reported(1, 0, "call", "failed", 0.1, ev.Error("E", "", "", 0, "")))
+    rehearsal.told.rank(START_S + 0.3, ev.Finished(1, 0, False))
+    expect(rehearsal, "failure-stuck", 0.3, SLACK_S)
