@@ -202,6 +202,18 @@ class Case:
             return True
         return view.compiling_since_s is not None and not self.is_through(rank)
 
+    @property
+    def times_devices(self) -> bool:
+        """Whether the recorder tells which collectives a device has begun."""
+        setting = self.timeline.environment.get("TORCH_NCCL_ENABLE_TIMING")
+        return setting is not None and setting.value == "1"
+
+    def has_only_queued(self, rank: int) -> bool:
+        """It is in a collective of NCCL that its device has not begun: an earlier kernel has not ended."""
+        entries = self.ranks[rank].collectives.pending()
+        queued = [e for e in entries if e.op.startswith("nccl") and not e.started]
+        return self.times_devices and bool(queued) and len(queued) == len(entries)
+
     def is_behind(self, rank: int) -> bool:
         """Its host has queued a collective that others' devices are in, and its own device has not begun it."""
         return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)

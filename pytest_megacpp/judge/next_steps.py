@@ -112,6 +112,10 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "see what each rank waits for; if the diagnostic preset hangs too, it is the infrastructure\n"
         "{show}\n{diagnostic}"
     ),
+    (Code.HANG, "device-busy"): (
+        "find the kernel that {who} launched before the collective; if it is only long, raise the limit\n"
+        "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_test}"
+    ),
     (Code.OVERTIME, None): "raise the limit, or make the test smaller\n{raise_test}\n{diagnostic}",
     (Code.OVERTIME, "run-limit"): "raise the limit of the run, or select fewer tests\n{rerun}",
     (Code.UNCLEAR, None): (

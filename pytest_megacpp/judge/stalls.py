@@ -13,7 +13,7 @@ from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
-from pytest_megacpp.recording.collectives import Wait, incarnation
+from pytest_megacpp.recording.collectives import Wait, bare_op, incarnation
 from pytest_megacpp.recording.ranks import ranks_named
 
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
@@ -519,6 +519,8 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
     still = standstill(case)
     if still.cycle or (still.roots and (still.waits or still.waiting)):
         return _waited(case, still)
+    if busy := tuple(r for r in present if case.has_only_queued(r)):
+        return _devices_busy(case, still, busy, quiet_s)
     blamed = still.waiting or tuple(present)
     where = dict.fromkeys(w for r in blamed[:16] if (w := case.location(r)))
     at = f" (in {next(iter(where))})" if len(where) == 1 else ""
@@ -531,6 +533,27 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _root_evidence(case, r))),
         relies=frozenset({Source.COUNTERS, Source.STACKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
+        time_s=case.end_s,
+    )
+
+
+def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s: float) -> Finding:
+    """Hosts queued a collective behind kernels that don't end; whether they are hung or only long is not told."""
+    its = "its device has" if len(busy) == 1 else "their devices have"
+    queued = case.ranks[busy[0]].collectives.pending()[0]
+    what = f"{bare_op(plain(queued.op, 60))} #{queued.seq}"
+    where = case.location(busy[0])
+    at = f", in {where}" if where else ""
+    return Finding(
+        Code.HANG,
+        f"{ranks_named(busy)} queued {what} {seconds(quiet_s)} before the {_name(case)} limit passed, and {its} not "
+        f"begun it: an earlier kernel does not end{at}",
+        busy,
+        "device-busy",
+        case.phase_of(busy[0]),
+        (*_limit_evidence(case, busy), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
+        relies=frozenset({Source.COLLECTIVES}),
+        certainty=Certainty.LIKELY,
         time_s=case.end_s,
     )
 

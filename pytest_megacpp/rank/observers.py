@@ -117,7 +117,7 @@ class Observers:
 
     def counters(self) -> dict[int, tuple[int, int]]:
         """(entered, completed) collectives by process group, counted from the group's beginning; cheap."""
-        _, status = _read_recorders(0.0, 0)
+        _, status = _read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
     def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
@@ -170,7 +170,8 @@ def _read_recorders(epoch_s: float, newest: int) -> Read:
     nccl = getattr(c10d, "_dump_nccl_trace_json", None)
     if nccl is None or os.environ.get("MEGACPP_DEVICE") != "cuda":
         return gloo
-    return together(read_flight_recorder(nccl(newest > 0, False), epoch_s, newest), gloo)
+    newest = max(newest, SENT_ENTRIES)  # without its entries NCCL's counters lag behind
+    return together(read_flight_recorder(nccl(True, False), epoch_s, newest), gloo)
 
 
 def _initialized() -> bool:

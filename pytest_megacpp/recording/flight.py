@@ -31,7 +31,7 @@ def read_flight_recorder(dump: bytes | str, epoch_s: float, newest: int | None =
         closing = _closing(listed)
         first = 0 if newest is None else max(0, len(listed) - newest)
         entries = tuple(_entry(e, epoch_s, closing) for e in listed[first:])
-        status = tuple(_status(pg, s) for pg, s in (data.get("pg_status") or {}).items())
+        status = tuple(_caught_up(_status(pg, s), entries) for pg, s in (data.get("pg_status") or {}).items())
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as e:
         raise ValueError(f"flight recorder dump has an unknown form: {e!r}") from None
     return entries, status
@@ -101,6 +101,14 @@ def _numel(sizes: list[list[int]]) -> int:
 def _compact(sizes: list[list[int]]) -> str:
     text = json.dumps(sizes, separators=(",", ":")) if sizes else ""
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _caught_up(status: GroupStatus, entries: Sequence[Collective]) -> GroupStatus:
+    """NCCL counts what is over in its watchdog, which looks now and then; an entry's state is asked of the device."""
+    mine = [e for e in entries if e.pg == status.pg and not e.p2p and e.op.startswith("nccl")]
+    open_ = min((e.seq for e in mine if not e.done), default=status.enqueued + 1)
+    over = max((e.seq for e in mine if e.done and e.seq < open_), default=0)
+    return replace(status, completed=max(status.completed, over))
 
 
 def _status(pg: str, status: Mapping[str, Any]) -> GroupStatus:

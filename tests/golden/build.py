@@ -471,6 +471,14 @@ def straggler_point_to_point_on_devices() -> FakeBox:
 
 
 @case
+def hang_device_busy() -> FakeBox:
+    """Every host queued the collective behind a kernel that doesn't end: nobody waits for a peer."""
+    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", "plugin", "who began"))
+    box.enters(range(4), "nccl:all_reduce", 2).after(99.5).samples(range(4), state="R", cpu_s=99.0)
+    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+
+
+@case
 def hang_in_a_collective_on_devices() -> FakeBox:
     """Every device has begun it, and it doesn't end: the hosts burn CPU meanwhile."""
     box = on_devices().enters(range(4), "nccl:all_reduce", 2, started=True).after(31.0)

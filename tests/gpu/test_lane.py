@@ -142,24 +142,7 @@ SUITE = """
         ctypes.string_at(0)
 
 
-    @pytest.mark.expect_verdict("rank-death", ranks=[0], cause="signal:SIGABRT")
-    @pytest.mark.one(test=60)
-    def test_watchdog_with_a_short_time_out_of_the_user_s_own():
-        from datetime import timedelta
-
-        import torch
-        import torch.distributed as dist
-
-        torch.cuda.set_device(0)
-        dist.init_process_group("nccl", device_id=torch.device("cuda", 0), timeout=timedelta(seconds=3))
-        values = torch.ones(8, device="cuda")
-        dist.all_reduce(values)
-        torch.cuda._sleep(60 * 2_000_000_000)
-        dist.all_reduce(values)
-        torch.cuda.synchronize()
-
-
-    @pytest.mark.expect_verdict("overtime", ranks=[])
+    @pytest.mark.expect_verdict("hang", ranks=[0], cause="device-busy")
     @pytest.mark.one(test=6, stall=2)
     def test_kernel_that_does_not_end(modal_one):
         import torch
@@ -239,12 +222,19 @@ def test_the_receipt_names_the_device(ran: Ran) -> None:
     assert device["index"] == 0
     assert device["uuid"].startswith("GPU-")
     assert device["uuid"] in json.dumps(receipt["devices"])
-    assert receipt["backend"] == "gloo,nccl"
+    assert "nccl" in receipt["backend"]
 
 
 def test_collectives_of_both_recorders_are_counted(ran: Ran) -> None:
     seen = ran.receipt("test_collectives")["ranks"][0]["collectives"]
     assert seen["entered"] == seen["completed"] >= 8
+
+
+def test_a_clean_group_serves_the_next_test(events: list[ev.Event]) -> None:
+    """NCCL's counters lag behind its collectives; a group that looked unfinished was made anew for every test."""
+    clean = {e.fact.test: e.fact.group_clean for e in events if isinstance(e.fact, ev.Finished)}
+    assert clean[3]
+    assert clean[4]
 
 
 def test_the_first_forward_and_what_it_compiled_are_in_the_receipt(ran: Ran) -> None:
@@ -261,11 +251,6 @@ def test_an_illegal_address_shows_what_the_driver_reported(ran: Ran, events: lis
     told = [e for e in ran.verdict("test_illegal_address")["evidence"] if e["source"] == "device"]
     assert [e["rank"] for e in told] == [0]
     assert "Xid 31" in told[0]["text"]
-
-
-def test_a_watchdog_s_last_words_are_evidence(ran: Ran) -> None:
-    verdict = ran.verdict("test_watchdog_with_a_short_time_out_of_the_user_s_own")
-    assert "Watchdog caught collective operation timeout" in json.dumps(verdict)
 
 
 def test_an_unfinished_kernel_is_told_from_a_wait(ran: Ran) -> None:

@@ -158,3 +158,10 @@ def test_waits_of_one_number_are_told_apart() -> None:
     waits = message_waits({0: (entry("recv 0<-1", p2p=True), entry("send 0->1", p2p=True))}, Groups(2))
     collective = Wait("0", 1, "all_reduce", (0,), (1,), 1.0)
     assert len({w.number for w in (*waits, collective)}) == 3
+
+
+def test_what_the_device_ended_is_completed_although_the_watchdog_has_not_looked() -> None:
+    entries = (raw("all_reduce", 1, state="completed"), raw("all_reduce", 2, state="completed"), raw("all_reduce", 3))
+    status = {"0": {"last_enqueued_collective": "3", "last_completed_collective": "1"}}
+    _, (counted,) = read_flight_recorder(json.dumps({"entries": entries, "pg_status": status}), 0.0)
+    assert counted == ev.GroupStatus(0, 3, 2)
