@@ -222,11 +222,12 @@ class _Inquiry:
     # -- the tests -------------------------------------------------------------------------------------------
 
     def _guarded(self, rule: Rule) -> Iterator[str]:
-        """Test files below what the rule runs, from the project's directory."""
+        """Test files in what the rule runs, from the project's directory."""
         for place in rule.places:
             path = self.project / place
             found = [place] if path.is_file() else _python_below(path, self.project)
-            yield from (f for f in found if path.is_file() or is_test_file(f, self.test_files))
+            known = (file for file in found if path.is_file() or is_test_file(file, self.test_files))
+            yield from (file for file in known if rule.may_guard(file))
 
 
 def is_test_file(path: str, patterns: Collection[str]) -> bool:

@@ -33,6 +33,10 @@ class Rule:
         named = [entry for entry in self.run if _names(entry.removeprefix("!"), nodeid)]
         return bool(named) and not named[-1].startswith("!")
 
+    def may_guard(self, file: str) -> bool:
+        """Whether this rule decides about any test of a file."""
+        return self.guards(f"{file}::") or any(entry.startswith(f"{file}::") for entry in self.run)
+
     def lets_skip(self, nodeid: str) -> bool:
         return any(_names(entry, nodeid) for entry in self.may_skip)
 

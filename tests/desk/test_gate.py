@@ -174,6 +174,13 @@ def test_a_project_below_the_top_sees_its_own_paths(repository: Repository) -> N
     assert after("pyproject.toml") == {"own", "shared", "follow"}
 
 
+def test_what_a_rule_takes_out_is_not_its_business(ask: Ask) -> None:
+    some = Rule("some", ("lib/**",), ("suites", "!suites/dynamic", "!suites/kernels"))
+    gate = ask([some], "lib/helper.py")
+    assert gate.decisions[0].guarded == ("suites/test_blocks.py",)
+    assert not gate.deciding("suites/dynamic/test_any.py::test_x")
+
+
 def test_unguarded_tests_always_run(ask: Ask) -> None:
     gate = ask([KERNELS])
     assert gate.runs("elsewhere/test_new.py::test_x")

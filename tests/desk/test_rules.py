@@ -29,6 +29,14 @@ def test_a_rule_guards_what_it_runs(run: list[str], nodeid: str, guarded: bool) 
     assert rule(*run).guards(nodeid) is guarded
 
 
+def test_a_rule_knows_its_files() -> None:
+    some = rule("suites", "!suites/slow", "other/test_b.py::test_c")
+    assert some.may_guard("suites/test_a.py")
+    assert some.may_guard("other/test_b.py")
+    assert not some.may_guard("suites/slow/test_a.py")
+    assert not some.may_guard("other/test_c.py")
+
+
 def test_a_rule_is_called_by_its_name_or_what_it_runs() -> None:
     assert rule("a", name="kernels").name == "kernels"
     assert rule("a/b").name == "a/b"
