@@ -39,12 +39,10 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (["--surface", "lokal"], "did you mean 'local'?"),
         (["--surface", "modal"], "isn't built in this version"),
         (["--replay", "nowhere"], "no run 'nowhere'"),
-        (["-n", "2"], "run them without -n"),
+        (["--lane-annotations", "of"], "unknown choice 'of'; did you mean 'off'?"),
     ],
 )
 def test_options_are_checked(simple: Project, typed: list[str], answer: str) -> None:
-    if "-n" in typed:
-        pytest.importorskip("xdist")
     ran = simple.pytest("-m", "h200x8", *typed)
     assert ran.code == pytest.ExitCode.USAGE_ERROR
     assert answer in ran.text
