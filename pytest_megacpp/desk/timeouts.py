@@ -6,6 +6,7 @@ started for each lane test, and what they ask of `pytest_timeout_set_timer` is t
 
 import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class Timeouts:
             for name in ("pytest_runtest_protocol", "pytest_runtest_call"):
                 for hook in getattr(self._config.hook, name).get_hookimpls():
                     if hook.plugin is theirs:
-                        _begin(hook.function, item)
+                        _begin(hook, item)
         finally:
             self._asked = None
         return self._limit_s if self._limit_s > 0 else None
@@ -43,13 +44,13 @@ class Timeouts:
         return True if self._is_lane_test(item) else None
 
 
-def _begin(hook: Callable[..., object], item: pytest.Item) -> None:
+def _begin(hook: Any, item: pytest.Item) -> None:
     """Runs a wrapper up to its `yield`, where the test would come."""
-    started = hook(item)
-    if isinstance(started, types.GeneratorType):
-        try:
+    given = {"item": item}
+    try:
+        started = hook.function(*(given.get(name) for name in hook.argnames))
+        if isinstance(started, types.GeneratorType):
             next(started, None)
-        except (TypeError, ValueError) as error:
-            raise pytest.UsageError(f"{item.nodeid}: its timeout makes no sense to pytest-timeout: {error}") from None
-        finally:
             started.close()
+    except (TypeError, ValueError) as error:
+        raise pytest.UsageError(f"{item.nodeid}: its timeout makes no sense to pytest-timeout: {error}") from None
