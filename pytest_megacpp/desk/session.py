@@ -19,7 +19,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
-from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_status
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, cost_of_test, run_json, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 
 POLL_S = 0.004
@@ -179,14 +179,11 @@ class LaneRun:
         return str(path.relative_to(relative_to)) if path.is_relative_to(relative_to) else str(path)
 
     def properties(self, index: int) -> dict[str, object]:
-        """What JUnit keeps of a test's run, its cost included: the GPUs of the box for as long as the test took."""
-        test = self.timeline.tests.get(index)
-        ended_s = (test.ended_s or self.timeline.last_s) if test else 0.0
-        seconds = ended_s - test.started_s if test else 0.0
-        gpus = 0 if self.plan.dry_run else self.plan.devices
-        told: dict[str, object] = {"run": self.plan.run_id, "seconds": round(seconds, 3)}
-        told["gpu_seconds"] = round(seconds * gpus, 3)
-        return {**told, "dry_run": "true"} if self.plan.dry_run else told
+        """What JUnit keeps of a test's run, its share of the cost included."""
+        spent = cost_of_test(self.meta, self.timeline, index)
+        told = {"run": self.plan.run_id, "seconds": spent.seconds, "gpu_seconds": spent.gpu_seconds, "usd": spent.usd}
+        told |= {"dry_run": "true"} if self.plan.dry_run else {}
+        return {name: value for name, value in told.items() if value is not None}
 
     def _meta_now(self) -> RunMeta:
         return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate))
