@@ -1,11 +1,21 @@
 """What a test file imports, by its sources alone."""
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.changes import python_files
 from pytest_megacpp.desk.imports import ImportGraph, Reach
+
+ROOT = Path(__file__).parents[2]
+LOADED = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(*(getattr(module, "__file__", None) or "" for module in list(sys.modules.values())), sep="\\n")
+"""
 
 
 def reached(root: Path, files: dict[str, str], test: str = "tests/test_it.py", *places: str) -> Reach:
@@ -103,3 +113,14 @@ def test_what_is_not_written_there_is_told(tmp_path: Path, said: str) -> None:
 def test_what_only_looks_dynamic_is_not(tmp_path: Path) -> None:
     said = "model.exec(code)\npytest_plugins = ()\nloader.load(name)\nimport_module('json')"
     assert reached(tmp_path, {"tests/test_it.py": said}).opaque == ()
+
+
+@pytest.mark.parametrize("module", ["tests.report.test_text", "tests.desk.test_cli", "tests.plugin.test_gatekeeper"])
+def test_what_python_really_loads_is_reached(module: str) -> None:
+    """Of this repository, by an interpreter of its own."""
+    command = [sys.executable, "-c", LOADED, module]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    ours = {Path(file).relative_to(ROOT).as_posix() for file in loaded if Path(file).is_relative_to(ROOT)}
+    reach = ImportGraph(ROOT, python_files(ROOT)).reach(f"{module.replace('.', '/')}.py")
+    assert len(ours) > 5
+    assert ours <= reach.files.keys()
