@@ -1,8 +1,9 @@
 """Owns the first lines of a box in somebody's image; must parse and run under any Python 3.
 
 `python3 …/pytest_megacpp/box/start.py MODULE ARGUMENTS…` runs a module of `pytest_megacpp.box`. Run as a file, it needs
-nothing installed and no variable set. A Python that is too old for the rest is told in the recording, where every other
-problem of a box is told, and on standard output for desks that can't read the recording's file.
+nothing installed and no variable set, and what it starts finds the package, whatever the image says. A Python that is
+too old for the rest is told in the recording, where every other problem of a box is told, and on standard output for
+desks that can't read the recording's file.
 """
 
 import importlib
@@ -18,6 +19,10 @@ RUN_THE_PLAN = ("__main__", "away")  # their first arguments are the plan and th
 def main(module: str, *arguments: str) -> int:
     package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[0] = package_root
+    paths = [package_root] + [
+        p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p not in ("", package_root)
+    ]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     if sys.version_info[:2] >= OLDEST_PYTHON:
         code = importlib.import_module("pytest_megacpp.box." + module).main(*arguments)
         return int(code or 0)

@@ -90,6 +90,8 @@ def test_an_older_python_is_asked_before_anything_it_cannot_read(
     ast.parse(START.read_text(), feature_version=(3, 6))
     monkeypatch.setattr(start, "OLDEST_PYTHON", (sys.version_info[0], sys.version_info[1] + 1))
     monkeypatch.setattr(sys, "path", [str(START.parent), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", "/the/images/own")
     assert start.main("__main__", str(directory / "plan.json"), str(directory)) == os.EX_UNAVAILABLE
     assert causes(told(directory)) == [("environment", "python")] * 2
     assert start.main("follow", str(directory), "0") == os.EX_UNAVAILABLE
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(START.parents[2]), "/the/images/own"]

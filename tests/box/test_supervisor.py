@@ -232,6 +232,17 @@ def test_the_run_limit_ends_a_running_test() -> None:
     assert box.now_s < 4.0
 
 
+def test_a_budget_ends_the_run_in_its_own_words() -> None:
+    tests = planned(), planned(), planned()
+    scenario = Scenario(replace(plan(*tests), budget_s=3.0), programs={1: [[Work(FOREVER)]] * 2})
+    box = SimulatedBox(scenario).run()
+    assert outcomes(box) == {0: ("finished", ""), 1: ("aborted", "budget")}
+    assert box.finish is not None
+    assert (box.finish.reason, box.acted[1].why) == ("budget", "stop")
+    assert "after 3 s there is only enough left to end in order" in box.finish.detail
+    assert box.now_s < 5.0
+
+
 @pytest.mark.parametrize("stop_s", [0.0, 0.1, 0.4, 0.9, 1.3, 2.0])
 def test_a_stop_ends_the_run_wherever_it_is(stop_s: float) -> None:
     box = run(*[planned(4)] * 3, stop_s=stop_s, programs={i: [(Work(1.0),)] * 4 for i in range(3)})
