@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import fcntl
@@ -9,12 +10,14 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -236,10 +239,53 @@ def wait_for_a_child() -> None:
     subprocess.run(["sleep", str(LONG_S)], check=True)
 
 
+def wait_for_a_tool_in_a_session_of_its_own(seconds: int) -> None:
+    code = f"import time; end = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True, start_new_session=True)
+
+
 def wait_for_a_thread() -> None:
     thread = threading.Thread(target=time.sleep, args=(LONG_S,), daemon=True)
     thread.start()
     thread.join()
+
+
+def wait_for_a_loader() -> None:
+    """A worker of a DataLoader that doesn't get its sample."""
+
+    class LostShard(list[int]):
+        def __getitem__(self, index: int) -> int:  # type: ignore[override]
+            time.sleep(LONG_S)
+            return index
+
+    read_everything(LostShard(range(8)))
+
+
+def run_an_event_loop() -> None:
+    asyncio.run(asyncio.sleep(LONG_S))
+
+
+def sleep_deep_down(depth: int = 150) -> None:
+    """Below more frames than a dump shows."""
+    if depth:
+        sleep_deep_down(depth - 1)
+    else:
+        time.sleep(LONG_S)
+
+
+def fail_to_serve() -> None:
+    """Ask a server that took the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        client.recv(1)
+
+
+def sleep_in_backward() -> None:
+    """A gradient hook that doesn't return, on a stack that autograd's engine began."""
+    import torch
+
+    weights = torch.ones(8, requires_grad=True)
+    weights.register_hook(lambda gradient: time.sleep(LONG_S))
+    weights.square().sum().backward()
 
 
 def receive_only(lane: Lane, source: int | None = None) -> None:
@@ -346,6 +392,18 @@ def forward_with_a_late_backward(lane: Lane, delays: Callable[[], None]) -> Tens
     backend = aot_autograd(fw_compiler=forward_compiler, bw_compiler=backward_compiler)
     weights = torch.ones(8, device=lane.device, requires_grad=True)
     return torch.compile(lambda w: w.sin().sum(), backend=backend)(weights)  # type: ignore[no-any-return]
+
+
+def wait_for_a_lost_result() -> None:
+    """As when the worker of a compiler's pool died without a word."""
+    Future[None]().result()
+
+
+def compile_one_after_the_other(lane: Lane, delays: Callable[[], None], graphs: int) -> None:
+    """Many small compiles: none of them takes long."""
+    for elements in range(1, graphs + 1):
+        forget_compiled_code()
+        compile_with(backend_that(delays), lane, elements)
 
 
 def give_up_on_the_graph() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,38 @@ def test_compiler_process_is_stuck(modal_h200x8: Lane, tmp_path: Path) -> None:
     if modal_h200x8.rank == 0:
         with faults.cpp_compiler(tmp_path, "exec sleep 600"):
             faults.compile_on_the_host()
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=2, skew=50, stall=3, test=60)
+@pytest.mark.expect_verdict("compile-skew", ranks=[1], cause="no-progress")
+def test_compiler_pool_lost_its_worker(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        faults.compile_with(faults.backend_that(faults.wait_for_a_lost_result), modal_h200x8)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=2, skew=3, stall=60, test=60)
+@pytest.mark.expect_verdict("compile-skew", ranks=[1])
+def test_one_small_compile_after_the_other(modal_h200x8: Lane) -> None:
+    """None takes as long as ``skew``, but it is one collective in which the peer waits for all of them."""
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        faults.compile_one_after_the_other(modal_h200x8, lambda: time.sleep(0.7), graphs=60)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=2, skew=4, stall=2, test=60)
+@pytest.mark.expect_verdict("compile-skew", ranks=[1])
+def test_compiling_in_a_thread(modal_h200x8: Lane) -> None:
+    """Loading the compiler may alone take longer than ``stall``."""
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        backend = faults.backend_that(faults.spin)
+        thread = threading.Thread(target=faults.compile_with, args=(backend, modal_h200x8))
+        thread.start()
+        thread.join()
     faults.wait_for_everyone(modal_h200x8)
 
 

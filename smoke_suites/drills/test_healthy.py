@@ -94,6 +94,29 @@ def test_waiting_for_a_compiling_rank(modal_h200x8: Lane) -> None:
 
 
 @pytest.mark.h200x8(ranks=2)
+@pytest.mark.parametrize(
+    "compiler",
+    [lambda: time.sleep(5), lambda: faults.wait_for_a_tool_in_a_session_of_its_own(5)],
+    ids=["sleeps", "works elsewhere"],
+)
+def test_waiting_for_a_rank_whose_compiler_is_idle_itself(modal_h200x8: Lane, compiler: Callable[[], None]) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        faults.compile_with(faults.backend_that(compiler), modal_h200x8)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=4)
+def test_the_last_to_come_sleeps_when_the_others_have_left(modal_h200x8: Lane) -> None:
+    """It was seen waiting a moment before; now nobody waits for anybody."""
+    for _ in range(3):
+        time.sleep(0.4 if modal_h200x8.rank else 0.8)
+        faults.wait_for_everyone(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        time.sleep(3)
+
+
+@pytest.mark.h200x8(ranks=2)
 def test_waiting_for_a_rank_that_waits_for_a_lock_of_inductor(modal_h200x8: Lane) -> None:
     faults.line_up(modal_h200x8)
     if modal_h200x8.rank == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,6 +89,61 @@ def test_two_halves_disagree(modal_h200x8: Lane) -> None:
     faults.wait_for_everyone(modal_h200x8)
 
 
+@pytest.mark.h200x8(stall=3, test=60)
+@pytest.mark.expect_verdict("collective-mismatch", ranks=[1, 2, 6], cause="operation")
+def test_three_of_eight_broadcast(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank in (1, 2, 6):
+        faults.broadcast_from(modal_h200x8, source=1)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=4, stall=3, test=60)
+@pytest.mark.expect_verdict("collective-mismatch", ranks=[2], cause="operation")
+def test_one_rank_leaves_a_collective_out(modal_h200x8: Lane) -> None:
+    """From then on it is one behind the others."""
+    import torch.distributed as dist
+
+    if modal_h200x8.rank != 2:
+        faults.wait_for_everyone(modal_h200x8)
+    faults.broadcast_from(modal_h200x8, source=0)
+    dist.barrier()
+
+
+@pytest.mark.h200x8(ranks=4, stall=3, test=120)
+@pytest.mark.expect_verdict("collective-mismatch", ranks=[3], cause="operation")
+def test_wrong_operation_after_thousands(modal_h200x8: Lane) -> None:
+    """Far more than the recorder holds."""
+    import torch
+    import torch.distributed as dist
+
+    values = torch.ones(8, device=modal_h200x8.device)
+    for _ in range(2000):
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    if modal_h200x8.rank == 3:
+        faults.broadcast_from(modal_h200x8, source=3)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=2, stall=3, test=60)
+@pytest.mark.expect_verdict("collective-mismatch", ranks=[], cause="operation")
+def test_one_rank_skips_the_backward_of_a_sharded_model(modal_h200x8: Lane) -> None:
+    """It goes on to the next forward, which gathers, where its peer scatters."""
+    import torch
+    from torch.distributed.fsdp import fully_shard
+
+    lane = modal_h200x8
+    layers = torch.nn.Sequential(*(torch.nn.Linear(16, 16, device=lane.device) for _ in range(2)))
+    mesh = lane.mesh((lane.ranks,), ("data",))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(layers, mesh=mesh)
+    for step in range(4):
+        loss = layers(torch.ones(4, 16, device=lane.device)).sum()
+        if (lane.rank, step) != (1, 2):
+            loss.backward()
+
+
 # Another size.
 
 
@@ -105,6 +161,14 @@ def test_wrong_size_among_three(modal_h200x8: Lane, elements: int) -> None:
     """Transports differ in what they make of it: they abort a rank, raise on the culprit, or notice nothing."""
     faults.line_up(modal_h200x8)
     faults.reduce_elements(modal_h200x8, elements if modal_h200x8.rank == 1 else 8)
+
+
+@pytest.mark.h200x8(ranks=4, stall=3, test=60)
+@pytest.mark.expect_verdict("collective-mismatch", ranks=[1], cause="size")
+def test_wrong_size_whose_error_nobody_minds(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    with contextlib.suppress(RuntimeError):
+        faults.reduce_elements(modal_h200x8, 12 if modal_h200x8.rank == 1 else 8)
 
 
 @pytest.mark.h200x8(stall=3, test=60)

@@ -40,8 +40,18 @@ def test_endless_loop(modal_h200x8: Lane) -> None:
 @pytest.mark.expect_verdict("straggler", ranks=[0])
 @pytest.mark.parametrize(
     "block",
-    [faults.take_a_lock_twice, faults.read_an_empty_pipe, faults.wait_for_a_child, faults.wait_for_a_thread],
-    ids=["lock", "pipe", "child", "thread"],
+    [
+        faults.take_a_lock_twice,
+        faults.read_an_empty_pipe,
+        faults.wait_for_a_child,
+        faults.wait_for_a_thread,
+        faults.wait_for_a_loader,
+        faults.run_an_event_loop,
+        faults.sleep_deep_down,
+        faults.fail_to_serve,
+        faults.sleep_in_backward,
+    ],
+    ids=["lock", "pipe", "child", "thread", "loader", "event loop", "deep stack", "server", "backward"],
 )
 def test_blocked_elsewhere(modal_h200x8: Lane, block: Callable[[], None]) -> None:
     faults.line_up(modal_h200x8)
@@ -122,7 +132,7 @@ def test_does_not_come_to_the_rendezvous(slow_before_the_group_on_rank_3: None, 
     faults.wait_for_everyone(modal_h200x8)
 
 
-@pytest.mark.h200x8(ranks=4, stall=2, test=6)
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
 @pytest.mark.expect_verdict("straggler", ranks=[1])
 def test_others_give_up_waiting(modal_h200x8: Lane) -> None:
     """Their own time-out is the shorter one, and then nobody waits any more."""
@@ -133,7 +143,17 @@ def test_others_give_up_waiting(modal_h200x8: Lane) -> None:
     faults.wait_for_everyone(modal_h200x8)
 
 
-@pytest.mark.h200x8(ranks=4, stall=2, test=5)
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[3])
+def test_comes_when_the_others_have_given_up(modal_h200x8: Lane) -> None:
+    faults.line_up(modal_h200x8)
+    faults.shorten_patience(1)
+    if modal_h200x8.rank == 3:
+        time.sleep(1.7)
+    faults.wait_for_everyone(modal_h200x8)
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
 @pytest.mark.expect_verdict("straggler", ranks=[2])
 def test_monitored_barrier_without_a_rank(modal_h200x8: Lane) -> None:
     from datetime import timedelta
@@ -145,6 +165,52 @@ def test_monitored_barrier_without_a_rank(modal_h200x8: Lane) -> None:
     if modal_h200x8.rank == 2:
         time.sleep(faults.LONG_S)
     dist.monitored_barrier(group, timeout=timedelta(seconds=1))
+
+
+@pytest.mark.h200x8(stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[4, 6])
+def test_two_of_four_pairs_lack_a_rank(modal_h200x8: Lane) -> None:
+    """Each for a reason of its own, in groups of their own; the other pairs are well and wait for all."""
+    import torch.distributed as dist
+
+    lane = modal_h200x8
+    pairs = [dist.new_group([first, first + 1]) for first in range(0, lane.ranks, 2)]
+    faults.line_up(lane)
+    if lane.rank == 4:
+        time.sleep(faults.LONG_S)
+    if lane.rank == 6:
+        faults.spin()
+    faults.wait_for(lane, pairs[lane.rank // 2])
+    faults.wait_for_everyone(lane)
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[2])
+def test_one_of_a_mesh_of_two_by_two(modal_h200x8: Lane) -> None:
+    """Its row lacks it, and its column lacks its row."""
+    lane = modal_h200x8
+    mesh = lane.mesh((2, 2), ("data", "model"))
+    for step in range(4):
+        if (lane.rank, step) == (2, 2):
+            time.sleep(faults.LONG_S)
+        faults.wait_for(lane, mesh.get_group("model"))
+        faults.wait_for(lane, mesh.get_group("data"))
+
+
+@pytest.mark.h200x8(ranks=2, stall=3, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[1])
+def test_stuck_between_forward_and_backward_of_a_sharded_model(modal_h200x8: Lane) -> None:
+    import torch
+    from torch.distributed.fsdp import fully_shard
+
+    lane = modal_h200x8
+    model = torch.nn.Linear(16, 16, device=lane.device)
+    fully_shard(model, mesh=lane.mesh((lane.ranks,), ("data",)))
+    for step in range(3):
+        loss = model(torch.ones(4, 16, device=lane.device)).sum()
+        if (lane.rank, step) == (1, 1):
+            faults.take_a_lock_twice()
+        loss.backward()
 
 
 # A rank left.
@@ -300,6 +366,35 @@ def test_asynchronous_collective_lacks_a_rank(modal_h200x8: Lane) -> None:
     for work in works:
         work.wait()
     assert values[0].tolist() == [4.0] * 8
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[3])
+def test_ring_of_messages_lacks_a_rank(modal_h200x8: Lane) -> None:
+    import torch
+    import torch.distributed as dist
+
+    lane = modal_h200x8
+    faults.line_up(lane)
+    if lane.rank == 3:
+        time.sleep(faults.LONG_S)
+    mine, theirs = (torch.ones(8, device=lane.device) for _ in range(2))
+    messages = [
+        dist.P2POp(dist.isend, mine, (lane.rank + 1) % lane.ranks),
+        dist.P2POp(dist.irecv, theirs, (lane.rank - 1) % lane.ranks),
+    ]
+    for work in dist.batch_isend_irecv(messages):
+        work.wait()
+    theirs.tolist()
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("hang", ranks=[0, 1, 2, 3])
+def test_ranks_do_not_agree_on_the_root(modal_h200x8: Lane) -> None:
+    """Rank 1 thinks that it broadcasts, as does rank 0; no recorder shows roots."""
+    faults.line_up(modal_h200x8)
+    faults.broadcast_from(modal_h200x8, source=1 if modal_h200x8.rank == 1 else 0)
+    faults.wait_for_everyone(modal_h200x8)
 
 
 @pytest.mark.h200x8(ranks=4, stall=2, test=60)
