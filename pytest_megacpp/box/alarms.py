@@ -8,7 +8,7 @@ of its own, still lacks its peer: that peer's time goes on.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
@@ -19,6 +19,8 @@ SETTLE_S = 0.15  # between a first sign and acting on it: its companions are sti
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
 STUCK_BY_STACK_S = 0.8
 PROBE_SHARE = 0.2  # of the quiet time between two looks at a stack
+AWAITED_S = 1.0  # so long others wait before the missing one's stack is looked at
+AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
@@ -39,6 +41,7 @@ class Clocks:
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
     late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
+    importing: set[Number] = field(default_factory=set)  # waits for peers that load the compiler
     mismatch_since_s: float | None = None
     suspects: set[Number] = field(default_factory=set)
     compared: dict[int, int] = field(default_factory=dict)  # changes per rank that were compared
@@ -56,19 +59,29 @@ class Clocks:
                 clock.pop(_MESSAGES, None)
             while len(clock) > KEPT_CLOCKS:
                 del clock[next(iter(clock))]
+        self.importing &= self.late.keys()
         for number, ranks in self.late.items():
             self._add(number, elapsed_s, [_compiles(view.ranks[r], now_s) for r in ranks])
-            if _all_compile(view, ranks, now_s) and not all(view.ranks[r].compiling for r in ranks):
-                self._was_compiling(number)
+            loading = [view.ranks[r] for r in ranks if not view.ranks[r].compiling]
+            if not loading or not _all_compile(view, ranks, now_s):
+                self.importing.discard(number)
+            elif number not in self.importing:
+                self.importing.add(number)
+                self._was_compiling(number, min(now_s - _looked_before_s(rank) for rank in loading))
 
     def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
         for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
             if runs:
                 clock[number] = clock.get(number, 0.0) + elapsed_s
 
-    def _was_compiling(self, number: Number) -> None:
-        """What looked like ordinary code was the import of the compiler."""
-        self.compiling_s[number] = self.compiling_s.get(number, 0.0) + self.plain_s.pop(number, 0.0)
+    def _was_compiling(self, number: Number, seconds: float) -> None:
+        """What looked like ordinary code for so long, at most, was the import of the compiler."""
+        moved_s = min(seconds, self.plain_s.get(number, 0.0))
+        self.plain_s[number] = self.plain_s.get(number, 0.0) - moved_s
+        self.compiling_s[number] = self.compiling_s.get(number, 0.0) + moved_s
+
+    def waited_s(self, number: Number) -> float:
+        return self.compiling_s.get(number, 0.0) + self.plain_s.get(number, 0.0)
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Collectives that ranks issued since the last call, and those that didn't match then."""
@@ -186,6 +199,11 @@ def _compiles(rank: RankView, now_s: float) -> bool:
     return rank.compiling or (fresh and not rank.out and rank.imports_compiler())
 
 
+def _looked_before_s(rank: RankView) -> float:
+    """When it was looked at before the last time."""
+    return rank.stacks[-2][0] if len(rank.stacks) > 1 else float("-inf")
+
+
 def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
     """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for."""
     missing = acted.missing if acted.why == "stall" else ()
@@ -298,18 +316,44 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     return None
 
 
-def to_probe(view: TestView, now_s: float) -> tuple[int, ...]:
-    """Ranks whose stack is worth a look: quiet and not looked at lately, or last seen on their way to a compile."""
+def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:
+    """Ranks whose stack is worth a look: quiet ones, those that others wait for, and those on their way to a compile;
+    none that was looked at lately.
+    """
     failed = any(_lost_s(v) is not None for v in view.ranks.values())
     after_s = 0.3 if failed else min(2.0, view.limits.stall / 3)
-    return tuple(v.rank for v in view.unfinished() if _is_quiet(v, after_s, now_s) or _was_importing(v, now_s))
+    awaited_s = _awaited_s(view, clocks)
+    return tuple(
+        v.rank
+        for v in view.unfinished()
+        if _is_quiet(v, after_s, now_s) or _is_awaited(v, awaited_s, now_s) or _was_importing(v, now_s)
+    )
+
+
+def _awaited_s(view: TestView, clocks: Clocks) -> dict[int, float]:
+    """Since how long others wait for a rank; those that wait only a moment left out."""
+    after_s = min(AWAITED_S, view.limits.stall / 4, view.limits.skew / 4)
+    waits = [(ranks, clocks.waited_s(number)) for number, ranks in clocks.late.items()]
+    return {r: waited_s for ranks, waited_s in waits for r in ranks if waited_s > after_s}
 
 
 def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
     quiet_s = now_s - rank.busy_s
-    looked_s = max((t for t, _ in rank.stacks), default=rank.busy_s)
+    looked_s = _looked_s(rank) if rank.stacks else rank.busy_s
     return quiet_s > after_s and not rank.spins and now_s - looked_s > max(after_s, PROBE_SHARE * quiet_s)
 
 
+def _is_awaited(rank: RankView, awaited_s: Mapping[int, float], now_s: float) -> bool:
+    """A compiling one says so by itself."""
+    waited_s = awaited_s.get(rank.rank)
+    if waited_s is None or rank.compiling:
+        return False
+    return now_s - _looked_s(rank) > max(FRESH_S, AWAITED_SHARE * waited_s)
+
+
 def _was_importing(rank: RankView, now_s: float) -> bool:
-    return bool(rank.stacks) and now_s - rank.stacks[-1][0] > FRESH_S / 2 and rank.imports_compiler()
+    return bool(rank.stacks) and now_s - _looked_s(rank) > FRESH_S / 2 and rank.imports_compiler()
+
+
+def _looked_s(rank: RankView) -> float:
+    return max((t for t, _ in rank.stacks), default=float("-inf"))

@@ -246,7 +246,7 @@ class Supervisor:
         self._looked_again = False
         if acted is not None:
             return self._abort(view, acted)
-        ranks = to_probe(view, now_s)
+        ranks = to_probe(view, self._clocks, now_s)
         return (TakeEvidence(view.world, view.index, ranks),) if ranks else ()
 
     def _abort(self, view: TestView, acted: Acted) -> tuple[Action, ...]:

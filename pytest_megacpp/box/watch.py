@@ -23,7 +23,7 @@ from pytest_megacpp.recording.stacks import main_thread
 FASTEST_S = 0.1
 SLOWEST_S = 1.0
 STACK_S = 1.0
-SILENT_S = 1.0  # an interpreter that didn't answer isn't asked again at once
+SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
 STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
 

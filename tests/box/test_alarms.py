@@ -1,6 +1,7 @@
 """When a box ends a test early: each rule when it should and not before, and no rule without need."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +78,7 @@ class Rehearsal:
                 acted = alarm(self.view, self.clocks, self.now_s)
             if acted is not None:
                 return self.now_s - START_S, acted
-            self.watching.evidence(self.now_s, to_probe(self.view, self.now_s))
+            self.watching.evidence(self.now_s, to_probe(self.view, self.clocks, self.now_s))
         return None
 
 
@@ -249,7 +250,11 @@ def test_loading_the_compiler_is_compiling() -> None:
     """No counter tells of it, so the stack of a missing peer is asked for before it is called late."""
     acted = expect(Rehearsal([Import(FOREVER)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
     assert acted.compiling == (0,)
+    patient = replace(LIMITS, stall=30.0)
+    expect(Rehearsal([Import(FOREVER)], [Collect()], limits=patient), "skew", LIMITS.skew, SLACK_S)
     near_skew = 0.9 * LIMITS.skew
+    loads = [Work(15), Import(2), Compile(2), Collect()]
+    assert Rehearsal(loads, [Collect()], limits=patient).alarm() is None  # what came before the import was no compile
     assert Rehearsal([Import(near_skew), Collect()], [Collect()]).alarm() is None
     assert Rehearsal([Import(near_skew / 2), Compile(near_skew / 2), Collect()], [Collect()]).alarm() is None
     expect(Rehearsal([Import(1), Idle(FOREVER)], [Collect()]), "stall", LIMITS.stall, SLACK_S)
@@ -397,17 +402,38 @@ def test_a_step_back_in_time_adds_no_waiting() -> None:
     assert clocks.plain_s == {} or clocks.plain_s["0", 1] == pytest.approx(4.0)
 
 
-def test_stacks_are_taken_of_quiet_ranks_only_and_not_all_the_time() -> None:
-    rehearsal = Rehearsal([Work(FOREVER)], [Idle(FOREVER)], [Collect()])
+def looks(rehearsal: Rehearsal) -> list[tuple[float, int]]:
+    """At whose stack the box looks, and when; filled while the rehearsal goes on."""
     taken: list[tuple[float, int]] = []
     probe: Callable[[float, tuple[int, ...] | None], None] = rehearsal.watching.evidence
     rehearsal.watching.evidence = lambda at_s, stacks_of=None: (  # type: ignore[method-assign]
         taken.extend((at_s, r) for r in stacks_of or ()),
         probe(at_s, stacks_of),
     )[1]
+    return taken
+
+
+def test_stacks_are_taken_of_quiet_ranks_and_not_all_the_time() -> None:
+    rehearsal = Rehearsal([Work(FOREVER)], [Idle(FOREVER)], [Collect(group="1", ranks=(1, 2))])
+    taken = looks(rehearsal)
     assert rehearsal.alarm(3.9) is None
     assert {r for _, r in taken} == {1, 2}
     assert len(taken) <= 8
+
+
+def test_stacks_are_taken_of_busy_ranks_that_others_wait_for() -> None:
+    rehearsal = Rehearsal([Work(FOREVER)], [Work(FOREVER)], [Collect(group="1", ranks=(1, 2))])
+    taken = looks(rehearsal)
+    assert rehearsal.alarm(3.9) is None
+    assert {r for _, r in taken} == {1, 2}
+    assert 1 <= sum(r == 1 for _, r in taken) <= 3
+
+
+def test_ranks_that_wait_a_moment_leave_the_others_alone() -> None:
+    rehearsal = Rehearsal(*[[Work(0.9 if r else 0.1), Collect()] * 10 for r in range(2)])
+    taken = looks(rehearsal)
+    assert rehearsal.alarm() is None
+    assert [r for _, r in taken if r == 1] == []
 
 
 # -- whole programs ----------------------------------------------------------------------------------------------
@@ -480,7 +506,7 @@ def test_whatever_ranks_say_there_is_an_answer(events: list[ev.Event]) -> None:
         for now_s in (2.0, 2.5, 60.0, 1e9):
             acted = alarm(view, clocks, now_s)
             assert acted is None or acted.test == view.index
-            assert set(to_probe(view, now_s)) <= set(view.ranks)
+            assert set(to_probe(view, clocks, now_s)) <= set(view.ranks)
 
 
 ISSUED = st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["all_reduce", "broadcast"]), st.booleans())
