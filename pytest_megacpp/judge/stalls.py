@@ -431,13 +431,11 @@ def _at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
 
 
 def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
-    state = "was in a compile that makes no progress" if at_rest else "was still compiling"
-    state = state if len(blamed) == 1 else state.replace("was", "were", 1)
     what = f" in {still.what}" if still.waits else ""
     others = tuple(Consequence(r, "was missing as well", "straggler") for r in still.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
-        f"{ranks_named(blamed)} {state} ({_compiled_for(case, blamed)}) while {_wait_text(case, still)}{what}",
+        f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)} while {_wait_text(case, still)}{what}",
         blamed,
         "no-progress" if at_rest else None,
         _phase(case, still, blamed),
@@ -447,6 +445,12 @@ def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_
         _doubts(case, still),
         time_s=_since_s(case, still),
     )
+
+
+def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
+    if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
+        return "still loading torch's compiler"
+    return f"{'in a compile that makes no progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
 
 
 def _quiet_s(case: Case, rank: int) -> float:
