@@ -68,11 +68,18 @@ class Clocks:
             elif number not in self.importing:
                 self.importing.add(number)
                 self._was_compiling(number, min(now_s - _looked_before_s(rank) for rank in loading))
+        self._new_messages(max((now_s - w.since_s for w in waits if (w.group, w.seq) == _MESSAGES), default=0.0))
 
     def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
         for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
             if runs:
                 clock[number] = clock.get(number, 0.0) + elapsed_s
+
+    def _new_messages(self, longest_s: float) -> None:
+        """All messages have one number, but nobody waits for one longer than that."""
+        for clock in (self.compiling_s, self.plain_s):
+            if _MESSAGES in clock:
+                clock[_MESSAGES] = min(clock[_MESSAGES], longest_s)
 
     def _was_compiling(self, number: Number, seconds: float) -> None:
         """What looked like ordinary code for so long, at most, was the import of the compiler."""
@@ -301,13 +308,18 @@ def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | 
 def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """All wait and nobody is missing: everybody receives, or a collective that all entered doesn't end."""
     ranks = view.unfinished()
-    rests_s = max((v.rests_s for v in ranks), default=now_s)
-    if now_s - rests_s <= view.limits.stall:
+    if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
         return None
-    if all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
-        everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), rests_s)
-        return _acted(view, "stall", "everybody waits", everybody, now_s)
-    return None
+    since_s = max(_rests_s(v) or now_s for v in ranks)
+    if now_s - since_s <= view.limits.stall:
+        return None
+    everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)
+    return _acted(view, "stall", "everybody waits", everybody, now_s)
+
+
+def _rests_s(rank: RankView) -> float | None:
+    """Since when it does nothing else."""
+    return rank.rests_s if rank.spins or rank.collectives.pending() else rank.blocked_since()
 
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -338,9 +350,12 @@ def _awaited_s(view: TestView, clocks: Clocks) -> dict[int, float]:
 
 
 def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
+    """Once it is quiet, from time to time, and whenever it had been awake and is quiet again."""
     quiet_s = now_s - rank.busy_s
     looked_s = _looked_s(rank) if rank.stacks else rank.busy_s
-    return quiet_s > after_s and not rank.spins and now_s - looked_s > max(after_s, PROBE_SHARE * quiet_s)
+    again = looked_s < rank.ran_s and now_s - rank.ran_s > after_s
+    lately = now_s - looked_s <= max(after_s, PROBE_SHARE * quiet_s)
+    return quiet_s > after_s and not rank.spins and (again or not lately)
 
 
 def _is_awaited(rank: RankView, awaited_s: Mapping[int, float], now_s: float) -> bool:

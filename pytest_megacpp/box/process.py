@@ -52,13 +52,14 @@ def stat(pid: int) -> Stat | None:
     return Stat(pid, rest[0], int(rest[1]), int(rest[2]), int(rest[3]), ticks * _CLOCK_TICK_S)
 
 
-def main_thread_cpu_s(pid: int) -> float:
-    """CPU seconds of the main thread alone; 0 when the process is gone."""
+def main_thread(pid: int) -> tuple[float, int]:
+    """CPU seconds of the main thread alone and how often it got to run; zeros when the process is gone."""
     try:
         with open(f"/proc/{pid}/task/{pid}/schedstat", "rb") as f:
-            return int(f.read().split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+            cpu_ns, _, runs = f.read().split()[:3]
+        return int(cpu_ns) / 1e9, int(runs)
+    except (OSError, ValueError):
+        return 0.0, 0
 
 
 def all_processes() -> list[Stat]:

@@ -131,6 +131,7 @@ class RankWatch(threading.Thread):
                 compiling, compile_s = read_wait_counters(ask(self.target.worker, "wait_counter_values"))
         except (OSError, ValueError):
             answered = False
+        main_cpu_s, main_runs = process.main_thread(self.target.pid)
         return Sampled(
             rank=self.target.rank,
             test=test,
@@ -139,8 +140,9 @@ class RankWatch(threading.Thread):
             compiling=compiling,
             compile_s=round(compile_s, 3),
             cpu_s=round(cpu_s, 2),
-            main_cpu_s=round(process.main_thread_cpu_s(self.target.pid), 2),
+            main_cpu_s=round(main_cpu_s, 2),
             output_bytes=sum(_size(path) for path in self.target.logs),
+            main_runs=main_runs,
         )
 
     def _look_at_collectives(self, test: int) -> None:

@@ -379,7 +379,8 @@ class Sampled:
 
     `answered`: its worker server replied. `state`: the kernel's letter for the main thread (R, S, D, T, Z).
     `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far:
-    `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread. `output_bytes`: written to its logs.
+    `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread; `main_runs`: how often the kernel let that one
+    run, which stays the same while it waits in one call. `output_bytes`: written to its logs.
     """
 
     rank: int
@@ -391,6 +392,7 @@ class Sampled:
     cpu_s: float
     main_cpu_s: float = 0.0
     output_bytes: int = 0
+    main_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

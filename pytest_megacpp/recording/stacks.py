@@ -21,6 +21,7 @@ _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[
 
 
 _WAITING = re.compile(r"\.(wait|synchronize|barrier)\(|\bTCPStore\(")
+_JOINING = frozenset({"init_process_group", "new_group", "init_device_mesh"})
 _SLEEPING = re.compile(r"\bsleep\(")
 _COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")
 
@@ -131,6 +132,11 @@ def _user_depth(thread: Thread) -> int:
 def _waits_natively(thread: Thread) -> bool:
     """As far as the source line can tell; an unknown one could be a wait."""
     return _in_native_wait(thread) or (_user_depth(thread) == 0 and not thread.line)
+
+
+def joins_group(thread: Thread) -> bool:
+    """Whether it makes a process group, where torch may look for its peers again and again."""
+    return any(f.function in _JOINING and _COMMUNICATION.search(f.file) for f in thread.frames)
 
 
 def imports_compiler(dump: str) -> bool:

@@ -10,7 +10,15 @@ from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, open_waits
-from pytest_megacpp.recording.stacks import Thread, imports_compiler, is_elsewhere, main_thread, sleeps, waits_for_peer
+from pytest_megacpp.recording.stacks import (
+    Thread,
+    imports_compiler,
+    is_elsewhere,
+    joins_group,
+    main_thread,
+    sleeps,
+    waits_for_peer,
+)
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
@@ -78,7 +86,8 @@ class RankView:
     answered_s: float | None = None
     compiling_since_s: float | None = None
     progress_s: float = 0.0  # of any kind
-    busy_s: float = 0.0  # of the main thread
+    busy_s: float = 0.0  # of the main thread: it computed
+    ran_s: float = 0.0  # of the main thread: it was awake, if only for a moment
     issued_s: float = 0.0  # a collective was entered or completed
     tree_cpu: CpuMeter = field(default_factory=CpuMeter)
     main_cpu: CpuMeter = field(default_factory=CpuMeter)
@@ -136,11 +145,12 @@ class RankView:
         return next((p.name for p in reversed(self.phases) if p.end_s is None), None)
 
     def blocked_since(self) -> float | None:
-        """Since when the main thread is known, by its stack, to wait for a peer; None when it isn't."""
+        """Since when the main thread is known, by its stack, to wait for a peer in one call; None when it isn't."""
         taken = self.stack()
-        if taken is None or taken[0] < self.busy_s or not waits_for_peer(taken[1]):
+        if taken is None or not waits_for_peer(taken[1]):
             return None
-        return self.busy_s
+        since_s = self.busy_s if joins_group(taken[1]) else max(self.busy_s, self.ran_s)
+        return since_s if taken[0] >= since_s else None
 
     def looked_at(self) -> bool:
         """Whether its stack was asked for since it last computed."""
@@ -424,10 +434,10 @@ def _speaks_for_itself(event: ev.Event) -> bool:
 
 
 def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> None:
-    progress_s, busy_s, issued_s = view.progress_s, view.busy_s, view.issued_s
+    progress_s, busy_s, issued_s, ran_s = view.progress_s, view.busy_s, view.issued_s, view.ran_s
     _apply(view, time_s, fact)
     if test.acted is not None:  # taking evidence moves a rank, that is no progress
-        view.progress_s, view.busy_s, view.issued_s = progress_s, busy_s, issued_s
+        view.progress_s, view.busy_s, view.issued_s, view.ran_s = progress_s, busy_s, issued_s, ran_s
     else:  # sources don't arrive in order of time
         view.progress_s, view.busy_s = max(progress_s, view.progress_s), max(busy_s, view.busy_s)
 
@@ -493,6 +503,8 @@ def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
         view.progress_s = time_s
     if view.main_cpu.computes(time_s, fact.main_cpu_s):
         view.busy_s = time_s
+    if last is not None and fact.main_runs != last.main_runs:
+        view.ran_s = max(view.ran_s, time_s)
     if fact.answered:
         view.answered_s = time_s
         if not fact.compiling:

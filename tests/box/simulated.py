@@ -234,6 +234,7 @@ class Ranks:
             compile_s=0.0,
             cpu_s=round(life.spent_s(at_s, "work", "spin", "import", "compile"), 2),
             main_cpu_s=round(life.spent_s(at_s, "work", "spin", "import"), 2),
+            main_runs=sum(a <= at_s for a, _, _ in life.spans),
         )
 
     def flight(self, rank: int, test: int, at_s: float, origin: str) -> ev.FlightRecorded | None:

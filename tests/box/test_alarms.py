@@ -327,6 +327,15 @@ def test_nccl_ranks_wait_though_they_burn_cpu() -> None:
 # -- nobody moves, test limit ------------------------------------------------------------------------------------
 
 
+def test_waits_for_one_message_after_the_other_do_not_add_up() -> None:
+    """The waking in between costs no CPU time that could be seen."""
+    receives = [Receive(0.8 * LIMITS.stall)] * 5
+    assert Rehearsal([Idle(5 * LIMITS.stall)], receives).alarm() is None
+    staggered = [[Idle(0.2 * LIMITS.stall * r), *receives] for r in range(4)]
+    assert Rehearsal(*staggered).alarm() is None
+    expect(Rehearsal([Idle(FOREVER)], [*receives, Receive(FOREVER)]), "stall", 5 * LIMITS.stall, SLACK_S)
+
+
 def test_all_receive_and_nobody_sends() -> None:
     acted = expect(Rehearsal(*everybody(Work(1), Receive(FOREVER), ranks=4)), "stall", 1 + LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((0, 1, 2, 3), ())

@@ -14,6 +14,7 @@ from pytest_megacpp.recording.stacks import (
     communication_call,
     imports_compiler,
     is_elsewhere,
+    joins_group,
     main_thread,
     sleeps,
     threads,
@@ -148,6 +149,15 @@ Thread 0x13 (most recent call first):
     assert imports_compiler(importing)
     assert not imports_compiler(importing.replace("<module>", "convert_frame"))
     assert not imports_compiler('Thread 0x12 (\n  File "/home/me/slow.py", line 1 in <module>')
+
+
+def test_making_a_group_is_known_from_other_waits() -> None:
+    """Some of its stores ask again and again, which isn't progress."""
+    calls = ("wait", "_new_process_group_helper", "init_process_group")
+    frames = tuple(Frame(f"{SITE}/torch/distributed/distributed_c10d.py", 9, call) for call in calls)
+    assert joins_group(Thread("0x1", frames))
+    assert not joins_group(main(WAITING))
+    assert not joins_group(Thread("0x1", (Frame("/home/me/dist.py", 9, "init_process_group"),)))
 
 
 def test_a_thread_that_sleeps_chose_for_how_long() -> None:
