@@ -171,13 +171,14 @@ class FakeBox:
         *,
         when: str = "call",
         traceback: str = "",
+        context: tuple[str, ...] = (),
     ) -> "FakeBox":
         """A failure as a rank reports it, its flight recorder first."""
         for rank in _each(ranks):
             if self._entered[rank]:
                 self._flight(rank, "failure", source=f"rank {rank}")
             text = traceback or f"train.py:{line}: in step\nE   {type_name}: {message}"
-            error = ev.Error(type_name, message, "suite/train.py", line, text)
+            error = ev.Error(type_name, message, "suite/train.py", line, text, context)
             self.reports(when, rank, "failed", error=error)
         return self
 
@@ -192,10 +193,16 @@ class FakeBox:
         return self.reports(when, ranks, "skipped", skip=ev.Skip("suite/test_step.py", 9, f"Skipped: {reason}"))
 
     def exits(
-        self, rank: int, code: int | None = None, signal: str | None = None, oom: bool | None = False
+        self,
+        rank: int,
+        code: int | None = None,
+        signal: str | None = None,
+        oom: bool | None = False,
+        *,
+        alive_s: float | None = None,
     ) -> "FakeBox":
         self._exited.add(rank)
-        return self.box(ev.RankExited(rank, code, signal, oom))
+        return self.box(ev.RankExited(rank, code, signal, oom, alive_s=alive_s))
 
     def writes(self, rank: int, text: str, stream: str = "stderr") -> "FakeBox":
         return self.box(ev.OutputRead(rank, self.test, stream, text))

@@ -80,6 +80,7 @@ class Box:
         self._report = self.scratch / "preloaded"
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
+        self._looked_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------------------
 
@@ -214,10 +215,13 @@ class Box:
 
     def _pump(self, wait_s: float) -> None:
         """Handles what happened, waiting at most `wait_s` for something to happen."""
-        for key, _ in self._selector.select(wait_s):
+        ready = self._selector.select(wait_s)
+        looked_s = self.recorder.now_s()
+        for key, _ in ready:
             with contextlib.suppress(KeyError):
                 if key.fd in self._selector.get_map():
                     key.data()
+        self._looked_s = looked_s  # whoever's end is only found by a later look was alive now
 
     def _pump_until(self, done: Callable[[], bool], limit_s: float) -> bool:
         deadline = time.monotonic() + limit_s
@@ -485,7 +489,8 @@ class Box:
         code = rank.exit_code()
         name = signal.Signals(-code).name if code is not None and code < 0 else None
         oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False
-        self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending), world.name, at_s=at_s)
+        alive_s = round(self._looked_s, 6)
+        self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending, alive_s), world.name, at_s=at_s)
         self._hurry(world.name)
 
     def _drain_looks(self) -> None:

@@ -29,7 +29,10 @@ _ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words."""
+    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words.
+
+    It happened at `time_s`, or between `since_s` and then where the box learnt it late.
+    """
 
     rank: int
     time_s: float
@@ -39,6 +42,11 @@ class Trouble:
     text: str
     place: str
     phase: str
+    since_s: float = float("inf")
+
+    @property
+    def earliest_s(self) -> float:
+        return min(self.since_s, self.time_s)
 
     @property
     def secondary(self) -> bool:
@@ -108,7 +116,7 @@ class Case:
             return None
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported failed without an error", "", 0, "")
-        kind = self._alone(errors.classify(error.type, error.message, error.traceback))
+        kind = self._alone(errors.classify(error.type, error.message, error.traceback, error.context))
         where = file_line(error.file, error.line)
         return Trouble(view.rank, time_s, "report", kind, kind.cause, error_text(error), where, report.when)
 
@@ -136,6 +144,7 @@ class Case:
             exit_text(exited),
             where,
             self.phase_at(view.rank, time_s),
+            time_s if exited.alive_s is None else exited.alive_s,
         )
 
     def _alone(self, kind: Kind) -> Kind:

@@ -38,10 +38,18 @@ def find(case: Case) -> Finding | None:
 
 
 def _first(own: Sequence[Trouble]) -> Trouble:
-    """Within what clocks can't order, a process that ended comes before a report."""
-    earliest = min(t.time_s for t in own)
-    close = [t for t in own if t.time_s <= earliest + TOO_CLOSE_S]
-    return min(close, key=lambda t: (t.source != "exit", t.time_s, t.rank))
+    """Of what can't be ordered, what can follow from others the least: a signal, then an exit, then a report."""
+    begun = min(own, key=lambda t: t.time_s)
+    close = [t for t in own if t.earliest_s <= begun.time_s + TOO_CLOSE_S]
+    return min(close, key=lambda t: (_may_follow(t), t.time_s, t.rank))
+
+
+def _may_follow(trouble: Trouble) -> int:
+    """How well it could be what a rank does when it loses a peer."""
+    if trouble.source != "exit":
+        return 2
+    killed = trouble.cause.startswith(("signal:", "oom-")) and trouble.cause not in ("signal:SIGABRT", "signal:SIGTERM")
+    return 0 if killed else 1
 
 
 def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tuple[int, ...]) -> Finding:
@@ -74,8 +82,10 @@ def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
 
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
-    close = [t.rank for t in others if t.time_s - first.time_s < TOO_CLOSE_S]
-    text = f"{ranks_named(close)} failed within {1000 * TOO_CLOSE_S:.0f} ms of it: which was first can't be told"
+    close = [
+        t for t in others if t.earliest_s < first.time_s + TOO_CLOSE_S and first.earliest_s < t.time_s + TOO_CLOSE_S
+    ]
+    text = f"{ranks_named(t.rank for t in close)} failed at about the same time: which was first can't be told"
     return (Doubt(Source.REPORTS, text),) if close else ()
 
 

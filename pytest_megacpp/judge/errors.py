@@ -5,6 +5,7 @@ says that a peer is gone or late: it never is the cause of anything.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,6 +88,8 @@ SIGNS = (
 
 # A test that fails by its own words is no victim, whatever it quotes, unless it says that a peer's error is the cause.
 _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInterrupt"})
+# These quote what processes of the test's own said to each other.
+_OF_CHILDREN = frozenset({"ProcessRaisedException", "ProcessExitedException", "ChildFailedError", "CalledProcessError"})
 _TYPES = {"OutOfMemoryError": Kind.CUDA_OOM, "MemoryError": Kind.MEMORY, "AcceleratorError": Kind.CUDA}
 _CAUSE = "The above exception was the direct cause"
 _CHAINED = re.compile(rf"{_CAUSE}|During handling of the above exception")
@@ -98,9 +101,14 @@ def short_type(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def classify(type_name: str, message: str, traceback: str = "") -> Kind:
-    """What an exception is about. One that was raised from a peer's error is a peer's error too."""
+def classify(type_name: str, message: str, traceback: str = "", context: Sequence[str] = ()) -> Kind:
+    """What an exception is about. One raised from a peer's error, or while one was handled, is a peer's too."""
     short = short_type(type_name)
+    if short in _OF_CHILDREN:
+        return Kind.OWN
+    handled = (_kind_of(text, in_torch=text.startswith("Dist") or "gloo/transport/" in text) for text in context)
+    if secondary := next((kind for kind in handled if kind.secondary), None):
+        return secondary
     if short in _OWN_WORDS and _CAUSE not in traceback:
         return Kind.OWN
     in_torch = short.startswith("Dist") or "torch/distributed/" in traceback or "gloo/transport/" in message

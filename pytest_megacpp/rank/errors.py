@@ -8,6 +8,8 @@ import pytest
 from pytest_megacpp.recording.events import Error
 
 _MAX_CHARS = 24_000
+_CONTEXT_CHARS = 1_000
+KEPT_CONTEXT = 4
 _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -16,7 +18,17 @@ def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Err
     file, line = _user_line(excinfo)
     kind = type(excinfo.value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:])
+    return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:], _context(excinfo.value))
+
+
+def _context(error: BaseException) -> tuple[str, ...]:
+    """What was being handled, nearest first."""
+    found: list[BaseException] = []
+    before = error.__cause__ or error.__context__
+    while before is not None and all(before is not e for e in found) and len(found) < KEPT_CONTEXT:
+        found.append(before)
+        before = before.__cause__ or before.__context__
+    return tuple(f"{type(e).__qualname__}: {_message(e)[:_CONTEXT_CHARS]}" for e in found)
 
 
 def stage_of(error: BaseException) -> str:

@@ -179,7 +179,8 @@ class RankBroken:
 class RankExited:
     """A rank's process ended. `code` None: not learnt. `oom_killed` None: this box can't tell.
 
-    `expected` is true when the box itself ended the rank or asked it to leave.
+    `expected` is true when the box itself ended the rank or asked it to leave. `alive_s` is when it was last seen
+    alive: it ended between then and the time of this fact, which a busy box writes late.
     """
 
     rank: int
@@ -187,6 +188,7 @@ class RankExited:
     signal: str | None = None
     oom_killed: bool | None = None
     expected: bool = False
+    alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +260,16 @@ class PhaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """An exception as the rank raised it; `file`/`line` is the innermost frame of the user's code."""
+    """An exception as the rank raised it; `file`/`line` is the innermost frame of the user's code. `context` are the
+    exceptions that were being handled when it was raised (`Type: message`), also where `from None` hides them.
+    """
 
     type: str
     message: str
     file: str
     line: int
     traceback: str
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

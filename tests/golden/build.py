@@ -156,6 +156,24 @@ def rank_death_exception_victims() -> FakeBox:
 
 
 @case
+def rank_death_exception_victims_in_own_words() -> FakeBox:
+    """The cause takes its time to unwind; the others hide whose error they met (`from None`), before it is told."""
+    box = in_step().enters((0, 1, 2), seq=2).after(0.5)
+    box.raises((0, 1, 2), "AssertionError", "the loss didn't fall", context=(f"RuntimeError: {PEER_CLOSED}",))
+    return box.finishes((0, 1, 2)).after(1.0).raises(3, "ValueError", "true cause").finishes(3).ends().done()
+
+
+@case
+def rank_death_signal_seen_late() -> FakeBox:
+    """A busy box learns of the death after a victim has reacted to it."""
+    box = in_step().enters((0, 1, 2), seq=2).after(1.0)
+    alive_s = box.now_s
+    box.after(0.02).raises((0, 1, 2), "AssertionError", "the loss didn't fall")
+    box.after(0.05).exits(3, -9, "SIGKILL", alive_s=alive_s)
+    return died(box, 3)
+
+
+@case
 def rank_death_exception_late() -> FakeBox:
     """The others time out first, the true cause comes after them."""
     box = in_step().enters((0, 1, 2), seq=2).after(6.0).loses_peer(0, TIMED_OUT).after(0.01).loses_peer((1, 2))

@@ -207,3 +207,20 @@ def test_what_a_long_message_comes_to(message: str, told: str) -> None:
 )
 def test_whom_the_store_says_was_waited_for(message: str, rank: int | None) -> None:
     assert awaited(message) == rank
+
+
+LOST = f"RuntimeError: {PEER_CLOSED}"
+
+
+@pytest.mark.parametrize(
+    ("type_name", "message", "context", "kind"),
+    [
+        ("AssertionError", "the loss didn't fall", (LOST,), Kind.PEER),
+        ("SystemExit", "1", ("ValueError: step 3", LOST), Kind.PEER),
+        ("AssertionError", "the loss didn't fall", ("KeyError: 'lr'",), Kind.OWN),
+        ("ValueError", "no shards", ("ConnectionResetError: [Errno 104] Connection reset by peer",), Kind.OWN),
+        ("torch.multiprocessing.spawn.ProcessRaisedException", PEER_CLOSED, (), Kind.OWN),
+    ],
+)
+def test_what_was_being_handled(type_name: str, message: str, context: tuple[str, ...], kind: Kind) -> None:
+    assert classify(type_name, message, "", context) is kind
