@@ -142,6 +142,7 @@ def awaited(message: str) -> int | None:
 
 
 _ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
+_CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
 _COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
 _LAST_ERROR = re.compile(r"^Last error:\s*\n\s*(\S.*)$", re.MULTILINE)
@@ -153,9 +154,11 @@ def essence(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return ""
-    if handed_on := _ELSEWHERE.match(lines[0]):
-        raised = next((m[1] for line in reversed(lines[1:]) if (m := _EXCEPTION.match(line))), "")
-        return f"{raised}, in {handed_on[1]}" if raised else lines[0]
+    raised = next((m for line in reversed(lines[1:]) if (m := _EXCEPTION.match(line))), None)
+    if raised and (handed_on := _ELSEWHERE.match(lines[0])):
+        return f"{raised[1]}, in {handed_on[1]}"
+    if raised and (child := _CHILD.match(lines[0])):
+        return f"{child[1]}: {raised[0]}"
     if lines[0].startswith("NCCL error in: ") and (last := _LAST_ERROR.search(message)):
         what = lines[0].partition(", ")[2].partition(" (run with")[0].partition(", NCCL version")[0]
         return f"NCCL: {what}: {last[1]}"

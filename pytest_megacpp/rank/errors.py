@@ -45,8 +45,11 @@ def _is_library(path: str) -> bool:
 
 
 def _message(error: BaseException) -> str:
+    """`str` of it; of a group, of what it holds too."""
+    held = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
     try:
-        return str(error)[:_MAX_CHARS]
+        parts = [str(error), *(f"{type(e).__qualname__}: {_message(e)}" for e in held[:KEPT_CONTEXT])]
+        return " · ".join(parts)[:_MAX_CHARS]
     except BaseException as e:
         return f"<str() of the exception failed: {type(e).__name__}>"
 

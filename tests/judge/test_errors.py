@@ -188,6 +188,10 @@ KeyError: 'image 3'
             "NCCL: unhandled cuda error: Cuda failure 2 'oom'",
         ),
         ("Caught it in time", "Caught it in time"),
+        (
+            "-- Process 1 terminated with the following error:\nTraceback:\nKeyError: 'lr'\n",
+            "Process 1: KeyError: 'lr'",
+        ),
         ("a:\nb:\nc:\nd", "a: b: c:"),
     ],
 )
