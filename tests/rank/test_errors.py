@@ -1,0 +1,106 @@
+"""What a rank tells of an exception, however odd it is."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.rank.errors import describe, stage_of
+from pytest_megacpp.recording.events import Error
+
+
+def raised(action: Callable[[], object]) -> BaseException:
+    try:
+        action()
+    except BaseException as e:
+        return e
+    raise AssertionError("it raised nothing")
+
+
+def told(action: Callable[[], object]) -> Error:
+    return describe(pytest.ExceptionInfo.from_exception(raised(action)), "as pytest shows it")
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no words")
+
+
+def fails_by_its_own_words() -> None:
+    try:
+        raise RuntimeError("Connection closed by peer")
+    except RuntimeError:
+        raise AssertionError("the loss didn't fall") from None
+
+
+def fails_again_and_again() -> None:
+    try:
+        fails_by_its_own_words()
+    except AssertionError as e:
+        raise ValueError("step 3") from e
+
+
+def goes_in_circles() -> None:
+    first, second = ValueError("a"), ValueError("b")
+    first.__context__, second.__context__ = second, first
+    raise first
+
+
+def unspeakable() -> None:
+    raise Unspeakable
+
+
+def test_an_exception_and_where_it_was_raised() -> None:
+    error = told(lambda: int("x"))
+    assert (error.type, error.traceback) == ("ValueError", "as pytest shows it")
+    assert error.message == "invalid literal for int() with base 10: 'x'"
+    assert error.file.endswith("test_errors.py")
+    assert error.context == ()
+
+
+def test_one_that_can_not_be_shown_is_told_all_the_same() -> None:
+    error = told(unspeakable)
+    assert error.type.endswith("Unspeakable")
+    assert error.message == "<str() of the exception failed: SystemExit>"
+
+
+@pytest.mark.parametrize(
+    ("action", "context"),
+    [
+        (fails_by_its_own_words, ["RuntimeError: Connection closed by peer"]),
+        (
+            fails_again_and_again,
+            ["AssertionError: the loss didn't fall", "RuntimeError: Connection closed by peer"],
+        ),
+        (goes_in_circles, ["ValueError: b", "ValueError: a"]),
+    ],
+)
+def test_what_was_being_handled_is_told_even_where_it_is_hidden(
+    action: Callable[[], object], context: list[str]
+) -> None:
+    assert list(told(action).context) == context
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of exceptions came with Python 3.11")
+def test_a_group_says_what_it_holds() -> None:
+    def fails() -> None:
+        raise ExceptionGroup("two tasks", [ValueError("one"), KeyError("two")])
+
+    assert told(fails).message == "two tasks (2 sub-exceptions) · ValueError: one · KeyError: 'two'"
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "stage"),
+    [
+        ("conftest.py", "def f(): raise KeyError\nf()", "conftest"),
+        ("test_it.py", "raise SystemExit(3)", "import"),
+        ("plug.py", "def hook(): raise KeyError", "plugin"),
+    ],
+)
+def test_what_was_being_done_before_the_tests(tmp_path: Path, file: str, code: str, stage: str) -> None:
+    path = tmp_path / file
+    path.write_text(code)
+    namespace: dict[str, Callable[[], object]] = {}
+    compiled = compile(code, str(path), "exec")
+    assert stage_of(raised(lambda: (exec(compiled, namespace), namespace["hook"]()))) == stage
