@@ -251,3 +251,38 @@ def test_scratch_is_removed(ran: Ran) -> None:
     here = Path(os.environ.get("TMPDIR", "/tmp"))
     plans = [p for p in here.glob("megacpp-*/plan.json") if ran.run["run_id"] in p.read_text()]
     assert plans == []
+
+
+def test_a_preloaded_module_that_starts_cuda_costs_time_only(tmp_path: Path) -> None:
+    """A fork of a process that started CUDA can't use it: every rank imports for itself then, and it is said why."""
+    project = Project(tmp_path / "project")
+    project.write("pyproject.toml", '[tool.pytest_megacpp]\npreload = ["starts_cuda"]\n')
+    project.write(
+        "starts_cuda.py",
+        """
+        import os
+
+        import torch
+
+        PID = os.getpid()
+        torch._C._cuda_isInBadFork = lambda: os.getpid() != PID  # as a CUDA build answers after a fork
+        """,
+    )
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+
+        @pytest.mark.h200x8(ranks=2)
+        def test_ranks_start(modal_h200x8):
+            import sys
+
+            assert "starts_cuda" not in sys.modules
+        """,
+    )
+    ran = project.pytest(*LANE)
+    assert ran.outcomes() == {"test_ranks_start": "passed"}
+    assert ran.directory is not None
+    told = (ran.directory / "recording.jsonl").read_text()
+    assert "importing starts_cuda starts CUDA" in told
