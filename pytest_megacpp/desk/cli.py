@@ -83,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
     command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
     gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
-    gate.add_argument("--since", metavar="REV", default=os.environ.get(twin("gate_since")) or None)
+    since = os.environ.get(twin("gate_since")) or None
+    gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
     gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
     command("runs", _runs, "list the runs of this project")
     show = command("show", _show, "show a run and the text of each failing test")

@@ -286,7 +286,8 @@ def _explained(decision: Decision, everything: bool) -> Iterator[str]:
     yield f"  rule {name}: runs{some}: {first}"
     yield from (f"    {reason}" for reason in others)
     if everything:
-        yield from (f"    test file {one_line(file, 200)}" for file in (decision.files or decision.guarded))
+        own = decision.files or dict.fromkeys(decision.guarded, "")
+        yield from (f"    test file {one_line(file, 200)}{reason and ': '}{reason}" for file, reason in own.items())
 
 
 def as_json(gate: Gate) -> dict[str, Json]:

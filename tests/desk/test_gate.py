@@ -100,6 +100,7 @@ def test_imports_trigger_file_by_file(ask: Ask) -> None:
     assert files(gate)["suites/kernels/test_rms.py"] == chain
     assert gate.runs("suites/kernels/test_rms.py::test_x[1]")
     assert not gate.runs("suites/test_blocks.py::test_y")
+    assert f"    test file suites/kernels/test_rms.py: {chain}" in explained(gate, everything=True)
     assert f"  rule imports: runs, 2 of 3 test files: {files(gate)['suites/dynamic/test_any.py']}" in explained(gate)
 
 
