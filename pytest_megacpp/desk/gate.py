@@ -24,6 +24,7 @@ CONFIG_FILES = ("pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", "
 NATIVE = frozenset(
     {".c", ".cc", ".cpp", ".cu", ".cuh", ".cxx", ".h", ".hpp", ".inl", ".ptx", ".pyx", ".pxd", ".so", ".rs"}
 )
+NOT_SEARCHED = frozenset({"__pycache__", "build", "dist", "node_modules", "venv"})
 KEPT_REASONS = 4
 
 
@@ -237,11 +238,16 @@ def is_test_file(path: str, patterns: Collection[str]) -> bool:
 
 
 def _python_below(folder: Path, start: Path | None = None) -> Iterator[str]:
-    """Python files, as paths from `start`; hidden directories and caches left out."""
+    """Python files, as paths from `start`, where pytest would look by default."""
     for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__pycache__")
+        inner[:] = sorted(name for name in inner if _may_hold_tests(place, name))
         below = Path(place).relative_to(start or folder)
         yield from ((below / name).as_posix() for name in sorted(names) if name.endswith(".py"))
+
+
+def _may_hold_tests(place: str, name: str) -> bool:
+    other = name.startswith(".") or name.endswith(".egg") or name in NOT_SEARCHED
+    return not other and not os.path.exists(os.path.join(place, name, "pyvenv.cfg"))
 
 
 def _is_native(path: str) -> bool:

@@ -182,6 +182,15 @@ def test_what_a_rule_takes_out_is_not_its_business(ask: Ask) -> None:
     assert not gate.deciding("suites/dynamic/test_any.py::test_x")
 
 
+def test_environments_and_builds_hold_no_tests_of_a_rule(ask: Ask, repository: Repository) -> None:
+    for folder in ("env", "build", "node_modules", ".tox"):
+        repository.write(f"{folder}/lib/test_foreign.py")
+    repository.write("env/pyvenv.cfg")
+    gate = ask([Rule("all", ("lib/**",), (".",))], "lib/helper.py")
+    assert [file for file in gate.decisions[0].guarded if "foreign" in file] == []
+    assert "suites/test_blocks.py" in gate.decisions[0].guarded
+
+
 def test_unguarded_tests_always_run(ask: Ask) -> None:
     gate = ask([KERNELS])
     assert gate.runs("elsewhere/test_new.py::test_x")

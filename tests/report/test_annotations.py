@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
@@ -21,6 +23,22 @@ def test_nothing_that_a_rank_wrote_is_read_as_a_command() -> None:
     evil = "100 %, done\r\n::warning::x"
     (line,) = workflow_commands([Annotation("t,itle: %\n", evil, "a,b:c.py", 1)])
     assert line == "::error file=a%2Cb%3Ac.py,line=1,title=t%2Citle%3A %25%0A::100 %25, done%0D%0A::warning::x"
+
+
+@given(st.text(), st.text(), st.text(min_size=1))
+def test_any_text_stays_in_its_own_command_and_can_be_read_back(title: str, message: str, file: str) -> None:
+    (line,) = workflow_commands([Annotation(title, message, file, 7)])
+    assert "\n" not in line
+    assert "\r" not in line
+    told, _, data = line.removeprefix("::error ").partition("::")
+    fields = dict(part.split("=", 1) for part in told.split(","))
+    assert (_read(fields["file"]), _read(fields.get("title", "")), _read(data)) == (file, title, message)
+
+
+def _read(escaped: str) -> str:
+    for code, char in (("%2C", ","), ("%3A", ":"), ("%0A", "\n"), ("%0D", "\r"), ("%25", "%")):
+        escaped = escaped.replace(code, char)
+    return escaped
 
 
 def test_an_annotation_without_a_place_has_none() -> None:
