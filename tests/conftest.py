@@ -1,6 +1,43 @@
-"""Hypothesis on a machine that others use too: no deadline, and a slow draw is no failure."""
+"""Hypothesis on a machine that others use too: no deadline, and a slow draw is no failure. One emulator of Modal for
+all tests of a process, since the client keeps one connection per process; no test finds a developer's own credentials.
+"""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.modal_emulator import Emulator
 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`--surface auto` must not spend anybody's money."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_PROFILE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("MODAL_CONFIG_PATH", str(tmp_path_factory.mktemp("home") / "modal.toml"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(no_credentials: None) -> "Iterator[Emulator]":
+    pytest.importorskip("modal", reason="the modal client isn't installed: pip install -e '.[test]'")
+    from tests.modal_emulator import Emulator
+
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(shared_emulator: "Emulator", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Emulator]":
+    """Without faults, before and after; no sandbox outlives its test."""
+    for name, value in shared_emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    yield shared_emulator
+    shared_emulator.reset()

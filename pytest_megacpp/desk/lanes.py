@@ -34,7 +34,8 @@ class LaneMarks:
     def _asked(self) -> tuple[str, ...]:
         """The lanes that `-m` names; when it names none, all of them if there is a surface or a recording."""
         named = tuple(name for name in self.options.lanes if self._is_named(name))
-        somewhere = self.options.surface_given or self.options.replay is not None
+        options = self.options
+        somewhere = options.surface_given or options.replay is not None or options.attach is not None
         return named or (tuple(self.options.lanes) if somewhere else ())
 
     def _is_named(self, lane: str) -> bool:

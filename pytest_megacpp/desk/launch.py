@@ -14,7 +14,10 @@ from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.report.money import Rate
+from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.surfaces.modal_credentials import configured
 from pytest_megacpp.surfaces.modal_rates import account_prices, remembered
+from pytest_megacpp.surfaces.protocol import Surface
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,14 @@ class Place:
     notice: str
 
 
-def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> Place:
-    """`auto` never degrades in silence. `devices` is how many GPUs this machine has. Raises UsageError."""
+def choose_place(options: Options, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
+    """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
+    if options.surface == "modal" or (options.surface == "auto" and configured(environ)):
+        if options.dry_run:
+            return Place("modal", True, "Modal, dry run in a CPU sandbox: proves launch and logic, not GPU behaviour")
+        return Place("modal", False, "Modal")
+    if options.detach:
+        raise pytest.UsageError("--detach leaves a run on Modal: say --surface modal")
     if options.surface == "auto" and environ.get("CI") and not options.dry_run:
         raise pytest.UsageError(
             "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
@@ -37,9 +46,10 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: int) -> 
         raise pytest.UsageError(
             "--untrusted: a stranger's code needs a machine of its own, not this one: --surface modal"
         )
-    dry_run = options.dry_run or devices == 0
+    found = devices()
+    dry_run = options.dry_run or found == 0
     if not dry_run:
-        return Place("local", False, f"local, {devices} GPUs")
+        return Place("local", False, f"local, {found} GPUs")
     why = "asked for" if options.dry_run else "this machine has no GPU"
     return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
 
@@ -68,6 +78,15 @@ def worst_s(plan: Plan, longest: float | None) -> float:
 def rates_file() -> Path:
     """Where Modal's last answer about prices is kept."""
     return cache_dir().parent / "modal-rates.json"
+
+
+def surface_of(place: Place, options: Options, tags: Mapping[str, str]) -> Surface:
+    """What runs boxes there; `tags` name the run's revision and suite where that is kept."""
+    if place.surface == "local":
+        return LocalSurface()
+    from pytest_megacpp.surfaces.modal import ModalSurface
+
+    return ModalSurface(options.modal, options.source, (options.lane_dir,), tags, options.detach, rates_file())
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ OPTION_KEYS = (  # each an option and a variable too
     *("lane_annotations", "lane_budget"),
 )
 KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices")
-NOT_YET = frozenset({"cache_seed", "triage", "detach", "attach"})
+NOT_YET = frozenset({"cache_seed", "triage"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {"expect_verdict"}
@@ -71,6 +71,8 @@ class LaneConfig:
 @dataclass(frozen=True)
 class Options:
     """All options, checked. `surface_given`: on the command line, which asks for lane tests; `ranks` None: the lane's.
+
+    `detach`: leave once the run is submitted; `attach`: the id of a run on Modal to listen to.
 
     `untrusted`: the tests are a stranger's. `budget_usd` is what a run may cost. `tables` are read when needed.
 
@@ -99,6 +101,8 @@ class Options:
     untrusted: bool
     budget_usd: float | None
     tables: Mapping[str, object]
+    detach: bool = False
+    attach: str | None = None
 
     @cached_property
     def modal(self) -> "ModalConfig":
@@ -145,7 +149,7 @@ def add_options(parser: pytest.Parser) -> None:
     add = group.addoption
     add(
         "--surface",
-        metavar="{auto,local}",
+        metavar="{auto,local,modal}",
         dest="megacpp_surface",
         help="where lane tests run; giving it asks for them",
     )
@@ -192,6 +196,18 @@ def add_options(parser: pytest.Parser) -> None:
         dest="megacpp_replay",
         help="judge a recording (or run id) in place of a machine",
     )
+    add(
+        "--detach",
+        action="store_true",
+        dest="megacpp_detach",
+        help="submit to Modal and leave with the run id",
+    )
+    add(
+        "--attach",
+        metavar="RUN",
+        dest="megacpp_attach",
+        help="take the results of a run on Modal, live if it works yet",
+    )
 
 
 def twin(name: str) -> str:
@@ -235,7 +251,20 @@ def read_options(config: pytest.Config) -> Options:
         untrusted=chosen("untrusted", _flag) or False,
         budget_usd=chosen("lane_budget", _budget),
         tables={name: settings[name] for name in ("modal", "source", "prices") if name in settings},
+        detach=bool(config.getoption("megacpp_detach")),
+        attach=_attach(config),
     )
+
+
+def _attach(config: pytest.Config) -> str | None:
+    """The run to listen to; it excludes what would start or replace one."""
+    given = config.getoption("megacpp_attach")
+    if given is None:
+        return None
+    for other in ("detach", "replay"):
+        if config.getoption(f"megacpp_{other}"):
+            raise pytest.UsageError(f"--attach and --{other} exclude each other")
+    return text(given, what="the run", where="--attach")
 
 
 class _Chooser:
@@ -328,8 +357,6 @@ def read_limits(value: object, where: str) -> dict[str, float]:
 
 
 def _surface(value: object, where: str) -> str:
-    if value == "modal":
-        raise pytest.UsageError(f"{where}: the surface 'modal' isn't built in this version; use local")
     return known(value, SURFACES, what="surface", where=where)
 
 

@@ -1,23 +1,29 @@
-"""Owns a recording as a run of its own: a plan with the recording's numbers; must not start anything or judge."""
+"""Owns runs that others made: a recording as a run of its own, a run elsewhere to listen to; must not judge."""
 
 import os
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from pytest_megacpp.desk.options import Options
-from pytest_megacpp.desk.rundir import RunDirectory
-from pytest_megacpp.desk.runs import RunNotFound, find_recording, read_timeline
-from pytest_megacpp.desk.session import LaneRun
+from pytest_megacpp.desk.rundir import RunDirectory, read_run_json
+from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, read_timeline
+from pytest_megacpp.desk.session import POLL_S, LaneRun
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
-from pytest_megacpp.recording.events import Limits, RunStarted
+from pytest_megacpp.recording.events import Limits, Progress, RunStarted
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.surfaces.protocol import RunningBox
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
 MAX_TESTS = 100_000
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 class Recorded:
@@ -36,21 +42,110 @@ class Recorded:
             raise pytest.UsageError(f"--replay {name}: no beginning of a run in it; it takes a run's recording.jsonl")
         self._started = self._timeline.started
 
-    def run(self, directory: RunDirectory, nodeids: Sequence[str]) -> tuple[LaneRun, dict[str, int]]:
+    @property
+    def notice(self) -> str:
+        path = self.path
+        where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"replay of {self._options.replay} ({where})"
+
+    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
         """The run and the index of each node id. A test that isn't on record gets its result here."""
-        recorded = _tests(self._timeline)
-        index_of = {test.nodeid: index for index, test in enumerate(recorded)}
-        unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
-        index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
-        missing = [PlannedTest(nodeid, self._started.ranks, "full", Limits()) for nodeid in unknown]
-        lane = self._options.lanes.get(self._started.lane)
-        gpu = lane.gpu if lane else ""
-        plan = _plan(directory.run_id, self._started, gpu, (*recorded, *missing))
-        run = LaneRun(plan, directory, Redactor(os.environ), _meta(plan, self._started))
-        run.start(ReplaySurface(self.path))
-        for nodeid in unknown:
-            run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid))
-        return run, index_of
+        directory = RunDirectory.create(self._options.lane_dir)
+        return _recorded_run(
+            self._timeline, self._options, directory, nodeids, lambda run: run.start(ReplaySurface(self.path))
+        )
+
+
+class Elsewhere:
+    """A run on Modal that `--attach` named: what it recorded, and what it yet will. Raises UsageError."""
+
+    def __init__(self, options: Options, name: str) -> None:
+        self._options = options
+        self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
+
+    def _known_here(self, name: str) -> str:
+        try:
+            return find_run(self._options.lane_dir, name).name
+        except RunNotFound as e:
+            raise pytest.UsageError(
+                f"--attach {name}: say the whole run id, such as 20261122-214501-3f9a ({e})"
+            ) from None
+
+    @property
+    def notice(self) -> str:
+        return f"listening to run {self._run_id} on Modal"
+
+    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
+        """As soon as the box has told what it runs. Raises UsageError when there is no such run, LaneDirError."""
+        from pytest_megacpp.surfaces.modal import ModalSurface
+
+        directory = self._directory()
+        box = ModalSurface(self._options.modal, self._options.source).attach(self._run_id, directory.path)
+        try:
+            head, timeline = _beginning(box, progress)
+            if timeline.started is None:
+                ended = box.ended()
+                why = (
+                    ended.problem.detail if ended and ended.problem else "neither a sandbox nor records of it are there"
+                )
+                raise pytest.UsageError(f"--attach {self._run_id}: {why}")
+        except BaseException:
+            box.end()
+            directory.close()
+            raise
+        return _recorded_run(timeline, self._options, directory, nodeids, lambda run: run.follow(box, head))
+
+    def _directory(self) -> RunDirectory:
+        """The run's own, here or anew; what an earlier listener wrote is written again."""
+        directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
+        document = read_run_json(directory.path)
+        if document is not None and document.get("surface") not in (None, "modal"):
+            directory.close()
+            raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
+        directory.recording.unlink(missing_ok=True)
+        return directory
+
+
+def _beginning(box: RunningBox, progress: Callable[[Progress], object]) -> tuple[bytes, Timeline]:
+    """What was read until all tests are named or the box has ended."""
+    head, decoder, timeline = b"", Decoder(), Timeline()
+    while timeline.started is None or len(timeline.planned) < timeline.started.tests:
+        ended = box.ended()
+        data = box.read()
+        for event in decoder.feed(data):
+            timeline.add(event)
+            if isinstance(event.fact, Progress) and event.source == "surface":
+                progress(event.fact)
+        head += data
+        if ended is not None and not data:
+            break
+        if not data:
+            time.sleep(POLL_S)
+    return head, timeline
+
+
+def _recorded_run(
+    timeline: Timeline,
+    options: Options,
+    directory: RunDirectory,
+    nodeids: Sequence[str],
+    begin: Callable[[LaneRun], object],
+) -> tuple[LaneRun, dict[str, int]]:
+    """A run with the recording's numbers, begun, and the index of each node id."""
+    started = timeline.started
+    assert started is not None
+    recorded = _tests(timeline)
+    index_of = {test.nodeid: index for index, test in enumerate(recorded)}
+    unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
+    index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
+    missing = [PlannedTest(nodeid, started.ranks, "full", Limits()) for nodeid in unknown]
+    lane = options.lanes.get(started.lane)
+    plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
+    run = LaneRun(plan, directory, Redactor(os.environ), _meta(plan, started))
+    begin(run)
+    for nodeid in unknown:
+        run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid))
+    return run, index_of
 
 
 def _tests(timeline: Timeline) -> list[PlannedTest]:
@@ -96,7 +191,7 @@ def _meta(plan: Plan, started: RunStarted) -> RunMeta:
 
 
 def _not_recorded(index: int, nodeid: str) -> TestResult:
-    next_step = "run it without --replay, or select only tests that the recording has (-k, -m, node ids)"
+    next_step = "run it itself, or select only tests that the recording has (-k, -m, node ids)"
     summary = "this test is not in the recording"
     verdict = Verdict(Code.NOT_RUN, summary, cause="not-recorded", next_step=next_step, phase="setup")
     return TestResult(index, nodeid, Outcome.ERROR, verdict)

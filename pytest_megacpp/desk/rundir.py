@@ -70,6 +70,27 @@ class RunDirectory:
             raise LaneDirError(_mend(lane_dir, error)) from error
         return cls(lane_dir, run_id, lock)
 
+    @classmethod
+    def reopen(cls, lane_dir: Path, run_id: str) -> "RunDirectory":
+        """The directory of a run that began before, perhaps elsewhere.
+
+        Raises:
+            LaneDirError: it can't be made or written, or another desk works with it.
+        """
+        path = lane_dir / "runs" / run_id
+        try:
+            _prepare(lane_dir)
+            path.mkdir(exist_ok=True)
+            lock = _lock_where_possible(path)
+            replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
+        except OSError as error:
+            raise LaneDirError(_mend(lane_dir, error)) from error
+        if lock is None and (path / ".lock").exists():
+            raise LaneDirError(
+                f"another desk works with run {run_id} in {lane_dir}: wait for it, or name another --lane-dir"
+            )
+        return cls(lane_dir, run_id, lock)
+
     @property
     def recording(self) -> Path:
         return self.path / RECORDING

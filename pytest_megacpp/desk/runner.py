@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,21 +13,31 @@ from pytest_megacpp.desk.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
 from pytest_megacpp.desk.git import look
 from pytest_megacpp.desk.lanes import LaneMarks
-from pytest_megacpp.desk.launch import Place, Selected, choose_place, longest_s, make_plan, rate_of, select, worst_s
+from pytest_megacpp.desk.launch import (
+    Place,
+    Selected,
+    choose_place,
+    longest_s,
+    make_plan,
+    rate_of,
+    select,
+    surface_of,
+    worst_s,
+)
 from pytest_megacpp.desk.markers import Expectation
-from pytest_megacpp.desk.options import LaneConfig, misspelt_twins
-from pytest_megacpp.desk.outcomes import drill_result, reports
+from pytest_megacpp.desk.options import LaneConfig, Options, misspelt_twins
+from pytest_megacpp.desk.outcomes import drill_result, left_reports, reports
 from pytest_megacpp.desk.prices import allowance, estimate
-from pytest_megacpp.desk.replay import Recorded
+from pytest_megacpp.desk.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.session import LaneRun, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
-from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.events import ProblemFound, Progress
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
-from pytest_megacpp.surfaces.local import LocalSurface, sweep
+from pytest_megacpp.surfaces.local import sweep
 
 _NO_DRY_GATE = ProblemFound(
     "blocked",
@@ -62,8 +72,7 @@ class LaneRunner:
         self.distributed = _is_distributed(config)
         mark_interrupted(self._options.lane_dir, sweep)
         self._gatekeeper = self._post_gatekeeper()
-        replay = self._options.replay
-        self._recorded = Recorded(self._options, replay) if replay is not None else None
+        self._made = _made_before(self._options)
         self._timeouts = Timeouts(config, lambda item: item in self._place_of)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
         wanted = is_wanted(self._options.annotations, os.environ)
@@ -87,12 +96,12 @@ class LaneRunner:
         if self._chosen is None:
             from pytest_megacpp.box.preflight import devices
 
-            self._chosen = choose_place(self._options, os.environ, len(devices().devices))
+            self._chosen = choose_place(self._options, os.environ, lambda: len(devices().devices))
         return self._chosen
 
     def pytest_report_header(self) -> list[str]:
-        if self._recorded is not None:
-            return [f"megacpp: replay of {self._options.replay} ({_short(self._recorded.path)})"]
+        if self._made is not None:
+            return [f"megacpp: {self._made.notice}"]
         if self._gatekeeper is not None and not self._gatekeeper.gate.triggered:
             return [*self._gate_header(), "megacpp: no rule wants a lane test to run"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
@@ -147,8 +156,8 @@ class LaneRunner:
             raise session.Failed(session.shouldfail)
         _end_in_order_on_sigterm()
         of_lane = {lane: self._select(self._items(session, lane), lane) for lane in self._marks.asked}
-        if self._recorded is not None:
-            self._replay(self._recorded, [one for selected in of_lane.values() for one in selected])
+        if self._made is not None:
+            self._take(self._made, [one for selected in of_lane.values() for one in selected])
             return
         for lane, selected in of_lane.items():
             if selected:
@@ -161,9 +170,13 @@ class LaneRunner:
     def _items(self, session: pytest.Session, lane: str) -> list[pytest.Item]:
         return [item for item in session.items if self._marks.lane_of(item) == lane]
 
-    def _replay(self, recorded: Recorded, selected: Sequence[Selected]) -> None:
+    def _take(self, made: Recorded | Elsewhere, selected: Sequence[Selected]) -> None:
         if selected:
-            run, index_of = recorded.run(self._directory(), [one.item.nodeid for one in selected])
+            try:
+                run, index_of = made.run([one.item.nodeid for one in selected], self._say_progress)
+            except LaneDirError as e:
+                raise pytest.UsageError(str(e)) from e
+            run.on_progress = self._say_progress
             self._place(run, selected, index_of)
 
     def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
@@ -197,13 +210,16 @@ class LaneRunner:
         plan = replace(plan, budget_s=allowed.run_s)
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
+        run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
         if allowed.refusal is not None:
             run.refuse(ProblemFound("blocked", "budget", allowed.refusal, allowed.mend))
         elif self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
             run.refuse(_NO_DRY_GATE)
         else:
-            run.start(LocalSurface())
+            run.start(surface_of(place, self._options, _tags(run.meta, self._config)))
+        if self._options.detach:
+            run.leave()
 
     def is_through(self, item: pytest.Item) -> bool:
         """Whether a lane test can be reported without waiting."""
@@ -211,11 +227,19 @@ class LaneRunner:
         return placed is not None and placed.run.is_through(placed.index)
 
     def _say_worst(self, run: LaneRun, longest: float | None) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         said = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.budget_usd)
-        if reporter is not None and reporter.verbosity >= 0 and said:
+        if said:
+            self._say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {said}")
+
+    def _say_progress(self, progress: Progress) -> None:
+        """A step on the way to a box elsewhere, with its time once it is over."""
+        self._say(f"{progress.phase} {progress.detail or '…'}")
+
+    def _say(self, line: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and reporter.verbosity >= 0:
             reporter.ensure_newline()
-            reporter.line(f"megacpp: {len(run.plan.tests)} tests of {run.plan.lane}: {said}")
+            reporter.line(f"megacpp: {line}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -224,6 +248,9 @@ class LaneRunner:
         placed = self._place_of[item]
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        if run.left:
+            self._report(item, nextitem, left_reports(item, run.plan.run_id))
+            return True
         result, wrong = run.wait_for(placed.index), None
         if placed.drill is not None:
             result, wrong = drill_result(result, placed.drill)
@@ -233,7 +260,7 @@ class LaneRunner:
         if self._announcer is not None:
             self._announcer.note(item, result, run)
         receipt = run.receipt_path(placed.index, Path(self._config.invocation_params.dir))
-        *first, last = reports(
+        told = reports(
             item,
             result,
             run.timeline,
@@ -242,11 +269,15 @@ class LaneRunner:
             wrong=wrong,
             more=run.properties(placed.index),
         )
+        self._report(item, nextitem, told)
+        return True
+
+    def _report(self, item: pytest.Item, nextitem: pytest.Item | None, told: Iterable[pytest.TestReport]) -> None:
+        *first, last = told
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         self._reported.add(item)
-        return True
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         stopped = bool(session.shouldfail or session.shouldstop)
@@ -313,6 +344,8 @@ class LaneRunner:
             seconds, rate = run.timeline.last_s, run.meta.rate
             spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
             terminalreporter.line(f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
+            if run.stays and run.timeline.finished is None:
+                terminalreporter.line(f"it works on without this desk: pytest --attach {run.plan.run_id}")
         if self._announcer is not None:
             self._announce(self._announcer, terminalreporter)
 
@@ -331,6 +364,18 @@ def _is_distributed(config: pytest.Config) -> bool:
     """As pytest-xdist itself decides, once it has read its options."""
     option = config.option
     return bool(getattr(option, "dist", "no") != "no" and getattr(option, "tx", None)) and not option.collectonly
+
+
+def _made_before(options: Options) -> Recorded | Elsewhere | None:
+    if options.replay is not None:
+        return Recorded(options, options.replay)
+    return Elsewhere(options, options.attach) if options.attach is not None else None
+
+
+def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:
+    """What tells runs apart in an account that many projects share."""
+    revision = meta.git.revision
+    return {"suite": config.rootpath.name, **({"revision": revision} if revision else {})}
 
 
 def _tear_down_desk(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:

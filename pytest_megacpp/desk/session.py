@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
-from pytest_megacpp.recording.events import Event, Fact, ProblemFound, RunFinished, RunStarted, TestPlanned
+from pytest_megacpp.recording.events import Event, Fact, ProblemFound, Progress, RunFinished, RunStarted, TestPlanned
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
-from pytest_megacpp.report.run_json import RunMeta, RunStatus, cost_of_test, run_json, run_status
-from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
+from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
+from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, SurfaceFailed
 
 POLL_S = 0.004
 READ_BYTES_AT_ONCE = 8 << 20
@@ -28,7 +28,11 @@ READ_BYTES_AT_ONCE = 8 << 20
 
 @dataclass
 class LaneRun:
-    """One box and what comes of it. `judged` by the plan's index; `unwritten` says which artefacts failed, and why."""
+    """One box and what comes of it. `judged` by the plan's index; `unwritten` says which artefacts failed, and why.
+
+    `left`: the box works on without this desk. `stays`: it would, if this desk ended now. `on_progress` hears of each
+    step on the way to a box elsewhere.
+    """
 
     plan: Plan
     directory: RunDirectory
@@ -38,6 +42,9 @@ class LaneRun:
     judged: dict[int, TestResult] = field(default_factory=dict)
     receipts: dict[int, str] = field(default_factory=dict)
     unwritten: list[str] = field(default_factory=list)
+    left: bool = False
+    stays: bool = False
+    on_progress: Callable[[Progress], object] = lambda progress: None
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
     _told: int = 0
@@ -57,11 +64,7 @@ class LaneRun:
         """Ends the run before it began: every test gets this problem's verdict, and nothing is spent."""
         self._write_run_json(RunStatus.RUNNING)
         self._over = True
-        plan, meta = self.plan, self.meta
-        started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
-        self._tell(RunStarted(*started, cwd=plan.cwd))
-        for index, test in enumerate(plan.tests):
-            self._tell(TestPlanned(index, self.redactor.text(test.nodeid), test.ranks, test.must_run))
+        self._introduce()
         self._tell(problem)
         self._tell(RunFinished("refused"))
 
@@ -70,6 +73,20 @@ class LaneRun:
         while not self._over and self._read():
             pass
         return self._over or self._is_through(index)
+
+    def follow(self, box: RunningBox, head: bytes) -> None:
+        """Listens to a box that somebody started before; `head` was read from it already."""
+        self.stays = True
+        self._write_run_json(RunStatus.RUNNING)
+        self._box = box
+        self._take(head)
+
+    def leave(self) -> None:
+        """Waits until the box is on its own; a launch that failed ends the run instead."""
+        while not self._over:
+            if not self._read():
+                time.sleep(POLL_S)
+        self.left = self.stays = not self.timeline.problems
 
     def wait_for(self, index: int) -> TestResult:
         """The result of a test, judged as soon as the box is through with it; writes its receipt."""
@@ -85,23 +102,35 @@ class LaneRun:
     def _read(self) -> bool:
         """Takes in what came; True when something did. The end of the box ends the run."""
         assert self._box is not None
-        words = self._box.ended()
+        ended = self._box.ended()
         got = self._take(self._box.read())
-        if words is not None and not got:
-            self._end_of_recording(words)
+        if ended is not None and not got:
+            self._end_of_recording(ended)
         return got
 
     def _take(self, data: bytes) -> bool:
         for event in self._decoder.feed(data):
             self.timeline.add(event)
+            if isinstance(event.fact, Progress) and event.source == "surface":
+                self.on_progress(event.fact)
         return bool(data)
 
-    def _end_of_recording(self, words: str) -> None:
+    def _end_of_recording(self, ended: Ended) -> None:
         for event in self._decoder.close():
             self.timeline.add(event)
         self._over = True
-        if words and self.timeline.finished is None:
-            self._tell(ProblemFound("box-lost", "cut-off", self.redactor.text(words)))
+        if ended.problem is not None and self.timeline.finished is None:
+            if self.timeline.started is None:
+                self._introduce()
+            self._tell(replace(ended.problem, detail=self.redactor.text(ended.problem.detail)))
+
+    def _introduce(self) -> None:
+        """The beginning of a recording, in place of a box that never spoke."""
+        plan, meta = self.plan, self.meta
+        started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
+        self._tell(RunStarted(*started, cwd=plan.cwd))
+        for index, test in enumerate(plan.tests):
+            self._tell(TestPlanned(index, self.redactor.text(test.nodeid), test.ranks, test.must_run))
 
     def _tell(self, fact: Fact) -> None:
         """What only the desk knows goes where everything else is, behind a line that may be torn."""
@@ -142,7 +171,7 @@ class LaneRun:
                 if self._is_through(index):
                     self._judge(index)
         finally:
-            self._write_run_json(RunStatus.INTERRUPTED if interrupted else self._status())
+            self._write_run_json(self._final_status(interrupted))
             self.directory.close()
 
     def _end_box(self) -> None:
@@ -157,6 +186,11 @@ class LaneRun:
         if self._box is not None and self.timeline.finished is None:
             for log in self.directory.path.glob("ranks/*/*/*.log"):
                 redact_file(str(log), self.redactor)
+
+    def _final_status(self, interrupted: bool) -> RunStatus:
+        if self.left or (self.stays and self.timeline.finished is None and not self.timeline.problems):
+            return RunStatus.DETACHED
+        return RunStatus.INTERRUPTED if interrupted else self._status()
 
     def _status(self) -> RunStatus:
         everything = judge_run(self.timeline).tests if self.timeline.planned else ()
@@ -186,7 +220,9 @@ class LaneRun:
         return {name: value for name, value in told.items() if value is not None}
 
     def _meta_now(self) -> RunMeta:
-        return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate))
+        address = self._box.address() if self._box is not None else None
+        ids = Ids(address.app, address.sandbox) if address is not None else self.meta.ids
+        return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate), ids=ids)
 
     def _write_run_json(self, status: RunStatus) -> None:
         meta = self._meta_now()

@@ -9,7 +9,7 @@ from math import isfinite
 import pytest
 
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
-SURFACES = ("auto", "local")
+SURFACES = ("auto", "local", "modal")
 PRESETS = ("full", "diagnostic")
 ANNOTATIONS = ("auto", "on", "off")
 CACHE_SEEDS = ("auto", "require", "cold", "refresh")

@@ -33,10 +33,10 @@ class Commands:
         return " ".join(shlex.quote(w) for w in words)
 
     def _launch(self) -> list[str]:
-        local = ["--surface", "local"] if self.surface == "local" else []
+        surface = ["--surface", self.surface] if self.surface in ("local", "modal") else []
         dry = ["--dry-run"] if self.dry_run else []
         other_size = bool(self.ranks) and not self.lane.endswith(f"x{self.ranks}")
-        return [*local, *dry, *(["--ranks", str(self.ranks)] if other_size else [])]
+        return [*surface, *dry, *(["--ranks", str(self.ranks)] if other_size else [])]
 
     def show(self) -> str:
         return f"megacpp show {shlex.quote(self.run_id)}" if self.run_id else "megacpp show"

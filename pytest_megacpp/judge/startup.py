@@ -349,7 +349,7 @@ def problem_found(timeline: Timeline) -> Finding | None:
 
 def mend(timeline: Timeline, finding: Finding) -> str:
     """What the box proposed to do about the problem that became this finding."""
-    if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED):
+    if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST):
         return ""
     return plain(timeline.problems[0][1].mend, 400)
 

@@ -15,8 +15,9 @@ from typing import IO
 
 from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
-from pytest_megacpp.surfaces.protocol import SurfaceFailed
+from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
@@ -79,11 +80,15 @@ class LocalBox:
                 return b""
         return self._file.read(1 << 20)
 
-    def ended(self) -> str | None:
+    def ended(self) -> Ended | None:
         status = self._child.poll()
         if status is None or (status < 0 and self._goes_on_alone()):
             return None
-        return (_how(status) if status < 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+        words = (_how(status) if status < 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+        return Ended(ProblemFound("box-lost", "cut-off", words) if words else None)
+
+    def address(self) -> Address:
+        return Address()
 
     def _last_line(self) -> str:
         """Of what the box wrote to its log."""

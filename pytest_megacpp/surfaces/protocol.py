@@ -1,9 +1,26 @@
 """Owns what a surface is: something that runs a box somewhere and hands its recording over; must not know any."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The box is no more. `problem` is what the surface knows of its end, for a recording that has no end itself."""
+
+    problem: ProblemFound | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What the surface calls the box; None what it has no name for."""
+
+    app: str | None = None
+    sandbox: str | None = None
 
 
 class RunningBox(Protocol):
@@ -12,8 +29,11 @@ class RunningBox(Protocol):
     def read(self) -> bytes:
         """What came of the recording since the last call; may be empty."""
 
-    def ended(self) -> str | None:
-        """None while the box runs; else its last words, possibly empty. Read once more afterwards."""
+    def ended(self) -> Ended | None:
+        """None while the box runs. Read once more afterwards."""
+
+    def address(self) -> Address:
+        """As far as it is known by now."""
 
     def stop(self, reason: str) -> None:
         """Asks the box to end in order."""

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pytest_megacpp.recording.plan import Plan
-from pytest_megacpp.surfaces.protocol import SurfaceFailed
+from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
 
 class ReplaySurface:
@@ -34,8 +34,11 @@ class ReplayedBox:
         self._at_end = not data
         return data
 
-    def ended(self) -> str | None:
-        return "" if self._at_end else None
+    def ended(self) -> Ended | None:
+        return Ended() if self._at_end else None
+
+    def address(self) -> Address:
+        return Address()
 
     def stop(self, reason: str) -> None:
         """There is nothing to stop."""

@@ -354,14 +354,14 @@ def _own_metadata() -> Iterator[SourceFile]:
 
 
 def stage(files: Sequence[SourceFile], directory: Path) -> None:
-    """Puts the files under `directory` as they lie in the box; as hard links where that is possible, else as copies."""
+    """Copies the files under `directory` as they lie in the box. No links: what changes during the upload, such as the
+    log of this very run, would be sent torn.
+    """
     made: set[Path] = set()
     for file in files:
         target = directory / file.remote
         if target.parent not in made:
             target.parent.mkdir(parents=True, exist_ok=True)
             made.add(target.parent)
-        try:
-            os.link(file.path, target)
-        except OSError:
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
             shutil.copy2(file.path, target)

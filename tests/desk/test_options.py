@@ -123,7 +123,6 @@ def test_the_built_in_lane_can_be_changed(read: Read) -> None:
     ("arguments", "said"),
     [
         (["--surface=locall"], "--surface: unknown surface 'locall'; did you mean 'local'? Known: auto, local"),
-        (["--surface=modal"], "the surface 'modal' isn't built in this version; use local"),
         (["--ranks=0"], "--ranks: the world size must be a whole number of at least 1, not '0'"),
         (["--ranks=-1"], "at least 1, not '-1'"),
         (["--ranks=two"], "at least 1, not 'two'"),

@@ -736,6 +736,36 @@ def box_lost_broken() -> FakeBox:
 
 
 @case
+def blocked_capacity() -> FakeBox:
+    """Told by the desk: no machine came."""
+    mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+    return FakeBox().say(ev.ProblemFound("blocked", "capacity", "no machine: it took longer than 600 s", mend), "desk")
+
+
+@case
+def environment_image_build() -> FakeBox:
+    detail = "the image could not be built: RUN pip install torchx / ERROR: No matching distribution found for torchx"
+    mend = "mend the image (megacpp doctor --surface modal)"
+    return FakeBox().say(ev.ProblemFound("environment", "image-build", detail, mend), "desk")
+
+
+@case
+def box_lost_killed() -> FakeBox:
+    """Evicted in the middle of a test: the desk knows it from the sandbox's exit code alone."""
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters(range(4)).after(3.0).samples(range(4)).after(1.0)
+    told = "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)"
+    return box.say(ev.ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", "")
+
+
+@case
+def box_lost_connection() -> FakeBox:
+    box = FakeBox().begins().enters(range(4)).after(3.0).samples(range(4)).after(91.0)
+    told = "no connection to the box for 91 s; without a desk it ends within 60 s"
+    mend = "see what it recorded (pytest --attach run-1), or rerun"
+    return box.say(ev.ProblemFound("box-lost", "connection", told, mend), "desk", "")
+
+
+@case
 def not_run_stopped() -> FakeBox:
     """-x: the first failure ends the run."""
     box = FakeBox(tests=(NODEID + "_2", NODEID)).world_ready().begins(1).raises(range(4)).finishes().ends()

@@ -36,7 +36,7 @@ def test_a_rerun_keeps_surface_and_size() -> None:
     assert commands().rerun().startswith("pytest -m h200x8 --surface local --dry-run 'a/test_b.py")
     assert "--ranks 4" in commands(ranks=4).rerun()
     assert "--dry-run" in commands("modal").rerun()
-    assert "--surface" not in commands("modal", dry_run=False).rerun()
+    assert "--surface modal" in commands("modal", dry_run=False).rerun()
 
 
 def test_a_straggler_gets_twice_the_limit() -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from tests.modal_emulator.faults import Faults
-from tests.modal_emulator.processes import Container, base_environment
+from tests.modal_emulator.processes import Container, Running, base_environment
 from tests.modal_emulator.store import Image, MountedFile, Store, new_id
 
 Result = api_pb2.GenericResult
@@ -151,6 +152,18 @@ class ControlPlane:
         result = Result(status=FAILURE if self.faults.build_fails else SUCCESS)
         yield api_pb2.ImageJoinStreamingResponse(result=result, eof=True)
 
+    async def ImageBuildChainGet(self, request: Any) -> Any:
+        now = Timestamp()
+        now.GetCurrentTime()
+        step = api_pb2.ImageBuildStep(
+            image_id=request.image_id, started_at=now, finished_at=now, builder_app_id="ap-builder"
+        )
+        return api_pb2.ImageBuildChainGetResponse(build_steps=[step])
+
+    async def AppFetchLogs(self, request: Any) -> Any:
+        logs = [api_pb2.TaskLogs(data=f"{line}\n") for line in self.faults.build_log]
+        return api_pb2.AppFetchLogsResponse(batches=[api_pb2.TaskLogsBatch(items=logs[-request.limit :])])
+
     async def ImageFromId(self, request: Any) -> Any:
         _found(self.store.images.get(request.image_id), f"image {request.image_id!r}")
         return api_pb2.ImageFromIdResponse(image_id=request.image_id)
@@ -240,7 +253,9 @@ class ControlPlane:
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_symlink():
                 place.unlink()
-            place.symlink_to(self.store.volume(volume.volume_id))
+            target = self.store.volume(volume.volume_id) / volume.sub_path.strip("/")
+            target.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(target)
         sandbox.container = container
         await container.start(wanted.entrypoint_args, wanted.workdir or "/", self._hidden)
         sandbox.started.set()
@@ -257,7 +272,8 @@ class ControlPlane:
         for file in self.store.mounts[mount]:
             target = container.place(file.name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.store.files[file.sha256])
+            data = self.store.files[file.sha256]
+            target.write_bytes(container.told(data.decode()).encode() if target.suffix == ".json" else data)
             target.chmod(file.mode & 0o777 or 0o644)
 
     async def end(self, sandbox: Sandbox, status: int, code: int) -> None:
@@ -304,6 +320,16 @@ class ControlPlane:
             logs = [api_pb2.TaskLogs(data=data.decode(errors="replace"))]
             yield api_pb2.TaskLogsBatch(items=logs, entry_id=str(offset))
         yield api_pb2.TaskLogsBatch(eof=True, entry_id=str(offset))
+
+    async def SandboxStdinWrite(self, request: Any) -> Any:
+        main = await self.main_of(self.of(request.sandbox_id))
+        await main.write(main.written, request.input, request.eof)
+        return api_pb2.SandboxStdinWriteResponse()
+
+    async def main_of(self, sandbox: Sandbox) -> Running:
+        """The first process, once it is started."""
+        await sandbox.started.wait()
+        return _found(sandbox.container and sandbox.container.main, "the sandbox's process")
 
     async def SandboxGetFromName(self, request: Any) -> Any:
         return self._from_name(request, second=False)

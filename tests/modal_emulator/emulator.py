@@ -18,7 +18,7 @@ from modal_proto import api_pb2, task_command_router_pb2
 
 from tests.modal_emulator.control import KILLED, ControlPlane, Result, Sandbox
 from tests.modal_emulator.faults import Faults
-from tests.modal_emulator.processes import namespaces_allowed
+from tests.modal_emulator.processes import ROOT
 from tests.modal_emulator.router import Router, settled
 from tests.modal_emulator.rpc import Service
 from tests.modal_emulator.store import Store, blob_application
@@ -56,7 +56,7 @@ class Emulator:
     @property
     def root(self) -> str:
         """The directory in sandboxes under which files may be put."""
-        return "/megacpp" if namespaces_allowed() else str(self._directory / "root")
+        return ROOT
 
     # -- what a test does ----------------------------------------------------------------------------------
 

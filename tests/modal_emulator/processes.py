@@ -1,12 +1,14 @@
 """Owns sandboxes as local processes: namespaces where allowed, streams by offset, an end for all of them.
 
-Where namespaces are not allowed a sandbox has the machine's own root, and its files lie at paths that the test chose.
+Where namespaces are not allowed a sandbox has the machine's own root, and `ROOT` is replaced by a directory of its own
+in all that the sandbox is told.
 """
 
 import asyncio
 import contextlib
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from pytest_megacpp.box import process
 LAUNCH = Path(__file__).with_name("launch.sh")
 UNSHARE = ("unshare", "-rmpf", "--kill-child")
 MARK = "MODAL_SANDBOX_ID"
+ROOT = "/megacpp"
 
 
 @functools.cache
@@ -130,16 +133,24 @@ class Container:
 
     def place(self, absolute: str) -> Path:
         """Where a path of the sandbox lies on this machine."""
-        if not namespaces_allowed():
-            return Path(absolute)
         top = "/" + absolute.strip("/").partition("/")[0]
         if os.path.lexists(top):
             raise ValueError(f"{absolute}: the emulator can only add top-level directories that this machine lacks")
         return self.overlay / absolute.strip("/")
 
+    def told(self, text: str) -> str:
+        """A text for the sandbox, such as an argument."""
+        return text if namespaces_allowed() else re.sub(rf"(?<![\w.-]){ROOT}(?![\w-])", f"{self.overlay}{ROOT}", text)
+
+    def _told(self, command: Sequence[str]) -> list[str]:
+        return [self.told(word) for word in command]
+
+    def _told_all(self, environment: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.told(value) for name, value in environment.items()}
+
     async def start(self, command: Sequence[str], workdir: str, hidden: Sequence[Path]) -> None:
         if not namespaces_allowed():
-            self.main = await Running.start(command, self._environment, workdir)
+            self.main = await Running.start(self._told(command), self._told_all(self._environment), self.told(workdir))
             return
         self._hidden.write_text("".join(f"{path}\n" for path in hidden), encoding="utf-8")
         inside = ("sh", str(LAUNCH), str(self._newroot), str(self.overlay), str(self._hidden), workdir, *command)
@@ -148,7 +159,7 @@ class Container:
     async def exec(self, exec_id: str, command: Sequence[str], workdir: str, environment: Mapping[str, str]) -> None:
         theirs = {**self._environment, **environment}
         if not namespaces_allowed():
-            self.execs[exec_id] = await Running.start(command, theirs, workdir)
+            self.execs[exec_id] = await Running.start(self._told(command), self._told_all(theirs), self.told(workdir))
             return
         assert self.main is not None
         first = await self._first_process()
@@ -186,5 +197,6 @@ class Container:
 
 def base_environment(home: Path) -> dict[str, str]:
     """What a container has before anything is configured: an interpreter on the path and a home."""
-    path = os.pathsep.join((os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"))
+    own = os.path.dirname(sys.executable)
+    path = os.pathsep.join((own, "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"))
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}

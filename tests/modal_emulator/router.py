@@ -8,7 +8,7 @@ from grpclib import GRPCError, Status
 from modal_proto import task_command_router_pb2 as sr_pb2
 
 from tests.modal_emulator.control import ControlPlane
-from tests.modal_emulator.processes import Output, Running
+from tests.modal_emulator.processes import Running
 
 
 class Router:
@@ -55,19 +55,18 @@ class Router:
             return sr_pb2.TaskExecPollResponse()
         return sr_pb2.TaskExecPollResponse(code=code) if code >= 0 else sr_pb2.TaskExecPollResponse(signal=-code)
 
+    async def SandboxStdinWriteV2(self, request: Any) -> Any:
+        main = await self._control.main_of(self._control.of_task(request.task_id))
+        await main.write(request.offset, request.data, request.eof)
+        return sr_pb2.SandboxStdinWriteV2Response()
+
     async def SandboxStdioReadV2(self, request: Any) -> AsyncIterator[Any]:
-        await self._control.of_task(request.task_id).started.wait()
-        output, offset = self._main(request), request.offset
+        main = await self._control.main_of(self._control.of_task(request.task_id))
+        stdout = request.file_descriptor == sr_pb2.SANDBOX_STDIO_FILE_DESCRIPTOR_STDOUT
+        output, offset = main.stdout if stdout else main.stderr, request.offset
         async for data in output.read(offset):
             yield sr_pb2.SandboxStdioReadV2Response(data=data, starting_offset=offset)
             offset += len(data)
-
-    def _main(self, request: Any) -> Output:
-        container = self._control.of_task(request.task_id).container
-        assert container is not None
-        assert container.main is not None
-        stdout = request.file_descriptor == sr_pb2.SANDBOX_STDIO_FILE_DESCRIPTOR_STDOUT
-        return container.main.stdout if stdout else container.main.stderr
 
     def _running(self, request: Any) -> Running:
         container = self._control.of_task(request.task_id).container

@@ -37,9 +37,11 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (["--lane-limit", "stall=soon"], "stall must be a number of seconds above 0"),
         (["--ranks", "0"], "--ranks: the world size must be a whole number of at least 1"),
         (["--surface", "lokal"], "did you mean 'local'?"),
-        (["--surface", "modal"], "isn't built in this version"),
         (["--replay", "nowhere"], "no run 'nowhere'"),
         (["--lane-annotations", "of"], "unknown choice 'of'; did you mean 'off'?"),
+        (["--attach", "nowhere"], "say the whole run id"),
+        (["--attach", "20200101-000000-0000", "--replay", "latest"], "exclude each other"),
+        (["--surface", "local", "--detach"], "--detach leaves a run on Modal"),
     ],
 )
 def test_options_are_checked(simple: Project, typed: list[str], answer: str) -> None:

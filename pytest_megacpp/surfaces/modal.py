@@ -1,0 +1,497 @@
+"""Owns a box in a Modal sandbox: from the order to the last byte of its recording; must not know tests or judge.
+
+One thread does it all, in order; the desk only reads what came. Nothing the box says is unpickled, imported or run.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.events import Event, ProblemFound, Progress
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.wire import encode
+from pytest_megacpp.surfaces import modal_client as client
+from pytest_megacpp.surfaces import modal_failures as failures
+from pytest_megacpp.surfaces import modal_rates
+from pytest_megacpp.surfaces.elsewhere import plan_elsewhere
+from pytest_megacpp.surfaces.modal_config import (
+    CACHE_DIR,
+    HOME,
+    PACKAGE_DIR,
+    RUN_DIR,
+    RUNS_DIR,
+    SOURCE_DIR,
+    ModalConfig,
+    VolumeConfig,
+)
+from pytest_megacpp.surfaces.modal_stream import End, FollowerStream, Lines, Log, Unseen, is_log
+from pytest_megacpp.surfaces.protocol import Address, Ended
+from pytest_megacpp.surfaces.source import Source, SourceConfig, SourceError, gather, own_package, stage, top_of
+
+T = TypeVar("T")
+SOURCE = "surface"  # of events about the way to the box and back
+PLAN = f"{HOME}/plan.json"
+IMAGE_S = 3600.0
+UPLOAD_S = 900.0
+STOP_S = 30.0  # for a box to end in order, as its own grace periods allow
+GIVEN_BACK_S = 20.0  # for a sandbox whose box has ended
+LOOK_S = 2.0  # between two looks at whether the sandbox still runs
+SAY_S = 5.0  # between two signs of life to the box
+SILENT_S = 10.0  # a follower says something every 2 s
+AGAIN_S = 0.5
+FOLLOWERS_TRIED = 2
+RECORDS = VolumeConfig(RUNS_DIR, "megacpp-runs", made=True)
+FETCHED = b'{"fetched":true}'
+DETACHED_LEASE_S = 0.0
+_OF_THE_END = frozenset({"NotFoundError", "ConflictError", "ClientClosed"})  # what calls to an ended sandbox raise
+
+
+class _Refused(Exception):
+    """No follower could be started."""
+
+
+class Stay(StrEnum):
+    """What becomes of the sandbox when the desk has no more use for it."""
+
+    OWNER = "owner"  # it ends with the desk
+    VISITOR = "visitor"  # it goes on, followed or not
+    LEAVING = "leaving"  # it goes on, and nobody follows it from here
+
+
+@dataclass(frozen=True)
+class ModalSurface:
+    """See `Surface`. `never` are directories of the desk that aren't source; `tags` go to the app and the sandbox.
+    `rates` remembers what the account pays.
+    """
+
+    config: ModalConfig
+    source: SourceConfig
+    never: Sequence[Path] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    detached: bool = False
+    rates: Path | None = None
+
+    @property
+    def _kept(self) -> ModalConfig:
+        """Records are kept also where nobody said in which volume: else nothing could be attached to."""
+        return replace(self.config, runs_volume=self.config.runs_volume or RECORDS)
+
+    def start(self, plan: Plan, run: Path) -> "ModalBox":
+        """Returns at once; what fails on the way is the box's end."""
+        box = ModalBox(plan.run_id, run, self._kept)
+        box.begin(lambda: self._order(plan, run, box), Stay.LEAVING if self.detached else Stay.OWNER)
+        return box
+
+    def attach(self, run_id: str, run: Path) -> "ModalBox":
+        """Follows a run from its beginning, whether it still works or only its records are left."""
+        box = ModalBox(run_id, run, self._kept)
+        box.begin(lambda: self._found(run_id, box), Stay.VISITOR)
+        return box
+
+    def _found(self, run_id: str, box: "ModalBox") -> Any:
+        box.phase("connect", lambda: client.connect(box.is_cancelled))
+        sandbox = box.phase("look-up", lambda: client.find(self.config.app, run_id))
+        return sandbox if sandbox is not None else box.replay_records()
+
+    def _order(self, plan: Plan, run: Path, box: "ModalBox") -> Any:
+        """A sandbox at work on the plan. Raises SurfaceTrouble or Cancelled."""
+        config, cancelled = self._kept, box.is_cancelled
+        source = box.phase("source", lambda: self._gather(plan))
+        box.phase("connect", lambda: client.connect(cancelled))
+        app = client.app(config.app, config.environment, self.tags, cancelled)
+        box.knows(app=getattr(app, "app_id", None))
+        image = self._image(top_of(Path(plan.cwd)))
+        box.phase("image", lambda: client.build(image, app, "the image", IMAGE_S, cancelled))
+        timeout_s, run_s = config.times(plan.run_s)
+        there = self._plan(plan, source, run_s)
+        with self._staged(there, source, run) as files:
+            image = image.add_local_dir(files, HOME)
+            box.phase("upload", lambda: client.build(image, app, "the upload", UPLOAD_S, cancelled))
+        options = {**self._options(plan, timeout_s), "image": image}
+        order = client.Order(plan.run_id, app, config.app, self._command(), options)
+        wanted = plan.gpu if not plan.dry_run else "a CPU machine"
+        sandbox = box.phase("capacity", lambda: client.create(order, config.capacity_s, cancelled), wanted)
+        threading.Thread(target=self._learn_rates, daemon=True, name="megacpp-modal-rates").start()
+        return sandbox
+
+    def _learn_rates(self) -> None:
+        """For later launches; nobody waits for it."""
+        with contextlib.suppress(Exception):
+            if self.rates is not None and not modal_rates.remembered(self.rates, time.time()):
+                modal_rates.remember(self.rates, modal_rates.ask())
+
+    def _gather(self, plan: Plan) -> Source:
+        try:
+            return gather(top_of(Path(plan.cwd)), self.source, SOURCE_DIR, self.never)
+        except SourceError as e:
+            raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e
+
+    def _image(self, top: Path) -> Any:
+        client.client()
+        from pytest_megacpp.surfaces.modal_image import ImageError, image
+
+        try:
+            return image(self.config.image, top)
+        except ImageError as e:
+            raise failures.SurfaceTrouble(ProblemFound("blocked", "image", str(e))) from e
+
+    def _plan(self, plan: Plan, source: Source, run_s: float) -> Plan:
+        variables = self.config.variables()
+        try:
+            return plan_elsewhere(
+                plan, source.layout, cache_dir=CACHE_DIR, run_s=run_s, variables=variables, environ=os.environ
+            )
+        except SourceError as e:
+            raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e
+
+    @contextlib.contextmanager
+    def _staged(self, plan: Plan, source: Source, run: Path) -> Iterator[Path]:
+        """A directory that lies as `HOME` will in the box: one upload for all that is sent."""
+        directory = Path(tempfile.mkdtemp(prefix=".stage-", dir=run))
+        try:
+            stage(source.files, directory / Path(SOURCE_DIR).name)
+            stage(own_package(), directory / Path(PACKAGE_DIR).name)
+            (directory / Path(PLAN).name).write_text(json.dumps(to_json(plan)), encoding="utf-8")
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _command(self) -> tuple[str, ...]:
+        lease_s = DETACHED_LEASE_S if self.detached else self.config.lease_s
+        return (*_here("away"), PLAN, RUN_DIR, f"{lease_s:g}", RUNS_DIR)
+
+    def _options(self, plan: Plan, timeout_s: float) -> dict[str, Any]:
+        config = self._kept
+        modal = client.client()
+        passed = {name: os.environ[name] for name in config.pass_env if name in os.environ}
+        cpu, memory_mib = config.machine(plan.ranks)
+        environment = {"PYTHONPATH": PACKAGE_DIR, "PYTHONDONTWRITEBYTECODE": "1", "MEGACPP_RUN_ID": plan.run_id}
+        secrets = [modal.Secret.from_name(name) for name in config.secrets]
+        return {
+            **_network(config),
+            "env": environment,
+            "secrets": [*secrets, *([modal.Secret.from_dict(passed)] if passed else [])],
+            "tags": {**self.tags, "megacpp_run": plan.run_id, "lane": plan.lane},
+            "volumes": _volumes(config, plan.run_id),
+            "gpu": None if plan.dry_run else plan.gpu,
+            "cpu": cpu,
+            "memory": memory_mib,
+            "timeout": int(timeout_s),
+            "workdir": HOME,
+            "region": list(config.region) or None,
+            "cloud": config.cloud,
+        }
+
+
+def _volumes(config: ModalConfig, run_id: str) -> dict[str, Any]:
+    modal = client.client()
+    return {
+        volume.path: modal.Volume.from_name(volume.name, create_if_missing=volume.made).with_mount_options(
+            read_only=volume.read_only, sub_path=volume.directory or None
+        )
+        for volume in config.mounts(run_id)
+    }
+
+
+def _network(config: ModalConfig) -> dict[str, Any]:
+    network = config.network
+    if network.is_open:
+        return {}
+    if not (network.cidrs or network.domains):
+        return {"block_network": True}
+    return {
+        "outbound_cidr_allowlist": list(network.cidrs) or None,
+        "outbound_domain_allowlist": list(network.domains) or None,
+    }
+
+
+def _here(module: str) -> tuple[str, str, str]:
+    """How a module of `pytest_megacpp.box` is run in any image."""
+    return ("python3", f"{PACKAGE_DIR}/pytest_megacpp/box/start.py", module)
+
+
+class ModalBox:
+    """See `RunningBox`."""
+
+    def __init__(self, run_id: str, run: Path, config: ModalConfig) -> None:
+        self._run_id = run_id
+        self._run = run
+        self._config = config
+        self._recording = run / "recording.jsonl"
+        self._unread = bytearray()
+        self._lock = threading.Lock()
+        self._address = Address()
+        self._said = 0
+        self._cancelled = threading.Event()
+        self._stop_reason: str | None = None
+        self._done = threading.Event()
+        self._problem: ProblemFound | None = None
+        self._complete = False
+        self._over = False
+        self._reached = False
+        self._stream = FollowerStream()
+        self._sandbox: Any = None
+        self._stay = Stay.OWNER
+
+    # -- what the desk asks --------------------------------------------------------------------------------
+
+    def read(self) -> bytes:
+        with self._lock:
+            data, self._unread = bytes(self._unread), bytearray()
+        return data
+
+    def ended(self) -> Ended | None:
+        return Ended(self._problem) if self._done.is_set() else None
+
+    def address(self) -> Address:
+        return self._address
+
+    def stop(self, reason: str) -> None:
+        if self._stay is not Stay.OWNER:
+            return
+        self._stop_reason = self._stop_reason or reason
+        if not self._reached:
+            self._cancelled.set()
+
+    def end(self) -> None:
+        """In order if the box can still be asked, else at once."""
+        if self._stay is not Stay.OWNER:
+            self._cancelled.set()
+        elif not self._done.is_set():
+            self.stop("interrupted")
+            if not self._done.wait(STOP_S):
+                self._cancelled.set()
+        self._done.wait(GIVEN_BACK_S + 2 * client.POLL_S)
+
+    # -- the thread ----------------------------------------------------------------------------------------
+
+    def begin(self, order: Callable[[], Any], stay: Stay) -> None:
+        self._stay = stay
+        threading.Thread(target=self._work, args=(order,), daemon=True, name="megacpp-modal").start()
+
+    def _work(self, order: Callable[[], Any]) -> None:
+        try:
+            self._sandbox = order()
+            if self._sandbox is not None:
+                self.knows(sandbox=str(self._sandbox.object_id))
+                if self._stay is not Stay.LEAVING:
+                    self._follow()
+        except failures.Cancelled:
+            pass
+        except failures.SurfaceTrouble as e:
+            self._problem = e.problem
+        except Exception as e:
+            self._problem = failures.trouble(e).problem
+        finally:
+            with contextlib.suppress(Exception):
+                self._give_back()
+            self._done.set()
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def knows(self, app: str | None = None, sandbox: str | None = None) -> None:
+        self._address = Address(app or self._address.app, sandbox or self._address.sandbox)
+
+    def phase(self, name: str, work: Callable[[], T], detail: str = "") -> T:
+        """A step that may take a while: its beginning and its time are told."""
+        self._tell(name, detail)
+        began = time.monotonic()
+        result = work()
+        self._tell(name, f"{time.monotonic() - began:.1f} s")
+        return result
+
+    def _tell(self, phase: str, detail: str) -> None:
+        event = Event(self._run_id, "", SOURCE, self._said, 0.0, Progress(phase, detail))
+        self._said += 1
+        self._take(encode(event))
+
+    def _take(self, data: bytes) -> None:
+        with self._recording.open("ab") as recording:
+            recording.write(data)
+        with self._lock:
+            self._unread += data
+
+    # -- following -----------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Until the box has ended and all was heard. Raises SurfaceTrouble for a box that can't be found again."""
+        began_s = heard_s = time.monotonic()
+        refused, started = 0, False
+        while not self._complete and not self.is_cancelled():
+            try:
+                for _ in self._listen(refused):
+                    heard_s, refused = time.monotonic(), 0
+                    if not started:
+                        started = True
+                        self._tell("start", f"{heard_s - began_s:.1f} s")
+            except _Refused:
+                refused += 1
+            except (failures.Cancelled, failures.Late):
+                raise
+            except Exception as e:
+                if not failures.is_transient(e) and type(e).__name__ not in _OF_THE_END:
+                    raise
+            if self._complete or self.is_cancelled():
+                return
+            code = self._exit_code()
+            if code is not None:
+                self._after_the_end(code)
+                return
+            lost_s = time.monotonic() - heard_s
+            if lost_s > self._reconnect_s():
+                raise failures.SurfaceTrouble(failures.unreachable_box(self._run_id, lost_s, self._config.lease_s))
+            self._tell("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
+            time.sleep(AGAIN_S)
+
+    def _reconnect_s(self) -> float:
+        return 1.5 * self._config.lease_s or 90.0
+
+    def _listen(self, refused: int) -> Iterator[int]:
+        """Takes in what the box says, yielding how much came; ends when it falls silent or the sandbox is gone. Where
+        no follower can be started, that is what it repeats on its own output.
+        """
+        if refused < FOLLOWERS_TRIED:
+            yield from self._converse(self._follower(), self._hear, SILENT_S)
+        else:
+            self._tell("fallback", "no follower can be started: reading the sandbox's own output")
+            unseen = self._unseen()
+            hear = lambda data: self._hear_output(data, unseen)  # noqa: E731
+            yield from self._converse(client.Following(self._sandbox), hear, float("inf"))
+
+    def _follower(self) -> client.Following:
+        """Raises _Refused. The first one has to wait until the sandbox has its machine, which `create` need not do."""
+        command = (*_here("follow"), RUN_DIR, str(self._stream.resume()))
+        limits = ("a follower", client.CALL_S) if self._reached else ("the machine", self._config.capacity_s)
+        try:
+            following = client.follower(self._sandbox, command, *limits, self.is_cancelled)
+        except (failures.Cancelled, failures.Late) as e:
+            if isinstance(e, failures.Late) and self._reached:
+                raise _Refused from e
+            raise
+        except Exception as e:
+            raise _Refused from e
+        self._reached = True
+        return following
+
+    def _converse(self, following: client.Following, hear: Callable[[bytes], None], silent_s: float) -> Iterator[int]:
+        heard_s = looked_s = said_s = time.monotonic()
+        following.say(b"{}")
+        stop_said = False
+        try:
+            while not self._complete and not self.is_cancelled():
+                data = following.next(0.05)
+                now_s = time.monotonic()
+                if data is None or now_s - heard_s > silent_s:
+                    return
+                if data:
+                    heard_s = now_s
+                    hear(data)
+                    yield len(data)
+                if self._stop_reason is not None and not stop_said:
+                    stop_said = True
+                    following.say(json.dumps({"stop": self._stop_reason}).encode())
+                if self._over:
+                    following.say(FETCHED)
+                if now_s - said_s > self._say_s():
+                    said_s = now_s
+                    following.say(b"{}")
+                if now_s - looked_s > LOOK_S and now_s - heard_s > LOOK_S / 2:
+                    looked_s = now_s
+                    if self._exit_code() is not None:
+                        return
+            following.say(FETCHED)
+        finally:
+            following.leave()
+
+    def _say_s(self) -> float:
+        """Between two signs of life to the box: many within its lease."""
+        return min(SAY_S, self._config.lease_s / 5) if self._config.lease_s else SAY_S
+
+    def _hear(self, data: bytes) -> None:
+        for piece in self._stream.feed(data):
+            match piece:
+                case Lines():
+                    self._take(piece.data)
+                case Log():
+                    self._write_log(piece.path, piece.data)
+                case End():
+                    self._complete = True
+
+    def _exit_code(self) -> int | None:
+        """None while it runs, and while nobody can say."""
+        try:
+            return client.exit_code(self._sandbox)
+        except Exception as e:
+            if failures.is_transient(e):
+                return None
+            raise
+
+    def _hear_output(self, data: bytes, unseen: Unseen) -> None:
+        """The sandbox's output comes line by line, and has no logs."""
+        if data.endswith(b"\n") and unseen.is_new(data):
+            self._take(data)
+            self._over = b'"kind":"run-finished"' in data
+
+    def _unseen(self) -> Unseen:
+        unseen = Unseen()
+        with contextlib.suppress(OSError):
+            unseen.saw(self._recording.read_bytes())
+        return unseen
+
+    def _after_the_end(self, code: int) -> None:
+        """The sandbox is gone: what its output and the kept records have beyond what was heard, and why it ended."""
+        self._tell("lost", f"the sandbox ended with {code}; reading its output")
+        self._take_unseen(client.output(self._sandbox, "stdout"))
+        self.replay_records()
+        recorded = b'"kind":"run-started"' in self._recording.read_bytes()
+        ending = client.how_it_ended(self._sandbox)
+        stderr = client.output(self._sandbox, "stderr").decode(errors="replace")
+        self._problem = failures.gone(ending, code, stderr, recorded=recorded)
+
+    def _take_unseen(self, data: bytes) -> None:
+        unseen = self._unseen()
+        lines = data.splitlines(keepends=True)
+        self._take(b"".join(line for line in lines if line.endswith(b"\n") and unseen.is_new(line)))
+
+    def replay_records(self) -> None:
+        """What the volume of run records keeps of this run, beyond what is here already."""
+        kept = self._config.runs_volume
+        if kept is None:
+            return
+        for path, data in client.stored(kept.name, f"{kept.directory}/{self._run_id}".strip("/")):
+            if path == "recording.jsonl":
+                self._take_unseen(data)
+            elif is_log(path):
+                self._write_log(path, data)
+
+    def _write_log(self, path: str, data: bytes) -> None:
+        target = self._run / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+    def _give_back(self) -> None:
+        """The sandbox costs money until it ends. One whose box has ended goes by itself; others are terminated."""
+        visiting = self._stay is Stay.VISITOR and not self._complete
+        if self._sandbox is None or self._stay is Stay.LEAVING or visiting or self._left_to_itself():
+            return
+        deadline = time.monotonic() + (GIVEN_BACK_S if self._complete else 0.0)
+        while time.monotonic() < deadline:
+            if self._exit_code() is not None:
+                return
+            time.sleep(0.1)
+        client.terminate(self._sandbox)
+
+    def _left_to_itself(self) -> bool:
+        """A box that can't be reached any more ends by its lease, or not at all; `--attach` finds it."""
+        return self._problem is not None and self._problem.cause == "connection"

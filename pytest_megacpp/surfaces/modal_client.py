@@ -1,0 +1,235 @@
+"""Owns the calls to Modal's client, each with its deadline; must not know runs, recordings or when to call.
+
+The client is imported here and nowhere at import time: a desk without Modal pays nothing. Its own patience is minutes
+(56 s for an unreachable server, 21 minutes for a machine, 10 s of retries for a lost stream), so it isn't relied on.
+"""
+
+import importlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_megacpp.surfaces.modal_calls import call
+from pytest_megacpp.surfaces.modal_failures import Cancelled, Late, no_client, trouble
+
+HELLO_S = 15.0
+CALL_S = 30.0
+POLL_S = 10.0
+OUTPUT_S = 15.0
+BUILD_LOG_LINES = 20
+
+Asked = Callable[[], bool]
+"""Whether the desk has given up meanwhile."""
+
+
+def never() -> bool:
+    return False
+
+
+def client() -> Any:
+    """The package. Raises SurfaceTrouble when it isn't installed."""
+    try:
+        return importlib.import_module("modal")
+    except ImportError:
+        raise no_client() from None
+
+
+def has_credentials() -> bool:
+    """Whether the client would find a token; nothing is asked of a server."""
+    try:
+        settings = importlib.import_module("modal.config").config
+        return bool(settings.get("token_id") and settings.get("token_secret"))
+    except Exception:
+        return False
+
+
+def connect(cancelled: Asked = never) -> None:
+    """Says hello; the connection stays for all later calls of this process. Raises SurfaceTrouble or Cancelled."""
+    modal = client()
+    if not has_credentials():
+        raise trouble(modal.exception.AuthError("no token is configured"))
+    _known(lambda: call("Modal", HELLO_S, lambda: modal.Client.from_env().hello(), cancelled=cancelled))
+
+
+def _known(work: Callable[[], Any], log: Callable[[], str] = str) -> Any:
+    """What `work` returns; its failures are raised as SurfaceTrouble."""
+    try:
+        return work()
+    except Cancelled:
+        raise
+    except Exception as e:
+        raise trouble(e, log()) from e
+
+
+def app(name: str, environment: str | None, tags: Mapping[str, str], cancelled: Asked = never) -> Any:
+    """The App that the runs of a project share, with its tags."""
+    modal = client()
+
+    def look_up() -> Any:
+        found = modal.App.lookup(name, create_if_missing=True, environment_name=environment)
+        if tags:
+            found.set_tags(dict(tags))
+        return found
+
+    return _known(lambda: call("the app", CALL_S, look_up, cancelled=cancelled))
+
+
+def build(image: Any, app: Any, what: str, limit_s: float, cancelled: Asked = never) -> Any:
+    """Builds an image, or uploads its files. Raises SurfaceTrouble with what the build said last."""
+    work = lambda: call(what, limit_s, lambda: image.build(app), cancelled=cancelled)  # noqa: E731
+    return _known(work, lambda: _build_log(image))
+
+
+def _build_log(image: Any) -> str:
+    """The last lines of a build that failed, as far as they can be had."""
+    try:
+        entries = call("the log", POLL_S, lambda: list(image.logs.tail(BUILD_LOG_LINES)))
+        return "".join(str(entry.message) for entry in entries)[-2_000:]
+    except Exception:
+        return ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a sandbox is asked to be; `options` as `Sandbox.create` takes them."""
+
+    name: str
+    app: Any
+    app_name: str
+    command: Sequence[str]
+    options: Mapping[str, Any]
+
+
+def create(order: Order, capacity_s: float, cancelled: Asked = never) -> Any:
+    """A sandbox that has its machine. One that comes too late, or that was left in the queue, is terminated."""
+    modal = client()
+    make = lambda: modal.Sandbox.create(*order.command, app=order.app, name=order.name, **order.options)  # noqa: E731
+    try:
+        return call("the machine", capacity_s, make, cancelled=cancelled, too_late=terminate)
+    except Exception as e:
+        if isinstance(e, Cancelled | Late):
+            _terminate_by_name(order.app_name, order.name)
+        if isinstance(e, Cancelled):
+            raise
+        raise trouble(e) from e
+
+
+def _terminate_by_name(app_name: str, name: str) -> None:
+    """An order that nobody waits for any more must not be filled."""
+    found = find(app_name, name)
+    if found is not None:
+        terminate(found)
+
+
+def find(app_name: str, name: str) -> Any | None:
+    """The running sandbox of this name; None when there is none or it can't be asked."""
+    modal = client()
+    try:
+        return call("the sandbox", POLL_S, lambda: modal.Sandbox.from_name(app_name, name))
+    except Exception as e:
+        if isinstance(e, Late) or type(e).__name__ == "NotFoundError":
+            return None
+        raise trouble(e) from e
+
+
+def terminate(sandbox: Any) -> bool:
+    """Whether Modal took note; ending what has ended is no mistake."""
+    try:
+        call("the end", POLL_S, sandbox.terminate)
+    except Exception:
+        return False
+    return True
+
+
+def exit_code(sandbox: Any) -> int | None:
+    """None while it runs. Raises what the client raises, and Late."""
+    code = call("the sandbox", POLL_S, sandbox.poll)
+    return None if code is None else int(code)
+
+
+def how_it_ended(sandbox: Any) -> str:
+    """`timeout`, `terminated` or `exit`, of a sandbox that has ended."""
+    try:
+        call("the sandbox", POLL_S, sandbox.wait)
+    except Exception as e:
+        return {"SandboxTimeoutError": "timeout", "SandboxTerminatedError": "terminated"}.get(type(e).__name__, "exit")
+    return "exit"
+
+
+def output(sandbox: Any, stream: str) -> bytes:
+    """All of a sandbox's own stdout or stderr; empty when it can't be had."""
+    try:
+        return str(call("its output", OUTPUT_S, getattr(sandbox, stream).read)).encode()
+    except Exception:
+        return b""
+
+
+def stored(volume: str, directory: str) -> Iterator[tuple[str, bytes]]:
+    """The files below a directory of a volume: path relative to it, content. Nothing where there is no such thing."""
+    modal = client()
+    try:
+        held = modal.Volume.from_name(volume)
+        entries = call("the volume", CALL_S, lambda: held.listdir(directory, recursive=True))
+    except Exception as e:
+        if isinstance(e, Late):
+            raise trouble(e) from e
+        return
+    for entry in entries:
+        if str(getattr(entry.type, "name", entry.type)).upper() == "FILE":
+            path = str(entry.path).strip("/")
+            data = call("a file", CALL_S * 4, lambda path=path: b"".join(held.read_file(path)))  # type: ignore[misc]
+            yield path.removeprefix(directory.strip("/")).strip("/"), data
+
+
+def follower(sandbox: Any, command: Sequence[str], what: str, limit_s: float, cancelled: Asked = never) -> "Following":
+    """A process beside the box that tells what happens. Raises what the client raises, Late and Cancelled."""
+    return Following(call(what, limit_s, lambda: sandbox.exec(*command, text=False), cancelled=cancelled))
+
+
+class Following:
+    """A process of the sandbox: what it says comes out of `next`, what the desk says goes in by `say`.
+
+    Reading and writing have threads of their own, since either may block for as long as the client tries again.
+    """
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self._said: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+        self._to_say: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True, name="megacpp-modal-read").start()
+        threading.Thread(target=self._write, daemon=True, name="megacpp-modal-write").start()
+
+    def _read(self) -> None:
+        try:
+            for data in self._process.stdout:
+                self._said.put(data.encode() if isinstance(data, str) else data)
+        except BaseException as e:
+            self._said.put(e)
+        else:
+            self._said.put(None)
+
+    def _write(self) -> None:
+        try:
+            while (data := self._to_say.get()) is not None:
+                self._process.stdin.write(data)
+                self._process.stdin.drain()
+        except BaseException:
+            return  # the reader learns of it as well
+
+    def next(self, wait_s: float) -> bytes | None:
+        """Some bytes; empty when none came in time; None at the end. Raises what broke the stream."""
+        try:
+            said = self._said.get(timeout=wait_s)
+        except queue.Empty:
+            return b""
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    def say(self, line: bytes) -> None:
+        self._to_say.put(line + b"\n")
+
+    def leave(self) -> None:
+        self._to_say.put(None)

@@ -1,0 +1,144 @@
+"""Owns what each failure of Modal's client means: a verdict code, a cause and a mend; must not call anything.
+
+Exceptions are told apart by the names of their classes, so that this module needs no client. Only `Trouble.again` may
+be tried again, and whoever does says so.
+"""
+
+from dataclasses import dataclass
+
+from pytest_megacpp.recording.events import ProblemFound
+
+KILLED, TIMED_OUT = 137, 124
+TOKEN = "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+DETAIL_CHARS = 390
+LOG_LINES = 4
+
+
+class SurfaceTrouble(Exception):
+    """Something of the surface failed; `problem` is what the tests get to know of it."""
+
+    def __init__(self, problem: ProblemFound, *, again: bool = False) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.again = again
+
+
+class Late(Exception):
+    """A call to Modal did not answer in time."""
+
+    def __init__(self, what: str, limit_s: float) -> None:
+        super().__init__(f"{what} took longer than {limit_s:g} s")
+        self.what = what
+
+
+class Cancelled(Exception):
+    """The desk doesn't want it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """`told` precedes the client's own words."""
+
+    code: str
+    cause: str
+    told: str
+    mend: str = ""
+    again: bool = False
+
+
+_UNREACHABLE = _Meaning("blocked", "unreachable", "Modal can't be reached", "check the network and status.modal.com")
+_BY_CLASS = {
+    "AuthError": _Meaning("blocked", "credentials", "Modal refuses the credentials", TOKEN),
+    "PermissionDeniedError": _Meaning("blocked", "credentials", "these credentials may not do that", TOKEN),
+    "ConnectionError": _UNREACHABLE,
+    "ServiceError": _UNREACHABLE,
+    "InternalError": _Meaning("blocked", "internal-error", "Modal failed", "rerun", again=True),
+    "ImageBuildError": _Meaning(
+        "environment", "image-build", "the image could not be built", "mend the image (megacpp doctor --surface modal)"
+    ),
+    "ResourceExhaustedError": _Meaning(
+        "blocked", "capacity", "Modal has no room", "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+    ),
+    "ConflictError": _Meaning(
+        "blocked", "refused", "Modal refuses", "see what it says: billing, limits, a stopped app"
+    ),
+    "AlreadyExistsError": _Meaning(
+        "blocked", "duplicate-name", "a sandbox of this run exists already", "listen to it: pytest --attach RUN"
+    ),
+    "NotFoundError": _Meaning("blocked", "not-found", "Modal doesn't know something", "create it, or correct its name"),
+    "InvalidError": _Meaning("blocked", "refused", "the client refuses", "correct [tool.pytest_megacpp.modal]"),
+    "ExecutionError": _Meaning("environment", "execution", "the client gave up", "rerun"),
+    "VersionError": _Meaning("blocked", "client-version", "this client is too old", "pip install -U modal"),
+    "UnimplementedError": _Meaning("blocked", "client-version", "the server lacks a call", "pip install -U modal"),
+}
+_TRANSIENT = frozenset({"ServiceError", "InternalError", "ConnectionError", "StreamTerminatedError", "TimeoutError"})
+
+
+def trouble(error: BaseException, log: str = "") -> SurfaceTrouble:
+    """What an exception of a call before the launch means. `log`, of an image's build, says more than the client."""
+    if isinstance(error, SurfaceTrouble):
+        return error
+    if isinstance(error, Late):
+        return _late(error)
+    names = [cls.__name__ for cls in type(error).__mro__]
+    meaning = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
+    if meaning is None:
+        unknown = ProblemFound("environment", "surface", f"{names[0]}: {error}"[:DETAIL_CHARS], "rerun")
+        return SurfaceTrouble(unknown)
+    if meaning.cause == "capacity" and "capacity" not in str(error).lower():
+        meaning = _Meaning("blocked", "quota", "Modal refuses", "raise the workspace's limits, or ask for less")
+    lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES:]
+    said = " / ".join(lines) or " ".join(str(error).split())
+    detail = f"{meaning.told}: {said}" if said else meaning.told
+    return SurfaceTrouble(
+        ProblemFound(meaning.code, meaning.cause, detail[:DETAIL_CHARS], meaning.mend), again=meaning.again
+    )
+
+
+def _late(error: Late) -> SurfaceTrouble:
+    if error.what == "the machine":
+        mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+        return SurfaceTrouble(ProblemFound("blocked", "capacity", f"no machine: {error}", mend))
+    if error.what == "the image":
+        mend = "make the image smaller (megacpp doctor --surface modal builds it beforehand)"
+        return SurfaceTrouble(ProblemFound("environment", "image-build", f"the image was not built: {error}", mend))
+    return SurfaceTrouble(ProblemFound("blocked", "unreachable", f"{_UNREACHABLE.told}: {error}", _UNREACHABLE.mend))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether a call to a running box may simply be made again."""
+    if isinstance(error, Late | OSError):
+        return True
+    return any(cls.__name__ in _TRANSIENT for cls in type(error).__mro__)
+
+
+def no_client() -> SurfaceTrouble:
+    mend = "pip install 'pytest-megacpp[modal]', or run here: --surface local"
+    return SurfaceTrouble(ProblemFound("blocked", "client", "the modal client isn't installed", mend))
+
+
+def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> ProblemFound:
+    """A sandbox that ended without an end of its recording. `ending`: timeout, terminated or exit, as the client tells
+    it; `said` is the end of its stderr, `recorded` whether the box ever spoke.
+    """
+    words = f": {said.strip()[-300:]}" if said.strip() else ""
+    if ending == "timeout" or code == TIMED_OUT:
+        mend = "raise timeout_s in [tool.pytest_megacpp.modal], or run fewer tests at once"
+        return ProblemFound("box-lost", "sandbox-timeout", "the sandbox reached its own time limit", mend)
+    if ending == "terminated":
+        return ProblemFound("box-lost", "terminated", "somebody terminated the sandbox", "rerun")
+    if code == KILLED:
+        told = "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)"
+        return ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib")
+    if not recorded:
+        told = f"the box did not start in this image (exit {code}){words}"
+        mend = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
+        return ProblemFound("environment", "image", told, mend)
+    return ProblemFound("box-lost", "cut-off", f"the sandbox ended with exit {code}{words}", "rerun")
+
+
+def unreachable_box(run_id: str, seconds: float, lease_s: float) -> ProblemFound:
+    """Connected before, and now not for long."""
+    then = f"without a desk it ends within {lease_s:g} s" if lease_s else "it works on without a desk"
+    told = f"no connection to the box for {seconds:.0f} s; {then}"
+    return ProblemFound("box-lost", "connection", told, f"see what it recorded (pytest --attach {run_id}), or rerun")

@@ -1,0 +1,140 @@
+"""Owns what a follower says (`box.follow`): bytes in, pieces out, in any portions; must not do input or output.
+
+What runs in the box is somebody's pull request, so nothing here is trusted: sizes are bounded, names are checked, and
+what is neither a line of a recording nor a known frame is dropped.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+
+MAX_LINE_BYTES = 2 << 20
+MAX_LOGS_BYTES = 96 << 20
+_LOG_PATH = re.compile(r"(?:ranks/[\w.-]{1,80}/\d{1,6}/(?:stdout|stderr)|box)\.log")
+
+
+def is_log(path: str) -> bool:
+    """Whether this names a log of a run, and nothing else on anybody's disk."""
+    return _LOG_PATH.fullmatch(path) is not None and ".." not in path
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Whole lines of the recording."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A log's end, `path` relative to the run's directory."""
+
+    path: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The box has ended and everything was said."""
+
+
+Piece = Lines | Log | End
+
+
+@dataclass
+class FollowerStream:
+    """`offset` counts the recording's bytes in whole lines: where a later follower begins. A new one starts clean."""
+
+    offset: int = 0
+    _tail: bytes = b""
+    _log: str | None = None
+    _log_bytes: int = 0
+    _logs_bytes: int = 0
+
+    def resume(self) -> int:
+        """Forgets what was torn; the offset for the next follower."""
+        self._tail, self._log = b"", None
+        return self.offset
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that `data` completes."""
+        self._tail += data
+        pieces: list[Piece] = []
+        while (piece := self._next()) is not None:
+            pieces += piece
+        return pieces
+
+    def _next(self) -> list[Piece] | None:
+        """The pieces of one line or log; None until more has come."""
+        if self._log is not None:
+            return self._rest_of_log(self._log)
+        line, newline, rest = self._tail.partition(b"\n")
+        if not newline:
+            if len(line) > MAX_LINE_BYTES:
+                self._tail = b""
+            return None
+        self._tail = rest
+        if not line.startswith(b"#"):
+            return self._recorded(line + b"\n")
+        return self._frame(line)
+
+    def _recorded(self, line: bytes) -> list[Piece]:
+        """This line and all that follow up to the next frame."""
+        frame = self._tail.find(b"\n#")
+        if self._tail.startswith(b"#"):
+            more = b""
+        elif frame >= 0:
+            more = self._tail[: frame + 1]
+        else:
+            more = self._tail[: self._tail.rfind(b"\n") + 1]
+        self._tail = self._tail[len(more) :]
+        self.offset += len(line) + len(more)
+        return [Lines(line + more)]
+
+    def _frame(self, line: bytes) -> list[Piece]:
+        word, _, rest = line.partition(b" ")
+        if word == b"#end":
+            return [End()]
+        if word == b"#file":
+            self._begin_log(rest)
+        return []
+
+    def _begin_log(self, head: bytes) -> None:
+        try:
+            told = json.loads(head)
+            path, size = str(told["path"]), int(told["bytes"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        if 0 <= size <= MAX_LOGS_BYTES - self._logs_bytes:
+            self._log, self._log_bytes = path, size
+            self._logs_bytes += size
+
+    def _rest_of_log(self, path: str) -> list[Piece] | None:
+        if len(self._tail) < self._log_bytes:
+            return None
+        data, self._tail = self._tail[: self._log_bytes], self._tail[self._log_bytes :]
+        self._log = None
+        return [Log(path, data)] if is_log(path) else []
+
+
+@dataclass
+class Unseen:
+    """Lines of a second source (the sandbox's own output) that the first one didn't bring; only the end of a run."""
+
+    _next: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def saw(self, data: bytes) -> None:
+        for line in data.splitlines():
+            self.is_new(line)
+
+    def is_new(self, line: bytes) -> bool:
+        """Whether a recorded line comes after all of its source that were seen; what can't be read is not."""
+        try:
+            told = json.loads(line)
+            key, number = (str(told["world"]), str(told["src"])), int(told["seq"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False
+        if number < self._next.get(key, 0):
+            return False
+        self._next[key] = number + 1
+        return True

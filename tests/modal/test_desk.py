@@ -1,0 +1,225 @@
+"""The whole way, from `pytest` at a desk to ranks in a sandbox and back: real desks, real boxes, gloo ranks."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_megacpp
+from pytest_megacpp.box import process
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.wire import read_all
+from tests.modal_emulator import Emulator
+from tests.modal_emulator.control import Result, Sandbox
+from tests.plugin.project import Desk, Project, Ran
+
+LANE = ("-m", "h200x8", "--surface", "modal", "--dry-run")
+TESTS = """
+    import pathlib
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=2)
+    GO = pathlib.Path("/tmp") / "{gate}"
+
+    def test_first(modal_h200x8):
+        print("said by rank", modal_h200x8.rank)
+
+    def test_slow(modal_h200x8):
+        while not GO.exists():
+            time.sleep(0.02)
+
+    def test_wrong(modal_h200x8):
+        assert modal_h200x8.rank != 1
+"""
+SETTINGS = """
+    [tool.pytest.ini_options]
+    addopts = ["--strict-markers"]
+    [tool.pytest_megacpp.modal]
+    lease_s = 3
+"""
+
+
+class Site(Project):
+    """A project whose desks know one emulator. `go` lets the slow test end."""
+
+    emulator: Emulator
+    gate: Path
+
+    def run(self, *args: str) -> Ran:
+        """A desk from its start to its end; unlike a `with`, it leaves alone what goes on without it."""
+        desk = self.desk(*args)
+        code = desk.wait()
+        return Ran(code, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+
+    def desk(self, *args: str) -> Desk:
+        return self.start(*args, env=self.emulator.environment)
+
+    def go(self) -> None:
+        self.gate.touch()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        assert len(self.emulator.sandboxes) == 1, "one sandbox for all tests"
+        return self.emulator.sandboxes[0]
+
+    def assert_given_back(self, limit_s: float = 20.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while self.sandbox.result is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.sandbox.result is not None
+        assert self.sandbox.container is not None
+        assert self.sandbox.container.processes() == []
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    package = Path(pytest_megacpp.__file__ or "").parent
+    with Emulator(hide=[tmp_path, package]) as emulator:
+        site = Site(tmp_path / "project")
+        site.emulator = emulator
+        site.gate = Path("/tmp") / f"megacpp-gate-{os.getpid()}-{time.monotonic_ns()}"
+        site.write("pyproject.toml", SETTINGS)
+        site.write("test_it.py", TESTS.replace("{gate}", site.gate.name))
+        yield site
+        site.gate.unlink(missing_ok=True)
+
+
+def facts(directory: Path | None) -> list[ev.Fact]:
+    path = directory / "recording.jsonl" if directory else None
+    return [event.fact for event in read_all(path.read_bytes())] if path is not None and path.exists() else []
+
+
+def started(directory: Path | None, name: str) -> bool:
+    return any(isinstance(fact, ev.TestStarted) and fact.nodeid.endswith(name) for fact in facts(directory))
+
+
+def test_one_sandbox_for_all_tests_and_a_connection_that_is_cut_and_back(site: Site) -> None:
+    """The artefacts are a local run's; the connection's adventure costs nothing."""
+    with site.desk(*LANE, "-v") as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        site.emulator.cut()
+        site.go()
+        time.sleep(1.0)
+        site.emulator.mend()
+        code = desk.wait()
+        ran = Ran(code, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "passed", "test_wrong": "failed"}, ran.text
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert ran.verdict("test_wrong")["blamed_ranks"] == [1]
+    told = facts(ran.directory)
+    assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
+    assert sum(isinstance(fact, ev.RunFinished) for fact in told) == 1
+    assert ran.run is not None
+    assert ran.directory is not None
+    assert (ran.run["status"], ran.run["surface"], ran.run["dry_run"]) == ("failed", "modal", True)
+    assert ran.run["ids"] == {"app": site.sandbox.app_id, "sandbox": site.sandbox.id}
+    assert "said by rank 1" in (ran.directory / "ranks" / "w1" / "1" / "stdout.log").read_text()
+    assert "said by rank 0" in ran.sections("test_first")["Captured stdout of rank 0"]
+    phases = re.findall(r"megacpp: (\w[\w-]*) [\d.]+ s", ran.text)
+    assert phases[:5] == ["source", "connect", "image", "upload", "capacity"]
+    site.assert_given_back()
+    assert site.sandbox.tags["megacpp_run"] == ran.run["run_id"] == site.sandbox.name
+
+
+def test_the_lane_s_gpus_are_asked_for_and_checked(site: Site) -> None:
+    """Here the sandbox has none: the guard says so before anything costs time."""
+    ran = site.run(*(word for word in LANE if word != "--dry-run"))
+    assert set(ran.outcomes().values()) == {"error"}
+    assert ran.verdict("test_first")["code"] == "environment"
+    assert site.sandbox.gpu == "H200:8"
+    site.assert_given_back()
+
+
+def test_a_killed_sandbox(site: Site) -> None:
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        site.emulator.kill(site.sandbox, Result.GENERIC_STATUS_KERNEL_OOM_KILL)
+        desk.wait()
+        ran = Ran(0, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
+    assert [ran.verdict(name)["cause"] for name in ("test_slow", "test_wrong")] == ["killed", "killed"]
+    assert ran.run is not None
+    assert ran.run["status"] == "error"
+
+
+def test_a_desk_that_dies_takes_its_box_along(site: Site) -> None:
+    """By the lease. What the run came to can still be had."""
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        run_id = site.sandbox.name
+        os.kill(desk.child.pid, signal.SIGKILL)
+        site.assert_given_back()
+    ran = site.run("-m", "h200x8", "--attach", run_id)
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
+    document = json.loads((site.lane_dir / "runs" / run_id / "run.json").read_text())
+    assert [test["verdict"] for test in document["tests"]] == ["passed", "not-run", "not-run"]
+
+
+def test_a_connection_that_is_lost_for_good(site: Site) -> None:
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        run_id = site.sandbox.name
+        site.emulator.cut()
+        desk.wait()
+        ran = Ran(0, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+        site.assert_given_back()
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
+    assert ran.verdict("test_slow")["cause"] == "connection"
+    assert f"--attach {run_id}" in ran.failure("test_slow")
+    site.emulator.mend()
+    again = site.run("-m", "h200x8", "--attach", run_id)
+    assert again.outcome("test_first") == "passed", again.text
+
+
+def test_detach_and_attach(site: Site) -> None:
+    """Left at once, listened to live from another place, and again when only the records are there."""
+    left = site.run(*LANE, "--detach")
+    assert left.code == pytest.ExitCode.OK, left.text
+    assert set(left.outcomes().values()) == {"skipped"}
+    assert left.run is not None
+    assert left.run["status"] == "detached"
+    run_id = left.run["run_id"]
+    assert f"pytest --attach {run_id}" in left.text
+    elsewhere = ("-m", "h200x8", "--attach", run_id, "--lane-dir", "elsewhere")
+    with site.desk(*elsewhere) as desk:
+        directory = site.root / "elsewhere" / "runs" / run_id
+        desk.wait_until(lambda: started(directory, "test_slow"))
+        time.sleep(3.5)  # longer than a lease: a detached box needs no desk
+        site.go()
+        desk.wait()
+        live = Ran(0, desk.text, desk._reports(), None, directory, 0.0)
+    wanted = {"test_first": "passed", "test_slow": "passed", "test_wrong": "failed"}
+    assert live.outcomes() == wanted, live.text
+    assert json.loads((directory / "run.json").read_text())["status"] == "failed"
+    assert (directory / "ranks" / "w1" / "0" / "stdout.log").exists()
+    site.assert_given_back()
+    again = site.run("-m", "h200x8", "--attach", run_id)
+    assert again.outcomes() == wanted, again.text
+    assert json.loads((site.lane_dir / "runs" / run_id / "run.json").read_text())["status"] == "failed"
+
+
+def test_ctrl_c_in_the_queue(site: Site) -> None:
+    site.emulator.faults.capacity = False
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: site.emulator.sandboxes)
+        os.kill(desk.child.pid, signal.SIGINT)
+        assert desk.wait() == pytest.ExitCode.INTERRUPTED
+        document = desk._run_json()
+    assert document is not None
+    assert document["status"] == "interrupted"
+    deadline = time.monotonic() + 5
+    while site.sandbox.result is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert site.sandbox.result is not None
+
+
+def test_no_process_is_left() -> None:
+    """Of any sandbox of this module."""
+    children = [p.pid for p in process.descendants(os.getpid())]
+    assert not [pid for pid in children if "MODAL_SANDBOX_ID" in process.environment_of(pid)]

@@ -1,0 +1,275 @@
+"""Each way in which Modal fails a run, brought about for real: its code comes quickly, and no sandbox is left."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import modal
+import pytest
+from grpclib import Status
+
+from pytest_megacpp.desk.rundir import new_run_id, utc_now
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.surfaces import modal_client
+from pytest_megacpp.surfaces.modal import ModalBox, ModalSurface
+from pytest_megacpp.surfaces.modal_config import ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.source import SourceConfig
+from tests.modal_emulator import Emulator
+from tests.modal_emulator.control import Result
+
+SOON_S = 40.0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_a.py").write_text("def test_a(): pass\n")
+    return project
+
+
+def started(project: Path, config: ModalConfig | None = None, *, dry_run: bool = False, **kind: Any) -> ModalBox:
+    plan = Plan(
+        run_id=new_run_id(utc_now()),
+        lane="h200x8",
+        surface="modal",
+        gpu="H200:8",
+        devices=0 if dry_run else 8,  # more than this machine has: the box refuses, and no test waits for torch
+        ranks=1,
+        dry_run=dry_run,
+        fsdp=False,
+        tests=(PlannedTest("test_a.py::test_a", 1, "full", ev.Limits()),),
+        args=(),
+        cwd=str(project),
+        cache_dir="",
+    )
+    run = project / "lane" / plan.run_id
+    run.mkdir(parents=True)
+    surface = ModalSurface(config or ModalConfig(), SourceConfig(), (project / "lane",), **kind)
+    return surface.start(plan, run)
+
+
+def problem_of(box: ModalBox) -> ev.ProblemFound:
+    deadline = time.monotonic() + SOON_S
+    while (ended := box.ended()) is None:
+        assert time.monotonic() < deadline, "no code came"
+        time.sleep(0.01)
+    assert ended.problem is not None
+    return ended.problem
+
+
+def facts(box: ModalBox) -> list[ev.Fact]:
+    return [event.fact for event in read_all(box._recording.read_bytes())]
+
+
+def said(box: ModalBox, kind: type) -> bool:
+    return box._recording.exists() and any(isinstance(fact, kind) for fact in facts(box))
+
+
+@pytest.fixture
+def nothing_left(emulator: Emulator) -> Iterator[None]:
+    """No sandbox works on after the test, and nothing waits for a machine."""
+    yield
+    deadline = time.monotonic() + 5
+    while any(s.result is None for s in emulator.sandboxes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [s.name for s in emulator.sandboxes if s.result is None] == []
+
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_no_credentials(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODAL_TOKEN_ID")
+    problem = problem_of(started(project))
+    assert (problem.code, problem.cause) == ("blocked", "credentials")
+    assert "modal token new" in problem.mend
+
+
+def test_bad_credentials(emulator: Emulator, project: Path) -> None:
+    emulator.faults.reject_credentials = True
+    assert problem_of(started(project)).cause == "credentials"
+
+
+def test_unreachable(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client itself would try for a minute."""
+    monkeypatch.setattr(modal_client, "HELLO_S", 1.0)
+    emulator.cut()
+    assert problem_of(started(project)).cause == "unreachable"
+
+
+def test_silence(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modal_client, "HELLO_S", 1.0)
+    emulator.silence()
+    assert problem_of(started(project)).cause == "unreachable"
+
+
+def test_a_failing_build_shows_its_last_lines(emulator: Emulator, project: Path) -> None:
+    emulator.faults.build_fails = True
+    emulator.faults.build_log = ("Step 1", "ERROR: No matching distribution found for torchx")
+    from pytest_megacpp.surfaces.modal_config import ImageConfig
+
+    problem = problem_of(started(project, ModalConfig(image=ImageConfig(packages=("torchx",)))))
+    assert (problem.code, problem.cause) == ("environment", "image-build")
+    assert "No matching distribution found for torchx" in problem.detail
+
+
+def test_no_capacity(emulator: Emulator, project: Path) -> None:
+    """The order is withdrawn: a machine that comes later would cost money."""
+    emulator.faults.capacity = False
+    problem = problem_of(started(project, ModalConfig(capacity_s=1.0)))
+    assert (problem.code, problem.cause) == ("blocked", "capacity")
+    assert "capacity_s" in problem.mend
+
+
+def test_a_desk_that_leaves_the_queue(emulator: Emulator, project: Path) -> None:
+    emulator.faults.capacity = False
+    box = started(project)
+    while not emulator.sandboxes:
+        time.sleep(0.02)
+    box.end()
+    assert box.ended() is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "cause"),
+    [
+        (Status.RESOURCE_EXHAUSTED, "the workspace's limit is 4 GPUs", "quota"),
+        (Status.FAILED_PRECONDITION, "the spend limit is reached", "refused"),
+        (Status.ALREADY_EXISTS, "a sandbox of that name runs", "duplicate-name"),
+    ],
+)
+def test_refusals(emulator: Emulator, project: Path, status: Status, words: str, cause: str) -> None:
+    emulator.faults.statuses["SandboxCreate"] = [(status, words)]
+    problem = problem_of(started(project))
+    assert (problem.code, problem.cause) == ("blocked", cause)
+    assert words in problem.detail
+
+
+def test_a_secret_that_is_not_there(emulator: Emulator, project: Path) -> None:
+    assert problem_of(started(project, ModalConfig(secrets=("no-such-secret",)))).cause == "not-found"
+
+
+def test_a_source_that_is_too_large(emulator: Emulator, project: Path) -> None:
+    (project / "weights.bin").write_bytes(b"x" * 2048)
+    box = ModalBox("20261122-214501-3f9a", project, ModalConfig())
+    surface = ModalSurface(ModalConfig(), SourceConfig(max_bytes=1024))
+    from pytest_megacpp.surfaces.modal import Stay
+
+    plan = Plan("r", "h200x8", "modal", "H200:8", 0, 1, True, False, (), (), str(project), "")
+    box.begin(lambda: surface._order(plan, project, box), Stay.OWNER)
+    problem = problem_of(box)
+    assert (problem.code, problem.cause) == ("blocked", "source")
+    assert "weights.bin" in problem.detail
+
+
+@pytest.mark.parametrize("status", [Result.GENERIC_STATUS_KERNEL_OOM_KILL, Result.GENERIC_STATUS_INTERNAL_FAILURE])
+def test_killed_from_outside(emulator: Emulator, project: Path, status: int) -> None:
+    """Eviction, preemption, the container's memory: the client tells none of them apart."""
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        assert box.ended() is None
+        time.sleep(0.01)
+    emulator.kill(emulator.sandboxes[0], status)
+    assert (problem_of(box).code, problem_of(box).cause) == ("box-lost", "killed")
+
+
+def test_the_sandbox_s_own_limit(emulator: Emulator, project: Path) -> None:
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    emulator.expire(emulator.sandboxes[0])
+    assert problem_of(box).cause == "sandbox-timeout"
+
+
+def test_terminated_by_somebody(emulator: Emulator, project: Path) -> None:
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    modal.Sandbox.from_id(emulator.sandboxes[0].id).terminate()
+    assert problem_of(box).cause == "terminated"
+
+
+def test_what_only_the_sandbox_s_own_output_has_is_not_lost(emulator: Emulator, project: Path) -> None:
+    """No exec: the recording comes from standard output, where the box repeats it."""
+    emulator.faults.no_exec = True
+    box = started(project)
+    problem_of_none = box.ended
+    deadline = time.monotonic() + SOON_S
+    while problem_of_none() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kinds = [type(fact) for fact in facts(box)]
+    assert ev.RunStarted in kinds
+    assert ev.RunFinished in kinds
+    assert ev.Gap not in kinds
+
+
+def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None:
+    """Nothing lost, nothing twice, and it is said that there was something."""
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    emulator.silence()
+    time.sleep(0.3)
+    emulator.cut()
+    time.sleep(0.5)
+    emulator.mend()
+    box.stop("stopped")
+    deadline = time.monotonic() + SOON_S
+    while box.ended() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ended = box.ended()
+    assert ended is not None
+    assert ended.problem is None
+    told = facts(box)
+    assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
+    lines = box._recording.read_bytes().splitlines()
+    assert len(lines) == len(set(lines))
+    assert any(isinstance(fact, ev.RunFinished) for fact in told)
+
+
+def test_a_detached_run_is_left_and_found(emulator: Emulator, project: Path) -> None:
+    """Its records outlive its sandbox, in the volume: whoever has the credentials attaches, as often as asked."""
+    config = ModalConfig(runs_volume=VolumeConfig("/megacpp/runs", "records", made=True))
+    box = started(project, config, detached=True)
+    deadline = time.monotonic() + SOON_S
+    while box.ended() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ended = box.ended()
+    assert ended is not None
+    assert ended.problem is None
+    assert box.address().sandbox == emulator.sandboxes[0].id
+    recordings = []
+    for attempt in range(3):
+        if attempt == 2:  # nothing but the volume is left
+            assert emulator.sandboxes[0].container is not None
+            while emulator.sandboxes[0].result is None:
+                time.sleep(0.05)
+        place = project / f"elsewhere-{attempt}"
+        place.mkdir()
+        there = ModalSurface(config, SourceConfig()).attach(box._run_id, place)
+        while there.ended() is None:
+            time.sleep(0.01)
+        there.end()
+        ended = there.ended()
+        assert ended is not None
+        assert ended.problem is None
+        lines = (place / "recording.jsonl").read_bytes().splitlines(keepends=True)
+        recordings.append(b"".join(line for line in lines if b'"src":"surface"' not in line))
+        assert (place / "box.log").exists()
+    assert b'"kind":"run-finished"' in recordings[0]
+    assert recordings[0] == recordings[1] == recordings[2]
+
+
+def test_a_run_that_is_nowhere(emulator: Emulator, project: Path) -> None:
+    place = project / "elsewhere"
+    place.mkdir()
+    there = ModalSurface(ModalConfig(), SourceConfig()).attach("20200101-000000-0000", place)
+    while there.ended() is None:
+        time.sleep(0.01)
+    assert b'"run-started"' not in (place / "recording.jsonl").read_bytes()
