@@ -40,6 +40,7 @@ class Clocks:
 
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
+    waits: tuple[Wait, ...] = ()
     late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
     importing: set[Number] = field(default_factory=set)  # waits for peers that load the compiler
     mismatch_since_s: float | None = None
@@ -52,7 +53,8 @@ class Clocks:
         elapsed_s = 0.0 if self.last_s is None else max(0.0, now_s - self.last_s)
         self.last_s = now_s
         waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
-        waits = [w for w in _all_waits(view) if w.missing and waiting & set(w.waiting)]
+        self.waits = all_waits(view)
+        waits = [w for w in self.waits if w.missing and waiting & set(w.waiting)]
         self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
             if _MESSAGES not in self.late:
@@ -113,15 +115,17 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     return None
 
 
-def _all_waits(view: TestView) -> tuple[Wait, ...]:
-    return (*view.waits(), *given_up(view), *stack_waits(view))
+def all_waits(view: TestView) -> tuple[Wait, ...]:
+    """Who waits for whom, by whatever shows it."""
+    numbered = (*view.waits(), *given_up(view))
+    return (*numbered, *_stack_waits(view, numbered))
 
 
-def stack_waits(view: TestView) -> tuple[Wait, ...]:
+def _stack_waits(view: TestView, numbered: Iterable[Wait]) -> tuple[Wait, ...]:
     """The wait of ranks that only their stacks, or the call they failed in, show waiting (point to point); the others
     are missing from it.
     """
-    pending = {r for w in (*view.waits(), *given_up(view)) for r in w.waiting}
+    pending = {r for w in numbered for r in w.waiting}
     blocked = {v.rank: since for v in view.unfinished() if (since := v.blocked_since()) is not None}
     blocked |= {v.rank: since for v in view.ranks.values() if (since := _gave_up_s(v)) is not None}
     blocked = {r: since for r, since in blocked.items() if r not in pending}
@@ -251,7 +255,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     since_s = max([*losses, *(s for s in stuck if s is not None)])
     if now_s - since_s < (STUCK_BY_STACK_S if by_stack else STUCK_S):
         return None
-    wait = next(iter((*view.waits(), *stack_waits(view))), None)
+    wait = next(iter(clocks.waits), None)
     return _acted(view, "failure-stuck", "every rank left in the test waits", wait, now_s)
 
 
@@ -272,7 +276,7 @@ def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float |
 
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    for wait in _all_waits(view):
+    for wait in clocks.waits:
         number = wait.number
         if number not in clocks.late:
             continue

@@ -46,7 +46,7 @@ class Thread:
     name: str = ""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def threads(dump: str) -> tuple[Thread, ...]:
     """The threads of a dump, in its order."""
     found: list[tuple[str, str, list[Frame]]] = []
@@ -139,6 +139,7 @@ def joins_group(thread: Thread) -> bool:
     return any(f.function in _JOINING and _COMMUNICATION.search(f.file) for f in thread.frames)
 
 
+@lru_cache(maxsize=256)
 def imports_compiler(dump: str) -> bool:
     """Whether a thread loads torch's compiler, which takes seconds before any compile is counted."""
     modules = [f for thread in threads(dump) for f in thread.frames if f.function == "<module>"]
