@@ -169,7 +169,7 @@ class Supervisor:
         if lost or len(world.collected) < world.size:
             return self._starting(world, test.limits.startup, now_s)
         if any(self.queue[0] not in seen.found for _, seen in world.collected.values()):
-            return (self._not_run(name, self.queue.pop(0), "collection"),)
+            return (self._not_collected(world, self.queue.pop(0)),)
         return self._release(world)
 
     def _start(self, size: int) -> tuple[Action, ...]:
@@ -182,6 +182,12 @@ class Supervisor:
 
     def _end(self, size: int, reason: str, *, graceful: bool) -> EndWorld:
         return EndWorld(self._worlds.pop(size), reason, graceful)
+
+    def _not_collected(self, world: WorldView, test: int) -> Write:
+        nodeid = self.plan.tests[test].nodeid
+        if all(seen.skip_of(nodeid) for _, seen in world.collected.values()):
+            return Write(world.name, TestEnded(test, "not-run", "skipped"))
+        return self._not_run(world.name, test, "collection")
 
     def _not_run(self, world: str, test: int, why: str) -> Write:
         self._count_failure(test)

@@ -154,10 +154,18 @@ def _rendezvous(case: Case, own: Sequence[Trouble]) -> Finding | None:
 
 def _evidence(case: Case, troubles: Sequence[Trouble], blamed: Sequence[int]) -> tuple[Evidence, ...]:
     found = [aftermath.trouble_evidence(t) for t in troubles[:KEPT_TROUBLES]]
+    found += aftermath.first_few(blamed, lambda r: _no_oom_kill(case, r), 1)
     found += aftermath.first_few(blamed, lambda r: _last_output(case, r), 2)
     found += devices.evidence(case, blamed)
     waiting = set(aftermath.stuck(case, blamed))
     return (*found, *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)))
+
+
+def _no_oom_kill(case: Case, rank: int) -> Evidence | None:
+    time_s, exited = case.exits.get(rank, (0.0, None))
+    if exited is None or exited.signal != "SIGKILL" or exited.oom_killed is not False:
+        return None
+    return Evidence(rank, time_s, "box", "the kernel tells of no OOM kill: some process sent SIGKILL")
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:

@@ -224,7 +224,7 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
     times = [world.collected[r][0] for r in lacking]
     if failed:
         return _not_imported(world, failed, min(times))
-    skipped = {r: e.text for r in lacking if (e := _skip_for(world.collected[r][1], nodeid)) is not None}
+    skipped = {r: e.text for r in lacking if (e := world.collected[r][1].skip_of(nodeid)) is not None}
     if len(skipped) == world.size:
         return _skipped(world, skipped, nodeid)
     why = f" (the file is skipped there: {_reason(skipped)})" if len(skipped) == len(lacking) else ""
@@ -242,11 +242,6 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
         relies=frozenset({Source.REPORTS}),
         time_s=min(times),
     )
-
-
-def _skip_for(seen: ev.RankCollected, nodeid: str) -> ev.CollectError | None:
-    """The skip of this rank that took the test along: of its file or a class in it."""
-    return next((e for e in seen.skipped if nodeid.startswith(e.nodeid)), None)
 
 
 def _reason(skipped: dict[int, str]) -> str:

@@ -163,6 +163,10 @@ class RankCollected:
     skipped: tuple[CollectError, ...] = ()
     unplanned: tuple[str, ...] = ()
 
+    def skip_of(self, nodeid: str) -> CollectError | None:
+        """The skip that took this test along: of its file or of a directory above."""
+        return next((e for e in self.skipped if nodeid.startswith(e.nodeid)), None)
+
 
 @dataclass(frozen=True, slots=True)
 class RankBroken:

@@ -400,9 +400,11 @@ SKIPS = """
 
 
 def test_a_file_that_all_ranks_skip(project: Project) -> None:
+    """A skip, not a failure: `-x` goes on."""
     project.write("test_a.py", SKIPS)
-    ran = project.pytest(*LANE)
-    assert ran.outcomes() == {"test_here": "skipped"}
+    project.write("test_b.py", STARTS.replace("test_here", "test_later"))
+    ran = project.pytest(*LANE, "-x")
+    assert ran.outcomes() == {"test_here": "skipped", "test_later": "passed"}
     assert "a_library_that_only_the_desk_has" in ran.verdict("test_here")["summary"]
     assert ran.code == pytest.ExitCode.OK
 
