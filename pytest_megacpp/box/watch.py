@@ -169,8 +169,7 @@ class RankWatch(threading.Thread):
         server is silent isn't asked twice: its time-outs would add up.
         """
         sample = self._sample(test)
-        if test is not None:
-            self._report(sample)
+        self._report(sample)
         if sample.answered:
             self._flight_recorder("evidence", test)
         if stack:

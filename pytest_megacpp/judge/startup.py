@@ -11,7 +11,7 @@ from functools import cached_property
 
 from pytest_megacpp.judge import errors
 from pytest_megacpp.judge.aftermath import first_few
-from pytest_megacpp.judge.case import Case, exit_cause, exit_text
+from pytest_megacpp.judge.case import FROZEN_STATES, Case, exit_cause, exit_text
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
@@ -180,7 +180,7 @@ def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
     waited_s = (world.acted_s or world.started_s) - world.started_s
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{told or 'ranks were not ready'} after {seconds(waited_s)}",
+        f"after {seconds(waited_s)} {told or 'ranks were not ready'}",
         late,
         "startup-limit",
         "setup",
@@ -194,21 +194,30 @@ def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
 
 
 def _step(world: WorldView, rank: int) -> str:
-    """How far a rank came."""
+    """How far a rank came, and where it is."""
     if rank in world.ready:
-        return "had not collected the tests"
+        where = _whereabouts(world, rank)
+        return "had not collected the tests" + (f": {where}" if where else "")
     return "had not started pytest (Python or an import hangs)" if rank in world.pids else "had no process"
 
 
-def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
-    if rank not in world.stacks:
-        return _last_line(world, rank, world.acted_s or 0.0)
-    time_s, taken = world.stacks[rank]
-    identity = world.ready[rank][1].main_thread if rank in world.ready else ""
-    thread = main_thread(taken.text, identity) if taken.ok else None
+def _whereabouts(world: WorldView, rank: int) -> str:
+    """`it is in test_a.py:3 (<module>)`; empty when nothing is known."""
+    if rank in world.samples and world.samples[rank].state in FROZEN_STATES:
+        return "it is frozen, stopped by a signal"
+    taken = world.stacks[rank][1] if rank in world.stacks else None
+    thread = main_thread(taken.text, world.ready[rank][1].main_thread) if taken and taken.ok else None
     frame = user_frame(thread) if thread else None
     frame = frame or (thread.frames[0] if thread and thread.frames else None)
-    return Evidence(rank, time_s, "stack", f"is in {place(frame)}") if frame else None
+    return f"it is in {place(frame)}" if frame else ""
+
+
+def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
+    where = _whereabouts(world, rank) if rank in world.ready else ""
+    if not where:
+        return _last_line(world, rank, world.acted_s or 0.0)
+    time_s = world.stacks[rank][0] if rank in world.stacks else world.acted_s
+    return Evidence(rank, time_s, "box" if "frozen" in where else "stack", where.removeprefix("it "))
 
 
 # -- collection --------------------------------------------------------------------------------------------

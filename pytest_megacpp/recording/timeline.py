@@ -221,6 +221,7 @@ class WorldView:
     broken: dict[int, tuple[float, ev.RankBroken]] = field(default_factory=dict)
     exits: dict[int, tuple[float, ev.RankExited]] = field(default_factory=dict)
     stacks: dict[int, tuple[float, ev.StackTaken]] = field(default_factory=dict)
+    samples: dict[int, ev.Sampled] = field(default_factory=dict)
     output: dict[tuple[int, str], ev.OutputRead] = field(default_factory=dict)
     acted: ev.Acted | None = None
     acted_s: float | None = None
@@ -417,7 +418,9 @@ class Timeline:
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
             world.output[fact.rank, fact.stream] = fact
-        elif not isinstance(fact, ev.Sampled | ev.FlightRecorded):
+        elif isinstance(fact, ev.Sampled):
+            world.samples[fact.rank] = fact
+        elif not isinstance(fact, ev.FlightRecorded):
             self.stray += 1
 
 

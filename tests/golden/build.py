@@ -685,6 +685,13 @@ def startup_failure_rendezvous_of_a_wrong_size() -> FakeBox:
 
 
 @case
+def startup_failure_startup_limit_frozen() -> FakeBox:
+    box = FakeBox(2).starts_world().readies().collects(0).after(60.0)
+    box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s"))
+    return box.box(ev.Sampled(1, None, False, "T", (), 0.0, 0.0)).gives_up("startup-limit").done()
+
+
+@case
 def startup_failure_startup_limit() -> FakeBox:
     box = FakeBox().starts_world().readies((0, 1)).collects(0).after(60.0)
     box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s")).at(1, 5, "import_everything")
