@@ -440,8 +440,9 @@ class Box:
             self._hang_up(rank)
             return False
         *lines, state.data = (state.data + data).split(b"\n")
-        for text in lines:
-            self._heard(world, rank, state, text)
+        with self.recorder.together():
+            for text in lines:
+                self._heard(world, rank, state, text)
         if len(state.data) > MAX_LINE_BYTES:
             self._hang_up(rank)
         return True

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_megacpp.recording import events as ev
@@ -36,6 +37,8 @@ class Recorder:
         self._run_id = run_id
         self._redactor = redactor
         self._seq: Counter[tuple[str, str]] = Counter()
+        self._lines: list[bytes] = []
+        self._holds = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def now_s(self) -> float:
@@ -50,9 +53,25 @@ class Recorder:
             line = encode(event)
         except (CodecError, ValueError):
             return  # a fact that no reader would accept; its number is given to the next one
-        self._append(line)
+        self._lines.append(line)
+        if not self._holds:
+            self._flush()
         self._seq[key] += 1
         self.timeline.add(event)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Facts written inside reach the file at once, at the end. Raises RecordingFailed."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+            self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        self._append(b"".join(lines))
 
     def _append(self, line: bytes) -> None:
         try:
@@ -65,9 +84,9 @@ class Recorder:
         if isinstance(fact, _WITHOUT_FREE_TEXT):
             return fact
         changes = {
-            f.name: cleaned
-            for f in dataclasses.fields(fact)
-            if (cleaned := self._clean_value(value := getattr(fact, f.name))) is not value
+            name: cleaned
+            for name in fact.__dataclass_fields__
+            if (cleaned := self._clean_value(value := getattr(fact, name))) is not value
         }
         return dataclasses.replace(fact, **changes) if changes else fact
 

@@ -13,6 +13,8 @@ from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
 
 ALARM_EVERY_S = 0.05
+ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
+ALARM_SHARE = 0.05  # of a test's age
 BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so together
 START_ATTEMPTS = 2
 
@@ -242,7 +244,8 @@ class Supervisor:
     def _watch(self, view: TestView, now_s: float) -> tuple[Action, ...]:
         if not view.unfinished() and not any(v.gone for v in view.ranks.values()):
             return self._ended(view)
-        if now_s - self._alarm_s < ALARM_EVERY_S:
+        pause_s = now_s - self._alarm_s
+        if pause_s < ALARM_EVERY_S or pause_s < _alarm_pause_s(view, now_s):
             return ()
         self._alarm_s = now_s
         acted = alarm(view, self._clocks, now_s)
@@ -285,6 +288,13 @@ class Supervisor:
         """Every rank says so, and all counted the same collectives."""
         counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1
+
+
+def _alarm_pause_s(view: TestView, now_s: float) -> float:
+    """A long test in which all goes well is not asked every moment what is wrong with it."""
+    if any(rank.out or rank.failure for rank in view.ranks.values()):
+        return ALARM_EVERY_S
+    return min(ALARM_CALM_S, max(ALARM_EVERY_S, ALARM_SHARE * (now_s - view.started_s)))
 
 
 def _digests_differ(view: TestView) -> bool:

@@ -5,11 +5,13 @@ An observer that fails says so once as a missing capability; the test goes on.
 
 import contextlib
 import functools
+import json
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.recording.events import (
@@ -20,9 +22,12 @@ from pytest_megacpp.recording.events import (
     FlightRecorded,
     GroupCreated,
 )
-from pytest_megacpp.recording.flight import Read, read_flight_recorder, together
+from pytest_megacpp.recording.flight import Read, read_record, together
 
 SENT_ENTRIES = 64
+
+Counters: TypeAlias = dict[int, tuple[int, int]]
+"""(entered, completed) collectives by process group."""
 
 
 class Observers:
@@ -115,8 +120,8 @@ class Observers:
         entries, status = _read_recorders(self.agent.epoch_s, newest)
         return entries[-newest:], status
 
-    def counters(self) -> dict[int, tuple[int, int]]:
-        """(entered, completed) collectives by process group, counted from the group's beginning; cheap."""
+    def counters(self) -> Counters:
+        """Counted from each group's beginning; cheap."""
         _, status = _read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
@@ -161,17 +166,21 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _read_recorders(epoch_s: float, newest: int) -> Read:
-    """The newest entries of this process's recorders; none: only the counters."""
+    """The newest entries of this process's recorders; none: only the counters.
+
+    A full ring takes 0.7 ms as a pickle without stack traces, which this process writes for itself, 1.8 ms as JSON.
+    """
     from torch._C import _distributed_c10d as c10d
 
     if not _initialized():
         return (), ()
-    gloo = read_flight_recorder(c10d._dump_fr_trace_json(newest > 0, False), epoch_s, newest)  # type: ignore[attr-defined]
+    dump = c10d._dump_fr_trace(newest > 0, False, False)  # type: ignore[attr-defined]
+    gloo = read_record(pickle.loads(dump), epoch_s, newest)
     nccl = getattr(c10d, "_dump_nccl_trace_json", None)
     if nccl is None or os.environ.get("MEGACPP_DEVICE") != "cuda":
         return gloo
     newest = max(newest, SENT_ENTRIES)  # without its entries NCCL's counters lag behind
-    return together(read_flight_recorder(nccl(True, False), epoch_s, newest), gloo)
+    return together(read_record(json.loads(nccl(True, False)), epoch_s, newest), gloo)
 
 
 def _initialized() -> bool:

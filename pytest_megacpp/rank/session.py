@@ -18,7 +18,7 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.errors import describe
 from pytest_megacpp.rank.lane import Lane
-from pytest_megacpp.rank.observers import Observers
+from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.events import (
     CollectError,
@@ -179,8 +179,8 @@ class RankSession:
         except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
             self._report_beside(go, e)
         self.observers.send_compiled()
-        clean, foreign = self._group_after_test()
-        counted = self.observers.counters()
+        counted = self._settled_counters()
+        clean, foreign = self._group_after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         seen = self.observers.send_flight_record("finish", entered) if entered else ()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
@@ -228,7 +228,7 @@ class RankSession:
 
                 dist.destroy_process_group()
 
-    def _group_after_test(self) -> tuple[bool, bool]:
+    def _group_after_test(self, counted: Counters) -> tuple[bool, bool]:
         """(clean, foreign): the plugin's own group can serve the next test · a fixture's group stays."""
         if not _group_exists():
             self._owns_group = False
@@ -237,15 +237,17 @@ class RankSession:
             self._leaked = not self._group_before_call
             return False, not self._leaked
         alone = self.observers.groups_created == self._groups_at_start
-        return alone and self._nothing_in_flight(), False
+        return alone and _nothing_in_flight(counted), False
 
-    def _nothing_in_flight(self) -> bool:
+    def _settled_counters(self) -> Counters:
         """A finished collective is retired by another thread, a moment after the call returned."""
+        counted = self.observers.counters()
         for _ in range(SETTLE_LOOKS):
-            if all(entered == completed for entered, completed in self.observers.counters().values()):
-                return True
+            if _nothing_in_flight(counted):
+                break
             time.sleep(SETTLE_S)
-        return False
+            counted = self.observers.counters()
+        return counted
 
     def lane(self) -> Lane:
         """The handle for the test that asks; initialises the default process group."""
@@ -323,6 +325,10 @@ def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[s
     lacking = {nodeid.partition("[")[0] for nodeid in planned if nodeid not in found}
     known = set(planned)
     return tuple(n for n in found if n not in known and n.partition("[")[0] in lacking)[:KEPT_UNPLANNED]
+
+
+def _nothing_in_flight(counted: Counters) -> bool:
+    return all(entered == completed for entered, completed in counted.values())
 
 
 def _group_exists() -> bool:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
 MAX_DEPTH = 64
-_JSON = {bool, int, float, str, list, dict, type(None)}
+_SCALARS = {bool, int, float, str, type(None)}
+_JSON = _SCALARS | {list, dict}
 
 
 class CodecError(ValueError):
@@ -25,6 +26,8 @@ class CodecError(ValueError):
 
 def to_json(value: object) -> Any:
     """A dataclass, or anything made of dataclasses, tuples and JSON values, as JSON data."""
+    if type(value) in _SCALARS:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):

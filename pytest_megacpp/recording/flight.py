@@ -1,9 +1,10 @@
-"""Owns reading torch's flight recorder JSON into collectives; must not know how it was fetched.
+"""Owns reading torch's flight recorder into collectives; must not know how it was fetched.
 
-Format: `_dump_fr_trace_json` of torch 2.11–2.13, also served by the worker server. On gloo `state` never leaves
-"scheduled", so `retired` says whether a collective is over; on NCCL "completed" does as well, and messages that were
-sent as a batch stay "scheduled" for good: the entry that closes the batch speaks for them (seen on torch 2.11, H200).
-A CUDA build has two recorders, one of them for gloo; their groups bear the same names, so gloo's are told apart.
+Format: `_dump_fr_trace_json` of torch 2.11–2.13, also served by the worker server; `_dump_fr_trace` pickles the same.
+On gloo `state` never leaves "scheduled", so `retired` says whether a collective is over; on NCCL "completed" does as
+well, and messages that were sent as a batch stay "scheduled" for good: the entry that closes the batch speaks for them
+(seen on torch 2.11, H200). A CUDA build has two recorders, one of them for gloo; their groups bear the same names, so
+gloo's are told apart.
 """
 
 import json
@@ -19,14 +20,22 @@ GLOO = ":gloo"
 _GLOO_PG = 1 << 20  # both recorders count their groups from zero
 
 
-def read_flight_recorder(dump: bytes | str, epoch_s: float, newest: int | None = None) -> Read:
+def read_flight_recorder(dump: bytes | str, epoch_s: float) -> Read:
+    """What a JSON dump says; see `read_record`. Raises ValueError when it isn't what torch writes."""
+    try:
+        data = json.loads(dump)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"flight recorder dump is not JSON: {e!r}") from None
+    return read_record(data, epoch_s)
+
+
+def read_record(data: Any, epoch_s: float, newest: int | None = None) -> Read:
     """Entries in their order and the counters per group. `epoch_s` is the wall-clock time of box time zero;
     `newest` reads that many of the newest entries only.
 
-    Raises ValueError when the dump isn't what torch writes.
+    Raises ValueError when the data aren't what torch records.
     """
     try:
-        data = json.loads(dump)
         listed = data.get("entries") or []
         closing = _closing(listed)
         first = 0 if newest is None else max(0, len(listed) - newest)

@@ -146,7 +146,7 @@ class RankView:
 
     def blocked_since(self) -> float | None:
         """Since when the main thread is known, by its stack, to wait for a peer in one call; None when it isn't."""
-        taken = self.stack()
+        taken = self.stack() if self.looked_at() else None
         if taken is None or not waits_for_peer(taken[1]):
             return None
         since_s = self.busy_s if joins_group(taken[1]) else max(self.busy_s, self.ran_s)

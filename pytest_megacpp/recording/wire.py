@@ -103,7 +103,10 @@ def dump_line(data: object) -> bytes:
 
 
 def _dump(data: object) -> bytes:
-    return json.dumps(data, separators=(",", ":"), allow_nan=False, default=repr).encode() + b"\n"
+    return _WRITER.encode(data).encode() + b"\n"
+
+
+_WRITER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=repr)
 
 
 def encode(event: Event) -> bytes:

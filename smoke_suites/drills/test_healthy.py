@@ -116,8 +116,9 @@ def test_the_last_to_come_sleeps_when_the_others_have_left(modal_h200x8: Lane) -
         time.sleep(3)
 
 
-@pytest.mark.h200x8(ranks=2)
+@pytest.mark.h200x8(ranks=2, skew=120, test=240)
 def test_waiting_for_a_rank_that_waits_for_a_lock_of_inductor(modal_h200x8: Lane) -> None:
+    """Two cold compiles with the lock between them: half a minute where every processor is taken twice over."""
     faults.line_up(modal_h200x8)
     if modal_h200x8.rank == 1:
         faults.wait_for_a_lock_of_inductor(seconds=4)

@@ -1,5 +1,6 @@
 """The recording's file: what is written can be read, secrets never are, and a full disk ends the run."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -44,6 +45,28 @@ def test_events_are_stamped_and_numbered_per_world_and_source(path: Path) -> Non
     assert [e.time_s for e in read[2:]] == [1.25, 1.5]
     assert 0 <= read[0].time_s <= read[1].time_s <= record.now_s()
     record.close()
+
+
+def test_facts_held_together_are_written_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = recorder(path)
+    writes: list[bytes] = []
+    append = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(data), append(fd, data))[1])
+    with record.together():
+        for stage in ("one", "two", "three"):
+            record.write(ev.Progress(stage))
+        assert path.read_bytes() == b""
+    assert len(writes) == 1
+    assert [e.fact for e in read_all(path.read_bytes())] == [ev.Progress(s) for s in ("one", "two", "three")]
+
+
+def test_facts_held_together_are_written_when_something_fails(path: Path) -> None:
+    record = recorder(path)
+    with contextlib.suppress(LookupError), record.together():
+        record.write(ev.Progress("one"))
+        raise LookupError
+    record.write(ev.Progress("two"))
+    assert [e.seq for e in read_all(path.read_bytes())] == [0, 1]
 
 
 def test_a_recording_is_appended_to(path: Path) -> None:

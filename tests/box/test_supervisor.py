@@ -1,14 +1,18 @@
 """The course of a run, driven against a box in memory: whatever ranks do, it ends, and every test gets its end."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_megacpp.box import supervisor
+from pytest_megacpp.box.alarms import Clocks, alarm
 from pytest_megacpp.box.supervisor import BROKEN_SETTLE_S
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import PlannedTest
+from pytest_megacpp.recording.timeline import TestView
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
 from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
 
@@ -223,6 +227,22 @@ def test_not_run_is_a_failure_too() -> None:
     assert run(planned(), planned(4), maxfail=1, births={(1, 0): Birth.EXITS}).released == []
     lacking = run(planned(), planned(), maxfail=1, lacking={0: frozenset({0})})
     assert (lacking.released, finish(lacking)) == ([], "stopped")
+
+
+def test_a_calm_test_is_asked_less_often_what_is_wrong_until_a_rank_is_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_s: list[float] = []
+
+    def counted(view: TestView, clocks: Clocks, now_s: float) -> ev.Acted | None:
+        asked_s.append(now_s - view.started_s)
+        return alarm(view, clocks, now_s)
+
+    monkeypatch.setattr(supervisor, "alarm", counted)
+    box = run(planned(), programs={0: [(Work(4.0),), (Work(5.0),)]})
+    pauses = [(begin, end - begin) for begin, end in pairwise(asked_s)]
+    assert outcomes(box) == {0: ("finished", "")}
+    assert max(pause for begin, pause in pauses if begin < 1.0) < 2 * supervisor.ALARM_EVERY_S
+    assert min(pause for begin, pause in pauses if 3.0 < begin < 3.7) > 3 * supervisor.ALARM_EVERY_S
+    assert max(pause for begin, pause in pauses if begin > 4.3) < 2 * supervisor.ALARM_EVERY_S
 
 
 def test_the_run_limit_ends_a_running_test() -> None:

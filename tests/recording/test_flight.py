@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.flight import read_flight_recorder
+from pytest_megacpp.recording.flight import read_flight_recorder, read_record
 from pytest_megacpp.recording.wire import encode, read_all
 from tests.recording.strategies import JSON
 
@@ -137,3 +137,17 @@ def test_what_is_accepted_can_be_recorded(changes: dict[str, Any], status: Any) 
             continue
         told = ev.Event("r1", "w1", "box", 0, 1.0, ev.FlightRecorded(0, 0, "poll", entries, counters))
         assert read_all(encode(told)) == [told]
+
+
+def test_the_newest_entries_and_all_counters() -> None:
+    entries, status = read_record(json.loads(dump(*(raw(collective_seq_id=n) for n in (1, 2, 3)))), EPOCH_S, 2)
+    assert [e.seq for e in entries] == [2, 3]
+    assert status == (ev.GroupStatus(1, 3, 2),)
+
+
+def test_what_torch_pickles_reads_as_its_json() -> None:
+    pickled = raw(process_group=("0", "default_pg"), time_discovered_started_ns=None, time_discovered_completed_ns=None)
+    counted = {"1": {"last_completed_collective": 2, "last_enqueued_collective": 3}}
+    assert read_record({"entries": [pickled], "pg_status": counted}, EPOCH_S) == read_flight_recorder(
+        dump(raw()), EPOCH_S
+    )
