@@ -229,9 +229,9 @@ class Case:
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
         entries = {r: self.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in (rank, *wait.waiting)}
-        own = entries.pop(rank)
+        own, seen = entries.pop(rank), self.ranks[rank].collectives
         begun = any(e is not None and e.started for e in entries.values())
-        return begun and own is not None and not own.started and not own.done and own.entered_s <= self.moment_s
+        return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
 
     def holds_gil(self, rank: int) -> bool:
         """Its server answers without the interpreter lock, its interpreter doesn't."""
@@ -295,7 +295,7 @@ class Case:
         if entry is None:
             return seen.enqueued.get(key[0], 0) >= key[1]
         over_s = self.moment_s if trouble is None else min(self.moment_s, trouble.time_s)
-        return entry.entered_s <= over_s and (entry.done or not self.is_frozen(rank))
+        return entry.entered_s <= over_s and (seen.is_done(entry) or not self.is_frozen(rank))
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:

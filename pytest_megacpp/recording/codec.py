@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -119,7 +119,7 @@ def _tuple_reader(args: tuple[Any, ...]) -> Reader:
         def read_many(value: Any) -> Any:
             if not isinstance(value, list):
                 raise CodecError(f"expected a list, got {type(value).__name__}")
-            return tuple(item(v) for v in value)
+            return tuple(map(item, value))
 
         return read_many
     items = [_reader(a) for a in args]
@@ -141,7 +141,7 @@ def _dict_reader(item: Reader) -> Reader:
     return read
 
 
-_FAST: dict[Any, str] = {
+_PLAIN: dict[Any, str] = {
     int: "type({0}) is int",
     str: "type({0}) is str",
     bool: "type({0}) is bool",
@@ -158,22 +158,34 @@ def _dataclass_reader(cls: type) -> Reader:
     Recordings have millions of events, and this is where most of the time to read one goes.
     """
     hints = typing.get_type_hints(cls)
-    names = {f.name: f"_{f.name}" for f in fields(cls)}
-    slow = {f.name: _field_reader(f, _reader(hints[f.name])) for f in fields(cls)}
-    lines = ["def read(value):", "    if type(value) is not dict: refuse(value)"]
-    for name, local in names.items():
-        plain = _FAST.get(hints[name], "False").format(local)
-        lines.append(f"    {local} = value.get({name!r}, absent)")
-        lines.append(f"    if not ({plain}): {local} = slow[{name!r}]({local})")
-    lines.append(f"    return cls({', '.join(names.values())})")
-
-    def refuse(value: Any) -> None:
-        raise CodecError(f"expected an object for {cls.__name__}, got {type(value).__name__}")
-
-    scope: dict[str, Any] = {"cls": cls, "slow": slow, "absent": _ABSENT, "refuse": refuse}
+    scope: dict[str, Any] = {"cls": cls, "thawed": thawed(cls), "absent": _ABSENT, "refuse": _refuser(cls)}
+    lines = ["def read(value):", "    if type(value) is not dict: refuse(value)", "    get = value.get"]
+    for f in fields(cls):
+        scope[f"read_{f.name}"] = _field_reader(f, _reader(hints[f.name]))
+        read = f"_{f.name} = read_{f.name}(_{f.name})"
+        plain = _PLAIN.get(hints[f.name])
+        lines.append(f"    _{f.name} = get({f.name!r}, absent)")
+        lines.append(f"    if not ({plain.format(f'_{f.name}')}): {read}" if plain else f"    {read}")
+    lines.append(f"    made = thawed({', '.join(f'_{f.name}' for f in fields(cls))})")
+    lines += ["    made.__class__ = cls", "    return made"]
     exec("\n".join(lines), scope)
     reader: Reader = scope["read"]
     return reader
+
+
+def thawed(cls: type) -> Callable[..., Any]:
+    """A class of the same fields and layout whose instances may still be changed, also into instances of `cls`.
+
+    A frozen dataclass sets every field through `object.__setattr__`: that takes as long as reading the JSON.
+    """
+    return make_dataclass(cls.__name__, [f.name for f in fields(cls)], slots=True)
+
+
+def _refuser(cls: type) -> Reader:
+    def refuse(value: Any) -> Any:
+        raise CodecError(f"expected an object for {cls.__name__}, got {type(value).__name__}")
+
+    return refuse
 
 
 _ABSENT = object()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
 
-from pytest_megacpp.recording.events import Collective, FlightRecorded
+from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
 from pytest_megacpp.recording.flight import GLOO
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
@@ -41,12 +41,13 @@ _SAME_INPUT = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class RankCollectives:
     """What one rank did so far in one test; grows by `update`, bounded.
 
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
-    (`0@1`). Entries from before `floor_s` belong to an earlier test or incarnation.
+    (`0@1`). Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as they were told:
+    whether one is over by now says `is_done`.
     """
 
     floor_s: float = 0.0
@@ -61,23 +62,31 @@ class RankCollectives:
     changes: int = 0
     changed: deque[Number] = field(default_factory=lambda: deque(maxlen=KEPT_ENTRIES))  # newest last
 
-    def update(self, seen: FlightRecorded) -> None:
+    def update(self, seen: FlightRecorded) -> bool:
+        """Takes in what was seen; whether a counter rose."""
         if self.held and seen.origin != "evidence":
             seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
         else:
-            self.messages = tuple(self._message(e) for e in seen.entries if e.p2p and self._is_open(e))
-        before = tuple(self.unfinished) if seen.origin == "poll" and not self.held else ()
-        listed = {self._add(entry) for entry in seen.entries if not entry.p2p and entry.entered_s >= self.floor_s}
+            self.messages = tuple([self._message(e) for e in seen.entries if e.p2p and self._is_open(e)])
+        rose = False
+        listed: set[Number] = set()
+        for entry in seen.entries:
+            if not entry.p2p and entry.entered_s >= self.floor_s:
+                key = self._add(entry)
+                listed.add(key)
+                rose |= _raise_to(self.enqueued, *key)
         for status in seen.status:
-            if status.pg in self.groups:  # others were used before this test only
-                name = self.groups[status.pg]
-                _raise_to(self.enqueued, name, status.enqueued)
-                _raise_to(self.completed, name, status.completed)
-        self._close(before, listed, {self.groups.get(status.pg) for status in seen.status})
+            name = self.groups.get(status.pg)
+            if name is not None:  # others were used before this test only
+                rose |= _raise_to(self.enqueued, name, status.enqueued)
+                rose |= _raise_to(self.completed, name, status.completed)
+        if seen.origin == "poll" and not self.held:
+            self._close([key for key in self.unfinished if key not in listed], seen.status)
         while len(self.entries) > KEPT_ENTRIES:
             self._drop(next(iter(self.entries)))
         while len(self.groups) > KEPT_GROUPS:
             del self.groups[next(iter(self.groups))]
+        return rose
 
     def _is_open(self, message: Collective) -> bool:
         return not message.done and message.entered_s >= self.floor_s
@@ -92,27 +101,26 @@ class RankCollectives:
         name = self.named(entry.group)
         key = name, entry.seq
         known = self.entries.get(key)
-        done = entry.done or (known is not None and known.done and known.entered_s == entry.entered_s)
-        self.groups[entry.pg] = name
         if known is None or (known.op, known.dtype, known.numel_in) != (entry.op, entry.dtype, entry.numel_in):
             self.changes += 1
             self.changed.append(key)
+        over = known is not None and known.entered_s == entry.entered_s and key not in self.unfinished
         started = entry.started or (known is not None and known.started and known.entered_s == entry.entered_s)
-        as_it_is = name == entry.group and done == entry.done and started == entry.started
-        self.entries[key] = entry if as_it_is else replace(entry, group=name, done=done, started=started)
-        _raise_to(self.enqueued, name, entry.seq)
-        if done:
+        as_it_is = name == entry.group and started == entry.started
+        self.groups[entry.pg] = name
+        self.entries[key] = entry if as_it_is else replace(entry, group=name, started=started)
+        if entry.done or over:
             self.unfinished.pop(key, None)
         else:
             self.unfinished[key] = None
         return key
 
-    def _close(self, before: Iterable[Number], listed: set[Number], alive: set[str | None]) -> None:
+    def _close(self, unlisted: Collection[Number], counted: Iterable[GroupStatus]) -> None:
         """A poll lists all that is unfinished in the groups it counts, so what it leaves out is done."""
-        for key in before:
-            if key not in listed and key[0] in alive:
+        alive = {self.groups.get(status.pg) for status in counted} if unlisted else ()
+        for key in unlisted:
+            if key[0] in alive:
                 del self.unfinished[key]
-                self.entries[key] = replace(self.entries[key], done=True)
 
     def _drop(self, key: Number) -> None:
         del self.entries[key]
@@ -126,11 +134,15 @@ class RankCollectives:
         self.floor_s, self.incarnation, self.messages = time_s, self.incarnation + 1, ()
         self.groups.clear()
         if not self.held:
-            self._close(tuple(self.unfinished), set(), {name for name, _ in self.unfinished})
+            self.unfinished.clear()
 
     def changed_since(self, changes: int) -> Iterable[Number]:
         """What was issued since `changes` was so high."""
         return islice(reversed(self.changed), max(0, self.changes - changes))
+
+    def is_done(self, entry: Collective) -> bool:
+        """Whether one of `entries` is over by now."""
+        return (entry.group, entry.seq) not in self.unfinished
 
     def pending(self) -> tuple[Collective, ...]:
         """Entered and not finished, oldest first."""
@@ -140,11 +152,15 @@ class RankCollectives:
         return max(self.entries.values(), key=lambda e: (e.entered_s, e.seq), default=None)
 
 
-def _raise_to(counts: dict[str, int], group: str, count: int) -> None:
-    """Counters only grow; of too many groups the ones that were not heard of for longest are forgotten."""
-    counts[group] = max(counts.pop(group, 0), count)
+def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
+    """Counters only grow; of too many groups the ones that were not heard of for longest are forgotten. Whether
+    anything is new.
+    """
+    known = counts.pop(group, None)
+    counts[group] = now = max(known or 0, count)
     if len(counts) > KEPT_GROUPS:
         del counts[next(iter(counts))]
+    return now != known
 
 
 @dataclass

@@ -274,12 +274,14 @@ class Timeline:
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
-        self.last_s = max(self.last_s, event.time_s)
         fact, time_s = event.fact, event.time_s
+        self.last_s = max(self.last_s, time_s)
         if not _speaks_for_itself(event):
             self.stray += 1
             return
         match fact:
+            case ev.Sampled() | ev.FlightRecorded():  # first, because most events are
+                self._add_to_world(event.world, time_s, fact)
             case ev.RunStarted():
                 self.run_id, self.started = fact.run_id, fact
             case ev.TestPlanned():
@@ -327,6 +329,8 @@ class Timeline:
             self.stray += 1
             return
         match fact:
+            case ev.Sampled() | ev.FlightRecorded():
+                self._add_to_rank(world, time_s, fact)
             case ev.WorldEnded():
                 world.ended, world.ended_s = fact, time_s
             case ev.RankStarted():
@@ -432,8 +436,8 @@ def _keep(known: dict[K, V], key: K, value: V, most: int) -> None:
 
 def _speaks_for_itself(event: ev.Event) -> bool:
     """A rank's stream may only carry that rank's facts."""
-    rank = getattr(event.fact, "rank", None)
-    return not event.source.startswith("rank ") or event.source == f"rank {rank}"
+    source = event.source
+    return not source.startswith("rank ") or source == f"rank {getattr(event.fact, 'rank', None)}"
 
 
 def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> None:
@@ -447,6 +451,13 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
 
 def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
     match fact:
+        case ev.Sampled():
+            _sampled(view, time_s, fact)
+        case ev.FlightRecorded():
+            if view.collectives.update(fact):
+                view.progress_s = view.busy_s = view.issued_s = time_s
+            if fact.origin == "destroy":
+                view.collectives.restart(time_s)
         case ev.PhaseStarted():
             if len(view.phases) < KEPT_PHASES:
                 view.phases.append(Phase(fact.name, time_s))
@@ -471,15 +482,6 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             view.progress_s = time_s
         case ev.Compiled():
             view.compiled = fact
-        case ev.FlightRecorded():
-            before = dict(view.collectives.enqueued), dict(view.collectives.completed)
-            view.collectives.update(fact)
-            if fact.origin == "destroy":
-                view.collectives.restart(time_s)
-            if before != (view.collectives.enqueued, view.collectives.completed):
-                view.progress_s = view.busy_s = view.issued_s = time_s
-        case ev.Sampled():
-            _sampled(view, time_s, fact)
         case ev.StackTaken():
             view.stacks = [*view.stacks[-(KEPT_STACKS - 1) :], (time_s, fact)]
         case ev.OutputRead():

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from pytest_megacpp.recording import events
-from pytest_megacpp.recording.codec import CodecError, from_json, to_json
+from pytest_megacpp.recording.codec import CodecError, from_json, thawed, to_json
 from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 
 VERSION = 1
@@ -125,9 +125,12 @@ def encode(event: Event) -> bytes:
 def read_object(line: bytes) -> dict[str, typing.Any]:
     """The JSON object in one line; raises CodecError."""
     try:
-        data = _STRICT.decode(line.decode())
+        text = line.strip(_BLANKS).decode()
+        data, end = _STRICT.raw_decode(text)
     except (ValueError, RecursionError) as e:
         raise CodecError(f"not JSON: {str(e)[:120]}") from None
+    if end != len(text):
+        raise CodecError(f"not JSON: extra data at character {end}")
     if not isinstance(data, dict):
         raise CodecError("not a JSON object")
     return data
@@ -138,6 +141,10 @@ def _refuse(name: str) -> typing.NoReturn:
 
 
 _STRICT = json.JSONDecoder(parse_constant=_refuse)
+_BLANKS = b" \t\r\n"
+
+
+_EVENT = thawed(Event)
 
 
 def _decode_line(line: bytes) -> Event:
@@ -152,7 +159,9 @@ def _decode_line(line: bytes) -> Event:
         raise CodecError("stamp is incomplete")
     if type(seq) is not int or seq < 0:
         raise CodecError("stamp is not a number")
-    return Event(run, world, source, seq, read_time(time_s), decode_fact(data))
+    event = _EVENT(run, world, source, seq, read_time(time_s), decode_fact(data))
+    event.__class__ = Event
+    return typing.cast(Event, event)
 
 
 def read_time(value: object) -> float:

@@ -141,12 +141,14 @@ def _compiled(view: RankView) -> dict[str, Json]:
 def _collectives(view: RankView) -> Json:
     """Counts of this test; `last` is the newest one that the rank entered."""
     entered, completed = _counts(view)
-    last = view.collectives.last()
-    return {
-        "entered": entered,
-        "completed": completed,
-        "last": {"group": last.group, "seq": last.seq, "op": describe(last), "done": last.done} if last else None,
-    }
+    return {"entered": entered, "completed": completed, "last": _last(view.collectives)}
+
+
+def _last(seen: RankCollectives) -> Json:
+    last = seen.last()
+    if last is None:
+        return None
+    return {"group": last.group, "seq": last.seq, "op": describe(last), "done": seen.is_done(last)}
 
 
 def _counts(view: RankView) -> tuple[int, int]:
@@ -161,7 +163,7 @@ def _counts_of(seen: RankCollectives, group: str) -> tuple[int, int]:
     """Entered and completed since the first entry kept: a group that serves several tests counts on and on."""
     entries = [entry for (name, _), entry in seen.entries.items() if name == group]
     before = min(entry.seq for entry in entries) - 1
-    done = max((entry.seq for entry in entries if entry.done), default=before)
+    done = max((entry.seq for entry in entries if seen.is_done(entry)), default=before)
     completed = max(done, seen.completed.get(group, before))
     return max(seen.enqueued.get(group, before), completed) - before, completed - before
 

@@ -135,7 +135,7 @@ def test_a_collective_is_done_when_a_look_says_so_or_leaves_it_out() -> None:
     left_out = told(poll(entry(1)), poll(entry(2)))
     assert [e.seq for e in said.pending()] == []
     assert [e.seq for e in left_out.pending()] == [2]
-    assert left_out.entries["0", 1].done
+    assert left_out.is_done(left_out.entries["0", 1])
 
 
 def test_only_a_poll_that_counts_the_group_ends_what_it_leaves_out() -> None:
