@@ -67,11 +67,13 @@ def judged(recording: Path) -> Judged:
     """Raises RunNotFound for a recording in which nothing is left to judge, OSError for one that can't be read."""
     from pytest_megacpp.judge.arbiter import judge_run
 
-    timeline = runs.read_timeline(recording)
+    with runs.no_garbage_collection():
+        timeline = runs.read_timeline(recording)
+        result = judge_run(timeline)
     if not timeline.planned and not timeline.tests:
         why = f" (line {timeline.damaged[0].line}: {one_line(timeline.damaged[0].why)})" if timeline.damaged else ""
         raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
-    return Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, judge_run(timeline))
+    return Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
 
 
 def runs_table(lane_dir: Path) -> Iterator[str]:

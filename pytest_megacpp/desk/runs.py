@@ -1,6 +1,7 @@
 """Owns finding and reading the runs of a lane directory; must not know how they came to be or what they mean."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +67,25 @@ def _hint(runs: list[Path]) -> str:
 def read_timeline(recording: Path) -> Timeline:
     """The fold of a recording, read in portions; what can't be read of it is in its own lists. Raises OSError."""
     timeline, decoder = Timeline(), Decoder()
-    for chunk in _chunks(recording):
-        for event in decoder.feed(chunk):
-            timeline.add(event)
+    with no_garbage_collection():
+        for chunk in _chunks(recording):
+            for event in decoder.feed(chunk):
+                timeline.add(event)
     for event in decoder.close():
         timeline.add(event)
     return timeline
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """What is read and judged holds no cycles; looking for some takes a fifth of the time for a long recording."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -21,7 +21,9 @@ from pytest_megacpp.recording.flight import GLOO
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
 
-KEPT_ENTRIES = 512
+KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
+KEPT_IN_ALL = 65_536  # of a test
+KEPT_LEAST = 32
 KEPT_GROUPS = 512
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
@@ -51,6 +53,7 @@ class RankCollectives:
     """
 
     floor_s: float = 0.0
+    kept: int = KEPT_ENTRIES
     incarnation: int = 0
     entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
@@ -60,7 +63,10 @@ class RankCollectives:
     messages: tuple[Collective, ...] = ()  # open ones, as last seen
     held: bool = False  # the box acted: from now on only its own evidence ends a wait
     changes: int = 0
-    changed: deque[Number] = field(default_factory=lambda: deque(maxlen=KEPT_ENTRIES))  # newest last
+    changed: deque[Number] = field(init=False)  # newest last
+
+    def __post_init__(self) -> None:
+        self.changed = deque(maxlen=self.kept)
 
     def update(self, seen: FlightRecorded) -> bool:
         """Takes in what was seen; whether a counter rose."""
@@ -82,7 +88,7 @@ class RankCollectives:
                 rose |= _raise_to(self.completed, name, status.completed)
         if seen.origin == "poll" and not self.held:
             self._close([key for key in self.unfinished if key not in listed], seen.status)
-        while len(self.entries) > KEPT_ENTRIES:
+        while len(self.entries) > self.kept:
             self._drop(next(iter(self.entries)))
         while len(self.groups) > KEPT_GROUPS:
             del self.groups[next(iter(self.groups))]
@@ -229,6 +235,11 @@ class Disagreement:
     aspect: str
     variants: tuple[tuple[str, tuple[int, ...]], ...]
     odd: tuple[int, ...]
+
+
+def kept_entries(ranks: int) -> int:
+    """How many collectives of each of so many ranks are remembered: memory is bounded for all of them together."""
+    return min(KEPT_ENTRIES, max(KEPT_LEAST, KEPT_IN_ALL // ranks))
 
 
 def is_default(group: str) -> bool:

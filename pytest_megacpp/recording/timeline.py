@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, open_waits
+from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, kept_entries, open_waits
 from pytest_megacpp.recording.stacks import (
     Thread,
     imports_compiler,
@@ -379,9 +379,15 @@ class Timeline:
         groups = Groups(world.size)
         for name, members in world.groups.items():
             groups.announce(name, members)
+        kept = kept_entries(world.size)
         ranks = {
             r: RankView(
-                r, self._thread_of(world, r), RankCollectives(time_s), progress_s=time_s, busy_s=time_s, issued_s=time_s
+                r,
+                self._thread_of(world, r),
+                RankCollectives(time_s, kept),
+                progress_s=time_s,
+                busy_s=time_s,
+                issued_s=time_s,
             )
             for r in range(world.size)
         }
