@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.commands import Workshop
-from benchmarks.rows import death, healthy, idle, misreport, start, warm, watch
+from benchmarks.rows import death, healthy, idle, judge, misreport, start, warm, watch
 from benchmarks.table import Table
 
 ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
@@ -16,4 +16,5 @@ ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
     "misreport": misreport.tables,
     "healthy": healthy.tables,
     "watch": watch.tables,
+    "judge": judge.tables,
 }
