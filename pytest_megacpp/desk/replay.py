@@ -52,7 +52,12 @@ class Recorded:
         """The run and the index of each node id. A test that isn't on record gets its result here."""
         directory = RunDirectory.create(self._options.lane_dir)
         return _recorded_run(
-            self._timeline, self._options, directory, nodeids, lambda run: run.start(ReplaySurface(self.path))
+            self._timeline,
+            self._options,
+            directory,
+            nodeids,
+            lambda run: run.start(ReplaySurface(self.path)),
+            heard=self._timeline,
         )
 
 
@@ -130,8 +135,9 @@ def _recorded_run(
     directory: RunDirectory,
     nodeids: Sequence[str],
     begin: Callable[[LaneRun], object],
+    heard: Timeline | None = None,
 ) -> tuple[LaneRun, dict[str, int]]:
-    """A run with the recording's numbers, begun, and the index of each node id."""
+    """A run with the recording's numbers, begun, and the index of each node id. `heard`: what it needn't read again."""
     started = timeline.started
     assert started is not None
     recorded = _tests(timeline)
@@ -141,7 +147,7 @@ def _recorded_run(
     missing = [PlannedTest(nodeid, started.ranks, "full", Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
-    run = LaneRun(plan, directory, Redactor(os.environ), _meta(plan, started))
+    run = LaneRun(plan, directory, Redactor(os.environ), _meta(plan, started), heard or Timeline())
     begin(run)
     for nodeid in unknown:
         run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid))

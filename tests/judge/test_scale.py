@@ -1,13 +1,22 @@
-"""Judging is linear in events and ranks: twice as much takes about twice as long."""
+"""Reading and judging are linear in events and ranks, and what is remembered doesn't grow with the events."""
 
+import sys
 import time
+import tracemalloc
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
+from pytest_megacpp.recording import collectives
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.collectives import KEPT_ENTRIES, KEPT_IN_ALL, kept_entries
 from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.wire import encode
 
 FEWER_THAN_QUADRATIC = 3.3  # twice is linear, four times would be quadratic; a shared machine is noisy
 ROUNDS = 4
@@ -20,18 +29,35 @@ class Stream:
         self.ranks = ranks
         self.events: list[ev.Event] = []
         self._seq = 0
+        self._said: Counter[tuple[str, str]] = Counter()
         self.say(ev.RunStarted("run-1", "", "lane", "local", True, ranks, tests))
         for test in range(tests):
             self.say(ev.TestPlanned(test, f"t.py::test_{test}", ranks))
 
     def say(self, fact: ev.Fact, world: str = "w1", source: str = "box") -> None:
         self._seq += 1
-        self.events.append(ev.Event("run-1", world, source, self._seq, self._seq / 1e4, fact))
+        self.events.append(ev.Event("run-1", world, source, self._said[world, source], self._seq / 1e4, fact))
+        self._said[world, source] += 1
 
     def world(self, found: tuple[int, ...] = ()) -> None:
         self.say(ev.WorldStarted(self.ranks, "first"))
         for rank in range(self.ranks):
             self.say(ev.RankCollected(rank, found, "d"), source=f"rank {rank}")
+
+    def samples(self, test: int, rank: int, cpu_s: float) -> None:
+        self.say(ev.Sampled(rank, test, True, "R", (), 0.0, cpu_s, cpu_s))
+
+    def looks(self, test: int, times: int) -> None:
+        """A test that runs on: every rank is looked at, and is in the next collective each time."""
+        self.say(ev.TestStarted(test, f"t.py::test_{test}", self.ranks, ev.Limits()))
+        for seq in range(1, times + 1):
+            for rank in range(self.ranks):
+                self.samples(test, rank, seq / 10)
+                self.enters(test, rank, seq, False, self._seq / 1e4)
+
+    def write(self, path: Path) -> Path:
+        path.write_bytes(b"".join(map(encode, self.events)))
+        return path
 
     def enters(self, test: int, rank: int, seq: int, done: bool, at_s: float) -> None:
         entry = ev.Collective("0", seq, "gloo:all_reduce", 8, 8, "Float", "[[8]]", at_s, done)
@@ -98,6 +124,63 @@ def test_twice_as_much_takes_about_twice_as_long(make: Callable[[int], Stream], 
     timelines = [fold(make(size).events) for size in (small, 2 * small)]
     once, twice = (min(cpu_s(t) for _ in range(ROUNDS)) for t in timelines)
     assert twice < FEWER_THAN_QUADRATIC * once + 0.02
+
+
+def watched(ranks: int, looks: int) -> Stream:
+    stream = Stream(ranks, 1)
+    stream.world()
+    stream.looks(0, looks)
+    return stream
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Calls of Python functions, and by them of C functions: the same on every machine."""
+    counted = 0
+
+    def count(frame: Any, happened: str, argument: Any) -> None:
+        nonlocal counted
+        counted += happened in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("ranks", "looks"), [(8, 60), (32, 15)])
+def test_reading_takes_the_same_for_every_event(tmp_path: Path, ranks: int, looks: int) -> None:
+    short, long = (watched(ranks, n).write(tmp_path / f"{n}.jsonl") for n in (looks, 4 * looks))
+    once, four_times = (calls(lambda path=path: read_timeline(path)) for path in (short, long))
+    assert four_times < 4 * once
+
+
+def test_memory_does_not_grow_with_the_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collectives, "KEPT_ENTRIES", 8)
+    short, long = (watched(8, n).write(tmp_path / f"{n}.jsonl") for n in (100, 400))
+    read_timeline(short)  # fills caches
+    once, four_times = (peak_bytes(lambda path=path: read_timeline(path)) for path in (short, long))
+    assert long.stat().st_size > 3.9 * short.stat().st_size
+    assert four_times < 1.1 * once
+
+
+def test_what_is_remembered_of_a_test_is_bounded_for_all_its_ranks_together() -> None:
+    assert kept_entries(8) == kept_entries(128) == KEPT_ENTRIES
+    assert 1024 * kept_entries(1024) == KEPT_IN_ALL
+    seen = fold(watched(1024, 80).events).tests[0].ranks[7].collectives
+    assert [seq for _, seq in seen.entries] == list(range(17, 81))
+    assert len(seen.changed) == 64
+    assert seen.enqueued == {"0": 80}
 
 
 def test_a_large_world_has_a_readable_verdict() -> None:

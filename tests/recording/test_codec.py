@@ -1,6 +1,6 @@
 """Dataclasses ↔ JSON: what goes in comes out, what doesn't fit is refused with the place."""
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
@@ -33,6 +33,13 @@ class Sample:
 def test_there_and_back_is_the_same(cls: type, data: st.DataObject) -> None:
     value = data.draw(instances(cls))
     assert from_json(cls, to_json(value)) == value
+
+
+def test_what_was_read_is_as_frozen_as_what_was_made() -> None:
+    read = from_json(Limits, {"stall": 5.0})
+    assert (type(read), hash(read)) == (Limits, hash(Limits(stall=5.0)))
+    with pytest.raises(FrozenInstanceError):
+        read.stall = 6.0  # type: ignore[misc]
 
 
 @given(JSON)
