@@ -68,10 +68,12 @@ class ImportGraph:
     files: Collection[str]
     places: Sequence[str] = ("",)
     _read: dict[str, _Read] = field(default_factory=dict)
+    _edges: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    _tops: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def reach(self, test: str) -> Reach:
         """Everything that running the tests of this file imports."""
-        places = (*self.places, _import_base(test, self.files))
+        base = _import_base(test, self.files)
         found: dict[str, str | None] = dict.fromkeys((test, *self._governing(test)))
         opaque: list[str] = []
         waiting = deque(found)
@@ -79,10 +81,9 @@ class ImportGraph:
             importer = waiting.popleft()
             read = self._what(importer)
             opaque += [read.opaque] if read.opaque else []
-            for path in self._imported(importer, read, places):
-                if path not in found:
-                    found[path] = importer
-                    waiting.append(path)
+            new = sorted(self._imports_of(importer, base).difference(found))
+            found.update(dict.fromkeys(new, importer))
+            waiting.extend(new)
         return Reach(found, tuple(opaque))
 
     def _governing(self, test: str) -> Iterator[str]:
@@ -96,6 +97,24 @@ class ImportGraph:
         if path not in self._read:
             self._read[path] = _read_file(self.root / path, path)
         return self._read[path]
+
+    def _imports_of(self, importer: str, base: str) -> frozenset[str]:
+        """What one file imports when a test of `base` is run. Kept: every test that reaches the file asks again."""
+        key = importer, base
+        if key not in self._edges:
+            read = self._what(importer)
+            if base and not any(not n.level and n.module.partition(".")[0] in self._tops_of(base) for n in read.names):
+                self._edges[key] = self._imports_of(importer, "")
+            else:
+                self._edges[key] = frozenset(self._imported(importer, read, (*self.places, base)))
+        return self._edges[key]
+
+    def _tops_of(self, base: str) -> frozenset[str]:
+        """The names of modules and packages that lie in a directory."""
+        if base not in self._tops:
+            below = (path[len(base) + 1 :] for path in self.files if path.startswith(f"{base}/"))
+            self._tops[base] = frozenset(path.partition("/")[0].removesuffix(".py") for path in below)
+        return self._tops[base]
 
     # -- names to files ----------------------------------------------------------------------------------------
 
