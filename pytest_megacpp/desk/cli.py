@@ -27,8 +27,8 @@ from pytest_megacpp.desk.words import text
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
-  0  done; run: passed; show, judge: every test is green; doctor: a dry run can start here
-  1  run: failed; show, judge: a test failed or has no result; doctor: no run can start here
+  0  done; run: passed; show, judge: every test is green; doctor: a launch can start
+  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing
   2  bad arguments, no such run, a recording with nothing readable in it; run: blocked, or the infrastructure failed
 """
 
@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory or a run id")
-    command("doctor", _doctor, "say what a lane would find on this machine")
+    doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
+    doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
     return megacpp
 
 
@@ -199,12 +200,24 @@ def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
+    if arguments.surface == "modal":
+        return _doctor_of_modal(desk)
     from pytest_megacpp.desk.doctor import examine
 
     lanes = read_lanes(desk.settings.get("lanes", {}))
     lines, ready = examine(desk.lane_dir, lanes, read_environment(desk.settings.get("environment", {})))
     _say(lines)
     return OK if ready else FAILED
+
+
+def _doctor_of_modal(desk: Desk) -> int:
+    from pytest_megacpp.desk.modal_doctor import Examination
+
+    examination = Examination(desk.settings, read_lanes(desk.settings.get("lanes", {})), desk.lane_dir)
+    for line in examination.lines():
+        _say([line])
+        sys.stdout.flush()  # building an image takes its time
+    return OK if examination.ready else FAILED
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""`megacpp doctor --surface modal` against the emulator: everything is looked at, nothing is rented."""
+
+from pathlib import Path
+
+import modal
+import pytest
+
+from pytest_megacpp.desk import cli, launch
+from tests.modal_emulator import Emulator
+
+CONFIGURED = """
+[tool.pytest_megacpp.modal]
+secrets = ["wandb"]
+cache_volume = "cache"
+data = { tokens = "corpus/tokens" }
+packages = ["numpy>=2"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "test_a.py").write_text("def test_a(): pass\n")
+    monkeypatch.chdir(tmp_path / "p")
+    monkeypatch.setattr(launch, "cache_dir", lambda: tmp_path / "cache" / "compile")
+    return tmp_path / "p"
+
+
+def examined(project: Path, toml: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    (project / "pyproject.toml").write_text(toml)
+    code = cli.main(["doctor", "--surface", "modal"])
+    return code, capsys.readouterr().out
+
+
+def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    emulator.secret("wandb", {"WANDB_API_KEY": "k"})
+    modal.Volume.from_name("corpus", create_if_missing=True).hydrate()
+    before = emulator.calls["SandboxCreate"]
+    code, told = examined(project, CONFIGURED, capsys)
+    assert code == 0, told
+    for line in (
+        *("source                source 2 files", "account               workspace emulated, client "),
+        *("secret wandb          is there", "volume cache          will be made, for /megacpp/cache"),
+        *(
+            "volume corpus         is there, for /megacpp/data/tokens, read-only",
+            "image                 the default one is built",
+        ),
+        "lane h200x8           H200:8, 8 ranks, 16 cores, 20 GiB: $39.07/h (list prices as of",
+    ):
+        assert f"{line}" in told
+    assert emulator.calls["SandboxCreate"] == before
+
+
+def test_what_is_missing_is_told_with_its_mend(
+    emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = '[tool.pytest_megacpp.modal]\nsecrets = ["absent"]\ndata = { x = "nowhere" }\nimage = "no_such:image"\n'
+    code, told = examined(project, toml, capsys)
+    assert code == 1
+    for words in (
+        *("secret absent         NO: there is no such secret", "modal secret create absent"),
+        *("volume nowhere        NO: there is no such volume", "modal volume create nowhere"),
+        "image                 NO: image = 'no_such:image' failed with ModuleNotFoundError",
+    ):
+        assert words in told
+
+
+def test_an_image_that_does_not_build_shows_its_last_lines(
+    emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.faults.build_fails = True
+    emulator.faults.build_log = ("Collecting torch", "ERROR: no matching distribution")
+    code, told = examined(project, '[tool.pytest_megacpp.modal]\npackages = ["nowhere==1"]\n', capsys)
+    assert code == 1
+    assert "image                 NO: the image could not be built" in told
+
+
+def test_without_credentials_nothing_else_is_asked(
+    emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODAL_TOKEN_ID")
+    code, told = examined(project, CONFIGURED, capsys)
+    assert code == 1
+    assert "account               NO: " in told
+    assert "modal token new" in told
+    assert "secret" not in told
+
+
+def test_the_accounts_own_prices_are_asked_and_remembered(
+    emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.control.rates = {"gpu_h200": "0.001", "cpu_core_sandbox": "0.00004", "memory_sandbox": "0.000007"}
+    try:
+        _, told = examined(project, "", capsys)
+    finally:
+        emulator.control.rates = {}
+    assert "$31.61/h (the account's rates)" in told
+    assert (project.parent / "cache" / "modal-rates.json").exists()
