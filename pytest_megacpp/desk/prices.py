@@ -17,6 +17,7 @@ from pytest_megacpp.report.money import HOUR_S, Rate, dollars
 TABLE = "[tool.pytest_megacpp.prices]"
 KEYS = ("usd_per_hour", "gpu", "cpu_core", "memory_gib", "source")
 TABLE_DATE = "2026-06-27"
+ACCOUNT_SOURCE = "the account's rates"
 TABLE_SOURCE = f"list prices as of {TABLE_DATE}"
 GPU_USD_PER_HOUR: Mapping[str, float] = {
     "B200": 6.25,
@@ -113,13 +114,19 @@ def rented(machine: Machine, prices: Prices, account: Mapping[str, float]) -> Ra
     """Of a machine on Modal. `account` are the account's own prices by GPU type, `cpu_core` and `memory_gib`."""
     kind, _, number = (machine.gpu or "").partition(":")
     gpus = int(number or 1) if kind else 0
-    per_gpu, whose = _of_gpu(kind, prices, account) if kind else (0.0, TABLE_SOURCE)
+    per_gpu, whose = _of_gpu(kind, prices, account) if kind else (0.0, _whose_core(prices, account))
     if per_gpu is None:
         return Rate(None, gpus, whose)
     core = _first(prices.cpu_core, account.get("cpu_core"), CPU_CORE_USD_PER_HOUR)
     gib = _first(prices.memory_gib, account.get("memory_gib"), MEMORY_GIB_USD_PER_HOUR)
     total = gpus * per_gpu + machine.cpu * core + machine.memory_mib / 1024 * gib
     return Rate(round(total, 4), gpus, whose)
+
+
+def _whose_core(prices: Prices, account: Mapping[str, float]) -> str:
+    if prices.cpu_core is not None:
+        return prices.source
+    return ACCOUNT_SOURCE if "cpu_core" in account else TABLE_SOURCE
 
 
 def _first(*prices: float | None) -> float:
@@ -130,7 +137,7 @@ def _of_gpu(kind: str, prices: Prices, account: Mapping[str, float]) -> tuple[fl
     name = kind.upper().removesuffix("!").removesuffix("+")
     for known_prices, whose in (
         (prices.gpu, prices.source),
-        (account, "the account's rates"),
+        (account, ACCOUNT_SOURCE),
         (GPU_USD_PER_HOUR, TABLE_SOURCE),
     ):
         if name in known_prices:

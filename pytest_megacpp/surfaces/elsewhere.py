@@ -8,7 +8,8 @@ from pathlib import Path
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.surfaces.source import Layout, SourceError
 
-PYTESTS_OWN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+PYTESTS_OWN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+"""Not `PYTEST_PLUGINS`: it names modules that editors and CI systems put beside their own desk."""
 
 
 def plan_elsewhere(

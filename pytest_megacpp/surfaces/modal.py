@@ -100,13 +100,14 @@ class ModalSurface:
 
     def _found(self, run_id: str, box: "ModalBox") -> Any:
         box.phase("connect", lambda: client.connect(box.is_cancelled))
-        sandbox = box.phase("look-up", lambda: client.find(self.config.app, run_id))
+        sandbox = box.phase("look-up", lambda: client.find(self.config.app, run_id, self.config.environment))
         return sandbox if sandbox is not None else box.replay_records()
 
     def _order(self, plan: Plan, run: Path, box: "ModalBox") -> Any:
         """A sandbox at work on the plan. Raises SurfaceTrouble or Cancelled."""
         config, cancelled = self._kept, box.is_cancelled
         source = box.phase("source", lambda: self._gather(plan))
+        box.tell("source", source.notice)
         box.phase("connect", lambda: client.connect(cancelled))
         app = client.app(config.app, config.environment, self.tags, cancelled)
         box.knows(app=getattr(app, "app_id", None))
@@ -118,7 +119,7 @@ class ModalSurface:
             image = image.add_local_dir(files, HOME)
             box.phase("upload", lambda: client.build(image, app, "the upload", UPLOAD_S, cancelled))
         options = {**self._options(plan, timeout_s), "image": image}
-        order = client.Order(plan.run_id, app, config.app, self._command(), options)
+        order = client.Order(plan.run_id, app, config.app, self._command(), options, config.environment)
         wanted = plan.gpu if not plan.dry_run else "a CPU machine"
         sandbox = box.phase("capacity", lambda: client.create(order, config.capacity_s, cancelled), wanted)
         threading.Thread(target=self._learn_rates, daemon=True, name="megacpp-modal-rates").start()
@@ -141,7 +142,7 @@ class ModalSurface:
         from pytest_megacpp.surfaces.modal_image import ImageError, image
 
         try:
-            return image(self.config.image, top)
+            return image(self.config.image, top, self.config.environment)
         except ImageError as e:
             raise failures.SurfaceTrouble(ProblemFound("blocked", "image", str(e))) from e
 
@@ -176,7 +177,7 @@ class ModalSurface:
         passed = {name: os.environ[name] for name in config.pass_env if name in os.environ}
         cpu, memory_mib = config.machine(plan.ranks)
         environment = {"PYTHONPATH": PACKAGE_DIR, "PYTHONDONTWRITEBYTECODE": "1", "MEGACPP_RUN_ID": plan.run_id}
-        secrets = [modal.Secret.from_name(name) for name in config.secrets]
+        secrets = [modal.Secret.from_name(name, environment_name=config.environment) for name in config.secrets]
         return {
             **_network(config),
             "env": environment,
@@ -196,9 +197,9 @@ class ModalSurface:
 def _volumes(config: ModalConfig, run_id: str) -> dict[str, Any]:
     modal = client.client()
     return {
-        volume.path: modal.Volume.from_name(volume.name, create_if_missing=volume.made).with_mount_options(
-            read_only=volume.read_only, sub_path=volume.directory or None
-        )
+        volume.path: modal.Volume.from_name(
+            volume.name, environment_name=config.environment, create_if_missing=volume.made
+        ).with_mount_options(read_only=volume.read_only, sub_path=volume.directory or None)
         for volume in config.mounts(run_id)
     }
 
@@ -305,13 +306,13 @@ class ModalBox:
 
     def phase(self, name: str, work: Callable[[], T], detail: str = "") -> T:
         """A step that may take a while: its beginning and its time are told."""
-        self._tell(name, detail)
+        self.tell(name, detail)
         began = time.monotonic()
         result = work()
-        self._tell(name, f"{time.monotonic() - began:.1f} s")
+        self.tell(name, f"{time.monotonic() - began:.1f} s")
         return result
 
-    def _tell(self, phase: str, detail: str) -> None:
+    def tell(self, phase: str, detail: str) -> None:
         event = Event(self._run_id, "", SOURCE, self._said, 0.0, Progress(phase, detail))
         self._said += 1
         self._take(encode(event))
@@ -334,7 +335,7 @@ class ModalBox:
                     heard_s, refused = time.monotonic(), 0
                     if not started:
                         started = True
-                        self._tell("start", f"{heard_s - began_s:.1f} s")
+                        self.tell("start", f"{heard_s - began_s:.1f} s")
             except _Refused:
                 refused += 1
             except (failures.Cancelled, failures.Late):
@@ -351,7 +352,7 @@ class ModalBox:
             lost_s = time.monotonic() - heard_s
             if lost_s > self._reconnect_s():
                 raise failures.SurfaceTrouble(failures.unreachable_box(self._run_id, lost_s, self._config.lease_s))
-            self._tell("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
+            self.tell("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
             time.sleep(AGAIN_S)
 
     def _reconnect_s(self) -> float:
@@ -364,7 +365,7 @@ class ModalBox:
         if refused < FOLLOWERS_TRIED:
             yield from self._converse(self._follower(), self._hear, SILENT_S)
         else:
-            self._tell("fallback", "no follower can be started: reading the sandbox's own output")
+            self.tell("fallback", "no follower can be started: reading the sandbox's own output")
             unseen = self._unseen()
             hear = lambda data: self._hear_output(data, unseen)  # noqa: E731
             yield from self._converse(client.Following(self._sandbox), hear, float("inf"))
@@ -451,7 +452,7 @@ class ModalBox:
 
     def _after_the_end(self, code: int) -> None:
         """The sandbox is gone: what its output and the kept records have beyond what was heard, and why it ended."""
-        self._tell("lost", f"the sandbox ended with {code}; reading its output")
+        self.tell("lost", f"the sandbox ended with {code}; reading its output")
         self._take_unseen(client.output(self._sandbox, "stdout"))
         self.replay_records()
         recorded = b'"kind":"run-started"' in self._recording.read_bytes()
@@ -469,7 +470,8 @@ class ModalBox:
         kept = self._config.runs_volume
         if kept is None:
             return
-        for path, data in client.stored(kept.name, f"{kept.directory}/{self._run_id}".strip("/")):
+        directory = f"{kept.directory}/{self._run_id}".strip("/")
+        for path, data in client.stored(kept.name, directory, self._config.environment):
             if path == "recording.jsonl":
                 self._take_unseen(data)
             elif is_log(path):

@@ -92,7 +92,7 @@ def _image(config: ModalConfig, top: Path) -> Check:
     from pytest_megacpp.surfaces.modal_image import ImageError, image
 
     try:
-        described = image(config.image, top)
+        described = image(config.image, top, config.environment)
     except ImageError as e:
         return Check("image", False, str(e), "mend the function, or image in [tool.pytest_megacpp.modal]")
     app = client.app(config.app, config.environment, {})

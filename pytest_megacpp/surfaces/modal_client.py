@@ -93,13 +93,14 @@ def _build_log(image: Any) -> str:
 
 @dataclass(frozen=True)
 class Order:
-    """What a sandbox is asked to be; `options` as `Sandbox.create` takes them."""
+    """What a sandbox is asked to be; `options` as `Sandbox.create` takes them, `environment` is Modal's."""
 
     name: str
     app: Any
     app_name: str
     command: Sequence[str]
     options: Mapping[str, Any]
+    environment: str | None = None
 
 
 def create(order: Order, capacity_s: float, cancelled: Asked = never) -> Any:
@@ -110,24 +111,25 @@ def create(order: Order, capacity_s: float, cancelled: Asked = never) -> Any:
         return call("the machine", capacity_s, make, cancelled=cancelled, too_late=terminate)
     except Exception as e:
         if isinstance(e, Cancelled | Late):
-            _terminate_by_name(order.app_name, order.name)
+            _terminate_by_name(order)
         if isinstance(e, Cancelled):
             raise
         raise trouble(e) from e
 
 
-def _terminate_by_name(app_name: str, name: str) -> None:
+def _terminate_by_name(order: Order) -> None:
     """An order that nobody waits for any more must not be filled."""
-    found = find(app_name, name)
+    found = find(order.app_name, order.name, order.environment)
     if found is not None:
         terminate(found)
 
 
-def find(app_name: str, name: str) -> Any | None:
+def find(app_name: str, name: str, environment: str | None = None) -> Any | None:
     """The running sandbox of this name; None when there is none or it can't be asked."""
     modal = client()
+    look_up = lambda: modal.Sandbox.from_name(app_name, name, environment_name=environment)  # noqa: E731
     try:
-        return call("the sandbox", POLL_S, lambda: modal.Sandbox.from_name(app_name, name))
+        return call("the sandbox", POLL_S, look_up)
     except Exception as e:
         if isinstance(e, Late) or type(e).__name__ == "NotFoundError":
             return None
@@ -166,11 +168,11 @@ def output(sandbox: Any, stream: str) -> bytes:
         return b""
 
 
-def stored(volume: str, directory: str) -> Iterator[tuple[str, bytes]]:
+def stored(volume: str, directory: str, environment: str | None = None) -> Iterator[tuple[str, bytes]]:
     """The files below a directory of a volume: path relative to it, content. Nothing where there is no such thing."""
     modal = client()
     try:
-        held = modal.Volume.from_name(volume)
+        held = modal.Volume.from_name(volume, environment_name=environment)
         entries = call("the volume", CALL_S, lambda: held.listdir(directory, recursive=True))
     except Exception as e:
         if isinstance(e, Late):

@@ -15,12 +15,16 @@ class ImageError(Exception):
     """The configured image can't be described to Modal; the text says why and how to mend it."""
 
 
-def image(config: ImageConfig, top: Path) -> Any:
-    """A `modal.Image`, not built yet; `top` is the project's, from where a factory is imported. Raises ImageError."""
+def image(config: ImageConfig, top: Path, environment: str | None = None) -> Any:
+    """A `modal.Image`, not built yet; `top` is the project's, from where a factory is imported, `environment` Modal's.
+
+    Raises:
+        ImageError
+    """
     if config.factory is not None:
         return _made_by(config.factory, top)
     if config.reference is not None:
-        return _of_registry(config, config.reference)
+        return _of_registry(config, config.reference, environment)
     return after(default_recipe(config, *desk_versions()))
 
 
@@ -33,9 +37,10 @@ def after(recipe: Recipe) -> Any:
     return made
 
 
-def _of_registry(config: ImageConfig, reference: str) -> Any:
+def _of_registry(config: ImageConfig, reference: str, environment: str | None) -> Any:
     """Without the image's own entry point, which need not run what it is given."""
-    secret = modal.Secret.from_name(config.pull_secret) if config.pull_secret is not None else None
+    name = config.pull_secret
+    secret = modal.Secret.from_name(name, environment_name=environment) if name is not None else None
     return modal.Image.from_registry(reference, secret, add_python=config.add_python).entrypoint([])
 
 

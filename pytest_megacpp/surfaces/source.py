@@ -129,7 +129,7 @@ class Source:
 
     @property
     def notice(self) -> str:
-        files = f"source {len(self.files)} files, {self.size_bytes / MIB:.1f} MiB"
+        files = f"{len(self.files)} files, {self.size_bytes / MIB:.1f} MiB"
         files += "" if self.by_git else " (no git here: everything but caches and build results)"
         if not self.left_out:
             return files

@@ -39,7 +39,7 @@ def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureF
     code, told = examined(project, CONFIGURED, capsys)
     assert code == 0, told
     for line in (
-        *("source                source 2 files", "account               workspace emulated, client "),
+        *("source                2 files", "account               workspace emulated, client "),
         *("secret wandb          is there", "volume cache          will be made, for /megacpp/cache"),
         *(
             "volume corpus         is there, for /megacpp/data/tokens, read-only",

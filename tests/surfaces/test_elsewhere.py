@@ -55,7 +55,14 @@ def test_every_path_is_the_boxs(plan: Plan, tmp_path: Path) -> None:
 
 def test_the_environment_is_what_was_configured_and_pytests_own(plan: Plan, tmp_path: Path) -> None:
     top = tmp_path / "p"
-    there = made(plan, top, PYTEST_ADDOPTS=f"-x --ignore={top}/slow", PYTEST_PLUGINS="", HOME="/home/me", HF_TOKEN="t")
+    there = made(
+        plan,
+        top,
+        PYTEST_ADDOPTS=f"-x --ignore={top}/slow",
+        PYTEST_PLUGINS="an_editors_own",
+        HOME="/home/me",
+        HF_TOKEN="t",
+    )
     assert there.environment == {
         "A": "theirs",
         "B": "1",
