@@ -68,7 +68,8 @@ class Desk:
     def __init__(self, control: Control) -> None:
         self._control = control
         self.heard_s = time.monotonic()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
 
     def _listen(self) -> None:
         for line in sys.stdin.buffer:

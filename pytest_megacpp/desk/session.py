@@ -23,6 +23,7 @@ from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test
 from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, SurfaceFailed
 
 POLL_S = 0.004
+LAST_WORDS_S = 30.0
 READ_BYTES_AT_ONCE = 8 << 20
 
 
@@ -110,10 +111,18 @@ class LaneRun:
 
     def _take(self, data: bytes) -> bool:
         for event in self._decoder.feed(data):
+            collected = bool(self.timeline.tests)
             self.timeline.add(event)
-            if isinstance(event.fact, Progress) and event.source == "surface":
-                self.on_progress(event.fact)
+            if self.plan.surface != "local":
+                self._announce(event, collected)
         return bool(data)
+
+    def _announce(self, event: Event, collected: bool) -> None:
+        """What happens elsewhere before the first test can take minutes, and nobody sees it."""
+        if isinstance(event.fact, Progress):
+            self.on_progress(event.fact)
+        elif self.timeline.tests and not collected:
+            self.on_progress(Progress("collection", f"done {event.time_s:.1f} s after the box began"))
 
     def _end_of_recording(self, ended: Ended) -> None:
         for event in self._decoder.close():
@@ -177,9 +186,18 @@ class LaneRun:
     def _end_box(self) -> None:
         if self._box is None:
             return
+        if self.stays and all(map(self._is_through, range(len(self.plan.tests)))):
+            self._hear_the_end()
         self._box.end()
         while not self._over:
             self._read()
+
+    def _hear_the_end(self) -> None:
+        """Of a box that ends by itself, since it has nothing left to do: its last words and logs."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while not self._over and time.monotonic() < deadline:
+            if not self._read():
+                time.sleep(POLL_S)
 
     def _redact_logs(self) -> None:
         """A box that was cut off could not do it."""

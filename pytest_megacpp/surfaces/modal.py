@@ -487,12 +487,18 @@ class ModalBox:
         visiting = self._stay is Stay.VISITOR and not self._complete
         if self._sandbox is None or self._stay is Stay.LEAVING or visiting or self._left_to_itself():
             return
-        deadline = time.monotonic() + (GIVEN_BACK_S if self._complete else 0.0)
-        while time.monotonic() < deadline:
-            if self._exit_code() is not None:
-                return
-            time.sleep(0.1)
-        client.terminate(self._sandbox)
+        if not (self._complete and self._goes_by_itself()):
+            client.terminate(self._sandbox)
+
+    def _goes_by_itself(self) -> bool:
+        """Leaving in order commits the records."""
+        deadline = time.monotonic() + GIVEN_BACK_S
+        with contextlib.suppress(Exception):
+            while time.monotonic() < deadline:
+                if self._exit_code() is not None:
+                    return True
+                time.sleep(0.1)
+        return False
 
     def _left_to_itself(self) -> bool:
         """A box that can't be reached any more ends by its lease, or not at all; `--attach` finds it."""

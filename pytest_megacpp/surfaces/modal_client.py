@@ -4,6 +4,7 @@ The client is imported here and nowhere at import time: a desk without Modal pay
 (56 s for an unreachable server, 21 minutes for a machine, 10 s of retries for a lost stream), so it isn't relied on.
 """
 
+import contextlib
 import importlib
 import queue
 import threading
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_megacpp.surfaces.modal_calls import call
-from pytest_megacpp.surfaces.modal_failures import Cancelled, Late, no_client, trouble
+from pytest_megacpp.surfaces.modal_failures import Cancelled, Late, SurfaceTrouble, no_client, trouble
 
 HELLO_S = 15.0
 CALL_S = 30.0
@@ -119,9 +120,10 @@ def create(order: Order, capacity_s: float, cancelled: Asked = never) -> Any:
 
 def _terminate_by_name(order: Order) -> None:
     """An order that nobody waits for any more must not be filled."""
-    found = find(order.app_name, order.name, order.environment)
-    if found is not None:
-        terminate(found)
+    with contextlib.suppress(SurfaceTrouble):
+        found = find(order.app_name, order.name, order.environment)
+        if found is not None:
+            terminate(found)
 
 
 def find(app_name: str, name: str, environment: str | None = None) -> Any | None:

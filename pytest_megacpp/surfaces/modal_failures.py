@@ -1,7 +1,7 @@
 """Owns what each failure of Modal's client means: a verdict code, a cause and a mend; must not call anything.
 
-Exceptions are told apart by the names of their classes, so that this module needs no client. Only `Trouble.again` may
-be tried again, and whoever does says so.
+Exceptions are told apart by the names of their classes, so that this module needs no client. Before the launch nothing
+is tried twice; calls to a running box are, where `is_transient` says so, and the run tells that they were.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,9 @@ LOG_LINES = 4
 class SurfaceTrouble(Exception):
     """Something of the surface failed; `problem` is what the tests get to know of it."""
 
-    def __init__(self, problem: ProblemFound, *, again: bool = False) -> None:
+    def __init__(self, problem: ProblemFound) -> None:
         super().__init__(problem.detail)
         self.problem = problem
-        self.again = again
 
 
 class Late(Exception):
@@ -43,7 +42,6 @@ class _Meaning:
     cause: str
     told: str
     mend: str = ""
-    again: bool = False
 
 
 _UNREACHABLE = _Meaning("blocked", "unreachable", "Modal can't be reached", "check the network and status.modal.com")
@@ -52,7 +50,7 @@ _BY_CLASS = {
     "PermissionDeniedError": _Meaning("blocked", "credentials", "these credentials may not do that", TOKEN),
     "ConnectionError": _UNREACHABLE,
     "ServiceError": _UNREACHABLE,
-    "InternalError": _Meaning("blocked", "internal-error", "Modal failed", "rerun", again=True),
+    "InternalError": _Meaning("blocked", "internal-error", "Modal failed", "rerun"),
     "ImageBuildError": _Meaning(
         "environment", "image-build", "the image could not be built", "mend the image (megacpp doctor --surface modal)"
     ),
@@ -90,9 +88,7 @@ def trouble(error: BaseException, log: str = "") -> SurfaceTrouble:
     lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES:]
     said = " / ".join(lines) or " ".join(str(error).split())
     detail = f"{meaning.told}: {said}" if said else meaning.told
-    return SurfaceTrouble(
-        ProblemFound(meaning.code, meaning.cause, detail[:DETAIL_CHARS], meaning.mend), again=meaning.again
-    )
+    return SurfaceTrouble(ProblemFound(meaning.code, meaning.cause, detail[:DETAIL_CHARS], meaning.mend))
 
 
 def _late(error: Late) -> SurfaceTrouble:

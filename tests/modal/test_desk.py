@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +124,8 @@ def test_one_sandbox_for_all_tests_and_a_connection_that_is_cut_and_back(site: S
     assert "said by rank 1" in (ran.directory / "ranks" / "w1" / "1" / "stdout.log").read_text()
     assert "said by rank 0" in ran.sections("test_first")["Captured stdout of rank 0"]
     phases = re.findall(r"megacpp: (\w[\w-]*) [\d.]+ s", ran.text)
-    assert phases[:5] == ["source", "connect", "image", "upload", "capacity"]
+    assert phases == ["source", "connect", "image", "upload", "capacity", "start"]
+    assert re.search(r"megacpp: collection done [\d.]+ s after the box began", ran.text)
     site.assert_given_back()
     assert site.sandbox.tags["megacpp_run"] == ran.run["run_id"] == site.sandbox.name
 
@@ -134,6 +137,12 @@ def test_the_lane_s_gpus_are_asked_for_and_checked(site: Site) -> None:
     assert ran.verdict("test_first")["code"] == "environment"
     assert site.sandbox.gpu == "H200:8"
     site.assert_given_back()
+
+
+def test_a_budget_refuses_before_anything_is_asked_for(site: Site) -> None:
+    ran = site.run(*LANE, "--lane-budget", "0.000001")
+    assert {ran.verdict(name)["cause"] for name in ran.outcomes()} == {"budget"}
+    assert site.emulator.sandboxes == []
 
 
 def test_a_killed_sandbox(site: Site) -> None:
@@ -186,6 +195,9 @@ def test_detach_and_attach(site: Site) -> None:
     assert left.run["status"] == "detached"
     run_id = left.run["run_id"]
     assert f"pytest --attach {run_id}" in left.text
+    megacpp = [sys.executable, "-m", "pytest_megacpp.desk.cli", "runs"]
+    listed = subprocess.run(megacpp, cwd=site.root, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert f"{run_id}  detached  h200x8  modal (dry run)" in listed
     elsewhere = ("-m", "h200x8", "--attach", run_id, "--lane-dir", "elsewhere")
     with site.desk(*elsewhere) as desk:
         directory = site.root / "elsewhere" / "runs" / run_id

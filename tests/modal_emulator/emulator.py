@@ -1,7 +1,6 @@
 """Owns an emulator's life: servers on loopback in a thread of their own, and what tests do to them."""
 
 import asyncio
-import os
 import shutil
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from modal_proto import api_pb2, task_command_router_pb2
 from tests.modal_emulator.control import KILLED, ControlPlane, Result, Sandbox
 from tests.modal_emulator.faults import Faults
 from tests.modal_emulator.processes import ROOT
-from tests.modal_emulator.router import Router, settled
+from tests.modal_emulator.router import Router
 from tests.modal_emulator.rpc import Service
 from tests.modal_emulator.store import Store, blob_application
 from tests.modal_emulator.wire import Wire
@@ -167,7 +166,8 @@ class Emulator:
             raise GRPCError(*waiting.pop(0))
 
 
-def client_environment(emulator: Emulator) -> dict[str, str]:
-    """The whole environment of a process whose client talks to the emulator and to nothing else."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
-    return {**kept, **emulator.environment}
+async def settled(tasks: list["asyncio.Task[None]"]) -> None:
+    """Cancels tasks and waits for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,5 @@
 """Owns the RPCs that go straight to a sandbox's worker: exec and its streams."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -74,10 +73,3 @@ class Router:
         if running is None:
             raise GRPCError(Status.NOT_FOUND, f"exec {request.exec_id!r} not found")
         return running
-
-
-async def settled(tasks: list["asyncio.Task[None]"]) -> None:
-    """Cancels tasks and waits for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,91 @@
+"""Where lanes run: what was asked for, credentials, devices; never degraded in silence."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.launch import Place, choose_place, surface_of
+from pytest_megacpp.desk.options import Options, read_lanes
+from pytest_megacpp.surfaces import modal_credentials
+from pytest_megacpp.surfaces.local import LocalSurface
+
+TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
+
+
+@pytest.fixture(autouse=True)
+def client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is installed here doesn't matter."""
+    monkeypatch.setattr(modal_credentials, "find_spec", lambda name: object())
+
+
+def options(**asked: object) -> Options:
+    everything: dict[str, object] = {field.name: None for field in dataclasses.fields(Options)}
+    everything |= {"surface": "auto", "dry_run": False, "untrusted": False, "detach": False, "lanes": read_lanes({})}
+    return Options(**(everything | asked))  # type: ignore[arg-type]
+
+
+def place(environ: dict[str, str], devices: int = 0, **asked: object) -> Place:
+    return choose_place(options(**asked), {"HOME": "/nowhere"} | environ, lambda: devices)
+
+
+@pytest.mark.parametrize(
+    ("environ", "devices", "asked", "surface", "dry_run"),
+    [
+        ({}, 0, {}, "local", True),
+        ({}, 8, {}, "local", False),
+        ({}, 8, {"dry_run": True}, "local", True),
+        (TOKEN, 0, {}, "modal", False),
+        (TOKEN, 8, {}, "modal", False),
+        (TOKEN, 0, {"dry_run": True}, "modal", True),
+        (TOKEN | {"CI": "true"}, 0, {}, "modal", False),
+        (TOKEN, 0, {"surface": "local"}, "local", True),
+        ({}, 8, {"surface": "modal"}, "modal", False),
+        ({"CI": "true"}, 0, {"dry_run": True}, "local", True),
+    ],
+)
+def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], surface: str, dry_run: bool) -> None:
+    chosen = place(environ, devices, **asked)
+    assert (chosen.surface, chosen.dry_run) == (surface, dry_run)
+
+
+@pytest.mark.parametrize(
+    ("environ", "asked", "answer"),
+    [
+        ({"CI": "true"}, {}, "a gate never falls back to a dry run in silence"),
+        ({}, {"surface": "local", "detach": True}, "say --surface modal"),
+        ({}, {"detach": True}, "say --surface modal"),
+        ({}, {"untrusted": True}, "a machine of its own"),
+    ],
+)
+def test_refusals(environ: dict[str, str], asked: dict[str, object], answer: str) -> None:
+    with pytest.raises(pytest.UsageError, match=answer):
+        place(environ, **asked)
+
+
+def test_devices_are_not_looked_for_on_the_way_to_modal() -> None:
+    def look() -> int:
+        raise AssertionError("nvidia-smi costs time")
+
+    assert choose_place(options(surface="modal"), {}, look).surface == "modal"
+
+
+def test_the_local_surface() -> None:
+    assert isinstance(surface_of(Place("local", True, ""), options(), {}), LocalSurface)
+
+
+def test_a_token_in_the_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "modal.toml"
+    environ = {"MODAL_CONFIG_PATH": str(file)}
+    assert not modal_credentials.configured(environ)
+    file.write_text('[default]\ntoken_id = "ak-1"\ntoken_secret = "as-1"\n')
+    assert modal_credentials.configured(environ)
+
+
+def test_half_a_token_is_none() -> None:
+    assert not modal_credentials.configured({"HOME": "/nowhere", "MODAL_TOKEN_ID": "ak-1"})
+
+
+def test_a_token_without_the_client_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modal_credentials, "find_spec", lambda name: None)
+    assert not modal_credentials.configured(TOKEN)
