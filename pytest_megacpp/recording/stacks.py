@@ -20,7 +20,7 @@ _TORCH = re.compile(r"-packages[/\\]torch[/\\]")
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|[/\\]pytest_megacpp[/\\]")
 
 
-_WAITING = re.compile(r"\.(wait|synchronize|barrier)\(|\bTCPStore\(")
+_WAITING = re.compile(r"\.(wait|synchronize|barrier|is_completed)\(|\bTCPStore\(")
 _JOINING = frozenset({"init_process_group", "new_group", "init_device_mesh"})
 _SLEEPING = re.compile(r"\bsleep\(")
 _COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")

@@ -124,11 +124,19 @@ def test_a_thread_in_ordinary_code_is_elsewhere() -> None:
     [
         Thread("0x12", ()),
         Thread("0x12", (Frame("/home/me/a.py", 4, "load"),), "work.wait()"),
+        Thread("0x12", (Frame("/home/me/a.py", 4, "load"),), "while not work.is_completed(): time.sleep(0.1)"),
         Thread("0x12", (Frame("/home/me/a.py", 4, "load"),)),
         Thread("0x12", (Frame(f"{SITE}/torch/autograd/graph.py", 4, "run"), Frame("/home/me/a.py", 4, "load")), "x"),
         Thread("0x12", (Frame("/usr/lib/python3.11/socket.py", 4, "recv"),), "x"),
     ],
-    ids=["no frames", "a native wait", "a line that isn't known", "inside torch", "no line of the user's"],
+    ids=[
+        "no frames",
+        "a native wait",
+        "asking for the end",
+        "a line that isn't known",
+        "inside torch",
+        "no line of the user's",
+    ],
 )
 def test_what_could_be_a_wait_is_not_elsewhere(thread: Thread) -> None:
     assert not is_elsewhere("", thread)
