@@ -220,7 +220,7 @@ class Wait:
         return self.group if self.partner is None else f"{self.group} {self.op} {self.waiting}", self.seq
 
     def __str__(self) -> str:
-        return f"{self.op} #{self.seq}"
+        return f"{self.op} #{self.seq}" if self.seq else self.op  # messages seen by stacks have no number
 
 
 @dataclass(frozen=True, slots=True)
