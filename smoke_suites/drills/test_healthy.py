@@ -143,6 +143,23 @@ def test_messages_come_late(modal_h200x8: Lane) -> None:
 
 
 @pytest.mark.h200x8(ranks=2)
+def test_one_message_after_the_other(modal_h200x8: Lane) -> None:
+    """Each is waited for less than ``stall``, all together longer, and rank 1 hardly computes in between."""
+    import torch
+    import torch.distributed as dist
+
+    lane = modal_h200x8
+    batch = torch.zeros(4, device=lane.device)
+    for _ in range(4):
+        if lane.rank == 0:
+            time.sleep(1.4)
+            dist.send(batch, dst=1)
+        else:
+            dist.recv(batch, src=0)
+            batch.tolist()
+
+
+@pytest.mark.h200x8(ranks=2)
 @pytest.mark.parametrize("busy", [lambda: faults.spin(3), lambda: time.sleep(3)], ids=["computes", "sleeps"])
 def test_collective_overlapped_by_long_work(modal_h200x8: Lane, busy: Callable[[], None]) -> None:
     """Rank 0 has asked for the sum and does something else meanwhile: it doesn't wait for rank 1."""
