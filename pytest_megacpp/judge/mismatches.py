@@ -16,6 +16,7 @@ from pytest_megacpp.judge.phrases import joined, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
 from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op, disagreements
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.stacks import communication_call
 
 KEPT_VARIANTS = 3
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
@@ -125,9 +126,12 @@ def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
 def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | None:
     wait, trouble = case.waiting_in.get(rank), case.troubles.get(rank)
     taken, where = case.ranks[rank].stack(), case.location(rank)
-    said = f"{bare_op(plain(text, 160).partition('(')[0])} #{found.seq} is called at "
+    op = bare_op(plain(text, 160).partition("(")[0])
+    said = f"{op} #{found.seq} is called at "
     if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:
-        return Evidence(rank, taken[0], "stack", f"{said}{where}")
+        call = communication_call(taken[1])
+        by = f" by {call}" if call not in (None, op, "wait") else ""  # gloo records a reduce_scatter as an all_reduce
+        return Evidence(rank, taken[0], "stack", f"{said}{where}{by}")
     if trouble is not None and trouble.source == "report" and trouble.place and _was_in(case, found, trouble):
         return Evidence(rank, trouble.time_s, "report", f"{said}{trouble.place}")
     return None

@@ -25,6 +25,13 @@ def test_where_each_kind_is_called_is_seen_in_stacks() -> None:
     }
 
 
+def test_what_the_recorder_calls_otherwise_has_both_names() -> None:
+    box = FakeBox(2).begins().enters(0, "gloo:all_gather", 2).enters(1, "gloo:all_reduce", 2).after(0.5)
+    box.acts("mismatch", "operation differs").blocked(1, "reduce_scatter_tensor")
+    found = verdict(box.aborts("mismatch"))
+    assert places(found) == {1: "all_reduce #2 is called at train.py:52 (exchange) by reduce_scatter_tensor"}
+
+
 def test_where_a_rank_failed_in_it_its_report_tells() -> None:
     box = FakeBox(3).begins().enters((0, 1), seq=2).enters(2, seq=2, numel=12).after(0.1)
     found = verdict(box.loses_peer(2, PEER_CLOSED).acts("mismatch", "size differs").aborts("mismatch"))
