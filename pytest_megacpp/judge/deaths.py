@@ -40,16 +40,18 @@ def find(case: Case) -> Finding | None:
 def _first(own: Sequence[Trouble]) -> Trouble:
     """Of what can't be ordered, what can follow from others the least: a signal, then an exit, then a report."""
     begun = min(own, key=lambda t: t.time_s)
-    close = [t for t in own if t.earliest_s <= begun.time_s + TOO_CLOSE_S]
-    return min(close, key=lambda t: (_may_follow(t), t.time_s, t.rank))
+    close = [t for t in own if _earliest_s(t) <= begun.time_s + TOO_CLOSE_S]
+    return min(close, key=lambda t: (not _was_killed(t), t.source != "exit", t.time_s, t.rank))
 
 
-def _may_follow(trouble: Trouble) -> int:
-    """How well it could be what a rank does when it loses a peer."""
-    if trouble.source != "exit":
-        return 2
-    killed = trouble.cause.startswith(("signal:", "oom-")) and trouble.cause not in ("signal:SIGABRT", "signal:SIGTERM")
-    return 0 if killed else 1
+def _was_killed(trouble: Trouble) -> bool:
+    """By what no rank does to itself when it loses a peer; libraries abort then, launchers send SIGTERM."""
+    return trouble.cause.startswith(("signal:", "oom-")) and trouble.cause not in ("signal:SIGABRT", "signal:SIGTERM")
+
+
+def _earliest_s(trouble: Trouble) -> float:
+    """A kill may be older than the box knows; of anything else its stamp is believed."""
+    return trouble.earliest_s if _was_killed(trouble) else trouble.time_s
 
 
 def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tuple[int, ...]) -> Finding:
@@ -82,9 +84,8 @@ def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
 
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
-    close = [
-        t for t in others if t.earliest_s < first.time_s + TOO_CLOSE_S and first.earliest_s < t.time_s + TOO_CLOSE_S
-    ]
+    late_s, early_s = first.time_s + TOO_CLOSE_S, _earliest_s(first) - TOO_CLOSE_S
+    close = [t for t in others if _earliest_s(t) < late_s and t.time_s > early_s]
     text = f"{ranks_named(t.rank for t in close)} failed at about the same time: which was first can't be told"
     return (Doubt(Source.REPORTS, text),) if close else ()
 
