@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from pytest_megacpp.box import contract, preflight, process
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
+from pytest_megacpp.box.line import Line
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
@@ -34,7 +36,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.plan import Go, Leave, Plan
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object, read_time
+from pytest_megacpp.recording.wire import read_object
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
@@ -42,17 +44,10 @@ KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 TICK_S = 0.05
+LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
-
-@dataclass
-class Line:
-    """The receiving end of one rank's line. `last_s` keeps its stamps in order."""
-
-    world: str
-    rank: int
-    data: bytes = b""
-    last_s: float = 0.0
+RankKey: TypeAlias = tuple[str, int]  # world and rank
 
 
 @dataclass
@@ -75,7 +70,7 @@ class Box:
         self._selector = selectors.DefaultSelector()
         self._looks: queue.SimpleQueue[tuple[str, ev.Fact, float]] = queue.SimpleQueue()
         self._table = ProcessTable()
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[RankKey, Line] = {}
         self._control_tail = b""
         self._report = self.scratch / "preloaded"
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
@@ -319,6 +314,8 @@ class Box:
     def _release(self, action: sv.Release) -> None:
         world = self.worlds[action.world]
         self.marks[world.name].begin()
+        for rank in world.ranks:
+            self._line(world, rank).begin()
         if not action.keep_group and not self._has_foreign_group(world.name):
             port = world.store_for(keep=False)
             world.drop_stores()
@@ -391,6 +388,7 @@ class Box:
 
     def _forget(self, world: World) -> None:
         for rank in world.ranks.values():
+            self._lines.pop((world.name, rank.rank), None)
             if rank.crash is not None:
                 with contextlib.suppress(OSError):
                     rank.crash.shutdown(socket.SHUT_RDWR)
@@ -418,16 +416,18 @@ class Box:
         """A rank's first line is for what it says, its second for the dump of a crash."""
         if rank.line is None:
             rank.line = line
-            state = Line(world.name, rank.rank)
-            self._register(line, lambda: self._receive(world, rank, state))
-            self._lines[line.fileno()] = state
+            self._line(world, rank.rank).again()
+            self._register(line, lambda: self._receive(world, rank))
         else:
             rank.crash = line
             for watch in self.watches.get(world.name, ()):
                 if watch.target.rank == rank.rank:
                     CrashWatch(line, watch).start()
 
-    def _receive(self, world: World, rank: RankProcess, state: Line) -> bool:
+    def _line(self, world: World, rank: int) -> Line:
+        return self._lines.setdefault((world.name, rank), Line(rank))
+
+    def _receive(self, world: World, rank: RankProcess) -> bool:
         """Takes in what has arrived; never waits. A child of the rank may keep the line open after its end."""
         assert rank.line is not None
         try:
@@ -439,11 +439,11 @@ class Box:
         if not data:
             self._hang_up(rank)
             return False
-        *lines, state.data = (state.data + data).split(b"\n")
+        line = self._line(world, rank.rank)
         with self.recorder.together():
-            for text in lines:
-                self._heard(world, rank, state, text)
-        if len(state.data) > MAX_LINE_BYTES:
+            for fact, at_s in line.feed(data, self.recorder.now_s()):
+                self._heard(world.name, rank.rank, fact, at_s)
+        if line.endless:
             self._hang_up(rank)
         return True
 
@@ -454,22 +454,13 @@ class Box:
             rank.line.close()
             rank.line = None
 
-    def _heard(self, world: World, rank: RankProcess, state: Line, text: bytes) -> None:
-        """A rank's bytes are untrusted: known kinds only, in its own name, at a plausible time."""
-        now_s = self.recorder.now_s()
-        try:
-            data = read_object(text)
-            if data.get("kind") not in RANK_KINDS:
-                return
-            fact, claimed_s = decode_fact(data), read_time(data.get("t"))
-        except CodecError:
+    def _heard(self, world: str, rank: int, fact: ev.Fact, at_s: float) -> None:
+        if isinstance(fact, ev.Muted):
+            self.recorder.write(fact, world, at_s=at_s)
             return
-        if getattr(fact, "rank", None) != rank.rank:
-            return
-        state.last_s = at_s = min(max(claimed_s, state.last_s), now_s)
-        self.recorder.write(fact, world.name, f"rank {rank.rank}", at_s)
+        self.recorder.write(fact, world, f"rank {rank}", at_s)
         if isinstance(fact, ev.Finished) or (isinstance(fact, ev.Reported) and fact.outcome == "failed"):
-            self._hurry(world.name)
+            self._hurry(world)
 
     def _hurry(self, world: str) -> None:
         for watch in self.watches.get(world, ()):
@@ -483,9 +474,9 @@ class Box:
         rank.exited = True
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(rank.pidfd)  # type: ignore[arg-type]
-        state = self._lines.get(rank.line.fileno()) if rank.line is not None else None
-        while rank.line is not None and state is not None and self._receive(world, rank, state):
-            pass
+        for _ in range(LAST_READS):
+            if rank.line is None or not self._receive(world, rank):
+                break
         self._hang_up(rank)
         code = rank.exit_code()
         name = signal.Signals(-code).name if code is not None and code < 0 else None

@@ -65,6 +65,11 @@ def _result(run: Run, index: int) -> TestResult:
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
     if view is not None and finding.code not in _GREEN:
         reasons = (*reasons, *threads_that_raised(view))
+    muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
+    if muted:
+        certainty = certainty.lowered()
+        text = f"less certain: {ranks_named(muted)} said more than is recorded of a test; the rest is left out"
+        reasons = (*reasons, Evidence(None, None, "box", text))
     verdict = Verdict(
         finding.code,
         finding.summary,

@@ -13,7 +13,7 @@ from pytest_megacpp.judge.case import PHASES, Case, is_strict_xpass
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
-from pytest_megacpp.recording.events import Reported
+from pytest_megacpp.recording.events import Muted, Reported
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import RankView, TestView
 
@@ -47,9 +47,11 @@ def said(view: RankView) -> Said:
 
 
 def _complete(view: RankView) -> bool:
-    """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test."""
+    """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test; none
+    of its reports left out.
+    """
     setup = view.reports.get("setup")
-    if setup is None or "teardown" not in view.reports or view.finished_s is None:
+    if setup is None or view.muted == Muted.REPORTS or "teardown" not in view.reports or view.finished_s is None:
         return False
     return "call" in view.reports or setup[1].outcome != "passed"
 
@@ -185,5 +187,7 @@ def incomplete(case: Case) -> Finding | None:
 
 
 def _missing(view: RankView) -> str:
+    if view.muted == Muted.REPORTS:
+        return "said more than is recorded: reports are left out"
     absent = [when for when in PHASES if when not in view.reports]
     return f"no report of {', '.join(absent)}" if absent else "never said that it was through"

@@ -5,7 +5,7 @@ event's world. A fact says what was seen, never what it means: meaning is the ju
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -463,6 +463,20 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class Muted:
+    """A rank said more in this test than the box records. `lost`: what is left out from now on: `extras` (records,
+    phases, groups, looks of its own) or `reports` (pytest's reports as well).
+    """
+
+    EXTRAS: ClassVar[str] = "extras"
+    REPORTS: ClassVar[str] = "reports"
+
+    rank: int
+    lost: str
+    test: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Events first..last of a source never arrived (made by the reader, not written)."""
 
@@ -524,6 +538,7 @@ Fact: TypeAlias = (
     | Sampled
     | StackTaken
     | OutputRead
+    | Muted
     | Gap
     | Damaged
     | Unknown

@@ -96,6 +96,7 @@ class RankView:
     records: dict[str, ev.Json] = field(default_factory=dict)
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
     compiled: ev.Compiled | None = None
+    muted: str = ""  # what of its words is left out
     exit: ev.RankExited | None = None
     exit_s: float | None = None
 
@@ -246,6 +247,7 @@ _TestFact: TypeAlias = (
     | ev.Sampled
     | ev.StackTaken
     | ev.OutputRead
+    | ev.Muted
 )
 
 
@@ -360,10 +362,11 @@ class Timeline:
                 self._add_to_rank(world, time_s, fact)
 
     def _group_created(self, world: WorldView, fact: ev.GroupCreated) -> None:
-        _keep(world.groups, fact.name, fact.ranks, KEPT_GROUPS)
+        members = tuple(dict.fromkeys(r for r in fact.ranks if 0 <= r < world.size))
+        _keep(world.groups, fact.name, members, KEPT_GROUPS)
         if world.test is not None:
             test = self.tests[world.test]
-            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), fact.ranks)
+            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), members)
 
     def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
         world.exits.setdefault(fact.rank, (time_s, fact))
@@ -430,7 +433,7 @@ class Timeline:
             world.output[fact.rank, fact.stream] = fact
         elif isinstance(fact, ev.Sampled):
             world.samples[fact.rank] = fact
-        elif not isinstance(fact, ev.FlightRecorded):
+        elif not isinstance(fact, ev.FlightRecorded | ev.Muted):
             self.stray += 1
 
 
@@ -492,6 +495,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             view.stacks = [*view.stacks[-(KEPT_STACKS - 1) :], (time_s, fact)]
         case ev.OutputRead():
             view.output[fact.stream] = fact
+        case ev.Muted():
+            view.muted = view.muted if view.muted == ev.Muted.REPORTS else fact.lost
 
 
 def _reported(view: RankView, time_s: float, fact: ev.Reported) -> None:

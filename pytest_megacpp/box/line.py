@@ -1,0 +1,76 @@
+"""Owns what a box believes of the bytes that a rank sends: facts of known kinds, in the rank's own name, at a plausible
+time, and no more of them than fits; must not know sockets, worlds or what facts mean.
+"""
+
+from dataclasses import dataclass, field
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.events import Fact, Muted
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object, read_time
+
+# What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
+ANYTHING_BYTES = 8 << 20
+TESTIMONY_BYTES = 16 << 20
+
+_ONCE_IN_A_LIFE = (ev.RankReady, ev.RankCollected, ev.RankBroken)
+_ONCE_IN_A_TEST = (ev.Finished, ev.Compiled)
+_ONCE = (*_ONCE_IN_A_LIFE, *_ONCE_IN_A_TEST)
+
+
+@dataclass
+class Line:
+    """The receiving end of one rank's line. `feed` is given the bytes in any portions."""
+
+    rank: int
+    _tail: bytes = b""
+    _last_s: float = 0.0
+    _taken_bytes: int = 0
+    _muted: str = ""
+    _said: set[type[Fact]] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """A test begins: the rank may say as much again."""
+        self._taken_bytes, self._muted = 0, ""
+        self._said -= set(_ONCE_IN_A_TEST)
+
+    def again(self) -> None:
+        """The rank connected anew: what it said half is gone."""
+        self._tail = b""
+
+    @property
+    def endless(self) -> bool:
+        """Whether the rank sends a line that no reader would accept."""
+        return len(self._tail) > MAX_LINE_BYTES
+
+    def feed(self, data: bytes, now_s: float) -> list[tuple[Fact, float]]:
+        """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
+        *lines, self._tail = (self._tail + data).split(b"\n")
+        return [heard for line in lines for heard in self._heard(line, now_s)]
+
+    def _heard(self, line: bytes, now_s: float) -> list[tuple[Fact, float]]:
+        try:
+            data = read_object(line)
+            fact, claimed_s = decode_fact(data), read_time(data.get("t"))
+        except CodecError:
+            return []
+        is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
+        if not is_its_own or type(fact) in self._said:
+            return []
+        self._last_s = min(max(claimed_s, self._last_s), now_s)
+        if isinstance(fact, _ONCE):
+            self._said.add(type(fact))
+            return [(fact, self._last_s)]
+        return self._measured(fact, len(line))
+
+    def _measured(self, fact: Fact, size_bytes: int) -> list[tuple[Fact, float]]:
+        """The fact if it fits; else, once, that it and what follows is left out."""
+        is_testimony = isinstance(fact, ev.Reported)
+        if self._taken_bytes + size_bytes <= (TESTIMONY_BYTES if is_testimony else ANYTHING_BYTES):
+            self._taken_bytes += size_bytes
+            return [(fact, self._last_s)]
+        lost = Muted.REPORTS if is_testimony else Muted.EXTRAS
+        if self._muted in (lost, Muted.REPORTS):
+            return []
+        self._muted = lost
+        return [(Muted(self.rank, lost), self._last_s)]
