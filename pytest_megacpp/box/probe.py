@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import socket
+import time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,14 +15,30 @@ ASK_S = 1.0
 MAX_ANSWER_BYTES = 16 << 20
 
 
+class _ImpatientSocket(socket.socket):
+    """All its reads together end in time: an answer that drips is none."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(socket.AF_UNIX)
+        self.settimeout(timeout_s)
+        self._end_s = time.monotonic() + timeout_s
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        left_s = self._end_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the answer takes too long")
+        self.settimeout(left_s)
+        return super().recv_into(*args, **kwargs)
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
+        super().__init__("localhost")
         self._path = path
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self.sock = _ImpatientSocket(self._timeout_s)
         self.sock.connect(self._path)
 
 

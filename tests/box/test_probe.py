@@ -1,9 +1,11 @@
 """Questions to a rank's worker server: any answer is an answer or an OSError, any counters are read or refused."""
 
+import contextlib
 import json
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,28 @@ def test_a_question_and_its_answer(server: tuple[str, Serve]) -> None:
     asked = serve(http(b"\x00body"))
     assert ask(path, "pyspy_dump", nonblocking="1") == b"\x00body"
     assert asked[0].startswith(b"POST /handler/pyspy_dump?nonblocking=1 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("at_once", [0, 10, 40], ids=["status", "header", "body"])
+def test_an_answer_that_drips_is_none(at_once: int) -> None:
+    """Each byte comes in time, and in the end it would be an answer."""
+    answer = http(b"x" * 100)
+
+    def drip(listener: socket.socket) -> None:
+        line, _ = listener.accept()
+        with line, contextlib.suppress(OSError):
+            line.sendall(answer[:at_once])
+            for byte in answer[at_once:]:
+                time.sleep(0.02)
+                line.sendall(bytes([byte]))
+
+    with tempfile.TemporaryDirectory(prefix="megacpp-") as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = str(Path(directory) / "worker")
+        listener.bind(path)
+        listener.listen()
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        with pytest.raises(OSError):
+            ask(path, "wait_counter_values", 0.2)
 
 
 def test_the_handlers_it_knows(server: tuple[str, Serve]) -> None:
