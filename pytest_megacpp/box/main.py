@@ -26,6 +26,7 @@ from pytest_megacpp.box import contract, preflight, process
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
 from pytest_megacpp.box.line import Line
+from pytest_megacpp.box.logs import shorten
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
@@ -44,6 +45,7 @@ KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 TICK_S = 0.05
+TRIM_EVERY_S = 1.0
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
@@ -76,6 +78,7 @@ class Box:
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
         self._looked_s = 0.0
+        self._trimmed_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------------------
 
@@ -207,6 +210,14 @@ class Box:
                 self._perform(action)
             if not actions:
                 self._pump(TICK_S)
+                self._trim_logs()
+
+    def _trim_logs(self) -> None:
+        now_s = self.recorder.now_s()
+        if now_s - self._trimmed_s > TRIM_EVERY_S:
+            self._trimmed_s = now_s
+            for marks in self.marks.values():
+                marks.trim()
 
     def _pump(self, wait_s: float) -> None:
         """Handles what happened, waiting at most `wait_s` for something to happen."""
@@ -396,9 +407,10 @@ class Box:
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(source)  # type: ignore[arg-type]
             for log in rank.logs:
+                shorten(log)
                 redact_file(log, self.redactor)
         world.close()
-        del self.worlds[world.name]
+        del self.worlds[world.name], self.marks[world.name]
 
     # -- what happens --------------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Owns slicing what ranks wrote to their log files by test; must not interpret it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from pytest_megacpp.box.logs import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES, MAX_LOG_BYTES, give_back
 from pytest_megacpp.recording.events import OutputRead
 
 HEAD_BYTES = 8_000
@@ -16,9 +18,18 @@ class OutputMarks:
     def __init__(self, logs: Mapping[int, tuple[str, str]]) -> None:
         self._logs = logs
         self._marks: dict[tuple[int, str], int] = {}
+        self._trimmed: dict[tuple[int, str], int] = defaultdict(int)  # up to where the middle was given back
 
     def begin(self) -> None:
         self._marks = {key: _size(path) for key, path in self._each()}
+
+    def trim(self) -> None:
+        """Gives the disk back what a test wrote beyond its first and its last megabytes."""
+        for key, path in self._each():
+            start, end = self._marks.get(key, 0) + KEPT_HEAD_BYTES, _size(path) - KEPT_TAIL_BYTES
+            if end - max(start, self._trimmed[key]) > MAX_LOG_BYTES:
+                give_back(path, max(start, self._trimmed[key]), end)
+                self._trimmed[key] = end
 
     def read(self, test: int | None) -> Iterator[OutputRead]:
         """What was written since `begin`; streams without anything are left out."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_megacpp.box.logs import shorten
 from pytest_megacpp.box.recorder import redact_file
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
@@ -203,6 +204,7 @@ class LaneRun:
         """A box that was cut off could not do it."""
         if self._box is not None and self.timeline.finished is None:
             for log in self.directory.path.glob("ranks/*/*/*.log"):
+                shorten(str(log))
                 redact_file(str(log), self.redactor)
 
     def _final_status(self, interrupted: bool) -> RunStatus:

@@ -1,11 +1,14 @@
 """Slicing logs by test: what was written during it, its ends when it is long, never an error."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_megacpp.box import logs as logs_module
+from pytest_megacpp.box import output as output_module
 from pytest_megacpp.box.output import HEAD_BYTES, TAIL_BYTES, OutputMarks
 from pytest_megacpp.recording.events import OutputRead
 
@@ -108,3 +111,61 @@ def test_a_log_that_can_not_be_opened_says_how_much_it_hides(logs: Logs, monkeyp
 
     monkeypatch.setattr("builtins.open", refuse)
     assert logs.read() == [OutputRead(0, 0, "stdout", "", 5)]
+
+
+# -- how large a log may get -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 KiB of a log are kept at either end."""
+    for module in (logs_module, output_module):
+        monkeypatch.setattr(module, "KEPT_HEAD_BYTES", 1 << 16)
+        monkeypatch.setattr(module, "KEPT_TAIL_BYTES", 1 << 16)
+        monkeypatch.setattr(module, "MAX_LOG_BYTES", 1 << 17)
+
+
+def used_bytes(path: str) -> int:
+    return os.stat(path).st_blocks * 512
+
+
+def test_the_middle_of_a_flood_is_given_back_to_the_disk(logs: Logs, small: None) -> None:
+    path = logs.paths[0][0]
+    logs.write(b"import\n")
+    logs.marks.begin()
+    if not logs_module.give_back(path, 0, 1):
+        pytest.skip("this file system can't punch holes")
+    logs.write(b"first\n")
+    for _ in range(8):
+        logs.write(b"flood\n" * 100_000)
+        logs.marks.trim()
+    logs.write(b"last\n")
+    assert used_bytes(path) < 1_500_000 < os.stat(path).st_size
+    (read,) = logs.read()
+    assert read.text.startswith("first\nflood\n")
+    assert read.text.endswith("flood\nlast\n")
+    assert read.cut_bytes == os.stat(path).st_size - len("import\n") - len(read.text.encode()) + len(mark(read))
+
+
+def mark(read: OutputRead) -> bytes:
+    return f"\n… {read.cut_bytes} bytes cut …\n".encode()
+
+
+def test_an_ordinary_log_is_left_alone(logs: Logs, small: None) -> None:
+    logs.write(b"x" * (1 << 17))
+    logs.marks.trim()
+    logs_module.shorten(logs.paths[0][0])
+    assert Path(logs.paths[0][0]).read_bytes() == b"x" * (1 << 17)
+
+
+def test_a_long_log_ends_as_its_two_ends(logs: Logs, small: None) -> None:
+    path = Path(logs.paths[0][0])
+    logs.write(b"first\n" + b"x" * 1_000_000 + b"\nlast\n")
+    logs_module.shorten(str(path))
+    text = path.read_bytes()
+    assert text.startswith(b"first\n")
+    assert text.endswith(b"\nlast\n")
+    assert f"… {1_000_012 - (1 << 17)} bytes cut …".encode() in text
+    assert len(text) < (1 << 17) + 40
+    assert [p.name for p in path.parent.iterdir() if p.suffix == ".tmp"] == []
+    logs_module.shorten(str(path.parent / "missing.log"))
