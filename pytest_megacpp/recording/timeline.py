@@ -29,7 +29,9 @@ KEPT_FIRST_FORWARDS = 256
 KEPT_CAPABILITIES = 65_536
 KEPT_DAMAGE = 10_000
 KEPT_FAULTS = 256
-MAX_WORLD_SIZE = 65_536
+MAX_WORLD_SIZE = 8_192
+VIEWS_PER_EVENT = 4  # every rank of a test says more than that: memory grows with the recording, whatever it claims
+FREE_VIEWS = 100_000
 CPU_PROGRESS_S = 0.02  # less CPU time, and less than this share of a second, is a waiting thread's housekeeping
 CPU_PROGRESS_SHARE = 0.04
 CPU_WINDOW_S = 1.0
@@ -273,9 +275,12 @@ class Timeline:
     unknown: int = 0
     stray: int = 0
     last_s: float = 0.0
+    _events: int = 0
+    _views: int = 0
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
+        self._events += 1
         fact, time_s = event.fact, event.time_s
         self.last_s = max(self.last_s, time_s)
         if not _speaks_for_itself(event):
@@ -287,7 +292,7 @@ class Timeline:
             case ev.RunStarted():
                 self.run_id, self.started = fact.run_id, fact
             case ev.TestPlanned():
-                self.planned[fact.test] = fact
+                self._planned(fact)
             case ev.BoxReady():
                 self.ready = fact
             case ev.EnvironmentSet():
@@ -313,6 +318,12 @@ class Timeline:
                 self._world_started(event.world, time_s, fact)
             case _:
                 self._add_to_world(event.world, time_s, fact)
+
+    def _planned(self, fact: ev.TestPlanned) -> None:
+        if 0 < fact.ranks <= MAX_WORLD_SIZE:
+            self.planned[fact.test] = fact
+        else:
+            self.stray += 1
 
     def _world_started(self, name: str, time_s: float, fact: ev.WorldStarted) -> None:
         if name in self.worlds or not 0 < fact.size <= MAX_WORLD_SIZE:
@@ -376,9 +387,11 @@ class Timeline:
                 view.exit, view.exit_s = fact, time_s
 
     def _test_started(self, world: WorldView, time_s: float, fact: ev.TestStarted) -> None:
-        if fact.test in self.tests:  # a test runs once
+        fits = self._views + world.size <= FREE_VIEWS + VIEWS_PER_EVENT * self._events
+        if fact.test in self.tests or not fits:  # a test runs once
             self.stray += 1
             return
+        self._views += world.size
         groups = Groups(world.size)
         for name, members in world.groups.items():
             groups.announce(name, members)

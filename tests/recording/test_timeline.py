@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.timeline import (
+    FREE_VIEWS,
     KEPT_DAMAGE,
     KEPT_PHASES,
     KEPT_RECORDS,
     KEPT_STACKS,
     MAX_WORLD_SIZE,
+    VIEWS_PER_EVENT,
     Phase,
     TestView,
     Timeline,
@@ -266,6 +268,8 @@ def test_waits_of_a_test() -> None:
         (ev.WorldStarted(0, "nobody"), "w2", "box"),
         (ev.WorldStarted(MAX_WORLD_SIZE + 1, "too many"), "w2", "box"),
         (ev.RankExited(4, 0), "w1", "box"),
+        (ev.TestPlanned(3, "a", 0), "", "box"),
+        (ev.TestPlanned(3, "a", 10**18), "", "box"),
     ],
 )
 def test_stray_facts_are_counted_and_dropped(fact: ev.Fact, world: str, source: str) -> None:
@@ -285,6 +289,16 @@ def test_a_fact_of_another_worlds_test_is_stray() -> None:
     assert told.timeline.stray == 1
     assert told.of(0).failure is None
     assert told.test.ended is None
+
+
+def test_a_short_recording_can_not_ask_for_much_memory() -> None:
+    """Each line would be a test on thousands of ranks."""
+    run = Timeline()
+    for number in range(200):
+        run.add(ev.Event("r", f"w{number}", "box", 0, 1.0, ev.WorldStarted(MAX_WORLD_SIZE, "next")))
+        run.add(ev.Event("r", f"w{number}", "box", 1, 1.0, ev.TestStarted(number, "a", MAX_WORLD_SIZE, LIMITS)))
+    assert sum(test.size for test in run.tests.values()) <= FREE_VIEWS + 400 * VIEWS_PER_EVENT
+    assert run.stray == 200 - len(run.tests)
 
 
 def test_what_the_reader_found_is_counted() -> None:
