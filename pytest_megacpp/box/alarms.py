@@ -36,8 +36,10 @@ _FROM_NATIVE_CODE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]")
 class Clocks:
     """What adds up while a test runs: waiting seconds per wait, for peers that compile and for others; `late` names
     who holds up each open wait. The time of a collective goes on where ranks give up on it, messages have no number.
+    In `pauses` the box itself stood still: nothing was seen, so no limit counts them.
     """
 
+    pauses: list[tuple[float, float]] = field(default_factory=list)
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
@@ -50,7 +52,7 @@ class Clocks:
 
     def advance(self, view: TestView, now_s: float) -> None:
         """Adds the time since the last call to the waits that are open now."""
-        elapsed_s = 0.0 if self.last_s is None else max(0.0, now_s - self.last_s)
+        elapsed_s = 0.0 if self.last_s is None else max(0.0, self.since(self.last_s, now_s))
         self.last_s = now_s
         waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
         self.waits = all_waits(view)
@@ -91,6 +93,10 @@ class Clocks:
 
     def waited_s(self, number: Number) -> float:
         return self.compiling_s.get(number, 0.0) + self.plain_s.get(number, 0.0)
+
+    def since(self, time_s: float, now_s: float) -> float:
+        """Seconds since then, without pauses."""
+        return now_s - time_s - sum(max(0.0, end_s - max(start_s, time_s)) for start_s, end_s in self.pauses)
 
     def to_compare(self, view: TestView) -> set[Number]:
         """Collectives that ranks issued since the last call, and those that didn't match then."""
@@ -284,7 +290,7 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
         if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
             return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
-        if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks.late[number], now_s):
+        if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks, number, now_s):
             return _acted(view, "stall", f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
 
@@ -294,17 +300,20 @@ def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
     return bool(ranks) and all(_compiles(view.ranks[r], now_s) for r in ranks)
 
 
-def _compile_rests(view: TestView, ranks: Iterable[int], now_s: float) -> bool:
+def _compile_rests(view: TestView, clocks: Clocks, number: Number, now_s: float) -> bool:
     """Nothing moved for `stall` in the ranks that compile; one that waits for another's lock can't move, and one that
     sleeps moves when it chose to.
     """
-    compiling = [view.ranks[r] for r in ranks if view.ranks[r].compiling and not view.ranks[r].awaits_file_lock]
-    return bool(compiling) and all(now_s - v.progress_s > view.limits.stall and not v.sleeps() for v in compiling)
+    late_ranks = [view.ranks[r] for r in clocks.late[number]]
+    compiling = [v for v in late_ranks if v.compiling and not v.awaits_file_lock]
+    rest_s = min((clocks.since(v.progress_s, now_s) for v in compiling), default=0.0)
+    return rest_s > view.limits.stall and not any(v.sleeps() for v in compiling)
 
 
 def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     for rank in view.unfinished():
-        if rank.compiling_since_s is not None and now_s - rank.compiling_since_s > view.limits.compile:
+        started_s = rank.compiling_since_s
+        if started_s is not None and clocks.since(started_s, now_s) > view.limits.compile:
             return _acted(view, "compile", f"rank {rank.rank} compiles in one go")
     return None
 
@@ -315,7 +324,7 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
         return None
     since_s = max(_rests_s(v) or now_s for v in ranks)
-    if now_s - since_s <= view.limits.stall:
+    if clocks.since(since_s, now_s) <= view.limits.stall:
         return None
     everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)
     return _acted(view, "stall", "everybody waits", everybody, now_s)
@@ -327,7 +336,7 @@ def _rests_s(rank: RankView) -> float | None:
 
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    if now_s - view.started_s > view.limits.test:
+    if clocks.since(view.started_s, now_s) > view.limits.test:
         return _acted(view, "test-limit", f"the test ran longer than {view.limits.test:g} s")
     return None
 

@@ -17,6 +17,8 @@ ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank 
 ALARM_SHARE = 0.05  # of a test's age
 BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so together
 START_ATTEMPTS = 2
+PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
+LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,22 @@ class Supervisor:
     _clocks: Clocks = field(default_factory=Clocks)
     _alarm_s: float = 0.0
     _looked_again: bool = False
+    _pauses: list[tuple[float, float]] = field(default_factory=list)
+    _idle_since_s: float | None = None
 
     def __post_init__(self) -> None:
         self.queue = list(range(len(self.plan.tests)))
+        self._clocks = Clocks(self._pauses)
 
     def step(self, now_s: float) -> tuple[Action, ...]:
         """What to do now; empty while there is nothing to do but wait."""
+        if self._idle_since_s is not None and now_s - self._idle_since_s > PAUSE_S:
+            self._pauses.append((self._idle_since_s, now_s))
+        actions = self._decide(now_s)
+        self._idle_since_s = None if actions else now_s
+        return actions
+
+    def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
         if self.running is None and not self.queue:
@@ -208,7 +220,7 @@ class Supervisor:
             return self._not_started(world, "broken", attempts=START_ATTEMPTS)
         if exited is not None and now_s - exited > SETTLE_S:
             return self._not_started(world, "exit")
-        if now_s - world.started_s > limit_s:
+        if self._clocks.since(world.started_s, now_s) > limit_s:
             acted = Acted(None, "startup-limit", f"not every rank was ready within {limit_s:g} s")
             return (Write(world.name, acted), *self._not_started(world, "startup-limit"))
         return ()
@@ -232,7 +244,7 @@ class Supervisor:
         next_test = following[0] if following and not self.plan.tests[following[0]].fresh else None
         if planned.fresh:
             next_test = None
-        self.running, self._clocks, self._alarm_s = test, Clocks(), 0.0
+        self.running, self._clocks, self._alarm_s = test, Clocks(self._pauses), 0.0
         asks = all(test in seen.with_lane for _, seen in world.collected.values())
         keep = self._clean.pop(world.name, False) and asks
         self._used.add(world.name)
@@ -245,7 +257,8 @@ class Supervisor:
         if not view.unfinished() and not any(v.gone for v in view.ranks.values()):
             return self._ended(view)
         pause_s = now_s - self._alarm_s
-        if pause_s < ALARM_EVERY_S or pause_s < _alarm_pause_s(view, now_s):
+        is_blind = bool(self._pauses) and now_s - self._pauses[-1][1] < LOOK_AGAIN_S
+        if is_blind or pause_s < ALARM_EVERY_S or pause_s < _alarm_pause_s(view, now_s):
             return ()
         self._alarm_s = now_s
         acted = alarm(view, self._clocks, now_s)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.line import Line
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import MAIN_THREAD, Program, Ranks, Watching
 
 TICK_S = 0.05
@@ -39,7 +41,9 @@ EXITS_AFTER_S = {Birth.EXITS_AT_ONCE: 0.1, Birth.EXITS_SOON: 0.4}
 @dataclass(frozen=True)
 class Scenario:
     """What will happen. `births` by world number (from 1; 0: in every world) and rank, `programs` by test, `lacking`
-    tests that a rank doesn't find, `late_deaths` of ranks so many seconds after they finished a test.
+    tests that a rank doesn't find, `late_deaths` of ranks so many seconds after they finished a test. `lies`: what
+    ranks say beside the truth, at these times, in whatever world they are then. `pauses`: when the box itself stands
+    still, and for how long.
     """
 
     plan: Plan
@@ -48,6 +52,8 @@ class Scenario:
     lacking: Mapping[int, frozenset[int]] = field(default_factory=dict)
     late_deaths: Mapping[tuple[int, int], float] = field(default_factory=dict)
     stop_s: float | None = None
+    lies: Sequence[tuple[float, int, bytes]] = ()
+    pauses: Sequence[tuple[float, float]] = ()
 
 
 def plan(*tests: PlannedTest, dry_run: bool = True, maxfail: int = 0, run_s: float = 0.0) -> Plan:
@@ -63,6 +69,7 @@ class LiveWorld:
     size: int
     number: int
     released: list[int] = field(default_factory=list)
+    lines: dict[int, Line] = field(default_factory=dict)
     promised: int | None = None
     watching: Watching | None = None
     ending: bool = False
@@ -89,12 +96,18 @@ class SimulatedBox:
         self._seq: Counter[tuple[str, str]] = Counter()
         self._order = itertools.count()
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
+        self._pauses = sorted(scenario.pauses)
+        for at_s, rank, data in scenario.lies:
+            self._at(at_s, lambda t, r=rank, d=data: self._lie(r, d))  # type: ignore[misc]
 
     @property
     def most_s(self) -> float:
         """No run may take longer."""
         costs_s = 2.0 + 4 * EVIDENCE_S + 2 * (LEAVE_S + KILL_S + START_S)
-        return 5.0 + sum(t.limits.startup + t.limits.test + t.limits.compile + costs_s for t in self.plan.tests)
+        paused_s = sum(s for _, s in self.scenario.pauses)
+        return (
+            5.0 + paused_s + sum(t.limits.startup + t.limits.test + t.limits.compile + costs_s for t in self.plan.tests)
+        )
 
     def run(self) -> "SimulatedBox":
         while not self.supervisor.finished:
@@ -109,6 +122,7 @@ class SimulatedBox:
                 self._perform(action)
             if not actions:
                 self._pass(TICK_S)
+                self._stand_still()
         assert self.finish is not None
         assert self.worlds == {}
         assert self.supervisor.step(self.now_s) == ()
@@ -123,6 +137,20 @@ class SimulatedBox:
 
     def _at(self, at_s: float, do: Callable[[float], None]) -> None:
         heapq.heappush(self._due, (at_s, next(self._order), do))
+
+    def _stand_still(self) -> None:
+        """Ranks go on meanwhile; what they do is seen afterwards."""
+        while self._pauses and self._pauses[0][0] <= self.now_s:
+            self.now_s += self._pauses.pop(0)[1]
+
+    def _lie(self, rank: int, data: bytes) -> None:
+        for name, live in self.worlds.items():
+            if rank < live.size:
+                self._hear(name, live, rank, data)
+
+    def _hear(self, world: str, live: LiveWorld, rank: int, data: bytes) -> None:
+        for fact, at_s in live.lines.setdefault(rank, Line(rank)).feed(data, self.now_s):
+            self.tell(at_s, world, "box" if isinstance(fact, ev.Muted) else f"rank {rank}", fact)
 
     def _pass(self, seconds: float) -> None:
         self.now_s += seconds
@@ -200,7 +228,10 @@ class SimulatedBox:
     def _say(self, at_s: float, world: str, source: str, fact: ev.Fact) -> None:
         """A fact of a rank or its end, unless its world is over."""
         live = self.worlds.get(world)
-        if live is not None and not (live.ending and isinstance(fact, ev.RankExited)):
+        if live is not None and source != "box":
+            rank = int(source.removeprefix("rank "))
+            self._hear(world, live, rank, dump_line({"t": at_s} | encode_fact(fact)))
+        elif live is not None and not (live.ending and isinstance(fact, ev.RankExited)):
             self.tell(at_s, world, source, fact)
 
     def _end(self, action: sv.EndWorld) -> None:
@@ -255,6 +286,8 @@ class SimulatedBox:
             assert action.next_test > action.test
             assert self.plan.tests[action.next_test].ranks == live.size
             assert all(action.next_test in seen.found for _, seen in view.collected.values())
+        for line in live.lines.values():
+            line.begin()
         live.promised = action.next_test
         live.released.append(action.test)
         self.released.append(action.test)

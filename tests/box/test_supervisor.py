@@ -13,8 +13,10 @@ from pytest_megacpp.box.supervisor import BROKEN_SETTLE_S
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import PlannedTest
 from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
 from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
+from tests.recording.strategies import facts
 
 HEALTHY: Program = (Work(0.1), Collect(), Work(0.1), Collect())
 FAULTS: dict[str, tuple[Step, ...]] = {
@@ -271,6 +273,26 @@ def test_a_stop_ends_the_run_wherever_it_is(stop_s: float) -> None:
     assert box.now_s < stop_s + 2.0
 
 
+# -- a box that stands still ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_s", [0.3, 0.8, 1.2, 1.6])
+@pytest.mark.parametrize("seconds", [2.5, 60.0])
+@pytest.mark.parametrize("step", [Idle(1.2), Work(1.2), Compile(1.2)])
+def test_nobody_is_blamed_for_what_the_box_did_not_see(at_s: float, seconds: float, step: Step) -> None:
+    """Stopped, starved or suspended: afterwards all limits are long over by the clock."""
+    programs = {0: [HEALTHY, (step, Collect(), Collect())], 1: [HEALTHY] * 2}
+    box = run(planned(), planned(), programs=programs, pauses=[(at_s, seconds)])
+    assert outcomes(box) == dict.fromkeys((0, 1), ("finished", ""))
+    assert (box.made, box.acted) == (1, {})
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - HARMLESS))
+def test_a_pause_hides_no_fault(fault: str) -> None:
+    box = run(planned(), planned(), programs={0: faulty(2, fault), 1: [HEALTHY] * 2}, pauses=[(1.0, 30.0)])
+    assert (outcomes(box)[1], box.supervisor.failures) == (("finished", ""), 1)
+
+
 # -- any run ---------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +322,17 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         lacking=draw(st.dictionaries(ranks, st.frozensets(indices, max_size=2), max_size=2)),
         late_deaths=draw(st.dictionaries(st.tuples(indices, ranks), st.floats(0.0, 1.0), max_size=2)),
         stop_s=draw(st.none() | st.none() | st.floats(0.0, 20.0)),
+        lies=draw(st.lists(st.tuples(st.floats(0.0, 12.0), ranks, lies()), max_size=draw(st.sampled_from([0, 8])))),
+        pauses=draw(st.lists(st.tuples(st.floats(0.0, 12.0), st.floats(0.0, 100.0)), max_size=1)),
     )
+
+
+def lies() -> st.SearchStrategy[bytes]:
+    """Any fact about any rank and test at any time, and nonsense."""
+    any_test, any_rank = st.integers(-1, 6), st.integers(-1, 7)
+    anything = facts(test=any_test, rank=any_rank, found=st.lists(any_test, max_size=3).map(tuple))
+    told = st.tuples(anything, st.floats(-1e9, 1e9)).map(lambda t: dump_line({"t": t[1]} | encode_fact(t[0])))
+    return told | st.binary(max_size=40).map(lambda nonsense: nonsense + b"\n")
 
 
 @given(scenarios())
