@@ -4,6 +4,7 @@ The box is the only one who is waited for, and only between tests. When the line
 so is the point of this process.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -61,7 +62,8 @@ class Agent:
     def _write(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
-        except OSError:
+        except OSError as e:
+            _leave_word(e)
             os._exit(BOX_GONE)
 
     def receive(self) -> Go | Leave:
@@ -76,3 +78,11 @@ class Agent:
             return Leave()
         data = read_object(line)
         return from_json(Go, data) if "test" in data else Leave()
+
+
+def _leave_word(error: OSError) -> None:
+    """For the log of a rank whose line broke: either the box is gone, or the test closed what isn't its own."""
+    why = f"megacpp: this rank's line to the box broke ({error.strerror}), so it ends with status {BOX_GONE}"
+    mend = "does the test close file descriptors that it didn't open, such as os.closerange or a daemon's start?"
+    with contextlib.suppress(OSError):
+        os.write(2, f"{why}; {mend}\n".encode())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded
 from pytest_megacpp.recording.plan import PlannedTest
+from pytest_megacpp.recording.timeline import KEPT_RECORDS
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ class Lane:
         self.lane = lane
         self.surface = surface
         self.preset = planned.preset
+        self._recorded: set[str] = set()
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])
         self.local_rank = int(os.environ["LOCAL_RANK"])
@@ -119,12 +121,20 @@ class Lane:
         return Path(path)
 
     def record(self, key: str, value: Any) -> None:
-        """Puts JSON evidence into the receipt; raises TypeError when `value` isn't JSON, ValueError when huge."""
+        """Puts JSON evidence into the receipt; the newest value of a key counts.
+
+        Raises:
+            TypeError: `value` isn't JSON.
+            ValueError: it is huge, or the key is one too many.
+        """
         if not isinstance(key, str):
             raise TypeError(f"record keys are strings, got {type(key).__name__}")
         text = json.dumps(value, allow_nan=True)
         if len(text) > MAX_RECORD_CHARS:
             raise ValueError(f"record {key!r} has {len(text)} characters, the limit is {MAX_RECORD_CHARS}")
+        self._recorded.add(key)
+        if len(self._recorded) > KEPT_RECORDS:
+            raise ValueError(f"record {key!r}: a receipt holds {KEPT_RECORDS} records, put more into one value")
         finite = json.loads(text, parse_constant=str)
         self._agent.send(Recorded(self.rank, self._test, key, finite))
 

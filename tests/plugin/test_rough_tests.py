@@ -1,4 +1,4 @@
-"""Tests that fork, interrupt, or fail twice, under `filterwarnings = error`: nothing hangs and nothing is lost."""
+"""Tests that fork, flood, interrupt, or fail twice, under `filterwarnings = error`: nothing hangs or is lost."""
 
 from pathlib import Path
 
@@ -40,6 +40,21 @@ ROUGH = """
     def test_fails_twice(broken_teardown):
         raise ValueError("first trouble")
 
+    def test_more_records_than_a_receipt_holds(modal_h200x8):
+        with pytest.raises(ValueError, match="holds 256 records"):
+            for number in range(300):
+                modal_h200x8.record(f"step {number}", number)
+
+    def test_says_more_than_is_recorded(modal_h200x8):
+        said = b'{"t":1,"kind":"phase-started","rank":0,"test":5,"name":"%s"}\\n' % (b"x" * 2_000)
+        if modal_h200x8.rank == 0:
+            for _ in range(5_000):
+                modal_h200x8._agent._socket.sendall(said)
+        dist.barrier()
+
+    def test_closes_what_is_not_its_own():
+        os.closerange(3, 1_000)
+
     def test_pytest_exit():
         pytest.exit("reason to leave")
 
@@ -65,10 +80,12 @@ def rough(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "test_killed_with_a_forked_child",
         "test_leaves_a_forked_child",
         "test_forked_child_returns",
+        "test_more_records_than_a_receipt_holds",
+        "test_says_more_than_is_recorded",
         "test_all_is_well_again",
     ],
 )
-def test_forks_do_no_harm(rough: Ran, name: str) -> None:
+def test_no_harm_is_done(rough: Ran, name: str) -> None:
     assert rough.outcome(name) == "passed"
 
 
@@ -77,6 +94,19 @@ def test_both_failures_of_one_test_are_told(rough: Ran) -> None:
     assert (phases["call"]["outcome"], phases["teardown"]["outcome"]) == ("failed", "failed")
     told = rough.verdict("test_fails_twice")["consequences"]
     assert any("second trouble" in consequence["text"] for consequence in told)
+
+
+def test_a_flood_is_cut_off_and_said(rough: Ran) -> None:
+    verdict = rough.verdict("test_says_more_than_is_recorded")
+    assert (verdict["code"], verdict["certainty"]) == ("passed", "likely")
+    assert "rank 0 said more than is recorded of a test" in verdict["evidence"][-1]["text"]
+    assert rough.directory is not None
+    assert (rough.directory / "recording.jsonl").stat().st_size < 30 << 20
+
+
+def test_a_rank_that_closed_its_line_says_so(rough: Ran) -> None:
+    assert rough.verdict("test_closes_what_is_not_its_own")["cause"] == "exit:71"
+    assert "this rank's line to the box broke" in rough.failure("test_closes_what_is_not_its_own")
 
 
 @pytest.mark.parametrize(
