@@ -20,7 +20,10 @@ RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
 LATEST = "latest"
 OWN_ENTRIES = frozenset({"runs", LATEST, "cache", "seeds", ".gitignore"})
+RESERVE = ".reserve"
+RESERVE_BYTES = 128 << 10
 HEAD_BYTES = 4096
+FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 Now = Callable[[], datetime]
@@ -68,7 +71,9 @@ class RunDirectory:
             replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
         except OSError as error:
             raise LaneDirError(_mend(lane_dir, error)) from error
-        return cls(lane_dir, run_id, lock)
+        directory = cls(lane_dir, run_id, lock)
+        _reserve(directory.path)
+        return directory
 
     @classmethod
     def reopen(cls, lane_dir: Path, run_id: str) -> "RunDirectory":
@@ -100,14 +105,24 @@ class RunDirectory:
         return self.write(name, dump_json(document), fsync=fsync)
 
     def write(self, name: str, data: bytes, *, fsync: bool = False) -> Path:
-        """`name` (relative to the run) with `data`, whole or not at all. Raises OSError."""
+        """`name` (relative to the run) with `data`, whole or not at all. Raises OSError.
+
+        On a full disk `run.json` gets the room that was reserved for it.
+        """
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, data, fsync=fsync)
+        try:
+            replace_file(target, data, fsync=fsync)
+        except OSError as error:
+            if name != RUN_JSON or error.errno not in FULL:
+                raise
+            _free_reserve(self.path)
+            replace_file(target, data, fsync=fsync)
         return target
 
     def close(self) -> None:
         """Lets go of the run. Its `run.json` should be final by now."""
+        _free_reserve(self.path)
         if self._lock is not None:
             self._lock.close()
 
@@ -192,6 +207,17 @@ def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
         with contextlib.suppress(FileExistsError):
             (lane_dir / "runs" / run_id).mkdir()
             return run_id, _lock_where_possible(lane_dir / "runs" / run_id)
+
+
+def _reserve(run: Path) -> None:
+    """Room on the disk for the last `run.json`: whatever else fills it, a run can say how it ended."""
+    with contextlib.suppress(OSError), (run / RESERVE).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+
+def _free_reserve(run: Path) -> None:
+    with contextlib.suppress(OSError):
+        (run / RESERVE).unlink()
 
 
 def _lock_where_possible(run: Path) -> "IO[str] | None":
@@ -282,6 +308,7 @@ def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
             return None
         problem = _swept(run.name, sweep)
         document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
+        _free_reserve(run)
         try:
             replace_file(run / RUN_JSON, dump_json(document))
         except OSError as error:

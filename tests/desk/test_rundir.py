@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk import rundir
 from pytest_megacpp.desk.rundir import (
     LaneDirError,
     RunDirectory,
@@ -53,6 +55,26 @@ def test_an_ignore_file_of_the_user_s_stays(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("runs/\n")
     RunDirectory.create(tmp_path, now).close()
     assert (tmp_path / ".gitignore").read_text() == "runs/\n"
+
+
+def test_a_full_disk_has_room_for_the_last_run_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all else had been taken: the room is there as soon as the reserve is given up."""
+    with RunDirectory.create(tmp_path, now) as run:
+        run.write_json("run.json", {"status": "running"})
+        reserve = run.path / rundir.RESERVE
+        assert reserve.stat().st_blocks * 512 >= rundir.RESERVE_BYTES
+
+        def full(target: Path, data: bytes, *, fsync: bool = False) -> None:
+            if reserve.exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            replace_file(target, data, fsync=fsync)
+
+        monkeypatch.setattr(rundir, "replace_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.write_json("receipts/a.json", {})
+        run.write_json("run.json", {"status": "error"})
+    assert read_run_json(run.path) == {"status": "error"}
+    assert sorted(p.name for p in run.path.iterdir() if p.is_file()) == [".lock", "run.json"]
 
 
 def test_a_file_in_the_way_is_said_with_its_mend(tmp_path: Path) -> None:

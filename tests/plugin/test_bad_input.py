@@ -1,6 +1,7 @@
 """What can be wrong before or around a test: a clear message, the right exit code, never green, never a hang."""
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -239,6 +240,10 @@ def test_a_disk_that_fills_up(project: Project) -> None:
         assert ran.outcome("test_before") == "passed"
         assert {ran.outcome(name) for name in ("test_fills_the_disk", "test_after")} <= {"error", "failed"}
         assert "No space left on device" in ran.text
+        (directory,) = (project.root / "small" / "runs").iterdir()
+        document = json.loads((directory / "run.json").read_text())
+        assert document["status"] in ("error", "failed")
+        assert document["finished_at"] is not None
 
 
 # -- ranks that never reach the test -----------------------------------------------------------------------------------
