@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show a run and the text of each failing test")
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
     judge = command("judge", _judge, "judge a recording again")
-    judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory or a run id")
+    judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
     doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
     doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
     return megacpp
@@ -193,7 +193,8 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
-    seen = look.judged(runs.find_recording(desk.lane_dir, arguments.name))
+    named = arguments.name
+    seen = look.judged(Path("/dev/stdin") if named == "-" else runs.find_recording(desk.lane_dir, named))
     _say(look.judgement_shown(seen))
     green = seen.result.tests and all(test.outcome not in look.BAD for test in seen.result.tests)
     return OK if green else FAILED

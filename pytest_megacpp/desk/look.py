@@ -71,7 +71,7 @@ def judged(recording: Path) -> Judged:
         timeline = runs.read_timeline(recording)
         result = judge_run(timeline)
     if not timeline.planned and not timeline.tests:
-        why = f" (line {timeline.damaged[0].line}: {one_line(timeline.damaged[0].why)})" if timeline.damaged else ""
+        why = runs.first_damage(timeline)
         raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
     return Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
 

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.rundir import RunDirectory, read_run_json
-from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, read_timeline
+from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
 from pytest_megacpp.desk.session import POLL_S, LaneRun
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
@@ -39,7 +39,10 @@ class Recorded:
         except OSError as e:
             raise pytest.UsageError(f"--replay {name} can't be read: {e.strerror or e}") from None
         if self._timeline.started is None:
-            raise pytest.UsageError(f"--replay {name}: no beginning of a run in it; it takes a run's recording.jsonl")
+            why = first_damage(self._timeline)
+            raise pytest.UsageError(
+                f"--replay {name}: no beginning of a run in it{why}; it takes a run's recording.jsonl"
+            )
         self._started = self._timeline.started
 
     @property

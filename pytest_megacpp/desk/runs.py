@@ -8,6 +8,7 @@ from pathlib import Path
 from pytest_megacpp.desk.rundir import LATEST, RECORDING, RUN_JSON, run_paths
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
+from pytest_megacpp.report.clean import one_line
 
 CHUNK_BYTES = 1 << 15  # small portions stay in the processor's cache: a third of the time to read a long recording
 
@@ -35,6 +36,8 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
         return path
     if path.is_file():
         return path.parent
+    if name and path.is_dir():
+        raise RunNotFound(f"{name!r} is a directory without a {RECORDING}, so it is no run. {_hint(runs)}")
     raise RunNotFound(f"no run {name!r} in {lane_dir}. {_hint(runs)}")
 
 
@@ -86,6 +89,12 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def first_damage(timeline: Timeline) -> str:
+    """Why the first unreadable line couldn't be read, in brackets; empty when all could."""
+    found = next(iter(timeline.damaged), None)
+    return f" (line {found.line}: {one_line(found.why)})" if found else ""
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -151,8 +151,10 @@ def _decode_line(line: bytes) -> Event:
     data = read_object(line)
     version = data.get("v")
     if version != VERSION:
-        told = str(version)[:20] if isinstance(version, int | str) else type(version).__name__
-        raise CodecError(f"recording version {told!r}, this reader knows {VERSION}")
+        told = repr(version)[:20] if isinstance(version, int | str) else type(version).__name__
+        newer = type(version) is int and version > VERSION
+        mend = "; a newer pytest-megacpp reads it" if newer else ""
+        raise CodecError(f"recording version {told}, this reader knows {VERSION}{mend}")
     get = data.get
     run, world, source, seq, time_s = get("run"), get("world"), get("src"), get("seq"), get("t")
     if not (type(run) is type(world) is type(source) is str):

@@ -118,6 +118,29 @@ def test_judge_judges_anew(megacpp: Megacpp, tmp_path: Path) -> None:
     assert done.out.splitlines()[-1] == "1 passed, 1 failed"
 
 
+def test_a_recording_from_a_pipe_is_judged(tmp_path: Path) -> None:
+    recording = Path(__file__).parents[1] / "golden" / "passed" / "recording.jsonl"
+    command = [sys.executable, "-m", "pytest_megacpp.desk.cli", "judge", "-", "--lane-dir", str(tmp_path)]
+    root, told = Path(__file__).parents[2], recording.read_bytes()
+    done = subprocess.run(command, cwd=root, input=told, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().splitlines()[-1] == "1 passed"
+
+
+def test_a_directory_that_is_no_run_is_said(megacpp: Megacpp, tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    done = megacpp("judge", "build")
+    assert (done.code, done.out) == (2, "")
+    assert "'build' is a directory without a recording.jsonl, so it is no run" in done.err
+
+
+def test_a_recording_of_a_newer_version_is_said_so(megacpp: Megacpp, tmp_path: Path) -> None:
+    (tmp_path / "newer.jsonl").write_bytes(RECORDING.replace(b'"v":1', b'"v":2'))
+    done = megacpp("judge", "newer.jsonl")
+    assert done.code == 2
+    assert "recording version 2, this reader knows 1; a newer pytest-megacpp reads it" in done.err
+
+
 @pytest.mark.parametrize("content", [b"", b"not json\n", RECORDING[:40], b'{"v":99}\n'])
 def test_a_recording_without_anything_readable_is_said(megacpp: Megacpp, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.jsonl").write_bytes(content)

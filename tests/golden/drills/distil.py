@@ -17,10 +17,11 @@ from pytest_megacpp.recording.events import Event, Fact
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.wire import cut_middle, decode_fact, encode, encode_fact
 
-MAX_CASE_BYTES = 40_000
+MAX_CASE_BYTES = 48_000
 # Characters of a text, collectives of a look, looks of a kind at a rank: as much as fits.
-ATTEMPTS = ((1_200, 32, 8), (600, 16, 6), (400, 4, 2))
+ATTEMPTS = ((1_200, 32, 8), (1_200, 32, 1_000), (600, 8, 1_000), (600, 16, 6), (400, 4, 2))
 KEPT_VERSIONS = ("python", "torch", "pytest")
+OTHER_FRAMES = 12
 WORLD_STARTS_S = 0.5
 RUN, CWD, STARTED_AT = "drill", "/repo", "2026-01-01T00:00:00.000Z"
 PLACES = (
@@ -36,7 +37,7 @@ PLACES = (
 )
 _PATH = re.compile(r"(?<![\w./<>-])(?:/[\w.+@=-]+){2,}")
 _INSTALLED = re.compile(r"(?:\.{1,2}|)(?:/[\w.+@=-]+|/\.\.)*/lib/(python3\.\d+)/")
-_RUNNER = re.compile(r"^  File \"[^\"]*/(?:_pytest|pluggy|pytest_megacpp/rank)/.*\n?", re.MULTILINE)
+_RUNNER = re.compile(r"^  File \"[^\"]*/(?:_pytest|pluggy)/.*\n?", re.MULTILINE)
 
 Text = Callable[[str], str]
 
@@ -54,13 +55,15 @@ def distilled(events: Sequence[Event], index: int, text: Text) -> bytes:
     whole = fold(list(events))
     told = list(_told(events, whole, index))
     before, changes = judge_test(whole, index).verdict, ""
+    wanted = (*essence(before), text(before.summary))
     for chars, collectives, looks in ATTEMPTS:
         kept = (_cut(event, text, chars, collectives) for event in _without_looks(told, looks))
         case = b"".join(map(encode, _numbered(kept)))
         after = judge_test(read(case), 0).verdict
-        if len(case) <= MAX_CASE_BYTES and essence(before) == essence(after):
+        found = (*essence(after), after.summary)
+        if len(case) <= MAX_CASE_BYTES and found == wanted:
             return case
-        changes += f"\n  {len(case)} bytes: {essence(before)} became {essence(after)}, {after.summary}"
+        changes += f"\n  {len(case)} bytes: {wanted} became {found}"
     raise Changed(f"no way to cut it down:{changes}")
 
 
@@ -173,16 +176,28 @@ def _numbered(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def _cut(event: Event, text: Text, chars: int, collectives: int) -> Event:
-    """Stacks without the frames of the runner, looks with the newest collectives only, every text without this machine
-    and no longer than `chars`.
+    """Stacks down to the runner, looks with the newest collectives only, every text without this machine and, but for
+    stacks, no longer than `chars`.
     """
     fact = event.fact
     if isinstance(fact, ev.StackTaken):
-        fact = replace(fact, text=_RUNNER.sub("", fact.text))
+        fact, chars = replace(fact, text=_stack(fact.text)), MAX_CASE_BYTES
     if isinstance(fact, ev.FlightRecorded):
         fact = replace(fact, entries=fact.entries[-collectives:])
     data = _each_text(encode_fact(fact), lambda told: text(cut_middle(told, chars)))
     return replace(event, fact=decode_fact(data))
+
+
+def _stack(dump: str) -> str:
+    """Of each thread what the runner called; of threads that it didn't start the innermost frames."""
+    threads = re.split(r"^(?=(?:Current thread|Thread) )", dump, flags=re.MULTILINE)
+    return "\n".join(_thread(thread) for thread in threads if thread.strip())
+
+
+def _thread(text: str) -> str:
+    called, runner, _ = text.partition(found[0]) if (found := _RUNNER.search(text)) else (text, "", "")
+    lines = called.splitlines()
+    return "\n".join(lines if runner else lines[: 1 + OTHER_FRAMES])
 
 
 def _each_text(value: Any, change: Text) -> Any:
