@@ -199,6 +199,48 @@ def test_killed_desk_and_box_together(project: Project) -> None:
         desk.assert_nothing_left()
 
 
+PATIENT = """
+    import os
+    import pathlib
+    import time
+    import pytest
+    import torch.distributed as dist
+
+    pytestmark = pytest.mark.h200x8(ranks=2, test=60, stall=2)
+    RANK = os.environ.get("RANK")
+
+    def test_waits_for_a_peer(modal_h200x8):
+        pathlib.Path(f"inside.{RANK}").touch()
+        if RANK == "1":
+            time.sleep(1)
+        dist.barrier()
+        time.sleep(1)
+        dist.barrier()
+
+    def test_next(modal_h200x8):
+        dist.barrier()
+"""
+
+
+def test_a_desk_and_a_box_that_are_stopped_for_a_while(project: Project) -> None:
+    """Longer than any limit: nobody is to blame for what they didn't see."""
+    project.write("test_patient.py", PATIENT)
+    with project.start(*LANE) as desk:
+        desk.wait_until(lambda: all((project.root / f"inside.{rank}").exists() for rank in (0, 1)))
+        family = Family.of(desk)
+        stopped = (family.desk, family.guard, family.box)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        ran = finished(desk)
+    assert ran.outcomes() == {"test_waits_for_a_peer": "passed", "test_next": "passed"}
+    assert ran.code == pytest.ExitCode.OK
+    assert ran.run is not None
+    assert ran.run["status"] == "passed"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_at_the_start(project: Project, number: signal.Signals) -> None:
     """The box is there, the ranks aren't yet."""

@@ -1,0 +1,112 @@
+"""Golden recordings and kept drills, damaged anywhere: the desk reads, judges, tells and keeps whatever comes, and
+nothing that acts on a terminal gets through.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_megacpp.desk.rundir import dump_json
+from pytest_megacpp.judge.arbiter import judge_run
+from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.report.receipt import receipt, receipt_name
+from pytest_megacpp.report.run_json import RunMeta, run_json, run_status
+from pytest_megacpp.report.text import failure_text
+from tests.golden.build import CASES
+from tests.golden.drills import cases
+
+TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
+META = RunMeta("r1", "h200x8", "local", True, 4, "H200:8", "2026-01-01T00:00:00.000Z")
+REDACT = Redactor({}).text
+ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+GREEN = (Outcome.PASSED, Outcome.SKIPPED, Outcome.XFAILED, Outcome.XPASSED)
+
+HOSTILE: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        *(None, True, 0, -1, 1, 3, 10**18, -(10**18), 10**4000, 1e308, -1e308, 5e-324, 8_192, 10**9),
+        *("", "0", "passed", "failed", "finished", "rank 0", "../../../etc/passwd", "NaN", "x" * 70_000),
+        *("\x1b[2J\x1b]0;title\x07", "\x9b31m", "\u202egnihton", "\ud800", "\x00\r\n", "\n\n── PASSED"),
+        *([], {}, [[]] * 3, [0] * 300, {"a": {"b": [1]}}, [["\x1b[2J"] * 2]),
+        'Thread 0x1 (most recent call first):\n  File "/a\x1b[31m", line 9 in f\x07\n',
+    ]
+)
+
+
+def at_any_depth(data: Any, place: list[float], change: Callable[[Any, Any], None]) -> None:
+    """Lets `change` have a container in `data` and one of its keys; `place` says where, a share per level."""
+    while True:
+        keys: list[Any] = list(data) if isinstance(data, dict) else list(range(len(data)))
+        key = keys[int(place[0] * len(keys))]
+        inner, place = data[key], place[1:]
+        if not (isinstance(inner, dict | list) and inner and place):
+            change(data, key)
+            return
+        data = inner
+
+
+share = st.floats(0, 1, exclude_max=True)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    lines = TOLD[draw(st.sampled_from(sorted(TOLD)))].splitlines()
+    for _ in range(draw(st.integers(1, 4))):
+        at, what = (
+            int(draw(share) * len(lines)),
+            draw(st.sampled_from(["field", "field", "field", "twice", "cut", "swap"])),
+        )
+        if what == "field":
+            lines[at] = draw(st.just(_with(lines[at], draw(st.lists(share, min_size=1, max_size=4)), draw(HOSTILE))))
+        elif what == "twice":
+            lines.insert(int(draw(share) * len(lines)), lines[at])
+        elif what == "cut":
+            lines[at] = lines[at][: int(draw(share) * len(lines[at]))]
+        else:
+            other = int(draw(share) * len(lines))
+            lines[at], lines[other] = lines[other], lines[at]
+    return b"\n".join(lines) + b"\n"
+
+
+def _with(line: bytes, place: list[float], value: Any) -> bytes:
+    try:
+        data = json.loads(line)
+    except ValueError:  # cut before
+        return line
+    at_any_depth(data, place, lambda container, key: container.__setitem__(key, value))
+    return json.dumps(data).encode()
+
+
+@given(damaged())
+@settings(max_examples=200)
+def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> None:
+    timeline = fold(read_all(recording))
+    tests = judge_run(timeline).tests
+    for test in tests[:3]:
+        text = failure_text(test, timeline, receipt="receipts/x.json", lane="h200x8")
+        assert ACTING.search(text) is None
+        json.loads(dump_json(receipt(test, timeline, META, redact=REDACT)))
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.json", receipt_name(test.nodeid))
+    results = {test.index: test for test in tests}
+    json.loads(dump_json(run_json(META, run_status(tests), [], results, {}, timeline, redact=REDACT)))
+
+
+FAILING = [
+    name for name, told in TOLD.items() if any(t.outcome not in GREEN for t in judge_run(fold(read_all(told))).tests)
+]
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_no_cut_of_a_failing_recording_is_green(name: str) -> None:
+    recording = TOLD[name]
+    bad = {t.index for t in judge_run(fold(read_all(recording))).tests if t.outcome not in GREEN}
+    for eighths in range(8):
+        cut = judge_run(fold(read_all(recording[: len(recording) * eighths // 8]))).tests
+        assert not bad & {t.index for t in cut if t.outcome in GREEN}
