@@ -101,7 +101,10 @@ def _measure(workshop: Workshop, side: Side, scenario: Scenario) -> Outcome:
 def _outcome(fault_at_s: float, done: Completed, answer: Answer | None, scenario: Scenario) -> Outcome:
     values = {} if done.timed_out else {"end_s": done.finished_at_s - fault_at_s}
     facts: dict[str, Fact] = {"strays": done.strays} if done.strays else {}
-    facts |= {"answer": _mark(answer, done, scenario), "says": answer.words if answer else _silence(done)}
+    says = [answer.words if answer and answer.words else _silence(done)]
+    if any(re.match(r"FAILED .*::test_next", line.text) for line in done.lines):
+        says.append("the next test fails too")
+    facts |= {"answer": _mark(answer, done, scenario), "says": ", ".join(says)}
     if answer and answer.blamed:
         values |= {"verdict_s": answer.at_s - fault_at_s}
         facts |= {"blamed": answer.blamed}
@@ -160,13 +163,15 @@ def _read_receipt(folder: Path, done: Completed) -> Answer | None:
 
 
 def _read_torchrun(folder: Path, done: Completed) -> Answer | None:
-    """The rank under torchrun's heading "Root Cause (first observed failure)", and what its own pytest said first."""
+    """The rank under torchrun's heading "Root Cause (first observed failure)", with its exit code."""
     del folder
     starts = [index for index, line in enumerate(done.lines) if "Root Cause" in line.text]
-    for line in done.lines[starts[0] :] if starts else ():
-        if match := re.search(r"\brank\s*:\s*(\d+)", line.text):
-            return Answer([int(match[1])], line.at_s, _error_text(done))
-    return None
+    cause = done.lines[starts[0] :] if starts else ()
+    ranks = [(line.at_s, int(found[1])) for line in cause if (found := re.search(r"\brank\s*:\s*(\d+)", line.text))]
+    if not ranks:
+        return None
+    codes = [found[1] for line in cause if (found := re.search(r"\bexitcode\s*:\s*(-?\d+)", line.text))]
+    return Answer([ranks[0][1]], ranks[0][0], ", ".join(filter(None, [f"exitcode {codes[0]}", _error_text(done)])))
 
 
 def _read_spawned(folder: Path, done: Completed) -> Answer | None:
@@ -210,7 +215,7 @@ def _error_text(done: Completed) -> str:
     for line in done.lines:
         if match := re.match(r"E +(\w[\w.]*(?:Error|Exception)\b.*)", line.text):
             return _shortened(match[1])
-    return done.tail(1)
+    return ""
 
 
 def _shortened(text: str) -> str:
