@@ -19,6 +19,8 @@ DEADLINE_S = 300.0
 _METRICS = (
     Metric("server_share", "worker servers ÷ ranks, CPU while watched", "%", Relation.NONE, scale=1e2),
     Metric("box_share", "box ÷ ranks, CPU while watched", "%", Relation.NONE, scale=1e2),
+    Metric("box_core", "box, of one core while watched", "%", Relation.NONE, scale=1e2),
+    Metric("rank_core", "a rank, of one core while watched", "%", Relation.NONE, scale=1e2),
     Metric("idle_share", "worker servers ÷ ranks, CPU while not watched", "%", Relation.NONE, scale=1e2),
     Metric("cpu_ratio", "CPU of a step, watched ÷ not, median of pairs", "", Relation.NONE),
     Metric("wall_ratio", "time of a step, watched ÷ not, median of pairs", "", Relation.NONE),
@@ -50,6 +52,8 @@ def _figures(ranks: list[list[Block]]) -> dict[str, float]:
     return {
         "server_share": _total(watched, "server_cpu_s") / _total(watched, "rank_cpu_s"),
         "box_share": _total(first, "box_cpu_s") / _total(watched, "rank_cpu_s"),
+        "box_core": _total(first, "box_cpu_s") / _total(first, "wall_s"),
+        "rank_core": _total(first, "rank_cpu_s") / _total(first, "wall_s"),
         "idle_share": _total(unwatched, "server_cpu_s") / _total(unwatched, "rank_cpu_s"),
         "cpu_ratio": _paired(ranks, "rank_cpu_s"),
         "wall_ratio": _paired(ranks, "wall_s"),

@@ -21,6 +21,7 @@ from pytest_megacpp.recording.flight import read_flight_recorder, together
 from pytest_megacpp.recording.stacks import main_thread
 
 FASTEST_S = 0.1
+READ_S, SEARCH_S = 0.05, 1.0
 SLOWEST_S = 1.0
 STACK_S = 1.0
 SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
@@ -42,23 +43,31 @@ class Target:
 
 
 class ProcessTable:
-    """CPU seconds per session and those started from it, read at most every 50 ms for all ranks together."""
+    """CPU seconds per session and those started from it, read at most every 50 ms for all ranks together. Going through
+    all processes of the machine takes milliseconds, so new ones are looked for once a second.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read_s = 0.0
+        self._searched_s = 0.0
+        self._members: tuple[int, ...] = ()
         self._cpu: dict[int, float] = {}
         self._state: dict[int, str] = {}
 
     def look(self, pid: int) -> tuple[str, float]:
         """(state letter of the process, CPU seconds of its session and those below)."""
         with self._lock:
-            if time.monotonic() - self._read_s > 0.05:
+            now_s = time.monotonic()
+            if pid not in self._members or now_s - self._searched_s > SEARCH_S:
+                self._members = tuple(p.pid for p in process.descendants(os.getpid()))
+                self._searched_s, self._read_s = now_s, 0.0
+            if now_s - self._read_s > READ_S:
                 self._read()
             return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
 
     def _read(self) -> None:
-        processes = process.all_processes()
+        processes = [stat for pid in self._members if (stat := process.stat(pid)) is not None]
         self._state = {stat.pid: stat.state for stat in processes}
         self._cpu = process.cpu_s_by_session(processes)
         self._read_s = time.monotonic()

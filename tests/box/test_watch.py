@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box import process
+from pytest_megacpp.box import watch as watching
 from pytest_megacpp.box.process import Stat, cpu_s_by_session, stat
 from pytest_megacpp.box.watch import ProcessTable, RankWatch, Target
 from pytest_megacpp.recording.events import Fact, Sampled, StackTaken
@@ -67,3 +69,26 @@ def test_cpu_time_of_sessions_that_a_rank_started_is_its_own() -> None:
 
 def test_processes_that_claim_to_be_each_others_parents_are_counted_once() -> None:
     assert cpu_s_by_session([Stat(1, "S", 2, 1, 1, 1.0), Stat(2, "S", 1, 2, 2, 2.0)]) == {1: 3.0, 2: 3.0}
+
+
+def test_processes_are_read_often_and_searched_for_rarely(stopped: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+    search = process.descendants
+
+    def counted(root: int) -> list[Stat]:
+        searches.append(root)
+        return search(root)
+
+    monkeypatch.setattr(process, "descendants", counted)
+    monkeypatch.setattr(watching, "READ_S", -1.0)
+    monkeypatch.setattr(watching, "SEARCH_S", 1000.0)
+    table = ProcessTable()
+    assert table.look(stopped)[0] == "T"
+    os.kill(stopped, signal.SIGCONT)
+    while table.look(stopped)[0] == "T":
+        pass
+    assert len(searches) == 1
+    with subprocess.Popen(["sleep", "600"]) as another:  # a rank of the next world is found at once
+        assert table.look(another.pid)[0] in "SRD"
+        another.kill()
+    assert len(searches) == 2
