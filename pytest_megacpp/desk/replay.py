@@ -4,10 +4,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.launch import Place, rate_of
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.rundir import RunDirectory, read_run_json
 from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
@@ -18,6 +20,7 @@ from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
+from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import RunningBox
 from pytest_megacpp.surfaces.replay import ReplaySurface
@@ -101,7 +104,13 @@ class Elsewhere:
             box.end()
             directory.close()
             raise
-        return _recorded_run(timeline, self._options, directory, nodeids, lambda run: run.follow(box, head))
+        rate = rate_elsewhere(timeline.started, self._options)
+
+        def follow(run: LaneRun) -> None:
+            run.meta = replace(run.meta, rate=rate)
+            run.follow(box, head)
+
+        return _recorded_run(timeline, self._options, directory, nodeids, follow)
 
     def _directory(self) -> RunDirectory:
         """The run's own, here or anew; what an earlier listener wrote is written again."""
@@ -112,6 +121,13 @@ class Elsewhere:
             raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
         directory.recording.unlink(missing_ok=True)
         return directory
+
+
+def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
+    """What the box costs by today's prices; not known for a lane that isn't configured here."""
+    if started.lane not in options.lanes:
+        return Rate()
+    return rate_of(Place(started.surface, started.dry_run, ""), options, started.lane, started.ranks)
 
 
 def _beginning(box: RunningBox, progress: Callable[[Progress], object]) -> tuple[bytes, Timeline]:

@@ -1,9 +1,11 @@
 """What a box costs an hour and whose price that is; what a budget allows."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.options import Options, read_options
 from pytest_megacpp.desk.prices import (
     END_S,
     GPU_USD_PER_HOUR,
@@ -18,7 +20,11 @@ from pytest_megacpp.desk.prices import (
     read_prices,
     rented,
 )
+from pytest_megacpp.desk.replay import rate_elsewhere
+from pytest_megacpp.recording.events import RunStarted
 from pytest_megacpp.report.money import Rate
+
+pytest_plugins = "pytester"
 
 H200X8 = Machine("H200:8", 16.0, 20480)
 
@@ -140,3 +146,27 @@ def test_nonsense_is_told(toml: str, told: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         read_prices(tomllib.loads(toml))
     assert told in str(error.value)
+
+
+# -- runs that others started --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def options(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Options:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path))
+    pytester.makeconftest("from pytest_megacpp.desk.options import add_options as pytest_addoption")
+    pytester.makepyprojecttoml("[tool.pytest_megacpp.prices]\ngpu = { H200 = 4 }\ncpu_core = 0\nmemory_gib = 0\n")
+    return read_options(pytester.parseconfig("-p", "no:megacpp"))
+
+
+@pytest.mark.parametrize(
+    ("lane", "dry_run", "rate"),
+    [
+        ("h200x8", False, Rate(32.0, 8, "configured prices")),
+        ("h200x8", True, Rate(0.0, 0, "configured prices")),
+        ("not-configured-here", False, Rate()),
+    ],
+)
+def test_an_attached_run_has_its_price_too(lane: str, dry_run: bool, rate: Rate, options: Options) -> None:
+    assert rate_elsewhere(RunStarted("r1", "2026", lane, "modal", dry_run, 8, 1), options) == rate
