@@ -176,7 +176,8 @@ class LaneRunner:
                 run, index_of = made.run([one.item.nodeid for one in selected], self._say_progress)
             except LaneDirError as e:
                 raise pytest.UsageError(str(e)) from e
-            run.on_progress = self._say_progress
+            if isinstance(made, Elsewhere):
+                run.on_progress = self._say_progress
             self._place(run, selected, index_of)
 
     def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
