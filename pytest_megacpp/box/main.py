@@ -88,7 +88,9 @@ class Box:
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.recorder.write(
             ev.RunStarted(
-                plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests), plan.cwd
+                *(plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests)),
+                cwd=plan.cwd,
+                revision=plan.revision,
             )
         )
         for index, test in enumerate(plan.tests):

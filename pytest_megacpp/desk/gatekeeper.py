@@ -15,7 +15,7 @@ import pytest
 from pytest_megacpp.desk.gate import Decision, Gate, as_json, decide, explained
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
-from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.events import Json, RunStarted
 from pytest_megacpp.report.clean import one_line
 
 KEPT_NAMES = 5
@@ -123,6 +123,8 @@ class Gatekeeper:
         """The result of a lane test that was reported. An error makes the session red by itself."""
         if result.outcome is not Outcome.SKIPPED:
             self._executed.add(self.name(item))
+        elif self.must_run(item):  # of a run that was submitted without this gate
+            self._complain(f"{_named([self.name(item)])} skipped, though a triggered rule guards it")
 
     def check_results(self, selected: Sequence[pytest.Item], reported: set[pytest.Item]) -> None:
         """Selected and never reported, and triggered rules of which nothing ran."""
@@ -134,6 +136,14 @@ class Gatekeeper:
             if names and not self._executed.intersection(names):
                 told = f"rule {decision.rule.name} was triggered, but none of its {len(names)} tests was executed"
                 self._complain(told)
+
+    def check_run(self, run_id: str, started: RunStarted | None, here: str, *, dry: bool) -> None:
+        """Whether a run that was made before proves this change. `here` is the revision that the gate looks at."""
+        if started is None or not started.revision or started.revision != here or here.endswith("+"):
+            there = (started.revision if started else "") or "an unknown revision"
+            self._complain(f"run {run_id} was made of {there}, and this gate is about {here or 'an unknown revision'}")
+        if started is not None and started.dry_run and not dry:
+            self._complain(f"run {run_id} was a dry run, and nobody asked for one by name: --dry-run")
 
     @property
     def ran_nothing_rightly(self) -> bool:

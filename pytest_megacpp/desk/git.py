@@ -17,6 +17,11 @@ def look(directory: Path) -> Git:
     return Git(revision, None if changes is None else bool(changes))
 
 
+def named(git: Git) -> str:
+    """`3f9a…`, `3f9a…+` for a tree that differs from it, nothing where it isn't known."""
+    return f"{git.revision}{'+' * bool(git.dirty)}" if git.revision else ""
+
+
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_megacpp.desk.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
-from pytest_megacpp.desk.git import look
+from pytest_megacpp.desk.git import look, named
 from pytest_megacpp.desk.lanes import LaneMarks
 from pytest_megacpp.desk.launch import (
     Place,
@@ -86,6 +86,11 @@ class LaneRunner:
         return Gatekeeper.of(self._config, self._options, self._marks.asked, self.lane_of)
 
     @property
+    def left(self) -> bool:
+        """Whether runs were submitted and left to themselves."""
+        return any(run.left for run in self._runs)
+
+    @property
     def complaints(self) -> Sequence[str]:
         """What a gate has to say against this session."""
         return self._gatekeeper.complaints if self._gatekeeper is not None else ()
@@ -101,7 +106,7 @@ class LaneRunner:
 
     def pytest_report_header(self) -> list[str]:
         if self._made is not None:
-            return [f"megacpp: {self._made.notice}"]
+            return [*self._gate_header(), f"megacpp: {self._made.notice}"]
         if self._gatekeeper is not None and not self._gatekeeper.gate.triggered:
             return [*self._gate_header(), "megacpp: no rule wants a lane test to run"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
@@ -208,7 +213,7 @@ class LaneRunner:
             rate=rate,
         )
         allowed = allowance(self._options.budget_usd, rate)
-        plan = replace(plan, budget_s=allowed.run_s)
+        plan = replace(plan, budget_s=allowed.run_s, revision=named(meta.git))
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
@@ -297,8 +302,12 @@ class LaneRunner:
         keeper = self._gatekeeper
         if keeper is None:
             return
-        if finished and self._place_of:
+        if finished and self._place_of and not self._options.detach:
             keeper.check_results(tuple(self._place_of), self._reported)
+        if self._made is not None and finished:
+            here = named(look(self._options.project))
+            for run in self._runs:
+                keeper.check_run(run.plan.run_id, run.timeline.started, here, dry=self._options.dry_run)
         for run in self._runs:
             run.meta = replace(run.meta, gate=keeper.as_json())
         green = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

@@ -138,7 +138,7 @@ class LaneRun:
         """The beginning of a recording, in place of a box that never spoke."""
         plan, meta = self.plan, self.meta
         started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
-        self._tell(RunStarted(*started, cwd=plan.cwd))
+        self._tell(RunStarted(*started, cwd=plan.cwd, revision=plan.revision))
         for index, test in enumerate(plan.tests):
             self._tell(TestPlanned(index, self.redactor.text(test.nodeid), test.ranks, test.must_run))
 

@@ -12,7 +12,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run."""
+    """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run, `revision` as in the plan."""
 
     run_id: str
     started_at: str
@@ -22,6 +22,7 @@ class RunStarted:
     ranks: int
     tests: int
     cwd: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

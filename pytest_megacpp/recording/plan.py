@@ -22,7 +22,8 @@ class PlannedTest:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a box needs to run without the desk. Times in seconds; paths are the box's.
+    """Everything a box needs to run without the desk. Times in seconds; paths are the box's. `revision` is the commit
+    of the source, with a `+` where the tree differs.
 
     `run_s` and `budget_s` end the run, 0 is no end: the one is a limit, the other what money buys.
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
@@ -51,6 +52,7 @@ class Plan:
     ini: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     budget_s: float = 0.0
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.changes import Changes
+from pytest_megacpp.desk.gate import Gate
+from pytest_megacpp.desk.gatekeeper import Gatekeeper
+from pytest_megacpp.recording.events import RunStarted
 from tests.plugin.gated import GATE, LANE_TEST, Gated
 from tests.plugin.project import DRY, LANE, Ran
 
@@ -174,3 +178,38 @@ def test_a_distributed_session_is_gated_alike(gated: Gated) -> None:
     gated.write("kernels/rms.py", "changed")
     said = "suites/kernels/test_rms.py::test_two was guarded by a triggered rule, but left out of this session"
     assert_refused(gated.pytest(*GATE, "-n", "2", "-k", "one"), said)
+
+
+HERE = "3f9a" * 10
+
+
+@pytest.mark.parametrize(
+    ("recorded", "dry", "said"),
+    [
+        (RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision=HERE), False, None),
+        (RunStarted("r1", "", "h200x8", "modal", True, 8, 1, revision=HERE), True, None),
+        (
+            RunStarted("r1", "", "h200x8", "modal", True, 8, 1, revision=HERE),
+            False,
+            "r1 was a dry run, and nobody asked",
+        ),
+        (
+            RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision="0" * 40),
+            False,
+            f"made of {'0' * 40}, and this",
+        ),
+        (
+            RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision=f"{HERE}+"),
+            False,
+            f"made of {HERE}+, and this",
+        ),
+        (RunStarted("r1", "", "h200x8", "modal", False, 8, 1), False, "run r1 was made of an unknown revision"),
+        (None, False, "run r1 was made of an unknown revision"),
+    ],
+)
+def test_a_run_that_was_made_before_has_to_be_of_this_very_change(
+    recorded: RunStarted | None, dry: bool, said: str | None, tmp_path: Path
+) -> None:
+    keeper = Gatekeeper(Gate("main", tmp_path, Changes(tmp_path), ()), ("h200x8",), lambda item: None)
+    keeper.check_run("r1", recorded, HERE, dry=dry)
+    assert [said is not None and said in complaint for complaint in keeper.complaints] == [True] * (said is not None)
