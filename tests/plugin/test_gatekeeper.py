@@ -183,27 +183,19 @@ def test_a_distributed_session_is_gated_alike(gated: Gated) -> None:
 HERE = "3f9a" * 10
 
 
+def started(revision: str, *, dry_run: bool = False) -> RunStarted:
+    return RunStarted("r1", "", "h200x8", "modal", dry_run, 8, 1, revision=revision)
+
+
 @pytest.mark.parametrize(
     ("recorded", "dry", "said"),
     [
-        (RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision=HERE), False, None),
-        (RunStarted("r1", "", "h200x8", "modal", True, 8, 1, revision=HERE), True, None),
-        (
-            RunStarted("r1", "", "h200x8", "modal", True, 8, 1, revision=HERE),
-            False,
-            "r1 was a dry run, and nobody asked",
-        ),
-        (
-            RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision="0" * 40),
-            False,
-            f"made of {'0' * 40}, and this",
-        ),
-        (
-            RunStarted("r1", "", "h200x8", "modal", False, 8, 1, revision=f"{HERE}+"),
-            False,
-            f"made of {HERE}+, and this",
-        ),
-        (RunStarted("r1", "", "h200x8", "modal", False, 8, 1), False, "run r1 was made of an unknown revision"),
+        (started(HERE), False, None),
+        (started(HERE, dry_run=True), True, None),
+        (started(HERE, dry_run=True), False, "run r1 was a dry run, and nobody asked for one by name"),
+        (started("0" * 40), False, f"run r1 was made of {'0' * 40}, and this gate is about {HERE}"),
+        (started(f"{HERE}+"), False, f"run r1 was made of {HERE}+, and this gate is about {HERE}"),
+        (started(""), False, "run r1 was made of an unknown revision"),
         (None, False, "run r1 was made of an unknown revision"),
     ],
 )
