@@ -139,9 +139,7 @@ def _exited(world: WorldView) -> Iterable[Stumble]:
     for rank, (time_s, exited) in world.exits.items():
         if exited.expected or rank in world.broken or rank in world.collected:
             continue
-        yield Stumble(
-            rank, time_s, "exit", exit_cause(exited), f"{exit_text(exited)} before it had collected the tests"
-        )
+        yield Stumble(rank, time_s, "exit", exit_cause(exited), f"{exit_text(exited)} before collecting the tests")
 
 
 def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:

@@ -8,21 +8,17 @@ def rank_list(ranks: Iterable[int]) -> str:
     return ",".join(_span(first, last) for first, last in _spans(ranks))
 
 
-def ranks_named(ranks: Iterable[int]) -> str:
-    """`(3,)` → `"rank 3"`, `(0, 1, 2)` → `"ranks 0-2"`, `()` → `"no rank"`."""
-    listed = rank_list(ranks)
-    if not listed:
-        return "no rank"
-    return f"rank {listed}" if listed.isdigit() else f"ranks {listed}"
-
-
-def brief_ranks(ranks: Iterable[int], width: int = 48) -> str:
-    """Like `rank_list`, but cut to about `width` characters: `"0,2,4,… (512 ranks)"`."""
+def ranks_named(ranks: Iterable[int], width: int = 48) -> str:
+    """`(3,)` → `"rank 3"`, `(0, 1, 2)` → `"ranks 0-2"`, `()` → `"no rank"`; a list of more than about `width`
+    characters is cut: `"ranks 0,2,4,… (512 ranks)"`.
+    """
     members = set(ranks)
     listed = rank_list(members)
-    if len(listed) <= width:
-        return listed
-    return f"{listed[:width].rpartition(',')[0]},… ({len(members)} ranks)"
+    if not listed:
+        return "no rank"
+    if len(listed) > width:
+        return f"ranks {listed[:width].rpartition(',')[0]},… ({len(members)} ranks)"
+    return f"rank {listed}" if listed.isdigit() else f"ranks {listed}"
 
 
 def _span(first: int, last: int) -> str:

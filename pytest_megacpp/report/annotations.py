@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
 from pytest_megacpp.recording.timeline import RankView, Timeline
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.layout import counted, grouped, named
+from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.states import rank_states, scene
 from pytest_megacpp.report.text import headline
 
@@ -116,7 +117,9 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
     blamed = set(result.verdict.blamed_ranks)
     groups = grouped(((state.rank in blamed, state.text), state.rank) for state in states)
     told = sorted(groups.items(), key=lambda group: (not group[0][0], group[1][0]))
-    rows = [f"| {'✗ ' if key[0] else ''}{named(ranks)} | {_markdown(key[1])} |" for key, ranks in told[:KEPT_STATES]]
+    rows = [
+        f"| {'✗ ' if key[0] else ''}{ranks_named(ranks)} | {_markdown(key[1])} |" for key, ranks in told[:KEPT_STATES]
+    ]
     rows += ["| … | |"] if len(told) > KEPT_STATES else []
     heading = [f"**{_markdown(result.nodeid)}**<br>", _markdown(headline(result.verdict))]
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]

@@ -5,8 +5,6 @@ import textwrap
 from collections.abc import Hashable, Iterable
 from typing import TypeVar
 
-from pytest_megacpp.recording.ranks import brief_ranks
-
 WIDTH = 120
 GUTTER = "│ "
 
@@ -40,12 +38,6 @@ def quoted(lines: Iterable[str]) -> list[str]:
 def counted(number: int, noun: str) -> str:
     """`1 rank`, `3 ranks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def named(ranks: Iterable[int]) -> str:
-    """`rank 3`, `ranks 0-2,4`; long lists are cut."""
-    listed = brief_ranks(ranks)
-    return f"rank {listed}" if listed.isdecimal() else f"ranks {listed}"
 
 
 def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:

@@ -14,12 +14,15 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised
 
 SCHEMA = "megacpp.receipt/1"
 MAX_SLUG_CHARS = 80
+TEXT_CHARS = 4_000_000  # of the stacks and tracebacks of all ranks together; those of the blamed are never cut
+LEAST_TEXT_CHARS = 2_000
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
 
 
@@ -38,6 +41,7 @@ def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Red
     where = scene(result, timeline)
     planned = timeline.planned.get(result.index)
     size = where.size or (planned.ranks if planned else 0)
+    blamed, brief = set(result.verdict.blamed_ranks), _brief(size, redact)
     document: dict[str, Json] = {
         "schema": SCHEMA,
         "run_id": run.run_id,
@@ -51,7 +55,7 @@ def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Red
         "dry_run": run.dry_run,
         "limits": _limits(where.test, run),
         "durations_s": to_json(result.durations),
-        "ranks": [_rank(where, rank) for rank in range(size)],
+        "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew(where, timeline.last_s),
         "cost": to_json(cost_of_test(run, timeline, result.index)),
         "lane": run.lane,
@@ -90,7 +94,13 @@ def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
     return {name: run.run_limit_s if name == "run" else known.get(name) for name in LIMIT_NAMES}
 
 
-def _rank(where: Scene, rank: int) -> Json:
+def _brief(size: int, redact: Redact) -> Redact:
+    """Cuts what one of `size` ranks wrote, so that a receipt stays of a size to work with; redacts first."""
+    chars = max(LEAST_TEXT_CHARS, TEXT_CHARS // max(size, 1))
+    return lambda text: cut_middle(redact(text), chars)
+
+
+def _rank(where: Scene, rank: int, brief: Redact) -> Json:
     view = where.test.ranks.get(rank) if where.test else None
     view = view or RankView(rank)
     return {
@@ -102,8 +112,8 @@ def _rank(where: Scene, rank: int) -> Json:
         "collectives": _collectives(view),
         "device": _device(where, rank),
         "exit": _exit(where, view),
-        "error": _error(raised(where, rank)),
-        "stack": _stack(where, view),
+        "error": _error(raised(where, rank), brief),
+        "stack": _stack(where, view, brief),
         "last_line": last_line(where, rank),
         "records": dict(view.records),
     }
@@ -181,24 +191,24 @@ def _exit(where: Scene, view: RankView) -> Json:
     }
 
 
-def _error(error: Raised | None) -> Json:
+def _error(error: Raised | None, brief: Redact) -> Json:
     if error is None:
         return None
     return {
         "type": error.type,
-        "message": error.message,
-        "traceback": error.traceback,
+        "message": brief(error.message),
+        "traceback": brief(error.traceback),
         "when": error.where,
         "file": error.file or None,
         "line": error.line or None,
     }
 
 
-def _stack(where: Scene, view: RankView) -> str | None:
+def _stack(where: Scene, view: RankView, brief: Redact) -> str | None:
     taken = [fact for _, fact in view.stacks]
     if where.test is None and where.world is not None and view.rank in where.world.stacks:
         taken = [where.world.stacks[view.rank][1]]
-    return next((fact.text for fact in reversed(taken) if fact.ok), None)
+    return next((brief(fact.text) for fact in reversed(taken) if fact.ok), None)
 
 
 def _skew(where: Scene, last_s: float) -> Json:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import Frame, Thread, short_path, user_frame
 from pytest_megacpp.report.clean import bounded_lines, one_line
-from pytest_megacpp.report.layout import counted, grouped, grouped_texts, named, quoted
+from pytest_megacpp.report.layout import counted, grouped, grouped_texts, quoted
 from pytest_megacpp.report.states import Scene, last_line, output_lines
 
 TRACEBACK_LINES = 120
@@ -81,7 +82,7 @@ def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
     same = " (the text is the first one's)" if len(ranks) > 1 else ""
     text = error.traceback if error.traceback.strip() else ": ".join(filter(None, (error.type, error.message)))
     return [
-        f"{named(ranks)} {'raised' if error.type else 'failed'}{phase}{same}",
+        f"{ranks_named(ranks)} {'raised' if error.type else 'failed'}{phase}{same}",
         *quoted(bounded_lines(text, lines=TRACEBACK_LINES)),
     ]
 
@@ -91,7 +92,10 @@ def _collection_errors(scene: Scene, ranks: Sequence[int], nodeid: str) -> list[
     found = [(r, e) for r in ranks if r in collected for e in collected[r][1].errors if nodeid.startswith(e.nodeid)]
     groups = grouped(((error.nodeid, error.text), rank) for rank, error in found)
     return [
-        [f"{named(who)} could not collect {one_line(name, 120)}", *quoted(bounded_lines(text, lines=TRACEBACK_LINES))]
+        [
+            f"{ranks_named(who)} could not collect {one_line(name, 120)}",
+            *quoted(bounded_lines(text, lines=TRACEBACK_LINES)),
+        ]
         for (name, text), who in list(groups.items())[:KEPT_TRACEBACKS]
     ]
 
@@ -130,7 +134,7 @@ def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
     taken = {rank: stack[1] for rank, view in views.items() if (stack := view.stack()) is not None}
     groups = grouped((thread.frames, rank) for rank, thread in taken.items())
     return [
-        [f"where {named(who)} stood, most recent call first", *quoted(_frames(taken[who[0]], cwd))]
+        [f"where {ranks_named(who)} stood, most recent call first", *quoted(_frames(taken[who[0]], cwd))]
         for who in list(groups.values())[:KEPT_STACKS]
     ]
 
@@ -159,7 +163,7 @@ def last_lines(verdict: Verdict, scene: Scene) -> list[str]:
     said = [(rank, line) for rank in order if (line := last_line(scene, rank))]
     groups = grouped_texts(said, KEPT_LINES)[:KEPT_LINES]
     left = len(said) - sum(len(ranks) for ranks, _ in groups)
-    lines = [f"{named(ranks)} {part}" for ranks, line in groups for part in quoted([line])]
+    lines = [f"{ranks_named(ranks)} {part}" for ranks, line in groups for part in quoted([line])]
     return ["last line of each rank's output", *(f"  {line}" for line in lines), *_more(left)] if lines else []
 
 

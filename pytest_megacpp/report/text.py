@@ -11,22 +11,23 @@ from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, Test
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import clean, one_line
-from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, listed, named, wrapped
+from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.testimony import last_lines, testimonies
 
 ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
+KEPT_OTHERS = 2
 _NEEDS_DETAIL = ("wait", "busy")
 
 
 def headline(verdict: Verdict) -> str:
     """`rank-death · rank 3 was killed …`: one line, cause first; the blamed ranks are in it, but only once."""
-    summary, blamed = one_line(verdict.summary, 400), named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
+    summary = one_line(verdict.summary, 400)
+    blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
     if summary and blamed:
-        told = any(_says(summary, name) for name in (blamed, ranks_named(verdict.blamed_ranks)))
-        return f"{verdict.code} · {summary}" if told else f"{verdict.code} · {blamed}: {summary}"
+        return f"{verdict.code} · {summary}" if _says(summary, blamed) else f"{verdict.code} · {blamed}: {summary}"
     return " · ".join(part for part in (verdict.code, summary or blamed) if part)
 
 
@@ -84,12 +85,20 @@ def _picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
 
 
 def _in_groups(states: Sequence[RankState], guilty: set[int]) -> list[str]:
-    """`0-2,4-1023 waiting in all_reduce #7 · ✗ 3 died (SIGKILL)`; of many groups the blamed and the largest."""
-    groups = grouped(((s.rank in guilty, s.text), s.rank) for s in states)
-    kept = sorted(groups, key=lambda key: (not key[0], -len(groups[key])))[:KEPT_GROUPS]
-    shown = [f"{'✗ ' if key[0] else ''}{named(groups[key])} {key[1]}" for key in groups if key in kept]
-    left = sum(len(ranks) for key, ranks in groups.items() if key not in kept)
+    """`ranks 0-2,4-1023 waiting in all_reduce #7 · ✗ rank 3 died (SIGKILL)`; of many groups the largest, and always
+    some of the blamed and some of the others.
+    """
+    blamed = grouped_texts([(s.rank, s.text) for s in states if s.rank in guilty], KEPT_GROUPS)
+    others = grouped_texts([(s.rank, s.text) for s in states if s.rank not in guilty], KEPT_GROUPS)
+    room = max(KEPT_GROUPS - len(blamed), KEPT_OTHERS)
+    kept = [*_the_largest(blamed, KEPT_GROUPS - min(room, len(others))), *_the_largest(others, room)]
+    shown = [f"{'✗ ' if ranks[0] in guilty else ''}{ranks_named(ranks)} {text}" for ranks, text in sorted(kept)]
+    left = len(states) - sum(len(ranks) for ranks, _ in kept)
     return [*shown, *([f"{counted(left, 'rank')} in other states"] if left else [])]
+
+
+def _the_largest(groups: Sequence[tuple[list[int], str]], most: int) -> list[tuple[list[int], str]]:
+    return sorted(groups, key=lambda group: -len(group[0]))[:most]
 
 
 def _evidence(evidence: Sequence[Evidence], where: Scene) -> list[str]:
@@ -117,7 +126,7 @@ def _evidence_row(group: Sequence[Evidence], start_s: float) -> tuple[str, str, 
     first = group[0]
     time = "" if first.time_s is None else f"{first.time_s - start_s:+.2f} s"
     ranks = [item.rank for item in group if item.rank is not None]
-    return time, named(ranks) if ranks else "box", one_line(first.source, 40), one_line(first.text, 400)
+    return time, ranks_named(ranks) if ranks else "box", one_line(first.source, 40), one_line(first.text, 400)
 
 
 def _aligned(row: tuple[str, str, str, str], widths: Sequence[int]) -> list[str]:
@@ -137,7 +146,9 @@ def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
     if not said:
         return []
     groups = grouped_texts(said)
-    lines = [line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {named(ranks)}: ", "    ")]
+    lines = [
+        line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {ranks_named(ranks)}: ", "    ")
+    ]
     left = sum(len(ranks) for ranks, _ in groups[KEPT_GROUPS:])
     return [title, *lines, *([f"  … and {counted(left, 'more rank')}, see the receipt"] if left else [])]
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.recording.ranks import brief_ranks, rank_list, ranks_named
+from pytest_megacpp.recording.ranks import rank_list, ranks_named
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_one_and_many_and_none() -> None:
 
 
 def test_long_lists_are_cut_between_ranks() -> None:
-    assert brief_ranks(range(0, 1024, 2), 8) == "0,2,4,6,… (512 ranks)"
-    assert brief_ranks(range(1024)) == "0-1023"
+    assert ranks_named(range(0, 1024, 2), 8) == "ranks 0,2,4,6,… (512 ranks)"
+    assert ranks_named(range(1024)) == "ranks 0-1023"

@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, listed, named, quoted, wrapped
+from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, listed, quoted, wrapped
 
 
 def test_words_are_never_broken() -> None:
@@ -23,13 +23,6 @@ def test_quoted_lines_stand_behind_a_gutter() -> None:
 @pytest.mark.parametrize(("number", "said"), [(0, "0 ranks"), (1, "1 rank"), (2, "2 ranks")])
 def test_nouns_follow_their_number(number: int, said: str) -> None:
     assert counted(number, "rank") == said
-
-
-def test_many_ranks_are_named_briefly() -> None:
-    assert named([3]) == "rank 3"
-    assert named([0, 1, 2]) == "ranks 0-2"
-    assert named(range(0, 1024, 2)).endswith(",… (512 ranks)")
-    assert len(named(range(0, 1024, 2))) < 80
 
 
 def test_groups_keep_the_order_of_appearance() -> None:

@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -216,3 +217,22 @@ def test_a_test_costs_the_whole_box_while_it_runs() -> None:
     assert document["tests"][1]["cost"] == {"seconds": None, "gpu_seconds": None, "usd": None}  # type: ignore[index, call-overload]
     assert receipt(judged, story.timeline, run, redact=same)["cost"] == spent
     assert document["rate"] == {"usd_per_hour": 36.0, "gpus": 8, "source": "list prices"}
+
+
+def test_a_receipt_of_a_large_world_is_of_a_size_to_work_with() -> None:
+    story = Story(1024)
+    secret = "SECRET"
+    for rank in range(1024):
+        story.raises(rank, 20.0, "x" * 40_000 + secret + "x" * 20_000)
+    document = receipt(
+        result(Verdict(Code.TEST_FAILED, "rank 3 raised", (3,))),
+        story.timeline,
+        META,
+        redact=lambda text: text.replace(secret, "[redacted]"),
+    )
+    written = json.dumps(document, indent=1)
+    assert len(written) < 16_000_000
+    assert secret not in written
+    ranks: Any = document["ranks"]
+    assert [len(r["error"]["message"]) > 60_000 for r in ranks[2:5]] == [False, True, False]
+    assert all("characters cut" in r["error"]["traceback"] for r in ranks if r["rank"] != 3)
