@@ -15,8 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_megacpp.box import process
-from pytest_megacpp.box.probe import ask, read_wait_counters
-from pytest_megacpp.recording.events import Collective, Fact, FlightRecorded, GroupStatus, Sampled, StackTaken
+from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
+from pytest_megacpp.recording.events import (
+    Capability,
+    Collective,
+    Fact,
+    FlightRecorded,
+    GroupStatus,
+    Sampled,
+    StackTaken,
+)
 from pytest_megacpp.recording.flight import read_flight_recorder, together
 from pytest_megacpp.recording.stacks import main_thread
 
@@ -27,6 +35,12 @@ STACK_S = 1.0
 SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
 STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
+
+_HANDLERS = {
+    "flight_recorder": "fr_trace_json",
+    "wait_counters": "wait_counter_values",
+    "traceback": "dump_traceback",
+}
 
 Report = Callable[[Fact], None]
 
@@ -91,6 +105,7 @@ class RankWatch(threading.Thread):
         self._stopped = False
         self._seen: Sampled | None = None
         self._last: tuple[object, ...] = ()
+        self._examined = False
 
     def begin(self, test: int) -> None:
         self._test, self._since_s = test, time.monotonic()
@@ -124,12 +139,27 @@ class RankWatch(threading.Thread):
     def look(self, test: int) -> None:
         """One poll: state, counters, collectives."""
         with self._looking:
+            self._examine()
             sample = self._sample(test)
             if sample != self._seen:
                 self._seen = sample
                 self._report(sample)
             if sample.answered:
                 self._look_at_collectives(test)
+
+    def _examine(self) -> None:
+        """Once: says what this torch's worker server can't answer, since verdicts are less certain without it."""
+        if self._examined:
+            return
+        self._examined = True
+        try:
+            known = handlers(self.target.worker)
+        except OSError:
+            return
+        for source, handler in _HANDLERS.items():
+            if handler not in known:
+                detail = f"torch's worker server has no {handler}"
+                self._report(Capability(source, False, detail, self.target.rank))
 
     def _sample(self, test: int | None) -> Sampled:
         state, cpu_s = self._table.look(self.target.pid)

@@ -59,7 +59,7 @@ def _result(run: Run, index: int) -> TestResult:
     finding = _started(timeline, view) if view is not None else startup.find(run, index)
     if planned is not None and planned.must_run:
         finding = outcomes.under_gate(finding, view)
-    certainty, reasons = weigh(finding, timeline)
+    certainty, reasons = weigh(finding, timeline, _world_of(timeline, view, index))
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
@@ -82,6 +82,11 @@ def _result(run: Run, index: int) -> TestResult:
         finding.phase,
     )
     return TestResult(index, nodeid, _outcome(finding), verdict, _durations(view))
+
+
+def _world_of(timeline: Timeline, view: TestView | None, index: int) -> str | None:
+    unreached = timeline.unreached.get(index)
+    return view.world if view is not None else unreached[0] if unreached else None
 
 
 def _outcome(finding: Finding) -> Outcome:

@@ -22,11 +22,12 @@ HARMS: dict[str, frozenset[Source]] = {
 }
 
 
-def weigh(finding: Finding, timeline: Timeline) -> tuple[Certainty, tuple[Evidence, ...]]:
-    """The finding's certainty, and the reasons why it isn't more."""
+def weigh(finding: Finding, timeline: Timeline, world: str | None) -> tuple[Certainty, tuple[Evidence, ...]]:
+    """The finding's certainty, and the reasons why it isn't more. `world`: where it happened, None when not known."""
     certainty, reasons = finding.certainty, []
     harmed: set[Source] = set()
-    doubts = (*_missing(timeline, finding.relies), *((d, _sources(d)) for d in finding.doubts), *_holes(timeline))
+    doubts = (*_missing(timeline, finding.relies), *((d, _sources(d)) for d in finding.doubts))
+    doubts = (*doubts, *_clocks(timeline, finding.relies), *_holes(timeline, world))
     for doubt, sources in doubts:
         if sources and sources <= harmed:
             continue
@@ -49,9 +50,24 @@ def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Do
             yield Doubt(None, f"no {name}" + (f" ({detail})" if detail else "")), harms & relies
 
 
-def _holes(timeline: Timeline) -> Iterable[tuple[Doubt, frozenset[Source]]]:
-    lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    parts = [f"{lost} events are lost"] if lost else []
-    parts += [f"{len(timeline.damaged)} lines can't be read"] if timeline.damaged else []
+def _clocks(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Doubt, frozenset[Source]]]:
+    if timeline.backwards and Source.CLOCKS in relies:
+        text = f"{timeline.backwards} stamps of the recording go backwards: what came first, and how long, is unsure"
+        yield Doubt(None, text), frozenset({Source.CLOCKS})
+
+
+def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Doubt, frozenset[Source]]]:
+    """What could have been said of this world, and what nobody can tell where it belongs."""
+    lost = sum(n for name, n in timeline.lost.items() if world is None or name in ("", world))
+    parts = [
+        f"{number} {what}"
+        for number, what in (
+            (lost, "events are lost"),
+            (len(timeline.damaged), "lines can't be read"),
+            (timeline.unknown, "events are of kinds that this version doesn't know"),
+            (timeline.stray, "events don't fit the run"),
+        )
+        if number
+    ]
     if parts:
         yield Doubt(None, f"the recording has holes: {', '.join(parts)}"), frozenset()

@@ -18,6 +18,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
 TOO_CLOSE_S = 0.01  # two clocks of one host can't order what is closer
 KEPT_TROUBLES = 8
+AFTERWARDS_S = 1.0  # a look that was under way when a process ended is written soon after
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
@@ -72,10 +73,11 @@ def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tupl
 
 
 def _relies(case: Case, first: Trouble, blamed: Sequence[int]) -> frozenset[Source]:
+    order = {Source.CLOCKS} if len(case.troubles) > len(blamed) else set()
     if first.source != "exit":
-        return frozenset({Source.REPORTS})
+        return frozenset({Source.REPORTS} | order)
     memory = {Source.MEMORY} if _may_be_oom(case, blamed) else set()
-    return frozenset({Source.EXITS, Source.REPORTS} | memory)
+    return frozenset({Source.EXITS, Source.REPORTS} | memory | order)
 
 
 def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
@@ -97,7 +99,18 @@ def _exit_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
         doubts.append(Doubt(Source.EXITS, "how the process ended was not learnt"))
     if _may_be_oom(case, blamed):
         doubts.append(Doubt(Source.MEMORY, "this box can't tell an OOM kill from a plain SIGKILL"))
+    odd = [r for r, e in exits.items() if e.oom_killed and e.signal not in (None, "SIGKILL")]
+    if odd:
+        doubts.append(Doubt(Source.MEMORY, f"an OOM kill was seen, but {ranks_named(odd)} ended by another signal"))
+    undead = [r for r in exits if _answered_afterwards(case, r)]
+    if undead:
+        doubts.append(Doubt(Source.EXITS, f"{ranks_named(undead)} still answered after that"))
     return tuple(doubts)
+
+
+def _answered_afterwards(case: Case, rank: int) -> bool:
+    view = case.ranks[rank]
+    return view.answered_s is not None and view.answered_s > case.exits[rank][0] + AFTERWARDS_S
 
 
 def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:

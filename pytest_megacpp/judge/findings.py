@@ -16,6 +16,7 @@ class Source(StrEnum):
     GROUPS = "groups"
     COUNTERS = "counters"
     STACKS = "stacks"
+    CLOCKS = "clocks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,14 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (doubt,) if aborted else (),
+        (*((doubt,) if aborted else ()), *_disputes(case, found)),
         time_s=since_s,
     )
+
+
+def _disputes(case: Case, found: Disagreement) -> tuple[Doubt, ...]:
+    text = f"ranks told different members of group {plain(found.group, 40)}"
+    return (Doubt(Source.GROUPS, text),) if case.test.groups.disputes(found.group) else ()
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:

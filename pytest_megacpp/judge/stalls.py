@@ -20,7 +20,7 @@ _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "w
 _ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 KEPT_PLACES = 4
 RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
-_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS})
+_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,9 @@ def _doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
     unknown = [w.group for w in still.waits if not case.knows_members(w.group)]
     if unknown:
         found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are not known"))
+    disputed = [w.group for w in still.waits if case.test.groups.disputes(w.group)]
+    if disputed:
+        found.append(Doubt(Source.GROUPS, f"ranks told different members of group {plain(disputed[0], 40)}"))
     return (*found, *_contradictions(case, still))
 
 
@@ -441,8 +444,8 @@ def _compile_skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_
         _phase(case, still, blamed),
         (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
         (*_waiters(case, still, blamed), *others),
-        frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS}),
-        _doubts(case, still),
+        frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
+        (*_doubts(case, still), *_compile_doubts(case, blamed)),
         time_s=_since_s(case, still),
     )
 
@@ -451,6 +454,13 @@ def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
     if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
     return f"{'in a compile that makes no progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
+
+
+def _compile_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
+    """The box said that they compile, and neither counters nor stacks say so."""
+    views = [case.ranks[r] for r in blamed]
+    idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
+    return (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compile, the recording doesn't"),) if idle else ()
 
 
 def _quiet_s(case: Case, rank: int) -> float:
@@ -492,7 +502,7 @@ def _compile_stall(case: Case) -> Finding:
             *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)),
         ),
         aftermath.consequences(case, blamed),
-        frozenset({Source.COUNTERS}),
+        frozenset({Source.COUNTERS, Source.CLOCKS}),
         doubts,
         time_s=min((since[r] for r in blamed if r in since), default=case.end_s),
     )
@@ -535,7 +545,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         None,
         case.phase_of(blamed[0]),
         (*_wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _root_evidence(case, r))),
-        relies=frozenset({Source.COUNTERS, Source.STACKS}),
+        relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
         time_s=case.end_s,
     )
@@ -596,7 +606,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
         "run-limit" if case.why == "run-limit" else None,
         case.phase_of(present[0]),
         _limit_evidence(case, present),
-        relies=frozenset({Source.COUNTERS}),
+        relies=frozenset({Source.COUNTERS, Source.CLOCKS}),
         time_s=case.end_s,
     )
 

@@ -175,17 +175,33 @@ class Groups:
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
+    disputed: set[str] = field(default_factory=set)
     everyone: frozenset[int] = field(init=False)
+    _told_by: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.everyone = frozenset(range(self.world_size))
 
-    def announce(self, name: str, ranks: Iterable[int]) -> None:
-        """Members of group `name`; no ranks means everybody."""
-        self.members.pop(name, None)
+    def announce(self, name: str, ranks: Iterable[int], by: int | None = None) -> None:
+        """Members of group `name`, told by one of them; no ranks means everybody. `disputed` are groups of which two
+        ranks told different members.
+        """
+        known, told_by = self.members.pop(name, None), self._told_by.pop(name, None)
         self.members[name] = frozenset(ranks) & self.everyone or self.everyone
+        if by is not None:
+            self._told_by[name] = by
+        if told_by not in (None, by) and by is not None and known != self.members[name]:
+            self.disputed.add(name)
         if len(self.members) > KEPT_GROUPS:
-            del self.members[next(iter(self.members))]
+            self._forget(next(iter(self.members)))
+
+    def _forget(self, name: str) -> None:
+        del self.members[name]
+        self._told_by.pop(name, None)
+        self.disputed.discard(name)
+
+    def disputes(self, name: str) -> bool:
+        return name.replace(GLOO, "") in self.disputed
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""

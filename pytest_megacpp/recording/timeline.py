@@ -28,6 +28,8 @@ KEPT_REPORTS = 16
 KEPT_FIRST_FORWARDS = 256
 KEPT_CAPABILITIES = 65_536
 KEPT_DAMAGE = 10_000
+KEPT_SOURCES = 131_072
+BACKWARDS_S = 1.0  # threads that report of ranks overtake each other by less
 KEPT_FAULTS = 256
 MAX_WORLD_SIZE = 8_192
 VIEWS_PER_EVENT = 4  # every rank of a test says more than that: memory grows with the recording, whatever it claims
@@ -218,6 +220,7 @@ class WorldView:
     name: str
     size: int
     started_s: float
+    reason: str = ""
     pids: dict[int, int] = field(default_factory=dict)
     ready: dict[int, tuple[float, ev.RankReady]] = field(default_factory=dict)
     collected: dict[int, tuple[float, ev.RankCollected]] = field(default_factory=dict)
@@ -272,17 +275,21 @@ class Timeline:
     finished_s: float | None = None
     gaps: list[ev.Gap] = field(default_factory=list)
     damaged: list[ev.Damaged] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)  # events by world; "": of whichever
     unknown: int = 0
     stray: int = 0
+    backwards: int = 0  # stamps far before the one before them, of the same source
     last_s: float = 0.0
     _events: int = 0
     _views: int = 0
+    _stamps_s: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
         self._events += 1
         fact, time_s = event.fact, event.time_s
         self.last_s = max(self.last_s, time_s)
+        self._check_clock(event)
         if not _speaks_for_itself(event):
             self.stray += 1
             return
@@ -309,6 +316,8 @@ class Timeline:
             case ev.Gap():
                 if len(self.gaps) < KEPT_DAMAGE:
                     self.gaps.append(fact)
+                world = event.world if event.world in self.worlds else ""
+                self.lost[world] = self.lost.get(world, 0) + fact.last - fact.first + 1
             case ev.Damaged():
                 if len(self.damaged) < KEPT_DAMAGE:
                     self.damaged.append(fact)
@@ -325,11 +334,19 @@ class Timeline:
         else:
             self.stray += 1
 
+    def _check_clock(self, event: ev.Event) -> None:
+        key = event.world, event.source
+        if event.time_s < self._stamps_s.get(key, 0.0) - BACKWARDS_S and event.source != "reader":
+            self.backwards += 1
+        elif key in self._stamps_s or len(self._stamps_s) < KEPT_SOURCES:
+            self._stamps_s[key] = event.time_s
+
     def _world_started(self, name: str, time_s: float, fact: ev.WorldStarted) -> None:
-        if name in self.worlds or not 0 < fact.size <= MAX_WORLD_SIZE:
+        known = self.worlds.get(name)
+        if known is None and 0 < fact.size <= MAX_WORLD_SIZE:
+            self.worlds[name] = WorldView(name, fact.size, time_s, fact.reason)
+        elif known is None or (known.size, known.reason) != (fact.size, fact.reason):
             self.stray += 1
-        else:
-            self.worlds[name] = WorldView(name, fact.size, time_s)
 
     def _world_rank(self, world: str, rank: int) -> bool:
         view = self.worlds.get(world)
@@ -377,7 +394,7 @@ class Timeline:
         _keep(world.groups, fact.name, members, KEPT_GROUPS)
         if world.test is not None:
             test = self.tests[world.test]
-            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), members)
+            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), members, fact.rank)
 
     def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
         world.exits.setdefault(fact.rank, (time_s, fact))
@@ -387,8 +404,11 @@ class Timeline:
                 view.exit, view.exit_s = fact, time_s
 
     def _test_started(self, world: WorldView, time_s: float, fact: ev.TestStarted) -> None:
-        fits = self._views + world.size <= FREE_VIEWS + VIEWS_PER_EVENT * self._events
-        if fact.test in self.tests or not fits:  # a test runs once
+        known = self.tests.get(fact.test)
+        if known is not None:  # a test runs once
+            self.stray += (known.world, known.nodeid) != (world.name, fact.nodeid)
+            return
+        if self._views + world.size > FREE_VIEWS + VIEWS_PER_EVENT * self._events:
             self.stray += 1
             return
         self._views += world.size

@@ -13,7 +13,7 @@ from pytest_megacpp.box import process
 from pytest_megacpp.box import watch as watching
 from pytest_megacpp.box.process import Stat, cpu_s_by_session, stat
 from pytest_megacpp.box.watch import ProcessTable, RankWatch, Target
-from pytest_megacpp.recording.events import Fact, Sampled, StackTaken
+from pytest_megacpp.recording.events import Capability, Fact, Sampled, StackTaken
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_a_stopped_process_is_not_asked_for_what_it_can_not_answer(
         server.setblocking(False)
         logs = str(tmp_path / "stdout.log"), str(tmp_path / "stderr.log")
         target = Target(3, stopped, str(tmp_path / "rank.sock"), logs)
-        watch = RankWatch(target, ProcessTable(), 0.0, facts.append)
-        watch.evidence(0, stack=True)
-        watch.stack(0)
+        looking = RankWatch(target, ProcessTable(), 0.0, facts.append)
+        looking.evidence(0, stack=True)
+        looking.stack(0)
         with pytest.raises(BlockingIOError):
             server.accept()
     sample, *stacks = facts
@@ -92,3 +92,24 @@ def test_processes_are_read_often_and_searched_for_rarely(stopped: int, monkeypa
         assert table.look(another.pid)[0] in "SRD"
         another.kill()
     assert len(searches) == 2
+
+
+def test_what_a_torch_can_not_answer_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*asked: object, **more: object) -> bytes:
+        raise OSError("404")
+
+    monkeypatch.setattr(watching, "ask", silent)
+    monkeypatch.setattr(watching, "handlers", lambda path: ("ping", "fr_trace_json"))
+    facts: list[Fact] = []
+    logs = str(tmp_path / "stdout.log"), str(tmp_path / "stderr.log")
+    looking = RankWatch(Target(3, os.getpid(), "", logs), ProcessTable(), 0.0, facts.append)
+    looking.look(0)
+    looking.look(0)
+    assert [f for f in facts if isinstance(f, Capability)] == [
+        Capability("wait_counters", False, "torch's worker server has no wait_counter_values", 3),
+        Capability("traceback", False, "torch's worker server has no dump_traceback", 3),
+    ]
+    monkeypatch.setattr(watching, "handlers", silent)
+    facts.clear()
+    RankWatch(Target(3, os.getpid(), "", logs), ProcessTable(), 0.0, facts.append).look(0)
+    assert not [f for f in facts if isinstance(f, Capability)]

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.certainty import HARMS
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
-from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.recording.wire import encode, read_all
 from tests.golden.build import CASES, SHORT, in_step, others_wait, stalls
 from tests.scenario import FakeBox
 
@@ -163,3 +163,110 @@ def test_a_mismatch_that_only_the_box_saw() -> None:
     box = FakeBox(limits=SHORT).begins().acts("mismatch", "size differs at #2 of group 0").aborts("mismatch")
     found = judged(box.done())
     assert (found.code, found.certainty) == (Code.COLLECTIVE_MISMATCH, Certainty.GUESS)
+
+
+def less_certain(found: Verdict, why: str) -> bool:
+    """One step, and the evidence says why."""
+    return found.certainty is Certainty.LIKELY and any(f"less certain: {why}" in e.text for e in found.evidence)
+
+
+def test_members_that_contradict_each_other() -> None:
+    box = in_step()
+    for rank in range(4):
+        box.rank(ev.GroupCreated(rank, 0, "5", (0, 1, 2, 3) if rank else (0, 1, 2)))
+    box.enters((0, 1, 3), group="5").after(31.0).acts("stall", "", (0, 1, 3), (2,), (), 31.0).at(2)
+    assert less_certain(judged(box.aborts("stall").done()), "ranks told different members of group 5")
+
+
+def test_members_that_agree() -> None:
+    box = in_step()
+    for rank in range(4):
+        box.rank(ev.GroupCreated(rank, 0, "0", () if rank else (0, 1, 2, 3)))
+    assert judged(straggler(box)).certainty is Certainty.CERTAIN
+
+
+def test_a_compile_that_only_the_box_saw() -> None:
+    box = in_step().enters((0, 2, 3), seq=7).after(31.0)
+    found = judged(box.acts("skew", "", (0, 2, 3), (1,), (1,), 31.0).aborts("skew").done())
+    assert found.code == Code.COMPILE_SKEW
+    assert less_certain(found, "the box saw rank 1 compile, the recording doesn't")
+
+
+def test_stacks_that_show_everybody_waiting() -> None:
+    assert judged(CASES["straggler-outnumbered"]()).certainty is not Certainty.CERTAIN
+
+
+def test_an_end_that_was_not_learnt() -> None:
+    assert less_certain(judged(CASES["rank-death-exit-unknown"]()), "how the process ended was not learnt")
+
+
+def test_a_dead_rank_that_answers() -> None:
+    box = others_wait(in_step(), 3).exits(3, 1).after(1.5).samples(3)
+    found = judged(box.acts("exit", "", (0, 1, 2), (3,)).aborts("exit").done())
+    assert less_certain(found, "rank 3 still answered after that")
+
+
+def test_an_oom_kill_by_another_signal() -> None:
+    box = others_wait(in_step(), 3).exits(3, None, "SIGTERM", True).after(0.2)
+    found = judged(box.acts("exit", "", (0, 1, 2), (3,)).aborts("exit").done())
+    assert less_certain(found, "an OOM kill was seen, but rank 3 ended by another signal")
+
+
+def back_in_time(box: FakeBox) -> FakeBox:
+    """The box's clock jumps back once, for a sample."""
+    return box.samples(0).after(-5.0).samples(0).after(5.0)
+
+
+def test_clocks_that_contradict_each_other() -> None:
+    assert less_certain(judged(straggler(back_in_time(in_step().after(9.0)))), "1 stamps of the recording go backwards")
+
+
+def test_clocks_matter_where_order_does() -> None:
+    box = back_in_time(in_step().after(9.0)).raises((1, 2)).reports("call", (0, 3)).finishes().ends()
+    assert judged(box.done()).certainty is Certainty.CERTAIN
+    box = others_wait(back_in_time(in_step().after(9.0)), 3).raises(3).finishes(3).after(0.04)
+    found = judged(box.loses_peer((0, 1, 2)).finishes((0, 1, 2)).ends().done())
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (3,))
+    assert less_certain(found, "1 stamps of the recording go backwards")
+
+
+def test_threads_of_the_box_that_overtake_each_other() -> None:
+    box = in_step().after(9.0).samples(0).after(-0.05).samples(0).after(0.05)
+    assert judged(straggler(box)).certainty is Certainty.CERTAIN
+
+
+@pytest.mark.parametrize("name", ["passed", "straggler", "rank-death-oom-killed", "startup-failure-import"])
+def test_facts_of_an_unknown_kind(name: str) -> None:
+    newer = encode(ev.Event("run-1", "w1", "gauge", 0, 0.5, ev.Progress("x"))).replace(b'"progress"', b'"of-tomorrow"')
+    found = judge_test(fold(read_all(CASES[name]().recording() + newer)), 0).verdict
+    assert found.code == judged(CASES[name]()).code
+    assert less_certain(found, "the recording has holes: 1 events are of kinds that this version doesn't know")
+
+
+def test_facts_that_do_not_fit() -> None:
+    box = in_step().say(ev.Finished(1, 0, True), "rank 2")
+    assert less_certain(judged(straggler(box)), "the recording has holes: 1 events don't fit the run")
+
+
+def test_a_hole_in_another_world_does_no_harm() -> None:
+    box = FakeBox(tests=("a.py::a", "a.py::b"), limits=SHORT).begins().passes().ends()
+    box.box(ev.WorldEnded("worn out"))
+    box.world = ""
+    recording = box.begins(1).passes().ends().done().recording()
+    lines = recording.splitlines(keepends=True)
+    kept = [line for line in lines if b'"world":"w2"' not in line or b"rank-ready" not in line]
+    first, second = judge_run(fold(read_all(b"".join(kept)))).tests
+    assert (first.verdict.certainty, second.verdict.certainty) == (Certainty.CERTAIN, Certainty.LIKELY)
+    assert less_certain(second.verdict, "the recording has holes: 4 events are lost")
+
+
+def test_an_output_cut_in_its_middle_is_as_good() -> None:
+    """What a process that dies says about it stands at the end."""
+    box = others_wait(in_step(), 3)
+    box.box(ev.OutputRead(3, 0, "stderr", "begin … end\n", 1_000_000)).exits(3, None, "SIGABRT").after(0.2)
+    assert judged(box.acts("exit", "", (0, 1, 2), (3,)).aborts("exit").done()).certainty is Certainty.CERTAIN
+
+
+def test_a_rank_without_a_report() -> None:
+    found = judged(CASES["not-run-no-result"]())
+    assert (found.code, found.blamed_ranks) == (Code.NOT_RUN, (3,))

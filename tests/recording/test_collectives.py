@@ -436,3 +436,20 @@ def test_work_grows_with_what_is_seen_only() -> None:
     ranks = dict(enumerate(itertools.repeat(full, 64)))
     assert disagreements(ranks, Groups(64)) == ()
     assert open_waits(ranks, Groups(64)) == ()
+
+
+def test_members_are_disputed_only_by_another_rank() -> None:
+    groups = Groups(4)
+    groups.announce("5", (0, 1))  # of an earlier test
+    groups.announce("5", (2, 3), by=2)
+    groups.announce("5", (2, 3), by=3)
+    groups.announce("6", (0, 1), by=0)
+    groups.announce("6", (0, 2), by=0)  # made anew
+    assert not groups.disputed
+    groups.announce("5", (2,), by=3)
+    groups.announce("6", (), by=1)
+    assert groups.disputed == {"6"}
+    assert groups.disputes("6")
+    for name in range(1000):
+        groups.announce(f"x{name}", (0, 1), by=0)
+    assert not groups.disputed
