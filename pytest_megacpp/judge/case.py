@@ -45,10 +45,6 @@ class Trouble:
     since_s: float = float("inf")
 
     @property
-    def earliest_s(self) -> float:
-        return min(self.since_s, self.time_s)
-
-    @property
     def secondary(self) -> bool:
         return self.kind.secondary
 

@@ -41,7 +41,7 @@ def find(case: Case) -> Finding | None:
 def _first(own: Sequence[Trouble]) -> Trouble:
     """Of what can't be ordered, what can follow from others the least: a signal, then an exit, then a report."""
     begun = min(own, key=lambda t: t.time_s)
-    close = [t for t in own if _earliest_s(t) <= begun.time_s + TOO_CLOSE_S]
+    close = [t for t in own if _may_precede(t, begun)]
     return min(close, key=lambda t: (not _was_killed(t), t.source != "exit", t.time_s, t.rank))
 
 
@@ -50,9 +50,11 @@ def _was_killed(trouble: Trouble) -> bool:
     return trouble.cause.startswith(("signal:", "oom-")) and trouble.cause not in ("signal:SIGABRT", "signal:SIGTERM")
 
 
-def _earliest_s(trouble: Trouble) -> float:
-    """A kill may be older than the box knows; of anything else its stamp is believed."""
-    return trouble.earliest_s if _was_killed(trouble) else trouble.time_s
+def _may_precede(trouble: Trouble, other: Trouble) -> bool:
+    """A kill may be as old as the box's look before it; of anything else its stamp is believed, as far as clocks go."""
+    if _was_killed(trouble) and trouble.since_s < trouble.time_s:
+        return trouble.since_s <= other.time_s
+    return trouble.time_s <= other.time_s + TOO_CLOSE_S
 
 
 def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tuple[int, ...]) -> Finding:
@@ -86,8 +88,7 @@ def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
 
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
-    late_s, early_s = first.time_s + TOO_CLOSE_S, _earliest_s(first) - TOO_CLOSE_S
-    close = [t for t in others if _earliest_s(t) < late_s and t.time_s > early_s]
+    close = [t for t in others if _may_precede(t, first) and _may_precede(first, t)]
     text = f"{ranks_named(t.rank for t in close)} failed at about the same time: which was first can't be told"
     return (Doubt(Source.REPORTS, text),) if close else ()
 

@@ -174,6 +174,14 @@ def rank_death_signal_seen_late() -> FakeBox:
 
 
 @case
+def rank_death_exception_before_a_kill() -> FakeBox:
+    """The process that was killed was seen alive after the other had raised."""
+    box = in_step().enters((0, 1), seq=2).after(1.0).raises(2)
+    alive_s = box.now_s + 0.001
+    return died(box.after(0.005).exits(3, -9, "SIGKILL", alive_s=alive_s), 3)
+
+
+@case
 def rank_death_exception_late() -> FakeBox:
     """The others time out first, the true cause comes after them."""
     box = in_step().enters((0, 1, 2), seq=2).after(6.0).loses_peer(0, TIMED_OUT).after(0.01).loses_peer((1, 2))
