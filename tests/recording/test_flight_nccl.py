@@ -7,7 +7,7 @@ import pytest
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Groups, RankCollectives, Wait, disagreements, message_waits, open_waits
-from pytest_megacpp.recording.flight import GLOO, read_flight_recorder, together
+from pytest_megacpp.recording.flight import GLOO, read_flight_recorder, read_record, together
 
 CREATED_NS = 1_795_653_920_798_595_676
 
@@ -42,7 +42,7 @@ def message(name: str, seq: int, number: int, **changes: object) -> dict[str, An
 
 
 def read(*entries: dict[str, Any], newest: int | None = None) -> tuple[ev.Collective, ...]:
-    return read_flight_recorder(json.dumps({"entries": entries, "pg_status": {}}), 1_795_653_900.0, newest)[0]
+    return read_record({"entries": entries, "pg_status": {}}, 1_795_653_900.0, newest)[0]
 
 
 @pytest.mark.parametrize(
