@@ -27,7 +27,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
         *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
         *_devices(survey),
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
-        f"surface modal{'':<11}not built in this version",
+        f"surface modal{'':<11}not looked at here: megacpp doctor --surface modal",
         "",
         *_variables(survey, lanes.values(), environment),
     ]
@@ -36,7 +36,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
 
 def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
     yield title
-    yield from (f"  {name:<22}{one_line(value)}" for name, value in values.items())
+    yield from (f"  {name:<21} {one_line(value)}" for name, value in values.items())
     yield ""
 
 
