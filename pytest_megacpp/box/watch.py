@@ -261,9 +261,9 @@ class RankWatch(threading.Thread):
         """Full file names tell the user's code from libraries, which is why its worker server's handler won't do."""
         command = ("py-spy", "dump", "--nonblocking", "--full-filenames", "--pid", str(self.target.pid))
         try:
-            return subprocess.run(command, capture_output=True, timeout=2 * STACK_S, check=True).stdout.decode(
-                errors="replace"
-            )
+            dump = subprocess.run(command, capture_output=True, timeout=2 * STACK_S, check=True).stdout
+            head, _, stacks = dump.decode(errors="replace").partition("\n\n")  # the head is only a command line
+            return stacks or head
         except (OSError, subprocess.SubprocessError):
             return ""
 

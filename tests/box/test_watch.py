@@ -53,6 +53,20 @@ def test_a_stopped_process_is_not_asked_for_what_it_can_not_answer(
     ]
 
 
+def test_a_stopped_process_is_seen_by_py_spy_without_its_command_line(
+    stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = tmp_path / "py-spy"
+    spy.write_text("#!/bin/sh\nprintf 'Process 7: python -c x\\nPython v3\\n\\nThread 7 (idle)\\n    f (/a.py:3)\\n'\n")
+    spy.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    facts: list[Fact] = []
+    target = Target(3, stopped, str(tmp_path / "gone.sock"), ("", ""))
+    RankWatch(target, ProcessTable(), 0.0, facts.append).evidence(0, stack=True)
+    (taken,) = (f for f in facts if isinstance(f, StackTaken))
+    assert (taken.method, taken.text) == ("py-spy", "Thread 7 (idle)\n    f (/a.py:3)\n")
+
+
 def test_cpu_time_of_sessions_that_a_rank_started_is_its_own() -> None:
     """A compiler's pool may lead a session of its own."""
     processes = [
