@@ -21,9 +21,10 @@ class Examination:
     """Its lines, as they become known; `ready` then says whether a launch would find all that it needs."""
 
     def __init__(self, settings: Mapping[str, object], lanes: Mapping[str, LaneConfig], lane_dir: Path) -> None:
-        self._config = read_modal(settings.get("modal", {}), untrusted=settings.get("untrusted") is True)
+        untrusted = settings.get("untrusted") is True
+        self._config = read_modal(settings.get("modal", {}), untrusted=untrusted)
         self._source = read_source(settings.get("source", {}))
-        self._prices = read_prices(settings.get("prices", {}))
+        self._prices = read_prices(settings.get("prices", {}), untrusted=untrusted)
         self._lanes = lanes
         self._lane_dir = lane_dir
         self.ready = True

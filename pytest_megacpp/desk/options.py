@@ -116,7 +116,7 @@ class Options:
         """`[tool.pytest_megacpp.prices]`, loaded when it is asked for. Raises UsageError."""
         from pytest_megacpp.desk.prices import read_prices
 
-        return read_prices(self.tables.get("prices", {}))
+        return read_prices(self.tables.get("prices", {}), untrusted=self.untrusted)
 
     @cached_property
     def source(self) -> "SourceConfig":

@@ -113,7 +113,7 @@ class ModalSurface:
         box.knows(app=getattr(app, "app_id", None))
         image = self._image(top_of(Path(plan.cwd)))
         box.phase("image", lambda: client.build(image, app, "the image", IMAGE_S, cancelled))
-        timeout_s, run_s = config.times(plan.run_s)
+        timeout_s, run_s = config.times(plan.run_s, plan.budget_s)
         there = self._plan(plan, source, run_s)
         with self._staged(there, source, run) as files:
             image = image.add_local_dir(files, HOME)

@@ -101,10 +101,13 @@ class ModalConfig:
         """Cores and MiB that are reserved and paid for: each rank compiles and loads on its own."""
         return self.cpu or float(max(4, 2 * ranks)), self.memory_mib or 4096 + 2048 * ranks
 
-    def times(self, run_s: float) -> tuple[float, float]:
-        """The container's limit and the run's inside it, which ends early enough to leave its results."""
+    def times(self, run_s: float, budget_s: float = 0.0) -> tuple[float, float]:
+        """The container's limit and the run's inside it, which ends early enough to leave its results. `budget_s`, what
+        money buys, bounds the container as well: a box whose code took its supervisor down must not burn more.
+        """
         timeout_s = min(run_s + COMMIT_S, LONGEST_S) if run_s else self.timeout_s
-        return timeout_s, timeout_s - COMMIT_S
+        bounded_s = min(timeout_s, budget_s + COMMIT_S) if budget_s else timeout_s
+        return bounded_s, timeout_s - COMMIT_S
 
 
 class NotForStrangers(ValueError):

@@ -200,3 +200,10 @@ def test_tests_find_their_data_and_variables() -> None:
 )
 def test_the_run_ends_before_its_container(run_s: float, times: tuple[float, float]) -> None:
     assert modal("timeout_s = 3600").times(run_s) == times
+
+
+def test_a_budget_bounds_the_container_too() -> None:
+    """The box keeps a budget by itself, unless its code takes the supervisor down."""
+    config = modal("timeout_s = 3600")
+    assert config.times(0.0, 400.0) == (520.0, 3480.0)
+    assert config.times(600.0, 1e6) == (720.0, 600.0)

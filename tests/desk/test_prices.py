@@ -46,6 +46,14 @@ def test_the_account_beats_the_list_and_the_configuration_both() -> None:
     assert rented(H200X8, prices, account) == Rate(24.0, 8, "our contract")
 
 
+def test_a_stranger_s_prices_void_no_budget() -> None:
+    """They come from the pyproject.toml that the change itself may edit."""
+    for_nothing = {"gpu": {"H200": 0, "X900": 0.01}, "cpu_core": 0, "memory_gib": 0, "source": "a friend"}
+    assert rented(H200X8, read_prices(for_nothing), {}).usd_per_hour == 0
+    assert rented(H200X8, read_prices(for_nothing, untrusted=True), {}) == rented(H200X8, Prices(), {})
+    assert allowance(5.0, rented(H200X8, read_prices(for_nothing, untrusted=True), {})).run_s > 0
+
+
 @pytest.mark.parametrize(
     ("gpu", "gpus", "per_gpu"),
     [("H100!", 1, 3.9492), ("b200+:2", 2, 6.25), ("A100-40GB:4", 4, 2.0988), ("A10G", 1, 1.1016)],
