@@ -34,13 +34,24 @@ from pytest_megacpp.surfaces.modal_config import (
     ModalConfig,
     VolumeConfig,
 )
-from pytest_megacpp.surfaces.modal_stream import End, FollowerStream, Lines, Log, Unseen, is_log
+from pytest_megacpp.surfaces.modal_stream import (
+    MAX_LINE_BYTES,
+    MAX_LOGS_BYTES,
+    MAX_RECORDING_BYTES,
+    End,
+    FollowerStream,
+    Lines,
+    Log,
+    Unseen,
+    is_log,
+)
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from pytest_megacpp.surfaces.source import Source, SourceConfig, SourceError, gather, own_package, stage, top_of
 
 T = TypeVar("T")
 SOURCE = "surface"  # of events about the way to the box and back
 PLAN = f"{HOME}/plan.json"
+RECORDING = "recording.jsonl"
 IMAGE_S = 3600.0
 UPLOAD_S = 900.0
 STOP_S = 30.0  # for a box to end in order, as its own grace periods allow
@@ -228,7 +239,7 @@ class ModalBox:
         self._run_id = run_id
         self._run = run
         self._config = config
-        self._recording = run / "recording.jsonl"
+        self._recording = run / RECORDING
         self._unread = bytearray()
         self._lock = threading.Lock()
         self._address = Address()
@@ -239,7 +250,7 @@ class ModalBox:
         self._problem: ProblemFound | None = None
         self._complete = False
         self._over = False
-        self._reached = False
+        self._reached_s: float | None = None  # when it first could be spoken to
         self._stream = FollowerStream()
         self._sandbox: Any = None
         self._stay = Stay.OWNER
@@ -261,7 +272,7 @@ class ModalBox:
         if self._stay is not Stay.OWNER:
             return
         self._stop_reason = self._stop_reason or reason
-        if not self._reached:
+        if self._reached_s is None:
             self._cancelled.set()
 
     def end(self) -> None:
@@ -349,14 +360,20 @@ class ModalBox:
             if code is not None:
                 self._after_the_end(code)
                 return
-            lost_s = time.monotonic() - heard_s
-            if lost_s > self._reconnect_s():
+            lost_s = time.monotonic() - max(heard_s, self._reached_s or 0.0)
+            if lost_s > self._patience_s():
                 raise failures.SurfaceTrouble(failures.unreachable_box(self._run_id, lost_s, self._config.lease_s))
             self.tell("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
             time.sleep(AGAIN_S)
 
-    def _reconnect_s(self) -> float:
+    def _patience_s(self) -> float:
+        """How long to look for a box that isn't heard: one that never was may still be waiting for its machine."""
+        if self._reached_s is None:
+            return self._config.capacity_s
         return 1.5 * self._config.lease_s or 90.0
+
+    def _is_reached(self) -> None:
+        self._reached_s = self._reached_s or time.monotonic()
 
     def _listen(self, refused: int) -> Iterator[int]:
         """Takes in what the box says, yielding how much came; ends when it falls silent or the sandbox is gone. Where
@@ -373,16 +390,17 @@ class ModalBox:
     def _follower(self) -> client.Following:
         """Raises _Refused. The first one has to wait until the sandbox has its machine, which `create` need not do."""
         command = (*_here("follow"), RUN_DIR, str(self._stream.resume()))
-        limits = ("a follower", client.CALL_S) if self._reached else ("the machine", self._config.capacity_s)
+        reached = self._reached_s is not None
+        limits = ("a follower", client.CALL_S) if reached else ("the machine", self._config.capacity_s)
         try:
             following = client.follower(self._sandbox, command, *limits, self.is_cancelled)
         except (failures.Cancelled, failures.Late) as e:
-            if isinstance(e, failures.Late) and self._reached:
+            if isinstance(e, failures.Late) and reached:
                 raise _Refused from e
             raise
         except Exception as e:
             raise _Refused from e
-        self._reached = True
+        self._is_reached()
         return following
 
     def _converse(self, following: client.Following, hear: Callable[[bytes], None], silent_s: float) -> Iterator[int]:
@@ -440,6 +458,7 @@ class ModalBox:
 
     def _hear_output(self, data: bytes, unseen: Unseen) -> None:
         """The sandbox's output comes line by line, and has no logs."""
+        self._is_reached()
         if data.endswith(b"\n") and unseen.is_new(data):
             self._take(data)
             self._over = b'"kind":"run-finished"' in data
@@ -453,11 +472,14 @@ class ModalBox:
     def _after_the_end(self, code: int) -> None:
         """The sandbox is gone: what its output and the kept records have beyond what was heard, and why it ended."""
         self.tell("lost", f"the sandbox ended with {code}; reading its output")
-        self._take_unseen(client.output(self._sandbox, "stdout"))
-        self.replay_records()
+        self._take_unseen(client.output(self._sandbox, "stdout", MAX_RECORDING_BYTES))
+        try:
+            self.replay_records()
+        except failures.SurfaceTrouble as e:  # why the sandbox ended matters more
+            self.tell("lost", f"its records can't be read: {e.problem.detail}")
         recorded = b'"kind":"run-started"' in self._recording.read_bytes()
         ending = client.how_it_ended(self._sandbox)
-        stderr = client.output(self._sandbox, "stderr").decode(errors="replace")
+        stderr = client.output(self._sandbox, "stderr", MAX_LINE_BYTES).decode(errors="replace")
         self._problem = failures.gone(ending, code, stderr, recorded=recorded)
 
     def _take_unseen(self, data: bytes) -> None:
@@ -466,15 +488,21 @@ class ModalBox:
         self._take(b"".join(line for line in lines if line.endswith(b"\n") and unseen.is_new(line)))
 
     def replay_records(self) -> None:
-        """What the volume of run records keeps of this run, beyond what is here already."""
+        """What the volume of run records keeps of this run, beyond what is here already. Raises SurfaceTrouble."""
         kept = self._config.runs_volume
         if kept is None:
             return
         directory = f"{kept.directory}/{self._run_id}".strip("/")
-        for path, data in client.stored(kept.name, directory, self._config.environment):
-            if path == "recording.jsonl":
+        left_bytes = MAX_LOGS_BYTES
+
+        def limit_of(path: str) -> int:
+            return MAX_RECORDING_BYTES if path == RECORDING else left_bytes if is_log(path) else 0
+
+        for path, data in client.stored(kept.name, directory, limit_of, self._config.environment):
+            if path == RECORDING:
                 self._take_unseen(data)
-            elif is_log(path):
+            else:
+                left_bytes -= len(data)
                 self._write_log(path, data)
 
     def _write_log(self, path: str, data: bytes) -> None:

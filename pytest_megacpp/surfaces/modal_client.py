@@ -8,8 +8,9 @@ import contextlib
 import importlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pytest_megacpp.surfaces.modal_calls import call
@@ -127,13 +128,13 @@ def _terminate_by_name(order: Order) -> None:
 
 
 def find(app_name: str, name: str, environment: str | None = None) -> Any | None:
-    """The running sandbox of this name; None when there is none or it can't be asked."""
+    """The running sandbox of this name; None when there is none. Raises SurfaceTrouble."""
     modal = client()
     look_up = lambda: modal.Sandbox.from_name(app_name, name, environment_name=environment)  # noqa: E731
     try:
         return call("the sandbox", POLL_S, look_up)
     except Exception as e:
-        if isinstance(e, Late) or type(e).__name__ == "NotFoundError":
+        if type(e).__name__ == "NotFoundError":
             return None
         raise trouble(e) from e
 
@@ -162,29 +163,49 @@ def how_it_ended(sandbox: Any) -> str:
     return "exit"
 
 
-def output(sandbox: Any, stream: str) -> bytes:
-    """All of a sandbox's own stdout or stderr; empty when it can't be had."""
+def output(sandbox: Any, stream: str, limit_bytes: int) -> bytes:
+    """A sandbox's own stdout or stderr, as much from its beginning; empty when it can't be had."""
     try:
-        return str(call("its output", OUTPUT_S, getattr(sandbox, stream).read)).encode()
+        return call("its output", OUTPUT_S, lambda: _up_to(limit_bytes, getattr(sandbox, stream)))
     except Exception:
         return b""
 
 
-def stored(volume: str, directory: str, environment: str | None = None) -> Iterator[tuple[str, bytes]]:
-    """The files below a directory of a volume: path relative to it, content. Nothing where there is no such thing."""
+def _up_to(limit_bytes: int, pieces: Iterable[bytes | str]) -> bytes:
+    data = bytearray()
+    for piece in pieces:
+        data += piece.encode() if isinstance(piece, str) else piece
+        if len(data) >= limit_bytes:
+            break
+    return bytes(data[:limit_bytes])
+
+
+def stored(
+    volume: str, directory: str, limit_of: Callable[[str], int], environment: str | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """The files below a directory of a volume: path relative to it, content. Nothing where there is no such thing.
+
+    Whatever ran in the box may have put files there: `limit_of` says how many bytes of a path are read, 0 is none.
+    Raises SurfaceTrouble.
+    """
     modal = client()
+    held = modal.Volume.from_name(volume, environment_name=environment)
     try:
-        held = modal.Volume.from_name(volume, environment_name=environment)
         entries = call("the volume", CALL_S, lambda: held.listdir(directory, recursive=True))
     except Exception as e:
-        if isinstance(e, Late):
-            raise trouble(e) from e
-        return
+        if type(e).__name__ in ("NotFoundError", "FileNotFoundError"):
+            return
+        raise trouble(e) from e
     for entry in entries:
-        if str(getattr(entry.type, "name", entry.type)).upper() == "FILE":
-            path = str(entry.path).strip("/")
-            data = call("a file", CALL_S * 4, lambda path=path: b"".join(held.read_file(path)))  # type: ignore[misc]
-            yield path.removeprefix(directory.strip("/")).strip("/"), data
+        path = str(entry.path).strip("/")
+        relative = path.removeprefix(directory.strip("/")).strip("/")
+        limit_bytes = limit_of(relative)
+        if limit_bytes and str(getattr(entry.type, "name", entry.type)).upper() == "FILE":
+            yield relative, _known(partial(call, "a file", CALL_S * 4, partial(_read, held, path, limit_bytes)))
+
+
+def _read(volume: Any, path: str, limit_bytes: int) -> bytes:
+    return _up_to(limit_bytes, volume.read_file(path))
 
 
 def follower(sandbox: Any, command: Sequence[str], what: str, limit_s: float, cancelled: Asked = never) -> "Following":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 MAX_LINE_BYTES = 2 << 20
 MAX_LOGS_BYTES = 96 << 20
+MAX_RECORDING_BYTES = 512 << 20  # read at once, after the end of a box
 _LOG_PATH = re.compile(r"(?:ranks/[\w.-]{1,80}/\d{1,6}/(?:stdout|stderr)|box)\.log")
 
 

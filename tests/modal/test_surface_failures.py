@@ -207,6 +207,21 @@ def test_what_only_the_sandbox_s_own_output_has_is_not_lost(emulator: Emulator, 
     assert ev.Gap not in kinds
 
 
+@pytest.mark.parametrize("no_exec", [False, True])
+def test_a_machine_that_starts_late_is_not_a_lost_one(emulator: Emulator, project: Path, no_exec: bool) -> None:
+    """Here a lost box is looked for during 3 s; what counts is the time since it could be heard first."""
+    emulator.faults.no_exec = no_exec
+    emulator.faults.capacity_after_s = 4.0
+    box = started(project, ModalConfig(lease_s=2.0), dry_run=True)
+    deadline = time.monotonic() + SOON_S
+    while not said(box, ev.RunStarted):
+        assert box.ended() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    box.end()
+    assert said(box, ev.RunFinished), "ended in order, not terminated"
+
+
 def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None:
     """Nothing lost, nothing twice, and it is said that there was something."""
     box = started(project, dry_run=True)
@@ -264,6 +279,35 @@ def test_a_detached_run_is_left_and_found(emulator: Emulator, project: Path) -> 
         assert (place / "box.log").exists()
     assert b'"kind":"run-finished"' in recordings[0]
     assert recordings[0] == recordings[1] == recordings[2]
+
+
+def test_why_a_sandbox_ended_is_told_also_when_its_records_can_t_be_read(emulator: Emulator, project: Path) -> None:
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    emulator.faults.statuses["VolumeListFiles"] = [(Status.PERMISSION_DENIED, "not yours")] * 9
+    emulator.kill(emulator.sandboxes[0], Result.GENERIC_STATUS_INTERNAL_FAILURE)
+    assert problem_of(box).cause == "killed"
+    told = [fact.detail for fact in facts(box) if isinstance(fact, ev.Progress) and fact.phase == "lost"]
+    assert "not yours" in told[-1]
+
+
+def test_of_a_volume_only_records_are_read_and_only_so_much(emulator: Emulator, project: Path) -> None:
+    """Whatever ran in the box may have written there."""
+    place = emulator.volume("records") / "run"
+    for name in ("recording.jsonl", "box.log", "ranks/w1/0/stdout.log", "weights.bin", "ranks/w1/0/.bashrc"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"x" * 100)
+    asked: list[str] = []
+
+    def limit_of(path: str) -> int:
+        asked.append(path)
+        return {"recording.jsonl": 60, "box.log": 100}.get(path, 0)
+
+    read = dict(modal_client.stored("records", "run", limit_of))
+    assert read == {"recording.jsonl": b"x" * 60, "box.log": b"x" * 100}
+    assert "weights.bin" in asked
+    assert list(modal_client.stored("records", "nowhere", limit_of)) == []
 
 
 def test_a_run_that_is_nowhere(emulator: Emulator, project: Path) -> None:
