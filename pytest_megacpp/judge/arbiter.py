@@ -7,7 +7,7 @@ left without an answer is never green.
 from collections import defaultdict
 from collections.abc import Callable
 
-from pytest_megacpp.judge import deaths, devices, mismatches, outcomes, stalls, startup
+from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
 from pytest_megacpp.judge.aftermath import threads_that_raised, victims
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
@@ -115,7 +115,7 @@ def _fault(case: Case) -> Finding | None:
 def _waiting(case: Case) -> Finding | None:
     if case.why == "mismatch" and not victims(case):
         return mismatches.seen_by_box_only(case)
-    return stalls.find(case)
+    return stalls.find(case) or limits.find(case)
 
 
 def _unexplained(case: Case) -> Finding:

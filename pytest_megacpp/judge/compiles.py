@@ -1,0 +1,91 @@
+"""Owns ranks that compile for too long while others wait, or by themselves; must not know other reasons to wait."""
+
+from collections.abc import Sequence
+
+from pytest_megacpp.judge import aftermath, standing
+from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.phrases import plain, seconds, was
+from pytest_megacpp.judge.standing import Standstill
+from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence
+from pytest_megacpp.recording.ranks import ranks_named
+
+
+def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
+    """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
+    own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
+    resting = case.why == "stall" and all(standing.quiet_s(case, r) >= case.test.limits.stall for r in own)
+    return own if resting else ()
+
+
+def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
+    """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
+    what = f" in {still.what}" if still.waits else ""
+    others = tuple(Consequence(r, "was missing as well", "straggler") for r in still.roots if r not in blamed)
+    return Finding(
+        Code.COMPILE_SKEW,
+        f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)} while {standing.wait_text(case, still)}{what}",
+        blamed,
+        "no-progress" if at_rest else None,
+        standing.phase(case, still, blamed),
+        (*standing.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
+        (*standing.waiters(case, still, blamed), *others),
+        frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
+        (*standing.doubts(case, still), *_compile_doubts(case, blamed)),
+        time_s=standing.since_s(case, still),
+    )
+
+
+def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
+    if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
+        return "still loading torch's compiler"
+    return f"{'in a compile that makes no progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
+
+
+def _compiled_for(case: Case, blamed: Sequence[int]) -> str:
+    since = [s for r in blamed if (s := case.ranks[r].compiling_since_s) is not None]
+    return seconds(max(0.0, case.moment_s - min(since))) if since else "not finished"
+
+
+def _compile_evidence(case: Case, rank: int) -> Evidence | None:
+    view = case.ranks[rank]
+    if view.sample is None:
+        return None
+    names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
+    if not names and view.imports_compiler():
+        return Evidence(rank, view.stacks[-1][0], "stack", "loads torch's compiler")
+    total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
+    text = f"compiling: {names or 'until just now'}{total}"
+    return Evidence(rank, view.compiling_since_s or view.sample_s, "counters", text)
+
+
+def stall(case: Case) -> Finding:
+    """Ranks compiled beyond their own limit, whoever waited."""
+    limit_s = case.test.limits.compile
+    since = {r: s for r, v in case.ranks.items() if (s := v.compiling_since_s) is not None}
+    long = tuple(sorted(r for r, s in since.items() if case.end_s - s >= limit_s - 1.0))
+    blamed = long or tuple(sorted(since)) or tuple(r for r in (case.test.acted.missing if case.test.acted else ()))
+    doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show who compiled for so long"),)
+    waiting = set(aftermath.stuck(case, blamed))
+    return Finding(
+        Code.COMPILE_STALL,
+        f"{ranks_named(blamed)} compiled for {_compiled_for(case, blamed)} in one go, the limit is {seconds(limit_s)}",
+        blamed,
+        None,
+        case.phase_of(blamed[0]) if blamed else "call",
+        (
+            *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r)),
+            *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)),
+        ),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.COUNTERS, Source.CLOCKS}),
+        doubts,
+        time_s=min((since[r] for r in blamed if r in since), default=case.end_s),
+    )
+
+
+def _compile_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
+    """The box said that they compile, and neither counters nor stacks say so."""
+    views = [case.ranks[r] for r in blamed]
+    idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
+    return (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compile, the recording doesn't"),) if idle else ()

@@ -1,0 +1,136 @@
+"""Owns what it means that a limit of the test or the run passed: who moved last decides; must not know errors."""
+
+from collections.abc import Iterable, Sequence
+
+from pytest_megacpp.judge import aftermath, stalls, standing
+from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.phrases import plain, seconds, was
+from pytest_megacpp.judge.standing import Standstill, standstill
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.recording.collectives import bare_op
+from pytest_megacpp.recording.ranks import ranks_named
+
+RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
+
+
+def find(case: Case) -> Finding | None:
+    """The finding for a test that the box ended at such a limit."""
+    return _limit(case) if case.why in ("test-limit", "run-limit") else None
+
+
+def _limit(case: Case) -> Finding:
+    """A limit passed: who moved last decides."""
+    present = [r for r in sorted(case.ranks) if not case.is_through(r)]
+    quiet_s = min((standing.quiet_s(case, r) for r in present), default=0.0)
+    stall_s = case.test.limits.stall
+    if not present or not _was_watched(case, present):
+        return _unclear(case, present, "nothing was seen of what they did")
+    if quiet_s >= stall_s:
+        return _nobody_moved(case, present, quiet_s)
+    if quiet_s < min(stall_s, max(RECENT_S, case.test.limits.test / 4)):
+        return _overtime(case, present)
+    return _unclear(case, present, f"nobody had moved for {seconds(quiet_s)}, which is less than the stall limit")
+
+
+def _was_watched(case: Case, present: Iterable[int]) -> bool:
+    return any(case.ranks[r].sample is not None for r in present)
+
+
+def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
+    still = standstill(case)
+    if still.cycle or (still.roots and (still.waits or still.waiting)):
+        return stalls.waited(case, still)
+    if busy := tuple(r for r in present if case.has_only_queued(r)):
+        return _devices_busy(case, still, busy, quiet_s)
+    blamed = still.waiting or tuple(present)
+    where = dict.fromkeys(w for r in blamed[:16] if (w := case.location(r)))
+    at = f" (in {next(iter(where))})" if len(where) == 1 else ""
+    return Finding(
+        Code.HANG,
+        f"{was(blamed)} without progress for {seconds(quiet_s)} when the {_name(case)} limit passed{at}",
+        blamed,
+        None,
+        case.phase_of(blamed[0]),
+        (*standing.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
+        relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
+        certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
+        time_s=case.end_s,
+    )
+
+
+def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s: float) -> Finding:
+    """Hosts queued a collective behind kernels that don't end; whether they are hung or only long is not told."""
+    its = "its device has" if len(busy) == 1 else "their devices have"
+    queued = case.ranks[busy[0]].collectives.pending()[0]
+    what = f"{bare_op(plain(queued.op, 60))} #{queued.seq}"
+    where = case.location(busy[0])
+    at = f", in {where}" if where else ""
+    return Finding(
+        Code.HANG,
+        f"{ranks_named(busy)} queued {what} {seconds(quiet_s)} before the {_name(case)} limit passed, and {its} not "
+        f"begun it: an earlier kernel does not end{at}",
+        busy,
+        "device-busy",
+        case.phase_of(busy[0]),
+        (*_limit_evidence(case, busy), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
+        relies=frozenset({Source.COLLECTIVES}),
+        certainty=Certainty.LIKELY,
+        time_s=case.end_s,
+    )
+
+
+def _name(case: Case) -> str:
+    return "run" if case.why == "run-limit" else "test"
+
+
+def _limit_evidence(case: Case, present: Sequence[int]) -> tuple[Evidence, ...]:
+    acted = case.test.acted
+    why = plain(acted.why, 40) if acted else ""
+    box = (Evidence(None, case.end_s, "box", f"ended the test ({why}): {plain(acted.detail)}"),) if acted else ()
+    return (*box, *aftermath.first_few(present, lambda r: _progress_evidence(case, r)))
+
+
+def _progress_evidence(case: Case, rank: int) -> Evidence:
+    where = case.location(rank)
+    compiling = ", compiling" if case.is_compiling(rank) else ""
+    return Evidence(
+        rank, case.ranks[rank].progress_s, "counters", f"last progress{compiling}{f', in {where}' if where else ''}"
+    )
+
+
+def _overtime(case: Case, present: Sequence[int]) -> Finding:
+    limit = f"its limit of {seconds(case.test.limits.test)}" if _name(case) == "test" else "the limit of the whole run"
+    compiling = [r for r in present if case.is_compiling(r)]
+    still = standstill(case)
+    waited = (
+        f"; {ranks_named(still.waiting)} waited for {ranks_named(still.roots)}" if still.roots and still.waits else ""
+    )
+    doing = f"; {ranks_named(compiling)} still compiled" if compiling else waited
+    return Finding(
+        Code.OVERTIME,
+        f"the test was still making progress when {limit} passed{doing}",
+        (),
+        "run-limit" if case.why == "run-limit" else None,
+        case.phase_of(present[0]),
+        _limit_evidence(case, present),
+        relies=frozenset({Source.COUNTERS, Source.CLOCKS}),
+        time_s=case.end_s,
+    )
+
+
+def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
+    still = standstill(case)
+    roots = (
+        f"; {ranks_named(still.waiting)} waited for {ranks_named(still.roots)}" if still.roots and still.waits else ""
+    )
+    return Finding(
+        Code.UNCLEAR,
+        f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{roots}",
+        (),
+        None,
+        case.phase_of(present[0]) if present else "call",
+        (*_limit_evidence(case, present), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
+        certainty=Certainty.GUESS,
+        time_s=case.end_s,
+    )

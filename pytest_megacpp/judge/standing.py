@@ -1,0 +1,202 @@
+"""Owns who waits for whom at the moment that decides, and how that is told; must not know what the missing ranks do.
+
+Waiting ranks are followed to those they wait for, until somebody is found who doesn't wait: the *root*.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.findings import Doubt, Source
+from pytest_megacpp.judge.phrases import plain, seconds
+from pytest_megacpp.judge.verdicts import Consequence, Evidence
+from pytest_megacpp.recording.collectives import Wait
+from pytest_megacpp.recording.ranks import ranks_named
+
+RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
+_MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """Who waits, for whom, at the moment. `cycle`: waits that wait for each other. `guessed`: partners not known."""
+
+    waits: tuple[Wait, ...]
+    waiting: tuple[int, ...]
+    roots: tuple[int, ...]
+    cycle: tuple[Wait, ...] = ()
+    guessed: bool = False
+    by_box: bool = False
+
+    @property
+    def what(self) -> str:
+        """What is waited in, as the object of a sentence."""
+        return str(self.waits[0]) if self.waits else ""
+
+
+def standstill(case: Case) -> Standstill:
+    """Follows the waits of the moment to their roots."""
+    starts = _started_long_ago(case)
+    roots, visited = _follow(case, starts)
+    waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
+    if roots:
+        return Standstill(tuple(visited), waiting, roots)
+    if cycle := _cycle(case, visited):
+        return Standstill(tuple(visited), waiting, (), cycle)
+    if case.blocked or any(not case.knows_members(w.group) for w in visited):
+        elsewhere = _elsewhere(case) or _outnumbered(case, waiting)
+        waiting = tuple(r for r in waiting if r not in elsewhere)
+        return Standstill(tuple(visited), waiting, elsewhere, guessed=bool(elsewhere))
+    return _as_box_saw(case) or Standstill(tuple(visited), waiting, ())
+
+
+def _started_long_ago(case: Case) -> list[Wait]:
+    """The waits that count: those at least half as old as the oldest."""
+    if not case.waits:
+        return []
+    oldest_s = case.waits[0].since_s
+    return [w for w in case.waits if case.moment_s - w.since_s >= (case.moment_s - oldest_s) / 2]
+
+
+def _follow(case: Case, starts: Iterable[Wait]) -> tuple[tuple[int, ...], list[Wait]]:
+    """The ranks at the end of the waits that don't wait themselves, and the waits on the way."""
+    todo, visited, roots = list(starts), dict[tuple[str, int], Wait](), set[int]()
+    while todo:
+        wait = todo.pop(0)
+        if wait.number in visited:
+            continue
+        visited[wait.number] = wait
+        for rank in wait.missing:
+            if rank in case.waiting_in:
+                todo.append(case.waiting_in[rank])
+            elif rank not in case.blocked:
+                roots.add(rank)
+    return tuple(sorted(roots)), list(visited.values())
+
+
+def _cycle(case: Case, visited: Sequence[Wait]) -> tuple[Wait, ...]:
+    """Waits of different groups whose missing ranks sit in another of them."""
+    tangled = [w for w in visited if any(r in case.waiting_in for r in w.missing)]
+    return tuple(tangled) if len({w.group for w in tangled}) > 1 else ()
+
+
+def _elsewhere(case: Case) -> tuple[int, ...]:
+    """Ranks that don't wait: those still in the test, or when all others left it, these."""
+    idle = [r for r in sorted(case.ranks) if r not in case.waiting_in and r not in case.blocked]
+    idle = [r for r in idle if r not in case.troubles]
+    present = tuple(r for r in idle if not case.has_left(r))
+    return present or tuple(idle)
+
+
+def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
+    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
+    together: dict[object, list[int]] = defaultdict(list)
+    for rank in waiting:
+        wait, call = case.waiting_in.get(rank), case.blocked.get(rank)
+        together[wait.number if wait else "message" if call in _MESSAGES else call].append(rank)
+    most = max(together.values(), key=len, default=[])
+    return tuple(r for r in waiting if r not in most) if 2 * len(most) > len(case.ranks) else ()
+
+
+def _as_box_saw(case: Case) -> Standstill | None:
+    """What the box had seen when it acted, where the recording shows less."""
+    acted = case.test.acted
+    if acted is None or case.waits or not acted.waiting:
+        return None
+    waiting = tuple(r for r in acted.waiting if r in case.ranks)
+    missing = tuple(r for r in acted.missing if r in case.ranks and r not in waiting)
+    return Standstill((), waiting, missing, by_box=True) if waiting else None
+
+
+# -- as text and evidence ----------------------------------------------------------------------------------
+
+
+def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
+    """Why this picture of who waits may be wrong."""
+    found = []
+    if still.guessed:
+        found.append(Doubt(Source.GROUPS, "whom they waited for is not recorded"))
+    if still.by_box:
+        found.append(Doubt(Source.COLLECTIVES, "only the box saw the wait, the recording doesn't show it"))
+    unknown = [w.group for w in still.waits if not case.knows_members(w.group)]
+    if unknown:
+        found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are not known"))
+    disputed = [w.group for w in still.waits if case.test.groups.disputes(w.group)]
+    if disputed:
+        found.append(Doubt(Source.GROUPS, f"ranks told different members of group {plain(disputed[0], 40)}"))
+    return (*found, *_contradictions(case, still))
+
+
+def _contradictions(case: Case, still: Standstill) -> Iterable[Doubt]:
+    """The box named others as missing than the recording does."""
+    acted = case.test.acted
+    if acted is None or not acted.missing or still.guessed or still.by_box or case.moment_s < case.end_s:
+        return ()
+    first = still.waits[0].missing if still.waits else ()
+    if set(acted.missing) & {*still.roots, *first}:
+        return ()
+    return (Doubt(Source.COLLECTIVES, f"the box saw {ranks_named(acted.missing)} missing, the recording doesn't"),)
+
+
+def since_s(case: Case, still: Standstill) -> float:
+    """When the first of them began to wait."""
+    acted = case.test.acted
+    if still.waits:
+        return still.waits[0].since_s
+    return case.moment_s - (acted.waited_s if acted and case.moment_s == case.end_s else 0.0)
+
+
+def wait_text(case: Case, still: Standstill) -> str:
+    """`ranks 0,1,3 waited 120 s`, `rank 0 waited 3 s in recv`."""
+    calls = sorted(set(case.blocked.values()))
+    where = f" in {calls[0]}" if not still.waits and calls else ""
+    waited_s = case.waited_s(since_s(case, still))
+    if not waited_s and aftermath.victims(case):
+        return f"{ranks_named(still.waiting)} gave up waiting"
+    return f"{ranks_named(still.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
+
+
+def wait_evidence(case: Case, still: Standstill) -> tuple[Evidence, ...]:
+    """Who is in what, where they stand, and what the box said."""
+    acted = case.test.acted
+    waits = tuple(aftermath.wait_evidence(w) for w in still.waits[:4])
+    first = {w.waiting[0]: str(w) for w in reversed(still.waits[:4])} | case.blocked
+    calls = aftermath.first_few(first, lambda r: stack_evidence(case, r, f"waits in {first[r]}{_at(case, r)}"))
+    told = (wait_text(case, still) if still.waiting else plain(acted.detail)) if acted else ""
+    box = (Evidence(None, case.end_s, "box", f"ended the test ({plain(acted.why, 40)}): {told}"),) if acted else ()
+    return (*waits, *calls, *box)
+
+
+def _at(case: Case, rank: int) -> str:
+    where = case.location(rank)
+    return f" at {where}" if where else ""
+
+
+def stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
+    """Something that the newest stack of a rank shows."""
+    taken = case.ranks[rank].stack()
+    return Evidence(rank, taken[0], "stack", text) if taken else None
+
+
+def waiters(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[Consequence, ...]:
+    """What the waiting ranks that nobody blames went through."""
+    known = {c.rank: c for c in aftermath.consequences(case, blamed)}
+    waited = wait_text(case, still).partition(" waited")[2]
+    for rank in still.waiting:
+        if rank not in blamed:
+            known.setdefault(rank, Consequence(rank, f"waited{waited}"))
+    return tuple(known[r] for r in sorted(known))
+
+
+def phase(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
+    """Where the blamed ranks are; when they left, where the others wait for them."""
+    present = [r for r in blamed if not case.has_left(r)] or list(still.waiting)
+    failed = [case.troubles[r].phase for r in present if r in case.troubles]
+    return failed[0] if failed else case.phase_of(present[0]) if present else "call"
+
+
+def quiet_s(case: Case, rank: int) -> float:
+    """How long a rank had made no progress when the test was ended."""
+    return case.end_s - case.ranks[rank].moved_s
