@@ -19,7 +19,6 @@ from pytest_megacpp.desk.options import (
     read_gate,
     read_lanes,
     read_table,
-    read_test_files,
     twin,
 )
 from pytest_megacpp.desk.rundir import mark_interrupted
@@ -172,11 +171,12 @@ def _init(desk: Desk, arguments: argparse.Namespace) -> int:
 
 def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.gate import decide, explained
+    from pytest_megacpp.desk.pytest_files import read_test_files
 
     since = arguments.since or desk.settings.get("gate_since")
     revision = text(since, what="the revision", where="megacpp gate --since")
     rules = read_gate(desk.settings)
-    gate = decide(revision, rules, desk.root, read_test_files(desk.root / "pyproject.toml"), sys.path)
+    gate = decide(revision, rules, desk.root, read_test_files(desk.root), sys.path)
     _say(explained(gate, everything=arguments.explain))
     _say([f"triggered: {', '.join(decision.rule.name for decision in gate.triggered) or 'none'}"])
     return OK

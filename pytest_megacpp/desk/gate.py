@@ -5,10 +5,9 @@ above that and by pytest's configuration; with `follow_imports` also file by fil
 A test that no rule guards runs always: a new suite must not stay outside because nobody wrote a rule for it.
 """
 
-import fnmatch
 import os
 import posixpath
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +15,11 @@ import pytest
 
 from pytest_megacpp.desk.changes import Changes, changes_since, python_files
 from pytest_megacpp.desk.imports import ImportGraph, Reach
+from pytest_megacpp.desk.pytest_files import CONFIG_FILES, is_test_file
 from pytest_megacpp.desk.rules import WHERE, Rule, check_places
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.clean import one_line
 
-CONFIG_FILES = ("pyproject.toml", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg")
 NATIVE = frozenset(
     {".c", ".cc", ".cpp", ".cu", ".cuh", ".cxx", ".h", ".hpp", ".inl", ".ptx", ".pyx", ".pxd", ".so", ".rs"}
 )
@@ -43,6 +42,10 @@ class Decision:
     def triggered(self) -> bool:
         return bool(self.why or self.files)
 
+    def knows(self, file: str) -> bool:
+        """Whether this decides about a file's tests: of a file that pytest takes for no test no import was followed."""
+        return bool(self.why) or not self.rule.follow_imports or file in self.guarded
+
     @property
     def reasons(self) -> tuple[str, ...]:
         return self.why or tuple(dict.fromkeys(self.files.values()))
@@ -63,7 +66,8 @@ class Gate:
 
     def deciding(self, nodeid: str) -> tuple[Decision, ...]:
         """The decisions of the rules that guard a test, empty if none does."""
-        return tuple(d for d in self.decisions if d.rule.guards(nodeid))
+        file = nodeid.partition("::")[0]
+        return tuple(d for d in self.decisions if d.rule.guards(nodeid) and d.knows(file))
 
     def triggered_for(self, nodeid: str) -> tuple[Decision, ...]:
         """Those that make it run."""
@@ -127,6 +131,8 @@ class _Inquiry:
         why = list(self._whole(rule, globs))
         if why or not rule.follow_imports:
             return Decision(rule, tuple(dict.fromkeys(why)), guarded=files)
+        if not files and (changed := self._changed_source()):
+            return Decision(rule, (f"no test file is found in what it runs, so it may import {self._told(changed)}",))
         reasons = {file: reason for file in files if (reason := self._imported(file))}
         return Decision(rule, (), reasons, files)
 
@@ -191,8 +197,12 @@ class _Inquiry:
         """What a file imports without saying so may be any module that changed; a submodule may hold anything."""
         if self.changes.opaque:
             return f"{self._told(min(self.changes.opaque))} is a repository of its own, whose files aren't read"
-        changed = next((p for p in self.changes.paths if p.endswith(".py") or _is_native(p)), None)
+        changed = self._changed_source()
         return f"{one_line(reach.opaque[0], 200)}: it may be {self._told(changed)}" if reach.opaque and changed else ""
+
+    def _changed_source(self) -> str | None:
+        """A changed file that might be imported, if there is one."""
+        return next((p for p in self.changes.paths if p.endswith(".py") or _is_native(p)), None)
 
     def _native(self, reach: Reach) -> str:
         """Sources that Python modules load or build: beside an imported module or below its directory."""
@@ -229,12 +239,6 @@ class _Inquiry:
             found = [place] if path.is_file() else _python_below(path, self.project)
             known = (file for file in found if path.is_file() or is_test_file(file, self.test_files))
             yield from (file for file in known if rule.may_guard(file))
-
-
-def is_test_file(path: str, patterns: Collection[str]) -> bool:
-    """As pytest's `python_files` has it: a pattern with a slash sees the whole path, others the name."""
-    name = posixpath.basename(path)
-    return any(fnmatch.fnmatch(f"/{path}" if "/" in p else name, f"*/{p}" if "/" in p else p) for p in patterns)
 
 
 def _python_below(folder: Path, start: Path | None = None) -> Iterator[str]:

@@ -324,20 +324,6 @@ def read_table(pyproject: Path) -> dict[str, object]:
     return settings
 
 
-def read_test_files(pyproject: Path) -> tuple[str, ...]:
-    """pytest's `python_files` as this file has it, for those who look without pytest's session; else its default."""
-    import tomllib
-
-    try:
-        options = tomllib.loads(pyproject.read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
-        found = options["python_files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if isinstance(found, str):
-        found = found.split()
-    return tuple(map(str, found)) if isinstance(found, list) and found else ("test_*.py", "*_test.py")
-
-
 def read_gate(settings: Mapping[str, object]) -> "tuple[Rule, ...]":
     """The rules of the gate; none without a table of them. Raises UsageError."""
     if "gate" not in settings:

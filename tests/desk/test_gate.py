@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.gate import Gate, as_json, decide, explained, is_test_file
+from pytest_megacpp.desk.gate import Gate, as_json, decide, explained
 from pytest_megacpp.desk.rules import Rule
 from tests.desk.repository import Repository
 
@@ -197,6 +197,28 @@ def test_unguarded_tests_always_run(ask: Ask) -> None:
     assert not gate.deciding("elsewhere/test_new.py::test_x")
 
 
+def test_a_file_that_pytest_takes_for_no_test_is_guarded_by_globs_alone(ask: Ask, repository: Repository) -> None:
+    """It can be collected by name or by a plugin; what it imports was not followed, so it runs."""
+    repository.write("suites/bench.py", "import blocks.moe")
+    repository.commit()
+    repository.git("tag", "-f", "base")
+    gate = ask([IMPORTS])
+    assert gate.runs("suites/bench.py::test_fast")
+    assert not gate.runs("suites/test_blocks.py::test_one")
+    watching = Rule("watching", ("blocks/*.py",), ("suites",), follow_imports=True)
+    assert ask([watching], "blocks/moe.py").triggered_for("suites/bench.py::test_fast")
+
+
+def test_a_rule_in_which_no_test_file_is_found_may_import_anything(ask: Ask, repository: Repository) -> None:
+    repository.write("cases/all.yaml")
+    repository.commit()
+    repository.git("tag", "-f", "base")
+    cases = Rule("cases", (), ("cases",), follow_imports=True)
+    assert not ask([cases], "README.md").triggered
+    (decision,) = ask([cases], "lib/helper.py").triggered
+    assert decision.why == ("no test file is found in what it runs, so it may import lib/helper.py",)
+
+
 def test_many_reasons_are_counted(ask: Ask) -> None:
     gate = ask([KERNELS], *(f"kernels/k{n}.py" for n in range(9)))
     assert explained(gate)[-1] == "    and 5 more"
@@ -218,17 +240,3 @@ def test_the_gate_is_kept(ask: Ask) -> None:
 def test_a_glob_without_sense_is_refused(ask: Ask) -> None:
     with pytest.raises(pytest.UsageError, match=r"'bad'.*a glob of its paths makes no sense"):
         ask([Rule("bad", ("!",), ("suites",))])
-
-
-@pytest.mark.parametrize(
-    ("path", "patterns", "there"),
-    [
-        ("a/test_b.py", DEFAULT_TEST_FILES, True),
-        ("a/b_test.py", DEFAULT_TEST_FILES, True),
-        ("a/b.py", DEFAULT_TEST_FILES, False),
-        ("a/check_b.py", ("check_*.py",), True),
-        ("a/gpu/b.py", ("gpu/*.py",), True),
-    ],
-)
-def test_test_files_are_known_as_pytest_knows_them(path: str, patterns: tuple[str, ...], there: bool) -> None:
-    assert is_test_file(path, patterns) is there
