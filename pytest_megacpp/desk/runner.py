@@ -95,6 +95,11 @@ class LaneRunner:
         """What a gate has to say against this session."""
         return self._gatekeeper.complaints if self._gatekeeper is not None else ()
 
+    @property
+    def needed_none(self) -> bool:
+        """Whether a gate needed none of the lane tests that were there."""
+        return self._gatekeeper is not None and self._gatekeeper.ran_nothing_rightly
+
     # -- what will happen ----------------------------------------------------------------------------------
 
     def _where(self) -> Place:
@@ -363,7 +368,7 @@ class LaneRunner:
         """GitHub reads commands from the beginning of a line."""
         keeper = self._gatekeeper
         announcer.complain(keeper.complaints if keeper else ())
-        notes = [*keeper.header(), *keeper.told(), *keeper.complaints] if keeper else []
+        notes = [*keeper.header(), *keeper.told()] if keeper else []
         unwritten = announcer.write_summary(self._runs, [note.strip() for note in notes])
         terminalreporter.ensure_newline()
         for line in (*announcer.lines(), *([unwritten] if unwritten else [])):

@@ -23,12 +23,14 @@ class Answer(IntEnum):
 
 
 class _Witness:
-    """A plugin that counts whose fault failures are."""
+    """A plugin that counts whose fault failures are, and that lane tests were run at all."""
 
     def __init__(self) -> None:
         self.failed = 0
         self.untested = 0
         self.lanes_asked = False
+        self.ran = False
+        self.needed_none = False
         self.left = False
         self.complaints: Sequence[str] = ()
 
@@ -37,15 +39,17 @@ class _Witness:
         runner = session.config.pluginmanager.get_plugin("megacpp-runner")
         self.lanes_asked = runner is not None
         self.left = runner is not None and runner.left
+        self.needed_none = runner is not None and runner.needed_none
         self.complaints = runner.complaints if runner is not None else ()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.failed += report.failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        told = dict(report.user_properties)
+        self.ran = self.ran or told.get("megacpp_verdict", Code.SKIPPED) != Code.SKIPPED
         if not report.failed:
             return
-        told = dict(report.user_properties)
         untested = told.get("megacpp_verdict") in NOT_THE_CODE and told.get("megacpp_cause") not in BY_THE_TEST
         self.untested += untested
         self.failed += not untested
@@ -64,8 +68,10 @@ def _answer(code: int, seen: _Witness) -> tuple[Answer, str]:
     match code:
         case pytest.ExitCode.OK if seen.left:
             return Answer.UNTESTED, "submitted; its results come with --attach"
-        case pytest.ExitCode.OK if seen.lanes_asked:
+        case pytest.ExitCode.OK if seen.ran or seen.needed_none:
             return Answer.PASSED, ""
+        case pytest.ExitCode.OK if seen.lanes_asked:
+            return Answer.UNTESTED, "no lane test was run: there was none, or all were skipped or only collected"
         case pytest.ExitCode.OK:
             return Answer.UNTESTED, "no lane was asked for; add -m LANE or --surface"
         case pytest.ExitCode.NO_TESTS_COLLECTED:

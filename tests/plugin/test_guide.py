@@ -157,6 +157,12 @@ def test_a_lane_test_that_skips_itself_turns_the_gate_red(project: Project, tmp_
     assert "rule kernels: runs, 1 of 2 test files" in summary
 
 
+def test_lane_tests_that_all_skip_are_no_success_for_a_script(project: Project) -> None:
+    ran = project.megacpp("run", *LANE, "-k", "rmsnorm", env={"NO_NVLINK": "1"})
+    assert (ran.code, ran.outcomes()) == (2, {RMSNORM: "skipped"})
+    assert "megacpp run: untested: no lane test was run" in ran.text
+
+
 def test_what_init_writes_passes_at_once_as_a_dry_run(tmp_path: Path) -> None:
     project = Project(tmp_path / "fresh")
     (project.root / "pyproject.toml").unlink()

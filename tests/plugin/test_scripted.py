@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.gated import GATE, Gated
-from tests.plugin.project import LANE
+from tests.plugin.project import DRY, LANE
 
 PASSED, FAILED, UNTESTED = 0, 1, 2
 
@@ -52,6 +52,8 @@ def test_a_file_that_does_not_import_failed(gated: Gated) -> None:
     [
         (("tests",), "no lane was asked for; add -m LANE or --surface"),
         ((*LANE, "tests"), "no test was selected"),
+        ((*LANE, "--collect-only", "suites"), "no lane test was run"),
+        ((*DRY, "tests"), "no lane test was run"),
         ((*LANE, "--no-such-option"), "pytest refused to start"),
         ((*LANE, "--gate-since", "nonsense"), "pytest refused to start"),
     ],
