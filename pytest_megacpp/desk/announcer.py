@@ -13,6 +13,7 @@ import pytest
 from pytest_megacpp.desk.rundir import replace_file
 from pytest_megacpp.desk.session import LaneRun
 from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.annotations import BAD, Annotation, summary, telling_line, workflow_commands
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.text import headline
@@ -33,6 +34,7 @@ class Announcer:
     root: Path
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     _annotations: list[Annotation] = field(default_factory=list)
+    _complaints: tuple[str, ...] = ()
 
     def note(self, item: pytest.Item, result: TestResult, run: LaneRun) -> None:
         """A reported result; failures are worth an annotation at the line that tells most."""
@@ -47,6 +49,8 @@ class Announcer:
         self._annotations.append(Annotation(title, redact(headline(result.verdict)), self._from_top(file), line))
 
     def complain(self, complaints: Sequence[str]) -> None:
+        """What a gate has against this session, which makes it red whatever the tests say."""
+        self._complaints = tuple(complaints)
         self._annotations += [Annotation("gate", complaint) for complaint in complaints]
 
     def lines(self) -> list[str]:
@@ -55,8 +59,8 @@ class Announcer:
     def write_summary(self, runs: Sequence[LaneRun], notes: Sequence[str]) -> str | None:
         """Into GitHub's file, else into each run's directory. What couldn't be written, and why."""
         texts = [self._summary(run, notes) for run in runs]
-        if not runs and notes:
-            texts = ["\n".join(["### gate", "", *(f"- {one_line(note, 400)}" for note in notes), ""])]
+        if not runs and (notes or self._complaints):
+            texts = [summary("gate", [], Timeline(), notes=notes, complaints=self._complaints)]
         try:
             self._write(runs, texts)
         except OSError as error:
@@ -77,7 +81,8 @@ class Announcer:
         title = f"{run.plan.lane} on {run.plan.gpu}{dry}"
         results = [run.judged[index] for index in sorted(run.judged)]
         seconds = f"run {run.plan.run_id}, {run.timeline.last_s:.0f} s"
-        return run.redactor.text(summary(title, results, run.timeline, notes=(*notes, seconds)))
+        told = summary(title, results, run.timeline, notes=(*notes, seconds), complaints=self._complaints)
+        return run.redactor.text(told)
 
     def _from_top(self, file: Path) -> str:
         """As GitHub names files: from the top of the repository."""

@@ -17,6 +17,7 @@ from pytest_megacpp.desk.options import Options
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.events import Json, RunStarted
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted
 
 KEPT_NAMES = 5
 
@@ -134,8 +135,8 @@ class Gatekeeper:
         for decision in self.gate.triggered:
             names = [name for name in self._wanted if decision in self.gate.triggered_for(name)]
             if names and not self._executed.intersection(names):
-                told = f"rule {decision.rule.name} was triggered, but none of its {len(names)} tests was executed"
-                self._complain(told)
+                told = f"of its {counted(len(names), 'test')} none was executed"
+                self._complain(f"rule {decision.rule.name} was triggered, but {told}")
 
     def check_run(self, run_id: str, started: RunStarted | None, here: str, *, dry: bool) -> None:
         """Whether a run that was made before proves this change. `here` is the revision that the gate looks at."""
@@ -154,9 +155,9 @@ class Gatekeeper:
         """For the end of the session."""
         lines = []
         if self.left_out:
-            lines.append(f"{self.left_out} lane tests left out: nothing that their rules watch changed")
+            lines.append(f"{counted(self.left_out, 'lane test')} left out: nothing that their rules watch changed")
         if self.unguarded:
-            lines.append(f"{self.unguarded} lane tests are guarded by no rule, so they always run")
+            lines.append(f"guarded by no rule, so always run: {counted(self.unguarded, 'lane test')}")
         return lines
 
     def as_json(self) -> dict[str, Json]:

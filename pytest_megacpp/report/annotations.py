@@ -96,14 +96,23 @@ def _inside(file: str, line: int, cwd: str) -> tuple[str, int] | None:
 # -- the summary -----------------------------------------------------------------------------------------------
 
 
-def summary(title: str, results: Sequence[TestResult], timeline: Timeline, *, notes: Iterable[str] = ()) -> str:
-    """One run as Markdown: how it went, then each failing test with a small table of its ranks."""
+def summary(
+    title: str,
+    results: Sequence[TestResult],
+    timeline: Timeline,
+    *,
+    notes: Iterable[str] = (),
+    complaints: Sequence[str] = (),
+) -> str:
+    """One run as Markdown: how it went, what a gate has to say, then each failing test with a table of its ranks."""
     bad = [result for result in results if result.outcome in BAD]
     outcomes = [str(result.outcome) for result in results]
     counts = ", ".join(f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes) or "nothing ran"
-    mark = "✗" if bad else "✓" if results else "–"
+    ran = any(result.outcome is not Outcome.SKIPPED for result in results)
+    mark = "✗" if bad or complaints else "✓" if ran else "–"
     lines = [f"### {mark} {_markdown(title)}: {counts}", ""]
     lines += [f"- {_markdown(note)}" for note in notes]
+    lines += [f"- ✗ {_markdown(complaint)}" for complaint in complaints]
     for result in bad[:KEPT_FAILURES]:
         lines += ["", *_failure(result, timeline)]
     if len(bad) > KEPT_FAILURES:

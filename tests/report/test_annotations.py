@@ -115,6 +115,15 @@ def test_a_green_summary_is_short() -> None:
     assert summary("h200x8", [], story.timeline) == "### – h200x8: nothing ran\n"
 
 
+def test_a_summary_is_not_green_without_having_run_or_against_a_gate() -> None:
+    story = Story(2)
+    skipped = result(Verdict(Code.SKIPPED, "2 ranks skipped"), Outcome.SKIPPED)
+    assert summary("h200x8", [skipped], story.timeline) == "### – h200x8: 1 skipped\n"
+    green = result(Verdict(Code.PASSED, "2 ranks passed"), Outcome.PASSED)
+    told = summary("h200x8", [green], story.timeline, complaints=["a_b was selected, but never reported"])
+    assert told == "### ✗ h200x8: 1 passed\n\n- ✗ a\\_b was selected, but never reported\n"
+
+
 def test_many_failures_and_many_ranks_stay_readable() -> None:
     story, judged = killed(1024)
     text = summary("h200x8", [judged] * 60, story.timeline)
