@@ -303,7 +303,8 @@ class ModalBox:
         except failures.SurfaceTrouble as e:
             self._problem = e.problem
         except Exception as e:
-            self._problem = failures.trouble(e).problem
+            at_work = self._reached_s is not None
+            self._problem = failures.given_up(e) if at_work else failures.trouble(e).problem
         finally:
             with contextlib.suppress(Exception):
                 self._give_back()

@@ -133,6 +133,12 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
     return ProblemFound("box-lost", "cut-off", f"the sandbox ended with exit {code}{words}", "rerun")
 
 
+def given_up(error: BaseException) -> ProblemFound:
+    """What an exception means while a box is at work: nothing was refused any more."""
+    told = f"following the box failed: {type(error).__name__}: {' '.join(str(error).split())}"
+    return ProblemFound("box-lost", "cut-off", told[:DETAIL_CHARS], "rerun")
+
+
 def unreachable_box(run_id: str, seconds: float, lease_s: float) -> ProblemFound:
     """Connected before, and now not for long."""
     then = f"without a desk it ends within {lease_s:g} s" if lease_s else "it works on without a desk"

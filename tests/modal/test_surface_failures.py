@@ -185,6 +185,18 @@ def test_the_sandbox_s_own_limit(emulator: Emulator, project: Path) -> None:
     assert problem_of(box).cause == "sandbox-timeout"
 
 
+def test_credentials_that_are_withdrawn_while_it_works(emulator: Emulator, project: Path) -> None:
+    """Nothing was refused before the launch, so nothing is `blocked`."""
+    box = started(project, dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    for rpc in ("SandboxWait", "SandboxWaitV2"):
+        emulator.faults.statuses[rpc] = [(Status.UNAUTHENTICATED, "this token was revoked")]
+    problem = problem_of(box)
+    assert (problem.code, problem.cause) == ("box-lost", "cut-off")
+    assert "this token was revoked" in problem.detail
+
+
 def test_terminated_by_somebody(emulator: Emulator, project: Path) -> None:
     box = started(project, dry_run=True)
     while not said(box, ev.RunStarted):

@@ -105,7 +105,7 @@ def all_problems() -> list[ProblemFound]:
     known += [gone(e, c, "", recorded=r) for e, c, r in (("timeout", 1, True), ("terminated", 1, True))]
     known += [gone("exit", c, "", recorded=r) for c, r in ((137, True), (1, True), (1, False))]
     known += [trouble(raised("ResourceExhaustedError", "")).problem, trouble(raised("Other", "")).problem]
-    return [*known, failures.no_client().problem, failures.unreachable_box("r", 1, 60)]
+    return [*known, failures.no_client().problem, failures.unreachable_box("r", 1, 60), failures.given_up(OSError())]
 
 
 @pytest.mark.parametrize("problem", all_problems(), ids=lambda p: f"{p.code}-{p.cause}")
