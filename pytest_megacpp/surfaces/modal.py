@@ -59,6 +59,7 @@ GIVEN_BACK_S = 20.0  # for a sandbox whose box has ended
 LOOK_S = 2.0  # between two looks at whether the sandbox still runs
 SAY_S = 5.0  # between two signs of life to the box
 SILENT_S = 10.0  # a follower says something every 2 s
+OUTPUT_SILENT_S = 30.0  # a sandbox says what it has to say, but one that runs can be asked
 AGAIN_S = 0.5
 FOLLOWERS_TRIED = 2
 RECORDS = VolumeConfig(RUNS_DIR, "megacpp-runs", made=True)
@@ -251,6 +252,7 @@ class ModalBox:
         self._complete = False
         self._over = False
         self._reached_s: float | None = None  # when it first could be spoken to
+        self._answered_s = 0.0  # when Modal last knew whether the sandbox runs
         self._stream = FollowerStream()
         self._sandbox: Any = None
         self._stay = Stay.OWNER
@@ -343,9 +345,9 @@ class ModalBox:
         refused, started = 0, False
         while not self._complete and not self.is_cancelled():
             try:
-                for _ in self._listen(refused):
+                for heard_bytes in self._listen(refused):
                     heard_s, refused = time.monotonic(), 0
-                    if not started:
+                    if heard_bytes and not started:
                         started = True
                         self.tell("start", f"{heard_s - began_s:.1f} s")
             except _Refused:
@@ -381,12 +383,12 @@ class ModalBox:
         no follower can be started, that is what it repeats on its own output.
         """
         if refused < FOLLOWERS_TRIED:
-            yield from self._converse(self._follower(), self._hear, SILENT_S)
+            yield from self._converse(self._follower(), self._hear, beats=True)
         else:
             self.tell("fallback", "no follower can be started: reading the sandbox's own output")
             unseen = self._unseen()
             hear = lambda data: self._hear_output(data, unseen)  # noqa: E731
-            yield from self._converse(client.Following(self._sandbox), hear, float("inf"))
+            yield from self._converse(client.Following(self._sandbox), hear, beats=False)
 
     def _follower(self) -> client.Following:
         """Raises _Refused. The first one has to wait until the sandbox has its machine, which `create` need not do."""
@@ -404,7 +406,9 @@ class ModalBox:
         self._is_reached()
         return following
 
-    def _converse(self, following: client.Following, hear: Callable[[bytes], None], silent_s: float) -> Iterator[int]:
+    def _converse(self, following: client.Following, hear: Callable[[bytes], None], *, beats: bool) -> Iterator[int]:
+        """Where nothing has beats, Modal's word that the sandbox runs is a sign of life."""
+        silent_s = SILENT_S if beats else OUTPUT_SILENT_S
         heard_s = looked_s = said_s = time.monotonic()
         following.say(b"{}")
         stop_said = False
@@ -430,6 +434,9 @@ class ModalBox:
                     looked_s = now_s
                     if self._exit_code() is not None:
                         return
+                    if not beats and self._answered_s > heard_s:
+                        heard_s = self._answered_s
+                        yield 0
             following.say(FETCHED)
         finally:
             following.leave()
@@ -451,11 +458,13 @@ class ModalBox:
     def _exit_code(self) -> int | None:
         """None while it runs, and while nobody can say."""
         try:
-            return client.exit_code(self._sandbox)
+            code = client.exit_code(self._sandbox)
         except Exception as e:
             if failures.is_transient(e):
                 return None
             raise
+        self._answered_s = time.monotonic()
+        return code
 
     def _hear_output(self, data: bytes, unseen: Unseen) -> None:
         """The sandbox's output comes line by line, and has no logs."""

@@ -13,6 +13,7 @@ from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.surfaces import modal as modal_surface
 from pytest_megacpp.surfaces import modal_client
 from pytest_megacpp.surfaces.modal import ModalBox, ModalSurface
 from pytest_megacpp.surfaces.modal_config import ModalConfig, VolumeConfig
@@ -257,6 +258,24 @@ def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None
     lines = box._recording.read_bytes().splitlines()
     assert len(lines) == len(set(lines))
     assert any(isinstance(fact, ev.RunFinished) for fact in told)
+
+
+def test_a_network_that_falls_silent_for_good(
+    emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two followers that don't come, then the sandbox's own output: it has no beats, and is silent as well."""
+    monkeypatch.setattr(modal_surface, "SILENT_S", 0.5)
+    monkeypatch.setattr(modal_surface, "OUTPUT_SILENT_S", 1.5)
+    monkeypatch.setattr(modal_client, "POLL_S", 0.5)
+    monkeypatch.setattr(modal_client, "CALL_S", 0.5)
+    box = started(project, ModalConfig(lease_s=6.0), dry_run=True)
+    while not said(box, ev.RunStarted):
+        time.sleep(0.01)
+    emulator.silence()
+    problem = problem_of(box)
+    emulator.mend()
+    assert (problem.code, problem.cause) == ("box-lost", "connection")
+    assert any(isinstance(fact, ev.Progress) and fact.phase == "fallback" for fact in facts(box))
 
 
 def test_a_detached_run_is_left_and_found(emulator: Emulator, project: Path) -> None:
