@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,33 @@ def test_a_workflow_is_yaml_with_few_rights(path: Path) -> None:
         assert all(
             step["with"]["persist-credentials"] is False for step in job["steps"] if "checkout" in step.get("uses", "")
         )
+
+
+@pytest.mark.parametrize(
+    ("decide", "triggered", "gate", "code"),
+    [
+        ("success", "true", "success", 0),
+        ("success", "false", "success", 0),  # asked for by the label
+        ("success", "false", "skipped", 0),
+        ("skipped", "", "skipped", 0),  # another label
+        ("success", "true", "skipped", 1),  # a fork's push
+        ("success", "true", "failure", 1),
+        ("success", "true", "cancelled", 1),
+        ("success", "", "skipped", 1),
+        ("failure", "", "skipped", 1),
+        ("cancelled", "", "skipped", 1),
+    ],
+)
+def test_the_gate_s_required_check_is_not_green_without_an_answer(
+    decide: str, triggered: str, gate: str, code: int
+) -> None:
+    """GitHub takes skipped jobs for passed ones, so this job never is."""
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((ROOT / "docs" / "workflows" / "h200-gate.yml").read_text(encoding="utf-8"))
+    answer = workflow["jobs"]["answer"]
+    assert (answer["if"], answer["needs"]) == ("always()", ["decide", "gate"])
+    (step,) = answer["steps"]
+    assert [*step["env"]] == ["DECIDE", "TRIGGERED", "GATE"]
+    results = {"DECIDE": decide, "TRIGGERED": triggered, "GATE": gate}
+    done = subprocess.run(["bash", "-e", "-c", step["run"]], env=results, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "::error::" in done.stdout) == (code, bool(code))
