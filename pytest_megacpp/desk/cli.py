@@ -23,6 +23,7 @@ from pytest_megacpp.desk.options import (
 )
 from pytest_megacpp.desk.rundir import mark_interrupted
 from pytest_megacpp.desk.words import text
+from pytest_megacpp.report.clean import one_line
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
@@ -84,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
     since = os.environ.get(twin("gate_since")) or None
     gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
+    gate.add_argument(
+        "places", metavar="PATH", nargs="*", help="where lane tests are, as pytest is given (default: all)"
+    )
     gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
     command("runs", _runs, "list the runs of this project")
     show = command("show", _show, "show a run and the text of each failing test")
@@ -170,16 +174,30 @@ def _init(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
-    from pytest_megacpp.desk.gate import decide, explained
+    from pytest_megacpp.desk.gate import decide, explained, few, unguarded
     from pytest_megacpp.desk.pytest_files import read_test_files
 
     since = arguments.since or desk.settings.get("gate_since")
     revision = text(since, what="the revision", where="megacpp gate --since")
     rules = read_gate(desk.settings)
-    gate = decide(revision, rules, desk.root, read_test_files(desk.root), sys.path)
+    test_files, lanes = read_test_files(desk.root), tuple(read_lanes(desk.settings.get("lanes", {})))
+    gate = decide(revision, rules, desk.root, test_files, sys.path)
+    places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]
+    alone = unguarded(gate, places, test_files, lanes)
+    told = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
     _say(explained(gate, everything=arguments.explain))
-    _say([f"triggered: {', '.join(decision.rule.name for decision in gate.triggered) or 'none'}"])
+    _say(f"  {line}" for line in (told if arguments.explain else few(told)))
+    triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
+    _say([f"triggered: {', '.join(triggered) or 'none'}"])
     return OK
+
+
+def _from_project(given: str | Path, root: Path) -> str:
+    """What pytest would take from where the command was typed, as rules spell it. Raises UsageError."""
+    path, root = Path(str(given).partition("::")[0]).resolve(), root.resolve()
+    if not path.exists() or not path.is_relative_to(root):
+        raise pytest.UsageError(f"{given}: there is nothing of that name in {root}")
+    return path.relative_to(root).as_posix()
 
 
 def _show(desk: Desk, arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_megacpp.desk.changes import Changes, changes_since, python_files
 from pytest_megacpp.desk.imports import ImportGraph, Reach
-from pytest_megacpp.desk.pytest_files import CONFIG_FILES, is_test_file
+from pytest_megacpp.desk.pytest_files import CONFIG_FILES, has_lane_tests, is_test_file
 from pytest_megacpp.desk.rules import WHERE, Rule, check_places
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.clean import one_line
@@ -90,6 +90,13 @@ def decide(
     changes = changes_since(since, project)
     inquiry = _Inquiry(changes, project.resolve(), tuple(test_files), tuple(places))
     return Gate(since, project, changes, tuple(inquiry.decide(rule, g) for rule, g in zip(rules, globs, strict=True)))
+
+
+def unguarded(gate: Gate, places: Iterable[str], test_files: Sequence[str], lanes: Sequence[str]) -> list[str]:
+    """Files below `places` with tests of a lane, by their source, of which no rule decides about any."""
+    found = (file for place in places for file in _tests_below(place, gate.project, test_files))
+    alone = (f for f in dict.fromkeys(found) if not any(d.rule.may_guard(f) and d.knows(f) for d in gate.decisions))
+    return [file for file in alone if has_lane_tests(gate.project / file, lanes)]
 
 
 class _Globs:
@@ -235,10 +242,16 @@ class _Inquiry:
     def _guarded(self, rule: Rule) -> Iterator[str]:
         """Test files in what the rule runs, from the project's directory."""
         for place in rule.places:
-            path = self.project / place
-            found = [place] if path.is_file() else _python_below(path, self.project)
-            known = (file for file in found if path.is_file() or is_test_file(file, self.test_files))
-            yield from (file for file in known if rule.may_guard(file))
+            yield from filter(rule.may_guard, _tests_below(place, self.project, self.test_files))
+
+
+def _tests_below(place: str, project: Path, test_files: Sequence[str]) -> Iterator[str]:
+    """Test files in a directory, or a file that is named itself, from the project's directory."""
+    path = project / place
+    if path.is_file():
+        yield place
+    else:
+        yield from (file for file in _python_below(path, project) if is_test_file(file, test_files))
 
 
 def _python_below(folder: Path, start: Path | None = None) -> Iterator[str]:
@@ -266,7 +279,8 @@ def _folders(path: str) -> Iterator[str]:
         yield folder
 
 
-def _few(reasons: Sequence[str]) -> tuple[str, ...]:
+def few(reasons: Sequence[str]) -> tuple[str, ...]:
+    """The first of them, and how many more there are."""
     kept = tuple(dict.fromkeys(reasons))
     more = len(kept) - KEPT_REASONS
     return kept if more <= 0 else (*kept[:KEPT_REASONS], f"and {more} more")
@@ -292,7 +306,7 @@ def _explained(decision: Decision, everything: bool) -> Iterator[str]:
         yield f"  rule {name}: does not run, nothing that it watches changed"
         return
     some = "" if decision.why else f", {len(decision.files)} of {len(decision.guarded)} test files"
-    first, *others = decision.reasons if everything else _few(decision.reasons)
+    first, *others = decision.reasons if everything else few(decision.reasons)
     yield f"  rule {name}: runs{some}: {first}"
     yield from (f"    {reason}" for reason in others)
     if everything:
@@ -315,6 +329,6 @@ def _decision_json(decision: Decision) -> Json:
     return {
         "name": decision.rule.name,
         "triggered": decision.triggered,
-        "why": [*_few(decision.reasons)],
+        "why": [*few(decision.reasons)],
         "files": [*sorted(decision.files)],
     }

@@ -4,9 +4,8 @@ Under a gate nothing is green by absence: what a triggered rule guards has to be
 falls short is a complaint with words of its own, and a session with complaints is never green.
 """
 
-import ast
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from pytest_megacpp.desk.gate import Decision, Gate, as_json, decide, explained
 from pytest_megacpp.desk.options import Options
+from pytest_megacpp.desk.pytest_files import has_lane_tests
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.events import Json, RunStarted
 from pytest_megacpp.report.clean import one_line
@@ -174,23 +174,3 @@ def _named(names: Sequence[str]) -> str:
     shown = ", ".join(one_line(name, 120) for name in names[:KEPT_NAMES])
     more = f" and {len(names) - KEPT_NAMES} more" if len(names) > KEPT_NAMES else ""
     return f"{shown}{more} {'was' if len(names) == 1 else 'were'}"
-
-
-def has_lane_tests(path: Path, lanes: Sequence[str]) -> bool:
-    """Whether a file marks tests for one of these lanes, by its source; a file that can't be read may."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return True
-    fixtures = {f"modal_{lane}" for lane in lanes}
-    return any(_is_of_lane(node, lanes, fixtures) for node in ast.walk(tree))
-
-
-def _is_of_lane(node: ast.AST, lanes: Sequence[str], fixtures: Collection[str]) -> bool:
-    match node:
-        case ast.Attribute(attr=name, value=ast.Attribute(attr="mark") | ast.Name(id="mark")):
-            return name in lanes
-        case ast.arg(arg=name) | ast.Constant(value=str(name)):
-            return name in fixtures
-        case _:
-            return False

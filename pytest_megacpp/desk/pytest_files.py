@@ -1,9 +1,10 @@
-"""Owns what pytest's own configuration says of test files, for those who look without its session; must not run it."""
+"""Owns which files hold tests, by pytest's configuration and their own sources; must not import or run any of them."""
 
+import ast
 import fnmatch
 import posixpath
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from configparser import Error, RawConfigParser
 from pathlib import Path
 
@@ -55,3 +56,23 @@ def _of_ini(text: str) -> list[object]:
     parser = RawConfigParser(strict=False)
     parser.read_string(text)
     return [parser.get(section, "python_files", fallback="") for section in _SECTIONS]
+
+
+def has_lane_tests(path: Path, lanes: Sequence[str]) -> bool:
+    """Whether a file marks tests for one of these lanes, by its source; a file that can't be read may."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    fixtures = {f"modal_{lane}" for lane in lanes}
+    return any(_is_of_lane(node, lanes, fixtures) for node in ast.walk(tree))
+
+
+def _is_of_lane(node: ast.AST, lanes: Sequence[str], fixtures: Collection[str]) -> bool:
+    match node:
+        case ast.Attribute(attr=name, value=ast.Attribute(attr="mark") | ast.Name(id="mark")):
+            return name in lanes
+        case ast.arg(arg=name) | ast.Constant(value=str(name)):
+            return name in fixtures
+        case _:
+            return False

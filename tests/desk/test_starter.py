@@ -87,10 +87,32 @@ def test_the_gate_is_explained_without_running_anything(place: Path, capsys: pyt
     assert f"    test file {TEST_FILE}" in told
 
 
+def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository.new(place)
+    cli.main(["init"])
+    repository.write("other/test_new.py", "def test_new(modal_h200x8): pass")
+    repository.write("other/test_ordinary.py", "def test_ordinary(): pass")
+    repository.commit()
+    repository.git("tag", "base")
+    for places, triggered in (
+        (["./other/test_new.py::test_new"], "tests without a rule"),
+        ([], "tests without a rule"),
+        (["smoke_suites"], "none"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["gate", "--since", "base", *places]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert told[-1] == f"triggered: {triggered}"
+        assert ("  no rule guards other/test_new.py: its lane tests always run" in told) is (triggered != "none")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["gate"], "megacpp gate --since: the revision must be a text"),
+        (["gate", "--since", "HEAD", "smoke_suits"], "smoke_suits: there is nothing of that name in"),
         (["gate", "--since", "nonsense"], "git knows no such revision here"),
     ],
 )
