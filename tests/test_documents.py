@@ -129,3 +129,12 @@ def test_the_gate_s_required_check_is_not_green_without_an_answer(
     results = {"DECIDE": decide, "TRIGGERED": triggered, "GATE": gate}
     done = subprocess.run(["bash", "-e", "-c", step["run"]], env=results, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "::error::" in done.stdout) == (code, bool(code))
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [path.name.partition("-")[0] for path in decisions]
+    assert len(numbers) == len(set(numbers)) > 0
+    assert all(
+        path.read_text(encoding="utf-8").startswith(f"# {n} ") for path, n in zip(decisions, numbers, strict=True)
+    )
