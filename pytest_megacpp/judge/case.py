@@ -13,8 +13,16 @@ from pytest_megacpp.judge import errors
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, place, plain
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Wait, in_order, message_waits, wait_of
-from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, threads, user_frame, waits_for_peer
+from pytest_megacpp.recording.collectives import Wait, bare_op, in_order, message_waits, wait_of
+from pytest_megacpp.recording.stacks import (
+    Frame,
+    Thread,
+    communication_call,
+    seeks_store,
+    threads,
+    user_frame,
+    waits_for_peer,
+)
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
 
 PHASES = ("setup", "call", "teardown")
@@ -269,8 +277,10 @@ class Case:
         trouble = self.troubles.get(rank)
         if trouble is None:
             return [e for e in view.collectives.pending() if e.entered_s <= self.moment_s]
+        if not trouble.secondary or trouble.kind is Kind.JOIN:  # who fails to join is in no collective yet
+            return ()
         last = self.last_entered(rank, trouble.time_s)
-        return [last] if trouble.secondary and last is not None and last.entered_s <= self.moment_s else ()
+        return [last] if last is not None and last.entered_s <= self.moment_s else ()
 
     def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
         """The newest collective that the rank had entered at that time."""
@@ -295,8 +305,13 @@ class Case:
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:
-        """The oldest wait of each rank that is in one."""
-        return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
+        """The oldest wait of each rank that is in one, under the name by which it entered it."""
+        return {r: self._as_entered(r, wait) for wait in reversed(self.waits) for r in wait.waiting}
+
+    def _as_entered(self, rank: int, wait: Wait) -> Wait:
+        entry = self.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait.partner is None else None
+        op = plain(bare_op(entry.op), 60) if entry else wait.op
+        return wait if op == wait.op else replace(wait, op=op)
 
     @cached_property
     def blocked(self) -> dict[int, str]:
@@ -309,6 +324,11 @@ class Case:
             if taken is not None and waits_for_peer(taken[1]):
                 found[rank] = communication_call(taken[1]) or "a distributed call"
         return found
+
+    def seeks_store(self, rank: int) -> bool:
+        """It was seen on its way to the store through which ranks find together."""
+        taken = self.ranks[rank].stack()
+        return taken is not None and seeks_store(taken[1])
 
     def knows_members(self, group: str) -> bool:
         return self.test.groups.knows(group)

@@ -64,12 +64,15 @@ def stall(case: Case) -> Finding:
     limit_s = case.test.limits.compile
     since = {r: s for r, v in case.ranks.items() if (s := v.compiling_since_s) is not None}
     long = tuple(sorted(r for r, s in since.items() if case.end_s - s >= limit_s - 1.0))
-    blamed = long or tuple(sorted(since)) or tuple(r for r in (case.test.acted.missing if case.test.acted else ()))
+    acted = case.test.acted
+    blamed = long or tuple(sorted(since)) or tuple(r for r in (acted.missing if acted else ()) if r in case.ranks)
+    who = ranks_named(blamed) if blamed else "some rank"
+    how_long = f"for {_compiled_for(case, blamed)}" if since else "too long"
     doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show who compiled for so long"),)
     waiting = set(aftermath.stuck(case, blamed))
     return Finding(
         Code.COMPILE_STALL,
-        f"{ranks_named(blamed)} compiled for {_compiled_for(case, blamed)} in one go, the limit is {seconds(limit_s)}",
+        f"{who} compiled {how_long} in one go, the limit is {seconds(limit_s)}",
         blamed,
         None,
         case.phase_of(blamed[0]) if blamed else "call",

@@ -45,7 +45,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         return _devices_busy(case, still, busy, quiet_s)
     blamed = still.waiting or tuple(present)
     where = dict.fromkeys(w for r in blamed[:16] if (w := case.location(r)))
-    at = f" (in {next(iter(where))})" if len(where) == 1 else ""
+    at = f", in {next(iter(where))}" if len(where) == 1 else ""
     return Finding(
         Code.HANG,
         f"{was(blamed)} without progress for {seconds(quiet_s)} when the {_name(case)} limit passed{at}",

@@ -76,13 +76,13 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.RANK_DEATH, "oom-killed"): (
         "the host's memory was full (caches, pinned memory, DataLoader workers): try the smaller preset\n{diagnostic}"
     ),
-    (Code.RANK_DEATH, "cuda-oom"): "the memory of {who}'s device is full: try the smaller preset\n{diagnostic}",
+    (Code.RANK_DEATH, "cuda-oom"): "the device memory of {who} is full: try the smaller preset\n{diagnostic}",
     (Code.RANK_DEATH, "cuda-error"): (
         "a kernel of {who} failed on the device: rerun with CUDA_LAUNCH_BLOCKING=1 to see which\n"
         "CUDA_LAUNCH_BLOCKING=1 {rerun}"
     ),
     (Code.RANK_DEATH, "exit:0"): (
-        "find what ends {who}'s process with success: os._exit, pytest.exit, a library's own exit\n{show}"
+        "find what ends {who} with success: os._exit, pytest.exit, a library's own exit\n{show}"
     ),
     (Code.COMPILE_SKEW, None): (
         "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
@@ -99,15 +99,13 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "make every rank issue the same collectives in the same order: look for branches on the rank\n{show}"
     ),
     (Code.STRAGGLER, None): (
-        "see where {who} was and why it didn't come; if it is only slow there, raise the limit\n{show}\n{raise_stall}"
+        "see what kept {who} from coming; if that is only slow, raise the limit\n{show}\n{raise_stall}"
     ),
     (Code.STRAGGLER, "left-early"): (
-        "find the branch on which {who} returns without the collectives that the others wait in\n{show}"
+        "find the branch that lets {who} return without the collectives that the others wait in\n{show}"
     ),
-    (Code.STRAGGLER, "frozen"): (
-        "something stopped the process of {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"
-    ),
-    (Code.STRAGGLER, "gil-held"): "release the GIL in the native call that {who} is in\n{show}",
+    (Code.STRAGGLER, "frozen"): ("something stopped {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"),
+    (Code.STRAGGLER, "gil-held"): "release the GIL in the native call of {who}\n{show}",
     (Code.HANG, None): (
         "see what each rank waits for; if the diagnostic preset hangs too, it is the infrastructure\n"
         "{show}\n{diagnostic}"
@@ -123,7 +121,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "{show}\n{diagnostic}"
     ),
     (Code.STARTUP_FAILURE, None): "read what {who} wrote before the test could begin\n{show}",
-    (Code.STARTUP_FAILURE, "import"): "make the test file import on {who} as on the others\n{show}",
+    (Code.STARTUP_FAILURE, "import"): "mend what keeps the test file from being imported on {who}\n{show}",
     (Code.STARTUP_FAILURE, "rendezvous"): (
         "make every rank join once, with its own number, the same address and size: see what {who} did instead\n{show}"
     ),

@@ -216,6 +216,8 @@ def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
 def _hang(case: Case, still: Standstill) -> Finding:
     waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
     waited = seconds(case.waited_s(standing.since_s(case, still)))
+    if not still.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
+        return _not_together(case, still, waiting)
     return Finding(
         Code.HANG,
         joined((f"everybody waits and nobody is missing: {_in_what(case, waiting, waited)}", _rooted(still))),
@@ -225,6 +227,28 @@ def _hang(case: Case, still: Standstill) -> Finding:
         standing.wait_evidence(case, still),
         relies=standing.RELIES,
         doubts=standing.doubts(case, still),
+        time_s=standing.since_s(case, still),
+    )
+
+
+def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Finding:
+    """All wait to be joined, so some went elsewhere: those that still look for the store when others have it."""
+    lost = tuple(r for r in waiting if case.seeks_store(r))
+    told_apart = 0 < len(lost) < len(waiting)
+    blamed = lost if told_apart else tuple(waiting)
+    what = (
+        f"{ranks_named(lost)} did not reach the store that the others found" if told_apart else "ranks could not join"
+    )
+    return Finding(
+        Code.STARTUP_FAILURE,
+        joined((what, standing.wait_text(case, still))),
+        blamed,
+        "rendezvous",
+        "setup",
+        standing.wait_evidence(case, still),
+        standing.waiters(case, still, blamed),
+        relies=frozenset({Source.STACKS, Source.CLOCKS}),
+        doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
         time_s=standing.since_s(case, still),
     )
 

@@ -153,7 +153,7 @@ def wait_text(case: Case, still: Standstill) -> str:
     calls = sorted(set(case.blocked.values()))
     where = f" in {calls[0]}" if not still.waits and calls else ""
     waited_s = case.waited_s(since_s(case, still))
-    if not waited_s and aftermath.victims(case):
+    if not waited_s and set(still.waiting) <= {t.rank for t in aftermath.victims(case)}:
         return f"{ranks_named(still.waiting)} gave up waiting"
     return f"{ranks_named(still.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
 

@@ -131,7 +131,7 @@ _STAGES = {
     "plugin": "a pytest plugin failed",
     "usage": "pytest refused its arguments",
     "collection": "collection failed",
-    "rendezvous": "it could not join the others",
+    "rendezvous": "joining the others failed",
 }
 
 
@@ -200,14 +200,14 @@ def _step(world: WorldView, rank: int) -> str:
 
 
 def _whereabouts(world: WorldView, rank: int) -> str:
-    """`it is in test_a.py:3 (<module>)`; empty when nothing is known."""
+    """`still in test_a.py:3 (<module>)`; empty when nothing is known."""
     if rank in world.samples and world.samples[rank].state in FROZEN_STATES:
-        return "it is frozen, stopped by a signal"
+        return "frozen, stopped by a signal"
     taken = world.stacks[rank][1] if rank in world.stacks else None
     thread = main_thread(taken.text, world.ready[rank][1].main_thread) if taken and taken.ok else None
     frame = user_frame(thread) if thread else None
     frame = frame or (thread.frames[0] if thread and thread.frames else None)
-    return f"it is in {place(frame)}" if frame else ""
+    return f"still in {place(frame)}" if frame else ""
 
 
 def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
@@ -215,7 +215,7 @@ def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
     if not where:
         return _last_line(world, rank, world.acted_s or 0.0)
     time_s = world.stacks[rank][0] if rank in world.stacks else world.acted_s
-    return Evidence(rank, time_s, "box" if "frozen" in where else "stack", where.removeprefix("it "))
+    return Evidence(rank, time_s, "box" if where.startswith("frozen") else "stack", f"is {where}")
 
 
 # -- collection --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[
 
 
 _WAITING = re.compile(r"\.(wait|synchronize|barrier|is_completed)\(|\bTCPStore\(")
+_RENDEZVOUS = re.compile(r"[/\\]torch[/\\]distributed[/\\]rendezvous\b")
 _JOINING = frozenset({"init_process_group", "new_group", "init_device_mesh"})
 _SLEEPING = re.compile(r"\bsleep\(")
 _COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")
@@ -137,6 +138,11 @@ def _waits_natively(thread: Thread) -> bool:
 def joins_group(thread: Thread) -> bool:
     """Whether it makes a process group, where torch may look for its peers again and again."""
     return any(f.function in _JOINING and _COMMUNICATION.search(f.file) for f in thread.frames)
+
+
+def seeks_store(thread: Thread) -> bool:
+    """Whether it is still on its way to the store through which a group's ranks find together."""
+    return any(_RENDEZVOUS.search(f.file) for f in thread.frames)
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ begins with the code of its first test's verdict.
 from collections.abc import Callable
 
 from pytest_megacpp.recording import events as ev
-from tests.scenario import ENFORCE, NODEID, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
+from tests.scenario import C10D, ENFORCE, NODEID, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
 
 CASES: dict[str, Callable[[], FakeBox]] = {}
 SHORT = ev.Limits(startup=60, skew=30, compile=60, stall=30, test=100)
@@ -690,6 +690,15 @@ def startup_failure_rendezvous_of_a_wrong_size() -> FakeBox:
     return (
         FakeBox().starts().phase("setup").phase("call").after(3.0).raises(range(4), error, key).finishes().ends().done()
     )
+
+
+@case
+def startup_failure_rendezvous_at_another_address() -> FakeBox:
+    """Rank 2 has a wrong port: nobody gives up within the limits."""
+    box = FakeBox(3).starts().phase("setup").phase("call").blocked((0, 1), "init_process_group")
+    seeks = (C10D.replace("distributed_c10d", "rendezvous"), 190, "_create_c10d_store")
+    box.stack(2, seeks, (C10D, 1892, "init_process_group"), ("/repo/suite/train.py", 12, "setup")).after(31.0)
+    return box.acts("stall", "everybody waits", range(3), (), (), 31.0).aborts("stall").done()
 
 
 @case

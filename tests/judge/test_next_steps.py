@@ -1,5 +1,6 @@
 """What to do next: commands that a shell takes as they are, for every verdict that isn't green."""
 
+import re
 import shlex
 
 import pytest
@@ -30,6 +31,12 @@ def test_every_command_is_one_that_a_shell_takes(code: Code, cause: str | None) 
     for line in lines:
         words = shlex.split(line)
         assert words[:2] == ["megacpp", "show"] or (NODEID in words and "h200x8" in words)
+
+
+@pytest.mark.parametrize(("code", "cause"), sorted(STEPS, key=str))
+def test_several_ranks_are_spoken_of_as_several(code: Code, cause: str | None) -> None:
+    said = next_step(Finding(code, "", (3, 7), cause), commands()).partition("\n")[0]
+    assert not re.search(r"ranks 3,7'|(?<!of )ranks 3,7 (is|was|has|does|doesn't|returns|needs|comes)\b", said)
 
 
 def test_a_rerun_keeps_surface_and_size() -> None:

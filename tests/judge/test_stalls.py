@@ -1,9 +1,11 @@
 """What is said about waiting: who waits where, what a late rank had done, what the recorder can't show."""
 
+import pytest
+
 from pytest_megacpp.judge.arbiter import judge_test
-from pytest_megacpp.judge.verdicts import Code, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from tests.scenario import TIMED_OUT, FakeBox
+from tests.scenario import C10D, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
 
@@ -26,6 +28,51 @@ def test_of_a_hang_it_says_who_waits_in_what() -> None:
     assert (found.code, found.blamed_ranks) == (Code.HANG, (0, 1))
     assert "rank 0 waited 31 s in recv, rank 1 in barrier #2" in found.summary
     assert "waits in recv at train.py:52 (exchange)" in texts(found, 0)
+
+
+RENDEZVOUS = C10D.replace("distributed_c10d", "rendezvous")
+JOINS = (C10D, 1899, "init_process_group"), ("/repo/suite/train.py", 12, "setup")
+
+
+def test_ranks_that_all_wait_to_be_joined_did_not_find_together() -> None:
+    box = FakeBox(4).begins().blocked((0, 1, 2, 3), "init_process_group").after(31)
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).aborts("stall"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "rendezvous", (0, 1, 2, 3))
+    assert found.certainty is Certainty.LIKELY
+    assert "ranks could not join; ranks 0-3 waited 31 s in init_process_group" in found.summary
+
+
+def test_who_looks_for_the_store_that_the_others_found_went_elsewhere() -> None:
+    box = FakeBox(4).begins().blocked((0, 1, 3), "init_process_group")
+    box.stack(2, (RENDEZVOUS, 190, "_create_c10d_store"), *JOINS).after(31)
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).aborts("stall"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "rendezvous", (2,))
+    assert found.summary.startswith("rank 2 did not reach the store that the others found; ranks 0-3 waited 31 s")
+
+
+def test_who_fails_to_join_a_second_group_waits_in_no_collective_of_the_first() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2, 3), seq=1).completes().after(1)
+    box.loses_peer(3, "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: SO_ERROR").after(3)
+    box.blocked((0, 2), "init_process_group")
+    found = verdict(stalled(box, (0, 2), (1,)).at(1).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+    assert found.summary == (
+        "rank 1 kept others waiting: it was in train.py:88 (load_batch); ranks 0,2 waited in init_process_group"
+    )
+
+
+@pytest.mark.parametrize(("missing", "blamed"), [((-1, 9), ()), ((1, 9), (1,))])
+def test_a_box_that_names_ranks_of_no_world_is_not_believed(missing: tuple[int, ...], blamed: tuple[int, ...]) -> None:
+    found = verdict(FakeBox(2).begins().after(9).acts("compile", "", (), missing).aborts("compile"))
+    assert (found.code, found.blamed_ranks) == (Code.COMPILE_STALL, blamed)
+    assert "compiled too long in one go" in found.summary
+
+
+def test_each_waits_in_what_it_entered_itself() -> None:
+    box = FakeBox(3).begins().enters(0, "gloo:barrier", 2).enters((1, 2), "gloo:all_reduce", 2).after(1)
+    found = verdict(box.acts("mismatch", "operation differs").aborts("mismatch"))
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (0,))
+    assert [c.text for c in found.consequences] == ["waited 1.00 s in all_reduce #2"] * 2
 
 
 def test_a_broadcast_that_all_entered_hints_at_its_root() -> None:
