@@ -68,9 +68,15 @@ def test_a_test_that_is_left_out_is_a_failure(gated: Gated, left_out: tuple[str,
     assert_refused(gated.pytest(*GATE, *left_out), said)
 
 
+DROPS = """
+    def pytest_collection_modifyitems(items):
+        items[:] = [item for item in items if item.name != "test_two"]
+"""
+
+
 def test_a_plugin_that_drops_tests_is_seen(gated: Gated) -> None:
     gated.write("kernels/rms.py", "changed")
-    gated.write("suites/conftest.py", "def pytest_collection_modifyitems(items): del items[1:]")
+    gated.write("suites/conftest.py", DROPS)
     assert_refused(gated.pytest(*GATE), "test_rms.py::test_two was guarded by a triggered rule")
 
 
