@@ -245,12 +245,16 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
         blamed,
         "rendezvous",
         "setup",
-        standing.wait_evidence(case, still),
+        (*standing.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
         standing.waiters(case, still, blamed),
         relies=frozenset({Source.STACKS, Source.CLOCKS}),
         doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
         time_s=standing.since_s(case, still),
     )
+
+
+def _seeking_evidence(case: Case, rank: int) -> Evidence | None:
+    return standing.stack_evidence(case, rank, "is on its way to the store, in torch.distributed.rendezvous")
 
 
 def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:

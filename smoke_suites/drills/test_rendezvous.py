@@ -73,6 +73,30 @@ def test_raise_where_the_others_wait_for_it_to_join(left_to_the_test: None) -> N
     joins()
 
 
+@pytest.mark.h200x8(ranks=4, stall=3, test=60)
+@pytest.mark.expect_verdict("startup-failure", ranks=[1], cause="rendezvous")
+def test_one_rank_goes_to_another_address(left_to_the_test: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's patience ends within the limits."""
+    import torch.distributed as dist
+
+    if faults.world_and_rank()[1] == 1:
+        monkeypatch.setenv("MASTER_PORT", "1")  # nobody listens there
+    dist.init_process_group("gloo")
+
+
+@pytest.mark.h200x8(ranks=4, stall=3, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[1])
+def test_one_rank_does_not_come_to_the_second_group(left_to_the_test: None) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    assert add_up() == 4
+    dist.destroy_process_group()
+    if faults.world_and_rank()[1] == 1:
+        time.sleep(faults.LONG_S)
+    dist.init_process_group("gloo")
+
+
 def test_by_address(left_to_the_test: None) -> None:
     address = f"tcp://127.0.0.1:{os.environ['MASTER_PORT']}"
     world, rank = faults.world_and_rank()
