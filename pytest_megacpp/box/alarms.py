@@ -319,11 +319,15 @@ def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | 
 
 
 def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """All wait and nobody is missing: everybody receives, or a collective that all entered doesn't end."""
+    """All wait and nobody is missing: everybody receives, or a collective that all entered doesn't end.
+
+    Nobody is missing since the last one came; who came and went at once is known before those it freed are seen free.
+    """
     ranks = view.unfinished()
     if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
         return None
-    since_s = max(_rests_s(v) or now_s for v in ranks)
+    gone_s = (v.finished_s for v in view.ranks.values() if v.finished_s is not None)
+    since_s = max([*(_rests_s(v) or now_s for v in ranks), *gone_s])
     if clocks.since(since_s, now_s) <= view.limits.stall:
         return None
     everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)

@@ -4,6 +4,7 @@ of a running test.
 Which world failed a test is what the box said, else the last world of its size.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pytest_megacpp.recording.timeline import Timeline, WorldView
 
 KEPT_NODEIDS = 10
 TOGETHER_S = 1.0
+_CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
 _PROBLEM_CODES = {
     str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
 }
@@ -285,16 +287,26 @@ def _error_for(seen: ev.RankCollected, nodeid: str) -> ev.CollectError | None:
 def _not_imported(world: WorldView, failed: dict[int, ev.CollectError], time_s: float) -> Finding:
     blamed = tuple(sorted(failed))
     error = failed[blamed[0]]
+    conftest = _conftest_in(error)
+    what = f"{conftest or plain(error.nodeid)} does not import on {ranks_named(blamed)}: {_exception(error.text)}"
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{plain(error.nodeid)} does not import on {ranks_named(blamed)}: {_exception(error.text)}",
+        what,
         blamed,
-        "import",
+        "conftest" if conftest else "import",
         "setup",
         first_few(blamed, lambda r: Evidence(r, world.collected[r][0], "report", _exception(failed[r].text))),
         relies=frozenset({Source.REPORTS}),
         time_s=time_s,
     )
+
+
+def _conftest_in(error: ev.CollectError) -> str:
+    """The conftest.py that a directory's collection failed in; pytest reports it under the directory's name."""
+    if error.nodeid.endswith(".py"):
+        return ""
+    named = _CONFTEST.search(error.text)
+    return plain(named[0], 120) if named else ""
 
 
 def _exception(text: str) -> str:

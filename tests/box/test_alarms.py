@@ -573,3 +573,23 @@ def test_a_failure_is_found_although_the_hosts_of_the_others_spin() -> None:
     rehearsal.told.rank(START_S + 0.2, ev.Reported(1, 0, "call", "failed", 0.1, ev.Error("E", "", "", 0, "")))
     rehearsal.told.rank(START_S + 0.3, ev.Finished(1, 0, False))
     expect(rehearsal, "failure-stuck", 0.3, SLACK_S)
+
+
+def test_who_came_late_and_went_at_once_does_not_leave_the_others_hanging() -> None:
+    """Rank 1 compiled for longer than `stall`, entered what rank 0 waits in, and is through with the test. That rank 0
+    is free is seen at the next look only: a healthy test was ended in between.
+    """
+    told, clocks = Telling(2, test=False), Clocks()
+    told.box(START_S, ev.TestStarted(0, "t", 2, replace(LIMITS, skew=30.0)))
+    entry = ev.Collective("0", 1, "gloo:all_reduce", 8, 8, "Float", "[[8]]", START_S + 0.1, False)
+    told.box(START_S + 0.1, ev.FlightRecorded(0, 0, "poll", (entry,), ()))
+    late_s, now_s = START_S + 2 * LIMITS.stall, START_S
+    while (now_s := now_s + 0.5) < late_s:
+        told.box(now_s, ev.Sampled(1, 0, True, "R", ("compile_inductor",), now_s, now_s, now_s))
+        assert alarm(told.test, clocks, now_s) is None
+    came = replace(entry, entered_s=late_s, done=True)
+    told.rank(late_s, ev.FlightRecorded(1, 0, "finish", (came,), ()))
+    told.rank(late_s, ev.Finished(1, 0, True))
+    assert alarm(told.test, clocks, late_s + 0.1) is None
+    found = [alarm(told.test, clocks, late_s + 0.5 * tick) for tick in range(1, int(2 * LIMITS.stall) + 4)]
+    assert [acted.detail for acted in found if acted][:1] == ["everybody waits"]

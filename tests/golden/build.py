@@ -662,6 +662,14 @@ def startup_failure_conftest() -> FakeBox:
 
 
 @case
+def startup_failure_conftest_of_a_directory() -> FakeBox:
+    """Below the root a conftest.py is loaded while its directory is collected, and reported under its name."""
+    box = FakeBox().starts_world().readies().collects((0, 1, 3))
+    box.collects(2, (), ("suite", "suite/conftest.py:8: in <module>\n    import torhc\nE   ModuleNotFoundError: torhc"))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
 def startup_failure_exit_before_collection() -> FakeBox:
     box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -11, "SIGSEGV").after(0.2)
     box.box(ev.OutputRead(2, None, "stderr", "Fatal Python error: Segmentation fault\n"))
