@@ -26,6 +26,8 @@ MIXED = """
 LANES = tuple(f"test_lane[{n}]" for n in range(3))
 ORDINARY = tuple(f"test_ordinary[{n}]" for n in range(4))
 
+ORDERED = (*DRY, "-p", "no:randomly")  # the order of lane tests is asserted
+
 
 def assert_ran_once(project: Project, ran: Ran, times: int = 1) -> None:
     """Every lane test on both ranks of one box, in order; every ordinary test `times` times."""
@@ -42,35 +44,35 @@ def assert_ran_once(project: Project, ran: Ran, times: int = 1) -> None:
 @pytest.mark.parametrize("mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal"])
 def test_every_mode_runs_lane_tests_once(project: Project, mode: str) -> None:
     project.write("test_mixed.py", MIXED)
-    ran = project.pytest(*DRY, "-n", "2", "--dist", mode)
+    ran = project.pytest(*ORDERED, "-n", "2", "--dist", mode)
     assert_ran_once(project, ran)
     assert set(project.told()) <= {"gw0", "gw1"}
 
 
 def test_each_runs_ordinary_tests_on_each_worker_and_lane_tests_once(project: Project) -> None:
     project.write("test_mixed.py", MIXED)
-    ran = project.pytest(*DRY, "--dist", "each", "--tx", "2*popen")
+    ran = project.pytest(*ORDERED, "--dist", "each", "--tx", "2*popen")
     assert_ran_once(project, ran, times=2)
 
 
 @pytest.mark.parametrize("arguments", [("-n", "0"), ("--dist", "no"), ("-n", "2", "--dist", "no", "-n", "0")])
 def test_no_distribution_is_an_ordinary_session(project: Project, arguments: tuple[str, ...]) -> None:
     project.write("test_mixed.py", MIXED)
-    ran = project.pytest(*DRY, *arguments)
+    ran = project.pytest(*ORDERED, *arguments)
     assert_ran_once(project, ran)
     assert set(project.told()) == {"desk"}
 
 
 def test_only_lane_tests_leave_the_workers_idle(project: Project) -> None:
     project.write("test_mixed.py", MIXED)
-    ran = project.pytest(*DRY, "-n", "2", "-m", "h200x8", "--junitxml=junit.xml")
+    ran = project.pytest(*ORDERED, "-n", "2", "-m", "h200x8", "--junitxml=junit.xml")
     assert (ran.code, ran.outcomes()) == (0, dict.fromkeys(LANES, "passed"))
     assert (project.root / "junit.xml").read_text().count("<testcase") == 3
 
 
 def test_lanes_that_were_not_asked_for_are_skipped_by_the_workers(project: Project) -> None:
     project.write("test_mixed.py", MIXED)
-    ran = project.pytest("-n", "2")
+    ran = project.pytest("-n", "2", "-p", "no:randomly")
     assert ran.code == 0
     assert ran.outcomes() == dict.fromkeys(ORDINARY, "passed") | dict.fromkeys(LANES, "skipped")
 
@@ -95,7 +97,7 @@ FAILING = """
 
 def test_a_failing_lane_test_stops_the_workers(project: Project) -> None:
     project.write("test_failing.py", FAILING)
-    ran = project.pytest(*DRY, "-n", "2", "-x")
+    ran = project.pytest(*ORDERED, "-n", "2", "-x")
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert "stopping after 1 failures" in ran.text
     assert ran.outcome("test_lane_fails") == "failed"
@@ -107,7 +109,7 @@ def test_a_failing_lane_test_stops_the_workers(project: Project) -> None:
 
 def test_a_failing_ordinary_test_stops_the_lane(project: Project) -> None:
     project.write("test_mixed.py", MIXED.replace('open("told", "a")', 'open("told")'))
-    ran = project.pytest(*DRY, "-n", "2", "-x")
+    ran = project.pytest(*ORDERED, "-n", "2", "-x")
     assert ran.code != 0
     assert "stopping after" in ran.text
     assert ran.run is not None
@@ -118,7 +120,7 @@ def test_a_failing_ordinary_test_stops_the_lane(project: Project) -> None:
 def test_a_crashed_worker_costs_no_lane_test(project: Project) -> None:
     project.write("test_mixed.py", MIXED)
     project.write("test_crash.py", "import os\n\ndef test_crashes(): os._exit(3)\n")
-    ran = project.pytest(*DRY, "-n", "2")
+    ran = project.pytest(*ORDERED, "-n", "2")
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert "crashed while running 'test_crash.py::test_crashes'" in ran.text
     assert {name: ran.outcome(name) for name in LANES} == dict.fromkeys(LANES, "passed")
@@ -129,7 +131,7 @@ def test_a_crashed_worker_costs_no_lane_test(project: Project) -> None:
 def test_a_file_that_does_not_import_starts_nothing(project: Project) -> None:
     project.write("test_mixed.py", MIXED)
     project.write("test_broken.py", "import no_such_module\n")
-    ran = project.pytest(*DRY, "-n", "2")
+    ran = project.pytest(*ORDERED, "-n", "2")
     assert ran.code == pytest.ExitCode.INTERRUPTED
     assert "1 error during collection" in ran.text
     assert project.runs() == []
