@@ -101,7 +101,7 @@ class ModalSurface:
     def start(self, plan: Plan, run: Path) -> "ModalBox":
         """Returns at once; what fails on the way is the box's end."""
         box = ModalBox(plan.run_id, run, self._kept)
-        box.begin(lambda: self._order(plan, run, box), Stay.LEAVING if self.detached else Stay.OWNER)
+        box.begin(lambda: self._order(plan, box), Stay.LEAVING if self.detached else Stay.OWNER)
         return box
 
     def attach(self, run_id: str, run: Path) -> "ModalBox":
@@ -115,19 +115,19 @@ class ModalSurface:
         sandbox = box.phase("look-up", lambda: client.find(self.config.app, run_id, self.config.environment))
         return sandbox if sandbox is not None else box.replay_records()
 
-    def _order(self, plan: Plan, run: Path, box: "ModalBox") -> Any:
+    def _order(self, plan: Plan, box: "ModalBox") -> Any:
         """A sandbox at work on the plan. Raises SurfaceTrouble or Cancelled."""
         config, cancelled = self._kept, box.is_cancelled
         source = box.phase("source", lambda: self._gather(plan))
         box.tell("source", source.notice)
         box.phase("connect", lambda: client.connect(cancelled))
-        app = client.app(config.app, config.environment, self.tags, cancelled)
+        app = client.app(config.app, config.environment, self._tags(plan), cancelled)
         box.knows(app=getattr(app, "app_id", None))
         image = self._image(top_of(Path(plan.cwd)))
         box.phase("image", lambda: client.build(image, app, "the image", IMAGE_S, cancelled))
         timeout_s, run_s = config.times(plan.run_s, plan.budget_s)
         there = self._plan(plan, source, run_s)
-        with self._staged(there, source, run) as files:
+        with self._staged(there, source) as files:
             image = image.add_local_dir(files, HOME)
             box.phase("upload", lambda: client.build(image, app, "the upload", UPLOAD_S, cancelled))
         options = {**self._options(plan, timeout_s), "image": image}
@@ -168,9 +168,11 @@ class ModalSurface:
             raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e
 
     @contextlib.contextmanager
-    def _staged(self, plan: Plan, source: Source, run: Path) -> Iterator[Path]:
-        """A directory that lies as `HOME` will in the box: one upload for all that is sent."""
-        directory = Path(tempfile.mkdtemp(prefix=".stage-", dir=run))
+    def _staged(self, plan: Plan, source: Source) -> Iterator[Path]:
+        """A directory that lies as `HOME` will in the box: one upload for all that is sent. Among temporary files: a
+        desk that is killed meanwhile leaves none of it among a run's artefacts.
+        """
+        directory = Path(tempfile.mkdtemp(prefix="megacpp-stage-"))
         try:
             stage(source.files, directory / Path(SOURCE_DIR).name)
             stage(own_package(), directory / Path(PACKAGE_DIR).name)
@@ -178,6 +180,10 @@ class ModalSurface:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _tags(self, plan: Plan) -> dict[str, str]:
+        """Of the sandbox and of the app, which has those of its newest run."""
+        return {**self.tags, "megacpp_run": plan.run_id, "lane": plan.lane}
 
     def _command(self) -> tuple[str, ...]:
         lease_s = DETACHED_LEASE_S if self.detached else self.config.lease_s
@@ -194,7 +200,7 @@ class ModalSurface:
             **_network(config),
             "env": environment,
             "secrets": [*secrets, *([modal.Secret.from_dict(passed)] if passed else [])],
-            "tags": {**self.tags, "megacpp_run": plan.run_id, "lane": plan.lane},
+            "tags": self._tags(plan),
             "volumes": _volumes(config, plan.run_id),
             "gpu": None if plan.dry_run else plan.gpu,
             "cpu": cpu,

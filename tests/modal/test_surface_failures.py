@@ -156,13 +156,8 @@ def test_a_secret_that_is_not_there(emulator: Emulator, project: Path) -> None:
 
 def test_a_source_that_is_too_large(emulator: Emulator, project: Path) -> None:
     (project / "weights.bin").write_bytes(b"x" * 2048)
-    box = ModalBox("20261122-214501-3f9a", project, ModalConfig())
-    surface = ModalSurface(ModalConfig(), SourceConfig(max_bytes=1024))
-    from pytest_megacpp.surfaces.modal import Stay
-
     plan = Plan("r", "h200x8", "modal", "H200:8", 0, 1, True, False, (), (), str(project), "")
-    box.begin(lambda: surface._order(plan, project, box), Stay.OWNER)
-    problem = problem_of(box)
+    problem = problem_of(ModalSurface(ModalConfig(), SourceConfig(max_bytes=1024)).start(plan, project))
     assert (problem.code, problem.cause) == ("blocked", "source")
     assert "weights.bin" in problem.detail
 

@@ -74,6 +74,9 @@ class Emulator:
         assert volume_id is not None
         return self._store.volume(volume_id)
 
+    def app_tags(self, app_id: str) -> Mapping[str, str]:
+        return self._store.app_tags.get(app_id, {})
+
     def kill(self, sandbox: Sandbox, status: int = Result.GENERIC_STATUS_FAILURE) -> None:
         """Every process at once, as an eviction, a preemption or the kernel does."""
         self._do(self.control.end(sandbox, status, KILLED))
