@@ -39,11 +39,32 @@ TESTS = """
     def test_wrong(modal_h200x8):
         assert modal_h200x8.rank != 1
 """
+WRONG_FIRST = """
+    import pathlib
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=2)
+
+    def test_wrong(modal_h200x8):
+        assert modal_h200x8.rank != 1
+
+    def test_shut(modal_h200x8):
+        while not (pathlib.Path("/tmp") / "{gate}").exists():
+            time.sleep(0.02)
+"""
 SETTINGS = """
     [tool.pytest.ini_options]
     addopts = ["--strict-markers"]
     [tool.pytest_megacpp.modal]
     lease_s = 3
+"""
+NO_LEASE = SETTINGS.replace("lease_s = 3", "lease_s = 600")  # what ends a sandbox must be the desk
+DEAR = """
+    cpu = 4
+    [tool.pytest_megacpp.prices]
+    cpu_core = 900
+    memory_gib = 0
 """
 
 
@@ -127,7 +148,9 @@ def test_one_sandbox_for_all_tests_and_a_connection_that_is_cut_and_back(site: S
     assert phases == ["source", "connect", "image", "upload", "capacity", "start"]
     assert re.search(r"megacpp: collection done [\d.]+ s after the box began", ran.text)
     site.assert_given_back()
-    assert site.sandbox.tags["megacpp_run"] == ran.run["run_id"] == site.sandbox.name
+    assert site.sandbox.name == ran.run["run_id"]
+    assert site.sandbox.tags == {"megacpp_run": site.sandbox.name, "lane": "h200x8", "suite": "project"}
+    assert site.emulator.app_tags(site.sandbox.app_id) == site.sandbox.tags
 
 
 def test_the_lane_s_gpus_are_asked_for_and_checked(site: Site) -> None:
@@ -229,6 +252,44 @@ def test_ctrl_c_in_the_queue(site: Site) -> None:
     while site.sandbox.result is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert site.sandbox.result is not None
+
+
+def test_ctrl_c_in_a_running_test(site: Site) -> None:
+    site.write("pyproject.toml", NO_LEASE)
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        os.kill(desk.child.pid, signal.SIGINT)
+        assert desk.wait() == pytest.ExitCode.INTERRUPTED
+        document = desk._run_json()
+    assert document is not None
+    assert document["status"] == "interrupted"
+    assert document["tests"][0]["outcome"] == "passed"
+    assert {test["outcome"] for test in document["tests"][1:]} <= {"error", None}
+    site.assert_given_back()
+
+
+def test_the_first_failure_is_enough(site: Site) -> None:
+    """With `-x`. Whoever went on would wait in the next test for good: its gate stays shut."""
+    site.write("pyproject.toml", NO_LEASE)
+    site.write("test_it.py", WRONG_FIRST.replace("{gate}", site.gate.name))
+    ran = site.run(*LANE, "-x")
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.outcomes() == {"test_wrong": "failed"}, ran.text
+    site.assert_given_back()
+
+
+def test_a_budget_ends_the_test_that_runs(site: Site) -> None:
+    """A dollar a second: 25 of them, and 15 that are kept back for the end."""
+    site.write("pyproject.toml", NO_LEASE + DEAR)
+    ran = site.run(*LANE, "--lane-budget", "40")
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
+    assert {ran.verdict(name)["cause"] for name in ("test_slow", "test_wrong")} == {"budget"}
+    assert "the budget was spent while this test ran" in ran.failure("test_slow")
+    assert "the budget was spent before this test began" in ran.failure("test_wrong")
+    assert ran.run is not None
+    assert 25 < ran.run["cost"]["usd"] < 40
+    site.assert_given_back()
 
 
 def test_no_process_is_left() -> None:
