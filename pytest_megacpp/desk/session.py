@@ -25,6 +25,7 @@ from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, Surface
 
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
+UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
 READ_BYTES_AT_ONCE = 8 << 20
 
 
@@ -190,11 +191,12 @@ class LaneRun:
         if self.stays and all(map(self._is_through, range(len(self.plan.tests)))):
             self._hear_the_end()
         self._box.end()
-        while not self._over:
-            self._read()
+        self._hear_the_end()
+        if not self._over:
+            self._end_of_recording(Ended(UNCONFIRMED))
 
     def _hear_the_end(self) -> None:
-        """Of a box that ends by itself, since it has nothing left to do: its last words and logs."""
+        """The last words and logs of a box that has nothing left to do, or was ended; not for ever."""
         deadline = time.monotonic() + LAST_WORDS_S
         while not self._over and time.monotonic() < deadline:
             if not self._read():
