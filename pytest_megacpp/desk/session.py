@@ -10,6 +10,7 @@ from pathlib import Path
 from pytest_megacpp.box.logs import shorten
 from pytest_megacpp.box.recorder import redact_file
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
+from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
@@ -177,6 +178,8 @@ class LaneRun:
         self._finished = True
         try:
             self._end_box()
+            if interrupted:
+                self._read_again()
             self._redact_logs()
             for index in range(len(self.plan.tests)):
                 if self._is_through(index):
@@ -194,6 +197,11 @@ class LaneRun:
         self._hear_the_end()
         if not self._over:
             self._end_of_recording(Ended(UNCONFIRMED))
+
+    def _read_again(self) -> None:
+        """An interrupt may have come while lines were taken in; the file has all of them."""
+        if self.directory.recording.exists():
+            self.timeline = read_timeline(self.directory.recording)
 
     def _hear_the_end(self) -> None:
         """The last words and logs of a box that has nothing left to do, or was ended; not for ever."""
