@@ -28,7 +28,9 @@ SOON_S = 40.0
 def project(tmp_path: Path) -> Path:
     project = tmp_path / "project"
     project.mkdir()
-    (project / "test_a.py").write_text("import time\n\ndef test_a(): time.sleep(600)  # what happens, happens meanwhile\n")
+    (project / "test_a.py").write_text(
+        "import time\n\ndef test_a(): time.sleep(600)  # what happens, happens meanwhile\n"
+    )
     return project
 
 

@@ -1,0 +1,215 @@
+"""Owns what a seed is: the launch shape it belongs to, its manifest, how far it covers a launch; must not know a file.
+
+A seed is a compile cache that a real launch left behind. It counts for launches of the same shape only, and is judged
+per rank: the index of a device, and which subgroup a rank is in, are part of a graph's key, so a seed of one rank may
+be worth nothing to the next.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from pytest_megacpp.recording.codec import to_json
+
+SCHEMA = "megacpp.seed/1"
+
+
+class SeedState(StrEnum):
+    """Of a launch: no seed at all, only of other shapes, one that lacks something, one that has all that is known."""
+
+    ABSENT = "absent"
+    FOREIGN = "foreign"
+    PARTIAL = "partial"
+    WARM = "warm"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What must be equal for a graph of one launch to serve another.
+
+    `gpu` as requested (`H200:8`), `devices` as observed, by name, or the CPU's of a dry run; `ranks` is the lane's world
+    size. `versions` of torch, triton, CUDA, the driver and Python; `settings` are variables that Inductor and Triton
+    read.
+    """
+
+    lane: str
+    gpu: str
+    devices: tuple[str, ...]
+    ranks: int
+    preset: str
+    image: str
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A name for the shape, fit for a directory."""
+        told = json.dumps(to_json(self), sort_keys=True).encode("utf-8", "surrogatepass")
+        return hashlib.blake2s(told, digest_size=8).hexdigest()
+
+    def differences(self, other: "Shape") -> tuple[str, ...]:
+        """Where `other`, of a seed, differs: `torch 2.12.0, here 2.13.0`."""
+        mine, theirs = _flat(self), _flat(other)
+        names = dict.fromkeys((*mine, *theirs))
+        return tuple(
+            f"{name} {theirs.get(name) or 'unset'}, here {mine.get(name) or 'unset'}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        )
+
+
+def _flat(shape: Shape) -> dict[str, str]:
+    devices = ", ".join(dict.fromkeys(shape.devices))
+    own = {"lane": shape.lane, "gpu": shape.gpu, "devices": f"{len(shape.devices)} × {devices}"}
+    own |= {"ranks": str(shape.ranks), "preset": shape.preset, "image": shape.image}
+    return {**own, **shape.versions, **shape.settings}
+
+
+GraphKeys: TypeAlias = Mapping[str, Collection[str]]
+"""Keys by cache: `inductor`, `aot_autograd`, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class RankGraphs:
+    """What one rank needed in one test: graph keys by cache, compile seconds with a cold and with a warm cache."""
+
+    rank: int
+    device: str
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cold_s: float | None = None
+    warm_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeededTest:
+    """What the ranks of one test needed, measured by `run` at `revision`."""
+
+    nodeid: str
+    preset: str
+    world_size: int
+    ranks: tuple[RankGraphs, ...]
+    run: str
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A seed. `run` made it, at `revision`; `created_at` is UTC, ISO 8601. `cache_bytes` and `files` are what is packed,
+    `archive_bytes` and `sha256` the archive's.
+    """
+
+    id: str
+    shape: Shape
+    run: str
+    created_at: str
+    cache_bytes: int
+    files: int
+    archive_bytes: int
+    sha256: str
+    tests: tuple[SeededTest, ...] = ()
+    revision: str = ""
+    schema: str = SCHEMA
+
+    def of(self, wanted: "Wanted") -> SeededTest | None:
+        """What is known of a test of this size."""
+        return next((test for test in self.tests if Wanted.of(test) == wanted), None)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rank and test pairs, graph keys): a seed that has less of either is the smaller one."""
+        ranks = [rank for test in self.tests for rank in test.ranks]
+        return len(ranks), sum(len(keys) for rank in ranks for keys in rank.keys.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A test as a launch wants to run it."""
+
+    nodeid: str
+    preset: str
+    world_size: int
+
+    @classmethod
+    def of(cls, test: SeededTest) -> "Wanted":
+        return cls(test.nodeid, test.preset, test.world_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Ranks of a test that the seed doesn't serve: all of them where the test is unknown to it."""
+
+    nodeid: str
+    ranks: tuple[int, ...]
+    keys: tuple[str, ...] = ()
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many pairs of test and rank are served, of how many; what is missing."""
+
+    covered: int
+    wanted: int
+    missing: tuple[Missing, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """0 to 1; nothing wanted is all covered."""
+        return round(self.covered / self.wanted, 4) if self.wanted else 1.0
+
+
+def coverage(tests: Sequence[SeededTest], wanted: Iterable[Wanted], lacking: GraphKeys) -> Coverage:
+    """What a seed is worth to a launch. `lacking` are keys that `tests` name and the cache doesn't have."""
+    known = {Wanted.of(test): test for test in tests}
+    covered, total, missing = 0, 0, []
+    for one in wanted:
+        short = _missing(one, known.get(one), lacking)
+        total += one.world_size
+        covered += one.world_size - len(short.ranks)
+        missing += [short] if short.ranks else []
+    return Coverage(covered, total, tuple(missing))
+
+
+def _missing(wanted: Wanted, test: SeededTest | None, lacking: GraphKeys) -> Missing:
+    if test is None:
+        return Missing(wanted.nodeid, tuple(range(wanted.world_size)), known=False)
+    by_rank = {graphs.rank: graphs for graphs in test.ranks}
+    short: dict[int, tuple[str, ...]] = {}
+    for rank in range(wanted.world_size):
+        graphs = by_rank.get(rank)
+        lost = (
+            ()
+            if graphs is None
+            else tuple(k for cache, keys in graphs.keys.items() for k in keys if k in lacking.get(cache, ()))
+        )
+        if graphs is None or lost:
+            short[rank] = lost
+    keys = dict.fromkeys(key for lost in short.values() for key in lost)
+    return Missing(wanted.nodeid, tuple(short), tuple(keys))
+
+
+def merged(base: Sequence[SeededTest], measured: Sequence[SeededTest]) -> tuple[SeededTest, ...]:
+    """What a seed knows after a run: tests that the run had as it measured them, the others as before. Seconds that a
+    run could not measure (a warm one has no cold ones) are kept from before.
+    """
+    known = {Wanted.of(test): test for test in base}
+    for test in measured:
+        before = known.get(Wanted.of(test))
+        known[Wanted.of(test)] = test if before is None else replace(test, ranks=_with_seconds(before, test))
+    return tuple(known.values())
+
+
+def _with_seconds(before: SeededTest, now: SeededTest) -> tuple[RankGraphs, ...]:
+    past = {graphs.rank: graphs for graphs in before.ranks}
+    blank = RankGraphs(-1, "")
+    return tuple(
+        replace(
+            graphs,
+            cold_s=graphs.cold_s if graphs.cold_s is not None else past.get(graphs.rank, blank).cold_s,
+            warm_s=graphs.warm_s if graphs.warm_s is not None else past.get(graphs.rank, blank).warm_s,
+        )
+        for graphs in now.ranks
+    )
