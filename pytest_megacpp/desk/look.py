@@ -119,8 +119,17 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     told = _entry(test, seen.document).get("receipt")
     receipt = _typed(seen.run / told) if isinstance(told, str) else None
     started = seen.timeline.started
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=started.lane if started else "?")
+    lane = started.lane if started else "?"
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=_flight(told, seen.run))
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
+
+
+def _flight(receipt: object, run: Path) -> str | None:
+    """Where the flight records lie that were written with a receipt."""
+    if not isinstance(receipt, str):
+        return None
+    records = run / "flight" / Path(receipt).stem
+    return _typed(records) if records.is_dir() else None
 
 
 def _typed(path: Path) -> str:

@@ -85,6 +85,7 @@ def reports(
     timeline: Timeline,
     *,
     receipt: str | None,
+    flight: str | None,
     lane: str,
     wrong: str | None = None,
     more: Mapping[str, object] | None = None,
@@ -98,7 +99,7 @@ def reports(
         case Outcome.PASSED:
             yield from (make("setup"), make("call"))
         case Outcome.FAILED | Outcome.ERROR:
-            text = failure_text(result, timeline, receipt=receipt, lane=lane)
+            text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight)
             text = f"{wrong}\n\n{text}" if wrong else text
             failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
             longrepr = VerdictText(text, _crash(item, result, make.view, wrong))

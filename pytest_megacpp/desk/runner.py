@@ -270,12 +270,13 @@ class LaneRunner:
             self._gatekeeper.note(item, result)
         if self._announcer is not None:
             self._announcer.note(item, result, run)
-        receipt = run.receipt_path(placed.index, Path(self._config.invocation_params.dir))
+        here = Path(self._config.invocation_params.dir)
         told = reports(
             item,
             result,
             run.timeline,
-            receipt=receipt,
+            receipt=run.receipt_path(placed.index, here),
+            flight=run.flight_path(placed.index, here),
             lane=run.plan.lane,
             wrong=wrong,
             more=run.properties(placed.index),

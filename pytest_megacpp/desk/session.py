@@ -1,6 +1,7 @@
 """Owns one lane's run at the desk: plan, surface, recording, judgement, artefacts; must not know pytest's hooks."""
 
 import contextlib
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,13 +13,14 @@ from pytest_megacpp.box.recorder import redact_file
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import Event, Fact, ProblemFound, Progress, RunFinished, RunStarted, TestPlanned
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
+from pytest_megacpp.report.flight_dump import flight_dumps
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
@@ -28,11 +30,13 @@ POLL_S = 0.004
 LAST_WORDS_S = 30.0
 UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
 READ_BYTES_AT_ONCE = 8 << 20
+GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 
 @dataclass
 class LaneRun:
-    """One box and what comes of it. `judged` by the plan's index; `unwritten` says which artefacts failed, and why.
+    """One box and what comes of it. `judged`, `receipts` and `flights` (directories with flight records) go by the
+    plan's index; `unwritten` says which artefacts failed, and why.
 
     `left`: the box works on without this desk. `stays`: it would, if this desk ended now. `on_progress` hears of each
     step on the way to a box elsewhere.
@@ -45,6 +49,7 @@ class LaneRun:
     timeline: Timeline = field(default_factory=Timeline)
     judged: dict[int, TestResult] = field(default_factory=dict)
     receipts: dict[int, str] = field(default_factory=dict)
+    flights: dict[int, str] = field(default_factory=dict)
     unwritten: list[str] = field(default_factory=list)
     left: bool = False
     stays: bool = False
@@ -158,6 +163,7 @@ class LaneRun:
             if result.nodeid == "":
                 result = replace(result, nodeid=self.plan.tests[index].nodeid)
             self.judged[index] = result
+            self._write_flight_record(index, result)
             self._write_receipt(index, result)
         return self.judged[index]
 
@@ -228,15 +234,38 @@ class LaneRun:
         status = run_status(results[i] for i in sorted(results)) if results else RunStatus.ERROR
         return RunStatus.FAILED if status is RunStatus.PASSED and self.meta.gate_failed else status
 
+    def _write_flight_record(self, index: int, result: TestResult) -> None:
+        """What ranks did together in a test that isn't green, a file per rank, as torch itself would dump it."""
+        test = self.timeline.tests.get(index)
+        if test is None or result.verdict.code in GREEN:
+            return
+        name = f"flight/{self._receipt_name(result).removesuffix('.json')}"
+        try:
+            for rank, dump in enumerate(flight_dumps(test, self.timeline, self.redactor.text)):
+                self.directory.write(f"{name}/rank_{rank}", pickle.dumps(dump))
+        except OSError as e:
+            self.unwritten.append(f"{name} could not be written: {e.strerror or e}")
+        else:
+            self.flights[index] = name
+
     def _write_receipt(self, index: int, result: TestResult) -> None:
-        name = f"receipts/{receipt_name(self.redactor.text(result.nodeid))}"
-        document = receipt(result, self.timeline, self._meta_now(), redact=self.redactor.text)
+        name = f"receipts/{self._receipt_name(result)}"
+        document = receipt(result, self.timeline, self._meta_now(), self.flights.get(index), redact=self.redactor.text)
         if self._write(name, document):
             self.receipts[index] = name
 
+    def _receipt_name(self, result: TestResult) -> str:
+        return receipt_name(self.redactor.text(result.nodeid))
+
     def receipt_path(self, index: int, relative_to: Path) -> str | None:
         """Where the user finds the receipt."""
-        name = self.receipts.get(index)
+        return self._shown(self.receipts.get(index), relative_to)
+
+    def flight_path(self, index: int, relative_to: Path) -> str | None:
+        """Where the user finds the flight records of the test's ranks."""
+        return self._shown(self.flights.get(index), relative_to)
+
+    def _shown(self, name: str | None, relative_to: Path) -> str | None:
         if name is None:
             return None
         path = self.directory.path / name

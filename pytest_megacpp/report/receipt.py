@@ -36,8 +36,10 @@ def receipt_name(nodeid: str) -> str:
     return f"{slug or 'test'}-{digest}.json"
 
 
-def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Redact) -> dict[str, Json]:
-    """The whole document of one test."""
+def receipt(
+    result: TestResult, timeline: Timeline, run: RunMeta, flight_record: str | None = None, *, redact: Redact
+) -> dict[str, Json]:
+    """The whole document of one test. `flight_record`: the directory with the ranks' own, relative to the run's."""
     where = scene(result, timeline)
     planned = timeline.planned.get(result.index)
     size = where.size or (planned.ranks if planned else 0)
@@ -57,6 +59,7 @@ def receipt(result: TestResult, timeline: Timeline, run: RunMeta, *, redact: Red
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew(where, timeline.last_s),
+        "flight_record": flight_record,
         "cost": to_json(cost_of_test(run, timeline, result.index)),
         "lane": run.lane,
         "surface": run.surface,

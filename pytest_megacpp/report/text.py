@@ -5,9 +5,10 @@ order of time, what the other ranks showed because of it, and what to do next. I
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
-from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import clean, one_line
@@ -20,6 +21,7 @@ KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
 _NEEDS_DETAIL = ("wait", "busy")
+_OF_COLLECTIVES = frozenset({Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG, Code.COMPILE_SKEW})
 
 
 def headline(verdict: Verdict) -> str:
@@ -35,8 +37,12 @@ def _says(summary: str, ranks: str) -> bool:
     return re.search(rf"\b{re.escape(ranks)}(?![-,\d])", summary) is not None
 
 
-def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None, lane: str) -> str:
-    """The whole text, plain, without a final newline. `receipt` is its path as the user can open it."""
+def failure_text(
+    result: TestResult, timeline: Timeline, *, receipt: str | None, lane: str, flight: str | None = None
+) -> str:
+    """The whole text, plain, without a final newline. `receipt` and `flight` (the directory with the flight records of
+    all ranks) are paths as the user can open them.
+    """
     verdict, where = result.verdict, scene(result, timeline)
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
@@ -45,7 +51,7 @@ def failure_text(result: TestResult, timeline: Timeline, *, receipt: str | None,
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),
-        _ending(verdict, receipt),
+        _ending(verdict, receipt, flight),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -153,8 +159,10 @@ def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
     return [title, *lines, *([f"  … and {counted(left, 'more rank')}, see the receipt"] if left else [])]
 
 
-def _ending(verdict: Verdict, receipt: str | None) -> list[str]:
+def _ending(verdict: Verdict, receipt: str | None, flight: str | None) -> list[str]:
     """The next step unwrapped: its commands are there to be copied."""
     steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
     lines = [f"{'next' if number == 0 else '':<9}{step}" for number, step in enumerate(steps)]
+    if flight and verdict.code in _OF_COLLECTIVES:
+        lines.append(f"{'flight':<9}torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_")
     return [*lines, *([f"{'receipt':<9}{one_line(receipt, 1000)}"] if receipt else [])]

@@ -1,7 +1,8 @@
-"""A run whose box does not do what it should."""
+"""A run whose box does not do what it should, and what is kept of it."""
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
+from pytest_megacpp.surfaces.replay import ReplaySurface
 from tests.scenario import NODEID, FakeBox
 
 
@@ -86,3 +88,44 @@ def test_what_an_interrupt_tore_from_the_desk_is_read_again(tmp_path: Path) -> N
     run.finish(interrupted=True)
     document = json.loads((directory.path / "run.json").read_text())
     assert [test["outcome"] for test in document["tests"]] == ["passed"]
+
+
+def recorded(tmp_path: Path, box: FakeBox) -> LaneRun:
+    (tmp_path / "recording").write_bytes(box.recording())
+    directory = RunDirectory.create(tmp_path / "lane")
+    run = lane_run(directory, tmp_path)
+    run.timeline = box.timeline()
+    run.start(ReplaySurface(tmp_path / "recording"))
+    return run
+
+
+def dies() -> FakeBox:
+    box = FakeBox(ranks=2).begins().enters((0, 1)).after(0.1).completes().enters(0, seq=2).after(0.2)
+    return box.exits(1, signal="SIGKILL").acts("exit", "", (0,), (1,)).aborts("exit").done()
+
+
+def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: Path) -> None:
+    run = recorded(tmp_path, dies())
+    assert run.wait_for(0).verdict.code == "rank-death"
+    run.finish()
+    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    records = run.directory.path / document["flight_record"]
+    dumps = [pickle.loads((records / f"rank_{rank}").read_bytes()) for rank in range(2)]
+    assert [[entry["collective_seq_id"] for entry in dump["entries"]] for dump in dumps] == [[1, 2], [1]]
+    assert len(list(records.iterdir())) == 2
+    assert run.flight_path(0, tmp_path) == str(records.relative_to(tmp_path))
+
+
+def test_a_green_test_has_none(tmp_path: Path) -> None:
+    run = recorded(tmp_path, FakeBox(ranks=2).begins().passes().ends().done())
+    run.finish()
+    assert json.loads((run.directory.path / run.receipts[0]).read_text())["flight_record"] is None
+    assert not (run.directory.path / "flight").exists()
+
+
+def test_flight_records_that_can_not_be_written_cost_no_receipt(tmp_path: Path) -> None:
+    run = recorded(tmp_path, dies())
+    (run.directory.path / "flight").write_text("in the way")
+    run.finish()
+    assert [line for line in run.unwritten if "flight/" in line]
+    assert json.loads((run.directory.path / run.receipts[0]).read_text())["flight_record"] is None

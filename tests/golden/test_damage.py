@@ -3,6 +3,7 @@ nothing that acts on a terminal gets through.
 """
 
 import json
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.report.flight_dump import flight_dumps
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import RunMeta, run_json, run_status
 from pytest_megacpp.report.text import failure_text
@@ -94,6 +96,8 @@ def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> N
         assert ACTING.search(text) is None
         json.loads(dump_json(receipt(test, timeline, META, redact=REDACT)))
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.json", receipt_name(test.nodeid))
+        if test.index in timeline.tests:
+            pickle.dumps(flight_dumps(timeline.tests[test.index], timeline, REDACT))
     results = {test.index: test for test in tests}
     json.loads(dump_json(run_json(META, run_status(tests), [], results, {}, timeline, redact=REDACT)))
 

@@ -18,7 +18,7 @@ META = RunMeta("r1", "h200x8", "local", True, 8, "H200:8", "2026-11-22T21:45:01.
 CIRCUMSTANCES = {"seed", "environment", "versions", "devices", "git", "ids"}
 RECEIPT = CIRCUMSTANCES | {
     *("schema", "run_id", "nodeid", "outcome", "verdict", "distributed_mode", "preset", "world_size", "backend"),
-    *("dry_run", "limits", "ranks", "skew"),
+    *("dry_run", "limits", "ranks", "skew", "flight_record"),
 }
 RANK = {
     *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),

@@ -247,3 +247,14 @@ def test_any_verdict_over_any_recording_has_a_text(verdict: Verdict, facts: list
     text = shown(story, TestResult(0, NODEID, Outcome.FAILED, verdict))
     assert text.startswith(str(verdict.code))
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [(Code.STRAGGLER, "flight   torchfrtrace 'my runs/flight/a' -p rank_"), (Code.RANK_DEATH, None)],
+)
+def test_a_verdict_on_collectives_names_torch_s_own_analyser(code: Code, line: str | None) -> None:
+    story, judged = killed()
+    judged = replace(judged, verdict=replace(judged.verdict, code=code))
+    text = failure_text(judged, story.timeline, receipt="r.json", lane="h200x8", flight="my runs/flight/a")
+    assert [told for told in text.split("\n") if "torchfrtrace" in told] == ([line] if line else [])
