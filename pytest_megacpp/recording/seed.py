@@ -30,9 +30,9 @@ class SeedState(StrEnum):
 class Shape:
     """What must be equal for a graph of one launch to serve another.
 
-    `gpu` as requested (`H200:8`), `devices` as observed, by name, or the CPU's of a dry run; `ranks` is the lane's world
-    size. `versions` of torch, triton, CUDA, the driver and Python; `settings` are variables that Inductor and Triton
-    read.
+    `gpu` as requested (`H200:8`), `devices` as observed, by name, or the CPU's of a dry run; `ranks` is the lane's
+    world size. `versions` of torch, triton, CUDA, the driver and Python; `settings` are variables that Inductor and
+    Triton read.
     """
 
     lane: str
@@ -97,8 +97,8 @@ class SeededTest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A seed. `run` made it, at `revision`; `created_at` is UTC, ISO 8601. `cache_bytes` and `files` are what is packed,
-    `archive_bytes` and `sha256` the archive's.
+    """A seed. `run` made it, at `revision`; `created_at` is UTC, ISO 8601. `cache_bytes` and `files` are what is
+    packed, `archive_bytes` and `sha256` the archive's.
     """
 
     id: str
