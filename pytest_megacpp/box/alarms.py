@@ -286,13 +286,19 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
         number = wait.number
         if number not in clocks.late:
             continue
-        if clocks.compiling_s.get(number, 0.0) > view.limits.skew:
+        if clocks.compiling_s.get(number, 0.0) > _skew_s(view, clocks.late[number]):
             return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
         if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
             return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
         if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks, number, now_s):
             return _acted(view, "stall", f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
+
+
+def _skew_s(view: TestView, late_ranks: Collection[int]) -> float:
+    """How long others may wait for ranks that compile, or did; for a warm-up, as long as they may compile."""
+    warm_up = bool(late_ranks) and all(view.ranks[r].warms_up for r in late_ranks)
+    return max(view.limits.skew, view.limits.compile) if warm_up else view.limits.skew
 
 
 def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
@@ -340,9 +346,22 @@ def _rests_s(rank: RankView) -> float | None:
 
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    if clocks.since(view.started_s, now_s) > view.limits.test:
-        return _acted(view, "test-limit", f"the test ran longer than {view.limits.test:g} s")
-    return None
+    """Warm-ups have time of their own, as much as a compile may take."""
+    limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
+    if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), limits.compile) <= limits.test:
+        return None
+    return _acted(view, "test-limit", f"the test ran longer than {limits.test:g} s")
+
+
+def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
+    """How long some rank or other warmed up, without pauses."""
+    warmed_s, until_s = 0.0, view.started_s
+    for start_s, end_s in sorted(span for rank in view.ranks.values() for span in rank.warmups(now_s)):
+        start_s = max(start_s, until_s)
+        if end_s > start_s:
+            warmed_s += clocks.since(start_s, now_s) - clocks.since(end_s, now_s)
+            until_s = end_s
+    return warmed_s
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:

@@ -190,7 +190,7 @@ class _Maker:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
         if verdict.cause:
             found["megacpp_cause"] = verdict.cause
-        firsts = [f.seconds for rank in self._ranks() for _, f in rank.first_forwards[:1]]
+        firsts = [s for rank in self._ranks() if (s := rank.first_forward_s) is not None]
         if firsts:
             found["megacpp_first_forward_s"] = round(max(firsts), 3)  # the slowest rank's
         return [*found.items(), *((f"megacpp_{name}", value) for name, value in self.more.items())]

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded
+from pytest_megacpp.rank.patience import Patience
+from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
 from pytest_megacpp.recording.plan import PlannedTest
-from pytest_megacpp.recording.timeline import KEPT_RECORDS
+from pytest_megacpp.recording.timeline import KEPT_RECORDS, WARMUP
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_RECORD_CHARS = 32_000
+MAX_REASON_CHARS = 80
 
 
 class Lane:
@@ -30,10 +32,13 @@ class Lane:
     ("full" or "diagnostic") and `lane` (its name). The default process group is initialised.
     """
 
-    def __init__(self, agent: Agent, test: int, planned: PlannedTest, *, lane: str, surface: str) -> None:
+    def __init__(
+        self, agent: Agent, patience: Patience, test: int, planned: PlannedTest, *, lane: str, surface: str
+    ) -> None:
         import torch
 
         self._agent = agent
+        self._patience = patience
         self._test = test
         self.lane = lane
         self.surface = surface
@@ -69,13 +74,27 @@ class Lane:
 
         return init_device_mesh(self.device.type, tuple(shape), mesh_dim_names=tuple(names))
 
-    def warmup(self, step: Callable[[], T]) -> T:
-        """Runs `step` on all ranks together, from a barrier to a barrier, and records it as the first forward."""
+    def warmup(self, step: Callable[[], T], *, skip: str | None = None) -> T:
+        """Runs `step` on all ranks together, from a barrier to a barrier, and records it as the first forward.
+
+        Meanwhile the warm-up limits hold: peers wait for a rank as long as it may compile, and the time is none of
+        the `test` limit's. With `skip`, a reason such as `user_disabled`, `fsdp_cuda_eager_mode`, `non_cuda_lane` or
+        `cuda_regional_compile_plus_moe`, the step is an ordinary one, and the receipt says why.
+
+        Raises:
+            ValueError: `skip` isn't an identifier.
+        """
+        if skip is not None:
+            self._agent.send(WarmupSkipped(self.rank, self._test, _reason(skip)))
+            return step()
+        return self._warmed(step)
+
+    def _warmed(self, step: Callable[[], T]) -> T:
         import torch.distributed as dist
 
-        with self.phase("warmup"):
+        with self.phase(WARMUP), self._patience.warming():
             dist.barrier()
-            with self._timed("warmup", "warmup"):
+            with self._timed(WARMUP, "warmup"):
                 result = step()
             dist.barrier()
         return result
@@ -158,3 +177,9 @@ class Lane:
         if odd:
             lines = "\n".join(f"  rank {r}: shape {s[0]} {s[1]} digest {s[2]}" for r, s in enumerate(seen))
             raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")
+
+
+def _reason(skip: str) -> str:
+    if not skip.isidentifier() or len(skip) > MAX_REASON_CHARS:
+        raise ValueError(f"skip={skip!r} is no name: give the reason as one identifier, such as skip='user_disabled'")
+    return skip

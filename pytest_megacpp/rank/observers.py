@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.recording.events import (
     Capability,
     Collective,
@@ -25,6 +26,8 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.flight import Read, read_record, together
 
 SENT_ENTRIES = 64
+KEPT_KEYS = 4096  # of compile caches, per test
+KEY_CHARS = 200  # all of them fit one line of the recording
 
 Counters: TypeAlias = dict[int, tuple[int, int]]
 """(entered, completed) collectives by process group."""
@@ -37,13 +40,16 @@ class Observers:
         self.agent = agent
         self.test: int | None = None
         self.groups_created = 0
-        self.patience_s = 0.0
+        self.patience = Patience()
         self._compile_before = (0.0, 0, 0, 0)
+        self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
         self._told_device = False
 
     def install(self) -> None:
-        """Patches process-group creation and destruction, and the time-out of groups made without one."""
+        """Patches process-group creation and destruction, the time-out of groups made without one, and how torch
+        remembers what its compile caches were asked for.
+        """
         from torch.distributed import distributed_c10d as c10d
 
         c10d._get_default_timeout = self._longer(c10d._get_default_timeout)
@@ -51,6 +57,10 @@ class Observers:
         destroy = self._before_destruction(c10d.destroy_process_group)
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
+        try:
+            self._hear_cache_keys()
+        except Exception as e:
+            self._missing("cache_keys", e)
 
     def start_worker_server(self, path: str) -> None:
         """torch's C++ server that answers the box without the GIL; lives as long as this object."""
@@ -70,7 +80,7 @@ class Observers:
 
         @functools.wraps(default)
         def patient(*args: Any, **kwargs: Any) -> timedelta:
-            return max(default(*args, **kwargs), timedelta(seconds=self.patience_s))
+            return self.patience.implied(default(*args, **kwargs))
 
         return patient
 
@@ -79,6 +89,7 @@ class Observers:
         def created(*args: Any, **kwargs: Any) -> Any:
             result = create(*args, **kwargs)
             self.groups_created += 1
+            self.patience.created(kwargs.get("timeout"))
             try:
                 self._announce(result, args, kwargs)
             except Exception as e:
@@ -115,6 +126,24 @@ class Observers:
 
         return destroyed
 
+    def _hear_cache_keys(self) -> None:
+        """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""
+        from torch.compiler import _cache
+
+        manager: Any = _cache.CacheArtifactManager
+        record = manager.record_artifact
+
+        @functools.wraps(record)
+        def recorded(artifact_type: str, key: str, content: Any) -> None:
+            self._used_key(artifact_type, key)
+            record(artifact_type, key, content)
+
+        manager.record_artifact = staticmethod(recorded)
+
+    def _used_key(self, cache: str, key: str) -> None:
+        if len(self._cache_keys) < KEPT_KEYS:
+            self._cache_keys[str(cache), str(key)[:KEY_CHARS]] = None
+
     def flight_record(self, newest: int) -> Read:
         """This rank's newest collectives, and its counters; empty without a process group."""
         entries, status = _read_recorders(self.agent.epoch_s, newest)
@@ -140,6 +169,7 @@ class Observers:
     def compile_started(self) -> None:
         """Remembers the compile totals at the start of a test."""
         self._compile_before = _compile_totals()
+        self._cache_keys.clear()
 
     def send_compiled(self) -> None:
         """Sends what this test compiled, when it compiled anything."""
@@ -147,9 +177,10 @@ class Observers:
             return
         now = _compile_totals()
         seconds, graphs, hits, misses = (b - a for a, b in zip(self._compile_before, now, strict=True))
-        if graphs or hits or misses or seconds:
+        keys = _by_cache(tuple(self._cache_keys))  # another thread may go on
+        if graphs or hits or misses or seconds or keys:
             counts = int(graphs), int(hits), int(misses)
-            self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts), hold=True)
+            self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts, keys), hold=True)
 
 
 @contextlib.contextmanager
@@ -193,6 +224,11 @@ def _world_group() -> Any:
     import torch.distributed as dist
 
     return dist.group.WORLD
+
+
+def _by_cache(used: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
+    caches = dict.fromkeys(cache for cache, _ in used)
+    return {cache: tuple(key for c, key in used if c == cache) for cache in caches}
 
 
 def _compile_totals() -> tuple[float, int, int, int]:

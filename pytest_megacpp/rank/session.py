@@ -55,7 +55,6 @@ _DESK_OPTIONS: dict[str, object] = {
 }
 KEPT_SKIPPED = 64
 KEPT_UNPLANNED = 64
-BOX_FIRST_S = 600.0  # a group without a time-out of its own outlasts every limit by this, so the box decides
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
@@ -161,8 +160,7 @@ class RankSession:
         item = self._items[go.test]
         following = self._items.get(go.next_test) if go.next_test is not None else None
         self._go, self.observers.test = go, go.test
-        limits = self.plan.tests[go.test].limits
-        self.observers.patience_s = max(limits.skew, limits.stall, limits.compile, limits.test) + BOX_FIRST_S
+        self.observers.patience.begin(self.plan.tests[go.test].limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
@@ -253,7 +251,8 @@ class RankSession:
         """The handle for the test that asks; initialises the default process group."""
         assert self._go is not None
         planned = self.plan.tests[self._go.test]
-        lane = Lane(self.agent, self._go.test, planned, lane=self.plan.lane, surface=self.plan.surface)
+        patience = self.observers.patience
+        lane = Lane(self.agent, patience, self._go.test, planned, lane=self.plan.lane, surface=self.plan.surface)
         if lane.ensure_group():
             self._owns_group = True
             self._groups_at_start = self.observers.groups_created

@@ -452,8 +452,19 @@ class FirstForward:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmupSkipped:
+    """The test ran its warm-up step as an ordinary one; `reason` is a name (`user_disabled` …)."""
+
+    rank: int
+    test: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
-    """Compile totals of one test on one rank."""
+    """Compile totals of one test on one rank. `keys` are those of the cache entries that it stored or found, by the
+    cache's name in torch (`inductor`, `aot_autograd`, `autotune` …), each once, in order.
+    """
 
     rank: int
     test: int
@@ -461,6 +472,7 @@ class Compiled:
     graphs: int
     cache_hits: int
     cache_misses: int
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,6 +527,7 @@ RankFact: TypeAlias = (
     | FlightRecorded
     | Recorded
     | FirstForward
+    | WarmupSkipped
     | Compiled
     | Capability
 )

@@ -38,6 +38,8 @@ CPU_PROGRESS_S = 0.02  # less CPU time, and less than this share of a second, is
 CPU_PROGRESS_SHARE = 0.04
 CPU_WINDOW_S = 1.0
 
+WARMUP = "warmup"  # the phase under the warm-up limits
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -99,6 +101,7 @@ class RankView:
     output: dict[str, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
+    warmup_skipped: str = ""  # why
     compiled: ev.Compiled | None = None
     muted: str = ""  # what of its words is left out
     exit: ev.RankExited | None = None
@@ -148,6 +151,22 @@ class RankView:
     def open_phase(self) -> str | None:
         """The innermost phase that the rank is in."""
         return next((p.name for p in reversed(self.phases) if p.end_s is None), None)
+
+    @property
+    def warms_up(self) -> bool:
+        return not self.out and any(p.name == WARMUP and p.end_s is None for p in self.phases)
+
+    def warmups(self, now_s: float) -> tuple[tuple[float, float], ...]:
+        """Start and end of each warm-up, the last one's perhaps its own end or now."""
+        end_s = min((s for s in (self.exit_s, self.finished_s) if s is not None), default=now_s)
+        return tuple((p.start_s, end_s if p.end_s is None else p.end_s) for p in self.phases if p.name == WARMUP)
+
+    @property
+    def first_forward_s(self) -> float | None:
+        """What the test itself called its first forward, else its warm-up, else the longest that was seen."""
+        told = [(f.origin, f.seconds) for _, f in self.first_forwards]
+        named = [seconds for wanted in ("test", "warmup") for origin, seconds in told if origin == wanted]
+        return named[0] if named else max((seconds for _, seconds in told), default=None)
 
     def blocked_since(self) -> float | None:
         """Since when the main thread is known, by its stack, to wait for a peer in one call; None when it isn't."""
@@ -247,6 +266,7 @@ _TestFact: TypeAlias = (
     | ev.ThreadRaised
     | ev.Recorded
     | ev.FirstForward
+    | ev.WarmupSkipped
     | ev.Compiled
     | ev.FlightRecorded
     | ev.Sampled
@@ -522,6 +542,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             if len(view.first_forwards) < KEPT_FIRST_FORWARDS:
                 view.first_forwards.append((time_s, fact))
             view.progress_s = time_s
+        case ev.WarmupSkipped():
+            view.warmup_skipped = fact.reason
         case ev.Compiled():
             view.compiled = fact
         case ev.StackTaken():

@@ -13,13 +13,14 @@ from pytest_megacpp.judge.verdicts import TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import WARMUP, Phase, RankView, TestView, Timeline
 from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised
 
 SCHEMA = "megacpp.receipt/1"
+WARMED_UP = "explicit_warmup_allowed"
 MAX_SLUG_CHARS = 80
 TEXT_CHARS = 4_000_000  # of the stacks and tracebacks of all ranks together; those of the blamed are never cut
 LEAST_TEXT_CHARS = 2_000
@@ -109,8 +110,9 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
     return {
         "rank": rank,
         "phases": [{"name": p.name, "start_s": p.start_s, "end_s": _end_s(p, view)} for p in view.phases],
-        "first_forward_s": _first_forward_s(view),
+        "first_forward_s": view.first_forward_s,
         "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],
+        "warmup": _warmup(view),
         **_compiled(view),
         "collectives": _collectives(view),
         "device": _device(where, rank),
@@ -135,8 +137,12 @@ def _end_s(phase: Phase, view: RankView) -> float | None:
     return phase.end_s
 
 
-def _first_forward_s(view: RankView) -> float | None:
-    return view.first_forwards[0][1].seconds if view.first_forwards else None
+def _warmup(view: RankView) -> Json:
+    """Null where the test never spoke of one. One that ran counts, whatever else was skipped."""
+    if any(p.name == WARMUP for p in view.phases):
+        took_s = [f.seconds for _, f in view.first_forwards if f.origin == "warmup"]
+        return {"reason": WARMED_UP, "seconds": round(sum(took_s), 6) if took_s else None}
+    return {"reason": view.warmup_skipped, "seconds": None} if view.warmup_skipped else None
 
 
 def _compiled(view: RankView) -> dict[str, Json]:
@@ -218,7 +224,7 @@ def _skew(where: Scene, last_s: float) -> Json:
     if where.test is None:
         return {"first_forward_s": None, "worst_wait_s": None}
     views = where.test.ranks.values()
-    firsts = [seconds for view in views if (seconds := _first_forward_s(view)) is not None]
+    firsts = [seconds for view in views if (seconds := view.first_forward_s) is not None]
     return {
         "first_forward_s": round(max(firsts) - min(firsts), 6) if len(firsts) > 1 else None,
         "worst_wait_s": _worst_wait_s(where.test, last_s),

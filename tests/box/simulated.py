@@ -90,6 +90,14 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """The rank says that it enters a phase, or leaves it."""
+
+    name: str
+    over: bool = False
+
+
+@dataclass(frozen=True)
 class Fail:
     """An exception; what follows in the program is teardown."""
 
@@ -104,7 +112,7 @@ class Die:
     signal: str | None = "SIGKILL"
 
 
-Step: TypeAlias = Work | Idle | Compile | StuckCompile | Import | Receive | Collect | Fail | Die
+Step: TypeAlias = Work | Idle | Compile | StuckCompile | Import | Receive | Collect | Phase | Fail | Die
 Program: TypeAlias = Sequence[Step]
 
 
@@ -124,6 +132,7 @@ class Life:
     clock_s: float
     spans: list[tuple[float, float, str]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    phases: list[tuple[float, Phase]] = field(default_factory=list)
     failed_s: float | None = None
     failure: Fail = Fail()
     finished_s: float | None = None
@@ -182,6 +191,8 @@ class Ranks:
             case Fail():
                 if life.failed_s is None:
                     life.failed_s, life.failure = life.clock_s, step
+            case Phase():
+                life.phases.append((life.clock_s, step))
             case Die():
                 life.died = life.clock_s, step
             case StuckCompile(lock=True):
@@ -280,6 +291,8 @@ class Ranks:
             for group, members in self._groups(rank).items():
                 yield self.start_s, source, ev.GroupCreated(rank, test, group, members)
             yield self.start_s, source, ev.PhaseStarted(rank, test, "call")
+            for at_s, phase in life.phases:
+                yield at_s, source, (ev.PhaseEnded if phase.over else ev.PhaseStarted)(rank, test, phase.name)
             if life.failed_s is not None:
                 yield from self._last_look(rank, test, life.failed_s, "failure")
                 reported = ev.Reported(rank, test, "call", "failed", 1.0, error=life.failure.error)

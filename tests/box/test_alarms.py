@@ -29,6 +29,7 @@ from tests.box.simulated import (
     Fail,
     Idle,
     Import,
+    Phase,
     Program,
     Ranks,
     Receive,
@@ -277,6 +278,25 @@ def test_several_compiles_do_not_add_up() -> None:
     assert Rehearsal(*everybody(*step, *step, *step, ranks=2)).alarm() is None
 
 
+WARM_UP, WARM = Phase("warmup"), Phase("warmup", over=True)
+
+
+def test_who_compiles_in_a_warm_up_is_waited_for_as_long_as_a_compile_may_take() -> None:
+    waits = [WARM_UP, Collect(), WARM]
+    for long in ((Compile(0.9 * LIMITS.compile),), (Import(1), Compile(2 * LIMITS.skew))):
+        assert Rehearsal([WARM_UP, *long, Collect(), WARM], waits, waits).alarm() is None
+    expect(Rehearsal([WARM_UP, Compile(FOREVER)], waits, waits), "compile", LIMITS.compile, SLACK_S)
+    many = [Compile(0.7 * LIMITS.compile), Idle(1.0)] * 2
+    expect(Rehearsal([WARM_UP, *many, Collect()], waits), "skew", LIMITS.compile, SLACK_S)
+
+
+def test_only_a_warm_up_of_the_one_that_compiles_counts() -> None:
+    waits = [WARM_UP, Collect(), WARM]
+    expect(Rehearsal([WARM_UP, WARM, Compile(FOREVER)], waits), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([WARM_UP, Compile(FOREVER)], [Compile(FOREVER)], waits), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([WARM_UP, Idle(FOREVER)], waits), "stall", LIMITS.stall, SLACK_S)
+
+
 TIMED_OUT = ev.Error(
     "RuntimeError", "[/gloo/unbound_buffer.cc:78] Timed out waiting 1000ms for recv operation to complete", "", 0, ""
 )
@@ -351,6 +371,21 @@ def test_a_deadlock_across_groups_is_a_hang_of_all() -> None:
 @pytest.mark.parametrize("programs", [[[Work(FOREVER)]] * 2, [[Idle(FOREVER)]] * 2, [[Idle(FOREVER)]]])
 def test_where_nobody_communicates_only_the_test_limit_counts(programs: list[Program]) -> None:
     expect(Rehearsal(*programs), "test-limit", LIMITS.test, 0.2)
+
+
+def test_warm_ups_have_time_of_their_own() -> None:
+    """As long as any rank warms up, but no longer than a compile may take."""
+    one, other = [Work(2), WARM_UP, Work(8), WARM, Work(FOREVER)], [Work(6), WARM_UP, Work(9), WARM, Work(FOREVER)]
+    expect(Rehearsal(one, other), "test-limit", LIMITS.test + 13, 0.2)
+    expect(Rehearsal([WARM_UP, Work(FOREVER)], [Work(FOREVER)]), "test-limit", LIMITS.test + LIMITS.compile, 0.2)
+    twice = [WARM_UP, Work(3), WARM, Work(3), WARM_UP, Work(4), WARM, Work(FOREVER)]
+    expect(Rehearsal(twice), "test-limit", LIMITS.test + 7, 0.2)
+
+
+def test_a_warm_up_in_which_the_box_stood_still_gives_that_time_once() -> None:
+    rehearsal = Rehearsal([WARM_UP, Work(10), WARM, Work(FOREVER)])
+    rehearsal.clocks.pauses = [(START_S + 4, START_S + 8)]
+    expect(rehearsal, "test-limit", LIMITS.test + 10, 0.2)
 
 
 def test_an_alarm_needs_no_look_at_all() -> None:

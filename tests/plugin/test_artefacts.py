@@ -52,7 +52,19 @@ RECEIPT_FIELDS = {
     *("dry_run", "limits", "ranks", "skew", "seed", "environment", "versions", "devices", "git", "cost"),
 }
 RANK_FIELDS = {
-    *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
+    *(
+        "rank",
+        "phases",
+        "first_forward_s",
+        "warmup",
+        "compile_s",
+        "graphs",
+        "cache",
+        "collectives",
+        "exit",
+        "error",
+        "stack",
+    ),
     *("device", "last_line", "records"),
 }
 VERDICT_FIELDS = {

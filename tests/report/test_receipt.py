@@ -21,7 +21,19 @@ RECEIPT = CIRCUMSTANCES | {
     *("dry_run", "limits", "ranks", "skew", "flight_record"),
 }
 RANK = {
-    *("rank", "phases", "first_forward_s", "compile_s", "graphs", "cache", "collectives", "exit", "error", "stack"),
+    *(
+        "rank",
+        "phases",
+        "first_forward_s",
+        "warmup",
+        "compile_s",
+        "graphs",
+        "cache",
+        "collectives",
+        "exit",
+        "error",
+        "stack",
+    ),
     *("device", "last_line", "records"),
 }
 RUN = CIRCUMSTANCES | {
@@ -79,6 +91,35 @@ def test_what_the_ranks_did_is_told() -> None:
     last = {"group": "0", "seq": 7, "op": "all_reduce(Float [[8]])", "done": True}
     assert first["collectives"] == {"entered": 1, "completed": 1, "last": last}
     assert first["exit"]["code"] is first["exit"]["at_s"] is None
+
+
+def test_the_first_forward_is_the_test_s_own_else_the_warm_up_s_else_the_longest_seen() -> None:
+    def told(*said: tuple[str, float]) -> object:
+        story = Story(1)
+        for origin, seconds in said:
+            story.rank(11.0, ev.FirstForward(0, 0, "Model", seconds, origin))
+        return receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["ranks"][0]  # type: ignore[index, call-overload]
+
+    seen = [("automatic", 1.0), ("automatic", 9.0), ("automatic", 2.0)]
+    found = [told(), told(*seen), told(*seen, ("warmup", 4.0)), told(*seen, ("warmup", 4.0), ("test", 3.0))]
+    assert [rank["first_forward_s"] for rank in found] == [None, 9.0, 4.0, 3.0]  # type: ignore[index]
+    assert [f["origin"] for f in found[-1]["first_forwards"]] == ["automatic"] * 3 + ["warmup", "test"]  # type: ignore[index]
+
+
+def test_what_became_of_a_warm_up_is_told_for_each_rank() -> None:
+    story = Story(4)
+    for rank in (0, 1):
+        story.rank(11.0, ev.PhaseStarted(rank, 0, "warmup"))
+    story.rank(14.0, ev.FirstForward(0, 0, "warmup", 2.5, "warmup"))
+    story.rank(14.0, ev.PhaseEnded(0, 0, "warmup"))
+    story.rank(14.0, ev.WarmupSkipped(2, 0, "user_disabled"))
+    document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
+    assert [rank["warmup"] for rank in document["ranks"]] == [
+        {"reason": "explicit_warmup_allowed", "seconds": 2.5},
+        {"reason": "explicit_warmup_allowed", "seconds": None},
+        {"reason": "user_disabled", "seconds": None},
+        None,
+    ]
 
 
 def test_the_rank_s_own_count_of_collectives_is_believed() -> None:
