@@ -33,6 +33,7 @@ from pytest_megacpp.desk.words import (
 if TYPE_CHECKING:
     from pytest_megacpp.desk.prices import Prices
     from pytest_megacpp.desk.rules import Rule
+    from pytest_megacpp.desk.seed_options import SeedConfig
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.surfaces.modal_config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
@@ -43,7 +44,7 @@ OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
     *("lane_annotations", "lane_budget"),
 )
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices")
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed")
 NOT_YET = frozenset({"cache_seed", "triage"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
@@ -124,6 +125,13 @@ class Options:
         from pytest_megacpp.desk.source_options import read_source
 
         return read_source(self.tables.get("source", {}))
+
+    @cached_property
+    def seed(self) -> "SeedConfig":
+        """`[tool.pytest_megacpp.seed]`, loaded when it is asked for. Raises UsageError."""
+        from pytest_megacpp.desk.seed_options import read_seed
+
+        return read_seed(self.tables.get("seed", {}), self.project)
 
     def limits_for(self, lane: str, marker: Mapping[str, float]) -> "Limits":
         """The limits of one test: command line, marker, lane, configuration, default; the first that names one."""
@@ -250,7 +258,7 @@ def read_options(config: pytest.Config) -> Options:
         environment=read_environment(settings.get("environment", {})),
         untrusted=chosen("untrusted", _flag) or False,
         budget_usd=chosen("lane_budget", _budget),
-        tables={name: settings[name] for name in ("modal", "source", "prices") if name in settings},
+        tables={name: settings[name] for name in ("modal", "source", "prices", "seed") if name in settings},
         detach=bool(config.getoption("megacpp_detach")),
         attach=_attach(config),
     )

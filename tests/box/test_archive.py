@@ -25,11 +25,12 @@ def made(*members: tarfile.TarInfo | tuple[str, bytes], form: int = tarfile.GNU_
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as tar:
         for member in members:
-            info, data = (
-                (member, b"") if isinstance(member, tarfile.TarInfo) else (tarfile.TarInfo(member[0]), member[1])
-            )
-            info.size = info.size or len(data)
-            tar.addfile(info, io.BytesIO(data or bytes(info.size)))
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
     return out.getvalue()
 
 

@@ -287,9 +287,7 @@ def test_a_store_that_can_only_be_read(cache: Path, tmp_path: Path) -> None:
         assert store.good(KEY) == made
         store.unpack(made, tmp_path / "work")
         for change in (lambda: store.publish(manifest(), cache), lambda: store.drop(made.id), store.prune):
-            with pytest.raises(
-                SeedError, match=r"can't be written: Read-only file system; .*name another place as dir"
-            ):
+            with pytest.raises(SeedError, match=r"can't be written: Read-only file system; .*another place"):
                 change()
 
 

@@ -253,3 +253,8 @@ def test_a_variable_that_looks_like_ours_is_told() -> None:
     environ = {"MEGACPP_SURFCE": "modal", "MEGACPP_TOKENIZER": "x", "MEGACPP_RUN_ID": "y", "MEGACPP_PRESET": "full"}
     said = "the variable MEGACPP_SURFCE means nothing here; did you mean 'MEGACPP_SURFACE'?"
     assert misspelt_twins(environ) == [said]
+
+
+def test_the_seeds_directory_counts_from_the_configuration(read: Read, pytester: pytest.Pytester) -> None:
+    seed = read(toml="[tool.pytest_megacpp.seed]\ndir = 'seeds'\nkeep = 2").seed
+    assert (seed.dir, seed.keep) == (pytester.path / "seeds", 2)

@@ -18,15 +18,14 @@ MADE = Manifest("20261126-070739-3f9a01", SHAPE, "r1", "2026-11-26T07:07:39Z", 1
 BYTES = layout.write_manifest(MADE)
 
 
+SIZES = dict.fromkeys(("cache_bytes", "files", "archive_bytes"), st.integers(0))
+
+
 @settings(max_examples=30)
-@given(instances(Manifest))
+@given(instances(Manifest, schema=st.just(MADE.schema), sha256=st.just(MADE.sha256), **SIZES))
 def test_there_and_back(manifest: Manifest) -> None:
     """Also with texts that are no Unicode."""
-    data = layout.write_manifest(manifest)
-    try:
-        assert read_manifest(data, manifest.shape.key, manifest.id) == manifest
-    except SeedRefused as refused:
-        assert "sizes or checksum" in str(refused) or "not of this version" in str(refused)
+    assert read_manifest(layout.write_manifest(manifest), manifest.shape.key, manifest.id) == manifest
 
 
 def test_it_is_of_its_directory() -> None:

@@ -1,0 +1,43 @@
+"""Owns reading `[tool.pytest_megacpp.seed]`, checked key by key; must not know what a seed is for.
+
+Loaded only by sessions that run lanes, and by `megacpp seed`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_megacpp.box.seeds import DEFAULT_KEEP, DEFAULT_MAX_BYTES
+from pytest_megacpp.desk import launch
+from pytest_megacpp.desk.words import count, known, table, text
+
+TABLE = "[tool.pytest_megacpp.seed]"
+KEYS = ("dir", "min_bytes", "keep", "max_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedConfig:
+    """Where seeds are kept on this machine, and how many: `keep` of a shape, `max_bytes` in all. A seed whose cache has
+    fewer than `min_bytes` is too small to be of use.
+    """
+
+    dir: Path
+    min_bytes: int = 0
+    keep: int = DEFAULT_KEEP
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    @property
+    def max_archive_bytes(self) -> int:
+        """One seed must leave room for another: the last known good one and its successor."""
+        return self.max_bytes // 2
+
+
+def read_seed(value: object, project: Path) -> SeedConfig:
+    """The table, checked; `dir` counts from the project's directory. Raises UsageError."""
+    settings = table(value, what="it", where=TABLE)
+    for key in settings:
+        known(key, KEYS, what="key", where=TABLE)
+    default = SeedConfig(launch.cache_dir().parent / "seeds")
+    given = [key for key in ("min_bytes", "keep", "max_bytes") if key in settings]
+    numbers = {key: count(settings[key], what=key, where=TABLE) for key in given}
+    named = text(settings["dir"], what="dir", where=TABLE) if "dir" in settings else None
+    return SeedConfig(default.dir if named is None else project / Path(named).expanduser(), **numbers)
