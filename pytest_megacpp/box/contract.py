@@ -12,8 +12,8 @@ For each row, the first that holds:
 3. A value that the operator set wins and is shown as `user`.
 4. The table's value is set and shown as `plugin`.
 
-The values come from records of 8-GPU launches. Whether an installed torch or triton reads a variable is the
-doctor's question.
+The values come from records of 8-GPU launches. `phase` says until when a variable counts, `read_by` what reads it with
+torch 2.13 and triton 3.9; what the installed ones read is the doctor's question.
 """
 
 import re
@@ -22,10 +22,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DEBUG_LEVEL = "TORCH_DISTRIBUTED_DEBUG"
+FLIGHT_RECORDER = "TORCH_FR_BUFFER_SIZE"
+OLDER_FLIGHT_RECORDER = "TORCH_NCCL_TRACE_BUFFER_SIZE"
 FLIGHT_RECORDER_ENTRIES = 64
 """Ring size that a look reads in about 1 ms; torch's own default of 2000 takes 70 ms."""
 HEARTBEAT_TIMEOUT_S = 7200
 DUMP_WAIT_MS = 1000
+
+
+class Phase(StrEnum):
+    """What a variable must be set before. What nothing known reads is set before everything."""
+
+    IMPORT = "import"  # of torch or triton
+    GROUP = "group"  # the first process group is made
+    COMPILE = "compile"  # torch's compiler is loaded, by the first compile at the latest
 
 
 class Source(StrEnum):
@@ -56,6 +66,8 @@ class Setting:
     value: str | None
     source: Source
     reason: str
+    phase: Phase
+    read_by: str
 
 
 class ContractRefused(ValueError):
@@ -70,9 +82,20 @@ Objection = Callable[[str], str | None]
 class _Row:
     name: str
     value: str | None
+    phase: Phase
+    read_by: str
     reason: str
-    objection: Objection | None = None
     older_name: str | None = None
+
+    def becomes(self, value: str | None, source: Source, reason: str, name: str | None = None) -> Setting:
+        return Setting(name or self.name, value, source, reason, self.phase, self.read_by)
+
+
+NOTHING = "nothing"
+NCCL = "NCCL"
+NCCL_BACKEND = "torch's NCCL backend"
+_TORCH = "torch's C++ library"
+_INDUCTOR = "torch/_inductor/config.py"
 
 
 def _debug_level_objection(value: str) -> str | None:
@@ -95,6 +118,27 @@ def _integer_objection(value: str) -> str | None:
     return "torch aborts on a value that is not an integer. Unset it or give an integer"
 
 
+OBJECTIONS: Mapping[str, Objection] = {
+    DEBUG_LEVEL: _debug_level_objection,
+    **dict.fromkeys(
+        (
+            "TORCHINDUCTOR_COMPILE_THREADS",
+            FLIGHT_RECORDER,
+            OLDER_FLIGHT_RECORDER,
+            "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
+            "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
+        ),
+        _integer_objection,
+    ),
+}
+"""Of the variables with values that can't be launched with."""
+
+
+def objection(name: str, value: str) -> str | None:
+    """Why nothing can be launched with this value, mend included; None when it can."""
+    return OBJECTIONS[name](value) if name in OBJECTIONS else None
+
+
 def _table(shape: LaunchShape) -> tuple[_Row, ...]:
     return (
         *_launcher_rows(shape),
@@ -107,15 +151,19 @@ def _table(shape: LaunchShape) -> tuple[_Row, ...]:
 
 def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
     if shape.ranks > 1:
-        yield _Row("OMP_NUM_THREADS", "1", "torchrun's default for more than one rank on a host")
+        about = "torchrun's default for more than one rank on a host"
+        yield _Row("OMP_NUM_THREADS", "1", Phase.IMPORT, "OpenMP", about)
     if shape.cuda:
         yield _Row(
             "PYTORCH_NVML_BASED_CUDA_CHECK",
             "1",
+            Phase.IMPORT,
+            "torch/cuda/__init__.py",
             "asking whether CUDA is there must not start it: ranks are forked from a process that imported torch",
         )
     else:
-        yield _Row("TRITON_INTERPRET", "1", "no CUDA: Triton kernels run in the interpreter")
+        about = "no CUDA: Triton kernels run in the interpreter"
+        yield _Row("TRITON_INTERPRET", "1", Phase.IMPORT, "triton/knobs.py", about)
 
 
 def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
@@ -123,67 +171,85 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
     yield _Row(
         "TORCHINDUCTOR_COMPILE_THREADS",
         str(threads),
+        Phase.COMPILE,
+        _INDUCTOR,
         f"{shape.cpus} CPUs shared by {shape.ranks} ranks; the default is up to 32 workers per rank",
-        objection=_integer_objection,
     )
     yield _Row(
         "TRITON_DEFAULT_NUM_STAGES",
         "2",
+        Phase.IMPORT,
+        NOTHING,
         "four stages exceed an H200's shared memory; for older stacks: torch 2.13, triton 3.9 don't read it",
     )
     yield _Row(
         "TORCHINDUCTOR_MAX_AUTOTUNE_PRUNE_CHOICES_BASED_ON_SHARED_MEM",
         "1",
+        Phase.COMPILE,
+        _INDUCTOR,
         "drops GEMM choices that exceed the device's shared memory",
     )
     yield _Row(
         "TORCHINDUCTOR_DISTRIBUTED_MAX_AUTOTUNE_GEMM",
         "0",
+        Phase.COMPILE,
+        _INDUCTOR,
         "shared autotuning makes compiling wait for peers, and its subprocess ran out of device memory",
     )
     if shape.fsdp:
         yield _Row(
             "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM",
             "0",
+            Phase.COMPILE,
+            _INDUCTOR,
             "FSDP lane: the autotune subprocess has a CUDA context of its own and competes for device memory",
         )
 
 
 def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
-    root = shape.cache_dir.rstrip("/")
-    yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", "the box's compile cache, where the seed lies")
-    yield _Row("TRITON_CACHE_DIR", f"{root}/triton", "the box's compile cache, where the seed lies")
-    yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", "the seed is of no use without it")
-    yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", "the seed is of no use without it")
+    root, box = shape.cache_dir.rstrip("/"), "the box's compile cache, where the seed lies"
+    where = "torch/_inductor/runtime/cache_dir_utils.py"
+    yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", Phase.COMPILE, where, box)
+    yield _Row("TRITON_CACHE_DIR", f"{root}/triton", Phase.COMPILE, "triton/knobs.py", box)
+    needed = "the seed is of no use without it"
+    yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", Phase.COMPILE, _INDUCTOR, needed)
+    yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", Phase.COMPILE, "torch/_functorch/config.py", needed)
 
 
 def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
-    yield _Row(DEBUG_LEVEL, "INFO", "more words from torch.distributed at no cost", objection=_debug_level_objection)
+    yield _Row(DEBUG_LEVEL, "INFO", Phase.IMPORT, _TORCH, "more words from torch.distributed at no cost")
     yield from _flight_recorder_rows()
     yield from _nccl_watchdog_rows()
     yield _Row(
         "TORCH_NCCL_ENABLE_TIMING",
         "1",
+        Phase.GROUP,
+        NCCL_BACKEND,
         "the flight recorder then knows which collectives a device has started: one that waits from one still busy",
     )
     yield _Row(
         "TORCH_NCCL_AVOID_RECORD_STREAMS",
         "1",
+        Phase.GROUP,
+        NCCL_BACKEND,
         "FSDP2 memory: without it some runs ended out of memory near step 60",
     )
-    yield _Row("FSDP_USE_ORIG_PARAMS", "true", "parity with older stacks; torch 2.13 does not read it")
+    older = "parity with older stacks; torch 2.13 does not read it"
+    yield _Row("FSDP_USE_ORIG_PARAMS", "true", Phase.IMPORT, NOTHING, older)
     if shape.loopback is not None:
-        yield _Row("GLOO_SOCKET_IFNAME", shape.loopback, "one host: no host name to resolve, no outer interface")
+        about = "one host: no host name to resolve, no outer interface"
+        yield _Row("GLOO_SOCKET_IFNAME", shape.loopback, Phase.GROUP, _TORCH, about)
 
 
 def _flight_recorder_rows() -> Iterable[_Row]:
     """The older name isn't set too: torch would print a deprecation warning in every rank."""
     yield _Row(
-        "TORCH_FR_BUFFER_SIZE",
+        FLIGHT_RECORDER,
         str(FLIGHT_RECORDER_ENTRIES),
+        Phase.GROUP,
+        _TORCH,
         "flight recorder on, with a ring small enough to be polled",
-        objection=_integer_objection,
-        older_name="TORCH_NCCL_TRACE_BUFFER_SIZE",
+        older_name=OLDER_FLIGHT_RECORDER,
     )
 
 
@@ -191,32 +257,40 @@ def _nccl_watchdog_rows() -> Iterable[_Row]:
     yield _Row(
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
         str(HEARTBEAT_TIMEOUT_S),
+        Phase.GROUP,
+        NCCL_BACKEND,
         "the box decides first: torch's 480 s kill a long compile",
-        objection=_integer_objection,
     )
     yield _Row(
         "TORCH_NCCL_ENABLE_MONITORING",
         "1",
+        Phase.GROUP,
+        NCCL_BACKEND,
         "the flight recorder's dump on timeout needs the monitor; its heartbeat is relaxed",
     )
     yield _Row(
         "TORCH_NCCL_DUMP_ON_TIMEOUT",
         "1",
+        Phase.GROUP,
+        NCCL_BACKEND,
         "evidence of last resort, should a group's own timeout be the shorter one",
     )
     yield _Row(
         "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
         str(DUMP_WAIT_MS),
+        Phase.GROUP,
+        NCCL_BACKEND,
         "after a group's timeout torch sleeps four times this long before it ends the rank (60 s by default)",
-        objection=_integer_objection,
     )
 
 
 def _single_host_rows() -> Iterable[_Row]:
-    yield _Row("NCCL_NET_PLUGIN", "none", "one host: NVLink and shared memory, no fabric")
-    yield _Row("NCCL_IB_DISABLE", "1", "one host: NVLink and shared memory, no fabric")
+    one_host = "one host: NVLink and shared memory, no fabric"
+    yield _Row("NCCL_NET_PLUGIN", "none", Phase.GROUP, NCCL, one_host)
+    yield _Row("NCCL_IB_DISABLE", "1", Phase.GROUP, NCCL, one_host)
     for name in FABRIC_TUNING:
-        yield _Row(name, None, "one host: fabric tuning of the image or machine must not reach NCCL")
+        about = "one host: fabric tuning of the image or machine must not reach NCCL"
+        yield _Row(name, None, Phase.GROUP, NCCL, about)
 
 
 FABRIC_TUNING = (
@@ -247,26 +321,21 @@ def resolve(
 
 def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]) -> Setting:
     for name in filter(None, (row.older_name, row.name)):
-        if (objection := _objection(row, user_env.get(name))) is not None:
-            return Setting(name, user_env[name], Source.REFUSED, objection)
+        if name in user_env and (why := objection(name, user_env[name])) is not None:
+            return row.becomes(user_env[name], Source.REFUSED, why, name)
     theirs = user_env.get(row.name)
     if theirs is None:
         return _without_user_value(row, user_env)
     if row.value is None and row.name not in chosen:
-        return Setting(row.name, None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
-    return Setting(row.name, theirs, Source.USER, _user_reason(row, theirs))
-
-
-def _objection(row: _Row, theirs: str | None) -> str | None:
-    return None if theirs is None or row.objection is None else row.objection(theirs)
+        return row.becomes(None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
+    return row.becomes(theirs, Source.USER, _user_reason(row, theirs))
 
 
 def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
     if row.older_name is None or row.older_name not in user_env:
-        return Setting(row.name, row.value, Source.PLUGIN, row.reason)
-    return Setting(
-        row.name, user_env[row.older_name], Source.USER, f"the newer name of {row.older_name}, which you set"
-    )
+        return row.becomes(row.value, Source.PLUGIN, row.reason)
+    newer = f"the newer name of {row.older_name}, which you set"
+    return row.becomes(user_env[row.older_name], Source.USER, newer)
 
 
 def _user_reason(row: _Row, theirs: str) -> str:
@@ -279,11 +348,12 @@ def _user_reason(row: _Row, theirs: str) -> str:
 
 def refusals(settings: Iterable[Setting]) -> tuple[str, ...]:
     """One text with the mend for each variable that forbids the launch; empty when it may start."""
-    return tuple(
-        f"{setting.name}={setting.value!r} is refused: {setting.reason}."
-        for setting in settings
-        if setting.source is Source.REFUSED
-    )
+    return tuple(refusal(s.name, s.value or "", s.reason) for s in settings if s.source is Source.REFUSED)
+
+
+def refusal(name: str, value: str, why: str, where: str = "") -> str:
+    """`NAME='value' in PLACE is refused: …`."""
+    return f"{name}={value!r}{f' in {where}' if where else ''} is refused: {why}."
 
 
 def apply(env: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, str]:

@@ -119,9 +119,10 @@ class Box:
         theirs = {**os.environ, **configured}
         settings = contract.resolve(theirs, shape=shape, chosen=configured.keys())
         for s in settings:
-            self.recorder.write(ev.EnvironmentSet(s.name, s.value, str(s.source), s.reason))
+            self.recorder.write(ev.EnvironmentSet(s.name, s.value, str(s.source), s.reason, str(s.phase)))
         if refused := contract.refusals(settings):
-            self.recorder.write(ev.ProblemFound("blocked", "environment", " ".join(refused)))
+            mend = "mend the box's image or secrets, where it comes from, or set another value in the configuration"
+            self.recorder.write(ev.ProblemFound("blocked", "environment", " ".join(refused), mend))
             return False
         child = contract.apply(theirs, settings)
         os.environ.clear()

@@ -93,34 +93,66 @@ def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
 
 
 def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
-    """Every contract variable as a rank of the largest lane would get it, and who reads it."""
-    theirs = {**os.environ, **environment}
-    largest = max(lanes, key=lambda lane: lane.ranks)
+    """Every contract variable as a rank of the largest lane would get it, and who reads it; then other lanes' own."""
+    largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
+    settings = _resolved(survey, largest, environment)
+    readers = find_readers(setting.name for setting in settings)
+    redactor = Redactor({**os.environ, **environment, **largest.environment})
+    yield f"environment of every rank (lane {largest.name}, FSDP)"
+    yield from _table(settings, readers, redactor)
+    yield from (f"  {refusal}" for refusal in contract.refusals(settings))
+    yield "  before: an import of torch or triton, the first process group, the first compile"
+    yield "  read by: the first file that names it"
+    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
+    if not readers.complete:
+        yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
+    for lane in others:
+        yield from _differences(lane, settings, _resolved(survey, lane, environment), environment)
+
+
+def _resolved(
+    survey: preflight.Survey, lane: LaneConfig, environment: Mapping[str, str]
+) -> tuple[contract.Setting, ...]:
     shape = contract.LaunchShape(
         cuda=bool(survey.devices.devices),
-        ranks=largest.ranks,
+        ranks=lane.ranks,
         cpus=preflight.cpu_count(),
         cache_dir=str(cache_dir()),
         fsdp=True,
         loopback=preflight.loopback(),
     )
-    settings = contract.resolve(theirs, shape=shape, chosen=frozenset(environment))
-    readers = find_readers(setting.name for setting in settings)
-    yield f"environment of every rank (lane {largest.name}, FSDP)"
-    yield from _table(settings, readers, Redactor(theirs))
-    yield from (f"  {refusal}" for refusal in contract.refusals(settings))
-    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
-    if not readers.complete:
-        yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
+    configured = {**environment, **lane.environment}
+    return contract.resolve({**os.environ, **configured}, shape=shape, chosen=configured.keys())
+
+
+def _differences(
+    lane: LaneConfig,
+    shown: Sequence[contract.Setting],
+    settings: Sequence[contract.Setting],
+    environment: Mapping[str, str],
+) -> Iterator[str]:
+    """What ranks of this lane get otherwise than those shown, each with its source."""
+    redactor = Redactor({**os.environ, **environment, **lane.environment})
+    own = [f"{_assigned(setting, redactor)} ({setting.source})" for setting in settings if setting not in shown]
+    gone = sorted({setting.name for setting in shown} - {setting.name for setting in settings})
+    lines = [*own, *(f"{name} not set" for name in gone), *contract.refusals(settings)]
+    yield f"environment of lane {lane.name}: as above{', except' if lines else ''}"
+    yield from (f"  {line}" for line in lines)
+
+
+def _assigned(setting: contract.Setting, redactor: Redactor) -> str:
+    if setting.value is None:
+        return f"{setting.name} unset"
+    shown = redactor.environment({setting.name: setting.value})[setting.name]
+    return f"{setting.name} = {one_line(shown, 60)}"
 
 
 def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Redactor) -> Iterator[str]:
-    shown = redactor.environment({setting.name: setting.value or "" for setting in settings})
     for setting in settings:
         if setting.value is not None:
-            yield f"  {setting.name} = {one_line(shown[setting.name], 60)}"
-            about = f"{setting.source}: {one_line(redactor.text(setting.reason))}; {_reader(setting, readers)}"
-            yield from wrapped(about, "      ")
+            yield f"  {_assigned(setting, redactor)}"
+            about = f"{setting.source}, before {setting.phase}, {_reader(setting, readers)}"
+            yield from wrapped(f"{about}: {one_line(redactor.text(setting.reason))}", "      ")
     removed = grouped((s.reason, s.name) for s in settings if s.value is None)
     for reason, names in removed.items():
         yield from wrapped(f"unset: {' '.join(names)}", "  ", "      ")
@@ -128,14 +160,9 @@ def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Red
 
 
 def _reader(setting: contract.Setting, readers: Readers) -> str:
-    if setting.name in readers.found:
-        return f"named in {readers.found[setting.name]}"
-    library = _needs_library(setting.name, readers)
-    return f"read by {library}, which isn't installed here" if library else "nothing installed reads it *"
-
-
-def _needs_library(name: str, readers: Readers) -> str | None:
     """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
-    if "nvidia" in readers.packages or not name.startswith(("NCCL_", "TORCH_NCCL_")):
-        return None
-    return "NCCL" if name.startswith("NCCL_") else "torch built with NCCL"
+    if setting.name in readers.found:
+        return f"read by {readers.found[setting.name]}"
+    if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND):
+        return f"read by {setting.read_by}, which isn't installed here"
+    return "nothing installed reads it *"

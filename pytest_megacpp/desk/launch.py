@@ -147,7 +147,7 @@ def make_plan(
         path=_sys_path(),
         root=os.path.relpath(config.rootpath, invocation.dir),
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
-        environment=dict(options.environment),
+        environment=options.environment_for(lane),
     )
 
 

@@ -8,7 +8,7 @@ asks for its limits.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from keyword import iskeyword
 from pathlib import Path
@@ -55,13 +55,16 @@ _GPU = re.compile(r"(?P<type>[A-Za-z0-9][A-Za-z0-9_+!-]*)(?::(?P<count>[1-9]\d{0
 
 @dataclass(frozen=True)
 class LaneConfig:
-    """A named launch shape: `gpu` as Modal spells it (`H200:8`), `ranks` the world size, `limits` in seconds."""
+    """A named launch shape: `gpu` as Modal spells it (`H200:8`), `ranks` the world size, `limits` in seconds. Its
+    `environment` beats that of all lanes.
+    """
 
     name: str
     gpu: str
     ranks: int
     preset: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def devices(self) -> int:
@@ -145,6 +148,10 @@ class Options:
         asked = [marker["run"] for marker in markers if "run" in marker]
         merged = {**self.limits, **self.lanes[lane].limits, **({"run": max(asked)} if asked else {})}
         return (merged | dict(self.given_limits)).get("run")
+
+    def environment_for(self, lane: str) -> dict[str, str]:
+        """What is set for a launch: the lane's variables, then those of all lanes."""
+        return {**self.environment, **self.lanes[lane].environment}
 
     def preset_for(self, lane: str, marker: str | None) -> str:
         """The marker's, the option's, the lane's, or `full`."""
@@ -402,7 +409,8 @@ def _given_limit(entry: str, where: str) -> tuple[str, float]:
 
 
 BUILT_IN_LANE = LaneConfig("h200x8", "H200:8", 8)
-LANE_KEYS = ("gpu", "ranks", "preset", "limits", *LIMIT_NAMES)
+LANE_KEYS = ("gpu", "ranks", "preset", "limits", "environment", *LIMIT_NAMES)
+ENVIRONMENT = "[tool.pytest_megacpp.environment]"
 
 
 def read_lanes(value: object) -> dict[str, LaneConfig]:
@@ -420,12 +428,24 @@ def _lane(name: str, value: object) -> LaneConfig:
     for key in settings:
         known(key, LANE_KEYS, what="key", where=where)
     base = BUILT_IN_LANE if name == BUILT_IN_LANE.name else None
-    gpu = _gpu(settings.get("gpu", base.gpu if base else None), where)
-    lane = LaneConfig(name, gpu, 1, _lane_preset(settings, where), _lane_limits(settings, where))
+    lane = LaneConfig(
+        name,
+        gpu=_gpu(settings.get("gpu", base.gpu if base else None), where),
+        ranks=1,
+        preset=_lane_preset(settings, where),
+        limits=_lane_limits(settings, where),
+        environment=read_environment(settings.get("environment", {}), lane_environment(name)),
+    )
     ranks = count(settings.get("ranks", lane.devices), what="ranks", where=where)
     if ranks > lane.devices:
-        raise pytest.UsageError(f"{where}: {ranks} ranks don't fit on gpu = {gpu!r}; each rank has a device of its own")
-    return LaneConfig(name, gpu, ranks, lane.preset, lane.limits)
+        told = f"{where}: {ranks} ranks don't fit on gpu = {lane.gpu!r}; each rank has a device of its own"
+        raise pytest.UsageError(told)
+    return replace(lane, ranks=ranks)
+
+
+def lane_environment(lane: str) -> str:
+    """The table in which a lane has variables of its own."""
+    return f"[tool.pytest_megacpp.lanes.{lane}.environment]"
 
 
 def _gpu(value: object, where: str) -> str:
@@ -454,8 +474,8 @@ def _is_module(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
 
 
-def read_environment(value: object) -> dict[str, str]:
-    where = "[tool.pytest_megacpp.environment]"
+def read_environment(value: object, where: str = ENVIRONMENT) -> dict[str, str]:
+    """A table of variables. Raises UsageError."""
     variables = table(value, what="it", where=where)
     for name, content in variables.items():
         if not isinstance(content, str) or "\0" in content or not name or "=" in name or "\0" in name:

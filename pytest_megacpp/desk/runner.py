@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.announcer import Announcer, is_wanted
+from pytest_megacpp.desk.environment import refused
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
 from pytest_megacpp.desk.git import look, named
 from pytest_megacpp.desk.lanes import LaneMarks
@@ -217,13 +218,16 @@ class LaneRunner:
             git=look(Path(plan.cwd)),
             rate=rate,
         )
+        unfit = refused(self._options, lane, place, os.environ)
         allowed = allowance(self._options.budget_usd, rate)
         plan = replace(plan, budget_s=allowed.run_s, revision=named(meta.git))
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
-        if allowed.refusal is not None:
+        if unfit is not None:
+            run.refuse(replace(unfit, detail=redactor.text(unfit.detail)))
+        elif allowed.refusal is not None:
             run.refuse(ProblemFound("blocked", "budget", allowed.refusal, allowed.mend))
         elif self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
             run.refuse(_NO_DRY_GATE)

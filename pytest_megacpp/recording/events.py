@@ -48,12 +48,15 @@ class BoxReady:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSet:
-    """One contract variable as every rank gets it; `value` None means it was removed."""
+    """One contract variable as every rank gets it; `value` None means it was removed. `phase`: what it is set before,
+    import, group or compile.
+    """
 
     name: str
     value: str | None
     origin: str
     reason: str
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,7 @@ def _environment(timeline: Timeline) -> dict[str, Json]:
         name: {
             "value": f"[redacted:{name}]" if is_credential(name, fact.value or "") else fact.value,
             "source": fact.origin,
+            "phase": fact.phase or None,
             "reason": fact.reason,
         }
         for name, fact in timeline.environment.items()

@@ -72,6 +72,20 @@ def test_without_torch_and_pytest(directory: Path) -> None:
     assert set(timeline.ready.versions) == {"python"}
 
 
+def test_with_a_variable_that_breaks_every_launch(directory: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": str(directory), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    command = [sys.executable, START, "__main__", directory / "plan.json", directory]
+    subprocess.run(command, env=env, cwd=directory, stdin=subprocess.PIPE, timeout=60, check=True)
+    timeline = told(directory)
+    assert causes(timeline) == [("blocked", "environment")] * 2
+    ((_, problem),) = timeline.problems
+    assert problem.detail.startswith("TORCH_DISTRIBUTED_DEBUG='DETAIL' is refused: ")
+    assert "the box's image" in problem.mend
+    refused = timeline.environment["TORCH_DISTRIBUTED_DEBUG"]
+    assert (refused.value, refused.origin, refused.phase) == ("DETAIL", "refused", "import")
+    assert not timeline.worlds
+
+
 def test_with_an_older_python(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start.refuse(str(directory / "plan.json"), str(directory / "run"), "3.9.18")
     timeline = told(directory / "run")

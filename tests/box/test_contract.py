@@ -1,7 +1,12 @@
-"""The environment contract: what is set, who wins, what is refused."""
+"""The environment contract: what is set, who wins, what is refused, and that its document says the same."""
 
+import importlib.util
+import mmap
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -186,3 +191,66 @@ def test_applying_twice_is_applying_once(env: dict[str, str], shape: LaunchShape
     assert {name: value for name, value in child.items() if name not in NAMES} == {
         name: value for name, value in env.items() if name not in NAMES
     }
+
+
+# -- the document ------------------------------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "environment.md"
+END_OF_TEXT = "tests/box/test_contract.py -->\n"
+WHERE = {
+    "on GPUs": (H200X8, replace(H200X8, cuda=False)),
+    "in dry runs": (replace(H200X8, cuda=False), H200X8),
+    "where a test shards": (H200X8, replace(H200X8, fsdp=False)),
+    "with several ranks": (H200X8, replace(H200X8, ranks=1)),
+}
+
+
+def documented() -> str:
+    """The table of all variables, as Markdown."""
+    shape = replace(H200X8, cache_dir="CACHE")
+    settings = by_name({}, replace(shape, cuda=False)) | by_name({}, shape)
+    rows = [_row(setting) for setting in settings.values()]
+    head = ("| variable | value | before | read by | why |", "|---|---|---|---|---|")
+    return "\n".join(("", *head, *rows, ""))
+
+
+def _row(setting: Setting) -> str:
+    only = [
+        w for w, (has, lacks) in WHERE.items() if setting.name in by_name({}, has).keys() - by_name({}, lacks).keys()
+    ]
+    value = "unset" if setting.value is None else f"`{setting.value}`" + "".join(f", {where}" for where in only)
+    return f"| `{setting.name}` | {value} | {setting.phase} | {setting.read_by} | {setting.reason} |"
+
+
+def test_the_document_says_what_the_table_says() -> None:
+    text, end, table = DOCUMENT.read_text(encoding="utf-8").partition(END_OF_TEXT)
+    if os.environ.get("MEGACPP_GOLDEN") == "rewrite":
+        DOCUMENT.write_text(text + end + documented(), encoding="utf-8")
+    assert table == documented()
+
+
+def _installed(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+ROWS = [*(by_name({}, DRY_RUN) | by_name({})).values()]
+
+
+@pytest.mark.parametrize("setting", [row for row in ROWS if "/" in row.read_by], ids=lambda row: row.name)
+def test_a_file_that_is_said_to_read_a_variable_does(setting: Setting) -> None:
+    package, _, file = setting.read_by.partition("/")
+    root = _installed(package)
+    if root is None:
+        pytest.skip(f"{package} isn't installed")
+    assert f'"{setting.name}"' in (root / file).read_text(encoding="utf-8")
+
+
+def test_what_torch_s_library_is_said_to_read_stands_in_it() -> None:
+    root = _installed("torch")
+    assert root is not None
+    with (root / "lib" / "libtorch_cpu.so").open("rb") as file:
+        library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    names = [row.name for row in ROWS if row.read_by == "torch's C++ library"]
+    assert len(names) == 3
+    assert [name for name in names if library.find(f"\0{name}\0".encode()) < 0] == []

@@ -220,13 +220,16 @@ def test_the_doctor_tells_what_a_lane_would_find(
     )
     monkeypatch.setenv("NCCL_TUNER_CONFIG_PATH", "/cluster/tuner")
     (tmp_path / "pyproject.toml").write_text(
-        "[tool.pytest_megacpp.lanes.l4x1]\ngpu = 'L4'\n"
+        "[tool.pytest_megacpp.lanes.l4x1]\ngpu = 'L4'\nenvironment = {TORCHINDUCTOR_CACHE_DIR = '/l4'}\n"
         "[tool.pytest_megacpp.environment]\nTORCH_NCCL_DUMP_ON_TIMEOUT = '0'\n"
     )
     done = megacpp("doctor")
     assert done.code in (0, 1)
-    for said in ("versions", "devices", "lane h200x8", "lane l4x1", "TRITON_CACHE_DIR = ", "named in triton/knobs.py"):
+    for said in ("versions", "devices", "lane h200x8", "lane l4x1", "TRITON_CACHE_DIR = ", "read by triton/knobs.py"):
         assert said in done.out
-    assert "TORCH_NCCL_DUMP_ON_TIMEOUT = 0\n      user:" in done.out
+    assert "TORCH_NCCL_DUMP_ON_TIMEOUT = 0\n      user, before group, " in done.out
+    assert "environment of lane l4x1: as above, except\n" in done.out
+    assert "\n  TORCHINDUCTOR_CACHE_DIR = /l4 (user)\n" in done.out
+    assert "\n  OMP_NUM_THREADS not set\n" in done.out
     assert "(was '/cluster/tuner')" in done.out
     assert max(map(len, done.out.splitlines())) <= 160

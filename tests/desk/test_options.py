@@ -70,6 +70,7 @@ limits = {skew = 40}
 [tool.pytest_megacpp.lanes.h100x2]
 gpu = "H100:2"
 preset = "full"
+environment = {NCCL_DEBUG = "TRACE", NCCL_ALGO = "Ring"}
 """
 
 
@@ -84,6 +85,12 @@ def test_the_twins(read: Read, pytester: pytest.Pytester) -> None:
         "b200x8": ("B200:8", 8),
         "h100x2": ("H100:2", 2),
     }
+
+
+def test_a_lane_s_variables_beat_those_of_all_lanes(read: Read) -> None:
+    options = read(toml=TOML)
+    assert options.environment_for("b200x8") == {"NCCL_DEBUG": "INFO"}
+    assert options.environment_for("h100x2") == {"NCCL_DEBUG": "TRACE", "NCCL_ALGO": "Ring"}
 
 
 def test_the_command_line_beats_the_twin(read: Read, pytester: pytest.Pytester) -> None:
@@ -173,6 +180,10 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
         ("lanes = {class = {gpu = 'B200:8'}}", "'class' can't be a marker's name"),
         ("preload = 'numpy'", "preload in [tool.pytest_megacpp] must be a list of module names"),
         ("preload = ['a b']", "not ['a b']"),
+        (
+            "lanes.a1.gpu = 'L4'\nlanes.a1.environment = {A = 1}",
+            "lanes.a1.environment]: variables are texts, such as A",
+        ),
         ("environment = {A = 1}", 'variables are texts, such as A = "1"; not 1'),
     ],
 )

@@ -137,14 +137,34 @@ def test_a_lane_directory_that_cannot_be(simple: Project) -> None:
     assert "--lane-dir DIR" in ran.text
 
 
-def test_a_debug_level_that_breaks_everything_is_refused(simple: Project) -> None:
-    ran = simple.pytest(*LANE, env={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+IN_THE_LANE = "[tool.pytest_megacpp.lanes.h200x8.environment]"
+
+
+@pytest.mark.parametrize(
+    ("variables", "table", "place"),
+    [
+        ({"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}, "", "the environment of pytest (your shell, CI"),
+        ({}, "[tool.pytest_megacpp.environment]", "[tool.pytest_megacpp.environment] of "),
+        ({"TORCH_DISTRIBUTED_DEBUG": "INFO"}, IN_THE_LANE, f"{IN_THE_LANE} of "),
+    ],
+    ids=["shell", "all-lanes", "lane"],
+)
+def test_a_debug_level_that_breaks_everything_is_refused(
+    simple: Project, variables: dict[str, str], table: str, place: str
+) -> None:
+    if table:
+        simple.write("pyproject.toml", f"{table}\nTORCH_DISTRIBUTED_DEBUG = 'DETAIL'\n")
+    ran = simple.pytest(*LANE, env=variables)
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert ran.outcomes() == {"test_lane": "error"}
     assert ran.verdict("test_lane")["code"] == "blocked"
     assert "deadlocks fully_shard" in ran.failure("test_lane")
+    assert f"TORCH_DISTRIBUTED_DEBUG='DETAIL' in {place}" in ran.failure("test_lane").replace("\n", " ").replace(
+        "  ", " "
+    )
     assert ran.run is not None
     assert ran.run["status"] == "blocked"
+    assert ran.run["versions"] == {}  # no box looked
 
 
 WITHOUT_TORCH = """

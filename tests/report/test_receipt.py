@@ -170,6 +170,17 @@ def test_a_broken_start_is_told() -> None:
     assert document["ranks"][1]["exit"]["code"] == 3
 
 
+def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
+    story = Story(1)
+    story.box(1.0, ev.EnvironmentSet("TORCH_DISTRIBUTED_DEBUG", "INFO", "plugin", "more words", "import"))
+    story.box(1.0, ev.EnvironmentSet("OLD", None, "plugin", "one host"))
+    document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
+    assert document["environment"] == {
+        "TORCH_DISTRIBUTED_DEBUG": {"value": "INFO", "source": "plugin", "phase": "import", "reason": "more words"},
+        "OLD": {"value": None, "source": "plugin", "phase": None, "reason": "one host"},
+    }
+
+
 def test_every_text_is_redacted() -> None:
     story = Story(2)
     story.box(1.0, ev.EnvironmentSet("WANDB_API_KEY", "s3cret-by-name", "user", "yours"))
