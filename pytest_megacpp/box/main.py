@@ -31,11 +31,12 @@ from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, owns_cache, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
-from pytest_megacpp.recording.plan import Go, Leave, Plan
+from pytest_megacpp.recording.plan import DETAIL, Go, Leave, Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.wire import read_object
 
@@ -75,6 +76,8 @@ class Box:
         self._lines: dict[RankKey, Line] = {}
         self._control_tail = b""
         self._report = self.scratch / "preloaded"
+        self._cache = self.scratch / "cache"
+        self._settings: tuple[contract.Setting, ...] = ()
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
         self._looked_s = 0.0
@@ -95,7 +98,7 @@ class Box:
         )
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run))
-        if not (self._environment() and self._preflight() and self._prepare()):
+        if not (self._environment() and self._preflight() and self._warmth() and self._prepare()):
             self.recorder.write(ev.RunFinished("refused"))
             return
         try:
@@ -112,7 +115,7 @@ class Box:
             cuda=not self.plan.dry_run,
             ranks=self.plan.ranks,
             cpus=preflight.cpu_count(),
-            cache_dir=self.plan.cache_dir,
+            cache_dir=str(self._cache),
             fsdp=self.plan.fsdp,
             loopback=preflight.loopback(),
         )
@@ -127,10 +130,11 @@ class Box:
         child = contract.apply(theirs, settings)
         os.environ.clear()
         os.environ.update(child)
+        self._settings = settings
         return True
 
     def _preflight(self) -> bool:
-        survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
+        self._survey = survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
         names = tuple(d.name for d in survey.devices.devices)
         self.recorder.write(ev.BoxReady(survey.versions, survey.all_facts(), names))
         found = preflight.problems(
@@ -145,6 +149,19 @@ class Box:
             told = " ".join(problem.text for problem in found)
             self.recorder.write(ev.ProblemFound("environment", found[0].cause, told))
         return not found
+
+    def _warmth(self) -> bool:
+        """Fills the compile cache from a seed, before anything costs time."""
+        shape = shape_of(self.plan, self._survey, self._settings, os.environ)
+        self._cache.mkdir(parents=True)
+        self.seeding = Seeding(self.plan, shape, self._cache, owns_cache(self._settings))
+        self.recorder.write(self.seeding.begin())
+        refused = self.seeding.refusal()
+        if refused is not None:
+            self.recorder.write(refused)
+            return False
+        self.supervisor.begin_warm(self.seeding.reasons())
+        return True
 
     def _prepare(self) -> bool:
         """Listens for ranks, starts the forkserver, imports torch."""
@@ -269,6 +286,7 @@ class Box:
             case sv.Finish():
                 for world in list(self.worlds.values()):
                     self._end_world(world, action.reason, graceful=False)
+                self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason))
                 self.recorder.write(ev.RunFinished(action.reason, action.detail))
 
     def _write_own(self, world: str, fact: ev.Fact) -> None:
@@ -336,7 +354,20 @@ class Box:
         else:
             port = world.store_for(keep=action.keep_group)
         self.oom.look()
-        world.say(Go(action.test, action.next_test, port, action.keep_group))
+        test, planned = action.attempt, action.attempt.planned
+        world.say(
+            Go(
+                test=action.test,
+                item=test.item,
+                next_item=action.next_item,
+                store_port=port,
+                keep_group=action.keep_group,
+                preset=planned.preset,
+                limits=planned.limits,
+                detail=test.purpose == DETAIL,
+                cold=has_cache_of_its_own(planned, self.plan),
+            )
+        )
         for watch in self.watches[world.name]:
             watch.begin(action.test)
 

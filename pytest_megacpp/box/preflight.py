@@ -7,6 +7,7 @@ and what is absent is never a problem by itself, except torch and pytest.
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -126,6 +127,19 @@ def facts(directory: Path) -> dict[str, Json]:
         "loopback": loopback(),
         "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
     }
+
+
+def cpu_model() -> str:
+    """The CPU's name, and a digest of what it can do: code that was compiled for it may not run on another."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.machine()
+    name = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", told, re.MULTILINE)
+    can = " ".join(sorted(flags[1].split())) if flags else ""
+    digest = hashlib.blake2s(can.encode(), digest_size=4).hexdigest()
+    return f"{name[1].strip() if name else platform.machine()} ({digest})"
 
 
 def cpu_count() -> int:

@@ -8,14 +8,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_megacpp.box import archive
+from pytest_megacpp.box.graphs import has_graph
 from pytest_megacpp.recording.seed import Manifest, SeededTest
 from pytest_megacpp.recording.seed_layout import (
     ARCHIVE,
@@ -219,19 +219,8 @@ def lacking(tests: Sequence[SeededTest], cache_dir: Path) -> dict[str, set[str]]
     for keys in (rank.keys for test in tests for rank in test.ranks):
         for cache, some in keys.items():
             named_keys.setdefault(cache, set()).update(some)
-    lost = {cache: {key for key in keys if not _has(cache_dir, cache, key)} for cache, keys in named_keys.items()}
+    lost = {cache: {key for key in keys if not has_graph(cache_dir, cache, key)} for cache, keys in named_keys.items()}
     return {cache: keys for cache, keys in lost.items() if keys}
-
-
-def _has(cache_dir: Path, cache: str, key: str) -> bool:
-    """As torch 2.13 lays its caches out: `FxGraphCache` and `AOTAutogradCache`, `_get_tmp_dir_for_key`."""
-    places: Mapping[str, Collection[str]] = {
-        "inductor": ("inductor", "fxgraph", key[1:3], key),
-        "aot_autograd": ("inductor", "aotautograd", key),
-    }
-    if cache not in places:
-        return True
-    return re.fullmatch(r"\w{3,200}", key) is not None and bool(_listed(cache_dir.joinpath(*places[cache])))
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@
 timeline and asks again. Every path takes a test off the queue or waits under a limit, so a run ends.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
-from pytest_megacpp.recording.events import Acted, Fact, TestEnded, TestStarted
-from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
+from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
 
 ALARM_EVERY_S = 0.05
@@ -19,6 +20,23 @@ BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so 
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
+WARMED = "explicit_warmup_allowed"
+AGAIN_S = 120.0  # for a desk to say whether it wants more attempts
+
+
+def warm_up_limits(limits: Limits) -> Limits:
+    """A peer that compiles is waited for as long as it may compile, and the test ends later by as much."""
+    return replace(limits, skew=max(limits.skew, limits.compile), test=limits.test + limits.compile)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of test `item` of the plan; `planned` is that test with this attempt's limits and preset."""
+
+    item: int
+    purpose: str
+    planned: PlannedTest
+    warmup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +65,12 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """All ranks of the world may begin the test."""
+    """All ranks of the world may begin the attempt `test`; `next_item` is the test of the plan that comes after it."""
 
     world: str
     test: int
-    next_test: int | None
+    attempt: Attempt
+    next_item: int | None
     keep_group: bool
 
 
@@ -104,6 +123,10 @@ class Supervisor:
     _worlds: dict[int, str] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
     _clean: dict[str, bool] = field(default_factory=dict)
+    _attempts: list[Attempt] = field(default_factory=list)
+    _warmed: set[str] = field(default_factory=set)  # worlds in which a warm-up ran
+    _heard_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
+    enough: bool = False  # the desk wants no further attempts
     _made: int = 0
     _start_failures: dict[int, int] = field(default_factory=dict)
     _clocks: Clocks = field(default_factory=Clocks)
@@ -113,8 +136,31 @@ class Supervisor:
     _idle_since_s: float | None = None
 
     def __post_init__(self) -> None:
+        self._attempts = [Attempt(i, MEASURED, test) for i, test in enumerate(self.plan.tests)]
         self.queue = list(range(len(self.plan.tests)))
         self._clocks = Clocks(self._pauses)
+
+    def begin_warm(self, reasons: Mapping[int, str]) -> None:
+        """Tells for each test of the plan why its first attempt is a warm-up (`WARMED`), or why it is none."""
+        for item, reason in reasons.items():
+            self._attempts[item] = self._attempt(item, WARM_UP if reason == WARMED else MEASURED, reason)
+
+    def again(self, wanted: Again, now_s: float | None = None) -> tuple[Action, ...]:
+        """Plans one more attempt; `now_s` is when the desk asked for it."""
+        self._heard_s = now_s if now_s is not None else self._heard_s
+        self.queue.append(len(self._attempts))
+        self._attempts.append(attempt := self._attempt(wanted.item, wanted.purpose))
+        test = attempt.planned
+        number = len(self._attempts) - 1
+        return (Write("", TestPlanned(number, test.nodeid, test.ranks, test.must_run, wanted.item, wanted.purpose)),)
+
+    def _attempt(self, item: int, purpose: str, reason: str = "") -> Attempt:
+        test = self.plan.tests[item]
+        if purpose == WARM_UP:
+            return Attempt(item, purpose, replace(test, limits=warm_up_limits(test.limits)), WARMED)
+        if purpose == DIAGNOSTIC:
+            return Attempt(item, purpose, replace(test, preset=DIAGNOSTIC))
+        return Attempt(item, purpose, replace(test, fresh=True) if purpose == DETAIL else test, reason)
 
     def step(self, now_s: float) -> tuple[Action, ...]:
         """What to do now; empty while there is nothing to do but wait."""
@@ -127,7 +173,7 @@ class Supervisor:
     def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
-        if self.running is None and not self.queue:
+        if self.running is None and not self.queue and not self._may_get_more(now_s):
             return self._completed("completed")  # whatever the desk said: it may have left because all is done
         if self.stop is not None:
             return self._stopped(*self.stop)
@@ -138,8 +184,13 @@ class Supervisor:
                 "budget", f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
             )
         if self.running is not None:
+            self._heard_s = now_s
             return self._watch(self.timeline.tests[self.running], now_s)
         return self._next(now_s)
+
+    def _may_get_more(self, now_s: float) -> bool:
+        """A desk that climbs a ladder of attempts says when it has enough."""
+        return self.plan.triage and self.stop is None and not self.enough and now_s - self._heard_s < AGAIN_S
 
     # -- ends ----------------------------------------------------------------------------------------------
 
@@ -167,14 +218,17 @@ class Supervisor:
 
     def _next(self, now_s: float) -> tuple[Action, ...]:
         if not self.queue:
-            return self._completed("completed")
+            return ()
         if self.plan.maxfail and self.failures >= self.plan.maxfail:
             return self._completed("stopped", f"{self.failures} failed, as many as asked for")
-        test = self.plan.tests[self.queue[0]]
+        attempt = self._attempts[self.queue[0]]
+        test = attempt.planned
         name = self._worlds.get(test.ranks)
         if name is None:
             return self._start(test.ranks)
         world = self.timeline.worlds[name]
+        if self._is_to_be_measured_elsewhere(self.queue[0], name):
+            return (self._end(test.ranks, "what was compiled in it is no measure of a cache", graceful=True),)
         if test.fresh and name in self._used:
             return (self._end(test.ranks, "the test asks for a fresh world", graceful=True),)
         lost = world.broken or world.exits
@@ -182,7 +236,7 @@ class Supervisor:
             return (self._end(world.size, "a rank ended between tests", graceful=False),)
         if lost or len(world.collected) < world.size:
             return self._starting(world, test.limits.startup, now_s)
-        if any(self.queue[0] not in seen.found for _, seen in world.collected.values()):
+        if any(attempt.item not in seen.found for _, seen in world.collected.values()):
             return (self._not_collected(world, self.queue.pop(0)),)
         return self._release(world)
 
@@ -198,7 +252,7 @@ class Supervisor:
         return EndWorld(self._worlds.pop(size), reason, graceful)
 
     def _not_collected(self, world: WorldView, test: int) -> Write:
-        nodeid = self.plan.tests[test].nodeid
+        nodeid = self._attempts[test].planned.nodeid
         if all(seen.skip_of(nodeid) for _, seen in world.collected.values()):
             return Write(world.name, TestEnded(test, "not-run", "skipped"))
         return self._not_run(world.name, test, "collection")
@@ -208,7 +262,7 @@ class Supervisor:
         return Write(world, TestEnded(test, "not-run", why))
 
     def _count_failure(self, test: int) -> None:
-        if not self.plan.tests[test].drill:
+        if not self._attempts[test].planned.drill:
             self.failures += 1
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
@@ -228,7 +282,7 @@ class Supervisor:
     def _not_started(self, world: WorldView, why: str, attempts: int = 1) -> tuple[Action, ...]:
         failed = self._start_failures.get(world.size, 0) + attempts
         self._start_failures[world.size] = failed
-        hit = [t for t in self.queue if self.plan.tests[t].ranks == world.size]
+        hit = [t for t in self.queue if self._attempts[t].planned.ranks == world.size]
         hit = hit if failed >= START_ATTEMPTS else hit[:1]
         self.queue = [t for t in self.queue if t not in hit]
         ends = tuple(self._not_run(world.name, t, why) for t in hit)
@@ -237,19 +291,33 @@ class Supervisor:
 
     def _release(self, world: WorldView) -> tuple[Action, ...]:
         test = self.queue.pop(0)
-        planned = self.plan.tests[test]
+        attempt = self._attempts[test]
+        planned = attempt.planned
         self._start_failures.pop(world.size, None)
-        known = set.intersection(*(set(seen.found) for _, seen in world.collected.values()))
-        following = [t for t in self.queue if self.plan.tests[t].ranks == world.size and t in known]
-        next_test = following[0] if following and not self.plan.tests[following[0]].fresh else None
-        if planned.fresh:
-            next_test = None
         self.running, self._clocks, self._alarm_s = test, Clocks(self._pauses), 0.0
-        asks = all(test in seen.with_lane for _, seen in world.collected.values())
+        asks = all(attempt.item in seen.with_lane for _, seen in world.collected.values())
         keep = self._clean.pop(world.name, False) and asks
         self._used.add(world.name)
-        started = TestStarted(test, planned.nodeid, world.size, planned.limits, planned.preset)
-        return (Write(world.name, started), Release(world.name, test, next_test, keep))
+        if attempt.purpose == WARM_UP:
+            self._warmed.add(world.name)
+        following = None if planned.fresh else self._next_in(world)
+        started = TestStarted(test, planned.nodeid, world.size, planned.limits, planned.preset, attempt.warmup)
+        return (Write(world.name, started), Release(world.name, test, attempt, following, keep))
+
+    def _next_in(self, world: WorldView) -> int | None:
+        """The test of the plan that this world runs next, as far as that can be told."""
+        known = set.intersection(*(set(seen.found) for _, seen in world.collected.values()))
+        for number in self.queue:
+            attempt = self._attempts[number]
+            if attempt.planned.ranks == world.size and attempt.item in known:
+                elsewhere = self._is_to_be_measured_elsewhere(number, world.name)
+                return None if attempt.planned.fresh or elsewhere else attempt.item
+        return None
+
+    def _is_to_be_measured_elsewhere(self, number: int, world: str) -> bool:
+        """What a process compiled itself says nothing about a cache."""
+        further = number >= len(self.plan.tests)
+        return further and self._attempts[number].purpose == MEASURED and world in self._warmed
 
     # -- in a test -----------------------------------------------------------------------------------------
 
@@ -287,11 +355,14 @@ class Supervisor:
         end = Write(view.world, TestEnded(view.index, "finished"))
         failed = any(v.failure for v in view.ranks.values())
         outcomes = {tuple(r.outcome for _, r in v.reports.values()) for v in view.ranks.values()}
+        attempt = self._attempts[view.index]
         if not failed and len(outcomes) == 1 and not _digests_differ(view):
             self._clean[view.world] = self._is_clean(view)
-            fresh = self.plan.tests[view.index].fresh
+            fresh = attempt.planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
-            return (ReadOutput(view.world, view.index), end, *ends)
+            warmed = attempt.purpose == WARM_UP and view.compiled()
+            more = self.again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
+            return (*more, ReadOutput(view.world, view.index), end, *ends)
         self._count_failure(view.index)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*evidence, end, self._end(view.size, "a test failed in it", graceful=True))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pytest_megacpp.box import contract, preflight
 from pytest_megacpp.box.gpus import GpuSurvey, Matrix
-from pytest_megacpp.desk.launch import cache_dir
 from pytest_megacpp.desk.options import LaneConfig
 from pytest_megacpp.desk.readers import Readers, find_readers
 from pytest_megacpp.recording.redact import Redactor
@@ -117,7 +116,7 @@ def _resolved(
         cuda=bool(survey.devices.devices),
         ranks=lane.ranks,
         cpus=preflight.cpu_count(),
-        cache_dir=str(cache_dir()),
+        cache_dir="(the run's own)",
         fsdp=True,
         loopback=preflight.loopback(),
     )

@@ -12,7 +12,7 @@ from pytest_megacpp.desk.lanes import DRILL_MARK
 from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal_credentials import configured
@@ -77,7 +77,7 @@ def worst_s(plan: Plan, longest: float | None) -> float:
 
 def rates_file() -> Path:
     """Where Modal's last answer about prices is kept."""
-    return cache_dir().parent / "modal-rates.json"
+    return user_cache_dir() / "modal-rates.json"
 
 
 def surface_of(place: Place, options: Options, tags: Mapping[str, str]) -> Surface:
@@ -140,7 +140,12 @@ def make_plan(
         tests=tests,
         args=_arguments_of_ranks(config),
         cwd=str(invocation.dir),
-        cache_dir=str(cache_dir()),
+        seed=SeedPlan(
+            mode=options.cache_seed,
+            stores=(str(user_cache_dir() / "seeds"),),
+            ranks=options.ranks or shape.ranks,
+            preset=options.preset_for(lane, None),
+        ),
         run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
         maxfail=int(config.getoption("maxfail", 0) or 0),
         preload=options.preload,
@@ -148,6 +153,7 @@ def make_plan(
         root=os.path.relpath(config.rootpath, invocation.dir),
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
+        triage=options.triage and not options.detach,
     )
 
 
@@ -168,9 +174,10 @@ def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
         ranks=_ranks(selected, lane, options),
         preset=options.preset_for(lane, marked.preset),
         limits=options.limits_for(lane, marked.limits),
-        fresh=marked.fresh,
+        fresh=marked.fresh or (marked.cache_seed == "cold" and options.cache_seed != "cold"),
         drill=selected.drill is not None,
         must_run=selected.must_run,
+        cache_seed=marked.cache_seed or options.cache_seed,
     )
 
 
@@ -194,10 +201,10 @@ def _shards(path: Path) -> bool:
         return False
 
 
-def cache_dir() -> Path:
-    """The compile cache, outside the project so that runs and projects share it."""
+def user_cache_dir() -> Path:
+    """What runs and projects of a user share."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "pytest-megacpp" / "compile"
+    return Path(base) / "pytest-megacpp"
 
 
 def _sys_path() -> tuple[str, ...]:

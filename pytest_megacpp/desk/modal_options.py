@@ -13,6 +13,7 @@ import pytest
 from pytest_megacpp.desk.words import count, flag, known, seconds, table, text
 from pytest_megacpp.surfaces.modal_config import (
     CACHE_DIR,
+    CACHE_VOLUME,
     COMMIT_S,
     DATA_DIR,
     HOME,
@@ -56,7 +57,7 @@ def read_modal(value: object, *, untrusted: bool) -> ModalConfig:
         secrets=_texts(settings, "secrets", _NAME, "names of Modal secrets"),
         pass_env=_texts(settings, "pass_env", _VARIABLE, "names of variables"),
         env=_env(settings.get("env", {})),
-        cache_volume=_own_volume(settings, "cache_volume", CACHE_DIR),
+        cache_volume=_own_volume(settings, "cache_volume", CACHE_DIR, CACHE_VOLUME),
         runs_volume=_own_volume(settings, "runs_volume", RUNS_DIR),
         data=_data(settings.get("data", {})),
         volumes=_volumes(settings.get("volumes", {})),
@@ -177,9 +178,9 @@ def _packages(value: object) -> tuple[str, ...]:
 # -- volumes -------------------------------------------------------------------------------------------------------
 
 
-def _own_volume(settings: Mapping[str, object], key: str, path: str) -> VolumeConfig | None:
+def _own_volume(settings: Mapping[str, object], key: str, path: str, default: str | None = None) -> VolumeConfig | None:
     if key not in settings:
-        return None
+        return None if default is None else VolumeConfig(path, default, made=True)
     name, directory = _volume_name(settings[key], f"{key} in {TABLE}")
     return VolumeConfig(path, name, directory, made=True)
 

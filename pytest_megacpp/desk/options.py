@@ -18,6 +18,7 @@ import pytest
 
 from pytest_megacpp.desk.words import (
     ANNOTATIONS,
+    CACHE_SEEDS,
     LIMIT_NAMES,
     PRESETS,
     SURFACES,
@@ -42,10 +43,9 @@ TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
 OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
-    *("lane_annotations", "lane_budget"),
+    *("lane_annotations", "lane_budget", "cache_seed", "triage"),
 )
 KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed")
-NOT_YET = frozenset({"cache_seed", "triage"})
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {"expect_verdict"}
@@ -83,6 +83,8 @@ class Options:
     `replay` is what `desk.runs.find_recording` accepts. `gate_since` is a revision; what `rules` name counts from
     `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
     configuration; lanes have more of their own. `annotations`: auto, on, off.
+
+    `cache_seed`: auto, require, cold, refresh. `triage`: go on by the order of diagnosis.
     """
 
     surface: str
@@ -97,6 +99,8 @@ class Options:
     rules: "tuple[Rule, ...]"
     project: Path
     annotations: str
+    cache_seed: str
+    triage: bool
     given_limits: Mapping[str, float]
     limits: Mapping[str, float]
     lanes: Mapping[str, LaneConfig]
@@ -171,6 +175,20 @@ def add_options(parser: pytest.Parser) -> None:
     add("--ranks", metavar="N", dest="megacpp_ranks", help="world size of lane tests that don't fix their own")
     add("--dry-run", action="store_true", default=None, dest="megacpp_dry_run", help="run lanes on CPU/gloo")
     add("--preset", metavar="{full,diagnostic}", dest="megacpp_preset", help="which size the suites build")
+    add(
+        "--cache-seed",
+        metavar="{auto,require,cold,refresh}",
+        dest="megacpp_cache_seed",
+        help="the compile cache to begin with: warm up first where it lacks something (auto), refuse then (require),"
+        " begin without on purpose (cold), or warm up again (refresh)",
+    )
+    add(
+        "--triage",
+        action="store_true",
+        default=None,
+        dest="megacpp_triage",
+        help="after a compile skew, a mismatch or a hang go on by the order of diagnosis, and report both outcomes",
+    )
     add(
         "--lane-limit",
         metavar="NAME=SECONDS",
@@ -258,6 +276,8 @@ def read_options(config: pytest.Config) -> Options:
         rules=read_gate(settings),
         project=pyproject.parent,
         annotations=chosen("lane_annotations", _annotations) or "auto",
+        cache_seed=chosen("cache_seed", _cache_seed) or "auto",
+        triage=chosen("triage", _flag) or False,
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
@@ -333,8 +353,6 @@ def read_table(pyproject: Path) -> dict[str, object]:
     settings = table(tool, what="[tool]", where=str(pyproject)).get("pytest_megacpp", {})
     settings = table(settings, what=TABLE, where=str(pyproject))
     for key in settings:
-        if key in NOT_YET:
-            raise pytest.UsageError(f"{TABLE}: {key} isn't built in this version; remove it")
         known(key, KEYS, what="key", where=TABLE)
     return settings
 
@@ -370,6 +388,10 @@ def _flag(value: object, where: str) -> bool:
 
 def _annotations(value: object, where: str) -> str:
     return known(value, ANNOTATIONS, what="choice", where=where)
+
+
+def _cache_seed(value: object, where: str) -> str:
+    return known(value, CACHE_SEEDS, what="cache seed", where=where)
 
 
 def _budget(value: object, where: str) -> float:

@@ -93,7 +93,7 @@ def reports(
     """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
     for JUnit.
     """
-    make = _Maker(item, result, timeline.tests.get(result.index), more or {})
+    make = _Maker(item, result, timeline.tests.get(result.number), more or {})
     phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
     match result.outcome:
         case Outcome.PASSED:

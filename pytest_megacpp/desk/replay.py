@@ -199,7 +199,6 @@ def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, 
         tests=tests,
         args=(),
         cwd=started.cwd,
-        cache_dir="",
     )
 
 

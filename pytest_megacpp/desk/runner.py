@@ -33,11 +33,12 @@ from pytest_megacpp.desk.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.session import LaneRun, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
-from pytest_megacpp.recording.events import ProblemFound, Progress
+from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
+from pytest_megacpp.report.seed import began_line, ended_lines
 from pytest_megacpp.surfaces.local import sweep
 
 _NO_DRY_GATE = ProblemFound(
@@ -246,9 +247,12 @@ class LaneRunner:
         if said:
             self._say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {said}")
 
-    def _say_progress(self, progress: Progress) -> None:
-        """A step on the way to a box elsewhere, with its time once it is over."""
-        self._say(f"{progress.phase} {progress.detail or '…'}")
+    def _say_progress(self, progress: Progress | SeedChecked) -> None:
+        """The cache that a run begins with; a step on the way to a box elsewhere, with its time once it is over."""
+        if isinstance(progress, SeedChecked):
+            self._say(began_line(progress))
+        else:
+            self._say(f"{progress.phase} {progress.detail or '…'}")
 
     def _say(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -358,6 +362,8 @@ class LaneRunner:
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
             terminalreporter.section(title)
             for line in summary_lines(run):
+                terminalreporter.line(line)
+            for line in ended_lines(run.timeline):
                 terminalreporter.line(line)
             for problem in run.unwritten:
                 terminalreporter.line(problem, red=True)

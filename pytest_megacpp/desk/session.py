@@ -15,7 +15,16 @@ from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
-from pytest_megacpp.recording.events import Event, Fact, ProblemFound, Progress, RunFinished, RunStarted, TestPlanned
+from pytest_megacpp.recording.events import (
+    Event,
+    Fact,
+    ProblemFound,
+    Progress,
+    RunFinished,
+    RunStarted,
+    SeedChecked,
+    TestPlanned,
+)
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -53,7 +62,7 @@ class LaneRun:
     unwritten: list[str] = field(default_factory=list)
     left: bool = False
     stays: bool = False
-    on_progress: Callable[[Progress], object] = lambda progress: None
+    on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
     _told: int = 0
@@ -105,8 +114,12 @@ class LaneRun:
         return self._judge(index)
 
     def _is_through(self, index: int) -> bool:
-        test = self.timeline.tests.get(index)
-        return (test is not None and test.ended is not None) or index in self.timeline.unreached
+        """A further attempt is planned before the one from which it follows has ended."""
+        return all(map(self._has_ended, self.timeline.attempts(index)))
+
+    def _has_ended(self, number: int) -> bool:
+        test = self.timeline.tests.get(number)
+        return (test is not None and test.ended is not None) or number in self.timeline.unreached
 
     def _read(self) -> bool:
         """Takes in what came; True when something did. The end of the box ends the run."""
@@ -121,6 +134,8 @@ class LaneRun:
         for event in self._decoder.feed(data):
             collected = bool(self.timeline.tests)
             self.timeline.add(event)
+            if isinstance(event.fact, SeedChecked):
+                self.on_progress(event.fact)
             if self.plan.surface != "local":
                 self._announce(event, collected)
         return bool(data)

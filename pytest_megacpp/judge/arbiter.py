@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
 from pytest_megacpp.judge.aftermath import threads_that_raised, victims
+from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
 from pytest_megacpp.judge.findings import Finding
@@ -32,6 +33,7 @@ _OUTCOMES = {
     Code.NOT_RUN: Outcome.ERROR,
 }
 
+WARMED = "explicit_warmup_allowed"
 _GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 Rule = Callable[[Case], Finding | None]
@@ -39,17 +41,30 @@ Rule = Callable[[Case], Finding | None]
 
 def judge_test(timeline: Timeline, index: int) -> TestResult:
     """The result of one test of the plan, by what is known so far. Never raises, never green without testimony."""
-    return _result(Run(timeline), index)
+    return _settled(Run(timeline), index)
 
 
 def judge_run(timeline: Timeline) -> RunResult:
     """The results of all tests in the plan's order. Linear in the events."""
     run = Run(timeline)
-    indices = sorted(timeline.planned.keys() | timeline.tests.keys() | timeline.unreached.keys())
-    results = tuple(_result(run, index) for index in indices)
+    further = {number for numbers in timeline.further.values() for number in numbers}
+    indices = sorted((timeline.planned.keys() | timeline.tests.keys() | timeline.unreached.keys()) - further)
+    results = tuple(_settled(run, index) for index in indices)
     finished = timeline.finished
     facts: dict[str, Json] = {"reason": finished.reason if finished else None, "last_s": timeline.last_s}
     return RunResult(timeline.run_id, results, finished is not None, _problems(timeline), facts)
+
+
+def _settled(run: Run, index: int) -> TestResult:
+    """All attempts at it together."""
+    numbers = run.timeline.attempts(index)
+    return settle([_result(run, n) for n in numbers], [_purpose(run.timeline, n) for n in numbers])
+
+
+def _purpose(timeline: Timeline, number: int) -> str:
+    view, planned = timeline.tests.get(number), timeline.planned.get(number)
+    first = "warm-up" if view is not None and view.warmup == WARMED else "measured"
+    return (planned.purpose if planned else "") or first
 
 
 def _result(run: Run, index: int) -> TestResult:
@@ -144,7 +159,7 @@ def _problems(timeline: Timeline) -> tuple[str, ...]:
     """What is wrong with the run or its recording beside the tests."""
     found = [f"{plain(p.code, 40)}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    told = len(timeline.planned)
+    told = len(timeline.planned) - sum(map(len, timeline.further.values()))
     found += [f"{lost} events of the recording are lost"] if lost else []
     found += [f"{len(timeline.damaged)} lines of the recording can't be read"] if timeline.damaged else []
     found += [f"{timeline.unknown} events are of kinds that this version doesn't know"] if timeline.unknown else []

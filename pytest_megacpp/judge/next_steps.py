@@ -86,7 +86,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
     ),
     (Code.COMPILE_SKEW, None): (
         "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
-        "{warm}\n{rerun}\n{diagnostic}"
+        "{warm}\n{diagnostic}"
     ),
     (Code.COMPILE_SKEW, "no-progress"): (
         "the compiler of {who} doesn't move (a dead child, a lock): look at its stack, then rerun from a cold cache\n"
@@ -158,8 +158,8 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
         who=ranks_named(finding.blamed) if finding.blamed else "the ranks",
         show=command.show(),
         rerun=command.rerun(),
-        warm=command.rerun("--lane-limit", f"skew={command.limits.compile:g}"),
-        cold=f"XDG_CACHE_HOME=$(mktemp -d) {command.rerun()}",
+        warm=command.rerun("--cache-seed", "refresh"),
+        cold=command.rerun("--cache-seed", "cold"),
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),
         raise_compile=command.with_double("compile"),

@@ -88,8 +88,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One of several runs of a test, by its number in the recording; `purpose` as the plan names it."""
+
+    number: int
+    purpose: str
+    outcome: Outcome
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class TestResult:
-    """One lane test judged. `durations` in seconds per phase (the slowest rank's)."""
+    """One lane test judged. `durations` in seconds per phase (the slowest rank's). `index` is the plan's; the verdict
+    is about `attempt` where there were several (`attempts`, in order), else about the only one.
+    """
 
     __test__ = False
 
@@ -98,6 +110,13 @@ class TestResult:
     outcome: Outcome
     verdict: Verdict
     durations: dict[str, float] = field(default_factory=dict)
+    attempt: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """Where the recording tells of it."""
+        return self.index if self.attempt is None else self.attempt
 
 
 @dataclass(frozen=True, slots=True)

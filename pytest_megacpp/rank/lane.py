@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
-from pytest_megacpp.recording.plan import PlannedTest
 from pytest_megacpp.recording.timeline import KEPT_RECORDS, WARMUP
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ class Lane:
     ("full" or "diagnostic") and `lane` (its name). The default process group is initialised.
     """
 
-    def __init__(
-        self, agent: Agent, patience: Patience, test: int, planned: PlannedTest, *, lane: str, surface: str
-    ) -> None:
+    def __init__(self, agent: Agent, patience: Patience, test: int, preset: str, *, lane: str, surface: str) -> None:
         import torch
 
         self._agent = agent
@@ -42,7 +39,7 @@ class Lane:
         self._test = test
         self.lane = lane
         self.surface = surface
-        self.preset = planned.preset
+        self.preset = preset
         self._recorded: set[str] = set()
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])

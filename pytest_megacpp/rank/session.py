@@ -157,10 +157,11 @@ class RankSession:
         return True
 
     def _run(self, go: Go) -> None:
-        item = self._items[go.test]
-        following = self._items.get(go.next_test) if go.next_test is not None else None
+        item = self._items[go.item]
+        following = self._items.get(go.next_item) if go.next_item is not None else None
         self._go, self.observers.test = go, go.test
-        self.observers.patience.begin(self.plan.tests[go.test].limits)
+        self._set_apart(go)
+        self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
@@ -183,6 +184,18 @@ class RankSession:
         seen = self.observers.send_flight_record("finish", entered) if entered else ()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
         self.observers.test = None
+
+    def _set_apart(self, go: Go) -> None:
+        """What makes this attempt another than most; its world has no other test."""
+        if go.detail:
+            import torch.distributed as dist
+
+            os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
+            dist.set_debug_level(dist.DebugLevel.DETAIL)  # type: ignore[attr-defined]
+        if go.cold:
+            empty = os.path.join(os.path.dirname(os.environ["MEGACPP_TMP"]), f"cold-{os.environ['MEGACPP_WORLD']}")
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(empty, "inductor")
+            os.environ["TRITON_CACHE_DIR"] = os.path.join(empty, "triton")
 
     def _hear_threads(self) -> None:
         """pytest keeps what ends a thread to itself until the phase is over, which may never be."""
@@ -250,9 +263,8 @@ class RankSession:
     def lane(self) -> Lane:
         """The handle for the test that asks; initialises the default process group."""
         assert self._go is not None
-        planned = self.plan.tests[self._go.test]
-        patience = self.observers.patience
-        lane = Lane(self.agent, patience, self._go.test, planned, lane=self.plan.lane, surface=self.plan.surface)
+        go, plan = self._go, self.plan
+        lane = Lane(self.agent, self.observers.patience, go.test, go.preset, lane=plan.lane, surface=plan.surface)
         if lane.ensure_group():
             self._owns_group = True
             self._groups_at_start = self.observers.groups_created

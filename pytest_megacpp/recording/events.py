@@ -27,7 +27,11 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class TestPlanned:
-    """One selected test, written for all of them before anything starts. `must_run`: a gate takes no skip for it."""
+    """One selected test, written for all of them before anything starts. `must_run`: a gate takes no skip for it.
+
+    A further attempt at test `of` is planned when the run finds that it is needed, before the attempt ends from which
+    it follows; `purpose` is what the plan calls it.
+    """
 
     __test__ = False
 
@@ -35,6 +39,8 @@ class TestPlanned:
     nodeid: str
     ranks: int
     must_run: bool = False
+    of: int | None = None
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,52 @@ class BoxReady:
     versions: dict[str, str]
     facts: dict[str, Json]
     devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedShort:
+    """What a seed lacks for one test: ranks, some of the graph keys (of all, where none is named)."""
+
+    test: int
+    ranks: tuple[int, ...]
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedChecked:
+    """The compile cache that the run begins with. `mode` is what was asked; `state`, `absent`, `foreign`, `partial` or
+    `warm`, of the seed `id` (of the run `made_by`) for launches of the shape `key`. `covered` of `wanted` pairs of test
+    and rank find what they need; `detail` says why it isn't all. Bytes are those of the cache, unpacked.
+    """
+
+    mode: str
+    state: str
+    key: str
+    id: str
+    made_by: str
+    covered: int
+    wanted: int
+    cache_bytes: int
+    missing: tuple[SeedShort, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedKept:
+    """The compile cache that the run ends with, against the same tests. `id` is the seed that was published, empty
+    where none was, `promoted` whether launches use it from now on, `detail` why not. `helped` is false when a seed was
+    there and a rank compiled all the same; `missed` are the pairs that it didn't serve.
+    """
+
+    state: str
+    id: str
+    promoted: bool
+    covered: int
+    wanted: int
+    cache_bytes: int
+    helped: bool | None = None
+    missed: tuple[SeedShort, ...] = ()
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +264,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TestStarted:
-    """All ranks were released into a test."""
+    """All ranks were released into a test, under these limits. `warmup` says why this is a warm-up
+    (`explicit_warmup_allowed`) or why it needs none.
+    """
 
     __test__ = False
 
@@ -221,6 +275,7 @@ class TestStarted:
     ranks: int
     limits: Limits
     preset: str = "full"
+    warmup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +595,8 @@ Fact: TypeAlias = (
     | RunStarted
     | TestPlanned
     | BoxReady
+    | SeedChecked
+    | SeedKept
     | EnvironmentSet
     | Progress
     | ProblemFound

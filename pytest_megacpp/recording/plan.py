@@ -1,4 +1,8 @@
-"""Owns what the desk asks of a box and a box of its ranks; must not know who carries it out."""
+"""Owns what the desk asks of a box and a box of its ranks; must not know who carries it out.
+
+A test of the plan can be run several times: each run of it is an *attempt* with a number of its own. The first has the
+test's index in the plan, later ones count on from the plan's end.
+"""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +12,7 @@ from pytest_megacpp.recording.events import Limits
 @dataclass(frozen=True, slots=True)
 class PlannedTest:
     """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`. `must_run`: a gate
-    wants it run, so a skip is no answer.
+    wants it run, so a skip is no answer. `cache_seed` is auto, require, cold or refresh.
     """
 
     nodeid: str
@@ -18,6 +22,33 @@ class PlannedTest:
     fresh: bool = False
     drill: bool = False
     must_run: bool = False
+    cache_seed: str = "auto"
+
+
+MEASURED = "measured"
+WARM_UP = "warm-up"
+DIAGNOSTIC = "diagnostic"
+DETAIL = "detail"
+"""What an attempt is for: to be judged · to fill the compile cache under its own limits · to tell the machine from the
+model · to let torch compare collectives itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPlan:
+    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh; `stores` are directories,
+    first the one that is published to (empty: nothing is kept), then those that an image brought along. `ranks` and
+    `preset` are the lane's, whatever the selected tests ask for; `image` names the box's image. A seed of fewer than
+    `min_bytes` is too small; a store keeps `keep` of a shape, and `max_bytes` altogether.
+    """
+
+    mode: str = "auto"
+    stores: tuple[str, ...] = ("",)
+    ranks: int = 0
+    preset: str = "full"
+    image: str = ""
+    min_bytes: int = 0
+    keep: int = 5
+    max_bytes: int = 20 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +57,7 @@ class Plan:
     of the source, with a `+` where the tree differs.
 
     `run_s` and `budget_s` end the run, 0 is no end: the one is a limit, the other what money buys.
+    `triage`: the desk may want further attempts, and says when it has enough.
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
@@ -43,7 +75,7 @@ class Plan:
     tests: tuple[PlannedTest, ...]
     args: tuple[str, ...]
     cwd: str
-    cache_dir: str
+    seed: SeedPlan = SeedPlan()
     run_s: float = 0.0
     maxfail: int = 0
     preload: tuple[str, ...] = ()
@@ -53,19 +85,36 @@ class Plan:
     environment: dict[str, str] = field(default_factory=dict)
     budget_s: float = 0.0
     revision: str = ""
+    triage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Box to rank: run test `test`; `next_test` (same world) is what its teardown prepares for, None at the end.
+    """Box to rank: run attempt `test`, of test `item` of the plan; `next_item` (same world) is what its teardown
+    prepares for, None at the end. `preset` and `limits` are the attempt's.
 
     `store_port` is where this test's TCPStore listens; `keep_group`: the process group of the test before stays.
+    `detail`: torch compares collectives itself. `cold`: the compile cache is an empty one.
     """
 
     test: int
-    next_test: int | None
+    item: int
+    next_item: int | None
     store_port: int
     keep_group: bool
+    preset: str
+    limits: Limits
+    detail: bool = False
+    cold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Desk to box: one more attempt at test `item` of the plan; `after` is the attempt that it follows from."""
+
+    item: int
+    purpose: str
+    after: int
 
 
 @dataclass(frozen=True, slots=True)

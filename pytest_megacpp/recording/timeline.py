@@ -219,10 +219,21 @@ class TestView:
     started_s: float
     groups: Groups
     ranks: dict[int, RankView]
+    warmup: str = ""
     acted: ev.Acted | None = None
     acted_s: float | None = None
     ended: ev.TestEnded | None = None
     ended_s: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Every rank went through it without a failure."""
+        finished = self.ended is not None and self.ended.reason == "finished"
+        return finished and all(rank.finished_s is not None and rank.failure is None for rank in self.ranks.values())
+
+    def compiled(self) -> bool:
+        """Whether any rank compiled something that no cache had."""
+        return any(rank.compiled is not None and rank.compiled.cache_misses for rank in self.ranks.values())
 
     def unfinished(self) -> tuple[RankView, ...]:
         return tuple(view for view in self.ranks.values() if not view.out)
@@ -283,6 +294,9 @@ class Timeline:
     run_id: str = ""
     started: ev.RunStarted | None = None
     planned: dict[int, ev.TestPlanned] = field(default_factory=dict)
+    further: dict[int, list[int]] = field(default_factory=dict)  # attempts by the test that they belong to
+    seed: ev.SeedChecked | None = None
+    kept: ev.SeedKept | None = None
     ready: ev.BoxReady | None = None
     environment: dict[str, ev.EnvironmentSet] = field(default_factory=dict)
     capabilities: dict[tuple[str, int | None], ev.Capability] = field(default_factory=dict)
@@ -322,6 +336,10 @@ class Timeline:
                 self._planned(fact)
             case ev.BoxReady():
                 self.ready = fact
+            case ev.SeedChecked():
+                self.seed = fact
+            case ev.SeedKept():
+                self.kept = fact
             case ev.EnvironmentSet():
                 self.environment[fact.name] = fact
             case ev.Capability():
@@ -349,10 +367,17 @@ class Timeline:
                 self._add_to_world(event.world, time_s, fact)
 
     def _planned(self, fact: ev.TestPlanned) -> None:
-        if 0 < fact.ranks <= MAX_WORLD_SIZE:
-            self.planned[fact.test] = fact
-        else:
+        first = self.planned.get(fact.of) if fact.of is not None else None
+        if not 0 < fact.ranks <= MAX_WORLD_SIZE or (fact.of is not None and (first is None or fact.test <= fact.of)):
             self.stray += 1
+            return
+        if fact.of is not None and fact.test not in self.planned:
+            self.further.setdefault(fact.of, []).append(fact.test)
+        self.planned[fact.test] = fact
+
+    def attempts(self, test: int) -> tuple[int, ...]:
+        """All attempts at a test of the plan, the first of which has its number."""
+        return (test, *self.further.get(test, ()))
 
     def _check_clock(self, event: ev.Event) -> None:
         key = event.world, event.source
@@ -448,7 +473,7 @@ class Timeline:
             for r in range(world.size)
         }
         self.tests[fact.test] = TestView(
-            fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks
+            fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks, fact.warmup
         )
         world.test = fact.test
 

@@ -61,7 +61,7 @@ def _property(text: str) -> str:
 
 def telling_line(result: TestResult, timeline: Timeline) -> tuple[str, int] | None:
     """Where a blamed rank failed or stood: a file below the directory in which pytest was started, and its line."""
-    test = timeline.tests.get(result.index)
+    test = timeline.tests.get(result.number)
     if test is None:
         return None
     cwd = timeline.started.cwd if timeline.started else ""

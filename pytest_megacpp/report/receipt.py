@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from pytest_megacpp.judge.verdicts import TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import Json
@@ -42,7 +42,7 @@ def receipt(
 ) -> dict[str, Json]:
     """The whole document of one test. `flight_record`: the directory with the ranks' own, relative to the run's."""
     where = scene(result, timeline)
-    planned = timeline.planned.get(result.index)
+    planned = timeline.planned.get(result.number)
     size = where.size or (planned.ranks if planned else 0)
     blamed, brief = set(result.verdict.blamed_ranks), _brief(size, redact)
     document: dict[str, Json] = {
@@ -53,13 +53,15 @@ def receipt(
         "verdict": _verdict(result.verdict),
         "distributed_mode": _distributed_mode(where, size),
         "preset": where.test.preset if where.test else None,
+        "warmup": (where.test.warmup or None) if where.test else None,
+        "attempts": [_attempt(attempt, timeline) for attempt in result.attempts],
         "world_size": size or None,
         "backend": _backend(where, run),
         "dry_run": run.dry_run,
         "limits": _limits(where.test, run),
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
-        "skew": _skew(where, timeline.last_s),
+        "skew": _skew_of(where.test, timeline.last_s),
         "flight_record": flight_record,
         "cost": to_json(cost_of_test(run, timeline, result.index)),
         "lane": run.lane,
@@ -74,6 +76,26 @@ def receipt(
 def _verdict(verdict: Verdict) -> Json:
     fields: dict[str, Json] = to_json(verdict)
     return {name: str(value) if name in ("code", "certainty") else value for name, value in fields.items()}
+
+
+def _attempt(attempt: Attempt, timeline: Timeline) -> Json:
+    view = timeline.tests.get(attempt.number)
+    return {
+        "purpose": attempt.purpose,
+        "preset": view.preset if view else None,
+        "outcome": str(attempt.outcome),
+        "verdict": _verdict(attempt.verdict),
+        "limits": to_json(view.limits) if view else None,
+        "start_s": view.started_s if view else None,
+        "end_s": view.ended_s if view else None,
+        "skew": _skew_of(view, timeline.last_s),
+        "ranks": [
+            {"rank": rank.rank, "first_forward_s": rank.first_forward_s, **_compiled(rank)}
+            for _, rank in sorted(view.ranks.items())
+        ]
+        if view
+        else [],
+    }
 
 
 def _distributed_mode(where: Scene, size: int) -> str | None:
@@ -220,14 +242,14 @@ def _stack(where: Scene, view: RankView, brief: Redact) -> str | None:
     return next((brief(fact.text) for fact in reversed(taken) if fact.ok), None)
 
 
-def _skew(where: Scene, last_s: float) -> Json:
-    if where.test is None:
+def _skew_of(test: TestView | None, last_s: float) -> Json:
+    if test is None:
         return {"first_forward_s": None, "worst_wait_s": None}
-    views = where.test.ranks.values()
+    views = test.ranks.values()
     firsts = [seconds for view in views if (seconds := view.first_forward_s) is not None]
     return {
         "first_forward_s": round(max(firsts) - min(firsts), 6) if len(firsts) > 1 else None,
-        "worst_wait_s": _worst_wait_s(where.test, last_s),
+        "worst_wait_s": _worst_wait_s(test, last_s),
     }
 
 

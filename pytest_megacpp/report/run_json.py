@@ -14,6 +14,7 @@ from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.redact import is_credential
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import Cost, Rate, cost
+from pytest_megacpp.report.seed import seed_json
 
 SCHEMA = "megacpp.run/1"
 
@@ -28,17 +29,6 @@ class RunStatus(StrEnum):
     BLOCKED = "blocked"
     INTERRUPTED = "interrupted"
     DETACHED = "detached"
-
-
-@dataclass(frozen=True, slots=True)
-class Seed:
-    """The compile cache a run started from and ended with. `coverage` is a share, 0 to 1."""
-
-    state: str | None = None
-    id: str | None = None
-    bytes_start: int | None = None
-    bytes_end: int | None = None
-    coverage: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,6 @@ class RunMeta:
     started_at: str
     finished_at: str | None = None
     run_limit_s: float | None = None
-    seed: Seed = field(default_factory=Seed)
     git: Git = field(default_factory=Git)
     ids: Ids = field(default_factory=Ids)
     rate: Rate = field(default_factory=Rate)
@@ -129,7 +118,7 @@ def circumstances(run: RunMeta, timeline: Timeline) -> dict[str, Json]:
     """Where and with what a run was made: the same in `run.json` and in every receipt."""
     ready = timeline.ready
     return {
-        "seed": to_json(run.seed),
+        "seed": seed_json(timeline),
         "environment": _environment(timeline),
         "versions": dict(ready.versions) if ready else {},
         "devices": {
@@ -160,12 +149,15 @@ def _redacted(value: Json, redact: Redact) -> Json:
 
 
 def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
-    """Of the box while the test ran; starting worlds and waiting for nobody belong to the run alone."""
-    test = timeline.tests.get(index)
-    if test is None:
+    """Of the box while the test ran, all attempts together; starting worlds and waiting for nobody belong to the run
+    alone.
+    """
+    views = [timeline.tests[number] for number in timeline.attempts(index) if number in timeline.tests]
+    if not views:
         return Cost()
-    ended_s = test.ended_s if test.ended_s is not None else timeline.last_s
-    return cost(max(0.0, ended_s - test.started_s), run.rate)
+    ends_s = [view.ended_s if view.ended_s is not None else timeline.last_s for view in views]
+    seconds = sum(max(0.0, end_s - view.started_s) for view, end_s in zip(views, ends_s, strict=True))
+    return cost(seconds, run.rate)
 
 
 def _test(nodeid: str, result: TestResult | None, receipt: str | None, spent: Cost) -> Json:

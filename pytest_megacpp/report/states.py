@@ -42,19 +42,19 @@ class Scene:
 
 def scene(result: TestResult, timeline: Timeline) -> Scene:
     """Where `result` happened: its test, the world that failed before reaching it, or nowhere."""
-    test = timeline.tests.get(result.index)
+    test = timeline.tests.get(result.number)
     if test is not None:
-        return Scene(result.index, timeline.worlds.get(test.world), test)
-    if result.index in timeline.unreached:
-        return Scene(result.index, timeline.worlds.get(timeline.unreached[result.index][0]), None)
+        return Scene(result.number, timeline.worlds.get(test.world), test)
+    if result.number in timeline.unreached:
+        return Scene(result.number, timeline.worlds.get(timeline.unreached[result.number][0]), None)
     if result.verdict.code is Code.STARTUP_FAILURE:
-        return Scene(result.index, _broken_world(result, timeline), None)
-    return Scene(result.index, None, None)
+        return Scene(result.number, _broken_world(result, timeline), None)
+    return Scene(result.number, None, None)
 
 
 def _broken_world(result: TestResult, timeline: Timeline) -> WorldView | None:
     """The last world of the test's size that shows a reason; in a recording that ends early, just the last."""
-    planned = timeline.planned.get(result.index)
+    planned = timeline.planned.get(result.number)
     worlds = [world for world in timeline.worlds.values() if planned is None or world.size == planned.ranks]
     telling = [world for world in worlds if world.broken or world.exits or world.acted]
     return next(reversed(telling or worlds), None)

@@ -16,13 +16,15 @@ def plan_elsewhere(
     plan: Plan,
     layout: Layout,
     *,
-    cache_dir: str,
+    stores: tuple[str, ...],
+    image: str,
     run_s: float,
     variables: Mapping[str, str],
     environ: Mapping[str, str],
 ) -> Plan:
-    """`variables` are set beside the configured environment, which wins; `environ` is the desk's, of which only
-    pytest's own variables go along. `run_s` bounds the run.
+    """`stores` are the box's directories of seeds, `image` names what it runs in. `variables` are set beside the
+    configured environment, which wins; `environ` is the desk's, of which only pytest's own variables go along. `run_s`
+    bounds the run.
 
     Raises:
         SourceError: pytest was started in, or is configured by, a place that isn't sent.
@@ -36,7 +38,7 @@ def plan_elsewhere(
         plan,
         args=tuple(layout.argument(argument) for argument in plan.args),
         cwd=cwd,
-        cache_dir=cache_dir,
+        seed=replace(plan.seed, stores=stores, image=image),
         run_s=min(plan.run_s or run_s, run_s),
         path=tuple(there for entry in plan.path if (there := layout.to_box(Path(os.path.realpath(entry)))) is not None),
         environment={**pytests, **variables, **plan.environment},

@@ -25,7 +25,6 @@ from pytest_megacpp.surfaces import modal_failures as failures
 from pytest_megacpp.surfaces import modal_rates
 from pytest_megacpp.surfaces.elsewhere import plan_elsewhere
 from pytest_megacpp.surfaces.modal_config import (
-    CACHE_DIR,
     HOME,
     PACKAGE_DIR,
     RUN_DIR,
@@ -162,7 +161,13 @@ class ModalSurface:
         variables = self.config.variables()
         try:
             return plan_elsewhere(
-                plan, source.layout, cache_dir=CACHE_DIR, run_s=run_s, variables=variables, environ=os.environ
+                plan,
+                source.layout,
+                stores=self.config.seed_stores(),
+                image=self.config.image.name,
+                run_s=run_s,
+                variables=variables,
+                environ=os.environ,
             )
         except SourceError as e:
             raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e

@@ -13,6 +13,9 @@ RUN_DIR = f"{HOME}/run"
 CACHE_DIR = f"{HOME}/cache"
 RUNS_DIR = f"{HOME}/runs"
 DATA_DIR = f"{HOME}/data"
+CACHE_VOLUME = "megacpp-cache"
+SEEDS = "seeds"  # in the volume of compile caches
+BAKED_DIR = "/opt/pytest-megacpp/seeds"  # in an image, outside of what is uploaded
 
 LONGEST_S = 86_400.0  # Modal's own limit
 COMMIT_S = 120.0  # kept back for evidence, last writes and the volumes' commit
@@ -33,6 +36,11 @@ class ImageConfig:
     python: str | None = None
     packages: tuple[str, ...] = ()
     torch_index: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What a seed remembers of it, beside the versions found in it."""
+        return self.reference or self.factory or "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,10 @@ class ModalConfig:
         own = (replace(runs, directory=f"{runs.directory}/{run_id}".strip("/")),) if runs is not None else ()
         cache = (self.cache_volume,) if self.cache_volume is not None else ()
         return (*cache, *own, *self.data.values(), *self.volumes)
+
+    def seed_stores(self) -> tuple[str, ...]:
+        """Where a box finds seeds: the volume, which gets its own as well, then those that the image brought along."""
+        return (f"{CACHE_DIR}/{SEEDS}" if self.cache_volume is not None else "", BAKED_DIR)
 
     def variables(self) -> dict[str, str]:
         """What tests find in their environment beside the contract: where each data set lies, and `env`."""

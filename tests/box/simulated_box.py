@@ -13,7 +13,7 @@ from enum import StrEnum
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.line import Line
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import MAIN_THREAD, Program, Ranks, Watching
@@ -43,7 +43,7 @@ class Scenario:
     """What will happen. `births` by world number (from 1; 0: in every world) and rank, `programs` by test, `lacking`
     tests that a rank doesn't find, `late_deaths` of ranks so many seconds after they finished a test. `lies`: what
     ranks say beside the truth, at these times, in whatever world they are then. `pauses`: when the box itself stands
-    still, and for how long.
+    still, and for how long. `warming`: why tests warm up or don't, `compiling` attempts in which every rank compiles.
     """
 
     plan: Plan
@@ -54,10 +54,12 @@ class Scenario:
     stop_s: float | None = None
     lies: Sequence[tuple[float, int, bytes]] = ()
     pauses: Sequence[tuple[float, float]] = ()
+    warming: Mapping[int, str] = field(default_factory=dict)
+    compiling: frozenset[int] = frozenset()
 
 
 def plan(*tests: PlannedTest, dry_run: bool = True, maxfail: int = 0, run_s: float = 0.0) -> Plan:
-    return Plan("r1", "h200x8", "local", "H200", 8, 8, dry_run, False, tests, (), "/", "/c", run_s, maxfail)
+    return Plan("r1", "h200x8", "local", "H200", 8, 8, dry_run, False, tests, (), "/", SeedPlan(), run_s, maxfail)
 
 
 def planned(ranks: int = 2, *, fresh: bool = False, drill: bool = False) -> PlannedTest:
@@ -78,16 +80,21 @@ class LiveWorld:
 class SimulatedBox:
     """Runs a scenario to its end; every assertion in here is a promise of the supervisor's."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, patience_s: float = 0.0) -> None:
         self.scenario = scenario
+        self.patience_s = patience_s  # for a desk that has nothing to say
         self.plan = scenario.plan
         self.timeline = Timeline()
         self.supervisor = sv.Supervisor(self.plan, self.timeline)
+        self.supervisor.begin_warm(scenario.warming)
+        for item, test in enumerate(self.plan.tests):
+            self.timeline.add(ev.Event("r1", "", "box", item, 0.0, ev.TestPlanned(item, test.nodeid, test.ranks)))
         self.now_s = 0.0
         self.steps = 0
         self.worlds: dict[str, LiveWorld] = {}
         self.made = 0
         self.ends: Counter[int] = Counter()
+        self.planned_at_the_end_of: dict[int, tuple[int, ...]] = {}
         self.reasons: dict[int, ev.TestEnded] = {}
         self.acted: dict[int, ev.Acted] = {}
         self.released: list[int] = []
@@ -105,9 +112,8 @@ class SimulatedBox:
         """No run may take longer."""
         costs_s = 2.0 + 4 * EVIDENCE_S + 2 * (LEAVE_S + KILL_S + START_S)
         paused_s = sum(s for _, s in self.scenario.pauses)
-        return (
-            5.0 + paused_s + sum(t.limits.startup + t.limits.test + t.limits.compile + costs_s for t in self.plan.tests)
-        )
+        tests_s = sum(t.limits.startup + t.limits.test + 2 * t.limits.compile + costs_s for t in self.plan.tests)
+        return 5.0 + paused_s + self.patience_s + (1 + bool(self.scenario.warming)) * tests_s + 20.0 * self.plan.triage
 
     def run(self) -> "SimulatedBox":
         while not self.supervisor.finished:
@@ -249,7 +255,7 @@ class SimulatedBox:
         del self.worlds[action.name]
 
     def _write(self, action: sv.Write) -> None:
-        assert action.world in self.worlds
+        assert action.world in self.worlds or isinstance(action.fact, ev.TestPlanned)
         match action.fact:
             case ev.TestStarted(test=test):
                 assert self._running is None
@@ -258,6 +264,7 @@ class SimulatedBox:
             case ev.TestEnded(test=test, reason=reason):
                 self.ends[test] += 1
                 self.reasons[test] = action.fact
+                self.planned_at_the_end_of[test] = tuple(self.timeline.planned)
                 assert self.ends[test] == 1
                 assert (self._running == test) == (reason != "not-run")
                 assert (test in self.acted) == (reason == "aborted")
@@ -273,28 +280,29 @@ class SimulatedBox:
 
     def _release(self, action: sv.Release) -> None:
         live, view = self.worlds[action.world], self.timeline.worlds[action.world]
-        test = self.plan.tests[action.test]
+        item, test = action.attempt.item, self.plan.tests[action.attempt.item]
         assert self._running == action.test
         assert (test.ranks, len(view.collected)) == (live.size, live.size)
-        assert all(action.test in seen.found for _, seen in view.collected.values())
+        assert all(item in seen.found for _, seen in view.collected.values())
         assert view.exits == {}
         assert view.broken == {}
-        assert live.promised in (None, action.test)
-        assert not (test.fresh and (live.released or action.next_test is not None))
+        assert live.promised in (None, item)
+        assert not (test.fresh and (live.released or action.next_item is not None))
         assert not action.keep_group or (live.released and self.reasons[live.released[-1]].reason == "finished")
-        if action.next_test is not None:
-            assert action.next_test > action.test
-            assert self.plan.tests[action.next_test].ranks == live.size
-            assert all(action.next_test in seen.found for _, seen in view.collected.values())
+        if action.next_item is not None:
+            assert self.plan.tests[action.next_item].ranks == live.size
+            assert all(action.next_item in seen.found for _, seen in view.collected.values())
         for line in live.lines.values():
             line.begin()
-        live.promised = action.next_test
+        live.promised = action.next_item
         live.released.append(action.test)
         self.released.append(action.test)
         self._let_run(action, live)
 
     def _let_run(self, action: sv.Release, live: LiveWorld) -> None:
         programs = self.scenario.programs.get(action.test, [()] * live.size)
+        for rank in range(live.size) if action.test in self.scenario.compiling else ():
+            self.tell(self.now_s, action.world, f"rank {rank}", ev.Compiled(rank, action.test, 9.0, 1, 0, 1))
         ranks = Ranks(programs, self.now_s)
 
         def tell(at_s: float, source: str, fact: ev.Fact) -> None:

@@ -31,7 +31,6 @@ PLAN = Plan(
     tests=tuple(PlannedTest(f"test_a.py::test_{name}", 2, "full", ev.Limits()) for name in "ab"),
     args=(),
     cwd="/src",
-    cache_dir="/tmp/cache",
 )
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import BROKEN_SETTLE_S
+from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, WARMED, warm_up_limits
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import PlannedTest
+from pytest_megacpp.recording.plan import DIAGNOSTIC, Again, PlannedTest
 from pytest_megacpp.recording.timeline import TestView
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
@@ -364,3 +364,62 @@ def _counts(box: SimulatedBox, test: int) -> bool:
 
 def test_limits_used_here_are_short() -> None:
     assert LIMITS.test < 10
+
+
+# -- attempts -------------------------------------------------------------------------------------------------
+
+
+def cold(tests: int) -> dict[int, str]:
+    return dict.fromkeys(range(tests), WARMED)
+
+
+def test_what_compiled_in_its_warm_up_is_measured_in_processes_that_did_not() -> None:
+    tests = [planned()] * 3
+    box = run(*tests, programs={i: [HEALTHY] * 2 for i in range(6)}, warming=cold(3), compiling=frozenset({0, 2}))
+    assert box.released == [0, 1, 2, 3, 4]
+    assert (box.timeline.attempts(0), box.timeline.attempts(1), box.timeline.attempts(2)) == ((0, 3), (1,), (2, 4))
+    worlds = [box.timeline.tests[test].world for test in box.released]
+    assert worlds == ["w1", "w1", "w1", "w2", "w2"]
+    limits = [box.timeline.tests[test].limits for test in (0, 3)]
+    assert limits == [warm_up_limits(LIMITS), LIMITS]
+    assert [box.timeline.tests[test].warmup for test in (0, 3)] == [WARMED, ""]
+
+
+def test_a_further_attempt_is_planned_before_the_one_ends_from_which_it_follows() -> None:
+    box = run(planned(), programs={0: [HEALTHY] * 2, 1: [HEALTHY] * 2}, warming=cold(1), compiling=frozenset({0}))
+    assert box.planned_at_the_end_of[0] == (0, 1)
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - HARMLESS))
+def test_a_warm_up_that_fails_is_the_result(fault: str) -> None:
+    programs = {0: faulty(2, fault)}
+    box = run(planned(), programs=programs, warming=cold(1), compiling=frozenset({0}))
+    assert (box.released, box.supervisor.failures) == ([0], 1)
+
+
+def test_a_peer_that_compiles_is_waited_for_in_a_warm_up() -> None:
+    programs = {i: [(Compile(2.8), Collect()), (Collect(),)] for i in range(2)}
+    assert outcomes(run(planned(), programs=programs, warming={0: "seed_warm"}))[0] == ("aborted", "skew")
+    assert outcomes(run(planned(), programs=programs, warming=cold(1)))[0] == ("finished", "")
+
+
+def test_a_desk_that_may_want_more_is_waited_for() -> None:
+    scenario = Scenario(replace(plan(planned()), triage=True), {0: faulty(2, "raises"), 1: [HEALTHY] * 2})
+    box = SimulatedBox(scenario)
+    asked: list[float] = []
+
+    def ask(now_s: float) -> None:
+        asked.append(now_s)
+        for action in box.supervisor.again(Again(0, DIAGNOSTIC, 0), now_s):
+            box._perform(action)
+        box.supervisor.enough = True
+
+    box._at(20.0, ask)
+    box.run()
+    assert (box.released, box.timeline.tests[1].preset) == ([0, 1], "diagnostic")
+
+
+def test_a_desk_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    scenario = Scenario(replace(plan(planned()), triage=True), {0: [HEALTHY] * 2})
+    box = SimulatedBox(scenario, patience_s=200.0).run()
+    assert AGAIN_S < box.now_s < AGAIN_S + 10

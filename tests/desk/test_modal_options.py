@@ -22,7 +22,7 @@ def modal(toml: str, *, untrusted: bool = False) -> ModalConfig:
 
 
 def test_the_defaults() -> None:
-    assert modal("") == ModalConfig()
+    assert modal("") == ModalConfig(cache_volume=VolumeConfig("/megacpp/cache", "megacpp-cache", made=True))
     assert read_source({}) == SourceConfig()
 
 

@@ -158,9 +158,10 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
     [
         (
             "lane-dir = 'x'",
-            "[tool.pytest_megacpp]: unknown key 'lane-dir'; did you mean 'lane_dir'? Known: dry_run, en",
+            "[tool.pytest_megacpp]: unknown key 'lane-dir'; did you mean 'lane_dir'? Known: cache_seed, dry_run",
         ),
-        ("cache_seed = 'auto'", "cache_seed isn't built in this version"),
+        ("cache_seed = 'hot'", "cache_seed in [tool.pytest_megacpp]: unknown cache seed 'hot'"),
+        ("triage = 'yes'", "must be true or false, not 'yes'"),
         ("ranks = '0'", "ranks in [tool.pytest_megacpp]: the world size"),
         ("ranks = true", "at least 1, not True"),
         ("dry_run = 1", "must be true or false, not 1"),

@@ -21,7 +21,7 @@ from tests.scenario import NODEID, FakeBox
 
 def lane_run(directory: RunDirectory, cwd: Path) -> LaneRun:
     tests = (PlannedTest(NODEID, 2, "full", Limits()),)
-    plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), "/cache")
+    plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd))
     meta = RunMeta(directory.run_id, "h200x8", "modal", True, 2, "H200:8", "2026-01-01T00:00:00.000Z")
     return LaneRun(plan, directory, Redactor(os.environ), meta)
 

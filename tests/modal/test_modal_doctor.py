@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "test_a.py").write_text("def test_a(): pass\n")
     monkeypatch.chdir(tmp_path / "p")
-    monkeypatch.setattr(launch, "cache_dir", lambda: tmp_path / "cache" / "compile")
+    monkeypatch.setattr(launch, "user_cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "p"
 
 

@@ -47,7 +47,6 @@ def started(project: Path, config: ModalConfig | None = None, *, dry_run: bool =
         tests=(PlannedTest("test_a.py::test_a", 1, "full", ev.Limits()),),
         args=(),
         cwd=str(project),
-        cache_dir="",
     )
     run = project / "lane" / plan.run_id
     run.mkdir(parents=True)
@@ -158,7 +157,7 @@ def test_a_secret_that_is_not_there(emulator: Emulator, project: Path) -> None:
 
 def test_a_source_that_is_too_large(emulator: Emulator, project: Path) -> None:
     (project / "weights.bin").write_bytes(b"x" * 2048)
-    plan = Plan("r", "h200x8", "modal", "H200:8", 0, 1, True, False, (), (), str(project), "")
+    plan = Plan("r", "h200x8", "modal", "H200:8", 0, 1, True, False, (), (), str(project))
     problem = problem_of(ModalSurface(ModalConfig(), SourceConfig(max_bytes=1024)).start(plan, project))
     assert (problem.code, problem.cause) == ("blocked", "source")
     assert "weights.bin" in problem.detail

@@ -11,7 +11,7 @@ from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.receipt import receipt, receipt_name
-from pytest_megacpp.report.run_json import RunMeta, RunStatus, Seed, run_json, run_status
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_status
 from tests.report.story import NODEID, Story, killed, result
 
 META = RunMeta("r1", "h200x8", "local", True, 8, "H200:8", "2026-11-22T21:45:01.000Z", run_limit_s=60.0)
@@ -53,7 +53,8 @@ def test_every_field_is_there_when_nothing_is_known() -> None:
     assert document["schema"] == "megacpp.receipt/1"
     assert document["backend"] == "gloo"
     assert document["limits"] == dict.fromkeys(("startup", "skew", "compile", "stall", "test")) | {"run": 60.0}
-    assert document["seed"] == dict.fromkeys(("state", "id", "bytes_start", "bytes_end", "coverage"))
+    assert set(document["seed"].values()) == {None}  # type: ignore[union-attr]
+    assert {"state", "id", "bytes_start", "bytes_end", "coverage"} <= set(document["seed"])  # type: ignore[arg-type]
     ranks = document["ranks"]
     assert isinstance(ranks, list)
     assert [r["rank"] for r in ranks if isinstance(r, dict)] == [0, 1]
@@ -225,7 +226,6 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
         "observed": ["NVIDIA H200"],
         "details": {"driver": "570"},
     }
-    assert set(Seed.__dataclass_fields__) == set(over["seed"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from pytest_megacpp.box import process
 from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.surfaces.local import LocalSurface
@@ -49,7 +49,7 @@ class Ground:
             tests=(PlannedTest("test_a.py::test_a", 1, "full", ev.Limits()),),
             args=("test_a.py",),
             cwd=str(self.project),
-            cache_dir=str(self.project / "cache"),
+            seed=SeedPlan(stores=(str(self.project / "seeds"),)),
         )
 
     def start(self, *, refused: bool = True) -> "Heard":

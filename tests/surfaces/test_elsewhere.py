@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.surfaces.elsewhere import plan_elsewhere
 from pytest_megacpp.surfaces.source import Layout, SourceError
 
@@ -16,7 +16,9 @@ HOME = "/megacpp/source"
 def made(plan: Plan, top: Path, run_s: float = 3480.0, **environ: str) -> Plan:
     layout = Layout(top.parent, HOME, (top, top.parent / "lib"))
     variables = {"MEGACPP_DATA_TOKENS": "/megacpp/data/tokens", "A": "ours"}
-    return plan_elsewhere(plan, layout, cache_dir="/megacpp/cache", run_s=run_s, variables=variables, environ=environ)
+    return plan_elsewhere(
+        plan, layout, stores=("/megacpp/cache/seeds",), image="ours", run_s=run_s, variables=variables, environ=environ
+    )
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def plan(tmp_path: Path) -> Plan:
         tests=(PlannedTest("tests/test_a.py::test_a", 8, "full", Limits()),),
         args=("-m", "h200x8", f"{top}/tests", "--junitxml=out.xml"),
         cwd=str(top / "tests"),
-        cache_dir="/home/me/.cache",
+        seed=SeedPlan("require", ("/home/me/.cache",), 8),
         path=(str(top / "src"), "/usr/lib/python3.11", f"{top.parent}/lib", str(top.parent)),
         environment={"A": "theirs", "B": "1"},
         root="..",
@@ -49,7 +51,7 @@ def test_every_path_is_the_boxs(plan: Plan, tmp_path: Path) -> None:
     assert (there.root, there.ini) == ("..", "../pyproject.toml")
     assert there.args == ("-m", "h200x8", f"{HOME}/p/tests", "--junitxml=out.xml")
     assert there.path == (f"{HOME}/p/src", f"{HOME}/lib")
-    assert there.cache_dir == "/megacpp/cache"
+    assert there.seed == SeedPlan("require", ("/megacpp/cache/seeds",), 8, image="ours")
     assert str(tmp_path) not in repr(there)
 
 

@@ -1,0 +1,345 @@
+"""Owns what a run does with compile caches: which seed it begins with, what that is worth to its tests, which tests
+warm up, what is kept at the end. Must not know a process, nor how seeds are stored.
+
+Warmth is measured: what ranks needed and compiled in the run counts, whatever a seed says of itself.
+"""
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_megacpp.box.contract import Setting, Source
+from pytest_megacpp.box.graphs import graph_dir, graph_keys
+from pytest_megacpp.box.preflight import Survey, cpu_model
+from pytest_megacpp.box.seeds import SeedStore, lacking
+from pytest_megacpp.box.supervisor import WARMED
+from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
+from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.seed import (
+    Coverage,
+    Manifest,
+    RankGraphs,
+    SeededTest,
+    SeedState,
+    Shape,
+    Wanted,
+    coverage,
+    merged,
+)
+from pytest_megacpp.recording.seed_layout import SeedError
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+
+CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+_OF_COMPILERS = ("TORCHINDUCTOR_", "TRITON_", "TORCH_COMPILE")
+_NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_WORKER_START")
+_VERSIONS = ("python", "torch", "triton", "cuda")
+SLOW_S = 1.0  # compile seconds above this, and nearer to the cold ones than to the warm, tell of no help
+KEPT_KEYS = 8  # of those that a test lacks, in the recording
+
+
+def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: Mapping[str, str]) -> Shape:
+    """The launch shape. `settings` is the resolved contract, `environ` what ranks inherit."""
+    devices = tuple(device.name for device in survey.devices.devices)[: plan.devices] or (cpu_model(),)
+    versions = {name: survey.versions[name] for name in _VERSIONS if name in survey.versions}
+    if survey.devices.devices:
+        versions["driver"] = survey.devices.devices[0].driver
+    theirs = {name: value for name, value in environ.items() if name.startswith(_OF_COMPILERS)}
+    ours = {s.name: s.value for s in settings if s.name.startswith(_OF_COMPILERS) and s.value is not None}
+    return Shape(
+        lane=plan.lane,
+        gpu="cpu" if plan.dry_run else plan.gpu,
+        devices=devices,
+        ranks=plan.seed.ranks or plan.ranks,
+        preset=plan.seed.preset,
+        image=plan.seed.image,
+        versions=versions,
+        settings={n: v for n, v in sorted({**theirs, **ours}.items()) if n not in _NOT_IN_KEYS},
+    )
+
+
+@dataclass
+class Seeding:
+    """The compile cache of one run: a working copy in `cache`, empty at first. `owned` is false where the operator's
+    own variables point elsewhere: then seeds neither fill nor read it.
+    """
+
+    plan: Plan
+    shape: Shape
+    cache: Path
+    owned: bool = True
+    base: Manifest | None = None
+    checked: SeedChecked | None = None
+    _known: Sequence[SeededTest] = ()
+    _there: dict[str, set[str]] = field(default_factory=dict)  # graph keys in the cache at the beginning
+    _short: Coverage = field(default_factory=lambda: Coverage(0, 0))
+
+    # -- the beginning -------------------------------------------------------------------------------------
+
+    def begin(self) -> SeedChecked:
+        """Fills the working copy and says what it is worth."""
+        detail = self._fill() if self.owned and self.plan.seed.mode != "cold" else self._why_empty()
+        self._there = graph_keys(self.cache)
+        self._short = self._coverage(self._known)
+        size_bytes = _bytes_of(self.cache)
+        base = self.base
+        too_small = base is not None and base.cache_bytes < self.plan.seed.min_bytes
+        if too_small:
+            self._known, self._short = (), self._coverage(())
+            detail = f"the seed has {size_bytes} bytes, min_bytes asks for {self.plan.seed.min_bytes}"
+        state = SeedState.WARM if self._is_warm() else SeedState.PARTIAL
+        if base is None:
+            state = SeedState.FOREIGN if detail.startswith(_FOREIGN) else SeedState.ABSENT
+        self.checked = SeedChecked(
+            mode=self.plan.seed.mode,
+            state=str(state),
+            key=self.shape.key,
+            id=base.id if base else "",
+            made_by=base.run if base else "",
+            covered=self._short.covered,
+            wanted=self._short.wanted,
+            cache_bytes=size_bytes,
+            missing=self._told(self._short),
+            detail=detail,
+        )
+        return self.checked
+
+    def _is_warm(self) -> bool:
+        return self.base is not None and not self._short.missing
+
+    def _why_empty(self) -> str:
+        if self.owned:
+            return "cold was asked for"
+        return f"{CACHE_VARIABLES[0]} or {CACHE_VARIABLES[1]} is yours: no seed fills or reads that cache"
+
+    def _fill(self) -> str:
+        """Unpacks the first good seed of the stores; why there is none, or what is wrong with it."""
+        told: list[str] = []
+        for directory in filter(None, self.plan.seed.stores):
+            store = SeedStore(Path(directory))
+            try:
+                found = store.good(self.shape.key)
+                if found is not None and found.shape == self.shape:
+                    store.unpack(found, self.cache)
+                    self.base, self._known = found, found.tests
+                    if self.plan.seed.mode == "refresh":
+                        self._forget_wanted()
+                    return ""
+            except SeedError as e:
+                told.append(str(e))
+        return "; ".join(told) or self._nearest()
+
+    def _nearest(self) -> str:
+        """What keeps the seed of the most similar launch of this lane from counting."""
+        kept = [seed.manifest for d in filter(None, self.plan.seed.stores) for seed in SeedStore(Path(d)).seeds()]
+        shapes = [manifest.shape for manifest in kept if manifest is not None]
+        differing = [self.shape.differences(shape) for shape in shapes if shape.lane == self.shape.lane]
+        nearest = min(filter(None, differing), key=len, default=None)
+        return f"{_FOREIGN} {'; '.join(nearest)}"[:400] if nearest else ""
+
+    def _forget_wanted(self) -> None:
+        """Of the tests of this run nothing is taken over; what other tests need stays, or the new seed had less."""
+        wanted = set(self._wanted().values())
+        self._known = tuple(test for test in self._known if Wanted.of(test) not in wanted)
+        if not self._known:
+            shutil.rmtree(self.cache)
+            self.cache.mkdir()
+            return
+        kept = {(c, k) for test in self._known for rank in test.ranks for c, keys in rank.keys.items() for k in keys}
+        for cache, keys in graph_keys(self.cache).items():
+            for key in keys:
+                if (cache, key) not in kept and (place := graph_dir(self.cache, cache, key)) is not None:
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _wanted(self) -> dict[int, Wanted]:
+        """By index in the plan; a drill's failure is wanted, so nothing is kept warm for it."""
+        tests = enumerate(self.plan.tests)
+        return {i: Wanted(t.nodeid, t.preset, t.ranks) for i, t in tests if not t.drill}
+
+    def _coverage(self, known: Sequence[SeededTest]) -> Coverage:
+        return coverage(known, self._wanted().values(), lacking(known, self.cache))
+
+    def _told(self, short: Coverage) -> tuple[SeedShort, ...]:
+        by_nodeid = {wanted.nodeid: i for i, wanted in self._wanted().items()}
+        return tuple(SeedShort(by_nodeid[m.nodeid], m.ranks, m.keys[:KEPT_KEYS]) for m in short.missing)
+
+    def refusal(self) -> ProblemFound | None:
+        """Why the launch may not begin: a test that requires a warm seed lacks one."""
+        uncovered = {missing.nodeid for missing in self._short.missing}
+        unmet = [t for t in self.plan.tests if not t.drill and t.cache_seed == "require"]
+        unmet = [t for t in unmet if self.base is None or t.nodeid in uncovered]
+        if not unmet or self.checked is None:
+            return None
+        seen = self.checked
+        told = f"the seed is {seen.state}: {seen.covered} of {seen.wanted} pairs of test and rank are covered"
+        told += f" ({seen.detail})" if seen.detail else ""
+        lacks = "; ".join(_named(test, self._short) for test in unmet[:3])
+        more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
+        return ProblemFound("blocked", "seed", f"{told}. Not warm: {lacks}{more}"[:800], warming_command(self.plan))
+
+    def reasons(self) -> dict[int, str]:
+        """Why each test's first attempt is a warm-up, or needs none."""
+        uncovered = {missing.nodeid for missing in self._short.missing}
+        return {i: self._reason(test, test.nodeid in uncovered) for i, test in enumerate(self.plan.tests)}
+
+    def _reason(self, test: PlannedTest, uncovered: bool) -> str:
+        if test.drill:
+            return "drill"
+        if test.cache_seed == "cold" or not self.owned:
+            return "user_disabled"
+        return WARMED if uncovered or test.cache_seed == "refresh" else "seed_warm"
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def keep(self, timeline: Timeline, reason: str) -> SeedKept:
+        """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now."""
+        measured = tuple(self._measured(timeline))
+        known = merged(self._known, measured)
+        now = self._coverage(known)
+        state = SeedState.ABSENT if not known else SeedState.PARTIAL if now.missing else SeedState.WARM
+        missed = tuple(self._missed(timeline))
+        helped = None if self.base is None or not self._short.covered else not missed
+        kept = SeedKept(str(state), "", False, now.covered, now.wanted, _bytes_of(self.cache), helped, missed)
+        why_not = self._why_not(timeline, reason, known)
+        if why_not:
+            return replace(kept, detail=why_not)
+        return self._publish(kept, known)
+
+    def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
+        if not self.owned:
+            return self._why_empty()
+        if not self.plan.seed.stores[:1] or not self.plan.seed.stores[0]:
+            return "there is no place to keep it"
+        if reason != "completed":
+            return f"not kept: the run was {reason}"
+        red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not _last(timeline, i)]
+        if red:
+            return f"not kept: the run isn't green ({red[0].nodeid})"
+        if not known:
+            return "nothing to keep"
+        if self.base is not None and _needs(self._known) == _needs(known) and graph_keys(self.cache) == self._there:
+            return "nothing new"
+        return ""
+
+    def _publish(self, kept: SeedKept, known: tuple[SeededTest, ...]) -> SeedKept:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        plan = self.plan
+        draft = Manifest(plan.run_id, self.shape, plan.run_id, now, 0, 0, 0, "", known, plan.revision)
+        store = SeedStore(Path(plan.seed.stores[0]))
+        try:
+            published = store.publish(draft, self.cache, plan.seed.max_bytes // 2)
+            store.prune(plan.seed.keep, plan.seed.max_bytes)
+        except SeedError as e:
+            return replace(kept, detail=f"not kept: {e}")
+        return replace(kept, id=published.manifest.id, promoted=published.promoted, detail=published.reason)
+
+    def _measured(self, timeline: Timeline) -> Iterable[SeededTest]:
+        """What the tests needed that passed on every rank."""
+        for item, test in self._wanted().items():
+            last, own = _last(timeline, item), self.plan.tests[item]
+            if last is None or has_cache_of_its_own(own, self.plan):
+                continue
+            attempts = [timeline.tests[n] for n in timeline.attempts(item) if n in timeline.tests]
+            graphs = tuple(self._graphs(rank, attempts, last) for rank in range(own.ranks))
+            yield SeededTest(test.nodeid, test.preset, test.world_size, graphs, self.plan.run_id, self.plan.revision)
+
+    def _graphs(self, rank: int, attempts: Sequence[TestView], last: TestView) -> RankGraphs:
+        """Keys of all attempts. The last one's seconds are warm ones if its graphs had been compiled before."""
+        views = [view.ranks[rank] for view in attempts if rank in view.ranks]
+        keys: dict[str, dict[str, None]] = {}
+        for view in views:
+            for cache, names in view.compiled.keys.items() if view.compiled else ():
+                keys.setdefault(cache, {}).update(dict.fromkeys(names))
+        cold = [_compile_s(v) for v in views if v.compiled is not None and v.compiled.cache_misses]
+        warm = last.ranks[rank].compiled
+        return RankGraphs(
+            rank,
+            "cpu" if self.plan.dry_run else f"cuda:{rank}",
+            {cache: tuple(names) for cache, names in keys.items()},
+            cold[0] if cold else None,
+            None if warm is None or warm.cache_misses else warm.seconds,
+        )
+
+    def _missed(self, timeline: Timeline) -> Iterable[SeedShort]:
+        """Pairs that the seed should have served, and that compiled all the same."""
+        uncovered = {(m.nodeid, rank) for m in self._short.missing for rank in m.ranks}
+        before = {Wanted.of(test): {g.rank: g for g in test.ranks} for test in self._known}
+        for item, wanted in self._wanted().items():
+            view = timeline.tests.get(item)
+            graphs = before.get(wanted, {})
+            missed: dict[int, tuple[str, ...]] = {}
+            for rank, seen in sorted(view.ranks.items()) if view is not None else ():
+                if (wanted.nodeid, rank) in uncovered or seen.compiled is None or rank not in graphs:
+                    continue
+                keys = self._not_there(seen)
+                if keys or _is_slow(_compile_s(seen), graphs[rank]):
+                    missed[rank] = keys
+            if missed:
+                keys = tuple(dict.fromkeys(key for lost in missed.values() for key in lost))
+                yield SeedShort(item, tuple(missed), keys[:KEPT_KEYS])
+
+    def _not_there(self, seen: RankView) -> tuple[str, ...]:
+        used = seen.compiled.keys if seen.compiled else {}
+        return tuple(k for cache, keys in used.items() for k in keys if k not in self._there.get(cache, {k}))
+
+
+def _needs(tests: Sequence[SeededTest]) -> dict[Wanted, tuple[dict[str, tuple[str, ...]], ...]]:
+    """What is needed by whom, whoever measured it."""
+    return {Wanted.of(test): tuple(graphs.keys for graphs in test.ranks) for test in tests}
+
+
+_FOREIGN = "only of other launches:"
+
+
+def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
+    """One that is to run cold among others that aren't gets an empty cache."""
+    return test.cache_seed == "cold" and plan.seed.mode != "cold"
+
+
+def owns_cache(settings: Iterable[Setting]) -> bool:
+    """Whether the plugin decides where the compile cache lies."""
+    return all(s.source is Source.PLUGIN for s in settings if s.name in CACHE_VARIABLES)
+
+
+def warming_command(plan: Plan) -> str:
+    """The user's own command, with a warm-up first."""
+    words, skip = [], False
+    for word in plan.args:
+        if skip or word == "--cache-seed":
+            skip = word == "--cache-seed" and not skip
+        elif not word.startswith("--cache-seed="):
+            words.append(word)
+    return "pytest " + shlex.join([*words, "--cache-seed", "auto"])
+
+
+def _last(timeline: Timeline, item: int) -> TestView | None:
+    """The attempt at a test that counts, if every rank passed it."""
+    view = timeline.tests.get(timeline.attempts(item)[-1])
+    return view if view is not None and view.passed else None
+
+
+def _compile_s(view: RankView) -> float:
+    return view.compiled.seconds if view.compiled else 0.0
+
+
+def _is_slow(seconds: float, known: RankGraphs) -> bool:
+    if known.warm_s is None or seconds < SLOW_S:
+        return False
+    cold_s = known.cold_s if known.cold_s is not None else 4 * known.warm_s
+    return seconds > SLOW_S + (known.warm_s + max(cold_s, 2 * known.warm_s)) / 2
+
+
+def _named(test: PlannedTest, short: Coverage) -> str:
+    missing = next((m for m in short.missing if m.nodeid == test.nodeid), None)
+    if missing is None or not missing.known:
+        return f"{test.nodeid} (unknown to it)"
+    return f"{test.nodeid} (ranks {', '.join(map(str, missing.ranks))})"
+
+
+def _bytes_of(directory: Path) -> int:
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(directory) for name in names
+    )

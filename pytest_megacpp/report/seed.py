@@ -1,0 +1,85 @@
+"""Owns what is told of the compile cache that a run began and ended with; must not know where caches lie."""
+
+from collections.abc import Sequence
+
+from pytest_megacpp.recording.events import Json, SeedChecked, SeedKept, SeedShort
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import one_line
+
+NAMED = 3
+
+
+def seed_json(timeline: Timeline) -> dict[str, Json]:
+    """`state`, `coverage` and so on are those at the beginning, `…_end` those at the end. `coverage` is a share, 0 to
+    1, of pairs of test and rank; null is not known.
+    """
+    began, ended = timeline.seed, timeline.kept
+    return {
+        "mode": began.mode if began else None,
+        "state": began.state if began else None,
+        "id": began.id or None if began else None,
+        "key": began.key if began else None,
+        "run": began.made_by or None if began else None,
+        "coverage": _share(began.covered, began.wanted) if began else None,
+        "covered": began.covered if began else None,
+        "wanted": began.wanted if began else None,
+        "bytes_start": began.cache_bytes if began else None,
+        "missing": _short(began.missing, timeline) if began else None,
+        "detail": began.detail or None if began else None,
+        "state_end": ended.state if ended else None,
+        "coverage_end": _share(ended.covered, ended.wanted) if ended else None,
+        "bytes_end": ended.cache_bytes if ended else None,
+        "published": ended.id or None if ended else None,
+        "promoted": ended.promoted if ended else None,
+        "helped": ended.helped if ended else None,
+        "missed": _short(ended.missed, timeline) if ended else None,
+        "detail_end": ended.detail or None if ended else None,
+    }
+
+
+def _share(covered: int, wanted: int) -> float:
+    return round(covered / wanted, 4) if wanted else 1.0
+
+
+def _short(missing: Sequence[SeedShort], timeline: Timeline) -> list[Json]:
+    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in missing]
+
+
+def _nodeid(test: int, timeline: Timeline) -> str:
+    return timeline.planned[test].nodeid if test in timeline.planned else f"test {test}"
+
+
+def began_line(seed: SeedChecked) -> str:
+    """`seed warm: 24 of 24 pairs of test and rank, 12.3 MB, from run 2026…`."""
+    facts = [f"seed {seed.state}: {seed.covered} of {seed.wanted} pairs of test and rank covered"]
+    facts += [f"{_size(seed.cache_bytes)} from run {seed.made_by}"] if seed.id else []
+    facts += [one_line(seed.detail, 300)] if seed.detail else []
+    short = seed.wanted - seed.covered
+    facts += ["warming up first"] if short and seed.mode in ("auto", "refresh") else []
+    return ", ".join(facts)
+
+
+def ended_lines(timeline: Timeline) -> list[str]:
+    """What became of it, and which tests it didn't help; nothing where the run never came so far."""
+    ended = timeline.kept
+    if ended is None or timeline.seed is None:
+        return []
+    facts = [f"seed {ended.state} at the end: {ended.covered} of {ended.wanted} covered, {_size(ended.cache_bytes)}"]
+    facts += [f"kept as {ended.id}"] if ended.id else []
+    facts += [one_line(ended.detail, 300)] if ended.detail else []
+    return [", ".join(facts), *_unhelpful(ended, timeline)]
+
+
+def _unhelpful(ended: SeedKept, timeline: Timeline) -> list[str]:
+    told = [
+        f"the seed did not help {one_line(_nodeid(m.test, timeline), 120)}: {ranks_named(m.ranks)} compiled again"
+        + (f" (missed {', '.join(m.keys[:2])}{' …' if len(m.keys) > 2 else ''})" if m.keys else ", every key was there")
+        for m in ended.missed[:NAMED]
+    ]
+    more = len(ended.missed) - NAMED
+    return [*told, *([f"the seed did not help {more} more tests"] if more > 0 else [])]
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
