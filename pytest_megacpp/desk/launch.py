@@ -127,7 +127,7 @@ def make_plan(
     shape = options.lanes[lane]
     tests = tuple(_planned(s, lane, options) for s in selected)
     ranks = max((t.ranks for t in tests), default=shape.ranks)
-    invocation = config.invocation_params
+    invocation, kept = config.invocation_params, options.seed
     return Plan(
         run_id=run_id,
         lane=lane,
@@ -142,9 +142,12 @@ def make_plan(
         cwd=str(invocation.dir),
         seed=SeedPlan(
             mode=options.cache_seed,
-            stores=(str(user_cache_dir() / "seeds"),),
+            stores=(str(kept.dir),),
             ranks=options.ranks or shape.ranks,
             preset=options.preset_for(lane, None),
+            min_bytes=kept.min_bytes,
+            keep=kept.keep,
+            max_bytes=kept.max_bytes,
         ),
         run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
         maxfail=int(config.getoption("maxfail", 0) or 0),

@@ -36,7 +36,7 @@ def read_seed(value: object, project: Path) -> SeedConfig:
     settings = table(value, what="it", where=TABLE)
     for key in settings:
         known(key, KEYS, what="key", where=TABLE)
-    default = SeedConfig(launch.cache_dir().parent / "seeds")
+    default = SeedConfig(launch.user_cache_dir() / "seeds")
     given = [key for key in ("min_bytes", "keep", "max_bytes") if key in settings]
     numbers = {key: count(settings[key], what=key, where=TABLE) for key in given}
     named = text(settings["dir"], what="dir", where=TABLE) if "dir" in settings else None
