@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -129,6 +129,16 @@ def _is_plain(name: str) -> bool:
 
 def _mode(mode: int) -> int:
     return 0o755 if mode & stat.S_IXUSR else 0o644
+
+
+def receive(archive: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, str]:
+    """Has `write` bring the bytes of an archive, which must not exist yet: how many came, and their sha256."""
+    with archive.open("xb") as raw:
+        out = _Hashing(raw)
+        write(out)  # type: ignore[arg-type]
+        raw.flush()
+        os.fsync(raw.fileno())
+    return out.total_bytes, out.sha256
 
 
 # -- unpacking -----------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from pytest_megacpp.box import archive
 from pytest_megacpp.box.graphs import has_graph
@@ -27,6 +28,7 @@ from pytest_megacpp.recording.seed_layout import (
     SeedError,
     SeedRefused,
     good_id,
+    heir,
     is_id,
     is_key,
     looked_at,
@@ -61,6 +63,10 @@ class SeedStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    @property
+    def place(self) -> str:
+        return str(self.directory)
 
     # -- what it has -----------------------------------------------------------------------------------------------
 
@@ -139,14 +145,12 @@ class SeedStore:
         seed = self.find(name)
         with self._told("written"), self._locked():
             self._remove(seed)
-            left = self.seeds(seed.key)
-            heir = next((other for other in left if other.good and other.manifest), None)
-            heir = heir or next((other for other in left if other.manifest), None)
-            if heir is not None and not heir.good:
-                self._mark(seed.key, heir.id)
-            elif heir is None:
+            good = heir(self.seeds(seed.key))
+            if good is None:
                 (self.directory / seed.key / GOOD).unlink(missing_ok=True)
-        return seed, heir
+            elif not good.good:
+                self._mark(seed.key, good.id)
+        return seed, good
 
     def prune(self, keep: int = DEFAULT_KEEP, max_bytes: int = DEFAULT_MAX_BYTES) -> list[Kept]:
         """Removes what is more than `keep` seeds of a shape, then the oldest ones until the store has `max_bytes`, and
@@ -159,6 +163,21 @@ class SeedStore:
             for seed in gone:
                 self._remove(seed)
         return gone
+
+    def adopt(self, manifest: Manifest, write: Callable[[IO[bytes]], object]) -> None:
+        """Takes a seed of another store, whose archive `write` brings, as the last known good one of its shape."""
+        shape = self.directory / manifest.shape.key
+        with self._told("written"):
+            shape.mkdir(parents=True, exist_ok=True)
+            if self._look(manifest.shape.key, manifest.id, None).manifest != manifest:
+                with _beside(shape, manifest.id) as directory:
+                    came = archive.receive(directory / ARCHIVE, write)
+                    if came != (manifest.archive_bytes, manifest.sha256):
+                        raise SeedRefused(f"seed {manifest.id} is damaged: its archive isn't what its manifest says")
+                    _write(directory / MANIFEST, write_manifest(manifest))
+                    directory.rename(shape / manifest.id)
+            with self._locked():
+                self._mark(manifest.shape.key, manifest.id)
 
     def _remove(self, seed: Kept) -> None:
         """It is gone at once, though its files take a while."""
@@ -179,12 +198,20 @@ class SeedStore:
 
     # -- what is taken out -----------------------------------------------------------------------------------------
 
+    def copy(self, manifest: Manifest, file: IO[bytes]) -> None:
+        """Writes the archive of a seed to a file, unchecked."""
+        with self._told("read"), archive.open_regular(self._archive(manifest)) as source:
+            shutil.copyfileobj(source, file, archive.CHUNK_BYTES)
+
+    def _archive(self, manifest: Manifest) -> Path:
+        return self.directory / manifest.shape.key / manifest.id / ARCHIVE
+
     def unpack(self, manifest: Manifest, target: Path) -> None:
         """The cache of a seed as directory `target`, which must not exist or be empty: whole or not at all. Raises
         SeedRefused for one that is damaged or hostile.
         """
         packed = archive.Packed(manifest.cache_bytes, manifest.files, manifest.archive_bytes, manifest.sha256)
-        path = self.directory / manifest.shape.key / manifest.id / ARCHIVE
+        path = self._archive(manifest)
         try:
             archive.unpack(path, packed, target)
         except SeedRefused as refused:

@@ -21,15 +21,17 @@ from pytest_megacpp.desk.options import (
     read_table,
     twin,
 )
-from pytest_megacpp.desk.rundir import mark_interrupted
+from pytest_megacpp.desk.rundir import mark_interrupted, utc_now
 from pytest_megacpp.desk.words import text
+from pytest_megacpp.recording.seed_layout import SeedError, named
 from pytest_megacpp.report.clean import one_line
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
   0  done; run: passed; show, judge: every test is green; doctor: a launch can start
-  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing
-  2  bad arguments, no such run, a recording with nothing readable in it; run: blocked, or the infrastructure failed
+  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing; seed show: damaged
+  2  bad arguments, no such run or seed, a recording with nothing readable in it; run: blocked, or the infrastructure
+     failed
 """
 
 
@@ -96,7 +98,33 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
     doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
     doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
+    _add_seed(commands)
     return megacpp
+
+
+def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "look at the compile caches that green runs left, and tidy them"
+    seed = commands.add_parser("seed", help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
+    seed.set_defaults(run=_seed, lane_dir=None)
+    actions = seed.add_subparsers(required=True, metavar="ACTION", dest="action")
+
+    def action(name: str, about: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
+        made.add_argument("--surface", choices=("local", "modal"), default="local", help="whose seeds (default: here)")
+        return made
+
+    action("list", "list the seeds by launch shape; * marks the last known good ones")
+    for name, about in (
+        ("show", "show all that is known of a seed"),
+        ("promote", "make a seed the last known good one of its shape"),
+    ):
+        action(name, about).add_argument("name", metavar="ID", help="id, or its beginning")
+    drop = action("drop", "remove seeds")
+    drop.add_argument("names", metavar="ID", nargs="+", help="ids, or their beginnings")
+    bake = action("bake", "write the last known good seeds into a directory, to be copied into an image")
+    bake.add_argument("directory", metavar="DIR", type=Path, help="a new directory, or one that was baked before")
+    bake.add_argument("--lane", metavar="NAME", help="only the seeds of this lane")
 
 
 def _pytest(arguments: Sequence[str]) -> int:
@@ -128,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return command(desk, arguments)
     except BrokenPipeError:
         raise
-    except (runs.RunNotFound, pytest.UsageError) as error:
+    except (runs.RunNotFound, SeedError, pytest.UsageError) as error:
         _complain(str(error))
     except OSError as error:
         _complain(f"{error.filename or 'a file'} can't be read: {error.strerror or error}")
@@ -237,6 +265,26 @@ def _doctor_of_modal(desk: Desk) -> int:
         _say([line])
         sys.stdout.flush()  # building an image takes its time
     return OK if examination.ready else FAILED
+
+
+def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk import seeds
+
+    held = seeds.shelf(desk.settings, desk.root, arguments.surface)
+    match arguments.action:
+        case "list":
+            _say(seeds.listed(held, utc_now()))
+        case "show":
+            seed = named(held.seeds(), arguments.name)
+            _say(seeds.shown(seed))
+            return OK if seed.manifest is not None else FAILED
+        case "promote":
+            _say(seeds.promoted(held, arguments.name))
+        case "drop":
+            _say(seeds.dropped(held, arguments.names))
+        case "bake":
+            _say(seeds.baked(held, arguments.directory, arguments.lane, desk.settings))
+    return OK
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pytest_megacpp.desk.rundir import RECORDING, RUN_JSON, read_run_json, run_p
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import columns
 from pytest_megacpp.report.text import failure_text, headline
 
 WIDTH = 120
@@ -54,7 +55,7 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
     told = [f"gate since {gate.get('since')}: nothing was started", *_rules_told(rules)]
     complaints = [str(complaint) for complaint in gate.get("complaints") or ()]
     lines = [one_line(line, 500) for line in (*told, *complaints)]
-    return GateAlone((*_columns([_row(run, document)]), *lines), bool(complaints))
+    return GateAlone((*columns([_row(run, document)]), *lines), bool(complaints))
 
 
 def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -82,12 +83,12 @@ def runs_table(lane_dir: Path) -> Iterator[str]:
     if not rows:
         yield f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir"
         return
-    yield from _columns([("RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"), *rows])
+    yield from columns([("RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"), *rows])
 
 
 def run_shown(seen: Judged) -> Iterator[str]:
     """The run in one line, where it lies, and the text of each failing test."""
-    yield from _columns([_row(seen.run, seen.document)])
+    yield from columns([_row(seen.run, seen.document)])
     yield _typed(seen.run)
     for test in seen.bad:
         yield from ("", *_text(test, seen))
@@ -168,9 +169,3 @@ def _duration(document: Mapping[str, Any]) -> str:
         return f"{(finished - started).total_seconds():.1f} s"
     except (KeyError, TypeError, ValueError):
         return ""
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

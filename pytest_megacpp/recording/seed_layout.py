@@ -120,6 +120,17 @@ def named(seeds: Sequence[Kept], name: str) -> Kept:
     raise SeedError(f"there is no seed {name!r}: megacpp seed list says which there are")
 
 
+def heir(seeds: Iterable[Kept]) -> Kept | None:
+    """Which of one shape's seeds, newest first, is to be the last known good: the one that is, or the newest whole."""
+    whole = [seed for seed in seeds if seed.manifest is not None]
+    return next((seed for seed in whole if seed.good), whole[0] if whole else None)
+
+
+def foreign(names: Iterable[str]) -> list[str]:
+    """Which names at the top of a directory say that it is no store of seeds."""
+    return sorted(name for name in names if not (is_key(name) or name.startswith(".")))
+
+
 def smaller(manifest: Manifest, good: Manifest | None) -> str:
     """Why a new seed must not replace the last known good one by itself: it has less of something. Else empty."""
     if good is None:

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 WIDTH = 120
@@ -28,6 +28,13 @@ def listed(items: Iterable[str], indent: str = "") -> list[str]:
     """`a · b · c`, broken between items only where they fit a line."""
     lines = wrapped(" · ".join(item.replace(" ", "\xa0") for item in items), indent)
     return [line.replace("\xa0", " ") for line in lines]
+
+
+def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> Iterator[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield indent + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def quoted(lines: Iterable[str]) -> list[str]:

@@ -6,12 +6,12 @@ The client is imported here and nowhere at import time: a desk without Modal pay
 
 import contextlib
 import importlib
+import io
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from pytest_megacpp.surfaces.modal_calls import call
 from pytest_megacpp.surfaces.modal_failures import Cancelled, Late, SurfaceTrouble, no_client, trouble
@@ -20,6 +20,7 @@ HELLO_S = 15.0
 CALL_S = 30.0
 POLL_S = 10.0
 OUTPUT_S = 15.0
+FETCH_S = 1800.0
 BUILD_LOG_LINES = 20
 
 Asked = Callable[[], bool]
@@ -188,24 +189,66 @@ def stored(
     Whatever ran in the box may have put files there: `limit_of` says how many bytes of a path are read, 0 is none.
     Raises SurfaceTrouble.
     """
-    modal = client()
-    held = modal.Volume.from_name(volume, environment_name=environment)
+    for relative in files(volume, directory, environment):
+        if limit_bytes := limit_of(relative):
+            yield relative, read(volume, f"{directory}/{relative}", limit_bytes, environment)
+
+
+def files(volume: str, directory: str, environment: str | None = None) -> dict[str, int]:
+    """The files below a directory of a volume: path relative to it, bytes. None where there is no such thing. Raises
+    SurfaceTrouble.
+    """
+    held = _volume(volume, environment)
     try:
         entries = call("the volume", CALL_S, lambda: held.listdir(directory, recursive=True))
     except Exception as e:
         if type(e).__name__ in ("NotFoundError", "FileNotFoundError"):
-            return
+            return {}
         raise trouble(e) from e
-    for entry in entries:
-        path = str(entry.path).strip("/")
-        relative = path.removeprefix(directory.strip("/")).strip("/")
-        limit_bytes = limit_of(relative)
-        if limit_bytes and str(getattr(entry.type, "name", entry.type)).upper() == "FILE":
-            yield relative, _known(partial(call, "a file", CALL_S * 4, partial(_read, held, path, limit_bytes)))
+    top = directory.strip("/")
+    found = (e for e in entries if str(getattr(e.type, "name", e.type)).upper() == "FILE")
+    return {str(entry.path).strip("/").removeprefix(top).strip("/"): int(entry.size) for entry in found}
 
 
-def _read(volume: Any, path: str, limit_bytes: int) -> bytes:
-    return _up_to(limit_bytes, volume.read_file(path))
+def read(volume: str, path: str, limit_bytes: int, environment: str | None = None) -> bytes:
+    """As much from the beginning of a volume's file. Raises SurfaceTrouble."""
+    held = _volume(volume, environment)
+    return bytes(_known(lambda: call("a file", CALL_S * 4, lambda: _up_to(limit_bytes, held.read_file(path)))))
+
+
+def fetch(volume: str, path: str, file: IO[bytes], limit_bytes: int, environment: str | None = None) -> None:
+    """Writes a volume's file to `file`, not much more of it than `limit_bytes`. Raises SurfaceTrouble."""
+    held = _volume(volume, environment)
+
+    def write() -> None:
+        written_bytes = 0
+        for piece in held.read_file(path):
+            written_bytes += file.write(piece)
+            if written_bytes > limit_bytes:
+                return
+
+    _known(lambda: call("a file", FETCH_S, write))
+
+
+def write(volume: str, path: str, data: bytes, environment: str | None = None) -> None:
+    """Puts a file into a volume, in place of one that is there. Raises SurfaceTrouble."""
+    held = _volume(volume, environment)
+
+    def put() -> None:
+        with held.batch_upload(force=True) as batch:
+            batch.put_file(io.BytesIO(data), path)
+
+    _known(lambda: call("the upload", CALL_S * 4, put))
+
+
+def remove(volume: str, path: str, environment: str | None = None) -> None:
+    """Removes a file of a volume, or a directory with all in it. Raises SurfaceTrouble."""
+    held = _volume(volume, environment)
+    _known(lambda: call("the volume", CALL_S, lambda: held.remove_file(path, recursive=True)))
+
+
+def _volume(name: str, environment: str | None) -> Any:
+    return client().Volume.from_name(name, environment_name=environment)
 
 
 def follower(sandbox: Any, command: Sequence[str], what: str, limit_s: float, cancelled: Asked = never) -> "Following":
