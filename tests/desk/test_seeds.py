@@ -92,12 +92,8 @@ def test_a_damaged_seed_is_shown_as_such(megacpp: Megacpp, store: SeedStore, goo
 
 
 def test_texts_of_strangers_are_clean(megacpp: Megacpp, store: SeedStore, tmp_path: Path) -> None:
-    evil = replace(
-        manifest(),
-        run="\x1b[2J\nr",
-        revision="\x9b",
-        shape=replace(SHAPE, lane="\x1b]0;t\x07x\n", versions={"\x1b": "\x07"}),
-    )
+    shape = replace(SHAPE, lane="\x1b]0;t\x07x\n", versions={"\x1b": "\x07"})
+    evil = replace(manifest(shape=shape), run="\x1b[2J\nr", revision="\x9b")
     made = store.publish(evil, fill(tmp_path / "c")).manifest
     for done in (megacpp("list"), megacpp("show", made.id)):
         assert not {"\x1b", "\x07", "\x9b"} & set(done.out)

@@ -6,6 +6,7 @@ A method has its RPC's name. What the first generation (GPU) and the second (CPU
 import asyncio
 import base64
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -206,6 +207,26 @@ class ControlPlane:
         self.store.blobs[blob] = data
         url = f"{self.blob_url()}/blob/{blob}"
         return api_pb2.VolumeGetFile2Response(get_urls=[url] if data else [], size=len(data), start=0, len=len(data))
+
+    async def VolumePutFiles(self, request: Any) -> Any:
+        for file in request.files:
+            path = self.store.volume(request.volume_id) / file.filename.strip("/")
+            if path.exists() and request.disallow_overwrite_existing_files:
+                raise GRPCError(Status.ALREADY_EXISTS, f"{file.filename} already exists")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.store.files[file.sha256_hex])
+        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
+
+    async def VolumeRemoveFile(self, request: Any) -> Any:
+        path = self.store.volume(request.volume_id) / request.path.strip("/")
+        _found(path.exists(), f"{request.path} in the volume")
+        if path.is_dir():
+            if not request.recursive:
+                raise GRPCError(Status.INVALID_ARGUMENT, f"{request.path} is a directory")
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
 
     # -- sandboxes -----------------------------------------------------------------------------------------
 
