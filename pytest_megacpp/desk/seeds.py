@@ -18,6 +18,7 @@ from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shap
 from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import columns, counted, grouped
+from pytest_megacpp.surfaces.modal_config import CACHE_DIR, CACHE_VOLUME, VolumeConfig
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 AGES_S = (("day", 86_400), ("hour", 3600), ("minute", 60))
@@ -43,15 +44,13 @@ class Shelf(Protocol):
 
 
 def shelf(settings: Mapping[str, object], root: Path, surface: str) -> Shelf:
-    """This machine's, or the one in the project's volume on Modal. Raises UsageError."""
+    """This machine's, or the one in the volume of compile caches on Modal. Raises UsageError."""
     if surface == "local":
         return SeedStore(read_seed(settings.get("seed", {}), root).dir)
-    config = read_modal(settings.get("modal", {}), untrusted=settings.get("untrusted") is True)
-    if config.cache_volume is None:
-        raise pytest.UsageError("seeds on Modal lie in a volume: set cache_volume in [tool.pytest_megacpp.modal]")
     from pytest_megacpp.surfaces.modal_seeds import ModalShelf
 
-    return ModalShelf(config.cache_volume, config.environment)
+    config = read_modal(settings.get("modal", {}), untrusted=False)
+    return ModalShelf(config.cache_volume or VolumeConfig(CACHE_DIR, CACHE_VOLUME), config.environment)
 
 
 # -- what is there -------------------------------------------------------------------------------------------------

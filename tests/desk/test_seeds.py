@@ -124,12 +124,6 @@ def test_the_configuration_names_another_place(megacpp: Megacpp, tmp_path: Path)
     assert made.id in megacpp("list").out
 
 
-def test_seeds_on_modal_need_a_volume(megacpp: Megacpp) -> None:
-    done = megacpp("list", "--surface", "modal")
-    assert done.code == 2
-    assert "set cache_volume in [tool.pytest_megacpp.modal]" in done.err
-
-
 # -- baking ----------------------------------------------------------------------------------------------------------
 
 
