@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from pytest_megacpp.rank import first_forward
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.recording.events import (
@@ -20,6 +21,7 @@ from pytest_megacpp.recording.events import (
     Collective,
     Compiled,
     DeviceUsed,
+    FirstForward,
     FlightRecorded,
     GroupCreated,
 )
@@ -165,6 +167,20 @@ class Observers:
         if entries or status:
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
         return entries
+
+    @contextlib.contextmanager
+    def first_forwards(self) -> Iterator[None]:
+        """Sends the first forwards of modules in this block."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(first_forward.watching(self._forwarded))
+            except Exception as e:
+                self._missing("first_forward", e)
+            yield
+
+    def _forwarded(self, name: str, seconds: float) -> None:
+        if self.test is not None:
+            self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), "automatic"))
 
     def compile_started(self) -> None:
         """Remembers the compile totals at the start of a test."""

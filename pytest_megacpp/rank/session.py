@@ -286,7 +286,8 @@ class RankSession:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         self._phase("call")
         self._group_before_call = _group_exists()
-        yield
+        with self.observers.first_forwards():
+            yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:

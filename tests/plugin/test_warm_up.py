@@ -66,6 +66,17 @@ WARM_UP = """
         assert modal_h200x8.warmup(lambda: 3, skip="non_cuda_lane") == 3
         assert dist.group.WORLD._get_sequence_number_for_group() == before
 
+    class Net(torch.nn.Linear):
+        pass
+
+    def test_forwards(modal_h200x8):
+        from torch.distributed.fsdp import fully_shard
+
+        net = fully_shard(Net(4, 4), mesh=modal_h200x8.mesh((2,), ("dp",)))
+        for _ in range(2):
+            net(torch.ones(2, 4)).sum().backward()
+        torch.nn.Identity()(1)
+
     def compiles():
         torch._dynamo.reset()
         torch.compile(lambda x: (x @ x).t() @ x)(torch.ones(4, 4, requires_grad=True)).sum().backward()
@@ -89,7 +100,9 @@ WARM_UP = """
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     project = Project(tmp_path_factory.mktemp("warm-up"))
-    project.write("pyproject.toml", '[tool.pytest_megacpp]\npreload = ["torch._inductor.compile_fx"]\n')
+    project.write(
+        "pyproject.toml", '[tool.pytest_megacpp]\npreload = ["torch.distributed.fsdp", "torch._inductor.compile_fx"]\n'
+    )
     project.write("test_warm_up.py", WARM_UP)
     return project.pytest(*LANE, env={"TORCHINDUCTOR_CACHE_DIR": str(project.root / "cache")})
 
@@ -128,6 +141,17 @@ def test_a_warm_up_may_compile_longer_than_the_skew_limit(ran: Ran) -> None:
 def test_a_warm_up_that_was_skipped_says_why(ran: Ran) -> None:
     found = ranks(ran, "test_is_not_warmed_up")
     assert [rank["warmup"] for rank in found] == [{"reason": "non_cuda_lane", "seconds": None}] * 2
+
+
+def test_first_forwards_are_told_without_the_test_s_help(ran: Ran) -> None:
+    document = ran.receipt("test_forwards")
+    took_s = []
+    for rank in document["ranks"]:
+        told = [(f["name"], f["origin"]) for f in rank["first_forwards"]]
+        assert told == [("Net", "automatic"), ("Identity", "automatic")]
+        took_s.append(max(f["seconds"] for f in rank["first_forwards"]))
+    assert [rank["first_forward_s"] for rank in document["ranks"]] == took_s
+    assert document["skew"]["first_forward_s"] == round(max(took_s) - min(took_s), 6)
 
 
 def test_the_keys_of_what_was_compiled_are_told_whether_found_or_not(ran: Ran) -> None:
