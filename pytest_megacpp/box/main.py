@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.box import contract, preflight, process
 from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.data import Fetch
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
 from pytest_megacpp.box.line import Line
 from pytest_megacpp.box.logs import shorten
@@ -98,7 +99,8 @@ class Box:
         )
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run))
-        if not (self._environment() and self._preflight() and self._warmth() and self._prepare()):
+        ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
+        if not ready:
             self.recorder.write(ev.RunFinished("refused"))
             return
         try:
@@ -186,6 +188,23 @@ class Box:
             self.recorder.write(ev.ProblemFound("environment", "torch", f"torch doesn't import: {e!r}", mend))
             return False
         return True
+
+    def _fetch(self) -> bool:
+        """Brings the data to where ranks read it. Whoever ends the run meanwhile is answered by the loop."""
+        if not self.plan.data:
+            return True
+        fetch = Fetch(self.plan.data, self.plan.run_id)
+        fetch.start()
+        over = False
+        while not over:
+            over = self._pump_until(lambda: not fetch.is_alive(), TICK_S)
+            for said in fetch.news(self.recorder.now_s()):
+                self.recorder.write(said)
+            if self.supervisor.why_to_end(self.recorder.now_s()) is not None:
+                fetch.cancel()
+        if fetch.problem is not None:
+            self.recorder.write(fetch.problem)
+        return fetch.problem is None
 
     def _capabilities(self) -> None:
         self.recorder.write(ev.Capability("memory_events", self.oom.counts))
@@ -332,6 +351,7 @@ class Box:
             "MEGACPP_ORIGIN": repr(self.recorder.origin_s),
             "MEGACPP_EPOCH": repr(self.recorder.epoch_s),
             "MEGACPP_DEVICE": "cpu" if self.plan.dry_run else "cuda",
+            **{one.variable: one.target for one in self.plan.data if one.target},
         }
 
     def _watch(self, world: World) -> None:

@@ -170,19 +170,23 @@ class Supervisor:
         self._idle_since_s = None if actions else now_s
         return actions
 
+    def why_to_end(self, now_s: float) -> tuple[str, str] | None:
+        """Reason and detail when the run must go no further, whatever it is doing."""
+        if self.stop is not None:
+            return self.stop
+        if self.plan.run_s and now_s > self.plan.run_s:
+            return "run-limit", f"the run took longer than {self.plan.run_s:g} s"
+        if self.plan.budget_s and now_s > self.plan.budget_s:
+            return "budget", f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
+        return None
+
     def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
         if self.running is None and not self.queue and not self._may_get_more(now_s):
             return self._completed("completed")  # whatever the desk said: it may have left because all is done
-        if self.stop is not None:
-            return self._stopped(*self.stop)
-        if self.plan.run_s and now_s > self.plan.run_s:
-            return self._stopped("run-limit", f"the run took longer than {self.plan.run_s:g} s")
-        if self.plan.budget_s and now_s > self.plan.budget_s:
-            return self._stopped(
-                "budget", f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
-            )
+        if (end := self.why_to_end(now_s)) is not None:
+            return self._stopped(*end)
         if self.running is not None:
             self._heard_s = now_s
             return self._watch(self.timeline.tests[self.running], now_s)

@@ -260,7 +260,7 @@ def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
 def _doctor_of_modal(desk: Desk) -> int:
     from pytest_megacpp.desk.modal_doctor import Examination
 
-    examination = Examination(desk.settings, read_lanes(desk.settings.get("lanes", {})), desk.lane_dir)
+    examination = Examination(desk.settings, read_lanes(desk.settings.get("lanes", {})), desk.lane_dir, desk.root)
     for line in examination.lines():
         _say([line])
         sys.stdout.flush()  # building an image takes its time

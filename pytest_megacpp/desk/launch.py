@@ -12,7 +12,7 @@ from pytest_megacpp.desk.lanes import DRILL_MARK
 from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
-from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal_credentials import configured
@@ -157,7 +157,17 @@ def make_plan(
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
         triage=options.triage and not options.detach,
+        data=_data_here(options, lane) if place.surface == "local" else (),
     )
+
+
+def _data_here(options: Options, lane: str) -> tuple[DataSet, ...]:
+    """On a box elsewhere its surface says where they are."""
+    if not options.data:
+        return ()
+    from pytest_megacpp.surfaces.data_config import here
+
+    return here(options.data, user_cache_dir() / "data", {**os.environ, **options.environment_for(lane)})
 
 
 def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:

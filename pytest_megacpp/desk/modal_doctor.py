@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pytest_megacpp.desk.data_options import read_data
 from pytest_megacpp.desk.launch import rates_file
 from pytest_megacpp.desk.modal_options import read_modal
 from pytest_megacpp.desk.options import LaneConfig
@@ -20,9 +21,12 @@ from pytest_megacpp.surfaces.source import SourceConfig, SourceError, gather, to
 class Examination:
     """Its lines, as they become known; `ready` then says whether a launch would find all that it needs."""
 
-    def __init__(self, settings: Mapping[str, object], lanes: Mapping[str, LaneConfig], lane_dir: Path) -> None:
+    def __init__(
+        self, settings: Mapping[str, object], lanes: Mapping[str, LaneConfig], lane_dir: Path, project: Path
+    ) -> None:
         untrusted = settings.get("untrusted") is True
-        self._config = read_modal(settings.get("modal", {}), untrusted=untrusted)
+        data = read_data(settings.get("data", {}), project)
+        self._config = read_modal(settings.get("modal", {}), untrusted=untrusted, data=data)
         self._source = read_source(settings.get("source", {}))
         self._prices = read_prices(settings.get("prices", {}), untrusted=untrusted)
         self._lanes = lanes

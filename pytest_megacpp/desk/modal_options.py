@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import pytest
 
 from pytest_megacpp.desk.words import count, flag, known, seconds, table, text
+from pytest_megacpp.surfaces.data_config import DataConfig
 from pytest_megacpp.surfaces.modal_config import (
     CACHE_DIR,
     CACHE_VOLUME,
     COMMIT_S,
-    DATA_DIR,
     HOME,
     LONGEST_S,
     RUNS_DIR,
@@ -33,7 +33,7 @@ DEFAULT_IMAGE_KEYS = ("python", "packages", "torch_index")
 IMAGE_KEYS = ("image", "add_python", "pull_secret", *DEFAULT_IMAGE_KEYS)
 KEYS = (
     *("app", "environment", *IMAGE_KEYS, "secrets", "pass_env", "env"),
-    *("cache_volume", "runs_volume", "data", "volumes", "region", "cloud", "cpu", "memory_mib"),
+    *("cache_volume", "runs_volume", "volumes", "region", "cloud", "cpu", "memory_mib"),
     *("capacity_s", "timeout_s", "lease_s", "network"),
 )
 VOLUME_KEYS = ("volume", "read_only")
@@ -45,8 +45,10 @@ _DOMAIN = re.compile(r"(\*\.)?([A-Za-z0-9-]+\.)+[A-Za-z0-9-]+")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
-def read_modal(value: object, *, untrusted: bool) -> ModalConfig:
-    """The table, checked. Raises UsageError; `untrusted` is for code that nobody has read."""
+def read_modal(value: object, *, untrusted: bool, data: tuple[DataConfig, ...] = ()) -> ModalConfig:
+    """The table, checked, and what `data` asks of Modal. Raises UsageError; `untrusted` is for code that nobody has
+    read.
+    """
     settings = table(value, what="it", where=TABLE)
     for key in settings:
         known(key, KEYS, what="key", where=TABLE)
@@ -59,7 +61,7 @@ def read_modal(value: object, *, untrusted: bool) -> ModalConfig:
         env=_env(settings.get("env", {})),
         cache_volume=_own_volume(settings, "cache_volume", CACHE_DIR, CACHE_VOLUME),
         runs_volume=_own_volume(settings, "runs_volume", RUNS_DIR),
-        data=_data(settings.get("data", {})),
+        data=data,
         volumes=_volumes(settings.get("volumes", {})),
         region=_region(settings.get("region", [])),
         cloud=_optional_name(settings, "cloud"),
@@ -183,18 +185,6 @@ def _own_volume(settings: Mapping[str, object], key: str, path: str, default: st
         return None if default is None else VolumeConfig(path, default, made=True)
     name, directory = _volume_name(settings[key], f"{key} in {TABLE}")
     return VolumeConfig(path, name, directory, made=True)
-
-
-def _data(value: object) -> dict[str, VolumeConfig]:
-    """Data sets by name: read-only, and they must exist."""
-    where = f"{TABLE[:-1]}.data]"
-    found = {}
-    for name, volume in table(value, what="it", where=where).items():
-        if not _VARIABLE.fullmatch(name):
-            raise pytest.UsageError(f"{where}: {name!r} can't be the name of a data set; use letters, digits and _")
-        volume_name, directory = _volume_name(volume, f"{name} in {where}")
-        found[name] = VolumeConfig(f"{DATA_DIR}/{name}", volume_name, directory, read_only=True)
-    return found
 
 
 def _volumes(value: object) -> tuple[VolumeConfig, ...]:

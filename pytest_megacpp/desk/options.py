@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_megacpp.desk.rules import Rule
     from pytest_megacpp.desk.seed_options import SeedConfig
     from pytest_megacpp.recording.events import Limits
+    from pytest_megacpp.surfaces.data_config import DataConfig
     from pytest_megacpp.surfaces.modal_config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
 
@@ -45,7 +46,7 @@ OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
     *("lane_annotations", "lane_budget", "cache_seed", "triage"),
 )
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed")
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed", "data")
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {"expect_verdict"}
@@ -117,7 +118,16 @@ class Options:
         """`[tool.pytest_megacpp.modal]`, loaded when it is asked for. Raises UsageError."""
         from pytest_megacpp.desk.modal_options import read_modal
 
-        return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted)
+        return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted, data=self.data)
+
+    @cached_property
+    def data(self) -> "tuple[DataConfig, ...]":
+        """`[tool.pytest_megacpp.data]`, loaded when it is asked for and there. Raises UsageError."""
+        if "data" not in self.tables:
+            return ()
+        from pytest_megacpp.desk.data_options import read_data
+
+        return read_data(self.tables["data"], self.project)
 
     @cached_property
     def prices(self) -> "Prices":
@@ -285,7 +295,7 @@ def read_options(config: pytest.Config) -> Options:
         environment=read_environment(settings.get("environment", {})),
         untrusted=chosen("untrusted", _flag) or False,
         budget_usd=chosen("lane_budget", _budget),
-        tables={name: settings[name] for name in ("modal", "source", "prices", "seed") if name in settings},
+        tables={name: settings[name] for name in ("modal", "source", "prices", "seed", "data") if name in settings},
         detach=bool(config.getoption("megacpp_detach")),
         attach=_attach(config),
     )

@@ -36,6 +36,7 @@ from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
 from pytest_megacpp.report.seed import began_line, ended_lines
@@ -365,6 +366,8 @@ class LaneRunner:
                 terminalreporter.line(line)
             for line in ended_lines(run.timeline):
                 terminalreporter.line(line)
+            for line in bucket_lines(run.timeline):
+                terminalreporter.line(run.redactor.text(line), yellow=True)
             for problem in run.unwritten:
                 terminalreporter.line(problem, red=True)
             seconds, rate = run.timeline.last_s, run.meta.rate

@@ -136,15 +136,15 @@ class LaneRun:
             self.timeline.add(event)
             if isinstance(event.fact, SeedChecked):
                 self.on_progress(event.fact)
-            if self.plan.surface != "local":
-                self._announce(event, collected)
+            self._announce(event, collected)
         return bool(data)
 
     def _announce(self, event: Event, collected: bool) -> None:
-        """What happens elsewhere before the first test can take minutes, and nobody sees it."""
-        if isinstance(event.fact, Progress):
+        """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data."""
+        elsewhere = self.plan.surface != "local"
+        if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase == "data"):
             self.on_progress(event.fact)
-        elif self.timeline.tests and not collected:
+        elif elsewhere and self.timeline.tests and not collected:
             self.on_progress(Progress("collection", f"done {event.time_s:.1f} s after the box began"))
 
     def _end_of_recording(self, ended: Ended) -> None:

@@ -11,7 +11,7 @@ from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait, bare_op
-from pytest_megacpp.recording.events import ThreadRaised
+from pytest_megacpp.recording.events import BucketRead, ThreadRaised
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import TestView
 
@@ -133,6 +133,18 @@ def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
 def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
     place = file_line(fact.error.file, fact.error.line)
     text = f"thread {plain(fact.thread, 60)} ended: {error_text(fact.error)}" + (f" ({place})" if place else "")
+    return Evidence(rank, time_s, "report", text)
+
+
+def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
+    """Reads of data in its source, which are slow, and the slower the more ranks do it."""
+    found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.bucket_reads.values()]
+    return tuple(_read_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2]))
+
+
+def _read_evidence(time_s: float, rank: int, fact: BucketRead) -> Evidence:
+    name = plain(fact.name, 80)
+    text = f"read the source of data set {name!r}, not its copy: use lane.data({name!r})"
     return Evidence(rank, time_s, "report", text)
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
-from pytest_megacpp.judge.aftermath import threads_that_raised, victims
+from pytest_megacpp.judge.aftermath import bucket_reads, threads_that_raised, victims
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
@@ -79,7 +79,7 @@ def _result(run: Run, index: int) -> TestResult:
         certainty = certainty.lowered()
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
     if view is not None and finding.code not in _GREEN:
-        reasons = (*reasons, *threads_that_raised(view))
+        reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
         certainty = certainty.lowered()

@@ -44,8 +44,10 @@ class Agent:
     def now_s(self) -> float:
         return time.monotonic() - self._origin_s
 
-    def send(self, fact: RankFact, at_s: float | None = None, *, hold: bool = False) -> None:
-        """Sends a fact; `hold` lets it travel with the next one, which must follow at once."""
+    def send(self, fact: RankFact, at_s: float | None = None, *, hold: bool = False, wait: bool = True) -> None:
+        """Sends a fact; `hold` lets it travel with the next one, which must follow at once. Without `wait` it is
+        dropped where somebody sends already.
+        """
         if os.getpid() != self._pid:
             return
         head = {"t": round(self.now_s() if at_s is None else at_s, 6)}
@@ -53,11 +55,15 @@ class Agent:
             line = dump_line(head | encode_fact(fact))
         except (CodecError, ValueError):
             return  # larger than any reader accepts: the box sees a fact less, never a broken line
-        with self._lock:
+        if not self._lock.acquire(wait):
+            return
+        try:
             self._held.append(line)
             if not hold:
                 data, self._held = b"".join(self._held), []
                 self._write(data)
+        finally:
+            self._lock.release()
 
     def _write(self, data: bytes) -> None:
         try:

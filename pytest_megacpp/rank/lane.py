@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
+from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.timeline import KEPT_RECORDS, WARMUP
 
 if TYPE_CHECKING:
@@ -31,15 +33,16 @@ class Lane:
     ("full" or "diagnostic") and `lane` (its name). The default process group is initialised.
     """
 
-    def __init__(self, agent: Agent, patience: Patience, test: int, preset: str, *, lane: str, surface: str) -> None:
+    def __init__(self, agent: Agent, patience: Patience, go: Go, plan: Plan) -> None:
         import torch
 
         self._agent = agent
         self._patience = patience
-        self._test = test
-        self.lane = lane
-        self.surface = surface
-        self.preset = preset
+        self._data = {one.name: one for one in plan.data}
+        self._test = go.test
+        self.lane = plan.lane
+        self.surface = plan.surface
+        self.preset = go.preset
         self._recorded: set[str] = set()
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])
@@ -130,10 +133,21 @@ class Lane:
         return full if self.preset == "full" else diagnostic
 
     def data(self, name: str) -> Path:
-        """The directory of a configured data set; raises LookupError when there is none of that name."""
-        path = os.environ.get(f"MEGACPP_DATA_{name.upper()}")
+        """The directory of a configured data set: the copy, never the bucket.
+
+        Raises:
+            LookupError: there is none of that name, or not on this box; the text says what to do.
+        """
+        if name not in self._data:
+            near = difflib.get_close_matches(name, self._data, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else "."
+            known = f"Configured: {', '.join(sorted(self._data)) or 'none'}"
+            mend = f"write [tool.pytest_megacpp.data.{name}] for another: docs/data.md"
+            raise LookupError(f"no data set {name!r}{meant} {known}; {mend}")
+        found = self._data[name]
+        path = os.environ.get(found.variable)
         if not path:
-            raise LookupError(f"no data set {name!r}: set the variable MEGACPP_DATA_{name.upper()} to its directory")
+            raise LookupError(f"data set {name!r} isn't here: {found.absent or f'{found.variable} is empty'}")
         return Path(path)
 
     def record(self, key: str, value: Any) -> None:

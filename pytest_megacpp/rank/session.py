@@ -17,6 +17,7 @@ import pytest
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.errors import describe
+from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.recording.collectives import digests
@@ -69,6 +70,8 @@ class RankSession:
         self.observers = observers
         self.crash = crash
         self.plan = plan
+        self.hot_reads = HotReads(agent, plan.data)
+        self.hot_reads.install()
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
@@ -170,6 +173,7 @@ class RankSession:
         self._hear_threads()
         self.observers.compile_started()
         before = self.observers.counters()
+        self.hot_reads.begin(go.test)
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         except (KeyboardInterrupt, pytest.exit.Exception) as e:
@@ -177,6 +181,7 @@ class RankSession:
             raise
         except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
             self._report_beside(go, e)
+        self.hot_reads.end()
         self.observers.send_compiled()
         counted = self._settled_counters()
         clean, foreign = self._group_after_test(counted)
@@ -263,8 +268,7 @@ class RankSession:
     def lane(self) -> Lane:
         """The handle for the test that asks; initialises the default process group."""
         assert self._go is not None
-        go, plan = self._go, self.plan
-        lane = Lane(self.agent, self.observers.patience, go.test, go.preset, lane=plan.lane, surface=plan.surface)
+        lane = Lane(self.agent, self.observers.patience, self._go, self.plan)
         if lane.ensure_group():
             self._owns_group = True
             self._groups_at_start = self.observers.groups_created

@@ -499,6 +499,17 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketRead:
+    """A rank read the source of data set `name`, not its copy: `path` first, `reads` times so far."""
+
+    rank: int
+    test: int
+    name: str
+    path: str
+    reads: int
+
+
+@dataclass(frozen=True, slots=True)
 class FirstForward:
     """One first forward on one rank. `origin`: test (the test named it), warmup, automatic."""
 
@@ -584,6 +595,7 @@ RankFact: TypeAlias = (
     | GroupCreated
     | FlightRecorded
     | Recorded
+    | BucketRead
     | FirstForward
     | WarmupSkipped
     | Compiled

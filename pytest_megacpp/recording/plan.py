@@ -52,6 +52,28 @@ class SeedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class DataSet:
+    """A named directory that ranks read; paths are the box's. The box copies it from `source` (a bucket's mount or a
+    directory; empty: it is in `target` already), which the user calls `origin`. `include` (empty: all) and `exclude`
+    are regular expressions, matched from the start of a path below the source. Without a `target` it isn't to be had on
+    this box, and `absent` says why.
+    """
+
+    name: str
+    target: str
+    source: str = ""
+    origin: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    absent: str = ""
+
+    @property
+    def variable(self) -> str:
+        """Where ranks and what they start find its path."""
+        return f"MEGACPP_DATA_{self.name.upper()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a box needs to run without the desk. Times in seconds; paths are the box's. `revision` is the commit
     of the source, with a `+` where the tree differs.
@@ -86,6 +108,7 @@ class Plan:
     budget_s: float = 0.0
     revision: str = ""
     triage: bool = False
+    data: tuple[DataSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pytest_megacpp.recording.stacks import (
 
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
+KEPT_DATA_SETS = 64
 KEPT_THREADS = 8
 KEPT_PHASES = 1024
 KEPT_REPORTS = 16
@@ -100,6 +101,9 @@ class RankView:
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     output: dict[str, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
+    bucket_reads: dict[str, tuple[float, ev.BucketRead]] = field(
+        default_factory=dict
+    )  # by data set: the first, counted
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
     warmup_skipped: str = ""  # why
     compiled: ev.Compiled | None = None
@@ -276,6 +280,7 @@ _TestFact: TypeAlias = (
     | ev.Finished
     | ev.ThreadRaised
     | ev.Recorded
+    | ev.BucketRead
     | ev.FirstForward
     | ev.WarmupSkipped
     | ev.Compiled
@@ -563,6 +568,10 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
                 view.threads.append((time_s, fact))
         case ev.Recorded():
             _keep(view.records, fact.key, fact.value, KEPT_RECORDS)
+        case ev.BucketRead():
+            first_s, first = view.bucket_reads.get(fact.name, (time_s, fact))
+            counted = replace(first, reads=max(first.reads, fact.reads))
+            _keep(view.bucket_reads, fact.name, (first_s, counted), KEPT_DATA_SETS)
         case ev.FirstForward():
             if len(view.first_forwards) < KEPT_FIRST_FORWARDS:
                 view.first_forwards.append((time_s, fact))

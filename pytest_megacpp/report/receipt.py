@@ -143,6 +143,9 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
         "stack": _stack(where, view, brief),
         "last_line": last_line(where, rank),
         "records": dict(view.records),
+        "bucket_reads": [
+            {"data": fact.name, "path": fact.path, "reads": fact.reads} for _, fact in view.bucket_reads.values()
+        ],
     }
 
 

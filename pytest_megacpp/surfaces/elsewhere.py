@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.plan import DataSet, Plan
 from pytest_megacpp.surfaces.source import Layout, SourceError
 
 PYTESTS_OWN_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
@@ -20,11 +20,12 @@ def plan_elsewhere(
     image: str,
     run_s: float,
     variables: Mapping[str, str],
+    data: tuple[DataSet, ...] = (),
     environ: Mapping[str, str],
 ) -> Plan:
     """`stores` are the box's directories of seeds, `image` names what it runs in. `variables` are set beside the
     configured environment, which wins; `environ` is the desk's, of which only pytest's own variables go along. `run_s`
-    bounds the run.
+    bounds the run. `data` as that box finds it.
 
     Raises:
         SourceError: pytest was started in, or is configured by, a place that isn't sent.
@@ -42,6 +43,7 @@ def plan_elsewhere(
         run_s=min(plan.run_s or run_s, run_s),
         path=tuple(there for entry in plan.path if (there := layout.to_box(Path(os.path.realpath(entry)))) is not None),
         environment={**pytests, **variables, **plan.environment},
+        data=data,
     )
 
 

@@ -158,7 +158,7 @@ class ModalSurface:
             raise failures.SurfaceTrouble(ProblemFound("blocked", "image", str(e))) from e
 
     def _plan(self, plan: Plan, source: Source, run_s: float) -> Plan:
-        variables = self.config.variables()
+        variables, data = self.config.env, self.config.data_sets()
         try:
             return plan_elsewhere(
                 plan,
@@ -167,6 +167,7 @@ class ModalSurface:
                 image=self.config.image.name,
                 run_s=run_s,
                 variables=variables,
+                data=data,
                 environ=os.environ,
             )
         except SourceError as e:
@@ -206,7 +207,7 @@ class ModalSurface:
             "env": environment,
             "secrets": [*secrets, *([modal.Secret.from_dict(passed)] if passed else [])],
             "tags": self._tags(plan),
-            "volumes": _volumes(config, plan.run_id),
+            "volumes": {**_volumes(config, plan.run_id), **_buckets(config)},
             "gpu": None if plan.dry_run else plan.gpu,
             "cpu": cpu,
             "memory": memory_mib,
@@ -225,6 +226,18 @@ def _volumes(config: ModalConfig, run_id: str) -> dict[str, Any]:
         ).with_mount_options(read_only=volume.read_only, sub_path=volume.directory or None)
         for volume in config.mounts(run_id)
     }
+
+
+def _buckets(config: ModalConfig) -> dict[str, Any]:
+    modal = client.client()
+    mounts = {}
+    for path, bucket in config.buckets().items():
+        secret = bucket.secret and modal.Secret.from_name(bucket.secret, environment_name=config.environment)
+        prefix = f"{bucket.prefix}/" if bucket.prefix else None
+        mounts[path] = modal.CloudBucketMount(
+            bucket.name, bucket_endpoint_url=bucket.endpoint_url, key_prefix=prefix, secret=secret, read_only=True
+        )
+    return mounts
 
 
 def _network(config: ModalConfig) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def _account() -> Check:
 
 def _secrets(config: ModalConfig) -> tuple[str, ...]:
     pull = (config.image.pull_secret,) if config.image.pull_secret is not None else ()
-    return tuple(dict.fromkeys((*config.secrets, *pull)))
+    buckets = (bucket.secret for bucket in config.buckets().values() if bucket.secret is not None)
+    return tuple(dict.fromkeys((*config.secrets, *pull, *buckets)))
 
 
 def _secret(name: str, config: ModalConfig) -> Check:

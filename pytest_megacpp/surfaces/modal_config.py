@@ -5,6 +5,10 @@ Paths are the box's. A volume is written `NAME` or `NAME/DIRECTORY/IN/IT`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pytest_megacpp.recording.plan import DataSet
+from pytest_megacpp.surfaces.data_config import VOLUME, Bucket, DataConfig
 
 HOME = "/megacpp"
 PACKAGE_DIR = f"{HOME}/package"
@@ -16,6 +20,8 @@ DATA_DIR = f"{HOME}/data"
 CACHE_VOLUME = "megacpp-cache"
 SEEDS = "seeds"  # in the volume of compile caches
 BAKED_DIR = "/opt/pytest-megacpp/seeds"  # in an image, outside of what is uploaded
+BUCKETS_DIR = f"{HOME}/buckets"
+COPY = "files"  # in a data set's directory of its volume; beside it lies what the copier remembers
 
 LONGEST_S = 86_400.0  # Modal's own limit
 COMMIT_S = 120.0  # kept back for evidence, last writes and the volumes' commit
@@ -83,7 +89,7 @@ class ModalConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     cache_volume: VolumeConfig | None = None
     runs_volume: VolumeConfig | None = None
-    data: Mapping[str, VolumeConfig] = field(default_factory=dict)
+    data: tuple[DataConfig, ...] = ()
     volumes: tuple[VolumeConfig, ...] = ()
     region: tuple[str, ...] = ()
     cloud: str | None = None
@@ -99,15 +105,20 @@ class ModalConfig:
         runs = self.runs_volume
         own = (replace(runs, directory=f"{runs.directory}/{run_id}".strip("/")),) if runs is not None else ()
         cache = (self.cache_volume,) if self.cache_volume is not None else ()
-        return (*cache, *own, *self.data.values(), *self.volumes)
+        return (*cache, *own, *(_copy_of(one) for one in self.data if _has_copy(one)), *self.volumes)
 
     def seed_stores(self) -> tuple[str, ...]:
         """Where a box finds seeds: the volume, which gets its own as well, then those that the image brought along."""
         return (f"{CACHE_DIR}/{SEEDS}" if self.cache_volume is not None else "", BAKED_DIR)
 
-    def variables(self) -> dict[str, str]:
-        """What tests find in their environment beside the contract: where each data set lies, and `env`."""
-        return {f"MEGACPP_DATA_{name.upper()}": volume.path for name, volume in self.data.items()} | dict(self.env)
+    def buckets(self) -> dict[str, Bucket]:
+        """What is mounted beside volumes, to copy from, by its path."""
+        found = ((one.name, one.source) for one in self.data if _is_copied(one))
+        return {f"{BUCKETS_DIR}/{name}": bucket for name, bucket in found if isinstance(bucket, Bucket)}
+
+    def data_sets(self) -> tuple[DataSet, ...]:
+        """The data sets as the box finds them."""
+        return tuple(_data_set(one) for one in self.data)
 
     def machine(self, ranks: int) -> tuple[float, int]:
         """Cores and MiB that are reserved and paid for: each rank compiles and loads on its own."""
@@ -122,6 +133,33 @@ class ModalConfig:
         return bounded_s, timeout_s - COMMIT_S
 
 
+def _has_copy(one: DataConfig) -> bool:
+    """A directory of another machine can't come along, but a volume may have the same."""
+    return not isinstance(one.source, Path) or one.volume is not None
+
+
+def _is_copied(one: DataConfig) -> bool:
+    return isinstance(one.source, Bucket) and not one.as_copied
+
+
+def _copy_of(one: DataConfig) -> VolumeConfig:
+    """Written where there is a bucket to copy from; else it must be there, and nothing writes to it."""
+    name, directory = (VOLUME, one.own_directory) if one.volume is None else (one.volume, one.directory)
+    copied = _is_copied(one)
+    return VolumeConfig(f"{DATA_DIR}/{one.name}", name, directory, read_only=not copied, made=copied)
+
+
+def _data_set(one: DataConfig) -> DataSet:
+    if not _has_copy(one):
+        why = f"a box on Modal doesn't reach {one.source}: name a volume that has it (volume), or a bucket (source)"
+        return DataSet(one.name, "", absent=why)
+    mount = f"{DATA_DIR}/{one.name}"
+    if not isinstance(one.source, Bucket):
+        return DataSet(one.name, mount)
+    source = f"{BUCKETS_DIR}/{one.name}" if _is_copied(one) else ""
+    return DataSet(one.name, f"{mount}/{COPY}", source, one.origin, one.include, one.exclude)
+
+
 class NotForStrangers(ValueError):
     """The configuration would give the code of a stranger more than it may have; the text says what and how to mend."""
 
@@ -129,8 +167,9 @@ class NotForStrangers(ValueError):
 def for_strangers(config: ModalConfig) -> ModalConfig:
     """The configuration for code that nobody has read yet, such as a fork's pull request (docs/threat-model.md).
 
-    What is safe to leave out is left out: the compile cache, which later runs would execute from. What the tests may
-    need is refused by name, so that nobody believes they have it.
+    What is safe to leave out is left out: the compile cache, which later runs would execute from, and buckets with
+    their secrets; data is what a trusted run copied, read-only. What the tests may need is refused by name, so that
+    nobody believes they have it.
 
     Raises:
         NotForStrangers
@@ -147,4 +186,4 @@ def for_strangers(config: ModalConfig) -> ModalConfig:
         raise NotForStrangers(
             f"untrusted code could write to the volumes at {', '.join(written)}: mount them with read_only = true"
         )
-    return replace(config, cache_volume=None)
+    return replace(config, cache_volume=None, data=tuple(replace(one, as_copied=True) for one in config.data))

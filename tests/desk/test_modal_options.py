@@ -1,11 +1,15 @@
 """`[tool.pytest_megacpp.modal]` and `.source`: what they mean, and what is said when they make no sense."""
 
 import tomllib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pytest_megacpp.desk.modal_options import read_modal
 from pytest_megacpp.desk.source_options import read_source
+from pytest_megacpp.recording.plan import DataSet
+from pytest_megacpp.surfaces.data_config import Bucket, DataConfig
 from pytest_megacpp.surfaces.modal_config import (
     ImageConfig,
     ModalConfig,
@@ -17,8 +21,17 @@ from pytest_megacpp.surfaces.source import MIB, SourceConfig
 DIGEST = "sha256:" + "0f" * 32
 
 
-def modal(toml: str, *, untrusted: bool = False) -> ModalConfig:
-    return read_modal(tomllib.loads(toml), untrusted=untrusted)
+TOKENS = DataConfig("tokens", None, "corpus", "tokens-v2")
+SHARDS = DataConfig("shards", Bucket("s3://training/v1", "training", "v1", secret="aws"), exclude=("^x",))
+OF_A_DESK = DataConfig("here", Path("/mnt/here"))
+
+
+def modal(toml: str, *, untrusted: bool = False, data: tuple[DataConfig, ...] = ()) -> ModalConfig:
+    return read_modal(tomllib.loads(toml), untrusted=untrusted, data=data)
+
+
+def of_data(config: ModalConfig) -> tuple[VolumeConfig, ...]:
+    return tuple(mount for mount in config.mounts("r1") if mount.path.startswith("/megacpp/data/"))
 
 
 def test_the_defaults() -> None:
@@ -43,7 +56,6 @@ timeout_s = 3600
 lease_s = 30
 network = ["10.0.0.0/8", "huggingface.co", "*.modal.host"]
 env = { HF_HUB_OFFLINE = "1" }
-data = { tokens = "corpus/tokens-v2" }
 [volumes]
 "/weights" = { volume = "weights", read_only = true }
 "/scratch" = "scratch"
@@ -60,7 +72,6 @@ def test_every_key() -> None:
         env={"HF_HUB_OFFLINE": "1"},
         cache_volume=VolumeConfig("/megacpp/cache", "cache", made=True),
         runs_volume=VolumeConfig("/megacpp/runs", "records", "smoke", made=True),
-        data={"tokens": VolumeConfig("/megacpp/data/tokens", "corpus", "tokens-v2", read_only=True)},
         volumes=(
             VolumeConfig("/weights", "weights", read_only=True),
             VolumeConfig("/scratch", "scratch"),
@@ -113,7 +124,6 @@ def test_images(toml: str, image: ImageConfig) -> None:
         ("pass_env = ['A=B']", "pass_env must be a list of names of variables"),
         ("env = { A = 1 }", '[tool.pytest_megacpp.modal.env]: variables are texts, such as A = "1"; not 1'),
         ("cache_volume = 'a/../b'", 'cache_volume in [tool.pytest_megacpp.modal]: write "VOLUME" or'),
-        ("data = { 'a-b' = 'v' }", "'a-b' can't be the name of a data set"),
         ("volumes = { weights = 'v' }", "'weights' must be a path in the box"),
         ("volumes = { '/a/../b' = 'v' }", "'/a/../b' must be a path in the box"),
         ("volumes = { '/megacpp/runs' = 'v' }", "is the plugin's own place"),
@@ -162,13 +172,22 @@ def test_the_source() -> None:
 
 
 def test_a_strangers_box_has_no_cache_and_sees_its_own_records_only() -> None:
-    toml = "network = 'none'\ncache_volume = 'cache'\nruns_volume = 'records'\ndata = { tokens = 'corpus' }"
-    config = modal(toml, untrusted=True)
+    toml = "network = 'none'\ncache_volume = 'cache'\nruns_volume = 'records'"
+    config = modal(toml, untrusted=True, data=(TOKENS,))
     assert [(m.name, m.directory, m.read_only) for m in config.mounts("r1")] == [
         ("records", "r1", False),
-        ("corpus", "", True),
+        ("corpus", "tokens-v2", True),
     ]
-    assert [m.name for m in modal(toml).mounts("r1")] == ["cache", "records", "corpus"]
+    assert [m.name for m in modal(toml, data=(TOKENS,)).mounts("r1")] == ["cache", "records", "corpus"]
+
+
+def test_a_strangers_box_finds_what_a_trusted_one_copied_and_no_bucket() -> None:
+    trusted = modal("network = 'none'", data=(SHARDS,))
+    stranger = modal("network = 'none'", untrusted=True, data=(SHARDS,))
+    (copy,) = of_data(trusted)
+    assert of_data(stranger) == (replace(copy, read_only=True, made=False),)
+    assert (list(trusted.buckets()), stranger.buckets()) == (["/megacpp/buckets/shards"], {})
+    assert [one.source for one in stranger.data_sets()] == [""]
 
 
 @pytest.mark.parametrize(
@@ -188,11 +207,21 @@ def test_a_stranger_gets_no_more_than_it_may_have(toml: str, told: str) -> None:
 # -- what follows ----------------------------------------------------------------------------------------------------
 
 
-def test_tests_find_their_data_and_variables() -> None:
-    assert modal("data = { tokens = 'corpus' }\nenv = { A = '1' }").variables() == {
-        "MEGACPP_DATA_TOKENS": "/megacpp/data/tokens",
-        "A": "1",
-    }
+def test_data_lies_in_volumes_and_comes_from_buckets() -> None:
+    config = modal("", data=(TOKENS, SHARDS, OF_A_DESK, replace(OF_A_DESK, name="both", volume="corpus")))
+    tokens, shards, here, both = config.data_sets()
+    assert (tokens.target, tokens.source) == ("/megacpp/data/tokens", "")
+    assert shards == DataSet(
+        *("shards", "/megacpp/data/shards/files", "/megacpp/buckets/shards", "s3://training/v1"), exclude=("^x",)
+    )
+    assert (here.target, both.target) == ("", "/megacpp/data/both")
+    assert "a box on Modal doesn't reach /mnt/here: name a volume" in here.absent
+    assert of_data(config) == (
+        VolumeConfig("/megacpp/data/tokens", "corpus", "tokens-v2", read_only=True),
+        VolumeConfig("/megacpp/data/shards", "megacpp-data", SHARDS.own_directory, made=True),
+        VolumeConfig("/megacpp/data/both", "corpus", read_only=True),
+    )
+    assert config.buckets() == {"/megacpp/buckets/shards": SHARDS.source}
 
 
 @pytest.mark.parametrize(

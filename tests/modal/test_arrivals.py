@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pytest_megacpp.surfaces.data_config import Bucket, DataConfig
 from tests.modal.test_desk import LANE, Site, site
 
 __all__ = ["site"]
@@ -23,8 +24,10 @@ SETTINGS = """
     secrets = ["wandb"]
     pass_env = ["PASSED"]
     env = { OF_THE_BOX = "b" }
-    data = { tokens = "corpus/tokens" }
     cache_volume = "cache"
+    [tool.pytest_megacpp.data]
+    tokens = { volume = "corpus/tokens" }
+    shards = { source = "s3://training/v1", secret = "aws", exclude = ["*.tmp"] }
     [tool.pytest_megacpp.prices]
     source = "our contract"
     gpu = { H200 = 4 }
@@ -47,6 +50,7 @@ TESTS = """
         names = ("CONFIGURED", "PASSED", "OF_THE_BOX", "FROM_SECRET", "KEPT_AT_HOME", "MODAL_TOKEN_SECRET")
         modal_h200x8.record("variables", {name: os.environ.get(name) for name in names})
         modal_h200x8.record("data", (modal_h200x8.data("tokens") / "a.bin").read_text())
+        modal_h200x8.record("copy", sorted(str(p) for p in modal_h200x8.data("shards").glob("*")))
         modal_h200x8.record("cache", os.environ["TORCHINDUCTOR_CACHE_DIR"])
         modal_h200x8.record("places", [str(request.config.rootpath), str(request.config.inipath), os.getcwd()])
         modal_h200x8.record("option", request.config.getoption("keyword"))
@@ -68,6 +72,11 @@ def filled(site: Site) -> Site:
     tokens = site.emulator.volume("corpus") / "tokens"
     tokens.mkdir(parents=True)
     (tokens / "a.bin").write_text("data")
+    site.emulator.secret("aws", {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    shards = site.emulator.bucket("training") / "v1"
+    shards.mkdir(parents=True, exist_ok=True)
+    (shards / "0.bin").write_text("shard")
+    (shards / "0.tmp").write_text("nobody's")
     return site
 
 
@@ -101,6 +110,16 @@ def test_what_arrives(filled: Site) -> None:
         "MODAL_TOKEN_SECRET": None,
     }
     assert records["data"] == "data"
+    assert records["copy"] == ["/megacpp/data/shards/files/0.bin"]
+    assert "megacpp: data shards 1 of 1 files" in desk.text
+    (bucket,) = filled.sandbox.definition.cloud_bucket_mounts
+    assert (bucket.bucket_name, bucket.key_prefix, bucket.mount_path) == ("training", "v1/", "/megacpp/buckets/shards")
+    assert bucket.read_only
+    assert bucket.credentials_secret_id
+    (copy,) = [m for m in filled.sandbox.definition.volume_mounts if m.mount_path == "/megacpp/data/shards"]
+    assert (
+        filled.emulator.volume("megacpp-data") / copy.sub_path.strip("/") / "files" / "0.bin"
+    ).read_text() == "shard"
     assert records["cache"] == "/megacpp/cache/inductor"
     at = f"/megacpp/source/{project}"
     assert records["places"] == [at, f"{at}/pyproject.toml", at]
@@ -131,12 +150,20 @@ def test_what_may_not_start_rents_nothing(arguments: tuple[str, ...], told: str,
 def test_a_stranger_s_box_reaches_and_keeps_nothing(filled: Site) -> None:
     settings = SETTINGS.replace('secrets = ["wandb"]', 'network = "none"').replace('pass_env = ["PASSED"]', "")
     filled.write("pyproject.toml", settings)
+    copied = (
+        filled.emulator.volume("megacpp-data")
+        / DataConfig("shards", Bucket("s3://training/v1", "")).own_directory
+        / "files"
+    )
+    copied.mkdir(parents=True, exist_ok=True)
+    (copied / "0.bin").write_text("copied by others")
     ran = filled.run(*LANE, "--untrusted")
     assert ran.outcome("test_arrivals") == "passed", ran.text
     definition = filled.sandbox.definition
     assert definition.network_access.network_access_type == definition.network_access.NetworkAccessType.BLOCKED
     mounted = {mount.mount_path: mount for mount in definition.volume_mounts}
-    assert set(mounted) == {"/megacpp/runs", "/megacpp/data/tokens"}
-    assert mounted["/megacpp/data/tokens"].read_only
+    assert set(mounted) == {"/megacpp/runs", "/megacpp/data/tokens", "/megacpp/data/shards"}
+    assert all(mounted[f"/megacpp/data/{name}"].read_only for name in ("tokens", "shards"))
+    assert list(definition.cloud_bucket_mounts) == []
     assert ran.run is not None
     assert mounted["/megacpp/runs"].sub_path.strip("/") == ran.run["run_id"]

@@ -12,8 +12,10 @@ CONFIGURED = """
 [tool.pytest_megacpp.modal]
 secrets = ["wandb"]
 cache_volume = "cache"
-data = { tokens = "corpus/tokens" }
 packages = ["numpy>=2"]
+[tool.pytest_megacpp.data]
+tokens = { volume = "corpus/tokens" }
+shards = { source = "gs://training", secret = "gcs" }
 """
 
 
@@ -34,13 +36,18 @@ def examined(project: Path, toml: str, capsys: pytest.CaptureFixture[str]) -> tu
 
 def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     emulator.secret("wandb", {"WANDB_API_KEY": "k"})
+    emulator.secret("gcs", {"GOOGLE_ACCESS_KEY_ID": "k"})
     modal.Volume.from_name("corpus", create_if_missing=True).hydrate()
     before = emulator.calls["SandboxCreate"]
     code, told = examined(project, CONFIGURED, capsys)
     assert code == 0, told
     for line in (
         *("source                2 files", "account               workspace emulated, client "),
-        *("secret wandb          is there", "volume cache          will be made, for /megacpp/cache"),
+        *("secret wandb          is there", "secret gcs            is there"),
+        *(
+            "volume megacpp-data   will be made, for /megacpp/data/shards",
+            "volume cache          will be made, for /megacpp/cache",
+        ),
         *(
             "volume corpus         is there, for /megacpp/data/tokens, read-only",
             "image                 the default one is built",
@@ -54,7 +61,8 @@ def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureF
 def test_what_is_missing_is_told_with_its_mend(
     emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toml = '[tool.pytest_megacpp.modal]\nsecrets = ["absent"]\ndata = { x = "nowhere" }\nimage = "no_such:image"\n'
+    toml = '[tool.pytest_megacpp.modal]\nsecrets = ["absent"]\nimage = "no_such:image"\n'
+    toml += '[tool.pytest_megacpp.data]\nx = { volume = "nowhere" }\n'
     code, told = examined(project, toml, capsys)
     assert code == 1
     for words in (

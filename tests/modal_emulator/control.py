@@ -277,6 +277,10 @@ class ControlPlane:
             target = self.store.volume(volume.volume_id) / volume.sub_path.strip("/")
             target.mkdir(parents=True, exist_ok=True)
             place.symlink_to(target)
+        for bucket in wanted.cloud_bucket_mounts:
+            place = container.place(bucket.mount_path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(self.store.bucket(bucket.bucket_name) / bucket.key_prefix.strip("/"))
         sandbox.container = container
         await container.start(wanted.entrypoint_args, wanted.workdir or "/", self._hidden)
         sandbox.started.set()

@@ -68,6 +68,10 @@ class Emulator:
         assert secret_id is not None
         self._store.secrets[secret_id] = dict(values)
 
+    def bucket(self, name: str) -> Path:
+        """Where a bucket's objects lie."""
+        return self._store.bucket(name)
+
     def volume(self, name: str) -> Path:
         """Where a volume's files lie."""
         volume_id = self._store.named("vo", name, create=True)

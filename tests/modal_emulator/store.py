@@ -52,6 +52,10 @@ class Store:
             self.names[kind, name] = new_id(kind)
         return self.names.get((kind, name))
 
+    def bucket(self, name: str) -> Path:
+        """Another company's; it is there when it is asked for."""
+        return self.directory / "buckets" / name
+
     def volume(self, volume_id: str) -> Path:
         path = self.directory / "volumes" / volume_id
         path.mkdir(parents=True, exist_ok=True)

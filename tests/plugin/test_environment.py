@@ -136,7 +136,7 @@ AFTER = """
     def test_record_of_what_is_no_json(modal_h200x8):
         with pytest.raises(TypeError):
             modal_h200x8.record("object", object())
-        with pytest.raises(LookupError, match="MEGACPP_DATA_CORPUS"):
+        with pytest.raises(LookupError, match="no data set 'corpus'. Configured: none"):
             modal_h200x8.data("corpus")
 
     @pytest.mark.h200x8(ranks=2, fresh=True)

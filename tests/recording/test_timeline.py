@@ -387,6 +387,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
                 0, 0, "evidence", (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()
             ),
             "recorded": ev.Recorded(0, 0, name, i),
+            "bucket-read": ev.BucketRead(0, 0, name, name, i),
             "first-forward": ev.FirstForward(0, 0, name, 1.0, "test"),
             "warmup-skipped": ev.WarmupSkipped(0, 0, name),
             "compiled": ev.Compiled(0, 0, 1.0, i, 0, 0, {name: (name,)}),
@@ -416,6 +417,15 @@ def test_what_is_kept_is_enough() -> None:
     assert (len(rank.phases), len(rank.records), len(rank.stacks)) == (KEPT_PHASES, KEPT_RECORDS, KEPT_STACKS)
     assert rank.records["k0"] == "newer"
     assert rank.stacks[-1][0] == 3.0 + 2 * KEPT_PHASES
+
+
+def test_reads_of_a_bucket_keep_the_first_path_and_the_largest_count() -> None:
+    told = Telling()
+    for time_s, name, path, reads in ((3.0, "a", "/b/1", 1), (3.5, "b", "/c/1", 1), (4.0, "a", "/b/2", 7)):
+        told.rank(time_s, ev.BucketRead(0, 0, name, path, reads))
+    told.rank(5.0, ev.BucketRead(0, 0, "a", "/b/3", 1))
+    seen = told.of(0).bucket_reads
+    assert [(time_s, fact.path, fact.reads) for time_s, fact in seen.values()] == [(3.0, "/b/1", 7), (3.5, "/c/1", 1)]
 
 
 def test_a_recording_of_garbage_fills_no_memory() -> None:

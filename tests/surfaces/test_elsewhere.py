@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.surfaces.elsewhere import plan_elsewhere
 from pytest_megacpp.surfaces.source import Layout, SourceError
 
@@ -15,9 +15,10 @@ HOME = "/megacpp/source"
 
 def made(plan: Plan, top: Path, run_s: float = 3480.0, **environ: str) -> Plan:
     layout = Layout(top.parent, HOME, (top, top.parent / "lib"))
-    variables = {"MEGACPP_DATA_TOKENS": "/megacpp/data/tokens", "A": "ours"}
+    variables, data = {"B": "ours", "C": "2"}, (DataSet("tokens", "/megacpp/data/tokens"),)
+    stores = ("/megacpp/cache/seeds",)
     return plan_elsewhere(
-        plan, layout, stores=("/megacpp/cache/seeds",), image="ours", run_s=run_s, variables=variables, environ=environ
+        plan, layout, stores=stores, image="ours", run_s=run_s, variables=variables, data=data, environ=environ
     )
 
 
@@ -42,6 +43,7 @@ def plan(tmp_path: Path) -> Plan:
         environment={"A": "theirs", "B": "1"},
         root="..",
         ini="../pyproject.toml",
+        data=(DataSet("tokens", str(tmp_path)),),
     )
 
 
@@ -52,6 +54,7 @@ def test_every_path_is_the_boxs(plan: Plan, tmp_path: Path) -> None:
     assert there.args == ("-m", "h200x8", f"{HOME}/p/tests", "--junitxml=out.xml")
     assert there.path == (f"{HOME}/p/src", f"{HOME}/lib")
     assert there.seed == SeedPlan("require", ("/megacpp/cache/seeds",), 8, image="ours")
+    assert there.data == (DataSet("tokens", "/megacpp/data/tokens"),)
     assert str(tmp_path) not in repr(there)
 
 
@@ -68,7 +71,7 @@ def test_the_environment_is_what_was_configured_and_pytests_own(plan: Plan, tmp_
     assert there.environment == {
         "A": "theirs",
         "B": "1",
-        "MEGACPP_DATA_TOKENS": "/megacpp/data/tokens",
+        "C": "2",
         "PYTEST_ADDOPTS": f"-x --ignore={HOME}/p/slow",
     }
 

@@ -1,0 +1,457 @@
+"""Owns copying a directory once: whole files, checked, resumable, one copier at a time; must not know a plan or a run.
+
+Beside the target, in `.megacpp-NAME`, lie the manifest (what was copied, from where), the lock, and files that are half
+done. What the manifest names and the source no longer has is removed; anything else in the target is left alone.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+SCHEMA = "megacpp.data/1"
+BLOCK_BYTES = 8 << 20
+WORKERS = 8  # a bucket answers each file late, and several at once as fast as one
+SAVE_EVERY_S = 5.0  # what a killed copier may have to do again
+ASK_AGAIN_S = 0.2
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_NAME = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
+
+
+class CopyFailed(Exception):
+    """The text says what is wrong; `mend` what to do."""
+
+    def __init__(self, text: str, mend: str = "") -> None:
+        super().__init__(text)
+        self.mend = mend
+
+
+class Cancelled(Exception):
+    """Somebody asked for an end; what is done stays done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file of the source. `path` is relative, with `/`."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def part(self) -> str:
+        """The name of its half, which a changed file doesn't share."""
+        text = f"{self.path}\0{self.size_bytes}\0{self.mtime_ns}"
+        return hashlib.blake2s(os.fsencode(text), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file of the target, as the source had it; without a digest one that may be there or not."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass
+class Tally:
+    """How far a copy is. `moved_bytes` came from the source now; the rest was there already. `waits_for` names who
+    copies the same at the moment.
+    """
+
+    files: int = 0
+    of_files: int = 0
+    done_bytes: int = 0
+    of_bytes: int = 0
+    moved_bytes: int = 0
+    waits_for: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, size_bytes: int, *, moved: bool) -> None:
+        with self._lock:
+            self.done_bytes += size_bytes
+            self.moved_bytes += size_bytes if moved else 0
+
+    def finish(self, files: int) -> None:
+        with self._lock:
+            self.files += files
+
+
+@dataclass(frozen=True)
+class Copier:
+    """Makes `target` hold what `source` has. `include` (empty: everything) and `exclude` are regular expressions that
+    are matched from the start of a relative path. `origin` is what the user calls the source: a target belongs to one.
+    `who` is shown to others that wait.
+    """
+
+    source: Path
+    target: Path
+    origin: str
+    who: str
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    tally: Tally = field(default_factory=Tally)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def _state(self) -> Path:
+        return state_of(self.target)
+
+    def copy(self) -> None:
+        """Returns when the target is whole. Raises CopyFailed or Cancelled."""
+        wanted = listing(self.source, self.include, self.exclude)
+        self.tally.of_files, self.tally.of_bytes = len(wanted), sum(file.size_bytes for file in wanted)
+        with self._told("prepared"):
+            self.target.mkdir(parents=True, exist_ok=True)
+            self._state.mkdir(exist_ok=True)
+            with self._alone():
+                self._bring(wanted)
+
+    def _bring(self, wanted: Sequence[Wanted]) -> None:
+        manifest = Manifest.read(self.target, self.origin)
+        there = [file for file in wanted if self._has(manifest, file)]
+        self.tally.add(sum(file.size_bytes for file in there), moved=False)
+        self.tally.finish(len(there))
+        missing = set(wanted).difference(there)
+        gone = manifest.files.keys() - {file.path for file in wanted}
+        if not (missing or gone) and manifest.complete:
+            return
+        manifest.complete = False
+        manifest.files |= {file.path: Kept(file.size_bytes, file.mtime_ns, "") for file in missing}
+        manifest.save()
+        (self._state / "parts").mkdir(exist_ok=True)
+        for path in gone:
+            self._remove(path)
+            del manifest.files[path]
+        try:
+            self._copy_all(sorted(missing, key=lambda file: (-file.size_bytes, file.path)), manifest)
+            manifest.complete = True
+        finally:
+            manifest.save()
+        shutil.rmtree(self._state / "parts", ignore_errors=True)
+
+    def _has(self, manifest: "Manifest", file: Wanted) -> bool:
+        kept = manifest.files.get(file.path)
+        if kept is None or not kept.sha256 or (kept.size_bytes, kept.mtime_ns) != (file.size_bytes, file.mtime_ns):
+            return False
+        try:
+            seen = os.lstat(self.target / file.path)
+        except OSError:
+            return False
+        return stat.S_ISREG(seen.st_mode) and seen.st_size == file.size_bytes
+
+    def _remove(self, path: str) -> None:
+        """A file that the source lost, and directories that are empty without it."""
+        file = self._place(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            file.unlink()
+        for directory in takewhile(lambda parent: parent != self.target, file.parents):
+            with suppress(OSError):
+                directory.rmdir()
+
+    def _place(self, path: str) -> Path:
+        """Where a file goes. Raises CopyFailed when that isn't in the target: earlier tests could write there."""
+        place = self.target / path
+        root = os.path.realpath(self.target)
+        parent = os.path.realpath(place.parent)
+        if (parent != root and not parent.startswith(f"{root}/")) or place.name in ("", ".."):
+            raise CopyFailed(f"{_shown(path)} would be copied to {parent}, outside of {self.target}", _START_ANEW)
+        return place
+
+    # -- many files --------------------------------------------------------------------------------------
+
+    def _copy_all(self, files: Sequence[Wanted], manifest: "Manifest") -> None:
+        """Several at a time; the first trouble ends all."""
+        stopped = threading.Event()
+        with ThreadPoolExecutor(WORKERS, "megacpp-copy") as pool:
+            work = [pool.submit(self._copy_one, file, manifest, stopped) for file in files]
+            try:
+                done, _ = wait(work, return_when=FIRST_EXCEPTION)
+            finally:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+        failed = [error for future in done if not future.cancelled() and (error := future.exception()) is not None]
+        if failed:
+            raise min(failed, key=lambda error: isinstance(error, Cancelled))
+
+    def _copy_one(self, file: Wanted, manifest: "Manifest", stopped: threading.Event) -> None:
+        with self._told("copied", file):
+            place = self._place(file.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = self._state / "parts" / file.part
+            digest = self._fill(file, part, stopped)
+            os.replace(part, place)
+        manifest.add(file.path, Kept(file.size_bytes, file.mtime_ns, digest))
+        self.tally.finish(1)
+
+    def _fill(self, file: Wanted, part: Path, stopped: threading.Event) -> str:
+        """The part made whole; its digest, which was read back. Raises Cancelled or CopyFailed."""
+        with (self.source / file.path).open("rb", buffering=0) as source:
+            with part.open("r+b" if part.exists() else "w+b", buffering=0) as target:
+                digest, done_bytes = self._resume(source, target)
+                target.truncate(done_bytes)
+                while block := source.read(BLOCK_BYTES):
+                    if self.cancelled.is_set() or stopped.is_set():
+                        raise Cancelled
+                    digest.update(block)
+                    _write(target, block)
+                    done_bytes += len(block)
+                    self.tally.add(len(block), moved=True)
+                os.fsync(target.fileno())
+            seen = os.fstat(source.fileno())
+        if done_bytes != file.size_bytes or (seen.st_size, seen.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+            part.unlink()
+            raise CopyFailed(
+                f"{_shown(file.path)} changed while it was copied", "run it again once nobody writes there"
+            )
+        if _digest_of(part) != digest.hexdigest():
+            part.unlink()
+            raise CopyFailed(f"{_shown(file.path)} reads differently than it was written", _BAD_STORE)
+        return digest.hexdigest()
+
+    def _resume(self, source: IO[bytes], target: IO[bytes]) -> "tuple[hashlib._Hash, int]":
+        """The digest of what can be kept of an earlier beginning, and its length; both files stand behind it. Its last
+        block may be torn, and the one before must be the source's still.
+        """
+        digest = hashlib.sha256()
+        blocks = (os.fstat(target.fileno()).st_size - 1) // BLOCK_BYTES
+        last = b""
+        for _ in range(blocks):
+            last = _read(target, BLOCK_BYTES)
+            digest.update(last)
+        kept_bytes = max(blocks, 0) * BLOCK_BYTES
+        source.seek(max(kept_bytes - BLOCK_BYTES, 0))
+        if kept_bytes and _read(source, BLOCK_BYTES) != last:
+            digest, kept_bytes = hashlib.sha256(), 0
+        source.seek(kept_bytes)
+        target.seek(kept_bytes)
+        self.tally.add(kept_bytes, moved=False)
+        return digest, kept_bytes
+
+    @contextmanager
+    def _told(self, what: str, file: Wanted | None = None) -> Iterator[None]:
+        """Turns the system's complaints into the user's."""
+        try:
+            yield
+        except OSError as error:
+            name = _shown(file.path) if file is not None else str(self.target)
+            raise _explained(error, f"{name} can't be {what}", self) from error
+
+    # -- one copier at a time ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The kernel frees the lock of a copier that dies. Where there are no locks, nothing is guarded."""
+        with (self._state / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
+            while not _locked(lock):
+                lock.seek(0)
+                self.tally.waits_for = lock.read(200).strip() or "another run"
+                if self.cancelled.wait(ASK_AGAIN_S):
+                    raise Cancelled
+            self.tally.waits_for = ""
+            lock.truncate(0)
+            lock.write(f"{self.who} on {socket.gethostname()}, process {os.getpid()}")
+            lock.flush()
+            yield
+
+
+@dataclass
+class Manifest:
+    """What the target holds, by path. Written whole or not at all; safe to use from several threads."""
+
+    file: Path
+    origin: str
+    files: dict[str, Kept] = field(default_factory=dict)
+    complete: bool = False
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _saved_s: float = 0.0
+
+    @classmethod
+    def read(cls, target: Path, origin: str) -> "Manifest":
+        """The one that is there, if it makes sense. Raises CopyFailed when the target belongs to another source."""
+        manifest = cls(state_of(target) / "manifest.json", origin)
+        told = read_manifest(target)
+        if told is None:
+            return manifest
+        if told.get("origin") != origin:
+            raise CopyFailed(
+                f"{target} is a copy of {told.get('origin')}, not of {origin}",
+                "give this data set a place of its own (volume), or remove that directory",
+            )
+        try:
+            manifest.files = {str(path): _kept(*entry) for path, entry in dict(told["files"]).items()}
+            manifest.complete = told["complete"] is True
+        except (KeyError, TypeError, ValueError):
+            manifest.files = {}
+        return manifest
+
+    def add(self, path: str, kept: Kept) -> None:
+        with self._lock:
+            self.files[path] = kept
+            if self.clock() - self._saved_s > SAVE_EVERY_S:
+                self._save()
+
+    def save(self) -> None:
+        with self._lock:
+            self._save()
+
+    def _save(self) -> None:
+        began_s = self.clock()
+        files = {path: [kept.size_bytes, kept.mtime_ns, kept.sha256] for path, kept in self.files.items()}
+        told = {"schema": SCHEMA, "origin": self.origin, "complete": self.complete, "files": files}
+        beside = self.file.with_suffix(".new")
+        beside.write_text(json.dumps(told), encoding="utf-8")
+        os.replace(beside, self.file)
+        self._saved_s = self.clock() + 10 * (self.clock() - began_s)  # a large one less often
+
+
+def state_of(target: Path) -> Path:
+    """Beside a copy, so that it holds nothing but the source's files."""
+    return target.with_name(f".megacpp-{target.name}")
+
+
+def read_manifest(target: Path) -> dict[str, Any] | None:
+    """What a target says about itself; None without a manifest that can be read."""
+    try:
+        told = json.loads((state_of(target) / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and told.get("schema") == SCHEMA else None
+
+
+def listing(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Wanted]:
+    """The files of a directory that are wanted, in order. Raises CopyFailed for what can't be copied, and for nothing:
+    a mount that shows nothing must not empty a copy.
+    """
+    root = Path(os.path.realpath(source))
+    wanted, unwanted = _any(include) if include else None, _any(exclude)
+    try:
+        found = sorted(_walk(root, "", wanted, unwanted, (str(root),)), key=lambda file: file.path)
+    except OSError as error:
+        raise CopyFailed(f"{error.filename or source} can't be read: {error.strerror}", _READABLE) from error
+    if not found:
+        raise CopyFailed(f"there is no file to copy in {source}", "look at source, include and exclude of the data set")
+    return found
+
+
+_Pattern: TypeAlias = re.Pattern[str] | None
+
+
+def _walk(root: Path, below: str, wanted: _Pattern, unwanted: _Pattern, way: tuple[str, ...]) -> Iterator[Wanted]:
+    """`way` are the real directories that led here."""
+    with os.scandir(root / below) as entries:
+        inside = list(entries)
+    for entry in inside:
+        path = f"{below}{entry.name}"
+        if unwanted and (unwanted.match(path) or (entry.is_dir() and unwanted.match(f"{path}/"))):
+            continue
+        real = _real(entry, root, path) if entry.is_symlink() else None
+        if entry.is_dir():
+            real = real or f"{way[-1]}/{entry.name}"
+            if real in way:
+                raise CopyFailed(f"the link {_shown(path)} leads back to a directory around it", _EXCLUDE)
+            yield from _walk(root, f"{path}/", wanted, unwanted, (*way, real))
+        elif wanted is None or wanted.match(path):
+            seen = entry.stat()
+            if not stat.S_ISREG(seen.st_mode):
+                raise CopyFailed(f"{_shown(path)} is no file", _EXCLUDE)
+            yield Wanted(path, seen.st_size, seen.st_mtime_ns)
+
+
+def _real(entry: "os.DirEntry[str]", root: Path, path: str) -> str:
+    """Where a link leads. Raises CopyFailed when that is nowhere, or outside of the source."""
+    real = os.path.realpath(entry.path)
+    if not real.startswith(f"{str(root).rstrip('/')}/"):
+        raise CopyFailed(f"the link {_shown(path)} leads out of the source, to {real}", _EXCLUDE)
+    if not os.path.exists(real):
+        raise CopyFailed(f"the link {_shown(path)} leads to {real}, which isn't there", _EXCLUDE)
+    return real
+
+
+def _any(patterns: Sequence[str]) -> _Pattern:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
+
+
+def _kept(size_bytes: object, mtime_ns: object, sha256: object) -> Kept:
+    if not (isinstance(size_bytes, int) and isinstance(mtime_ns, int) and isinstance(sha256, str)):
+        raise ValueError(size_bytes)
+    return Kept(size_bytes, mtime_ns, sha256)
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return True
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _read(file: IO[bytes], size_bytes: int) -> bytes:
+    """As much as there is of `size_bytes`; one read may bring less."""
+    found = b""
+    while len(found) < size_bytes and (more := file.read(size_bytes - len(found))):
+        found += more
+    return found
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _digest_of(file: Path) -> str:
+    """Read from the store, where the system lets go of what it remembers."""
+    with file.open("rb") as opened:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _explained(error: OSError, what: str, copier: Copier) -> CopyFailed:
+    if error.errno in _FULL:
+        left = copier.tally.of_bytes - copier.tally.done_bytes
+        return CopyFailed(
+            f"{what}: no space is left for {copier.target}, and {gib(left)} GiB are to come",
+            f"make room there, or copy less (include, exclude); what is copied already stays: {copier.target}",
+        )
+    if error.errno in _NO_NAME:
+        return CopyFailed(f"{what}: {copier.target} takes no such name ({error.strerror})", _EXCLUDE)
+    return CopyFailed(f"{what}: {error.strerror or error}", _READABLE)
+
+
+def gib(size_bytes: int) -> str:
+    """`1.2`; small things don't vanish."""
+    value = size_bytes / (1 << 30)
+    return f"{value:.1f}" if value >= 0.1 or not size_bytes else f"{value:.2g}"
+
+
+def _shown(path: str) -> str:
+    return repr(path)
+
+
+_EXCLUDE = "leave it out by exclude of the data set, or mend it in the source"
+_READABLE = "look at the source and the target of the data set, and at who may read and write there"
+_START_ANEW = "remove what is in its way there"
+_BAD_STORE = "the store doesn't keep what is written: try again, and look at the disk or volume"

@@ -1,0 +1,67 @@
+"""Owns what a data set is asked to be, and where its copy lies on this machine; must not know a box elsewhere."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_megacpp.recording.plan import DataSet
+
+VOLUME = "megacpp-data"
+GOOGLE = "https://storage.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`s3://name/prefix` or `gs://name/prefix`. `endpoint_url` None: Amazon's. `secret` is Modal's, with its keys."""
+
+    url: str
+    name: str
+    prefix: str = ""
+    endpoint_url: str | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """`[tool.pytest_megacpp.data.NAME]`. `source` is a bucket, an absolute directory of the machine that runs the box,
+    or None: it lies in its volume already. `volume` (None: the plugin's) and `directory` in it are Modal's. `include`
+    and `exclude` are regular expressions, see `DataSet`. A stranger's box gets it `as_copied` by others.
+    """
+
+    name: str
+    source: Bucket | Path | None
+    volume: str | None = None
+    directory: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    as_copied: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in the user's words."""
+        return self.source.url if isinstance(self.source, Bucket) else str(self.source or "")
+
+    @property
+    def own_directory(self) -> str:
+        """A directory that no data set of another source shares, whoever gave it the same name."""
+        store = self.source.endpoint_url if isinstance(self.source, Bucket) else None
+        text = f"{self.origin} {store or ''}".encode("utf-8", "surrogatepass")
+        return f"{self.name}-{hashlib.blake2s(text, digest_size=4).hexdigest()}"
+
+
+def here(data: Sequence[DataConfig], copies: Path, environ: Mapping[str, str]) -> tuple[DataSet, ...]:
+    """The data sets of a box on this machine, copied below `copies`. One that its variable names is there already."""
+    return tuple(_here(one, copies, environ) for one in data)
+
+
+def _here(one: DataConfig, copies: Path, environ: Mapping[str, str]) -> DataSet:
+    absent = DataSet(one.name, "")
+    if said := environ.get(absent.variable):
+        return DataSet(one.name, said)
+    if isinstance(one.source, Path):
+        target = str(copies / one.own_directory)
+        return DataSet(one.name, target, str(one.source), one.origin, one.include, one.exclude)
+    lies = f"in {one.origin}" if one.source is not None else f"in the volume {one.volume}"
+    why = f"it lies {lies}, which only a box on Modal reaches; set {absent.variable} to a directory that has it here"
+    return DataSet(one.name, "", absent=why)
