@@ -15,6 +15,7 @@ from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.surfaces.modal_config import BAKED_DIR
 from pytest_megacpp.surfaces.modal_credentials import configured
 from pytest_megacpp.surfaces.modal_rates import account_prices, remembered
 from pytest_megacpp.surfaces.protocol import Surface
@@ -142,7 +143,7 @@ def make_plan(
         cwd=str(invocation.dir),
         seed=SeedPlan(
             mode=options.cache_seed,
-            stores=(str(kept.dir),),
+            stores=(str(kept.dir), BAKED_DIR),
             ranks=options.ranks or shape.ranks,
             preset=options.preset_for(lane, None),
             min_bytes=kept.min_bytes,

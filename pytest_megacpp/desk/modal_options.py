@@ -7,6 +7,7 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -30,7 +31,7 @@ from pytest_megacpp.surfaces.modal_config import (
 TABLE = "[tool.pytest_megacpp.modal]"
 DEFAULT = ModalConfig()
 DEFAULT_IMAGE_KEYS = ("python", "packages", "torch_index")
-IMAGE_KEYS = ("image", "add_python", "pull_secret", *DEFAULT_IMAGE_KEYS)
+IMAGE_KEYS = ("image", "add_python", "pull_secret", "baked_seed", *DEFAULT_IMAGE_KEYS)
 KEYS = (
     *("app", "environment", *IMAGE_KEYS, "secrets", "pass_env", "env"),
     *("cache_volume", "runs_volume", "volumes", "region", "cloud", "cpu", "memory_mib"),
@@ -109,6 +110,11 @@ def _env(value: object) -> dict[str, str]:
 
 
 def _image(settings: Mapping[str, object]) -> ImageConfig:
+    baked = text(settings["baked_seed"], what="baked_seed", where=TABLE) if "baked_seed" in settings else None
+    return replace(_bare_image(settings), baked_seed=baked)
+
+
+def _bare_image(settings: Mapping[str, object]) -> ImageConfig:
     """`package.module:name` is a factory unless the part behind the colon can only be a tag."""
     default = ImageConfig(
         python=_python(settings, "python"),

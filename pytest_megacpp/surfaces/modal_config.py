@@ -32,7 +32,8 @@ class ImageConfig:
     """The user's own image (`factory`, `package.module:name`, or `reference`, of a registry), else the default one.
 
     `add_python` brings a Python into a registry's image, `pull_secret` is the Modal secret to pull it with.
-    `python` (`3.12`), `packages` and `torch_index` (a URL; else PyPI) are for the default image.
+    `python` (`3.12`), `packages` and `torch_index` (a URL; else PyPI) are for the default image. `baked_seed` is a
+    directory of the project with seeds to put into any of them.
     """
 
     factory: str | None = None
@@ -42,6 +43,7 @@ class ImageConfig:
     python: str | None = None
     packages: tuple[str, ...] = ()
     torch_index: str | None = None
+    baked_seed: str | None = None
 
     @property
     def name(self) -> str:

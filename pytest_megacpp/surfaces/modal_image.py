@@ -1,14 +1,16 @@
 """Owns a box's image as Modal knows it: the user's own, or the default one after its recipe; must not know a run."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import modal
 
+from pytest_megacpp.recording.seed_layout import foreign, is_key
 from pytest_megacpp.surfaces.image_recipe import Recipe, default_recipe, desk_versions
-from pytest_megacpp.surfaces.modal_config import ImageConfig
+from pytest_megacpp.surfaces.modal_config import BAKED_DIR, ImageConfig
 
 
 class ImageError(Exception):
@@ -22,10 +24,25 @@ def image(config: ImageConfig, top: Path, environment: str | None = None) -> Any
         ImageError
     """
     if config.factory is not None:
-        return _made_by(config.factory, top)
-    if config.reference is not None:
-        return _of_registry(config, config.reference, environment)
-    return after(default_recipe(config, *desk_versions()))
+        made = _made_by(config.factory, top)
+    elif config.reference is not None:
+        made = _of_registry(config, config.reference, environment)
+    else:
+        made = after(default_recipe(config, *desk_versions()))
+    return made if config.baked_seed is None else with_seed(made, top / config.baked_seed)
+
+
+def with_seed(image: Any, directory: Path | str) -> Any:
+    """`image`, a `modal.Image`, with the seeds that `megacpp seed bake DIRECTORY` wrote as its last layer: where a
+    deployment has none of its own yet, its runs begin with them.
+
+    Raises:
+        ImageError: there are no seeds in the directory, or other things.
+    """
+    names = os.listdir(directory) if Path(directory).is_dir() else []
+    if foreign(names) or not any(map(is_key, names)):
+        raise ImageError(f"there are no baked seeds in {directory}: megacpp seed bake {directory}")
+    return image.add_local_dir(directory, BAKED_DIR, copy=True, ignore=["**/.*"])
 
 
 def after(recipe: Recipe) -> Any:

@@ -43,6 +43,7 @@ EVERYTHING = """
 app = "smoke"
 environment = "ci"
 image = "my.images:training"
+baked_seed = "build/seeds"
 secrets = ["wandb"]
 pass_env = ["WANDB_MODE"]
 cache_volume = "cache"
@@ -66,7 +67,7 @@ def test_every_key() -> None:
     assert modal(EVERYTHING) == ModalConfig(
         app="smoke",
         environment="ci",
-        image=ImageConfig(factory="my.images:training"),
+        image=ImageConfig(factory="my.images:training", baked_seed="build/seeds"),
         secrets=("wandb",),
         pass_env=("WANDB_MODE",),
         env={"HF_HUB_OFFLINE": "1"},

@@ -3,15 +3,18 @@
 import sys
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import modal
 import pytest
 
+from pytest_megacpp.box.seeds import SeedStore
 from pytest_megacpp.surfaces.image_recipe import Recipe
-from pytest_megacpp.surfaces.modal_config import ImageConfig
-from pytest_megacpp.surfaces.modal_image import ImageError, after, image
+from pytest_megacpp.surfaces.modal_config import BAKED_DIR, ImageConfig
+from pytest_megacpp.surfaces.modal_image import ImageError, after, image, with_seed
+from tests.box.seeding import SHAPE, fill, manifest
 from tests.modal_emulator import Emulator
 
 RECIPE = Recipe(
@@ -69,6 +72,39 @@ def test_a_registrys_image_with_its_secret_and_a_python(emulator: Emulator, app:
     assert any(reference in layer for layer in told)
     assert told[-1].splitlines()[-1] == "ENTRYPOINT []"
     assert not any("pip install" in layer for layer in told)
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Path:
+    """A directory as `megacpp seed bake` leaves it."""
+    made = SeedStore(tmp_path / "from").publish(manifest(), fill(tmp_path / "cache")).manifest
+    SeedStore(tmp_path / "seeds").adopt(made, partial(SeedStore(tmp_path / "from").copy, made))
+    return tmp_path / "seeds"
+
+
+def test_a_baked_seed_is_the_last_layer(emulator: Emulator, app: Any, baked: Path) -> None:
+    """The marks and archives are in it, what a store needs to work is not."""
+    built = image(ImageConfig(baked_seed="seeds"), baked.parent).build(app)
+    told = layers(emulator, built)
+    assert told[-1].splitlines()[-1] == "COPY . /"
+    assert any("pytest" in layer for layer in told[:-1])
+    sent = {file.name for file in list(emulator.control.store.mounts.values())[-1]}
+    shape, seed = f"{BAKED_DIR}/{SHAPE.key}", SeedStore(baked).seeds()[0].id
+    assert sent == {f"{shape}/good", f"{shape}/{seed}/manifest.json", f"{shape}/{seed}/cache.tar"}
+
+
+def test_an_image_of_the_users_own_takes_a_seed_too(baked: Path) -> None:
+    assert isinstance(with_seed(modal.Image.debian_slim(), baked), modal.Image)
+    assert isinstance(with_seed(modal.Image.debian_slim(), str(baked)), modal.Image)
+
+
+def test_what_is_no_baked_seed_is_told_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    for name in ("absent", "empty", "other"):
+        with pytest.raises(ImageError, match=f"no baked seeds in .*{name}: megacpp seed bake .*{name}"):
+            image(ImageConfig(baked_seed=name), tmp_path)
 
 
 @pytest.fixture
