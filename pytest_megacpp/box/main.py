@@ -98,7 +98,7 @@ class Box:
             )
         )
         for index, test in enumerate(plan.tests):
-            self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run))
+            self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
         ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
         if not ready:
             self.recorder.write(ev.RunFinished("refused"))

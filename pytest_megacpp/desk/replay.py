@@ -183,7 +183,8 @@ def _test(timeline: Timeline, number: int) -> PlannedTest:
     planned, seen = timeline.planned.get(number), timeline.tests.get(number)
     nodeid = planned.nodeid if planned else seen.nodeid if seen else f"(test {number}, its name is lost)"
     ranks = planned.ranks if planned else seen.size if seen else 1
-    return PlannedTest(nodeid, ranks, seen.preset if seen else "full", seen.limits if seen else Limits())
+    preset = seen.preset if seen else planned.preset if planned else "full"
+    return PlannedTest(nodeid, ranks, preset, seen.limits if seen else Limits())
 
 
 def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, ...]) -> Plan:

@@ -162,7 +162,8 @@ class LaneRun:
         started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
         self._tell(RunStarted(*started, cwd=plan.cwd, revision=plan.revision))
         for index, test in enumerate(plan.tests):
-            self._tell(TestPlanned(index, self.redactor.text(test.nodeid), test.ranks, test.must_run))
+            nodeid = self.redactor.text(test.nodeid)
+            self._tell(TestPlanned(index, nodeid, test.ranks, test.must_run, preset=test.preset))
 
     def _tell(self, fact: Fact) -> None:
         """What only the desk knows goes where everything else is, behind a line that may be torn."""

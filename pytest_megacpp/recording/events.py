@@ -41,6 +41,7 @@ class TestPlanned:
     must_run: bool = False
     of: int | None = None
     purpose: str = ""
+    preset: str = "full"
 
 
 @dataclass(frozen=True, slots=True)

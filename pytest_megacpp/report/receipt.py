@@ -52,7 +52,7 @@ def receipt(
         "outcome": str(result.outcome),
         "verdict": _verdict(result.verdict),
         "distributed_mode": _distributed_mode(where, size),
-        "preset": where.test.preset if where.test else None,
+        "preset": where.test.preset if where.test else planned.preset if planned else None,
         "warmup": (where.test.warmup or None) if where.test else None,
         "attempts": [_attempt(attempt, timeline) for attempt in result.attempts],
         "world_size": size or None,

@@ -185,6 +185,8 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
             "lanes.a1.gpu = 'L4'\nlanes.a1.environment = {A = 1}",
             "lanes.a1.environment]: variables are texts, such as A",
         ),
+        ("preset = 'diagnostics'", "unknown preset 'diagnostics'; did you mean 'diagnostic'?"),
+        ("lanes.a1 = {gpu = 'L4', preset = 'tiny'}", "[tool.pytest_megacpp.lanes.a1]: unknown preset 'tiny'"),
         ("environment = {A = 1}", 'variables are texts, such as A = "1"; not 1'),
     ],
 )
@@ -246,6 +248,7 @@ def test_a_variable_asks_for_no_lane(read: Read, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        ("MEGACPP_PRESET", "tiny", "MEGACPP_PRESET: unknown preset 'tiny'"),
         ("MEGACPP_SURFACE", "locall", "MEGACPP_SURFACE: unknown surface 'locall'; did you mean 'local'?"),
         ("MEGACPP_RANKS", "none", "MEGACPP_RANKS: the world size must be"),
         ("MEGACPP_DRY_RUN", "maybe", "MEGACPP_DRY_RUN: it must be 1 or 0"),

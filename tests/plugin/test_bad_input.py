@@ -154,10 +154,11 @@ def test_a_debug_level_that_breaks_everything_is_refused(
 ) -> None:
     if table:
         simple.write("pyproject.toml", f"{table}\nTORCH_DISTRIBUTED_DEBUG = 'DETAIL'\n")
-    ran = simple.pytest(*LANE, env=variables)
+    ran = simple.pytest(*LANE, "--preset", "diagnostic", env=variables)
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert ran.outcomes() == {"test_lane": "error"}
     assert ran.verdict("test_lane")["code"] == "blocked"
+    assert ran.receipt("test_lane")["preset"] == "diagnostic"
     assert "deadlocks fully_shard" in ran.failure("test_lane")
     assert f"TORCH_DISTRIBUTED_DEBUG='DETAIL' in {place}" in ran.failure("test_lane").replace("\n", " ").replace(
         "  ", " "

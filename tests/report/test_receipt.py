@@ -171,6 +171,12 @@ def test_a_broken_start_is_told() -> None:
     assert document["ranks"][1]["exit"]["code"] == 3
 
 
+def test_the_preset_is_told_of_a_test_that_never_began() -> None:
+    story = Story(2, released=False)
+    story.box(1.0, ev.TestPlanned(0, NODEID, 2, preset="diagnostic"), world="")
+    assert receipt(result(Verdict(Code.BLOCKED, "")), story.timeline, META, redact=same)["preset"] == "diagnostic"
+
+
 def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
     story = Story(1)
     story.box(1.0, ev.EnvironmentSet("TORCH_DISTRIBUTED_DEBUG", "INFO", "plugin", "more words", "import"))
