@@ -152,7 +152,12 @@ class Supervisor:
         self._attempts.append(attempt := self._attempt(wanted.item, wanted.purpose))
         test = attempt.planned
         number = len(self._attempts) - 1
-        return (Write("", TestPlanned(number, test.nodeid, test.ranks, test.must_run, wanted.item, wanted.purpose)),)
+        return (
+            Write(
+                "",
+                TestPlanned(number, test.nodeid, test.ranks, test.must_run, wanted.item, wanted.purpose, test.preset),
+            ),
+        )
 
     def _attempt(self, item: int, purpose: str, reason: str = "") -> Attempt:
         test = self.plan.tests[item]

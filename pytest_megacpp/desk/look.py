@@ -11,6 +11,7 @@ from pytest_megacpp.desk.rundir import RECORDING, RUN_JSON, read_run_json, run_p
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.flight_dump import record_name
 from pytest_megacpp.report.layout import columns
 from pytest_megacpp.report.text import failure_text, headline
 
@@ -121,15 +122,15 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     receipt = _typed(seen.run / told) if isinstance(told, str) else None
     started = seen.timeline.started
     lane = started.lane if started else "?"
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=_flight(told, seen.run))
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=_flight(test, told, seen.run))
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
 
 
-def _flight(receipt: object, run: Path) -> str | None:
+def _flight(test: TestResult, receipt: object, run: Path) -> str | None:
     """Where the flight records lie that were written with a receipt."""
     if not isinstance(receipt, str):
         return None
-    records = run / "flight" / Path(receipt).stem
+    records = run / record_name(receipt, test, test.number)
     return _typed(records) if records.is_dir() else None
 
 

@@ -27,9 +27,9 @@ from pytest_megacpp.recording.events import (
 )
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.timeline import TestView, Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
-from pytest_megacpp.report.flight_dump import flight_dumps
+from pytest_megacpp.report.flight_dump import flight_dumps, record_name
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
@@ -44,8 +44,8 @@ GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 @dataclass
 class LaneRun:
-    """One box and what comes of it. `judged`, `receipts` and `flights` (directories with flight records) go by the
-    plan's index; `unwritten` says which artefacts failed, and why.
+    """One box and what comes of it. `judged` and `receipts` go by the plan's index, `flights` (directories with flight
+    records) by an attempt's number; `unwritten` says which artefacts failed, and why.
 
     `left`: the box works on without this desk. `stays`: it would, if this desk ended now. `on_progress` hears of each
     step on the way to a box elsewhere.
@@ -179,7 +179,7 @@ class LaneRun:
             if result.nodeid == "":
                 result = replace(result, nodeid=self.plan.tests[index].nodeid)
             self.judged[index] = result
-            self._write_flight_record(index, result)
+            self._write_flight_records(result)
             self._write_receipt(index, result)
         return self.judged[index]
 
@@ -250,23 +250,26 @@ class LaneRun:
         status = run_status(results[i] for i in sorted(results)) if results else RunStatus.ERROR
         return RunStatus.FAILED if status is RunStatus.PASSED and self.meta.gate_failed else status
 
-    def _write_flight_record(self, index: int, result: TestResult) -> None:
-        """What ranks did together in a test that isn't green, a file per rank, as torch itself would dump it."""
-        test = self.timeline.tests.get(index)
-        if test is None or result.verdict.code in GREEN:
-            return
-        name = f"flight/{self._receipt_name(result).removesuffix('.json')}"
+    def _write_flight_records(self, result: TestResult) -> None:
+        """What ranks did together in each attempt that isn't green, a file per rank, as torch itself would dump it."""
+        codes = {attempt.number: attempt.verdict.code for attempt in result.attempts}
+        for number, code in (codes or {result.number: result.verdict.code}).items():
+            test = self.timeline.tests.get(number)
+            if test is not None and code not in GREEN:
+                self._write_flight_record(number, test, record_name(self._receipt_name(result), result, number))
+
+    def _write_flight_record(self, number: int, test: TestView, name: str) -> None:
         try:
             for rank, dump in enumerate(flight_dumps(test, self.timeline, self.redactor.text)):
                 self.directory.write(f"{name}/rank_{rank}", pickle.dumps(dump))
         except OSError as e:
             self.unwritten.append(f"{name} could not be written: {e.strerror or e}")
         else:
-            self.flights[index] = name
+            self.flights[number] = name
 
     def _write_receipt(self, index: int, result: TestResult) -> None:
         name = f"receipts/{self._receipt_name(result)}"
-        document = receipt(result, self.timeline, self._meta_now(), self.flights.get(index), redact=self.redactor.text)
+        document = receipt(result, self.timeline, self._meta_now(), self.flights, redact=self.redactor.text)
         if self._write(name, document):
             self.receipts[index] = name
 
@@ -279,7 +282,7 @@ class LaneRun:
 
     def flight_path(self, index: int, relative_to: Path) -> str | None:
         """Where the user finds the flight records of the test's ranks."""
-        return self._shown(self.flights.get(index), relative_to)
+        return self._shown(self.flights.get(self.judged[index].number), relative_to)
 
     def _shown(self, name: str | None, relative_to: Path) -> str | None:
         if name is None:

@@ -19,6 +19,7 @@ from datetime import datetime
 from functools import cache
 from typing import TypeAlias
 
+from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.collectives import RankCollectives, bare_op, is_default
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
@@ -28,6 +29,13 @@ Dump: TypeAlias = dict[str, object]
 VERSION = "2.10"
 KEPT = 64  # entries of a rank in a group
 _ANALYSERS_NAME = {"sparse_all_reduce": "all_reduce"}
+
+
+def record_name(receipt: str, result: TestResult, number: int) -> str:
+    """Where the records of one attempt at a test lie, relative to the run, by the name of the test's receipt."""
+    stem = receipt.rpartition("/")[2].removesuffix(".json")
+    nth = [attempt.number for attempt in result.attempts].index(number) if result.attempts else 0
+    return f"flight/{stem}.{nth + 1}" if nth else f"flight/{stem}"
 
 
 def flight_dumps(test: TestView, timeline: Timeline, redact: Callable[[str], str]) -> list[Dump]:

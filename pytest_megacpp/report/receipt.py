@@ -7,7 +7,7 @@ null or empty, and nothing is guessed.
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
@@ -38,9 +38,12 @@ def receipt_name(nodeid: str) -> str:
 
 
 def receipt(
-    result: TestResult, timeline: Timeline, run: RunMeta, flight_record: str | None = None, *, redact: Redact
+    result: TestResult, timeline: Timeline, run: RunMeta, flights: Mapping[int, str] | None = None, *, redact: Redact
 ) -> dict[str, Json]:
-    """The whole document of one test. `flight_record`: the directory with the ranks' own, relative to the run's."""
+    """The whole document of one test. `flights`: by number of an attempt, the directory with its ranks' flight records,
+    relative to the run's.
+    """
+    flights = flights or {}
     where = scene(result, timeline)
     planned = timeline.planned.get(result.number)
     size = where.size or (planned.ranks if planned else 0)
@@ -54,7 +57,7 @@ def receipt(
         "distributed_mode": _distributed_mode(where, size),
         "preset": where.test.preset if where.test else planned.preset if planned else None,
         "warmup": (where.test.warmup or None) if where.test else None,
-        "attempts": [_attempt(attempt, timeline) for attempt in result.attempts],
+        "attempts": [_attempt(attempt, timeline, flights.get(attempt.number)) for attempt in result.attempts],
         "world_size": size or None,
         "backend": _backend(where, run),
         "dry_run": run.dry_run,
@@ -62,7 +65,7 @@ def receipt(
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew_of(where.test, timeline.last_s),
-        "flight_record": flight_record,
+        "flight_record": flights.get(result.number),
         "cost": to_json(cost_of_test(run, timeline, result.index)),
         "lane": run.lane,
         "surface": run.surface,
@@ -78,7 +81,7 @@ def _verdict(verdict: Verdict) -> Json:
     return {name: str(value) if name in ("code", "certainty") else value for name, value in fields.items()}
 
 
-def _attempt(attempt: Attempt, timeline: Timeline) -> Json:
+def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) -> Json:
     view = timeline.tests.get(attempt.number)
     return {
         "purpose": attempt.purpose,
@@ -89,6 +92,7 @@ def _attempt(attempt: Attempt, timeline: Timeline) -> Json:
         "start_s": view.started_s if view else None,
         "end_s": view.ended_s if view else None,
         "skew": _skew_of(view, timeline.last_s),
+        "flight_record": flight_record,
         "ranks": [
             {"rank": rank.rank, "first_forward_s": rank.first_forward_s, **_compiled(rank)}
             for _, rank in sorted(view.ranks.items())

@@ -116,6 +116,20 @@ def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: 
     assert run.flight_path(0, tmp_path) == str(records.relative_to(tmp_path))
 
 
+def test_every_attempt_that_is_not_green_has_its_own(tmp_path: Path) -> None:
+    box = FakeBox(ranks=2).begins().enters(0).after(5).at(1).acts("stall", "", (0,), (1,), (), 5)
+    box.plans_again().aborts("stall")
+    box.begins(1).enters(0).after(0.1).exits(1, signal="SIGKILL").acts("exit", "", (0,), (1,)).aborts("exit").done()
+    run = recorded(tmp_path, box)
+    run.finish()
+    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    records = [attempt["flight_record"] for attempt in document["attempts"]]
+    assert records == [records[0], f"{records[0]}.2"]
+    assert document["flight_record"] == records[1]
+    assert all((run.directory.path / name / "rank_1").exists() for name in records)
+    assert run.flight_path(0, tmp_path / "lane" / "runs" / run.directory.run_id) == records[1]
+
+
 def test_a_green_test_has_none(tmp_path: Path) -> None:
     run = recorded(tmp_path, FakeBox(ranks=2).begins().passes().ends().done())
     run.finish()
