@@ -73,14 +73,19 @@ class SeedStore:
     def seeds(self, key: str | None = None) -> list[Kept]:
         """All of them, or those of one shape, the newest first; damaged ones say so."""
         with self._told("read"):
-            keys = [key] if key is not None else [name for name in _listed(self.directory) if is_key(name)]
+            keys = [key] if key is not None else self._keys()
             return newest_first(seed for one in keys for seed in self._of_shape(one))
 
+    def _keys(self) -> list[str]:
+        return [name for name in _listed(self.directory) if is_key(name)]
+
     def _of_shape(self, key: str) -> Iterator[Kept]:
+        """One that another run removes meanwhile is gone, not damaged."""
         good = self._good_id(key)
-        for name in _listed(self.directory / key):
-            if is_id(name):
-                yield self._look(key, name, good)
+        for name in filter(is_id, _listed(self.directory / key)):
+            seed = self._look(key, name, good)
+            if seed.manifest is not None or (self.directory / key / name).exists():
+                yield seed
 
     def _look(self, key: str, seed_id: str, good: str | None) -> Kept:
         directory = self.directory / key / seed_id
@@ -162,6 +167,8 @@ class SeedStore:
             gone = surplus(self.seeds(), keep, max_bytes)
             for seed in gone:
                 self._remove(seed)
+            for key in self._keys():
+                _sweep(self.directory / key)
         return gone
 
     def adopt(self, manifest: Manifest, write: Callable[[IO[bytes]], object]) -> None:
@@ -169,12 +176,15 @@ class SeedStore:
         shape = self.directory / manifest.shape.key
         with self._told("written"):
             shape.mkdir(parents=True, exist_ok=True)
-            if self._look(manifest.shape.key, manifest.id, None).manifest != manifest:
+            _sweep(shape)
+            there = self._look(manifest.shape.key, manifest.id, None)
+            if there.manifest != manifest:
                 with _beside(shape, manifest.id) as directory:
                     came = archive.receive(directory / ARCHIVE, write)
                     if came != (manifest.archive_bytes, manifest.sha256):
                         raise SeedRefused(f"seed {manifest.id} is damaged: its archive isn't what its manifest says")
                     _write(directory / MANIFEST, write_manifest(manifest))
+                    self._remove(there)
                     directory.rename(shape / manifest.id)
             with self._locked():
                 self._mark(manifest.shape.key, manifest.id)
@@ -298,7 +308,7 @@ def _sync(directory: Path) -> None:
 @contextlib.contextmanager
 def _beside(shape: Path, seed_id: str) -> Iterator[Path]:
     """A directory to be renamed; what wasn't is removed."""
-    directory = shape / f"{_BESIDE}{seed_id}"
+    directory = shape / f"{_BESIDE}{seed_id}.{os.urandom(2).hex()}"
     directory.mkdir()
     try:
         yield directory
@@ -342,6 +352,8 @@ def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) 
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return f"no room to unpack seed {seed_id} in {target.parent}: {reason}; free some there"
+    if error.filename == str(source) and error.errno == errno.ENOENT:
+        return f"seed {seed_id} is gone: another run, or somebody, removed it; rerun"
     if error.filename == str(source):
         return f"seed {seed_id} can't be read: {source}: {reason}; see its rights, or megacpp seed drop {seed_id}"
     return f"seed {seed_id} can't be unpacked: {error.filename2 or error.filename or target}: {reason}"

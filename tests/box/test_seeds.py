@@ -179,6 +179,17 @@ def test_a_mark_that_means_nothing_is_none(store: SeedStore, cache: Path, mark: 
     assert [seed.good for seed in store.seeds()] == [False]
 
 
+def test_a_seed_that_others_removed_meanwhile_is_gone_not_damaged(
+    store: SeedStore, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = store.publish(manifest(), cache).manifest
+    store.drop(made.id)
+    monkeypatch.setattr(seeds, "_listed", lambda directory: [made.id])
+    assert store.seeds(KEY) == []
+    with pytest.raises(SeedError, match=f"seed {made.id} is gone"):
+        store.unpack(made, tmp_path / "work")
+
+
 def test_a_changed_archive_is_refused_with_the_mend(store: SeedStore, cache: Path, tmp_path: Path) -> None:
     made = store.publish(manifest(), cache).manifest
     path = store.directory / KEY / made.id / "cache.tar"
@@ -237,6 +248,9 @@ def test_what_killed_publishers_left_goes_after_a_day(store: SeedStore, cache: P
     os.utime(shape / ".new-file", (0, 0))
     made = store.publish(manifest(), cache).manifest
     assert names(shape) == [".new-now", made.id, "good", "good.old"]
+    os.utime(shape / ".new-now", (0, 0))
+    store.prune()
+    assert names(shape) == [made.id, "good", "good.old"]
 
 
 def test_a_publisher_that_is_interrupted_leaves_nothing(

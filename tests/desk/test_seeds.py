@@ -151,6 +151,15 @@ def test_baking_again_leaves_what_is_good_now(
     assert ([seed.id for seed in baked.seeds()], baked.good(SHAPE.key)) == ([newer.id], newer)
 
 
+def test_baking_again_mends_what_was_cut_off(megacpp: Megacpp, good: Manifest, tmp_path: Path) -> None:
+    megacpp("bake", "seeds")
+    baked = SeedStore(tmp_path / "project" / "seeds")
+    (baked.directory / SHAPE.key / good.id / "cache.tar").unlink()
+    (baked.directory / SHAPE.key / f".new-{good.id}").mkdir()
+    assert megacpp("bake", "seeds").code == 0
+    baked.unpack(good, tmp_path / "work")
+
+
 def test_only_the_seeds_of_a_lane(megacpp: Megacpp, store: SeedStore, good: Manifest, tmp_path: Path) -> None:
     store.publish(manifest(shape=replace(SHAPE, lane="b200x2")), tmp_path / "c")
     assert megacpp("bake", "seeds", "--lane", "h200x8").code == 0
