@@ -1,5 +1,6 @@
-"""Owns the only patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
+"""Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
+Two of what it sets up lie in modules of their own: `first_forward` (module calls) and `staging` (triton's tuner).
 An observer that fails says so once as a missing capability; the test goes on.
 """
 
@@ -16,10 +17,12 @@ from typing import Any, TypeAlias
 from pytest_megacpp.rank import first_forward
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
+from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.recording.events import (
     Capability,
     Collective,
     Compiled,
+    ConfigsDropped,
     DeviceUsed,
     FirstForward,
     FlightRecorded,
@@ -47,6 +50,7 @@ class Observers:
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
         self._told_device = False
+        self._told_missing: set[str] = set()
 
     def install(self) -> None:
         """Patches process-group creation and destruction, the time-out of groups made without one, and how torch
@@ -63,6 +67,9 @@ class Observers:
             self._hear_cache_keys()
         except Exception as e:
             self._missing("cache_keys", e)
+        if os.environ.get("MEGACPP_DEVICE") == "cuda":
+            pruning = Staging(self._dropped, lambda e: self._missing("shared_memory", e), _shared_memory_bytes)
+            when_imported(AUTOTUNER, pruning.install)
 
     def start_worker_server(self, path: str) -> None:
         """torch's C++ server that answers the box without the GIL; lives as long as this object."""
@@ -75,6 +82,9 @@ class Observers:
             self._missing("worker_server", e)
 
     def _missing(self, name: str, error: Exception) -> None:
+        if name in self._told_missing:
+            return
+        self._told_missing.add(name)
         self.agent.send(Capability(name, False, f"{type(error).__name__}: {error}"[:200], self.agent.rank))
 
     def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
@@ -182,6 +192,10 @@ class Observers:
         if self.test is not None:
             self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), "automatic"))
 
+    def _dropped(self, kernel: str, dropped: tuple[str, ...], limit_bytes: int, kept: bool) -> None:
+        if self.test is not None:
+            self.agent.send(ConfigsDropped(self.agent.rank, self.test, kernel, dropped, limit_bytes, kept))
+
     def compile_started(self) -> None:
         """Remembers the compile totals at the start of a test."""
         self._compile_before = _compile_totals()
@@ -228,6 +242,14 @@ def _read_recorders(epoch_s: float, newest: int) -> Read:
         return gloo
     newest = max(newest, SENT_ENTRIES)  # without its entries NCCL's counters lag behind
     return together(read_record(json.loads(nccl(True, False)), epoch_s, newest), gloo)
+
+
+def _shared_memory_bytes() -> int:
+    """The most that a block may have on this rank's device."""
+    import torch
+
+    device: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return int(device.shared_memory_per_block_optin)
 
 
 def _initialized() -> bool:

@@ -546,6 +546,20 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigsDropped:
+    """Configurations of an autotuned Triton kernel that weren't tried, with the bytes of shared memory that they need;
+    `limit_bytes` is what a block may have. `kept`: they were tried all the same, because none fits.
+    """
+
+    rank: int
+    test: int
+    kernel: str
+    dropped: tuple[str, ...]
+    limit_bytes: int
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Muted:
     """A rank said more in this test than the box records. `lost`: what is left out from now on: `extras` (records,
     phases, groups, looks of its own) or `reports` (pytest's reports as well).
@@ -600,6 +614,7 @@ RankFact: TypeAlias = (
     | FirstForward
     | WarmupSkipped
     | Compiled
+    | ConfigsDropped
     | Capability
 )
 

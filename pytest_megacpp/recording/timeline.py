@@ -27,6 +27,7 @@ KEPT_THREADS = 8
 KEPT_PHASES = 1024
 KEPT_REPORTS = 16
 KEPT_FIRST_FORWARDS = 256
+KEPT_DROPPED = 64
 KEPT_CAPABILITIES = 65_536
 KEPT_DAMAGE = 10_000
 KEPT_SOURCES = 131_072
@@ -107,6 +108,7 @@ class RankView:
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
     warmup_skipped: str = ""  # why
     compiled: ev.Compiled | None = None
+    dropped: dict[ev.ConfigsDropped, None] = field(default_factory=dict)  # a kernel is tuned anew for new sizes
     muted: str = ""  # what of its words is left out
     exit: ev.RankExited | None = None
     exit_s: float | None = None
@@ -284,6 +286,7 @@ _TestFact: TypeAlias = (
     | ev.FirstForward
     | ev.WarmupSkipped
     | ev.Compiled
+    | ev.ConfigsDropped
     | ev.FlightRecorded
     | ev.Sampled
     | ev.StackTaken
@@ -580,6 +583,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             view.warmup_skipped = fact.reason
         case ev.Compiled():
             view.compiled = fact
+        case ev.ConfigsDropped():
+            _keep(view.dropped, fact, None, KEPT_DROPPED)
         case ev.StackTaken():
             view.stacks = [*view.stacks[-(KEPT_STACKS - 1) :], (time_s, fact)]
         case ev.OutputRead():

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
-from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.events import ConfigsDropped, Json
 from pytest_megacpp.recording.timeline import WARMUP, Phase, RankView, TestView, Timeline
 from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
@@ -140,6 +140,7 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
         "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],
         "warmup": _warmup(view),
         **_compiled(view),
+        "dropped_configs": [_dropped(fact) for fact in view.dropped],
         "collectives": _collectives(view),
         "device": _device(where, rank),
         "exit": _exit(where, view),
@@ -184,6 +185,10 @@ def _compiled(view: RankView) -> dict[str, Json]:
     if view.sample is not None and view.first_sample is not None:
         seen_s = round(view.sample.compile_s - view.first_sample.compile_s, 6)
     return {"compile_s": seen_s, "graphs": None, "cache": {"hits": None, "misses": None}}
+
+
+def _dropped(fact: ConfigsDropped) -> Json:
+    return {"kernel": fact.kernel, "dropped": list(fact.dropped), "limit_bytes": fact.limit_bytes, "kept": fact.kept}
 
 
 def _collectives(view: RankView) -> Json:

@@ -391,6 +391,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "first-forward": ev.FirstForward(0, 0, name, 1.0, "test"),
             "warmup-skipped": ev.WarmupSkipped(0, 0, name),
             "compiled": ev.Compiled(0, 0, 1.0, i, 0, 0, {name: (name,)}),
+            "configs-dropped": ev.ConfigsDropped(0, 0, name, (name,), i),
             "capability": ev.Capability(name, False, rank=0),
             "sampled": sample(0, cpu_s=float(i)),
             "stack-taken": ev.StackTaken(0, 0, "traceback", True, BLOCKED),

@@ -123,6 +123,18 @@ def test_what_became_of_a_warm_up_is_told_for_each_rank() -> None:
     ]
 
 
+def test_configurations_that_were_not_tried_are_told_once() -> None:
+    story = Story(2)
+    for limit_bytes in (100, 100, 200):
+        story.rank(11.0, ev.ConfigsDropped(1, 0, "matmul", ("num_stages=4: 300 bytes",), limit_bytes))
+    document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
+    dropped = {"kernel": "matmul", "dropped": ["num_stages=4: 300 bytes"], "kept": False}
+    assert [rank["dropped_configs"] for rank in document["ranks"]] == [
+        [],
+        [{**dropped, "limit_bytes": 100}, {**dropped, "limit_bytes": 200}],
+    ]
+
+
 def test_the_rank_s_own_count_of_collectives_is_believed() -> None:
     story = Story(1)
     story.waits(0, 11.0)
