@@ -25,7 +25,7 @@ from typing import IO, Any, TypeAlias
 
 SCHEMA = "megacpp.data/1"
 BLOCK_BYTES = 8 << 20
-WORKERS = 8  # a bucket answers each file late, and several at once as fast as one
+WORKERS = 16  # a bucket answers each file late, and several at once as fast as one
 SAVE_EVERY_S = 5.0  # what a killed copier may have to do again
 ASK_AGAIN_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -45,6 +45,7 @@ LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
+LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hold for ever
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 TICK_S = 0.05
 TRIM_EVERY_S = 1.0
@@ -195,13 +196,14 @@ class Box:
             return True
         fetch = Fetch(self.plan.data, self.plan.run_id)
         fetch.start()
-        over = False
-        while not over:
-            over = self._pump_until(lambda: not fetch.is_alive(), TICK_S)
+        ending, over = False, False
+        while not (over or ending):
+            ending = self.supervisor.why_to_end(self.recorder.now_s()) is not None
+            if ending:
+                fetch.cancel()
+            over = self._pump_until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
             for said in fetch.news(self.recorder.now_s()):
                 self.recorder.write(said)
-            if self.supervisor.why_to_end(self.recorder.now_s()) is not None:
-                fetch.cancel()
         if fetch.problem is not None:
             self.recorder.write(fetch.problem)
         return fetch.problem is None

@@ -1,5 +1,8 @@
 """Data sets in whole runs: copied before the first test, found by name, and told when ranks read past the copy."""
 
+import fcntl
+import signal
+
 import pytest
 
 from tests.plugin.project import LANE, Project, Ran
@@ -77,6 +80,22 @@ def test_reads_past_the_copy_are_told(ran: Ran, project: Project) -> None:
         for rank in ran.receipt(name)["ranks"]:
             assert [one["reads"] for one in rank["bucket_reads"]] == reads
             assert {one["path"] for one in rank["bucket_reads"]} <= {first}
+
+
+def test_a_run_that_waits_for_another_s_copy_can_be_left(project: Project, ran: Ran) -> None:
+    """Who holds the lock here never lets it go."""
+    assert ran.run is not None
+    told = f"megacpp: data shards waits for run {ran.run['run_id']} on "
+    (state,) = (project.root / "cache" / "pytest-megacpp" / "data").glob(".megacpp-shards-*")
+    with (state / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with project.start(*LANE, env={"XDG_CACHE_HOME": str(project.root / "cache")}) as desk:
+            desk.wait_until(lambda: told in desk.text)
+            desk.child.send_signal(signal.SIGINT)
+            waited = desk.ran()
+    assert waited.code == pytest.ExitCode.INTERRUPTED
+    assert waited.run is not None
+    assert waited.run["status"] == "interrupted"
 
 
 def test_a_source_that_is_not_there_runs_nothing(project: Project) -> None:
