@@ -25,6 +25,14 @@ def no_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests compile is nothing for a developer's own runs to begin with, and the other way round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_emulator(no_credentials: None) -> "Iterator[Emulator]":
     pytest.importorskip("modal", reason="the modal client isn't installed: pip install -e '.[test]'")

@@ -74,11 +74,9 @@ class _Hashing:
 
 def pack(cache_dir: Path, archive: Path, max_bytes: int) -> Packed:
     """Writes `archive`, which must not exist yet, and sees it to the disk. Locks, temporary files, links and sockets
-    stay out. Raises OSError, and SeedError for a cache that is empty, too large, or changes meanwhile.
+    stay out. Raises OSError, and SeedError for a cache that is too large or changes meanwhile.
     """
     files = sorted(_regular_files(cache_dir))
-    if not files:
-        raise SeedError(f"there is nothing in {cache_dir} to make a seed of: nothing was compiled")
     sizes_bytes = sum((cache_dir / name).lstat().st_size + 2 * BLOCK_BYTES for name in files)
     if len(files) > MAX_FILES or sizes_bytes > min(max_bytes, MAX_BYTES):
         raise SeedError(

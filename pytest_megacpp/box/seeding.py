@@ -19,6 +19,7 @@ from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.box.supervisor import WARMED
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
 from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.seed import (
     Coverage,
     Manifest,
@@ -156,8 +157,8 @@ class Seeding:
 
     def _wanted(self) -> dict[int, Wanted]:
         """By index in the plan; a drill's failure is wanted, so nothing is kept warm for it."""
-        tests = enumerate(self.plan.tests)
-        return {i: Wanted(t.nodeid, t.preset, t.ranks) for i, t in tests if not t.drill}
+        tests = [(i, t) for i, t in enumerate(self.plan.tests) if not (t.drill or has_cache_of_its_own(t, self.plan))]
+        return {i: Wanted(test.nodeid, test.preset, test.ranks) for i, test in tests}
 
     def _coverage(self, known: Sequence[SeededTest]) -> Coverage:
         return coverage(known, self._wanted().values(), lacking(known, self.cache))
@@ -239,11 +240,11 @@ class Seeding:
     def _measured(self, timeline: Timeline) -> Iterable[SeededTest]:
         """What the tests needed that passed on every rank."""
         for item, test in self._wanted().items():
-            last, own = _last(timeline, item), self.plan.tests[item]
-            if last is None or has_cache_of_its_own(own, self.plan):
+            last = _last(timeline, item)
+            if last is None:
                 continue
             attempts = [timeline.tests[n] for n in timeline.attempts(item) if n in timeline.tests]
-            graphs = tuple(self._graphs(rank, attempts, last) for rank in range(own.ranks))
+            graphs = tuple(self._graphs(rank, attempts, last) for rank in range(test.world_size))
             yield SeededTest(test.nodeid, test.preset, test.world_size, graphs, self.plan.run_id, self.plan.revision)
 
     def _graphs(self, rank: int, attempts: Sequence[TestView], last: TestView) -> RankGraphs:
@@ -336,7 +337,7 @@ def _named(test: PlannedTest, short: Coverage) -> str:
     missing = next((m for m in short.missing if m.nodeid == test.nodeid), None)
     if missing is None or not missing.known:
         return f"{test.nodeid} (unknown to it)"
-    return f"{test.nodeid} (ranks {', '.join(map(str, missing.ranks))})"
+    return f"{test.nodeid} ({ranks_named(missing.ranks)})"
 
 
 def _bytes_of(directory: Path) -> int:

@@ -73,11 +73,16 @@ class SeedStore:
     def seeds(self, key: str | None = None) -> list[Kept]:
         """All of them, or those of one shape, the newest first; damaged ones say so."""
         with self._told("read"):
+            self._must_be_a_directory()
             keys = [key] if key is not None else self._keys()
             return newest_first(seed for one in keys for seed in self._of_shape(one))
 
     def _keys(self) -> list[str]:
         return [name for name in _listed(self.directory) if is_key(name)]
+
+    def _must_be_a_directory(self) -> None:
+        if self.directory.exists() and not self.directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is no directory", str(self.directory))
 
     def _of_shape(self, key: str) -> Iterator[Kept]:
         """One that another run removes meanwhile is gone, not damaged."""
@@ -98,6 +103,7 @@ class SeedStore:
     def good(self, key: str) -> Manifest | None:
         """The last known good seed of a shape; None without one, or where it is damaged."""
         with self._told("read"):
+            self._must_be_a_directory()
             seed_id = self._good_id(key) if GOOD in _listed(self.directory / key) else None
         return None if seed_id is None else self._look(key, seed_id, seed_id).manifest
 

@@ -206,6 +206,7 @@ class LaneRun:
             for index in range(len(self.plan.tests)):
                 if self._is_through(index):
                     self._judge(index)
+            self._tell_the_seed_s_end()
         finally:
             self._write_run_json(self._final_status(interrupted))
             self.directory.close()
@@ -238,6 +239,12 @@ class LaneRun:
             for log in self.directory.path.glob("ranks/*/*/*.log"):
                 shorten(str(log))
                 redact_file(str(log), self.redactor)
+
+    def _tell_the_seed_s_end(self) -> None:
+        """A receipt tells of the cache at the end of the run, which comes after its test."""
+        if self.timeline.kept is not None:
+            for index in self.receipts:
+                self._write_receipt(index, self.judged[index])
 
     def _final_status(self, interrupted: bool) -> RunStatus:
         if self.left or (self.stays and self.timeline.finished is None and not self.timeline.problems):

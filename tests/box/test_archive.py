@@ -101,10 +101,15 @@ def test_special_bits_are_left_behind(tmp_path: Path) -> None:
     assert contents(tmp_path / "out")["tool"][0] == 0o755
 
 
-def test_nothing_compiled_and_too_much_compiled_make_no_archive(tmp_path: Path) -> None:
+def test_a_launch_that_compiles_nothing_has_an_empty_archive(tmp_path: Path) -> None:
     (tmp_path / "empty" / "inductor").mkdir(parents=True)
-    with pytest.raises(SeedError, match="nothing was compiled"):
-        pack(tmp_path / "empty", tmp_path / "a.tar", MIB)
+    packed = pack(tmp_path / "empty", tmp_path / "a.tar", MIB)
+    assert (packed.cache_bytes, packed.files) == (0, 0)
+    unpack(tmp_path / "a.tar", packed, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_much_compiled_makes_no_archive(tmp_path: Path) -> None:
     with pytest.raises(SeedError, match=r"more than a seed may have .*raise max_bytes"):
         pack(fill(tmp_path / "cache", 300_000), tmp_path / "a.tar", MIB)
     assert not (tmp_path / "a.tar").exists()

@@ -308,7 +308,9 @@ def test_a_store_that_can_only_be_read(cache: Path, tmp_path: Path) -> None:
 def test_a_store_that_is_no_directory(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = SeedStore(tmp_path / "file")
-    assert (store.seeds(), store.good(KEY)) == ([], None)
+    for look in (store.seeds, lambda: store.good(KEY)):
+        with pytest.raises(SeedError, match=r"can't be read: .*it is no directory; mend it"):
+            look()
     with pytest.raises(SeedError, match="can't be written"):
         store.publish(manifest(), cache)
 
