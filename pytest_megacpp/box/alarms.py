@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
 from pytest_megacpp.recording.events import Acted, Collective, Error
-from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.timeline import WARMED, RankView, TestView
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
@@ -346,9 +346,10 @@ def _rests_s(rank: RankView) -> float | None:
 
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """Warm-ups have time of their own, as much as a compile may take."""
+    """Warm-ups have time of their own, as much as a compile may take; where the whole test is one, its limit has it."""
     limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
-    if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), limits.compile) <= limits.test:
+    extra_s = 0.0 if view.warmup == WARMED else limits.compile
+    if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), extra_s) <= limits.test:
         return None
     return _acted(view, "test-limit", f"the test ran longer than {limits.test:g} s")
 

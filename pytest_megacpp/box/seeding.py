@@ -16,7 +16,6 @@ from pytest_megacpp.box.contract import Setting, Source
 from pytest_megacpp.box.graphs import graph_dir, graph_keys
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
-from pytest_megacpp.box.supervisor import WARMED
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.ranks import ranks_named
@@ -32,7 +31,7 @@ from pytest_megacpp.recording.seed import (
     merged,
 )
 from pytest_megacpp.recording.seed_layout import SeedError
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import WARMED, RankView, TestView, Timeline
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _OF_COMPILERS = ("TORCHINDUCTOR_", "TRITON_", "TORCH_COMPILE")

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
-from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline, WorldView
 
 ALARM_EVERY_S = 0.05
 ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
@@ -20,7 +20,6 @@ BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so 
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
-WARMED = "explicit_warmup_allowed"
 AGAIN_S = 120.0  # for a desk to say whether it wants more attempts
 
 

@@ -19,7 +19,7 @@ from pytest_megacpp.judge.startup import Run
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Outcome, RunResult, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
 
 _OUTCOMES = {
     Code.PASSED: Outcome.PASSED,
@@ -33,7 +33,6 @@ _OUTCOMES = {
     Code.NOT_RUN: Outcome.ERROR,
 }
 
-WARMED = "explicit_warmup_allowed"
 _GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 Rule = Callable[[Case], Finding | None]

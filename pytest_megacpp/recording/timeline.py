@@ -41,6 +41,7 @@ CPU_PROGRESS_SHARE = 0.04
 CPU_WINDOW_S = 1.0
 
 WARMUP = "warmup"  # the phase under the warm-up limits
+WARMED = "explicit_warmup_allowed"  # the field's name for: a warm-up ran
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -13,14 +13,13 @@ from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
 from pytest_megacpp.recording.events import ConfigsDropped, Json
-from pytest_megacpp.recording.timeline import WARMUP, Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import WARMED, WARMUP, Phase, RankView, TestView, Timeline
 from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised
 
 SCHEMA = "megacpp.receipt/1"
-WARMED_UP = "explicit_warmup_allowed"
 MAX_SLUG_CHARS = 80
 TEXT_CHARS = 4_000_000  # of the stacks and tracebacks of all ranks together; those of the blamed are never cut
 LEAST_TEXT_CHARS = 2_000
@@ -171,7 +170,7 @@ def _warmup(view: RankView) -> Json:
     """Null where the test never spoke of one. One that ran counts, whatever else was skipped."""
     if any(p.name == WARMUP for p in view.phases):
         took_s = [f.seconds for _, f in view.first_forwards if f.origin == "warmup"]
-        return {"reason": WARMED_UP, "seconds": round(sum(took_s), 6) if took_s else None}
+        return {"reason": WARMED, "seconds": round(sum(took_s), 6) if took_s else None}
     return {"reason": view.warmup_skipped, "seconds": None} if view.warmup_skipped else None
 
 

@@ -19,7 +19,7 @@ from pytest_megacpp.box.alarms import (
 )
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
-from pytest_megacpp.recording.timeline import TestView, fold
+from pytest_megacpp.recording.timeline import WARMED, TestView, fold
 from tests.box.simulated import (
     FOREVER,
     MAIN_THREAD,
@@ -49,11 +49,17 @@ SLACK_S = 2.0  # design, section 5: limit + 2 s
 class Rehearsal:
     """A test that a box watches. Times are seconds since the test began."""
 
-    def __init__(self, *programs: Program, limits: ev.Limits = LIMITS, offsets: Sequence[float] = (0.0, 0.03)) -> None:
+    def __init__(
+        self,
+        *programs: Program,
+        limits: ev.Limits = LIMITS,
+        offsets: Sequence[float] = (0.0, 0.03),
+        warmup: str = "",
+    ) -> None:
         self.told = Telling(len(programs), test=False)
         for rank in range(len(programs)):
             self.told.rank(1.0, ev.RankReady(rank, rank, MAIN_THREAD))
-        self.told.box(START_S, ev.TestStarted(0, "t", len(programs), limits))
+        self.told.box(START_S, ev.TestStarted(0, "t", len(programs), limits, warmup=warmup))
         self.ranks = Ranks(programs, START_S)
         self.watching = Watching(self.ranks, 0, self._tell, offsets)
         self.clocks = Clocks()
@@ -380,6 +386,8 @@ def test_warm_ups_have_time_of_their_own() -> None:
     expect(Rehearsal([WARM_UP, Work(FOREVER)], [Work(FOREVER)]), "test-limit", LIMITS.test + LIMITS.compile, 0.2)
     twice = [WARM_UP, Work(3), WARM, Work(3), WARM_UP, Work(4), WARM, Work(FOREVER)]
     expect(Rehearsal(twice), "test-limit", LIMITS.test + 7, 0.2)
+    expect(Rehearsal(twice, warmup=WARMED), "test-limit", LIMITS.test, 0.2)
+    expect(Rehearsal(twice, warmup="user_disabled"), "test-limit", LIMITS.test + 7, 0.2)
 
 
 def test_a_warm_up_in_which_the_box_stood_still_gives_that_time_once() -> None:

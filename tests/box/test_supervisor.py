@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, WARMED, warm_up_limits
+from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, warm_up_limits
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import DIAGNOSTIC, Again, PlannedTest
-from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.timeline import WARMED, TestView
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
 from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
