@@ -123,3 +123,29 @@ def test_what_forked_children_read_is_counted_in_the_end(hooked: Hooked, source:
 def test_without_a_source_there_is_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.addaudithook", None)
     Hooked(DataSet("copied", "/there")).reads.install()
+
+
+def test_the_compiler_leaves_the_hook_alone(hooked: Hooked, source: Path) -> None:
+    """It would look at what a region calls; the real hook stays behind, with nothing to do."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    place = str(source / "a")
+
+    def frames() -> int:
+        def step(x: torch.Tensor) -> torch.Tensor:
+            y = x.sin()
+            open(place).close()
+            return y.cos()
+
+        torch._dynamo.reset()
+        before = counters["frames"]["total"]
+        torch.compile(step, backend="eager")(torch.ones(2))
+        return counters["frames"]["total"] - before
+
+    without = frames()
+    hooked.reads.install()
+    hooked.reads.begin(0)
+    assert frames() == without
+    hooked.reads.end()
+    assert hooked.told[0] == (0, "shards", place, 1)
