@@ -142,7 +142,7 @@ def test_every_variable_has_its_source(ran: Ran) -> None:
     assert environment["TRITON_INTERPRET"]["source"] == "plugin"
     assert environment["TORCH_FR_BUFFER_SIZE"]["value"] == "300"
     assert environment["TORCH_FR_BUFFER_SIZE"]["source"] == "user"
-    assert all(setting["source"] and setting["reason"] for setting in environment.values())
+    assert all(setting["source"] and setting["phase"] and setting["reason"] for setting in environment.values())
 
 
 @pytest.mark.parametrize("name", ["test_well", "test_tells_secrets", "test_dies_with_a_secret", "test_skipped"])
@@ -216,4 +216,8 @@ def test_the_terminal_shows_no_secret(ran: Ran, secret: str) -> None:
 
 def test_nothing_else_lies_in_the_run(ran: Ran) -> None:
     top = {p.name for p in directory_of(ran).iterdir()}
-    assert top == {"run.json", "recording.jsonl", "receipts", "ranks", "plan.json", "box.log", ".lock"}
+    assert top == {"run.json", "recording.jsonl", "receipts", "ranks", "plan.json", "box.log", ".lock", "flight"}
+    assert {p.parent.name for p in directory_of(ran).glob("flight/*/rank_*")} == {
+        ran.receipt(name)["flight_record"].removeprefix("flight/")
+        for name in ("test_tells_secrets", "test_dies_with_a_secret")
+    }

@@ -152,9 +152,9 @@ IN_THE_LANE = "[tool.pytest_megacpp.lanes.h200x8.environment]"
 def test_a_debug_level_that_breaks_everything_is_refused(
     simple: Project, variables: dict[str, str], table: str, place: str
 ) -> None:
-    if table:
-        simple.write("pyproject.toml", f"{table}\nTORCH_DISTRIBUTED_DEBUG = 'DETAIL'\n")
+    configuration = simple.write("pyproject.toml", f"{table}\nTORCH_DISTRIBUTED_DEBUG = 'DETAIL'\n" if table else "")
     ran = simple.pytest(*LANE, "--preset", "diagnostic", env=variables)
+    configuration.unlink()  # other tests have none
     assert ran.code == pytest.ExitCode.TESTS_FAILED
     assert ran.outcomes() == {"test_lane": "error"}
     assert ran.verdict("test_lane")["code"] == "blocked"
