@@ -30,7 +30,7 @@ from pytest_megacpp.recording.seed import (
     coverage,
     merged,
 )
-from pytest_megacpp.recording.seed_layout import SeedError
+from pytest_megacpp.recording.seed_layout import Kept, SeedError
 from pytest_megacpp.recording.timeline import WARMED, RankView, TestView, Timeline
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -118,24 +118,29 @@ class Seeding:
     def _fill(self) -> str:
         """Unpacks the first good seed of the stores; why there is none, or what is wrong with it."""
         told: list[str] = []
-        for directory in filter(None, self.plan.seed.stores):
-            store = SeedStore(Path(directory))
+        others: list[Kept] = []
+        for store in (SeedStore(Path(directory)) for directory in self.plan.seed.stores if directory):
             try:
                 found = store.good(self.shape.key)
-                if found is not None and found.shape == self.shape:
-                    store.unpack(found, self.cache)
-                    self.base, self._known = found, found.tests
-                    if self.plan.seed.mode == "refresh":
-                        self._forget_wanted()
+                if found is None:
+                    others += store.seeds()
+                elif found.shape == self.shape:
+                    self._begin_with(found, store)
                     return ""
             except SeedError as e:
                 told.append(str(e))
-        return "; ".join(told) or self._nearest()
+        damaged = [f"seed {s.id} is refused: {s.damage}" for s in others if s.key == self.shape.key and s.good]
+        return "; ".join((*told, *damaged)) or self._nearest(others)
 
-    def _nearest(self) -> str:
+    def _begin_with(self, seed: Manifest, store: SeedStore) -> None:
+        store.unpack(seed, self.cache)
+        self.base, self._known = seed, seed.tests
+        if self.plan.seed.mode == "refresh":
+            self._forget_wanted()
+
+    def _nearest(self, others: Sequence[Kept]) -> str:
         """What keeps the seed of the most similar launch of this lane from counting."""
-        kept = [seed.manifest for d in filter(None, self.plan.seed.stores) for seed in SeedStore(Path(d)).seeds()]
-        shapes = [manifest.shape for manifest in kept if manifest is not None]
+        shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
         differing = [self.shape.differences(shape) for shape in shapes if shape.lane == self.shape.lane]
         nearest = min(filter(None, differing), key=len, default=None)
         return f"{_FOREIGN} {'; '.join(nearest)}"[:400] if nearest else ""
@@ -190,7 +195,9 @@ class Seeding:
             return "drill"
         if test.cache_seed == "cold" or not self.owned:
             return "user_disabled"
-        return WARMED if uncovered or test.cache_seed == "refresh" else "seed_warm"
+        if not uncovered and test.cache_seed != "refresh":
+            return "seed_warm"
+        return WARMED if test.cache_seed else "non_cuda_lane"
 
     # -- the end -------------------------------------------------------------------------------------------
 

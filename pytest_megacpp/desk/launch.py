@@ -126,7 +126,7 @@ def make_plan(
 ) -> Plan:
     """The plan of one box for all selected tests of a lane."""
     shape = options.lanes[lane]
-    tests = tuple(_planned(s, lane, options) for s in selected)
+    tests = tuple(_planned(s, lane, options, dry_run=place.dry_run) for s in selected)
     ranks = max((t.ranks for t in tests), default=shape.ranks)
     invocation, kept = config.invocation_params, options.seed
     return Plan(
@@ -142,7 +142,7 @@ def make_plan(
         args=_arguments_of_ranks(config),
         cwd=str(invocation.dir),
         seed=SeedPlan(
-            mode=options.cache_seed,
+            mode=options.cache_seed_for(None, dry_run=place.dry_run),
             stores=(str(kept.dir), BAKED_DIR),
             ranks=options.ranks or shape.ranks,
             preset=options.preset_for(lane, None),
@@ -181,7 +181,7 @@ def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:
     return (*args[:at], f"--randomly-seed={seed}", *args[at:])
 
 
-def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
+def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) -> PlannedTest:
     marked = selected.arguments
     return PlannedTest(
         nodeid=selected.item.nodeid,
@@ -191,7 +191,7 @@ def _planned(selected: Selected, lane: str, options: Options) -> PlannedTest:
         fresh=marked.fresh or (marked.cache_seed == "cold" and options.cache_seed != "cold"),
         drill=selected.drill is not None,
         must_run=selected.must_run,
-        cache_seed=marked.cache_seed or options.cache_seed,
+        cache_seed=options.cache_seed_for(marked.cache_seed, dry_run=dry_run),
     )
 
 

@@ -85,7 +85,7 @@ class Options:
     `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
     configuration; lanes have more of their own. `annotations`: auto, on, off.
 
-    `cache_seed`: auto, require, cold, refresh. `triage`: go on by the order of diagnosis.
+    `cache_seed`: auto, require, cold, refresh; None: nobody said. `triage`: go on by the order of diagnosis.
     """
 
     surface: str
@@ -100,7 +100,7 @@ class Options:
     rules: "tuple[Rule, ...]"
     project: Path
     annotations: str
-    cache_seed: str
+    cache_seed: str | None
     triage: bool
     given_limits: Mapping[str, float]
     limits: Mapping[str, float]
@@ -167,6 +167,12 @@ class Options:
         """What is set for a launch: the lane's variables, then those of all lanes."""
         return {**self.environment, **self.lanes[lane].environment}
 
+    def cache_seed_for(self, marker: str | None, *, dry_run: bool) -> str:
+        """The marker's, the option's, or `auto`; on a dry run, where skew costs nothing, a warm-up has to be asked for:
+        empty.
+        """
+        return marker or self.cache_seed or ("" if dry_run else "auto")
+
     def preset_for(self, lane: str, marker: str | None) -> str:
         """The marker's, the option's, the lane's, or `full`."""
         return marker or self.preset or self.lanes[lane].preset or "full"
@@ -189,8 +195,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--cache-seed",
         metavar="{auto,require,cold,refresh}",
         dest="megacpp_cache_seed",
-        help="the compile cache to begin with: warm up first where it lacks something (auto), refuse then (require),"
-        " begin without on purpose (cold), or warm up again (refresh)",
+        help="the compile cache to begin with: warm up first where it lacks something (auto; the default on GPUs),"
+        " refuse then (require), begin without on purpose (cold), or warm up again (refresh)",
     )
     add(
         "--triage",
@@ -286,7 +292,7 @@ def read_options(config: pytest.Config) -> Options:
         rules=read_gate(settings),
         project=pyproject.parent,
         annotations=chosen("lane_annotations", _annotations) or "auto",
-        cache_seed=chosen("cache_seed", _cache_seed) or "auto",
+        cache_seed=chosen("cache_seed", _cache_seed),
         triage=chosen("triage", _flag) or False,
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),

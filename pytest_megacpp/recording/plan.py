@@ -12,7 +12,7 @@ from pytest_megacpp.recording.events import Limits
 @dataclass(frozen=True, slots=True)
 class PlannedTest:
     """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`. `must_run`: a gate
-    wants it run, so a skip is no answer. `cache_seed` is auto, require, cold or refresh.
+    wants it run, so a skip is no answer. `cache_seed` is auto, require, cold or refresh, or empty: no warm-up.
     """
 
     nodeid: str
@@ -35,7 +35,8 @@ model · to let torch compare collectives itself."""
 
 @dataclass(frozen=True, slots=True)
 class SeedPlan:
-    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh; `stores` are directories,
+    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh, or empty: what
+    there is, without a warm-up. `stores` are directories,
     first the one that is published to (empty: nothing is kept), then those that an image brought along. `ranks` and
     `preset` are the lane's, whatever the selected tests ask for; `image` names the box's image. A seed of fewer than
     `min_bytes` is too small; a store keeps `keep` of a shape, and `max_bytes` altogether.

@@ -66,7 +66,7 @@ class Suite:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     """With a seed that a first run left."""
     suite = Suite(tmp_path_factory.mktemp("seeds"))
-    ran = suite.run()
+    ran = suite.run("--cache-seed", "auto")
     assert ran.outcomes() == PASSED
     receipt = ran.receipt("test_compiles")
     assert [attempt["purpose"] for attempt in receipt["attempts"]] == ["warm-up", "measured"]
@@ -116,7 +116,7 @@ def test_a_seed_that_lacks_one_rank_s_graphs_is_found_and_repaired(suite: Suite,
     assert "test_suite.py::test_compiles (rank 1)" in verdict["summary"]
     assert verdict["next_step"].splitlines()[0] == "pytest -m h200x8 --surface local --dry-run --cache-seed auto"
     with ThreadPoolExecutor(2) as pool:  # at the same time, as two jobs of a CI may
-        repaired = list(pool.map(lambda _: suite.run(), range(2)))
+        repaired = list(pool.map(lambda _: suite.run("--cache-seed", "auto"), range(2)))
     seeds = [ran.receipt("test_compiles")["seed"] for ran in repaired]
     for seed in seeds:
         assert (seed["state"], seed["id"], seed["coverage"]) == ("partial", damaged.id, 0.75)
@@ -144,8 +144,10 @@ def test_a_seed_of_another_torch_does_not_count(suite: Suite, tmp_path: Path) ->
 
 def test_a_store_that_cannot_be_read_is_said_and_costs_no_result(tmp_path: Path) -> None:
     (tmp_path / "seeds").write_text("no directory")
-    made = project_in(tmp_path / "checkout", tmp_path / "seeds")
-    ran = made.pytest(*LANE, "-k", "test_does_not")
+    made = Project(tmp_path / "checkout")
+    made.write("test_suite.py", "import pytest\n\n@pytest.mark.h200x8(ranks=1)\ndef test_does_not(): pass\n")
+    made.write("pyproject.toml", f"[tool.pytest_megacpp.seed]\ndir = '{tmp_path / 'seeds'}'\n")
+    ran = made.pytest(*LANE)
     assert ran.outcome("test_does_not") == "passed"
     seed = ran.receipt("test_does_not")["seed"]
     assert f"the seeds in {tmp_path / 'seeds'} can't be read" in seed["detail"]
