@@ -1,6 +1,7 @@
 """Owns what a data set is asked to be, and where its copy lies on this machine; must not know a box elsewhere."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,12 @@ class DataConfig:
 
     @property
     def own_directory(self) -> str:
-        """A directory that no data set of another source shares, whoever gave it the same name."""
+        """A directory that no other source or choice of files shares, whoever gave it the same name: each would take
+        away what the other wants.
+        """
         store = self.source.endpoint_url if isinstance(self.source, Bucket) else None
-        text = f"{self.origin} {store or ''}".encode("utf-8", "surrogatepass")
-        return f"{self.name}-{hashlib.blake2s(text, digest_size=4).hexdigest()}"
+        text = json.dumps([self.origin, store, self.include, self.exclude])
+        return f"{self.name}-{hashlib.blake2s(text.encode(), digest_size=4).hexdigest()}"
 
 
 def here(data: Sequence[DataConfig], copies: Path, environ: Mapping[str, str]) -> tuple[DataSet, ...]:

@@ -87,10 +87,11 @@ def test_nonsense_is_told_with_its_mend(toml: str, told: str) -> None:
 def test_a_directory_is_copied_below_the_cache_to_a_place_of_its_own() -> None:
     configured = data("[a]\nsource = '/one'\nexclude = ['x']\n[b]\nsource = '/one'")
     first, second = here(configured, Path("/cache"), {})
-    (other,) = here(data("[a]\nsource = '/two'"), Path("/cache"), {})
+    (other,) = here(data("[a]\nsource = '/two'\nexclude = ['x']"), Path("/cache"), {})
+    (fewer,) = here(data("[a]\nsource = '/one'"), Path("/cache"), {})
     assert (first.source, first.origin, len(first.exclude)) == ("/one", "/one", 1)
     assert re.fullmatch("/cache/a-[0-9a-f]{8}", first.target)
-    assert len({first.target, second.target, other.target}) == 3
+    assert len({first.target, second.target, other.target, fewer.target}) == 4
 
 
 def test_what_only_modal_reaches_says_so_unless_the_variable_names_it() -> None:
