@@ -57,7 +57,7 @@ class FakeBox:
         self._seq: dict[tuple[str, str], int] = {}
         self._entered: dict[int, dict[tuple[str, int], ev.Collective]] = {}
         self._exited: set[int] = set()
-        self._nodeids = tuple(tests)
+        self._nodeids, self._selected = tuple(tests), len(tests)
         self.box(ev.RunStarted("run-1", "2026-11-22T21:45:01.000Z", "h200x8", "local", dry_run, ranks, len(tests)))
         for index, nodeid in enumerate(tests):
             self.box(ev.TestPlanned(index, nodeid, sizes[index] if sizes else ranks, must_run))
@@ -111,7 +111,7 @@ class FakeBox:
         return self.after(0.1)
 
     def collects(self, ranks: Ranks | None = None, found: Iterable[int] | None = None, *errors: Any) -> "FakeBox":
-        indices = tuple(range(len(self._nodeids))) if found is None else tuple(found)
+        indices = tuple(range(self._selected)) if found is None else tuple(found)
         for rank in self._all(ranks):
             digest = "d" + "".join(map(str, indices))
             self.rank(ev.RankCollected(rank, indices, digest, tuple(ev.CollectError(*e) for e in errors)))
@@ -120,17 +120,36 @@ class FakeBox:
     def world_ready(self, size: int | None = None) -> "FakeBox":
         return self.starts_world(size).readies().collects()
 
-    def begins(self, test: int = 0) -> "FakeBox":
+    def plans(self, purpose: str, of: int = 0) -> "FakeBox":
+        """One more attempt at a test."""
+        self._nodeids = (*self._nodeids, self._nodeids[of])
+        number, preset = len(self._nodeids) - 1, "diagnostic" if purpose == "diagnostic" else "full"
+        planned = ev.TestPlanned(number, self._nodeids[of], self.ranks, of=of, purpose=purpose, preset=preset)
+        return self.say(planned, world="")
+
+    def tries(self, purpose: str, of: int = 0) -> "FakeBox":
+        """One more attempt, begun in a new world if the last one is over."""
+        preset, warmup = ("diagnostic" if purpose == "diagnostic" else "full"), ""
+        if purpose == "warm-up":
+            warmup = "explicit_warmup_allowed"
+        return self.plans(purpose, of).begins(len(self._nodeids) - 1, preset=preset, warmup=warmup)
+
+    def refuses(self, purpose: str, why: str, of: int = 0) -> "FakeBox":
+        """A further attempt that is planned and not made; `of` ran in the first world."""
+        self.plans(purpose, of)
+        return self.say(ev.TestEnded(len(self._nodeids) - 1, "not-run", why), world="w1")
+
+    def begins(self, test: int = 0, **more: str) -> "FakeBox":
         """Releases the ranks into a test; they set up."""
-        self.starts(test)
+        self.starts(test, **more)
         self.phase("setup").after(0.05).reports("setup").phase("call")
         return self.after(0.05)
 
-    def starts(self, test: int = 0) -> "FakeBox":
+    def starts(self, test: int = 0, **more: str) -> "FakeBox":
         if not self.world:
             self.world_ready()
         self.test = test
-        self.box(ev.TestStarted(test, self._nodeids[test], self.ranks, self.limits))
+        self.box(ev.TestStarted(test, self._nodeids[test], self.ranks, self.limits, **more))
         for rank in range(self.ranks):
             self.samples(rank)
         return self

@@ -57,15 +57,15 @@ def _watch(guard: "subprocess.Popen[bytes]", control: Control, lease_s: float, e
     stdin = guard.stdin
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sig, lambda *_: _close(stdin))
-    told = False
+    told_bytes = 0
     while (status := guard.poll()) is None:
         if lease_s > 0 and control.lease_age_s() > lease_s:
             _close(stdin)
-        reason = None if told else control.stop_reason()
-        if reason is not None and not stdin.closed:
-            told = True
+        words = control.words(told_bytes)
+        if words and not stdin.closed:
+            told_bytes += len(words)
             with contextlib.suppress(OSError):
-                stdin.write(json.dumps({"stop": reason}).encode() + b"\n")
+                stdin.write(words)
                 stdin.flush()
         echo.pass_on()
         time.sleep(POLL_S)

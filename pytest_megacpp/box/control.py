@@ -1,7 +1,8 @@
 """Owns how a far desk speaks to its box: files in the run's directory, written by whoever hears the desk.
 
-`lease` is touched whenever the desk says anything, `stop` holds a reason, `fetched` says that the desk has everything,
-`ended` is the box's own: nothing of it is left but its records.
+`lease` is touched whenever the desk says anything, `words` grows by each line that is for the box (some come twice,
+from a follower after the other), `fetched` says that the desk has everything, `ended` is the box's own: nothing of it
+is left but its records.
 """
 
 import contextlib
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.wire import read_object
+from pytest_megacpp.recording.words import Word, read_word, word_line
+
+WORDS_BYTES = 1 << 20
 
 
 class Control:
@@ -31,14 +35,20 @@ class Control:
     def listening(self) -> None:
         (self.directory / "lease").touch()
 
-    def stop(self, reason: str) -> None:
-        self._write("stop", reason)
+    def pass_on(self, word: Word) -> None:
+        """One write each: two followers may hear the same desk."""
+        with (self.directory / "words").open("ab", buffering=0) as words:
+            words.write(word_line(word))
 
-    def stop_reason(self) -> str | None:
+    def words(self, offset: int) -> bytes:
+        """Whole lines since the byte `offset`."""
         try:
-            return (self.directory / "stop").read_text(encoding="utf-8") or None
+            with (self.directory / "words").open("rb") as words:
+                words.seek(offset)
+                data = words.read(WORDS_BYTES)
         except OSError:
-            return None
+            return b""
+        return data[: data.rfind(b"\n") + 1]
 
     def say_fetched(self) -> None:
         self._write("fetched", "")
@@ -79,8 +89,8 @@ class Desk:
                 self._obey(line)
 
     def _obey(self, line: bytes) -> None:
-        said = read_object(line)
-        if isinstance(said.get("stop"), str):
-            self._control.stop(said["stop"])
-        if said.get("fetched"):
+        word = read_word(line)
+        if word is not None:
+            self._control.pass_on(word)
+        elif read_object(line).get("fetched"):
             self._control.say_fetched()

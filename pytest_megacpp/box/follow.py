@@ -3,8 +3,8 @@
 `python -m pytest_megacpp.box.follow DIRECTORY OFFSET`. Standard output carries whole lines of the recording as they
 are, and between them lines that begin with `#`: `#beat` while nothing happens, so that a silent network is noticed,
 `#file {"path":…,"bytes":…}` before the raw bytes of a log, `#end {"status":…}` after the last. Standard input carries
-the desk's lines, JSON objects: any line renews the lease, {"stop": reason} ends the run, {"fetched": true} lets the
-box go. A follower whose desk is silent ends by itself.
+the desk's lines, JSON objects: any line renews the lease, words (`recording.words`) are for the box, {"fetched": true}
+lets the box go. A follower whose desk is silent ends by itself.
 """
 
 import contextlib

@@ -37,9 +37,9 @@ from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
-from pytest_megacpp.recording.plan import DETAIL, Go, Leave, Plan
+from pytest_megacpp.recording.plan import DETAIL, Again, Enough, Go, Leave, Plan, Stop
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.wire import read_object
+from pytest_megacpp.recording.words import Word, read_word
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
@@ -139,7 +139,8 @@ class Box:
     def _preflight(self) -> bool:
         self._survey = survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
         names = tuple(d.name for d in survey.devices.devices)
-        self.recorder.write(ev.BoxReady(survey.versions, survey.all_facts(), names))
+        image: dict[str, ev.Json] = {"image": self.plan.seed.image} if self.plan.seed.image else {}
+        self.recorder.write(ev.BoxReady(survey.versions, survey.all_facts() | image, names))
         found = preflight.problems(
             survey,
             requested_gpu=self.plan.gpu,
@@ -562,7 +563,7 @@ class Box:
                 self.recorder.write(fact, world, at_s=at_s)
 
     def _hear(self) -> None:
-        """The desk's commands, one JSON object a line: {"stop": reason}. Its silence for good is a stop as well."""
+        """The desk's words, one a line. Its silence for good is a stop as well."""
         try:
             data = os.read(self.control, 65536)
         except BlockingIOError:
@@ -574,7 +575,20 @@ class Box:
         *lines, self._control_tail = (self._control_tail + data).split(b"\n")
         for line in lines:
             with contextlib.suppress(CodecError):
-                self.stop(str(read_object(line).get("stop", "stopped")), "the desk asked for it")
+                self._obey(read_word(line))
+
+    def _obey(self, word: Word | None) -> None:
+        now_s = self.recorder.now_s()
+        match word:
+            case Stop():
+                self.stop(word.reason, "the desk asked for it")
+            case Again():
+                for action in self.supervisor.asked(word, now_s):
+                    self._perform(action)
+            case Enough():
+                self.supervisor.settle(word.item, now_s)
+            case None:
+                pass
 
     def stop(self, reason: str, detail: str) -> None:
         """Ends the run in order, at the next step."""

@@ -17,7 +17,7 @@ from pytest_megacpp.box.graphs import graph_dir, graph_keys
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, WARM_UP, Plan, PlannedTest
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.seed import (
     Coverage,
@@ -249,7 +249,7 @@ class Seeding:
             last = _last(timeline, item)
             if last is None:
                 continue
-            attempts = [timeline.tests[n] for n in timeline.attempts(item) if n in timeline.tests]
+            attempts = [timeline.tests[n] for n in _counting(timeline, item) if n in timeline.tests]
             graphs = tuple(self._graphs(rank, attempts, last) for rank in range(test.world_size))
             yield SeededTest(test.nodeid, test.preset, test.world_size, graphs, self.plan.run_id, self.plan.revision)
 
@@ -323,9 +323,17 @@ def warming_command(plan: Plan) -> str:
 
 
 def _last(timeline: Timeline, item: int) -> TestView | None:
-    """The attempt at a test that counts, if every rank passed it."""
-    view = timeline.tests.get(timeline.attempts(item)[-1])
-    return view if view is not None and view.passed else None
+    """The attempt at a test that decides, if every rank passed it. A warm-up after a failure proves nothing yet."""
+    number = _counting(timeline, item)[-1]
+    planned, view = timeline.planned.get(number), timeline.tests.get(number)
+    proves = planned is None or planned.purpose != WARM_UP
+    return view if view is not None and view.passed and proves else None
+
+
+def _counting(timeline: Timeline, item: int) -> list[int]:
+    """Attempts at the test as it is: those that look for a cause build or run something else."""
+    purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
+    return [number for number, purpose in purposes if purpose not in (DIAGNOSTIC, DETAIL)]
 
 
 def _compile_s(view: RankView) -> float:

@@ -21,6 +21,8 @@ START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
 AGAIN_S = 120.0  # for a desk to say whether it wants more attempts
+MAX_ATTEMPTS = 4  # at one test, whoever asks
+PURPOSES = (MEASURED, WARM_UP, DIAGNOSTIC, DETAIL)
 
 
 def warm_up_limits(limits: Limits) -> Limits:
@@ -36,6 +38,12 @@ class Attempt:
     purpose: str
     planned: PlannedTest
     warmup: str = ""
+    after: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says if the test fails, not only why."""
+        return self.purpose in (MEASURED, WARM_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +126,14 @@ class Supervisor:
     running: int | None = None
     stop: tuple[str, str] | None = None
     finished: bool = False
-    failures: int = 0
+    failed: set[int] = field(default_factory=set)  # tests of the plan, as their last attempt that counts has it
+    settled: set[int] = field(default_factory=set)  # tests of the plan at which the desk wants no further attempt
     _worlds: dict[int, str] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
     _clean: dict[str, bool] = field(default_factory=dict)
     _attempts: list[Attempt] = field(default_factory=list)
     _warmed: set[str] = field(default_factory=set)  # worlds in which a warm-up ran
     _heard_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
-    enough: bool = False  # the desk wants no further attempts
     _made: int = 0
     _start_failures: dict[int, int] = field(default_factory=dict)
     _clocks: Clocks = field(default_factory=Clocks)
@@ -144,19 +152,50 @@ class Supervisor:
         for item, reason in reasons.items():
             self._attempts[item] = self._attempt(item, WARM_UP if reason == WARMED else MEASURED, reason)
 
-    def again(self, wanted: Again, now_s: float | None = None) -> tuple[Action, ...]:
-        """Plans one more attempt; `now_s` is when the desk asked for it."""
-        self._heard_s = now_s if now_s is not None else self._heard_s
-        self.queue.append(len(self._attempts))
-        self._attempts.append(attempt := self._attempt(wanted.item, wanted.purpose))
-        test = attempt.planned
-        number = len(self._attempts) - 1
-        return (
-            Write(
-                "",
-                TestPlanned(number, test.nodeid, test.ranks, test.must_run, wanted.item, wanted.purpose, test.preset),
-            ),
-        )
+    def asked(self, wanted: Again, now_s: float) -> tuple[Action, ...]:
+        """What the desk wants. An order without sense is none; one that would do harm is planned and never run."""
+        self._heard_s = now_s
+        if not self._makes_sense(wanted):
+            return ()
+        planned, why = self._again(wanted), self._harm(wanted)
+        return (*planned, self._refused(self.queue.pop(), why)) if why else planned
+
+    def settle(self, item: int, now_s: float) -> None:
+        """The desk wants no further attempt at a test of the plan."""
+        self._heard_s = now_s
+        if 0 <= item < len(self.plan.tests):
+            self.settled.add(item)
+
+    def _makes_sense(self, wanted: Again) -> bool:
+        """Whether it follows from the newest attempt, which has ended; so an order that comes twice is one."""
+        numbers = [n for n, attempt in enumerate(self._attempts) if attempt.item == wanted.item]
+        view = self.timeline.tests.get(wanted.after)
+        is_open = self.plan.triage and not self.finished and self.stop is None and wanted.item not in self.settled
+        follows = numbers[-1:] == [wanted.after] and view is not None and view.ended is not None
+        return is_open and follows and len(numbers) < MAX_ATTEMPTS and wanted.purpose in PURPOSES
+
+    def _harm(self, wanted: Again) -> str:
+        """Why torch may not compare the collectives of a test; empty when it may."""
+        if wanted.purpose != DETAIL:
+            return ""
+        if not self.plan.dry_run:
+            return "unsafe-nccl"
+        return "unsafe-fsdp" if self.plan.tests[wanted.item].shards else ""
+
+    def _again(self, wanted: Again) -> tuple[Action, ...]:
+        """Plans one more attempt."""
+        number = len(self._attempts)
+        self.queue.append(number)
+        self._attempts.append(replace(self._attempt(wanted.item, wanted.purpose), after=wanted.after))
+        test, of = self._attempts[number].planned, wanted.item
+        fact = TestPlanned(number, test.nodeid, test.ranks, test.must_run, of, wanted.purpose, test.preset)
+        return (Write("", fact),)
+
+    def _refused(self, number: int, why: str) -> Write:
+        """The end of a further attempt that never began."""
+        after = self._attempts[number].after
+        assert after is not None
+        return Write(self.timeline.tests[after].world, TestEnded(number, "not-run", why))
 
     def _attempt(self, item: int, purpose: str, reason: str = "") -> Attempt:
         test = self.plan.tests[item]
@@ -198,7 +237,8 @@ class Supervisor:
 
     def _may_get_more(self, now_s: float) -> bool:
         """A desk that climbs a ladder of attempts says when it has enough."""
-        return self.plan.triage and self.stop is None and not self.enough and now_s - self._heard_s < AGAIN_S
+        wants = self.plan.triage and self.stop is None and len(self.settled) < len(self.plan.tests)
+        return wants and now_s - self._heard_s < AGAIN_S
 
     # -- ends ----------------------------------------------------------------------------------------------
 
@@ -227,8 +267,13 @@ class Supervisor:
     def _next(self, now_s: float) -> tuple[Action, ...]:
         if not self.queue:
             return ()
-        if self.plan.maxfail and self.failures >= self.plan.maxfail:
-            return self._completed("stopped", f"{self.failures} failed, as many as asked for")
+        if self.plan.maxfail and len(self.failed) >= self.plan.maxfail:
+            if not self._may_pass_yet(now_s):
+                return self._completed("stopped", f"{len(self.failed)} failed, as many as asked for")
+            if not self._further_first():
+                return ()
+        if self._is_too_dear(self.queue[0], now_s):
+            return (self._refused(self.queue.pop(0), "unaffordable"),)
         attempt = self._attempts[self.queue[0]]
         test = attempt.planned
         name = self._worlds.get(test.ranks)
@@ -247,6 +292,24 @@ class Supervisor:
         if any(attempt.item not in seen.found for _, seen in world.collected.values()):
             return (self._not_collected(world, self.queue.pop(0)),)
         return self._release(world)
+
+    def _may_pass_yet(self, now_s: float) -> bool:
+        """Whether a failure may be none in the end; until that is known, only further attempts at tests are run."""
+        decided = self.failed & self.settled
+        return len(decided) < self.plan.maxfail and (self._further_first() or self._may_get_more(now_s))
+
+    def _further_first(self) -> bool:
+        """Puts the first further attempt at the head of the queue, if there is one."""
+        self.queue.sort(key=lambda number: number < len(self.plan.tests))
+        return self.queue[0] >= len(self.plan.tests)
+
+    def _is_too_dear(self, number: int, now_s: float) -> bool:
+        """Whether the run would end in a further attempt that takes as long as the one from which it follows."""
+        attempt, ends_s = self._attempts[number], [s for s in (self.plan.run_s, self.plan.budget_s) if s]
+        if attempt.after is None or attempt.purpose == MEASURED or not ends_s:
+            return False
+        before = self.timeline.tests[attempt.after]
+        return now_s + (before.ended_s or now_s) - before.started_s > min(ends_s)
 
     def _start(self, size: int) -> tuple[Action, ...]:
         others = () if self.plan.dry_run else tuple(self._worlds)
@@ -270,8 +333,9 @@ class Supervisor:
         return Write(world, TestEnded(test, "not-run", why))
 
     def _count_failure(self, test: int) -> None:
-        if not self._attempts[test].planned.drill:
-            self.failures += 1
+        attempt = self._attempts[test]
+        if attempt.counts and not attempt.planned.drill:
+            self.failed.add(attempt.item)
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
         """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
@@ -369,7 +433,9 @@ class Supervisor:
             fresh = attempt.planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
             warmed = attempt.purpose == WARM_UP and view.compiled()
-            more = self.again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
+            more = self._again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
+            if attempt.purpose == MEASURED:
+                self.failed.discard(attempt.item)
             return (*more, ReadOutput(view.world, view.index), end, *ends)
         self._count_failure(view.index)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def make_plan(
         devices=0 if place.dry_run else ranks,
         ranks=ranks,
         dry_run=place.dry_run,
-        fsdp=any(_shards(Path(s.item.path)) for s in selected),
+        fsdp=any(test.shards for test in tests),
         tests=tests,
         args=_arguments_of_ranks(config),
         cwd=str(invocation.dir),
@@ -157,7 +158,7 @@ def make_plan(
         root=os.path.relpath(config.rootpath, invocation.dir),
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
-        triage=options.triage and not options.detach,
+        triage=options.triage,
         data=_data_here(options, lane) if place.surface == "local" else (),
     )
 
@@ -192,6 +193,7 @@ def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) 
         drill=selected.drill is not None,
         must_run=selected.must_run,
         cache_seed=options.cache_seed_for(marked.cache_seed, dry_run=dry_run),
+        shards=_shards(Path(selected.item.path)),
     )
 
 
@@ -207,6 +209,7 @@ def _ranks(selected: Selected, lane: str, options: Options) -> int:
     return ranks
 
 
+@cache
 def _shards(path: Path) -> bool:
     """Whether a test file is about FSDP, which decides one variable of the contract."""
     try:

@@ -293,7 +293,7 @@ def read_options(config: pytest.Config) -> Options:
         project=pyproject.parent,
         annotations=chosen("lane_annotations", _annotations) or "auto",
         cache_seed=chosen("cache_seed", _cache_seed),
-        triage=chosen("triage", _flag) or False,
+        triage=_triage(config, chosen("triage", _flag) or False),
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
@@ -316,6 +316,21 @@ def _attach(config: pytest.Config) -> str | None:
         if config.getoption(f"megacpp_{other}"):
             raise pytest.UsageError(f"--attach and --{other} exclude each other")
     return text(given, what="the run", where="--attach")
+
+
+def _triage(config: pytest.Config, wanted: bool) -> bool:
+    """Whoever configured it for good gets it where it makes sense."""
+    impossible = {
+        "detach": "a detached run has nobody to judge it, so nothing can be tried again",
+        "attach": "the run was submitted already, and listens to nobody",
+        "replay": "a recording can't be run again",
+    }
+    for other, why in impossible.items():
+        if wanted and config.getoption(f"megacpp_{other}"):
+            if config.getoption("megacpp_triage"):
+                raise pytest.UsageError(f"--triage and --{other} exclude each other: {why}")
+            return False
+    return wanted
 
 
 class _Chooser:

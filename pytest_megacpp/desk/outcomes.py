@@ -89,9 +89,10 @@ def reports(
     lane: str,
     wrong: str | None = None,
     more: Mapping[str, object] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Iterator[pytest.TestReport]:
     """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
-    for JUnit.
+    for JUnit, `known` is what else of it a support ticket needs.
     """
     make = _Maker(item, result, timeline.tests.get(result.number), more or {})
     phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
@@ -99,7 +100,7 @@ def reports(
         case Outcome.PASSED:
             yield from (make("setup"), make("call"))
         case Outcome.FAILED | Outcome.ERROR:
-            text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight)
+            text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known)
             text = f"{wrong}\n\n{text}" if wrong else text
             failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
             longrepr = VerdictText(text, _crash(item, result, make.view, wrong))

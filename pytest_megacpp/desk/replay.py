@@ -175,7 +175,8 @@ def _recorded_run(
 
 def _tests(timeline: Timeline) -> list[PlannedTest]:
     """The recorded tests in their order; damage may have taken a name."""
-    numbers = [n for n in (*timeline.planned, *timeline.tests) if n < MAX_TESTS]
+    further = {number for numbers in timeline.further.values() for number in numbers}
+    numbers = [n for n in (*timeline.planned, *timeline.tests) if n < MAX_TESTS and n not in further]
     return [_test(timeline, n) for n in range(max(numbers, default=-1) + 1)]
 
 

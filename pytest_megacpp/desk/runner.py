@@ -31,7 +31,7 @@ from pytest_megacpp.desk.outcomes import drill_result, left_reports, reports
 from pytest_megacpp.desk.prices import allowance, estimate
 from pytest_megacpp.desk.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
-from pytest_megacpp.desk.session import LaneRun, summary_lines
+from pytest_megacpp.desk.session import LaneRun, climbed_lines, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
@@ -289,6 +289,7 @@ class LaneRunner:
             lane=run.plan.lane,
             wrong=wrong,
             more=run.properties(placed.index),
+            known=run.known(placed.index, here),
         )
         self._report(item, nextitem, told)
         return True
@@ -362,7 +363,7 @@ class LaneRunner:
         for run in self._runs:
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
             terminalreporter.section(title)
-            for line in summary_lines(run):
+            for line in (*summary_lines(run), *climbed_lines(run)):
                 terminalreporter.line(line)
             for line in ended_lines(run.timeline):
                 terminalreporter.line(line)

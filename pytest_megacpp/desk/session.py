@@ -12,8 +12,9 @@ from pytest_megacpp.box.logs import shorten
 from pytest_megacpp.box.recorder import redact_file
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.runs import read_timeline
-from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
+from pytest_megacpp.judge.arbiter import attempts_at, judge_run, judge_test
+from pytest_megacpp.judge.ladder import next_purpose
+from pytest_megacpp.judge.verdicts import GREEN, Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import (
     Event,
@@ -23,13 +24,15 @@ from pytest_megacpp.recording.events import (
     RunFinished,
     RunStarted,
     SeedChecked,
+    TestEnded,
     TestPlanned,
 )
-from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.plan import Again, Enough, Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import TestView, Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.flight_dump import flight_dumps, record_name
+from pytest_megacpp.report.ladder import climbed_line
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
@@ -39,7 +42,6 @@ POLL_S = 0.004
 LAST_WORDS_S = 30.0
 UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
 READ_BYTES_AT_ONCE = 8 << 20
-GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 
 @dataclass
@@ -65,6 +67,7 @@ class LaneRun:
     on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
+    _settled: set[int] = field(default_factory=set)  # tests at which no further attempt is wanted
     _told: int = 0
     _over: bool = False
     _finished: bool = False
@@ -114,7 +117,11 @@ class LaneRun:
         return self._judge(index)
 
     def _is_through(self, index: int) -> bool:
-        """A further attempt is planned before the one from which it follows has ended."""
+        """The ladder of attempts that is climbed with `--triage` may go on after each of them."""
+        return self._have_ended(index) and (index in self._settled or not self.plan.triage)
+
+    def _have_ended(self, index: int) -> bool:
+        """All attempts so far; one that the box itself adds is planned before the one from which it follows ends."""
         return all(map(self._has_ended, self.timeline.attempts(index)))
 
     def _has_ended(self, number: int) -> bool:
@@ -131,13 +138,29 @@ class LaneRun:
         return got
 
     def _take(self, data: bytes) -> bool:
+        ended: list[int] = []
         for event in self._decoder.feed(data):
             collected = bool(self.timeline.tests)
             self.timeline.add(event)
             if isinstance(event.fact, SeedChecked):
                 self.on_progress(event.fact)
+            if isinstance(event.fact, TestEnded):
+                ended.append(self.timeline.test_of(event.fact.test))
             self._announce(event, collected)
+        for index in ended if self.plan.triage else ():
+            self._climb(index)
         return bool(data)
+
+    def _climb(self, index: int) -> None:
+        """Orders the next attempt at a test, or says that it needs none. A drill fails on purpose."""
+        assert self._box is not None
+        if index in self._settled or index >= len(self.plan.tests) or not self._have_ended(index):
+            return
+        attempts, test = attempts_at(self.timeline, index), self.plan.tests[index]
+        purpose = None if test.drill else next_purpose(attempts, test.preset)
+        if purpose is None:
+            self._settled.add(index)
+        self._box.say(Enough(index) if purpose is None else Again(index, purpose, attempts[-1].number))
 
     def _announce(self, event: Event, collected: bool) -> None:
         """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data."""
@@ -204,7 +227,7 @@ class LaneRun:
                 self._read_again()
             self._redact_logs()
             for index in range(len(self.plan.tests)):
-                if self._is_through(index):
+                if self._have_ended(index):
                     self._judge(index)
             self._tell_the_seed_s_end()
         finally:
@@ -291,9 +314,23 @@ class LaneRun:
         """Where the user finds the flight records of the test's ranks."""
         return self._shown(self.flights.get(self.judged[index].number), relative_to)
 
+    def known(self, index: int, relative_to: Path) -> dict[str, str]:
+        """What a support ticket needs beside the recording."""
+        ids, result = self._meta_now().ids, self.judged[index]
+        numbers = [attempt.number for attempt in result.attempts] or [result.number]
+        paths = [self.flights[number] for number in numbers if number in self.flights]
+        told = {
+            "app": ids.app,
+            "sandbox": ids.sandbox,
+            "flight": ", ".join(self._path(path, relative_to) for path in paths),
+            "recording": self._path("recording.jsonl", relative_to),
+        }
+        return {name: text for name, text in told.items() if text}
+
     def _shown(self, name: str | None, relative_to: Path) -> str | None:
-        if name is None:
-            return None
+        return None if name is None else self._path(name, relative_to)
+
+    def _path(self, name: str, relative_to: Path) -> str:
         path = self.directory.path / name
         return str(path.relative_to(relative_to)) if path.is_relative_to(relative_to) else str(path)
 
@@ -335,6 +372,12 @@ def summary_lines(run: LaneRun) -> list[str]:
         reached = run.plan.tests[index].drill and result.outcome is Outcome.PASSED
         (drills if reached else plain)[str(result.verdict.code)] += 1
     return [f"{file}: {_counted(plain, drills)}" for file, (plain, drills) in files.items()]
+
+
+def climbed_lines(run: LaneRun) -> list[str]:
+    """A line per test at which there was more to try."""
+    lines = (climbed_line(result) for _, result in sorted(run.judged.items()))
+    return [line for line in lines if line is not None]
 
 
 def _counted(plain: Counter[str], drills: Counter[str]) -> str:

@@ -16,8 +16,20 @@ from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.next_steps import commands, next_step
 from pytest_megacpp.judge.phrases import plain
 from pytest_megacpp.judge.startup import Run
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Outcome, RunResult, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import (
+    GREEN,
+    Attempt,
+    Certainty,
+    Code,
+    Evidence,
+    Outcome,
+    RunResult,
+    TestResult,
+    Verdict,
+    was_climbed,
+)
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
 
@@ -33,7 +45,6 @@ _OUTCOMES = {
     Code.NOT_RUN: Outcome.ERROR,
 }
 
-_GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
 
 Rule = Callable[[Case], Finding | None]
 
@@ -54,19 +65,35 @@ def judge_run(timeline: Timeline) -> RunResult:
     return RunResult(timeline.run_id, results, finished is not None, _problems(timeline), facts)
 
 
+def attempts_at(timeline: Timeline, index: int) -> tuple[Attempt, ...]:
+    """All attempts at a test of the plan so far, each by itself."""
+    run = Run(timeline)
+    return tuple(_attempt(timeline, _result(run, number)) for number in timeline.attempts(index))
+
+
 def _settled(run: Run, index: int) -> TestResult:
     """All attempts at it together."""
-    numbers = run.timeline.attempts(index)
-    return settle([_result(run, n) for n in numbers], [_purpose(run.timeline, n) for n in numbers])
+    timeline, numbers = run.timeline, run.timeline.attempts(index)
+    if len(numbers) == 1:
+        return _result(run, index)
+    climbed = was_climbed([_purpose(timeline, number) for number in numbers])
+    results = [_result(run, number, climbed=climbed) for number in numbers]
+    command = commands(timeline, results[0].nodeid, index, climbed=climbed)
+    return settle(results, [_attempt(timeline, result) for result in results], timeline, command)
+
+
+def _attempt(timeline: Timeline, result: TestResult) -> Attempt:
+    return Attempt(result.index, _purpose(timeline, result.index), result.outcome, result.verdict)
 
 
 def _purpose(timeline: Timeline, number: int) -> str:
     view, planned = timeline.tests.get(number), timeline.planned.get(number)
-    first = "warm-up" if view is not None and view.warmup == WARMED else "measured"
+    first = WARM_UP if view is not None and view.warmup == WARMED else MEASURED
     return (planned.purpose if planned else "") or first
 
 
-def _result(run: Run, index: int) -> TestResult:
+def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
+    """Of one attempt. `climbed`: the order of diagnosis was followed."""
     timeline = run.timeline
     view, planned = timeline.tests.get(index), timeline.planned.get(index)
     nodeid = planned.nodeid if planned else view.nodeid if view else ""
@@ -77,7 +104,7 @@ def _result(run: Run, index: int) -> TestResult:
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
-    if view is not None and finding.code not in _GREEN:
+    if view is not None and finding.code not in GREEN:
         reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
@@ -92,7 +119,7 @@ def _result(run: Run, index: int) -> TestResult:
         certainty,
         tuple(dict.fromkeys((*finding.evidence, *reasons))),
         finding.consequences,
-        next_step(finding, commands(timeline, nodeid, index), startup.mend(timeline, finding)),
+        next_step(finding, commands(timeline, nodeid, index, climbed=climbed), startup.mend(timeline, finding)),
         finding.phase,
     )
     return TestResult(index, nodeid, _outcome(finding), verdict, _durations(view))

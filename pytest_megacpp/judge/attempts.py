@@ -1,21 +1,106 @@
 """Owns what several attempts at a test come to together; must not judge any of them.
 
-The last attempt counts: a warm-up only prepares the one that is measured.
+The last attempt that counts decides: a warm-up only prepares the one that is measured, and what looks for a cause adds
+to a verdict without making it another. A failure stays one until a measured attempt passed.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge.verdicts import Attempt, TestResult
+from pytest_megacpp.judge.ladder import UNCLEAR
+from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, Commands, fill
+from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Evidence, TestResult, Verdict
+from pytest_megacpp.recording.collectives import describe
+from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
+from pytest_megacpp.recording.timeline import Timeline
+
+KEPT_WORDS = 4
 
 
-def settle(results: Sequence[TestResult], purposes: Sequence[str]) -> TestResult:
-    """The result of a test, from those of all attempts at it, in their order; `purposes` as the plan names them."""
-    first, last = results[0], results[-1]
-    if len(results) == 1:
-        return first
-    ladder = tuple(
-        Attempt(result.index, purpose, result.outcome, result.verdict)
-        for result, purpose in zip(results, purposes, strict=True)
+def settle(
+    results: Sequence[TestResult], attempts: Sequence[Attempt], timeline: Timeline, command: Commands
+) -> TestResult:
+    """The result of a test, from those of all attempts at it, in their order."""
+    counting = [attempt for attempt in attempts if attempt.purpose in (MEASURED, WARM_UP)]
+    decides, last = _deciding(counting), attempts[-1]
+    result = next(result for result in results if result.index == decides.number)
+    verdict = result.verdict
+    if last.purpose == DIAGNOSTIC:
+        verdict = _after_diagnostic(verdict, last, command, alike=_are_alike(timeline, decides.number, last.number))
+    elif last.purpose == DETAIL:
+        verdict = _after_detail(verdict, last)
+    first = results[0].index
+    return replace(result, index=first, verdict=verdict, attempt=decides.number, attempts=tuple(attempts))
+
+
+def _deciding(counting: Sequence[Attempt]) -> Attempt:
+    """The last one, unless it proves nothing against a failure before it."""
+    *before, last = counting
+    failed = [attempt for attempt in before if attempt.verdict.code not in GREEN]
+    proves = last.purpose == MEASURED or last.verdict.code not in GREEN
+    return last if not failed or (proves and last.verdict.code is not Code.NOT_RUN) else failed[-1]
+
+
+# -- the diagnostic preset ---------------------------------------------------------------------------------
+
+
+def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, alike: bool) -> Verdict:
+    """`alike`: nothing shows that the preset made a difference."""
+    if tried.verdict.code in GREEN:
+        told = _told("the diagnostic preset passes: it is this model or its size, not the machine")
+        step = fill(DIAGNOSTIC_PASSES, command, verdict.blamed_ranks)
+        return replace(verdict, evidence=(*verdict.evidence, told), next_step=step)
+    if tried.verdict.code not in UNCLEAR:
+        return verdict
+    doubt = "less certain: ranks issued the same collectives with both presets, so the test may build no smaller twin"
+    return replace(
+        verdict,
+        cause="infrastructure",
+        summary=f"infrastructure: the diagnostic preset {_how(tried)} as well; {verdict.summary}",
+        certainty=verdict.certainty.at_most(Certainty.GUESS if alike else Certainty.LIKELY),
+        evidence=(
+            *verdict.evidence,
+            _told(f"with the diagnostic preset: {tried.verdict.summary}"),
+            *([_told(doubt)] if alike else []),
+        ),
+        next_step=fill(INFRASTRUCTURE, command, verdict.blamed_ranks),
     )
-    return replace(last, index=first.index, attempt=last.index, attempts=ladder)
+
+
+def _how(tried: Attempt) -> str:
+    return "hangs" if tried.verdict.code is Code.HANG else "stays unclear"
+
+
+def _told(text: str) -> Evidence:
+    return Evidence(None, None, "box", text)
+
+
+def _are_alike(timeline: Timeline, one: int, other: int) -> bool:
+    return _last_issued(timeline, one) == _last_issued(timeline, other)
+
+
+def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] | None]:
+    """By rank, its newest collective: how many there were before it, and what it was."""
+    view = timeline.tests.get(number)
+    newest = {rank: seen.collectives.last() for rank, seen in view.ranks.items()} if view else {}
+    return {rank: (entry.seq, describe(entry)) if entry is not None else None for rank, entry in newest.items()}
+
+
+# -- torch's own comparison --------------------------------------------------------------------------------
+
+
+def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
+    if tried.verdict.code in GREEN:
+        told = _told("less certain: it passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)")
+        return replace(verdict, certainty=verdict.certainty.lowered(), evidence=(*verdict.evidence, told))
+    if tried.verdict.code is not Code.COLLECTIVE_MISMATCH:
+        return verdict
+    words = [replace(said, time_s=None) for said in tried.verdict.evidence if said.source == "report"][:KEPT_WORDS]
+    agree = _agree(verdict.blamed_ranks, tried.verdict.blamed_ranks)
+    certainty = verdict.certainty.raised() if agree else verdict.certainty
+    return replace(verdict, certainty=certainty, evidence=(*verdict.evidence, *words))
+
+
+def _agree(one: Sequence[int], other: Sequence[int]) -> bool:
+    """One that blames nobody contradicts nobody."""
+    return not one or not other or set(one) == set(other)

@@ -5,6 +5,7 @@ a rerun after a proper warm-up, at last the diagnostic preset (what hangs there 
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge.devices import BROKEN
@@ -26,6 +27,7 @@ class Commands:
     dry_run: bool
     ranks: int
     limits: Limits
+    climbed: bool = False  # the order of diagnosis was followed
 
     def rerun(self, *options: str) -> str:
         """The test alone, on the same surface and size."""
@@ -46,7 +48,7 @@ class Commands:
         return self.rerun("--lane-limit", f"{limit}={2 * getattr(self.limits, limit):g}")
 
 
-def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
+def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = False) -> Commands:
     started, test, planned = timeline.started, timeline.tests.get(index), timeline.planned.get(index)
     limits = test.limits if test else Limits()
     return Commands(
@@ -57,11 +59,12 @@ def commands(timeline: Timeline, nodeid: str, index: int) -> Commands:
         bool(started and started.dry_run),
         test.size if test else planned.ranks if planned else 0,
         limits,
+        climbed,
     )
 
 
 # Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {warm}, {diagnostic},
-# {cold}, {raise_LIMIT} (a rerun with that limit doubled).
+# {cold}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
 STEPS: dict[tuple[Code, str | None], str] = {
     (Code.PASSED, None): "",
     (Code.SKIPPED, None): "",
@@ -147,15 +150,43 @@ STEPS: dict[tuple[Code, str | None], str] = {
 }
 
 
+# Where the diagnosis can be left to the plugin: what it would do.
+TRIAGE: dict[Code, str] = {
+    Code.COMPILE_SKEW: "--triage does both by itself",
+    Code.COLLECTIVE_MISMATCH: "--triage lets torch compare them",
+    Code.HANG: "--triage finds out by itself",
+    Code.UNCLEAR: "--triage finds out by itself",
+}
+
+# What all attempts together say.
+INFRASTRUCTURE = "hand the lines for a support ticket to whoever runs the machine, and rerun on another\n{rerun}"
+DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}"
+
+
 def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     """What to do next; `mend` is what the box itself proposed."""
-    step = STEPS.get((finding.code, finding.cause)) or STEPS.get((finding.code, None), "")
+    special = STEPS.get((finding.code, finding.cause)) if finding.cause else None
+    step = special or STEPS.get((finding.code, None), "")
     if mend:
         step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
+    elif special is None and finding.code in TRIAGE and _may_be_triaged(finding, command):
+        said, _, rest = step.partition("\n")
+        step = f"{said} ({TRIAGE[finding.code]})\n{{triage}}\n{rest}"
+    return fill(step, command, finding.blamed, mend)
+
+
+def _may_be_triaged(finding: Finding, command: Commands) -> bool:
+    """Torch compares collectives on gloo only."""
+    return not command.climbed and (command.dry_run or finding.code is not Code.COLLECTIVE_MISMATCH)
+
+
+def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") -> str:
+    """A step with the commands and ranks of one test."""
     diagnostic = command.rerun("--preset", "diagnostic")
     return step.format(
         mend=mend,
-        who=ranks_named(finding.blamed) if finding.blamed else "the ranks",
+        who=ranks_named(blamed) if blamed else "the ranks",
+        triage=command.rerun("--triage"),
         show=command.show(),
         rerun=command.rerun(),
         warm=command.rerun("--cache-seed", "refresh"),

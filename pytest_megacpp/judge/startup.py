@@ -27,6 +27,11 @@ _CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
 _PROBLEM_CODES = {
     str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
 }
+_REFUSALS = {
+    "unsafe-nccl": "torch compares collectives in safety on gloo only, and this lane has NCCL",
+    "unsafe-fsdp": "while torch compares collectives fully_shard can deadlock, and the test's file is about FSDP",
+    "unaffordable": "what is left of the run's time or budget doesn't pay for it",
+}
 _STOPS = {
     "stopped": "the run had been stopped",
     "interrupted": "the run was interrupted",
@@ -97,6 +102,9 @@ class Run:
 
 def find(run: Run, index: int) -> Finding:
     """Why this test never began."""
+    refused = _refused(run.timeline, index)
+    if refused is not None:
+        return refused
     world = run.world_of(index)
     started = run.start_of(world) if world is not None else None
     problem = problem_found(run.timeline)
@@ -224,11 +232,11 @@ def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
 
 
 def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
-    found = run.found(world)
-    lacking = tuple(r for r in sorted(found) if index not in found[r])
+    found, item = run.found(world), run.timeline.test_of(index)
+    lacking = tuple(r for r in sorted(found) if item not in found[r])
     if not lacking:
         return None
-    nodeid = run.timeline.planned[index].nodeid if index in run.timeline.planned else ""
+    nodeid = run.timeline.planned[item].nodeid if item in run.timeline.planned else ""
     failed = {r: e for r in lacking if (e := _error_for(world.collected[r][1], nodeid)) is not None}
     times = [world.collected[r][0] for r in lacking]
     if failed:
@@ -319,7 +327,7 @@ def _exception(text: str) -> str:
 def _lacking(run: Run, world: WorldView) -> str:
     """`rank 1 lacks 2 of 12 tests: a.py::b, a.py::c`."""
     found, planned = run.found(world), run.timeline.planned
-    everything = frozenset(planned)
+    everything = frozenset(number for number, test in planned.items() if test.of is None)
     groups: dict[frozenset[int], list[int]] = defaultdict(list)
     for rank in sorted(found):
         if absent := everything - found[rank]:
@@ -366,6 +374,15 @@ def mend(timeline: Timeline, finding: Finding) -> str:
     if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST):
         return ""
     return plain(timeline.problems[0][1].mend, 400)
+
+
+def _refused(timeline: Timeline, index: int) -> Finding | None:
+    """A further attempt that the box did not make."""
+    end = timeline.unreached[index][1] if index in timeline.unreached else None
+    if end is None or end.detail not in _REFUSALS:
+        return None
+    told = _REFUSALS[end.detail]
+    return Finding(Code.NOT_RUN, told, cause=end.detail, phase="setup", evidence=(Evidence(None, None, "box", told),))
 
 
 def _never_began(run: Run, index: int) -> Finding:

@@ -1,9 +1,11 @@
 """Owns the words of a judgement: codes, certainty, evidence, verdict, result; must not know how one is reached."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 
 
 class Code(StrEnum):
@@ -27,6 +29,9 @@ class Code(StrEnum):
     XPASSED = "xpassed"
 
 
+GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
+
+
 class Outcome(StrEnum):
     """pytest's words for one test."""
 
@@ -46,6 +51,15 @@ class Certainty(StrEnum):
     def lowered(self) -> "Certainty":
         """One step less."""
         return {Certainty.CERTAIN: Certainty.LIKELY}.get(self, Certainty.GUESS)
+
+    def raised(self) -> "Certainty":
+        """One step more."""
+        return {Certainty.GUESS: Certainty.LIKELY}.get(self, Certainty.CERTAIN)
+
+    def at_most(self, other: "Certainty") -> "Certainty":
+        """The lesser of the two."""
+        order = list(Certainty)
+        return max(self, other, key=order.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,11 @@ class Attempt:
     verdict: Verdict
 
 
+def was_climbed(purposes: Sequence[str]) -> bool:
+    """Whether the order of diagnosis was followed: there was more than one attempt and a warm-up before it."""
+    return len(purposes) > 1 and list(purposes) != [WARM_UP, MEASURED]
+
+
 @dataclass(frozen=True, slots=True)
 class TestResult:
     """One lane test judged. `durations` in seconds per phase (the slowest rank's). `index` is the plan's; the verdict
@@ -117,6 +136,10 @@ class TestResult:
     def number(self) -> int:
         """Where the recording tells of it."""
         return self.index if self.attempt is None else self.attempt
+
+    @property
+    def climbed(self) -> bool:
+        return was_climbed([attempt.purpose for attempt in self.attempts])
 
 
 @dataclass(frozen=True, slots=True)

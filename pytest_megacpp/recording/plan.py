@@ -13,6 +13,7 @@ from pytest_megacpp.recording.events import Limits
 class PlannedTest:
     """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`. `must_run`: a gate
     wants it run, so a skip is no answer. `cache_seed` is auto, require, cold or refresh, or empty: no warm-up.
+    `shards`: its file is about FSDP.
     """
 
     nodeid: str
@@ -23,6 +24,7 @@ class PlannedTest:
     drill: bool = False
     must_run: bool = False
     cache_seed: str = "auto"
+    shards: bool = False
 
 
 MEASURED = "measured"
@@ -80,7 +82,7 @@ class Plan:
     of the source, with a `+` where the tree differs.
 
     `run_s` and `budget_s` end the run, 0 is no end: the one is a limit, the other what money buys.
-    `triage`: the desk may want further attempts, and says when it has enough.
+    `triage`: the desk may want further attempts at tests, and says of each when it has enough.
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
@@ -134,11 +136,20 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Desk to box: one more attempt at test `item` of the plan; `after` is the attempt that it follows from."""
+    """Desk to box: one more attempt at test `item` of the plan; `after` is the attempt that it follows from, the newest
+    one so far.
+    """
 
     item: int
     purpose: str
     after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """Desk to box: test `item` of the plan needs no further attempt."""
+
+    item: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -384,6 +384,11 @@ class Timeline:
             self.further.setdefault(fact.of, []).append(fact.test)
         self.planned[fact.test] = fact
 
+    def test_of(self, number: int) -> int:
+        """The test of the plan that an attempt belongs to."""
+        planned = self.planned.get(number)
+        return number if planned is None or planned.of is None else planned.of
+
     def attempts(self, test: int) -> tuple[int, ...]:
         """All attempts at a test of the plan, the first of which has its number."""
         return (test, *self.further.get(test, ()))
@@ -505,7 +510,8 @@ class Timeline:
             view.ended, view.ended_s = fact, time_s
         if fact.reason == "not-run":
             self.unreached[fact.test] = (world.name, fact)
-        world.test = None
+        if world.test == fact.test:
+            world.test = None
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
         test = getattr(fact, "test", None)

@@ -93,7 +93,12 @@ def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) ->
         "skew": _skew_of(view, timeline.last_s),
         "flight_record": flight_record,
         "ranks": [
-            {"rank": rank.rank, "first_forward_s": rank.first_forward_s, **_compiled(rank)}
+            {
+                "rank": rank.rank,
+                "first_forward_s": rank.first_forward_s,
+                **_compiled(rank),
+                "collectives": _collectives(rank),
+            }
             for _, rank in sorted(view.ranks.items())
         ]
         if view

@@ -6,20 +6,23 @@ order of time, what the other ranks showed because of it, and what to do next. I
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.ladder import ladder
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.testimony import last_lines, testimonies
+from pytest_megacpp.report.ticket import ticket
 
 ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
+INFRASTRUCTURE = "infrastructure"
 _NEEDS_DETAIL = ("wait", "busy")
 _OF_COLLECTIVES = frozenset({Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG, Code.COMPILE_SKEW})
 
@@ -38,19 +41,27 @@ def _says(summary: str, ranks: str) -> bool:
 
 
 def failure_text(
-    result: TestResult, timeline: Timeline, *, receipt: str | None, lane: str, flight: str | None = None
+    result: TestResult,
+    timeline: Timeline,
+    *,
+    receipt: str | None,
+    lane: str,
+    flight: str | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> str:
     """The whole text, plain, without a final newline. `receipt` and `flight` (the directory with the flight records of
-    all ranks) are paths as the user can open them.
+    all ranks) are paths as the user can open them, `known` is what else of the run a support ticket needs.
     """
     verdict, where = result.verdict, scene(result, timeline)
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
+        ladder(result, timeline),
         _picture(rank_states(where, verdict), verdict.blamed_ranks),
         *testimonies(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),
+        ticket(result, timeline, known or {}) if verdict.cause == INFRASTRUCTURE else [],
         _ending(verdict, receipt, flight),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)

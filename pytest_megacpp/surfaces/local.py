@@ -16,7 +16,8 @@ from typing import IO
 from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound
-from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.plan import Plan, Stop
+from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
 STOP_S = 25.0  # the box's own grace periods together, and some
@@ -106,12 +107,15 @@ class LocalBox:
             sweep(self._run_id)
         return bool(_left(self._run_id))
 
-    def stop(self, reason: str) -> None:
+    def say(self, word: Word) -> None:
         stdin = self._child.stdin
         if stdin is not None and not stdin.closed:
             with contextlib.suppress(OSError):
-                stdin.write(json.dumps({"stop": reason}).encode() + b"\n")
+                stdin.write(word_line(word))
                 stdin.flush()
+
+    def stop(self, reason: str) -> None:
+        self.say(Stop(reason))
 
     def end(self) -> None:
         if self._child.stdin is not None:

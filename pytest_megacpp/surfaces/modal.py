@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Event, ProblemFound, Progress
-from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.wire import encode
+from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces import modal_client as client
 from pytest_megacpp.surfaces import modal_failures as failures
 from pytest_megacpp.surfaces import modal_rates
@@ -270,7 +271,7 @@ class ModalBox:
         self._address = Address()
         self._said = 0
         self._cancelled = threading.Event()
-        self._stop_reason: str | None = None
+        self._words: list[Word] = []  # all of them, since a new follower begins with them again
         self._done = threading.Event()
         self._problem: ProblemFound | None = None
         self._complete = False
@@ -294,10 +295,14 @@ class ModalBox:
     def address(self) -> Address:
         return self._address
 
+    def say(self, word: Word) -> None:
+        if self._stay is Stay.OWNER:
+            self._words.append(word)
+
     def stop(self, reason: str) -> None:
         if self._stay is not Stay.OWNER:
             return
-        self._stop_reason = self._stop_reason or reason
+        self.say(Stop(reason))
         if self._reached_s is None:
             self._cancelled.set()
 
@@ -435,7 +440,7 @@ class ModalBox:
         silent_s = SILENT_S if beats else OUTPUT_SILENT_S
         heard_s = looked_s = said_s = time.monotonic()
         following.say(b"{}")
-        stop_said = False
+        words_said = 0
         try:
             while not self._complete and not self.is_cancelled():
                 data = following.next(0.05)
@@ -446,9 +451,9 @@ class ModalBox:
                     heard_s = now_s
                     hear(data)
                     yield len(data)
-                if self._stop_reason is not None and not stop_said:
-                    stop_said = True
-                    following.say(json.dumps({"stop": self._stop_reason}).encode())
+                for word in self._words[words_said:]:
+                    words_said += 1
+                    following.say(word_line(word).rstrip())
                 if self._over:
                     following.say(FETCHED)
                 if now_s - said_s > self._say_s():

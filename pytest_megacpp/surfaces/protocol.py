@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.words import Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class RunningBox(Protocol):
 
     def address(self) -> Address:
         """As far as it is known by now."""
+
+    def say(self, word: Word) -> None:
+        """What the box is to hear, once at least, in order; lost on one that has ended or belongs to another desk."""
 
     def stop(self, reason: str) -> None:
         """Asks the box to end in order."""

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.words import Word
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
 
@@ -33,6 +34,9 @@ class ReplayedBox:
 
     def address(self) -> Address:
         return Address()
+
+    def say(self, word: Word) -> None:
+        """There is nobody to hear it."""
 
     def stop(self, reason: str) -> None:
         """There is nothing to stop."""

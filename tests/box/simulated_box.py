@@ -13,13 +13,14 @@ from enum import StrEnum
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.line import Line
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import MAIN_THREAD, Program, Ranks, Watching
 
 TICK_S = 0.05
 START_S, EVIDENCE_S, LEAVE_S, KILL_S = 0.3, 0.2, 0.5, 0.3
+HEARD_S = 0.1  # at the desk, of what the box writes
 LIMITS = ev.Limits(startup=3.0, skew=2.0, compile=3.0, stall=1.5, test=6.0)
 
 
@@ -98,6 +99,7 @@ class SimulatedBox:
         self.reasons: dict[int, ev.TestEnded] = {}
         self.acted: dict[int, ev.Acted] = {}
         self.released: list[int] = []
+        self.desk: Callable[[int, float], None] | None = None  # hears of the end of each attempt a moment later
         self.finish: sv.Finish | None = None
         self._running: int | None = None
         self._seq: Counter[tuple[str, str]] = Counter()
@@ -114,6 +116,13 @@ class SimulatedBox:
         paused_s = sum(s for _, s in self.scenario.pauses)
         tests_s = sum(t.limits.startup + t.limits.test + 2 * t.limits.compile + costs_s for t in self.plan.tests)
         return 5.0 + paused_s + self.patience_s + (1 + bool(self.scenario.warming)) * tests_s + 20.0 * self.plan.triage
+
+    def hear(self, wanted: Again, now_s: float) -> bool:
+        """An order of the desk; whether anything came of it."""
+        actions = self.supervisor.asked(wanted, now_s)
+        for action in actions:
+            self._perform(action)
+        return bool(actions)
 
     def run(self) -> "SimulatedBox":
         while not self.supervisor.finished:
@@ -255,7 +264,8 @@ class SimulatedBox:
         del self.worlds[action.name]
 
     def _write(self, action: sv.Write) -> None:
-        assert action.world in self.worlds or isinstance(action.fact, ev.TestPlanned)
+        further = isinstance(action.fact, ev.TestPlanned | ev.TestEnded) and action.fact.test >= len(self.plan.tests)
+        assert action.world in self.worlds or further
         match action.fact:
             case ev.TestStarted(test=test):
                 assert self._running is None
@@ -266,6 +276,8 @@ class SimulatedBox:
                 self.reasons[test] = action.fact
                 self.planned_at_the_end_of[test] = tuple(self.timeline.planned)
                 assert self.ends[test] == 1
+                if self.desk is not None:
+                    self._at(self.now_s + HEARD_S, lambda t, n=test: self.desk(n, t))  # type: ignore[misc]
                 assert (self._running == test) == (reason != "not-run")
                 assert (test in self.acted) == (reason == "aborted")
                 if reason == "finished":

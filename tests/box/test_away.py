@@ -11,6 +11,8 @@ import pytest
 from pytest_megacpp.box import follow
 from pytest_megacpp.box.away import Echo, _keep
 from pytest_megacpp.box.control import Control, Desk
+from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.words import word_line
 
 LINES = b'{"seq":0,"kind":"a"}\n{"seq":1,"kind":"sampled","rank":0}\n{"seq":2,"kind":"c"}\n'
 
@@ -33,14 +35,25 @@ def test_any_word_is_a_sign_of_life(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Control(run).lease_age_s() == float("inf")
     control = say(run, b"{}\n", monkeypatch)
     assert control.lease_age_s() < 60
-    assert control.stop_reason() is None
+    assert control.words(0) == b""
     assert not control.fetched()
 
 
 def test_what_a_desk_can_ask_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    control = say(run, b'nonsense\n{"stop":"stopped"}\n{"fetched":true}\n', monkeypatch)
-    assert control.stop_reason() == "stopped"
+    words = [Again(3, "warm-up", 3), Enough(2), Stop("stopped")]
+    said = b"".join(map(word_line, words))
+    control = say(run, b'nonsense\n{"stop":7}\n' + said + b'{"fetched":true}\n', monkeypatch)
+    assert control.words(0) == said
+    assert control.words(len(word_line(words[0]))) == said[len(word_line(words[0])) :]
     assert control.fetched()
+
+
+def test_a_word_is_passed_on_when_it_is_whole(run: Path) -> None:
+    control = Control(run)
+    control.pass_on(Enough(1))
+    with (control.directory / "words").open("ab") as words:
+        words.write(b'{"enough"')
+    assert control.words(0) == word_line(Enough(1))
 
 
 def followed(run: Path, offset: int, control: Control) -> bytes:

@@ -11,7 +11,7 @@ from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
 from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, warm_up_limits
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import DIAGNOSTIC, Again, PlannedTest
+from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, PlannedTest
 from pytest_megacpp.recording.timeline import WARMED, TestView
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
@@ -71,7 +71,7 @@ def test_nothing_to_do() -> None:
 def test_one_world_serves_all_tests_of_its_size(size: int) -> None:
     box = run(*[planned(size)] * 4, programs={i: [HEALTHY] * size for i in range(4)})
     assert outcomes(box) == dict.fromkeys(range(4), ("finished", ""))
-    assert (box.made, box.released, box.supervisor.failures) == (1, [0, 1, 2, 3], 0)
+    assert (box.made, box.released, len(box.supervisor.failed)) == (1, [0, 1, 2, 3], 0)
 
 
 def test_worlds_of_several_sizes_live_side_by_side_without_devices_and_one_by_one_with() -> None:
@@ -88,7 +88,7 @@ def test_a_fresh_test_gets_a_world_of_its_own() -> None:
 def test_the_world_of_a_failed_test_is_replaced() -> None:
     box = run(planned(), planned(), planned(), programs={0: faulty(2, "raises")})
     assert [r for r, _ in outcomes(box).values()] == ["aborted", "finished", "finished"]
-    assert (box.made, box.supervisor.failures) == (2, 1)
+    assert (box.made, len(box.supervisor.failed)) == (2, 1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -99,7 +99,7 @@ def test_whatever_a_rank_does_the_next_test_runs(fault: str, size: int) -> None:
     assert (finish(box), box.released) == ("completed", [0, 1])
     if size > 1:
         assert box.made == (1 if fault in HARMLESS else 2)
-        assert box.supervisor.failures == (0 if fault in HARMLESS else 1)
+        assert len(box.supervisor.failed) == (0 if fault in HARMLESS else 1)
 
 
 def test_a_drill_that_fails_does_not_count() -> None:
@@ -108,7 +108,7 @@ def test_a_drill_that_fails_does_not_count() -> None:
     programs = {0: faulty(2, "raises"), 1: faulty(2, "is killed")}
     box = run(*tests, maxfail=1, programs=programs, births=births)
     assert [r for r, _ in outcomes(box).values()] == ["aborted", "aborted", "not-run", "finished"]
-    assert (box.supervisor.failures, finish(box)) == (0, "completed")
+    assert (len(box.supervisor.failed), finish(box)) == (0, "completed")
 
 
 def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> None:
@@ -123,7 +123,7 @@ def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> Non
 def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> None:
     box = run(planned(), planned(), programs={0: [[Collect(wait=False)], [Collect("gloo:broadcast", wait=False)]]})
     assert outcomes(box)[0] == ("finished", "")
-    assert (box.made, box.supervisor.failures) == (2, 1)
+    assert (box.made, len(box.supervisor.failed)) == (2, 1)
 
 
 @pytest.mark.parametrize(("theirs", "worlds"), [("1:aa", 1), ("1:bb", 2), ("9:bb", 1), ("", 1)])
@@ -156,7 +156,7 @@ def test_only_the_same_stretch_of_collectives_is_compared(theirs: str, worlds: i
 def test_a_rank_that_never_gets_there_costs_two_worlds_at_most(birth: Birth, why: str, worlds: int, size: int) -> None:
     box = run(*[planned(size)] * 5, births={(0, size - 1): birth})
     assert outcomes(box) == dict.fromkeys(range(5), ("not-run", why))
-    assert (box.made, box.released, box.supervisor.failures) == (worlds, [], 5)
+    assert (box.made, box.released, len(box.supervisor.failed)) == (worlds, [], 5)
 
 
 def test_other_sizes_go_on_when_one_can_not_start() -> None:
@@ -192,7 +192,7 @@ def test_a_slow_rank_is_waited_for() -> None:
 def test_a_test_that_a_rank_does_not_find_is_not_run_and_the_others_are() -> None:
     box = run(*[planned()] * 4, lacking={1: frozenset({1, 2})}, programs={i: [HEALTHY] * 2 for i in range(4)})
     assert [r for r, _ in outcomes(box).values()] == ["finished", "not-run", "not-run", "finished"]
-    assert (box.made, box.supervisor.failures) == (1, 2)
+    assert (box.made, len(box.supervisor.failed)) == (1, 2)
 
 
 # -- between tests --------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_nobody_is_blamed_for_what_the_box_did_not_see(at_s: float, seconds: flo
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - HARMLESS))
 def test_a_pause_hides_no_fault(fault: str) -> None:
     box = run(planned(), planned(), programs={0: faulty(2, fault), 1: [HEALTHY] * 2}, pauses=[(1.0, 30.0)])
-    assert (outcomes(box)[1], box.supervisor.failures) == (("finished", ""), 1)
+    assert (outcomes(box)[1], len(box.supervisor.failed)) == (("finished", ""), 1)
 
 
 # -- any run ---------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_every_run_ends_and_every_test_has_one_end(scenario: Scenario) -> None:
     else:
         assert finish(box) in ("stopped", "run-limit", "interrupted")
     assert all(w.ended is not None for w in box.timeline.worlds.values())
-    assert box.supervisor.failures == sum(_counts(box, test) for test in box.reasons)
+    assert len(box.supervisor.failed) == sum(_counts(box, test) for test in box.reasons)
 
 
 def _counts(box: SimulatedBox, test: int) -> bool:
@@ -394,7 +394,7 @@ def test_a_further_attempt_is_planned_before_the_one_ends_from_which_it_follows(
 def test_a_warm_up_that_fails_is_the_result(fault: str) -> None:
     programs = {0: faulty(2, fault)}
     box = run(planned(), programs=programs, warming=cold(1), compiling=frozenset({0}))
-    assert (box.released, box.supervisor.failures) == ([0], 1)
+    assert (box.released, len(box.supervisor.failed)) == ([0], 1)
 
 
 def test_a_peer_that_compiles_is_waited_for_in_a_warm_up() -> None:
@@ -403,20 +403,140 @@ def test_a_peer_that_compiles_is_waited_for_in_a_warm_up() -> None:
     assert outcomes(run(planned(), programs=programs, warming=cold(1)))[0] == ("finished", "")
 
 
-def test_a_desk_that_may_want_more_is_waited_for() -> None:
-    scenario = Scenario(replace(plan(planned()), triage=True), {0: faulty(2, "raises"), 1: [HEALTHY] * 2})
-    box = SimulatedBox(scenario)
-    asked: list[float] = []
+# -- a desk that orders attempts --------------------------------------------------------------------------------
 
-    def ask(now_s: float) -> None:
-        asked.append(now_s)
-        for action in box.supervisor.again(Again(0, DIAGNOSTIC, 0), now_s):
-            box._perform(action)
-        box.supervisor.enough = True
+SKEWED: list[Program] = [(Compile(2.8), Collect()), (Collect(),)]
+WELL: list[Program] = [HEALTHY] * 2
 
-    box._at(20.0, ask)
+
+def climbed(scenario: Scenario, *ladders: list[str], **more: object) -> SimulatedBox:
+    """With a desk that wants these attempts at the tests, whatever comes of them."""
+    box = SimulatedBox(replace(scenario, plan=replace(scenario.plan, triage=True, **more)))  # type: ignore[arg-type]
+    left = {item: list(purposes) for item, purposes in enumerate(ladders)}
+
+    def desk(number: int, now_s: float) -> None:
+        item = box.timeline.test_of(number)
+        if any(n not in box.reasons for n in box.timeline.attempts(item)):
+            return
+        if left.get(item):
+            assert box.hear(Again(item, left[item].pop(0), number), now_s)
+        else:
+            box.supervisor.settle(item, now_s)
+
+    box.desk = desk
+    return box.run()
+
+
+def test_a_warm_up_that_a_desk_orders_is_followed_by_a_measured_attempt() -> None:
+    programs = {0: SKEWED, 1: WELL, 2: SKEWED, 3: WELL}
+    box = climbed(Scenario(plan(planned(), planned()), programs, compiling=frozenset({2})), [WARM_UP], [])
+    assert outcomes(box) == {0: ("aborted", "skew"), **dict.fromkeys((1, 2, 3), ("finished", ""))}
+    assert [box.timeline.planned[n].purpose for n in box.timeline.attempts(0)] == ["", WARM_UP, MEASURED]
+    assert box.timeline.tests[2].world != box.timeline.tests[3].world
+    assert (finish(box), box.supervisor.failed) == ("completed", set())
+
+
+def test_a_box_ends_as_soon_as_its_desk_has_enough() -> None:
+    box = climbed(Scenario(plan(planned()), {0: WELL}), [])
+    assert box.now_s < 5.0
+
+
+def test_a_failure_that_may_be_none_holds_the_other_tests() -> None:
+    programs = {0: SKEWED, 1: WELL, 2: SKEWED, 3: WELL}
+    scenario = Scenario(plan(planned(), planned(), maxfail=1), programs, compiling=frozenset({2}))
+    box = climbed(scenario, [WARM_UP], [])
+    assert (box.released, finish(box)) == ([0, 2, 3, 1], "completed")
+
+
+def test_a_failure_that_stays_one_ends_the_run_at_once() -> None:
+    programs = {0: SKEWED, 1: WELL, 2: faulty(2, "raises")}
+    box = climbed(Scenario(plan(planned(), planned(), maxfail=1), programs), [DIAGNOSTIC], [])
+    assert (box.released, finish(box)) == ([0, 2], "stopped")
+    assert box.now_s < 20.0
+
+
+def test_a_diagnostic_attempt_makes_no_failure_of_a_test_nor_mends_one() -> None:
+    programs = {0: faulty(2, "raises"), 1: WELL, 2: WELL, 3: faulty(2, "raises")}
+    box = climbed(Scenario(plan(planned(), planned()), programs), [DIAGNOSTIC], [DIAGNOSTIC])
+    assert box.supervisor.failed == {0}
+    assert [box.timeline.tests[n].preset for n in (2, 3)] == [DIAGNOSTIC] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "test", "why"),
+    [
+        ({"dry_run": False}, planned(), "unsafe-nccl"),
+        ({}, replace(planned(), shards=True), "unsafe-fsdp"),
+    ],
+)
+def test_torch_compares_collectives_only_where_that_is_safe(
+    shape: dict[str, bool], test: PlannedTest, why: str
+) -> None:
+    box = climbed(Scenario(plan(test, **shape), {0: faulty(2, "raises")}), [DETAIL])  # type: ignore[arg-type]
+    assert outcomes(box)[1] == ("not-run", why)
+    assert (finish(box), box.released) == ("completed", [0])
+
+
+def test_what_compares_collectives_has_a_world_of_its_own() -> None:
+    box = climbed(Scenario(plan(planned(), planned()), dict.fromkeys(range(4), WELL)), [DETAIL], [DIAGNOSTIC])
+    worlds = [box.timeline.tests[n].world for n in (0, 1, 2, 3)]
+    assert worlds[0] == worlds[1]
+    assert len(set(worlds)) == 3
+
+
+@pytest.mark.parametrize("money", ["run_s", "budget_s"])
+def test_what_can_not_be_paid_for_is_not_begun(money: str) -> None:
+    programs = {0: SKEWED, 1: WELL}
+    box = climbed(Scenario(plan(planned()), programs), [WARM_UP], **{money: 4.5})
+    assert outcomes(box)[1] == ("not-run", "unaffordable")
+    assert finish(box) == "completed"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Again(-1, WARM_UP, 0),
+        Again(2, WARM_UP, 0),
+        Again(0, "nonsense", 0),
+        Again(0, WARM_UP, 1),
+        Again(0, WARM_UP, 7),
+        Again(1, WARM_UP, 1),
+    ],
+)
+def test_an_order_without_sense_is_none(wanted: Again) -> None:
+    box = SimulatedBox(Scenario(replace(plan(planned(), planned()), triage=True), {0: WELL, 1: [(Work(9.0),)] * 2}))
+    heard: list[bool] = []
+
+    def desk(number: int, now_s: float) -> None:
+        if number == 0:
+            heard.append(box.hear(wanted, now_s))
+        box.supervisor.settle(number, now_s)
+
+    box.desk = desk
     box.run()
-    assert (box.released, box.timeline.tests[1].preset) == ([0, 1], "diagnostic")
+    assert heard == [False]
+
+
+def test_an_order_that_comes_twice_is_one_and_nobody_gets_more_than_a_few() -> None:
+    box = SimulatedBox(Scenario(replace(plan(planned()), triage=True), dict.fromkeys(range(9), WELL)))
+    heard: list[bool] = []
+
+    def desk(number: int, now_s: float) -> None:
+        heard.extend(box.hear(Again(0, DIAGNOSTIC, number), now_s) for _ in range(2))
+        if not heard[-2]:
+            box.supervisor.settle(0, now_s)
+
+    box.desk = desk
+    box.run()
+    assert heard == [True, False] * 3 + [False, False]
+
+
+def test_without_triage_nothing_is_tried_again() -> None:
+    box = SimulatedBox(Scenario(plan(planned(), planned()), {0: SKEWED, 1: WELL}))
+    heard: list[bool] = []
+    box.desk = lambda number, now_s: heard.append(box.hear(Again(0, WARM_UP, 0), now_s))
+    box.run()
+    assert set(heard) == {False}
 
 
 def test_a_desk_that_says_nothing_is_not_waited_for_for_ever() -> None:

@@ -849,3 +849,138 @@ def not_run_no_result() -> FakeBox:
 def not_run_world_size() -> FakeBox:
     box = FakeBox(sizes=(4,), ranks=4).world_ready(2)
     return box.begins().passes().ends().done()
+
+
+# -- several attempts ----------------------------------------------------------------------------------------
+
+
+def skews(box: FakeBox) -> FakeBox:
+    """The running test ends because rank 1 compiles."""
+    box.enters(range(4)).after(0.01).completes().after(0.5).samples(1, compiling=COMPILING).after(0.2)
+    box.enters((0, 2, 3), seq=7).after(31.0).samples(1, compiling=COMPILING, cpu_s=30.0)
+    box.acts("skew", "all_reduce #7 while a missing peer compiles", (0, 2, 3), (1,), (1,), 31.0)
+    return box.samples(1, compiling=COMPILING, cpu_s=30.2).aborts("skew").after(0.5)
+
+
+def hangs(box: FakeBox, op: str = "gloo:all_reduce", numel: int = 8) -> FakeBox:
+    """Everybody waits in the running test."""
+    box.enters(range(4), op, numel=numel).after(0.01).completes().after(0.5)
+    box.enters(range(4), op, 9, numel=numel, started=op.startswith("nccl")).after(31.0)
+    box.samples(range(4), cpu_s=31.5).acts("stall", "everybody waits", range(4), (), (), 31.0)
+    return box.blocked(range(4), "all_reduce").aborts("stall").after(0.5)
+
+
+def differs(box: FakeBox) -> FakeBox:
+    box.enters(0, seq=2).enters(1, "gloo:broadcast", 2).after(0.3)
+    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").after(0.5)
+
+
+def first_attempt(ranks: int = 4, **more: bool) -> FakeBox:
+    return FakeBox(ranks, limits=SHORT, **more).begins()
+
+
+def warmed_up() -> FakeBox:
+    box = skews(first_attempt()).tries("warm-up").after(61.0).passes().plans("measured").ends()
+    return box.world_ready().begins(2)
+
+
+@case
+def passed_after_a_warm_up() -> FakeBox:
+    return warmed_up().passes().ends().done()
+
+
+@case
+def rank_death_signal_after_a_warm_up() -> FakeBox:
+    box = warmed_up().enters((0, 1, 3), seq=3).exits(2, -9, "SIGKILL").after(0.3)
+    return box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
+
+
+@case
+def compile_skew_that_a_warm_up_does_not_mend() -> FakeBox:
+    return skews(warmed_up()).tries("diagnostic").passes().ends().done()
+
+
+@case
+def compile_skew_infrastructure() -> FakeBox:
+    return hangs(skews(warmed_up()).tries("diagnostic")).done()
+
+
+@case
+def compile_skew_that_nothing_is_left_for() -> FakeBox:
+    return skews(first_attempt()).refuses("warm-up", "unaffordable").done()
+
+
+@case
+def compile_skew_of_an_interrupted_ladder() -> FakeBox:
+    """The measured attempt never began: a warm-up that passed proves nothing."""
+    box = skews(first_attempt()).tries("warm-up").after(61.0).passes().plans("measured").ends()
+    return box.done("interrupted", "the desk asked for it")
+
+
+@case
+def hang_infrastructure() -> FakeBox:
+    """On GPUs, with all that a support ticket needs."""
+    states = [{"uuid": f"GPU-{n}", "bus_id": f"00000000:{n}B:00.0", "uncorrected": int(n == 2)} for n in range(4)]
+    ways = [["X" if row == column else "NV18" for column in range(4)] for row in range(4)]
+    gpus: dict[str, ev.Json] = {"driver": "570.124", "states": [*states], "topology": [*ways], "xids": []}
+    facts: dict[str, ev.Json] = {
+        "platform": "Linux-6.8",
+        "cpus": 64,
+        "memory_bytes": 1 << 40,
+        "image": "im-1",
+        "gpus": gpus,
+    }
+    box = FakeBox(4, limits=SHORT, dry_run=False)
+    box.box(ev.BoxReady({"python": "3.12", "torch": "2.13.0", "cuda": "12.9", "nccl": "2.27"}, facts, ("H200",) * 4))
+    box = hangs(box.begins(), "nccl:all_reduce", 4096).tries("diagnostic")
+    return hangs(box, "nccl:all_reduce", 64).done()
+
+
+@case
+def hang_infrastructure_at_a_guess() -> FakeBox:
+    """The test takes no notice of the preset."""
+    return hangs(hangs(first_attempt()).tries("diagnostic")).done()
+
+
+@case
+def hang_of_the_full_preset_only() -> FakeBox:
+    return hangs(first_attempt()).tries("diagnostic").passes().ends().done()
+
+
+@case
+def hang_whose_diagnostic_preset_dies() -> FakeBox:
+    box = hangs(first_attempt()).tries("diagnostic").enters((0, 1, 3), seq=3).exits(2, -9, "SIGKILL").after(0.3)
+    return box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
+
+
+@case
+def unclear_infrastructure() -> FakeBox:
+    def stops(box: FakeBox) -> FakeBox:
+        box.after(60.0).acts("test-limit", "the test ran longer than 60 s")
+        return box.at(range(4)).aborts("test-limit").after(0.5)
+
+    box = FakeBox(limits=ev.Limits(stall=120, test=60)).begins()
+    return stops(stops(box).tries("diagnostic")).done()
+
+
+@case
+def collective_mismatch_that_torch_confirms() -> FakeBox:
+    box = differs(first_attempt(2)).tries("detail")
+    for rank, mine, other in ((0, "ALLREDUCE", "BROADCAST"), (1, "BROADCAST", "ALLREDUCE")):
+        told = (
+            f"Detected mismatch between collectives on ranks. Rank {rank} is running collective: "
+            f"CollectiveFingerPrint(SequenceNumber=2, OpType={mine}, TensorShape=[8]), but Rank {1 - rank} is running "
+            f"collective: CollectiveFingerPrint(SequenceNumber=2, OpType={other}, TensorShape=[8])."
+        )
+        box.raises(rank, "RuntimeError", told)
+    return box.finishes().ends().done()
+
+
+@case
+def collective_mismatch_that_torch_does_not_see() -> FakeBox:
+    return differs(first_attempt(2)).tries("detail").passes().ends().done()
+
+
+@case
+def collective_mismatch_that_torch_may_not_look_at() -> FakeBox:
+    return differs(first_attempt(2)).refuses("detail", "unsafe-fsdp").done()

@@ -1,0 +1,45 @@
+"""Owns how the attempts at a test are told; must not know what they come to."""
+
+from collections.abc import Iterable
+
+from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code, TestResult
+from pytest_megacpp.recording.plan import MEASURED
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import wrapped
+
+
+def ladder(result: TestResult, timeline: Timeline) -> list[str]:
+    """All attempts at a test, if there were several: how each ended, and why."""
+    if not result.attempts:
+        return []
+    return ["attempts", *(line for n, a in enumerate(result.attempts) for line in _rung(n, a, result, timeline))]
+
+
+def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
+    view = timeline.tests.get(attempt.number)
+    took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
+    head = f"  {number + 1}  {attempt.purpose:<10}  {_end(attempt)}{took}"
+    told = "" if attempt.verdict.code in GREEN or attempt.number == result.number else attempt.verdict.summary
+    return wrapped(head + (f" · {one_line(told, 400)}" if told else ""), "", " " * 17)
+
+
+def climbed_line(result: TestResult) -> str | None:
+    """`test_x: compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
+    if not result.climbed:
+        return None
+    return f"{one_line(result.nodeid)}: {' → '.join(map(_step, result.attempts))}"
+
+
+def _step(attempt: Attempt) -> str:
+    blamed = attempt.verdict.blamed_ranks
+    who = f" ({ranks_named(blamed)})" if blamed else ""
+    return f"{'' if attempt.purpose == MEASURED else f'{attempt.purpose} '}{_end(attempt)}{who}"
+
+
+def _end(attempt: Attempt) -> str:
+    """What was never begun was not tried."""
+    if attempt.verdict.code is not Code.NOT_RUN:
+        return str(attempt.verdict.code)
+    return "not tried" if attempt.verdict.phase == "setup" else "cut short"
