@@ -273,3 +273,11 @@ def test_a_variable_that_looks_like_ours_is_told() -> None:
 def test_the_seeds_directory_counts_from_the_configuration(read: Read, pytester: pytest.Pytester) -> None:
     seed = read(toml="[tool.pytest_megacpp.seed]\ndir = 'seeds'\nkeep = 2").seed
     assert (seed.dir, seed.keep) == (pytester.path / "seeds", 2)
+
+
+@pytest.mark.parametrize("other", [("--detach",), ("--attach", "20261122-214501-3f9a"), ("--replay", "latest")])
+def test_a_ladder_needs_a_desk_that_judges_while_the_box_waits(read: Read, other: tuple[str, ...]) -> None:
+    assert read("--triage").triage
+    with pytest.raises(pytest.UsageError, match=f"--triage and {other[0]} exclude each other: "):
+        read("--triage", *other)
+    assert not read(*other, toml="[tool.pytest_megacpp]\ntriage = true\n").triage

@@ -1,7 +1,7 @@
 """What every surface promises (`surfaces.protocol`), asked of each: one box, one recording, an end that leaves nothing.
 
 The box is the real one. It refuses the plan at its guard (a lane that no machine here can be), or imports torch while
-somebody interferes, so that no test waits for ranks.
+somebody interferes, so that one test alone waits for a rank.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 from pytest_megacpp.box import process
 from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.surfaces.local import LocalSurface
@@ -232,3 +232,21 @@ def test_the_plan_s_secrets_stay_out_of_the_recording(ground: Ground) -> None:
     assert heard.finished == "refused"
     for file in run.rglob("*"):
         assert not file.is_file() or b"tok-0123456789abcdef" not in file.read_bytes()
+
+
+def test_what_a_desk_says_arrives(ground: Ground) -> None:
+    """In order, whatever nonsense is among it; the box hears it when it has nothing else to do."""
+    plan = replace(ground.plan(refused=False), triage=True)
+    run = ground.project / "lane" / "runs" / plan.run_id
+    run.mkdir(parents=True)
+    heard = Heard(ground.surface.start(plan, run), plan, run)
+    heard.box.say(Again(7, "nonsense", 3))
+    heard.until(lambda: 0 in heard.timeline.tests and heard.timeline.tests[0].ended is not None)
+    heard.box.say(Again(0, "diagnostic", 0))
+    heard.until(lambda: 1 in heard.timeline.tests and heard.timeline.tests[1].ended is not None)
+    heard.box.say(Enough(0))
+    heard.to_the_end()
+    assert heard.timeline.attempts(0) == (0, 1)
+    assert heard.timeline.tests[1].preset == "diagnostic"
+    assert heard.finished == "completed"
+    heard.box.end()

@@ -1,0 +1,38 @@
+"""What a desk says to its box, from one end to the other."""
+
+import pytest
+
+from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.words import Word, read_word, word_line
+
+
+@pytest.mark.parametrize("word", [Again(3, "warm-up", 7), Enough(0), Stop("stopped")])
+def test_a_word_arrives_as_it_was_said(word: Word) -> None:
+    line = word_line(word)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert read_word(line) == word
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"fetched":true}', b'{"later":{"item":1}}'])
+def test_what_is_no_word_is_none(line: bytes) -> None:
+    assert read_word(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense",
+        b"[]",
+        b'{"enough":true}',
+        b'{"enough":{"item":true}}',
+        b'{"enough":{"item":1.5}}',
+        b'{"again":{"item":1}}',
+        b'{"again":{"item":1,"purpose":["warm-up"],"after":1}}',
+        b'{"stop":"stopped"}',
+    ],
+)
+def test_a_malformed_word_is_refused(line: bytes) -> None:
+    with pytest.raises(CodecError):
+        read_word(line)
