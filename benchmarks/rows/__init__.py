@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.commands import Workshop
-from benchmarks.rows import death, healthy, idle, judge, misreport, modal, start, warm, watch
+from benchmarks.rows import death, healthy, idle, judge, misreport, modal, seed, start, warm, watch
 from benchmarks.table import Table
 
 ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
@@ -18,4 +18,5 @@ ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
     "watch": watch.tables,
     "judge": judge.tables,
     "modal": modal.tables,
+    "seed": seed.tables,
 }

@@ -73,8 +73,14 @@ def longest_s(place: Place, options: Options, lane: str) -> float | None:
 
 def worst_s(plan: Plan, longest: float | None) -> float:
     """How long a run can take by its limits: every test fails and needs ranks of its own."""
-    tests_s = sum(test.limits.startup + test.limits.test for test in plan.tests)
+    tests_s = sum(_worst_s(test) for test in plan.tests)
     return min(limit for limit in (tests_s, plan.run_s, longest) if limit)
+
+
+def _worst_s(test: PlannedTest) -> float:
+    """A test that may have to warm up runs twice, the first time with the time to compile."""
+    once_s = test.limits.startup + test.limits.test
+    return 2 * once_s + test.limits.compile if test.cache_seed in ("auto", "refresh") and not test.drill else once_s
 
 
 def rates_file() -> Path:
