@@ -141,9 +141,12 @@ class Copier:
             del manifest.files[path]
         try:
             self._copy_all(sorted(missing, key=lambda file: (-file.size_bytes, file.path)), manifest)
-            manifest.complete = True
-        finally:
-            manifest.save()
+        except BaseException:
+            with suppress(OSError):  # on a full disk this fails as well, and says less
+                manifest.save()
+            raise
+        manifest.complete = True
+        manifest.save()
         shutil.rmtree(self._state / "parts", ignore_errors=True)
 
     def _has(self, manifest: "Manifest", file: Wanted) -> bool:
@@ -195,9 +198,14 @@ class Copier:
             place = self._place(file.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             part = self._state / "parts" / file.part
-            digest = self._fill(file, part, stopped)
+            try:
+                digest = self._fill(file, part, stopped)
+            except OSError as error:
+                if error.errno in _FULL:  # room for the manifest
+                    part.unlink()
+                raise
             os.replace(part, place)
-        manifest.add(file.path, Kept(file.size_bytes, file.mtime_ns, digest))
+            manifest.add(file.path, Kept(file.size_bytes, file.mtime_ns, digest))
         self.tally.finish(1)
 
     def _fill(self, file: Wanted, part: Path, stopped: threading.Event) -> str:

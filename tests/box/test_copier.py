@@ -260,9 +260,23 @@ def test_a_full_target_says_what_is_missing(source: Path, target: Path, monkeypa
     def full(file: object, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    first_only = iter([True])
+
+    def full_soon(manifest: copier.Manifest) -> None:
+        if not next(first_only, False):
+            full(manifest, b"")
+
+    copy(source, target, include=["^d"])
     with monkeypatch.context() as patch:
         patch.setattr(copier, "_write", full)
-        assert f"no space is left for {target}, and 2.2e-08 GiB are to come" in str(refused(source, target))
+        told = str(refused(source, target, include=["^sub/b", "^d"]))
+        assert told == f"'sub/b.bin' can't be copied: no space is left for {target}, and 1.2e-08 GiB are to come"
+        assert list((state_of(target) / "parts").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(copier, "_write", full)
+        patch.setattr(copier.Manifest, "_save", full_soon)
+        (target / "d").unlink()
+        assert "'sub/b.bin' can't be copied: no space" in str(refused(source, target, include=["^sub/b", "^d"]))
     copy(source, target)
     assert held(target) == FILES
 
