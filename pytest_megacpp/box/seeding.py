@@ -5,7 +5,6 @@ Warmth is measured: what ranks needed and compiled in the run counts, whatever a
 """
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from pytest_megacpp.box.graphs import graph_dir, graph_keys
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, WARM_UP, Plan, PlannedTest
+from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, WARM_UP, Plan, PlannedTest, warming_command
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.seed import (
     Coverage,
@@ -309,17 +308,6 @@ def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
 def owns_cache(settings: Iterable[Setting]) -> bool:
     """Whether the plugin decides where the compile cache lies."""
     return all(s.source is Source.PLUGIN for s in settings if s.name in CACHE_VARIABLES)
-
-
-def warming_command(plan: Plan) -> str:
-    """The user's own command, with a warm-up first."""
-    words, skip = [], False
-    for word in plan.args:
-        if skip or word == "--cache-seed":
-            skip = word == "--cache-seed" and not skip
-        elif not word.startswith("--cache-seed="):
-            words.append(word)
-    return "pytest " + shlex.join([*words, "--cache-seed", "auto"])
 
 
 def _last(timeline: Timeline, item: int) -> TestView | None:

@@ -4,6 +4,7 @@ A test of the plan can be run several times: each run of it is an *attempt* with
 test's index in the plan, later ones count on from the plan's end.
 """
 
+import shlex
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.events import Limits
@@ -112,6 +113,17 @@ class Plan:
     revision: str = ""
     triage: bool = False
     data: tuple[DataSet, ...] = ()
+
+
+def warming_command(plan: Plan) -> str:
+    """The user's own command, with a warm-up first."""
+    words, skip = [], False
+    for word in plan.args:
+        if skip or word == "--cache-seed":
+            skip = word == "--cache-seed" and not skip
+        elif not word.startswith("--cache-seed="):
+            words.append(word)
+    return "pytest " + shlex.join([*words, "--cache-seed", "auto"])
 
 
 @dataclass(frozen=True, slots=True)

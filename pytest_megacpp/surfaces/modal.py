@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Event, ProblemFound, Progress
 from pytest_megacpp.recording.plan import Plan, Stop
+from pytest_megacpp.recording.seed_layout import SeedError
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces import modal_client as client
@@ -34,6 +35,7 @@ from pytest_megacpp.surfaces.modal_config import (
     ModalConfig,
     VolumeConfig,
 )
+from pytest_megacpp.surfaces.modal_seeds import ModalShelf, refusal
 from pytest_megacpp.surfaces.modal_stream import (
     MAX_LINE_BYTES,
     MAX_LOGS_BYTES,
@@ -121,6 +123,7 @@ class ModalSurface:
         source = box.phase("source", lambda: self._gather(plan))
         box.tell("source", source.notice)
         box.phase("connect", lambda: client.connect(cancelled))
+        self._check_seeds(plan, box)
         app = client.app(config.app, config.environment, self._tags(plan), cancelled)
         box.knows(app=getattr(app, "app_id", None))
         image = self._image(top_of(Path(plan.cwd)))
@@ -136,6 +139,21 @@ class ModalSurface:
         sandbox = box.phase("capacity", lambda: client.create(order, config.capacity_s, cancelled), wanted)
         threading.Thread(target=self._learn_rates, daemon=True, name="megacpp-modal-rates").start()
         return sandbox
+
+    def _check_seeds(self, plan: Plan, box: "ModalBox") -> None:
+        """Before anything is rented; an image of the user's own may bring seeds along."""
+        config, image = self.config, self.config.image
+        own = image.baked_seed is not None or image.factory is not None or image.reference is not None
+        required = any(test.cache_seed == "require" for test in plan.tests)
+        if own or not required or config.cache_volume is None:
+            return
+        shelf = ModalShelf(config.cache_volume, config.environment)
+        try:
+            refused = box.phase("seed", lambda: refusal(plan, shelf, image.name))
+        except SeedError as e:
+            raise failures.SurfaceTrouble(ProblemFound("blocked", "seed", str(e))) from e
+        if refused is not None:
+            raise failures.SurfaceTrouble(refused)
 
     def _learn_rates(self) -> None:
         """For later launches; nobody waits for it."""

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import IO
 
-from pytest_megacpp.recording.seed import Manifest
+from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.plan import Plan, warming_command
+from pytest_megacpp.recording.seed import Manifest, Wanted, coverage
 from pytest_megacpp.recording.seed_layout import (
     ARCHIVE,
     GOOD,
@@ -94,6 +96,30 @@ class ModalShelf:
 
     def _remove(self, path: str) -> None:
         client.remove(self._volume, f"{self._top}/{path}", self._environment)
+
+
+def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
+    """Why a launch that requires a warm seed need not rent a machine: what the desk knows of the shape is enough to say
+    that no seed of the volume serves it. None where only the box can tell, which looks again. Raises SeedError.
+    """
+    wanted = [Wanted(t.nodeid, t.preset, t.ranks) for t in plan.tests if t.cache_seed == "require" and not t.drill]
+    if not wanted:
+        return None
+    asked = (plan.lane, "cpu" if plan.dry_run else plan.gpu, plan.seed.ranks, plan.seed.preset, image)
+    good = [seed.manifest for seed in shelf.seeds() if seed.good and seed.manifest is not None]
+    found = [coverage(seed.tests, wanted, {}) for seed in good if _asked(seed) == asked]
+    if any(not one.missing for one in found):
+        return None
+    best = max(found, key=lambda one: one.covered, default=None)
+    told = f"{shelf.place} has no seed for lane {asked[0]} on {asked[1]}, {asked[2]} ranks, preset {asked[3]}"
+    if best is not None:
+        told = f"the seed in {shelf.place} covers {best.covered} of {best.wanted} pairs of test and rank"
+    return ProblemFound("blocked", "seed", f"nothing was rented: {told}", warming_command(plan))
+
+
+def _asked(seed: Manifest) -> tuple[str, str, int, str, str]:
+    shape = seed.shape
+    return shape.lane, shape.gpu, shape.ranks, shape.preset, shape.image
 
 
 @contextlib.contextmanager

@@ -136,6 +136,19 @@ def test_a_desk_that_leaves_the_queue(emulator: Emulator, project: Path) -> None
     assert box.ended() is not None
 
 
+def test_a_seed_that_is_required_and_not_there_rents_nothing(emulator: Emulator, project: Path) -> None:
+    """The desk knows enough of the shape; what only the box knows is looked at there."""
+    tests = (PlannedTest("test_a.py::test_a", 1, "full", ev.Limits(), cache_seed="require"),)
+    kind = {"devices": 0, "ranks": 1, "dry_run": True, "fsdp": False, "tests": tests, "cwd": str(project)}
+    plan = Plan("r", "h200x8", "modal", "H200:8", args=("-m", "h200x8"), **kind)  # type: ignore[arg-type]
+    surface = ModalSurface(ModalConfig(cache_volume=VolumeConfig("/c", "cache", made=True)), SourceConfig())
+    problem = problem_of(surface.start(plan, project))
+    assert (problem.code, problem.cause) == ("blocked", "seed")
+    assert "nothing was rented: volume cache/seeds has no seed for lane h200x8 on cpu" in problem.detail
+    assert problem.mend == "pytest -m h200x8 --cache-seed auto"
+    assert emulator.sandboxes == []
+
+
 @pytest.mark.parametrize(
     ("status", "words", "cause"),
     [
