@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge.ladder import UNCLEAR
-from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, Commands, fill
+from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, SAME_AT_BOTH_SIZES, Commands, fill
 from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.collectives import describe
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
@@ -63,7 +63,7 @@ def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, al
             _told(f"with the diagnostic preset: {tried.verdict.summary}"),
             *([_told(doubt)] if alike else []),
         ),
-        next_step=fill(INFRASTRUCTURE, command, verdict.blamed_ranks),
+        next_step=fill(SAME_AT_BOTH_SIZES if alike else INFRASTRUCTURE, command, verdict.blamed_ranks),
     )
 
 

@@ -160,6 +160,10 @@ TRIAGE: dict[Code, str] = {
 
 # What all attempts together say.
 INFRASTRUCTURE = "hand the lines for a support ticket to whoever runs the machine, and rerun on another\n{rerun}"
+SAME_AT_BOTH_SIZES = (
+    "let the test build less for the diagnostic preset (lane.pick); if that hangs too, hand the lines for a"
+    " support ticket to whoever runs the machine\n{triage}\n{show}"
+)
 DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}"
 
 

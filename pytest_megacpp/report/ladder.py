@@ -26,10 +26,13 @@ def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline)
 
 
 def climbed_line(result: TestResult) -> str | None:
-    """`test_x: compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
+    """`test_x: compile-skew (rank 1) → warm-up passed → passed`, in one line for the summary; None where nothing was
+    tried after a verdict.
+    """
     if not result.climbed:
         return None
-    return f"{one_line(result.nodeid)}: {' → '.join(map(_step, result.attempts))}"
+    found = [result.verdict.cause] if result.verdict.cause == "infrastructure" else []
+    return f"{one_line(result.nodeid)}: {' → '.join([*map(_step, result.attempts), *found])}"
 
 
 def _step(attempt: Attempt) -> str:

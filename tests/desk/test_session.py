@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,9 @@ from pytest_megacpp.desk import session
 from pytest_megacpp.desk.rundir import RunDirectory
 from pytest_megacpp.desk.session import LaneRun
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.words import Word
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from pytest_megacpp.surfaces.replay import ReplaySurface
@@ -41,6 +44,9 @@ class Deaf:
     def address(self) -> Address:
         return Address()
 
+    def say(self, word: Word) -> None:
+        pass
+
     def stop(self, reason: str) -> None:
         pass
 
@@ -59,6 +65,62 @@ def test_a_box_that_never_says_that_it_ended_does_not_keep_the_desk(
     document = json.loads((directory.path / "run.json").read_text())
     assert document["status"] == "error"
     assert run.wait_for(0).verdict.code == "box-lost"
+
+
+class Listening(Deaf):
+    """A box that says one thing after another, and keeps what it hears."""
+
+    def __init__(self, *said: bytes) -> None:
+        self._said, self.heard = list(said), list[Word]()
+
+    def read(self) -> bytes:
+        return self._said.pop(0) if self._said else b""
+
+    def say(self, word: Word) -> None:
+        self.heard.append(word)
+
+    def ended(self) -> Ended | None:
+        return None if self._said else Ended()
+
+
+def climbing(tmp_path: Path, box: Listening, **test: Any) -> LaneRun:
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
+    run.plan = replace(run.plan, triage=True, tests=(replace(run.plan.tests[0], **test),))
+    run.start(box)
+    return run
+
+
+def hangs(box: FakeBox) -> FakeBox:
+    return box.enters((0, 1)).after(31.0).acts("stall", "everybody waits", (0, 1), (), (), 31.0).aborts("stall")
+
+
+def test_a_test_is_through_when_its_ladder_is(tmp_path: Path) -> None:
+    told = hangs(FakeBox(ranks=2).begins())
+    first = told.recording()
+    whole = hangs(told.tries("diagnostic")).done().recording()
+    box = Listening(first, whole[len(first) :])
+    run = climbing(tmp_path, box)
+    result = run.wait_for(0)
+    assert box.heard == [Again(0, "diagnostic", 0), Enough(0)]
+    assert (result.verdict.code, result.verdict.cause) == ("hang", "infrastructure")
+    run.finish()
+    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    assert [attempt["verdict"]["code"] for attempt in document["attempts"]] == ["hang", "hang"]
+
+
+@pytest.mark.parametrize("test", [{"drill": True}, {"preset": "diagnostic"}])
+def test_what_needs_no_further_attempt_is_told_at_once(tmp_path: Path, test: dict[str, Any]) -> None:
+    box = Listening(hangs(FakeBox(ranks=2).begins()).recording())
+    assert climbing(tmp_path, box, **test).wait_for(0).verdict.code == "hang"
+    assert box.heard == [Enough(0)]
+
+
+def test_a_box_that_ends_before_it_hears_costs_the_ladder_and_not_the_verdict(tmp_path: Path) -> None:
+    box = Listening(hangs(FakeBox(ranks=2).begins()).done("run-limit").recording())
+    run = climbing(tmp_path, box)
+    assert run.wait_for(0).verdict.code == "hang"
+    run.finish()
+    assert json.loads((run.directory.path / "run.json").read_text())["status"] == "failed"
 
 
 class Interrupting(Deaf):
