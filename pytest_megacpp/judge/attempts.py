@@ -15,6 +15,7 @@ from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
 from pytest_megacpp.recording.timeline import Timeline
 
 KEPT_WORDS = 4
+UNTESTED = frozenset({Code.NOT_RUN, Code.BLOCKED, Code.BOX_LOST, Code.STARTUP_FAILURE})
 
 
 def settle(
@@ -37,8 +38,15 @@ def _deciding(counting: Sequence[Attempt]) -> Attempt:
     """The last one, unless it proves nothing against a failure before it."""
     *before, last = counting
     failed = [attempt for attempt in before if attempt.verdict.code not in GREEN]
-    proves = last.purpose == MEASURED or last.verdict.code not in GREEN
-    return last if not failed or (proves and last.verdict.code is not Code.NOT_RUN) else failed[-1]
+    return last if not failed or _proves(last) else failed[-1]
+
+
+def _proves(attempt: Attempt) -> bool:
+    """Whether it says more than the failure before it: not a rehearsal, nor what never got to run as long as it may."""
+    verdict = attempt.verdict
+    if verdict.code in GREEN:
+        return attempt.purpose == MEASURED
+    return verdict.code not in UNTESTED and verdict.cause != "run-limit"
 
 
 # -- the diagnostic preset ---------------------------------------------------------------------------------

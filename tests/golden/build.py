@@ -911,6 +911,13 @@ def compile_skew_that_nothing_is_left_for() -> FakeBox:
 
 
 @case
+def compile_skew_whose_warm_up_meets_the_limit_of_the_run() -> FakeBox:
+    box = skews(first_attempt()).tries("warm-up").samples(range(4), cpu_s=5.0).after(20.0).samples(range(4), cpu_s=20.0)
+    box.acts("run-limit", "the run took longer than 53 s").aborts("run-limit")
+    return box.done("run-limit", "the run took longer than 53 s")
+
+
+@case
 def compile_skew_of_an_interrupted_ladder() -> FakeBox:
     """The measured attempt never began: a warm-up that passed proves nothing."""
     box = skews(first_attempt()).tries("warm-up").after(61.0).passes().plans("measured").ends()

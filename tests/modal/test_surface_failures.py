@@ -11,8 +11,9 @@ from grpclib import Status
 
 from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.recording.words import word_line
 from pytest_megacpp.surfaces import modal as modal_surface
 from pytest_megacpp.surfaces import modal_client
 from pytest_megacpp.surfaces.modal import ModalBox, ModalSurface
@@ -357,3 +358,31 @@ def test_a_run_that_is_nowhere(emulator: Emulator, project: Path) -> None:
     while there.ended() is None:
         time.sleep(0.01)
     assert b'"run-started"' not in (place / "recording.jsonl").read_bytes()
+
+
+class _Follower:
+    """A connection that is cut a moment after it was made."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self._says = iter([b"", b"", None])
+
+    def next(self, wait_s: float) -> bytes | None:
+        return next(self._says)
+
+    def say(self, line: bytes) -> None:
+        self.heard.append(line)
+
+    def leave(self) -> None:
+        pass
+
+
+def test_a_new_connection_begins_with_all_that_was_said(tmp_path: Path) -> None:
+    """The box takes no word twice, and none may be lost with a connection."""
+    box = ModalBox("run-1", tmp_path, ModalConfig())
+    words = [Again(0, "warm-up", 0), Enough(1)]
+    for word in words:
+        box.say(word)
+    for follower in (_Follower(), _Follower()):
+        assert list(box._converse(follower, lambda data: None, beats=True)) == []  # type: ignore[arg-type]
+        assert follower.heard == [b"{}", *(word_line(word).rstrip() for word in words)]

@@ -59,10 +59,15 @@ SUITE = """
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("triage"))
     project.write("pyproject.toml", CONFIGURATION)
     project.write("test_triage.py", SUITE)
+    return project
+
+
+@pytest.fixture(scope="module")
+def ran(project: Project) -> Ran:
     return project.pytest(*LANE, "--triage", "--cache-seed", "cold", "-p", "no:randomly")
 
 
@@ -107,3 +112,14 @@ def test_nothing_else_is_tried_again(ran: Ran) -> None:
     assert (ladder(ran, "test_raises"), ladder(ran, "test_passes")) == ([], [])
     assert (ran.outcome("test_raises"), ran.outcome("test_passes")) == ("failed", "passed")
     assert "→" not in ran.failure("test_raises")
+
+
+def test_a_replay_shows_the_same_ladders(project: Project, ran: Ran) -> None:
+    assert ran.directory is not None
+    again = project.pytest("-m", "h200x8", "--replay", str(ran.directory / "recording.jsonl"), "-p", "no:randomly")
+    assert again.outcomes() == ran.outcomes()
+    for name in ("test_rank_1_has_a_cold_cache", "test_nobody_sends", "test_differs"):
+        assert ladder(again, name) == ladder(ran, name)
+    assert [line for line in again.text.splitlines() if "→" in line] == [
+        line for line in ran.text.splitlines() if "→" in line
+    ]
