@@ -73,13 +73,15 @@ def longest_s(place: Place, options: Options, lane: str) -> float | None:
 
 def worst_s(plan: Plan, longest: float | None) -> float:
     """How long a run can take by its limits: every test fails and needs ranks of its own."""
-    tests_s = sum(_worst_s(test) for test in plan.tests)
+    tests_s = sum(_worst_s(test, triage=plan.triage) for test in plan.tests)
     return min(limit for limit in (tests_s, plan.run_s, longest) if limit)
 
 
-def _worst_s(test: PlannedTest) -> float:
-    """A test that may have to warm up runs twice, the first time with the time to compile."""
+def _worst_s(test: PlannedTest, *, triage: bool) -> float:
+    """A test that may have to warm up runs twice, the first time with the time to compile; a ladder has four rungs."""
     once_s = test.limits.startup + test.limits.test
+    if triage and not test.drill:
+        return 4 * once_s + test.limits.compile
     return 2 * once_s + test.limits.compile if test.cache_seed in ("auto", "refresh") and not test.drill else once_s
 
 

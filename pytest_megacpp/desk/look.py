@@ -12,6 +12,7 @@ from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
+from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.layout import columns
 from pytest_megacpp.report.text import failure_text, headline
 
@@ -101,7 +102,9 @@ def judgement_shown(seen: Judged) -> Iterator[str]:
         if test.outcome in BAD:
             yield from (*_text(test, seen), "")
         else:
-            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {headline(test.verdict)}"
+            steps = climbed(test)
+            told = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
+            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {told}"
     outcomes = [test.outcome for test in seen.result.tests]
     yield _counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
 
@@ -122,15 +125,28 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     receipt = _typed(seen.run / told) if isinstance(told, str) else None
     started = seen.timeline.started
     lane = started.lane if started else "?"
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=_flight(test, told, seen.run))
+    flight, known = _flight(test, told, seen.run, test.number), _known(test, told, seen)
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, known=known)
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
 
 
-def _flight(test: TestResult, receipt: object, run: Path) -> str | None:
-    """Where the flight records lie that were written with a receipt."""
+def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
+    """What a support ticket needs beside the recording."""
+    ids, recording = seen.document.get("ids"), seen.run / "recording.jsonl"
+    named = {name: ids.get(name) for name in ("app", "sandbox")} if isinstance(ids, dict) else {}
+    flights = (_flight(test, receipt, seen.run, attempt.number) for attempt in test.attempts)
+    known = named | {
+        "flight": ", ".join(filter(None, flights)),
+        "recording": _typed(recording) if recording.is_file() else None,
+    }
+    return {name: text for name, text in known.items() if isinstance(text, str) and text}
+
+
+def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | None:
+    """Where the flight records of an attempt lie that were written with a receipt."""
     if not isinstance(receipt, str):
         return None
-    records = run / record_name(receipt, test, test.number)
+    records = run / record_name(receipt, test, number)
     return _typed(records) if records.is_dir() else None
 
 

@@ -13,6 +13,7 @@ from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
 from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.text import failure_text, headline
 
 SECTION_CHARS = 6_000
@@ -191,6 +192,8 @@ class _Maker:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
         if verdict.cause:
             found["megacpp_cause"] = verdict.cause
+        if (steps := climbed(self.result)) is not None:
+            found["megacpp_attempts"] = steps
         firsts = [s for rank in self._ranks() if (s := rank.first_forward_s) is not None]
         if firsts:
             found["megacpp_first_forward_s"] = round(max(firsts), 3)  # the slowest rank's

@@ -31,8 +31,9 @@ from pytest_megacpp.recording.plan import Again, Enough, Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import TestView, Timeline
 from pytest_megacpp.recording.wire import Decoder, encode
+from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import flight_dumps, record_name
-from pytest_megacpp.report.ladder import climbed_line
+from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
@@ -376,8 +377,8 @@ def summary_lines(run: LaneRun) -> list[str]:
 
 def climbed_lines(run: LaneRun) -> list[str]:
     """A line per test at which there was more to try."""
-    lines = (climbed_line(result) for _, result in sorted(run.judged.items()))
-    return [line for line in lines if line is not None]
+    told = ((result.nodeid, climbed(result)) for _, result in sorted(run.judged.items()))
+    return [f"{one_line(nodeid)}: {steps}" for nodeid, steps in told if steps is not None]
 
 
 def _counted(plain: Counter[str], drills: Counter[str]) -> str:

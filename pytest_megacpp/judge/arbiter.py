@@ -87,9 +87,11 @@ def _attempt(timeline: Timeline, result: TestResult) -> Attempt:
 
 
 def _purpose(timeline: Timeline, number: int) -> str:
+    """A first attempt is never one that looks for a cause, whatever a damaged recording says."""
     view, planned = timeline.tests.get(number), timeline.planned.get(number)
-    first = WARM_UP if view is not None and view.warmup == WARMED else MEASURED
-    return (planned.purpose if planned else "") or first
+    if planned is not None and planned.of is not None:
+        return planned.purpose
+    return WARM_UP if view is not None and view.warmup == WARMED else MEASURED
 
 
 def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:

@@ -12,6 +12,7 @@ from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.plan import DIAGNOSTIC
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 
@@ -27,6 +28,7 @@ class Commands:
     dry_run: bool
     ranks: int
     limits: Limits
+    preset: str = "full"
     climbed: bool = False  # the order of diagnosis was followed
 
     def rerun(self, *options: str) -> str:
@@ -59,6 +61,7 @@ def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = Fal
         bool(started and started.dry_run),
         test.size if test else planned.ranks if planned else 0,
         limits,
+        test.preset if test else "full",
         climbed,
     )
 
@@ -180,8 +183,10 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
 
 
 def _may_be_triaged(finding: Finding, command: Commands) -> bool:
-    """Torch compares collectives on gloo only."""
-    return not command.climbed and (command.dry_run or finding.code is not Code.COLLECTIVE_MISMATCH)
+    """Torch compares collectives on gloo only, and no preset is smaller than the diagnostic one."""
+    if command.climbed or finding.code is Code.COLLECTIVE_MISMATCH:
+        return command.dry_run and not command.climbed
+    return finding.code is Code.COMPILE_SKEW or command.preset != DIAGNOSTIC
 
 
 def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") -> str:

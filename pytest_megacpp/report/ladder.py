@@ -20,25 +20,24 @@ def ladder(result: TestResult, timeline: Timeline) -> list[str]:
 def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
     view = timeline.tests.get(attempt.number)
     took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
-    head = f"  {number + 1}  {attempt.purpose:<10}  {_end(attempt)}{took}"
+    head = f"  {number + 1}  {one_line(attempt.purpose, 20):<10}  {_end(attempt)}{took}"
     told = "" if attempt.verdict.code in GREEN or attempt.number == result.number else attempt.verdict.summary
     return wrapped(head + (f" · {one_line(told, 400)}" if told else ""), "", " " * 17)
 
 
-def climbed_line(result: TestResult) -> str | None:
-    """`test_x: compile-skew (rank 1) → warm-up passed → passed`, in one line for the summary; None where nothing was
-    tried after a verdict.
-    """
+def climbed(result: TestResult) -> str | None:
+    """`compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
     if not result.climbed:
         return None
     found = [result.verdict.cause] if result.verdict.cause == "infrastructure" else []
-    return f"{one_line(result.nodeid)}: {' → '.join([*map(_step, result.attempts), *found])}"
+    return " → ".join([*map(_step, result.attempts), *found])
 
 
 def _step(attempt: Attempt) -> str:
     blamed = attempt.verdict.blamed_ranks
     who = f" ({ranks_named(blamed)})" if blamed else ""
-    return f"{'' if attempt.purpose == MEASURED else f'{attempt.purpose} '}{_end(attempt)}{who}"
+    what = "" if attempt.purpose == MEASURED else f"{one_line(attempt.purpose, 20)} "
+    return f"{what}{_end(attempt)}{who}"
 
 
 def _end(attempt: Attempt) -> str:
