@@ -198,18 +198,21 @@ def merged(base: Sequence[SeededTest], measured: Sequence[SeededTest]) -> tuple[
     known = {Wanted.of(test): test for test in base}
     for test in measured:
         before = known.get(Wanted.of(test))
-        known[Wanted.of(test)] = test if before is None else replace(test, ranks=_with_seconds(before, test))
+        known[Wanted.of(test)] = test if before is None else replace(test, ranks=_with_the_past(before, test))
     return tuple(known.values())
 
 
-def _with_seconds(before: SeededTest, now: SeededTest) -> tuple[RankGraphs, ...]:
+def _with_the_past(before: SeededTest, now: SeededTest) -> tuple[RankGraphs, ...]:
     past = {graphs.rank: graphs for graphs in before.ranks}
-    blank = RankGraphs(-1, "")
-    return tuple(
-        replace(
-            graphs,
-            cold_s=graphs.cold_s if graphs.cold_s is not None else past.get(graphs.rank, blank).cold_s,
-            warm_s=graphs.warm_s if graphs.warm_s is not None else past.get(graphs.rank, blank).warm_s,
-        )
-        for graphs in now.ranks
+    return tuple(_rank_merged(past[g.rank], g) if g.rank in past else g for g in now.ranks)
+
+
+def _rank_merged(past: RankGraphs, now: RankGraphs) -> RankGraphs:
+    """A rank that used fewer keys than before may have had the others in its memory, from a test before this one."""
+    fewer = all(set(keys) <= set(past.keys.get(cache, ())) for cache, keys in now.keys.items())
+    return replace(
+        now,
+        keys=past.keys if fewer else now.keys,
+        cold_s=now.cold_s if now.cold_s is not None else past.cold_s,
+        warm_s=now.warm_s if now.warm_s is not None else past.warm_s,
     )
