@@ -169,8 +169,10 @@ class Options:
 
     def cache_seed_for(self, marker: str | None, *, dry_run: bool) -> str:
         """The marker's, the option's, or `auto`; on a dry run, where skew costs nothing, a warm-up has to be asked for:
-        empty.
+        empty. What a marker requires is made by the warm-up that is asked for.
         """
+        if marker == "require" and self.cache_seed in ("auto", "refresh"):
+            return self.cache_seed
         return marker or self.cache_seed or ("" if dry_run else "auto")
 
     def preset_for(self, lane: str, marker: str | None) -> str:

@@ -88,7 +88,7 @@ def _row(seed: Kept, now: datetime) -> tuple[str, ...]:
         return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), "", f"damaged: {seed.damage}"
     made = seed.manifest
     wanted = sum(test.world_size for test in made.tests)
-    told = f"{counted(len(made.tests), 'test')}, {made.size[0]} of {counted(wanted, 'rank')}"
+    told = f"{counted(len(made.tests), 'test')}, {made.size[0]} of {wanted} pairs of test and rank"
     return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), told, f"run {one_line(made.run, 40)}"
 
 

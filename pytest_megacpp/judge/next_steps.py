@@ -144,6 +144,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
         for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
     },
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
+    (Code.BLOCKED, "seed"): "warm it up first, all ranks together: the same command, which then measures\n{mend}",
     (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
     (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",
     (Code.NOT_RUN, "skipped"): (
@@ -174,9 +175,9 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     """What to do next; `mend` is what the box itself proposed."""
     special = STEPS.get((finding.code, finding.cause)) if finding.cause else None
     step = special or STEPS.get((finding.code, None), "")
-    if mend:
+    if mend and "{mend}" not in step:
         step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
-    elif special is None and finding.code in TRIAGE and _may_be_triaged(finding, command):
+    elif not mend and special is None and finding.code in TRIAGE and _may_be_triaged(finding, command):
         said, _, rest = step.partition("\n")
         step = f"{said} ({TRIAGE[finding.code]})\n{{triage}}\n{rest}"
     return fill(step, command, finding.blamed, mend)

@@ -22,6 +22,7 @@ from pytest_megacpp.recording.stacks import main_thread, user_frame
 from pytest_megacpp.recording.timeline import Timeline, WorldView
 
 KEPT_NODEIDS = 10
+MEND_CHARS = 4_000  # a command line has to stay whole
 TOGETHER_S = 1.0
 _CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
 _PROBLEM_CODES = {
@@ -373,7 +374,7 @@ def mend(timeline: Timeline, finding: Finding) -> str:
     """What the box proposed to do about the problem that became this finding."""
     if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST):
         return ""
-    return plain(timeline.problems[0][1].mend, 400)
+    return plain(timeline.problems[0][1].mend, MEND_CHARS)
 
 
 def _refused(timeline: Timeline, index: int) -> Finding | None:

@@ -123,7 +123,8 @@ def warming_command(plan: Plan) -> str:
             skip = word == "--cache-seed" and not skip
         elif not word.startswith("--cache-seed="):
             words.append(word)
-    return "pytest " + shlex.join([*words, "--cache-seed", "auto"])
+    at = words.index("--") if "--" in words else len(words)
+    return "pytest " + shlex.join([*words[:at], "--cache-seed", "auto", *words[at:]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def receipt(
         "verdict": _verdict(result.verdict),
         "distributed_mode": _distributed_mode(where, size),
         "preset": where.test.preset if where.test else planned.preset if planned else None,
-        "warmup": (where.test.warmup or None) if where.test else None,
+        "warmup": _why_warmed(timeline.tests.get(result.index)),
         "attempts": [_attempt(attempt, timeline, flights.get(attempt.number)) for attempt in result.attempts],
         "world_size": size or None,
         "backend": _backend(where, run),
@@ -78,6 +78,11 @@ def receipt(
 def _verdict(verdict: Verdict) -> Json:
     fields: dict[str, Json] = to_json(verdict)
     return {name: str(value) if name in ("code", "certainty") else value for name, value in fields.items()}
+
+
+def _why_warmed(first: TestView | None) -> str | None:
+    """Why the first attempt was a warm-up, or was none; whatever attempt decided."""
+    return first.warmup or None if first is not None else None
 
 
 def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) -> Json:

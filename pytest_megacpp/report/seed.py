@@ -16,7 +16,7 @@ def seed_json(timeline: Timeline) -> dict[str, Json]:
     """
     began, ended = timeline.seed, timeline.kept
     return {
-        "mode": began.mode if began else None,
+        "mode": began.mode or None if began else None,
         "state": began.state if began else None,
         "id": began.id or None if began else None,
         "key": began.key if began else None,

@@ -41,6 +41,13 @@ def test_the_defaults(read: Read, pytester: pytest.Pytester) -> None:
     assert options.preset_for("h200x8", None) == "full"
 
 
+def test_a_warm_up_that_is_asked_for_makes_what_a_marker_requires(read: Read) -> None:
+    assert read().cache_seed_for("require", dry_run=False) == "require"
+    assert read("--cache-seed=auto").cache_seed_for("require", dry_run=True) == "auto"
+    assert read("--cache-seed=cold").cache_seed_for("require", dry_run=True) == "require"
+    assert read("--cache-seed=refresh").cache_seed_for("cold", dry_run=True) == "cold"
+
+
 def test_the_command_line(read: Read, pytester: pytest.Pytester) -> None:
     options = read(
         "--surface=local", "--ranks=4", "--dry-run", "--preset=diagnostic", "--lane-dir=x", "--replay=latest"

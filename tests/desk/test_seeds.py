@@ -63,7 +63,7 @@ def test_seeds_are_listed_by_shape(megacpp: Megacpp, store: SeedStore, good: Man
     assert f"{other.key}: nothing readable" in shapes
     rows = [line.split() for line in told if line.startswith(" ")]
     size = f"{store.find(good.id).held_bytes / 1024:.1f} KiB"
-    whole = f"* {good.id} 2 hours {size} 1 test, 2 of 2 ranks run 20261126-070739-3f9a"
+    whole = f"* {good.id} 2 hours {size} 1 test, 2 of 2 pairs of test and rank run 20261126-070739-3f9a"
     assert whole.split() in rows
     assert [row[:3] for row in rows if small.id in row] == [[small.id, "1", "day"]]
     assert any(damaged.id in row and "damaged: it has no cache.tar" in " ".join(row) for row in rows)
