@@ -23,10 +23,11 @@ def ticket(result: TestResult, timeline: Timeline, known: Mapping[str, str]) -> 
     failed = [attempt for attempt in result.attempts if attempt.number in timeline.tests]
     rows = [
         ("run", _run(timeline)),
-        ("place", _place(timeline, known)),
+        ("place", _place(timeline)),
+        *((name, known.get(name, "")) for name in ("app", "sandbox")),
         *_machine(timeline),
         *(("attempt", line) for attempt in failed for line in _attempt(attempt, timeline.tests[attempt.number])),
-        *((name, known[name]) for name in ("flight", "recording") if known.get(name)),
+        *((name, known.get(name, "")) for name in ("flight", "recording")),
     ]
     return ["for a support ticket", *(line for name, text in rows if text for line in _row(name, text))]
 
@@ -40,12 +41,10 @@ def _run(timeline: Timeline) -> str:
     return f"{timeline.run_id}, began {started.started_at if started else 'at an unknown time'} (UTC)"
 
 
-def _place(timeline: Timeline, known: Mapping[str, str]) -> str:
+def _place(timeline: Timeline) -> str:
     started = timeline.started
     parts = [f"{started.surface}, lane {started.lane}, {counted(started.ranks, 'rank')}"] if started else []
-    parts += ["dry run on CPU/gloo"] if started and started.dry_run else []
-    parts += [f"{name} {known[name]}" for name in ("app", "sandbox") if known.get(name)]
-    return ", ".join(parts)
+    return ", ".join([*parts, *(["dry run on CPU/gloo"] if started and started.dry_run else [])])
 
 
 # -- the machine -------------------------------------------------------------------------------------------

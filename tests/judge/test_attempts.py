@@ -4,12 +4,15 @@ import itertools
 
 import pytest
 
+from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.next_steps import Commands
 from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Outcome, TestResult, Verdict
+from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
 from pytest_megacpp.recording.timeline import Timeline
+from tests.scenario import NODEID, FakeBox
 
 COMMANDS = Commands("run-1", "h200x8", "t", "local", True, 2, Limits())
 CODES = (Code.PASSED, Code.COMPILE_SKEW, Code.NOT_RUN)
@@ -81,3 +84,12 @@ def test_what_ends_otherwise_at_another_size_is_not(again: Code) -> None:
 def test_torch_s_own_comparison_weighs(said: Code, before: Certainty, after: Certainty) -> None:
     verdict = settled((MEASURED, Code.COLLECTIVE_MISMATCH), (DETAIL, said), certainty=before).verdict
     assert (verdict.code, verdict.certainty) == (Code.COLLECTIVE_MISMATCH, after)
+
+
+@pytest.mark.parametrize("purpose", [DETAIL, DIAGNOSTIC, "nonsense"])
+def test_a_damaged_recording_has_a_first_attempt_that_counts(purpose: str) -> None:
+    box = FakeBox(2).box(ev.TestPlanned(0, NODEID, 2, purpose=purpose)).begins().enters(0).after(31.0)
+    box.acts("stall", "", (0,), (1,), (), 31.0).aborts("stall").tries(purpose).passes().ends().done()
+    (result,) = judge_run(box.timeline()).tests
+    assert not is_green(result)
+    assert [attempt.purpose for attempt in result.attempts] == [MEASURED, purpose]
