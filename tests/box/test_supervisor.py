@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, warm_up_limits
+from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, MAX_ATTEMPTS, PURPOSES, warm_up_limits
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, PlannedTest
 from pytest_megacpp.recording.timeline import WARMED, TestView
@@ -529,6 +530,31 @@ def test_an_order_that_comes_twice_is_one_and_nobody_gets_more_than_a_few() -> N
     box.desk = desk
     box.run()
     assert heard == [True, False] * 3 + [False, False]
+
+
+@given(scenarios(), st.randoms(use_true_random=False))
+@settings(max_examples=100)
+def test_every_ladder_ends(scenario: Scenario, dice: Random) -> None:
+    """Whatever a desk wants, and of whichever test."""
+    box = SimulatedBox(replace(scenario, plan=replace(scenario.plan, triage=True)), patience_s=400.0)
+
+    def desk(number: int, now_s: float) -> None:
+        item = box.timeline.test_of(number)
+        wanted = Again(dice.choice([item, 0, 99]), dice.choice(PURPOSES), dice.choice([number, number + 1]))
+        if dice.random() < 0.7:
+            box.hear(wanted, now_s)
+        if all(n in box.reasons for n in box.timeline.attempts(item)):
+            box.supervisor.settle(item, now_s)
+
+    box.desk = desk
+    box.run()
+    items = range(len(scenario.plan.tests))
+    attempts = [number for item in items for number in box.timeline.attempts(item)]
+    assert all(len(box.timeline.attempts(item)) <= MAX_ATTEMPTS for item in items)
+    assert set(box.released) <= set(box.reasons) <= set(attempts)
+    if finish(box) == "completed":
+        assert set(box.reasons) == set(attempts)
+    assert box.supervisor.failed <= set(items)
 
 
 def test_without_triage_nothing_is_tried_again() -> None:
