@@ -6,7 +6,7 @@ Warmth is measured: what ranks needed and compiled in the run counts, whatever a
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,8 +128,16 @@ class Seeding:
                     return ""
             except SeedError as e:
                 told.append(str(e))
-        damaged = [f"seed {s.id} is refused: {s.damage}" for s in others if s.key == self.shape.key and s.good]
-        return "; ".join((*told, *damaged)) or self._nearest(others)
+        return "; ".join((*told, *self._passed_over(others))) or self._nearest(others)
+
+    def _passed_over(self, others: Sequence[Kept]) -> Iterator[str]:
+        """Of this very shape: what damage keeps from use, and what nobody made the last known good one."""
+        for seed in others:
+            if seed.key == self.shape.key and seed.good:
+                yield f"seed {seed.id} is refused: {seed.damage}"
+        idle = next((s.id for s in others if s.key == self.shape.key and s.manifest is not None), None)
+        if idle is not None:
+            yield f"seed {idle} would serve, but isn't the last known good one: megacpp seed promote {idle}"
 
     def _begin_with(self, seed: Manifest, store: SeedStore) -> None:
         store.unpack(seed, self.cache)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.timeline import WARMED, Timeline
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.ladder import ladder
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
@@ -71,6 +71,7 @@ def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> lis
     facts = [str(verdict.certainty)]
     facts += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
     facts += [f"in {one_line(verdict.phase, 40)}"] if verdict.phase != "call" else []
+    facts += ["while warming up"] if where.test is not None and where.test.warmup == WARMED else []
     facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
     if timeline.started is not None and timeline.started.dry_run:
         facts.append("dry run (CPU/gloo: says nothing about GPUs)")

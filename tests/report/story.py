@@ -11,7 +11,9 @@ TRACEBACK = 'suite/test_step.py:31: in test_step\n    raise ValueError("no shard
 class Story:
     """One test on one world; every call adds an event. Times are box seconds."""
 
-    def __init__(self, ranks: int = 4, *, dry_run: bool = True, started_s: float = 10.0, released: bool = True) -> None:
+    def __init__(
+        self, ranks: int = 4, *, dry_run: bool = True, started_s: float = 10.0, released: bool = True, warmup: str = ""
+    ) -> None:
         self.timeline = Timeline()
         self.ranks = ranks
         self._seq: dict[tuple[str, str], int] = {}
@@ -19,7 +21,7 @@ class Story:
         self.box(0.0, ev.TestPlanned(0, NODEID, ranks), world="")
         self.box(1.0, ev.WorldStarted(ranks, "first"))
         if released:
-            self.box(started_s, ev.TestStarted(0, NODEID, ranks, ev.Limits()))
+            self.box(started_s, ev.TestStarted(0, NODEID, ranks, ev.Limits(), warmup=warmup))
 
     def box(self, time_s: float, fact: ev.Fact, *, world: str = "w0", source: str = "box") -> None:
         seq = self._seq[world, source] = self._seq.get((world, source), -1) + 1

@@ -75,6 +75,13 @@ def test_the_blamed_rank_s_traceback_is_shown_in_full() -> None:
     assert "3 ✗ValueError" in text
 
 
+def test_a_failure_while_warming_up_says_so() -> None:
+    story = Story(warmup="explicit_warmup_allowed")
+    story.raises(3, 12.0)
+    text = shown(story, result(Verdict(Code.TEST_FAILED, "rank 3 raised ValueError: no shards", (3,), "exception")))
+    assert "\n  certain · cause exception · while warming up · lane h200x8, 4 ranks" in text
+
+
 def test_ranks_that_raised_the_same_are_shown_once() -> None:
     story = Story()
     for rank in range(4):

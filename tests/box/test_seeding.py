@@ -1,0 +1,54 @@
+"""What a run begins with, where the store of seeds is not as a green run leaves it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box.seeding import Seeding
+from pytest_megacpp.box.seeds import SeedStore
+from pytest_megacpp.recording.events import Limits, SeedChecked
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
+from tests.box.seeding import SHAPE, fill, manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SeedStore:
+    return SeedStore(tmp_path / "store")
+
+
+def plan(store: SeedStore, *args: str) -> Plan:
+    test = PlannedTest("test_a.py::test_a", 2, "full", Limits(), cache_seed="require")
+    return Plan(
+        "r1", "h200x8", "local", "H200:8", 2, 2, True, False, (test,), args, ".", SeedPlan("", (str(store.directory),))
+    )
+
+
+def begun(store: SeedStore, cache: Path) -> SeedChecked:
+    cache.mkdir()
+    return Seeding(plan(store), SHAPE, cache).begin()
+
+
+def test_a_seed_that_nobody_made_the_last_known_good_one_is_named(store: SeedStore, tmp_path: Path) -> None:
+    made = store.publish(manifest(), fill(tmp_path / "made")).manifest
+    (store.directory / SHAPE.key / "good").unlink()
+    began = begun(store, tmp_path / "cache")
+    assert (began.state, began.covered) == ("absent", 0)
+    assert began.detail == (
+        f"seed {made.id} would serve, but isn't the last known good one: megacpp seed promote {made.id}"
+    )
+
+
+def test_a_damaged_seed_is_named_with_one_that_would_serve(store: SeedStore, tmp_path: Path) -> None:
+    fill(tmp_path / "made")
+    older = store.publish(manifest(), tmp_path / "made").manifest
+    newer = store.publish(replace(manifest(), created_at="2026-11-26T07:07:59.000Z"), tmp_path / "made").manifest
+    (store.directory / SHAPE.key / newer.id / "cache.tar").unlink()
+    refused, other = begun(store, tmp_path / "cache").detail.split("; ")
+    assert refused.startswith(f"seed {newer.id} is refused: it has no cache.tar")
+    assert other.endswith(f"megacpp seed promote {older.id}")
+
+
+def test_the_warming_command_is_the_user_s_own(store: SeedStore) -> None:
+    asked = plan(store, "-m", "h200x8", "--cache-seed", "require", "-k", "a or b", "--", "test_a.py")
+    assert warming_command(asked) == "pytest -m h200x8 -k 'a or b' --cache-seed auto -- test_a.py"
