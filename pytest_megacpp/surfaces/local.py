@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO
@@ -54,12 +55,20 @@ class LocalSurface:
 
 def _environment(run_id: str) -> dict[str, str]:
     """The desk's, without what describes the desk's own process; the package stays importable."""
-    kept = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_THE_BOX}
+    kept = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_THE_BOX and not _is_torch_s_own(k, v)}
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [p for p in kept.get("PYTHONPATH", "").split(os.pathsep) if p]
     if package_root not in paths:
         kept["PYTHONPATH"] = os.pathsep.join([*paths, package_root])
     return {**kept, "MEGACPP_RUN_ID": run_id}
+
+
+def _is_torch_s_own(name: str, value: str) -> bool:
+    """Where something compiled in the desk's process, torch put its default cache into the environment: nobody chose
+    that, and the box has a cache of its own.
+    """
+    default = os.path.join(tempfile.gettempdir(), "torchinductor_")
+    return name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR") and value.startswith(default)
 
 
 class LocalBox:
