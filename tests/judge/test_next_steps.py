@@ -26,7 +26,8 @@ def test_every_code_has_a_step(code: Code) -> None:
 
 @pytest.mark.parametrize(("code", "cause"), sorted(STEPS, key=str))
 def test_every_command_is_one_that_a_shell_takes(code: Code, cause: str | None) -> None:
-    said, *lines = next_step(Finding(code, "", (1,), cause), commands()).split("\n")
+    mend = commands().rerun("--cache-seed", "auto") if "{mend}" in STEPS[code, cause] else ""  # the box's own words
+    said, *lines = next_step(Finding(code, "", (1,), cause), commands(), mend).split("\n")
     assert said or code in (Code.PASSED, Code.SKIPPED, Code.XFAILED)
     for line in lines:
         words = shlex.split(line)
