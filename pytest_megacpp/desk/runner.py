@@ -123,9 +123,21 @@ class LaneRunner:
             *self._gate_header(),
             f"megacpp: {shapes} on {self._where().notice}",
             *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
+            f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",
             *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
         ]
+
+    def _seeds(self) -> str:
+        """Where compile caches are kept, and what becomes of a test whose is not warm; what they are worth to the
+        selected tests is said when the box has looked.
+        """
+        place, options = self._where(), self._options
+        asked = options.cache_seed_for(None, dry_run=place.dry_run) or "no warm-up on a dry run unless it is asked for"
+        if place.surface == "local":
+            return f"{asked}, in {options.seed.dir}"
+        volume = options.modal.cache_volume
+        return f"{asked}, in volume {volume.name}" if volume is not None else f"{asked}, kept nowhere"
 
     def _gate_header(self) -> list[str]:
         return [f"megacpp: {line}" for line in self._gatekeeper.header()] if self._gatekeeper else []
