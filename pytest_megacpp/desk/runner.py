@@ -133,7 +133,10 @@ class LaneRunner:
         selected tests is said when the box has looked.
         """
         place, options = self._where(), self._options
-        asked = options.cache_seed_for(None, dry_run=place.dry_run) or "no warm-up on a dry run unless it is asked for"
+        asked = (
+            options.cache_seed_for(None, dry_run=place.dry_run)
+            or "used as found (--cache-seed auto warms up on a dry run too)"
+        )
         if place.surface == "local":
             return f"{asked}, in {options.seed.dir}"
         volume = options.modal.cache_volume
