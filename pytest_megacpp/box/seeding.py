@@ -42,7 +42,8 @@ KEPT_KEYS = 8  # of those that a test lacks, in the recording
 
 def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: Mapping[str, str]) -> Shape:
     """The launch shape. `settings` is the resolved contract, `environ` what ranks inherit."""
-    devices = tuple(device.name for device in survey.devices.devices)[: plan.devices] or (cpu_model(),)
+    ranks = plan.seed.ranks or plan.ranks  # of the lane: a selection of smaller tests has the same shape
+    devices = tuple(device.name for device in survey.devices.devices)[:ranks] or (cpu_model(),)
     versions = {name: survey.versions[name] for name in _VERSIONS if name in survey.versions}
     if survey.devices.devices:
         versions["driver"] = survey.devices.devices[0].driver
@@ -52,7 +53,7 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
         lane=plan.lane,
         gpu="cpu" if plan.dry_run else plan.gpu,
         devices=devices,
-        ranks=plan.seed.ranks or plan.ranks,
+        ranks=ranks,
         preset=plan.seed.preset,
         image=plan.seed.image,
         versions=versions,

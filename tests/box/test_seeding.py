@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.seeding import Seeding
+from pytest_megacpp.box.preflight import Device, DeviceList, Survey
+from pytest_megacpp.box.seeding import Seeding, shape_of
 from pytest_megacpp.box.seeds import SeedStore
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
@@ -52,3 +53,16 @@ def test_a_damaged_seed_is_named_with_one_that_would_serve(store: SeedStore, tmp
 def test_the_warming_command_is_the_user_s_own(store: SeedStore) -> None:
     asked = plan(store, "-m", "h200x8", "--cache-seed", "require", "-k", "a or b", "--", "test_a.py")
     assert warming_command(asked) == "pytest -m h200x8 -k 'a or b' --cache-seed auto -- test_a.py"
+
+
+def test_the_shape_is_the_lane_s_whatever_was_selected(store: SeedStore) -> None:
+    """A run of the smaller tests alone finds the seed of all."""
+    found = DeviceList(tuple(Device(i, "NVIDIA H200", f"GPU-{i}", 143_771, "570.86") for i in range(8)))
+    survey = Survey({"torch": "2.13.0", "python": "3.12.1", "pytest": "9.0"}, {}, found)
+    lane = replace(plan(store), dry_run=False, devices=8, ranks=8, seed=SeedPlan("auto", ("",), ranks=8))
+    environ = {"TRITON_ALLOW_X": "1", "TORCHINDUCTOR_CACHE_DIR": "/mine", "HOME": "/root"}
+    whole = shape_of(lane, survey, (), environ)
+    assert whole.key == shape_of(replace(lane, devices=2, ranks=2), survey, (), environ).key
+    assert whole.devices == ("NVIDIA H200",) * 8
+    assert whole.versions == {"torch": "2.13.0", "python": "3.12.1", "driver": "570.86"}
+    assert whole.settings == {"TRITON_ALLOW_X": "1"}
