@@ -102,7 +102,7 @@ class RankSession:
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
         config.option.basetemp = os.environ["MEGACPP_TMP"]
-        if config.option.tbstyle in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
+        if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
             config.option.tbstyle = "short"
 
     @pytest.hookimpl(trylast=True)
