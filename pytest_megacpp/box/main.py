@@ -32,7 +32,7 @@ from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
-from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, owns_cache, shape_of
+from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
@@ -158,7 +158,7 @@ class Box:
         """Fills the compile cache from a seed, before anything costs time."""
         shape = shape_of(self.plan, self._survey, self._settings, os.environ)
         self._cache.mkdir(parents=True)
-        self.seeding = Seeding(self.plan, shape, self._cache, owns_cache(self._settings))
+        self.seeding = Seeding(self.plan, shape, self._cache, left_to_user(self._settings, os.environ))
         self.recorder.write(self.seeding.begin())
         refused = self.seeding.refusal()
         if refused is not None:

@@ -30,9 +30,10 @@ from pytest_megacpp.recording.seed import (
     merged,
 )
 from pytest_megacpp.recording.seed_layout import Kept, SeedError
-from pytest_megacpp.recording.timeline import WARMED, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, RankView, TestView, Timeline
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+_SWITCHES = {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # values that end caching
 _OF_COMPILERS = ("TORCHINDUCTOR_", "TRITON_", "TORCH_COMPILE")
 _NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_WORKER_START")
 _VERSIONS = ("python", "torch", "triton", "cuda")
@@ -63,14 +64,14 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
 
 @dataclass
 class Seeding:
-    """The compile cache of one run: a working copy in `cache`, empty at first. `owned` is false where the operator's
-    own variables point elsewhere: then seeds neither fill nor read it.
+    """The compile cache of one run: a working copy in `cache`, empty at first. `theirs`: what the
+    operator's own variables made of it, where seeds can neither fill nor read it.
     """
 
     plan: Plan
     shape: Shape
     cache: Path
-    owned: bool = True
+    theirs: str = ""
     base: Manifest | None = None
     checked: SeedChecked | None = None
     _known: Sequence[SeededTest] = ()
@@ -81,7 +82,7 @@ class Seeding:
 
     def begin(self) -> SeedChecked:
         """Fills the working copy and says what it is worth."""
-        detail = self._fill() if self.owned and self.plan.seed.mode != "cold" else self._why_empty()
+        detail = self._fill() if not self.theirs and self.plan.seed.mode != "cold" else self._why_empty()
         self._there = graph_keys(self.cache)
         self._short = self._coverage(self._known)
         size_bytes = _bytes_of(self.cache)
@@ -111,9 +112,7 @@ class Seeding:
         return self.base is not None and not self._short.missing
 
     def _why_empty(self) -> str:
-        if self.owned:
-            return "cold was asked for"
-        return f"{CACHE_VARIABLES[0]} or {CACHE_VARIABLES[1]} is yours: no seed fills or reads that cache"
+        return self.theirs or "cold was asked for"
 
     def _fill(self) -> str:
         """Unpacks the first good seed of the stores; why there is none, or what is wrong with it."""
@@ -191,6 +190,9 @@ class Seeding:
         told += f" ({seen.detail})" if seen.detail else ""
         lacks = "; ".join(_named(test, self._short) for test in unmet[:3])
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
+        if self.theirs:
+            mend = "take the variable away, or require no seed (--cache-seed auto, the marker's cache_seed)"
+            return ProblemFound("blocked", "own-cache", told[:800], mend)
         return ProblemFound("blocked", "seed", f"{told}. Not warm: {lacks}{more}"[:800], warming_command(self.plan))
 
     def reasons(self) -> dict[int, str]:
@@ -201,10 +203,10 @@ class Seeding:
     def _reason(self, test: PlannedTest, uncovered: bool) -> str:
         if test.drill:
             return "drill"
-        if test.cache_seed == "cold" or not self.owned:
+        if test.cache_seed == "cold" or self.theirs:
             return "user_disabled"
         if not uncovered and test.cache_seed != "refresh":
-            return "seed_warm"
+            return SEED_WARM
         return WARMED if test.cache_seed else "non_cuda_lane"
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -224,8 +226,8 @@ class Seeding:
         return self._publish(kept, known)
 
     def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
-        if not self.owned:
-            return self._why_empty()
+        if self.theirs:
+            return self.theirs
         if not self.plan.seed.stores[:1] or not self.plan.seed.stores[0]:
             return "there is no place to keep it"
         if reason != "completed":
@@ -314,9 +316,13 @@ def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
     return test.cache_seed == "cold" and plan.seed.mode != "cold"
 
 
-def owns_cache(settings: Iterable[Setting]) -> bool:
-    """Whether the plugin decides where the compile cache lies."""
-    return all(s.source is Source.PLUGIN for s in settings if s.name in CACHE_VARIABLES)
+def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str:
+    """Why seeds have no part in a run: the operator decides where the compile cache lies, or that there is none."""
+    moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not Source.PLUGIN), None)
+    if moved is not None:
+        return f"{moved} is yours: no seed fills or reads that cache"
+    off = next((f"{name}={value}" for name, value in _SWITCHES.items() if environ.get(name) == value), None)
+    return f"{off} is yours: without that cache there is nothing to keep" if off else ""
 
 
 def _last(timeline: Timeline, item: int) -> TestView | None:

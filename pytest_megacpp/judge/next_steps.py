@@ -12,9 +12,9 @@ from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import DIAGNOSTIC
+from pytest_megacpp.recording.plan import DIAGNOSTIC, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Commands:
     limits: Limits
     preset: str = "full"
     climbed: bool = False  # the order of diagnosis was followed
+    warm: bool = False  # it ran from a cache that has its graphs
 
     def rerun(self, *options: str) -> str:
         """The test alone, on the same surface and size."""
@@ -63,7 +64,19 @@ def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = Fal
         limits,
         test.preset if test else "full",
         climbed,
+        _was_warm(timeline, index),
     )
+
+
+def _was_warm(timeline: Timeline, index: int) -> bool:
+    """By what the box saw of the seed, or by a warm-up before it."""
+    test, planned = timeline.tests.get(index), timeline.planned.get(index)
+    if planned is None or planned.of is None:
+        return test is not None and test.warmup == SEED_WARM
+    before = [number for number in timeline.attempts(planned.of) if number < index]
+    views = (timeline.tests.get(number) for number in before)
+    plans = (timeline.planned.get(number) for number in before)
+    return any(v is not None and v.warmup == WARMED for v in views) or any(p and p.purpose == WARM_UP for p in plans)
 
 
 # Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {warm}, {diagnostic},
@@ -162,6 +175,12 @@ TRIAGE: dict[Code, str] = {
     Code.UNCLEAR: "--triage finds out by itself",
 }
 
+# Where a warm-up would change nothing.
+WARM_SKEW = (
+    "its cache was warm: see what {who} compiled or loaded all the same (loading torch's compiler takes seconds);"
+    " raise the limit, or try the diagnostic preset\n{show}\n{raise_skew}\n{diagnostic}"
+)
+
 # What all attempts together say.
 INFRASTRUCTURE = "hand the lines for a support ticket to whoever runs the machine, and rerun on another\n{rerun}"
 SAME_AT_BOTH_SIZES = (
@@ -174,6 +193,8 @@ DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layer
 def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     """What to do next; `mend` is what the box itself proposed."""
     special = STEPS.get((finding.code, finding.cause)) if finding.cause else None
+    if finding.code is Code.COMPILE_SKEW and command.warm:
+        special = special or WARM_SKEW
     step = special or STEPS.get((finding.code, None), "")
     if mend and "{mend}" not in step:
         step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
@@ -204,6 +225,7 @@ def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") ->
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),
         raise_compile=command.with_double("compile"),
+        raise_skew=command.with_double("skew"),
         raise_stall=command.with_double("stall"),
         raise_test=command.with_double("test"),
     )

@@ -42,6 +42,7 @@ CPU_WINDOW_S = 1.0
 
 WARMUP = "warmup"  # the phase under the warm-up limits
 WARMED = "explicit_warmup_allowed"  # the field's name for: a warm-up ran
+SEED_WARM = "seed_warm"  # there was no need for one
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box.contract import Phase, Setting, Source
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey
-from pytest_megacpp.box.seeding import Seeding, shape_of
+from pytest_megacpp.box.seeding import Seeding, left_to_user, shape_of
 from pytest_megacpp.box.seeds import SeedStore
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
@@ -66,3 +67,21 @@ def test_the_shape_is_the_lane_s_whatever_was_selected(store: SeedStore) -> None
     assert whole.devices == ("NVIDIA H200",) * 8
     assert whole.versions == {"torch": "2.13.0", "python": "3.12.1", "driver": "570.86"}
     assert whole.settings == {"TRITON_ALLOW_X": "1"}
+
+
+def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: SeedStore, tmp_path: Path) -> None:
+    ours = [
+        Setting(name, "x", Source.PLUGIN, "", Phase.COMPILE, "")
+        for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    ]
+    assert left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}) == ""
+    assert left_to_user([ours[0], replace(ours[1], source=Source.USER)], {}).startswith("TRITON_CACHE_DIR is yours")
+    off = left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0"})
+    store.publish(manifest(), fill(tmp_path / "made"))
+    (tmp_path / "cache").mkdir()
+    seeding = Seeding(plan(store), SHAPE, tmp_path / "cache", off)
+    assert (seeding.begin().state, seeding.reasons()) == ("absent", {0: "user_disabled"})
+    refused = seeding.refusal()
+    assert refused is not None
+    assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is yours" in refused.detail) == ("own-cache", True)
+    assert "take the variable away" in refused.mend

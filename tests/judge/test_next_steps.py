@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_a_rerun_keeps_surface_and_size() -> None:
 
 def test_a_straggler_gets_twice_the_limit() -> None:
     assert "--lane-limit stall=90" in next_step(Finding(Code.STRAGGLER, "", (1,)), commands())
+
+
+def test_who_compiles_from_a_warm_cache_isn_t_told_to_warm_it() -> None:
+    said = next_step(Finding(Code.COMPILE_SKEW, "", (1,)), replace(commands(), warm=True))
+    assert "--cache-seed" not in said
+    assert "--triage" not in said
+    assert "--lane-limit skew=240" in said
+    assert "cold cache" in next_step(
+        Finding(Code.COMPILE_SKEW, "", (1,), "no-progress"), replace(commands(), warm=True)
+    )
 
 
 def test_what_the_box_proposes_comes_first() -> None:
