@@ -62,12 +62,6 @@ class FakeBox:
         for index, nodeid in enumerate(tests):
             self.box(ev.TestPlanned(index, nodeid, sizes[index] if sizes else ranks, must_run))
 
-    def plans_again(self, of: int = 0, purpose: str = "measured") -> "FakeBox":
-        """A further attempt at a test."""
-        number, nodeid = len(self._nodeids), self._nodeids[of]
-        self._nodeids = (*self._nodeids, nodeid)
-        return self.say(ev.TestPlanned(number, nodeid, self.ranks, of=of, purpose=purpose), world="")
-
     # -- the wire ------------------------------------------------------------------------------------------
 
     def say(self, fact: ev.Fact, source: str = "box", world: str | None = None) -> "FakeBox":

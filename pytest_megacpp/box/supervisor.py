@@ -434,7 +434,7 @@ class Supervisor:
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
             warmed = attempt.purpose == WARM_UP and view.compiled()
             more = self._again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
-            if attempt.purpose == MEASURED:
+            if attempt.purpose == MEASURED and not _is_skipped(view):
                 self.failed.discard(attempt.item)
             return (*more, ReadOutput(view.world, view.index), end, *ends)
         self._count_failure(view.index)
@@ -453,6 +453,12 @@ def _alarm_pause_s(view: TestView, now_s: float) -> float:
     if any(rank.out or rank.failure for rank in view.ranks.values()):
         return ALARM_EVERY_S
     return min(ALARM_CALM_S, max(ALARM_EVERY_S, ALARM_SHARE * (now_s - view.started_s)))
+
+
+def _is_skipped(view: TestView) -> bool:
+    """What was skipped takes no failure away."""
+    reports = (r for v in view.ranks.values() for _, r in v.reports.values())
+    return any(r.outcome == "skipped" and r.xfail is None for r in reports)
 
 
 def _digests_differ(view: TestView) -> bool:

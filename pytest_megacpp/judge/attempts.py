@@ -45,7 +45,7 @@ def _proves(attempt: Attempt) -> bool:
     """Whether it says more than the failure before it: not a rehearsal, nor what never got to run as long as it may."""
     verdict = attempt.verdict
     if verdict.code in GREEN:
-        return attempt.purpose == MEASURED
+        return attempt.purpose == MEASURED and verdict.code is not Code.SKIPPED
     return verdict.code not in UNTESTED and verdict.cause != "run-limit"
 
 

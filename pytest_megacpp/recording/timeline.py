@@ -23,6 +23,7 @@ from pytest_megacpp.recording.stacks import (
 KEPT_STACKS = 8
 KEPT_RECORDS = 256
 KEPT_DATA_SETS = 64
+KEPT_ATTEMPTS = 64  # at one test, after the first
 KEPT_THREADS = 8
 KEPT_PHASES = 1024
 KEPT_REPORTS = 16
@@ -377,13 +378,23 @@ class Timeline:
                 self._add_to_world(event.world, time_s, fact)
 
     def _planned(self, fact: ev.TestPlanned) -> None:
-        first = self.planned.get(fact.of) if fact.of is not None else None
-        if not 0 < fact.ranks <= MAX_WORLD_SIZE or (fact.of is not None and (first is None or fact.test <= fact.of)):
+        if not (0 < fact.ranks <= MAX_WORLD_SIZE and self._is_of_the_plan(fact)):
             self.stray += 1
             return
         if fact.of is not None and fact.test not in self.planned:
             self.further.setdefault(fact.of, []).append(fact.test)
         self.planned[fact.test] = fact
+
+    def _is_of_the_plan(self, fact: ev.TestPlanned) -> bool:
+        """A number is planned once, and a further attempt is one at the same test: on as many ranks, no less wanted."""
+        if self.planned.get(fact.test, fact) != fact:
+            return False
+        if fact.of is None:
+            return True
+        first = self.planned.get(fact.of)
+        is_first = first is not None and first.of is None and fact.of < fact.test
+        left = KEPT_ATTEMPTS - len(self.further.get(fact.of, ()))
+        return is_first and left > 0 and _what(fact) == _what(first)
 
     def test_of(self, number: int) -> int:
         """The test of the plan that an attempt belongs to."""
@@ -550,6 +561,11 @@ def _update(view: RankView, test: TestView, time_s: float, fact: _TestFact) -> N
         view.progress_s, view.busy_s, view.issued_s, view.ran_s = progress_s, busy_s, issued_s, ran_s
     else:  # sources don't arrive in order of time
         view.progress_s, view.busy_s = max(progress_s, view.progress_s), max(busy_s, view.busy_s)
+
+
+def _what(planned: ev.TestPlanned | None) -> tuple[str, int, bool] | None:
+    """What every attempt at a test has in common."""
+    return None if planned is None else (planned.nodeid, planned.ranks, planned.must_run)
 
 
 def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:

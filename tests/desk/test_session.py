@@ -180,7 +180,7 @@ def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: 
 
 def test_every_attempt_that_is_not_green_has_its_own(tmp_path: Path) -> None:
     box = FakeBox(ranks=2).begins().enters(0).after(5).at(1).acts("stall", "", (0,), (1,), (), 5)
-    box.plans_again().aborts("stall")
+    box.plans("measured").aborts("stall")
     box.begins(1).enters(0).after(0.1).exits(1, signal="SIGKILL").acts("exit", "", (0,), (1,)).aborts("exit").done()
     run = recorded(tmp_path, box)
     run.finish()

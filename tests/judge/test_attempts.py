@@ -45,7 +45,7 @@ def test_only_a_measured_attempt_that_passes_ends_a_failure(first: Tried) -> Non
             assert healed, rest
 
 
-@pytest.mark.parametrize("code", [Code.NOT_RUN, Code.BOX_LOST, Code.STARTUP_FAILURE, Code.BLOCKED])
+@pytest.mark.parametrize("code", [Code.NOT_RUN, Code.BOX_LOST, Code.STARTUP_FAILURE, Code.BLOCKED, Code.SKIPPED])
 def test_what_was_not_tested_takes_no_verdict_away(code: Code) -> None:
     for purpose in (MEASURED, WARM_UP, DIAGNOSTIC, DETAIL):
         result = settled((MEASURED, Code.COMPILE_SKEW), (purpose, code))
@@ -93,3 +93,11 @@ def test_a_damaged_recording_has_a_first_attempt_that_counts(purpose: str) -> No
     (result,) = judge_run(box.timeline()).tests
     assert not is_green(result)
     assert [attempt.purpose for attempt in result.attempts] == [MEASURED, purpose]
+
+
+def test_an_attempt_on_fewer_ranks_is_none_at_the_test() -> None:
+    box = FakeBox(2).world_ready().begins().enters(0).after(31.0)
+    box.acts("stall", "", (0,), (1,), (), 31.0).aborts("stall")
+    box.starts_world(1).readies().collects()
+    box.plans(MEASURED).begins(1).passes().ends().done()
+    assert [is_green(result) for result in judge_run(box.timeline()).tests if result.index == 0] == [False]

@@ -1,7 +1,7 @@
 """The fold of events: what views say, what is dropped, that nothing makes it raise or grow without end."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +11,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.timeline import (
     FREE_VIEWS,
+    KEPT_ATTEMPTS,
     KEPT_DAMAGE,
     KEPT_PHASES,
     KEPT_RECORDS,
@@ -279,6 +280,34 @@ def test_stray_facts_are_counted_and_dropped(fact: ev.Fact, world: str, source: 
     assert run.stray == 1
     assert (list(run.worlds), list(run.tests), run.finished, run.capabilities) == (["w1"], [0], None, {})
     assert all(v.finished_s is None and not v.gone for v in told.test.ranks.values())
+
+
+AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose="measured")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(AGAIN, ranks=1),
+        replace(AGAIN, nodeid="test_a.py::test_b"),
+        replace(AGAIN, must_run=True),
+        replace(AGAIN, of=7),
+        replace(AGAIN, test=0),
+        replace(AGAIN, test=2, of=1),
+        replace(AGAIN, purpose="warm-up"),
+    ],
+)
+def test_a_further_attempt_is_one_at_the_same_test_and_stays_so(other: ev.TestPlanned) -> None:
+    told = Telling()
+    told.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), AGAIN, other, AGAIN, world="")
+    assert (told.timeline.stray, told.timeline.attempts(0), told.timeline.test_of(1)) == (1, (0, 1), 0)
+
+
+def test_attempts_at_one_test_have_an_end() -> None:
+    told = Telling()
+    told.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), world="")
+    told.box(4.0, *(replace(AGAIN, test=number) for number in range(1, 3 * KEPT_ATTEMPTS)), world="")
+    assert len(told.timeline.attempts(0)) == 1 + KEPT_ATTEMPTS
 
 
 def test_a_fact_of_another_worlds_test_is_stray() -> None:
