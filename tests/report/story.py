@@ -12,13 +12,20 @@ class Story:
     """One test on one world; every call adds an event. Times are box seconds."""
 
     def __init__(
-        self, ranks: int = 4, *, dry_run: bool = True, started_s: float = 10.0, released: bool = True, warmup: str = ""
+        self,
+        ranks: int = 4,
+        *,
+        dry_run: bool = True,
+        started_s: float = 10.0,
+        released: bool = True,
+        warmup: str = "",
+        preset: str = "full",
     ) -> None:
         self.timeline = Timeline()
         self.ranks = ranks
         self._seq: dict[tuple[str, str], int] = {}
         self.box(0.0, ev.RunStarted("r1", "2026-11-22T21:45:01.000Z", "h200x8", "local", dry_run, ranks, 1), world="")
-        self.box(0.0, ev.TestPlanned(0, NODEID, ranks), world="")
+        self.box(0.0, ev.TestPlanned(0, NODEID, ranks, preset=preset), world="")
         self.box(1.0, ev.WorldStarted(ranks, "first"))
         if released:
             self.box(started_s, ev.TestStarted(0, NODEID, ranks, ev.Limits(), warmup=warmup))

@@ -184,8 +184,7 @@ def test_a_broken_start_is_told() -> None:
 
 
 def test_the_preset_is_told_of_a_test_that_never_began() -> None:
-    story = Story(2, released=False)
-    story.box(1.0, ev.TestPlanned(0, NODEID, 2, preset="diagnostic"), world="")
+    story = Story(2, released=False, preset="diagnostic")
     assert receipt(result(Verdict(Code.BLOCKED, "")), story.timeline, META, redact=same)["preset"] == "diagnostic"
 
 
