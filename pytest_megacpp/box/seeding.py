@@ -6,7 +6,7 @@ Warmth is measured: what ranks needed and compiled in the run counts, whatever a
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,6 +219,7 @@ class Seeding:
         state = SeedState.ABSENT if not known else SeedState.PARTIAL if now.missing else SeedState.WARM
         missed = tuple(self._missed(timeline))
         helped = None if self.base is None or not self._short.covered else not missed
+        missed += tuple(self._compiled_again(timeline, {short.test for short in missed}))
         kept = SeedKept(str(state), "", False, now.covered, now.wanted, _bytes_of(self.cache), helped, missed)
         why_not = self._why_not(timeline, reason, known)
         if why_not:
@@ -298,6 +299,18 @@ class Seeding:
                 keys = tuple(dict.fromkeys(key for lost in missed.values() for key in lost))
                 yield SeedShort(item, tuple(missed), keys[:KEPT_KEYS])
 
+    def _compiled_again(self, timeline: Timeline, told: Collection[int]) -> Iterable[SeedShort]:
+        """Tests that after their warm-up compiled what it had not."""
+        for item in self._wanted().keys() - told:
+            *before, last = (timeline.tests.get(number) for number in _counting(timeline, item))
+            known = {key for view in before if view is not None for seen in view.ranks.values() for key in _keys(seen)}
+            ranks = sorted(last.ranks.items()) if before and last is not None else ()
+            lost = {rank: [key for key in self._not_there(seen) if key not in known] for rank, seen in ranks}
+            missed = tuple(rank for rank, keys in lost.items() if keys)
+            if missed:
+                keys = dict.fromkeys(key for rank in missed for key in lost[rank])
+                yield SeedShort(item, missed, tuple(keys)[:KEPT_KEYS])
+
     def _not_there(self, seen: RankView) -> tuple[str, ...]:
         used = seen.compiled.keys if seen.compiled else {}
         return tuple(k for cache, keys in used.items() for k in keys if k not in self._there.get(cache, {k}))
@@ -337,6 +350,11 @@ def _counting(timeline: Timeline, item: int) -> list[int]:
     """Attempts at the test as it is: those that look for a cause build or run something else."""
     purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
     return [number for number, purpose in purposes if purpose not in (DIAGNOSTIC, DETAIL)]
+
+
+def _keys(view: RankView) -> Iterator[str]:
+    for keys in view.compiled.keys.values() if view.compiled else ():
+        yield from keys
 
 
 def _compile_s(view: RankView) -> float:

@@ -6,6 +6,7 @@ from pytest_megacpp.recording.events import Json, SeedChecked, SeedKept, SeedSho
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted
 
 NAMED = 3
 
@@ -72,13 +73,17 @@ def ended_lines(timeline: Timeline) -> list[str]:
 
 
 def _unhelpful(ended: SeedKept, timeline: Timeline) -> list[str]:
-    told = [
-        f"the seed did not help {one_line(_nodeid(m.test, timeline), 120)}: {ranks_named(m.ranks)} compiled again"
-        + (f" (missed {', '.join(m.keys[:2])}{' …' if len(m.keys) > 2 else ''})" if m.keys else ", every key was there")
-        for m in ended.missed[:NAMED]
-    ]
+    told = [_did_not_help(short, timeline) for short in ended.missed[:NAMED]]
     more = len(ended.missed) - NAMED
-    return [*told, *([f"the seed did not help {more} more tests"] if more > 0 else [])]
+    return [*told, *([f"and did not help {counted(more, 'more test')}"] if more > 0 else [])]
+
+
+def _did_not_help(short: SeedShort, timeline: Timeline) -> str:
+    what = "warm-up" if len(timeline.attempts(short.test)) > 1 else "seed"
+    keys = f"{', '.join(short.keys[:2])}{' …' if len(short.keys) > 2 else ''}"
+    why = f" (missed {keys})" if short.keys else ", every key was there"
+    test = one_line(_nodeid(short.test, timeline), 120)
+    return f"the {what} did not help {test}: {ranks_named(short.ranks)} compiled again{why}"
 
 
 def _size(size_bytes: int) -> str:

@@ -9,9 +9,12 @@ from pytest_megacpp.box.contract import Phase, Setting, Source
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey
 from pytest_megacpp.box.seeding import Seeding, left_to_user, shape_of
 from pytest_megacpp.box.seeds import SeedStore
+from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
+from pytest_megacpp.report.seed import ended_lines
 from tests.box.seeding import SHAPE, fill, manifest
+from tests.report.story import NODEID, Story
 
 
 @pytest.fixture
@@ -85,3 +88,23 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     assert refused is not None
     assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is yours" in refused.detail) == ("own-cache", True)
     assert "take the variable away" in refused.mend
+
+
+def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    asked = replace(plan(store), tests=(PlannedTest("test_a.py::test_a", 2, "full", Limits(), cache_seed="auto"),))
+    seeding = Seeding(asked, SHAPE, tmp_path / "cache")
+    began = seeding.begin()
+    story = Story(2, warmup="explicit_warmup_allowed")
+    for rank in (0, 1):
+        story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 1, {"inductor": (f"kept{rank}",)}))
+        story.passes(rank, 12.0)
+    story.box(13.0, ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose="measured"), world="")
+    story.box(14.0, ev.TestStarted(1, "test_a.py::test_a", 2, Limits()))
+    story.rank(15.0, ev.Compiled(0, 1, 0.5, 1, 1, 0, {"inductor": ("kept0",)}))
+    story.rank(15.0, ev.Compiled(1, 1, 9.0, 1, 0, 1, {"inductor": ("new1",)}))
+    kept = seeding.keep(story.timeline, "stopped")
+    assert (kept.helped, kept.missed) == (None, (ev.SeedShort(0, (1,), ("new1",)),))
+    story.box(16.0, began, world="")
+    story.box(17.0, kept, world="")
+    assert ended_lines(story.timeline)[1] == f"the warm-up did not help {NODEID}: rank 1 compiled again (missed new1)"
