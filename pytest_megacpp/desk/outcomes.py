@@ -48,10 +48,12 @@ class VerdictText:
 
 
 def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult, str | None]:
-    """The outcome of a test that expects a verdict, and what was wrong with it."""
+    """The outcome of a test that expects a verdict, and what was wrong with it. What kept it from being tested is an
+    error, as for any test.
+    """
     wrong = _difference(result.verdict, expected)
-    outcome = Outcome.PASSED if wrong is None else Outcome.FAILED
-    return replace(result, outcome=outcome), wrong
+    missed = Outcome.ERROR if result.outcome is Outcome.ERROR else Outcome.FAILED
+    return replace(result, outcome=Outcome.PASSED if wrong is None else missed), wrong
 
 
 def _difference(reached: Verdict, expected: Expectation) -> str | None:

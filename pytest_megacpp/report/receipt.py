@@ -69,7 +69,6 @@ def receipt(
         "lane": run.lane,
         "surface": run.surface,
         "started_at": run.started_at,
-        "finished_at": run.finished_at,
         **circumstances(run, timeline),
     }
     return redacted(document, redact)
