@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_megacpp.box.contract import Setting, Source
-from pytest_megacpp.box.graphs import graph_dir, graph_keys
+from pytest_megacpp.box.graphs import graph_dir, graph_keys, has_graph
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
@@ -270,7 +270,9 @@ class Seeding:
         keys: dict[str, dict[str, None]] = {}
         for view in views:
             for cache, names in view.compiled.keys.items() if view.compiled else ():
-                keys.setdefault(cache, {}).update(dict.fromkeys(names))
+                # a test may have had a cache of its own
+                kept = (name for name in names if has_graph(self.cache, cache, name))
+                keys.setdefault(cache, {}).update(dict.fromkeys(kept))
         cold = [_compile_s(v) for v in views if v.compiled is not None and v.compiled.cache_misses]
         warm = last.ranks[rank].compiled
         return RankGraphs(

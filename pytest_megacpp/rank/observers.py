@@ -207,7 +207,8 @@ class Observers:
         if self.test is None:
             return
         now = _compile_totals()
-        seconds, graphs, hits, misses = (b - a for a, b in zip(self._compile_before, now, strict=True))
+        totals = zip(self._compile_before, now, strict=True)
+        seconds, graphs, hits, misses = (b - a if b >= a else b for a, b in totals)  # a test may have set them to 0
         keys = _by_cache(tuple(self._cache_keys))  # another thread may go on
         if graphs or hits or misses or seconds or keys:
             counts = int(graphs), int(hits), int(misses)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box.contract import Phase, Setting, Source
+from pytest_megacpp.box.graphs import graph_dir
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey
 from pytest_megacpp.box.seeding import Seeding, left_to_user, shape_of
 from pytest_megacpp.box.seeds import SeedStore
@@ -99,8 +100,8 @@ def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_
     for rank in (0, 1):
         story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 1, {"inductor": (f"kept{rank}",)}))
         story.passes(rank, 12.0)
-    story.box(13.0, ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose="measured"), world="")
-    story.box(14.0, ev.TestStarted(1, "test_a.py::test_a", 2, Limits()))
+    story.box(13.0, ev.TestPlanned(1, NODEID, 2, of=0, purpose="measured"), world="")
+    story.box(14.0, ev.TestStarted(1, NODEID, 2, Limits()))
     story.rank(15.0, ev.Compiled(0, 1, 0.5, 1, 1, 0, {"inductor": ("kept0",)}))
     story.rank(15.0, ev.Compiled(1, 1, 9.0, 1, 0, 1, {"inductor": ("new1",)}))
     kept = seeding.keep(story.timeline, "stopped")
@@ -108,3 +109,24 @@ def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_
     story.box(16.0, began, world="")
     story.box(17.0, kept, world="")
     assert ended_lines(story.timeline)[1] == f"the warm-up did not help {NODEID}: rank 1 compiled again (missed new1)"
+
+
+def test_graphs_of_a_cache_that_a_test_had_for_itself_are_no_seed_s_to_keep(store: SeedStore, tmp_path: Path) -> None:
+    """Or it would lack them for ever."""
+    seeding = Seeding(plan(store), SHAPE, tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    seeding.begin()
+    place = graph_dir(tmp_path / "cache", "inductor", "fshared")
+    assert place is not None
+    place.mkdir(parents=True)
+    (place / "graph").touch()
+    story = Story(2)
+    for rank in (0, 1):
+        story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 2, {"inductor": ("fshared", "fprivate")}))
+        story.passes(rank, 12.0)
+    story.box(13.0, ev.TestEnded(0, "finished"))
+    kept = seeding.keep(story.timeline, "completed")
+    assert (kept.state, kept.covered, kept.promoted) == ("warm", 2, True)
+    made = store.good(SHAPE.key)
+    assert made is not None
+    assert [graphs.keys for test in made.tests for graphs in test.ranks] == [{"inductor": ("fshared",)}] * 2
