@@ -9,10 +9,10 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 
 from pytest_megacpp.box import process
+from pytest_megacpp.box.scratch import make, sweep
 
 SWEEP_S = 5.0
 
@@ -20,7 +20,8 @@ SWEEP_S = 5.0
 def main(plan: str, directory: str) -> int:
     process.adopt_orphans()
     guard = os.getpid()
-    scratch = tempfile.mkdtemp(prefix="megacpp-")
+    sweep()
+    scratch = make()
     box = os.fork()
     if box == 0:
         os._exit(_box(plan, directory, scratch, guard))
