@@ -308,8 +308,11 @@ class Box:
             case sv.Finish():
                 for world in list(self.worlds.values()):
                     self._end_world(world, action.reason, graceful=False)
-                self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason))
+                self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason, self._say_of_seed))
                 self.recorder.write(ev.RunFinished(action.reason, action.detail))
+
+    def _say_of_seed(self, text: str) -> None:
+        self.recorder.write(ev.Progress("seed", text))
 
     def _write_own(self, world: str, fact: ev.Fact) -> None:
         if isinstance(fact, ev.TestEnded):

@@ -4,17 +4,21 @@ warm up, what is kept at the end. Must not know a process, nor how seeds are sto
 Warmth is measured: what ranks needed and compiled in the run counts, whatever a seed says of itself.
 """
 
+import contextlib
+import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 
 from pytest_megacpp.box.contract import Setting, Source
 from pytest_megacpp.box.graphs import graph_dir, graph_keys, has_graph
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
+from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, WARM_UP, Plan, PlannedTest, warming_command
 from pytest_megacpp.recording.ranks import ranks_named
@@ -39,6 +43,8 @@ _NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTO
 _VERSIONS = ("python", "torch", "triton", "cuda")
 SLOW_S = 1.0  # compile seconds above this, and nearer to the cold ones than to the warm, tell of no help
 KEPT_KEYS = 8  # of those that a test lacks, in the recording
+TOLD_BYTES = 512 << 10  # of what tests lack: one line of the recording takes no more than twice as much
+LARGE_BYTES = 256 << 20  # packing that takes seconds, so that somebody who waits is told
 
 
 def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: Mapping[str, str]) -> Shape:
@@ -126,7 +132,7 @@ class Seeding:
                 elif found.shape == self.shape:
                     self._begin_with(found, store)
                     return ""
-            except SeedError as e:
+            except (SeedError, OSError) as e:
                 told.append(str(e))
         return "; ".join((*told, *self._passed_over(others))) or self._nearest(others)
 
@@ -176,7 +182,7 @@ class Seeding:
 
     def _told(self, short: Coverage) -> tuple[SeedShort, ...]:
         by_nodeid = {wanted.nodeid: i for i, wanted in self._wanted().items()}
-        return tuple(SeedShort(by_nodeid[m.nodeid], m.ranks, m.keys[:KEPT_KEYS]) for m in short.missing)
+        return _fitting([SeedShort(by_nodeid[m.nodeid], m.ranks, m.keys[:KEPT_KEYS]) for m in short.missing])
 
     def refusal(self) -> ProblemFound | None:
         """Why the launch may not begin: a test that requires a warm seed lacks one."""
@@ -211,19 +217,32 @@ class Seeding:
 
     # -- the end -------------------------------------------------------------------------------------------
 
-    def keep(self, timeline: Timeline, reason: str) -> SeedKept:
-        """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now."""
+    def keep(self, timeline: Timeline, reason: str, say: Callable[[str], object] = lambda text: None) -> SeedKept:
+        """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now. Never
+        raises: tests may have left anything there. `say` hears of what takes a while.
+        """
+        began = self.checked
+        assert began is not None
+        try:
+            return self._keep(timeline, reason, say)
+        except Exception as e:
+            return SeedKept(began.state, "", False, began.covered, began.wanted, 0, detail=f"not kept: {e!r}")
+
+    def _keep(self, timeline: Timeline, reason: str, say: Callable[[str], object]) -> SeedKept:
         measured = tuple(self._measured(timeline))
         known = merged(self._known, measured)
         now = self._coverage(known)
         state = SeedState.ABSENT if not known else SeedState.PARTIAL if now.missing else SeedState.WARM
-        missed = tuple(self._missed(timeline))
+        missed = list(self._missed(timeline))
         helped = None if self.base is None or not self._short.covered else not missed
-        missed += tuple(self._compiled_again(timeline, {short.test for short in missed}))
-        kept = SeedKept(str(state), "", False, now.covered, now.wanted, _bytes_of(self.cache), helped, missed)
+        missed += self._compiled_again(timeline, {short.test for short in missed})
+        told = str(state), "", False, now.covered, now.wanted, _bytes_of(self.cache)
+        kept = SeedKept(*told, helped, _fitting(missed))
         why_not = self._why_not(timeline, reason, known)
         if why_not:
             return replace(kept, detail=why_not)
+        if kept.cache_bytes > LARGE_BYTES:
+            say(f"is kept for later runs, {kept.cache_bytes / 1e9:.1f} GB")
         return self._publish(kept, known)
 
     def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
@@ -318,6 +337,12 @@ class Seeding:
         return tuple(k for cache, keys in used.items() for k in keys if k not in self._there.get(cache, {k}))
 
 
+def _fitting(short: Sequence[SeedShort]) -> tuple[SeedShort, ...]:
+    """As many as one line of the recording takes."""
+    sizes_bytes = accumulate(len(json.dumps(to_json(one))) for one in short)
+    return tuple(one for one, total_bytes in zip(short, sizes_bytes, strict=True) if total_bytes <= TOLD_BYTES)
+
+
 def _needs(tests: Sequence[SeededTest]) -> dict[Wanted, tuple[dict[str, tuple[str, ...]], ...]]:
     """What is needed by whom, whoever measured it."""
     return {Wanted.of(test): tuple(graphs.keys for graphs in test.ranks) for test in tests}
@@ -378,6 +403,10 @@ def _named(test: PlannedTest, short: Coverage) -> str:
 
 
 def _bytes_of(directory: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(directory) for name in names
-    )
+    """As far as it can be seen; a file may go meanwhile."""
+    total_bytes = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total_bytes += os.lstat(os.path.join(folder, name)).st_size
+    return total_bytes

@@ -41,6 +41,7 @@ from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, Surface
 
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
+DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
 UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
 READ_BYTES_AT_ONCE = 8 << 20
 
@@ -164,9 +165,11 @@ class LaneRun:
         self._box.say(Enough(index) if purpose is None else Again(index, purpose, attempts[-1].number))
 
     def _announce(self, event: Event, collected: bool) -> None:
-        """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data."""
+        """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data, and
+        keeping a seed.
+        """
         elsewhere = self.plan.surface != "local"
-        if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase == "data"):
+        if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase in ("data", "seed")):
             self.on_progress(event.fact)
         elif elsewhere and self.timeline.tests and not collected:
             self.on_progress(Progress("collection", f"done {event.time_s:.1f} s after the box began"))
@@ -223,7 +226,7 @@ class LaneRun:
             return
         self._finished = True
         try:
-            self._end_box()
+            self._end_box(interrupted=interrupted)
             if interrupted:
                 self._read_again()
             self._redact_logs()
@@ -235,13 +238,16 @@ class LaneRun:
             self._write_run_json(self._final_status(interrupted))
             self.directory.close()
 
-    def _end_box(self) -> None:
+    def _end_box(self, *, interrupted: bool) -> None:
+        """One that is through with everything ends by itself, once it has kept what was compiled."""
         if self._box is None:
             return
-        if self.stays and all(map(self._is_through, range(len(self.plan.tests)))):
-            self._hear_the_end()
-        self._box.end()
-        self._hear_the_end()
+        try:
+            if not interrupted and all(map(self._is_through, range(len(self.plan.tests)))):
+                self._hear_the_end(DONE_S)
+        finally:
+            self._box.end()
+        self._hear_the_end(LAST_WORDS_S)
         if not self._over:
             self._end_of_recording(Ended(UNCONFIRMED))
 
@@ -250,9 +256,9 @@ class LaneRun:
         if self.directory.recording.exists():
             self.timeline = read_timeline(self.directory.recording)
 
-    def _hear_the_end(self) -> None:
+    def _hear_the_end(self, limit_s: float) -> None:
         """The last words and logs of a box that has nothing left to do, or was ended; not for ever."""
-        deadline = time.monotonic() + LAST_WORDS_S
+        deadline = time.monotonic() + limit_s
         while not self._over and time.monotonic() < deadline:
             if not self._read():
                 time.sleep(POLL_S)

@@ -69,7 +69,7 @@ def receipt(
         "lane": run.lane,
         "surface": run.surface,
         "started_at": run.started_at,
-        **circumstances(run, timeline),
+        **circumstances(run, timeline, result.index),
     }
     return redacted(document, redact)
 

@@ -114,11 +114,13 @@ def run_status(results: Iterable[TestResult]) -> RunStatus:
     return RunStatus.ERROR if Outcome.ERROR in outcomes else RunStatus.PASSED
 
 
-def circumstances(run: RunMeta, timeline: Timeline) -> dict[str, Json]:
-    """Where and with what a run was made: the same in `run.json` and in every receipt."""
+def circumstances(run: RunMeta, timeline: Timeline, test: int | None = None) -> dict[str, Json]:
+    """Where and with what a run was made: the same in `run.json` and in every receipt, except what the seed lacked,
+    which a receipt has of its own `test` only.
+    """
     ready = timeline.ready
     return {
-        "seed": seed_json(timeline),
+        "seed": seed_json(timeline, test),
         "environment": _environment(timeline),
         "versions": dict(ready.versions) if ready else {},
         "devices": {

@@ -11,9 +11,9 @@ from pytest_megacpp.report.layout import counted
 NAMED = 3
 
 
-def seed_json(timeline: Timeline) -> dict[str, Json]:
+def seed_json(timeline: Timeline, test: int | None = None) -> dict[str, Json]:
     """`state`, `coverage` and so on are those at the beginning, `…_end` those at the end. `coverage` is a share, 0 to
-    1, of pairs of test and rank; null is not known.
+    1, of pairs of test and rank; null is not known. `missing` and `missed` are of one test of the plan, or of all.
     """
     began, ended = timeline.seed, timeline.kept
     return {
@@ -26,7 +26,7 @@ def seed_json(timeline: Timeline) -> dict[str, Json]:
         "covered": began.covered if began else None,
         "wanted": began.wanted if began else None,
         "bytes_start": began.cache_bytes if began else None,
-        "missing": _short(began.missing, timeline) if began else None,
+        "missing": _short(began.missing, timeline, test) if began else None,
         "detail": began.detail or None if began else None,
         "state_end": ended.state if ended else None,
         "coverage_end": _share(ended.covered, ended.wanted) if ended else None,
@@ -34,7 +34,7 @@ def seed_json(timeline: Timeline) -> dict[str, Json]:
         "published": ended.id or None if ended else None,
         "promoted": ended.promoted if ended else None,
         "helped": ended.helped if ended else None,
-        "missed": _short(ended.missed, timeline) if ended else None,
+        "missed": _short(ended.missed, timeline, test) if ended else None,
         "detail_end": ended.detail or None if ended else None,
     }
 
@@ -43,8 +43,9 @@ def _share(covered: int, wanted: int) -> float:
     return round(covered / wanted, 4) if wanted else 1.0
 
 
-def _short(missing: Sequence[SeedShort], timeline: Timeline) -> list[Json]:
-    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in missing]
+def _short(missing: Sequence[SeedShort], timeline: Timeline, test: int | None) -> list[Json]:
+    told = [m for m in missing if test in (None, m.test)]
+    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in told]
 
 
 def _nodeid(test: int, timeline: Timeline) -> str:

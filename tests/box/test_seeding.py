@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box import seeding
 from pytest_megacpp.box.contract import Phase, Setting, Source
 from pytest_megacpp.box.graphs import graph_dir
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey
@@ -13,6 +14,8 @@ from pytest_megacpp.box.seeds import SeedStore
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode
 from pytest_megacpp.report.seed import ended_lines
 from tests.box.seeding import SHAPE, fill, manifest
 from tests.report.story import NODEID, Story
@@ -53,6 +56,24 @@ def test_a_damaged_seed_is_named_with_one_that_would_serve(store: SeedStore, tmp
     refused, other = begun(store, tmp_path / "cache").detail.split("; ")
     assert refused.startswith(f"seed {newer.id} is refused: it has no cache.tar")
     assert other.endswith(f"megacpp seed promote {older.id}")
+
+
+def test_what_many_tests_lack_fits_the_recording(store: SeedStore, tmp_path: Path) -> None:
+    asked = plan(store)
+    tests = tuple(replace(asked.tests[0], nodeid=f"test_a.py::test_{number}", ranks=64) for number in range(5000))
+    began = Seeding(replace(asked, tests=tests), SHAPE, tmp_path).begin()
+    assert (began.wanted, began.missing[0].test) == (320_000, 0)
+    assert len(encode(ev.Event("r1", "", "box", 0, 1.0, began))) < MAX_LINE_BYTES
+
+
+def test_a_cache_that_can_not_be_looked_at_costs_the_run_nothing(
+    store: SeedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Seeding(plan(store), SHAPE, tmp_path)
+    run.begin()
+    monkeypatch.setattr(seeding, "_bytes_of", lambda cache: 1 / 0)
+    kept = run.keep(Timeline(), "completed")
+    assert (kept.state, kept.wanted, kept.detail) == ("absent", 2, "not kept: ZeroDivisionError('division by zero')")
 
 
 def test_the_warming_command_is_the_user_s_own(store: SeedStore) -> None:

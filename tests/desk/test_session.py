@@ -83,6 +83,25 @@ class Listening(Deaf):
         return None if self._said else Ended()
 
 
+class Packing(Listening):
+    """Whoever ends it doesn't hear the rest."""
+
+    def end(self) -> None:
+        self._said.clear()
+
+
+def test_a_box_that_has_run_everything_ends_by_itself(tmp_path: Path) -> None:
+    """It may be packing what was compiled."""
+    tested = FakeBox(ranks=2).begins().passes().ends()
+    lines = len(tested.events)
+    whole = tested.done().recording().splitlines(keepends=True)
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
+    run.start(Packing(b"".join(whole[:lines]), *whole[lines:]))
+    assert run.wait_for(0).verdict.code == "passed"
+    run.finish()
+    assert (run.timeline.finished is not None, run.timeline.problems) == (True, [])
+
+
 def climbing(tmp_path: Path, box: Listening, **test: Any) -> LaneRun:
     run = lane_run(RunDirectory.create(tmp_path), tmp_path)
     run.plan = replace(run.plan, triage=True, tests=(replace(run.plan.tests[0], **test),))

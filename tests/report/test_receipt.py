@@ -188,6 +188,16 @@ def test_the_preset_is_told_of_a_test_that_never_began() -> None:
     assert receipt(result(Verdict(Code.BLOCKED, "")), story.timeline, META, redact=same)["preset"] == "diagnostic"
 
 
+def test_a_receipt_lists_what_its_own_test_lacked() -> None:
+    story = Story(2)
+    short = ev.SeedShort(0, (1,), ("fabc",)), ev.SeedShort(7, (0, 1))
+    story.box(1.0, ev.SeedChecked("auto", "partial", "k", "i", "r0", 1, 4, 10, short), world="")
+    seed: Any = receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["seed"]
+    assert (seed["coverage"], seed["missing"]) == (0.25, [{"nodeid": NODEID, "ranks": [1], "keys": ["fabc"]}])
+    whole: Any = run_json(META, RunStatus.PASSED, [NODEID], {}, {}, story.timeline, redact=same)["seed"]
+    assert [short["nodeid"] for short in whole["missing"]] == [NODEID, "test 7"]
+
+
 def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
     story = Story(1)
     story.box(1.0, ev.EnvironmentSet("TORCH_DISTRIBUTED_DEBUG", "INFO", "plugin", "more words", "import"))
