@@ -115,6 +115,8 @@ class Copier:
 
     def copy(self) -> None:
         """Returns when the target is whole. Raises CopyFailed or Cancelled."""
+        if _is_below(self.target, self.source):
+            raise CopyFailed(f"{self.target} is in {self.source}: each copy would copy those before it", _NOT_WITHIN)
         wanted = listing(self.source, self.include, self.exclude)
         self.tally.of_files, self.tally.of_bytes = len(wanted), sum(file.size_bytes for file in wanted)
         with self._told("prepared"):
@@ -455,11 +457,17 @@ def gib(size_bytes: int) -> str:
     return f"{value:.1f}" if value >= 0.1 or not size_bytes else f"{value:.2g}"
 
 
+def _is_below(target: Path, source: Path) -> bool:
+    inner, outer = os.path.realpath(target), os.path.realpath(source)
+    return inner == outer or inner.startswith(f"{outer.rstrip('/')}/")
+
+
 def _shown(path: str) -> str:
     return repr(path)
 
 
 _EXCLUDE = "leave it out by exclude of the data set, or mend it in the source"
+_NOT_WITHIN = "name a source that doesn't hold its own copy (the copy moves with XDG_CACHE_HOME)"
 _READABLE = "look at the source and the target of the data set, and at who may read and write there"
 _START_ANEW = "remove what is in its way there"
 _BAD_STORE = "the store doesn't keep what is written: try again, and look at the disk or volume"

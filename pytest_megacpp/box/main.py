@@ -6,15 +6,12 @@ One thread does everything but looking (`watch`). The box needs nobody: when the
 import contextlib
 import json
 import os
-import queue
-import selectors
 import shutil
 import signal
 import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +28,7 @@ from pytest_megacpp.box.logs import shorten
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
+from pytest_megacpp.box.pump import TICK_S, Pump
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
 from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
@@ -47,12 +45,12 @@ KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hold for ever
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
-TICK_S = 0.05
 TRIM_EVERY_S = 1.0
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
 RankKey: TypeAlias = tuple[str, int]  # world and rank
+Look: TypeAlias = tuple[str, ev.Fact, float]  # of a world, what another thread saw, and when
 
 
 @dataclass
@@ -72,8 +70,7 @@ class Box:
     def __post_init__(self) -> None:
         self.supervisor = sv.Supervisor(self.plan, self.recorder.timeline)
         self.oom = OomWitness()
-        self._selector = selectors.DefaultSelector()
-        self._looks: queue.SimpleQueue[tuple[str, ev.Fact, float]] = queue.SimpleQueue()
+        self._pump = Pump[Look](self._keep_look, self.recorder.now_s)
         self._table = ProcessTable()
         self._lines: dict[RankKey, Line] = {}
         self._control_tail = b""
@@ -82,7 +79,6 @@ class Box:
         self._settings: tuple[contract.Setting, ...] = ()
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
-        self._looked_s = 0.0
         self._trimmed_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -172,13 +168,10 @@ class Box:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.scratch / "box"))
         self._listener.listen(1024)
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_write.setblocking(False)
-        self._register(self._listener, self._accept)
-        self._register(self._wake_read, self._drain_looks)
+        self._pump.register(self._listener, self._accept)
         if self.control >= 0:
             os.set_blocking(self.control, False)
-            self._register(self.control, self._hear)
+            self._pump.register(self.control, self._hear)
         self._capabilities()
         self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
@@ -202,7 +195,7 @@ class Box:
             ending = self.supervisor.why_to_end(self.recorder.now_s()) is not None
             if ending:
                 fetch.cancel()
-            over = self._pump_until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
+            over = self._pump.until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
             for said in fetch.news(self.recorder.now_s()):
                 self.recorder.write(said)
         if fetch.problem is not None:
@@ -238,12 +231,12 @@ class Box:
 
     def _look_taken(self, world: str, fact: ev.Fact) -> None:
         """Hands over what another thread saw."""
-        self._looks.put((world, fact, self.recorder.now_s()))
-        with contextlib.suppress(OSError):
-            self._wake_write.send(b".")
+        self._pump.hand_over((world, fact, self.recorder.now_s()))
 
-    def _register(self, source: object, handle: Callable[[], object]) -> None:
-        self._selector.register(source, selectors.EVENT_READ, handle)  # type: ignore[arg-type]
+    def _keep_look(self, look: Look) -> None:
+        world, fact, at_s = look
+        if world in self.worlds:
+            self.recorder.write(fact, world, at_s=at_s)
 
     def _loop(self) -> None:
         while not self.supervisor.finished:
@@ -251,7 +244,7 @@ class Box:
             for action in actions:
                 self._perform(action)
             if not actions:
-                self._pump(TICK_S)
+                self._pump.once()
                 self._trim_logs()
 
     def _trim_logs(self) -> None:
@@ -261,30 +254,9 @@ class Box:
             for marks in self.marks.values():
                 marks.trim()
 
-    def _pump(self, wait_s: float) -> None:
-        """Handles what happened, waiting at most `wait_s` for something to happen."""
-        ready = self._selector.select(wait_s)
-        looked_s = self.recorder.now_s()
-        for key, _ in ready:
-            with contextlib.suppress(KeyError):
-                if key.fd in self._selector.get_map():
-                    key.data()
-        self._looked_s = looked_s  # whoever's end is only found by a later look was alive now
-
-    def _pump_until(self, done: Callable[[], bool], limit_s: float) -> bool:
-        deadline = time.monotonic() + limit_s
-        while not done():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            self._pump(min(left, TICK_S))
-        return True
-
     def _close(self) -> None:
-        self._selector.close()
+        self._pump.close()
         self._listener.close()
-        self._wake_read.close()
-        self._wake_write.close()
 
     # -- what the supervisor says --------------------------------------------------------------------------
 
@@ -332,13 +304,13 @@ class Box:
             if rank.pidfd is None:
                 self._rank_ended(world, rank)
             else:
-                self._register(rank.pidfd, lambda w=world, r=rank: self._rank_ended(w, r))  # type: ignore[misc]
+                self._pump.register(rank.pidfd, lambda w=world, r=rank: self._rank_ended(w, r))  # type: ignore[misc]
         self._watch(world)
 
     def _how_to_start(self) -> StartMethod:
         """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children."""
         if self._start_method is None:
-            self._pump_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
+            self._pump.until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
             report = json.loads(self._report.read_text()) if self._report.exists() else {}
             preloaded = from_json(Preloaded, report)
             for module, why in preloaded.failed.items():
@@ -421,8 +393,8 @@ class Box:
         threads = [threading.Thread(target=question, daemon=True) for question in questions]
         for thread in threads:
             thread.start()
-        self._pump_until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
-        self._drain_looks()
+        self._pump.until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
+        self._pump.drain()
 
     @staticmethod
     def _ask(watch: RankWatch, action: sv.TakeEvidence, out: bool) -> None:
@@ -443,12 +415,12 @@ class Box:
         gone = lambda: not world.alive()  # noqa: E731
         if graceful:
             world.say(Leave())
-            self._pump_until(gone, LEAVE_S)
+            self._pump.until(gone, LEAVE_S)
         for sig, grace_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             for rank in world.alive():
                 process.send(rank.pid, signal.SIGCONT)
                 process.send(rank.pid, sig)
-            if self._pump_until(gone, grace_s):
+            if self._pump.until(gone, grace_s):
                 break
         for rank in world.ranks.values():  # a group outlives its leader
             with contextlib.suppress(OSError):
@@ -464,8 +436,7 @@ class Box:
                 with contextlib.suppress(OSError):
                     rank.crash.shutdown(socket.SHUT_RDWR)
             for source in (rank.pidfd, rank.line):
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(source)  # type: ignore[arg-type]
+                self._pump.forget(source)
             for log in rank.logs:
                 shorten(log)
                 redact_file(log, self.redactor)
@@ -489,7 +460,7 @@ class Box:
         if rank.line is None:
             rank.line = line
             self._line(world, rank.rank).again()
-            self._register(line, lambda: self._receive(world, rank))
+            self._pump.register(line, lambda: self._receive(world, rank))
         else:
             rank.crash = line
             for watch in self.watches.get(world.name, ()):
@@ -521,8 +492,7 @@ class Box:
 
     def _hang_up(self, rank: RankProcess) -> None:
         if rank.line is not None:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(rank.line)
+            self._pump.forget(rank.line)
             rank.line.close()
             rank.line = None
 
@@ -544,8 +514,7 @@ class Box:
             return
         at_s = self.recorder.now_s()
         rank.exited = True
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(rank.pidfd)  # type: ignore[arg-type]
+        self._pump.forget(rank.pidfd)
         for _ in range(LAST_READS):
             if rank.line is None or not self._receive(world, rank):
                 break
@@ -553,17 +522,9 @@ class Box:
         code = rank.exit_code()
         name = signal.Signals(-code).name if code is not None and code < 0 else None
         oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False
-        alive_s = round(self._looked_s, 6)
+        alive_s = round(self._pump.looked_s, 6)
         self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending, alive_s), world.name, at_s=at_s)
         self._hurry(world.name)
-
-    def _drain_looks(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(65536, socket.MSG_DONTWAIT)
-        while not self._looks.empty():
-            world, fact, at_s = self._looks.get()
-            if world in self.worlds:
-                self.recorder.write(fact, world, at_s=at_s)
 
     def _hear(self) -> None:
         """The desk's words, one a line. Its silence for good is a stop as well."""
@@ -572,7 +533,7 @@ class Box:
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(self.control)
+            self._pump.forget(self.control)
             self.stop("interrupted", "the desk is gone")
             return
         *lines, self._control_tail = (self._control_tail + data).split(b"\n")

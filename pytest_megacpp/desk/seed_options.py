@@ -25,11 +25,6 @@ class SeedConfig:
     keep: int = DEFAULT_KEEP
     max_bytes: int = DEFAULT_MAX_BYTES
 
-    @property
-    def max_archive_bytes(self) -> int:
-        """One seed must leave room for another: the last known good one and its successor."""
-        return self.max_bytes // 2
-
 
 def read_seed(value: object, project: Path) -> SeedConfig:
     """The table, checked; `dir` counts from the project's directory. Raises UsageError."""

@@ -43,7 +43,6 @@ POLL_S = 0.004
 LAST_WORDS_S = 30.0
 DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
 UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
-READ_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass

@@ -402,3 +402,10 @@ def test_a_name_that_the_target_does_not_take_is_named(
 
     monkeypatch.setattr(os, "replace", picky)
     assert f"'d' can't be copied: {target} takes no such name" in str(refused(source, target))
+
+
+def test_a_source_that_holds_its_own_copy_is_refused(source: Path) -> None:
+    """Or every run would copy all that the last one did, too."""
+    inside = source / "cache" / "corpus"
+    assert "would copy those before it" in str(refused(source, inside))
+    assert not inside.parent.exists()

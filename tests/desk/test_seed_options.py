@@ -17,7 +17,6 @@ def test_all_of_it() -> None:
     toml = "dir = 'build/seeds'\nmin_bytes = 1_000\nkeep = 2\nmax_bytes = 4_000"
     config = read_seed(tomllib.loads(toml), Path("/p"))
     assert config == SeedConfig(Path("/p/build/seeds"), 1000, 2, 4000)
-    assert config.max_archive_bytes == 2000
 
 
 def test_a_directory_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""Owns waiting: for what happens at descriptors, and for what other threads hand over; must not know what it means.
+
+One thread waits and handles. Others only hand over, which wakes it.
+"""
+
+import contextlib
+import queue
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+TICK_S = 0.05
+
+T = TypeVar("T")
+
+
+class Pump(Generic[T]):
+    """`take` gets each thing that was handed over. `looked_s` is when, by `clock`, the last look began whose findings
+    are all handled: what ends and is only found later was alive then.
+    """
+
+    def __init__(self, take: Callable[[T], object], clock: Callable[[], float]) -> None:
+        self.looked_s = 0.0
+        self._take = take
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._things: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
+        self.register(self._wake_read, self.drain)
+
+    def register(self, source: Any, handle: Callable[[], object]) -> None:
+        """Calls `handle` whenever there is something to read at a descriptor, or an object that has one."""
+        self._selector.register(source, selectors.EVENT_READ, handle)
+
+    def forget(self, source: Any) -> None:
+        """Also what never was registered, or is closed."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(source)
+
+    def hand_over(self, thing: T) -> None:
+        """Called from other threads."""
+        self._things.put(thing)
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b".")
+
+    def drain(self) -> None:
+        """Takes what was handed over."""
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(65536, socket.MSG_DONTWAIT)
+        while not self._things.empty():
+            self._take(self._things.get())
+
+    def once(self, wait_s: float = TICK_S) -> None:
+        """Handles what happened, waiting at most `wait_s` for something to happen."""
+        ready = self._selector.select(wait_s)
+        looked_s = self._clock()
+        for key, _ in ready:
+            with contextlib.suppress(KeyError):
+                if key.fd in self._selector.get_map():
+                    key.data()
+        self.looked_s = looked_s
+
+    def until(self, done: Callable[[], bool], limit_s: float) -> bool:
+        """Goes on until something is so; false when it isn't within the time."""
+        deadline = time.monotonic() + limit_s
+        while not done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.once(min(left, TICK_S))
+        return True
+
+    def close(self) -> None:
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
