@@ -270,8 +270,11 @@ class LaneRun:
                 redact_file(str(log), self.redactor)
 
     def _tell_the_seed_s_end(self) -> None:
-        """A receipt tells of the cache at the end of the run, which comes after its test."""
-        if self.timeline.kept is not None:
+        """A receipt tells of the cache at the end of the run, which comes after its test. One that is empty, and that
+        nobody asked for, isn't worth writing all receipts twice.
+        """
+        kept = self.timeline.kept
+        if kept is not None and (kept.cache_bytes or self.plan.seed.mode):
             for index in self.receipts:
                 self._write_receipt(index, self.judged[index])
 
