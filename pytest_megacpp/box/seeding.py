@@ -40,6 +40,7 @@ CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _SWITCHES = {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # values that end caching
 _OF_COMPILERS = ("TORCHINDUCTOR_", "TRITON_", "TORCH_COMPILE")
 _NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_WORKER_START")
+_FOREIGN = "only of other launches:"
 _VERSIONS = ("python", "torch", "triton", "cuda")
 SLOW_S = 1.0  # compile seconds above this, and nearer to the cold ones than to the warm, tell of no help
 KEPT_KEYS = 8  # of those that a test lacks, in the recording
@@ -346,9 +347,6 @@ def _fitting(short: Sequence[SeedShort]) -> tuple[SeedShort, ...]:
 def _needs(tests: Sequence[SeededTest]) -> dict[Wanted, tuple[dict[str, tuple[str, ...]], ...]]:
     """What is needed by whom, whoever measured it."""
     return {Wanted.of(test): tuple(graphs.keys for graphs in test.ranks) for test in tests}
-
-
-_FOREIGN = "only of other launches:"
 
 
 def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:

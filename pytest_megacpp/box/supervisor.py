@@ -267,11 +267,8 @@ class Supervisor:
     def _next(self, now_s: float) -> tuple[Action, ...]:
         if not self.queue:
             return ()
-        if self.plan.maxfail and len(self.failed) >= self.plan.maxfail:
-            if not self._may_pass_yet(now_s):
-                return self._completed("stopped", f"{len(self.failed)} failed, as many as asked for")
-            if not self._further_first():
-                return ()
+        if (held := self._held(now_s)) is not None:
+            return held
         if self._is_too_dear(self.queue[0], now_s):
             return (self._refused(self.queue.pop(0), "unaffordable"),)
         attempt = self._attempts[self.queue[0]]
@@ -292,6 +289,14 @@ class Supervisor:
         if any(attempt.item not in seen.found for _, seen in world.collected.values()):
             return (self._not_collected(world, self.queue.pop(0)),)
         return self._release(world)
+
+    def _held(self, now_s: float) -> tuple[Action, ...] | None:
+        """What to do instead of the next test, where as many failed as asked for."""
+        if not self.plan.maxfail or len(self.failed) < self.plan.maxfail:
+            return None
+        if not self._may_pass_yet(now_s):
+            return self._completed("stopped", f"{len(self.failed)} failed, as many as asked for")
+        return None if self._further_first() else ()
 
     def _may_pass_yet(self, now_s: float) -> bool:
         """Whether a failure may be none in the end; until that is known, only further attempts at tests are run."""

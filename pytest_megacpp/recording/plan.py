@@ -38,11 +38,11 @@ model · to let torch compare collectives itself."""
 
 @dataclass(frozen=True, slots=True)
 class SeedPlan:
-    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh, or empty: what
-    there is, without a warm-up. `stores` are directories,
-    first the one that is published to (empty: nothing is kept), then those that an image brought along. `ranks` and
-    `preset` are the lane's, whatever the selected tests ask for; `image` names the box's image. A seed of fewer than
-    `min_bytes` is too small; a store keeps `keep` of a shape, and `max_bytes` altogether.
+    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh, or empty: what there is,
+    without a warm-up. `stores` are directories, first the one that is published to (empty: nothing is kept), then those
+    that an image brought along. `ranks` and `preset` are the lane's, whatever the selected tests ask for; `image` names
+    the box's image. A seed of fewer than `min_bytes` is too small; a store keeps `keep` of a shape, and `max_bytes`
+    altogether.
     """
 
     mode: str = "auto"

@@ -105,9 +105,7 @@ class RankView:
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     output: dict[str, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
-    bucket_reads: dict[str, tuple[float, ev.BucketRead]] = field(
-        default_factory=dict
-    )  # by data set: the first, counted
+    bucket_reads: dict[str, tuple[float, ev.BucketRead]] = field(default_factory=dict)  # the first, with the count
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
     warmup_skipped: str = ""  # why
     compiled: ev.Compiled | None = None
