@@ -43,8 +43,9 @@ class Packed:
 class _Hashing:
     """A file whose bytes are counted and hashed as they pass."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], each_chunk: Callable[[], object] = lambda: None) -> None:
         self._file = file
+        self._each_chunk = each_chunk
         self._hash = hashlib.sha256()
         self.total_bytes = 0
 
@@ -61,8 +62,11 @@ class _Hashing:
         return self.total_bytes
 
     def _pass(self, data: bytes) -> None:
+        before_bytes = self.total_bytes
         self._hash.update(data)
         self.total_bytes += len(data)
+        if before_bytes // CHUNK_BYTES != self.total_bytes // CHUNK_BYTES:
+            self._each_chunk()
 
     @property
     def sha256(self) -> str:
@@ -72,9 +76,10 @@ class _Hashing:
 # -- packing -------------------------------------------------------------------------------------------------------
 
 
-def pack(cache_dir: Path, archive: Path, max_bytes: int) -> Packed:
+def pack(cache_dir: Path, archive: Path, max_bytes: int, each_chunk: Callable[[], object] = lambda: None) -> Packed:
     """Writes `archive`, which must not exist yet, and sees it to the disk. Locks, temporary files, links and sockets
-    stay out. Raises OSError, and SeedError for a cache that is too large or changes meanwhile.
+    stay out. `each_chunk` is called all along; what it raises ends the work. Raises OSError, and SeedError for a cache
+    that is too large or changes meanwhile.
     """
     files = sorted(_regular_files(cache_dir))
     sizes_bytes = sum((cache_dir / name).lstat().st_size + 2 * BLOCK_BYTES for name in files)
@@ -85,7 +90,7 @@ def pack(cache_dir: Path, archive: Path, max_bytes: int) -> Packed:
             "in [tool.pytest_megacpp.seed], or start over with --cache-seed cold"
         )
     with archive.open("xb") as raw:
-        out = _Hashing(raw)
+        out = _Hashing(raw, each_chunk)
         with tarfile.TarFile(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[arg-type]
             packed_bytes = sum(_add(tar, cache_dir, name) for name in files)
         raw.flush()

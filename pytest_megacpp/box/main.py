@@ -280,11 +280,20 @@ class Box:
             case sv.Finish():
                 for world in list(self.worlds.values()):
                     self._end_world(world, action.reason, graceful=False)
-                self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason, self._say_of_seed))
+                self._keep_seed(action.reason)
                 self.recorder.write(ev.RunFinished(action.reason, action.detail))
 
-    def _say_of_seed(self, text: str) -> None:
-        self.recorder.write(ev.Progress("seed", text))
+    def _keep_seed(self, reason: str) -> None:
+        """Packing may take minutes, in which the desk and signals are heard."""
+
+        def say(text: str) -> None:
+            self.recorder.write(ev.Progress("seed", text))
+
+        def is_stopped() -> bool:
+            self._pump.once(0.0)
+            return self.supervisor.stop is not None
+
+        self.recorder.write(self.seeding.keep(self.recorder.timeline, reason, say, is_stopped))
 
     def _write_own(self, world: str, fact: ev.Fact) -> None:
         if isinstance(fact, ev.TestEnded):

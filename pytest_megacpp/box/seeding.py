@@ -218,18 +218,26 @@ class Seeding:
 
     # -- the end -------------------------------------------------------------------------------------------
 
-    def keep(self, timeline: Timeline, reason: str, say: Callable[[str], object] = lambda text: None) -> SeedKept:
+    def keep(
+        self,
+        timeline: Timeline,
+        reason: str,
+        say: Callable[[str], object] = lambda text: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> SeedKept:
         """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now. Never
-        raises: tests may have left anything there. `say` hears of what takes a while.
+        raises: tests may have left anything there. `say` hears of what takes a while, `is_stopped` is asked meanwhile.
         """
         began = self.checked
         assert began is not None
         try:
-            return self._keep(timeline, reason, say)
+            return self._keep(timeline, reason, say, is_stopped)
         except Exception as e:
             return SeedKept(began.state, "", False, began.covered, began.wanted, 0, detail=f"not kept: {e!r}")
 
-    def _keep(self, timeline: Timeline, reason: str, say: Callable[[str], object]) -> SeedKept:
+    def _keep(
+        self, timeline: Timeline, reason: str, say: Callable[[str], object], is_stopped: Callable[[], bool]
+    ) -> SeedKept:
         measured = tuple(self._measured(timeline))
         known = merged(self._known, measured)
         now = self._coverage(known)
@@ -244,7 +252,7 @@ class Seeding:
             return replace(kept, detail=why_not)
         if kept.cache_bytes > LARGE_BYTES:
             say(f"is kept for later runs, {kept.cache_bytes / 1e9:.1f} GB")
-        return self._publish(kept, known)
+        return self._publish(kept, known, is_stopped)
 
     def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
         if self.theirs:
@@ -262,13 +270,17 @@ class Seeding:
             return "nothing new"
         return ""
 
-    def _publish(self, kept: SeedKept, known: tuple[SeededTest, ...]) -> SeedKept:
+    def _publish(self, kept: SeedKept, known: tuple[SeededTest, ...], is_stopped: Callable[[], bool]) -> SeedKept:
+        def go_on() -> None:
+            if is_stopped():
+                raise SeedError("the run was interrupted")
+
         now = datetime.now(UTC).isoformat(timespec="seconds")
         plan = self.plan
         draft = Manifest(plan.run_id, self.shape, plan.run_id, now, 0, 0, 0, "", known, plan.revision)
         store = SeedStore(Path(plan.seed.stores[0]))
         try:
-            published = store.publish(draft, self.cache, plan.seed.max_bytes // 2)
+            published = store.publish(draft, self.cache, plan.seed.max_bytes // 2, go_on)
             store.prune(plan.seed.keep, plan.seed.max_bytes)
         except SeedError as e:
             return replace(kept, detail=f"not kept: {e}")

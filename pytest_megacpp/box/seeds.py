@@ -113,9 +113,15 @@ class SeedStore:
 
     # -- what changes ----------------------------------------------------------------------------------------------
 
-    def publish(self, manifest: Manifest, cache_dir: Path, max_bytes: int = DEFAULT_MAX_BYTES // 2) -> Published:
+    def publish(
+        self,
+        manifest: Manifest,
+        cache_dir: Path,
+        max_bytes: int = DEFAULT_MAX_BYTES // 2,
+        each_chunk: Callable[[], object] = lambda: None,
+    ) -> Published:
         """Packs a cache directory under a new id; `manifest` says all but that and the sizes. The seed becomes the last
-        known good one of its shape unless it is smaller than that.
+        known good one of its shape unless it is smaller than that. What `each_chunk` raises ends the packing.
         """
         shape = self.directory / manifest.shape.key
         manifest = replace(manifest, id=new_id(manifest.created_at, os.urandom(NONCE_BYTES)))
@@ -123,7 +129,7 @@ class SeedStore:
             shape.mkdir(parents=True, exist_ok=True)
             _sweep(shape)
             with _beside(shape, manifest.id) as directory:
-                packed = archive.pack(cache_dir, directory / ARCHIVE, max_bytes)
+                packed = archive.pack(cache_dir, directory / ARCHIVE, max_bytes, each_chunk)
                 manifest = replace(
                     manifest,
                     cache_bytes=packed.cache_bytes,

@@ -238,14 +238,15 @@ class LaneRun:
             self.directory.close()
 
     def _end_box(self, *, interrupted: bool) -> None:
-        """One that is through with everything ends by itself, once it has kept what was compiled."""
+        """One that is through with everything ends by itself, once it has kept what was compiled. Whoever doesn't want
+        to wait for that interrupts: the results are there.
+        """
         if self._box is None:
             return
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             if not interrupted and all(map(self._is_through, range(len(self.plan.tests)))):
                 self._hear_the_end(DONE_S)
-        finally:
-            self._box.end()
+        self._box.end()
         self._hear_the_end(LAST_WORDS_S)
         if not self._over:
             self._end_of_recording(Ended(UNCONFIRMED))
@@ -270,11 +271,11 @@ class LaneRun:
                 redact_file(str(log), self.redactor)
 
     def _tell_the_seed_s_end(self) -> None:
-        """A receipt tells of the cache at the end of the run, which comes after its test. One that is empty, and that
-        nobody asked for, isn't worth writing all receipts twice.
+        """A receipt tells of the cache at the end of the run, which comes after its test. One that is empty, was not
+        kept and that nobody asked for isn't worth writing all receipts twice.
         """
         kept = self.timeline.kept
-        if kept is not None and (kept.cache_bytes or self.plan.seed.mode):
+        if kept is not None and (kept.cache_bytes or kept.id or self.plan.seed.mode):
             for index in self.receipts:
                 self._write_receipt(index, self.judged[index])
 

@@ -332,3 +332,14 @@ def test_keys_of_other_caches_are_taken_as_there_and_hostile_ones_as_lacking(tmp
     keys = {"autotune": ("k",), "inductor": ("", "../..", ".", "\0", "x" * 5000, "a/b")}
     odd = replace(test, ranks=(replace(test.ranks[0], keys=keys),))
     assert lacking([odd], cache) == {"inductor": set(keys["inductor"])}
+
+
+def test_packing_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    store = SeedStore(tmp_path / "store")
+
+    def stop() -> None:
+        raise SeedError("the run was interrupted")
+
+    with pytest.raises(SeedError, match="interrupted"):
+        store.publish(manifest(), fill(tmp_path / "made", 1 << 20), each_chunk=stop)
+    assert (store.seeds(), os.listdir(store.directory / SHAPE.key)) == ([], [])
