@@ -147,8 +147,9 @@ def receive(archive: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, s
 # -- unpacking -----------------------------------------------------------------------------------------------------
 
 
-def unpack(archive: Path, expected: Packed, target: Path) -> None:
-    """Makes `target`, which must not exist or be empty, whole or not at all. Raises OSError, and SeedRefused for an
+def unpack(archive: Path, expected: Packed, target: Path, each_chunk: Callable[[], object] = lambda: None) -> None:
+    """Makes `target`, which must not exist or be empty, whole or not at all; so what `each_chunk` raises, which is
+    called all along, leaves nothing. Raises OSError, and SeedRefused for an
     archive that isn't what was expected, or has anything but regular files with plain names.
     """
     if expected.files > MAX_FILES or expected.archive_bytes > MAX_BYTES:
@@ -158,7 +159,7 @@ def unpack(archive: Path, expected: Packed, target: Path) -> None:
     beside.mkdir()
     try:
         with _opened(archive, expected) as raw:
-            _Unpacking(_Hashing(raw), expected, beside).run()
+            _Unpacking(_Hashing(raw, each_chunk), expected, beside).run()
         beside.rename(target)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

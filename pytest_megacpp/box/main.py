@@ -96,6 +96,7 @@ class Box:
         )
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
+        self._listen_to_the_desk()
         ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
         if not ready:
             self.recorder.write(ev.RunFinished("refused"))
@@ -106,6 +107,11 @@ class Box:
             for world in list(self.worlds.values()):
                 self._end_world(world, "the box ends", graceful=False)
             self._close()
+
+    def _listen_to_the_desk(self) -> None:
+        if self.control >= 0:
+            os.set_blocking(self.control, False)
+            self._pump.register(self.control, self._hear)
 
     def _environment(self) -> bool:
         """Applies the contract to this process, which every rank inherits from."""
@@ -154,7 +160,8 @@ class Box:
         """Fills the compile cache from a seed, before anything costs time."""
         shape = shape_of(self.plan, self._survey, self._settings, os.environ)
         self._cache.mkdir(parents=True)
-        self.seeding = Seeding(self.plan, shape, self._cache, left_to_user(self._settings, os.environ))
+        theirs = left_to_user(self._settings, os.environ)
+        self.seeding = Seeding(self.plan, shape, self._cache, theirs, self._say_of_seed, self._is_stopped)
         self.recorder.write(self.seeding.begin())
         refused = self.seeding.refusal()
         if refused is not None:
@@ -163,15 +170,20 @@ class Box:
         self.supervisor.begin_warm(self.seeding.reasons())
         return True
 
+    def _say_of_seed(self, text: str) -> None:
+        self.recorder.write(ev.Progress("seed", text))
+
+    def _is_stopped(self) -> bool:
+        """Hears what was said meanwhile."""
+        self._pump.once(0.0)
+        return self.supervisor.stop is not None
+
     def _prepare(self) -> bool:
         """Listens for ranks, starts the forkserver, imports torch."""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.scratch / "box"))
         self._listener.listen(1024)
         self._pump.register(self._listener, self._accept)
-        if self.control >= 0:
-            os.set_blocking(self.control, False)
-            self._pump.register(self.control, self._hear)
         self._capabilities()
         self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
@@ -280,20 +292,8 @@ class Box:
             case sv.Finish():
                 for world in list(self.worlds.values()):
                     self._end_world(world, action.reason, graceful=False)
-                self._keep_seed(action.reason)
+                self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason))
                 self.recorder.write(ev.RunFinished(action.reason, action.detail))
-
-    def _keep_seed(self, reason: str) -> None:
-        """Packing may take minutes, in which the desk and signals are heard."""
-
-        def say(text: str) -> None:
-            self.recorder.write(ev.Progress("seed", text))
-
-        def is_stopped() -> bool:
-            self._pump.once(0.0)
-            return self.supervisor.stop is not None
-
-        self.recorder.write(self.seeding.keep(self.recorder.timeline, reason, say, is_stopped))
 
     def _write_own(self, world: str, fact: ev.Fact) -> None:
         if isinstance(fact, ev.TestEnded):

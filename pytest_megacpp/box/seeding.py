@@ -72,13 +72,16 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
 @dataclass
 class Seeding:
     """The compile cache of one run: a working copy in `cache`, empty at first. `theirs`: what the
-    operator's own variables made of it, where seeds can neither fill nor read it.
+    operator's own variables made of it, where seeds can neither fill nor read it. Large caches take minutes to unpack
+    and to pack: `say` hears of that, and `is_stopped` is asked meanwhile.
     """
 
     plan: Plan
     shape: Shape
     cache: Path
     theirs: str = ""
+    say: Callable[[str], object] = lambda text: None
+    is_stopped: Callable[[], bool] = lambda: False
     base: Manifest | None = None
     checked: SeedChecked | None = None
     _known: Sequence[SeededTest] = ()
@@ -147,7 +150,7 @@ class Seeding:
             yield f"seed {idle} would serve, but isn't the last known good one: megacpp seed promote {idle}"
 
     def _begin_with(self, seed: Manifest, store: SeedStore) -> None:
-        store.unpack(seed, self.cache)
+        store.unpack(seed, self.cache, self._go_on)
         self.base, self._known = seed, seed.tests
         if self.plan.seed.mode == "refresh":
             self._forget_wanted()
@@ -218,26 +221,18 @@ class Seeding:
 
     # -- the end -------------------------------------------------------------------------------------------
 
-    def keep(
-        self,
-        timeline: Timeline,
-        reason: str,
-        say: Callable[[str], object] = lambda text: None,
-        is_stopped: Callable[[], bool] = lambda: False,
-    ) -> SeedKept:
+    def keep(self, timeline: Timeline, reason: str) -> SeedKept:
         """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now. Never
-        raises: tests may have left anything there. `say` hears of what takes a while, `is_stopped` is asked meanwhile.
+        raises: tests may have left anything there.
         """
         began = self.checked
         assert began is not None
         try:
-            return self._keep(timeline, reason, say, is_stopped)
+            return self._keep(timeline, reason)
         except Exception as e:
             return SeedKept(began.state, "", False, began.covered, began.wanted, 0, detail=f"not kept: {e!r}")
 
-    def _keep(
-        self, timeline: Timeline, reason: str, say: Callable[[str], object], is_stopped: Callable[[], bool]
-    ) -> SeedKept:
+    def _keep(self, timeline: Timeline, reason: str) -> SeedKept:
         measured = tuple(self._measured(timeline))
         known = merged(self._known, measured)
         now = self._coverage(known)
@@ -251,8 +246,8 @@ class Seeding:
         if why_not:
             return replace(kept, detail=why_not)
         if kept.cache_bytes > LARGE_BYTES:
-            say(f"is kept for later runs, {kept.cache_bytes / 1e9:.1f} GB")
-        return self._publish(kept, known, is_stopped)
+            self.say(f"is kept for later runs, {kept.cache_bytes / 1e9:.1f} GB")
+        return self._publish(kept, known)
 
     def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
         if self.theirs:
@@ -270,17 +265,17 @@ class Seeding:
             return "nothing new"
         return ""
 
-    def _publish(self, kept: SeedKept, known: tuple[SeededTest, ...], is_stopped: Callable[[], bool]) -> SeedKept:
-        def go_on() -> None:
-            if is_stopped():
-                raise SeedError("the run was interrupted")
+    def _go_on(self) -> None:
+        if self.is_stopped():
+            raise SeedError("the run was interrupted")
 
+    def _publish(self, kept: SeedKept, known: tuple[SeededTest, ...]) -> SeedKept:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         plan = self.plan
         draft = Manifest(plan.run_id, self.shape, plan.run_id, now, 0, 0, 0, "", known, plan.revision)
         store = SeedStore(Path(plan.seed.stores[0]))
         try:
-            published = store.publish(draft, self.cache, plan.seed.max_bytes // 2, go_on)
+            published = store.publish(draft, self.cache, plan.seed.max_bytes // 2, self._go_on)
             store.prune(plan.seed.keep, plan.seed.max_bytes)
         except SeedError as e:
             return replace(kept, detail=f"not kept: {e}")

@@ -228,14 +228,14 @@ class SeedStore:
     def _archive(self, manifest: Manifest) -> Path:
         return self.directory / manifest.shape.key / manifest.id / ARCHIVE
 
-    def unpack(self, manifest: Manifest, target: Path) -> None:
+    def unpack(self, manifest: Manifest, target: Path, each_chunk: Callable[[], object] = lambda: None) -> None:
         """The cache of a seed as directory `target`, which must not exist or be empty: whole or not at all. Raises
-        SeedRefused for one that is damaged or hostile.
+        SeedRefused for one that is damaged or hostile. What `each_chunk` raises ends the work.
         """
         packed = archive.Packed(manifest.cache_bytes, manifest.files, manifest.archive_bytes, manifest.sha256)
         path = self._archive(manifest)
         try:
-            archive.unpack(path, packed, target)
+            archive.unpack(path, packed, target, each_chunk)
         except SeedRefused as refused:
             raise SeedRefused(f"seed {manifest.id} is refused: {refused}; megacpp seed drop {manifest.id}") from None
         except OSError as error:

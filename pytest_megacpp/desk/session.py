@@ -271,11 +271,8 @@ class LaneRun:
                 redact_file(str(log), self.redactor)
 
     def _tell_the_seed_s_end(self) -> None:
-        """A receipt tells of the cache at the end of the run, which comes after its test. One that is empty, was not
-        kept and that nobody asked for isn't worth writing all receipts twice.
-        """
-        kept = self.timeline.kept
-        if kept is not None and (kept.cache_bytes or kept.id or self.plan.seed.mode):
+        """A receipt tells of the cache at the end of the run, which comes after its test."""
+        if self.timeline.kept is not None:
             for index in self.receipts:
                 self._write_receipt(index, self.judged[index])
 

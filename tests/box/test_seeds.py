@@ -334,12 +334,16 @@ def test_keys_of_other_caches_are_taken_as_there_and_hostile_ones_as_lacking(tmp
     assert lacking([odd], cache) == {"inductor": set(keys["inductor"])}
 
 
-def test_packing_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    store = SeedStore(tmp_path / "store")
+def test_packing_and_unpacking_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    store, made = SeedStore(tmp_path / "store"), fill(tmp_path / "made", 1 << 20)
 
     def stop() -> None:
         raise SeedError("the run was interrupted")
 
     with pytest.raises(SeedError, match="interrupted"):
-        store.publish(manifest(), fill(tmp_path / "made", 1 << 20), each_chunk=stop)
+        store.publish(manifest(), made, each_chunk=stop)
     assert (store.seeds(), os.listdir(store.directory / SHAPE.key)) == ([], [])
+    published = store.publish(manifest(), made).manifest
+    with pytest.raises(SeedError, match="interrupted"):
+        store.unpack(published, tmp_path / "cache" / "there", stop)
+    assert os.listdir(tmp_path / "cache") == []
