@@ -20,7 +20,7 @@ from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, WARM_UP, Plan, PlannedTest, warming_command
+from pytest_megacpp.recording.plan import COUNTING, WARM_UP, Plan, PlannedTest, warming_command
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.seed import (
     Coverage,
@@ -40,7 +40,6 @@ CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _SWITCHES = {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # values that end caching
 _OF_COMPILERS = ("TORCHINDUCTOR_", "TRITON_", "TORCH_COMPILE")
 _NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_WORKER_START")
-_FOREIGN = "only of other launches:"
 _VERSIONS = ("python", "torch", "triton", "cuda")
 SLOW_S = 1.0  # compile seconds above this, and nearer to the cold ones than to the warm, tell of no help
 KEPT_KEYS = 8  # of those that a test lacks, in the recording
@@ -92,7 +91,7 @@ class Seeding:
 
     def begin(self) -> SeedChecked:
         """Fills the working copy and says what it is worth."""
-        detail = self._fill() if not self.theirs and self.plan.seed.mode != "cold" else self._why_empty()
+        state, detail = self._fill()
         self._there = graph_keys(self.cache)
         self._short = self._coverage(self._known)
         size_bytes = _bytes_of(self.cache)
@@ -101,9 +100,8 @@ class Seeding:
         if too_small:
             self._known, self._short = (), self._coverage(())
             detail = f"the seed has {size_bytes} bytes, min_bytes asks for {self.plan.seed.min_bytes}"
-        state = SeedState.WARM if self._is_warm() else SeedState.PARTIAL
-        if base is None:
-            state = SeedState.FOREIGN if detail.startswith(_FOREIGN) else SeedState.ABSENT
+        if base is not None:
+            state = SeedState.PARTIAL if self._short.missing else SeedState.WARM
         self.checked = SeedChecked(
             mode=self.plan.seed.mode,
             state=str(state),
@@ -118,14 +116,12 @@ class Seeding:
         )
         return self.checked
 
-    def _is_warm(self) -> bool:
-        return self.base is not None and not self._short.missing
-
-    def _why_empty(self) -> str:
-        return self.theirs or "cold was asked for"
-
-    def _fill(self) -> str:
-        """Unpacks the first good seed of the stores; why there is none, or what is wrong with it."""
+    def _fill(self) -> tuple[SeedState, str]:
+        """Unpacks the first good seed of the stores. Where there is none, the state is `absent` or `foreign`, and it is
+        told why, or what is wrong with it.
+        """
+        if self.theirs or self.plan.seed.mode == "cold":
+            return SeedState.ABSENT, self.theirs or "cold was asked for"
         told: list[str] = []
         others: list[Kept] = []
         for store in (SeedStore(Path(directory)) for directory in self.plan.seed.stores if directory):
@@ -135,10 +131,12 @@ class Seeding:
                     others += store.seeds()
                 elif found.shape == self.shape:
                     self._begin_with(found, store)
-                    return ""
+                    return SeedState.WARM, ""
             except (SeedError, OSError) as e:
                 told.append(str(e))
-        return "; ".join((*told, *self._passed_over(others))) or self._nearest(others)
+        told += self._passed_over(others)
+        nearest = "" if told else self._nearest(others)
+        return SeedState.FOREIGN if nearest else SeedState.ABSENT, nearest or "; ".join(told)
 
     def _passed_over(self, others: Sequence[Kept]) -> Iterator[str]:
         """Of this very shape: what damage keeps from use, and what nobody made the last known good one."""
@@ -160,7 +158,7 @@ class Seeding:
         shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
         differing = [self.shape.differences(shape) for shape in shapes if shape.lane == self.shape.lane]
         nearest = min(filter(None, differing), key=len, default=None)
-        return f"{_FOREIGN} {'; '.join(nearest)}"[:400] if nearest else ""
+        return f"only of other launches: {'; '.join(nearest)}"[:400] if nearest else ""
 
     def _forget_wanted(self) -> None:
         """Of the tests of this run nothing is taken over; what other tests need stays, or the new seed had less."""
@@ -252,7 +250,7 @@ class Seeding:
     def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
         if self.theirs:
             return self.theirs
-        if not self.plan.seed.stores[:1] or not self.plan.seed.stores[0]:
+        if not any(self.plan.seed.stores[:1]):
             return "there is no place to keep it"
         if reason != "completed":
             return f"not kept: the run was {reason}"
@@ -325,8 +323,7 @@ class Seeding:
                 if keys or _is_slow(_compile_s(seen), graphs[rank]):
                     missed[rank] = keys
             if missed:
-                keys = tuple(dict.fromkeys(key for lost in missed.values() for key in lost))
-                yield SeedShort(item, tuple(missed), keys[:KEPT_KEYS])
+                yield _short_of(item, missed)
 
     def _compiled_again(self, timeline: Timeline, told: Collection[int]) -> Iterable[SeedShort]:
         """Tests that after their warm-up compiled what it had not."""
@@ -335,14 +332,18 @@ class Seeding:
             known = {key for view in before if view is not None for seen in view.ranks.values() for key in _keys(seen)}
             ranks = sorted(last.ranks.items()) if before and last is not None else ()
             lost = {rank: [key for key in self._not_there(seen) if key not in known] for rank, seen in ranks}
-            missed = tuple(rank for rank, keys in lost.items() if keys)
-            if missed:
-                keys = dict.fromkeys(key for rank in missed for key in lost[rank])
-                yield SeedShort(item, missed, tuple(keys)[:KEPT_KEYS])
+            if any(lost.values()):
+                yield _short_of(item, {rank: keys for rank, keys in lost.items() if keys})
 
     def _not_there(self, seen: RankView) -> tuple[str, ...]:
         used = seen.compiled.keys if seen.compiled else {}
         return tuple(k for cache, keys in used.items() for k in keys if k not in self._there.get(cache, {k}))
+
+
+def _short_of(test: int, keys_of: Mapping[int, Sequence[str]]) -> SeedShort:
+    """Of a test, by rank."""
+    keys = dict.fromkeys(key for keys in keys_of.values() for key in keys)
+    return SeedShort(test, tuple(keys_of), tuple(keys)[:KEPT_KEYS])
 
 
 def _fitting(short: Sequence[SeedShort]) -> tuple[SeedShort, ...]:
@@ -381,7 +382,7 @@ def _last(timeline: Timeline, item: int) -> TestView | None:
 def _counting(timeline: Timeline, item: int) -> list[int]:
     """Attempts at the test as it is: those that look for a cause build or run something else."""
     purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
-    return [number for number, purpose in purposes if purpose not in (DIAGNOSTIC, DETAIL)]
+    return [number for number, purpose in purposes if not purpose or purpose in COUNTING]
 
 
 def _keys(view: RankView) -> Iterator[str]:

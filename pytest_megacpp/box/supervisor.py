@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
+from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
 from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline, WorldView
 
 ALARM_EVERY_S = 0.05
@@ -43,7 +43,7 @@ class Attempt:
     @property
     def counts(self) -> bool:
         """Whether it says if the test fails, not only why."""
-        return self.purpose in (MEASURED, WARM_UP)
+        return self.purpose in COUNTING
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pytest_megacpp.judge.ladder import UNCLEAR
 from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, SAME_AT_BOTH_SIZES, Commands, fill
 from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.collectives import describe
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
+from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED
 from pytest_megacpp.recording.timeline import Timeline
 
 KEPT_WORDS = 4
@@ -22,7 +22,7 @@ def settle(
     results: Sequence[TestResult], attempts: Sequence[Attempt], timeline: Timeline, command: Commands
 ) -> TestResult:
     """The result of a test, from those of all attempts at it, in their order."""
-    counting = [attempt for attempt in attempts if attempt.purpose in (MEASURED, WARM_UP)]
+    counting = [attempt for attempt in attempts if attempt.purpose in COUNTING]
     decides, last = _deciding(counting), attempts[-1]
     result = next(result for result in results if result.index == decides.number)
     verdict = result.verdict

@@ -8,7 +8,7 @@ an attempt is safe, and can be paid for, is the box's to say.
 from collections.abc import Sequence
 
 from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
+from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
 
 UNCLEAR = frozenset({Code.HANG, Code.UNCLEAR})
 
@@ -18,7 +18,7 @@ def next_purpose(attempts: Sequence[Attempt], preset: str) -> str | None:
     end; `preset` is the test's own.
     """
     last, warmed = attempts[-1], any(attempt.purpose == WARM_UP for attempt in attempts)
-    if last.purpose in (DIAGNOSTIC, DETAIL):
+    if last.purpose not in COUNTING:
         return None
     if last.verdict.code in GREEN:
         return MEASURED if is_rehearsal(attempts) else None

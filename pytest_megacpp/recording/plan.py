@@ -34,6 +34,8 @@ DIAGNOSTIC = "diagnostic"
 DETAIL = "detail"
 """What an attempt is for: to be judged · to fill the compile cache under its own limits · to tell the machine from the
 model · to let torch compare collectives itself."""
+COUNTING = frozenset({MEASURED, WARM_UP})
+"""Attempts that say whether a test fails, not only why."""
 
 
 @dataclass(frozen=True, slots=True)
