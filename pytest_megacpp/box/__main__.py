@@ -15,16 +15,20 @@ from pytest_megacpp.box import process
 from pytest_megacpp.box.scratch import make, sweep
 
 SWEEP_S = 5.0
+GUARD = "MEGACPP_GUARD"  # in the environment of all that is started below this process: its id
+_UNKNOWN = 70
 
 
 def main(plan: str, directory: str) -> int:
+    found = process.default_signals()
     process.adopt_orphans()
     guard = os.getpid()
+    os.environ[GUARD] = str(guard)
     sweep()
     scratch = make()
     box = os.fork()
     if box == 0:
-        os._exit(_box(plan, directory, scratch, guard))
+        os._exit(_box(plan, directory, scratch, guard, found))
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sig, lambda number, _: process.send(box, signal.Signals(number)))
     os.close(0)
@@ -34,14 +38,14 @@ def main(plan: str, directory: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _box(plan: str, directory: str, scratch: str, guard: int) -> int:
+def _box(plan: str, directory: str, scratch: str, guard: int, signals: tuple[str, ...]) -> int:
     process.die_with_parent(signal.SIGTERM)
     if os.getppid() != guard:
         return 128 + signal.SIGTERM
     try:
         from pytest_megacpp.box.main import serve
 
-        return serve(plan, directory, scratch)
+        return serve(plan, directory, scratch, signals)
     except BaseException:
         import traceback
 
@@ -53,7 +57,10 @@ def _box(plan: str, directory: str, scratch: str, guard: int) -> int:
 def _wait_for(box: int) -> int:
     """The box's exit status; other children that end meanwhile are orphans it adopted."""
     while True:
-        pid, status = os.wait()
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:  # somebody else collected it: a tracer, or a runtime that reaps for all
+            return _UNKNOWN
         if pid == box:
             return os.waitstatus_to_exitcode(status)
 
@@ -61,12 +68,18 @@ def _wait_for(box: int) -> int:
 def _sweep() -> None:
     """Ends what the box left behind."""
     deadline = time.monotonic() + SWEEP_S
-    while (left := process.descendants(os.getpid())) and time.monotonic() < deadline:
-        process.end_all(p.pid for p in left)
+    while (left := _left()) and time.monotonic() < deadline:
+        process.end_all(left)
         process.reap_strays()
         time.sleep(0.02)
     with contextlib.suppress(OSError):
         process.reap_strays()
+
+
+def _left() -> list[int]:
+    """Descendants; where orphans aren't adopted, also processes that were started with this guard's mark."""
+    below = [p.pid for p in process.descendants(os.getpid())]
+    return below if process.adopts_orphans() else [*below, *process.marked(GUARD, str(os.getpid()))]
 
 
 if __name__ == "__main__":

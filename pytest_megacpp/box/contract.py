@@ -48,7 +48,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaunchShape:
-    """What the values depend on; `cpus` are the box's, `loopback` is None where its name is unknown."""
+    """What the values depend on; `cpus` are the box's, `loopback` is the interface that gloo can listen on, if any."""
 
     cuda: bool
     ranks: int
@@ -236,9 +236,14 @@ def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
     )
     older = "parity with older stacks; torch 2.13 does not read it"
     yield _Row("FSDP_USE_ORIG_PARAMS", "true", Phase.IMPORT, NOTHING, older)
-    if shape.loopback is not None:
-        about = "one host: no host name to resolve, no outer interface"
-        yield _Row("GLOO_SOCKET_IFNAME", shape.loopback, Phase.GROUP, _TORCH, about)
+    yield _gloo_interface_row(shape.loopback)
+
+
+def _gloo_interface_row(interface: str | None) -> _Row:
+    about = "one host: no host name to resolve, no outer interface"
+    if interface is None:
+        about = "the kernel lists no loopback interface, or not in one order: gloo goes by the host's name"
+    return _Row("GLOO_SOCKET_IFNAME", interface, Phase.GROUP, _TORCH, about)
 
 
 def _flight_recorder_rows() -> Iterable[_Row]:

@@ -38,10 +38,6 @@ class Line:
         self._taken_bytes, self._muted = 0, ""
         self._said -= set(_ONCE_IN_A_TEST)
 
-    def again(self) -> None:
-        """The rank connected anew: what it said half is gone."""
-        self._tail = b""
-
     @property
     def endless(self) -> bool:
         """Whether the rank sends a line that no reader would accept."""

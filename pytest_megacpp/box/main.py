@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -17,10 +16,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
-from pytest_megacpp.box import contract, preflight, process
+from pytest_megacpp.box import contract, loopback, preflight, process
 from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.admission import Admission
 from pytest_megacpp.box.data import Fetch
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
 from pytest_megacpp.box.line import Line
@@ -35,6 +35,7 @@ from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.greeting import Channel
 from pytest_megacpp.recording.plan import DETAIL, Again, Enough, Go, Leave, Plan, Stop
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.words import Word, read_word
@@ -63,6 +64,7 @@ class Box:
     redactor: Redactor
     scratch: Path
     control: int = 0
+    signals: tuple[str, ...] = ()
     worlds: dict[str, World] = field(default_factory=dict)
     watches: dict[str, list[RankWatch]] = field(default_factory=dict)
     marks: dict[str, OutputMarks] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class Box:
             cpus=preflight.cpu_count(),
             cache_dir=str(self._cache),
             fsdp=self.plan.fsdp,
-            loopback=preflight.loopback(),
+            loopback=loopback.for_gloo(),
         )
         theirs = {**os.environ, **configured}
         settings = contract.resolve(theirs, shape=shape, chosen=configured.keys())
@@ -180,10 +182,7 @@ class Box:
 
     def _prepare(self) -> bool:
         """Listens for ranks, starts the forkserver, imports torch."""
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.scratch / "box"))
-        self._listener.listen(1024)
-        self._pump.register(self._listener, self._accept)
+        self._admission = Admission(str(self.scratch / "box"), self._pump.register, self._pump.forget)
         self._capabilities()
         self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
@@ -267,8 +266,8 @@ class Box:
                 marks.trim()
 
     def _close(self) -> None:
+        self._admission.close()
         self._pump.close()
-        self._listener.close()
 
     # -- what the supervisor says --------------------------------------------------------------------------
 
@@ -310,10 +309,11 @@ class Box:
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
         for rank in world.ranks.values():
             self.recorder.write(ev.RankStarted(rank.rank, rank.pid), world.name)
-            if rank.pidfd is None:
+            self._admission.expect(_name(world, rank), rank.token, partial(self._connect, world, rank))
+            if rank.ended_fd is None:
                 self._rank_ended(world, rank)
             else:
-                self._pump.register(rank.pidfd, lambda w=world, r=rank: self._rank_ended(w, r))  # type: ignore[misc]
+                self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
         self._watch(world)
 
     def _how_to_start(self) -> StartMethod:
@@ -444,7 +444,8 @@ class Box:
             if rank.crash is not None:
                 with contextlib.suppress(OSError):
                     rank.crash.shutdown(socket.SHUT_RDWR)
-            for source in (rank.pidfd, rank.line):
+            self._admission.dismiss(_name(world, rank))
+            for source in (rank.ended_fd, rank.line):
                 self._pump.forget(source)
             for log in rank.logs:
                 shorten(log)
@@ -454,27 +455,19 @@ class Box:
 
     # -- what happens --------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        line, _ = self._listener.accept()
-        pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        for world in self.worlds.values():
-            for rank in world.ranks.values():
-                if rank.pid == pid and rank.crash is None:
-                    self._connect(world, rank, line)
-                    return
-        line.close()  # nobody we started
-
-    def _connect(self, world: World, rank: RankProcess, line: socket.socket) -> None:
-        """A rank's first line is for what it says, its second for the dump of a crash."""
-        if rank.line is None:
-            rank.line = line
-            self._line(world, rank.rank).again()
-            self._pump.register(line, lambda: self._receive(world, rank))
-        else:
-            rank.crash = line
-            for watch in self.watches.get(world.name, ()):
-                if watch.target.rank == rank.rank:
-                    CrashWatch(line, watch).start()
+    def _connect(self, world: World, rank: RankProcess, channel: Channel, line: socket.socket) -> None:
+        """One line of a rank is for what it says, another for the dump of a crash."""
+        match channel:
+            case Channel.FACTS:
+                rank.line = line
+                self._pump.register(line, partial(self._receive, world, rank))
+            case Channel.CRASH:
+                rank.crash = line
+                for watch in self.watches.get(world.name, ()):
+                    if watch.target.rank == rank.rank:
+                        CrashWatch(line, watch).start()
+            case _:
+                assert_never(channel)
 
     def _line(self, world: World, rank: int) -> Line:
         return self._lines.setdefault((world.name, rank), Line(rank))
@@ -523,7 +516,7 @@ class Box:
             return
         at_s = self.recorder.now_s()
         rank.exited = True
-        self._pump.forget(rank.pidfd)
+        self._pump.forget(rank.ended_fd)
         for _ in range(LAST_READS):
             if rank.line is None or not self._receive(world, rank):
                 break
@@ -568,14 +561,21 @@ class Box:
         self.supervisor.stop = self.supervisor.stop or (reason, detail)
 
 
+def _name(world: World, rank: RankProcess) -> str:
+    """A rank's name among all that the box ever started."""
+    return f"{world.name}.{rank.rank}"
+
+
 def take_signals(box: Box) -> None:
     """SIGTERM and SIGINT end the run in order."""
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(sig, lambda number, _: box.stop("interrupted", f"the box got {signal.Signals(number).name}"))
 
 
-def serve(plan_path: str, directory: str, scratch: str) -> int:
-    """Runs the plan in the file; returns the exit status of the box. `scratch` is removed at the end."""
+def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...] = ()) -> int:
+    """Runs the plan in the file; returns the exit status of the box. `scratch` is removed at the end, `signals` are
+    those that were ignored or blocked when the box was started.
+    """
     process.adopt_orphans()
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
@@ -584,7 +584,7 @@ def serve(plan_path: str, directory: str, scratch: str) -> int:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
         redact_file(plan_path, redactor)  # the run keeps a plan without the configured secrets
         recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
-        box = Box(plan, Path(directory), recorder, redactor, Path(scratch))
+        box = Box(plan, Path(directory), recorder, redactor, Path(scratch), signals=signals)
         take_signals(box)
         box.run()
     except RecordingFailed as e:

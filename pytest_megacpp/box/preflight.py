@@ -14,12 +14,12 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_megacpp.box import loopback
 from pytest_megacpp.box.fitness import Problem, cuda_problems, gpu_problems
 from pytest_megacpp.box.gpus import GpuSurvey, ask, read_kernel_log
 from pytest_megacpp.recording.codec import to_json
@@ -124,7 +124,7 @@ def facts(directory: Path) -> dict[str, Json]:
         "memory_bytes": _memory_bytes(),
         "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
         "free_disk_bytes": _disk_bytes(directory, free=True),
-        "loopback": loopback(),
+        "loopback": loopback.name(),
         "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
     }
 
@@ -147,14 +147,6 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def loopback() -> str | None:
-    """The name of the loopback interface."""
-    with contextlib.suppress(OSError):
-        names = {name for _, name in socket.if_nameindex()}
-        return next((name for name in ("lo", "lo0") if name in names), None)
-    return None
 
 
 def _memory_bytes() -> int | None:

@@ -9,12 +9,14 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pytest_megacpp.box.process import die_with_parent
+from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
 
 
@@ -61,11 +63,21 @@ def _ask_what_compiles_ask() -> None:
             importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()
 
 
+def _spare_torch_the_parent_death_signal() -> None:
+    """torch asks for one of its own in each process that elastic starts, and fails where the kernel refuses it. The
+    ranks have the box's (`process.die_with_parent`), which doesn't need the kernel.
+    """
+    spawn: Any = importlib.import_module("torch.multiprocessing.spawn")
+    spawn._prctl_pr_set_pdeathsig = lambda sig: None
+
+
 def main(order: str) -> None:
     """Carries out the order (`{"path": …, "modules": …, "report": …}`) and leaves a `Preloaded` in the report."""
     told = json.loads(order)
     sys.path[:] = told["path"]
     preloaded = import_all(told["modules"])
+    if process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL):
+        _spare_torch_the_parent_death_signal()
     _ask_what_compiles_ask()
     if not preloaded.spoiler and is_spoiled():
         preloaded = replace(preloaded, spoiler="torch._inductor")
@@ -76,5 +88,5 @@ def main(order: str) -> None:
 
 
 if "MEGACPP_PRELOAD" in os.environ:
-    die_with_parent()
+    process.die_with_parent()
     main(os.environ.pop("MEGACPP_PRELOAD"))

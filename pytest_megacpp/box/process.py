@@ -1,31 +1,78 @@
-"""Owns the Linux process facts: parent death, subreaper, process groups, /proc; must not know ranks or tests."""
+"""Owns the Linux process facts: parent death, subreaper, process groups, /proc; must not know ranks or tests.
+
+No call assumes that the kernel has what it asks for: what can't be read is None or empty, and `kernel` says what that
+costs.
+"""
 
 import contextlib
 import ctypes
 import os
 import signal
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+PARENT_LOOK_S = 0.5
 _CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_LEFT_IGNORED = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # Python's own doing, so that writes raise
 
 
-def _prctl(option: int, value: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+def prctl(option: int, argument: object) -> str:
+    """Returns why prctl(2) refused, or nothing where it did as asked."""
+    try:
+        failed = ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0)
+    except (OSError, AttributeError) as e:
+        return str(e)
+    return os.strerror(ctypes.get_errno()) if failed else ""
 
 
 def die_with_parent(sig: signal.Signals = signal.SIGKILL) -> None:
-    """The kernel sends `sig` here when the thread that started this process ends (prctl(2))."""
-    _prctl(_PR_SET_PDEATHSIG, sig)
+    """Has `sig` sent here when the parent ends: by the kernel (when the thread ends that started this process,
+    prctl(2)), else by a thread that looks twice a second.
+    """
+    if prctl(PR_SET_PDEATHSIG, sig):
+        threading.Thread(target=_follow, args=(os.getppid(), sig), name="follow-parent", daemon=True).start()
+
+
+def _follow(parent: int, sig: signal.Signals) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_LOOK_S)
+    os.kill(os.getpid(), sig)
 
 
 def adopt_orphans() -> None:
-    """Orphaned descendants become children of this process, so that it can find and end them."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    """Orphaned descendants become children of this process, so that it can find and end them. Where the kernel refuses,
+    `marked` finds those that kept the run's environment.
+    """
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def adopts_orphans() -> bool:
+    """Whether they come here, or go to the first process of the machine or container."""
+    answer = ctypes.c_int(0)
+    return not prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer)) and bool(answer.value)
+
+
+def default_signals() -> tuple[str, ...]:
+    """Undoes what a shell or nohup did to the signals of a background job; returns the names of those that were ignored
+    or blocked.
+    """
+    ignored = {s for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN} - _LEFT_IGNORED
+    blocked = set(signal.pthread_sigmask(signal.SIG_SETMASK, ()))
+    for sig in ignored:
+        signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
+    return tuple(sorted(map(_name_of, ignored | blocked)))
+
+
+def _name_of(sig: int) -> str:
+    try:
+        return signal.Signals(sig).name
+    except ValueError:  # a real-time signal
+        return f"signal {sig}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +88,78 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """None when the process is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            text = f.read().decode(errors="replace")
-    except OSError:
+    """None when the process is gone, or can't be seen."""
+    rest = _fields_of(f"/proc/{pid}/stat")
+    if rest is None:
         return None
-    rest = text[text.rindex(")") + 2 :].split()
-    ticks = sum(int(t) for t in rest[11:15])
-    return Stat(pid, rest[0], int(rest[1]), int(rest[2]), int(rest[3]), ticks * _CLOCK_TICK_S)
+    return Stat(pid, rest[0], int(rest[1]), int(rest[2]), int(rest[3]), _seconds(rest[11:15]))
 
 
-def main_thread(pid: int) -> tuple[float, int]:
-    """CPU seconds of the main thread alone and how often it got to run; zeros when the process is gone."""
+def _fields_of(stat_file: str) -> list[str] | None:
+    """What stands in it behind the process's name, which may hold anything."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/schedstat", "rb") as f:
-            cpu_ns, _, runs = f.read().split()[:3]
-        return int(cpu_ns) / 1e9, int(runs)
+        with open(stat_file, "rb") as f:
+            text = f.read().decode(errors="replace")
+        return text[text.rindex(")") + 2 :].split()
     except (OSError, ValueError):
-        return 0.0, 0
+        return None
+
+
+def _seconds(ticks: Iterable[str]) -> float:
+    return sum(map(int, ticks)) * _CLOCK_TICK_S
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """CPU seconds of one thread, and how often the kernel let it run; None where it doesn't count that, and counts CPU
+    time in ticks of 10 ms.
+    """
+
+    cpu_s: float = 0.0
+    runs: int | None = 0
+
+
+def main_thread(pid: int) -> ThreadTime:
+    """Returns the time of a process's main thread; zeros when the process is gone."""
+    task = f"/proc/{pid}/task/{pid}"
+    try:
+        with open(f"{task}/schedstat", "rb") as f:
+            cpu_ns, _, runs = f.read().split()[:3]
+        return ThreadTime(int(cpu_ns) / 1e9, int(runs))
+    except (OSError, ValueError):
+        return _by_ticks(f"{task}/stat")
+
+
+def _by_ticks(stat_file: str) -> ThreadTime:
+    rest = _fields_of(stat_file)
+    return ThreadTime() if rest is None else ThreadTime(_seconds(rest[11:13]), None)
+
+
+def has_proc() -> bool:
+    """Whether processes can be looked at in /proc."""
+    return stat(os.getpid()) is not None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended. Without /proc one that ended and wasn't reaped counts as alive."""
+    seen = stat(pid)
+    if seen is not None or has_proc():
+        return seen is not None and seen.state not in "ZX"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def all_processes() -> list[Stat]:
-    found = (stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return []
+    found = (stat(int(name)) for name in names if name.isdigit())
     return [s for s in found if s is not None]
 
 
@@ -95,6 +191,12 @@ def cpu_s_by_session(processes: Iterable[Stat]) -> dict[int, float]:
             total[starter.session] += cpu_s
             above = by_pid.get(starter.session)
     return total
+
+
+def marked(name: str, value: str) -> list[int]:
+    """Returns the living processes, but this one, that were started with this variable."""
+    living = (p.pid for p in all_processes() if p.pid != os.getpid() and p.state not in "ZX")
+    return [pid for pid in living if environment_of(pid).get(name) == value]
 
 
 def environment_of(pid: int) -> dict[str, str]:

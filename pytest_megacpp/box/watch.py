@@ -170,7 +170,7 @@ class RankWatch(threading.Thread):
                 compiling, compile_s = read_wait_counters(ask(self.target.worker, "wait_counter_values"))
         except (OSError, ValueError):
             answered = False
-        main_cpu_s, main_runs = process.main_thread(self.target.pid)
+        main = process.main_thread(self.target.pid)
         return Sampled(
             rank=self.target.rank,
             test=test,
@@ -179,9 +179,9 @@ class RankWatch(threading.Thread):
             compiling=compiling,
             compile_s=round(compile_s, 3),
             cpu_s=round(cpu_s, 2),
-            main_cpu_s=round(main_cpu_s, 2),
+            main_cpu_s=round(main.cpu_s, 2),
             output_bytes=sum(_size(path) for path in self.target.logs),
-            main_runs=main_runs,
+            main_runs=main.runs,
         )
 
     def _look_at_collectives(self, test: int) -> None:

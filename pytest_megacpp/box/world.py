@@ -17,9 +17,11 @@ from typing import Any, Literal, TypeAlias
 
 from pytest_megacpp.box import process
 from pytest_megacpp.box.entry import run_rank
+from pytest_megacpp.box.exits import watch_exit
 from pytest_megacpp.box.torchrun_env import rank_environment
 from pytest_megacpp.box.watch import Target
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.greeting import new_token
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line
 
@@ -30,12 +32,15 @@ _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before
 
 @dataclass
 class RankProcess:
-    """One rank's process. `pidfd` becomes readable when it ends; None when it ended before we looked."""
+    """One rank's process. `ended_fd` becomes readable when it ends; None when it had ended before the box looked. Who
+    connects with `token` is this rank.
+    """
 
     rank: int
     handle: Any
-    pidfd: int | None
+    ended_fd: int | None
     logs: tuple[str, str]
+    token: str
     line: socket.socket | None = None
     crash: socket.socket | None = None
     exited: bool = False
@@ -72,7 +77,8 @@ class World:
         from torch.distributed.elastic.multiprocessing import start_processes
 
         port = self.new_store()
-        envs = {r: self._environment(r, port, environment) for r in range(self.size)}
+        tokens = {r: new_token() for r in range(self.size)}
+        envs = {r: self._environment(r, port, environment, tokens[r]) for r in range(self.size)}
         logs = {r: self._logs(r) for r in range(self.size)}
         self._context = context = start_processes(
             name=f"megacpp-{self.name}",
@@ -85,9 +91,10 @@ class World:
         by_pid = {child.pid: child for child in multiprocessing.active_children()}
         for rank, pid in context.pids().items():
             handle = by_pid.get(pid) or context._pc.processes[rank]  # type: ignore[attr-defined]
-            self.ranks[rank] = RankProcess(rank, handle, _pidfd(pid), logs[rank])
+            ended_fd = watch_exit(handle, is_own_child=method == "spawn")
+            self.ranks[rank] = RankProcess(rank, handle, ended_fd, logs[rank], tokens[rank])
 
-    def _environment(self, rank: int, port: int, environment: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, rank: int, port: int, environment: Mapping[str, str], token: str) -> dict[str, str]:
         launch = rank_environment(
             rank=rank,
             world_size=self.size,
@@ -99,6 +106,7 @@ class World:
         own = {
             "MEGACPP_WORLD": self.name,
             "MEGACPP_WORKER": self.worker(rank),
+            "MEGACPP_TOKEN": token,
             "MEGACPP_TMP": str(self.scratch / f"tmp-{self.name}-{rank}"),
         }
         return {**environment, **launch, **own}
@@ -152,19 +160,23 @@ class World:
         return [r for r in self.ranks.values() if not r.exited]
 
     def strays(self) -> list[int]:
-        """Living descendants of this box that were started in this world and outlived their rank."""
+        """Living processes that were started in this world and outlived their rank: descendants of this box, or, where
+        orphans go elsewhere, of whomever.
+        """
         sessions = {r.pid for r in self.ranks.values()}
-        return [
-            p.pid
-            for p in process.descendants(os.getpid())
-            if p.session in sessions or process.environment_of(p.pid).get("MEGACPP_WORLD") == self.name
-        ]
+        found = process.descendants(os.getpid()) if process.adopts_orphans() else process.all_processes()
+        return [p.pid for p in found if p.state not in "ZX" and (p.session in sessions or self._is_marked(p.pid))]
+
+    def _is_marked(self, pid: int) -> bool:
+        """Whether a process was started in this world of this box."""
+        own = {"MEGACPP_WORLD": self.name, "MEGACPP_GUARD": os.environ.get("MEGACPP_GUARD")}
+        return own.items() <= process.environment_of(pid).items()
 
     def close(self) -> None:
         """Releases descriptors and stores after the last rank ended."""
         for rank in self.ranks.values():
-            if rank.pidfd is not None:
-                os.close(rank.pidfd)
+            if rank.ended_fd is not None:
+                os.close(rank.ended_fd)
             for line in (rank.line, rank.crash):
                 if line is not None:
                     line.close()
@@ -184,16 +196,8 @@ def start_forkserver(modules: Iterable[str], report: Path) -> None:
 
 
 def forkserver_is_alive() -> bool:
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    seen = process.stat(pid) if pid else None
-    return seen is not None and seen.state not in "ZX"
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
+    pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    return pid is not None and process.is_alive(pid)
 
 
 def _logs_specs(logs: Mapping[int, tuple[str, str]]) -> Any:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pytest_megacpp.box import contract, preflight
+from pytest_megacpp.box import contract, loopback, preflight
 from pytest_megacpp.box.gpus import GpuSurvey, Matrix
 from pytest_megacpp.desk.options import LaneConfig
 from pytest_megacpp.desk.readers import Readers, find_readers
@@ -118,7 +118,7 @@ def _resolved(
         cpus=preflight.cpu_count(),
         cache_dir="(the run's own)",
         fsdp=True,
-        loopback=preflight.loopback(),
+        loopback=loopback.for_gloo(),
     )
     configured = {**environment, **lane.environment}
     return contract.resolve({**os.environ, **configured}, shape=shape, chosen=configured.keys())

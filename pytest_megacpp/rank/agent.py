@@ -12,6 +12,7 @@ import time
 
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.events import RankFact
+from pytest_megacpp.recording.greeting import Channel, greeting
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line, encode_fact, read_object
 
@@ -24,7 +25,7 @@ class Agent:
     `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
     """
 
-    def __init__(self, path: str, rank: int, origin_s: float, epoch_s: float) -> None:
+    def __init__(self, path: str, token: str, rank: int, origin_s: float, epoch_s: float) -> None:
         self.rank = rank
         self.epoch_s = epoch_s
         self._origin_s = origin_s
@@ -33,6 +34,7 @@ class Agent:
         self._held: list[bytes] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
+        self._socket.sendall(greeting(token, Channel.FACTS))
         os.register_at_fork(after_in_child=self._in_child)
         self._lines = self._socket.makefile("rb")
 

@@ -9,16 +9,19 @@ import fcntl
 import os
 import socket
 
+from pytest_megacpp.recording.greeting import Channel, greeting
+
 NARROWEST_BYTES = 1  # the kernel makes it some four kilobytes, bookkeeping included: a few short writes
 
 
 class CrashLine:
     """Lives as long as the process. Raises OSError when the box isn't there."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, token: str) -> None:
         self._line = socket.socket(socket.AF_UNIX)
         self._line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROWEST_BYTES)
         self._line.connect(path)
+        self._line.sendall(greeting(token, Channel.CRASH))
         for log in (1, 2):  # the box will write there as well
             fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
 

@@ -1,7 +1,8 @@
 """Owns the life of one rank's process: session, worker server, pytest, a clean exit; must not know other ranks.
 
-The environment is torchrun's plus `MEGACPP_*`: BOX (socket of the box), WORKER (where the worker server
-listens), ORIGIN and EPOCH (box time zero on the monotonic and the wall clock), PLAN (file), TMP, DEVICE.
+The environment is torchrun's plus `MEGACPP_*`: BOX (socket of the box), TOKEN (what this rank greets it with), WORKER
+(where the worker server listens), ORIGIN and EPOCH (box time zero on the monotonic and the wall clock), PLAN (file),
+TMP, DEVICE.
 """
 
 import atexit
@@ -37,8 +38,9 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     rank = int(os.environ["RANK"])
     origin_s, epoch_s = (float(os.environ[f"MEGACPP_{name}"]) for name in ("ORIGIN", "EPOCH"))
-    agent = Agent(os.environ["MEGACPP_BOX"], rank, origin_s, epoch_s)
-    crash = CrashLine(os.environ["MEGACPP_BOX"])
+    box, token = os.environ["MEGACPP_BOX"], os.environ.pop("MEGACPP_TOKEN")
+    agent = Agent(box, token, rank, origin_s, epoch_s)
+    crash = CrashLine(box, token)
     crash.use()
     code = 0
     try:

@@ -449,7 +449,8 @@ class Sampled:
     `answered`: its worker server replied. `state`: the kernel's letter for the main thread (R, S, D, T, Z).
     `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far:
     `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread; `main_runs`: how often the kernel let that one
-    run, which stays the same while it waits in one call. `output_bytes`: written to its logs.
+    run, which stays the same while it waits in one call. None: the kernel doesn't count runs, and samples CPU time in
+    ticks. `output_bytes`: written to its logs.
     """
 
     rank: int
@@ -461,7 +462,7 @@ class Sampled:
     cpu_s: float
     main_cpu_s: float = 0.0
     output_bytes: int = 0
-    main_runs: int = 0
+    main_runs: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)

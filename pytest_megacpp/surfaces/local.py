@@ -167,6 +167,4 @@ def sweep(run_id: str) -> None:
 
 def _left(run_id: str) -> list[int]:
     """Living processes of a run."""
-    own = os.getpid()
-    living = (p.pid for p in process.all_processes() if p.pid != own and p.state not in "ZX")
-    return [pid for pid in living if process.environment_of(pid).get("MEGACPP_RUN_ID") == run_id]
+    return process.marked("MEGACPP_RUN_ID", run_id)

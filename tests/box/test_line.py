@@ -105,8 +105,6 @@ def test_a_line_without_an_end_is_noticed() -> None:
     line = Line(0)
     line.feed(b"x" * (MAX_LINE_BYTES + 1), NOW_S)
     assert line.endless
-    line.again()
-    assert heard(line, said(ev.PhaseStarted(0, 0, "x"))) == [ev.PhaseStarted(0, 0, "x")]
 
 
 @pytest.mark.parametrize(
