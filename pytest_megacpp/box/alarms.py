@@ -222,9 +222,13 @@ def _looked_before_s(rank: RankView) -> float:
 
 
 def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
-    """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for."""
+    """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for; or known to
+    wait by a stack of which the kernel can't say whether it is old.
+    """
     missing = acted.missing if acted.why == "stall" else ()
-    return tuple(r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at())
+    unseen = {r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at()}
+    unsure = {v.rank for v in view.unfinished() if not v.counts_runs and v.blocked_since() is not None}
+    return tuple(sorted(unseen | unsure))
 
 
 def _exit(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:

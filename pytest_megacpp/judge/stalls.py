@@ -80,7 +80,7 @@ def _straggler(case: Case, still: Standstill) -> Finding:
         standing.phase(case, still, blamed),
         (*standing.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _late_evidence(case, still, r))),
         standing.waiters(case, still, blamed),
-        standing.RELIES | {Source.COUNTERS},
+        standing.relies(case, still) | {Source.COUNTERS},
         (*standing.doubts(case, still), *_root_doubts(case, blamed)),
         Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
         standing.since_s(case, still),
@@ -225,7 +225,7 @@ def _hang(case: Case, still: Standstill) -> Finding:
         None,
         case.phase_of(waiting[0]) if waiting else "call",
         standing.wait_evidence(case, still),
-        relies=standing.RELIES,
+        relies=standing.relies(case, still),
         doubts=standing.doubts(case, still),
         time_s=standing.since_s(case, still),
     )
@@ -247,7 +247,7 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
         "setup",
         (*standing.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
         standing.waiters(case, still, blamed),
-        relies=frozenset({Source.STACKS, Source.CLOCKS}),
+        relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),
         doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
         time_s=standing.since_s(case, still),
     )

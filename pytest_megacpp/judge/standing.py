@@ -15,7 +15,7 @@ from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait
 from pytest_megacpp.recording.ranks import ranks_named
 
-RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
+_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 
 
@@ -111,6 +111,12 @@ def _as_box_saw(case: Case) -> Standstill | None:
 
 
 # -- as text and evidence ----------------------------------------------------------------------------------
+
+
+def relies(case: Case, still: Standstill) -> frozenset[Source]:
+    """What this picture of who waits rests on. A wait that only a stack shows is one as long as the thread slept."""
+    by_stack = case.blocked.keys() & set(still.waiting)
+    return _RELIES | ({Source.WAKEUPS} if by_stack else frozenset())
 
 
 def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
