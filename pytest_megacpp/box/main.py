@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from pytest_megacpp.box import contract, loopback, preflight, process
+from pytest_megacpp.box import contract, kernel, loopback, preflight, process
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.admission import Admission
 from pytest_megacpp.box.data import Fetch
@@ -98,6 +98,11 @@ class Box:
         )
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
+        if self.signals:
+            told = (
+                f"{', '.join(self.signals)} had been ignored or blocked where this run was started; ranks have defaults"
+            )
+            self.recorder.write(ev.Progress("signals", told))
         self._listen_to_the_desk()
         ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
         if not ready:
@@ -182,8 +187,14 @@ class Box:
 
     def _prepare(self) -> bool:
         """Listens for ranks, starts the forkserver, imports torch."""
-        self._admission = Admission(str(self.scratch / "box"), self._pump.register, self._pump.forget)
         self._capabilities()
+        try:
+            self._admission = Admission(str(self.scratch / "box"), self._pump.register, self._pump.forget)
+        except OSError as e:
+            detail = f"ranks can't reach the box: a unix socket in {self.scratch} failed ({e})"
+            mend = "set TMPDIR to a short path on a file system that holds sockets, or allow AF_UNIX in the sandbox"
+            self.recorder.write(ev.ProblemFound("environment", "kernel", detail, mend))
+            return False
         self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
         try:
@@ -214,8 +225,10 @@ class Box:
         return fetch.problem is None
 
     def _capabilities(self) -> None:
-        self.recorder.write(ev.Capability("memory_events", self.oom.counts))
-        self.recorder.write(ev.Capability("kernel_log", self.oom.reads_log))
+        missing = kernel.missing(self.directory)
+        for interface in kernel.INTERFACES:
+            why = missing.get(interface.name, "")
+            self.recorder.write(ev.Capability(interface.name, not why, why))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
     def _listen_for_faults(self) -> None:

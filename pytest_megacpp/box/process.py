@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
-PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+PR_SET_CHILD_SUBREAPER = 36
 PARENT_LOOK_S = 0.5
 _CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_adopting_pid = 0
 _LEFT_IGNORED = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # Python's own doing, so that writes raise
 
 
@@ -46,15 +47,16 @@ def _follow(parent: int, sig: signal.Signals) -> None:
 
 def adopt_orphans() -> None:
     """Orphaned descendants become children of this process, so that it can find and end them. Where the kernel refuses,
-    `marked` finds those that kept the run's environment.
+    they go to the first process of the machine or container, and `marked` finds those that kept the run's environment.
     """
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    global _adopting_pid
+    if not prctl(PR_SET_CHILD_SUBREAPER, 1):
+        _adopting_pid = os.getpid()
 
 
 def adopts_orphans() -> bool:
-    """Whether they come here, or go to the first process of the machine or container."""
-    answer = ctypes.c_int(0)
-    return not prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer)) and bool(answer.value)
+    """Whether this process adopts orphans; a fork of it doesn't. gVisor can set this, but not say what is set."""
+    return _adopting_pid == os.getpid()
 
 
 def default_signals() -> tuple[str, ...]:
@@ -115,12 +117,12 @@ class ThreadTime:
     time in ticks of 10 ms.
     """
 
-    cpu_s: float = 0.0
-    runs: int | None = 0
+    cpu_s: float
+    runs: int | None = None
 
 
 def main_thread(pid: int) -> ThreadTime:
-    """Returns the time of a process's main thread; zeros when the process is gone."""
+    """Returns the time of a process's main thread; zero when the process is gone."""
     task = f"/proc/{pid}/task/{pid}"
     try:
         with open(f"{task}/schedstat", "rb") as f:
@@ -132,7 +134,7 @@ def main_thread(pid: int) -> ThreadTime:
 
 def _by_ticks(stat_file: str) -> ThreadTime:
     rest = _fields_of(stat_file)
-    return ThreadTime() if rest is None else ThreadTime(_seconds(rest[11:13]), None)
+    return ThreadTime(0.0 if rest is None else _seconds(rest[11:13]))
 
 
 def has_proc() -> bool:

@@ -19,7 +19,8 @@ def make() -> str:
     """A new directory, held until this process and all that are forked from it have ended."""
     unborn = tempfile.mkdtemp(prefix=f"new-{PREFIX}")
     lock = os.open(os.path.join(unborn, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # where there are no locks, nothing is swept either
+        fcntl.flock(lock, fcntl.LOCK_EX)
     born = unborn.replace(f"new-{PREFIX}", PREFIX)
     os.rename(unborn, born)  # only now can a sweep see it
     return born

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box import loopback, process
 from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
 from pytest_megacpp.recording.events import (
     Capability,
@@ -182,6 +182,7 @@ class RankWatch(threading.Thread):
             main_cpu_s=round(main.cpu_s, 2),
             output_bytes=sum(_size(path) for path in self.target.logs),
             main_runs=main.runs,
+            packets=loopback.packets() if main.runs is None else None,
         )
 
     def _look_at_collectives(self, test: int) -> None:

@@ -107,6 +107,7 @@ class World:
             "MEGACPP_WORLD": self.name,
             "MEGACPP_WORKER": self.worker(rank),
             "MEGACPP_TOKEN": token,
+            "MEGACPP_STDERR": self._logs(rank)[1],
             "MEGACPP_TMP": str(self.scratch / f"tmp-{self.name}-{rank}"),
         }
         return {**environment, **launch, **own}

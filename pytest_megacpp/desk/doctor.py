@@ -4,11 +4,12 @@ torch is looked at as files and metadata, never imported.
 """
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pytest_megacpp.box import contract, loopback, preflight
+from pytest_megacpp.box import contract, kernel, loopback, preflight
 from pytest_megacpp.box.gpus import GpuSurvey, Matrix
 from pytest_megacpp.desk.options import LaneConfig
 from pytest_megacpp.desk.readers import Readers, find_readers
@@ -24,6 +25,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
     lines = [
         *_pairs("versions", survey.versions),
         *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
+        *_kernel(lane_dir),
         *_devices(survey),
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
         f"surface modal{'':<11}not looked at here: megacpp doctor --surface modal",
@@ -45,6 +47,20 @@ def _told(name: str, value: object) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{value / (1 << 30):.1f} GiB"
     return str(value)
+
+
+def _kernel(directory: Path) -> Iterator[str]:
+    """Every interface that box and ranks use, and what follows where it is missing."""
+    missing = kernel.missing(directory)
+    yield f"kernel {platform.release()}"
+    for row in kernel.INTERFACES:
+        why = missing.get(row.name)
+        yield f"  {row.name:<21} {'works' if why is None else f'missing: {one_line(why)}'} ({row.call})"
+        if why is not None:
+            yield from wrapped(f"for: {row.purpose}", "      ")
+            yield from wrapped(f"instead: {row.fallback}", "      ")
+            yield from wrapped(f"lost: {row.lost}", "      ")
+    yield ""
 
 
 def _devices(survey: preflight.Survey) -> Iterator[str]:

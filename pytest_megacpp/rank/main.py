@@ -2,7 +2,7 @@
 
 The environment is torchrun's plus `MEGACPP_*`: BOX (socket of the box), TOKEN (what this rank greets it with), WORKER
 (where the worker server listens), ORIGIN and EPOCH (box time zero on the monotonic and the wall clock), PLAN (file),
-TMP, DEVICE.
+STDERR (file), TMP, DEVICE.
 """
 
 import atexit
@@ -95,7 +95,7 @@ def _own_stderr() -> str:
     """What pytest said before it gave up: the tail of this rank's own log."""
     sys.stderr.flush()
     try:
-        with open("/proc/self/fd/2", encoding="utf-8", errors="replace") as f:
+        with open(os.environ["MEGACPP_STDERR"], encoding="utf-8", errors="replace") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - 16_000))
             return f.read()
     except OSError:

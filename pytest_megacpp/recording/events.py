@@ -450,7 +450,8 @@ class Sampled:
     `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far:
     `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread; `main_runs`: how often the kernel let that one
     run, which stays the same while it waits in one call. None: the kernel doesn't count runs, and samples CPU time in
-    ticks. `output_bytes`: written to its logs.
+    ticks; then `packets` is how many came over the loopback interface, for whichever rank. `output_bytes`: written to
+    its logs.
     """
 
     rank: int
@@ -463,6 +464,7 @@ class Sampled:
     main_cpu_s: float = 0.0
     output_bytes: int = 0
     main_runs: int | None = 0
+    packets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

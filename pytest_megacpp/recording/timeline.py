@@ -206,10 +206,10 @@ class RankView:
 
     @property
     def awake_s(self) -> float:
-        """When its main thread was last awake, if only for a moment; where the kernel doesn't count that, when its
-        stack was last seen to change.
+        """When its main thread was last awake, if only for a moment. Where the kernel doesn't count that: when its
+        stack was last seen to change, or any rank received something.
         """
-        return self.ran_s if self.counts_runs else self.same_stack_s
+        return self.ran_s if self.counts_runs else max(self.ran_s, self.same_stack_s)
 
     def looked_at(self) -> bool:
         """Whether its stack was asked for since it last computed."""
@@ -674,7 +674,7 @@ def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
         view.busy_s = time_s
     if runs_on:  # at two looks in a row, which no thread is that sleeps 10 ms at a time
         view.busy_s = view.progress_s = time_s
-    if last is not None and fact.main_runs != last.main_runs:
+    if last is not None and (fact.main_runs, fact.packets) != (last.main_runs, last.packets):
         view.ran_s = max(view.ran_s, time_s)
     if fact.answered:
         view.answered_s = time_s

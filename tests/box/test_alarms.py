@@ -1,6 +1,6 @@
 """When a box ends a test early: each rule when it should and not before, and no rule without need."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -29,6 +29,7 @@ from tests.box.simulated import (
     Fail,
     Idle,
     Import,
+    Kernel,
     Phase,
     Program,
     Ranks,
@@ -42,6 +43,16 @@ from tests.recording.strategies import any_events
 from tests.recording.telling import LIMITS, Telling
 
 START_S = 2.0
+
+
+@pytest.fixture(params=Kernel, ids=lambda kernel: kernel.value, autouse=True, scope="module")
+def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    """Every rule holds where CPU time is exact, and where it is sampled in ticks and nobody counts a thread's runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "kernel", request.param)
+        yield request.param
+
+
 TICK_S = 0.05
 SLACK_S = 2.0  # design, section 5: limit + 2 s
 

@@ -471,3 +471,54 @@ def test_fold_is_add_after_add(events: list[ev.Event]) -> None:
     for event in events:
         timeline.add(event)
     assert fold(events) == timeline
+
+
+# -- where CPU time is sampled in ticks, and nobody counts a thread's runs ------------------------------------------
+
+
+def ticks(state: str, main_s: float, *, packets: int = 0) -> ev.Fact:
+    return sample(main_s=main_s, cpu_s=main_s, state=state, main_runs=None, packets=packets)
+
+
+def test_a_thread_that_sleeps_ten_milliseconds_at_a_time_computes_nothing() -> None:
+    """It is charged up to 65 % of the time."""
+    told = Telling()
+    for look_ in range(100):
+        told.box(3.0 + look_ / 10, ticks("R" if look_ % 20 == 0 else "S", 0.065 * look_))
+    assert (told.of(0).busy_s, told.of(0).progress_s) == (2.0, 2.0)
+
+
+def test_a_thread_that_computes_is_charged_nearly_all_of_the_time() -> None:
+    told = Telling()
+    for look_ in range(20):
+        told.box(3.0 + look_ / 2, ticks("S", 0.78 * look_ / 2))
+    assert told.of(0).busy_s >= 12.0
+    assert told.of(0).progress_s >= 12.0
+
+
+def test_a_thread_that_is_seen_running_at_two_looks_in_a_row_computes() -> None:
+    told = Telling()
+    told.box(3.0, ticks("R", 0.0))
+    assert told.of(0).busy_s == 2.0
+    told.box(3.1, ticks("R", 0.01))
+    assert (told.of(0).busy_s, told.of(0).progress_s) == (3.1, 3.1)
+
+
+def test_a_wait_that_a_stack_shows_begins_when_the_stack_was_first_seen() -> None:
+    told = Telling()
+    told.box(3.0, ticks("S", 0.0))
+    for time_s in (5.0, 6.0, 9.0):
+        told.box(time_s, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+        assert told.of(0).blocked_since() == 5.0
+    told.box(10.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED.replace("line 4", "line 5")))
+    assert told.of(0).blocked_since() == 10.0
+
+
+def test_such_a_wait_starts_anew_when_anybody_received_something() -> None:
+    told = Telling()
+    told.box(3.0, ticks("S", 0.0, packets=7))
+    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(6.0, ticks("S", 0.0, packets=9))
+    assert told.of(0).blocked_since() is None
+    told.box(7.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    assert told.of(0).blocked_since() == 6.0

@@ -1,0 +1,128 @@
+"""Only who greets with a rank's secret speaks for it, once a channel; whoever else connects costs nothing."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box.admission import SILENT_CONNECTIONS, Admission
+from pytest_megacpp.box.pump import Pump
+from pytest_megacpp.recording.greeting import GREETING_BYTES, Channel, greeting, new_token, opened_by
+
+TOKENS = {"w1.0": new_token(), "w1.1": new_token()}
+
+
+class Reception:
+    """An admission with two expected ranks, and whom it admitted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.pump = Pump[None](lambda _: None, lambda: 0.0)
+        self.admitted: list[tuple[str, Channel, socket.socket]] = []
+        self.admission = Admission(self.path, self.pump.register, self.pump.forget)
+        for name, token in TOKENS.items():
+            self.admission.expect(name, token, lambda c, s, name=name: self.admitted.append((name, c, s)))  # type: ignore[misc]
+
+    def connect(self, *data: bytes) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self.path)
+        for piece in data:
+            with contextlib.suppress(BrokenPipeError):
+                client.sendall(piece)
+                self.settle()
+        self.settle()
+        return client
+
+    def settle(self) -> None:
+        for _ in range(4):
+            self.pump.once(0.0)
+
+    @property
+    def names(self) -> list[tuple[str, Channel]]:
+        return [(name, channel) for name, channel, _ in self.admitted]
+
+
+@pytest.fixture
+def reception(tmp_path: Path) -> Iterator[Reception]:
+    made = Reception(tmp_path / "box")
+    yield made
+    made.admission.close()
+    made.pump.close()
+
+
+def is_turned_away(client: socket.socket) -> bool:
+    client.settimeout(10)
+    with contextlib.suppress(ConnectionResetError):
+        return client.recv(1) == b""
+    return True
+
+
+def test_a_rank_opens_each_channel_and_says_the_rest_itself(reception: Reception) -> None:
+    reception.connect(greeting(TOKENS["w1.1"], Channel.FACTS) + b'{"kind":"x"}\n')
+    reception.connect(greeting(TOKENS["w1.1"], Channel.CRASH))
+    assert reception.names == [("w1.1", Channel.FACTS), ("w1.1", Channel.CRASH)]
+    assert reception.admitted[0][2].recv(100) == b'{"kind":"x"}\n'
+
+
+def test_a_secret_opens_a_channel_once(reception: Reception) -> None:
+    """Whoever reads it later out of the rank's memory comes too late."""
+    reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS))
+    assert is_turned_away(reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS)))
+    assert reception.names == [("w1.0", Channel.FACTS)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100),
+        greeting(new_token(), Channel.FACTS),
+        greeting(TOKENS["w1.0"], Channel.FACTS)[:-1] + b" ",
+        greeting(TOKENS["w1.0"].upper(), Channel.FACTS),
+        bytes(range(128, 128 + GREETING_BYTES)),
+    ],
+)
+def test_a_stranger_is_turned_away(reception: Reception, said: bytes) -> None:
+    client = reception.connect(said)
+    if not said:
+        client.shutdown(socket.SHUT_WR)
+        reception.settle()
+    assert is_turned_away(client)
+    assert reception.names == []
+
+
+def test_a_greeting_in_pieces_is_none(reception: Reception) -> None:
+    whole = greeting(TOKENS["w1.0"], Channel.FACTS)
+    assert is_turned_away(reception.connect(whole[:10], whole[10:]))
+
+
+def test_silent_strangers_do_not_pile_up_nor_keep_a_rank_out(reception: Reception) -> None:
+    strangers = [reception.connect() for _ in range(3 * SILENT_CONNECTIONS)]
+    reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS))
+    assert reception.names == [("w1.0", Channel.FACTS)]
+    assert sum(map(is_gone, strangers)) >= SILENT_CONNECTIONS
+    for stranger in strangers:
+        stranger.close()
+
+
+def is_gone(client: socket.socket) -> bool:
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        return client.recv(1) == b""
+    return False
+
+
+def test_a_rank_of_an_ended_world_is_turned_away(reception: Reception) -> None:
+    reception.admission.dismiss("w1.0")
+    assert is_turned_away(reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS)))
+
+
+def test_secrets_differ_and_are_not_guessed_by_a_part() -> None:
+    assert len({new_token() for _ in range(100)}) == 100
+    token = new_token()
+    assert opened_by(greeting(token, Channel.CRASH), token) is Channel.CRASH
+    assert opened_by(greeting(token, Channel.CRASH)[:-1], token) is None
+    assert opened_by(b"", "") is None

@@ -1,0 +1,136 @@
+"""What the box asks of the kernel about processes, and what it does where the kernel refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box import process
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+print(child.pid, child.stdout.readline().decode().strip(), flush=True)
+sys.stdin.read()
+"""
+CHILD = """
+import time
+from pytest_megacpp.box import process
+REFUSE
+process.die_with_parent()
+print("follows", flush=True)
+time.sleep(600)
+"""
+REFUSED = "process.prctl = lambda option, argument: 'refused'"
+
+
+@pytest.mark.parametrize("refuse", ["", REFUSED], ids=["by-the-kernel", "by-a-thread"])
+def test_a_child_ends_with_its_parent(refuse: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD.replace("REFUSE", refuse)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        pid, told = parent.stdout.readline().split()
+        assert told == "follows"
+        assert process.is_alive(int(pid))
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while process.is_alive(int(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not process.is_alive(int(pid))
+
+
+def test_prctl_says_what_the_kernel_says() -> None:
+    assert process.prctl(-1, 0) == "Invalid argument"
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["ignored", "blocked"])
+def test_signals_of_a_background_job_become_what_they_were(blocked: bool) -> None:
+    """As `setsid nohup … &` leaves them in a shell that isn't interactive."""
+
+    def as_the_shell_does() -> None:
+        for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+            if blocked:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {sig})
+            else:
+                signal.signal(sig, signal.SIG_IGN)
+
+    code = (
+        "from pytest_megacpp.box import process; import os, signal\n"
+        "print(*process.default_signals())\n"
+        "print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGPIPE))\n"
+        "os.kill(os.getpid(), signal.SIGQUIT)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], preexec_fn=as_the_shell_does, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == ["SIGCHLD SIGHUP SIGINT SIGQUIT", "", "True 1"]
+    assert ran.returncode == -signal.SIGQUIT
+
+
+def test_there_is_nothing_to_undo_in_an_ordinary_process() -> None:
+    code = "from pytest_megacpp.box import process; print(process.default_signals())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "()\n"
+
+
+def test_the_main_thread_s_time_without_schedstat(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = process.main_thread(os.getpid())
+    assert exact.runs is not None
+    real_open = open
+
+    def hidden(path: str, *arguments: object) -> object:
+        if str(path).endswith("schedstat"):
+            raise FileNotFoundError(path)
+        return real_open(path, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", hidden)
+    by_ticks = process.main_thread(os.getpid())
+    assert by_ticks.runs is None
+    assert by_ticks.cpu_s == pytest.approx(exact.cpu_s, abs=0.1)
+
+
+def test_a_process_that_is_gone_has_used_nothing() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert process.main_thread(gone.pid) == process.ThreadTime(0.0)
+    assert process.stat(gone.pid) is None
+    assert not process.is_alive(gone.pid)
+
+
+def test_without_proc_nobody_is_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_fields_of", lambda path: None)
+    monkeypatch.setattr(os, "listdir", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert process.is_alive(os.getpid())
+    assert not process.is_alive(gone.pid)
+    assert process.all_processes() == []
+    assert process.descendants(os.getpid()) == []
+
+
+def test_a_fork_does_not_adopt_what_its_parent_adopts() -> None:
+    code = (
+        "from pytest_megacpp.box import process; import os\n"
+        "process.adopt_orphans(); print(process.adopts_orphans(), flush=True)\n"
+        "if os.fork() == 0: print(process.adopts_orphans(), flush=True)\n"
+        "else: os.wait()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["True", "False"]
+
+
+def test_what_bears_a_mark_is_found(tmp_path: Path) -> None:
+    marked = subprocess.Popen(["sleep", "600"], env={"MARK": str(tmp_path)})
+    try:
+        assert process.marked("MARK", str(tmp_path)) == [marked.pid]
+    finally:
+        marked.kill()
+        marked.wait()
+    assert process.marked("MARK", str(tmp_path)) == []
