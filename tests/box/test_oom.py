@@ -25,13 +25,14 @@ class Machine:
         path = self.root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"low 0\noom 7\noom_kill {kills}\n")
+        (path.parent / "memory.current").write_text("4096\n")
 
     def logs(self, *pids: int) -> None:
         with self.log.open("a") as f:
             f.writelines(KILLED.format(pid=pid) for pid in pids)
 
-    def witness(self) -> OomWitness:
-        return OomWitness(self.root, self.membership, self.log, self.namespace)
+    def witness(self, *, gvisor: bool = False) -> OomWitness:
+        return OomWitness(self.root, self.membership, self.log, self.namespace, gvisor)
 
 
 V2 = "0::/machine/box\n"
@@ -104,3 +105,21 @@ def test_a_log_that_speaks_of_other_process_ids_is_no_witness(tmp_path: Path) ->
     assert not witness.reads_log
     machine.counts(V2_FILE, 1)
     assert witness.killed(41) is True
+
+
+def test_the_constant_text_of_gvisor_is_no_witness(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    witness = machine.witness(gvisor=True)
+    assert not witness.counts
+    assert witness.why_not == "gVisor counts no OOM kills"
+    assert witness.killed(41) is None
+
+
+def test_events_of_a_group_that_does_not_account_for_memory_are_no_witness(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    (tmp_path / V2_FILE).with_name("memory.current").unlink()
+    witness = machine.witness()
+    assert (witness.counts, witness.killed(41)) == (False, None)
+    assert witness.why_not == "no memory cgroup that counts OOM kills"
