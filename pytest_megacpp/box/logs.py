@@ -1,7 +1,9 @@
 """Owns how large a rank's log may get: its beginning and its end are kept, the disk gets the middle back; must not know
 what stands in it.
 
-While ranks write, a hole is punched, so that no offset moves; afterwards the log is rewritten without it.
+While ranks write, a hole is punched, so that no offset moves. Where a file system has no holes (gVisor's), the middle
+is cut out in place, which works because ranks append (`rank/crash.py`): what they write in the milliseconds that this
+takes may be lost, or stand before the end that is kept. Afterwards the log is rewritten as its two ends.
 """
 
 import contextlib
@@ -30,8 +32,45 @@ def give_back(path: str, start: int, end: int) -> bool:
         os.close(log)
 
 
-def shorten(path: str) -> None:
-    """Rewrites a log that nobody writes any more as its two ends, when it is too long."""
+def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
+    """Takes out what lies between the two offsets, although others append meanwhile; a mark stands there instead, which
+    counts `cut_bytes` of earlier cuts as well. Returns by how much the log got shorter, 0 where it can't be written.
+    """
+    try:
+        log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        tail = _read_to_end(log, end)
+        size = end + len(tail)
+        cut = f"{end - start + cut_bytes} bytes cut while the rank wrote on, some lines may be missing"
+        mark = f"\n… {cut} …\n".encode()
+        os.ftruncate(log, start)
+        _append(log, mark)
+        _append(log, tail)
+        return size - start - len(mark) - len(tail)
+    except OSError:
+        return 0
+    finally:
+        os.close(log)
+
+
+def _read_to_end(log: int, offset: int) -> bytearray:
+    """Also what was written meanwhile: only what comes after the last look is lost."""
+    read = bytearray()
+    while len(read) < MAX_LOG_BYTES and (part := os.pread(log, 1 << 20, offset + len(read))):
+        read += part
+    return read
+
+
+def _append(log: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(log, view) :]
+
+
+def shorten(path: str, cut_bytes: int = 0) -> None:
+    """Rewrites a log that nobody writes any more as its two ends, when it is too long. `cut_bytes` went before."""
     beside = f"{path}.tmp"
     try:
         size = os.stat(path).st_size
@@ -39,7 +78,7 @@ def shorten(path: str) -> None:
             return
         with open(path, "rb") as log, open(beside, "wb") as copy:
             copy.write(log.read(KEPT_HEAD_BYTES))
-            copy.write(f"\n… {size - MAX_LOG_BYTES} bytes cut …\n".encode())
+            copy.write(f"\n… {size - MAX_LOG_BYTES + cut_bytes} bytes cut …\n".encode())
             log.seek(size - KEPT_TAIL_BYTES)
             shutil.copyfileobj(log, copy)
         os.replace(beside, path)

@@ -3,13 +3,15 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
-from pytest_megacpp.box.logs import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES, MAX_LOG_BYTES, give_back
+from pytest_megacpp.box.logs import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES, MAX_LOG_BYTES, cut_out, give_back, shorten
 from pytest_megacpp.recording.events import OutputRead
 
 HEAD_BYTES = 8_000
 TAIL_BYTES = 24_000
 _STREAMS = ("stdout", "stderr")
+_Key: TypeAlias = tuple[int, str]  # rank and stream
 
 
 class OutputMarks:
@@ -17,29 +19,47 @@ class OutputMarks:
 
     def __init__(self, logs: Mapping[int, tuple[str, str]]) -> None:
         self._logs = logs
-        self._marks: dict[tuple[int, str], int] = {}
-        self._trimmed: dict[tuple[int, str], int] = defaultdict(int)  # up to where the middle was given back
+        self._marks: dict[_Key, int] = {}
+        self._trimmed: dict[_Key, int] = defaultdict(int)  # up to where the middle was given back
+        self._cut: dict[_Key, int] = defaultdict(int)  # bytes that were cut out, where nothing can be given back
+        self._cut_before: dict[_Key, int] = {}  # of them, those of earlier tests
 
     def begin(self) -> None:
+        """What tests before this one wrote has been read, so that their middles aren't needed."""
+        self._marks, self._cut_before = {}, {}
+        self.trim()
+        self._cut_before = dict(self._cut)
         self._marks = {key: _size(path) for key, path in self._each()}
 
     def trim(self) -> None:
         """Gives the disk back what a test wrote beyond its first and its last megabytes."""
         for key, path in self._each():
             start, end = self._marks.get(key, 0) + KEPT_HEAD_BYTES, _size(path) - KEPT_TAIL_BYTES
-            if end - max(start, self._trimmed[key]) > MAX_LOG_BYTES:
-                give_back(path, max(start, self._trimmed[key]), end)
+            new = max(start, self._trimmed[key])
+            if end - new <= MAX_LOG_BYTES:
+                continue
+            if give_back(path, new, end):
                 self._trimmed[key] = end
+            else:
+                self._cut[key] += cut_out(path, start, end, self._cut_of_test(key))
+
+    def shorten(self) -> None:
+        """When nobody writes any more."""
+        for key, path in self._each():
+            shorten(path, self._cut[key])
 
     def read(self, test: int | None) -> Iterator[OutputRead]:
         """What was written since `begin`; streams without anything are left out."""
         for (rank, stream), path in self._each():
             start, end = self._marks.get((rank, stream), 0), _size(path)
             if end > start:
-                text, cut_bytes = _slice(path, start, end)
+                text, cut_bytes = _slice(path, start, end, self._cut_of_test((rank, stream)))
                 yield OutputRead(rank, test, stream, text, cut_bytes)
 
-    def _each(self) -> Iterator[tuple[tuple[int, str], str]]:
+    def _cut_of_test(self, key: _Key) -> int:
+        return self._cut[key] - self._cut_before.get(key, 0)
+
+    def _each(self) -> Iterator[tuple[_Key, str]]:
         for rank, paths in self._logs.items():
             for stream, path in zip(_STREAMS, paths, strict=True):
                 yield (rank, stream), path
@@ -52,7 +72,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def _slice(path: str, start: int, end: int) -> tuple[str, int]:
+def _slice(path: str, start: int, end: int, already_cut_bytes: int) -> tuple[str, int]:
     try:
         with open(path, "rb") as f:
             f.seek(start)
@@ -63,8 +83,8 @@ def _slice(path: str, start: int, end: int) -> tuple[str, int]:
             tail = f.read(TAIL_BYTES)
         head, tail = _whole_lines(head, tail)
     except OSError:
-        return "", end - start
-    cut_bytes = end - start - len(head) - len(tail)
+        return "", end - start + already_cut_bytes
+    cut_bytes = end - start - len(head) - len(tail) + already_cut_bytes
     mark = f"\n… {cut_bytes} bytes cut …\n"
     return head.decode(errors="replace") + mark + tail.decode(errors="replace"), cut_bytes
 

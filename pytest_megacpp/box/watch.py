@@ -35,6 +35,7 @@ STACK_S = 1.0
 SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
 STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
+MAX_DUMP_BYTES = 2 << 20  # faulthandler writes at most 100 threads of 100 frames, 1.2 MB with long paths
 
 _HANDLERS = {
     "flight_recorder": "fr_trace_json",
@@ -79,6 +80,18 @@ class ProcessTable:
             if now_s - self._read_s > READ_S:
                 self._read()
             return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
+
+    def processes(self) -> list[process.Stat]:
+        """The box's descendants, as the last search found them; that was at most a second ago."""
+        with self._lock:
+            self._search(time.monotonic())
+            return [stat for pid in self._members if (stat := process.stat(pid)) is not None]
+
+    def _search(self, now_s: float) -> None:
+        """With the lock held."""
+        if now_s - self._searched_s > SEARCH_S:
+            self._members = tuple(p.pid for p in process.descendants(os.getpid()))
+            self._searched_s, self._read_s = now_s, 0.0
 
     def _read(self) -> None:
         processes = [stat for pid in self._members if (stat := process.stat(pid)) is not None]
@@ -290,7 +303,9 @@ class RankWatch(threading.Thread):
 
 
 class CrashWatch(threading.Thread):
-    """Waits for a crash of one rank. While nobody reads what it writes it stands still, and can be looked at."""
+    """Waits for a crash of one rank. While nobody reads what it writes it stands still, and can be looked at. Whatever
+    comes beyond the longest dump is refused: the line is closed.
+    """
 
     def __init__(self, line: socket.socket, watch: RankWatch) -> None:
         super().__init__(name=f"crash-{watch.target.rank}", daemon=True)
@@ -300,10 +315,15 @@ class CrashWatch(threading.Thread):
     def run(self) -> None:
         if words := self._receive():
             self._watch.last_look()
-        while words:
+        left = MAX_DUMP_BYTES
+        while words and left > 0:
+            words, left = words[:left], left - len(words)
             with contextlib.suppress(OSError), open(self._watch.target.logs[1], "ab") as log:
                 log.write(words)
             words = self._receive()
+        if words:
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> bytes:
         try:

@@ -3,7 +3,9 @@
 import socket
 from pathlib import Path
 
-from pytest_megacpp.box.watch import CrashWatch, RankWatch, Target
+import pytest
+
+from pytest_megacpp.box.watch import MAX_DUMP_BYTES, CrashWatch, RankWatch, Target
 
 
 class Looking(RankWatch):
@@ -53,5 +55,19 @@ def test_where_the_log_can_not_be_written_the_process_may_go_all_the_same(tmp_pa
     looking.target = Target(3, 1, "", ("", str(tmp_path / "gone" / "stderr.log")))
     CrashWatch(ours, looking).start()
     theirs.settimeout(10)
-    theirs.sendall(b"Fatal Python error: Aborted\n" * 100_000)
+    theirs.sendall(b"Fatal Python error: Aborted\n" * 50_000)
     theirs.close()
+
+
+def test_a_dump_without_an_end_is_refused_and_does_not_fill_the_disk(tmp_path: Path) -> None:
+    log = tmp_path / "stderr.log"
+    log.touch()
+    ours, theirs = socket.socketpair()
+    watch = CrashWatch(ours, Looking(log, ours))
+    watch.start()
+    theirs.settimeout(10)
+    with pytest.raises(BrokenPipeError):
+        theirs.sendall(b"Fatal Python error: Aborted\n" * 1_000_000)
+    watch.join(10)
+    assert not watch.is_alive()
+    assert log.stat().st_size == MAX_DUMP_BYTES

@@ -1,6 +1,8 @@
 """Slicing logs by test: what was written during it, its ends when it is long, never an error."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,83 @@ def test_a_long_log_ends_as_its_two_ends(logs: Logs, small: None) -> None:
     assert len(text) < (1 << 17) + 40
     assert [p.name for p in path.parent.iterdir() if p.suffix == ".tmp"] == []
     logs_module.shorten(str(path.parent / "missing.log"))
+
+
+# -- where no hole can be punched ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on gVisor, where fallocate(2) answers ENOTSUP."""
+    monkeypatch.setattr(output_module, "give_back", lambda *_: False)
+
+
+def test_without_holes_the_middle_of_a_flood_is_cut_out(logs: Logs, small: None, no_holes: None) -> None:
+    path = logs.paths[0][0]
+    logs.write(b"import\n")
+    logs.marks.begin()
+    logs.write(b"first\n")
+    for _ in range(8):
+        logs.write(b"flood\n" * 100_000)
+        logs.marks.trim()
+        assert os.stat(path).st_size < 1_000_000
+    logs.write(b"last\n")
+    written = len(b"first\nlast\n") + 8 * 600_000
+    (read,) = logs.read()
+    assert read.text.startswith("first\nflood\n")
+    assert read.text.endswith("flood\nlast\n")
+    kept = len(read.text.encode()) - len(mark(read))
+    in_the_log = Path(path).read_text()
+    assert "bytes cut while the rank wrote on, some lines may be missing …" in in_the_log
+    assert 0 <= read.cut_bytes + kept - written < 200, "what was cut is counted, and at most a mark with it"
+
+
+def test_what_an_earlier_test_lost_is_not_this_tests(logs: Logs, small: None, no_holes: None) -> None:
+    logs.marks.begin()
+    logs.write(b"flood\n" * 200_000)
+    logs.marks.trim()
+    logs.marks.begin()
+    logs.write(b"step 1\n")
+    assert logs.read() == [OutputRead(0, 0, "stdout", "step 1\n")]
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_floods_of_many_tests_do_not_add_up(
+    logs: Logs, small: None, monkeypatch: pytest.MonkeyPatch, holes: bool
+) -> None:
+    if not holes:
+        monkeypatch.setattr(output_module, "give_back", lambda *_: False)
+    elif not logs_module.give_back(logs.paths[0][0], 0, 1):
+        pytest.skip("this file system can't punch holes")
+    for _ in range(20):
+        logs.marks.begin()
+        logs.write(b"flood\n" * 40_000)
+        logs.marks.trim()
+        (read,) = logs.read()
+        assert read.cut_bytes == 240_000 - len(read.text.encode()) + len(mark(read))
+    assert used_bytes(logs.paths[0][0]) < 800_000
+    logs.marks.shorten()
+    text = Path(logs.paths[0][0]).read_text()
+    cut_bytes = int(text.partition("\n… ")[2].partition(" bytes cut …")[0])
+    assert abs(cut_bytes + (1 << 17) - 20 * 240_000) < 2_000
+
+
+def test_a_writer_that_goes_on_meanwhile_keeps_its_newest_lines(logs: Logs, small: None, no_holes: None) -> None:
+    path = logs.paths[0][0]
+    logs.marks.begin()
+    code = f"""
+import time
+log = open({path!r}, 'ab', buffering=0)
+for i in range(200_000):
+    log.write(b'line %06d\\n' % i)
+time.sleep(0.5)  # the last line isn't written into a cut
+log.write(b'last\\n')
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        while writer.poll() is None:
+            logs.marks.trim()
+    logs.marks.trim()
+    (read,) = logs.read()
+    assert read.text.startswith("line 000000\nline 000001\n")
+    assert read.text.endswith("last\n")
+    assert os.stat(path).st_size < 1_000_000
