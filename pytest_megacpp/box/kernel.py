@@ -78,7 +78,7 @@ def _subreaper(_: Path) -> str:
 
 
 def _memory_events(_: Path) -> str:
-    return "" if OomWitness().counts else "no cgroup here counts OOM kills"
+    return OomWitness().why_not
 
 
 def _kernel_log(_: Path) -> str:

@@ -24,7 +24,7 @@ from pytest_megacpp.box.admission import Admission
 from pytest_megacpp.box.data import Fetch
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
 from pytest_megacpp.box.line import Line
-from pytest_megacpp.box.logs import shorten
+from pytest_megacpp.box.memory import Ledger, allowance
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
@@ -74,6 +74,8 @@ class Box:
         self.oom = OomWitness()
         self._pump = Pump[Look](self._keep_look, self.recorder.now_s)
         self._table = ProcessTable()
+        allowed = allowance(self.plan.memory_bytes)
+        self._ledger = Ledger(allowed, self._table.processes) if allowed is not None else None
         self._lines: dict[RankKey, Line] = {}
         self._control_tail = b""
         self._report = self.scratch / "preloaded"
@@ -146,7 +148,9 @@ class Box:
         return True
 
     def _preflight(self) -> bool:
-        self._survey = survey = preflight.survey(self.directory, list_devices=not self.plan.dry_run)
+        self._survey = survey = preflight.survey(
+            self.directory, list_devices=not self.plan.dry_run, ordered_bytes=self.plan.memory_bytes
+        )
         names = tuple(d.name for d in survey.devices.devices)
         image: dict[str, ev.Json] = {"image": self.plan.seed.image} if self.plan.seed.image else {}
         self.recorder.write(ev.BoxReady(survey.versions, survey.all_facts() | image, names))
@@ -229,6 +233,8 @@ class Box:
         for interface in kernel.INTERFACES:
             why = missing.get(interface.name, "")
             self.recorder.write(ev.Capability(interface.name, not why, why))
+        metered = self._ledger is not None and self._ledger.allowed.used_bytes() is not None
+        self.recorder.write(ev.Capability("memory_used", metered, "" if metered else "no cgroup and no /proc/meminfo"))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
     def _listen_for_faults(self) -> None:
@@ -270,6 +276,7 @@ class Box:
             if not actions:
                 self._pump.once()
                 self._trim_logs()
+            self._account()
 
     def _trim_logs(self) -> None:
         now_s = self.recorder.now_s()
@@ -277,6 +284,16 @@ class Box:
             self._trimmed_s = now_s
             for marks in self.marks.values():
                 marks.trim()
+
+    def _account(self) -> None:
+        """Keeps account of memory: where it runs out, the box may be gone before anybody can say so."""
+        if self._ledger is not None and (found := self._ledger.look(self.recorder.now_s(), self._processes)):
+            world, used = found
+            self.recorder.write(used, world)
+
+    def _processes(self) -> dict[str, dict[int, int]]:
+        """Of living ranks, by world."""
+        return {name: {r.rank: r.pid for r in world.alive()} for name, world in self.worlds.items()}
 
     def _close(self) -> None:
         self._admission.close()
@@ -460,11 +477,12 @@ class Box:
             self._admission.dismiss(_name(world, rank))
             for source in (rank.ended_fd, rank.line):
                 self._pump.forget(source)
-            for log in rank.logs:
-                shorten(log)
-                redact_file(log, self.redactor)
+        if (marks := self.marks.pop(world.name, None)) is not None:
+            marks.shorten()
+        for log in (log for rank in world.ranks.values() for log in rank.logs):
+            redact_file(log, self.redactor)
         world.close()
-        del self.worlds[world.name], self.marks[world.name]
+        del self.worlds[world.name]
 
     # -- what happens --------------------------------------------------------------------------------------
 

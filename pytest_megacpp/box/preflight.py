@@ -10,10 +10,12 @@ import csv
 import hashlib
 import importlib.metadata
 import importlib.util
+import multiprocessing
 import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,9 @@ from pathlib import Path
 from pytest_megacpp.box import loopback
 from pytest_megacpp.box.fitness import Problem, cuda_problems, gpu_problems
 from pytest_megacpp.box.gpus import GpuSurvey, ask, read_kernel_log
+from pytest_megacpp.box.kernel_identity import is_gvisor
+from pytest_megacpp.box.memory import NO_LIMIT_BYTES, allowance
+from pytest_megacpp.box.process import stat
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
 
@@ -76,11 +81,13 @@ class Survey:
         return self.facts | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
 
 
-def survey(directory: Path, *, list_devices: bool = True) -> Survey:
-    """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices."""
+def survey(directory: Path, *, list_devices: bool = True, ordered_bytes: int | None = None) -> Survey:
+    """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices.
+    `ordered_bytes` of memory were ordered for this box.
+    """
     listed = devices() if list_devices else DeviceList()
     told = ask(_answer_in_time, read_kernel_log) if listed.devices else GpuSurvey()
-    return Survey(versions(), facts(directory), listed, told)
+    return Survey(versions(), facts(directory, ordered_bytes), listed, told)
 
 
 def versions() -> dict[str, str]:
@@ -116,30 +123,58 @@ def _nccl() -> str | None:
     return None
 
 
-def facts(directory: Path) -> dict[str, Json]:
-    """What the machine offers, None where it doesn't tell; `shm_bytes` is the size of /dev/shm."""
+def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
+    """What the machine offers, None where it doesn't tell; `shm_bytes` is the size of /dev/shm. `memory_from`: the
+    memory is what was ordered, what a cgroup allows, or the machine's.
+    """
+    allowed = allowance(ordered_bytes)
     return {
         "platform": platform.platform(),
+        "gvisor": is_gvisor(),
         "cpus": cpu_count(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": allowed.limit_bytes if allowed else None,
+        "memory_from": allowed.source if allowed else None,
         "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
         "free_disk_bytes": _disk_bytes(directory, free=True),
+        "semaphores": _semaphores(),
+        "proc": stat(os.getpid()) is not None,
+        "interfaces": _interfaces(),
         "loopback": loopback.name(),
         "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
     }
 
 
-def cpu_model() -> str:
-    """The CPU's name, and a digest of what it can do: code that was compiled for it may not run on another."""
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name, and a digest of what it can do: code that was compiled for it may not run on another. gVisor
+    calls every model `unknown`: there family and number stand for the name. Where nothing is known of the CPU, the
+    host's name keeps it apart from others.
+    """
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        told = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.machine()
-    name = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", told, re.MULTILINE)
-    can = " ".join(sorted(flags[1].split())) if flags else ""
-    digest = hashlib.blake2s(can.encode(), digest_size=4).hexdigest()
-    return f"{name[1].strip() if name else platform.machine()} ({digest})"
+        told = ""
+    can = _of_cpu(told, "flags") or _of_cpu(told, "Features")
+    name = _cpu_name(told)
+    if not (can or name):
+        return f"{platform.machine()} (of {platform.node() or 'a host without a name'})"
+    digest = hashlib.blake2s(" ".join(sorted(can.split())).encode(), digest_size=4).hexdigest()
+    return f"{name or platform.machine()} ({digest})"
+
+
+_CPU_NUMBERS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
+
+
+def _cpu_name(told: str) -> str:
+    name = _of_cpu(told, "model name")
+    if name not in ("", "unknown"):
+        return name
+    return " ".join(number for key in _CPU_NUMBERS if (number := _of_cpu(told, key)) not in ("", "unknown"))
+
+
+def _of_cpu(told: str, key: str) -> str:
+    """What /proc/cpuinfo says of the first CPU."""
+    found = re.search(rf"^{re.escape(key)}[ \t]*:[ \t]*(.+)$", told, re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def cpu_count() -> int:
@@ -149,23 +184,21 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def _memory_bytes() -> int | None:
-    """The machine's memory, or the container's limit where that is smaller."""
-    sizes = [_physical_memory_bytes(), _cgroup_limit_bytes()]
-    return min((size for size in sizes if size is not None), default=None)
+def _semaphores() -> bool | str:
+    """Whether multiprocessing has them, by which ranks are started, or why not."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except (OSError, ImportError) as e:
+        return str(e)
+    return True
 
 
-def _physical_memory_bytes() -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
-def _cgroup_limit_bytes() -> int | None:
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            return int(Path(path).read_text())
-    return None
+def _interfaces() -> bool | str:
+    """Whether network interfaces can be listed, as gloo and NCCL do before anything else, or why not."""
+    try:
+        return bool(socket.if_nameindex()) or "there are none"
+    except OSError as e:
+        return str(e)
 
 
 def _disk_bytes(directory: Path, *, free: bool) -> int | None:
@@ -173,7 +206,8 @@ def _disk_bytes(directory: Path, *, free: bool) -> int | None:
     for place in (directory, *directory.absolute().parents):
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(place)
-            return usage.free if free else usage.total
+            size = usage.free if free else usage.total
+            return size if size < NO_LIMIT_BYTES else None  # gVisor tells 2**63 of the host's file systems
         if not free:
             break
     return None
@@ -281,7 +315,8 @@ def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dr
     None or `any` accepts every type. `requested_count` is the number of devices, one for each rank. A dry run
     needs none.
     """
-    found = [*_version_problems(box.versions), *_disk_problems(box.facts)]
+    found = [*_version_problems(box.versions), *_kernel_problems(box.facts)]
+    found += [*_network_problems(box.facts), *_disk_problems(box.facts)]
     if not dry_run:
         found += _device_problems(box.devices, requested_gpu, requested_count)
         found += _shared_memory_problems(box.facts, requested_count)
@@ -308,6 +343,31 @@ def _dotted(version: tuple[int, int]) -> str:
 def _major_minor(version: str) -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", version)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _kernel_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
+    """What ranks can't be started, seen or ended without."""
+    if machine.get("proc") is False:
+        yield Problem(
+            "proc",
+            "there is no /proc here, so ranks can't be watched or ended: mount it (mount -t proc proc /proc)",
+        )
+    why = machine.get("semaphores")
+    if isinstance(why, str):
+        yield Problem(
+            "shared-memory",
+            f"multiprocessing gets no semaphores here ({why}): mount a writable /dev/shm (docker run --shm-size=1g)",
+        )
+
+
+def _network_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
+    why = machine.get("interfaces")
+    if isinstance(why, str):
+        yield Problem(
+            "network",
+            f"network interfaces can't be listed here ({why}), and ranks find each other by them: allow netlink "
+            "sockets, and give the container a loopback interface",
+        )
 
 
 def _disk_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:

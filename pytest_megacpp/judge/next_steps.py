@@ -157,6 +157,10 @@ STEPS: dict[tuple[Code, str | None], str] = {
         for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
     },
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
+    (Code.BOX_LOST, "oom"): (
+        "use less memory (caches, pinned memory, DataLoader workers; the smaller preset), or give the box more"
+        " (memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
+    ),
     (Code.BLOCKED, "seed"): "warm it up first, all ranks together: the same command, which then measures\n{mend}",
     (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
     (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_megacpp.judge import errors
+from pytest_megacpp.judge import errors, memory
 from pytest_megacpp.judge.aftermath import first_few
 from pytest_megacpp.judge.case import FROZEN_STATES, Case, exit_cause, exit_text
 from pytest_megacpp.judge.findings import Finding, Source
@@ -359,7 +359,7 @@ def problem_found(timeline: Timeline) -> Finding | None:
         return None
     time_s, problem = timeline.problems[0]
     code = _PROBLEM_CODES.get(problem.code, Code.ENVIRONMENT)
-    return Finding(
+    finding = Finding(
         code,
         plain(problem.detail, 400) or plain(problem.cause),
         (),
@@ -368,11 +368,14 @@ def problem_found(timeline: Timeline) -> Finding | None:
         (Evidence(None, time_s, "box", joined((plain(problem.cause, 80), plain(problem.detail, 400)), ": ")),),
         time_s=time_s,
     )
+    return memory.explained(finding, timeline)
 
 
 def mend(timeline: Timeline, finding: Finding) -> str:
     """What the box proposed to do about the problem that became this finding."""
-    if not timeline.problems or finding.code not in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST):
+    has_own_step = finding.code is Code.BOX_LOST and finding.cause == memory.CAUSE
+    proposed = finding.code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST)
+    if has_own_step or not proposed or not timeline.problems:
         return ""
     return plain(timeline.problems[0][1].mend, MEND_CHARS)
 
@@ -410,7 +413,7 @@ def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
     reached = f", while it was at {plain(last.phase, 40)}" if last else ""
     broken = timeline.finished is not None
     why = f"the box broke: {plain(timeline.finished.detail)}" if timeline.finished else "the box was cut off"
-    return Finding(
+    finding = Finding(
         Code.BOX_LOST,
         f"{why} {seconds(timeline.last_s)} into the run{reached}" if not broken else why,
         (),
@@ -419,6 +422,7 @@ def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
         (Evidence(None, timeline.last_s, "box", "the last event of the recording"),),
         time_s=timeline.last_s,
     )
+    return memory.explained(finding, timeline)
 
 
 def cut_short(case: Case) -> Finding | None:

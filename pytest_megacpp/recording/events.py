@@ -468,6 +468,29 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class RankMemory:
+    """Resident bytes of a rank's process and of those that it started; pages that they share count in each."""
+
+    rank: int
+    used_bytes: int
+    growth_bytes_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsed:
+    """What the whole box uses of the memory that it may use, written when it changed. `limit_from`: ordered, cgroup or
+    machine. `ranks` are those of the event's world, the largest first; growth is that since the look before, 0 where
+    there was none shortly before.
+    """
+
+    total_bytes: int
+    limit_bytes: int
+    limit_from: str
+    growth_bytes_s: float = 0.0
+    ranks: tuple[RankMemory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StackTaken:
     """A stack of one rank. `method`: traceback, py-spy, faulthandler. `text` empty and `ok` false: no answer.
     `line`: the source of the main thread's innermost frame.
@@ -641,6 +664,7 @@ Fact: TypeAlias = (
     | Acted
     | TestEnded
     | Sampled
+    | MemoryUsed
     | StackTaken
     | OutputRead
     | Muted

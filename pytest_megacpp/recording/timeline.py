@@ -339,6 +339,7 @@ class Timeline:
     capabilities: dict[tuple[str, int | None], ev.Capability] = field(default_factory=dict)
     problems: list[tuple[float, ev.ProblemFound]] = field(default_factory=list)
     progress: list[tuple[float, ev.Progress]] = field(default_factory=list)
+    memory: tuple[float, ev.MemoryUsed] | None = None  # the newest
     worlds: dict[str, WorldView] = field(default_factory=dict)
     tests: dict[int, TestView] = field(default_factory=dict)
     unreached: dict[int, tuple[str, ev.TestEnded]] = field(default_factory=dict)  # by test: the world that failed
@@ -386,6 +387,8 @@ class Timeline:
                 self.problems.append((time_s, fact))
             case ev.Progress():
                 self.progress.append((time_s, fact))
+            case ev.MemoryUsed():
+                self.memory = (time_s, fact)
             case ev.RunFinished():
                 self.finished, self.finished_s = fact, time_s
             case ev.Gap():

@@ -21,11 +21,12 @@ def plan_elsewhere(
     run_s: float,
     variables: Mapping[str, str],
     data: tuple[DataSet, ...] = (),
+    memory_bytes: int | None = None,
     environ: Mapping[str, str],
 ) -> Plan:
     """`stores` are the box's directories of seeds, `image` names what it runs in. `variables` are set beside the
     configured environment, which wins; `environ` is the desk's, of which only pytest's own variables go along. `run_s`
-    bounds the run. `data` as that box finds it.
+    bounds the run. `data` as that box finds it. `memory_bytes` is what was ordered for it.
 
     Raises:
         SourceError: pytest was started in, or is configured by, a place that isn't sent.
@@ -44,6 +45,7 @@ def plan_elsewhere(
         path=tuple(there for entry in plan.path if (there := layout.to_box(Path(os.path.realpath(entry)))) is not None),
         environment={**pytests, **variables, **plan.environment},
         data=data,
+        memory_bytes=memory_bytes,
     )
 
 

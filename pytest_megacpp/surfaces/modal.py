@@ -178,6 +178,7 @@ class ModalSurface:
 
     def _plan(self, plan: Plan, source: Source, run_s: float) -> Plan:
         variables, data = self.config.env, self.config.data_sets()
+        _, memory_mib = self.config.machine(plan.ranks)
         try:
             return plan_elsewhere(
                 plan,
@@ -187,6 +188,7 @@ class ModalSurface:
                 run_s=run_s,
                 variables=variables,
                 data=data,
+                memory_bytes=memory_mib << 20,
                 environ=os.environ,
             )
         except SourceError as e:

@@ -789,6 +789,59 @@ def box_lost_killed() -> FakeBox:
     return box.say(ev.ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", "")
 
 
+def box_lost_at(used_gib: float, growth_gib_s: float = 0.0, limit_from: str = "ordered") -> FakeBox:
+    """A box of 16 GiB that uses this much, most of it on rank 3, and is gone a little later."""
+    box, gib = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters((0, 1, 2)).after(3.0), 1 << 30
+    ranks = (ev.RankMemory(3, int((used_gib - 3.5) * gib), growth_gib_s * gib), ev.RankMemory(0, 900 << 20))
+    used = ev.MemoryUsed(int(used_gib * gib), 16 * gib, limit_from, growth_gib_s * gib, ranks)
+    return box.box(used).samples(range(4)).after(1.0)
+
+
+KILLED = ev.ProblemFound(
+    "box-lost",
+    "killed",
+    "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)",
+    "rerun; if it was memory, raise memory_mib",
+)
+
+
+@case
+def box_lost_oom() -> FakeBox:
+    """gVisor: the host killed the whole sandbox, and no rank's death was recorded."""
+    return box_lost_at(15.6, 2.0).say(KILLED, "desk", "")
+
+
+@case
+def box_lost_oom_unseen() -> FakeBox:
+    """It grew from 60 % to the end between two looks."""
+    return box_lost_at(9.6, 7.0).say(KILLED, "desk", "")
+
+
+@case
+def box_lost_oom_without_a_word() -> FakeBox:
+    """A container whose kernel kills all of it: the recording just stops."""
+    return box_lost_at(15.9, limit_from="cgroup")
+
+
+@case
+def box_lost_killed_with_memory_to_spare() -> FakeBox:
+    return box_lost_at(9.6, 0.5).say(KILLED, "desk", "")
+
+
+@case
+def box_lost_connection_with_memory_nearly_full() -> FakeBox:
+    """A network that fails says nothing about memory."""
+    told = ev.ProblemFound("box-lost", "connection", "no connection to the box for 91 s", "rerun")
+    return box_lost_at(15.9).say(told, "desk", "")
+
+
+@case
+def rank_death_signal_before_the_box_is_lost() -> FakeBox:
+    """What a rank did before stays the verdict, however full the memory was."""
+    box = box_lost_at(15.9).exits(3, signal="SIGSEGV").after(0.2)
+    return box.say(KILLED, "desk", "")
+
+
 @case
 def box_lost_connection() -> FakeBox:
     box = FakeBox().begins().enters(range(4)).after(3.0).samples(range(4)).after(91.0)

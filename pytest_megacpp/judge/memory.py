@@ -1,0 +1,69 @@
+"""Owns whether a box was lost because its memory ran out; must not know how memory is measured.
+
+Where the kernel kills a whole box (a container's group, a sandbox of gVisor), nothing inside is left to say so: what
+remains is how much the box used last, and how fast that grew. It makes a cause likely, never certain.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.recording.events import MemoryUsed, RankMemory
+from pytest_megacpp.recording.timeline import Timeline
+
+NEAR_LIMIT = 0.9
+"""Of the limit. A record is at most 1 % of it behind the box's last look there (`box/memory.py`)."""
+FORESIGHT_S = 1.0  # the box looks every second, so this is what nobody saw
+CAUSE = "oom"
+_SILENT = frozenset({"killed", "cut-off"})  # what a box that is killed whole looks like
+_GIB = 1 << 30
+_LIMITS = {"ordered": "ordered", "cgroup": "that its cgroup allows", "machine": "of the machine"}
+
+
+def explained(finding: Finding, timeline: Timeline) -> Finding:
+    """The finding of a lost box, or, where the last figures say so, that memory ran out."""
+    if finding.code is not Code.BOX_LOST or finding.cause not in _SILENT or timeline.memory is None:
+        return finding
+    time_s, last = timeline.memory
+    if not ran_out(last):
+        return finding
+    told = _figures(last)
+    return replace(
+        finding,
+        summary=f"the box was lost; it last used {told}",
+        cause=CAUSE,
+        certainty=Certainty.LIKELY,
+        evidence=(*finding.evidence, Evidence(None, time_s, "box", f"memory used: {told}")),
+    )
+
+
+def ran_out(last: MemoryUsed) -> bool:
+    """Whether the box was near its limit, or grew so fast that it reached it unseen."""
+    soon = last.total_bytes + FORESIGHT_S * max(0.0, last.growth_bytes_s)
+    return last.limit_bytes > 0 and (last.total_bytes >= NEAR_LIMIT * last.limit_bytes or soon >= last.limit_bytes)
+
+
+def _figures(last: MemoryUsed) -> str:
+    """`15.6 of 16.0 GiB ordered, rank 3 had 12.1 GiB and grew by 2.0 GiB/s`."""
+    total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB {_LIMITS.get(last.limit_from, 'allowed')}"
+    grew = "" if any(_grows(one.growth_bytes_s) for one in last.ranks[:1]) else _growth(last.growth_bytes_s)
+    return ", ".join([f"{total}{grew}", *_largest(last.ranks)])
+
+
+def _largest(ranks: Iterable[RankMemory]) -> Iterable[str]:
+    largest = max(ranks, key=lambda one: one.used_bytes, default=None)
+    if largest is not None:
+        yield f"rank {largest.rank} had {_gib(largest.used_bytes)} GiB{_growth(largest.growth_bytes_s)}"
+
+
+def _growth(bytes_s: float) -> str:
+    return f" and grew by {_gib(bytes_s)} GiB/s" if _grows(bytes_s) else ""
+
+
+def _grows(bytes_s: float) -> bool:
+    return bytes_s >= 0.05 * _GIB
+
+
+def _gib(number: float) -> str:
+    return f"{number / _GIB:.1f}"
