@@ -4,7 +4,8 @@ Where memory runs out the kernel kills one process, or, in gVisor, where all of 
 the whole box: then the last figures are all that is left to explain it by.
 
 The box's own figure is one small file, read every second and four times as often near the limit. Ranks are only looked
-at when that figure moved, and a record is made when it moved by 5 % of the limit (1 % near it).
+at when that figure moved or is near the limit, and a record is made when it moved by 5 % of the limit, or near it when
+it or a rank's moved by 1 %.
 """
 
 import contextlib
@@ -194,7 +195,8 @@ class Ledger:
     processes: Callable[[], Iterable[Stat]]
     _due_s: float = 0.0
     _total: tuple[float, int] | None = None
-    _written_bytes: int | None = None
+    _measured_s: float = 0.0
+    _written: MemoryUsed | None = None
     _ranks: dict[str, tuple[float, dict[int, int]]] = field(default_factory=dict)
 
     def look(self, now_s: float, worlds: Callable[[], Ranks]) -> tuple[str, MemoryUsed] | None:
@@ -206,27 +208,35 @@ class Ledger:
             return None
         before, self._total = self._total, (now_s, used)
         growth_bytes_s = _rate(before, self._total)
-        self._due_s = now_s + (NEAR_S if self._is_near(used, growth_bytes_s) else CALM_S)
-        moved = before is None or abs(used - before[1]) >= MOVED * self.allowed.limit_bytes
+        is_near = self._is_near(used, growth_bytes_s)
+        self._due_s = now_s + (NEAR_S if is_near else CALM_S)
         is_news = self._is_news(used)
-        if not (moved or is_news):
+        moved = before is None or abs(used - before[1]) >= MOVED * self.allowed.limit_bytes
+        if not (is_news or moved or (is_near and now_s - self._measured_s >= CALM_S)):
             return None
+        self._measured_s = now_s
         world, ranks = self._measure(now_s, worlds())
-        if not is_news:
+        if not (is_news or (is_near and self._has_grown(ranks))):
             return None
-        self._written_bytes = used
-        return world, MemoryUsed(used, self.allowed.limit_bytes, self.allowed.source, growth_bytes_s, ranks)
+        self._written = MemoryUsed(used, self.allowed.limit_bytes, self.allowed.source, growth_bytes_s, ranks)
+        return world, self._written
 
     def _is_near(self, used: int, growth_bytes_s: float) -> bool:
         """By what is used, or soon will be."""
         return used + 4 * max(0.0, growth_bytes_s) >= NEAR * self.allowed.limit_bytes
 
     def _is_news(self, used: int) -> bool:
-        if self._written_bytes is None:
+        if self._written is None:
             return True
-        limit, before = self.allowed.limit_bytes, self._written_bytes
+        limit, before = self.allowed.limit_bytes, self._written.total_bytes
         step = STEP_NEAR if used >= NEAR * limit else STEP
         return abs(used - before) >= step * limit or used >= 2 * max(before, FIRST_BYTES)
+
+    def _has_grown(self, ranks: tuple[RankMemory, ...]) -> bool:
+        """Whether a rank has become larger by a step, which the total may hide."""
+        before = {one.rank: one.used_bytes for one in self._written.ranks} if self._written else {}
+        grown = (one.used_bytes - before.get(one.rank, 0) for one in ranks)
+        return any(bytes_ >= STEP_NEAR * self.allowed.limit_bytes for bytes_ in grown)
 
     def _measure(self, now_s: float, worlds: Ranks) -> tuple[str, tuple[RankMemory, ...]]:
         """The world whose rank uses most, and its ranks, the largest first."""

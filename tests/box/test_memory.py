@@ -209,3 +209,14 @@ def test_a_rate_is_no_average_over_a_long_time(box: Box) -> None:
     later = box.look(9 * GIB, 60.0)
     assert later is not None
     assert (later.growth_bytes_s, later.ranks[0].growth_bytes_s) == (0.0, 0.0)
+
+
+def test_a_rank_that_grows_while_others_shrink_is_recorded_near_the_limit(
+    monkeypatch: pytest.MonkeyPatch, box: Box
+) -> None:
+    box.look(15 * GIB)
+    monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: 9 * GIB if pid == 10 else 6 * GIB)
+    other = box.look(15 * GIB)
+    assert other is not None
+    assert [one.rank for one in other.ranks] == [0, 1]
+    assert box.look(15 * GIB) is None

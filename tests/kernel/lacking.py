@@ -132,6 +132,7 @@ def _see_only_own() -> None:
 
 
 GVISOR_CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: unknown\n\n"
+FULL_MEMINFO = "MemTotal: 4194304 kB\nMemFree: 100000 kB\nMemAvailable: 200000 kB\n"
 _CGROUP_FILES = ("/proc/self/cgroup", "/proc/*/cgroup", "/proc/self/mountinfo")
 _SOL_SOCKET, _SO_SNDBUF, _SO_PEERCRED, _AF_NETLINK = 1, 7, 17, 16
 
@@ -156,6 +157,7 @@ INTERFACES: dict[str, Lack] = {
     "proc": Lack(mounts=(hidden("/proc"),)),
     "proc_subset": Lack(mounts=(proc_with("subset=pid"),), needs_pids=True),
     "hidepid": Lack(mounts=(proc_with("hidepid=2"), _see_only_own), needs_pids=True),
+    "free_memory": Lack(mounts=(replaced("/proc/meminfo", FULL_MEMINFO),)),
     "cpuinfo": Lack(mounts=(replaced("/proc/cpuinfo", GVISOR_CPUINFO),)),
     "dev_shm": Lack(mounts=(_bare_dev,)),
     "sys": Lack(mounts=(hidden("/sys"),)),

@@ -32,6 +32,7 @@ _PROBES = {
     "proc": "open('/proc/self/stat')",
     "proc_subset": "open('/proc/cpuinfo')",
     "cpuinfo": "assert 'flags' in open('/proc/cpuinfo').read() or 'Features' in open('/proc/cpuinfo').read()",
+    "free_memory": "assert 'MemAvailable: 200000 kB' not in open('/proc/meminfo').read()",
     "dev_shm": "os.stat('/dev/shm')",
     "sys": "os.stat('/sys/class')",
     "sys_class_net": "os.stat('/sys/class/net/lo')",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.box import process
+from tests.kernel import lacking
 
 LIMIT_S = 120.0
 SETTLE_S = 2.0
@@ -116,14 +117,21 @@ class Project:
         return path
 
     def start(
-        self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None, module: str = "pytest"
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        module: str = "pytest",
+        without: Sequence[str] = (),
     ) -> "Desk":
-        """A desk at work, for tests that interfere."""
-        return Desk(self, args, cwd or self.root, env or {}, module)
+        """A desk at work, for tests that interfere. `without`: kernel interfaces that it and its box lack."""
+        return Desk(self, args, cwd or self.root, env or {}, module, without)
 
-    def pytest(self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+    def pytest(
+        self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None, without: Sequence[str] = ()
+    ) -> Ran:
         """A desk from its start to its end; fails when it hangs or leaves a process behind."""
-        with self.start(*args, cwd=cwd, env=env) as desk:
+        with self.start(*args, cwd=cwd, env=env, without=without) as desk:
             return desk.ran()
 
     def megacpp(self, *args: str, env: dict[str, str] | None = None) -> Ran:
@@ -151,16 +159,23 @@ class Desk:
     """A running pytest of a project; left with its whole process group ended."""
 
     def __init__(
-        self, project: Project, args: tuple[str, ...], cwd: Path, env: dict[str, str], module: str = "pytest"
+        self,
+        project: Project,
+        args: tuple[str, ...],
+        cwd: Path,
+        env: dict[str, str],
+        module: str = "pytest",
+        without: Sequence[str] = (),
     ) -> None:
         self.project = project
         self._before = set(project.runs())
         self._witness = project.root / f".witness-{len(self._before)}-{time.monotonic_ns()}"
         self._output = project.root / f"{self._witness.name}.out"
         self._started_s = time.monotonic()
+        words = [sys.executable, "-m", module, *args]
         with self._output.open("wb") as output:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", module, *args],
+                lacking.command(without, words) if without else words,
                 cwd=cwd,
                 env=self._environment(env),
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,160 @@
+"""Machines that lack what a box looks at: whatever is missing, ranks are judged as on any machine, or the run is
+refused with what to do about it. Real desks, boxes and ranks.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box import process
+from tests.kernel import lacking
+from tests.plugin.project import LANE, Project, Ran
+
+FAULTS = """
+    import os, signal, time
+    import pytest, torch, torch.distributed as dist
+
+    pytestmark = pytest.mark.h200x8(ranks=2)
+
+    def step():
+        together = torch.ones(1)
+        dist.all_reduce(together)
+        assert together.item() == 2
+
+    def test_sum(modal_h200x8):
+        step()
+
+    def test_killed(modal_h200x8):
+        step()
+        if modal_h200x8.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step()
+
+    def test_late(modal_h200x8):
+        step()
+        if modal_h200x8.rank == 1:
+            time.sleep(120)
+        step()
+
+    def test_exits(modal_h200x8):
+        step()
+        if modal_h200x8.rank == 1:
+            os._exit(3)
+        step()
+"""
+VERDICTS = {
+    "test_sum": ("passed", [], None),
+    "test_killed": ("rank-death", [1], "signal:SIGKILL"),
+    "test_late": ("straggler", [1], None),
+    "test_exits": ("rank-death", [1], "exit:3"),
+}
+HARMLESS = {
+    "files": ["proc_subset", "sys_writable", "sys_class_net"],
+    "cgroups-and-logs": ["sys", "cgroup", "kmsg", "syslog", "fallocate", "send_buffer"],
+    "children": ["hidepid", "orphans", "child_status"],
+}
+"""Several at once, because a run takes long. Each has been seen to change no verdict by itself as well."""
+REFUSED = {
+    "proc": (["proc"], "proc", "mount -t proc"),
+    "shared-memory": (["dev_shm"], "shared-memory", "mount a writable /dev/shm"),
+    "network": (["netlink"], "network", "allow netlink sockets"),
+}
+
+
+@pytest.fixture
+def faults(project: Project) -> Project:
+    project.write("test_faults.py", FAULTS)
+    return project
+
+
+def run(project: Project, without: Sequence[str], *more: str) -> Ran:
+    if (why := lacking.impossible(without)) is not None:
+        pytest.skip(why)
+    return project.pytest(*LANE, "--lane-limit", "stall=4", *more, "-p", "no:randomly", without=without)
+
+
+def judged(ran: Ran, name: str) -> tuple[str, list[int], str | None]:
+    verdict = ran.verdict(name)
+    return verdict["code"], verdict["blamed_ranks"], verdict["cause"]
+
+
+@pytest.mark.parametrize("without", HARMLESS.values(), ids=HARMLESS.keys())
+def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[str]) -> None:
+    ran = run(faults, without)
+    assert {name: judged(ran, name) for name in VERDICTS} == VERDICTS, ran.text
+
+
+@pytest.mark.parametrize(("without", "cause", "advice"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_ranks_can_not_do_without_is_refused(
+    faults: Project, without: Sequence[str], cause: str, advice: str
+) -> None:
+    ran = run(faults, without)
+    for name in VERDICTS:
+        assert judged(ran, name) == ("environment", [], cause)
+    assert advice in ran.text
+
+
+def test_a_sigkill_without_any_witness_of_oom_kills_is_likely_only(faults: Project) -> None:
+    ran = run(faults, ["cgroup", "kmsg"], "-k", "test_killed")
+    assert judged(ran, "test_killed") == ("rank-death", [1], "signal:SIGKILL")
+    assert ran.verdict("test_killed")["certainty"] == "likely"
+
+
+def test_a_box_that_is_killed_with_its_memory_full(project: Project) -> None:
+    """As the host kills a sandbox: all of it at once, without a word."""
+    without = ["free_memory", "cgroup"]
+    if (why := lacking.impossible(without)) is not None:
+        pytest.skip(why)
+    project.write(
+        "test_full.py",
+        """
+        import pathlib, time
+        import pytest
+
+        @pytest.mark.h200x8(ranks=2)
+        def test_full(modal_h200x8):
+            held = bytearray(b"x") * (200_000_000 if modal_h200x8.rank == 1 else 1)
+            time.sleep(3)
+            pathlib.Path(f"full-{modal_h200x8.rank}").touch()
+            time.sleep(600)
+        """,
+    )
+    with project.start(*LANE, without=without) as desk:
+        desk.wait_until(lambda: len(list(project.root.glob("full-*"))) == 2)
+        kill_box(project)
+        ran = desk.ran()
+    assert judged(ran, "test_full") == ("box-lost", [], "oom")
+    verdict = ran.verdict("test_full")
+    assert verdict["certainty"] == "likely"
+    assert verdict["summary"].startswith("the box was lost; it last used 3.8 of 4.0 GiB of the machine, rank 1 had 0.")
+    assert "memory_mib" in verdict["next_step"]
+
+
+def kill_box(project: Project) -> None:
+    """Guard, box and ranks. The guard, whose death all others notice, is stopped first."""
+    pids = list(project.processes())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any((seen := process.stat(pid)) and seen.state not in "ZX" for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_cpus_that_gvisor_calls_unknown_are_told_apart(tmp_path: Path) -> None:
+    from pytest_megacpp.box.preflight import cpu_model
+
+    def model(number: int, flags: str) -> str:
+        file = tmp_path / f"cpuinfo-{number}"
+        file.write_text(lacking.GVISOR_CPUINFO.replace("143", str(number)) + f"flags\t\t: {flags}\n")
+        return cpu_model(file)
+
+    assert model(143, "fpu avx2").startswith("GenuineIntel 6 143 (")
+    assert len({model(143, "fpu avx2"), model(207, "fpu avx2"), model(143, "fpu avx2 amx_tile")}) == 3
+    nothing = cpu_model(tmp_path / "missing")
+    assert os.uname().nodename in nothing
