@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pytest_megacpp.box import loopback, process
 from pytest_megacpp.box.logs import give_back
+from pytest_megacpp.box.memory import allowance
 from pytest_megacpp.box.oom import OomWitness
 
 Probe = Callable[[Path], str]
@@ -85,6 +86,11 @@ def _kernel_log(_: Path) -> str:
     return "" if OomWitness().reads_log else "/dev/kmsg can't be read, or speaks of other process ids"
 
 
+def _memory_used(_: Path) -> str:
+    allowed = allowance(None)
+    return "" if allowed and allowed.used_bytes() is not None else "no cgroup and no /proc/meminfo tell it"
+
+
 def _hole_punching(directory: Path) -> str:
     with tempfile.NamedTemporaryFile(dir=directory if directory.is_dir() else None) as file:
         file.write(bytes(2 * PAGE_BYTES))
@@ -137,8 +143,8 @@ INTERFACES: tuple[Interface, ...] = (
         "processes",
         "/proc/PID/stat",
         "state (running, stopped) and CPU time of ranks, the processes below them",
-        "signal 0 for whether a process lives; groups and sessions to end what a rank left behind",
-        "a frozen rank looks like a slow one, CPU time is no progress: straggler, hang and overtime are less certain",
+        "none: the run is refused as `environment` (`proc`)",
+        "everything",
         _readable("/proc/self/stat"),
     ),
     Interface(
@@ -198,6 +204,14 @@ INTERFACES: tuple[Interface, ...] = (
         _kernel_log,
     ),
     Interface(
+        "memory_used",
+        "memory.current, /proc/meminfo",
+        "memory of the box against what it may use",
+        "none",
+        "a box that was killed whole isn't explained by its memory (`box-lost`, `oom`)",
+        _memory_used,
+    ),
+    Interface(
         "hole_punching",
         "fallocate(FALLOC_FL_PUNCH_HOLE)",
         "gives the disk back what a flooding rank wrote beyond its first and last megabytes",
@@ -217,7 +231,7 @@ INTERFACES: tuple[Interface, ...] = (
         "unix_sockets",
         "socket(AF_UNIX)",
         "facts from ranks, questions to their worker servers",
-        "none: the run is refused as `environment`",
+        "none: the run is refused as `environment` (`kernel`)",
         "everything",
         _unix_sockets,
     ),
@@ -233,8 +247,8 @@ INTERFACES: tuple[Interface, ...] = (
         "interfaces",
         "if_nameindex(3)",
         "finds the loopback interface for gloo",
-        "gloo goes by the host's name",
-        "gloo fails where the host's name resolves to an address of another machine",
+        "none: the run is refused as `environment` (`network`) where none can be listed",
+        "everything",
         _interface_list,
     ),
     Interface(
@@ -248,9 +262,9 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(
         "shared_memory",
         "/dev/shm",
-        "NCCL's transport between processes, DataLoader workers",
-        "none",
-        "on GPUs the run is refused as `environment` where it is too small; a dry run goes on",
+        "multiprocessing's semaphores, NCCL's transport between processes, DataLoader workers",
+        "none: the run is refused as `environment` (`shared-memory`)",
+        "everything",
         _shared_memory,
     ),
 )

@@ -233,8 +233,6 @@ class Box:
         for interface in kernel.INTERFACES:
             why = missing.get(interface.name, "")
             self.recorder.write(ev.Capability(interface.name, not why, why))
-        metered = self._ledger is not None and self._ledger.allowed.used_bytes() is not None
-        self.recorder.write(ev.Capability("memory_used", metered, "" if metered else "no cgroup and no /proc/meminfo"))
         self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
     def _listen_for_faults(self) -> None:

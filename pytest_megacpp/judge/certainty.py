@@ -16,7 +16,6 @@ HARMS: dict[str, frozenset[Source]] = {
     "group_members": frozenset({Source.GROUPS}),
     "wait_counters": frozenset({Source.COUNTERS}),
     "traceback": frozenset({Source.STACKS}),
-    "processes": frozenset({Source.STATES}),
     "thread_runs": frozenset({Source.WAKEUPS}),
     "exit_code": frozenset({Source.EXITS}),
     "memory_events": frozenset({Source.MEMORY}),

@@ -16,7 +16,6 @@ class Source(StrEnum):
     GROUPS = "groups"
     COUNTERS = "counters"
     STACKS = "stacks"
-    STATES = "states"  # of processes, and their CPU time
     WAKEUPS = "wakeups"  # whether a thread ran since its stack was taken
     CLOCKS = "clocks"
 

@@ -53,7 +53,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         None,
         case.phase_of(blamed[0]),
         (*standing.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
-        relies=frozenset({Source.COUNTERS, Source.STACKS, Source.STATES, Source.CLOCKS}),
+        relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
         time_s=case.end_s,
     )
@@ -114,7 +114,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
         "run-limit" if case.why == "run-limit" else None,
         case.phase_of(present[0]),
         _limit_evidence(case, present),
-        relies=frozenset({Source.COUNTERS, Source.STATES, Source.CLOCKS}),
+        relies=frozenset({Source.COUNTERS, Source.CLOCKS}),
         time_s=case.end_s,
     )
 

@@ -15,7 +15,7 @@ from pytest_megacpp.judge.verdicts import Consequence, Evidence
 from pytest_megacpp.recording.collectives import Wait
 from pytest_megacpp.recording.ranks import ranks_named
 
-_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.STATES, Source.CLOCKS})
+_RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 
 

@@ -30,7 +30,7 @@ def test_the_document_says_what_the_table_says() -> None:
 def test_each_interface_has_a_name_of_its_own() -> None:
     names = [row.name for row in kernel.INTERFACES]
     assert len(set(names)) == len(names)
-    assert {"processes", "thread_runs", "memory_events", "kernel_log"} <= {*names} & HARMS.keys()
+    assert {"thread_runs", "memory_events", "kernel_log"} <= {*names} & HARMS.keys()
 
 
 def test_what_this_machine_lacks_comes_with_a_reason(tmp_path: Path) -> None:

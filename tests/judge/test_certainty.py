@@ -38,11 +38,20 @@ def killed_for_unknown_reasons(box: FakeBox) -> FakeBox:
     return killed(box, None)
 
 
+def hang_in_stacks(box: FakeBox) -> FakeBox:
+    """Everybody receives, which only stacks show."""
+    box.after(31.0).acts("stall", "everybody waits", (0, 1, 2, 3), (), (), 31.0)
+    for rank in range(4):
+        box.blocked(rank, "recv")
+    return box.aborts("stall").done()
+
+
 MISSING: list[tuple[str, Story]] = [
     ("worker_server", straggler),
     ("flight_recorder", straggler),
     ("wait_counters", skew),
     ("traceback", straggler),
+    ("thread_runs", hang_in_stacks),
     ("group_members", straggler),
     ("exit_code", killed),
     ("memory_events", killed_for_unknown_reasons),
@@ -59,7 +68,13 @@ def test_a_missing_capability_lowers_it(missing: str, story: Story) -> None:
     assert any(missing in e.text and "not on this machine" in e.text for e in found.evidence)
 
 
-@pytest.mark.parametrize("story", [straggler, skew, killed])
+def test_a_count_of_runs_is_not_missed_where_the_recorder_shows_the_wait() -> None:
+    box = in_step()
+    box.box(ev.Capability("thread_runs", False, "not on this machine"))
+    assert judged(straggler(box)).certainty is Certainty.CERTAIN
+
+
+@pytest.mark.parametrize("story", [straggler, skew, killed, hang_in_stacks])
 def test_with_all_sources_it_is_certain(story: Story) -> None:
     assert judged(story(in_step())).certainty is Certainty.CERTAIN
 
