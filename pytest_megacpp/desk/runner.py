@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk import signals
 from pytest_megacpp.desk.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.environment import refused
 from pytest_megacpp.desk.gatekeeper import Gatekeeper
@@ -126,6 +127,7 @@ class LaneRunner:
             f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",
             *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
+            *(f"megacpp: {line}" for line in [signals.header_line(os.getpid())] if line),
         ]
 
     def _seeds(self) -> str:
