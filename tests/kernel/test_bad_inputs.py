@@ -56,8 +56,47 @@ HARMLESS = {
     "files": ["proc_subset", "sys_writable", "sys_class_net"],
     "cgroups-and-logs": ["sys", "cgroup", "kmsg", "syslog", "fallocate", "send_buffer"],
     "children": ["hidepid", "orphans", "child_status"],
+    "ends-and-names": ["pidfd_open", "peer_credentials", "environ"],
+    "refused-by-seccomp": ["pidfd_open=EPERM", "parent_death_signal"],
+    "signals": ["prctl", "interrupts"],
 }
 """Several at once, because a run takes long. Each has been seen to change no verdict by itself as well."""
+WAITS = """
+    import os, time
+    import pytest, torch, torch.distributed as dist
+
+    @pytest.mark.h200x8(ranks=2)
+    def test_nothing_is_sent(modal_h200x8):
+        if modal_h200x8.rank == 0:
+            dist.recv(torch.ones(1), src=1)
+        time.sleep(120)
+
+    @pytest.mark.h200x8(ranks=2)
+    def test_messages_come_one_by_one(modal_h200x8):
+        for _ in range(4):
+            if modal_h200x8.rank == 0:
+                dist.recv(torch.ones(1), src=1)
+            else:
+                time.sleep(0.75 * 4)
+                dist.send(torch.ones(1), dst=0)
+
+    @pytest.mark.h200x8(ranks=2, test=9)
+    def test_everybody_waits_for_a_file(modal_h200x8):
+        while not os.path.exists("/never/there"):
+            time.sleep(0.01)
+
+    @pytest.mark.h200x8(ranks=2, test=9)
+    def test_everybody_computes(modal_h200x8):
+        end_s = time.monotonic() + 60
+        while time.monotonic() < end_s:
+            pass
+"""
+WAITED = {
+    "test_nothing_is_sent": ("straggler", [1]),
+    "test_messages_come_one_by_one": ("passed", []),
+    "test_everybody_waits_for_a_file": ("hang", [0, 1]),
+    "test_everybody_computes": ("overtime", []),
+}
 REFUSED = {
     "proc": (["proc"], "proc", "mount -t proc"),
     "shared-memory": (["dev_shm"], "shared-memory", "mount a writable /dev/shm"),
@@ -86,6 +125,14 @@ def judged(ran: Ran, name: str) -> tuple[str, list[int], str | None]:
 def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[str]) -> None:
     ran = run(faults, without)
     assert {name: judged(ran, name) for name in VERDICTS} == VERDICTS, ran.text
+
+
+def test_waiting_and_computing_are_told_apart_without_a_count_of_runs(project: Project) -> None:
+    project.write("test_waits.py", WAITS)
+    ran = run(project, ["schedstat"])
+    assert {name: judged(ran, name)[:2] for name in WAITED} == WAITED, ran.text
+    evidence = ran.verdict("test_nothing_is_sent")["evidence"]
+    assert any("less certain: no thread_runs" in entry["text"] for entry in evidence)
 
 
 @pytest.mark.parametrize(("without", "cause", "advice"), REFUSED.values(), ids=REFUSED.keys())
