@@ -188,6 +188,18 @@ def test_killed_from_outside(emulator: Emulator, project: Path, status: int) -> 
     assert (problem_of(box).code, problem_of(box).cause) == ("box-lost", "killed")
 
 
+def test_the_memory_of_the_box_is_what_was_ordered(emulator: Emulator, project: Path) -> None:
+    """Not what its kernel says, which in gVisor is the host's."""
+    box = started(project, ModalConfig(memory_mib=900), dry_run=True)
+    while not said(box, ev.BoxReady):
+        assert box.ended() is None
+        time.sleep(0.01)
+    ready = next(fact for fact in facts(box) if isinstance(fact, ev.BoxReady))
+    assert (ready.facts["memory_bytes"], ready.facts["memory_from"]) == (900 << 20, "ordered")
+    emulator.expire(emulator.sandboxes[0])
+    assert problem_of(box).cause == "sandbox-timeout"
+
+
 def test_the_sandbox_s_own_limit(emulator: Emulator, project: Path) -> None:
     box = started(project, dry_run=True)
     while not said(box, ev.RunStarted):
