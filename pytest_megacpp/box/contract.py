@@ -13,7 +13,7 @@ For each row, the first that holds:
 4. The table's value is set and shown as `plugin`.
 
 The values come from records of 8-GPU launches. `phase` says until when a variable counts, `read_by` what reads it with
-torch 2.13 and triton 3.9; what the installed ones read is the doctor's question.
+torch 2.13 and triton 3.7; what the installed ones read is the doctor's question.
 """
 
 import re
@@ -180,7 +180,7 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
         "2",
         Phase.IMPORT,
         NOTHING,
-        "four stages exceed an H200's shared memory; for older stacks: torch 2.13, triton 3.9 don't read it",
+        "four stages exceed an H200's shared memory; for older stacks: torch 2.13, triton 3.7 don't read it",
     )
     yield _Row(
         "TORCHINDUCTOR_MAX_AUTOTUNE_PRUNE_CHOICES_BASED_ON_SHARED_MEM",

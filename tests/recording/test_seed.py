@@ -24,7 +24,7 @@ SHAPE = Shape(
     8,
     "full",
     "default",
-    {"torch": "2.13.0", "triton": "3.9.0"},
+    {"torch": "2.13.0", "triton": "3.7.1"},
     {"TORCHINDUCTOR_MAX_AUTOTUNE_GEMM": "0"},
 )
 
@@ -41,7 +41,7 @@ def seeded(name: str, *keys: str, preset: str = "full", cold_s: float | None = N
         ({"ranks": 4}, "ranks 4, here 8"),
         ({"preset": "diagnostic"}, "preset diagnostic, here full"),
         ({"devices": ("NVIDIA H100",) * 8}, "devices 8 × NVIDIA H100, here 8 × NVIDIA H200"),
-        ({"versions": {"torch": "2.12.0", "triton": "3.9.0"}}, "torch 2.12.0, here 2.13.0"),
+        ({"versions": {"torch": "2.12.0", "triton": "3.7.1"}}, "torch 2.12.0, here 2.13.0"),
         ({"settings": {}}, "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM unset, here 0"),
         ({"settings": SHAPE.settings | {"TRITON_X": "1"}}, "TRITON_X 1, here unset"),
     ],
