@@ -20,7 +20,7 @@ CONFIGURATION = """\
 # surface = "auto"          # where lane tests run: auto, local or modal
 # dry_run = true            # CPU and gloo even where there are GPUs
 # lane_dir = ".megacpp"     # where runs are kept; it ignores itself in git
-# preload = ["numpy"]       # modules that all ranks need, imported once for all
+# preload = ["torch.fx"]    # modules that all ranks need, imported once for all
 
 # Seconds; --lane-limit NAME=SECONDS and arguments of the marks win over this.
 # [tool.pytest_megacpp.limits]

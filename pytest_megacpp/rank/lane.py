@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
+import hashlib
 import json
 import os
 import time
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_RECORD_CHARS = 32_000
 MAX_REASON_CHARS = 80
+SIGNATURE_BYTES = 160
 
 
 class Lane:
@@ -171,23 +174,51 @@ class Lane:
     def assert_same(self, tensor: torch.Tensor) -> None:
         """Fails on every rank, naming the odd ones, unless the tensor is bit-equal across ranks.
 
-        Compares shape, dtype and a digest, so it costs one small object all-gather whatever the size.
-        """
-        import hashlib
+        Compares shape, dtype and a digest, so it costs one small all-gather whatever the size.
 
+        Raises:
+            TypeError: the tensor keeps its data elsewhere, as a DTensor does.
+        """
+        signatures = self._gathered(_signature(tensor))
+        majority = max(signatures, key=signatures.count)
+        odd = [rank for rank, signature in enumerate(signatures) if signature != majority]
+        if odd:
+            lines = "\n".join(f"  rank {rank}: {signature}" for rank, signature in enumerate(signatures))
+            raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")
+
+    def _gathered(self, text: str) -> list[str]:
+        """The text of every rank, by tensors: torch's object collectives need numpy, which torch doesn't require."""
         import torch
         import torch.distributed as dist
 
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest = hashlib.sha256(bytes(flat.untyped_storage())[flat.storage_offset() :][: flat.numel()]).hexdigest()
-        mine = (tuple(tensor.shape), str(tensor.dtype), digest[:16])
-        seen: list[Any] = [None] * self.ranks
-        dist.all_gather_object(seen, mine)
-        majority = max(seen, key=seen.count)
-        odd = [rank for rank, value in enumerate(seen) if value != majority]
-        if odd:
-            lines = "\n".join(f"  rank {r}: shape {s[0]} {s[1]} digest {s[2]}" for r, s in enumerate(seen))
-            raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")
+        device = "cpu" if "cpu:" in dist.get_backend_config() else self.device
+        mine = torch.tensor(list(text.encode().ljust(SIGNATURE_BYTES)), dtype=torch.uint8, device=device)
+        everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
+        dist.all_gather(everyone, mine)
+        return [bytes(one.tolist()).decode().rstrip() for one in everyone]
+
+
+def _signature(tensor: torch.Tensor) -> str:
+    """A digest of shape, dtype and bytes, then shape and dtype in words, as far as they fit into SIGNATURE_BYTES."""
+    flat = _flat_bytes(tensor)
+    described = f"{tensor.dtype} shape {tuple(tensor.shape)}"
+    digest = hashlib.sha256(described.encode())
+    digest.update((ctypes.c_ubyte * flat.numel()).from_address(flat.data_ptr()))
+    return f"digest {digest.hexdigest()[:16]} {described}"[:SIGNATURE_BYTES]
+
+
+def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's elements as bytes in this process's memory, where their address is `data_ptr()`.
+
+    Read from there, since `numpy()` needs numpy and `bytes(storage)` takes seconds per MiB.
+    """
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    if flat.numel() and not flat.data_ptr():
+        kind = type(tensor).__name__
+        raise TypeError(f"assert_same compares plain tensors; give it the to_local() or full_tensor() of a {kind}")
+    return flat
 
 
 def _reason(skip: str) -> str:

@@ -25,6 +25,8 @@ LIMIT_S = 120.0
 SETTLE_S = 2.0
 DRY = ("--surface", "local", "--dry-run")
 LANE = ("-m", "h200x8", *DRY)
+ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly"}  # which is installed, and shuffles where nobody says so
+WITHOUT_NUMPY = {"PYTHONPATH": str(Path(__file__).parent / "no_numpy")}
 _NOT_FOR_A_DESK = (
     "CI",
     "GITHUB_ACTIONS",
@@ -198,7 +200,7 @@ class Desk:
             "PYTHONPATH": os.pathsep.join(p for p in paths if p),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return {**kept, **given, **ours}
+        return {**kept, **ORDERED, **given, **ours}
 
     def __enter__(self) -> "Desk":
         return self

@@ -11,7 +11,7 @@ import pytest
 from pytest_megacpp.box.graphs import graph_dir
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.seed import Manifest
-from tests.plugin.project import LANE, Project, Ran
+from tests.plugin.project import LANE, WITHOUT_NUMPY, Project, Ran
 
 SUITE = """
     import pytest
@@ -43,7 +43,7 @@ def project_in(directory: Path, seeds: Path) -> Project:
 
 
 class Suite:
-    """The same suite in directories of its own, which share a store of seeds."""
+    """The same suite in directories of its own, which share a store of seeds; the documented install has no numpy."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,7 +55,7 @@ class Suite:
         return project_in(self.root / f"checkout-{self._made}", self.store.directory)
 
     def run(self, *args: str) -> Ran:
-        return self.project().pytest(*LANE, *args)
+        return self.project().pytest(*LANE, *args, env=WITHOUT_NUMPY)
 
     def good(self) -> Manifest:
         found = next(seed.manifest for seed in self.store.seeds() if seed.good)
