@@ -1,7 +1,8 @@
 """Owns what is in the image that a box gets by default: the desk's versions, as data; must not build anything.
 
 Layers go from what is heavy and rarely changes to what is light: a C++ compiler (Triton and Inductor call one), torch,
-the user's packages, pytest with the desk's plugins. The source is no layer at all, so that an edit builds nothing.
+numpy (torch's object collectives need it) with the user's packages, pytest with the desk's plugins. The source is no
+layer at all, so that an edit builds nothing.
 """
 
 import importlib.metadata
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pytest_megacpp.surfaces.modal_config import ImageConfig
 
 COMPILER = ("g++",)
+TORCH_COMPANIONS = ("numpy",)
 SUPPORTED_TORCH = "torch>=2.11,<3"
 SUPPORTED_PYTEST = "pytest>=8.2"
 _RELEASE = re.compile(r"(?P<release>\d+(\.\d+)+(\.post\d+)?)(\+[\w.]+)?")
@@ -45,7 +47,7 @@ def default_recipe(config: ImageConfig, installed: Mapping[str, str], plugins: I
         system_packages=COMPILER,
         torch=_pinned("torch", installed.get("torch", "")) or SUPPORTED_TORCH,
         torch_index=config.torch_index,
-        layers=tuple(layer for layer in (config.packages, pytest) if layer),
+        layers=((*TORCH_COMPANIONS, *config.packages), pytest),
     )
 
 

@@ -25,9 +25,13 @@ def test_the_desks_versions_go_into_layers() -> None:
     assert recipe.python == "{}.{}".format(*sys.version_info)
     assert recipe.torch == "torch==2.13.0"
     assert recipe.layers == (
-        ("numpy>=2",),
+        ("numpy", "numpy>=2"),
         ("pytest==9.0.1", "hypothesis==6.150.0", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0"),
     )
+
+
+def test_an_image_without_packages_has_numpy_for_torch_s_object_collectives() -> None:
+    assert default_recipe(ImageConfig(), {"pytest": "9.0.1"}, ()).layers == (("numpy",), ("pytest==9.0.1",))
 
 
 def test_the_configuration_wins() -> None:
