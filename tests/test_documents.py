@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_megacpp.desk import cli
 from pytest_megacpp.desk.options import KEYS, LANE_KEYS, OPTION_KEYS, read_gate, read_lanes, read_table, twin
@@ -89,7 +90,6 @@ def test_a_workflow_s_command_is_accepted(
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_is_yaml_with_few_rights(path: Path) -> None:
-    yaml = pytest.importorskip("yaml")
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert found["permissions"] == {"contents": "read"}
     for job in found["jobs"].values():
@@ -120,7 +120,6 @@ def test_the_gate_s_required_check_is_not_green_without_an_answer(
     decide: str, triggered: str, gate: str, code: int
 ) -> None:
     """GitHub takes skipped jobs for passed ones, so this job never is."""
-    yaml = pytest.importorskip("yaml")
     workflow = yaml.safe_load((ROOT / "docs" / "workflows" / "h200-gate.yml").read_text(encoding="utf-8"))
     answer = workflow["jobs"]["answer"]
     assert (answer["if"], answer["needs"]) == ("always()", ["decide", "gate"])
@@ -129,6 +128,26 @@ def test_the_gate_s_required_check_is_not_green_without_an_answer(
     results = {"DECIDE": decide, "TRIGGERED": triggered, "GATE": gate}
     done = subprocess.run(["bash", "-e", "-c", step["run"]], env=results, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "::error::" in done.stdout) == (code, bool(code))
+
+
+def test_ci_runs_the_readme_s_test_command() -> None:
+    """Word for word: what a user is promised is what a change must pass."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = [
+        line for line in readme.splitlines() if line.startswith("pip install -c") and "smoke_suites" not in line
+    ]
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"    {command}\n" in script
+
+
+TRITON_OF_TORCH = {"2.11.0": "3.6.0", "2.12.1": "3.7.1", "2.13.0": "3.7.1"}  # by the metadata of the wheels on PyPI
+
+
+def test_the_constraints_agree_with_the_cuda_builds_of_torch() -> None:
+    """A CPU build requires no triton, so an install of one can't show a conflict that users of PyPI's torch meet."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:

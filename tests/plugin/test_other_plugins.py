@@ -7,12 +7,9 @@ import pytest
 
 from tests.plugin.project import DRY, LANE, Project
 
-QUIET = ("-p", "no:randomly")
-
 
 def test_reruns_are_the_desk_s_tests_alone(project: Project) -> None:
     """A rank that repeated a test by itself would meet its peers' next collectives."""
-    pytest.importorskip("pytest_rerunfailures")
     project.write(
         "test_flaky.py",
         """
@@ -33,7 +30,7 @@ def test_reruns_are_the_desk_s_tests_alone(project: Project) -> None:
             assert attempt(f"lane.{modal_h200x8.rank}") == 2
         """,
     )
-    ran = project.pytest(*DRY, *QUIET, "--reruns", "2")
+    ran = project.pytest(*DRY, "--reruns", "2")
     assert ran.outcome("test_lane") == "failed"
     assert ran.verdict("test_lane")["code"] == "test-failed"
     assert [(project.root / name).read_text() for name in ("ordinary", "lane.0", "lane.1")] == ["xx", "x", "x"]
@@ -41,7 +38,6 @@ def test_reruns_are_the_desk_s_tests_alone(project: Project) -> None:
 
 
 def test_a_shuffled_session_has_one_seed_on_all_ranks(project: Project) -> None:
-    pytest.importorskip("pytest_randomly")
     project.write(
         "test_shuffled.py",
         """
@@ -68,7 +64,6 @@ def test_a_shuffled_session_has_one_seed_on_all_ranks(project: Project) -> None:
 
 
 def test_coverage_is_measured_at_the_desk_alone(project: Project) -> None:
-    pytest.importorskip("pytest_cov")
     project.write("measured.py", "def at_desk():\n    return 1\n\n\ndef in_rank():\n    return 2\n")
     project.write(
         "test_measured.py",
@@ -84,7 +79,7 @@ def test_coverage_is_measured_at_the_desk_alone(project: Project) -> None:
             assert measured.in_rank() == 2
         """,
     )
-    ran = project.pytest(*DRY, *QUIET, "--cov=measured", "--cov-report=json")
+    ran = project.pytest(*DRY, "--cov=measured", "--cov-report=json")
     assert ran.outcomes() == {"test_ordinary": "passed", "test_lane": "passed"}
     found = json.loads((project.root / "coverage.json").read_text())["files"]["measured.py"]
     assert found["executed_lines"] == [1, 2, 5]
@@ -131,10 +126,9 @@ def test_a_timeout_becomes_the_limit_by_the_plugin_s_own_word(
     project: Project, arguments: tuple[str, ...], ini: str, variables: dict[str, str]
 ) -> None:
     """The whole takes longer than five seconds, and no timer ends the desk."""
-    pytest.importorskip("pytest_timeout")
     project.write("pyproject.toml", f"[tool.pytest.ini_options]\n{ini}\n")
     project.write("test_timeouts.py", TIMEOUTS)
-    ran = project.pytest(*DRY, *QUIET, *arguments, env=variables)
+    ran = project.pytest(*DRY, *arguments, env=variables)
     names = ("test_of_the_session", "test_of_its_mark", "test_switched_off")
     assert [ran.receipt(name)["limits"]["test"] for name in names] == [5, 300, 900]
     assert {name: ran.outcome(name) for name in names} == dict.fromkeys(names, "passed")
@@ -144,12 +138,11 @@ def test_a_timeout_becomes_the_limit_by_the_plugin_s_own_word(
 
 
 def test_a_timeout_without_sense_is_a_usage_error(project: Project) -> None:
-    pytest.importorskip("pytest_timeout")
     project.write(
         "test_it.py",
         "import pytest\n\n@pytest.mark.timeout('soon')\n@pytest.mark.h200x8(ranks=1)\ndef test_it(): pass\n",
     )
-    ran = project.pytest(*LANE, *QUIET)
+    ran = project.pytest(*LANE)
     assert ran.code == pytest.ExitCode.USAGE_ERROR
     assert "test_it.py::test_it: its timeout makes no sense to pytest-timeout" in ran.text
     assert project.runs() == []
