@@ -27,6 +27,7 @@ from pytest_megacpp.box.gpus import GpuSurvey, ask, read_kernel_log
 from pytest_megacpp.box.kernel_identity import is_gvisor
 from pytest_megacpp.box.memory import NO_LIMIT_BYTES, allowance
 from pytest_megacpp.box.process import stat
+from pytest_megacpp.box.rented import machine
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
 
@@ -77,8 +78,10 @@ class Survey:
     gpus: GpuSurvey = field(default_factory=GpuSurvey)
 
     def all_facts(self) -> dict[str, Json]:
-        """For the recording: those of the machine, and `gpus` where there are some."""
-        return self.facts | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
+        """For the recording: also what a rented machine says of itself (`machine`), and `gpus` where there are some."""
+        rented = machine(os.environ)
+        own = self.facts | ({"machine": rented} if rented else {})
+        return own | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
 
 
 def survey(directory: Path, *, list_devices: bool = True, ordered_bytes: int | None = None) -> Survey:

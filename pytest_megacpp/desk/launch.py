@@ -16,7 +16,7 @@ from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
-from pytest_megacpp.surfaces.modal_config import BAKED_DIR
+from pytest_megacpp.surfaces.modal_config import BAKED_DIR, VM
 from pytest_megacpp.surfaces.modal_credentials import configured
 from pytest_megacpp.surfaces.modal_rates import account_prices, remembered
 from pytest_megacpp.surfaces.protocol import Surface
@@ -24,19 +24,18 @@ from pytest_megacpp.surfaces.protocol import Surface
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where lanes run. `notice` says it in one line for the header."""
+    """Where lanes run. `notice` says it in one line for the header, `details` are further lines about the machine."""
 
     surface: str
     dry_run: bool
     notice: str
+    details: tuple[str, ...] = ()
 
 
 def choose_place(options: Options, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
     """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
     if options.surface == "modal" or (options.surface == "auto" and configured(environ)):
-        if options.dry_run:
-            return Place("modal", True, "Modal, dry run in a CPU sandbox: proves launch and logic, not GPU behaviour")
-        return Place("modal", False, "Modal")
+        return _on_modal(options)
     if options.detach:
         raise pytest.UsageError("--detach leaves a run on Modal: say --surface modal")
     if options.surface == "auto" and environ.get("CI") and not options.dry_run:
@@ -54,6 +53,20 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: Callable
         return Place("local", False, f"local, {found} GPUs")
     why = "asked for" if options.dry_run else "this machine has no GPU"
     return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
+
+
+def _on_modal(options: Options) -> Place:
+    """Raises UsageError for GPUs on a runtime that has none."""
+    details = options.modal.machine_notices(gpu=not options.dry_run)
+    if options.dry_run:
+        notice = "Modal, dry run in a CPU sandbox: proves launch and logic, not GPU behaviour"
+        return Place("modal", True, notice, details)
+    if options.modal.runtime == VM:
+        raise pytest.UsageError(
+            'runtime = "vm" in [tool.pytest_megacpp.modal] has no GPUs: remove it or say "gvisor",'
+            " or run without GPUs (--dry-run)"
+        )
+    return Place("modal", False, "Modal", details)
 
 
 def rate_of(place: Place, options: Options, lane: str, ranks: int) -> Rate:

@@ -20,6 +20,7 @@ from pytest_megacpp.surfaces.modal_config import (
     HOME,
     LONGEST_S,
     RUNS_DIR,
+    RUNTIMES,
     ImageConfig,
     ModalConfig,
     NetworkConfig,
@@ -34,7 +35,7 @@ DEFAULT_IMAGE_KEYS = ("python", "packages", "torch_index")
 IMAGE_KEYS = ("image", "add_python", "pull_secret", "baked_seed", *DEFAULT_IMAGE_KEYS)
 KEYS = (
     *("app", "environment", *IMAGE_KEYS, "secrets", "pass_env", "env"),
-    *("cache_volume", "runs_volume", "volumes", "region", "cloud", "cpu", "memory_mib"),
+    *("cache_volume", "runs_volume", "volumes", "region", "cloud", "runtime", "cpu", "memory_mib"),
     *("capacity_s", "timeout_s", "lease_s", "network"),
 )
 VOLUME_KEYS = ("volume", "read_only")
@@ -66,6 +67,7 @@ def read_modal(value: object, *, untrusted: bool, data: tuple[DataConfig, ...] =
         volumes=_volumes(settings.get("volumes", {})),
         region=_region(settings.get("region", [])),
         cloud=_optional_name(settings, "cloud"),
+        runtime=known(settings["runtime"], RUNTIMES, what="runtime", where=TABLE) if "runtime" in settings else None,
         cpu=_cpu(settings.get("cpu")),
         memory_mib=_memory_mib(settings.get("memory_mib")),
         capacity_s=_time_s(settings, "capacity_s", DEFAULT.capacity_s),

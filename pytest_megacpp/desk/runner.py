@@ -123,6 +123,7 @@ class LaneRunner:
         return [
             *self._gate_header(),
             f"megacpp: {shapes} on {self._where().notice}",
+            *(f"megacpp: {line}" for line in self._where().details),
             *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
             f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",

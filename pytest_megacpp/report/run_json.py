@@ -123,6 +123,7 @@ def circumstances(run: RunMeta, timeline: Timeline, test: int | None = None) -> 
         "seed": seed_json(timeline, test),
         "environment": _environment(timeline),
         "versions": dict(ready.versions) if ready else {},
+        "machine": _machine(timeline),
         "devices": {
             "requested": run.requested_gpu,
             "observed": list(ready.devices) if ready else None,
@@ -131,6 +132,12 @@ def circumstances(run: RunMeta, timeline: Timeline, test: int | None = None) -> 
         "git": to_json(run.git),
         "ids": to_json(run.ids),
     }
+
+
+def _machine(timeline: Timeline) -> Json:
+    """What a rented machine says of itself: image, region, cloud, task, runtime; null elsewhere."""
+    ready = timeline.ready
+    return ready.facts.get("machine") if ready else None
 
 
 def redacted(document: dict[str, Json], redact: Redact) -> dict[str, Json]:

@@ -56,6 +56,8 @@ def _machine(timeline: Timeline) -> Iterable[tuple[str, str]]:
         return
     gpus = _object(ready.facts.get("gpus"))
     yield "image", str(ready.facts.get("image") or "")
+    rented = _object(ready.facts.get("machine"))
+    yield "machine", ", ".join(f"{name} {value}" for name, value in rented.items() if value and name != "sandbox")
     versions = dict(ready.versions) | ({"driver": str(gpus["driver"])} if gpus.get("driver") else {})
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
     yield "GPUs", ", ".join(f"{len(alike)} × {name}" for name, alike in grouped((d, d) for d in ready.devices).items())

@@ -124,6 +124,9 @@ class ModalSurface:
         box.tell("source", source.notice)
         box.phase("connect", lambda: client.connect(cancelled))
         self._check_seeds(plan, box)
+        runtime = client.runtime(config.runtime)
+        if runtime.notice:
+            box.tell("runtime", runtime.notice)
         app = client.app(config.app, config.environment, self._tags(plan), cancelled)
         box.knows(app=getattr(app, "app_id", None))
         image = self._image(top_of(Path(plan.cwd)))
@@ -133,7 +136,7 @@ class ModalSurface:
         with self._staged(there, source) as files:
             image = image.add_local_dir(files, HOME)
             box.phase("upload", lambda: client.build(image, app, "the upload", UPLOAD_S, cancelled))
-        options = {**self._options(plan, timeout_s), "image": image}
+        options = {**self._options(plan, timeout_s), "runtime": runtime.name, "image": image}
         order = client.Order(plan.run_id, app, config.app, self._command(), options, config.environment)
         wanted = plan.gpu if not plan.dry_run else "a CPU machine"
         sandbox = box.phase("capacity", lambda: client.create(order, config.capacity_s, cancelled), wanted)
@@ -334,7 +337,7 @@ class ModalBox:
             self.stop("interrupted")
             if not self._done.wait(STOP_S):
                 self._cancelled.set()
-        self._done.wait(GIVEN_BACK_S + 2 * client.POLL_S)
+        self._done.wait(GIVEN_BACK_S + 2 * client.POLL_S + client.ENDED_S)
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -574,8 +577,8 @@ class ModalBox:
         visiting = self._stay is Stay.VISITOR and not self._complete
         if self._sandbox is None or self._stay is Stay.LEAVING or visiting or self._left_to_itself():
             return
-        if not (self._complete and self._goes_by_itself()):
-            client.terminate(self._sandbox)
+        if not (self._complete and self._goes_by_itself()) and not client.terminate(self._sandbox):
+            self.tell("end", "Modal has not confirmed the sandbox's end: a run that starts now may see older volumes")
 
     def _goes_by_itself(self) -> bool:
         """Leaving in order commits the records."""

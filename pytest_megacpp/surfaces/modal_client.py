@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pytest_megacpp.surfaces.modal_calls import call
+from pytest_megacpp.surfaces.modal_config import GVISOR, RUNTIME_VARIABLE
 from pytest_megacpp.surfaces.modal_failures import Cancelled, Late, SurfaceTrouble, no_client, trouble
 
 HELLO_S = 15.0
 CALL_S = 30.0
 POLL_S = 10.0
+ENDED_S = 30.0  # from a termination to its confirmation, the last commit of a Volume included
 OUTPUT_S = 15.0
 FETCH_S = 1800.0
 BUILD_LOG_LINES = 20
+_ENDED = {"SandboxTimeoutError": "timeout", "SandboxTerminatedError": "terminated"}  # what waiting for an end raises
 
 Asked = Callable[[], bool]
 """Whether the desk has given up meanwhile."""
@@ -94,6 +97,36 @@ def _build_log(image: Any) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What `Sandbox.create` is told; `notice` says what of this desk's settings does not count, empty for nothing."""
+
+    name: str | None
+    notice: str = ""
+
+
+def runtime(asked: str | None) -> Runtime:
+    """The runtime of a sandbox: what the configuration asks for, never what this desk's client is set to.
+
+    The client completes a missing runtime with its own setting, which may be meant for something else. So where there
+    is one, Modal's documented default is named; the setting itself stays for whoever else uses the client here.
+    """
+    theirs = _function_runtime()
+    if theirs is None or theirs == asked:
+        return Runtime(asked)
+    chosen = asked or GVISOR
+    return Runtime(chosen, f"{chosen}; this desk's {RUNTIME_VARIABLE}={theirs} does not count for the sandbox")
+
+
+def _function_runtime() -> str | None:
+    """The client's own setting, from the environment or its configuration file."""
+    try:
+        value = importlib.import_module("modal.config").config.get("function_runtime")
+    except Exception:  # a client without this setting passes on nothing
+        return None
+    return str(value) if value else None
+
+
 @dataclass(frozen=True)
 class Order:
     """What a sandbox is asked to be; `options` as `Sandbox.create` takes them, `environment` is Modal's."""
@@ -141,11 +174,14 @@ def find(app_name: str, name: str, environment: str | None = None) -> Any | None
 
 
 def terminate(sandbox: Any) -> bool:
-    """Whether Modal took note; ending what has ended is no mistake."""
+    """Whether the sandbox has ended and Modal said so: a Volume is complete only then, and a run that mounts it before
+    sees an older one. Ending what has ended is no mistake.
+    """
     try:
         call("the end", POLL_S, sandbox.terminate)
-    except Exception:
-        return False
+        call("the end", ENDED_S, lambda: sandbox.wait(raise_on_termination=False))
+    except Exception as e:
+        return type(e).__name__ in (*_ENDED, "NotFoundError")
     return True
 
 
@@ -160,7 +196,7 @@ def how_it_ended(sandbox: Any) -> str:
     try:
         call("the sandbox", POLL_S, sandbox.wait)
     except Exception as e:
-        return {"SandboxTimeoutError": "timeout", "SandboxTerminatedError": "terminated"}.get(type(e).__name__, "exit")
+        return _ENDED.get(type(e).__name__, "exit")
     return "exit"
 
 

@@ -25,6 +25,9 @@ COPY = "files"  # in a data set's directory of its volume; beside it lies what t
 
 LONGEST_S = 86_400.0  # Modal's own limit
 COMMIT_S = 120.0  # kept back for evidence, last writes and the volumes' commit
+GVISOR, VM = "gvisor", "vm"
+RUNTIMES = (GVISOR, VM)  # those of `Sandbox.create` (client 1.6.4)
+RUNTIME_VARIABLE = "MODAL_FUNCTION_RUNTIME"  # of the desk; the client passes it on where nothing else was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ class NetworkConfig:
 class ModalConfig:
     """`[tool.pytest_megacpp.modal]`. `pass_env` names variables of the desk that the box gets, `secrets` Modal secrets.
 
-    `capacity_s` is how long to wait for GPUs, `timeout_s` the container's own limit, `lease_s` how long a box outlives
-    its desk.
+    `runtime` is one of `RUNTIMES`, None leaves the choice to Modal. `capacity_s` is how long to wait for GPUs,
+    `timeout_s` the container's own limit, `lease_s` how long a box outlives its desk.
     """
 
     app: str = "megacpp"
@@ -95,6 +98,7 @@ class ModalConfig:
     volumes: tuple[VolumeConfig, ...] = ()
     region: tuple[str, ...] = ()
     cloud: str | None = None
+    runtime: str | None = None
     cpu: float | None = None
     memory_mib: int | None = None
     capacity_s: float = 900.0
@@ -126,6 +130,24 @@ class ModalConfig:
         """Cores and MiB that are reserved and paid for: each rank compiles and loads on its own."""
         return self.cpu or float(max(4, 2 * ranks)), self.memory_mib or 4096 + 2048 * ranks
 
+    def preemptible_by(self, *, gpu: bool) -> tuple[str, ...]:
+        """What makes Modal treat the sandbox as preemptible (modal.com/docs/guide/preemption); empty: it is exempt."""
+        asked = (("a GPU", gpu), ("region", bool(self.region)), ("cloud", self.cloud is not None))
+        return tuple(name for name, is_asked in asked if is_asked)
+
+    def machine_notices(self, *, gpu: bool) -> tuple[str, ...]:
+        """What a user should know of the machine before it is rented, a line each."""
+        runtime = f"runtime {self.runtime}" if self.runtime else "runtime chosen by Modal (gVisor by default)"
+        why = self.preemptible_by(gpu=gpu)
+        ends = "Modal may end it at any time" if why else "not preemptible"
+        lines = [f"sandbox: {runtime}; {f'preemptible because of {_listed(why)}: {ends}' if why else ends}"]
+        if self.runtime == VM:
+            lines.append(
+                "sandbox: signals to a process group do nothing on the vm runtime, so what a test starts itself may"
+                " outlive it until the sandbox ends"
+            )
+        return tuple(lines)
+
     def times(self, run_s: float, budget_s: float = 0.0) -> tuple[float, float]:
         """The container's limit and the run's inside it, which ends early enough to leave its results. `budget_s`, what
         money buys, bounds the container as well: a box whose code took its supervisor down must not burn more.
@@ -133,6 +155,10 @@ class ModalConfig:
         timeout_s = min(run_s + COMMIT_S, LONGEST_S) if run_s else self.timeout_s
         bounded_s = min(timeout_s, budget_s + COMMIT_S) if budget_s else timeout_s
         return bounded_s, timeout_s - COMMIT_S
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _has_copy(one: DataConfig) -> bool:

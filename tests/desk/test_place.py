@@ -9,6 +9,7 @@ from pytest_megacpp.desk.launch import Place, choose_place, surface_of
 from pytest_megacpp.desk.options import Options, read_lanes
 from pytest_megacpp.surfaces import modal_credentials
 from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.surfaces.modal_config import ModalConfig
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
 
@@ -21,7 +22,14 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options(**asked: object) -> Options:
     everything: dict[str, object] = {field.name: None for field in dataclasses.fields(Options)}
-    everything |= {"surface": "auto", "dry_run": False, "untrusted": False, "detach": False, "lanes": read_lanes({})}
+    everything |= {
+        "surface": "auto",
+        "dry_run": False,
+        "untrusted": False,
+        "detach": False,
+        "modal": ModalConfig(),
+        "lanes": read_lanes({}),
+    }
     return Options(**(everything | asked))  # type: ignore[arg-type]
 
 

@@ -266,7 +266,8 @@ class ControlPlane:
         wanted, directory = sandbox.definition, self._directory / sandbox.id
         home = directory / "home"
         home.mkdir(parents=True)
-        container = Container(sandbox.id, directory, {**base_environment(home), **sandbox.environment})
+        own = _told_to_containers(sandbox)
+        container = Container(sandbox.id, directory, {**base_environment(home), **sandbox.environment, **own})
         for mount in wanted.mount_ids:
             await asyncio.to_thread(self._write_mount, container, mount)
         for volume in wanted.volume_mounts:
@@ -325,9 +326,17 @@ class ControlPlane:
         return api_pb2.SandboxWaitResponse(result=sandbox.result)
 
     async def SandboxTerminate(self, request: Any) -> Any:
+        """Answers at once, as Modal does; only a wait for the end knows when its volumes are complete."""
         sandbox = self.of(request.sandbox_id)
-        await self.end(sandbox, Result.GENERIC_STATUS_TERMINATED, KILLED)
+        if self.faults.end_s:
+            sandbox.tasks.append(asyncio.create_task(self._end_later(sandbox)))
+        else:
+            await self.end(sandbox, Result.GENERIC_STATUS_TERMINATED, KILLED)
         return api_pb2.SandboxTerminateResponse()
+
+    async def _end_later(self, sandbox: Sandbox) -> None:
+        await asyncio.sleep(self.faults.end_s)
+        await self.end(sandbox, Result.GENERIC_STATUS_TERMINATED, KILLED)
 
     async def SandboxGetLogs(self, request: Any) -> AsyncIterator[Any]:
         """Text, resumable by an entry id, which here is the byte offset."""
@@ -415,6 +424,19 @@ class ControlPlane:
     SandboxTerminateV2 = SandboxTerminate
     SandboxTagsGetV2 = SandboxTagsGet
     SandboxTagsSetV2 = SandboxTagsSet
+
+
+def _told_to_containers(sandbox: Sandbox) -> dict[str, str]:
+    """The variables that Modal sets in every container, beside its id."""
+    wanted = sandbox.definition
+    regions = list(wanted.scheduler_placement.regions)
+    return {
+        "MODAL_TASK_ID": sandbox.task_id,
+        "MODAL_IMAGE_ID": wanted.image_id,
+        "MODAL_CLOUD_PROVIDER": wanted.cloud_provider_str or "CLOUD_PROVIDER_EMULATED",
+        "MODAL_REGION": regions[0] if regions else "here",
+        "MODAL_FUNCTION_RUNTIME": wanted.runtime or "gvisor",
+    }
 
 
 def _entry(volume: Path, path: Path) -> Any:

@@ -11,6 +11,7 @@ class Faults:
 
     `statuses`: the next calls of an RPC answer this, one per entry. `build_log`: an image build says this and, with
     `build_fails`, ends in failure. `capacity`: whether sandboxes get a machine; `capacity_after_s`: how late.
+    `end_s`: how long a termination takes beyond its answer.
     """
 
     reject_credentials: bool = False
@@ -21,3 +22,4 @@ class Faults:
     capacity: bool = True
     capacity_after_s: float = 0.0
     no_exec: bool = False
+    end_s: float = 0.0
