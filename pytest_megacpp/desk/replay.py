@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.launch import Place, rate_of
+from pytest_megacpp.desk.memory import Asked, Memory
 from pytest_megacpp.desk.options import Options
-from pytest_megacpp.desk.rundir import RunDirectory, read_run_json
+from pytest_megacpp.desk.rundir import RunDirectory
 from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
 from pytest_megacpp.desk.session import POLL_S, LaneRun
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
@@ -68,10 +69,13 @@ class Recorded:
 
 
 class Elsewhere:
-    """A run on Modal that `--attach` named: what it recorded, and what it yet will. Raises UsageError."""
+    """A run on Modal that `--attach` named: what it recorded, and what it yet will. Raises UsageError. `lanes` are
+    those of this session.
+    """
 
-    def __init__(self, options: Options, name: str) -> None:
+    def __init__(self, options: Options, name: str, lanes: Sequence[str] = ()) -> None:
         self._options = options
+        self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
 
     def _known_here(self, name: str) -> str:
@@ -87,23 +91,28 @@ class Elsewhere:
         return f"listening to run {self._run_id} on Modal"
 
     def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
-        """As soon as the box has told what it runs. Raises UsageError when there is no such run, LaneDirError."""
+        """As soon as the box has told what it runs, or when nothing is left of it. Raises UsageError when there is no
+        such run, or when Modal can't be asked, and LaneDirError.
+        """
         from pytest_megacpp.surfaces.modal import ModalSurface
 
-        directory = self._directory()
+        memory = Memory.of(self._options.lane_dir, self._run_id)
+        if memory.surface not in (None, "modal"):
+            raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
+        directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
+        memory.put_aside()
         box = ModalSurface(self._options.modal, self._options.source).attach(self._run_id, directory.path)
         try:
             head, timeline = _beginning(box, progress)
             if timeline.started is None:
-                ended = box.ended()
-                why = (
-                    ended.problem.detail if ended and ended.problem else "neither a sandbox nor records of it are there"
-                )
-                raise pytest.UsageError(f"--attach {self._run_id}: {why}")
+                return self._without_a_box(box, memory, directory, nodeids)
         except BaseException:
             box.end()
+            memory.put_back()
             directory.close()
+            memory.leave_no_trace()
             raise
+        memory.forget()
         rate = rate_elsewhere(timeline.started, self._options)
 
         def follow(run: LaneRun) -> None:
@@ -112,15 +121,26 @@ class Elsewhere:
 
         return _recorded_run(timeline, self._options, directory, nodeids, follow)
 
-    def _directory(self) -> RunDirectory:
-        """The run's own, here or anew; what an earlier listener wrote is written again."""
-        directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
-        document = read_run_json(directory.path)
-        if document is not None and document.get("surface") not in (None, "modal"):
-            directory.close()
-            raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
-        directory.recording.unlink(missing_ok=True)
-        return directory
+    def _without_a_box(
+        self, box: RunningBox, memory: Memory, directory: RunDirectory, nodeids: Sequence[str]
+    ) -> tuple[LaneRun, dict[str, int]]:
+        """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
+        ended = box.ended()
+        problem = ended.problem if ended is not None else None
+        if problem is None or not (problem.code == Code.BOX_LOST or memory.was_there(problem)):
+            why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
+            mend = f": {problem.mend}" if problem is not None and problem.mend else ""
+            raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
+        box.end()
+        memory.put_back()
+        asked = Asked(self._lanes[0] if self._lanes else "", self._options, nodeids)
+        known = memory.account(asked, problem)
+
+        def lose(run: LaneRun) -> None:
+            run.meta = replace(run.meta, ids=memory.ids, git=memory.git)
+            run.lose(known.problem, known.told)
+
+        return _recorded_run(known.timeline, self._options, directory, nodeids, lose, heard=known.timeline)
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:

@@ -76,7 +76,7 @@ class LaneRunner:
         self.distributed = _is_distributed(config)
         mark_interrupted(self._options.lane_dir, sweep)
         self._gatekeeper = self._post_gatekeeper()
-        self._made = _made_before(self._options)
+        self._made = _made_before(self._options, self._marks.asked)
         self._timeouts = Timeouts(config, lambda item: item in self._place_of)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
         wanted = is_wanted(self._options.annotations, os.environ)
@@ -392,7 +392,7 @@ class LaneRunner:
             seconds, rate = run.timeline.last_s, run.meta.rate
             spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
             terminalreporter.line(f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
-            if run.stays and run.timeline.finished is None:
+            if run.stays and run.timeline.finished is None and not run.timeline.problems:
                 terminalreporter.line(f"it works on without this desk: pytest --attach {run.plan.run_id}")
         if self._announcer is not None:
             self._announce(self._announcer, terminalreporter)
@@ -414,10 +414,10 @@ def _is_distributed(config: pytest.Config) -> bool:
     return bool(getattr(option, "dist", "no") != "no" and getattr(option, "tx", None)) and not option.collectonly
 
 
-def _made_before(options: Options) -> Recorded | Elsewhere | None:
+def _made_before(options: Options, lanes: Sequence[str]) -> Recorded | Elsewhere | None:
     if options.replay is not None:
         return Recorded(options, options.replay)
-    return Elsewhere(options, options.attach) if options.attach is not None else None
+    return Elsewhere(options, options.attach, lanes) if options.attach is not None else None
 
 
 def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:

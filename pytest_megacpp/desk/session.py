@@ -90,6 +90,17 @@ class LaneRun:
         self._tell(problem)
         self._tell(RunFinished("refused"))
 
+    def lose(self, problem: ProblemFound | None, told: int) -> None:
+        """Ends a run of which nothing more can come: every test is judged by what is known, and by `problem`. `told` is
+        how many words of a desk the recording has already.
+        """
+        self._write_run_json(RunStatus.RUNNING)
+        self._over, self._told = True, told
+        if problem is not None:
+            self._tell(problem)
+        for index in range(len(self.plan.tests)):
+            self._judge(index)
+
     def is_through(self, index: int) -> bool:
         """Whether `wait_for` would answer at once."""
         while not self._over and self._read():

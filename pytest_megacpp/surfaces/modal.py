@@ -114,8 +114,15 @@ class ModalSurface:
 
     def _found(self, run_id: str, box: "ModalBox") -> Any:
         box.phase("connect", lambda: client.connect(box.is_cancelled))
-        sandbox = box.phase("look-up", lambda: client.find(self.config.app, run_id, self.config.environment))
-        return sandbox if sandbox is not None else box.replay_records()
+        config = self.config
+        sandbox = box.phase("look-up", lambda: client.find(config.app, run_id, config.environment))
+        if sandbox is not None:
+            return sandbox
+        box.replay_records()
+        if not box.has_spoken():
+            ended = client.find(config.app, run_id, config.environment, ended_too=True)
+            box.look_back(ended)
+        return None
 
     def _order(self, plan: Plan, box: "ModalBox") -> Any:
         """A sandbox at work on the plan. Raises SurfaceTrouble or Cancelled."""
@@ -531,6 +538,32 @@ class ModalBox:
             unseen.saw(self._recording.read_bytes())
         return unseen
 
+    def has_spoken(self) -> bool:
+        """Whether anything of the box itself has come."""
+        return b'"kind":"run-started"' in self._recording.read_bytes()
+
+    def look_back(self, sandbox: Any) -> None:
+        """What is left of a run without records: the output of its sandbox, where Modal still knows it. Raises
+        SurfaceTrouble when that is nothing.
+        """
+        if sandbox is None and not self._has_records():
+            raise failures.SurfaceTrouble(failures.no_such_run(self._run_id))
+        code = client.exit_code(sandbox) if sandbox is not None else None
+        if code is not None:
+            self.knows(sandbox=str(sandbox.object_id))
+            self._sandbox = sandbox
+            self._after_the_end(code)
+        if not self.has_spoken():
+            raise failures.SurfaceTrouble(failures.nothing_left(code))
+
+    def _has_records(self) -> bool:
+        """Whether the volume of run records has a place of this run: a sandbox that mounts it makes one."""
+        kept = self._config.runs_volume
+        return kept is not None and client.exists(kept.name, self._records_of(kept), self._config.environment)
+
+    def _records_of(self, kept: VolumeConfig) -> str:
+        return f"{kept.directory}/{self._run_id}".strip("/")
+
     def _after_the_end(self, code: int) -> None:
         """The sandbox is gone: what its output and the kept records have beyond what was heard, and why it ended."""
         self.tell("lost", f"the sandbox ended with {code}; reading its output")
@@ -539,7 +572,7 @@ class ModalBox:
             self.replay_records()
         except failures.SurfaceTrouble as e:  # why the sandbox ended matters more
             self.tell("lost", f"its records can't be read: {e.problem.detail}")
-        recorded = b'"kind":"run-started"' in self._recording.read_bytes()
+        recorded = self.has_spoken()
         ending = client.how_it_ended(self._sandbox)
         stderr = client.output(self._sandbox, "stderr", MAX_LINE_BYTES).decode(errors="replace")
         self._problem = failures.gone(ending, code, stderr, recorded=recorded)
@@ -554,7 +587,7 @@ class ModalBox:
         kept = self._config.runs_volume
         if kept is None:
             return
-        directory = f"{kept.directory}/{self._run_id}".strip("/")
+        directory = self._records_of(kept)
         left_bytes = MAX_LOGS_BYTES
 
         def limit_of(path: str) -> int:

@@ -161,10 +161,13 @@ def _terminate_by_name(order: Order) -> None:
             terminate(found)
 
 
-def find(app_name: str, name: str, environment: str | None = None) -> Any | None:
-    """The running sandbox of this name; None when there is none. Raises SurfaceTrouble."""
+def find(app_name: str, name: str, environment: str | None = None, *, ended_too: bool = False) -> Any | None:
+    """The running sandbox of this name, or with `ended_too` one that has ended and that Modal still knows; None when
+    there is none. Raises SurfaceTrouble.
+    """
     modal = client()
-    look_up = lambda: modal.Sandbox.from_name(app_name, name, environment_name=environment)  # noqa: E731
+    more = {"include_terminated": True} if ended_too else {}
+    look_up = lambda: modal.Sandbox.from_name(app_name, name, environment_name=environment, **more)  # noqa: E731
     try:
         return call("the sandbox", POLL_S, look_up)
     except Exception as e:
@@ -244,6 +247,18 @@ def files(volume: str, directory: str, environment: str | None = None) -> dict[s
     top = directory.strip("/")
     found = (e for e in entries if str(getattr(e.type, "name", e.type)).upper() == "FILE")
     return {str(entry.path).strip("/").removeprefix(top).strip("/"): int(entry.size) for entry in found}
+
+
+def exists(volume: str, directory: str, environment: str | None = None) -> bool:
+    """Whether a volume has this directory. Raises SurfaceTrouble."""
+    held = _volume(volume, environment)
+    try:
+        call("the volume", CALL_S, lambda: held.listdir(directory))
+    except Exception as e:
+        if type(e).__name__ in ("NotFoundError", "FileNotFoundError"):
+            return False
+        raise trouble(e) from e
+    return True
 
 
 def read(volume: str, path: str, limit_bytes: int, environment: str | None = None) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pytest_megacpp.recording.events import ProblemFound
 
 KILLED, TIMED_OUT = 137, 124
+GONE, NO_SUCH_RUN = "gone", "no-such-run"
 TOKEN = "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
 DETAIL_CHARS = 390
 LOG_LINES = 4
@@ -131,6 +132,19 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
         mend = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
         return ProblemFound("environment", "image", told, mend)
     return ProblemFound("box-lost", "cut-off", f"the sandbox ended with exit {code}{words}", "rerun")
+
+
+def nothing_left(code: int | None) -> ProblemFound:
+    """A run that was there, and of which neither a sandbox nor a recording is left."""
+    how = f" with exit {code}" if code is not None else ""
+    told = f"the sandbox is gone (it ended{how}) and left no records"
+    return ProblemFound("box-lost", GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote")
+
+
+def no_such_run(run_id: str) -> ProblemFound:
+    """Nothing at Modal speaks for this run's ever having been there."""
+    told = f"Modal knows neither a sandbox nor records of run {run_id}"
+    return ProblemFound("blocked", NO_SUCH_RUN, told, "check the run id, the app and the account: megacpp runs")
 
 
 def given_up(error: BaseException) -> ProblemFound:
