@@ -30,12 +30,20 @@ def find(case: Case) -> Finding | None:
     if (joining := _rendezvous(case, own)) is not None:
         return joining
     first = _first(own)
+    if (refused := _multicast(own, first)) is not None:
+        return devices.multicast(case, refused)
     together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source != "report" for t in own)
     if died or aftermath.victims(case) or aftermath.stuck(case, [t.rank for t in own]):
         return _rank_death(case, own, first, tuple(sorted(blamed)))
     return _test_failed(case, own)
+
+
+def _multicast(own: Sequence[Trouble], first: Trouble) -> Trouble | None:
+    """The earliest failure to set up NVLS, unless a rank had trouble of another kind before."""
+    refused = [t for t in own if t.kind is Kind.NVLS and _may_precede(t, first)]
+    return min(refused, key=lambda t: t.time_s, default=None)
 
 
 def _first(own: Sequence[Trouble]) -> Trouble:

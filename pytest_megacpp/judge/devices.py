@@ -8,13 +8,17 @@ hardware or its firmware can cause.
 from collections.abc import Collection, Iterable
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import LATE_WORDS_S, Case
-from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, written
+from pytest_megacpp.judge.errors import Kind, nvls_line
+from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
 from pytest_megacpp.recording.events import DeviceFault
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
 
+NVLS_VARIABLE = "NCCL_NVLS_ENABLE"
+NVLS_FAILED = "NCCL could not set up NVLink SHARP (NVLS) on this machine, or its kernel refused a call to the driver"
 UNCORRECTED = 2
 KEPT_FAULTS = 4
 BROKEN = {
@@ -58,6 +62,41 @@ def broken(case: Case) -> Finding | None:
         certainty=Certainty.CERTAIN if hit else Certainty.LIKELY,
         time_s=time_s,
     )
+
+
+def multicast(case: Case, first: Trouble) -> Finding:
+    """NCCL could not set up NVLink SHARP, or the container's kernel refused what it asked of the driver: the machine's
+    matter, and no rank's. Which ranks say so first is chance, so none is blamed.
+    """
+    hit = sorted(t.rank for t in case.troubles.values() if t.kind is Kind.NVLS)
+    return Finding(
+        Code.ENVIRONMENT,
+        joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.said(first)}", aftermath.sentence(case, hit))),
+        (),
+        Kind.NVLS.value,
+        first.phase,
+        (*nvls_setting(case.timeline), *_failures(case, hit), *_written(case, first)),
+        aftermath.consequences(case, ()),
+        frozenset({Source.REPORTS} if first.source != "exit" else {Source.REPORTS, Source.EXITS}),
+        certainty=Certainty.LIKELY if first.source == "exit" else Certainty.CERTAIN,
+        time_s=first.time_s,
+    )
+
+
+def _written(case: Case, first: Trouble) -> Iterable[Evidence]:
+    """What a process wrote of it before it ended: likely the reason, but it need not be."""
+    if first.source == "exit":
+        line = plain(nvls_line(written(case.ranks[first.rank])), 300)
+        yield Evidence(first.rank, first.time_s, "output", f"stderr: {line}")
+
+
+def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
+    """What the ranks' environment says of it, where that is recorded."""
+    setting = timeline.environment.get(NVLS_VARIABLE)
+    if setting is None:
+        return ()
+    value = "unset" if setting.value is None else plain(setting.value, 20)
+    return (Evidence(None, None, "box", f"{NVLS_VARIABLE} was {value} ({plain(setting.origin, 20)})"),)
 
 
 def evidence(case: Case, ranks: Collection[int]) -> tuple[Evidence, ...]:

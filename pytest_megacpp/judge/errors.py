@@ -1,7 +1,8 @@
 """Owns recognising error texts of torch, gloo, NCCL, CUDA and the kernel; must not know ranks, times or blame.
 
-One table. The texts are torch 2.13's as measured, and NCCL's as read in its source. A *secondary* error only
-says that a peer is gone or late: it never is the cause of anything.
+One table. The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
+(NVIDIA/nccl#1672 and #1788, pytorch#177472, google/gvisor#10413): a CUDA error 401 counts only where NCCL reports it.
+A *secondary* error only says that a peer is gone or late: it never is the cause of anything.
 """
 
 import re
@@ -23,6 +24,7 @@ class Kind(StrEnum):
     CUDA_OOM = "cuda-oom"
     CUDA = "cuda-error"
     RENDEZVOUS = "rendezvous"
+    NVLS = "nvls"
 
     @property
     def secondary(self) -> bool:
@@ -32,7 +34,7 @@ class Kind(StrEnum):
     @property
     def cause(self) -> str:
         """The verdict's cause, where such an error is one."""
-        return self.value if self in (Kind.CUDA_OOM, Kind.CUDA) else "exception"
+        return self.value if self in (Kind.CUDA_OOM, Kind.CUDA, Kind.NVLS) else "exception"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ def _sign(kind: Kind, text: str, *, in_torch: bool = False) -> Sign:
 
 
 SIGNS = (
+    _sign(Kind.NVLS, r"Failed to (?:bind|create|map|add) NVLink SHARP \(NVLS\)|NVLink SHARP \(NVLS\) Multicast memory"),
+    _sign(Kind.NVLS, r"\btransport/nvls\.cc:\d+[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"),
+    _sign(
+        Kind.NVLS,
+        r"(?:NCCL error in|NCCL WARN|ncclUnhandledCudaError)[\s\S]{0,2000}?Cuda failure (?:401 )?"
+        r"'the operation cannot be performed in the present state'",
+    ),
+    _sign(Kind.NVLS, r"\bnvproxy: (?:unknown|unsupported|unimplemented) "),
+    _sign(Kind.NVLS, r"(?:nvproxy|NCCL|/dev/nvidia)[^\n]{0,160}\bunsupported ioctl\b"),
     _sign(Kind.MISMATCH, r"Detected mismatch between collectives on ranks"),
     _sign(Kind.MISMATCH, r"op\.preamble\.length <= op\.nbytes|Is there a distributed collective mismatch in your code"),
     _sign(Kind.CUDA_OOM, r"(?:CUDA|HIP) out of memory|(?:CUDA|HIP)(?: driver)? error: out of memory"),
@@ -128,6 +139,14 @@ def classify_output(text: str) -> Kind:
 def _kind_of(text: str, *, in_torch: bool) -> Kind:
     signs = (s for s in SIGNS if (in_torch or not s.in_torch) and s.pattern.search(text))
     return next((s.kind for s in signs), Kind.OWN)
+
+
+_SAYS_NVLS = re.compile(r"NVLink SHARP|Cuda failure|CUDA error|nvproxy|unsupported ioctl")
+
+
+def nvls_line(text: str) -> str:
+    """The line of a text of kind `NVLS` that says what failed."""
+    return next((line.strip() for line in text.splitlines() if _SAYS_NVLS.search(line)), "")
 
 
 _KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")

@@ -156,6 +156,11 @@ STEPS: dict[tuple[Code, str | None], str] = {
         (Code.ENVIRONMENT, cause): "a GPU of this box is broken: take the box out of use, rerun on another\n{rerun}"
         for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
     },
+    (Code.ENVIRONMENT, "nvls"): (
+        "run without NVLink SHARP: NCCL_NVLS_ENABLE=0, which lanes have unless you set it otherwise; if it was 0,"
+        " update NCCL and the driver, or ask whoever runs the machine (Fabric Manager, NVSwitches, gVisor's nvproxy)\n"
+        "{rerun}"
+    ),
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
     (Code.BOX_LOST, "oom"): (
         "use less memory (caches, pinned memory, DataLoader workers; the smaller preset), or give the box more"

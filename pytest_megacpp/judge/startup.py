@@ -13,6 +13,7 @@ from functools import cached_property
 from pytest_megacpp.judge import errors, memory
 from pytest_megacpp.judge.aftermath import first_few
 from pytest_megacpp.judge.case import FROZEN_STATES, Case, exit_cause, exit_text
+from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
@@ -50,6 +51,7 @@ class Stumble:
     cause: str
     told: str
     secondary: bool = False
+    nvls: str = ""  # what NCCL said, where it could not set up NVLS
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Run:
     def start_of(self, world: WorldView) -> Finding | None:
         """Why this world never got ready; None when it did, or nothing is known."""
         if world.name not in self._findings:
-            self._findings[world.name] = _world_failed(world)
+            self._findings[world.name] = _world_failed(self.timeline, world)
         return self._findings[world.name]
 
     def found(self, world: WorldView) -> dict[int, frozenset[int]]:
@@ -118,8 +120,10 @@ def find(run: Run, index: int) -> Finding:
 # -- a world that didn't get ready -------------------------------------------------------------------------
 
 
-def _world_failed(world: WorldView) -> Finding | None:
+def _world_failed(timeline: Timeline, world: WorldView) -> Finding | None:
     stumbles = sorted((*_broken(world), *_exited(world)), key=lambda s: (s.secondary, s.time_s, s.rank))
+    if stumbles and stumbles[0].nvls:
+        return _without_nvls(timeline, stumbles)
     if stumbles:
         return _stumbled(world, stumbles)
     if world.acted is not None and world.acted.why == "startup-limit":
@@ -133,7 +137,8 @@ def _broken(world: WorldView) -> Iterable[Stumble]:
         stage = plain(broken.stage, 40)
         error = joined((errors.short_type(plain(broken.type, 80)), plain(broken.message)), ": ")
         told = f"can't run tests, {_STAGES.get(stage, stage)}: {error}"
-        yield Stumble(rank, time_s, "report", stage, told, kind.secondary or stage == "rendezvous")
+        nvls = errors.nvls_line(broken.message) if kind is errors.Kind.NVLS else ""
+        yield Stumble(rank, time_s, "report", stage, told, kind.secondary or (stage == "rendezvous" and not nvls), nvls)
 
 
 _STAGES = {
@@ -150,7 +155,31 @@ def _exited(world: WorldView) -> Iterable[Stumble]:
     for rank, (time_s, exited) in world.exits.items():
         if exited.expected or rank in world.broken or rank in world.collected:
             continue
-        yield Stumble(rank, time_s, "exit", exit_cause(exited), f"{exit_text(exited)} before collecting the tests")
+        told = f"{exit_text(exited)} before collecting the tests"
+        yield Stumble(rank, time_s, "exit", exit_cause(exited), told, nvls=_written_of_nvls(world, rank))
+
+
+def _written_of_nvls(world: WorldView, rank: int) -> str:
+    stderr = world.output.get((rank, "stderr"))
+    is_nvls = stderr is not None and errors.classify_output(stderr.text) is errors.Kind.NVLS
+    return errors.nvls_line(stderr.text) if stderr is not None and is_nvls else ""
+
+
+def _without_nvls(timeline: Timeline, stumbles: Sequence[Stumble]) -> Finding:
+    """As for a test that runs (judge/devices.py): the machine's matter, and no rank's."""
+    first = stumbles[0]
+    hit = [s.rank for s in stumbles if s.nvls]
+    return Finding(
+        Code.ENVIRONMENT,
+        f"{NVLS_FAILED}: {ranks_named(hit)} ended with {plain(first.nvls, 300)}",
+        (),
+        errors.Kind.NVLS.value,
+        "setup",
+        (*nvls_setting(timeline), *(Evidence(s.rank, s.time_s, s.source, s.told) for s in stumbles[:6])),
+        relies=frozenset({Source.REPORTS, Source.EXITS} if first.source == "exit" else {Source.REPORTS}),
+        certainty=Certainty.LIKELY if first.source == "exit" else Certainty.CERTAIN,
+        time_s=first.time_s,
+    )
 
 
 def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:

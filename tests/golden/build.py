@@ -529,6 +529,61 @@ def environment_ecc() -> FakeBox:
     return box.done()
 
 
+NVLS = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93, unhandled cuda error (run with"
+    " NCCL_DEBUG=INFO for details), NCCL version 2.29.3\nncclUnhandledCudaError: Call to CUDA function failed.\n"
+    "Last error:\n"
+    "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 401 'the operation cannot be"
+    " performed in the present state'.\n"
+)
+
+
+def with_nvls(value: str, origin: str) -> FakeBox:
+    box = FakeBox(4, limits=SHORT, dry_run=False)
+    return box.box(ev.EnvironmentSet("NCCL_NVLS_ENABLE", value, origin, "", "group"))
+
+
+@case
+def environment_nvls() -> FakeBox:
+    """The first group of NCCL can't be made; one rank is seconds behind and meets nothing but its peers' absence."""
+    box = with_nvls("1", "user").starts().phase("setup")
+    box.raises((0, 1, 2), "torch.distributed.DistBackendError", NVLS, when="setup").finishes((0, 1, 2)).after(0.8)
+    return box.acts("failure-stuck", "", (3,), (0, 1, 2), (), 0.8).aborts("failure-stuck").done()
+
+
+@case
+def environment_nvls_in_a_collective() -> FakeBox:
+    """In a call, on some ranks; the others wait. What a rank says later of its own is none of it."""
+    box = with_nvls("1", "user").begins().enters((0, 1)).after(0.1)
+    box.raises((2, 3), "torch.distributed.DistBackendError", NVLS).finishes((2, 3)).after(0.8)
+    return box.acts("failure-stuck", "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
+
+
+@case
+def environment_nvls_of_a_process_that_ended() -> FakeBox:
+    """A library of its own aborts; NCCL_DEBUG=WARN tells why."""
+    line = "node004:27907:27907 [1] transport/nvls.cc:254 NCCL WARN Cuda failure 401 'the operation cannot be performed"
+    box = with_nvls("0", "plugin").begins().after(0.1)
+    box.rank(ev.OutputRead(1, 0, "stderr", f"{line} in the present state'\n")).exits(1, -6, "SIGABRT")
+    return died(box, 1)
+
+
+@case
+def environment_nvls_before_the_first_test() -> FakeBox:
+    box = with_nvls("1", "user").starts_world().readies()
+    for rank in range(4):
+        box.rank(ev.RankBroken(rank, "conftest", "torch.distributed.DistBackendError", NVLS, ""))
+    return box.say(ev.TestEnded(0, "not-run", "")).done()
+
+
+@case
+def rank_death_exception_before_nvls() -> FakeBox:
+    """A rank that failed before keeps its blame."""
+    box = with_nvls("1", "user").begins().after(0.1).raises(2).finishes(2).after(0.5)
+    box.raises((0, 1), "torch.distributed.DistBackendError", NVLS).finishes((0, 1)).after(0.5)
+    return box.acts("failure-stuck", "", (3,), (2,), (), 0.5).aborts("failure-stuck").done()
+
+
 @case
 def rank_death_cuda_error_with_its_xid() -> FakeBox:
     """An Xid that a kernel caused is evidence beside what the rank raised."""

@@ -103,6 +103,23 @@ SAID = [
         NCCL.format("internal error", "Attribute busid of node nic not found"),
         "",
     ),
+    *(
+        (Kind.NVLS, "torch.distributed.DistBackendError", NCCL.format("unhandled cuda error", last), "")
+        for last in (
+            "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 401 'the operation cannot"
+            " be performed in the present state'.",
+            "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 2 'out of memory'.",
+            "Failed to bind NVLink SHARP (NVLS) Multicast memory: CUDA error 1 'invalid argument'",
+            "Cuda failure 401 'the operation cannot be performed in the present state'",
+            "Cuda failure 'the operation cannot be performed in the present state'",
+        )
+    ),
+    (Kind.NVLS, "RuntimeError", "W0509 frontend.go:521] nvproxy: unknown control command 0x3d05 (paramsSize=24)", ""),
+    (Kind.NVLS, "RuntimeError", "nvproxy: unknown frontend ioctl 212 == 0xd4 (argSize=128, cmd=0xc08046d4)", ""),
+    (Kind.OWN, "OSError", "the camera answers: unsupported ioctl", ""),
+    (Kind.CUDA, "RuntimeError", "CUDA error: the operation cannot be performed in the present state", ""),
+    (Kind.CUDA, "torch.AcceleratorError", "CUDA error: the operation cannot be performed in the present state", ""),
+    (Kind.OWN, "AssertionError", "expected no NVLink SHARP (NVLS) Multicast memory", ""),
     (Kind.OWN, "ValueError", "no shards", ""),
     (Kind.OWN, "ConnectionResetError", "[Errno 104] Connection reset by peer", "urllib3/connection.py:1: in get"),
     (Kind.OWN, "BrokenPipeError", "[Errno 32] Broken pipe", ""),
@@ -131,7 +148,25 @@ def test_an_error_raised_from_a_peers_error_is_one_too() -> None:
 
 def test_only_peers_errors_are_secondary() -> None:
     assert {kind for kind in Kind if kind.secondary} == {Kind.PEER, Kind.JOIN}
-    assert {kind.cause for kind in Kind} == {"exception", "cuda-oom", "cuda-error"}
+    assert {kind.cause for kind in Kind} == {"exception", "cuda-oom", "cuda-error", "nvls"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ccw-gpu-128:3485254:3487188 [0] transport/nvls.cc:598 NCCL WARN Cuda failure 1 'invalid argument'",
+        "[1] transport/nvls.cc:254 NCCL WARN Cuda failure 401 'the operation cannot be performed in the present state'",
+        "[5] transport/nvls.cc:379 (nvlsAllocateMem) NCCL WARN Failed to bind NVLink SHARP (NVLS) Multicast memory of"
+        " size 2097152 : CUDA error 401 'the operation cannot be performed in the present state'.",
+    ],
+)
+def test_what_nccl_warns_of_nvls_is_known_in_a_process_s_output(line: str) -> None:
+    assert classify_output(f"[2025-07-21 19:05:29] {line}\n") is Kind.NVLS
+
+
+def test_that_nvls_is_there_is_no_failure() -> None:
+    said = "NCCL INFO NVLS multicast support is available on dev 3\n[0] NCCL INFO transport/nvls.cc:401 -> 1\n"
+    assert classify_output(said) is Kind.OWN
 
 
 def test_a_dying_process_is_read_by_the_end_of_its_output() -> None:
