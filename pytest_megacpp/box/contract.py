@@ -12,6 +12,8 @@ For each row, the first that holds:
 3. A value that the operator set wins and is shown as `user`.
 4. The table's value is set and shown as `plugin`.
 
+Of `LD_LIBRARY_PATH` single directories are taken away, by the second rule, and the rest is kept.
+
 The values come from records of 8-GPU launches. `phase` says until when a variable counts, `read_by` what reads it with
 torch 2.13 and triton 3.7; what the installed ones read is the doctor's question.
 """
@@ -21,13 +23,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_megacpp.recording.plan import RELAXED_HEARTBEAT_S
+
 DEBUG_LEVEL = "TORCH_DISTRIBUTED_DEBUG"
 FLIGHT_RECORDER = "TORCH_FR_BUFFER_SIZE"
 OLDER_FLIGHT_RECORDER = "TORCH_NCCL_TRACE_BUFFER_SIZE"
 FLIGHT_RECORDER_ENTRIES = 64
 """Ring size that a look reads in about 1 ms; torch's own default of 2000 takes 70 ms."""
-HEARTBEAT_TIMEOUT_S = 7200
 DUMP_WAIT_MS = 1000
+LIBRARY_PATH = "LD_LIBRARY_PATH"
 
 
 class Phase(StrEnum):
@@ -86,6 +90,7 @@ class _Row:
     read_by: str
     reason: str
     older_name: str | None = None
+    filtered: bool = False
 
     def becomes(self, value: str | None, source: Source, reason: str, name: str | None = None) -> Setting:
         return Setting(name or self.name, value, source, reason, self.phase, self.read_by)
@@ -150,6 +155,15 @@ def _table(shape: LaunchShape) -> tuple[_Row, ...]:
 
 
 def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
+    yield _Row(
+        LIBRARY_PATH,
+        None,
+        Phase.IMPORT,
+        "the dynamic loader",
+        "directories of CUDA, cuDNN and NCCL are left out: the image's libraries must not shadow those that torch"
+        " brings; the driver's directory stays",
+        filtered=True,
+    )
     if shape.ranks > 1:
         about = "torchrun's default for more than one rank on a host"
         yield _Row("OMP_NUM_THREADS", "1", Phase.IMPORT, "OpenMP", about)
@@ -261,10 +275,11 @@ def _flight_recorder_rows() -> Iterable[_Row]:
 def _nccl_watchdog_rows() -> Iterable[_Row]:
     yield _Row(
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
-        str(HEARTBEAT_TIMEOUT_S),
+        str(RELAXED_HEARTBEAT_S),
         Phase.GROUP,
         NCCL_BACKEND,
-        "the box decides first: torch's 480 s kill a long compile",
+        "the box decides first: torch's 480 s kill a long compile. torch reads it once for each group and can't change"
+        " it later; groups made after `lane.warmup` get the test's limits and 600 s",
     )
     yield _Row(
         "TORCH_NCCL_ENABLE_MONITORING",
@@ -290,6 +305,14 @@ def _nccl_watchdog_rows() -> Iterable[_Row]:
 
 
 def _single_host_rows() -> Iterable[_Row]:
+    yield _Row(
+        "NCCL_NVLS_ENABLE",
+        "0",
+        Phase.GROUP,
+        NCCL,
+        "NVLink SHARP often can't be set up in containers (Failed to bind … Multicast memory, CUDA error 401;"
+        " NVIDIA/nccl#1788, pytorch#177472), and NCCL fails then; NVLink is used without it",
+    )
     one_host = "one host: NVLink and shared memory, no fabric"
     yield _Row("NCCL_NET_PLUGIN", "none", Phase.GROUP, NCCL, one_host)
     yield _Row("NCCL_IB_DISABLE", "1", Phase.GROUP, NCCL, one_host)
@@ -331,9 +354,36 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
     theirs = user_env.get(row.name)
     if theirs is None:
         return _without_user_value(row, user_env)
+    if row.filtered and row.name not in chosen:
+        return _without_vendor_directories(row, theirs)
     if row.value is None and row.name not in chosen:
         return row.becomes(None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
     return row.becomes(theirs, Source.USER, _user_reason(row, theirs))
+
+
+_VENDOR_DIRECTORY = re.compile(
+    r"/(?:usr/local|opt)/cuda(?:-[\d.]+)?(?:/|$)"  # a toolkit: lib64, targets, compat, extras/CUPTI
+    r"|/(?:site|dist)-packages/nvidia/"  # Python's nvidia-* packages, of whichever environment
+    r"|/nvidia/hpc_sdk/"
+    r"|/(?:lib)?(?:nccl|cudnn)[\w.-]*(?:/|$)"  # an NCCL or cuDNN of its own
+)
+
+
+def is_vendor_directory(path: str) -> bool:
+    """Whether libraries of NVIDIA that torch brings along would be found there first: below a CUDA toolkit (its
+    compatibility libraries included), in a `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so
+    `/usr/local/nvidia/lib64`: it has the driver's libraries, which nobody else brings.
+    """
+    return _VENDOR_DIRECTORY.search(path) is not None
+
+
+def _without_vendor_directories(row: _Row, theirs: str) -> Setting:
+    directories = theirs.split(":")
+    removed = [path for path in directories if is_vendor_directory(path)]
+    if not removed:
+        return row.becomes(theirs, Source.USER, f"your value is kept as it is: {row.reason}")
+    kept = ":".join(path for path in directories if path not in removed)
+    return row.becomes(kept or None, Source.PLUGIN, f"{row.reason} (removed: {', '.join(removed)})")
 
 
 def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
@@ -344,6 +394,8 @@ def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
 
 
 def _user_reason(row: _Row, theirs: str) -> str:
+    if row.filtered:
+        return f"you chose it for this launch, so it is kept whole; else {row.reason}"
     if row.value is None:
         return f"you chose it for this launch; else it would be unset: {row.reason}"
     if row.value == theirs:

@@ -2,15 +2,22 @@
 
 The box decides first: what a group gets outlasts the limits of the test. While ranks warm up, every group has the time
 that a compile may take, also one with a shorter time-out of its own, which it gets back afterwards.
+
+NCCL's monitor ends a process whose watchdog gives no sign of life. torch reads how long that may last from the
+environment, once for each group, and offers nothing to change it later (the constructor of HeartbeatMonitor). So groups
+have the relaxed heartbeat of the contract until a warm-up is over, and those that are made afterwards a strict one.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.plan import RELAXED_HEARTBEAT_S
 
+HEARTBEAT = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 BOX_FIRST_S = 600.0  # a group without a time-out of its own outlasts every limit by this
 
 
@@ -25,13 +32,15 @@ class Patience:
 
     def __init__(self) -> None:
         self._steady = self._warm = timedelta()
-        self._warming = False
+        self._warming = self._has_warmed = False
+        self._rules_heartbeat = os.environ.get(HEARTBEAT) == str(RELAXED_HEARTBEAT_S)  # else it is the user's
         self._afterwards: dict[Any, timedelta] = {}  # by backend: what it has when the warm-up is over
 
     def begin(self, limits: Limits) -> None:
         """A test with these limits begins; groups that stay from the last one follow."""
         before, self._steady = self._steady, _outlast(limits.skew, limits.stall, limits.test)
         self._warm = max(self._steady, _outlast(limits.compile))
+        self._set_heartbeat()
         if before != self._steady:
             for backend in _backends():
                 if _timeout(backend) == before:
@@ -56,15 +65,24 @@ class Patience:
             yield
             return
         self._warming = True
+        self._set_heartbeat()
         self._extend()
         try:
             yield
         finally:
-            self._warming = False
+            self._warming, self._has_warmed = False, True
+            self._set_heartbeat()
             for backend in _backends():
                 if backend in self._afterwards:
                     _give(backend, self._afterwards[backend])
             self._afterwards.clear()
+
+    def _set_heartbeat(self) -> None:
+        """Of groups that are made from now on."""
+        if self._rules_heartbeat:
+            strict_s = int(self._steady.total_seconds())
+            is_strict = self._has_warmed and not self._warming and strict_s < RELAXED_HEARTBEAT_S
+            os.environ[HEARTBEAT] = str(strict_s if is_strict else RELAXED_HEARTBEAT_S)
 
     def _extend(self, afterwards: timedelta | None = None) -> None:
         """All that aren't extended yet; `afterwards` they get this, or what they have."""

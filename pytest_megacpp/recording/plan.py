@@ -36,6 +36,8 @@ DETAIL = "detail"
 model · to let torch compare collectives itself."""
 COUNTING = frozenset({MEASURED, WARM_UP})
 """Attempts that say whether a test fails, not only why."""
+RELAXED_HEARTBEAT_S = 7200
+"""How long NCCL's watchdog may give no sign of life while ranks may still compile."""
 
 
 @dataclass(frozen=True, slots=True)

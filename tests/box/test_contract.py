@@ -37,6 +37,8 @@ EVERY_LANE = {
     "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
     "FSDP_USE_ORIG_PARAMS": "true",
     "GLOO_SOCKET_IFNAME": "lo",
+    "LD_LIBRARY_PATH": None,
+    "NCCL_NVLS_ENABLE": "0",
     "NCCL_NET_PLUGIN": "none",
     "NCCL_IB_DISABLE": "1",
     **dict.fromkeys(contract.FABRIC_TUNING),
@@ -83,6 +85,7 @@ def test_an_unknown_loopback_interface_is_not_guessed() -> None:
         ("NCCL_IB_DISABLE", "0"),
         ("TORCHINDUCTOR_CACHE_DIR", "/mine"),
         ("TRITON_DEFAULT_NUM_STAGES", "2"),
+        ("NCCL_NVLS_ENABLE", "1"),
     ],
 )
 def test_the_operators_value_wins_and_is_shown(name: str, value: str) -> None:
@@ -124,6 +127,56 @@ def test_fabric_tuning_that_was_chosen_for_this_launch_stays() -> None:
     env = {"NCCL_NVLS_CHUNKSIZE": "65536"}
     setting = by_name(env, chosen=set(env))["NCCL_NVLS_CHUNKSIZE"]
     assert (setting.value, setting.source) == ("65536", Source.USER)
+
+
+DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kept", "removed"),
+    [
+        (f"/usr/local/cuda/lib64:{DRIVER}", DRIVER, "/usr/local/cuda/lib64"),  # nvidia/cuda:devel
+        (
+            f"/usr/local/lib/python3.12/dist-packages/torch/lib:/usr/local/cuda/compat/lib:{DRIVER}",  # nvcr.io/pytorch
+            f"/usr/local/lib/python3.12/dist-packages/torch/lib:{DRIVER}",
+            "/usr/local/cuda/compat/lib",
+        ),
+        (
+            "/usr/local/cuda-12.4/targets/x86_64-linux/lib:/opt/cuda/extras/CUPTI/lib64",
+            None,
+            "/usr/local/cuda-12.4/targets/x86_64-linux/lib, /opt/cuda/extras/CUPTI/lib64",
+        ),
+        (
+            "/venv/lib/python3.11/site-packages/nvidia/nccl/lib:/mine",
+            "/mine",
+            "/venv/lib/python3.11/site-packages/nvidia/nccl/lib",
+        ),
+        (
+            "/opt/nccl/build/lib:/usr/local/cudnn-9.1/lib:/mine",
+            "/mine",
+            "/opt/nccl/build/lib, /usr/local/cudnn-9.1/lib",
+        ),
+    ],
+)
+def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept: str | None, removed: str) -> None:
+    setting = by_name({"LD_LIBRARY_PATH": theirs})["LD_LIBRARY_PATH"]
+    assert (setting.value, setting.source) == (kept, Source.PLUGIN)
+    assert setting.reason.endswith(f"(removed: {removed})")
+    assert apply({"LD_LIBRARY_PATH": theirs}, [setting]).get("LD_LIBRARY_PATH") == kept
+
+
+@pytest.mark.parametrize(
+    "theirs", [DRIVER, "/usr/local/cuda-samples/lib", "/usr/lib/x86_64-linux-gnu", "/home/me/cuda/lib", "/opt/lib:", ""]
+)
+def test_other_directories_stay(theirs: str) -> None:
+    setting = by_name({"LD_LIBRARY_PATH": theirs})["LD_LIBRARY_PATH"]
+    assert (setting.value, setting.source) == (theirs, Source.USER)
+
+
+def test_libraries_that_were_chosen_for_this_launch_stay() -> None:
+    env = {"LD_LIBRARY_PATH": "/usr/local/cuda/compat"}
+    setting = by_name(env, chosen=set(env))["LD_LIBRARY_PATH"]
+    assert (setting.value, setting.source) == ("/usr/local/cuda/compat", Source.USER)
 
 
 def test_the_older_name_of_the_ring_size_rules_the_newer_one() -> None:
@@ -218,6 +271,8 @@ def _row(setting: Setting) -> str:
     only = [
         w for w, (has, lacks) in WHERE.items() if setting.name in by_name({}, has).keys() - by_name({}, lacks).keys()
     ]
+    if setting.name == contract.LIBRARY_PATH:
+        return f"| `{setting.name}` | yours, filtered | {setting.phase} | {setting.read_by} | {setting.reason} |"
     value = "unset" if setting.value is None else f"`{setting.value}`" + "".join(f", {where}" for where in only)
     return f"| `{setting.name}` | {value} | {setting.phase} | {setting.read_by} | {setting.reason} |"
 
