@@ -50,6 +50,7 @@ cache_volume = "cache"
 runs_volume = "records/smoke"
 region = "us-east"
 cloud = "oci"
+runtime = "vm"
 cpu = 64
 memory_mib = 524288
 capacity_s = 600
@@ -79,6 +80,7 @@ def test_every_key() -> None:
         ),
         region=("us-east",),
         cloud="oci",
+        runtime="vm",
         cpu=64.0,
         memory_mib=524288,
         capacity_s=600.0,
@@ -131,6 +133,8 @@ def test_images(toml: str, image: ImageConfig) -> None:
         ("volumes = { '/w' = { volume = 'v', readonly = true } }", "unknown key 'readonly'; did you mean 'read_only'?"),
         ("volumes = { '/w' = { read_only = true } }", "it must be a text, not None"),
         ("region = 3", "region must be a region or a list of them"),
+        ("runtime = 'runc'", "unknown runtime 'runc'. Known: gvisor, vm"),
+        ("runtime = 'gVisor'", "unknown runtime 'gVisor'; did you mean 'gvisor'?"),
         ("cpu = 0", "cpu must be a number of cores"),
         ("memory_mib = 0", "memory_mib must be a whole number of at least 1"),
         ("timeout_s = 60", "timeout_s must be above 120, which are kept back"),

@@ -9,7 +9,6 @@ from pytest_megacpp.desk.launch import Place, choose_place, surface_of
 from pytest_megacpp.desk.options import Options, read_lanes
 from pytest_megacpp.surfaces import modal_credentials
 from pytest_megacpp.surfaces.local import LocalSurface
-from pytest_megacpp.surfaces.modal_config import ModalConfig
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
 
@@ -22,14 +21,8 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options(**asked: object) -> Options:
     everything: dict[str, object] = {field.name: None for field in dataclasses.fields(Options)}
-    everything |= {
-        "surface": "auto",
-        "dry_run": False,
-        "untrusted": False,
-        "detach": False,
-        "modal": ModalConfig(),
-        "lanes": read_lanes({}),
-    }
+    everything |= {"surface": "auto", "dry_run": False, "untrusted": False, "detach": False, "lanes": read_lanes({})}
+    everything |= {"tables": {}}
     return Options(**(everything | asked))  # type: ignore[arg-type]
 
 
@@ -69,6 +62,27 @@ def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], 
 def test_refusals(environ: dict[str, str], asked: dict[str, object], answer: str) -> None:
     with pytest.raises(pytest.UsageError, match=answer):
         place(environ, **asked)
+
+
+@pytest.mark.parametrize(
+    ("config", "dry_run", "told"),
+    [
+        ({}, True, "runtime chosen by Modal (gVisor by default); not preemptible"),
+        ({}, False, "preemptible because of a GPU: Modal may end it at any time"),
+        ({"region": "us-east"}, True, "preemptible because of region: Modal may end it at any time"),
+        ({"region": "us-east", "cloud": "oci"}, False, "preemptible because of a GPU, region and cloud"),
+        ({"runtime": "gvisor"}, False, "sandbox: runtime gvisor; preemptible"),
+        ({"runtime": "vm"}, True, "signals to a process group do nothing on the vm runtime"),
+    ],
+)
+def test_what_is_said_of_a_rented_machine(config: dict[str, str], dry_run: bool, told: str) -> None:
+    chosen = place(TOKEN, tables={"modal": config}, dry_run=dry_run)
+    assert told in "\n".join(chosen.details)
+
+
+def test_the_vm_runtime_has_no_gpus() -> None:
+    with pytest.raises(pytest.UsageError, match=r'runtime = "vm" .* has no GPUs: remove it or say "gvisor"'):
+        place(TOKEN, tables={"modal": {"runtime": "vm"}})
 
 
 def test_devices_are_not_looked_for_on_the_way_to_modal() -> None:

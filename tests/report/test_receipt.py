@@ -15,7 +15,8 @@ from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_sta
 from tests.report.story import NODEID, Story, killed, result
 
 META = RunMeta("r1", "h200x8", "local", True, 8, "H200:8", "2026-11-22T21:45:01.000Z", run_limit_s=60.0)
-CIRCUMSTANCES = {"seed", "environment", "versions", "devices", "git", "ids"}
+RENTED: ev.Json = {"task": "ta-1", "image": "im-1", "cloud": "oci", "region": "here", "runtime": "gvisor"}
+CIRCUMSTANCES = {"seed", "environment", "versions", "machine", "devices", "git", "ids"}
 RECEIPT = CIRCUMSTANCES | {
     *("schema", "run_id", "nodeid", "outcome", "verdict", "distributed_mode", "preset", "world_size", "backend"),
     *("dry_run", "limits", "ranks", "skew", "flight_record"),
@@ -230,7 +231,10 @@ def test_every_text_is_redacted() -> None:
 
 def test_run_json_has_every_field_while_running_and_after() -> None:
     story, judged = killed(4)
-    story.box(1.0, ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2, "gpus": {"driver": "570"}}, ("NVIDIA H200",)))
+    story.box(
+        1.0,
+        ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2, "gpus": {"driver": "570"}, "machine": RENTED}, ("NVIDIA H200",)),
+    )
     nodeids = [NODEID, "other"]
     running = run_json(META, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
     over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)
@@ -253,6 +257,8 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
         "observed": ["NVIDIA H200"],
         "details": {"driver": "570"},
     }
+    assert over["machine"] == RENTED
+    assert running["machine"] == RENTED
 
 
 @pytest.mark.parametrize(

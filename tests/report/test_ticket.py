@@ -12,6 +12,8 @@ GPUS: dict[str, ev.Json] = {
     "topology": None,
     "xids": [{"bus_id": "0B", "code": 63, "text": "row remapper"}],
 }
+RENTED: dict[str, ev.Json] = {"sandbox": "sb-1", "task": "ta-1", "cloud": "oci", "region": None, "runtime": "gvisor"}
+FACTS: dict[str, ev.Json] = {"gpus": GPUS, "image": "im-1", "machine": RENTED}
 
 
 def hung(box: FakeBox) -> FakeBox:
@@ -26,7 +28,7 @@ def told(timeline: Timeline, **known: str) -> list[str]:
 
 
 def test_all_that_is_known_of_the_machine() -> None:
-    box = FakeBox(2, dry_run=False).box(ev.BoxReady({"torch": "2.13.0"}, {"gpus": GPUS, "image": "im-1"}, ("H200",)))
+    box = FakeBox(2, dry_run=False).box(ev.BoxReady({"torch": "2.13.0"}, FACTS, ("H200",)))
     box.begins().box(ev.DeviceFault("xid", 74, 0, "GPU-0", 0, "NVLink error"))
     lines = told(hung(hung(box).tries("diagnostic")).done().timeline(), app="ap-1", sandbox="sb-1", recording="r.jsonl")
     for line in (
@@ -34,6 +36,7 @@ def test_all_that_is_known_of_the_machine() -> None:
         "app ap-1",
         "sandbox sb-1",
         "image im-1",
+        "machine task ta-1, cloud oci, runtime gvisor",
         "versions torch 2.13.0, driver 570.124",
         "GPUs 1 × H200",
         "GPU GPU-0, 0B, remap_pending True",
