@@ -16,16 +16,15 @@ from dataclasses import dataclass
 
 from pytest_megacpp.box import loopback, process
 from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
+from pytest_megacpp.box.recorders import Recorders
 from pytest_megacpp.recording.events import (
     Capability,
-    Collective,
     Fact,
     FlightRecorded,
-    GroupStatus,
     Sampled,
     StackTaken,
 )
-from pytest_megacpp.recording.flight import read_flight_recorder, together
+from pytest_megacpp.recording.flight import Read
 from pytest_megacpp.recording.stacks import main_thread
 
 FASTEST_S = 0.1
@@ -107,7 +106,7 @@ class RankWatch(threading.Thread):
         super().__init__(name=f"watch-{target.rank}", daemon=True)
         self.target = target
         self._table = table
-        self._epoch_s = epoch_s
+        self._recorders = Recorders(target.worker, target.nccl, epoch_s)
         self._report = report
         self._test: int | None = None
         self._since_s = 0.0
@@ -173,6 +172,8 @@ class RankWatch(threading.Thread):
             if handler not in known:
                 detail = f"torch's worker server has no {handler}"
                 self._report(Capability(source, False, detail, self.target.rank))
+        if lacking := self._recorders.learn(known):
+            self._report(Capability("flight_recorder", False, lacking, self.target.rank))
 
     def _sample(self, test: int | None) -> Sampled:
         state, cpu_s = self._table.look(self.target.pid)
@@ -209,13 +210,9 @@ class RankWatch(threading.Thread):
             self._last = (kept, status)
             self._report(FlightRecorded(self.target.rank, test, "poll", kept, status))
 
-    def flight_record(self) -> tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]:
+    def flight_record(self) -> Read:
         """Raises OSError or ValueError."""
-        entries, status = read_flight_recorder(ask(self.target.worker, "fr_trace_json"), self._epoch_s)
-        if not self.target.nccl:
-            return entries, status
-        nccl = ask(self.target.worker, "dump_nccl_trace_json", includecollectives="true", onlyactive="false")
-        return together(read_flight_recorder(nccl, self._epoch_s), (entries, status))
+        return self._recorders.read()
 
     def evidence(self, test: int | None, *, stack: bool) -> None:
         """Everything this rank can still say, before it is ended: counters, collectives, its stack. One whose

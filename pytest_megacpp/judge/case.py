@@ -14,6 +14,7 @@ from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.phrases import file_line, place, plain
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Wait, bare_op, in_order, message_waits, wait_of
+from pytest_megacpp.recording.flight import tells_start
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
@@ -222,9 +223,11 @@ class Case:
         return setting is not None and setting.value == "1"
 
     def has_only_queued(self, rank: int) -> bool:
-        """It is in a collective of NCCL that its device has not begun: an earlier kernel has not ended."""
+        """It is in a collective of NCCL that its device has not begun: an earlier kernel has not ended. Of backends
+        whose recorder knows no beginning this can't be said.
+        """
         entries = self.ranks[rank].collectives.pending()
-        queued = [e for e in entries if e.op.startswith("nccl") and not e.started]
+        queued = [e for e in entries if tells_start(e.op) and not e.started]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
     def is_behind(self, rank: int) -> bool:

@@ -6,9 +6,7 @@ An observer that fails says so once as a missing capability; the test goes on.
 
 import contextlib
 import functools
-import json
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,6 +16,7 @@ from typing import Any, TypeAlias
 from pytest_megacpp.rank import first_forward
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
+from pytest_megacpp.rank.recorders import Lookout, device_backend, read_recorders, unrecorded
 from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.recording.events import (
     Capability,
@@ -29,7 +28,7 @@ from pytest_megacpp.recording.events import (
     FlightRecorded,
     GroupCreated,
 )
-from pytest_megacpp.recording.flight import Read, read_record, together
+from pytest_megacpp.recording.flight import Read, is_nccl
 
 SENT_ENTRIES = 64
 KEPT_KEYS = 4096  # of compile caches, per test
@@ -118,10 +117,12 @@ class Observers:
             return
         members = kwargs.get("global_ranks_in_group", args[2] if len(args) > 2 else None) or ()
         ranks = tuple(int(r) for r in members)
-        self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, str(group.name())))
-        if not self._told_device and "nccl" in str(group.name()):
+        backend = _backend_name(group)
+        self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
+        if not self._told_device and is_nccl(backend):
             self._told_device = True
             self._tell_device()
+            Lookout(self.agent.epoch_s, self._seen_by_itself, self._unrecorded).start()
 
     def _tell_device(self) -> None:
         import torch
@@ -135,6 +136,8 @@ class Observers:
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             whole = group is None or group is _world_group()
             self.send_flight_record("destroy" if whole else "finish")
+            with contextlib.suppress(Exception):
+                self.check_recorders()
             return destroy(group, *args, **kwargs)
 
         return destroyed
@@ -159,12 +162,12 @@ class Observers:
 
     def flight_record(self, newest: int) -> Read:
         """This rank's newest collectives, and its counters; empty without a process group."""
-        entries, status = _read_recorders(self.agent.epoch_s, newest)
+        entries, status = read_recorders(self.agent.epoch_s, newest)
         return entries[-newest:], status
 
     def counters(self) -> Counters:
         """Counted from each group's beginning; cheap."""
-        _, status = _read_recorders(self.agent.epoch_s, 0)
+        _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
     def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
@@ -178,6 +181,17 @@ class Observers:
         if entries or status:
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
         return entries
+
+    def _seen_by_itself(self, seen: Read) -> None:
+        self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))
+
+    def _unrecorded(self, backend: str) -> None:
+        self._missing("flight_recorder", LookupError(f"{backend} has issued collectives that torch did not record"))
+
+    def check_recorders(self) -> None:
+        """After a test: says so where a backend has issued collectives that no recorder has."""
+        if self._told_device and (backend := unrecorded()):
+            self._unrecorded(backend)
 
     @contextlib.contextmanager
     def first_forwards(self) -> Iterator[None]:
@@ -240,24 +254,6 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _read_recorders(epoch_s: float, newest: int) -> Read:
-    """The newest entries of this process's recorders; none: only the counters.
-
-    A full ring takes 0.7 ms as a pickle without stack traces, which this process writes for itself, 1.8 ms as JSON.
-    """
-    from torch._C import _distributed_c10d as c10d
-
-    if not _initialized():
-        return (), ()
-    dump = c10d._dump_fr_trace(newest > 0, False, False)  # type: ignore[attr-defined]
-    gloo = read_record(pickle.loads(dump), epoch_s, newest)
-    nccl = getattr(c10d, "_dump_nccl_trace_json", None)
-    if nccl is None or os.environ.get("MEGACPP_DEVICE") != "cuda":
-        return gloo
-    newest = max(newest, SENT_ENTRIES)  # without its entries NCCL's counters lag behind
-    return together(read_record(json.loads(nccl(True, False)), epoch_s, newest), gloo)
-
-
 def _shared_memory_bytes() -> int:
     """The most that a block may have on this rank's device."""
     import torch
@@ -266,10 +262,9 @@ def _shared_memory_bytes() -> int:
     return int(device.shared_memory_per_block_optin)
 
 
-def _initialized() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.is_initialized()
+def _backend_name(group: Any) -> str:
+    backend = device_backend(group) if os.environ.get("MEGACPP_DEVICE") == "cuda" else None
+    return str((group if backend is None else backend).name())
 
 
 def _world_group() -> Any:

@@ -183,6 +183,8 @@ class RankSession:
             self._report_beside(go, e)
         self.hot_reads.end()
         self.observers.send_compiled()
+        with contextlib.suppress(Exception):
+            self.observers.check_recorders()
         counted = self._settled_counters()
         clean, foreign = self._group_after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))

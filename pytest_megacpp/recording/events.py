@@ -405,7 +405,8 @@ class Collective:
     """One flight-recorder entry. `seq` counts per group. Sizes in elements; `entered_s` on the box's clock.
 
     `pg` tells apart groups of one process that bear the same name one after another. `started`: the device is known
-    to have begun it (NCCL with timing); a message (`p2p`) is named `nccl:send 0->1`, by ranks of its group.
+    to have begun it, which only the recorder of the legacy NCCL backend can tell, with timing. A message (`p2p`) is
+    named `nccl:send 0->1`, by ranks of its group.
     """
 
     group: str
@@ -431,8 +432,9 @@ class GroupStatus:
 
 @dataclass(frozen=True, slots=True)
 class FlightRecorded:
-    """Collectives of one rank. `origin`: poll (changes only), evidence, failure, finish, or destroy: the last look
-    before the default process group goes and names and numbers start again.
+    """Collectives of one rank. `origin`: poll (changes only), evidence, failure, finish, own (the rank's look at its
+    own recorder, which the box sees in part only), or destroy: the last look before the default process group goes
+    and names and numbers start again.
     """
 
     rank: int

@@ -1,10 +1,15 @@
 """Owns reading torch's flight recorder into collectives; must not know how it was fetched.
 
-Format: `_dump_fr_trace_json` of torch 2.11–2.13, also served by the worker server; `_dump_fr_trace` pickles the same.
-On gloo `state` never leaves "scheduled", so `retired` says whether a collective is over; on NCCL "completed" does as
-well, and messages that were sent as a batch stay "scheduled" for good: the entry that closes the batch speaks for them
-(seen on torch 2.11, H200). A CUDA build has two recorders, one of them for gloo; their groups bear the same names, so
-gloo's are told apart.
+Format: `_dump_fr_trace_json` of torch 2.11–2.15, also served by the worker server; `_dump_fr_trace` pickles the same.
+A process has several recorders, and each counts process groups from zero:
+
+* gloo's. `state` never leaves "scheduled", so `retired` says whether a collective is over. On CUDA its groups have the
+  same names as NCCL's, so they are marked.
+* the legacy NCCL backend's. `state` goes from "scheduled" over "started" to "completed". Messages that were sent as a
+  batch stay "scheduled" for good: the entry that closes the batch speaks for them (seen on torch 2.11, H200).
+* since torch 2.15, one per backend that a hook records for (`HOOKED`). `state` goes from "scheduled" straight to
+  "completed", up to a second after the fact; nothing is recorded while a CUDA graph is captured. The group's counters
+  number operations of any kind from 0, so only the entries say how many collectives there were.
 """
 
 import json
@@ -16,17 +21,35 @@ from typing import Any, TypeAlias
 from pytest_megacpp.recording.events import Collective, GroupStatus
 
 Read: TypeAlias = tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]
+NOTHING: Read = (), ()
 GLOO = ":gloo"
-_GLOO_PG = 1 << 20  # both recorders count their groups from zero
+HOOKED = ("nccl2", "nccl-lazy")
+"""Backends of NCCL that a hook of torch's records for; also what the names of their operations begin with."""
+
+
+class OtherRecorder(ValueError):
+    """One recorder was asked and another has answered."""
+
+
+_GLOO_PG = 1 << 20
+_HOOKED_PG = 2 << 20
 
 
 def read_flight_recorder(dump: bytes | str, epoch_s: float) -> Read:
     """What a JSON dump says; see `read_record`. Raises ValueError when it isn't what torch writes."""
+    return read_record(_parsed(dump), epoch_s)
+
+
+def read_hooked_recorder(dump: bytes | str, epoch_s: float, backend: str) -> Read:
+    """What a JSON dump says that was asked of one of `HOOKED`; see `read_hooked`."""
+    return read_hooked(_parsed(dump), epoch_s, backend)
+
+
+def _parsed(dump: bytes | str) -> Any:
     try:
-        data = json.loads(dump)
+        return json.loads(dump)
     except (ValueError, RecursionError) as e:
         raise ValueError(f"flight recorder dump is not JSON: {e!r}") from None
-    return read_record(data, epoch_s)
 
 
 def read_record(data: Any, epoch_s: float, newest: int | None = None) -> Read:
@@ -46,11 +69,50 @@ def read_record(data: Any, epoch_s: float, newest: int | None = None) -> Read:
     return entries, status
 
 
-def together(nccl: Read, gloo: Read) -> Read:
-    """What a process's two recorders say, in the order of time."""
-    entries = [*nccl[0], *(replace(e, group=e.group + GLOO, pg=e.pg + _GLOO_PG) for e in gloo[0])]
-    status = (*nccl[1], *(replace(s, pg=s.pg + _GLOO_PG) for s in gloo[1]))
-    return tuple(sorted(entries, key=lambda e: e.entered_s) if gloo[0] else entries), status
+def read_hooked(data: Any, epoch_s: float, backend: str, newest: int | None = None) -> Read:
+    """As `read_record`, of the recorder that a hook writes for `backend`. A worker server leaves out what is over, so
+    the counters are the least that the group has done.
+
+    Raises `OtherRecorder` when the entries are another backend's: a torch that doesn't know the argument answers with
+    the recorder of gloo.
+    """
+    entries, status = read_record(data, epoch_s, newest)
+    stranger = next((e.op for e in entries if not e.op.startswith(f"{backend}:")), None)
+    if stranger is not None:
+        raise OtherRecorder(f"the recorder of {backend} was asked, and one with {stranger} answered")
+    return entries, tuple(_by_entries(s.pg, entries) for s in status)
+
+
+def _by_entries(pg: int, entries: Sequence[Collective]) -> GroupStatus:
+    mine = [e for e in entries if e.pg == pg and not e.p2p]
+    enqueued = max((e.seq for e in mine), default=0)
+    return GroupStatus(pg, enqueued, min((e.seq - 1 for e in mine if not e.done), default=enqueued))
+
+
+def together(nccl: Read, gloo: Read, hooked: Read = NOTHING) -> Read:
+    """What a process's recorders say, in the order of time."""
+    hooked = _numbered(hooked, _HOOKED_PG)
+    marked = tuple(replace(e, group=e.group + GLOO) for e in gloo[0])
+    gloo = _numbered((marked, gloo[1]), _GLOO_PG)
+    entries = (*nccl[0], *hooked[0], *gloo[0])
+    in_order = tuple(sorted(entries, key=lambda e: e.entered_s)) if gloo[0] or hooked[0] else entries
+    return in_order, (*nccl[1], *hooked[1], *gloo[1])
+
+
+def _numbered(read: Read, first: int) -> Read:
+    """Under numbers that no other recorder of the process uses."""
+    entries, status = read
+    return tuple(replace(e, pg=e.pg + first) for e in entries), tuple(replace(s, pg=s.pg + first) for s in status)
+
+
+def tells_start(op: str) -> bool:
+    """Whether the recorder that has this operation tells when its device began it, if it was asked to time it."""
+    return op.startswith("nccl:")
+
+
+def is_nccl(op: str) -> bool:
+    """Whether it is an operation of any of NCCL's backends."""
+    return op.startswith("nccl")
 
 
 def _closing(listed: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], Mapping[str, Any]]:
@@ -114,7 +176,7 @@ def _compact(sizes: list[list[int]]) -> str:
 
 def _caught_up(status: GroupStatus, entries: Sequence[Collective]) -> GroupStatus:
     """NCCL counts what is over in its watchdog, which looks now and then; an entry's state is asked of the device."""
-    mine = [e for e in entries if e.pg == status.pg and not e.p2p and e.op.startswith("nccl")]
+    mine = [e for e in entries if e.pg == status.pg and not e.p2p and is_nccl(e.op)]
     open_ = min((e.seq for e in mine if not e.done), default=status.enqueued + 1)
     over = max((e.seq for e in mine if e.done and e.seq < open_), default=0)
     return replace(status, completed=max(status.completed, over))

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, kept_entries, open_waits
+from pytest_megacpp.recording.flight import is_nccl
 from pytest_megacpp.recording.stacks import (
     Thread,
     imports_compiler,
@@ -143,7 +144,7 @@ class RankView:
     def spins(self) -> bool:
         """It is in an NCCL call: its host may burn CPU while it waits, and its caller may be anywhere."""
         seen = self.collectives
-        return any(e.op.startswith("nccl") for e in (*seen.pending(), *seen.messages))
+        return any(is_nccl(e.op) for e in (*seen.pending(), *seen.messages))
 
     @property
     def rests_s(self) -> float:
