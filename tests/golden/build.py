@@ -505,6 +505,14 @@ def hang_device_busy() -> FakeBox:
 
 
 @case
+def hang_on_nccl2() -> FakeBox:
+    """Its recorder never tells that a device has begun: whether the devices are busy is not known."""
+    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", "plugin", "who began"))
+    box.enters(range(4), "nccl2:all_reduce", 2).after(99.5).samples(range(4), state="R", cpu_s=99.0)
+    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+
+
+@case
 def hang_in_a_collective_on_devices() -> FakeBox:
     """Every device has begun it, and it doesn't end: the hosts burn CPU meanwhile."""
     box = on_devices().enters(range(4), "nccl:all_reduce", 2, started=True).after(31.0)
@@ -591,6 +599,23 @@ def rank_death_cuda_error_with_its_xid() -> FakeBox:
     box.raises(2, "torch.AcceleratorError", "CUDA error: an illegal memory access was encountered").after(0.01)
     box.box(ev.DeviceFault("xid", 31, 2, "GPU-2", 2, "pid=1002, name=python3, MMU Fault: FAULT_PDE")).after(0.4)
     return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
+
+
+@case
+def straggler_on_nccl2() -> FakeBox:
+    box = on_devices().enters((0, 1, 3), "nccl2:all_reduce", 2).after(31.0)
+    box.acts("stall", "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
+    return box.at(2).aborts("stall").done()
+
+
+@case
+def straggler_unrecorded_on_devices() -> FakeBox:
+    """NCCL has issued collectives, and no recorder of torch's shows them: only stacks tell who waits."""
+    box = on_devices()
+    told = "LookupError: nccl2 has issued collectives that torch did not record"
+    box.rank(ev.Capability("flight_recorder", False, told, 0)).after(31.0)
+    box.acts("stall", "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    return box.at(2).aborts("stall").done()
 
 
 @case
