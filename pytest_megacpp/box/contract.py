@@ -15,7 +15,7 @@ For each row, the first that holds:
 Of `LD_LIBRARY_PATH` single directories are taken away, by the second rule, and the rest is kept.
 
 The values come from records of 8-GPU launches. `phase` says until when a variable counts, `read_by` what reads it with
-torch 2.13 and triton 3.7; what the installed ones read is the doctor's question.
+torch 2.11 to 2.15 and triton 3.6 to 3.9; what the installed ones read is the doctor's question.
 """
 
 import re
@@ -99,6 +99,8 @@ class _Row:
 NOTHING = "nothing"
 NCCL = "NCCL"
 NCCL_BACKEND = "torch's NCCL backend"
+NCCL2 = "torch's nccl2 backend"
+CACHE_KEY_TAG = "TORCH_COMPILE_CACHE_KEY_TAG"
 _TORCH = "torch's C++ library"
 _INDUCTOR = "torch/_inductor/config.py"
 
@@ -132,6 +134,7 @@ OBJECTIONS: Mapping[str, Objection] = {
             OLDER_FLIGHT_RECORDER,
             "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
             "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
+            "TORCH_FR_WAIT_TIMEOUT_DUMP_MILSEC",
         ),
         _integer_objection,
     ),
@@ -228,12 +231,20 @@ def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
     needed = "the seed is of no use without it"
     yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", Phase.COMPILE, _INDUCTOR, needed)
     yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", Phase.COMPILE, "torch/_functorch/config.py", needed)
+    yield _Row(
+        CACHE_KEY_TAG,
+        "megacpp",
+        Phase.IMPORT,
+        "torch/compiler/config.py",
+        "some passes compile the rank into code, and torch's keys leave it out: each rank adds its own; empty: it doesn't",
+    )
 
 
 def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
     yield _Row(DEBUG_LEVEL, "INFO", Phase.IMPORT, _TORCH, "more words from torch.distributed at no cost")
     yield from _flight_recorder_rows()
     yield from _nccl_watchdog_rows()
+    yield from _nccl2_rows()
     yield _Row(
         "TORCH_NCCL_ENABLE_TIMING",
         "1",
@@ -301,6 +312,23 @@ def _nccl_watchdog_rows() -> Iterable[_Row]:
         Phase.GROUP,
         NCCL_BACKEND,
         "after a group's timeout torch sleeps four times this long before it ends the rank (60 s by default)",
+    )
+
+
+def _nccl2_rows() -> Iterable[_Row]:
+    yield _Row(
+        "TORCH_DIST_USE_NCCL2",
+        "0",
+        Phase.IMPORT,
+        NCCL2,
+        "from torch 2.15 on nccl is nccl2: its recorder doesn't tell when a device begins, nor to the box what is over",
+    )
+    yield _Row(
+        "TORCH_FR_WAIT_TIMEOUT_DUMP_MILSEC",
+        str(DUMP_WAIT_MS),
+        Phase.GROUP,
+        NCCL2,
+        "should you choose nccl2: on a group's timeout it waits this long for a dump, and once more (15 s by default)",
     )
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
-from pytest_megacpp.box.contract import Setting, Source
+from pytest_megacpp.box.contract import CACHE_KEY_TAG, Setting, Source
 from pytest_megacpp.box.graphs import graph_dir, graph_keys, has_graph
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
@@ -364,9 +364,12 @@ def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
 
 def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str:
     """Why seeds have no part in a run: the operator decides where the compile cache lies, or that there is none."""
+    settings = tuple(settings)
     moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not Source.PLUGIN), None)
     if moved is not None:
         return f"{moved} is yours: no seed fills or reads that cache"
+    if any(s.name == CACHE_KEY_TAG and not s.value for s in settings):
+        return f"{CACHE_KEY_TAG} is empty by your choice: keys don't tell ranks apart, and a seed is shared by all"
     off = next((f"{name}={value}" for name, value in _SWITCHES.items() if environ.get(name) == value), None)
     return f"{off} is yours: without that cache there is nothing to keep" if off else ""
 

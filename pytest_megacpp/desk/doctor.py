@@ -178,6 +178,6 @@ def _reader(setting: contract.Setting, readers: Readers) -> str:
     """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
     if setting.name in readers.found:
         return f"read by {readers.found[setting.name]}"
-    if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND):
+    if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND, contract.NCCL2):
         return f"read by {setting.read_by}, which isn't installed here"
     return "nothing installed reads it *"

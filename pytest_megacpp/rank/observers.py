@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from pytest_megacpp.rank import first_forward
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.rank.recorders import Lookout, device_backend, read_recorders, unrecorded
 from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
@@ -54,7 +55,7 @@ class Observers:
 
     def install(self) -> None:
         """Patches process-group creation and destruction, the time-out of groups made without one, and how torch
-        remembers what its compile caches were asked for.
+        remembers what its compile caches were asked for, whose keys become this rank's own.
         """
         from torch.distributed import distributed_c10d as c10d
 
@@ -67,6 +68,10 @@ class Observers:
             self._hear_cache_keys()
         except Exception as e:
             self._missing("cache_keys", e)
+        try:
+            separate_keys(self.agent.rank, int(os.environ["WORLD_SIZE"]))
+        except Exception as e:
+            self._missing("cache_key_tag", e)
         if os.environ.get("MEGACPP_DEVICE") == "cuda":
             pruning = Staging(self._dropped, lambda e: self._missing("shared_memory", e), _shared_memory_bytes)
             when_imported(AUTOTUNER, pruning.install)

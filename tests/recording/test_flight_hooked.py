@@ -138,8 +138,12 @@ def test_three_recorders_of_a_process_count_apart() -> None:
 
 @pytest.mark.parametrize(
     ("op", "nccl", "start"),
-    [("nccl:all_reduce", True, True), ("nccl2:all_reduce", True, False), ("nccl-lazy:send 0->1", True, False)]
-    + [("gloo:all_reduce", False, False)],
+    [
+        ("nccl:all_reduce", True, True),
+        ("nccl2:all_reduce", True, False),
+        ("nccl-lazy:send 0->1", True, False),
+        ("gloo:all_reduce", False, False),
+    ],
 )
 def test_which_operations_are_nccl_s_and_tell_their_start(op: str, nccl: bool, start: bool) -> None:
     assert (is_nccl(op), tells_start(op)) == (nccl, start)
