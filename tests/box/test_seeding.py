@@ -101,6 +101,10 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     ]
     assert left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}) == ""
     assert left_to_user([ours[0], replace(ours[1], source=Source.USER)], {}).startswith("TRITON_CACHE_DIR is yours")
+    tag = Setting("TORCH_COMPILE_CACHE_KEY_TAG", "megacpp", Source.PLUGIN, "", Phase.IMPORT, "torch")
+    assert left_to_user([*ours, tag], {}) == ""
+    shared = left_to_user([*ours, replace(tag, value="", source=Source.USER)], {})
+    assert "a seed is shared by all" in shared
     off = left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0"})
     store.publish(manifest(), fill(tmp_path / "made"))
     (tmp_path / "cache").mkdir()
