@@ -127,3 +127,16 @@ def test_what_a_torch_can_not_answer_is_said_once(tmp_path: Path, monkeypatch: p
     facts.clear()
     RankWatch(Target(3, os.getpid(), "", logs), ProcessTable(), 0.0, facts.append).look(0)
     assert not [f for f in facts if isinstance(f, Capability)]
+
+
+@pytest.mark.parametrize(("nccl", "said"), [(True, ["flight_recorder"]), (False, [])], ids=["devices", "dry-run"])
+def test_devices_without_a_recorder_of_nccl_are_a_missing_source(
+    nccl: bool, said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watching, "ask", lambda *asked, **more: b"{}")
+    cpu_only = ("ping", "fr_trace_json", "wait_counter_values", "dump_traceback")
+    monkeypatch.setattr(watching, "handlers", lambda path: cpu_only)
+    facts: list[Fact] = []
+    logs = str(tmp_path / "stdout.log"), str(tmp_path / "stderr.log")
+    RankWatch(Target(3, os.getpid(), "", logs, nccl), ProcessTable(), 0.0, facts.append).look(0)
+    assert [f.name for f in facts if isinstance(f, Capability)] == said

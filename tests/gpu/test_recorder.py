@@ -47,7 +47,7 @@ print(json.dumps(told))
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     script = tmp_path_factory.mktemp("recorder") / "ask.py"
     script.write_text(ASK)
-    environment = {"TORCH_NCCL_ENABLE_TIMING": "1", "TORCH_FR_BUFFER_SIZE": "64"}
+    environment = {"TORCH_NCCL_ENABLE_TIMING": "1", "TORCH_FR_BUFFER_SIZE": "64", "TORCH_DIST_USE_NCCL2": "0"}
     answer = subprocess.run(
         [sys.executable, str(script), str(script.with_name("ws"))],
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
