@@ -236,7 +236,7 @@ def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
         "megacpp",
         Phase.IMPORT,
         "torch/compiler/config.py",
-        "some passes compile the rank into code, and torch's keys leave it out, so each rank adds it; empty: it doesn't",
+        "some passes compile the rank into code, and torch's keys leave it out: each rank adds it; empty: it doesn't",
     )
 
 
