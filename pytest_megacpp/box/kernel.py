@@ -98,7 +98,7 @@ def _hole_punching(directory: Path) -> str:
         return "" if give_back(file.name, 0, PAGE_BYTES) else "the file system can't"
 
 
-def _narrow_socket(_: Path) -> str:
+def _crash_look(_: Path) -> str:
     """A crash dump must not fit: the process would be gone before it can be looked at."""
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
@@ -220,12 +220,12 @@ INTERFACES: tuple[Interface, ...] = (
         _hole_punching,
     ),
     Interface(
-        "narrow_socket",
+        "crash_look",
         "SO_SNDBUF of a unix socket",
         "holds a crashing process until the box has looked at its collectives",
         "none: a dump that fits the buffer doesn't wait",
         "the last look at a crashed rank's collectives, where its dump is shorter than a page",
-        _narrow_socket,
+        _crash_look,
     ),
     Interface(
         "unix_sockets",

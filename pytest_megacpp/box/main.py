@@ -47,6 +47,7 @@ EVIDENCE_S = 3.0  # all ranks together
 LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hold for ever
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 TRIM_EVERY_S = 1.0
+MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
@@ -567,7 +568,8 @@ class Box:
             self._pump.forget(self.control)
             self.stop("interrupted", "the desk is gone")
             return
-        *lines, self._control_tail = (self._control_tail + data).split(b"\n")
+        *lines, tail = (self._control_tail + data).split(b"\n")
+        self._control_tail = tail[:MAX_WORD_BYTES]
         for line in lines:
             with contextlib.suppress(CodecError):
                 self._obey(read_word(line))

@@ -70,6 +70,14 @@ def default_signals() -> tuple[str, ...]:
     return tuple(sorted(map(_name_of, ignored | blocked)))
 
 
+def keep_status_of_children() -> None:
+    """Where SIGCHLD is ignored, which a process inherits, the kernel reaps children itself, and `subprocess` takes each
+    for one that ended well.
+    """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _name_of(sig: int) -> str:
     try:
         return signal.Signals(sig).name

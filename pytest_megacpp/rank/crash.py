@@ -2,7 +2,8 @@
 
 The line is so narrow that faulthandler blocks after its first words. Until the box reads on, the process stands still
 inside its signal handler, and its worker server can still say in which collective it was; then it dies. Where the
-kernel makes no line that narrow (gVisor: 4,096 bytes), a short dump doesn't block: the last look may come too late.
+kernel makes no line that narrow (gVisor: 4,096 bytes), a short dump doesn't block, and the last look may come too late:
+the capability `crash_look`.
 """
 
 import contextlib
@@ -10,13 +11,10 @@ import faulthandler
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
 
-from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.greeting import Channel, greeting
 
 NARROWEST_BYTES = 1  # Linux makes it some four kilobytes, bookkeeping included: a few short writes
-SHORT_DUMP_WRITES = 16  # fewer than the shortest dump has
 
 
 class CrashLine:
@@ -35,26 +33,6 @@ class CrashLine:
         faulthandler.enable(file=self._line.fileno(), all_threads=True)
 
 
-def missing(rank: int) -> Iterator[Capability]:
-    """What a crash lacks here, tried on a line of our own."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        _narrow(ours)
-        if not _blocks(ours):
-            detail = "a short crash dump doesn't block: the last look may be too late"
-            yield Capability("crash_look", False, detail, rank)
-
-
 def _narrow(line: socket.socket) -> None:
     with contextlib.suppress(OSError):
         line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROWEST_BYTES)
-
-
-def _blocks(line: socket.socket) -> bool:
-    line.setblocking(False)
-    try:
-        for _ in range(SHORT_DUMP_WRITES):
-            line.send(b"Fatal Python error: ")
-    except BlockingIOError:
-        return True
-    return False

@@ -18,7 +18,7 @@ import traceback
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.rank.crash import CrashLine, missing
+from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.errors import describe, stage_of
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.rank.session import RankSession, lane_fixture
@@ -55,8 +55,6 @@ def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
     observers = Observers(agent)
     observers.start_worker_server(os.environ["MEGACPP_WORKER"])
     agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident())))
-    for lack in missing(rank):
-        agent.send(lack)
     observers.install()
     with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
         plan = from_json(Plan, json.load(f))

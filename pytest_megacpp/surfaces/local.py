@@ -36,6 +36,7 @@ class LocalSurface:
 
     def start(self, plan: Plan, run: Path) -> "LocalBox":
         plan_path, log_path = run / "plan.json", run / "box.log"
+        process.keep_status_of_children()
         try:
             plan_path.write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
             with log_path.open("wb") as log:

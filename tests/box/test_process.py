@@ -115,6 +115,21 @@ def test_without_proc_nobody_is_called_dead(monkeypatch: pytest.MonkeyPatch) -> 
     assert process.descendants(os.getpid()) == []
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_status_of_a_child_is_kept_where_sigchld_was_ignored(kept: bool) -> None:
+    code = (
+        "import subprocess, sys; from pytest_megacpp.box import process\n"
+        f"if {kept}: process.keep_status_of_children()\n"
+        "print(subprocess.call([sys.executable, '-c', 'raise SystemExit(3)']))"
+    )
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    ran = subprocess.run([sys.executable, "-c", code], preexec_fn=ignore, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ("3" if kept else "0")
+
+
 def test_a_fork_does_not_adopt_what_its_parent_adopts() -> None:
     code = (
         "from pytest_megacpp.box import process; import os\n"
