@@ -20,6 +20,7 @@ from modal_proto import api_pb2
 from tests.modal_emulator.faults import Faults
 from tests.modal_emulator.processes import Container, Running, base_environment
 from tests.modal_emulator.store import Image, MountedFile, Store, new_id
+from tests.modal_emulator.walls import Gvisor
 
 Result = api_pb2.GenericResult
 SUCCESS, FAILURE = Result.GENERIC_STATUS_SUCCESS, Result.GENERIC_STATUS_FAILURE
@@ -67,9 +68,11 @@ class Sandbox:
 
 
 class ControlPlane:
-    """See the module. `hidden` are places of this machine that no sandbox may see."""
+    """See the module. `hidden` are places of this machine that no sandbox may see; `gvisor` is what runs them."""
 
-    def __init__(self, store: Store, faults: Faults, directory: Path, hidden: Sequence[Path]) -> None:
+    def __init__(
+        self, store: Store, faults: Faults, directory: Path, hidden: Sequence[Path], gvisor: Gvisor | None
+    ) -> None:
         self.store = store
         self.faults = faults
         self.sandboxes: dict[str, Sandbox] = {}
@@ -78,6 +81,7 @@ class ControlPlane:
         self.router_url: Callable[[], str] = str
         self._directory = directory
         self._hidden = hidden
+        self._gvisor = gvisor
 
     # -- the account ---------------------------------------------------------------------------------------
 
@@ -266,8 +270,8 @@ class ControlPlane:
         wanted, directory = sandbox.definition, self._directory / sandbox.id
         home = directory / "home"
         home.mkdir(parents=True)
-        own = _told_to_containers(sandbox)
-        container = Container(sandbox.id, directory, {**base_environment(home), **sandbox.environment, **own})
+        environment = {**base_environment(home), **sandbox.environment, **_told_to_containers(sandbox)}
+        container = Container(sandbox.id, directory, environment, self._gvisor)
         for mount in wanted.mount_ids:
             await asyncio.to_thread(self._write_mount, container, mount)
         for volume in wanted.volume_mounts:

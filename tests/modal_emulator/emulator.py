@@ -15,12 +15,13 @@ from grpclib import GRPCError, Status
 from grpclib.server import Server
 from modal_proto import api_pb2, task_command_router_pb2
 
+from tests.gvisor.builds import Build
 from tests.modal_emulator.control import KILLED, ControlPlane, Result, Sandbox
 from tests.modal_emulator.faults import Faults
-from tests.modal_emulator.processes import ROOT
 from tests.modal_emulator.router import Router
 from tests.modal_emulator.rpc import Service
 from tests.modal_emulator.store import Store, blob_application
+from tests.modal_emulator.walls import ROOT, Gvisor
 from tests.modal_emulator.wire import Wire
 
 T = TypeVar("T")
@@ -32,14 +33,16 @@ class Emulator:
     """A control plane, a worker's router and a blob store. A context manager; at its end no process is left.
 
     `hide` are places of this machine that sandboxes must not see (the desk's project), where namespaces are allowed.
+    With `runsc` they run under gVisor, and share only `shared` directories with this machine.
     """
 
-    def __init__(self, hide: Iterable[Path] = ()) -> None:
+    def __init__(self, hide: Iterable[Path] = (), runsc: Build | None = None, shared: Iterable[Path] = ()) -> None:
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
         self._directory = Path(tempfile.mkdtemp(prefix="megacpp-emulator-"))
         self._store = Store(self._directory)
-        self.control = ControlPlane(self._store, self.faults, self._directory / "sandboxes", tuple(hide))
+        gvisor = None if runsc is None else Gvisor(runsc, (self._directory, *shared))
+        self.control = ControlPlane(self._store, self.faults, self._directory / "sandboxes", tuple(hide), gvisor)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="modal-emulator", daemon=True)
 

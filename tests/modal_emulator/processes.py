@@ -1,40 +1,18 @@
-"""Owns sandboxes as local processes: namespaces where allowed, streams by offset, an end for all of them.
-
-Where namespaces are not allowed a sandbox has the machine's own root, and `ROOT` is replaced by a directory of its own
-in all that the sandbox is told.
-"""
+"""Owns sandboxes as local processes: streams by offset, an end for all of them; must not know what encloses them."""
 
 import asyncio
 import contextlib
-import functools
 import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_megacpp.box import process
+from tests.gvisor.sandbox import Job
+from tests.modal_emulator.walls import Gvisor, walls
 
-LAUNCH = Path(__file__).with_name("launch.sh")
-UNSHARE = ("unshare", "-rmpf", "--kill-child")
 MARK = "MODAL_SANDBOX_ID"
-ROOT = "/megacpp"
-
-
-@functools.cache
-def namespaces_allowed() -> bool:
-    """Whether a process may have its own mounts and process ids here."""
-    if (
-        os.environ.get("MODAL_EMULATOR_NAMESPACES") == "0"
-        or shutil.which("unshare") is None
-        or shutil.which("nsenter") is None
-    ):
-        return False
-    probe = ("sh", "-c", "mount -t proc proc /proc")
-    return subprocess.run([*UNSHARE, *probe], capture_output=True, timeout=20).returncode == 0
 
 
 class Output:
@@ -79,10 +57,16 @@ class Running:
         self._tasks = [asyncio.create_task(self._watch())]
 
     @classmethod
-    async def start(cls, command: Sequence[str], environment: Mapping[str, str], cwd: str | None = None) -> "Running":
+    async def start(cls, job: Job) -> "Running":
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(environment), cwd=cwd, start_new_session=True
+            *job.command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=dict(job.environment),
+            cwd=job.cwd,
+            start_new_session=True,
         )
         return cls(child)
 
@@ -120,13 +104,11 @@ class Running:
 class Container:
     """The processes of one sandbox. `overlay` holds its own top-level directories."""
 
-    def __init__(self, sandbox_id: str, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, sandbox_id: str, directory: Path, environment: Mapping[str, str], gvisor: Gvisor | None) -> None:
         self.id = sandbox_id
         self.overlay = directory / "overlay"
-        self._newroot = directory / "newroot"
-        self._hidden = directory / "hidden"
-        for place in (self.overlay, self._newroot):
-            place.mkdir(parents=True)
+        self.overlay.mkdir(parents=True)
+        self._walls = walls(directory, self.overlay, gvisor)
         self._environment = {**environment, MARK: sandbox_id}
         self.main: Running | None = None
         self.execs: dict[str, Running] = {}
@@ -140,44 +122,16 @@ class Container:
 
     def told(self, text: str) -> str:
         """A text for the sandbox, such as an argument."""
-        return text if namespaces_allowed() else re.sub(rf"(?<![\w.-]){ROOT}(?![\w-])", f"{self.overlay}{ROOT}", text)
-
-    def _told(self, command: Sequence[str]) -> list[str]:
-        return [self.told(word) for word in command]
-
-    def _told_all(self, environment: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.told(value) for name, value in environment.items()}
+        return self._walls.told(text)
 
     async def start(self, command: Sequence[str], workdir: str, hidden: Sequence[Path]) -> None:
-        if not namespaces_allowed():
-            self.main = await Running.start(self._told(command), self._told_all(self._environment), self.told(workdir))
-            return
-        self._hidden.write_text("".join(f"{path}\n" for path in hidden), encoding="utf-8")
-        inside = ("sh", str(LAUNCH), str(self._newroot), str(self.overlay), str(self._hidden), workdir, *command)
-        self.main = await Running.start([*UNSHARE, *inside], self._environment)
+        job = Job(command, self._environment, workdir)
+        self.main = await Running.start(self._walls.first(job, hidden))
 
     async def exec(self, exec_id: str, command: Sequence[str], workdir: str, environment: Mapping[str, str]) -> None:
-        theirs = {**self._environment, **environment}
-        if not namespaces_allowed():
-            self.execs[exec_id] = await Running.start(self._told(command), self._told_all(theirs), self.told(workdir))
-            return
         assert self.main is not None
-        first = await self._first_process()
-        enter = ("nsenter", "-t", str(first), "-U", "-m", "-p", "-r", "-w", "--preserve-credentials")
-        inside = ("sh", "-c", 'cd "$0" && exec "$@"', workdir, *command)
-        self.execs[exec_id] = await Running.start([*enter, *inside], theirs)
-
-    async def _first_process(self) -> int:
-        """The sandbox's first process by this machine's numbers, once it stands on its own root."""
-        assert self.main is not None
-        pid = self.main.child.pid
-        while self.main.child.returncode is None:
-            with contextlib.suppress(OSError, IndexError):
-                first = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-                if os.readlink(f"/proc/{first}/root") != "/":
-                    return first
-            await asyncio.sleep(0.01)
-        raise ProcessLookupError("the sandbox has ended")
+        job = Job(command, {**self._environment, **environment}, workdir)
+        self.execs[exec_id] = await Running.start(await self._walls.further(job, self.main.child))
 
     async def kill(self) -> None:
         """Every process of the sandbox, at once."""
@@ -192,7 +146,8 @@ class Container:
     def processes(self) -> list[int]:
         """Living processes of the sandbox, by this machine's numbers."""
         living = (p.pid for p in process.all_processes() if p.state not in "ZX")
-        return [pid for pid in living if process.environment_of(pid).get(MARK) == self.id]
+        marked = (pid for pid in living if process.environment_of(pid).get(MARK) == self.id)
+        return sorted({*marked, *self._walls.processes()})
 
 
 def base_environment(home: Path) -> dict[str, str]:
