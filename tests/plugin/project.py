@@ -23,6 +23,8 @@ from tests.kernel import lacking
 
 LIMIT_S = 120.0
 SETTLE_S = 2.0
+PATIENCE = float(os.environ.get("TESTS_PATIENCE", "1"))
+"""How many times longer these tests wait than on an idle machine; under gVisor a box starts slowly."""
 DRY = ("--surface", "local", "--dry-run")
 LANE = ("-m", "h200x8", *DRY)
 ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly"}  # which is installed, and shuffles where nobody says so
@@ -223,7 +225,7 @@ class Desk:
 
     def wait_until(self, seen: Callable[[], object], limit_s: float = 60.0) -> None:
         """Until something is there; fails when the desk ends before."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + PATIENCE * limit_s
         while not seen():
             assert self.child.poll() is None, f"the desk ended too early:\n{self.text}"
             assert time.monotonic() < deadline, f"still waiting:\n{self.text}"
@@ -232,7 +234,7 @@ class Desk:
     def wait(self, limit_s: float = LIMIT_S) -> int:
         """The exit code."""
         try:
-            return self.child.wait(limit_s)
+            return self.child.wait(PATIENCE * limit_s)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the desk hangs:\n{self.text}")
 
@@ -257,7 +259,7 @@ class Desk:
 
     def assert_nothing_left(self, limit_s: float = SETTLE_S) -> None:
         """No process of any run of the project is alive."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + PATIENCE * limit_s
         while (left := self.project.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not left, f"left behind: {left}\n{self.text}"
