@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
 PR_SET_CHILD_SUBREAPER = 36
 PARENT_LOOK_S = 0.5
 _CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_adopting_pid = 0
+_adopts: dict[int, bool] = {}  # by process
 _LEFT_IGNORED = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # Python's own doing, so that writes raise
 
 
@@ -49,14 +49,42 @@ def adopt_orphans() -> None:
     """Orphaned descendants become children of this process, so that it can find and end them. Where the kernel refuses,
     they go to the first process of the machine or container, and `marked` finds those that kept the run's environment.
     """
-    global _adopting_pid
-    if not prctl(PR_SET_CHILD_SUBREAPER, 1):
-        _adopting_pid = os.getpid()
+    _adopts[os.getpid()] = not prctl(PR_SET_CHILD_SUBREAPER, 1) and _orphans_come_here()
 
 
-def adopts_orphans() -> bool:
-    """Whether this process adopts orphans; a fork of it doesn't. gVisor can set this, but not say what is set."""
-    return _adopting_pid == os.getpid()
+def adopts_orphans() -> bool | None:
+    """Whether this process adopts orphans, which a fork of it doesn't; None when it was not asked to."""
+    return _adopts.get(os.getpid())
+
+
+def _orphans_come_here() -> bool:
+    """Tries it with an orphan: gVisor of 2022-12 accepts the wish and gives orphans to the first process all the same.
+    Must be called while this process has one thread.
+    """
+    answer, told = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os._exit(_leave_an_orphan(told))
+    os.close(told)
+    os.waitpid(parent, 0)
+    came, _, _ = os.read(answer, 64).partition(b" ")
+    os.close(answer)
+    if int(came or 0) != os.getpid():
+        return False
+    with contextlib.suppress(ChildProcessError):
+        os.wait()
+    return True
+
+
+def _leave_an_orphan(told: int) -> int:
+    """Its word is the process that it came to."""
+    parent = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == parent:
+            time.sleep(0.001)
+        os.write(told, f"{os.getppid()} ".encode())
+        os._exit(0)
+    return 0
 
 
 def default_signals() -> tuple[str, ...]:

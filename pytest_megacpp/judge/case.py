@@ -31,6 +31,7 @@ _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
 _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 FROZEN_STATES = ("T", "t")
+NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
 _ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
@@ -379,6 +380,11 @@ def exit_cause(exited: ev.RankExited) -> str:
     if exited.signal:
         return f"signal:{plain(exited.signal, 20)}"
     return "exit:unknown" if exited.code is None else f"exit:{exited.code}"
+
+
+def may_be_oom(exits: Iterable[ev.RankExited]) -> bool:
+    """Whether one of them was killed where nobody can say whether it was for memory."""
+    return any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits)
 
 
 def exit_text(exited: ev.RankExited) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from pytest_megacpp.judge import aftermath, devices, errors
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, Trouble, may_be_oom
 from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain
@@ -91,8 +91,7 @@ def _relies(case: Case, first: Trouble, blamed: Sequence[int]) -> frozenset[Sour
 
 
 def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
-    exits = [case.exits[r][1] for r in blamed if r in case.exits]
-    return any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits)
+    return may_be_oom(case.exits[r][1] for r in blamed if r in case.exits)
 
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
@@ -107,7 +106,7 @@ def _exit_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     if any(e.code is None and e.signal is None for e in exits.values()):
         doubts.append(Doubt(Source.EXITS, "how the process ended was not learnt"))
     if _may_be_oom(case, blamed):
-        doubts.append(Doubt(Source.MEMORY, "this box can't tell an OOM kill from a plain SIGKILL"))
+        doubts.append(Doubt(Source.MEMORY, NO_OOM_WITNESS))
     odd = [r for r, e in exits.items() if e.oom_killed and e.signal not in (None, "SIGKILL")]
     if odd:
         doubts.append(Doubt(Source.MEMORY, f"an OOM kill was seen, but {ranks_named(odd)} ended by another signal"))

@@ -12,9 +12,9 @@ from functools import cached_property
 
 from pytest_megacpp.judge import errors, memory
 from pytest_megacpp.judge.aftermath import first_few
-from pytest_megacpp.judge.case import FROZEN_STATES, Case, exit_cause, exit_text
+from pytest_megacpp.judge.case import FROZEN_STATES, NO_OOM_WITNESS, Case, exit_cause, exit_text, may_be_oom
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
-from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.recording import events as ev
@@ -198,9 +198,22 @@ def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
             *first_few(blamed, lambda r: _last_line(world, r, first.time_s), 2),
         ),
         tuple(Consequence(s.rank, s.told, None if s.secondary else s.cause) for s in others),
-        frozenset({Source.REPORTS, Source.EXITS} if first.source == "exit" else {Source.REPORTS}),
+        _relies(world, first, blamed),
+        (Doubt(Source.MEMORY, NO_OOM_WITNESS),) if _may_be_oom(world, first, blamed) else (),
         time_s=first.time_s,
     )
+
+
+def _relies(world: WorldView, first: Stumble, blamed: Iterable[int]) -> frozenset[Source]:
+    if first.source != "exit":
+        return frozenset({Source.REPORTS})
+    memory = {Source.MEMORY} if _may_be_oom(world, first, blamed) else set()
+    return frozenset({Source.REPORTS, Source.EXITS} | memory)
+
+
+def _may_be_oom(world: WorldView, first: Stumble, blamed: Iterable[int]) -> bool:
+    """Whether a rank was killed where nobody can say by what."""
+    return first.source == "exit" and may_be_oom(world.exits[r][1] for r in blamed if r in world.exits)
 
 
 def _last_line(world: WorldView, rank: int, time_s: float) -> Evidence | None:

@@ -25,6 +25,7 @@ STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
 LAST_WORDS_BYTES = 4_000
 LAST_WORDS_CHARS = 400
+_SIGNALLED = 128  # and the signal: how the guard reports a box that was killed, as shells do
 _NOT_FOR_THE_BOX = (
     *("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
     *("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"),
@@ -95,7 +96,8 @@ class LocalBox:
         status = self._child.poll()
         if status is None or (status < 0 and self._goes_on_alone()):
             return None
-        words = (_how(status) if status < 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+        was_killed = status < 0 or status > _SIGNALLED
+        words = (_how(status) if was_killed else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
         return Ended(ProblemFound("box-lost", "cut-off", words) if words else None)
 
     def address(self) -> Address:
@@ -154,7 +156,7 @@ def _how(status: int) -> str:
     if status == os.EX_CANTCREAT:
         return "the box could not write its recording: is the disk full?"
     with contextlib.suppress(ValueError):
-        return f"the box was killed by {signal.Signals(-status if status < 0 else status - 128).name}"
+        return f"the box was killed by {signal.Signals(-status if status < 0 else status - _SIGNALLED).name}"
     return f"the box ended with status {status}" if status else ""
 
 

@@ -11,7 +11,7 @@ from pytest_megacpp.box.admission import SILENT_CONNECTIONS, Admission
 from pytest_megacpp.box.pump import Pump
 from pytest_megacpp.recording.greeting import GREETING_BYTES, Channel, greeting, new_token, opened_by
 
-TOKENS = {"w1.0": new_token(), "w1.1": new_token()}
+TOKENS = {"w1.0": "0123456789abcdef" * 2, "w1.1": "fedcba9876543210" * 2}
 
 
 class Reception:
@@ -79,11 +79,12 @@ def test_a_secret_opens_a_channel_once(reception: Reception) -> None:
         b"",
         b"\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100),
-        greeting(new_token(), Channel.FACTS),
+        greeting("5" * 32, Channel.FACTS),
         greeting(TOKENS["w1.0"], Channel.FACTS)[:-1] + b" ",
         greeting(TOKENS["w1.0"].upper(), Channel.FACTS),
         bytes(range(128, 128 + GREETING_BYTES)),
     ],
+    ids=["nothing", "an-empty-line", "http", "another-secret", "no-end-of-line", "upper-case", "not-ascii"],
 )
 def test_a_stranger_is_turned_away(reception: Reception, said: bytes) -> None:
     client = reception.connect(said)

@@ -757,6 +757,13 @@ def startup_failure_exit_before_collection() -> FakeBox:
 
 
 @case
+def startup_failure_killed_without_a_witness() -> FakeBox:
+    """Nobody can say whether it was for memory: no cgroup counts, and the kernel log is out of reach."""
+    box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", None).after(0.2)
+    return box.gives_up("exit").done()
+
+
+@case
 def startup_failure_rendezvous() -> FakeBox:
     message = "Timed out after 7 seconds waiting for clients. 3/4 clients joined."
     box = FakeBox().starts().phase("setup").after(7.0)
