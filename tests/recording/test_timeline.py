@@ -473,6 +473,16 @@ def test_fold_is_add_after_add(events: list[ev.Event]) -> None:
     assert fold(events) == timeline
 
 
+def test_looks_that_a_busy_box_writes_late_are_no_clock_that_goes_back() -> None:
+    told = Telling()
+    told.box(9.0, ev.RankExited(1, 0))
+    told.box(5.0, sample(0), ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(9.5, sample(1))
+    assert told.timeline.backwards == 0
+    told.box(4.0, sample(1))
+    assert told.timeline.backwards == 1
+
+
 # -- where CPU time is sampled in ticks, and nobody counts a thread's runs ------------------------------------------
 
 
