@@ -2,6 +2,7 @@
 know what is said afterwards.
 """
 
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,20 @@ class Admission:
     def dismiss(self, name: str) -> None:
         """Whoever comes for this one from now on is turned away."""
         self._guests.pop(name, None)
+
+    def catch_up(self) -> None:
+        """Admits whoever is at the door: a process that ended may have said its last words through a new connection."""
+        self._listener.setblocking(False)
+        try:
+            while True:
+                self._accept()
+        except OSError:
+            pass
+        finally:
+            self._listener.setblocking(True)
+        for connection in list(self._silent):
+            if select.select([connection], [], [], 0)[0]:
+                self._greeted(connection)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()

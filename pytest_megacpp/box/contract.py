@@ -91,6 +91,7 @@ class _Row:
     reason: str
     older_name: str | None = None
     filtered: bool = False
+    theirs_stays: bool = False  # also where the table has no value
 
     def becomes(self, value: str | None, source: Source, reason: str, name: str | None = None) -> Setting:
         return Setting(name or self.name, value, source, reason, self.phase, self.read_by)
@@ -268,7 +269,7 @@ def _gloo_interface_row(interface: str | None) -> _Row:
     about = "one host: no host name to resolve, no outer interface"
     if interface is None:
         about = "the kernel lists no loopback interface, or not in one order: gloo goes by the host's name"
-    return _Row("GLOO_SOCKET_IFNAME", interface, Phase.GROUP, _TORCH, about)
+    return _Row("GLOO_SOCKET_IFNAME", interface, Phase.GROUP, _TORCH, about, theirs_stays=True)
 
 
 def _flight_recorder_rows() -> Iterable[_Row]:
@@ -384,7 +385,7 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
         return _without_user_value(row, user_env)
     if row.filtered and row.name not in chosen:
         return _without_vendor_directories(row, theirs)
-    if row.value is None and row.name not in chosen:
+    if row.value is None and row.name not in chosen and not row.theirs_stays:
         return row.becomes(None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
     return row.becomes(theirs, Source.USER, _user_reason(row, theirs))
 
@@ -425,7 +426,7 @@ def _user_reason(row: _Row, theirs: str) -> str:
     if row.filtered:
         return f"you chose it for this launch, so it is kept whole; else {row.reason}"
     if row.value is None:
-        return f"you chose it for this launch; else it would be unset: {row.reason}"
+        return f"you chose it; else it would be unset: {row.reason}"
     if row.value == theirs:
         return f"you set the value that the lane uses: {row.reason}"
     return f"your value is kept; the lane's would be {row.value}: {row.reason}"

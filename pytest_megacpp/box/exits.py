@@ -5,10 +5,14 @@ on which the forkserver reports a child's status once it reaped it, or, for a ch
 waitid(2) that leaves the status to be collected. All three are readable within milliseconds of the end.
 """
 
-import contextlib
 import os
 import threading
+import time
 from multiprocessing.process import BaseProcess
+
+from pytest_megacpp.box.process import is_alive
+
+LOOK_S = 0.05  # between two looks at a child that can't be waited for
 
 
 def watch_exit(process: BaseProcess, *, is_own_child: bool) -> int | None:
@@ -33,6 +37,13 @@ def _end_of_child(pid: int) -> int:
 
 
 def _close_at_end(pid: int, alive: int) -> None:
-    with contextlib.suppress(ChildProcessError):
+    """Closes the descriptor `alive` once the child has ended."""
+    try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    os.close(alive)
+    except ChildProcessError:
+        pass
+    except OSError:
+        while is_alive(pid):
+            time.sleep(LOOK_S)
+    finally:
+        os.close(alive)

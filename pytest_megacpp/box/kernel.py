@@ -9,6 +9,8 @@ has the same table.
 import ctypes
 import fcntl
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -59,6 +61,19 @@ def _pidfd(_: Path) -> str:
     return ""
 
 
+def _thread_runs(_: Path) -> str:
+    return "" if process.main_thread(os.getpid()).runs is not None else "the kernel counts no runs of a thread"
+
+
+def _pyspy(_: Path) -> str:
+    return "" if shutil.which("py-spy") is not None else "py-spy is not installed: pip install py-spy"
+
+
+def _cpu_model(_: Path) -> str:
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    return "" if re.search(r"^model name\s*:\s*(?!unknown)\S", text, re.MULTILINE) else "it names no model"
+
+
 def _readable(path: str) -> Probe:
     def probe(_: Path) -> str:
         with open(path, "rb") as file:
@@ -76,9 +91,8 @@ def _parent_death_signal(_: Path) -> str:
 
 
 def _subreaper(_: Path) -> str:
-    """By becoming one, as every box is: gVisor of 2022-12 accepts that and does nothing."""
-    refused = process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    return refused or ("" if _adopts() else "accepted, but orphans go elsewhere")
+    """By what becomes of an orphan: gVisor of 2022-12 accepts the call and does nothing."""
+    return "" if _adopts() else "refused, or accepted and orphans go elsewhere all the same"
 
 
 def _adopts() -> bool:
@@ -100,7 +114,7 @@ def _kernel_log(_: Path) -> str:
 
 def _memory_used(_: Path) -> str:
     allowed = allowance(None)
-    return "" if allowed and allowed.used_bytes() is not None else "no cgroup and no /proc/meminfo tell it"
+    return "" if allowed and allowed.used_bytes() is not None else "neither a cgroup nor /proc/meminfo reports it"
 
 
 def _hole_punching(directory: Path) -> str:
@@ -165,7 +179,15 @@ INTERFACES: tuple[Interface, ...] = (
         "CPU time of a rank's main thread, and how often it ran: a stack is old once it ran again",
         "/proc/PID/task/TID/stat: time in ticks of 10 ms, the thread's state at two looks; a second equal stack",
         "a wait that only a stack shows (point to point, a store) is less certain",
-        _readable("/proc/self/schedstat"),
+        _thread_runs,
+    ),
+    Interface(
+        "py-spy",
+        "process_vm_readv(2)",
+        "py-spy: the stack of a rank whose interpreter doesn't answer",
+        "torch's worker server, and faulthandler by a signal",
+        "the stack of a rank that holds its interpreter lock",
+        _pyspy,
     ),
     Interface(
         "process_environment",
@@ -186,7 +208,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(
         "parent_death_signal",
         "prctl(PR_SET_PDEATHSIG)",
-        "ranks end with the forkserver, that and the box with their parent, however it dies",
+        "ends the ranks when the forkserver dies, and forkserver and box when their parents die",
         "a thread in each that looks at its parent twice a second",
         "a rank that holds the interpreter lock outlives a killed forkserver until the guard ends it",
         _parent_death_signal,
@@ -270,6 +292,14 @@ INTERFACES: tuple[Interface, ...] = (
         "gloo goes by the host's name",
         "gloo fails where the host's name resolves to an address of another machine",
         _address_order,
+    ),
+    Interface(
+        "cpu_model",
+        "/proc/cpuinfo",
+        "keeps seeds of different CPUs apart",
+        "vendor, family, model and flags; without the file the host's name",
+        "without the file, seeds aren't shared between hosts",
+        _cpu_model,
     ),
     Interface(
         "shared_memory",

@@ -234,7 +234,6 @@ class Box:
         for interface in kernel.INTERFACES:
             why = missing.get(interface.name, "")
             self.recorder.write(ev.Capability(interface.name, not why, why))
-        self.recorder.write(ev.Capability("py-spy", shutil.which("py-spy") is not None))
 
     def _listen_for_faults(self) -> None:
         if not self._bus_ids:
@@ -547,12 +546,13 @@ class Box:
         at_s = self.recorder.now_s()
         rank.exited = True
         self._pump.forget(rank.ended_fd)
+        self._admission.catch_up()
         for _ in range(LAST_READS):
             if rank.line is None or not self._receive(world, rank):
                 break
         self._hang_up(rank)
         code = rank.exit_code()
-        name = signal.Signals(-code).name if code is not None and code < 0 else None
+        name = process.signal_name(-code) if code is not None and code < 0 else None
         oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False
         alive_s = round(self._pump.looked_s, 6)
         self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending, alive_s), world.name, at_s=at_s)

@@ -95,7 +95,7 @@ def default_signals() -> tuple[str, ...]:
     blocked = set(signal.pthread_sigmask(signal.SIG_SETMASK, ()))
     for sig in ignored:
         signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
-    return tuple(sorted(map(_name_of, ignored | blocked)))
+    return tuple(sorted(map(signal_name, ignored | blocked)))
 
 
 def keep_status_of_children() -> None:
@@ -106,11 +106,12 @@ def keep_status_of_children() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _name_of(sig: int) -> str:
+def signal_name(sig: int) -> str:
+    """Returns `SIGKILL`, or `SIGRTMIN+1` for a real-time signal, most of which have no name of their own."""
     try:
         return signal.Signals(sig).name
-    except ValueError:  # a real-time signal
-        return f"signal {sig}"
+    except ValueError:
+        return f"SIGRTMIN+{sig - signal.SIGRTMIN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +159,16 @@ class ThreadTime:
 
 
 def main_thread(pid: int) -> ThreadTime:
-    """Returns the time of a process's main thread; zero when the process is gone."""
+    """Returns the time of a process's main thread; zero when the process is gone. A kernel without scheduler statistics
+    has the file, and no run in it.
+    """
     task = f"/proc/{pid}/task/{pid}"
     try:
         with open(f"{task}/schedstat", "rb") as f:
-            cpu_ns, _, runs = f.read().split()[:3]
-        return ThreadTime(int(cpu_ns) / 1e9, int(runs))
+            cpu_ns, _, runs = map(int, f.read().split()[:3])
     except (OSError, ValueError):
-        return _by_ticks(f"{task}/stat")
+        runs = 0
+    return ThreadTime(cpu_ns / 1e9, runs) if runs else _by_ticks(f"{task}/stat")
 
 
 def _by_ticks(stat_file: str) -> ThreadTime:

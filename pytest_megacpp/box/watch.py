@@ -163,11 +163,11 @@ class RankWatch(threading.Thread):
         """Once: says what this torch's worker server can't answer, since verdicts are less certain without it."""
         if self._examined:
             return
-        self._examined = True
         try:
             known = handlers(self.target.worker)
         except OSError:
             return
+        self._examined = True
         for source, handler in _HANDLERS.items():
             if handler not in known:
                 detail = f"torch's worker server has no {handler}"

@@ -39,19 +39,20 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     origin_s, epoch_s = (float(os.environ[f"MEGACPP_{name}"]) for name in ("ORIGIN", "EPOCH"))
     box, token = os.environ["MEGACPP_BOX"], os.environ.pop("MEGACPP_TOKEN")
+    stderr = os.environ["MEGACPP_STDERR"]
     agent = Agent(box, token, rank, origin_s, epoch_s)
     crash = CrashLine(box, token)
     crash.use()
     code = 0
     try:
-        code = _serve(agent, crash, rank)
+        code = _serve(agent, crash, rank, stderr)
     except BaseException as e:
         agent.send(_broken(rank, e))
         code = 1
     _leave(code)
 
 
-def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
+def _serve(agent: Agent, crash: CrashLine, rank: int, stderr: str) -> int:
     observers = Observers(agent)
     observers.start_worker_server(os.environ["MEGACPP_WORKER"])
     agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident())))
@@ -61,7 +62,7 @@ def _serve(agent: Agent, crash: CrashLine, rank: int) -> int:
     session = RankSession(agent, observers, crash, plan)
     code = pytest.main(_arguments(plan), plugins=[session, lane_fixture(session)])
     if not session.collected:
-        agent.send(_broken(rank, session.gave_up) if session.gave_up else _refused(rank, code))
+        agent.send(_broken(rank, session.gave_up) if session.gave_up else _refused(rank, code, _end_of(stderr)))
     return 0 if session.released else int(code)
 
 
@@ -80,10 +81,9 @@ def _broken(rank: int, error: BaseException) -> RankBroken:
     return RankBroken(rank, stage_of(error), told.type, told.message, told.traceback)
 
 
-def _refused(rank: int, code: int | pytest.ExitCode) -> RankBroken:
+def _refused(rank: int, code: int | pytest.ExitCode, text: str) -> RankBroken:
     """pytest said on its error stream why it won't begin."""
     stage = _STAGES.get(pytest.ExitCode(code), "collection")
-    text = _own_stderr()
     if "ImportError while loading conftest" in text or "ConftestImportFailure" in text:
         stage = "conftest"
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
@@ -91,11 +91,11 @@ def _refused(rank: int, code: int | pytest.ExitCode) -> RankBroken:
     return RankBroken(rank, stage, kind if message else "", message or last, text[-8_000:])
 
 
-def _own_stderr() -> str:
-    """What pytest said before it gave up: the tail of this rank's own log."""
+def _end_of(stderr: str) -> str:
+    """Returns what pytest said before it gave up: the tail of this rank's own log."""
     sys.stderr.flush()
     try:
-        with open(os.environ["MEGACPP_STDERR"], encoding="utf-8", errors="replace") as f:
+        with open(stderr, encoding="utf-8", errors="replace") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - 16_000))
             return f.read()
     except OSError:

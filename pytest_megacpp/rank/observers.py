@@ -126,8 +126,11 @@ class Observers:
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
         if not self._told_device and is_nccl(backend):
             self._told_device = True
-            self._tell_device()
             Lookout(self.agent.epoch_s, self._seen_by_itself, self._unrecorded).start()
+            try:
+                self._tell_device()
+            except Exception as e:
+                self._missing("device", e)
 
     def _tell_device(self) -> None:
         import torch

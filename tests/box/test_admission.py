@@ -116,6 +116,17 @@ def is_gone(client: socket.socket) -> bool:
     return False
 
 
+def test_what_is_at_the_door_is_let_in_before_a_process_counts_as_ended(reception: Reception) -> None:
+    """One that connects, says its last words and ends before the box looked."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(reception.path)
+    client.sendall(greeting(TOKENS["w1.0"], Channel.FACTS) + b"last words")
+    client.close()
+    reception.admission.catch_up()
+    assert reception.names == [("w1.0", Channel.FACTS)]
+    assert reception.admitted[0][2].recv(100) == b"last words"
+
+
 def test_a_rank_of_an_ended_world_is_turned_away(reception: Reception) -> None:
     reception.admission.dismiss("w1.0")
     assert is_turned_away(reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS)))

@@ -75,7 +75,8 @@ def test_one_rank_gets_no_thread_limit_as_with_torchrun() -> None:
 
 def test_an_unknown_loopback_interface_is_not_guessed() -> None:
     shape = LaunchShape(cuda=False, ranks=2, cpus=2, cache_dir="/c", loopback=None)
-    assert by_name({"GLOO_SOCKET_IFNAME": "eth9"}, shape)["GLOO_SOCKET_IFNAME"].value is None
+    assert by_name({}, shape)["GLOO_SOCKET_IFNAME"].value is None
+    assert by_name({"GLOO_SOCKET_IFNAME": "eth9"}, shape)["GLOO_SOCKET_IFNAME"].value == "eth9"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_without_the_function(method: Method, monkeypatch: pytest.MonkeyPatch) -
     assert_noticed(started(method), method)
 
 
+def test_without_waitid_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waitid(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    refuse(monkeypatch, errno.ENOSYS)
+    monkeypatch.setattr(os, "waitid", waitid)
+    assert_noticed(started("spawn"), "spawn")
+
+
 def test_one_that_was_reaped_has_ended() -> None:
     process = started("spawn")
     process.kill()

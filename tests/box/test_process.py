@@ -1,5 +1,6 @@
 """What the box asks of the kernel about processes, and what it does where the kernel refuses."""
 
+import io
 import os
 import signal
 import subprocess
@@ -94,6 +95,22 @@ def test_the_main_thread_s_time_without_schedstat(monkeypatch: pytest.MonkeyPatc
     by_ticks = process.main_thread(os.getpid())
     assert by_ticks.runs is None
     assert by_ticks.cpu_s == pytest.approx(exact.cpu_s, abs=0.1)
+
+
+def test_a_kernel_that_counts_no_runs_has_the_file_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without scheduler statistics it reads `0 0 0`."""
+    real_open = open
+
+    def counting_nothing(path: str, *arguments: object) -> object:
+        return io.BytesIO(b"0 0 0\n") if str(path).endswith("schedstat") else real_open(path, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", counting_nothing)
+    assert process.main_thread(os.getpid()).runs is None
+    assert process.main_thread(os.getpid()).cpu_s > 0
+
+
+def test_a_signal_without_a_name() -> None:
+    assert process.signal_name(signal.SIGRTMIN + 1) == "SIGRTMIN+1"
 
 
 def test_a_process_that_is_gone_has_used_nothing() -> None:

@@ -85,12 +85,12 @@ def test_a_fault_is_judged_as_on_linux(drills: Path, fault: str) -> None:
     assert test["outcome"] == "passed", verdict
 
 
-def test_nothing_of_it_is_certain_by_a_kernel_that_is_not_there(drills: Path) -> None:
-    """The run knows which kernel it ran on: this was a sandbox, and no OOM witness vouched for anything."""
+def test_the_run_knows_that_it_was_in_a_sandbox_and_what_it_lacked(drills: Path) -> None:
     recording = (drills.parent / "recording.jsonl").read_text().splitlines()
     facts = [json.loads(line) for line in recording]
     missing = {fact["name"] for fact in facts if fact["kind"] == "capability" and not fact["available"]}
-    assert "kernel_log" in missing
+    assert {"kernel_log", "memory_events", "thread_runs", "hole_punching"} <= missing
+    assert [fact["facts"]["gvisor"] for fact in facts if fact["kind"] == "box-ready"] == [True]
 
 
 @pytest.mark.parametrize("life", LIVES)

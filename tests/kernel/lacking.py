@@ -37,6 +37,7 @@ _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
 _COLUMN = {"x86_64": 0, "aarch64": 1}
 _NUMBERS = {
     "fallocate": (285, 47),
+    "flock": (73, 32),
     "getsockopt": (55, 209),
     "memfd_create": (319, 279),
     "pidfd_getfd": (438, 438),
@@ -145,6 +146,7 @@ INTERFACES: dict[str, Lack] = {
     "peer_credentials": Lack((Refusal("getsockopt", errno.ENOPROTOOPT, ((1, _SOL_SOCKET), (2, _SO_PEERCRED))),)),
     "send_buffer": Lack((Refusal("setsockopt", errno.ENOPROTOOPT, ((1, _SOL_SOCKET), (2, _SO_SNDBUF))),)),
     "fallocate": Lack((Refusal("fallocate", errno.EOPNOTSUPP),)),
+    "flock": Lack((Refusal("flock", errno.ENOSYS),)),
     "parent_death_signal": Lack((Refusal("prctl", errno.EINVAL, ((0, 1),)),)),
     "subreaper": Lack((Refusal("prctl", errno.EINVAL, ((0, 36),)),)),
     "prctl": Lack((Refusal("prctl", errno.ENOSYS),)),

@@ -2,6 +2,7 @@
 refused with what to do about it. Real desks, boxes and ranks.
 """
 
+import json
 import os
 import signal
 import time
@@ -53,14 +54,17 @@ VERDICTS = {
     "test_exits": ("rank-death", [1], "exit:3"),
 }
 HARMLESS = {
-    "files": ["proc_subset", "sys_writable", "sys_class_net"],
-    "cgroups-and-logs": ["sys", "cgroup", "kmsg", "syslog", "fallocate", "send_buffer"],
-    "children": ["hidepid", "orphans", "child_status"],
-    "ends-and-names": ["pidfd_open", "peer_credentials", "environ"],
-    "refused-by-seccomp": ["pidfd_open=EPERM", "parent_death_signal"],
-    "signals": ["prctl", "interrupts"],
+    "files": (["proc_subset", "sys_writable", "sys_class_net"], {"cpu_model"}),
+    "cgroups-and-logs": (
+        ["sys", "cgroup", "kmsg", "syslog", "fallocate", "send_buffer"],
+        {"memory_events", "kernel_log", "hole_punching", "crash_look"},
+    ),
+    "children": (["hidepid", "orphans", "child_status"], {"subreaper"}),
+    "ends-and-names": (["pidfd_open", "peer_credentials", "environ"], {"pidfd", "process_environment"}),
+    "refused-by-seccomp": (["pidfd_open=EPERM", "parent_death_signal"], {"pidfd", "parent_death_signal"}),
+    "signals-and-locks": (["prctl", "interrupts", "flock"], {"parent_death_signal", "subreaper", "file_locks"}),
 }
-"""Several at once, because a run takes long. Each has been seen to change no verdict by itself as well."""
+"""Several at once, because a run takes long, with the capabilities that the recording must then lack."""
 WAITS = """
     import os, time
     import pytest, torch, torch.distributed as dist
@@ -110,9 +114,20 @@ def faults(project: Project) -> Project:
     return project
 
 
-def run(project: Project, without: Sequence[str], *more: str) -> Ran:
+def check_possible(without: Sequence[str]) -> None:
     if (why := lacking.impossible(without)) is not None:
-        pytest.skip(why)
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{', '.join(without)}: {why}")
+
+
+def missing_capabilities(ran: Ran) -> set[str]:
+    assert ran.directory is not None
+    lines = (ran.directory / "recording.jsonl").read_text(encoding="utf-8").splitlines()
+    facts = [json.loads(line) for line in lines]
+    return {fact["name"] for fact in facts if fact["kind"] == "capability" and not fact["available"]}
+
+
+def run(project: Project, without: Sequence[str], *more: str) -> Ran:
+    check_possible(without)
     return project.pytest(*LANE, "--lane-limit", "stall=4", *more, "-p", "no:randomly", without=without)
 
 
@@ -121,15 +136,17 @@ def judged(ran: Ran, name: str) -> tuple[str, list[int], str | None]:
     return verdict["code"], verdict["blamed_ranks"], verdict["cause"]
 
 
-@pytest.mark.parametrize("without", HARMLESS.values(), ids=HARMLESS.keys())
-def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[str]) -> None:
+@pytest.mark.parametrize(("without", "lost"), HARMLESS.values(), ids=HARMLESS.keys())
+def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[str], lost: set[str]) -> None:
     ran = run(faults, without)
+    assert lost <= missing_capabilities(ran)
     assert {name: judged(ran, name) for name in VERDICTS} == VERDICTS, ran.text
 
 
 def test_waiting_and_computing_are_told_apart_without_a_count_of_runs(project: Project) -> None:
     project.write("test_waits.py", WAITS)
     ran = run(project, ["schedstat"])
+    assert "thread_runs" in missing_capabilities(ran)
     assert {name: judged(ran, name)[:2] for name in WAITED} == WAITED, ran.text
     evidence = ran.verdict("test_nothing_is_sent")["evidence"]
     assert any("less certain: no thread_runs" in entry["text"] for entry in evidence)

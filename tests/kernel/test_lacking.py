@@ -27,6 +27,7 @@ _PROBES = {
     "parent_death_signal": "prctl(1, 9)",
     "subreaper": "prctl(36, 1)",
     "prctl": "prctl(15, b'name')",
+    "flock": "fcntl.flock(open('/etc/hosts'), fcntl.LOCK_SH)",
     "memfd_create": "os.memfd_create('name')",
     "netlink": "socket.if_nameindex()",
     "proc": "open('/proc/self/stat')",

@@ -1,7 +1,6 @@
 """The machine that is asked for: its runtime, what it says of itself, and that its end is waited for."""
 
 import json
-import time
 from pathlib import Path
 
 import modal
@@ -97,6 +96,5 @@ def test_an_end_is_not_waited_for_without_end(emulator: Emulator, monkeypatch: p
     emulator.faults.end_s = 30.0
     monkeypatch.setattr(modal_client, "ENDED_S", 0.5)
     rented = sandbox(emulator)
-    began_s = time.monotonic()
     assert not modal_client.terminate(rented)
-    assert time.monotonic() - began_s < 10
+    assert emulator.sandboxes[0].result is None, "it had not ended when the wait was over"
