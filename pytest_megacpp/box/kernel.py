@@ -177,7 +177,8 @@ INTERFACES: tuple[Interface, ...] = (
         "thread_runs",
         "/proc/PID/task/TID/schedstat",
         "CPU time of a rank's main thread, and how often it ran: a stack is old once it ran again",
-        "/proc/PID/task/TID/stat: time in ticks of 10 ms, the thread's state at two looks; a second equal stack",
+        "context switches in TID/status; where they aren't counted (gVisor), ticks of 10 ms in TID/stat, the thread's "
+        "state at two looks, and a second equal stack",
         "a wait that only a stack shows (point to point, a store) is less certain",
         _thread_runs,
     ),

@@ -86,12 +86,21 @@ def test_the_main_thread_s_time_without_schedstat(monkeypatch: pytest.MonkeyPatc
     assert exact.runs is not None
     real_open = open
 
-    def hidden(path: str, *arguments: object) -> object:
-        if str(path).endswith("schedstat"):
+    hidden = ["schedstat"]
+
+    def lacking(path: str, *arguments: object) -> object:
+        if any(str(path).endswith(name) for name in hidden):
             raise FileNotFoundError(path)
         return real_open(path, *arguments)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("builtins.open", hidden)
+    monkeypatch.setattr("builtins.open", lacking)
+    counted = process.main_thread(os.getpid())
+    time.sleep(0.01)
+    again = process.main_thread(os.getpid())
+    assert counted.runs is not None
+    assert again.runs is not None
+    assert again.runs > counted.runs
+    hidden.append("status")
     by_ticks = process.main_thread(os.getpid())
     assert by_ticks.runs is None
     assert by_ticks.cpu_s == pytest.approx(exact.cpu_s, abs=0.1)
@@ -105,8 +114,9 @@ def test_a_kernel_that_counts_no_runs_has_the_file_all_the_same(monkeypatch: pyt
         return io.BytesIO(b"0 0 0\n") if str(path).endswith("schedstat") else real_open(path, *arguments)  # type: ignore[call-overload]
 
     monkeypatch.setattr("builtins.open", counting_nothing)
-    assert process.main_thread(os.getpid()).runs is None
-    assert process.main_thread(os.getpid()).cpu_s > 0
+    seen = process.main_thread(os.getpid())
+    assert seen.runs
+    assert seen.cpu_s > 0
 
 
 def test_a_signal_without_a_name() -> None:

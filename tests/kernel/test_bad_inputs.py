@@ -143,13 +143,11 @@ def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[s
     assert {name: judged(ran, name) for name in VERDICTS} == VERDICTS, ran.text
 
 
-def test_waiting_and_computing_are_told_apart_without_a_count_of_runs(project: Project) -> None:
+def test_waiting_and_computing_are_told_apart_without_scheduler_statistics(project: Project) -> None:
     project.write("test_waits.py", WAITS)
     ran = run(project, ["schedstat"])
-    assert "thread_runs" in missing_capabilities(ran)
+    assert "thread_runs" not in missing_capabilities(ran), "context switches are counted elsewhere, too"
     assert {name: judged(ran, name)[:2] for name in WAITED} == WAITED, ran.text
-    evidence = ran.verdict("test_nothing_is_sent")["evidence"]
-    assert any("less certain: no thread_runs" in entry["text"] for entry in evidence)
 
 
 @pytest.mark.parametrize(("without", "cause", "advice"), REFUSED.values(), ids=REFUSED.keys())

@@ -90,7 +90,7 @@ def test_what_arrives(filled: Site) -> None:
             **filled.emulator.environment,
             "PASSED": "p",
             "KEPT_AT_HOME": "k",
-            "PYTEST_ADDOPTS": f"-k test_arrivals --ignore={filled.root}/elsewhere",
+            "PYTEST_ADDOPTS": f"-p no:randomly -k test_arrivals --ignore={filled.root}/elsewhere",
         },
     )
     assert desk.wait() == 0, desk.text
