@@ -367,10 +367,13 @@ def written(view: RankView) -> str:
     return stderr.text[-errors.TAIL_CHARS :] if stderr else ""
 
 
+def ended_by_itself(exited: ev.RankExited) -> bool:
+    """Whether a process ended by its own decision. Only then can what it wrote be the reason."""
+    return not exited.oom_killed and (exited.signal == "SIGABRT" or (exited.signal is None and bool(exited.code)))
+
+
 def _exit_kind(exited: ev.RankExited, text: str) -> Kind:
-    """Only a process that ended by its own decision can have done so because of a peer."""
-    by_itself = exited.signal == "SIGABRT" or (exited.signal is None and bool(exited.code))
-    return errors.classify_output(text) if by_itself else Kind.OWN
+    return errors.classify_output(text) if ended_by_itself(exited) else Kind.OWN
 
 
 def exit_cause(exited: ev.RankExited) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from pytest_megacpp.judge import errors, memory
 from pytest_megacpp.judge.aftermath import first_few
-from pytest_megacpp.judge.case import FROZEN_STATES, NO_OOM_WITNESS, Case, exit_cause, exit_text, may_be_oom
+from pytest_megacpp.judge.case import FROZEN_STATES, NO_OOM_WITNESS, Case, ended_by_itself, exit_cause, exit_text, may_be_oom
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
@@ -156,7 +156,8 @@ def _exited(world: WorldView) -> Iterable[Stumble]:
         if exited.expected or rank in world.broken or rank in world.collected:
             continue
         told = f"{exit_text(exited)} before collecting the tests"
-        yield Stumble(rank, time_s, "exit", exit_cause(exited), told, nvls=_written_of_nvls(world, rank))
+        nvls = _written_of_nvls(world, rank) if ended_by_itself(exited) else ""
+        yield Stumble(rank, time_s, "exit", exit_cause(exited), told, nvls=nvls)
 
 
 def _written_of_nvls(world: WorldView, rank: int) -> str:

@@ -546,6 +546,12 @@ NVLS = (
 )
 
 
+NVLS_WARNING = (
+    "node004:27907:27907 [1] transport/nvls.cc:254 NCCL WARN Cuda failure 401 'the operation cannot be performed in the"
+    " present state'\n"
+)
+
+
 def with_nvls(value: str, origin: str) -> FakeBox:
     box = FakeBox(4, limits=SHORT, dry_run=False)
     return box.box(ev.EnvironmentSet("NCCL_NVLS_ENABLE", value, origin, "", "group"))
@@ -570,9 +576,8 @@ def environment_nvls_in_a_collective() -> FakeBox:
 @case
 def environment_nvls_of_a_process_that_ended() -> FakeBox:
     """A library of its own aborts; NCCL_DEBUG=WARN tells why."""
-    line = "node004:27907:27907 [1] transport/nvls.cc:254 NCCL WARN Cuda failure 401 'the operation cannot be performed"
     box = with_nvls("0", "plugin").begins().after(0.1)
-    box.rank(ev.OutputRead(1, 0, "stderr", f"{line} in the present state'\n")).exits(1, -6, "SIGABRT")
+    box.rank(ev.OutputRead(1, 0, "stderr", NVLS_WARNING)).exits(1, -6, "SIGABRT")
     return died(box, 1)
 
 
@@ -761,6 +766,13 @@ def startup_failure_killed_without_a_witness() -> FakeBox:
     """Nobody can say whether it was for memory: no cgroup counts, and the kernel log is out of reach."""
     box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", None).after(0.2)
     return box.gives_up("exit").done()
+
+
+@case
+def startup_failure_oom_killed_after_an_nvls_warning() -> FakeBox:
+    """What NCCL warned of doesn't kill with SIGKILL: that the kernel did it for memory is known."""
+    box = with_nvls("1", "user").starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", True).after(0.2)
+    return box.writes(2, NVLS_WARNING).gives_up("exit").done()
 
 
 @case
