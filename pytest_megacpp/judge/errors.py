@@ -50,9 +50,18 @@ def _sign(kind: Kind, text: str, *, in_torch: bool = False) -> Sign:
     return Sign(kind, re.compile(text), in_torch)
 
 
+_FULL = "'out of memory'"  # of a device: NVLS takes its buffers from the same memory
 SIGNS = (
-    _sign(Kind.NVLS, r"Failed to (?:bind|create|map|add) NVLink SHARP \(NVLS\)|NVLink SHARP \(NVLS\) Multicast memory"),
-    _sign(Kind.NVLS, r"\btransport/nvls\.cc:\d+[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"),
+    _sign(
+        Kind.NVLS,
+        r"(?:Failed to (?:bind|create|map|add) NVLink SHARP \(NVLS\)|NVLink SHARP \(NVLS\) Multicast memory)"
+        rf"(?![^\n]{{0,200}}{_FULL})",
+    ),
+    _sign(
+        Kind.NVLS,
+        r"\btransport/nvls\.cc:\d+[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"
+        rf"(?![^\n]{{0,9}}{_FULL})",
+    ),
     _sign(
         Kind.NVLS,
         r"(?:NCCL error in|NCCL WARN|ncclUnhandledCudaError)[\s\S]{0,2000}?Cuda failure (?:401 )?"
@@ -64,7 +73,7 @@ SIGNS = (
     _sign(Kind.MISMATCH, r"op\.preamble\.length <= op\.nbytes|Is there a distributed collective mismatch in your code"),
     _sign(Kind.CUDA_OOM, r"(?:CUDA|HIP) out of memory|(?:CUDA|HIP)(?: driver)? error: out of memory"),
     _sign(Kind.CUDA_OOM, r"cudaErrorMemoryAllocation|hipErrorOutOfMemory|Triton Error \[\w+\]: out of memory"),
-    _sign(Kind.CUDA_OOM, r"Cuda failure (?:\d+ )?'out of memory'|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"),
+    _sign(Kind.CUDA_OOM, r"(?:Cuda failure|CUDA error) (?:\d+ )?'out of memory'|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"),
     _sign(Kind.CUDA, r"(?:CUDA|HIP)(?: driver)? error: |an illegal memory access was encountered"),
     _sign(Kind.CUDA, r"device-side assert triggered|Triton Error \[\w+\]"),
     _sign(Kind.CUDA, r"CUDNN_STATUS_(?!SUCCESS)|CUBLAS_STATUS_(?!SUCCESS)"),
@@ -132,8 +141,27 @@ def classify(type_name: str, message: str, traceback: str = "", context: Sequenc
 
 
 def classify_output(text: str) -> Kind:
-    """What a process that ended wrote last about it; `OWN` when it says nothing that is known."""
-    return _kind_of(text[-TAIL_CHARS:], in_torch="c10d" in text or "torch/distributed/" in text)
+    """What a process that ended wrote last about it; `OWN` when it says nothing that is known.
+
+    NCCL can do without NVLS and go on: a failure of it is the reason only where no other error comes later.
+    """
+    in_torch = "c10d" in text or "torch/distributed/" in text
+    tail = text[-TAIL_CHARS:]
+    kind = _kind_of(tail, in_torch=in_torch)
+    if kind is not Kind.NVLS:
+        return kind
+    later = tail[_nvls_end(tail) :]
+    then = _kind_of(later, in_torch=in_torch)
+    is_other = (then is not Kind.OWN or _FAILED.search(later)) and not _NCCL_GAVE_UP.search(later)
+    return then if is_other else kind
+
+
+_FAILED = re.compile(
+    r"^(?:\S*\])?:? ?Traceback \(most recent call last\)|^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b"
+    r"|^terminate called |^Fatal Python error: (?!Aborted)",
+    re.MULTILINE,
+)
+_NCCL_GAVE_UP = re.compile(r"ncclUnhandledCudaError|unhandled cuda error|\bwhat\(\): [^\n]{0,200}NCCL")
 
 
 def _kind_of(text: str, *, in_torch: bool) -> Kind:
@@ -141,12 +169,18 @@ def _kind_of(text: str, *, in_torch: bool) -> Kind:
     return next((s.kind for s in signs), Kind.OWN)
 
 
-_SAYS_NVLS = re.compile(r"NVLink SHARP|Cuda failure|CUDA error|nvproxy|unsupported ioctl")
+_NVLS_SIGNS = tuple(sign.pattern for sign in SIGNS if sign.kind is Kind.NVLS)
+
+
+def _nvls_end(text: str) -> int:
+    """Where the last words of NVLS end in a text that has some."""
+    return max((said.end() for pattern in _NVLS_SIGNS for said in pattern.finditer(text)), default=0)
 
 
 def nvls_line(text: str) -> str:
-    """The line of a text of kind `NVLS` that says what failed."""
-    return next((line.strip() for line in text.splitlines() if _SAYS_NVLS.search(line)), "")
+    """The line of a text of kind `NVLS` that says what failed, the last of several."""
+    end = _nvls_end(text)
+    return (text[:end].rpartition("\n")[2] + text[end:].partition("\n")[0]).strip()
 
 
 _KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")

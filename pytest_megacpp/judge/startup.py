@@ -12,7 +12,15 @@ from functools import cached_property
 
 from pytest_megacpp.judge import errors, memory
 from pytest_megacpp.judge.aftermath import first_few
-from pytest_megacpp.judge.case import FROZEN_STATES, NO_OOM_WITNESS, Case, ended_by_itself, exit_cause, exit_text, may_be_oom
+from pytest_megacpp.judge.case import (
+    FROZEN_STATES,
+    NO_OOM_WITNESS,
+    Case,
+    ended_by_itself,
+    exit_cause,
+    exit_text,
+    may_be_oom,
+)
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
@@ -162,8 +170,8 @@ def _exited(world: WorldView) -> Iterable[Stumble]:
 
 def _written_of_nvls(world: WorldView, rank: int) -> str:
     stderr = world.output.get((rank, "stderr"))
-    is_nvls = stderr is not None and errors.classify_output(stderr.text) is errors.Kind.NVLS
-    return errors.nvls_line(stderr.text) if stderr is not None and is_nvls else ""
+    text = stderr.text[-errors.TAIL_CHARS :] if stderr is not None else ""
+    return errors.nvls_line(text) if errors.classify_output(text) is errors.Kind.NVLS else ""
 
 
 def _without_nvls(timeline: Timeline, stumbles: Sequence[Stumble]) -> Finding:

@@ -2,7 +2,16 @@
 
 import pytest
 
-from pytest_megacpp.judge.errors import SIGNS, Kind, awaited, classify, classify_output, essence, fingerprints
+from pytest_megacpp.judge.errors import (
+    SIGNS,
+    Kind,
+    awaited,
+    classify,
+    classify_output,
+    essence,
+    fingerprints,
+    nvls_line,
+)
 from tests.scenario import ENFORCE, PEER_CLOSED, TIMED_OUT
 
 C10D = '  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 81, in wrapper\nE   RuntimeError: x'
@@ -108,10 +117,16 @@ SAID = [
         for last in (
             "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 401 'the operation cannot"
             " be performed in the present state'.",
-            "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 2 'out of memory'.",
             "Failed to bind NVLink SHARP (NVLS) Multicast memory: CUDA error 1 'invalid argument'",
             "Cuda failure 401 'the operation cannot be performed in the present state'",
             "Cuda failure 'the operation cannot be performed in the present state'",
+        )
+    ),
+    *(
+        (Kind.CUDA_OOM, "torch.distributed.DistBackendError", NCCL.format("unhandled cuda error", last), "")
+        for last in (
+            "Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 2 'out of memory'.",
+            "Cuda failure 2 'out of memory'",
         )
     ),
     (Kind.NVLS, "RuntimeError", "W0509 frontend.go:521] nvproxy: unknown control command 0x3d05 (paramsSize=24)", ""),
@@ -162,6 +177,49 @@ def test_only_peers_errors_are_secondary() -> None:
 )
 def test_what_nccl_warns_of_nvls_is_known_in_a_process_s_output(line: str) -> None:
     assert classify_output(f"[2025-07-21 19:05:29] {line}\n") is Kind.NVLS
+
+
+FELL_BACK = (
+    "[1] transport/nvls.cc:254 NCCL WARN Cuda failure 401 'the operation cannot be performed in the present state'\n"
+)
+REFUSED = "Cuda failure 401 'the operation cannot be performed in the present state'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "node004:27907:27907 [1] transport/nvls.cc:271 NCCL WARN Cuda failure 2 'out of memory'\n",
+        "[5] transport/nvls.cc:379 NCCL WARN Failed to bind NVLink SHARP (NVLS) Multicast memory of size 2097152 : CUDA"
+        " error 2 'out of memory'.\n",
+        f"{FELL_BACK}torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.\n",
+    ],
+)
+def test_a_device_without_memory_is_out_of_memory_in_nvls_too(text: str) -> None:
+    assert classify_output(text) is Kind.CUDA_OOM
+
+
+@pytest.mark.parametrize(
+    ("kind", "later"),
+    [
+        (Kind.OWN, 'Traceback (most recent call last):\n  File "a.py", line 3, in <module>\nValueError: no shards\n'),
+        (Kind.OWN, '[rank1]: Traceback (most recent call last):\n[rank1]:   File "a.py", line 3\n'),
+        (Kind.OWN, "my.ConfigError: no such preset\n"),
+        (Kind.OWN, "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"),
+        (Kind.CUDA, "RuntimeError: CUDA error: device-side assert triggered\n"),
+        (Kind.PEER, f"{PEER_CLOSED}\n"),
+        (Kind.NVLS, "[1] NCCL INFO transport/nvls.cc:401 -> 1\nbye\n"),
+        (Kind.NVLS, "Fatal Python error: Aborted\n\nThread 0x7f01 (most recent call first):\n"),
+        (Kind.NVLS, "terminate called after throwing an instance of 'Failed'\n  what():  NCCL could not begin\n"),
+        (Kind.NVLS, "Traceback (most recent call last):\n" + NCCL.format("unhandled cuda error", REFUSED)),
+    ],
+)
+def test_what_comes_after_a_warning_of_nvls_is_the_reason(kind: Kind, later: str) -> None:
+    """NCCL falls back to what else there is, and the process goes on until it fails of something else."""
+    assert classify_output(FELL_BACK + later) is kind
+
+
+def test_the_last_words_of_nvls_are_quoted() -> None:
+    assert nvls_line(f"[0] NCCL WARN Cuda failure 2 'out of memory'\n{FELL_BACK}bye\n") == FELL_BACK.strip()
 
 
 def test_that_nvls_is_there_is_no_failure() -> None:
