@@ -5,7 +5,8 @@ the whole box: then the last figures are all that is left to explain it by.
 
 The box's own figure is one small file, read every second and four times as often near the limit. Ranks are only looked
 at when that figure moved or is near the limit, and a record is made when it moved by 5 % of the limit, or near it when
-it or a rank's moved by 1 %.
+it or a rank's moved by 1 %. One more is made when a fast growth that is on record has stopped: it would be read as
+going on.
 """
 
 import contextlib
@@ -203,6 +204,7 @@ class Ledger:
         """A record, with its world, when there is something new to say."""
         if now_s < self._due_s:
             return None
+        self._due_s = now_s + CALM_S
         used = self.allowed.used_bytes()
         if used is None:
             return None
@@ -210,7 +212,7 @@ class Ledger:
         growth_bytes_s = _rate(before, self._total)
         is_near = self._is_near(used, growth_bytes_s)
         self._due_s = now_s + (NEAR_S if is_near else CALM_S)
-        is_news = self._is_news(used)
+        is_news = self._is_news(used) or self._has_stopped(growth_bytes_s)
         moved = before is None or abs(used - before[1]) >= MOVED * self.allowed.limit_bytes
         if not (is_news or moved or (is_near and now_s - self._measured_s >= CALM_S)):
             return None
@@ -231,6 +233,11 @@ class Ledger:
         limit, before = self.allowed.limit_bytes, self._written.total_bytes
         step = STEP_NEAR if used >= NEAR * limit else STEP
         return abs(used - before) >= step * limit or used >= 2 * max(before, FIRST_BYTES)
+
+    def _has_stopped(self, growth_bytes_s: float) -> bool:
+        """Whether what is on record as a fast growth is one no more."""
+        limit, written_bytes_s = self.allowed.limit_bytes, self._written.growth_bytes_s if self._written else 0.0
+        return written_bytes_s >= STEP * limit and growth_bytes_s < MOVED * limit
 
     def _has_grown(self, ranks: tuple[RankMemory, ...]) -> bool:
         """Whether a rank has become larger by a step, which the total may hide."""

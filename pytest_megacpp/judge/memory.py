@@ -15,6 +15,8 @@ from pytest_megacpp.recording.timeline import Timeline
 NEAR_LIMIT = 0.9
 """Of the limit. A record is at most 1 % of it behind the box's last look there (`box/memory.py`)."""
 FORESIGHT_S = 1.0  # the box looks every second, so this is what nobody saw
+YOUNG_S = 2 * FORESIGHT_S
+"""A rate that is older says nothing of the end: records are made of changes only (`box/memory.py`)."""
 CAUSE = "oom"
 _SILENT = frozenset({"killed", "cut-off"})  # what a box that is killed whole looks like
 _GIB = 1 << 30
@@ -25,7 +27,7 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     """The finding of a lost box, or, where the last figures say so, that memory ran out."""
     if finding.code is not Code.BOX_LOST or finding.cause not in _SILENT or timeline.memory is None:
         return finding
-    time_s, last = timeline.memory
+    time_s, last = timeline.memory[0], at_the_end(timeline.memory, timeline.last_s)
     if not ran_out(last):
         return finding
     told = _figures(last)
@@ -36,6 +38,14 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
         certainty=Certainty.LIKELY,
         evidence=(*finding.evidence, Evidence(None, time_s, "box", f"memory used: {told}")),
     )
+
+
+def at_the_end(newest: tuple[float, MemoryUsed], end_s: float) -> MemoryUsed:
+    """The newest record as it holds for the end of the recording: without rates that are too old for it."""
+    time_s, last = newest
+    if end_s - time_s <= YOUNG_S:
+        return last
+    return replace(last, growth_bytes_s=0.0, ranks=tuple(replace(one, growth_bytes_s=0.0) for one in last.ranks))
 
 
 def ran_out(last: MemoryUsed) -> bool:

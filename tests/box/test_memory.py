@@ -138,18 +138,20 @@ class Box:
     """A box whose use the test says; two ranks, the second of which has nearly all of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.used, self.looks, self.now_s = GIB, 0, 0.0
-        monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: self.used if pid == 11 else 7)
+        self.used: int | None = GIB
+        self.looks, self.reads, self.now_s = 0, 0, 0.0
+        monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: self.used or 0 if pid == 11 else 7)
         self.ledger = Ledger(Allowance(16 * GIB, "ordered", self._use), self._processes)
 
-    def _use(self) -> int:
+    def _use(self) -> int | None:
+        self.reads += 1
         return self.used
 
     def _processes(self) -> list[Stat]:
         self.looks += 1
         return [Stat(pid, "S", 1, pid, pid, 0.0) for pid in (10, 11)]
 
-    def look(self, used: int, after_s: float = CALM_S) -> MemoryUsed | None:
+    def look(self, used: int | None, after_s: float = CALM_S) -> MemoryUsed | None:
         self.used, self.now_s = used, self.now_s + after_s
         found = self.ledger.look(self.now_s, lambda: {"w1": {0: 10, 1: 11}, "w2": {}})
         return found[1] if found is not None else None
@@ -209,6 +211,22 @@ def test_a_rate_is_no_average_over_a_long_time(box: Box) -> None:
     later = box.look(9 * GIB, 60.0)
     assert later is not None
     assert (later.growth_bytes_s, later.ranks[0].growth_bytes_s) == (0.0, 0.0)
+
+
+def test_it_is_recorded_once_that_a_fast_growth_has_stopped(box: Box) -> None:
+    box.look(9 * GIB)
+    grown = box.look(13 * GIB)
+    assert grown is not None
+    assert grown.growth_bytes_s == 4 * GIB
+    stopped = box.look(13 * GIB + 5, NEAR_S)
+    assert stopped is not None
+    assert stopped.growth_bytes_s < 100
+    assert [box.look(13 * GIB + 5) for _ in range(100)] == [None] * 100
+
+
+def test_where_nothing_can_be_measured_it_is_not_tried_all_the_time(box: Box) -> None:
+    assert [box.look(None, 0.05) for _ in range(100)] == [None] * 100
+    assert box.reads <= 6
 
 
 def test_a_rank_that_grows_while_others_shrink_is_recorded_near_the_limit(

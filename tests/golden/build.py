@@ -928,6 +928,15 @@ def box_lost_killed_with_memory_to_spare() -> FakeBox:
 
 
 @case
+def box_lost_killed_long_after_memory_grew() -> FakeBox:
+    """It rose to 82 % at 24 % a second, stayed there, and was preempted ten minutes later."""
+    box = box_lost_at(13.1, 3.9)
+    for _ in range(5):
+        box.after(118.0).samples(range(4))
+    return box.say(KILLED, "desk", "")
+
+
+@case
 def box_lost_connection_with_memory_nearly_full() -> FakeBox:
     """A network that fails says nothing about memory."""
     told = ev.ProblemFound("box-lost", "connection", "no connection to the box for 91 s", "rerun")
