@@ -17,10 +17,14 @@ NEAR_LIMIT = 0.9
 FORESIGHT_S = 1.0  # the box looks every second, so this is what nobody saw
 YOUNG_S = 2 * FORESIGHT_S
 """A rate that is older says nothing of the end: records are made of changes only (`box/memory.py`)."""
+OWN_SHARE = 0.3
+"""Of a machine's memory, which every program of it uses: the least that the ranks hold for it to be their matter."""
+FAST = 0.05  # of the limit in a second
 CAUSE = "oom"
 _SILENT = frozenset({"killed", "cut-off"})  # what a box that is killed whole looks like
 _GIB = 1 << 30
-_LIMITS = {"ordered": "ordered", "cgroup": "that its cgroup allows", "machine": "of the machine"}
+MACHINE = "machine"
+_LIMITS = {"ordered": " ordered", "cgroup": " that its cgroup allows", MACHINE: ""}
 
 
 def explained(finding: Finding, timeline: Timeline) -> Finding:
@@ -28,15 +32,18 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     if finding.code is not Code.BOX_LOST or finding.cause not in _SILENT or timeline.memory is None:
         return finding
     time_s, last = timeline.memory[0], at_the_end(timeline.memory, timeline.last_s)
-    if not ran_out(last):
+    if not (ran_out(last) and is_of_the_ranks(last)):
         return finding
     told = _figures(last)
+    who, what = (
+        ("the machine used", "the machine used") if last.limit_from == MACHINE else ("it last used", "memory used:")
+    )
     return replace(
         finding,
-        summary=f"the box was lost; it last used {told}",
+        summary=f"the box was lost; {who} {told}",
         cause=CAUSE,
         certainty=Certainty.LIKELY,
-        evidence=(*finding.evidence, Evidence(None, time_s, "box", f"memory used: {told}")),
+        evidence=(*finding.evidence, Evidence(None, time_s, "box", f"{what} {told}")),
     )
 
 
@@ -54,9 +61,21 @@ def ran_out(last: MemoryUsed) -> bool:
     return last.limit_bytes > 0 and (last.total_bytes >= NEAR_LIMIT * last.limit_bytes or soon >= last.limit_bytes)
 
 
+def is_of_the_ranks(last: MemoryUsed) -> bool:
+    """Whether the memory that was used is the run's own. A machine's is everybody's: there, the ranks have to hold a
+    good part of it, or have most of a fast growth.
+    """
+    if last.limit_from != MACHINE:
+        return True
+    held_bytes = sum(one.used_bytes for one in last.ranks)
+    grown_bytes_s = sum(max(0.0, one.growth_bytes_s) for one in last.ranks)
+    is_fast = last.growth_bytes_s >= FAST * last.limit_bytes
+    return held_bytes >= OWN_SHARE * last.limit_bytes or (is_fast and grown_bytes_s >= last.growth_bytes_s / 2)
+
+
 def _figures(last: MemoryUsed) -> str:
     """`15.6 of 16.0 GiB ordered, rank 3 had 12.1 GiB and grew by 2.0 GiB/s`."""
-    total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB {_LIMITS.get(last.limit_from, 'allowed')}"
+    total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB{_LIMITS.get(last.limit_from, ' allowed')}"
     grew = "" if any(_grows(one.growth_bytes_s) for one in last.ranks[:1]) else _growth(last.growth_bytes_s)
     return ", ".join([f"{total}{grew}", *_largest(last.ranks)])
 

@@ -888,10 +888,13 @@ def box_lost_killed() -> FakeBox:
     return box.say(ev.ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", "")
 
 
-def box_lost_at(used_gib: float, growth_gib_s: float = 0.0, limit_from: str = "ordered") -> FakeBox:
-    """A box of 16 GiB that uses this much, most of it on rank 3, and is gone a little later."""
+def box_lost_at(
+    used_gib: float, growth_gib_s: float = 0.0, limit_from: str = "ordered", held_gib: float | None = None
+) -> FakeBox:
+    """A box of 16 GiB that uses this much, `held_gib` (by default most) of it on rank 3, and is gone a little later."""
     box, gib = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters((0, 1, 2)).after(3.0), 1 << 30
-    ranks = (ev.RankMemory(3, int((used_gib - 3.5) * gib), growth_gib_s * gib), ev.RankMemory(0, 900 << 20))
+    held = int((used_gib - 3.5 if held_gib is None else held_gib) * gib)
+    ranks = (ev.RankMemory(3, held, growth_gib_s * gib), ev.RankMemory(0, 900 << 20))
     used = ev.MemoryUsed(int(used_gib * gib), 16 * gib, limit_from, growth_gib_s * gib, ranks)
     return box.box(used).samples(range(4)).after(1.0)
 
@@ -925,6 +928,23 @@ def box_lost_oom_without_a_word() -> FakeBox:
 @case
 def box_lost_killed_with_memory_to_spare() -> FakeBox:
     return box_lost_at(9.6, 0.5).say(KILLED, "desk", "")
+
+
+@case
+def box_lost_oom_of_a_machine() -> FakeBox:
+    return box_lost_at(15.6, limit_from="machine")
+
+
+@case
+def box_lost_oom_of_a_busy_machine() -> FakeBox:
+    """Others had most of its memory, and a rank took the rest at once."""
+    return box_lost_at(15.6, 2.0, limit_from="machine", held_gib=3.0)
+
+
+@case
+def box_lost_on_a_machine_that_others_filled() -> FakeBox:
+    """A desk whose other programs use nearly all of it; somebody killed the box."""
+    return box_lost_at(15.6, limit_from="machine", held_gib=1.5)
 
 
 @case

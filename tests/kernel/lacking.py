@@ -133,7 +133,7 @@ def _see_only_own() -> None:
 
 
 GVISOR_CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: unknown\n\n"
-FULL_MEMINFO = "MemTotal: 4194304 kB\nMemFree: 100000 kB\nMemAvailable: 200000 kB\n"
+FULL_MEMINFO = "MemTotal: 2097152 kB\nMemFree: 100000 kB\nMemAvailable: 200000 kB\n"
 _CGROUP_FILES = ("/proc/self/cgroup", "/proc/*/cgroup", "/proc/self/mountinfo")
 _SOL_SOCKET, _SO_SNDBUF, _SO_PEERCRED, _AF_NETLINK = 1, 7, 17, 16
 
