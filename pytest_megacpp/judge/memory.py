@@ -23,8 +23,8 @@ FAST = 0.05  # of the limit in a second
 CAUSE = "oom"
 _SILENT = frozenset({"killed", "cut-off"})  # what a box that is killed whole looks like
 _GIB = 1 << 30
-MACHINE = "machine"
-_LIMITS = {"ordered": " ordered", "cgroup": " that its cgroup allows", MACHINE: ""}
+ORDERED, MACHINE = "ordered", "machine"
+_LIMITS = {ORDERED: " ordered", "cgroup": " that its cgroup allows", MACHINE: ""}
 
 
 def explained(finding: Finding, timeline: Timeline) -> Finding:
@@ -32,7 +32,7 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     if finding.code is not Code.BOX_LOST or finding.cause not in _SILENT or timeline.memory is None:
         return finding
     time_s, last = timeline.memory[0], at_the_end(timeline.memory, timeline.last_s)
-    if not (ran_out(last) and is_of_the_ranks(last)):
+    if not (ran_out(last) and is_of_the_ranks(last)) or (_outlived_its_order(last, timeline) and not _is_steep(last)):
         return finding
     told = _figures(last)
     who, what = (
@@ -59,6 +59,19 @@ def ran_out(last: MemoryUsed) -> bool:
     """Whether the box was near its limit, or grew so fast that it reached it unseen."""
     soon = last.total_bytes + FORESIGHT_S * max(0.0, last.growth_bytes_s)
     return last.limit_bytes > 0 and (last.total_bytes >= NEAR_LIMIT * last.limit_bytes or soon >= last.limit_bytes)
+
+
+def _outlived_its_order(last: MemoryUsed, timeline: Timeline) -> bool:
+    """Whether the box had used more than was ordered, and lived on: then the order was a request and is no limit, as
+    Modal's are (docs/modal.md).
+    """
+    lived_on_s = timeline.last_s - timeline.exceeded_s if timeline.exceeded_s is not None else 0.0
+    return last.limit_from == ORDERED and lived_on_s > YOUNG_S
+
+
+def _is_steep(last: MemoryUsed) -> bool:
+    """Whether it grew so fast that any limit could be met unseen."""
+    return FORESIGHT_S * last.growth_bytes_s >= (1 - NEAR_LIMIT) * last.limit_bytes
 
 
 def is_of_the_ranks(last: MemoryUsed) -> bool:

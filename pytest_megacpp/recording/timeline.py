@@ -343,6 +343,7 @@ class Timeline:
     problems: list[tuple[float, ev.ProblemFound]] = field(default_factory=list)
     progress: list[tuple[float, ev.Progress]] = field(default_factory=list)
     memory: tuple[float, ev.MemoryUsed] | None = None  # the newest
+    exceeded_s: float | None = None  # when the box first used more than its limit
     worlds: dict[str, WorldView] = field(default_factory=dict)
     tests: dict[int, TestView] = field(default_factory=dict)
     unreached: dict[int, tuple[str, ev.TestEnded]] = field(default_factory=dict)  # by test: the world that failed
@@ -392,6 +393,8 @@ class Timeline:
                 self.progress.append((time_s, fact))
             case ev.MemoryUsed():
                 self.memory = (time_s, fact)
+                if self.exceeded_s is None and fact.total_bytes > fact.limit_bytes:
+                    self.exceeded_s = time_s
             case ev.RunFinished():
                 self.finished, self.finished_s = fact, time_s
             case ev.Gap():

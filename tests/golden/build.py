@@ -930,6 +930,26 @@ def box_lost_killed_with_memory_to_spare() -> FakeBox:
     return box_lost_at(9.6, 0.5).say(KILLED, "desk", "")
 
 
+def box_lost_beyond_its_order(growth_gib_s: float) -> FakeBox:
+    """A sandbox of Modal's that had more than it ordered for minutes, and is killed then."""
+    box, gib = box_lost_at(17.0), 1 << 30
+    box.after(200.0).samples(range(4))
+    ranks = (ev.RankMemory(3, 14 * gib, growth_gib_s * gib),)
+    return box.box(ev.MemoryUsed(18 * gib, 16 * gib, "ordered", growth_gib_s * gib, ranks)).after(1.0)
+
+
+@case
+def box_lost_killed_long_after_it_had_more_than_it_ordered() -> FakeBox:
+    """An order is a request: what was above it for minutes was no limit."""
+    return box_lost_beyond_its_order(0.0).say(KILLED, "desk", "")
+
+
+@case
+def box_lost_oom_growing_beyond_its_order() -> FakeBox:
+    """Whatever the host had to spare, it grew fast at the end."""
+    return box_lost_beyond_its_order(4.0).say(KILLED, "desk", "")
+
+
 @case
 def box_lost_oom_of_a_machine() -> FakeBox:
     return box_lost_at(15.6, limit_from="machine")
