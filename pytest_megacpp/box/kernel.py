@@ -105,11 +105,13 @@ def _adopts() -> bool:
 
 
 def _memory_events(_: Path) -> str:
-    return OomWitness().why_not
+    with OomWitness() as witness:
+        return witness.why_not
 
 
 def _kernel_log(_: Path) -> str:
-    return "" if OomWitness().reads_log else "/dev/kmsg can't be read, or speaks of other process ids"
+    with OomWitness() as witness:
+        return "" if witness.reads_log else "/dev/kmsg can't be read, or speaks of other process ids"
 
 
 def _memory_used(_: Path) -> str:

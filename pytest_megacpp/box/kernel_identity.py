@@ -31,7 +31,7 @@ def names_gvisor(release: str, version: str, proc: Path, log: Callable[[], str])
     """Whether one of the four witnesses says so; the log is asked last."""
     if "gvisor" in release.lower() or BUILT in version:
         return True
-    return (proc / "sentry-meminfo").exists() or log().startswith(GREETING)
+    return os.path.exists(proc / "sentry-meminfo") or log().startswith(GREETING)
 
 
 @cache

@@ -296,6 +296,7 @@ class Box:
     def _close(self) -> None:
         self._admission.close()
         self._pump.close()
+        self.oom.close()
 
     # -- what the supervisor says --------------------------------------------------------------------------
 

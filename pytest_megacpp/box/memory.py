@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from pytest_megacpp.box.cgroups import MEMBERSHIP, MOUNTED, Membership, memberships
 from pytest_megacpp.box.kernel_identity import is_gvisor
 from pytest_megacpp.box.process import Stat
 from pytest_megacpp.recording.events import MemoryUsed, RankMemory
@@ -27,7 +28,6 @@ STEP, STEP_NEAR, MOVED = 0.05, 0.01, 0.01  # of the limit
 FIRST_BYTES = 64 << 20  # less than this is no doubling
 RATE_S = 5.0  # a rate over a longer time says nothing of now
 NO_LIMIT_BYTES = 1 << 60  # cgroup v1 and gVisor write "none" as a number near 2**63
-CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -60,24 +60,19 @@ class Cgroup:
         return None if used is None else max(0, used - (_entry(self.directory / "memory.stat", self.names.cache) or 0))
 
 
-def cgroups(mounted: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[Cgroup]:
+def cgroups(mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> Iterator[Cgroup]:
     """The memory groups of this process, its own first, then those above; a container sees its own as the root."""
-    for names, path in _memberships(membership):
-        root = mounted / names.mounted
-        own = root / path.strip("/")
-        for directory in dict.fromkeys((own, *own.parents, root)):
-            if directory.is_relative_to(root) and (directory / names.used).exists():
-                yield Cgroup(directory, names)
+    for member in list(memberships(membership)) or [Membership((), "/")]:
+        if member.counts_memory:
+            yield from _groups(mounted, _V2 if member.is_v2 else _V1, member.path)
 
 
-def _memberships(membership: Path) -> Iterator[tuple[_Names, str]]:
-    lines = ["0::/"]
-    with contextlib.suppress(OSError):
-        lines = membership.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in lines:
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if not controllers or "memory" in controllers.split(","):
-            yield (_V1 if controllers else _V2), path
+def _groups(mounted: Path, names: _Names, path: str) -> Iterator[Cgroup]:
+    root = mounted / names.mounted
+    own = root / path.strip("/")
+    for directory in dict.fromkeys((own, *own.parents, root)):
+        if directory.is_relative_to(root) and os.path.exists(directory / names.used):  # Path.exists() raises EACCES
+            yield Cgroup(directory, names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
+from pytest_megacpp.box.cgroups import MEMBERSHIP, MOUNTED, memberships
 from pytest_megacpp.box.kernel_identity import is_gvisor
 
 _KILLED = re.compile(r"Killed process (\d+)")
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the only one whose process ids the kernel log speaks
-_COUNTERS = {"": "memory.events", "memory": "memory.oom_control"}  # by controller; "" is cgroup v2's only hierarchy
 
 
 class OomWitness:
@@ -23,8 +24,8 @@ class OomWitness:
 
     def __init__(
         self,
-        cgroups: Path = Path("/sys/fs/cgroup"),
-        membership: Path = Path("/proc/self/cgroup"),
+        cgroups: Path = MOUNTED,
+        membership: Path = MEMBERSHIP,
         log: Path = Path("/dev/kmsg"),
         namespace: Path = Path("/proc/self/ns/pid"),
         gvisor: bool | None = None,
@@ -34,6 +35,18 @@ class OomWitness:
         self._log = _open_at_end(log) if _link(namespace) == _FIRST_PID_NAMESPACE else None
         self._named: set[int] = set()
         self._before = _oom_kills(self._counter)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Reads the kernel log no more. More than once is fine."""
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
 
     @property
     def counts(self) -> bool:
@@ -65,22 +78,17 @@ class OomWitness:
 
 def _counters(cgroups: Path, membership: Path) -> Iterator[Path]:
     """The files that count this process's group's kills."""
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            if controller in _COUNTERS:
-                file = cgroups / controller / path.lstrip("/") / _COUNTERS[controller]
-                if _oom_kills(file) is not None and (controller or _accounts_for_memory(file.parent)):
-                    yield file
+    for member in memberships(membership):
+        if member.counts_memory:
+            hierarchy, name = ("", "memory.events") if member.is_v2 else ("memory", "memory.oom_control")
+            file = cgroups / hierarchy / member.path.lstrip("/") / name
+            if _oom_kills(file) is not None and (not member.is_v2 or _accounts_for_memory(file.parent)):
+                yield file
 
 
 def _accounts_for_memory(group: Path) -> bool:
     """Linux has the events of a group where it has its size: counters alone are somebody's stub."""
-    return (group / "memory.current").exists()
+    return os.path.exists(group / "memory.current")
 
 
 def _oom_kills(file: Path | None) -> int | None:

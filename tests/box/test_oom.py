@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box import kernel
 from pytest_megacpp.box.oom import OomWitness
 
 KILLED = "6,1234,5678,-;Memory cgroup out of memory: Killed process {pid} (python) total-vm:9kB, anon-rss:8kB\n"
@@ -123,3 +124,38 @@ def test_events_of_a_group_that_does_not_account_for_memory_are_no_witness(tmp_p
     witness = machine.witness()
     assert (witness.counts, witness.killed(41)) == (False, None)
     assert witness.why_not == "no memory cgroup that counts OOM kills"
+
+
+def test_odd_lines_of_a_membership_are_left_out(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, f"nonsense\n7:\n\n{V2}")
+    machine.counts(V2_FILE, 0)
+    assert machine.witness().counts
+
+
+def open_files() -> list[str]:
+    return [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
+
+
+def test_a_witness_that_is_closed_has_no_open_log(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "")
+    machine.logs(40)
+    with machine.witness() as witness:
+        assert str(machine.log) in open_files()
+    assert str(machine.log) not in open_files()
+    witness.close()
+    assert witness.killed(40) is None
+
+
+@pytest.mark.parametrize("name", ["memory_events", "kernel_log"])
+def test_asking_whether_there_is_a_witness_leaves_no_log_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    machine = Machine(tmp_path, V2)
+    machine.counts(V2_FILE, 0)
+    machine.log.touch()
+    made: list[OomWitness] = []
+    monkeypatch.setattr(kernel, "OomWitness", lambda: made.append(machine.witness()) or made[-1])
+    (row,) = (row for row in kernel.INTERFACES if row.name == name)
+    assert kernel.why_not(row, tmp_path) == ""
+    assert len(made) == 1
+    assert str(machine.log) not in open_files()
