@@ -390,11 +390,12 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
     return row.becomes(theirs, Source.USER, _user_reason(row, theirs))
 
 
+_VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
 _VENDOR_DIRECTORY = re.compile(
     r"/(?:usr/local|opt)/cuda(?:-[\d.]+)?(?:/|$)"  # a toolkit: lib64, targets, compat, extras/CUPTI
     r"|/(?:site|dist)-packages/nvidia/"  # Python's nvidia-* packages, of whichever environment
     r"|/nvidia/hpc_sdk/"
-    r"|/(?:lib)?(?:nccl|cudnn)[\w.-]*(?:/|$)"  # an NCCL or cuDNN of its own
+    rf"|/(?:lib)?(?:nccl|cudnn)(?:[-_]?v?{_VERSION}|-linux-[\w.-]+-archive)?(?:/|$)"  # an NCCL or cuDNN of its own
 )
 
 

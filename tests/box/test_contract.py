@@ -160,6 +160,11 @@ DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
             "/mine",
             "/opt/nccl/build/lib, /usr/local/cudnn-9.1/lib",
         ),
+        (
+            "/opt/nccl_2.18.3-1+cuda12.1_x86_64/lib:/opt/cudnn-linux-x86_64-8.9.7.29_cuda12-archive/lib:/o/libcudnn8",
+            None,
+            "/opt/nccl_2.18.3-1+cuda12.1_x86_64/lib, /opt/cudnn-linux-x86_64-8.9.7.29_cuda12-archive/lib, /o/libcudnn8",
+        ),
     ],
 )
 def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept: str | None, removed: str) -> None:
@@ -170,7 +175,19 @@ def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept:
 
 
 @pytest.mark.parametrize(
-    "theirs", [DRIVER, "/usr/local/cuda-samples/lib", "/usr/lib/x86_64-linux-gnu", "/home/me/cuda/lib", "/opt/lib:", ""]
+    "theirs",
+    [
+        DRIVER,
+        "/usr/local/cuda-samples/lib",
+        "/usr/lib/x86_64-linux-gnu",
+        "/home/me/cuda/lib",
+        "/home/u/nccl-tests/lib",
+        "/home/u/nccl2-tests/lib",
+        "/opt/cudnn-frontend-x",
+        "/opt/aws-ofi-nccl/lib",
+        "/opt/lib:",
+        "",
+    ],
 )
 def test_other_directories_stay(theirs: str) -> None:
     setting = by_name({"LD_LIBRARY_PATH": theirs})["LD_LIBRARY_PATH"]
