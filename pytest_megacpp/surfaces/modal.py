@@ -120,8 +120,7 @@ class ModalSurface:
             return sandbox
         box.replay_records()
         if not box.has_spoken():
-            ended = client.find(config.app, run_id, config.environment, ended_too=True)
-            box.look_back(ended)
+            return box.look_back(client.find(config.app, run_id, config.environment, ended_too=True))
         return None
 
     def _order(self, plan: Plan, box: "ModalBox") -> Any:
@@ -542,19 +541,24 @@ class ModalBox:
         """Whether anything of the box itself has come."""
         return b'"kind":"run-started"' in self._recording.read_bytes()
 
-    def look_back(self, sandbox: Any) -> None:
-        """What is left of a run without records: the output of its sandbox, where Modal still knows it. Raises
-        SurfaceTrouble when that is nothing.
+    def look_back(self, sandbox: Any) -> Any:
+        """What is left of a run without records: the output of its sandbox, where Modal still knows it. Returns the
+        sandbox if it has not ended, to be followed: it may have been found late. Raises SurfaceTrouble when nothing is
+        left.
         """
         if sandbox is None and not self._has_records():
             raise failures.SurfaceTrouble(failures.no_such_run(self._run_id))
-        code = client.exit_code(sandbox) if sandbox is not None else None
-        if code is not None:
+        code = None
+        if sandbox is not None:
+            code = client.exit_code(sandbox)
+            if code is None:
+                return sandbox
             self.knows(sandbox=str(sandbox.object_id))
             self._sandbox = sandbox
             self._after_the_end(code)
         if not self.has_spoken():
             raise failures.SurfaceTrouble(failures.nothing_left(code))
+        return None
 
     def _has_records(self) -> bool:
         """Whether the volume of run records has a place of this run: a sandbox that mounts it makes one."""
