@@ -4,6 +4,9 @@ what stands in it.
 While ranks write, a hole is punched, so that no offset moves. Where a file system has no holes (gVisor's), the middle
 is cut out in place, which works because ranks append (`rank/crash.py`): what they write in the milliseconds that this
 takes may be lost, or stand before the end that is kept. Afterwards the log is rewritten as its two ends.
+
+All of it cuts between lines, since half a secret is none that `recording/redact.py` would know. Only a line that is
+longer than `LINE_BYTES` is cut within.
 """
 
 import contextlib
@@ -14,7 +17,22 @@ import shutil
 KEPT_HEAD_BYTES = 4 << 20
 KEPT_TAIL_BYTES = 12 << 20
 MAX_LOG_BYTES = KEPT_HEAD_BYTES + KEPT_TAIL_BYTES
+LINE_BYTES = 16 << 10
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
+
+
+def between_lines(path: str, start: int, end: int) -> tuple[int, int]:
+    """The part from `start` to `end`, with the lines that either offset lies in; as it is where it can't be read."""
+    try:
+        with open(path, "rb") as log:
+            before = max(0, start - LINE_BYTES)
+            log.seek(before)
+            line_start = log.read(start - before).rfind(b"\n") + 1
+            log.seek(max(0, end - 1))
+            line_end = log.read(LINE_BYTES + 1).find(b"\n")
+    except OSError:
+        return start, end
+    return (before + line_start if line_start else start), (end + line_end if line_end >= 0 else end)
 
 
 def give_back(path: str, start: int, end: int) -> bool:
@@ -76,10 +94,11 @@ def shorten(path: str, cut_bytes: int = 0) -> None:
         size = os.stat(path).st_size
         if size <= MAX_LOG_BYTES:
             return
+        start, end = between_lines(path, KEPT_HEAD_BYTES, size - KEPT_TAIL_BYTES)
         with open(path, "rb") as log, open(beside, "wb") as copy:
-            copy.write(log.read(KEPT_HEAD_BYTES))
-            copy.write(f"\n… {size - MAX_LOG_BYTES + cut_bytes} bytes cut …\n".encode())
-            log.seek(size - KEPT_TAIL_BYTES)
+            copy.write(log.read(start))
+            copy.write(f"\n… {end - start + cut_bytes} bytes cut …\n".encode())
+            log.seek(end)
             shutil.copyfileobj(log, copy)
         os.replace(beside, path)
     except OSError:

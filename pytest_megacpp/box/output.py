@@ -5,7 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-from pytest_megacpp.box.logs import KEPT_HEAD_BYTES, KEPT_TAIL_BYTES, MAX_LOG_BYTES, cut_out, give_back, shorten
+from pytest_megacpp.box.logs import (
+    KEPT_HEAD_BYTES,
+    KEPT_TAIL_BYTES,
+    MAX_LOG_BYTES,
+    between_lines,
+    cut_out,
+    give_back,
+    shorten,
+)
 from pytest_megacpp.recording.events import OutputRead
 
 HEAD_BYTES = 8_000
@@ -38,10 +46,11 @@ class OutputMarks:
             new = max(start, self._trimmed[key])
             if end - new <= MAX_LOG_BYTES:
                 continue
-            if give_back(path, new, end):
-                self._trimmed[key] = end
+            new, new_end = between_lines(path, new, end)
+            if give_back(path, new, new_end):
+                self._trimmed[key] = new_end
             else:
-                self._cut[key] += cut_out(path, start, end, self._cut_of_test(key))
+                self._cut[key] += cut_out(path, *between_lines(path, start, end), self._cut_of_test(key))
 
     def shorten(self) -> None:
         """When nobody writes any more."""

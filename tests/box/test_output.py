@@ -1,6 +1,7 @@
 """Slicing logs by test: what was written during it, its ends when it is long, never an error."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,42 @@ def test_a_long_log_ends_as_its_two_ends(logs: Logs, small: None) -> None:
     assert len(text) < (1 << 17) + 40
     assert [p.name for p in path.parent.iterdir() if p.suffix == ".tmp"] == []
     logs_module.shorten(str(path.parent / "missing.log"))
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_no_part_of_a_secret_outlives_a_cut(
+    logs: Logs, small: None, monkeypatch: pytest.MonkeyPatch, holes: bool
+) -> None:
+    """Every line is a secret: what is left of the log has it whole or not at all, while ranks write and afterwards."""
+    path = logs.paths[0][0]
+    if not holes:
+        monkeypatch.setattr(output_module, "give_back", lambda *_: False)
+    elif not logs_module.give_back(path, 0, 1):
+        pytest.skip("this file system can't punch holes")
+    secret = b"token=hunter2-" + b"0123456789" * 10
+    logs.write(b"x\n")
+    logs.marks.begin()
+    for _ in range(5):
+        logs.write((secret + b"\n") * 8_191)
+        logs.marks.trim()
+        rest = Path(path).read_bytes().replace(secret + b"\n", b"")
+        assert not re.search(rb"token|hunter|0123|789", rest)
+    logs.marks.shorten()
+    rest = Path(path).read_bytes().replace(secret + b"\n", b"")
+    assert b"bytes cut" in rest
+    assert not re.search(rb"token|hunter|0123|789", rest.partition(b"bytes cut")[2].partition(b"\n")[2])
+    assert rest.startswith(b"x\n")
+
+
+def test_cuts_lie_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one\ntwo\nthree\nfour\n")  # lines begin at 0, 4, 8, 14
+    assert logs_module.between_lines(str(path), 5, 10) == (4, 14)
+    assert logs_module.between_lines(str(path), 4, 14) == (4, 14)
+    assert logs_module.between_lines(str(path), 1, 18) == (1, 19)
+    assert logs_module.between_lines(str(tmp_path / "missing"), 5, 10) == (5, 10)
+    monkeypatch.setattr(logs_module, "LINE_BYTES", 1)
+    assert logs_module.between_lines(str(path), 11, 11) == (11, 11)
 
 
 # -- where no hole can be punched ----------------------------------------------------------------------------------
