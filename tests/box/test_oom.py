@@ -154,7 +154,12 @@ def test_asking_whether_there_is_a_witness_leaves_no_log_open(
     machine.counts(V2_FILE, 0)
     machine.log.touch()
     made: list[OomWitness] = []
-    monkeypatch.setattr(kernel, "OomWitness", lambda: made.append(machine.witness()) or made[-1])
+
+    def make() -> OomWitness:
+        made.append(machine.witness())
+        return made[-1]
+
+    monkeypatch.setattr(kernel, "OomWitness", make)
     (row,) = (row for row in kernel.INTERFACES if row.name == name)
     assert kernel.why_not(row, tmp_path) == ""
     assert len(made) == 1
