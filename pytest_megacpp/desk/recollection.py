@@ -1,7 +1,8 @@
 """Owns what this desk remembers of a run that it submitted or followed before; must not know how a box is asked.
 
-Attaching writes a run's recording anew. So the earlier one is put aside until the box has spoken, and put back when it
-does not: for a run whose sandbox is gone without records it is all the evidence there is.
+Attaching writes a run's recording anew. So the earlier one is put aside. Where the box doesn't speak any more it is put
+back, since then it is all the evidence there is; where the box or its records fall silent early, what only the earlier
+one has is added.
 """
 
 import contextlib
@@ -22,9 +23,11 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.report.run_json import Git, Ids
 from pytest_megacpp.surfaces.modal_failures import NO_SUCH_RUN, nothing_left
+from pytest_megacpp.surfaces.modal_stream import Unseen
 
 ASIDE = f".{RECORDING}.before"
 _OF_A_DESK = re.compile(rb'\{"v":\d+,"run":"[^"]*","world":"[^"]*","src":"desk"')
+_OF_THE_WAY = re.compile(_OF_A_DESK.pattern.replace(b"desk", b"surface"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Recollection:
     """The run's directory as it was before this session; `document` is its `run.json`, empty without one."""
 
     path: Path
@@ -57,7 +60,7 @@ class Memory:
     latest: bytes | None
 
     @classmethod
-    def of(cls, lane_dir: Path, run_id: str) -> "Memory":
+    def of(cls, lane_dir: Path, run_id: str) -> "Recollection":
         path, latest = lane_dir / "runs" / run_id, None
         with contextlib.suppress(OSError):
             latest = (lane_dir / LATEST).read_bytes()
@@ -92,10 +95,10 @@ class Memory:
     # -- the earlier recording -----------------------------------------------------------------------------
 
     def put_aside(self) -> None:
-        """One that a desk had put aside before it died is the better one."""
+        """Where a desk died while it followed, one is aside already: the longer one is kept."""
         recording, aside = self.path / RECORDING, self.path / ASIDE
         with contextlib.suppress(OSError):
-            if aside.exists():
+            if _size(aside) > _size(recording):
                 recording.unlink(missing_ok=True)
             else:
                 recording.replace(aside)
@@ -104,9 +107,24 @@ class Memory:
         with contextlib.suppress(OSError):
             (self.path / ASIDE).replace(self.path / RECORDING)
 
-    def forget(self) -> None:
-        """The box has spoken: what it says holds all that was heard of it before."""
-        (self.path / ASIDE).unlink(missing_ok=True)
+    def rejoin(self) -> bytes:
+        """Adds to the new recording, to which nobody writes any more, what the box said only to the earlier one, and
+        forgets that. Returns what was added; where it can't be, both stay.
+        """
+        recording, aside = self.path / RECORDING, self.path / ASIDE
+        with contextlib.suppress(OSError):
+            earlier, unseen = aside.read_bytes(), Unseen()
+            unseen.saw(recording.read_bytes())
+            lines = (
+                line for line in earlier.splitlines(keepends=True) if line.endswith(b"\n") and _is_of_the_box(line)
+            )
+            added = b"".join(line for line in lines if unseen.is_new(line))
+            if added:
+                with recording.open("ab") as file:
+                    file.write(b"\n" + added)
+            aside.unlink()
+            return added
+        return b""
 
     def leave_no_trace(self) -> None:
         """Of a run that isn't there."""
@@ -164,6 +182,17 @@ class Memory:
         started_at = _text(document.get("started_at")) or _time_in(self.path.name)
         started = RunStarted(self.path.name, started_at, lane, "modal", dry_run, ranks, len(nodeids))
         return [started, *(TestPlanned(index, nodeid, ranks) for index, nodeid in enumerate(nodeids))]
+
+
+def _is_of_the_box(line: bytes) -> bool:
+    return not (_OF_A_DESK.match(line) or _OF_THE_WAY.match(line))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _without_words_of_desks(recording: Path) -> None:

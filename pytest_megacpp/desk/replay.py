@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.launch import Place, rate_of
-from pytest_megacpp.desk.memory import Asked, Memory
 from pytest_megacpp.desk.options import Options
+from pytest_megacpp.desk.recollection import Asked, Recollection
 from pytest_megacpp.desk.rundir import RunDirectory
 from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
 from pytest_megacpp.desk.session import POLL_S, LaneRun
@@ -96,48 +96,48 @@ class Elsewhere:
         """
         from pytest_megacpp.surfaces.modal import ModalSurface
 
-        memory = Memory.of(self._options.lane_dir, self._run_id)
-        if memory.surface not in (None, "modal"):
+        before = Recollection.of(self._options.lane_dir, self._run_id)
+        if before.surface not in (None, "modal"):
             raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
         directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
-        memory.put_aside()
+        before.put_aside()
         box = ModalSurface(self._options.modal, self._options.source).attach(self._run_id, directory.path)
         try:
             head, timeline = _beginning(box, progress)
             if timeline.started is None:
-                return self._without_a_box(box, memory, directory, nodeids)
+                return self._without_a_box(box, before, directory, nodeids)
         except BaseException:
             box.end()
-            memory.put_back()
+            before.put_back()
             directory.close()
-            memory.leave_no_trace()
+            before.leave_no_trace()
             raise
-        memory.forget()
         rate = rate_elsewhere(timeline.started, self._options)
 
         def follow(run: LaneRun) -> None:
             run.meta = replace(run.meta, rate=rate)
+            run.earlier = before.rejoin
             run.follow(box, head)
 
         return _recorded_run(timeline, self._options, directory, nodeids, follow)
 
     def _without_a_box(
-        self, box: RunningBox, memory: Memory, directory: RunDirectory, nodeids: Sequence[str]
+        self, box: RunningBox, before: Recollection, directory: RunDirectory, nodeids: Sequence[str]
     ) -> tuple[LaneRun, dict[str, int]]:
         """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
         ended = box.ended()
         problem = ended.problem if ended is not None else None
-        if problem is None or not (problem.code == Code.BOX_LOST or memory.was_there(problem)):
+        if problem is None or not (problem.code == Code.BOX_LOST or before.was_there(problem)):
             why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
             mend = f": {problem.mend}" if problem is not None and problem.mend else ""
             raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
         box.end()
-        memory.put_back()
+        before.put_back()
         asked = Asked(self._lanes[0] if self._lanes else "", self._options, nodeids)
-        known = memory.account(asked, problem)
+        known = before.account(asked, problem)
 
         def lose(run: LaneRun) -> None:
-            run.meta = replace(run.meta, ids=memory.ids, git=memory.git)
+            run.meta = replace(run.meta, ids=before.ids, git=before.git)
             run.lose(known.problem, known.told)
 
         return _recorded_run(known.timeline, self._options, directory, nodeids, lose, heard=known.timeline)

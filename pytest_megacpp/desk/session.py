@@ -51,7 +51,8 @@ class LaneRun:
     records) by an attempt's number; `unwritten` says which artefacts failed, and why.
 
     `left`: the box works on without this desk. `stays`: it would, if this desk ended now. `on_progress` hears of each
-    step on the way to a box elsewhere.
+    step on the way to a box elsewhere. `earlier` adds to the recording, once the box has ended, what an earlier one of
+    this run has beyond it.
     """
 
     plan: Plan
@@ -66,6 +67,7 @@ class LaneRun:
     left: bool = False
     stays: bool = False
     on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
+    earlier: Callable[[], bytes] = bytes
     _box: RunningBox | None = None
     _decoder: Decoder = field(default_factory=Decoder)
     _settled: set[int] = field(default_factory=set)  # tests at which no further attempt is wanted
@@ -185,6 +187,8 @@ class LaneRun:
             self.on_progress(Progress("collection", f"done {event.time_s:.1f} s after the box began"))
 
     def _end_of_recording(self, ended: Ended) -> None:
+        if more := self.earlier():
+            self._take(b"\n" + more)
         for event in self._decoder.close():
             self.timeline.add(event)
         self._over = True
