@@ -102,10 +102,10 @@ class Box:
         for index, test in enumerate(plan.tests):
             self.recorder.write(ev.TestPlanned(index, test.nodeid, test.ranks, test.must_run, preset=test.preset))
         if self.signals:
-            told = (
-                f"{', '.join(self.signals)} had been ignored or blocked where this run was started; ranks have defaults"
+            names = ", ".join(self.signals)
+            self.recorder.write(
+                ev.Progress("signals", f"{names} were ignored or blocked at the start; ranks have defaults")
             )
-            self.recorder.write(ev.Progress("signals", told))
         self._listen_to_the_desk()
         ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
         if not ready:

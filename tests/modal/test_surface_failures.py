@@ -291,7 +291,9 @@ def test_a_network_that_falls_silent_for_good(
     monkeypatch.setattr(modal_client, "POLL_S", 0.5)
     monkeypatch.setattr(modal_client, "CALL_S", 0.5)
     box = started(project, ModalConfig(lease_s=6.0), dry_run=True)
+    deadline = time.monotonic() + SOON_S
     while not said(box, ev.RunStarted):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     emulator.silence()
     problem = problem_of(box)
