@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import WARMED, Timeline
 from pytest_megacpp.report.clean import clean, one_line
@@ -23,6 +24,7 @@ KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
 INFRASTRUCTURE = "infrastructure"
+CAN_BE_INSTALLED = "py-spy"
 _NEEDS_DETAIL = ("wait", "busy")
 _OF_COLLECTIVES = frozenset({Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG, Code.COMPILE_SKEW})
 
@@ -79,16 +81,23 @@ def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> lis
 
 
 def _incomplete(verdict: Verdict, timeline: Timeline) -> list[str]:
-    """Missing sources of evidence, where the verdict isn't certain; holes in the recording, wherever there are some."""
+    """Sources of evidence that the verdict rests on or that can be installed, where they are missing and it isn't
+    certain; holes in the recording, wherever there are some.
+    """
     missing: list[str] = []
     if verdict.certainty is not Certainty.CERTAIN:
-        absent = {c.name: c.detail for c in timeline.capabilities.values() if not c.available}
+        absent = {c.name: c.detail for c in timeline.capabilities.values() if not c.available and _matters(c, verdict)}
         missing += [f"no {one_line(n, 40)}" + (f" ({one_line(d, 80)})" if d else "") for n, d in absent.items()]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
     missing += [f"{counted(lost, 'event')} of the recording lost"] if lost else []
     damaged = len(timeline.damaged)
     missing += [f"{counted(damaged, 'line')} of the recording unreadable"] if damaged else []
     return wrapped("incomplete evidence: " + "; ".join(missing), "  ") if missing else []
+
+
+def _matters(missing: Capability, verdict: Verdict) -> bool:
+    named = f"less certain: no {missing.name}"
+    return missing.name == CAN_BE_INSTALLED or any(e.text.startswith(named) for e in verdict.evidence)
 
 
 def _picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
