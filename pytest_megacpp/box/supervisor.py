@@ -17,6 +17,7 @@ ALARM_EVERY_S = 0.05
 ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
 ALARM_SHARE = 0.05  # of a test's age
 BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so together
+BROKEN_SETTLE_SHARE = 0.25  # of the time that the first one took: on a busy machine they come apart by as much
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
@@ -347,7 +348,8 @@ class Supervisor:
         broken = min((t for t, _ in world.broken.values()), default=None)
         exited = min((t for t, _ in world.exits.values()), default=None)
         answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
-        if broken is not None and (len(answered) == world.size or now_s - broken > BROKEN_SETTLE_S):
+        settled_s = max(BROKEN_SETTLE_S, BROKEN_SETTLE_SHARE * ((broken or 0.0) - world.started_s))
+        if broken is not None and (len(answered) == world.size or now_s - broken > settled_s):
             return self._not_started(world, "broken", attempts=START_ATTEMPTS)
         if exited is not None and now_s - exited > SETTLE_S:
             return self._not_started(world, "exit")
