@@ -44,7 +44,7 @@ def assert_noticed(process: BaseProcess, method: Method) -> None:
         assert is_readable(ended, 30)
         process.join(30)
         assert process.exitcode == -signal.SIGKILL
-        assert is_readable(ended, 0)
+        assert is_readable(ended, 30), "it stays so, once the forkserver has closed its end"
     finally:
         os.close(ended)
 

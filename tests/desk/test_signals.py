@@ -6,13 +6,16 @@ import sys
 
 import pytest
 
+from pytest_megacpp.desk import signals
+
 CODE = "from pytest_megacpp.desk import signals; print(signals.header_line(7))"
 
 
 def header(*ignored: signal.Signals) -> str:
     def ignore() -> None:
-        for sig in ignored:
-            signal.signal(sig, signal.SIG_IGN)
+        for name in signals.STOPS:
+            sig = getattr(signal, name)
+            signal.signal(sig, signal.SIG_IGN if sig in ignored else signal.SIG_DFL)
 
     ran = subprocess.run([sys.executable, "-c", CODE], preexec_fn=ignore, capture_output=True, text=True, check=True)
     return ran.stdout.strip()
