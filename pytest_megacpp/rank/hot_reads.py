@@ -53,8 +53,9 @@ class HotReads:
             self._tell(at, wait=True)
         self._test = None
 
-    def _heard(self, event: str, args: tuple[object, ...]) -> None:
-        if event not in _EVENTS or self._test is None:
+    def _heard(self, event: str, args: tuple[object, ...], events: frozenset[str] = _EVENTS) -> None:
+        """An audit hook outlives the names of its module: an interpreter that ends (3.12) has taken them away."""
+        if event not in events or self._test is None:
             return
         try:
             self._noticed(args[0])
