@@ -26,7 +26,7 @@ from pytest_megacpp.box.fitness import Problem, cuda_problems, gpu_problems
 from pytest_megacpp.box.gpus import GpuSurvey, ask, read_kernel_log
 from pytest_megacpp.box.kernel_identity import is_gvisor
 from pytest_megacpp.box.memory import NO_LIMIT_BYTES, allowance
-from pytest_megacpp.box.process import stat
+from pytest_megacpp.box.process import has_proc
 from pytest_megacpp.box.rented import machine
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
@@ -140,7 +140,7 @@ def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
         "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
         "free_disk_bytes": _disk_bytes(directory, free=True),
         "semaphores": _semaphores(),
-        "proc": stat(os.getpid()) is not None,
+        "proc": has_proc(),
         "interfaces": _interfaces(),
         "loopback": loopback.name(),
         "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
