@@ -16,8 +16,7 @@ from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline, WorldV
 ALARM_EVERY_S = 0.05
 ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
 ALARM_SHARE = 0.05  # of a test's age
-BROKEN_SETTLE_S = 0.5  # ranks that break in start-up for the same reason do so together
-BROKEN_SETTLE_SHARE = 0.25  # of the time that the first one took: on a busy machine they come apart by as much
+START_SETTLE_S = 2.0  # after a rank broke or died in start-up: others may do so for the same reason, or collect
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
@@ -345,14 +344,10 @@ class Supervisor:
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
         """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
-        broken = min((t for t, _ in world.broken.values()), default=None)
-        exited = min((t for t, _ in world.exits.values()), default=None)
-        answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
-        settled_s = max(BROKEN_SETTLE_S, BROKEN_SETTLE_SHARE * ((broken or 0.0) - world.started_s))
-        if broken is not None and (len(answered) == world.size or now_s - broken > settled_s):
-            return self._not_started(world, "broken", attempts=START_ATTEMPTS)
-        if exited is not None and now_s - exited > SETTLE_S:
-            return self._not_started(world, "exit")
+        failed_s = min((t for t, _ in (*world.broken.values(), *world.exits.values())), default=None)
+        if failed_s is not None and _has_settled(world, failed_s, now_s):
+            why, attempts = ("broken", START_ATTEMPTS) if world.broken else ("exit", 1)
+            return self._not_started(world, why, attempts)
         if self._clocks.since(world.started_s, now_s) > limit_s:
             acted = Acted(None, "startup-limit", f"not every rank was ready within {limit_s:g} s")
             return (Write(world.name, acted), *self._not_started(world, "startup-limit"))
@@ -453,6 +448,13 @@ class Supervisor:
         """Every rank says so, and all counted the same collectives."""
         counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1
+
+
+def _has_settled(world: WorldView, failed_s: float, now_s: float) -> bool:
+    """Whether no other rank is still on its way to the same failure: each has answered, or took over twice as long."""
+    answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
+    enough_s = SETTLE_S if len(answered) == world.size else max(START_SETTLE_S, failed_s - world.started_s)
+    return now_s - failed_s > enough_s
 
 
 def _alarm_pause_s(view: TestView, now_s: float) -> float:

@@ -32,8 +32,6 @@ from pytest_megacpp.recording.timeline import Timeline, WorldView
 
 KEPT_NODEIDS = 10
 MEND_CHARS = 4_000  # a command line has to stay whole
-TOGETHER_S = 1.0
-TOGETHER_SHARE = 0.25  # of the time that the first one took: on a busy machine ranks come apart by as much
 _CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
 _PROBLEM_CODES = {
     str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
@@ -194,9 +192,7 @@ def _without_nvls(timeline: Timeline, stumbles: Sequence[Stumble]) -> Finding:
 
 def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
     first = stumbles[0]
-    alike = [s for s in stumbles if (s.cause, s.told) == (first.cause, first.told)]
-    together_s = max(TOGETHER_S, TOGETHER_SHARE * (first.time_s - world.started_s))
-    blamed = tuple(sorted(s.rank for s in alike if s.time_s <= first.time_s + together_s))
+    blamed = tuple(sorted(s.rank for s in stumbles if (s.cause, s.told) == (first.cause, first.told)))
     others = [s for s in stumbles if s.rank not in blamed]
     return Finding(
         Code.STARTUP_FAILURE,

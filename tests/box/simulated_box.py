@@ -31,11 +31,14 @@ class Birth(StrEnum):
     SLOW = "slow"
     NEVER = "never"
     BREAKS = "breaks"
+    BREAKS_LATE = "breaks long after the others"
     EXITS = "exits"
+    EXITS_LATE = "exits long after the others"
     EXITS_AT_ONCE = "exits as soon as it collected"
     EXITS_SOON = "exits soon after it collected"
 
 
+LATE = {Birth.SLOW: 2.0, Birth.BREAKS_LATE: 1.5, Birth.EXITS_LATE: 1.5}
 EXITS_AFTER_S = {Birth.EXITS_AT_ONCE: 0.1, Birth.EXITS_SOON: 0.4}
 
 
@@ -220,7 +223,7 @@ class SimulatedBox:
         self._pass(START_S)
 
     def _born(self, world: str, rank: int, birth: Birth) -> None:
-        at_s = self.now_s + 0.2 + rank * 0.013 + (2.0 if birth is Birth.SLOW else 0.0)
+        at_s = self.now_s + 0.2 + rank * 0.013 + LATE.get(birth, 0.0)
         found = tuple(i for i in range(len(self.plan.tests)) if i not in self.scenario.lacking.get(rank, ()))
         source = f"rank {rank}"
 
@@ -229,11 +232,11 @@ class SimulatedBox:
 
         if birth is Birth.NEVER:
             return
-        if birth is Birth.EXITS:
+        if birth in (Birth.EXITS, Birth.EXITS_LATE):
             say(ev.RankExited(rank, 1), source="box")
             return
         say(ev.RankReady(rank, rank, MAIN_THREAD))
-        if birth is Birth.BREAKS:
+        if birth in (Birth.BREAKS, Birth.BREAKS_LATE):
             say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
             return
         say(ev.RankCollected(rank, found, "d", (), found[::2]), 0.1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import AGAIN_S, BROKEN_SETTLE_S, MAX_ATTEMPTS, PURPOSES, warm_up_limits
+from pytest_megacpp.box.supervisor import AGAIN_S, MAX_ATTEMPTS, PURPOSES, START_SETTLE_S, warm_up_limits
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, PlannedTest
 from pytest_megacpp.recording.timeline import WARMED, TestView
@@ -176,14 +176,20 @@ def test_a_bad_start_after_a_good_one_is_the_first_again() -> None:
     assert [r for r, _ in outcomes(box).values()] == ["not-run", "aborted", "not-run", "finished", "finished"]
 
 
-def test_ranks_that_break_together_are_waited_for() -> None:
-    box = run(planned(2), births={(0, 0): Birth.BREAKS, (0, 1): Birth.BREAKS})
-    assert len(box.timeline.worlds["w1"].broken) == 2
-    lone = run(planned(2), births={(0, 0): Birth.BREAKS, (0, 1): Birth.NEVER})
-    assert outcomes(lone)[0] == ("not-run", "broken")
-    world = lone.timeline.worlds["w1"]
+@pytest.mark.parametrize("births", [(Birth.BREAKS, Birth.BREAKS_LATE), (Birth.EXITS, Birth.EXITS_LATE)])
+def test_ranks_that_fail_to_start_for_one_reason_are_all_waited_for(births: tuple[Birth, Birth]) -> None:
+    box = run(planned(2), births={(1, 0): births[0], (1, 1): births[1]})
+    world = box.timeline.worlds["w1"]
+    of_themselves = world.broken.keys() | {r for r, (_, exited) in world.exits.items() if not exited.expected}
+    assert of_themselves == {0, 1}
+
+
+def test_a_rank_that_never_answers_delays_a_failed_start_by_seconds_only() -> None:
+    box = run(planned(2), births={(0, 0): Birth.BREAKS, (0, 1): Birth.NEVER})
+    assert outcomes(box)[0] == ("not-run", "broken")
+    world = box.timeline.worlds["w1"]
     assert world.ended_s is not None
-    assert world.ended_s - world.broken[0][0] > BROKEN_SETTLE_S
+    assert START_SETTLE_S < world.ended_s - world.broken[0][0] < 2 * START_SETTLE_S
 
 
 def test_a_slow_rank_is_waited_for() -> None:
