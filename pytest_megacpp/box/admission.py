@@ -2,7 +2,6 @@
 know what is said afterwards.
 """
 
-import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, TypeAlias
 
 from pytest_megacpp.recording.greeting import GREETING_BYTES, Channel, opened_by
 
+BACKLOG = 1024
 SILENT_CONNECTIONS = 64  # that are kept beside those still expected; a rank greets in the moment it connects
 
 Admit: TypeAlias = Callable[[Channel, socket.socket], None]
@@ -34,7 +34,8 @@ class Admission:
         self._silent: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
-        self._listener.listen(1024)
+        self._listener.listen(BACKLOG)
+        self._listener.setblocking(False)  # whoever was at the door may have been admitted meanwhile
         register(self._listener, self._accept)
 
     def expect(self, name: str, token: str, admit: Admit) -> None:
@@ -47,24 +48,24 @@ class Admission:
 
     def catch_up(self) -> None:
         """Admits whoever is at the door: a process that ended may have said its last words through a new connection."""
-        self._listener.setblocking(False)
-        try:
-            while True:
-                self._accept()
-        except OSError:
-            pass
-        finally:
-            self._listener.setblocking(True)
+        for _ in range(BACKLOG):
+            if not self._accept():
+                break
         for connection in list(self._silent):
-            if select.select([connection], [], [], 0)[0]:
+            if _has_spoken(connection):
                 self._greeted(connection)
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+    def _accept(self) -> bool:
+        """Returns whether somebody was at the door."""
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return False
         self._silent.append(connection)
         self._register(connection, lambda: self._greeted(connection))
         while len(self._silent) > SILENT_CONNECTIONS + len(Channel) * len(self._guests):
             self._turn_away(self._silent[0])
+        return True
 
     def _greeted(self, connection: socket.socket) -> None:
         """A greeting is sent in one piece, so what comes in two is none."""
@@ -94,3 +95,14 @@ class Admission:
             self._turn_away(connection)
         self._forget(self._listener)
         self._listener.close()
+
+
+def _has_spoken(connection: socket.socket) -> bool:
+    """Whether something can be read, its end included."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -58,9 +58,8 @@ class Pump(Generic[T]):
         ready = self._selector.select(wait_s)
         looked_s = self._clock()
         for key, _ in ready:
-            with contextlib.suppress(KeyError):
-                if key.fd in self._selector.get_map():
-                    key.data()
+            if self._selector.get_map().get(key.fd) is key:  # else an earlier handler closed it
+                key.data()
         self.looked_s = looked_s
 
     def until(self, done: Callable[[], bool], limit_s: float) -> bool:

@@ -127,6 +127,36 @@ def test_what_is_at_the_door_is_let_in_before_a_process_counts_as_ended(receptio
     assert reception.admitted[0][2].recv(100) == b"last words"
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("is_known", [False, True], ids=["at the door", "silent so far"])
+def test_a_rank_that_greets_in_the_moment_that_another_ends(reception: Reception, is_known: bool) -> None:
+    """Both are in one look of the box, the end first: its handler lets the other in, and nothing is done twice."""
+    client, (ended, end) = socket.socket(socket.AF_UNIX), socket.socketpair()
+    said: list[bytes] = []
+
+    def admit(_: Channel, line: socket.socket) -> None:
+        reception.pump.register(line, lambda: said.append(line.recv(200)))
+
+    def catch_up() -> None:
+        ended.recv(1)
+        reception.admission.catch_up()
+
+    reception.admission.expect("w1.1", TOKENS["w1.1"], admit)
+    reception.pump.register(ended, catch_up)
+    if is_known:
+        client.connect(reception.path)
+        reception.settle()
+    end.send(b".")
+    if not is_known:
+        client.connect(reception.path)
+    client.sendall(greeting(TOKENS["w1.1"], Channel.FACTS) + b"x" * 100)
+    reception.settle()
+    assert said == [b"x" * 100]
+    for one in (client, ended, end):
+        reception.pump.forget(one)
+        one.close()
+
+
 def test_a_rank_of_an_ended_world_is_turned_away(reception: Reception) -> None:
     reception.admission.dismiss("w1.0")
     assert is_turned_away(reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS)))
