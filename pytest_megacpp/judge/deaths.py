@@ -31,7 +31,7 @@ def find(case: Case) -> Finding | None:
         return joining
     first = _first(own)
     if (refused := _multicast(own, first)) is not None:
-        return devices.multicast(case, refused)
+        return devices.multicast(case, refused, _order_doubts(refused, [t for t in own if t.kind is not Kind.NVLS]))
     together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source != "report" for t in own)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, written
 from pytest_megacpp.judge.errors import Kind, nvls_line
-from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
 from pytest_megacpp.recording.events import DeviceFault
@@ -64,9 +64,10 @@ def broken(case: Case) -> Finding | None:
     )
 
 
-def multicast(case: Case, first: Trouble) -> Finding:
+def multicast(case: Case, first: Trouble, doubts: tuple[Doubt, ...]) -> Finding:
     """NCCL could not set up NVLink SHARP, or the container's kernel refused what it asked of the driver: the machine's
-    matter, and no rank's. Which ranks say so first is chance, so none is blamed.
+    matter, and no rank's. Which ranks say so first is chance, so none is blamed. `doubts`: whether another failure came
+    before.
     """
     hit = sorted(t.rank for t in case.troubles.values() if t.kind is Kind.NVLS)
     return Finding(
@@ -78,6 +79,7 @@ def multicast(case: Case, first: Trouble) -> Finding:
         (*nvls_setting(case.timeline), *_failures(case, hit), *_written(case, first)),
         aftermath.consequences(case, ()),
         frozenset({Source.REPORTS} if first.source != "exit" else {Source.REPORTS, Source.EXITS}),
+        doubts,
         certainty=Certainty.LIKELY if first.source == "exit" else Certainty.CERTAIN,
         time_s=first.time_s,
     )

@@ -21,7 +21,6 @@ OWN_SHARE = 0.3
 """Of a machine's memory, which every program of it uses: the least that the ranks hold for it to be their matter."""
 FAST = 0.05  # of the limit in a second
 CAUSE = "oom"
-_SILENT = frozenset({"killed", "cut-off"})  # what a box that is killed whole looks like
 _GIB = 1 << 30
 ORDERED, MACHINE = "ordered", "machine"
 _LIMITS = {ORDERED: " ordered", "cgroup": " that its cgroup allows", MACHINE: ""}
@@ -29,7 +28,7 @@ _LIMITS = {ORDERED: " ordered", "cgroup": " that its cgroup allows", MACHINE: ""
 
 def explained(finding: Finding, timeline: Timeline) -> Finding:
     """The finding of a lost box, or, where the last figures say so, that memory ran out."""
-    if finding.code is not Code.BOX_LOST or finding.cause not in _SILENT or timeline.memory is None:
+    if timeline.memory is None or not _is_unexplained(finding, timeline):
         return finding
     time_s, last = timeline.memory[0], at_the_end(timeline.memory, timeline.last_s)
     if not (ran_out(last) and is_of_the_ranks(last)) or (_outlived_its_order(last, timeline) and not _is_steep(last)):
@@ -45,6 +44,14 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
         certainty=Certainty.LIKELY,
         evidence=(*finding.evidence, Evidence(None, time_s, "box", f"{what} {told}")),
     )
+
+
+def _is_unexplained(finding: Finding, timeline: Timeline) -> bool:
+    """Whether the box looks as one that is killed whole: killed from outside, or nobody says anything of its end. A
+    sandbox that ended with a status, and a desk that could not follow, have reasons of their own.
+    """
+    said_nothing = finding.cause == "cut-off" and not timeline.problems
+    return finding.code is Code.BOX_LOST and (finding.cause == "killed" or said_nothing)
 
 
 def at_the_end(newest: tuple[float, MemoryUsed], end_s: float) -> MemoryUsed:

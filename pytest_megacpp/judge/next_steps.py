@@ -164,7 +164,7 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
     (Code.BOX_LOST, "oom"): (
         "use less memory (caches, pinned memory, DataLoader workers; the smaller preset), or give the box more"
-        " (memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
+        " (on Modal: memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
     ),
     (Code.BLOCKED, "seed"): "warm it up first, all ranks together: the same command, which then measures\n{mend}",
     (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",

@@ -96,9 +96,10 @@ class LocalBox:
         status = self._child.poll()
         if status is None or (status < 0 and self._goes_on_alone()):
             return None
-        was_killed = status < 0 or status > _SIGNALLED
-        words = (_how(status) if was_killed else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
-        return Ended(ProblemFound("box-lost", "cut-off", words) if words else None)
+        number = -status if status < 0 else status - _SIGNALLED
+        words = (_how(status) if number > 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+        cause = "killed" if number == signal.SIGKILL else "cut-off"
+        return Ended(ProblemFound("box-lost", cause, words) if words else None)
 
     def address(self) -> Address:
         return Address()

@@ -574,6 +574,15 @@ def environment_nvls_in_a_collective() -> FakeBox:
 
 
 @case
+def environment_nvls_beside_a_failure_of_another_kind() -> FakeBox:
+    """Which came first can't be told, so it isn't certain."""
+    box = with_nvls("1", "user").begins().enters((0, 1)).after(0.1)
+    box.raises(3, "ValueError", "no such shard").after(0.006).raises(2, "torch.distributed.DistBackendError", NVLS)
+    box.finishes((2, 3)).after(0.8)
+    return box.acts("failure-stuck", "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
+
+
+@case
 def environment_nvls_of_a_process_that_ended() -> FakeBox:
     """A library of its own aborts; NCCL_DEBUG=WARN tells why."""
     box = with_nvls("0", "plugin").begins().after(0.1)
@@ -981,6 +990,19 @@ def box_lost_connection_with_memory_nearly_full() -> FakeBox:
     """A network that fails says nothing about memory."""
     told = ev.ProblemFound("box-lost", "connection", "no connection to the box for 91 s", "rerun")
     return box_lost_at(15.9).say(told, "desk", "")
+
+
+@case
+def box_lost_with_a_status_and_memory_nearly_full() -> FakeBox:
+    """A box that could say why it ended was not killed for its memory."""
+    told = "the box could not write its recording: is the disk full?"
+    return box_lost_at(15.9).say(ev.ProblemFound("box-lost", "cut-off", told), "desk", "")
+
+
+@case
+def box_lost_to_a_desk_that_failed_and_memory_nearly_full() -> FakeBox:
+    told = "following the box failed: TypeError: unexpected message"
+    return box_lost_at(15.9).say(ev.ProblemFound("box-lost", "cut-off", told, "rerun"), "desk", "")
 
 
 @case
