@@ -5,21 +5,24 @@ other ends every process of the run. Standard library only, and little of it, so
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import sys
 import time
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box import contract, process
 from pytest_megacpp.box.scratch import make, sweep
 
 SWEEP_S = 5.0
 GUARD = "MEGACPP_GUARD"  # in the environment of all that is started below this process: its id
+STARTED_WITH = "MEGACPP_LIBRARY_PATH"  # what LD_LIBRARY_PATH was before this program started itself anew
 _UNKNOWN = 70
 
 
 def main(plan: str, directory: str) -> int:
+    _obey_library_path(plan)
     found = process.default_signals()
     process.adopt_orphans()
     guard = os.getpid()
@@ -38,7 +41,31 @@ def main(plan: str, directory: str) -> int:
     return status if status >= 0 else 128 - status
 
 
+def _obey_library_path(plan: str) -> None:
+    """The loader reads LD_LIBRARY_PATH once, as a program starts. So this one starts anew with the contract's, and the
+    box itself finds torch's own libraries. The contract still gets to see what it was.
+    """
+    if STARTED_WITH in os.environ:
+        _set(contract.LIBRARY_PATH, os.environ.pop(STARTED_WITH))
+        return
+    with open(plan, encoding="utf-8") as f:
+        configured = json.load(f).get("environment", {})
+    theirs = os.environ.get(contract.LIBRARY_PATH, "")
+    ours = contract.library_path({**os.environ, **configured}, chosen=configured) or ""
+    if ours != theirs:
+        os.environ[STARTED_WITH] = theirs
+        _set(contract.LIBRARY_PATH, ours)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _set(variable: str, value: str) -> None:
+    os.environ.pop(variable, None)
+    if value:
+        os.environ[variable] = value
+
+
 def _box(plan: str, directory: str, scratch: str, guard: int, signals: tuple[str, ...]) -> int:
+    process.adopt_orphans()  # before there are threads: it forks
     process.die_with_parent(signal.SIGTERM)
     if os.getppid() != guard:
         return 128 + signal.SIGTERM

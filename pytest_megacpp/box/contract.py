@@ -158,16 +158,19 @@ def _table(shape: LaunchShape) -> tuple[_Row, ...]:
     )
 
 
+_LIBRARY_PATH_ROW = _Row(
+    LIBRARY_PATH,
+    None,
+    Phase.IMPORT,
+    "the dynamic loader",
+    "directories of CUDA, cuDNN and NCCL are left out: the image's libraries must not shadow those that torch"
+    " brings; the driver's directory stays",
+    filtered=True,
+)
+
+
 def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
-    yield _Row(
-        LIBRARY_PATH,
-        None,
-        Phase.IMPORT,
-        "the dynamic loader",
-        "directories of CUDA, cuDNN and NCCL are left out: the image's libraries must not shadow those that torch"
-        " brings; the driver's directory stays",
-        filtered=True,
-    )
+    yield _LIBRARY_PATH_ROW
     if shape.ranks > 1:
         about = "torchrun's default for more than one rank on a host"
         yield _Row("OMP_NUM_THREADS", "1", Phase.IMPORT, "OpenMP", about)
@@ -392,7 +395,7 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
 
 _VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
 _VENDOR_DIRECTORY = re.compile(
-    r"/(?:usr/local|opt)/cuda(?:-[\d.]+)?(?:/|$)"  # a toolkit: lib64, targets, compat, extras/CUPTI
+    r"/(?:usr/local|opt)/cuda(?:[-_]?[\d.]+)?(?:/(?!compat(?:/|$))|$)"  # a toolkit: lib64, targets, extras/CUPTI
     r"|/(?:site|dist)-packages/nvidia/"  # Python's nvidia-* packages, of whichever environment
     r"|/nvidia/hpc_sdk/"
     rf"|/(?:lib)?(?:nccl|cudnn)(?:[-_]?v?{_VERSION}|-linux-[\w.-]+-archive)?(?:/|$)"  # an NCCL or cuDNN of its own
@@ -400,11 +403,16 @@ _VENDOR_DIRECTORY = re.compile(
 
 
 def is_vendor_directory(path: str) -> bool:
-    """Whether libraries of NVIDIA that torch brings along would be found there first: below a CUDA toolkit (its
-    compatibility libraries included), in a `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so
-    `/usr/local/nvidia/lib64`: it has the driver's libraries, which nobody else brings.
+    """Whether libraries of NVIDIA that torch brings along would be found there first: below a CUDA toolkit, in a
+    `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so the driver's libraries, which nobody else brings:
+    `/usr/local/nvidia/lib64`, and a toolkit's `compat` for a driver that is older than torch's CUDA.
     """
     return _VENDOR_DIRECTORY.search(path) is not None
+
+
+def library_path(user_env: Mapping[str, str], chosen: Collection[str] = ()) -> str | None:
+    """Returns what ranks get as `LD_LIBRARY_PATH`, None where it is unset."""
+    return _resolve_row(_LIBRARY_PATH_ROW, user_env, chosen).value
 
 
 def _without_vendor_directories(row: _Row, theirs: str) -> Setting:

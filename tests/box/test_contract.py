@@ -141,9 +141,9 @@ DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
     [
         (f"/usr/local/cuda/lib64:{DRIVER}", DRIVER, "/usr/local/cuda/lib64"),  # nvidia/cuda:devel
         (
-            f"/usr/local/lib/python3.12/dist-packages/torch/lib:/usr/local/cuda/compat/lib:{DRIVER}",  # nvcr.io/pytorch
-            f"/usr/local/lib/python3.12/dist-packages/torch/lib:{DRIVER}",
-            "/usr/local/cuda/compat/lib",
+            "/usr/local/cuda12.4/lib64:/opt/cuda_13/lib:/usr/local/cuda:/mine",
+            "/mine",
+            "/usr/local/cuda12.4/lib64, /opt/cuda_13/lib, /usr/local/cuda",
         ),
         (
             "/usr/local/cuda-12.4/targets/x86_64-linux/lib:/opt/cuda/extras/CUPTI/lib64",
@@ -178,6 +178,8 @@ def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept:
     "theirs",
     [
         DRIVER,
+        f"/usr/local/lib/python3.12/dist-packages/torch/lib:/usr/local/cuda/compat/lib:{DRIVER}",  # nvcr.io/pytorch
+        "/usr/local/cuda-13.0/compat",
         "/usr/local/cuda-samples/lib",
         "/usr/lib/x86_64-linux-gnu",
         "/home/me/cuda/lib",
@@ -195,9 +197,9 @@ def test_other_directories_stay(theirs: str) -> None:
 
 
 def test_libraries_that_were_chosen_for_this_launch_stay() -> None:
-    env = {"LD_LIBRARY_PATH": "/usr/local/cuda/compat"}
+    env = {"LD_LIBRARY_PATH": "/usr/local/cuda/lib64"}
     setting = by_name(env, chosen=set(env))["LD_LIBRARY_PATH"]
-    assert (setting.value, setting.source) == ("/usr/local/cuda/compat", Source.USER)
+    assert (setting.value, setting.source) == ("/usr/local/cuda/lib64", Source.USER)
 
 
 def test_the_older_name_of_the_ring_size_rules_the_newer_one() -> None:
