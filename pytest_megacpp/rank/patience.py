@@ -5,7 +5,8 @@ that a compile may take, also one with a shorter time-out of its own, which it g
 
 NCCL's monitor ends a process whose watchdog gives no sign of life. torch reads how long that may last from the
 environment, once for each group, and offers nothing to change it later (the constructor of HeartbeatMonitor). So groups
-have the relaxed heartbeat of the contract until a warm-up is over, and those that are made afterwards a strict one.
+have the relaxed heartbeat of the contract until the warm-up of their test is over, and those that are made afterwards a
+strict one.
 """
 
 import contextlib
@@ -40,6 +41,7 @@ class Patience:
         """A test with these limits begins; groups that stay from the last one follow."""
         before, self._steady = self._steady, _outlast(limits.skew, limits.stall, limits.test)
         self._warm = max(self._steady, _outlast(limits.compile))
+        self._has_warmed = False
         self._set_heartbeat()
         if before != self._steady:
             for backend in _backends():
