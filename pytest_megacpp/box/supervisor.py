@@ -17,6 +17,7 @@ ALARM_EVERY_S = 0.05
 ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
 ALARM_SHARE = 0.05  # of a test's age
 START_SETTLE_S = 2.0  # after a rank broke or died in start-up: others may do so for the same reason, or collect
+MAX_START_SETTLE_S = 10.0
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
@@ -348,7 +349,7 @@ class Supervisor:
         if failed_s is not None and _has_settled(world, failed_s, now_s):
             why, attempts = ("broken", START_ATTEMPTS) if world.broken else ("exit", 1)
             return self._not_started(world, why, attempts)
-        if self._clocks.since(world.started_s, now_s) > limit_s:
+        if failed_s is None and self._clocks.since(world.started_s, now_s) > limit_s:
             acted = Acted(None, "startup-limit", f"not every rank was ready within {limit_s:g} s")
             return (Write(world.name, acted), *self._not_started(world, "startup-limit"))
         return ()
@@ -451,10 +452,14 @@ class Supervisor:
 
 
 def _has_settled(world: WorldView, failed_s: float, now_s: float) -> bool:
-    """Whether no other rank is still on its way to the same failure: each has answered, or took over twice as long."""
+    """Whether no other rank is still on its way to the same failure: each has answered, or took over twice as long as
+    the first one did from being up.
+    """
     answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
-    enough_s = SETTLE_S if len(answered) == world.size else max(START_SETTLE_S, failed_s - world.started_s)
-    return now_s - failed_s > enough_s
+    if len(answered) == world.size:
+        return now_s - failed_s > SETTLE_S
+    took_s = failed_s - min((t for t, _ in world.ready.values()), default=failed_s)
+    return now_s - failed_s > min(max(START_SETTLE_S, took_s), MAX_START_SETTLE_S)
 
 
 def _alarm_pause_s(view: TestView, now_s: float) -> float:
