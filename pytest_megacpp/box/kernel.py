@@ -66,7 +66,9 @@ def _thread_runs(_: Path) -> str:
 
 
 def _pyspy(_: Path) -> str:
-    return "" if shutil.which("py-spy") is not None else "py-spy is not installed: pip install py-spy"
+    if shutil.which("py-spy") is None:
+        return "py-spy is not installed: pip install py-spy"
+    return process.cannot_read_memory()
 
 
 def _cpu_model(_: Path) -> str:
@@ -163,7 +165,9 @@ def _address_order(_: Path) -> str:
 
 
 def _shared_memory(_: Path) -> str:
-    return "" if os.path.isdir("/dev/shm") else "there is no /dev/shm"
+    if not os.path.isdir("/dev/shm"):
+        return "there is no /dev/shm"
+    return "" if os.access("/dev/shm", os.W_OK) else "/dev/shm can't be written"
 
 
 INTERFACES: tuple[Interface, ...] = (
@@ -186,8 +190,8 @@ INTERFACES: tuple[Interface, ...] = (
     ),
     Interface(
         "py-spy",
-        "process_vm_readv(2)",
-        "py-spy: the stack of a rank whose interpreter doesn't answer",
+        "py-spy: process_vm_readv(2)",
+        "the stack of a rank whose interpreter doesn't answer",
         "torch's worker server, and faulthandler by a signal",
         "the stack of a rank that holds its interpreter lock",
         _pyspy,

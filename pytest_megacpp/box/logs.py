@@ -18,6 +18,7 @@ KEPT_HEAD_BYTES = 4 << 20
 KEPT_TAIL_BYTES = 12 << 20
 MAX_LOG_BYTES = KEPT_HEAD_BYTES + KEPT_TAIL_BYTES
 LINE_BYTES = 16 << 10
+LOOKS = 256  # for the end of a log that grows
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
 
@@ -59,29 +60,33 @@ def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
     except OSError:
         return 0
     try:
-        tail = _read_to_end(log, end)
-        size = end + len(tail)
-        cut = f"{end - start + cut_bytes} bytes cut while the rank wrote on, some lines may be missing"
-        mark = f"\n… {cut} …\n".encode()
+        tail, size = _read_to_end(log, end)
+        cut = f"{size - len(tail) - start + cut_bytes} bytes cut while the rank wrote on, some lines may be missing"
         os.ftruncate(log, start)
-        _append(log, mark)
-        _append(log, tail)
-        return size - start - len(mark) - len(tail)
+        with contextlib.suppress(OSError):  # what does not fit on the disk any more
+            _append(log, f"\n… {cut} …\n".encode() + tail)
+        return max(0, size - os.fstat(log).st_size)
     except OSError:
         return 0
     finally:
         os.close(log)
 
 
-def _read_to_end(log: int, offset: int) -> bytearray:
-    """Also what was written meanwhile: only what comes after the last look is lost."""
+def _read_to_end(log: int, offset: int) -> tuple[bytes, int]:
+    """Returns the newest `MAX_LOG_BYTES` behind an offset, and where they end. What was written meanwhile is in them:
+    only what comes after the last look is lost, or what a rank writes faster than it can be read.
+    """
     read = bytearray()
-    while len(read) < MAX_LOG_BYTES and (part := os.pread(log, 1 << 20, offset + len(read))):
+    for _ in range(LOOKS):
+        if not (part := os.pread(log, 1 << 20, offset)):
+            break
+        offset += len(part)
         read += part
-    return read
+        del read[:-MAX_LOG_BYTES]
+    return bytes(read), offset
 
 
-def _append(log: int, data: bytes | bytearray) -> None:
+def _append(log: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(log, view) :]

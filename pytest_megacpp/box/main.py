@@ -222,7 +222,7 @@ class Box:
             ending = self.supervisor.why_to_end(self.recorder.now_s()) is not None
             if ending:
                 fetch.cancel()
-            over = self._pump.until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
+            over = self._wait_until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
             for said in fetch.news(self.recorder.now_s()):
                 self.recorder.write(said)
         if fetch.problem is not None:
@@ -275,6 +275,15 @@ class Box:
                 self._pump.once()
                 self._trim_logs()
             self._account()
+
+    def _wait_until(self, done: Callable[[], bool], limit_s: float) -> bool:
+        """Before tests run; the account of memory is kept meanwhile."""
+
+        def look() -> bool:
+            self._account()
+            return done()
+
+        return self._pump.until(look, limit_s)
 
     def _trim_logs(self) -> None:
         now_s = self.recorder.now_s()
@@ -336,6 +345,7 @@ class Box:
         world.start(self._rank_environment(), self._how_to_start())
         take_signals(self)  # elastic put its own handlers in place
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
+        self._watch(world)
         for rank in world.ranks.values():
             self.recorder.write(ev.RankStarted(rank.rank, rank.pid), world.name)
             self._admission.expect(_name(world, rank), rank.token, partial(self._connect, world, rank))
@@ -343,12 +353,11 @@ class Box:
                 self._rank_ended(world, rank)
             else:
                 self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
-        self._watch(world)
 
     def _how_to_start(self) -> StartMethod:
         """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children."""
         if self._start_method is None:
-            self._pump.until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
+            self._wait_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
             report = json.loads(self._report.read_text()) if self._report.exists() else {}
             preloaded = from_json(Preloaded, report)
             for module, why in preloaded.failed.items():
@@ -608,7 +617,6 @@ def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...]
     """Runs the plan in the file; returns the exit status of the box. `scratch` is removed at the end, `signals` are
     those that were ignored or blocked when the box was started.
     """
-    process.adopt_orphans()
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
     sys.path[:] = dict.fromkeys((*plan.path, *sys.path))

@@ -31,6 +31,17 @@ def prctl(option: int, argument: object) -> str:
     return os.strerror(ctypes.get_errno()) if failed else ""
 
 
+def cannot_read_memory() -> str:
+    """Returns why process_vm_readv(2) doesn't work here, tried with this process, or nothing where it does."""
+    here = ctypes.create_string_buffer(1)
+    part = (ctypes.c_size_t * 2)(ctypes.addressof(here), 1)  # a struct iovec
+    try:
+        read = ctypes.CDLL(None, use_errno=True).process_vm_readv(os.getpid(), part, 1, part, 1, 0)
+    except (OSError, AttributeError) as e:
+        return str(e)
+    return "" if read == 1 else f"process_vm_readv(2): {os.strerror(ctypes.get_errno())}"
+
+
 def die_with_parent(sig: signal.Signals = signal.SIGKILL) -> None:
     """Has `sig` sent here when the parent ends: by the kernel (when the thread ends that started this process,
     prctl(2)), else by a thread that looks twice a second.
@@ -159,8 +170,8 @@ class ThreadTime:
 
 
 def main_thread(pid: int) -> ThreadTime:
-    """Returns the time of a process's main thread; zero when the process is gone. A kernel without scheduler statistics
-    has the file, and no run in it.
+    """Returns the time of a process's main thread; nothing of either when the process is gone. A kernel without
+    scheduler statistics has the file, and no run in it.
     """
     task = f"/proc/{pid}/task/{pid}"
     try:
@@ -171,7 +182,7 @@ def main_thread(pid: int) -> ThreadTime:
     if runs:
         return ThreadTime(cpu_ns / 1e9, runs)
     rest = _fields_of(f"{task}/stat")
-    return ThreadTime(0.0 if rest is None else _seconds(rest[11:13]), _switches(f"{task}/status"))
+    return ThreadTime(0.0, 0) if rest is None else ThreadTime(_seconds(rest[11:13]), _switches(f"{task}/status"))
 
 
 def _switches(status_file: str) -> int | None:

@@ -134,7 +134,7 @@ def test_a_signal_without_a_name() -> None:
 def test_a_process_that_is_gone_has_used_nothing() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert process.main_thread(gone.pid) == process.ThreadTime(0.0)
+    assert process.main_thread(gone.pid) == process.ThreadTime(0.0, 0)
     assert process.stat(gone.pid) is None
     assert not process.is_alive(gone.pid)
 
