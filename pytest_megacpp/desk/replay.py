@@ -23,6 +23,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.surfaces.modal_failures import is_an_end
 from pytest_megacpp.surfaces.protocol import RunningBox
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
@@ -127,7 +128,7 @@ class Elsewhere:
         """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
         ended = box.ended()
         problem = ended.problem if ended is not None else None
-        if problem is None or not (problem.code == Code.BOX_LOST or before.was_there(problem)):
+        if problem is None or not (is_an_end(problem) or before.was_there(problem)):
             why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
             mend = f": {problem.mend}" if problem is not None and problem.mend else ""
             raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")

@@ -557,7 +557,8 @@ class ModalBox:
             self._sandbox = sandbox
             self._after_the_end(code)
         if not self.has_spoken():
-            raise failures.SurfaceTrouble(failures.nothing_left(code))
+            why, self._problem = self._problem, None
+            raise failures.SurfaceTrouble(failures.nothing_left(code, why))
         return None
 
     def _has_records(self) -> bool:

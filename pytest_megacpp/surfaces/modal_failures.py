@@ -12,6 +12,7 @@ KILLED, TIMED_OUT = 137, 124
 GONE, NO_SUCH_RUN = "gone", "no-such-run"
 TOKEN = "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
 DETAIL_CHARS = 390
+IMAGE = "image"
 LOG_LINES = 4
 
 
@@ -130,15 +131,24 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
     if not recorded:
         told = f"the box did not start in this image (exit {code}){words}"
         mend = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
-        return ProblemFound("environment", "image", told, mend)
+        return ProblemFound("environment", IMAGE, told, mend)
     return ProblemFound("box-lost", "cut-off", f"the sandbox ended with exit {code}{words}", "rerun")
 
 
-def nothing_left(code: int | None) -> ProblemFound:
-    """A run that was there, and of which neither a sandbox nor a recording is left."""
+def is_an_end(problem: ProblemFound) -> bool:
+    """Whether it says how a run ended, not why Modal can't be asked."""
+    return problem.code == "box-lost" or problem.cause == IMAGE
+
+
+def nothing_left(code: int | None, why: ProblemFound | None = None) -> ProblemFound:
+    """A run that was there, and of which neither a sandbox nor a recording is left. `why` is what Modal and the output
+    still say of its end.
+    """
     how = f" with exit {code}" if code is not None else ""
     told = f"the sandbox is gone (it ended{how}) and left no records"
-    return ProblemFound("box-lost", GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote")
+    if why is None:
+        return ProblemFound("box-lost", GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote")
+    return ProblemFound("box-lost", GONE, f"{told}: {why.detail}"[:DETAIL_CHARS], why.mend)
 
 
 def no_such_run(run_id: str) -> ProblemFound:

@@ -20,13 +20,13 @@ RUN = "20261129-233000-0a0b"
 class Modal:
     """A Modal that finds the sandbox late, has no records of it, and lets nobody follow it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int | None, stderr: bytes = b"") -> None:
         self.sandbox, self.asked = SimpleNamespace(object_id="sb-1"), 0
         monkeypatch.setattr(client, "connect", lambda cancelled: None)
         monkeypatch.setattr(client, "find", lambda *_, ended_too=False: self.sandbox if ended_too else None)
         monkeypatch.setattr(client, "exit_code", lambda sandbox: code)
         monkeypatch.setattr(client, "stored", self._nothing)
-        monkeypatch.setattr(client, "output", lambda *_: b"")
+        monkeypatch.setattr(client, "output", lambda sandbox, stream, limit: stderr if stream == "stderr" else b"")
         monkeypatch.setattr(client, "how_it_ended", lambda sandbox: "exit")
         monkeypatch.setattr(client, "terminate", lambda sandbox: True)
         for name in ("follower", "Following"):
@@ -64,3 +64,11 @@ def test_one_that_has_ended_without_a_word_is_gone(tmp_path: Path, monkeypatch: 
     assert (problem.code, problem.cause) == ("box-lost", "gone")
     assert "it ended with exit 137" in problem.detail
     assert modal.asked == 0
+
+
+def test_one_that_could_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Modal(monkeypatch, 1, b"ModuleNotFoundError: No module named 'torch'\n")
+    problem = attach(tmp_path)
+    assert (problem.code, problem.cause) == ("box-lost", "gone")
+    assert "No module named 'torch'" in problem.detail
+    assert "megacpp doctor --surface modal" in problem.mend
