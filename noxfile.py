@@ -10,18 +10,21 @@ A session whose interpreter isn't installed is skipped. On Linux a torch from Py
 """
 
 import os
+import sys
 
 import nox
 
 TORCHES = ("2.11.0", "2.12.1", "2.13.0", "2.14.1")
 OLDEST, NEWEST = TORCHES[0], TORCHES[-1]
-PYTHON, FURTHER_PYTHONS = "3.11", ("3.12", "3.13")
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # nox's own: it is there
+FURTHER_PYTHONS = tuple(version for version in ("3.11", "3.12", "3.13") if version != PYTHON)
 
 PURE = ("tests/recording", "tests/judge", "tests/golden", "tests/report", "tests/surfaces")
 RANKS = ("tests/box", "tests/rank", "tests/plugin/test_outcomes.py", "tests/plugin/test_life.py")
-SEEDS = ("tests/plugin/test_seed.py", "tests/plugin/test_seed_ranks.py", "tests/plugin/test_warm_up.py")
+COMPILED = ("tests/compiled",)
 DRILLS = tuple(f"smoke_suites/drills/test_{name}.py" for name in ("deaths", "stalls", "mismatches", "compiling"))
 LANE = ("-m", "h200x8", "--surface", "local", "--dry-run")
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # as in the README; drills need every core
 
 GATE = (
     "tests/recording/test_flight.py",
@@ -34,7 +37,7 @@ GATE = (
     "tests/box/test_watch.py",
     "tests/rank",
     "tests/plugin/test_outcomes.py",
-    "tests/plugin/test_seed_ranks.py",
+    "tests/compiled/test_seed_ranks.py",
 )
 GATE_DRILLS = ("smoke_suites/drills/test_mismatches.py", "smoke_suites/drills/test_compiling.py")
 
@@ -62,7 +65,7 @@ def python(session: nox.Session) -> None:
 def gate(session: nox.Session, version: str) -> None:
     """What a torch is most likely to break."""
     _install(session, version)
-    _pytest(session, *(session.posargs or GATE))
+    _pytest(session, *(session.posargs or (*SIDE_BY_SIDE, *GATE)))
     if not session.posargs:
         _pytest(session, *LANE, *GATE_DRILLS)
 
@@ -72,8 +75,7 @@ def _everything(session: nox.Session, version: str) -> None:
     if session.posargs:
         _pytest(session, *session.posargs)
         return
-    for tests in (PURE, RANKS, SEEDS):
-        _pytest(session, *tests)
+    _pytest(session, *SIDE_BY_SIDE, *PURE, *RANKS, *COMPILED)
     for suites in (("smoke_suites/collectives", "smoke_suites/kernels"), DRILLS):
         _pytest(session, *LANE, *suites)
 

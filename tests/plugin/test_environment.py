@@ -172,7 +172,7 @@ def dumped(project: Project, name: str, size: int) -> list[dict[str, str]]:
 
 
 def test_all_is_as_under_torchrun(ran: Ran) -> None:
-    assert {name: o for name, o in ran.outcomes().items() if o != "passed"} == {"test_not_the_same": "failed"}
+    assert {name: o for name, o in ran.outcomes().items() if o != "passed"} == {"test_not_the_same": "failed"}, ran.text
     assert len(ran.outcomes()) == 20
 
 
