@@ -4,10 +4,12 @@ python -m benchmarks.ticks                              # this kernel
 python -m tests.gvisor -- python -m benchmarks.ticks    # gVisor's
 """
 
+import contextlib
 import itertools
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 LOOKS, BETWEEN_S = 15, 1.0
@@ -28,8 +30,16 @@ def look(pid: int) -> tuple[float, str, float]:
 
 
 def main() -> None:
-    started = {name: subprocess.Popen([sys.executable, "-c", code]) for name, code in THREADS.items()}
-    time.sleep(2)
+    with contextlib.ExitStack() as children:
+        started: dict[str, subprocess.Popen[bytes]] = {}
+        for name, code in THREADS.items():
+            started[name] = children.enter_context(subprocess.Popen([sys.executable, "-c", code]))
+            children.callback(started[name].kill)
+        time.sleep(2)
+        measure(started)
+
+
+def measure(started: Mapping[str, "subprocess.Popen[bytes]"]) -> None:
     looks: dict[str, list[tuple[float, str, float]]] = {name: [] for name in started}
     for _ in range(LOOKS):
         for name, process in started.items():
@@ -43,9 +53,6 @@ def main() -> None:
         print(
             f"{name:<17} charged {min(shares):4.0%} to {max(shares):4.0%}, runs at {running:4.0%}, twice {twice:4.0%}"
         )
-    for process in started.values():
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":

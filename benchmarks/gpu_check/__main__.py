@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_megacpp.box import process
+
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_S = 690.0
+END_S = 10.0  # for killed processes to be gone
 LOG_BYTES = 1 << 20
 
 
@@ -67,6 +70,8 @@ def main() -> int:
         parser.error(f"no such step: {', '.join(sorted(unknown))}")
     out = Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="gpu-check-"))
     out.mkdir(parents=True, exist_ok=True)
+    process.adopt_orphans()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `timeout` ends this, with what it started
     end_s = time.monotonic() + TOTAL_S
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
         environment = _environment(Path(scratch))
@@ -116,12 +121,27 @@ def _run(step: Step, limit_s: float, environment: dict[str, str], out: Path) -> 
 
 
 def _wait(child: "subprocess.Popen[bytes]", limit_s: float) -> str:
+    """Nothing that the step started is left when this returns or raises."""
     try:
         return "ok" if child.wait(limit_s) == 0 else "failed"
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)  # ranks have sessions of their own and end with their box
-        child.wait()
         return "limit"
+    finally:
+        _end_all_that_is_left(child)
+
+
+def _end_all_that_is_left(child: "subprocess.Popen[bytes]") -> None:
+    """Desks, boxes and ranks have sessions of their own, so the step's process group isn't all of it. Whatever it
+    orphans becomes a child of this process.
+    """
+    deadline_s = time.monotonic() + END_S
+    while (left := process.descendants(os.getpid())) and time.monotonic() < deadline_s:
+        process.end_all(one.pid for one in left)
+        time.sleep(0.05)
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+    process.reap_strays()
 
 
 def _told(text: str) -> tuple[Any, str]:

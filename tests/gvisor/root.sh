@@ -6,8 +6,11 @@ shift
 mount -t tmpfs tmpfs "$root"
 for entry in /*; do
     name=${entry#/}
-    if [ -L "$entry" ] || [ -f "$entry" ]; then
+    if [ -L "$entry" ]; then
         cp -a "$entry" "$root/$name"
+    elif [ -f "$entry" ]; then # not copied: a swap file may be larger than memory
+        : >"$root/$name"
+        mount --bind "$entry" "$root/$name"
     elif [ -d "$entry" ]; then
         mkdir "$root/$name"
         [ "$name" = proc ] || [ "$name" = sys ] || mount --rbind "$entry" "$root/$name"

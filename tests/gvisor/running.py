@@ -34,20 +34,22 @@ def sandboxed(build: Build, job: Job, files: Files) -> Iterator["tuple[Sandbox, 
     `runsc run` the sandbox.
     """
     sandbox = Sandbox(build, Path(tempfile.mkdtemp(prefix="megacpp-runsc-")))
-    sandbox.describe(job, files)
-    child = subprocess.Popen(
-        sandbox.run(files),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=process.die_with_parent,
-    )
+    child: subprocess.Popen[bytes] | None = None
     try:
+        sandbox.describe(job, files)
+        child = subprocess.Popen(
+            sandbox.run(files),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=process.die_with_parent,
+        )
         yield sandbox, child
     finally:
-        child.kill()
-        child.wait()
+        if child is not None:
+            child.kill()
+            child.wait()
         sandbox.forget()
 
 

@@ -1,13 +1,16 @@
 """Which builds are found, what is said where there is none, and that CI is not green without one."""
 
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.gvisor import builds
+from tests.gvisor import builds, running
 from tests.gvisor.builds import Build, Unusable
 from tests.gvisor.conftest import unavailable
+from tests.gvisor.sandbox import Files, Job
 
 MADISON = """\
      runsc | 0.0~20240729.0-4~bpo12+2 | http://deb.debian.org/debian bookworm-backports/main amd64 Packages
@@ -72,3 +75,17 @@ def test_a_missing_build_fails_in_ci_and_skips_elsewhere() -> None:
         unavailable("there is no runsc", in_ci=True)
     with pytest.raises(pytest.skip.Exception, match="there is no runsc"):
         unavailable("there is no runsc", in_ci=False)
+
+
+def test_a_sandbox_that_does_not_start_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with (
+        pytest.raises(OSError, match="no more processes"),
+        running.sandboxed(Build(Path("runsc"), "0.0~20221219.0"), Job(["true"], {}, "/"), Files()),
+    ):
+        pytest.fail("it started")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -105,7 +106,16 @@ def test_whoever_is_killed_nothing_survives(lives: Path, life: str) -> None:
 
 def test_a_killed_command_leaves_no_sandbox(build: Build) -> None:
     command = [sys.executable, "-m", "tests.gvisor", "--runsc", str(build.path), "--", "sh", "-c", "echo up; sleep 300"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    with (
+        tempfile.TemporaryDirectory(prefix="killed-", ignore_cleanup_errors=True) as place,  # short, for sockets
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": place},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as child,
+    ):
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         carriers = [stat.pid for stat in process.descendants(child.pid)]

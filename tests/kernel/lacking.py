@@ -2,19 +2,22 @@
 
     python tests/kernel/lacking.py NAME[,NAME...] -- COMMAND...
 
-Three means: mounts in a mount namespace of its own (with a user namespace when not root), a seccomp filter that refuses
-system calls, and, for files that no mount can hide, an audit hook that refuses them to Python. A NAME is one of
-`INTERFACES`, with `=ERRNO` where its system call shall fail in another way (`pidfd_open=EPERM`), or an absolute path
-(`/proc/*/task/*/schedstat`) that Python shall not find. The exit status is the command's, or `IMPOSSIBLE` with the
-reason on stderr where this machine doesn't allow it. Standard library only: it is run as a file, from any directory.
+Four means: mounts in a mount namespace of its own (with a user namespace when not root), a seccomp filter that refuses
+system calls, a network namespace with a loopback interface only, and, for files that no mount can hide, an audit hook
+that refuses them to Python. A NAME is one of `INTERFACES`, with `=ERRNO` where its system call shall fail in another
+way (`pidfd_open=EPERM`), or an absolute path (`/proc/*/task/*/schedstat`) that Python shall not find. The exit status
+is the command's, or `IMPOSSIBLE` with the reason on stderr where this machine doesn't allow it. Standard library only:
+it is run as a file, from any directory.
 """
 
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -26,11 +29,12 @@ from pathlib import Path
 IMPOSSIBLE = 125
 _HOOK = Path(__file__).with_name("hidden")
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_NEW_MOUNTS, _NEW_USERS, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000  # unshare(2)
+_NEW_MOUNTS, _NEW_USERS, _NEW_PIDS, _NEW_NETWORK = 0x00020000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18  # mount(2)
 _KEPT_FLAGS = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # a user namespace may not take these off
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 22, 38, 24
 _CAP_SYS_PTRACE = 19
+_SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1  # netdevice(7)
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
@@ -39,17 +43,12 @@ _NUMBERS = {
     "fallocate": (285, 47),
     "flock": (73, 32),
     "getsockopt": (55, 209),
-    "memfd_create": (319, 279),
-    "pidfd_getfd": (438, 438),
     "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
     "prctl": (157, 167),
     "process_vm_readv": (310, 270),
-    "ptrace": (101, 117),
     "setsockopt": (54, 208),
     "socket": (41, 198),
     "syslog": (103, 116),
-    "waitid": (247, 95),
 }
 """System call numbers on x86_64 and aarch64."""
 
@@ -65,12 +64,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Lack:
-    """What takes one interface away. `mounts` run in the new mount namespace; `paths` are hidden from Python."""
+    """What takes one interface away. `mounts` run in the new mount namespace; `paths` are hidden from Python; `network`
+    sets up the loopback interface of a new network namespace.
+    """
 
     refusals: tuple[Refusal, ...] = ()
     mounts: tuple[Callable[[], None], ...] = ()
     paths: tuple[str, ...] = ()
     ignored: tuple[signal.Signals, ...] = ()
+    network: Callable[[], None] | None = None
     needs_pids: bool = False
 
 
@@ -132,35 +134,47 @@ def _see_only_own() -> None:
     _LIBC.prctl(_PR_CAPBSET_DROP, _CAP_SYS_PTRACE, 0, 0, 0)
 
 
+def _loopback_up() -> None:
+    with socket.socket() as any_socket:
+        _set_interface(any_socket, _SIOCSIFFLAGS, "lo", struct.pack("h", _IFF_UP))
+
+
+def _loopback_of_ipv6() -> None:
+    """getifaddrs(3) goes by labels: under `lo` it lists `::1` only, under `lo:4` 127.0.0.1."""
+    with socket.socket() as any_socket:
+        address = struct.pack("HH4s", socket.AF_INET, 0, socket.inet_aton("127.0.0.1"))
+        _set_interface(any_socket, _SIOCSIFADDR, "lo:4", address)
+        _set_interface(any_socket, _SIOCSIFFLAGS, "lo", struct.pack("h", _IFF_UP))
+
+
+def _set_interface(any_socket: socket.socket, request: int, name: str, value: bytes) -> None:
+    fcntl.ioctl(any_socket, request, struct.pack("16s24s", name.encode(), value))
+
+
 GVISOR_CPUINFO = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: unknown\n\n"
 FULL_MEMINFO = "MemTotal: 2097152 kB\nMemFree: 100000 kB\nMemAvailable: 200000 kB\n"
+HOSTS = f"127.0.0.1 localhost {platform.node()}\n"
 _CGROUP_FILES = ("/proc/self/cgroup", "/proc/*/cgroup", "/proc/self/mountinfo")
-_SOL_SOCKET, _SO_SNDBUF, _SO_PEERCRED, _AF_NETLINK = 1, 7, 17, 16
+_SOL_SOCKET, _SO_SNDBUF, _SO_PEERCRED, _AF_UNIX, _AF_NETLINK = 1, 7, 17, 1, 16
 
 INTERFACES: dict[str, Lack] = {
     # system calls
     "pidfd_open": Lack((Refusal("pidfd_open", errno.ENOSYS),)),
-    "pidfd_send_signal": Lack((Refusal("pidfd_send_signal", errno.ENOSYS),)),
-    "pidfd_getfd": Lack((Refusal("pidfd_getfd", errno.ENOSYS),)),
-    "waitid": Lack((Refusal("waitid", errno.ENOSYS),)),
     "peer_credentials": Lack((Refusal("getsockopt", errno.ENOPROTOOPT, ((1, _SOL_SOCKET), (2, _SO_PEERCRED))),)),
     "send_buffer": Lack((Refusal("setsockopt", errno.ENOPROTOOPT, ((1, _SOL_SOCKET), (2, _SO_SNDBUF))),)),
     "fallocate": Lack((Refusal("fallocate", errno.EOPNOTSUPP),)),
     "flock": Lack((Refusal("flock", errno.ENOSYS),)),
     "parent_death_signal": Lack((Refusal("prctl", errno.EINVAL, ((0, 1),)),)),
-    "subreaper": Lack((Refusal("prctl", errno.EINVAL, ((0, 36),)),)),
     "prctl": Lack((Refusal("prctl", errno.ENOSYS),)),
     "syslog": Lack((Refusal("syslog", errno.EPERM),)),
     "process_vm_readv": Lack((Refusal("process_vm_readv", errno.ENOSYS),)),
-    "ptrace": Lack((Refusal("ptrace", errno.EPERM),)),
-    "memfd_create": Lack((Refusal("memfd_create", errno.ENOSYS),)),
     "netlink": Lack((Refusal("socket", errno.EAFNOSUPPORT, ((0, _AF_NETLINK),)),)),
+    "unix": Lack((Refusal("socket", errno.EAFNOSUPPORT, ((0, _AF_UNIX),)),)),
     # files and directories
     "proc": Lack(mounts=(hidden("/proc"),)),
     "proc_subset": Lack(mounts=(proc_with("subset=pid"),), needs_pids=True),
     "hidepid": Lack(mounts=(proc_with("hidepid=2"), _see_only_own), needs_pids=True),
     "free_memory": Lack(mounts=(replaced("/proc/meminfo", FULL_MEMINFO),)),
-    "cpuinfo": Lack(mounts=(replaced("/proc/cpuinfo", GVISOR_CPUINFO),)),
     "dev_shm": Lack(mounts=(_bare_dev,)),
     "sys": Lack(mounts=(hidden("/sys"),)),
     "sys_writable": Lack(mounts=(read_only("/sys"),)),
@@ -168,16 +182,20 @@ INTERFACES: dict[str, Lack] = {
     "cgroup": Lack(mounts=(hidden("/sys/fs/cgroup"),), paths=_CGROUP_FILES),
     "kmsg": Lack(paths=("/dev/kmsg",)),
     "schedstat": Lack(paths=("/proc/*/schedstat", "/proc/*/task/*/schedstat")),
-    "task_stat": Lack(paths=("/proc/*/task/*/stat",)),
+    "task_status": Lack(paths=("/proc/*/task/*/status",)),
     "environ": Lack(paths=("/proc/*/environ",)),
-    "smaps": Lack(paths=("/proc/*/smaps", "/proc/*/smaps_rollup")),
+    "meminfo": Lack(paths=("/proc/meminfo",)),
+    # network interfaces
+    "others": Lack(network=_loopback_up),
+    "ipv4_first": Lack(mounts=(replaced("/etc/hosts", HOSTS),), network=_loopback_of_ipv6),
     # what a process inherits
     "child_status": Lack(ignored=(signal.SIGCHLD,)),
     "interrupts": Lack(ignored=(signal.SIGINT, signal.SIGQUIT)),
     "orphans": Lack((Refusal("prctl", errno.EINVAL, ((0, 36),)),), needs_pids=True),
 }
-"""By name. `child_status`: SIGCHLD is ignored where the command starts, so that the kernel reaps its children itself.
-`orphans`: no subreaper, and a PID 1 that reaps whatever is left to it. `interrupts`: as in a shell's background job."""
+"""By name. `others`: other processes' packets on the loopback interface. `ipv4_first`: getifaddrs(3) lists IPv6 first.
+`child_status`: SIGCHLD is ignored where the command starts, so that the kernel reaps its children itself. `orphans`: no
+subreaper, and a PID 1 that reaps whatever is left to it. `interrupts`: as in a shell's background job."""
 
 
 def lack(name: str) -> Lack:
@@ -215,10 +233,11 @@ def _check(result: int, what: str) -> None:
         raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
-def _enter_namespaces(*, pids: bool) -> None:
+def _enter_namespaces(*, pids: bool, network: bool) -> None:
     user, group = os.getuid(), os.getgid()
     own_users = _NEW_USERS if user != 0 else 0
-    _check(_LIBC.unshare(_NEW_MOUNTS | own_users | (_NEW_PIDS if pids else 0)), "unshare")
+    wanted = _NEW_MOUNTS | own_users | (_NEW_PIDS if pids else 0) | (_NEW_NETWORK if network else 0)
+    _check(_LIBC.unshare(wanted), "unshare")
     if own_users:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
@@ -286,8 +305,11 @@ def become(names: Sequence[str], words: Sequence[str]) -> None:
     """Turns this process into the command. Raises OSError or ValueError where it can't."""
     lacks = [lack(name) for name in names]
     pids = any(each.needs_pids for each in lacks)
-    if pids or any(each.mounts for each in lacks):
-        _enter_namespaces(pids=pids)
+    networks = [each.network for each in lacks if each.network is not None]
+    if pids or networks or any(each.mounts for each in lacks):
+        _enter_namespaces(pids=pids, network=bool(networks))
+    for network in networks:
+        network()
     if pids:
         _become_descendant_of_init()
     for mount in [mount for each in lacks for mount in each.mounts]:

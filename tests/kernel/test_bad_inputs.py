@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box import process
+from pytest_megacpp.box.logs import LINE_BYTES, MAX_LOG_BYTES
 from tests.kernel import lacking
 from tests.plugin.project import LANE, Project, Ran
 
@@ -56,15 +57,55 @@ VERDICTS = {
 HARMLESS = {
     "files": (["proc_subset", "sys_writable", "sys_class_net"], {"cpu_model"}),
     "cgroups-and-logs": (
-        ["sys", "cgroup", "kmsg", "syslog", "fallocate", "send_buffer"],
-        {"memory_events", "kernel_log", "hole_punching", "crash_look"},
+        ["sys", "cgroup", "meminfo", "kmsg", "syslog"],
+        {"memory_events", "kernel_log", "memory_used"},
     ),
+    "addresses": (["ipv4_first"], {"address_order"}),
     "children": (["hidepid", "orphans", "child_status"], {"subreaper"}),
     "ends-and-names": (["pidfd_open", "peer_credentials", "environ"], {"pidfd", "process_environment"}),
     "refused-by-seccomp": (["pidfd_open=EPERM", "parent_death_signal"], {"pidfd", "parent_death_signal"}),
     "signals-and-locks": (["prctl", "interrupts", "flock"], {"parent_death_signal", "subreaper", "file_locks"}),
 }
 """Several at once, because a run takes long, with the capabilities that the recording must then lack."""
+ENDS = """
+    import ctypes, os, signal, time
+    import pytest, torch, torch.distributed as dist
+    from pytest_megacpp.box.logs import MAX_LOG_BYTES
+
+    pytestmark = pytest.mark.h200x8(ranks=2)
+
+    def log_bytes():
+        return os.fstat(1).st_blocks * 512
+
+    def test_crashes(modal_h200x8):
+        dist.barrier()
+        if modal_h200x8.rank == 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        dist.barrier()
+
+    def test_floods(modal_h200x8):
+        dist.barrier()
+        if modal_h200x8.rank == 1:
+            for _ in range(24):
+                os.write(1, (b"x" * 99 + b"\\n") * 50_000)
+                time.sleep(0.1)
+            end_s = time.monotonic() + 10
+            while log_bytes() > 2 * MAX_LOG_BYTES and time.monotonic() < end_s:
+                time.sleep(0.1)
+            assert log_bytes() <= 2 * MAX_LOG_BYTES
+        dist.barrier()
+
+    def test_holds_the_interpreter_lock(modal_h200x8):
+        dist.barrier()
+        if modal_h200x8.rank == 1:
+            ctypes.PyDLL(None).sleep(120)
+        dist.barrier()
+"""
+ENDED = {
+    "test_crashes": ("rank-death", [1], "signal:SIGSEGV"),
+    "test_floods": ("passed", [], None),
+    "test_holds_the_interpreter_lock": ("straggler", [1], "gil-held"),
+}
 WAITS = """
     import os, time
     import pytest, torch, torch.distributed as dist
@@ -101,11 +142,18 @@ WAITED = {
     "test_everybody_waits_for_a_file": ("hang", [0, 1]),
     "test_everybody_computes": ("overtime", []),
 }
-REFUSED = {
-    "proc": (["proc"], "proc", "mount -t proc"),
-    "shared-memory": (["dev_shm"], "shared-memory", "mount a writable /dev/shm"),
-    "network": (["netlink"], "network", "allow netlink sockets"),
+COUNTED = {
+    "context-switches": (["schedstat"], set()),
+    "ticks": (["schedstat", "task_status", "others"], {"thread_runs"}),
 }
+"""What is left to tell waiting from computing, with the capabilities that the recording must then lack."""
+REFUSED = {
+    "unix-sockets": (["unix"], "kernel", "allow AF_UNIX", {"unix_sockets"}),
+    "proc": (["proc"], "proc", "mount -t proc", set()),
+    "shared-memory": (["dev_shm"], "shared-memory", "mount a writable /dev/shm", set()),
+    "network": (["netlink"], "network", "allow netlink sockets", set()),
+}
+"""With cause, advice, and the capabilities that the recording must lack where it comes to look for them."""
 
 
 @pytest.fixture
@@ -143,18 +191,33 @@ def test_ranks_are_judged_as_on_any_machine(faults: Project, without: Sequence[s
     assert {name: judged(ran, name) for name in VERDICTS} == VERDICTS, ran.text
 
 
-def test_waiting_and_computing_are_told_apart_without_scheduler_statistics(project: Project) -> None:
+def test_crashes_floods_and_a_held_interpreter_lock(project: Project) -> None:
+    """What is lost is a last look and a stack, not the verdict, and not the bound of the log."""
+    project.write("test_ends.py", ENDS)
+    ran = run(project, ["fallocate", "send_buffer", "process_vm_readv"])
+    assert {"hole_punching", "crash_look"} <= missing_capabilities(ran)
+    assert {name: judged(ran, name) for name in ENDED} == ENDED, ran.text
+    assert ran.directory is not None
+    sizes = [log.stat().st_size for log in (ran.directory / "ranks").rglob("stdout.log")]
+    assert 4 << 20 < max(sizes) <= MAX_LOG_BYTES + LINE_BYTES
+
+
+@pytest.mark.parametrize(("without", "lost"), COUNTED.values(), ids=COUNTED.keys())
+def test_waiting_and_computing_are_told_apart_without_scheduler_statistics(
+    project: Project, without: Sequence[str], lost: set[str]
+) -> None:
     project.write("test_waits.py", WAITS)
-    ran = run(project, ["schedstat"])
-    assert "thread_runs" not in missing_capabilities(ran), "context switches are counted elsewhere, too"
+    ran = run(project, without)
+    assert missing_capabilities(ran) & {"thread_runs"} == lost
     assert {name: judged(ran, name)[:2] for name in WAITED} == WAITED, ran.text
 
 
-@pytest.mark.parametrize(("without", "cause", "advice"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("without", "cause", "advice", "lost"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_ranks_can_not_do_without_is_refused(
-    faults: Project, without: Sequence[str], cause: str, advice: str
+    faults: Project, without: Sequence[str], cause: str, advice: str, lost: set[str]
 ) -> None:
     ran = run(faults, without)
+    assert lost <= missing_capabilities(ran)
     for name in VERDICTS:
         assert judged(ran, name) == ("environment", [], cause)
     assert advice in ran.text
@@ -169,8 +232,7 @@ def test_a_sigkill_without_any_witness_of_oom_kills_is_likely_only(faults: Proje
 def test_a_box_that_is_killed_with_its_memory_full(project: Project) -> None:
     """As the host kills a sandbox: all of it at once, without a word. Ranks hold more than half of what there is."""
     without = ["free_memory", "cgroup"]
-    if (why := lacking.impossible(without)) is not None:
-        pytest.skip(why)
+    check_possible(without)
     project.write(
         "test_full.py",
         """

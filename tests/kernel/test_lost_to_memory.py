@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +19,14 @@ from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import read_all
+from tests.gvisor import builds
+from tests.gvisor.conftest import unavailable
 
 LIMIT_BYTES = 2 << 30
+ORDERED_BYTES = LIMIT_BYTES + (128 << 20)
+"""The host charges pages of files to whoever read them first, gVisor counts them: torch's libraries are some 350 MB, so
+that the sandbox sees more in use than its limit before it is killed. A box that lives on like that explains nothing.
+"""
 LIMIT_S = 150
 GROWS = """
 import time
@@ -32,7 +37,7 @@ def test_grow(modal_h200x8):
     held = []
     while modal_h200x8.rank == 1:
         held.append(bytearray(b"x") * 50_000_000)
-        time.sleep(0.2)
+        time.sleep(0.02)
     time.sleep(600)
 """
 FOLLOWED = """
@@ -79,20 +84,22 @@ def _remove(group: Path) -> None:
 @pytest.fixture
 def sandbox(tmp_path: Path) -> list[str]:
     """The beginning of a command in a sandbox."""
-    runsc = shutil.which("runsc")
-    if runsc is None or os.getuid() != 0:
-        pytest.skip("needs runsc and root: apt-get install runsc")
+    try:
+        builds.check_machine()
+        runsc = str(builds.found()[0].path)
+    except builds.Unusable as e:
+        unavailable(str(e), in_ci=bool(os.environ.get("CI")))
     flags = subprocess.run([runsc, "flags"], capture_output=True, text=True)
     newer = ["--ignore-cgroups"] if "ignore-cgroups" in flags.stdout + flags.stderr else []
     return [runsc, "--root", str(tmp_path / "runsc"), "--network=none", *newer, "do"]
 
 
-def test_a_sandbox_that_its_host_kills_for_memory(tmp_path: Path, group: Path, sandbox: list[str]) -> None:
+def test_a_sandbox_that_its_host_kills_for_memory(tmp_path: Path, sandbox: list[str], group: Path) -> None:
     (tmp_path / "test_grow.py").write_text(GROWS)
     test = PlannedTest("test_grow.py::test_grow", 2, "full", Limits(), cache_seed="cold")
     args = ("-m", "h200x8", "--surface", "local", "--dry-run", "-p", "no:cacheprovider", "test_grow.py")
     plan = Plan("r1", "h200x8", "local", "H200:8", 8, 8, True, False, (test,), args, str(tmp_path))
-    ordered = to_json(plan) | {"memory_bytes": LIMIT_BYTES}
+    ordered = to_json(plan) | {"memory_bytes": ORDERED_BYTES}
     (tmp_path / "plan.json").write_text(json.dumps(ordered))
     follow = [*sandbox, "bash", "-c", FOLLOWED, str(tmp_path), sys.executable]
     ran = subprocess.run(["bash", "-c", JOINED, str(group), *follow], stdout=subprocess.PIPE, timeout=LIMIT_S)
@@ -100,6 +107,6 @@ def test_a_sandbox_that_its_host_kills_for_memory(tmp_path: Path, group: Path, s
     assert ran.returncode == 137
     assert (result.verdict.code, result.verdict.cause) == (Code.BOX_LOST, "oom"), result.verdict
     assert result.verdict.certainty is not Certainty.CERTAIN
-    assert "of 2.0 GiB ordered" in result.verdict.summary
+    assert "of 2.1 GiB ordered" in result.verdict.summary
     assert "rank 1 had" in result.verdict.summary
     assert result.verdict.blamed_ranks == ()
