@@ -45,7 +45,7 @@ class Patience:
         self._set_heartbeat()
         if before != self._steady:
             for backend in _backends():
-                if _timeout(backend) == before:
+                if _is(_timeout(backend), before):
                     _give(backend, self._steady)
 
     def implied(self, default: timedelta) -> timedelta:
@@ -112,6 +112,11 @@ def _backends() -> list[Any]:
 
 def _timeout(backend: Any) -> timedelta | None:
     return getattr(getattr(backend, "options", None), "_timeout", None)
+
+
+def _is(timeout: timedelta | None, given: timedelta) -> bool:
+    """torch 2.14 returns some time-outs a millisecond shorter than they were given (9000 s: 8999.999 s)."""
+    return timeout is not None and abs(timeout - given) <= timedelta(milliseconds=1)
 
 
 def _give(backend: Any, timeout: timedelta) -> None:

@@ -1,6 +1,8 @@
 """The heartbeat that groups of NCCL are made with: torch reads it from the environment, once for each group."""
 
 import os
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,3 +70,19 @@ def test_the_user_s_own_stays(monkeypatch: pytest.MonkeyPatch, theirs: str | Non
     with patience.warming():
         pass
     assert os.environ.get(HEARTBEAT) == theirs
+
+
+def test_a_time_out_that_torch_returns_a_millisecond_short_is_the_one_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backend:
+        given = timedelta(seconds=LIMITS.test + BOX_FIRST_S)
+        options = SimpleNamespace(_timeout=given - timedelta(milliseconds=1))
+
+        def _set_default_timeout(self, timeout: timedelta) -> None:
+            self.options._timeout = timeout
+
+    backend = Backend()
+    monkeypatch.setattr("pytest_megacpp.rank.patience._backends", lambda: [backend])
+    patience = Patience()
+    patience.begin(LIMITS)
+    patience.begin(Limits(skew=20, stall=30, test=200))
+    assert backend.options._timeout == timedelta(seconds=200 + BOX_FIRST_S), "it follows the limits of the next test"
