@@ -38,7 +38,12 @@ def analyse(tmp_path: Path) -> Iterator[Analyse]:
         args = JobConfig().parse_args([str(tmp_path), "-p", "rank_"])
         details, version = read_dir(args)
         in_order = {name: details[name] for name in sorted(details)}  # it believes whichever it reads first
-        return build_db(in_order, args, version).collectives
+        try:
+            return build_db(in_order, args, version).collectives
+        except AssertionError as e:
+            if "gloo != 'nccl'" in str(e):
+                pytest.skip("the analyser of this torch reads NCCL's names only")
+            raise
 
     yield stock
     gc.enable()  # the analyser switches it off
