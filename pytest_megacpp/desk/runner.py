@@ -34,6 +34,7 @@ from pytest_megacpp.desk.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.session import LaneRun, climbed_lines, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
+from pytest_megacpp.desk.unreported import unreported_lines
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -49,6 +50,7 @@ _NO_DRY_GATE = ProblemFound(
     "a gate never degrades to a dry run in silence, and there is no GPU here",
     "run it where the GPUs are, or ask for a dry run by name: --dry-run",
 )
+_GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -71,6 +73,7 @@ class LaneRunner:
         self._runs: list[LaneRun] = []
         self._place_of: dict[pytest.Item, _Placed] = {}
         self._reported: set[pytest.Item] = set()
+        self.unreported: list[pytest.Item] = []
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
         self.distributed = _is_distributed(config)
@@ -176,9 +179,15 @@ class LaneRunner:
 
     # -- the session ---------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Starts the boxes before the first test, so that they warm up while ordinary tests run."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        """Starts the boxes before the first test, so that they warm up while ordinary tests run; a wrapper, because a
+        conftest may run the tests in a loop of its own.
+        """
+        self._start_all(session)
+        return (yield)
+
+    def _start_all(self, session: pytest.Session) -> None:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
         if session.config.option.collectonly or failed_collection:
             return
@@ -316,36 +325,48 @@ class LaneRunner:
         *first, last = told
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
-        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         self._reported.add(item)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         stopped = bool(session.shouldfail or session.shouldstop)
-        complete = len(self._reported) == len(self._place_of) or stopped
         in_order = exitstatus in _IN_ORDER or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
+        unreported = self._unreported_in(session)
+        if unreported and exitstatus in _GREEN:
+            self.unreported = unreported
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        complete = not unreported or stopped or bool(self.unreported)
         if not session.config.option.collectonly:
             self._close_gate(session, finished=complete and in_order and not stopped)
+        for run in self._runs:
+            run.meta = replace(run.meta, unreported=tuple(item.nodeid for item in self.unreported))
         self.finish(interrupted=not (complete and in_order))
-        if exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
+        if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _unreported_in(self, session: pytest.Session) -> list[pytest.Item]:
+        """The selected lane tests without a result. Whatever a conftest or a plugin did with them, they didn't pass."""
+        if session.config.option.collectonly:
+            return []
+        selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
+        return [item for item in selected if item not in self._reported]
 
     def _close_gate(self, session: pytest.Session, *, finished: bool) -> None:
         """A gate that got less than it wants is red; one that rightly ran nothing is green."""
         keeper = self._gatekeeper
         if keeper is None:
             return
-        if finished and self._place_of and not self._options.detach:
-            keeper.check_results(tuple(self._place_of), self._reported)
+        if finished and (self._place_of or self.unreported) and not self._options.detach:
+            keeper.check_results(tuple(dict.fromkeys((*self._place_of, *self.unreported))), self._reported)
         if self._made is not None and finished:
             here = named(look(self._options.project))
             for run in self._runs:
                 keeper.check_run(run.plan.run_id, run.timeline.started, here, dry=self._options.dry_run)
         for run in self._runs:
             run.meta = replace(run.meta, gate=keeper.as_json())
-        green = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        if keeper.complaints and session.exitstatus in green:
+        if keeper.complaints and session.exitstatus in _GREEN:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif keeper.ran_nothing_rightly and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK
@@ -374,6 +395,10 @@ class LaneRunner:
     # -- what happened -------------------------------------------------------------------------------------
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.unreported:
+            terminalreporter.section("lane tests without a result", red=True)
+            for line in unreported_lines(self.unreported, self._config.pluginmanager):
+                terminalreporter.line(line, red=True)
         if self._gatekeeper is not None and (told := (*self._gatekeeper.told(), *self._gatekeeper.complaints)):
             terminalreporter.section("gate")
             for line in told:

@@ -300,7 +300,7 @@ class LaneRun:
         everything = judge_run(self.timeline).tests if self.timeline.planned else ()
         results = {r.index: r for r in everything} | self.judged
         status = run_status(results[i] for i in sorted(results)) if results else RunStatus.ERROR
-        return RunStatus.FAILED if status is RunStatus.PASSED and self.meta.gate_failed else status
+        return RunStatus.FAILED if status is RunStatus.PASSED and self.meta.session_failed else status
 
     def _write_flight_records(self, result: TestResult) -> None:
         """What ranks did together in each attempt that isn't green, a file per rank, as torch itself would dump it."""

@@ -46,7 +46,8 @@ class Ids:
 @dataclass(frozen=True, slots=True)
 class RunMeta:
     """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit. `gate`
-    is what a change-based gate decided, None without one.
+    is what a change-based gate decided, None without one; `unreported`: node ids of the selected tests of the session
+    that never got a result there, which makes it red.
     """
 
     run_id: str
@@ -63,10 +64,12 @@ class RunMeta:
     rate: Rate = field(default_factory=Rate)
     cost: Cost = field(default_factory=Cost)
     gate: Mapping[str, Json] | None = None
+    unreported: tuple[str, ...] = ()
 
     @property
-    def gate_failed(self) -> bool:
-        return bool(self.gate and self.gate.get("complaints"))
+    def session_failed(self) -> bool:
+        """Whether the session is red whatever the run's own results are."""
+        return bool(self.unreported or (self.gate and self.gate.get("complaints")))
 
 
 def run_json(
@@ -96,6 +99,7 @@ def run_json(
         ],
         "counts": _counts(results.values(), len(nodeids)),
         "gate": None if run.gate is None else dict(run.gate),
+        "unreported": list(run.unreported),
         **circumstances(run, timeline),
         "cost": to_json(run.cost),
         "rate": to_json(run.rate),
