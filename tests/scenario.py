@@ -5,7 +5,7 @@ itself (taking evidence, ending ranks) is done by `act`, unless a scenario wants
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_megacpp.recording import events as ev
@@ -171,11 +171,12 @@ class FakeBox:
             self.rank(ev.Reported(rank, self.index, when, outcome, 0.05, **more))
         return self
 
-    def finishes(self, ranks: Ranks | None = None) -> "FakeBox":
-        """Tears down and is through."""
+    def finishes(self, ranks: Ranks | None = None, digests: Mapping[int, str] | None = None) -> "FakeBox":
+        """Tears down and is through. `digests`: of its collectives in the default group, by rank."""
         self.phase("teardown", ranks).reports("teardown", ranks).after(0.01)
         for rank in self._all(ranks):
-            self.rank(ev.Finished(rank, self.index, True))
+            told = {"0": digests[rank]} if digests is not None else {}
+            self.rank(ev.Finished(rank, self.index, True, digests=told))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":

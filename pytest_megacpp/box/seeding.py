@@ -375,11 +375,11 @@ def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str
 
 
 def _last(timeline: Timeline, item: int) -> TestView | None:
-    """The attempt at a test that decides, if every rank passed it. A warm-up after a failure proves nothing yet."""
+    """The attempt at a test that decides, if it was green. A warm-up after a failure proves nothing yet."""
     number = _counting(timeline, item)[-1]
     planned, view = timeline.planned.get(number), timeline.tests.get(number)
     proves = planned is None or planned.purpose != WARM_UP
-    return view if view is not None and view.passed and proves else None
+    return view if view is not None and view.green and proves else None
 
 
 def _counting(timeline: Timeline, item: int) -> list[int]:

@@ -431,7 +431,7 @@ class Supervisor:
         failed = any(v.failure for v in view.ranks.values())
         outcomes = {tuple(r.outcome for _, r in v.reports.values()) for v in view.ranks.values()}
         attempt = self._attempts[view.index]
-        if not failed and len(outcomes) == 1 and not _digests_differ(view):
+        if not failed and len(outcomes) == 1 and not view.differing():
             self._clean[view.world] = self._is_clean(view)
             fresh = attempt.planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
@@ -473,13 +473,3 @@ def _is_skipped(view: TestView) -> bool:
     """What was skipped takes no failure away."""
     reports = (r for v in view.ranks.values() for _, r in v.reports.values())
     return any(r.outcome == "skipped" and r.xfail is None for r in reports)
-
-
-def _digests_differ(view: TestView) -> bool:
-    """Whether members of a group issued different collectives although every rank passed."""
-    by_stretch: dict[tuple[str, str], set[str]] = {}
-    for rank in view.ranks.values():
-        for group, digest in rank.counted.digests.items() if rank.counted else ():
-            first, _, hashed = digest.partition(":")
-            by_stretch.setdefault((group, first), set()).add(hashed)
-    return any(len(found) > 1 for found in by_stretch.values())

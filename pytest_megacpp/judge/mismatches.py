@@ -14,7 +14,7 @@ from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
-from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op, disagreements
+from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
 
@@ -23,16 +23,15 @@ _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
 
 
 def find(case: Case) -> Finding | None:
-    """By the flight recorder, else by what a rank's runtime said."""
-    return _recorded(case) or _told(case)
+    """By the flight recorder, else by what a rank's runtime said, else by what ranks counted themselves."""
+    return _recorded(case) or _told(case) or _digested(case)
 
 
 # -- under one number --------------------------------------------------------------------------------------
 
 
 def _recorded(case: Case) -> Finding | None:
-    seen = {rank: view.collectives for rank, view in case.ranks.items()}
-    found = [d for d in disagreements(seen, case.test.groups) if case.knows_members(d.group)]
+    found = case.test.disagreements()
     if not found:
         return None
     dated = [(_diverged_s(case, d), d) for d in found]
@@ -146,6 +145,39 @@ def _was_in(case: Case, found: Disagreement, trouble: Trouble) -> bool:
     """Whether its error came out of this collective: it entered no later one."""
     last = case.last_entered(trouble.rank, trouble.time_s)
     return last is not None and (last.group, last.seq) == (found.group, found.seq)
+
+
+# -- by the ranks' own digests ---------------------------------------------------------------------------------
+
+
+def _digested(case: Case) -> Finding | None:
+    """Every rank passed, and the recorder keeps too few collectives to show where they differ."""
+    found = case.test.differing() if case.test.passed and not case.troubles and case.why is None else ()
+    if not found:
+        return None
+    group, _, variants = found[0]
+    odd = _odd(variants)
+    where = f"group {plain(group, 40)}"
+    head = f"{ranks_named(odd)} issued other collectives than the rest" if odd else "ranks issued different collectives"
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        f"{head} in {where}: no rank noticed, but the results can't be right",
+        odd,
+        None,
+        "call",
+        tuple(
+            Evidence(None, None, "report", f"{ranks_named(ranks)} issued {_stretch(digest)} of {where}")
+            for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
+        ),
+        relies=frozenset({Source.REPORTS, Source.GROUPS}),
+        time_s=case.end_s,
+    )
+
+
+def _stretch(digest: str) -> str:
+    numbers, _, hashed = digest.partition(":")
+    first, _, last = numbers.partition("-")
+    return f"#{plain(first, 20)} to #{plain(last, 20)} with digest {plain(hashed, 20)}"
 
 
 # -- by what the runtime said --------------------------------------------------------------------------------

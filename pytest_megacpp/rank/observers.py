@@ -8,7 +8,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import CodeType
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.rank.recorders import Lookout, device_backend, read_recorders, unrecorded
 from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
+from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.events import (
     Capability,
     Collective,
@@ -50,6 +51,7 @@ class Observers:
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
+        self._default_size = 0  # of the default group that was made last
         self._told_device = False
         self._told_missing: set[str] = set()
 
@@ -122,6 +124,8 @@ class Observers:
             return
         members = kwargs.get("global_ranks_in_group", args[2] if len(args) > 2 else None) or ()
         ranks = tuple(int(r) for r in members)
+        if not ranks:
+            self._default_size = int(kwargs.get("group_size", args[0] if args else 0))
         backend = _backend_name(group)
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
         if not self._told_device and is_nccl(backend):
@@ -189,6 +193,12 @@ class Observers:
         if entries or status:
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
         return entries
+
+    def digests(self, entries: Iterable[Collective]) -> dict[str, str]:
+        """What other ranks must have issued as well. A default group of another size than the world is one of several
+        (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
+        """
+        return digests(entries) if self._default_size == int(os.environ["WORLD_SIZE"]) else {}
 
     def _seen_by_itself(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))

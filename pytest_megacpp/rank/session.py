@@ -20,7 +20,6 @@ from pytest_megacpp.rank.errors import describe
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
-from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -189,7 +188,9 @@ class RankSession:
         clean, foreign = self._group_after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         seen = self.observers.send_flight_record("finish", entered) if entered else ()
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests(seen)))
+        self.agent.send(
+            Finished(self.agent.rank, go.test, clean, foreign, entered, completed, self.observers.digests(seen))
+        )
         self.observers.test = None
 
     def _set_apart(self, go: Go) -> None:

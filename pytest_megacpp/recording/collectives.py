@@ -11,7 +11,7 @@ ranks' devices have begun it (`started`), those wait, and a rank whose device is
 import hashlib
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
@@ -394,14 +394,41 @@ def _aspect(entries: Iterable[Collective]) -> str | None:
 
 
 def digests(entries: Iterable[Collective]) -> dict[str, str]:
-    """Per group, what `disagreements` would compare, in few characters: `first number:hash`. Those that begin at
-    different numbers can't be compared.
+    """Per group, what `disagreements` would compare, in few characters: `first-last:hash` of its numbers. Of several
+    groups that had one name after each other only the newest counts. Those that begin at different numbers can't be
+    compared.
     """
     by_group: dict[str, list[Collective]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.group, e.seq)):
-        if not entry.p2p:
-            by_group[entry.group].append(entry)
-    return {group: f"{of[0].seq}:{_hash([(e.seq, _signature(e)) for e in of])}" for group, of in by_group.items()}
+    for entry in sorted(entries, key=lambda e: (e.pg, e.seq)):
+        if entry.p2p:
+            continue
+        if by_group[entry.group][-1:] and by_group[entry.group][-1].pg != entry.pg:
+            by_group[entry.group].clear()
+        by_group[entry.group].append(entry)
+    return {group: _stretch(issued) for group, issued in by_group.items()}
+
+
+def _stretch(issued: Sequence[Collective]) -> str:
+    return f"{issued[0].seq}-{issued[-1].seq}:{_hash([(e.seq, _signature(e)) for e in issued])}"
+
+
+def differing(
+    told: Mapping[int, Mapping[str, str]], groups: Groups
+) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
+    """Groups whose members have different `digests` from one number on: (group, that number, ranks by digest). Before
+    2026-12 digests took groups of one name for one group; they had no last number.
+    """
+    stretches: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for rank in sorted(told):
+        for group, digest in told[rank].items():
+            first, dash, _ = digest.partition("-")
+            if dash and rank in groups.of(group, (rank,)) and not groups.disputes(group):
+                stretches[group, first][digest].append(rank)
+    return tuple(
+        (group, first, {hashed: tuple(ranks) for hashed, ranks in found.items()})
+        for (group, first), found in sorted(stretches.items())
+        if len(found) > 1
+    )
 
 
 def _hash(value: object) -> str:

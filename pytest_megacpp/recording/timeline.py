@@ -9,7 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import KEPT_GROUPS, Groups, RankCollectives, Wait, kept_entries, open_waits
+from pytest_megacpp.recording.collectives import (
+    KEPT_GROUPS,
+    Disagreement,
+    Groups,
+    RankCollectives,
+    Wait,
+    differing,
+    disagreements,
+    kept_entries,
+    open_waits,
+)
 from pytest_megacpp.recording.flight import is_nccl
 from pytest_megacpp.recording.stacks import (
     Thread,
@@ -268,6 +278,23 @@ class TestView:
         """Every rank went through it without a failure."""
         finished = self.ended is not None and self.ended.reason == "finished"
         return finished and all(rank.finished_s is not None and rank.failure is None for rank in self.ranks.values())
+
+    def differing(self) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
+        """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
+        `collectives.differing`.
+        """
+        told = {rank: view.counted.digests for rank, view in self.ranks.items() if view.counted is not None}
+        return differing(told, self.groups)
+
+    @property
+    def green(self) -> bool:
+        """Every rank passed, and all issued the same collectives, as far as that is on record."""
+        return self.passed and not self.differing() and not self.disagreements()
+
+    def disagreements(self) -> tuple[Disagreement, ...]:
+        """Numbers under which ranks issued different collectives, in groups whose members are known."""
+        seen = {rank: view.collectives for rank, view in self.ranks.items()}
+        return tuple(d for d in disagreements(seen, self.groups) if self.groups.knows(d.group))
 
     def compiled(self) -> bool:
         """Whether any rank compiled something that no cache had."""

@@ -341,6 +341,20 @@ def collective_mismatch_tie() -> FakeBox:
 
 
 @case
+def collective_mismatch_that_only_digests_show() -> FakeBox:
+    """Longer ago than the recorder remembers; nobody noticed."""
+    told = dict.fromkeys(range(4), "1-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
+    return in_step().reports("call").finishes(digests=told).ends().done()
+
+
+@case
+def passed_with_digests_that_begin_elsewhere() -> FakeBox:
+    """One rank's ring had room for more of them: what doesn't begin alike can't be compared."""
+    told = dict.fromkeys(range(4), "3-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
+    return in_step().reports("call").finishes(digests=told).ends().done()
+
+
+@case
 def collective_mismatch_group_order() -> FakeBox:
     box = in_step().announces("1", range(4)).announces("2", range(4))
     box.enters((0, 1, 2), group="1").enters(3, group="2").after(31.0)

@@ -318,8 +318,8 @@ def test_digests_are_equal_for_equal_programs_and_differ_for_others() -> None:
 def test_digests_of_different_stretches_can_be_told_apart() -> None:
     """The ring of a rank with more traffic reaches back less far."""
     whole, rest = ([entry(seq) for seq in range(first, 9)] for first in (1, 5))
-    assert digests(whole)["0"].partition(":")[0] == "1"
-    assert digests(rest)["0"].partition(":")[0] == "5"
+    assert digests(whole)["0"].partition("-")[0] == "1"
+    assert digests(rest)["0"].partition("-")[0] == "5"
 
 
 # -- the truth, whatever was seen of it --------------------------------------------------------------------------
