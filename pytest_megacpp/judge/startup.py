@@ -128,7 +128,9 @@ def find(run: Run, index: int) -> Finding:
 
 
 def _world_failed(timeline: Timeline, world: WorldView) -> Finding | None:
-    stumbles = sorted((*_broken(world), *_exited(world)), key=lambda s: (s.secondary, s.time_s, s.rank))
+    has_begun = any(test.world == world.name for test in timeline.tests.values())
+    exited = _exited(world, has_begun=has_begun)
+    stumbles = sorted((*_broken(world), *exited), key=lambda s: (s.secondary, s.time_s, s.rank))
     if stumbles and stumbles[0].nvls:
         return _without_nvls(timeline, stumbles)
     if stumbles:
@@ -158,11 +160,16 @@ _STAGES = {
 }
 
 
-def _exited(world: WorldView) -> Iterable[Stumble]:
+_BEFORE = "before collecting the tests"
+
+
+def _exited(world: WorldView, *, has_begun: bool) -> Iterable[Stumble]:
+    """`has_begun`: the world ran a test, so that a rank which had collected was through with starting."""
     for rank, (time_s, exited) in world.exits.items():
-        if exited.expected or rank in world.broken or rank in world.collected:
+        if exited.expected or rank in world.broken or (has_begun and rank in world.collected):
             continue
-        told = f"{exit_text(exited)} before collecting the tests"
+        when = "after collecting the tests, before the first one" if rank in world.collected else _BEFORE
+        told = f"{exit_text(exited)} {when}"
         nvls = _written_of_nvls(world, rank) if ended_by_itself(exited) else ""
         yield Stumble(rank, time_s, "exit", exit_cause(exited), told, nvls=nvls)
 

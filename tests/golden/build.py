@@ -785,6 +785,13 @@ def startup_failure_exit_before_collection() -> FakeBox:
 
 
 @case
+def startup_failure_exit_after_collection() -> FakeBox:
+    """While another rank was still on its way, and before the first test."""
+    box = FakeBox(2).starts_world().readies().collects(1).exits(1, 3).after(0.2)
+    return box.gives_up("exit").done()
+
+
+@case
 def startup_failure_killed_without_a_witness() -> FakeBox:
     """Nobody can say whether it was for memory: no cgroup counts, and the kernel log is out of reach."""
     box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", None).after(0.2)
