@@ -1,7 +1,13 @@
-"""Owns turning a raised exception into a fact; must not judge whose fault it was."""
+"""Owns turning a raised exception into a fact; must not judge whose fault it was.
+
+Nothing here raises, whatever the exception is: its class, its text and what it was raised from are the user's, and the
+working directory may be gone.
+"""
 
 import os
 import traceback
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -10,15 +16,40 @@ from pytest_megacpp.recording.events import Error
 _MAX_CHARS = 24_000
 _CONTEXT_CHARS = 1_000
 KEPT_CONTEXT = 4
+T = TypeVar("T")
 _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Error:
     """The exception with the innermost frame of the user's code and pytest's own rendering."""
-    file, line = _user_line(excinfo)
-    kind = type(excinfo.value)
+    file, line = _guarded(lambda: _user_line(excinfo), ("", 0))
+    nothing: tuple[str, ...] = ()
+    context = _guarded(lambda: _context(excinfo.value), nothing)
+    return Error(_name(excinfo.value), _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:], context)
+
+
+def rendered(error: BaseException, limit: int | None = None) -> str:
+    """Its traceback as Python prints it; its name and text where that fails. `limit` as in `traceback`."""
+    plain = f"{_name(error)}: {_message(error)}\n"
+    return _guarded(lambda: "".join(traceback.format_exception(error, limit=limit)), plain)
+
+
+def text_of(value: object) -> str:
+    """`str` of it, or what is known of it where that fails."""
+    return _guarded(lambda: str(value), f"<str() of a {type(value).__name__} failed>")
+
+
+def _guarded(read: Callable[[], T], otherwise: T) -> T:
+    try:
+        return read()
+    except BaseException:  # also what pytest.skip() and sys.exit() raise
+        return otherwise
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return Error(name, _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:], _context(excinfo.value))
+    return name if isinstance(name, str) else "an exception"
 
 
 def _context(error: BaseException) -> tuple[str, ...]:
@@ -59,4 +90,5 @@ def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
     entries = [e for e in excinfo.traceback if not _is_library(str(e.path))]
     if not entries:
         return "", 0
-    return os.path.relpath(entries[-1].path), entries[-1].lineno + 1
+    path = str(entries[-1].path)
+    return _guarded(lambda: os.path.relpath(path), path), entries[-1].lineno + 1

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
-from pytest_megacpp.rank.errors import describe, stage_of
+from pytest_megacpp.rank.errors import describe, rendered, stage_of
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.rank.session import RankSession, lane_fixture
 from pytest_megacpp.recording.codec import from_json
@@ -88,7 +88,7 @@ def _arguments(plan: Plan) -> list[str]:
 
 def _broken(rank: int, error: BaseException) -> RankBroken:
     """An exception that ended pytest before it had collected."""
-    told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error)))
+    told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error))
     return RankBroken(rank, stage_of(error), told.type, told.message, told.traceback)
 
 

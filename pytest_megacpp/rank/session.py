@@ -16,7 +16,7 @@ import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
-from pytest_megacpp.rank.errors import describe
+from pytest_megacpp.rank.errors import describe, rendered, text_of
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
@@ -222,15 +222,13 @@ class RankSession:
         if args.exc_value is None or args.exc_value.__traceback__ is None:
             return
         error = args.exc_value
-        told = describe(pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error)))
+        told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error))
         name = args.thread.name if args.thread is not None else ""
         self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, told))
 
     def _report_beside(self, go: Go, error: BaseException) -> None:
         """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
-        told = describe(
-            pytest.ExceptionInfo.from_exception(error), "".join(traceback.format_exception(error, limit=-2))
-        )
+        told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error, limit=-2))
         self.agent.send(Reported(self.agent.rank, go.test, self._current, "failed", 0.0, told))
 
     def _prepare_group(self, go: Go) -> None:
@@ -310,10 +308,15 @@ class RankSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
         at_s = self.agent.now_s()
-        report: pytest.TestReport = yield  # type: ignore[assignment]
+        try:
+            report: pytest.TestReport = yield  # type: ignore[assignment]
+        except Exception as e:
+            if call.excinfo is None:
+                raise
+            report = _unrendered(item, call, e)
         self._raised = None
         if call.excinfo is not None:
-            self._raised = at_s, describe(call.excinfo, str(report.longrepr))
+            self._raised = at_s, describe(call.excinfo, text_of(report.longrepr))
         return report  # type: ignore[return-value]
 
     @pytest.hookimpl(tryfirst=True)
@@ -334,9 +337,17 @@ class RankSession:
             skip=_skip(report),
             xfail=getattr(report, "wasxfail", None),
             sections=_sections(report),
-            properties={str(k): str(v) for k, v in report.user_properties} if report.when == "teardown" else {},
+            properties={text_of(k): text_of(v) for k, v in report.user_properties} if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
+
+
+def _unrendered(item: pytest.Item, call: pytest.CallInfo[None], why: Exception) -> pytest.TestReport:
+    """The report of an exception that pytest can't render (a property of it raises): red, with what can be said."""
+    assert call.excinfo is not None
+    said = f"{rendered(call.excinfo.value)}\npytest could not render this exception: {rendered(why, limit=-1)}"
+    times = {"duration": call.duration, "start": call.start, "stop": call.stop}
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", said, call.when, **times)  # type: ignore[arg-type]
 
 
 def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[str, ...]:

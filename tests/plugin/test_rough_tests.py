@@ -61,8 +61,23 @@ ROUGH = """
     def test_keyboard_interrupt():
         raise KeyboardInterrupt("reason to stop")
 
+    class HidesItsCause(Exception):
+        @property
+        def __cause__(self):
+            raise KeyError("no cause for you")
+
+    def test_an_exception_that_can_not_be_rendered():
+        raise HidesItsCause("the loss didn't fall")
+
+    def test_leaves_the_working_directory_and_removes_it(tmp_path):
+        os.chdir(tmp_path)
+        tmp_path.rmdir()
+
+    def test_fails_without_a_working_directory():
+        assert 1 == 2, "the numbers differ"
+
     def test_all_is_well_again():
-        pass
+        os.chdir("/")
 """
 
 
@@ -82,6 +97,7 @@ def rough(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "test_forked_child_returns",
         "test_more_records_than_a_receipt_holds",
         "test_says_more_than_is_recorded",
+        "test_leaves_the_working_directory_and_removes_it",
         "test_all_is_well_again",
     ],
 )
@@ -115,6 +131,19 @@ def test_a_rank_that_closed_its_line_says_so(rough: Ran) -> None:
 def test_an_interrupt_in_a_rank_keeps_its_reason(rough: Ran, name: str, reason: str) -> None:
     assert rough.outcome(name) == "failed"
     assert reason in rough.failure(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("test_an_exception_that_can_not_be_rendered", "the loss didn't fall"),
+        ("test_fails_without_a_working_directory", "the numbers differ"),
+    ],
+)
+def test_reporting_an_error_never_replaces_it(rough: Ran, name: str, said: str) -> None:
+    verdict = rough.verdict(name)
+    assert (verdict["code"], verdict["blamed_ranks"]) == ("test-failed", [0, 1])
+    assert said in verdict["summary"]
 
 
 def test_more_ranks_than_the_lane_has_devices(tmp_path: Path) -> None:

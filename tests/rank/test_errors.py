@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.rank.errors import describe, stage_of
+from pytest_megacpp.rank.errors import describe, rendered, stage_of, text_of
 from pytest_megacpp.recording.events import Error
 
 
@@ -104,3 +104,35 @@ def test_what_was_being_done_before_the_tests(tmp_path: Path, file: str, code: s
     namespace: dict[str, Callable[[], object]] = {}
     compiled = compile(code, str(path), "exec")
     assert stage_of(raised(lambda: (exec(compiled, namespace), namespace["hook"]()))) == stage
+
+
+class HidesItsCause(Exception):
+    @property
+    def __cause__(self) -> BaseException:  # type: ignore[override]
+        raise ValueError("the cause is nobody's business")
+
+
+def fails_with_a_hidden_cause() -> None:
+    raise HidesItsCause("the loss didn't fall")
+
+
+def test_nothing_about_an_exception_keeps_it_from_being_told() -> None:
+    error = told(fails_with_a_hidden_cause)
+    assert error.type.endswith("HidesItsCause")
+    assert error.message == "the loss didn't fall"
+    assert error.line > 0
+    shown = rendered(raised(fails_with_a_hidden_cause))
+    assert "the loss didn't fall" in shown
+    assert text_of(Unspeakable()) == "<str() of a Unspeakable failed>"
+
+
+def test_where_it_was_raised_is_told_without_a_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    error = told(fails_with_a_hidden_cause)
+    assert error.file == __file__
+    assert error.message == "the loss didn't fall"
