@@ -13,6 +13,8 @@ from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fac
 # What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
 ANYTHING_BYTES = 8 << 20
 TESTIMONY_BYTES = 16 << 20
+MAX_GARBAGE_LINES = 10_000
+"""In one test; each takes some 5 µs to refuse, and honest ranks send none."""
 
 _VITAL = re.compile(rb'"kind":"(?:reported|finished|rank-broken)"')
 _VITAL_WITHIN_BYTES = 64  # where an honest rank names the kind
@@ -31,17 +33,23 @@ class Line:
     _last_s: float = 0.0
     _taken_bytes: int = 0
     _muted: str = ""
+    _garbage: int = 0
     _said: set[type[Fact]] = field(default_factory=set)
 
     def begin(self) -> None:
         """A test begins: the rank may say as much again."""
-        self._taken_bytes, self._muted = 0, ""
+        self._taken_bytes, self._muted, self._garbage = 0, "", 0
         self._said -= set(_ONCE_IN_A_TEST)
 
     @property
     def endless(self) -> bool:
         """Whether the rank sends a line that no reader would accept."""
         return len(self._tail) > MAX_LINE_BYTES
+
+    @property
+    def floods(self) -> bool:
+        """Whether the rank says more than is recorded: whoever reads on should take its time."""
+        return bool(self._muted)
 
     def feed(self, data: bytes, now_s: float) -> list[tuple[Fact, float]]:
         """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
@@ -55,15 +63,23 @@ class Line:
             data = read_object(line)
             fact, claimed_s = decode_fact(data), read_time(data.get("t"))
         except CodecError:
-            return []
+            return self._refused()
         is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
         if not is_its_own or type(fact) in self._said:
-            return []
+            return self._refused()
         self._last_s = min(max(claimed_s, self._last_s), now_s)
         if isinstance(fact, _ONCE):
             self._said.add(type(fact))
             return [(fact, self._last_s)]
         return self._measured(fact, len(line))
+
+    def _refused(self) -> list[tuple[Fact, float]]:
+        """Nothing; once there is too much of it, that what follows is left out."""
+        self._garbage += 1
+        if self._garbage <= MAX_GARBAGE_LINES or self._muted:
+            return []
+        self._muted = Muted.EXTRAS
+        return [(Muted(self.rank, Muted.EXTRAS), self._last_s)]
 
     def _measured(self, fact: Fact, size_bytes: int) -> list[tuple[Fact, float]]:
         """The fact if it fits; else, once, that it and what follows is left out."""

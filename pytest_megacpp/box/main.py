@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ran
 TRIM_EVERY_S = 1.0
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
+FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
 RankKey: TypeAlias = tuple[str, int]  # world and rank
@@ -523,12 +525,14 @@ class Box:
         if not data:
             self._hang_up(rank)
             return False
-        line = self._line(world, rank.rank)
+        line, began_s = self._line(world, rank.rank), time.monotonic()
         with self.recorder.together():
             for fact, at_s in line.feed(data, self.recorder.now_s()):
                 self._heard(world.name, rank.rank, fact, at_s)
         if line.endless:
             self._hang_up(rank)
+        elif line.floods and not rank.exited:
+            self._pump.rest(rank.line, (time.monotonic() - began_s) / FLOOD_SHARE)
         return True
 
     def _hang_up(self, rank: RankProcess) -> None:

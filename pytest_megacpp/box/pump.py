@@ -26,6 +26,7 @@ class Pump(Generic[T]):
         self._take = take
         self._clock = clock
         self._selector = selectors.DefaultSelector()
+        self._resting: dict[Any, tuple[float, Callable[[], object]]] = {}
         self._things: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -37,8 +38,14 @@ class Pump(Generic[T]):
 
     def forget(self, source: Any) -> None:
         """Also what never was registered, or is closed."""
+        self._resting.pop(source, None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(source)
+
+    def rest(self, source: Any, for_s: float) -> None:
+        """Doesn't listen to one for a while; what it says waits, and so does who says it."""
+        key = self._selector.unregister(source)
+        self._resting[source] = time.monotonic() + for_s, key.data
 
     def hand_over(self, thing: T) -> None:
         """Called from other threads."""
@@ -55,12 +62,23 @@ class Pump(Generic[T]):
 
     def once(self, wait_s: float = TICK_S) -> None:
         """Handles what happened, waiting at most `wait_s` for something to happen."""
-        ready = self._selector.select(wait_s)
+        ready = self._selector.select(self._rested(wait_s))
         looked_s = self._clock()
         for key, _ in ready:
             if self._selector.get_map().get(key.fd) is key:  # else an earlier handler closed it
                 key.data()
         self.looked_s = looked_s
+
+    def _rested(self, wait_s: float) -> float:
+        """Listens again to those that have rested enough; returns how long to wait, at most until the next has."""
+        now_s = time.monotonic()
+        for source, (due_s, handle) in list(self._resting.items()):
+            if due_s <= now_s:
+                del self._resting[source]
+                self.register(source, handle)
+            else:
+                wait_s = min(wait_s, due_s - now_s)
+        return wait_s
 
     def until(self, done: Callable[[], bool], limit_s: float) -> bool:
         """Goes on until something is so; false when it isn't within the time."""

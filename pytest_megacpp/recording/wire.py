@@ -21,6 +21,7 @@ from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20
+PORTION_BYTES = 4 << 20  # of a recording that is decoded at once: a list of its lines takes many times as much
 MAX_TEXT_CHARS = 64_000
 _FEWER_CHARS = (16_000, 2_000, 200)  # of each text, when a line with longer ones would be too long
 
@@ -193,7 +194,10 @@ class Decoder:
         *lines, self._tail = (self._tail + data).split(b"\n")
         decoded: list[Event] = []
         for line in lines:
-            self._complete(line, decoded)
+            if line or self._skipping:
+                self._complete(line, decoded)
+            else:
+                self._line += 1
         if len(self._tail) > MAX_LINE_BYTES:
             self._tail, self._skipping = b"", True
         return decoded
@@ -234,5 +238,7 @@ class Decoder:
 
 def read_all(data: bytes) -> list[Event]:
     """All events of a whole recording."""
-    decoder = Decoder()
-    return decoder.feed(data) + decoder.close()
+    decoder, events_ = Decoder(), list[Event]()
+    for start in range(0, len(data), PORTION_BYTES):
+        events_ += decoder.feed(data[start : start + PORTION_BYTES])
+    return events_ + decoder.close()

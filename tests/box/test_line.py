@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box.line import ANYTHING_BYTES, TESTIMONY_BYTES, Line
+from pytest_megacpp.box.line import ANYTHING_BYTES, MAX_GARBAGE_LINES, TESTIMONY_BYTES, Line
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome
 from pytest_megacpp.recording import events as ev
@@ -130,6 +130,19 @@ def test_a_flood_ends_and_what_verdicts_rest_on_is_still_heard(fact: ev.Fact) ->
     assert heard(line, b"".join(map(said, last))) == last
     line.begin()
     assert heard(line, said(fact)) == [fact]
+
+
+@pytest.mark.parametrize("garbage", [b"\n", b"x\n", b'{"kind":"finished"}\n', b'{"t":1,"kind":"finished","rank":1}\n'])
+def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
+    """What can't be read, and what is another rank's, is refused one by one only so often."""
+    line = Line(0)
+    found = heard(line, garbage * (MAX_GARBAGE_LINES + 100))
+    assert found == [ev.Muted(0, ev.Muted.EXTRAS)]
+    assert line.floods
+    last = ev.Finished(0, 0, True)
+    assert heard(line, said(last)) == [last]
+    line.begin()
+    assert not line.floods
 
 
 def test_a_flood_of_reports_ends_too() -> None:

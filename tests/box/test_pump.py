@@ -63,3 +63,24 @@ def test_a_look_counts_once_its_findings_are_handled(pump: Pump[str]) -> None:
     pump.forget(end)
     end.close()
     other.close()
+
+
+def test_one_that_rests_is_heard_later_and_others_meanwhile(pump: Pump[str]) -> None:
+    (loud, mouth), (quiet, other) = socket.socketpair(), socket.socketpair()
+    heard: list[str] = []
+    pump.register(loud, lambda: heard.append("loud") or loud.recv(1))  # type: ignore[func-returns-value]
+    pump.register(quiet, lambda: heard.append("quiet") or quiet.recv(1))  # type: ignore[func-returns-value]
+    mouth.send(b".")
+    pump.rest(loud, 0.05)
+    other.send(b".")
+    pump.once(0.0)
+    assert heard == ["quiet"]
+    assert pump.until(lambda: "loud" in heard, SOON_S)
+    pump.rest(loud, 0.0)
+    pump.forget(loud)
+    mouth.send(b".")
+    pump.once(0.0)
+    assert heard.count("loud") == 1
+    for end in (loud, mouth, quiet, other):
+        pump.forget(end)
+        end.close()
