@@ -5,6 +5,7 @@ One thread does everything but looking (`watch`). The box needs nobody: when the
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -33,7 +34,7 @@ from pytest_megacpp.box.pump import TICK_S, Pump
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
 from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
-from pytest_megacpp.box.world import RankProcess, StartMethod, World, forkserver_is_alive, start_forkserver
+from pytest_megacpp.box.world import RankProcess, StartFailed, StartMethod, World, forkserver_is_alive, start_forkserver
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.greeting import Channel
@@ -115,6 +116,9 @@ class Box:
             return
         try:
             self._loop()
+        except StartFailed as e:
+            self.recorder.write(ev.ProblemFound("environment", "start", str(e), e.mend))
+            self.recorder.write(ev.RunFinished("refused"))
         finally:
             for world in list(self.worlds.values()):
                 self._end_world(world, "the box ends", graceful=False)
@@ -624,6 +628,7 @@ def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...]
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
     sys.path[:] = dict.fromkeys((*plan.path, *sys.path))
+    multiprocessing.current_process()._config["tempdir"] = scratch  # type: ignore[attr-defined]  # for its sockets
     try:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
         redact_file(plan_path, redactor)  # the run keeps a plan without the configured secrets

@@ -142,6 +142,7 @@ def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
         "semaphores": _semaphores(),
         "proc": has_proc(),
         "interfaces": _interfaces(),
+        "loopback_connects": _loopback_connects(),
         "loopback": loopback.name(),
         "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
     }
@@ -202,6 +203,11 @@ def _interfaces() -> bool | str:
         return bool(socket.if_nameindex()) or "there are none"
     except OSError as e:
         return str(e)
+
+
+def _loopback_connects() -> bool | str:
+    """Whether a process can connect to another one here, as ranks do to their store, or why not."""
+    return loopback.why_unreachable() or True
 
 
 def _disk_bytes(directory: Path, *, free: bool) -> int | None:
@@ -370,6 +376,12 @@ def _network_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
             "network",
             f"network interfaces can't be listed here ({why}), and ranks find each other by them: allow netlink "
             "sockets, and give the container a loopback interface",
+        )
+    elif isinstance(why := machine.get("loopback_connects"), str):
+        yield Problem(
+            "network",
+            f"ranks can't connect to each other over 127.0.0.1 ({why}): bring the loopback interface up "
+            "(ip link set lo up), and let the sandbox listen on it",
         )
 
 

@@ -1,5 +1,8 @@
 """Owns the directory for what a run needs only while it runs; must not know what that is.
 
+Sockets lie in it, whose paths may have 107 characters. So it is made in the temporary directory if that is short
+enough, else in the first of a few places that are.
+
 Whoever works in it holds a lock, and so do processes forked from it. Guard and box remove it at their end; where both
 were killed, the next run on the machine finds a directory that nobody holds, and removes it.
 """
@@ -12,12 +15,14 @@ import shutil
 import tempfile
 
 PREFIX = "megacpp-"
+MAX_PLACE_CHARS = 48  # `/megacpp-…` and `/pymp-…/listener-…` of multiprocessing come behind it
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 LOCK = "held"
 
 
 def make() -> str:
     """A new directory, held until this process and all that are forked from it have ended."""
-    unborn = tempfile.mkdtemp(prefix=f"new-{PREFIX}")
+    unborn = tempfile.mkdtemp(prefix=f"new-{PREFIX}", dir=_place())
     lock = os.open(os.path.join(unborn, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     with contextlib.suppress(OSError):  # where there are no locks, nothing is swept either
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -26,9 +31,16 @@ def make() -> str:
     return born
 
 
+def _place() -> str:
+    """Returns where to make it; the temporary directory where none is short enough."""
+    usual = tempfile.gettempdir()
+    fitting = (p for p in (usual, *SHORT_PLACES) if len(os.fsencode(p)) <= MAX_PLACE_CHARS and os.access(p, os.W_OK))
+    return next(fitting, usual)
+
+
 def sweep() -> None:
     """Removes what nobody holds any more."""
-    for directory in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{PREFIX}*")):
+    for directory in glob.glob(os.path.join(glob.escape(_place()), f"{PREFIX}*")):
         with contextlib.suppress(OSError):
             lock = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:

@@ -4,11 +4,13 @@ Ranks are started by torch elastic's process API on a forkserver that imported t
 box needs torch.
 """
 
+import errno
 import json
 import multiprocessing
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -58,6 +60,24 @@ class RankProcess:
         return int(code)
 
 
+class StartFailed(Exception):
+    """The processes of a world could not be made; the text says why, `mend` what to do."""
+
+    def __init__(self, ranks: int, error: Exception) -> None:
+        super().__init__(f"{ranks} ranks can't be started here: {type(error).__name__}: {error}")
+        number = error.errno if isinstance(error, OSError) else None
+        self.mend = _MENDS.get(number, "see box.log in the run's directory: it has the traceback")
+
+
+_MENDS: dict[int | None, str] = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
+    errno.ENFILE: "the machine has too many open files: end what holds them, or raise fs.file-max",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u; of a container its limit of pids)",
+    errno.ENOMEM: "the machine's memory is used up: free some, or start fewer ranks",
+    errno.ENOSPC: "the file system of the temporary directory or of /dev/shm is full: free some of it",
+}
+
+
 @dataclass
 class World:
     """N ranks, started. `directory` gets `<rank>/stdout.log` and `stderr.log`."""
@@ -73,7 +93,16 @@ class World:
     _context: Any = None  # holds what the ranks unpickle until they have
 
     def start(self, environment: Mapping[str, str], method: StartMethod) -> None:
-        """Starts all ranks; `environment` is what every rank gets beside torchrun's own variables."""
+        """Starts all ranks; `environment` is what every rank gets beside torchrun's own variables. Raises
+        StartFailed.
+        """
+        try:
+            self._start(environment, method)
+        except Exception as e:
+            traceback.print_exc()
+            raise StartFailed(self.size, e) from e
+
+    def _start(self, environment: Mapping[str, str], method: StartMethod) -> None:
         from torch.distributed.elastic.multiprocessing import start_processes
 
         port = self.new_store()

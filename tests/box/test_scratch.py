@@ -1,10 +1,12 @@
 """What a run needs only while it runs goes with it, whoever was killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,25 @@ time.sleep(60)
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return tmp_path
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Short enough for sockets, which pytest's own aren't."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as place:
+        monkeypatch.setenv("TMPDIR", place)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(place)
+
+
+def test_sockets_have_short_names_whatever_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = tmp_path / ("x" * 60)
+    far.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    made = Path(scratch.make())
+    assert len(str(made.parent)) <= scratch.MAX_PLACE_CHARS
+    shutil.rmtree(made)
+    monkeypatch.setattr(scratch, "SHORT_PLACES", ())
+    assert Path(scratch.make()).parent == far, "where nothing shorter can be written, what there is"
 
 
 def test_a_directory_that_somebody_holds_stays_until_the_last_one_was_killed(temporary: Path) -> None:

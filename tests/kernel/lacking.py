@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
@@ -72,6 +73,7 @@ class Lack:
     mounts: tuple[Callable[[], None], ...] = ()
     paths: tuple[str, ...] = ()
     ignored: tuple[signal.Signals, ...] = ()
+    open_files: int = 0
     network: Callable[[], None] | None = None
     needs_pids: bool = False
 
@@ -139,6 +141,10 @@ def _loopback_up() -> None:
         _set_interface(any_socket, _SIOCSIFFLAGS, "lo", struct.pack("h", _IFF_UP))
 
 
+def _loopback_down() -> None:
+    """As it is in a new namespace."""
+
+
 def _loopback_of_ipv6() -> None:
     """getifaddrs(3) goes by labels: under `lo` it lists `::1` only, under `lo:4` 127.0.0.1."""
     with socket.socket() as any_socket:
@@ -187,10 +193,12 @@ INTERFACES: dict[str, Lack] = {
     "meminfo": Lack(paths=("/proc/meminfo",)),
     # network interfaces
     "others": Lack(network=_loopback_up),
+    "loopback": Lack(network=_loopback_down),
     "ipv4_first": Lack(mounts=(replaced("/etc/hosts", HOSTS),), network=_loopback_of_ipv6),
     # what a process inherits
     "child_status": Lack(ignored=(signal.SIGCHLD,)),
     "interrupts": Lack(ignored=(signal.SIGINT, signal.SIGQUIT)),
+    "descriptors": Lack(open_files=32),
     "orphans": Lack((Refusal("prctl", errno.EINVAL, ((0, 36),)),), needs_pids=True),
 }
 """By name. `others`: other processes' packets on the loopback interface. `ipv4_first`: getifaddrs(3) lists IPv6 first.
@@ -318,6 +326,8 @@ def become(names: Sequence[str], words: Sequence[str]) -> None:
         os.chdir(os.getcwd())  # below what has just been mounted over
     for ignored in [ignored for each in lacks for ignored in each.ignored]:
         signal.signal(ignored, signal.SIG_IGN)
+    for open_files in [each.open_files for each in lacks if each.open_files]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     if refusals := [refusal for each in lacks for refusal in each.refusals]:
         _install_filter(refusals)
     os.execvpe(words[0], list(words), _environment([path for each in lacks for path in each.paths]))

@@ -510,3 +510,13 @@ def test_garbage_is_never_green(recorded: Project, garbage: bytes) -> None:
     assert "passed" not in ran.outcomes().values()
     assert "garbage.jsonl" in ran.text
     assert "Traceback" not in ran.text
+
+
+@pytest.mark.parametrize("length", [80, 190])
+def test_a_temporary_directory_with_a_long_path(project: Project, tmp_path: Path, length: int) -> None:
+    """Unix sockets' paths have 107 characters at most."""
+    place = tmp_path / ("t" * (length - len(str(tmp_path)) - 1))
+    place.mkdir()
+    project.write("test_a.py", STARTS)
+    ran = project.pytest(*LANE, env={"TMPDIR": str(place)})
+    assert ran.outcomes() == {"test_here": "passed"}
