@@ -24,7 +24,7 @@ from pytest_megacpp.desk.options import (
 from pytest_megacpp.desk.rundir import mark_interrupted, utc_now
 from pytest_megacpp.desk.words import text
 from pytest_megacpp.recording.seed_layout import SeedError, named
-from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.clean import clean, one_line
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
@@ -185,7 +185,7 @@ def _say(lines: Iterable[str]) -> None:
     """Prints; what the terminal's encoding lacks is shown as its escape."""
     encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(line.encode(encoding, "backslashreplace").decode(encoding))
+        print(clean(line).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _runs(desk: Desk, arguments: argparse.Namespace) -> int:

@@ -12,11 +12,12 @@ from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
-from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.text import failure_text, headline
 
 SECTION_CHARS = 6_000
+REASON_CHARS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def reports(
             text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known)
             text = f"{wrong}\n\n{text}" if wrong else text
             failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
-            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
+            longrepr = VerdictText(clean(text), _crash(item, result, make.view, wrong))
             if failed_in != "setup":
                 yield make("setup")
             if failed_in == "teardown":
@@ -138,7 +139,7 @@ class _Maker:
     def __call__(
         self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
     ) -> pytest.TestReport:
-        extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": wasxfail}
+        extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
         shown = when != "setup" or outcome == "failed"  # JUnit reads properties and output from the teardown
         return pytest.TestReport(
             nodeid=self.item.nodeid,
@@ -159,7 +160,7 @@ class _Maker:
         for rank in self.view.ranks.values() if self.view else ():
             _, report = rank.reports.get("teardown", (0.0, None))
             if report is not None and report.outcome == "failed" and report.error is not None:
-                raised[clean(report.error.traceback)[-SECTION_CHARS:]].append(rank.rank)
+                raised[clean(report.error.traceback[-SECTION_CHARS:])].append(rank.rank)
         texts = [f"{ranks_named(ranks)} raised in teardown\n{text}" for text, ranks in raised.items()]
         return "\n\n".join(texts) or None
 
@@ -168,7 +169,7 @@ class _Maker:
         report = next(iter(self._reports("skipped")), None)
         where = (str(self.item.path), 0, f"Skipped: {self.result.verdict.summary}")
         if report is not None and report.skip is not None:
-            where = (report.skip.file, report.skip.line, report.skip.reason)
+            where = (one_line(report.skip.file), report.skip.line, one_line(report.skip.reason, REASON_CHARS))
         if report is not None and report.when == "call":
             yield self("setup")
             yield self("call", "skipped", where)
@@ -188,7 +189,7 @@ class _Maker:
         verdict = self.result.verdict
         found: dict[str, object] = {}
         for report in self._reports():
-            found |= report.properties
+            found |= {one_line(k): _shown(v) for k, v in report.properties.items()}
         found["megacpp_verdict"] = str(verdict.code)
         if verdict.blamed_ranks:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
@@ -205,11 +206,17 @@ class _Maker:
         return self.view.ranks.values() if self.view else ()
 
 
+def _shown(value: object) -> object:
+    return value if isinstance(value, bool | int | float | None) else one_line(str(value), REASON_CHARS)
+
+
 def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:
     error = _blamed_error(result, view)
     path, line, _ = item.location
     message = wrong or headline(result.verdict)
-    return _Crash(error.file, error.line, message) if error and error.file else _Crash(path, (line or 0) + 1, message)
+    if error and error.file:
+        return _Crash(one_line(error.file), error.line, one_line(message, REASON_CHARS))
+    return _Crash(path, (line or 0) + 1, one_line(message, REASON_CHARS))
 
 
 def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:
@@ -227,9 +234,9 @@ def _sections(view: TestView | None, *, teardown: bool) -> Iterator[tuple[str, s
     texts: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank in view.ranks.values():
         for stream, output in rank.output.items():
-            texts[f"Captured {stream}", clean(output.text)[-SECTION_CHARS:]].append(rank.rank)
+            texts[f"Captured {one_line(stream, 20)}", clean(output.text[-SECTION_CHARS:])].append(rank.rank)
         for _, report in rank.reports.values():
             for heading, text in report.sections if teardown or report.when != "teardown" else ():
-                texts[clean(heading)[:80], clean(text)[-SECTION_CHARS:]].append(rank.rank)
+                texts[one_line(heading, 80), clean(text[-SECTION_CHARS:])].append(rank.rank)
     for (heading, text), ranks in texts.items():
         yield f"{heading} of {ranks_named(ranks)}", text

@@ -38,6 +38,7 @@ from pytest_megacpp.desk.unreported import unreported_lines
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
@@ -50,6 +51,7 @@ _NO_DRY_GATE = ProblemFound(
     "a gate never degrades to a dry run in silence, and there is no GPU here",
     "run it where the GPUs are, or ask for a dry run by name: --dry-run",
 )
+LINE_CHARS = 4_000
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
@@ -286,7 +288,7 @@ class LaneRunner:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.verbosity >= 0:
             reporter.ensure_newline()
-            reporter.line(f"megacpp: {line}")
+            _line(reporter, f"megacpp: {line}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -398,27 +400,27 @@ class LaneRunner:
         if self.unreported:
             terminalreporter.section("lane tests without a result", red=True)
             for line in unreported_lines(self.unreported, self._config.pluginmanager):
-                terminalreporter.line(line, red=True)
+                _line(terminalreporter, line, red=True)
         if self._gatekeeper is not None and (told := (*self._gatekeeper.told(), *self._gatekeeper.complaints)):
             terminalreporter.section("gate")
             for line in told:
-                terminalreporter.line(line, red=line in self._gatekeeper.complaints)
+                _line(terminalreporter, line, red=line in self._gatekeeper.complaints)
         for run in self._runs:
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
-            terminalreporter.section(title)
+            terminalreporter.section(one_line(title, 200))
             for line in (*summary_lines(run), *climbed_lines(run)):
-                terminalreporter.line(line)
+                _line(terminalreporter, line)
             for line in ended_lines(run.timeline):
-                terminalreporter.line(line)
+                _line(terminalreporter, line)
             for line in bucket_lines(run.timeline):
-                terminalreporter.line(run.redactor.text(line), yellow=True)
+                _line(terminalreporter, run.redactor.text(line), yellow=True)
             for problem in run.unwritten:
-                terminalreporter.line(problem, red=True)
+                _line(terminalreporter, problem, red=True)
             seconds, rate = run.timeline.last_s, run.meta.rate
             spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
-            terminalreporter.line(f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
+            _line(terminalreporter, f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
             if run.stays and run.timeline.finished is None and not run.timeline.problems:
-                terminalreporter.line(f"it works on without this desk: pytest --attach {run.plan.run_id}")
+                _line(terminalreporter, f"it works on without this desk: pytest --attach {run.plan.run_id}")
         if self._announcer is not None:
             self._announce(self._announcer, terminalreporter)
 
@@ -431,6 +433,11 @@ class LaneRunner:
         terminalreporter.ensure_newline()
         for line in (*announcer.lines(), *([unwritten] if unwritten else [])):
             terminalreporter.write_line(line)
+
+
+def _line(reporter: pytest.TerminalReporter, text: str, **markup: bool) -> None:
+    """What a box or a rank wrote of it must not act on a terminal, or as a command of a workflow."""
+    reporter.line(clean(text).replace("\n", " ")[:LINE_CHARS], **markup)
 
 
 def _is_distributed(config: pytest.Config) -> bool:

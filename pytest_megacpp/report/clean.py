@@ -1,7 +1,8 @@
 """Owns making what a rank wrote safe and short enough to show; must not know where it is shown.
 
 Terminal sequences are dropped, every other character that acts instead of showing (C0, C1, bidirectional and
-invisible ones, lone surrogates) is shown as its escape. Texts are bounded in the middle: a traceback's first and
+invisible ones, lone surrogates) is shown as its escape, and so is what a CI system reads as a command (GitHub's
+`::name::` at the beginning of a line, `##[name]` anywhere). Texts are bounded in the middle: a traceback's first and
 last lines matter most. Redact before: half a secret has no shape.
 """
 
@@ -18,13 +19,15 @@ _ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
+_COMMAND = re.compile(r"^([^\S\n]*)(?=::[^\n]*::)|(?<=#)(?=#\w*\[)", re.MULTILINE)
 TAB = "    "
 
 
 def clean(text: str) -> str:
     """`text` as lines that a terminal, a CI log or a file shows as they are."""
     text = _LINE_END.sub("\n", _SEQUENCE.sub("", text)).replace("\t", TAB)
-    return _ACTING.sub(lambda match: _escape(match[0]), text)
+    text = _ACTING.sub(lambda match: _escape(match[0]), text)
+    return _COMMAND.sub(r"\1\\", text)
 
 
 def one_line(text: str, limit: int = 300) -> str:
