@@ -52,6 +52,7 @@ class Observers:
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
         self._default_size = 0  # of the default group that was made last
+        self._floor_s = 0.0  # when the one before was destroyed: the recorder goes on with its names
         self._told_device = False
         self._told_missing: set[str] = set()
 
@@ -148,6 +149,8 @@ class Observers:
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             whole = group is None or group is _world_group()
             self.send_flight_record("destroy" if whole else "finish")
+            if whole:
+                self._floor_s = self.agent.now_s()
             with contextlib.suppress(Exception):
                 self.check_recorders()
             return destroy(group, *args, **kwargs)
@@ -198,7 +201,9 @@ class Observers:
         """What other ranks must have issued as well. A default group of another size than the world is one of several
         (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
         """
-        return digests(entries) if self._default_size == int(os.environ["WORLD_SIZE"]) else {}
+        if self._default_size != int(os.environ["WORLD_SIZE"]):
+            return {}
+        return digests(entry for entry in entries if entry.entered_s >= self._floor_s)
 
     def _seen_by_itself(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))

@@ -376,8 +376,8 @@ class ThreadRaised:
 class Finished:
     """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
     `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
-    `completed` count this test's collectives; `digests` holds one per group over the last of them, equal on all
-    its members unless they issued different ones.
+    `completed` count this test's collectives; `digests` holds one per group over the last of them (`first-last:hash`),
+    equal on all its members unless they issued different ones.
     """
 
     rank: int

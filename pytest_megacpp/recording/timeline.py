@@ -184,6 +184,11 @@ class RankView:
         return min(failed, key=lambda entry: entry[0], default=None)
 
     @property
+    def went_on_to_the_end(self) -> bool:
+        """Whether no phase of the test ended before its time: by a failure, expected or not, or a skip."""
+        return all(report.outcome == "passed" for _, report in self.reports.values())
+
+    @property
     def open_phase(self) -> str | None:
         """The innermost phase that the rank is in."""
         return next((p.name for p in reversed(self.phases) if p.end_s is None), None)
@@ -283,7 +288,11 @@ class TestView:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `collectives.differing`.
         """
-        told = {rank: view.counted.digests for rank, view in self.ranks.items() if view.counted is not None}
+        told = {
+            rank: {view.collectives.named(group): digest for group, digest in view.counted.digests.items()}
+            for rank, view in self.ranks.items()
+            if view.counted is not None and view.went_on_to_the_end
+        }
         return differing(told, self.groups)
 
     @property
