@@ -76,6 +76,7 @@ class LaneRunner:
         self._place_of: dict[pytest.Item, _Placed] = {}
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
+        self._is_through = False  # with the loop over the tests, and nobody interrupted it
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
         self.distributed = _is_distributed(config)
@@ -187,7 +188,13 @@ class LaneRunner:
         conftest may run the tests in a loop of its own.
         """
         self._start_all(session)
-        return (yield)
+        try:
+            result = yield
+        except pytest.exit.Exception:  # which may come with a green exit code
+            self._is_through = True
+            raise
+        self._is_through = True
+        return result
 
     def _start_all(self, session: pytest.Session) -> None:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
@@ -335,11 +342,12 @@ class LaneRunner:
         in_order = exitstatus in _IN_ORDER or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
-        unreported = self._unreported_in(session)
-        if unreported and exitstatus in _GREEN:
-            self.unreported = unreported
+        missing, is_green = self._without_a_result(session), exitstatus in _GREEN
+        if self._is_through and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
+            self.unreported = missing
+        if self.unreported and is_green:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        complete = not unreported or stopped or bool(self.unreported)
+        complete = not missing or stopped or bool(self.unreported)
         if not session.config.option.collectonly:
             self._close_gate(session, finished=complete and in_order and not stopped)
         for run in self._runs:
@@ -348,8 +356,8 @@ class LaneRunner:
         if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _unreported_in(self, session: pytest.Session) -> list[pytest.Item]:
-        """The selected lane tests without a result. Whatever a conftest or a plugin did with them, they didn't pass."""
+    def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
+        """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass."""
         if session.config.option.collectonly:
             return []
         selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]

@@ -11,6 +11,7 @@ from enum import IntEnum
 import pytest
 
 from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.report.layout import counted
 
 NOT_THE_CODE = frozenset({Code.BLOCKED, Code.ENVIRONMENT, Code.BOX_LOST, Code.NOT_RUN})
 BY_THE_TEST = frozenset({"skipped"})  # causes of a not-run that only a change of the tests can mend
@@ -33,6 +34,7 @@ class _Witness:
         self.needed_none = False
         self.left = False
         self.complaints: Sequence[str] = ()
+        self.unreported = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -41,6 +43,7 @@ class _Witness:
         self.left = runner is not None and runner.left
         self.needed_none = runner is not None and runner.needed_none
         self.complaints = runner.complaints if runner is not None else ()
+        self.unreported = len(runner.unreported) if runner is not None else 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.failed += report.failed
@@ -80,6 +83,8 @@ def _answer(code: int, seen: _Witness) -> tuple[Answer, str]:
             return Answer.FAILED, ""
         case _ if seen.complaints:
             return Answer.FAILED, seen.complaints[0]
+        case pytest.ExitCode.TESTS_FAILED if seen.unreported:
+            return Answer.UNTESTED, f"{counted(seen.unreported, 'lane test')} selected, but never reported"
         case pytest.ExitCode.TESTS_FAILED:
             return Answer.UNTESTED, "what failed was not the code under test"
         case pytest.ExitCode.INTERRUPTED:

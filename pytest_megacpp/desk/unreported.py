@@ -19,7 +19,7 @@ def unreported_lines(items: Sequence[pytest.Item], plugins: pytest.PytestPluginM
         yield f"  … and {len(items) - SHOWN} more"
     for hook in _HOOKS:
         for name in _implementing(hook, plugins):
-            yield f"{one_line(name, 200)} implements {hook}: it must leave lane tests to other plugins (return None)"
+            yield f"{one_line(name, 200)} implements {hook} and may have taken them: let it return None for lane tests"
 
 
 def _implementing(hook: str, plugins: pytest.PytestPluginManager) -> Iterable[str]:
@@ -27,5 +27,5 @@ def _implementing(hook: str, plugins: pytest.PytestPluginManager) -> Iterable[st
     for implementation in getattr(plugins.hook, hook).get_hookimpls():
         module = getattr(implementation.function, "__module__", "") or ""
         is_wrapper = implementation.wrapper or implementation.hookwrapper
-        if not is_wrapper and not module.startswith(("_pytest.", "pytest_megacpp.", "xdist.")):
+        if not is_wrapper and not module.startswith(("_pytest.", "pytest_megacpp.", "xdist.", "pytest_rerunfailures")):
             yield implementation.plugin_name

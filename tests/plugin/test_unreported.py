@@ -82,6 +82,14 @@ def test_whoever_answers_for_a_lane_test(project: Project, conftest: str, unrepo
     assert_red(project.pytest(*LANE), unreported, culprit)
 
 
+def test_beside_a_test_that_fails(project: Project) -> None:
+    project.write("sub/conftest.py", SOME.replace("test_bad", "test_good"))
+    project.write("sub/test_a.py", TESTS)
+    ran = project.pytest(*LANE)
+    assert ran.outcomes() == {"test_bad": "failed"}
+    assert_red(ran, ["test_good"], "sub/conftest.py implements pytest_runtest_protocol")
+
+
 def test_a_loop_that_runs_nothing(project: Project) -> None:
     project.write("conftest.py", NO_LOOP)
     project.write("test_a.py", TESTS)
@@ -110,5 +118,8 @@ def test_under_a_gate(tmp_path: Path) -> None:
 def test_what_is_only_collected_needs_no_result(project: Project) -> None:
     project.write("conftest.py", PROTOCOL)
     project.write("test_a.py", TESTS)
-    assert project.pytest(*LANE, "--collect-only").code == pytest.ExitCode.OK
+    for only in ("--collect-only", "--fixtures"):
+        ran = project.pytest(*LANE, only)
+        assert ran.code == pytest.ExitCode.OK
+        assert "never reported" not in ran.text
     assert project.pytest(*DRY, "-m", "not h200x8").code == pytest.ExitCode.NO_TESTS_COLLECTED
