@@ -35,12 +35,12 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class _Names:
     limit: str
     used: str
-    cache: str  # of memory.stat: what the kernel takes back at once
+    cache: tuple[str, ...]  # of memory.stat: what the kernel takes back before it kills anything
     mounted: str
 
 
-_V2 = _Names("memory.max", "memory.current", "inactive_file", "")
-_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory")
+_V2 = _Names("memory.max", "memory.current", ("inactive_file", "active_file"), "")
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"), "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,12 @@ class Cgroup:
         return limit if limit is not None and limit < NO_LIMIT_BYTES else None
 
     def used_bytes(self) -> int | None:
-        """Without the part of the page cache that is given back before anything is killed."""
+        """Without the page cache of files, which is given back before anything is killed."""
         used = _number(self.directory / self.names.used)
-        return None if used is None else max(0, used - (_entry(self.directory / "memory.stat", self.names.cache) or 0))
+        if used is None:
+            return None
+        cached = (_entry(self.directory / "memory.stat", name) or 0 for name in self.names.cache)
+        return max(0, used - sum(cached))
 
 
 def cgroups(mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> Iterator[Cgroup]:

@@ -42,7 +42,9 @@ class Machine:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ("memory.limit_in_bytes" if v1 else "memory.max")).write_text(f"{limit}\n")
         (directory / ("memory.usage_in_bytes" if v1 else "memory.current")).write_text(f"{used}\n")
-        (directory / "memory.stat").write_text(f"{'total_' if v1 else ''}inactive_file {cache}\nanon 5\n")
+        prefix = "total_" if v1 else ""
+        files = f"{prefix}inactive_file {cache - cache // 4}\n{prefix}active_file {cache // 4}\n"
+        (directory / "memory.stat").write_text(f"{files}anon 5\n")
 
     def groups(self) -> list[Cgroup]:
         return list(cgroups(self.root, self.membership))
