@@ -235,7 +235,7 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
         return FAILED if gate.failed else OK
     seen = look.judged(runs.find_recording(desk.lane_dir, arguments.name))
     _say(look.run_shown(seen))
-    return FAILED if seen.bad or not seen.result.tests else OK
+    return FAILED if seen.bad or not (seen.result.tests or seen.goes_on) else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Owns what `megacpp runs`, `show` and `judge` print; must not know arguments, exit codes or how judging works."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
 from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.layout import columns
+from pytest_megacpp.report.run_json import RunStatus
+from pytest_megacpp.report.running import is_through, running_lines
 from pytest_megacpp.report.text import failure_text, headline
 
 WIDTH = 120
@@ -30,9 +33,19 @@ class Judged:
     result: RunResult
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a desk or a box is at work on it: a run whose desk died has been marked by now."""
+        return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
+
+    @property
     def bad(self) -> list[TestResult]:
-        """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said."""
-        return [test for test in self.result.tests if _reported(test, self.document) in BAD]
+        """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said. Of a run
+        that goes on, only what is through: the others have no verdict yet.
+        """
+        tests = self.result.tests
+        if self.goes_on:
+            tests = tuple(test for test in tests if is_through(test, self.timeline))
+        return [test for test in tests if _reported(test, self.document) in BAD]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +66,23 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
     gate = document.get("gate")
     if not isinstance(gate, dict):
         return None
-    rules = [rule for rule in gate.get("rules") or () if isinstance(rule, dict)]
+    rules = [rule for rule in _listed(gate, "rules") if isinstance(rule, dict)]
     told = [f"gate since {gate.get('since')}: nothing was started", *_rules_told(rules)]
-    complaints = [str(complaint) for complaint in gate.get("complaints") or ()]
+    complaints = [str(complaint) for complaint in _listed(gate, "complaints")]
     lines = [one_line(line, 500) for line in (*told, *complaints)]
     return GateAlone((*columns([_row(run, document)]), *lines), bool(complaints))
 
 
 def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for rule in rules:
-        reasons = "; ".join(map(str, rule.get("why") or ())) or "nothing that it watches changed"
+        reasons = "; ".join(map(str, _listed(rule, "why"))) or "nothing that it watches changed"
         yield f"rule {rule.get('name')}: {'triggered' if rule.get('triggered') else 'not triggered'}: {reasons}"
+
+
+def _listed(document: Mapping[str, Any], name: str) -> list[Any]:
+    """Of a `run.json` that anybody may have written."""
+    value = document.get(name)
+    return value if isinstance(value, list) else []
 
 
 def judged(recording: Path) -> Judged:
@@ -73,10 +92,18 @@ def judged(recording: Path) -> Judged:
     with runs.no_garbage_collection():
         timeline = runs.read_timeline(recording)
         result = judge_run(timeline)
-    if not timeline.planned and not timeline.tests:
+    seen = Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
+    if not timeline.planned and not timeline.tests and not seen.goes_on:
         why = runs.first_damage(timeline)
         raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
-    return Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
+    return seen
+
+
+def _silent_s(run: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - (run / RECORDING).stat().st_mtime)
+    except OSError:
+        return None
 
 
 def runs_table(lane_dir: Path) -> Iterator[str]:
@@ -92,6 +119,10 @@ def run_shown(seen: Judged) -> Iterator[str]:
     """The run in one line, where it lies, and the text of each failing test."""
     yield from columns([_row(seen.run, seen.document)])
     yield _typed(seen.run)
+    if seen.goes_on:
+        yield from running_lines(seen.timeline, seen.result.tests, _silent_s(seen.run))
+    if seen.document.get("status") == RunStatus.DETACHED:
+        yield f"it works on without this desk: pytest --attach {seen.run.name}"
     for test in seen.bad:
         yield from ("", *_text(test, seen))
 

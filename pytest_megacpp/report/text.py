@@ -58,7 +58,7 @@ def failure_text(
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
         ladder(result, timeline),
-        _picture(rank_states(where, verdict), verdict.blamed_ranks),
+        picture(rank_states(where, verdict), verdict.blamed_ranks),
         *testimonies(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
@@ -100,7 +100,7 @@ def _matters(missing: Capability, verdict: Verdict) -> bool:
     return missing.name == CAN_BE_INSTALLED or any(e.text.startswith(named) for e in verdict.evidence)
 
 
-def _picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
+def picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
     """All ranks in one line: one by one while they fit, else in groups."""
     if not states:
         return []

@@ -104,7 +104,7 @@ class FollowerStream:
         try:
             told = json.loads(head)
             path, size = str(told["path"]), int(told["bytes"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):  # 1e999 is infinite
             return
         if 0 <= size <= MAX_LOGS_BYTES - self._logs_bytes:
             self._log, self._log_bytes = path, size
@@ -133,7 +133,7 @@ class Unseen:
         try:
             told = json.loads(line)
             key, number = (str(told["world"]), str(told["src"])), int(told["seq"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             return False
         if number < self._next.get(key, 0):
             return False

@@ -1,0 +1,44 @@
+"""Owns what is said of a run that still goes on; must not know a clock, a file or how verdicts come about."""
+
+from collections.abc import Iterator, Sequence
+
+from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
+from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted
+from pytest_megacpp.report.states import Scene, rank_states
+from pytest_megacpp.report.text import picture
+
+_NO_VERDICT = Verdict(Code.NOT_RUN, "", ())
+
+
+def is_through(result: TestResult, timeline: Timeline) -> bool:
+    """Whether nothing more comes of a test: every attempt at it has ended, or will never begin."""
+    return all(
+        number in timeline.unreached or (number in timeline.tests and timeline.tests[number].ended is not None)
+        for number in timeline.attempts(result.index)
+    )
+
+
+def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: float | None) -> Iterator[str]:
+    """What happens now, and what is known so far. `silent_s`: since the box wrote anything."""
+    done = [result for result in results if is_through(result, timeline)]
+    outcomes = [str(result.outcome) for result in done]
+    tally = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+    heard = f", last heard of {silent_s:.0f} s ago" if silent_s is not None and silent_s >= 2 else ""
+    yield f"running: {len(done)} of {counted(len(results), 'test')} done" + (f" ({tally})" if tally else "") + heard
+    now = next((test for test in reversed(timeline.tests.values()) if test.ended is None), None)
+    if now is not None:
+        yield from _in_test(now, timeline)
+    elif timeline.progress and not timeline.tests:
+        _, last = timeline.progress[-1]
+        yield f"now: {one_line(' '.join((last.phase, last.detail)))}"
+    else:
+        yield "now: between tests"
+
+
+def _in_test(test: TestView, timeline: Timeline) -> Iterator[str]:
+    lasted_s = timeline.last_s - test.started_s
+    warming = ", warming up" if test.warmup == "warmed" else ""
+    yield f"now: {one_line(test.nodeid)} for {lasted_s:.1f} s on {counted(test.size, 'rank')}{warming}"
+    yield from picture(rank_states(Scene(test.index, timeline.worlds.get(test.world), test), _NO_VERDICT), ())
