@@ -18,6 +18,7 @@ The values come from records of 8-GPU launches. `phase` says until when a variab
 torch 2.11 to 2.15 and triton 3.6 to 3.9; what the installed ones read is the doctor's question.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -395,7 +396,7 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
 
 _VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
 _VENDOR_DIRECTORY = re.compile(
-    r"/(?:usr/local|opt)/cuda(?:[-_]?[\d.]+)?(?:/(?!compat(?:/|$))|$)"  # a toolkit: lib64, targets, extras/CUPTI
+    r"/(?:usr/local|opt)/cuda(?:[-_]?[\d.]+)?(?:/|$)"  # a toolkit: lib64, targets, extras/CUPTI
     r"|/(?:site|dist)-packages/nvidia/"  # Python's nvidia-* packages, of whichever environment
     r"|/nvidia/hpc_sdk/"
     rf"|/(?:lib)?(?:nccl|cudnn)(?:[-_]?v?{_VERSION}|-linux-[\w.-]+-archive)?(?:/|$)"  # an NCCL or cuDNN of its own
@@ -407,7 +408,8 @@ def is_vendor_directory(path: str) -> bool:
     `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so the driver's libraries, which nobody else brings:
     `/usr/local/nvidia/lib64`, and a toolkit's `compat` for a driver that is older than torch's CUDA.
     """
-    return _VENDOR_DIRECTORY.search(path) is not None
+    plain = os.path.normpath(path)
+    return _VENDOR_DIRECTORY.search(plain) is not None and "compat" not in plain.split("/")
 
 
 def library_path(user_env: Mapping[str, str], chosen: Collection[str] = ()) -> str | None:

@@ -62,10 +62,13 @@ def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
     try:
         tail, size = _read_to_end(log, end)
         cut = f"{size - len(tail) - start + cut_bytes} bytes cut while the rank wrote on, some lines may be missing"
+        kept = f"\n… {cut} …\n".encode() + tail
         os.ftruncate(log, start)
-        with contextlib.suppress(OSError):  # what does not fit on the disk any more
-            _append(log, f"\n… {cut} …\n".encode() + tail)
-        return max(0, size - os.fstat(log).st_size)
+        try:
+            _append(log, kept)
+        except OSError:  # it does not fit on the disk any more
+            return max(0, size - os.fstat(log).st_size)
+        return size - start - len(kept)
     except OSError:
         return 0
     finally:

@@ -51,6 +51,7 @@ PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ran
 TRIM_EVERY_S = 1.0
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
+MAX_REST_S = 0.25
 FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
@@ -209,13 +210,16 @@ class Box:
         self._listen_for_faults()
         self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
         try:
-            start_forkserver((*EVERY_RANK_NEEDS, *self.plan.preload), self._report)
+            self._preload()
             import torch.distributed  # noqa: F401
         except Exception as e:
             mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
             self.recorder.write(ev.ProblemFound("environment", "torch", f"torch doesn't import: {e!r}", mend))
             return False
         return True
+
+    def _preload(self) -> None:
+        start_forkserver((*EVERY_RANK_NEEDS, *self.plan.preload), self._report)
 
     def _fetch(self) -> bool:
         """Brings the data to where ranks read it. Whoever ends the run meanwhile is answered by the loop."""
@@ -361,7 +365,13 @@ class Box:
                 self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
 
     def _how_to_start(self) -> StartMethod:
-        """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children."""
+        """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children. One
+        that was killed has a successor.
+        """
+        if self._start_method == "forkserver" and not forkserver_is_alive():
+            self._start_method = None
+            self._report.unlink(missing_ok=True)
+            self._preload()
         if self._start_method is None:
             self._wait_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
             report = json.loads(self._report.read_text()) if self._report.exists() else {}
@@ -530,13 +540,14 @@ class Box:
             self._hang_up(rank)
             return False
         line, began_s = self._line(world, rank.rank), time.monotonic()
+        flooded = line.floods
         with self.recorder.together():
             for fact, at_s in line.feed(data, self.recorder.now_s()):
                 self._heard(world.name, rank.rank, fact, at_s)
         if line.endless:
             self._hang_up(rank)
-        elif line.floods and not rank.exited:
-            self._pump.rest(rank.line, (time.monotonic() - began_s) / FLOOD_SHARE)
+        elif flooded and line.floods and not rank.exited:
+            self._pump.rest(rank.line, min(MAX_REST_S, (time.monotonic() - began_s) / FLOOD_SHARE))
         return True
 
     def _hang_up(self, rank: RankProcess) -> None:

@@ -207,7 +207,7 @@ class _Maker:
 
 
 def _shown(value: object) -> object:
-    return value if isinstance(value, bool | int | float | None) else one_line(str(value), REASON_CHARS)
+    return value if isinstance(value, bool | int | float | None) else clean(str(value))
 
 
 def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:

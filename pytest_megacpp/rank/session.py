@@ -134,7 +134,8 @@ class RankSession:
         by_nodeid = {item.nodeid: item for item in session.items}
         nodeids = [test.nodeid for test in self.plan.tests]
         self._items = {i: by_nodeid[n] for i, n in enumerate(nodeids) if n in by_nodeid}
-        digest = hashlib.sha256("\n".join(nodeids[i] for i in self._items).encode()).hexdigest()[:16]
+        found = "\n".join(nodeids[i] for i in self._items).encode(errors="surrogateescape")  # of files with odd names
+        digest = hashlib.sha256(found).hexdigest()[:16]
         self.collected = True
         with_lane = tuple(i for i, item in self._items.items() if self._fixture in getattr(item, "fixturenames", ()))
         self.agent.send(
