@@ -35,12 +35,19 @@ def started(directory: Path) -> list[int]:
     return [int(path.stem) for path in directory.glob("*.pid")]
 
 
+def _hear_interrupts() -> None:
+    """They are ignored where the tests were started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [None, signal.SIGINT, signal.SIGTERM], ids=["limit", "ctrl-c", "terminated"])
 def test_processes_with_sessions_of_their_own_end_with_the_step(tmp_path: Path, sent: signal.Signals | None) -> None:
     limit_s = "6" if sent is None else "100"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OUT": str(tmp_path / "out")}
     command = [sys.executable, "-c", CHECK, limit_s, STEP]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as ran:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_hear_interrupts
+    ) as ran:
         deadline_s = time.monotonic() + 60
         while len(started(tmp_path)) < 2 and time.monotonic() < deadline_s:
             time.sleep(0.05)
