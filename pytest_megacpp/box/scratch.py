@@ -24,8 +24,10 @@ def make() -> str:
     """A new directory, held until this process and all that are forked from it have ended."""
     unborn = tempfile.mkdtemp(prefix=f"new-{PREFIX}", dir=_place())
     lock = os.open(os.path.join(unborn, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(OSError):  # where there are no locks, nothing is swept either
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # where there are no locks, a sweep of somebody who has them would take it for abandoned
+        return unborn
     born = unborn.replace(f"new-{PREFIX}", PREFIX)
     os.rename(unborn, born)  # only now can a sweep see it
     return born

@@ -1,5 +1,6 @@
 """What a run needs only while it runs goes with it, whoever was killed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -68,3 +69,17 @@ def test_what_is_no_scratch_stays(temporary: Path) -> None:
     (temporary / "megacpp-link" / scratch.LOCK).symlink_to("/etc/hostname")
     scratch.sweep()
     assert len(list(temporary.iterdir())) == 3
+
+
+def test_one_that_could_not_be_locked_is_never_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run on the machine may have locks."""
+
+    def refuse(lock: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch.fcntl, "flock", refuse)
+        made = Path(scratch.make())
+    scratch.sweep()
+    assert made.is_dir()
+    shutil.rmtree(made)
