@@ -37,7 +37,7 @@ def test_grow(modal_h200x8):
     held = []
     while modal_h200x8.rank == 1:
         held.append(bytearray(b"x") * 50_000_000)
-        time.sleep(0.02)
+        time.sleep(0.09)
     time.sleep(600)
 """
 FOLLOWED = """
