@@ -84,3 +84,9 @@ def test_unseen_lines_are_those_after_the_last_seen() -> None:
     unseen.saw(line("box", 0) + line("box", 1) + line("rank 0", 0) + b"torn")
     again = [line("box", 0), line("box", 1), line("rank 0", 0), line("box", 3), line("rank 1", 0), b"{}\n", b"\xff\n"]
     assert [one for one in again if unseen.is_new(one)] == [line("box", 3), line("rank 1", 0)]
+
+
+def test_numbers_without_an_end_are_nonsense() -> None:
+    stream = FollowerStream()
+    assert stream.feed(b'#file {"path":"box.log","bytes":1e999}\n{"seq":0}\n') == [Lines(b'{"seq":0}\n')]
+    assert not Unseen().is_new(b'{"world":"","src":"box","seq":1e999}')
