@@ -342,7 +342,7 @@ class LaneRunner:
         in_order = exitstatus in _IN_ORDER or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
-        missing, is_green = self._without_a_result(session), exitstatus in _GREEN
+        missing, is_green = [item for item in self._place_of if item not in self._reported], exitstatus in _GREEN
         if self._is_through and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
             self.unreported = missing
         if self.unreported and is_green:
@@ -356,20 +356,13 @@ class LaneRunner:
         if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
-        """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass."""
-        if session.config.option.collectonly:
-            return []
-        selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
-        return [item for item in selected if item not in self._reported]
-
     def _close_gate(self, session: pytest.Session, *, finished: bool) -> None:
         """A gate that got less than it wants is red; one that rightly ran nothing is green."""
         keeper = self._gatekeeper
         if keeper is None:
             return
-        if finished and (self._place_of or self.unreported) and not self._options.detach:
-            keeper.check_results(tuple(dict.fromkeys((*self._place_of, *self.unreported))), self._reported)
+        if finished and self._place_of and not self._options.detach:
+            keeper.check_results(tuple(self._place_of), self._reported)
         if self._made is not None and finished:
             here = named(look(self._options.project))
             for run in self._runs:

@@ -136,11 +136,7 @@ class LaneRun:
 
     def _have_ended(self, index: int) -> bool:
         """All attempts so far; one that the box itself adds is planned before the one from which it follows ends."""
-        return all(map(self._has_ended, self.timeline.attempts(index)))
-
-    def _has_ended(self, number: int) -> bool:
-        test = self.timeline.tests.get(number)
-        return (test is not None and test.ended is not None) or number in self.timeline.unreached
+        return all(map(self.timeline.has_ended, self.timeline.attempts(index)))
 
     def _read(self) -> bool:
         """Takes in what came; True when something did. The end of the box ends the run."""

@@ -476,6 +476,11 @@ class Timeline:
         """All attempts at a test of the plan, the first of which has its number."""
         return (test, *self.further.get(test, ()))
 
+    def has_ended(self, number: int) -> bool:
+        """Whether an attempt is over, or will never begin."""
+        test = self.tests.get(number)
+        return (test is not None and test.ended is not None) or number in self.unreached
+
     def _check_clock(self, event: ev.Event) -> None:
         """Looks at one rank are in order. A busy box writes them after facts of its own that are younger."""
         looked_at = event.fact.rank if isinstance(event.fact, _LOOKS) else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.states import Scene, rank_states
@@ -14,10 +14,7 @@ _NO_VERDICT = Verdict(Code.NOT_RUN, "", ())
 
 def is_through(result: TestResult, timeline: Timeline) -> bool:
     """Whether nothing more comes of a test: every attempt at it has ended, or will never begin."""
-    return all(
-        number in timeline.unreached or (number in timeline.tests and timeline.tests[number].ended is not None)
-        for number in timeline.attempts(result.index)
-    )
+    return all(map(timeline.has_ended, timeline.attempts(result.index)))
 
 
 def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: float | None) -> Iterator[str]:
@@ -39,6 +36,6 @@ def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: f
 
 def _in_test(test: TestView, timeline: Timeline) -> Iterator[str]:
     lasted_s = timeline.last_s - test.started_s
-    warming = ", warming up" if test.warmup == "warmed" else ""
+    warming = ", warming up" if test.warmup == WARMED else ""
     yield f"now: {one_line(test.nodeid)} for {lasted_s:.1f} s on {counted(test.size, 'rank')}{warming}"
     yield from picture(rank_states(Scene(test.index, timeline.worlds.get(test.world), test), _NO_VERDICT), ())
