@@ -371,7 +371,10 @@ class Box:
         if self._start_method == "forkserver" and not forkserver_is_alive():
             self._start_method = None
             self._report.unlink(missing_ok=True)
-            self._preload()
+            try:
+                self._preload()
+            except Exception as e:
+                raise StartFailed(self.plan.ranks, e) from e
         if self._start_method is None:
             self._wait_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
             report = json.loads(self._report.read_text()) if self._report.exists() else {}

@@ -76,7 +76,7 @@ class LaneRunner:
         self._place_of: dict[pytest.Item, _Placed] = {}
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
-        self._is_through = False  # with the loop over the tests, and nobody interrupted it
+        self._interrupted = False
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
         self.distributed = _is_distributed(config)
@@ -189,12 +189,10 @@ class LaneRunner:
         """
         self._start_all(session)
         try:
-            result = yield
-        except pytest.exit.Exception:  # which may come with a green exit code
-            self._is_through = True
+            return (yield)
+        except KeyboardInterrupt:  # a second one may keep pytest from saying so by its exit code
+            self._interrupted = True
             raise
-        self._is_through = True
-        return result
 
     def _start_all(self, session: pytest.Session) -> None:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
@@ -342,8 +340,8 @@ class LaneRunner:
         in_order = exitstatus in _IN_ORDER or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
-        missing, is_green = [item for item in self._place_of if item not in self._reported], exitstatus in _GREEN
-        if self._is_through and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
+        missing, is_green = self._without_a_result(session), exitstatus in _GREEN
+        if not self._interrupted and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
             self.unreported = missing
         if self.unreported and is_green:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -356,13 +354,21 @@ class LaneRunner:
         if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
+        """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass."""
+        option = session.config.option
+        if option.collectonly or option.showfixtures or option.show_fixtures_per_test:
+            return []
+        selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
+        return [item for item in selected if item not in self._reported]
+
     def _close_gate(self, session: pytest.Session, *, finished: bool) -> None:
         """A gate that got less than it wants is red; one that rightly ran nothing is green."""
         keeper = self._gatekeeper
         if keeper is None:
             return
-        if finished and self._place_of and not self._options.detach:
-            keeper.check_results(tuple(self._place_of), self._reported)
+        if finished and (self._place_of or self.unreported) and not self._options.detach:
+            keeper.check_results(tuple(dict.fromkeys((*self._place_of, *self.unreported))), self._reported)
         if self._made is not None and finished:
             here = named(look(self._options.project))
             for run in self._runs:
