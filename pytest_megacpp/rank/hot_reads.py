@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.rank.observers import left_alone_by_compiler
+from pytest_megacpp.rank.compiler import left_alone_by_compiler
 from pytest_megacpp.recording.events import BucketRead
 from pytest_megacpp.recording.plan import DataSet
 

@@ -66,7 +66,8 @@ def _forget_tokens(held: object) -> None:
 def _serve(agent: Agent, crash: CrashLine, rank: int, stderr: str) -> int:
     observers = Observers(agent)
     observers.start_worker_server(os.environ["MEGACPP_WORKER"])
-    agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident())))
+    framed = observers.frame_native_calls()
+    agent.send(RankReady(rank, os.getpid(), hex(threading.get_ident()), framed))
     observers.install()
     with open(os.environ["MEGACPP_PLAN"], encoding="utf-8") as f:
         plan = from_json(Plan, json.load(f))

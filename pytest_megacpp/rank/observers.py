@@ -1,6 +1,7 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Two of what it sets up lie in modules of their own: `first_forward` (module calls) and `staging` (triton's tuner).
+Three of what it sets up lie in modules of their own: `first_forward` (module calls), `staging` (triton's tuner) and
+`native_calls` (frames for calls of C++).
 An observer that fails says so once as a missing capability; the test goes on.
 """
 
@@ -10,10 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from types import CodeType
 from typing import Any, TypeAlias
 
-from pytest_megacpp.rank import first_forward
+from pytest_megacpp.rank import first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.patience import Patience
@@ -88,6 +88,15 @@ class Observers:
                 self._server = _WorkerServer(path)
         except Exception as e:
             self._missing("worker_server", e)
+
+    def frame_native_calls(self) -> bool:
+        """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
+        try:
+            native_calls.install()
+        except Exception as e:
+            self._missing("native_calls", e)
+            return False
+        return True
 
     def _missing(self, name: str, error: Exception) -> None:
         if name in self._told_missing:
@@ -250,18 +259,6 @@ class Observers:
         if graphs or hits or misses or seconds or keys:
             counts = int(graphs), int(hits), int(misses)
             self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts, keys), hold=True)
-
-
-def left_alone_by_compiler(code: CodeType) -> None:
-    """What is called from anywhere, inside a compiled region too, isn't compiled there with its arguments' values in
-    mind. A torch that can't be told so compiles it.
-    """
-    with contextlib.suppress(Exception):
-        from torch._C._dynamo import eval_frame
-
-        skip = eval_frame._FrameAction.SKIP
-        strategy = eval_frame._FrameExecStrategy(skip, skip)
-        eval_frame.set_code_exec_strategy(code, strategy)
 
 
 @contextlib.contextmanager

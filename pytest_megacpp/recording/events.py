@@ -167,11 +167,14 @@ class RankStarted:
 
 @dataclass(frozen=True, slots=True)
 class RankReady:
-    """The rank's agent answered; `main_thread` is the hex identity that stack dumps name."""
+    """The rank's agent answered; `main_thread` is the hex identity that stack dumps name. `frames_native_calls`:
+    torch's blocking native calls have a frame on its stacks (`rank.native_calls`).
+    """
 
     rank: int
     pid: int
     main_thread: str
+    frames_native_calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,24 @@ _FRAME = re.compile(r'^\s+File "([^"\n]+)", line (\d{1,9}) in (.+)$')
 _PYSPY_THREAD = re.compile(r'^Thread (?:0x[0-9A-Fa-f]{1,16}|\d{1,20}) \([a-z+]{1,20}\)(?:: "([^"\n]*)")?$')
 _PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([/<][^()\n]+):(\d{1,9})\)$")  # shortened names don't tell whose they are
 
-# Innermost frames in these modules mean that the thread waits for a peer.
+# This package, and not a checkout of it: that may have the same name, and holds the user's tests.
+_OWN = r"[/\\]pytest_megacpp[/\\](?:(?:recording|box|rank|desk|surfaces|report|judge)[/\\]|plugin\.py$)"
+_LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|{_OWN}")
+_TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")
+_FRAMED = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\]native_calls\.py$")
+
+# A thread whose innermost frames are a library's, and one of them lies in these modules, waits for a peer.
 _COMMUNICATION = re.compile(
-    r"[/\\]torch[/\\]distributed[/\\](distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger)\b"
+    r"[/\\]torch[/\\](?:distributed[/\\](?:distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger"
+    r"|rpc[/\\]\w+|elastic[/\\]rendezvous[/\\]\w+)|futures[/\\]\w+)\b"
 )
-_TORCH = re.compile(r"-packages[/\\]torch[/\\]")
-_LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|[/\\]pytest_megacpp[/\\]")
-
-
-_WAITING = re.compile(r"\.(wait|synchronize|barrier|is_completed)\(|\bTCPStore\(")
+# These call user code and do work of their own as well: only their innermost frame, in a native call, is a wait.
+_COMMUNICATION_AT_THE_TIP = re.compile(r"[/\\]torch[/\\](?:distributed[/\\]utils|nn[/\\]parallel[/\\]distributed)\b")
+_WAITING = re.compile(r"\.(wait|synchronize|barrier)\(|\bTCPStore\(")
+_POLLING = re.compile(r"\.is_completed\(")
 _RENDEZVOUS = re.compile(r"[/\\]torch[/\\]distributed[/\\]rendezvous\b")
+_DECORATORS = frozenset({"wrapper", "func_wrapper"})  # of torch's c10d_logger and rpc
+_RPC = re.compile(r"[/\\]distributed[/\\]rpc[/\\]")
 _JOINING = frozenset({"init_process_group", "new_group", "init_device_mesh"})
 _SLEEPING = re.compile(r"\bsleep\(")
 _COMPILER = re.compile(r"[/\\](torch[/\\]_(dynamo|inductor|functorch|higher_order_ops)|triton|sympy)[/\\]")
@@ -39,12 +47,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """Frames innermost first. `line` is the source of the innermost one, where it is known; py-spy tells `name`."""
+    """Frames innermost first. `line` is the source of the innermost one, where it is known; py-spy gives `name`.
+    `framed`: torch's blocking native calls have frames (`rank.native_calls`); otherwise only `line` can show them.
+    """
 
     identity: str
     frames: tuple[Frame, ...]
     line: str = ""
     name: str = ""
+    framed: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -95,34 +106,34 @@ def user_frame(thread: Thread) -> Frame | None:
     return next((f for f in thread.frames if not _LIBRARY.search(f.file)), None)
 
 
+def is_communication(file: str) -> bool:
+    """Whether what is raised or blocks in this file has to do with peers."""
+    return bool(_COMMUNICATION.search(file) or _FRAMED.search(file))
+
+
 def _in_native_wait(thread: Thread) -> bool:
-    """`work.wait()` of a C++ object, or the making of a store, leaves no frame of its own: the caller's line is the
-    innermost one.
-    """
-    return bool(thread.frames) and not _LIBRARY.search(thread.frames[0].file) and bool(_WAITING.search(thread.line))
+    """A native call without a frame: the caller's line is the innermost one."""
+    if thread.framed or not thread.frames or _LIBRARY.search(thread.frames[0].file):
+        return False
+    return bool(_WAITING.search(thread.line) or _POLLING.search(thread.line))
 
 
 def waits_for_peer(thread: Thread) -> bool:
     """Whether the thread sits in a distributed call: its innermost library frames are torch.distributed's, or it
     called a native object's wait.
     """
-    if _in_native_wait(thread):
+    if _in_native_wait(thread) or (thread.frames and _COMMUNICATION_AT_THE_TIP.search(thread.frames[0].file)):
         return True
-    for frame in thread.frames:
-        if _COMMUNICATION.search(frame.file):
-            return True
-        if not _LIBRARY.search(frame.file):
-            return False
-    return False
+    return any(is_communication(frame.file) for frame in thread.frames[: _user_depth(thread)])
 
 
 def is_elsewhere(dump: str, main: Thread) -> bool:
     """Whether the process is seen in ordinary code: the main thread called nothing of torch's that could wait for a
-    peer, and no other thread waits for one.
+    peer, and no other thread waits for one. A line that asks a collective whether it is over is no ordinary code.
     """
-    if not main.frames or _waits_natively(main) or any(waits_for_peer(thread) for thread in threads(dump)):
+    if not main.frames or _may_wait_natively(main) or any(waits_for_peer(thread) for thread in threads(dump)):
         return False
-    called = [f for f in main.frames[: _user_depth(main)] if _TORCH.search(f.file)]
+    called = [f for f in main.frames[: _user_depth(main)] if _TORCH.search(f.file) or _FRAMED.search(f.file)]
     return user_frame(main) is not None and not called
 
 
@@ -130,9 +141,11 @@ def _user_depth(thread: Thread) -> int:
     return next((i for i, f in enumerate(thread.frames) if not _LIBRARY.search(f.file)), len(thread.frames))
 
 
-def _waits_natively(thread: Thread) -> bool:
-    """As far as the source line can tell; an unknown one could be a wait."""
-    return _in_native_wait(thread) or (_user_depth(thread) == 0 and not thread.line)
+def _may_wait_natively(thread: Thread) -> bool:
+    """As far as the source line can tell; where native calls have no frame, an unknown line could be a wait."""
+    if _in_native_wait(thread) or _POLLING.search(thread.line):
+        return True
+    return not thread.framed and _user_depth(thread) == 0 and not thread.line
 
 
 def joins_group(thread: Thread) -> bool:
@@ -159,6 +172,14 @@ def sleeps(thread: Thread) -> bool:
 
 def communication_call(thread: Thread) -> str | None:
     """The distributed function a waiting thread is in, by the name that users call (`recv`, `init_process_group` …)."""
-    calls = [f.function for f in thread.frames if _COMMUNICATION.search(f.file) and f.function != "wrapper"]
+    inside = thread.frames[: _user_depth(thread)]
+    calls = [_public(f) for f in inside if _COMMUNICATION.search(f.file) and f.function not in _DECORATORS]
     public = [name for name in calls if not name.startswith("_")]
-    return next(iter((*public, *calls)), "wait" if _in_native_wait(thread) else None)
+    framed = [f.function for f in inside if _FRAMED.search(f.file)]
+    return next(iter((*public, *calls, *framed)), "wait" if _in_native_wait(thread) else None)
+
+
+def _public(frame: Frame) -> str:
+    """`rpc.shutdown`: its functions have names that say little without it."""
+    is_rpc = _RPC.search(frame.file) and not frame.function.startswith("_")
+    return f"rpc.{frame.function}" if is_rpc else frame.function

@@ -111,6 +111,7 @@ class RankView:
 
     rank: int
     main_thread: str = ""
+    frames_native_calls: bool = False
     collectives: RankCollectives = field(default_factory=RankCollectives)
     phases: list[Phase] = field(default_factory=list)
     reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
@@ -253,7 +254,7 @@ class RankView:
         for time_s, taken in reversed(self.stacks):
             thread = main_thread(taken.text, self.main_thread) if taken.ok else None
             if thread:
-                return time_s, replace(thread, line=taken.line)
+                return time_s, replace(thread, line=taken.line, framed=self.frames_native_calls)
         return None
 
 
@@ -568,7 +569,7 @@ class Timeline:
         ranks = {
             r: RankView(
                 r,
-                self._thread_of(world, r),
+                *self._threads_of(world, r),
                 RankCollectives(time_s, kept),
                 progress_s=time_s,
                 busy_s=time_s,
@@ -582,8 +583,10 @@ class Timeline:
         world.test = fact.test
 
     @staticmethod
-    def _thread_of(world: WorldView, rank: int) -> str:
-        return world.ready[rank][1].main_thread if rank in world.ready else ""
+    def _threads_of(world: WorldView, rank: int) -> tuple[str, bool]:
+        """The identity of its main thread, and whether native calls have frames."""
+        ready = world.ready[rank][1] if rank in world.ready else None
+        return (ready.main_thread, ready.frames_native_calls) if ready else ("", False)
 
     def _acted(self, world: WorldView, time_s: float, fact: ev.Acted) -> None:
         view = self.tests.get(fact.test) if fact.test is not None else None

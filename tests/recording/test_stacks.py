@@ -180,6 +180,61 @@ def test_calls_that_wait_for_peers(module: str) -> None:
     assert waits_for_peer(Thread("0x1", frames))
 
 
+@pytest.mark.parametrize(
+    "innermost",
+    [
+        f"{SITE}/torch/distributed/rpc/api.py",
+        f"{SITE}/torch/distributed/elastic/rendezvous/dynamic_rendezvous.py",
+        f"{SITE}/torch/futures/__init__.py",
+        f"{SITE}/torch/distributed/utils.py",
+        f"{SITE}/torch/nn/parallel/distributed.py",
+        "/x/pytest_megacpp/rank/native_calls.py",
+    ],
+)
+def test_other_places_where_ranks_wait_for_each_other(innermost: str) -> None:
+    frames = (Frame(innermost, 9, "f"), Frame("/home/me/a.py", 4, "step"))
+    assert waits_for_peer(Thread("0x1", frames, framed=True))
+    assert not is_elsewhere("", Thread("0x1", frames, framed=True))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (f"{SITE}/torch/nn/modules/linear.py", f"{SITE}/torch/nn/parallel/distributed.py"),
+        (f"{SITE}/torch/distributed/elastic/agent/server/api.py", f"{SITE}/torch/distributed/launcher/api.py"),
+        (f"{SITE}/torch/distributed/checkpoint/filesystem.py",),
+        ("/usr/lib/python3.11/threading.py", "/usr/lib/python3.11/concurrent/futures/_base.py"),
+        ("/usr/lib/python3.11/queue.py",),
+        ("/usr/lib/python3.11/subprocess.py",),
+        (),
+    ],
+    ids=["a DDP model's forward", "workers of its own", "a disk", "a future", "a queue", "a child", "os.wait()"],
+)
+@pytest.mark.parametrize("line", ["x.wait()", "os.wait()", "future.result()", "queue.get()"])
+def test_waiting_for_something_else_is_no_wait_for_a_peer(frames: tuple[str, ...], line: str) -> None:
+    """What a frame is decides, not how its line reads."""
+    thread = Thread("0x1", (*(Frame(f, 9, "f") for f in frames), Frame("/home/me/a.py", 4, "step")), line, framed=True)
+    assert not waits_for_peer(thread)
+
+
+def test_native_calls_are_named() -> None:
+    framed = Frame("/x/pytest_megacpp/rank/native_calls.py", 40, "Store.get")
+    mine = Frame("/home/me/a.py", 4, "step")
+    assert communication_call(Thread("0x1", (framed, mine), framed=True)) == "Store.get"
+    recv = Frame(f"{SITE}/torch/distributed/distributed_c10d.py", 9, "recv")
+    assert communication_call(Thread("0x1", (framed, recv, mine), framed=True)) == "recv"
+    rpc = Frame(f"{SITE}/torch/distributed/rpc/api.py", 9, "shutdown")
+    assert communication_call(Thread("0x1", (framed, rpc, mine), framed=True)) == "rpc.shutdown"
+
+
+def test_a_checkout_may_have_this_packages_name() -> None:
+    test = Frame("/src/pytest_megacpp/smoke_suites/drills/test_stalls.py", 4, "test_ring")
+    assert (
+        user_frame(Thread("0x1", (Frame("/src/pytest_megacpp/pytest_megacpp/rank/session.py", 9, "f"), test))) == test
+    )
+    assert waits_for_peer(Thread("0x1", (test,), "work.wait()"))
+
+
 def test_a_users_own_file_of_that_name_is_none() -> None:
     assert not waits_for_peer(Thread("0x1", (Frame("/home/me/distributed_c10d.py", 1, "recv"),)))
 

@@ -1,0 +1,47 @@
+"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them; must not know who reads stacks.
+
+`work.wait()`, `store.get()` and the making of a `TCPStore` are C++ and leave no frame of their own: on a stack, a
+thread in one of them looks like a thread in `os.wait()` or `time.sleep()` on the same line. The frames added here lie
+in this file (`recording.stacks` looks for it) and carry the name of the call.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from pytest_megacpp.rank.compiler import left_alone_by_compiler
+
+_BLOCKING = {
+    "Work": ("wait", "synchronize"),
+    "Store": ("get", "multi_get", "wait", "queue_pop", "barrier"),
+    "TCPStore": ("__init__",),
+}
+
+
+def install() -> None:
+    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Raises
+    whatever a torch without these classes raises.
+    """
+    import torch
+    from torch._C import _distributed_c10d as native
+
+    for class_name, methods in _BLOCKING.items():
+        owner = getattr(native, class_name)
+        for method in methods:
+            if hasattr(owner, method):  # queue_pop and barrier are newer than the oldest torch
+                _frame(owner, method, class_name if method == "__init__" else f"{class_name}.{method}")
+    _frame(torch._C.Future, "wait", "Future.wait")
+
+
+def _frame(owner: Any, method: str, name: str) -> None:
+    setattr(owner, method, _framed(getattr(owner, method), name))
+
+
+def _framed(native: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return native(*args, **kwargs)
+
+    call.__code__ = call.__code__.replace(co_name=name)
+    left_alone_by_compiler(call.__code__)
+    return functools.wraps(native)(call)

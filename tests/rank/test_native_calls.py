@@ -1,0 +1,61 @@
+"""That torch's blocking native calls show on stacks, and do what they did."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import torch
+from torch._C import _distributed_c10d as native
+from torch.distributed import HashStore
+
+from pytest_megacpp.rank import native_calls
+from pytest_megacpp.recording.stacks import Frame, Thread, communication_call, waits_for_peer
+
+
+@pytest.fixture(autouse=True)
+def installed() -> Iterator[None]:
+    owners = (native.Work, native.Store, native.TCPStore, torch._C.Future)
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    native_calls.install()
+    yield
+    for owner, kept in before:
+        for name, value in vars(owner).copy().items():
+            if name in kept and kept[name] is not value:
+                setattr(owner, name, kept[name])
+
+
+def test_a_thread_in_a_native_call_is_seen_in_it() -> None:
+    store = HashStore()
+    thread = threading.Thread(target=store.get, args=("nobody sets it",))
+    thread.start()
+    while communication_call(seen := _stack(thread)) is None:
+        time.sleep(0.001)
+    assert waits_for_peer(seen)
+    assert communication_call(seen) == "Store.get"
+    store.set("nobody sets it", "1")
+    thread.join()
+
+
+def test_calls_answer_and_fail_as_they_did() -> None:
+    store = HashStore()
+    store.set("key", "value")
+    assert store.get("key") == b"value"
+    with pytest.raises(torch.distributed.DistStoreError) as caught:
+        store.wait(["nothing"], timedelta(milliseconds=10))
+    assert caught.traceback[-1].frame.code.name == "Store.wait"
+    assert caught.traceback.filter(caught)[-1].path.name == "test_native_calls.py"
+    server = native.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=5))
+    assert native.TCPStore("127.0.0.1", server.port, None, False, timedelta(seconds=5)).num_keys() >= 0
+    future: torch.futures.Future[int] = torch.futures.Future()
+    future.set_result(3)
+    assert future.wait() == 3
+
+
+def _stack(thread: threading.Thread) -> Thread:
+    frame = sys._current_frames().get(thread.ident or 0)
+    walked = traceback.walk_stack(frame) if frame else ()
+    return Thread("", tuple(Frame(f.f_code.co_filename, n, f.f_code.co_name) for f, n in walked), framed=True)
