@@ -6,13 +6,13 @@ a collective and is seen in ordinary code meanwhile doesn't wait. One that faile
 of its own, still lacks its peer: that peer's time goes on.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
-from pytest_megacpp.recording.events import Acted, Collective, Error
+from pytest_megacpp.recording.errors import classify
+from pytest_megacpp.recording.events import Acted, Collective
 from pytest_megacpp.recording.timeline import WARMED, RankView, TestView
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
@@ -26,10 +26,6 @@ KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 # Reasons that rest on looks, which may be a second old: before acting on one, look again.
 RESTS_ON_LOOKS = frozenset({"failure-stuck", "skew", "stall", "compile"})
-
-_IN_A_DISTRIBUTED_CALL = re.compile(r"torch[/\\]distributed[/\\][^\n:]{1,200}\.py:\d+")
-_TRACEBACK_END_CHARS = 400
-_FROM_NATIVE_CODE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]")
 
 
 @dataclass
@@ -170,16 +166,10 @@ def _failed_in(rank: RankView) -> Collective | None:
 
 
 def _gave_up_s(rank: RankView) -> float | None:
-    """When this rank failed in a distributed call: for a peer that didn't come, or that is gone."""
+    """When this rank failed for lack of a peer: one that didn't come, or that is gone."""
     if rank.failure is None or (error := rank.failure[1].error) is None:
         return None
-    store = error.type.rpartition(".")[2].startswith("Dist")
-    native = _FROM_NATIVE_CODE.match(error.message)
-    return rank.failure[0] if store or native or _was_in_a_distributed_call(error) else None
-
-
-def _was_in_a_distributed_call(error: Error) -> bool:
-    return _IN_A_DISTRIBUTED_CALL.search(error.traceback[-_TRACEBACK_END_CHARS:]) is not None
+    return rank.failure[0] if classify(error).secondary else None
 
 
 def _waits(rank: RankView, now_s: float) -> bool:

@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 
-from pytest_megacpp.judge import errors
-from pytest_megacpp.judge.errors import Kind
-from pytest_megacpp.judge.phrases import file_line, place, plain
+from pytest_megacpp.judge import messages
+from pytest_megacpp.judge.phrases import file_line, joined, place, plain
+from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Wait, bare_op, in_order, message_waits, wait_of
+from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
 from pytest_megacpp.recording.stacks import (
     Frame,
@@ -53,6 +55,7 @@ class Trouble:
     place: str
     phase: str
     since_s: float = float("inf")
+    message: str = ""  # in full, of one that raised
 
     @property
     def secondary(self) -> bool:
@@ -122,15 +125,25 @@ class Case:
             return None
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported failed without an error", "", 0, "")
-        kind = self._alone(errors.classify(error.type, error.message, error.traceback, error.context))
+        kind = self._alone(errors.classify(error))
         where = file_line(error.file, error.line)
-        return Trouble(view.rank, time_s, "report", kind, kind.cause, error_text(error), where, report.when)
+        return Trouble(
+            view.rank,
+            time_s,
+            "report",
+            kind,
+            kind.cause,
+            error_text(error),
+            where,
+            report.when,
+            message=error.message,
+        )
 
     def _broken(self, view: RankView) -> Trouble | None:
         time_s, broken = self.world.broken.get(view.rank, (0.0, None))
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
-        kind = self._alone(errors.classify(broken.type, broken.message, broken.traceback))
+        kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
         text = f"{plain(broken.stage, 40)} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
         return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", self.phase_at(view.rank, time_s))
 
@@ -355,10 +368,27 @@ def is_strict_xpass(report: ev.Reported) -> bool:
 
 
 def error_text(error: ev.Error) -> str:
-    """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with."""
-    message = plain(errors.essence(_CPP_LINE.sub("", error.message[:MESSAGE_CHARS])))
+    """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with. What it was
+    raised from follows, unless it says that itself.
+    """
+    message = _essence(error.message)
     kind = errors.short_type(plain(error.type, 80))
-    return f"{kind}: {message}" if kind and message else kind or message
+    text = f"{kind}: {message}" if kind and message else kind or message
+    origin = _origin(error)
+    cause = _essence(origin.message) if origin else ""
+    if origin is None or (cause and cause in message):
+        return text
+    return f"{text}, from {joined((errors.short_type(plain(origin.type, 80)), cause), ': ')}"
+
+
+def _essence(message: str) -> str:
+    return plain(messages.essence(_CPP_LINE.sub("", message[:MESSAGE_CHARS])))
+
+
+def _origin(error: ev.Error) -> ev.Cause | None:
+    """The exception at the beginning of a chain of `raise … from`."""
+    explicit = list(takewhile(lambda cause: cause.explicit, error.chain))
+    return explicit[-1] if explicit else None
 
 
 def written(view: RankView) -> str:

@@ -7,12 +7,12 @@ a rank-death; if nobody was left waiting, an ordinary failure of every rank that
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from pytest_megacpp.judge import aftermath, devices, errors
+from pytest_megacpp.judge import accusations, aftermath, devices, messages
 from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, Trouble, may_be_oom
-from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
 
 TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
@@ -32,6 +32,8 @@ def find(case: Case) -> Finding | None:
     first = _first(own)
     if (refused := _multicast(own, first)) is not None:
         return devices.multicast(case, refused, _order_doubts(refused, [t for t in own if t.kind is not Kind.NVLS]))
+    if (named := accusations.find(case, own, first)) is not None:
+        return named
     together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source != "report" for t in own)
@@ -233,7 +235,7 @@ def not_joined(case: Case) -> Finding | None:
     lost = aftermath.victims(case)
     if not lost or case.exits or len(lost) < len(case.troubles) or not all(_was_joining(case, t) for t in lost):
         return None
-    named = {rank for t in lost if (rank := errors.awaited(t.text)) is not None}
+    named = {rank for t in lost if (rank := messages.awaited(t.text)) is not None}
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
     absent = (named & case.ranks.keys()) or {r for r in case.ranks if r not in busy}
     blamed = tuple(sorted(absent or busy))

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, written
-from pytest_megacpp.judge.errors import Kind, nvls_line
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.recording.errors import Kind, nvls_line
 from pytest_megacpp.recording.events import DeviceFault
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline

@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, errors
+from pytest_megacpp.judge import aftermath, messages
 from pytest_megacpp.judge.case import Case, Trouble
-from pytest_megacpp.judge.errors import Kind
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
 from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op
+from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
 
@@ -223,7 +223,7 @@ def _variants_told(case: Case, told: Iterable[Trouble]) -> dict[str, tuple[int, 
     for trouble in told:
         failure = case.ranks[trouble.rank].failure
         error = failure[1].error if failure else None
-        said |= {r: t for r, t in errors.fingerprints(error.message if error else "").items() if r in case.ranks}
+        said |= {r: t for r, t in messages.fingerprints(error.message if error else "").items() if r in case.ranks}
     by_text: dict[str, list[int]] = defaultdict(list)
     for rank in sorted(said):
         by_text[said[rank]].append(rank)

@@ -34,7 +34,7 @@ def find(case: Case) -> Finding | None:
 
 def _gave_up(case: Case) -> Finding:
     """Ranks stopped waiting by their own time-out, or found their peer gone."""
-    still = standstill(case)
+    still = standing.as_victims_say(case) or standstill(case)
     if still.roots or still.cycle:
         return waited(case, still)
     return _bystanders(case) or deaths.gave_up(case, "ranks lost contact with each other")

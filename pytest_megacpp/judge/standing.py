@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_megacpp.judge import aftermath
+from pytest_megacpp.judge import aftermath, messages
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Source
 from pytest_megacpp.judge.phrases import plain, seconds
@@ -50,6 +50,16 @@ def standstill(case: Case) -> Standstill:
         waiting = tuple(r for r in waiting if r not in elsewhere)
         return Standstill(tuple(visited), waiting, elsewhere, guessed=bool(elsewhere))
     return _as_box_saw(case) or Standstill(tuple(visited), waiting, ())
+
+
+def as_victims_say(case: Case) -> Standstill | None:
+    """Where a rank's time-out names the ranks that did not come, these are missing."""
+    victims = aftermath.victims(case)
+    named = {rank for t in victims for rank in messages.absent(t.message) if rank in case.ranks and rank != t.rank}
+    if not named:
+        return None
+    waiting = tuple(sorted({*case.waiting_in, *case.blocked, *(t.rank for t in victims)} - named))
+    return Standstill((), waiting, tuple(sorted(named)))
 
 
 def _started_long_ago(case: Case) -> list[Wait]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_megacpp.judge import errors, memory
+from pytest_megacpp.judge import memory
 from pytest_megacpp.judge.aftermath import first_few
 from pytest_megacpp.judge.case import (
     FROZEN_STATES,
@@ -25,6 +25,7 @@ from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
+from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import main_thread, user_frame
@@ -144,7 +145,7 @@ def _world_failed(timeline: Timeline, world: WorldView) -> Finding | None:
 
 def _broken(world: WorldView) -> Iterable[Stumble]:
     for rank, (time_s, broken) in world.broken.items():
-        kind = errors.classify(broken.type, broken.message, broken.traceback)
+        kind = errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback))
         stage = plain(broken.stage, 40)
         error = joined((errors.short_type(plain(broken.type, 80)), plain(broken.message)), ": ")
         told = f"can't run tests, {_STAGES.get(stage, stage)}: {error}"

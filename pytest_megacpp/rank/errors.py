@@ -5,27 +5,33 @@ working directory may be gone.
 """
 
 import os
+import re
 import traceback
+from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 import pytest
 
-from pytest_megacpp.recording.events import Error
+from pytest_megacpp.recording.events import Cause, Error
 
 _MAX_CHARS = 24_000
-_CONTEXT_CHARS = 1_000
-KEPT_CONTEXT = 4
+_CAUSE_CHARS = 1_000
+_FILE_CHARS = 300
+KEPT_CAUSES = 4
 T = TypeVar("T")
+_LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d")
 _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Error:
     """The exception with the innermost frame of the user's code and pytest's own rendering."""
     file, line = _guarded(lambda: _user_line(excinfo), ("", 0))
-    nothing: tuple[str, ...] = ()
-    context = _guarded(lambda: _context(excinfo.value), nothing)
-    return Error(_name(excinfo.value), _message(excinfo.value), file, line, longrepr[-_MAX_CHARS:], context)
+    error, nothing = excinfo.value, tuple[Cause, ...]()
+    causes = _guarded(lambda: _causes(error), nothing)
+    traceback_end = longrepr[-_MAX_CHARS:]
+    return Error(_name(error), _message(error), file, line, traceback_end, (), _raised_in(error), causes)
 
 
 def rendered(error: BaseException, limit: int | None = None) -> str:
@@ -52,14 +58,24 @@ def _name(error: BaseException) -> str:
     return name if isinstance(name, str) else "an exception"
 
 
-def _context(error: BaseException) -> tuple[str, ...]:
-    """What was being handled, nearest first."""
-    found: list[BaseException] = []
-    before = error.__cause__ or error.__context__
-    while before is not None and all(before is not e for e in found) and len(found) < KEPT_CONTEXT:
+def _causes(error: BaseException) -> tuple[Cause, ...]:
+    """What it was raised from, or what was being handled, nearest first."""
+    found: list[BaseException] = [error]
+    while len(found) <= KEPT_CAUSES:
+        before = found[-1].__cause__ or found[-1].__context__
+        if before is None or any(before is e for e in found):
+            break
         found.append(before)
-        before = before.__cause__ or before.__context__
-    return tuple(f"{type(e).__qualname__}: {_message(e)[:_CONTEXT_CHARS]}" for e in found)
+    return tuple(
+        Cause(type(e).__qualname__, _message(e)[:_CAUSE_CHARS], _raised_in(e), later.__cause__ is e)
+        for later, e in pairwise(found)
+    )
+
+
+def _raised_in(error: BaseException) -> str:
+    """The file of the innermost frame; empty for one that was never raised."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return _guarded(lambda: deque(files, maxlen=1).pop()[-_FILE_CHARS:], "")
 
 
 def stage_of(error: BaseException) -> str:
@@ -72,15 +88,16 @@ def stage_of(error: BaseException) -> str:
 
 
 def _is_library(path: str) -> bool:
-    return "-packages" + os.sep in path or f"{os.sep}lib{os.sep}python" in path or path.startswith(_OWN_PACKAGE)
+    return _LIBRARY.search(path) is not None or path.startswith(_OWN_PACKAGE)
 
 
 def _message(error: BaseException) -> str:
-    """`str` of it; of a group, of what it holds too."""
+    """`str` of it, with its notes; of a group, of what it holds too."""
     held = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
     try:
-        parts = [str(error), *(f"{type(e).__qualname__}: {_message(e)}" for e in held[:KEPT_CONTEXT])]
-        return " · ".join(parts)[:_MAX_CHARS]
+        parts = [str(error), *(f"{type(e).__qualname__}: {_message(e)}" for e in held[:KEPT_CAUSES])]
+        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+        return "\n".join([" · ".join(parts), *notes[:KEPT_CAUSES]])[:_MAX_CHARS]
     except BaseException as e:
         return f"<str() of the exception failed: {type(e).__name__}>"
 

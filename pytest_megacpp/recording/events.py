@@ -326,9 +326,22 @@ class PhaseEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """An exception that another was raised from (`explicit`: `raise … from`), or that was being handled then.
+    `raised_in`: as of `Error`.
+    """
+
+    type: str
+    message: str
+    raised_in: str
+    explicit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Error:
-    """An exception as the rank raised it; `file`/`line` is the innermost frame of the user's code. `context` are the
-    exceptions that were being handled when it was raised (`Type: message`), also where `from None` hides them.
+    """An exception as the rank raised it; `file`/`line` is the innermost frame of the user's code. `raised_in` is the
+    file of the innermost frame, whosever it is. `causes` are the exceptions behind it, nearest first, also where `from
+    None` hides them. Recordings from before 2026-12 have these as `context` (`Type: message`) and no `raised_in`.
     """
 
     type: str
@@ -337,6 +350,14 @@ class Error:
     line: int
     traceback: str
     context: tuple[str, ...] = ()
+    raised_in: str = ""
+    causes: tuple[Cause, ...] = ()
+
+    @property
+    def chain(self) -> tuple[Cause, ...]:
+        """What stands behind it, nearest first."""
+        told = (text.partition(": ") for text in self.context)
+        return self.causes or tuple(Cause(kind, message, "", False) for kind, _, message in told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,7 +319,7 @@ TIMED_OUT = ev.Error(
 )
 NO_STORE = ev.Error("torch.distributed.DistStoreError", "wait timeout after 1000ms, keys: /k", "", 0, "")
 IN_TORCH = ev.Error(
-    "RuntimeError", "no", "", 0, "E  no\n/x/site-packages/torch/distributed/distributed_c10d.py:31: RuntimeError"
+    "RuntimeError", "Socket Timeout", "", 0, "", raised_in="/x/site-packages/torch/distributed/distributed_c10d.py"
 )
 
 

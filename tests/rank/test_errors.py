@@ -56,7 +56,7 @@ def test_an_exception_and_where_it_was_raised() -> None:
     assert (error.type, error.traceback) == ("ValueError", "as pytest shows it")
     assert error.message == "invalid literal for int() with base 10: 'x'"
     assert error.file.endswith("test_errors.py")
-    assert error.context == ()
+    assert (error.raised_in, error.causes) == (__file__, ())
 
 
 def test_one_that_can_not_be_shown_is_told_all_the_same() -> None:
@@ -73,13 +73,35 @@ def test_one_that_can_not_be_shown_is_told_all_the_same() -> None:
             fails_again_and_again,
             ["AssertionError: the loss didn't fall", "RuntimeError: Connection closed by peer"],
         ),
-        (goes_in_circles, ["ValueError: b", "ValueError: a"]),
+        (goes_in_circles, ["ValueError: b"]),
     ],
 )
 def test_what_was_being_handled_is_told_even_where_it_is_hidden(
     action: Callable[[], object], context: list[str]
 ) -> None:
-    assert list(told(action).context) == context
+    error = told(action)
+    assert [f"{cause.type}: {cause.message}" for cause in error.causes] == context
+    assert {cause.raised_in for cause in error.causes} <= {__file__, ""}  # one was never raised
+    assert error.context == ()
+
+
+def test_what_an_exception_was_raised_from_is_known_from_what_was_being_handled() -> None:
+    def fails() -> None:
+        try:
+            fails_again_and_again()
+        except BaseException as e:
+            raise ValueError("no step") from e
+
+    assert [cause.explicit for cause in told(fails).causes] == [True, True, False]
+
+
+def test_notes_belong_to_the_message() -> None:
+    def fails() -> None:
+        error = NotImplementedError()
+        error.add_note("while lowering layers.3")
+        raise error
+
+    assert told(fails).message == "\nwhile lowering layers.3"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of exceptions came with Python 3.11")

@@ -1,17 +1,11 @@
 """Every text that torch, gloo, NCCL and CUDA are known to say is put into the right kind."""
 
+from dataclasses import replace
+
 import pytest
 
-from pytest_megacpp.judge.errors import (
-    SIGNS,
-    Kind,
-    awaited,
-    classify,
-    classify_output,
-    essence,
-    fingerprints,
-    nvls_line,
-)
+from pytest_megacpp.recording.errors import SIGNS, Kind, classify, classify_output, nvls_line
+from pytest_megacpp.recording.events import Cause, Error
 from tests.scenario import ENFORCE, PEER_CLOSED, TIMED_OUT
 
 C10D = '  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 81, in wrapper\nE   RuntimeError: x'
@@ -146,9 +140,14 @@ SAID = [
 ]
 
 
+def said(type_name: str, message: str, traceback: str = "") -> Error:
+    """As recordings from before 2026-12 have it."""
+    return Error(type_name, message, "train.py", 3, traceback)
+
+
 @pytest.mark.parametrize(("kind", "type_name", "message", "traceback"), SAID, ids=lambda v: str(v)[:40])
 def test_texts(kind: Kind, type_name: str, message: str, traceback: str) -> None:
-    assert classify(type_name, message, traceback) is kind
+    assert classify(said(type_name, message, traceback)) is kind
 
 
 def test_an_error_raised_from_a_peers_error_is_one_too() -> None:
@@ -156,9 +155,9 @@ def test_an_error_raised_from_a_peers_error_is_one_too() -> None:
         f"E   RuntimeError: {PEER_CLOSED}\n\n"
         "The above exception was the direct cause of the following exception:\n\nE   my.StepFailed: step 4 failed"
     )
-    assert classify("my.StepFailed", "step 4 failed", traceback).secondary
-    assert classify("AssertionError", "ranks differ", traceback).secondary
-    assert not classify("my.StepFailed", "step 4 failed", f"    raise RuntimeError({PEER_CLOSED!r})").secondary
+    assert classify(said("my.StepFailed", "step 4 failed", traceback)).secondary
+    assert classify(said("AssertionError", "ranks differ", traceback)).secondary
+    assert not classify(said("my.StepFailed", "step 4 failed", f"    raise RuntimeError({PEER_CLOSED!r})")).secondary
 
 
 def test_only_peers_errors_are_secondary() -> None:
@@ -238,74 +237,6 @@ def test_every_pattern_is_fast_on_long_lines() -> None:
         assert not sign.pattern.search("Timed out waiting for " + "a" * 24_000)
 
 
-def test_fingerprints() -> None:
-    text = (
-        "Rank 0 is running collective: CollectiveFingerPrint(SequenceNumber=1, OpType=ALLREDUCE, TensorShape=[10]), "
-        "but Rank 1 is running collective: CollectiveFingerPrint(SequenceNumber=1, OpType=BROADCAST)."
-    )
-    assert fingerprints(text) == {
-        0: "SequenceNumber=1, OpType=ALLREDUCE, TensorShape=[10]",
-        1: "SequenceNumber=1, OpType=BROADCAST",
-    }
-
-
-GXX = """backend='inductor' raised:
-CppCompileError: C++ compile error
-
-Command:
-g++ /x/a.cpp -o a
-
-Output:
-/x/a.cpp:12:5: error: no match"""
-LOADER = """Caught KeyError in DataLoader worker process 1.
-Original Traceback:
-  File "a.py", line 3
-KeyError: 'image 3'
-"""
-
-
-@pytest.mark.parametrize(
-    ("message", "told"),
-    [
-        ("", ""),
-        ("no shards", "no shards"),
-        ("\n first of two\nsecond", "first of two"),
-        (
-            "backend='mine' raised:\nValueError: no kernel\nSet TORCH_LOGS",
-            "backend='mine' raised: ValueError: no kernel",
-        ),
-        (GXX, "backend='inductor' raised: CppCompileError: C++ compile error: /x/a.cpp:12:5: error: no match"),
-        (LOADER, "'image 3', in DataLoader worker process 1"),
-        (
-            NCCL.format("unhandled cuda error", "Cuda failure 2 'oom'"),
-            "NCCL: unhandled cuda error: Cuda failure 2 'oom'",
-        ),
-        ("Caught it in time", "Caught it in time"),
-        (
-            "-- Process 1 terminated with the following error:\nTraceback:\nKeyError: 'lr'\n",
-            "Process 1: KeyError: 'lr'",
-        ),
-        ("a:\nb:\nc:\nd", "a: b: c:"),
-    ],
-)
-def test_what_a_long_message_comes_to(message: str, told: str) -> None:
-    assert essence(message) == told
-
-
-@pytest.mark.parametrize(
-    ("message", "rank"),
-    [
-        ("wait timeout after 4000ms, keys: /default_pg/0//cpu//0/2", 2),
-        ("wait timeout after 600000ms, keys: /default_pg/0//cuda//0", 0),
-        ("[3] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d", 0),
-        ("wait timeout after 4000ms, keys: /mine/7", None),
-        ("Timed out after 5 seconds waiting for clients. 1/2 clients joined.", None),
-    ],
-)
-def test_whom_the_store_says_was_waited_for(message: str, rank: int | None) -> None:
-    assert awaited(message) == rank
-
-
 LOST = f"RuntimeError: {PEER_CLOSED}"
 
 
@@ -320,4 +251,48 @@ LOST = f"RuntimeError: {PEER_CLOSED}"
     ],
 )
 def test_what_was_being_handled(type_name: str, message: str, context: tuple[str, ...], kind: Kind) -> None:
-    assert classify(type_name, message, "", context) is kind
+    assert classify(replace(said(type_name, message), context=context)) is kind
+
+
+DISTRIBUTED = "/x/site-packages/torch/distributed"
+RESET = "[Errno 104] Connection reset by peer"
+TENSORPIPE = "eof (this error originated at tensorpipe/transport/shm/connection_impl.cc:259)"
+REFUSED = "[Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("type_name", "message", "raised_in", "kind"),
+    [
+        ("RuntimeError", "Connection closed by peer", f"{DISTRIBUTED}/distributed_c10d.py", Kind.PEER),
+        ("RuntimeError", "Connection closed by peer", "/x/pytest_megacpp/rank/native_calls.py", Kind.PEER),
+        ("ConnectionResetError", RESET, "/usr/lib/python3.11/socket.py", Kind.OWN),
+        ("ConnectionResetError", RESET, f"{DISTRIBUTED}/checkpoint/filesystem.py", Kind.OWN),
+        ("ConnectionRefusedError", REFUSED, f"{DISTRIBUTED}/elastic/agent/server/api.py", Kind.OWN),
+        ("RuntimeError", "data server: remote process exited or there was a network error", "/me/reader.py", Kind.OWN),
+        ("RuntimeError", PEER_CLOSED, "/x/site-packages/torch/autograd/graph.py", Kind.PEER),
+        ("torch.distributed.DistNetworkError", "failed to recv, got 0 bytes", "/me/train.py", Kind.PEER),
+        ("RuntimeError", TENSORPIPE, "/me/a.py", Kind.PEER),
+        ("RuntimeError", "CUDA error: out of memory", "/me/train.py", Kind.CUDA_OOM),
+    ],
+)
+def test_an_error_is_about_a_peer_where_ranks_communicate(
+    type_name: str, message: str, raised_in: str, kind: Kind
+) -> None:
+    traceback = "torch/distributed/checkpoint/api.py:9: in load"
+    assert classify(Error(type_name, message, "train.py", 3, traceback, raised_in=raised_in)) is kind
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize(
+    ("cause", "secondary"),
+    [
+        (("ConnectionResetError", RESET, "/me/fetch.py"), False),
+        (("RuntimeError", "Connection closed by peer", f"{DISTRIBUTED}/distributed_c10d.py"), True),
+        (("RuntimeError", PEER_CLOSED, "/me/train.py"), True),
+    ],
+)
+def test_what_stands_behind_an_error_is_judged_by_where_it_was_raised(
+    cause: tuple[str, str, str], secondary: bool, explicit: bool
+) -> None:
+    outer = Error("my.DownloadError", f"gave up: {RESET}", "a.py", 3, "", raised_in="/me/a.py")
+    assert classify(replace(outer, causes=(Cause(*cause, explicit),))).secondary is secondary

@@ -1,14 +1,24 @@
-"""Owns recognising error texts of torch, gloo, NCCL, CUDA and the kernel; must not know ranks, times or blame.
+"""Owns what an error is about: a peer that is gone or late, memory, a device, or the rank itself; must not know ranks,
+times or blame.
 
-One table. The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
+Box and judge ask here. An error is about a peer when it was raised *where ranks communicate* (`raised_in` a module of
+torch's that does, or C++ of gloo, NCCL or c10d, which say so) and its text says so: "Connection reset by peer" of a
+download is a rank's own. What stands behind an exception counts like the exception itself: one that was raised from a
+peer's error, or while one was handled, is about the peer too. Such an error is *secondary*: never the cause of
+anything.
+
+The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
 (NVIDIA/nccl#1672 and #1788, pytorch#177472, google/gvisor#10413): a CUDA error 401 counts only where NCCL reports it.
-A *secondary* error only says that a peer is gone or late: it never is the cause of anything.
+Recordings from before 2026-12 don't say where an error was raised; of these the traceback must tell.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+
+from pytest_megacpp.recording.events import Cause, Error
+from pytest_megacpp.recording.stacks import is_communication
 
 TAIL_CHARS = 6_000
 
@@ -101,6 +111,7 @@ SIGNS = (
     _sign(Kind.PEER, r"watchdog got stuck for \d+ seconds|[Hh]eartbeat monitor timed out"),
     _sign(Kind.PEER, r"Failed to check the .should dump. flag|Terminating the process after attempting to dump"),
     _sign(Kind.PEER, r"[Dd]id the remote server shutdown or crash|failed to recv, got 0 bytes"),
+    _sign(Kind.PEER, r"originated at tensorpipe/|\bRPCErr:\d+:RPC ran for more than"),
     _sign(
         Kind.PEER, r"Connection (?:closed|reset) by peer|Broken pipe|Connection refused|Socket Timeout", in_torch=True
     ),
@@ -111,6 +122,9 @@ _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInter
 # These quote what processes of the test's own said to each other.
 _OF_CHILDREN = frozenset({"ProcessRaisedException", "ProcessExitedException", "ChildFailedError", "CalledProcessError"})
 _TYPES = {"OutOfMemoryError": Kind.CUDA_OOM, "MemoryError": Kind.MEMORY, "AcceleratorError": Kind.CUDA}
+_NATIVE = re.compile(
+    r"\[[^\]\n]{0,300}(?:gloo|c10d|nccl|tensorpipe)[^\]\n]{0,300}:\d+\]|originated at tensorpipe/|\bRPCErr:"
+)
 _CAUSE = "The above exception was the direct cause"
 _CHAINED = re.compile(rf"{_CAUSE}|During handling of the above exception")
 _RAISED = re.compile(r"^(?:E +)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): .*$", re.MULTILINE)
@@ -121,23 +135,40 @@ def short_type(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def classify(type_name: str, message: str, traceback: str = "", context: Sequence[str] = ()) -> Kind:
-    """What an exception is about. One raised from a peer's error, or while one was handled, is a peer's too."""
-    short = short_type(type_name)
+@lru_cache(maxsize=1024)
+def classify(error: Error) -> Kind:
+    """What an exception is about."""
+    short = short_type(error.type)
     if short in _OF_CHILDREN:
         return Kind.OWN
-    handled = (_kind_of(text, in_torch=text.startswith("Dist") or "gloo/transport/" in text) for text in context)
-    if secondary := next((kind for kind in handled if kind.secondary), None):
+    if secondary := next((kind for cause in error.chain if (kind := _kind_behind(cause)).secondary), None):
         return secondary
-    if short in _OWN_WORDS and _CAUSE not in traceback:
+    in_own_words = short in _OWN_WORDS
+    if in_own_words and (error.raised_in or _CAUSE not in error.traceback):
         return Kind.OWN
-    in_torch = short.startswith("Dist") or "torch/distributed/" in traceback or "gloo/transport/" in message
-    said = Kind.OWN if short in _OWN_WORDS else _kind_of(f"{short}: {message}", in_torch=in_torch)
+    communicating = _is_of_communication(short, error)
+    said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", in_torch=communicating)
+    if said.secondary and error.raised_in and not communicating:
+        said = Kind.OWN
     kind = _TYPES.get(short) or said
-    if kind is Kind.OWN and _CHAINED.search(traceback):
-        kinds = [_kind_of(raised[0], in_torch=in_torch) for raised in _RAISED.finditer(traceback)]
+    if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
+        kinds = [_kind_of(raised[0], in_torch=communicating) for raised in _RAISED.finditer(error.traceback)]
         return next((k for k in kinds if k.secondary), kind)
     return kind
+
+
+def _is_of_communication(short: str, error: Error) -> bool:
+    """Whether it was raised where ranks communicate. Without `raised_in`, whether that is on its way."""
+    if short.startswith("Dist") or _NATIVE.search(error.message):
+        return True
+    return is_communication(error.raised_in) if error.raised_in else "torch/distributed/" in error.traceback
+
+
+def _kind_behind(cause: Cause) -> Kind:
+    communicating = cause.type.startswith("Dist") or bool(_NATIVE.search(cause.message))
+    communicating |= is_communication(cause.raised_in)
+    kind = _kind_of(f"{cause.type}: {cause.message}", in_torch=communicating)
+    return Kind.OWN if kind.secondary and cause.raised_in and not communicating else kind
 
 
 def classify_output(text: str) -> Kind:
@@ -181,52 +212,3 @@ def nvls_line(text: str) -> str:
     """The line of a text of kind `NVLS` that says what failed, the last of several."""
     end = _nvls_end(text)
     return (text[:end].rpartition("\n")[2] + text[end:].partition("\n")[0]).strip()
-
-
-_KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")
-_KEY_OF_RANK_0 = re.compile(r"keys: \S*//cuda//0\b|retr(?:ei|ie)ving ncclUniqueId from \[0\]")
-
-
-def awaited(message: str) -> int | None:
-    """The rank whose entry in the store was waited for, where an error says so: gloo's address, NCCL's unique id."""
-    if named := _KEY_OF_RANK.search(message):
-        return int(named[1])
-    return 0 if _KEY_OF_RANK_0.search(message) else None
-
-
-_ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
-_CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
-_COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
-_LAST_ERROR = re.compile(r"^Last error:\s*\n\s*(\S.*)$", re.MULTILINE)
-KEPT_HEADS = 3
-
-
-def essence(message: str) -> str:
-    """What a message of many lines comes to: its first line, unless torch, NCCL or a compiler say it further down."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    raised = next((m for line in reversed(lines[1:]) if (m := _EXCEPTION.match(line))), None)
-    if raised and (handed_on := _ELSEWHERE.match(lines[0])):
-        return f"{raised[1]}, in {handed_on[1]}"
-    if raised and (child := _CHILD.match(lines[0])):
-        return f"{child[1]}: {raised[0]}"
-    if lines[0].startswith("NCCL error in: ") and (last := _LAST_ERROR.search(message)):
-        what = lines[0].partition(", ")[2].partition(" (run with")[0].partition(", NCCL version")[0]
-        return f"NCCL: {what}: {last[1]}"
-    heads = [lines.pop(0)]
-    while heads[-1].endswith(":") and lines and len(heads) < KEPT_HEADS:
-        heads.append(lines.pop(0))
-    said = _COMPILER_SAID.search("\n".join(lines)) if "ompile" in heads[-1] else None
-    return " ".join(heads) + (f": {said[0]}" if said else "")
-
-
-_FINGERPRINT = re.compile(
-    r"[Rr]ank (\d{1,6}) is running collective: CollectiveFingerPrint\((.{0,400}?)\)(?=, but|\.|$)"
-)
-
-
-def fingerprints(message: str) -> dict[int, str]:
-    """The collectives that torch's own wrapper (TORCH_DISTRIBUTED_DEBUG=DETAIL) names, by rank."""
-    return {int(rank): text for rank, text in _FINGERPRINT.findall(message)}

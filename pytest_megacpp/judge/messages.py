@@ -1,0 +1,105 @@
+"""Owns what the text of an error says beside its kind: its essence, and the ranks that it names; must not know times or
+what becomes of it.
+"""
+
+import re
+
+_KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")
+_KEY_OF_RANK_0 = re.compile(r"keys: \S*//cuda//0\b|retr(?:ei|ie)ving ncclUniqueId from \[0\]")
+
+
+def awaited(message: str) -> int | None:
+    """The rank whose entry in the store was waited for, where an error says so: gloo's address, NCCL's unique id."""
+    if named := _KEY_OF_RANK.search(message):
+        return int(named[1])
+    return 0 if _KEY_OF_RANK_0.search(message) else None
+
+
+_ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
+_CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
+_COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
+_LAST_ERROR = re.compile(r"^Last error:\s*\n\s*(\S.*)$", re.MULTILINE)
+_DIFFERENCES = ("Mismatched elements: ", "Greatest absolute difference: ", "Expected ", "Absolute difference: ")
+_WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
+    r"rank +: (?P<rank>\d+) [^\n]*\n\s*exitcode +: (?P<code>-?\d+) [^\n]*\n"
+    r"(?:[^\n]*\n)?\s*traceback +: (?P<said>[\s\S]*?)\n(?:[-=]{3}|\n|\Z)"
+)
+_RANKS_TRACEBACK = re.compile(r"^Traceback \(most recent call last\): \(RANK (\d{1,6})\)$", re.MULTILINE)
+_NOT_PASSED = re.compile(r"Ranks? (\d[\d, ]{0,2000}) failed to pass monitoredBarrier")
+_HAS_PARAMS = re.compile(r"Rank (\d{1,6}) has (\d+ params), while rank (\d{1,6}) has inconsistent (\d+ params)")
+KEPT_HEADS = 3
+
+
+def essence(message: str) -> str:
+    """What a message of many lines comes to: its first line, unless torch, NCCL or a compiler say it further down."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    if failed := failures(message):
+        more = f" (and of {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
+        return next(iter(failed.values())) + more
+    if lines[0].endswith(" are not close!"):
+        return f"{lines[0]} {'; '.join(line for line in lines[1:] if line.startswith(_DIFFERENCES))}"
+    if (worker := _WORKER.search(message)) and lines[0].startswith("="):
+        return f"{lines[1]}: {_how_it_ended(worker)}"
+    raised = next((m for line in reversed(lines[1:]) if (m := _EXCEPTION.match(line))), None)
+    if raised and (handed_on := _ELSEWHERE.match(lines[0])):
+        return f"{raised[1]}, in {handed_on[1]}"
+    if raised and (child := _CHILD.match(lines[0])):
+        return f"{child[1]}: {raised[0]}"
+    if lines[0].startswith("NCCL error in: ") and (last := _LAST_ERROR.search(message)):
+        what = lines[0].partition(", ")[2].partition(" (run with")[0].partition(", NCCL version")[0]
+        return f"NCCL: {what}: {last[1]}"
+    heads = [lines.pop(0)]
+    while heads[-1].endswith(":") and lines and len(heads) < KEPT_HEADS:
+        heads.append(lines.pop(0))
+    said = _COMPILER_SAID.search("\n".join(lines)) if "ompile" in heads[-1] else None
+    return " ".join(heads) + (f": {said[0]}" if said else "")
+
+
+_FINGERPRINT = re.compile(
+    r"[Rr]ank (\d{1,6}) is running collective: CollectiveFingerPrint\((.{0,400}?)\)(?=, but|\.|$)"
+)
+
+
+def fingerprints(message: str) -> dict[int, str]:
+    """The collectives that torch's own wrapper (TORCH_DISTRIBUTED_DEBUG=DETAIL) names, by rank."""
+    return {int(rank): text for rank, text in _FINGERPRINT.findall(message)}
+
+
+def _how_it_ended(worker: re.Match[str]) -> str:
+    raised = [line.strip() for line in worker["said"].splitlines() if _EXCEPTION.match(line.strip())]
+    said = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
+    return f"worker {worker['rank']} ended with exit code {worker['code']}{said}"
+
+
+def failures(message: str) -> dict[int, str]:
+    """By rank, the error that torch's distributed checkpointing passes on in the exception of every rank."""
+    _, *parts = _RANKS_TRACEBACK.split(message)  # rank, traceback, rank, traceback …
+    return {int(rank): _raised_last(text) for rank, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _raised_last(traceback: str) -> str:
+    """`OSError: [Errno 28] No space left on device`: what follows the last frame."""
+    lines = traceback.splitlines()
+    return next((line.strip() for line in lines if line and not line[0].isspace()), "an exception")
+
+
+def place_of(message: str, rank: int) -> tuple[str, int]:
+    """File and line of the innermost frame in what `failures` has of a rank; empty when it has none."""
+    part = message.partition(f"(RANK {rank})")[2].partition("(RANK ")[0]
+    frames = re.findall(r'^  File "([^"\n]+)", line (\d{1,9})', part, re.MULTILINE)
+    return (frames[-1][0], int(frames[-1][1])) if frames else ("", 0)
+
+
+def absent(message: str) -> frozenset[int]:
+    """The ranks that torch's monitored barrier says have not come."""
+    found = _NOT_PASSED.search(message)
+    return frozenset(int(part) for part in found[1].split(",") if part.strip().isdecimal()) if found else frozenset()
+
+
+def parameters(message: str) -> dict[int, str]:
+    """By rank, how many parameters torch's DDP says that its model has, where they differ."""
+    found = _HAS_PARAMS.search(message)
+    return {int(found[1]): found[2], int(found[3]): found[4]} if found else {}
