@@ -1,19 +1,19 @@
 """Owns the rules by which a box ends a test early; must not know blame: it says when and what it saw, not why.
 
-Pure: a test's view, clocks that add up, the time. A rank is *stuck* when it waits for peers, by the flight
-recorder with an idle main thread or by its stack. Waiting is only what a rank is seen waiting in: one that started
-a collective and is seen in ordinary code meanwhile doesn't wait. One that failed in a distributed call, by a time-out
-of its own, still lacks its peer: that peer's time goes on.
+Pure: a test's view, clocks that add up, the time. Who waits for whom says `recording.waits`. A rank is *stuck* when it
+waits for peers, by the flight recorder with an idle main thread or by its stack. Waiting is only what a rank is seen
+waiting in: one that started a collective and is seen in ordinary code meanwhile doesn't wait. One that gave up, by a
+time-out of its own, still lacks its peer: that peer's time goes on.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Number, Wait, bare_op, disagreements, late
+from pytest_megacpp.recording.collectives import Number, disagreements
 from pytest_megacpp.recording.errors import classify
-from pytest_megacpp.recording.events import Acted, Collective
+from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.timeline import WARMED, RankView, TestView
+from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
@@ -55,8 +55,8 @@ class Clocks:
         waits = [w for w in self.waits if w.missing and waiting & set(w.waiting)]
         self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
-            if _MESSAGES not in self.late:
-                clock.pop(_MESSAGES, None)
+            if NO_NUMBER not in self.late:
+                clock.pop(NO_NUMBER, None)
             while len(clock) > KEPT_CLOCKS:
                 del clock[next(iter(clock))]
         self.importing &= self.late.keys()
@@ -68,7 +68,7 @@ class Clocks:
             elif number not in self.importing:
                 self.importing.add(number)
                 self._was_compiling(number, min(now_s - _looked_before_s(rank) for rank in loading))
-        self._new_messages(max((now_s - w.since_s for w in waits if (w.group, w.seq) == _MESSAGES), default=0.0))
+        self._new_messages(max((now_s - w.since_s for w in waits if (w.group, w.seq) == NO_NUMBER), default=0.0))
 
     def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
         for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
@@ -78,8 +78,8 @@ class Clocks:
     def _new_messages(self, longest_s: float) -> None:
         """All messages have one number, but nobody waits for one longer than that."""
         for clock in (self.compiling_s, self.plain_s):
-            if _MESSAGES in clock:
-                clock[_MESSAGES] = min(clock[_MESSAGES], longest_s)
+            if NO_NUMBER in clock:
+                clock[NO_NUMBER] = min(clock[NO_NUMBER], longest_s)
 
     def _was_compiling(self, number: Number, seconds: float) -> None:
         """What looked like ordinary code for so long, at most, was the import of the compiler."""
@@ -103,7 +103,6 @@ class Clocks:
         return numbers
 
 
-_MESSAGES: Number = ("", 0)  # all point-to-point waits
 Rule = Callable[[TestView, Clocks, float], Acted | None]
 
 
@@ -118,51 +117,32 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def all_waits(view: TestView) -> tuple[Wait, ...]:
-    """Who waits for whom, by whatever shows it."""
-    numbered = (*view.waits(), *given_up(view))
-    return (*numbered, *_stack_waits(view, numbered))
+    """Who waits for whom now, by whatever shows it."""
+    graph = _graph(view)
+    return tuple(w for w in graph.waits if _goes_on(view, w)) + _unnumbered(view, graph)
 
 
-def _stack_waits(view: TestView, numbered: Iterable[Wait]) -> tuple[Wait, ...]:
-    """The wait of ranks that only their stacks, or the call they failed in, show waiting (point to point); the others
-    are missing from it.
-    """
-    pending = {r for w in numbered for r in w.waiting}
-    blocked = {v.rank: since for v in view.unfinished() if (since := v.blocked_since()) is not None}
-    blocked |= {v.rank: since for v in view.ranks.values() if (since := _gave_up_s(v)) is not None}
-    blocked = {r: since for r, since in blocked.items() if r not in pending}
+def _graph(view: TestView) -> WaitGraph:
+    gave_up_s = {v.rank: t for v in view.ranks.values() if not v.gone and (t := _gave_up_s(v)) is not None}
+    over = frozenset(v.rank for v in view.ranks.values() if v.out and v.rank not in gave_up_s)
+    return wait_graph(view, Moment(over=over, left=over, failed_s=gave_up_s, gave_up=frozenset(gave_up_s)))
+
+
+def _goes_on(view: TestView, wait: Wait) -> bool:
+    """Of ranks that all gave up, the wait is over once no missing one can come."""
+    waits = any(_gave_up_s(view.ranks[r]) is None for r in wait.waiting)
+    return waits or not wait.missing or any(not view.ranks[r].out for r in wait.missing)
+
+
+def _unnumbered(view: TestView, graph: WaitGraph) -> tuple[Wait, ...]:
+    """The wait of ranks that only their stacks, or the call they failed in, show waiting: whom for is a guess."""
+    blocked = {r: since_s for r, (_, since_s) in graph.calls.items()}
+    gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
+    blocked |= {r: t for r, t in gave_up_s.items() if r not in graph.waiting_in}
     if not blocked:
         return ()
-    missing = tuple(r for r in sorted(view.ranks) if r not in blocked and r not in pending)
-    return (Wait(*_MESSAGES, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
-
-
-def given_up(view: TestView) -> tuple[Wait, ...]:
-    """Collectives that ranks failed in while a member, still in the test, had not come."""
-    left: dict[Number, list[RankView]] = defaultdict(list)
-    for rank in view.ranks.values():
-        if (last := _failed_in(rank)) is not None:
-            left[last.group, last.seq].append(rank)
-    return tuple(_given_up(view, number, ranks) for number, ranks in left.items() if _missing(view, number))
-
-
-def _given_up(view: TestView, number: Number, ranks: Iterable[RankView]) -> Wait:
-    entries = {rank.rank: rank.collectives.entries[number] for rank in ranks}
-    first = min(entries.values(), key=lambda e: e.entered_s)
-    return Wait(*number, bare_op(first.op), tuple(sorted(entries)), _missing(view, number), first.entered_s)
-
-
-def _missing(view: TestView, number: Number) -> tuple[int, ...]:
-    group, seq = number
-    members = view.groups.of(group, (v.rank for v in view.ranks.values() if group in v.collectives.enqueued))
-    return tuple(v.rank for v in view.unfinished() if v.rank in members and v.collectives.enqueued.get(group, 0) < seq)
-
-
-def _failed_in(rank: RankView) -> Collective | None:
-    """The collective that a rank entered last before it gave up."""
-    gave_up_s = _gave_up_s(rank)
-    entries = (e for e in rank.collectives.entries.values() if gave_up_s is not None and e.entered_s <= gave_up_s)
-    return max(entries, key=lambda e: e.entered_s, default=None)
+    missing = graph.present or graph.idle
+    return (Wait(*NO_NUMBER, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
 
 
 def _gave_up_s(rank: RankView) -> float | None:
@@ -247,7 +227,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     losses = [t for v in view.ranks.values() if (t := _lost_s(v)) is not None]
     if not losses:
         return None
-    waits = [w for w in view.waits() if w.missing]
+    waits = [w for w in clocks.waits if w.missing and (w.group, w.seq) != NO_NUMBER]
     stuck = [_stuck_since(waits, v, now_s) for v in view.unfinished()]
     if not stuck or any(since is None for since in stuck):
         return None

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from pytest_megacpp.judge.case import Case, Trouble, error_text
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
-from pytest_megacpp.recording.collectives import Wait, bare_op
+from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.events import BucketRead, ThreadRaised
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.waits import Wait
 
 KEPT_GROUPS = 3
 

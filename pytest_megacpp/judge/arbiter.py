@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
-from pytest_megacpp.judge.aftermath import bucket_reads, threads_that_raised, victims
+from pytest_megacpp.judge.aftermath import bucket_reads, threads_that_raised
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.certainty import weigh
@@ -156,9 +156,8 @@ def _fault(case: Case) -> Finding | None:
 
 
 def _waiting(case: Case) -> Finding | None:
-    if case.why == "mismatch" and not victims(case):
-        return mismatches.seen_by_box_only(case)
-    return stalls.find(case) or limits.find(case)
+    found = stalls.find(case) or limits.find(case)
+    return _unexplained(case) if found is None and case.why == "mismatch" else found
 
 
 def _unexplained(case: Case) -> Finding:

@@ -4,7 +4,6 @@ The moment is the box's act where there was one. What ranks did afterwards (they
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,25 +13,23 @@ from pytest_megacpp.judge import messages
 from pytest_megacpp.judge.phrases import file_line, joined, place, plain
 from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Wait, bare_op, in_order, message_waits, wait_of
+from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
-    communication_call,
     seeks_store,
     threads,
     user_frame,
-    waits_for_peer,
 )
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 
 PHASES = ("setup", "call", "teardown")
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
 _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
-FROZEN_STATES = ("T", "t")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
@@ -220,8 +217,7 @@ class Case:
         return tuple(r for r, end_s in ends_s.items() if end_s is None or end_s > self.moment_s)
 
     def is_frozen(self, rank: int) -> bool:
-        sample = self.ranks[rank].sample
-        return sample is not None and sample.state in FROZEN_STATES
+        return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
         """At the box's act, by its own words or by the counters."""
@@ -273,52 +269,27 @@ class Case:
     # -- waits ---------------------------------------------------------------------------------------------
 
     @cached_property
+    def graph(self) -> WaitGraph:
+        """Who waits for whom at the moment."""
+        gave_up = {r for r, t in self.troubles.items() if t.secondary and t.kind is not Kind.JOIN}
+        over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.troubles.keys() - gave_up)
+        moment = Moment(
+            self.moment_s,
+            frozenset(over),
+            frozenset(r for r in self.ranks if self.has_left(r)),
+            {r: t.time_s for r, t in self.troubles.items()},
+            frozenset(gave_up - self.exits.keys()),
+        )
+        return wait_graph(self.test, moment)
+
+    @cached_property
     def waits(self) -> tuple[Wait, ...]:
-        """Collectives that ranks were in at the moment, oldest first, with who had not arrived."""
-        inside: dict[tuple[str, int], dict[int, ev.Collective]] = defaultdict(dict)
-        for rank, view in self.ranks.items():
-            for entry in self._open_entries(rank, view):
-                inside[entry.group, entry.seq][rank] = entry
-        found = [self._wait(key, arrived) for key, arrived in inside.items()]
-        messages = {r: self._open_messages(r, view) for r, view in self.ranks.items()}
-        return in_order((*found, *message_waits(messages, self.test.groups)))
-
-    def _open_messages(self, rank: int, view: RankView) -> list[ev.Collective]:
-        if self.has_finished(rank) or self.is_frozen(rank) or rank in self.exits or rank in self.troubles:
-            return []
-        return [e for e in view.collectives.messages if e.entered_s <= self.moment_s]
-
-    def _open_entries(self, rank: int, view: RankView) -> Iterable[ev.Collective]:
-        if self.has_finished(rank) or self.is_frozen(rank) or rank in self.exits:
-            return ()
-        trouble = self.troubles.get(rank)
-        if trouble is None:
-            return [e for e in view.collectives.pending() if e.entered_s <= self.moment_s]
-        if not trouble.secondary or trouble.kind is Kind.JOIN:  # who fails to join is in no collective yet
-            return ()
-        last = self.last_entered(rank, trouble.time_s)
-        return [last] if last is not None and last.entered_s <= self.moment_s else ()
+        """Collectives, messages and makings of groups that ranks were in at the moment, oldest first."""
+        return tuple(replace(wait, op=plain(wait.op, 60)) for wait in self.graph.waits)
 
     def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
         """The newest collective that the rank had entered at that time."""
-        entries = [e for e in self.ranks[rank].collectives.entries.values() if e.entered_s <= until_s]
-        return max(entries, key=lambda e: e.entered_s, default=None)
-
-    def _wait(self, key: tuple[str, int], arrived: Mapping[int, ev.Collective]) -> Wait:
-        members = self.test.groups.of(key[0], [*arrived, *self._users(key[0])])
-        wait = wait_of(key, arrived, (r for r in members if r not in arrived and not self._arrived(r, key)))
-        return replace(wait, op=plain(wait.op, 60))
-
-    def _users(self, group: str) -> list[int]:
-        return [r for r, view in self.ranks.items() if group in view.collectives.enqueued]
-
-    def _arrived(self, rank: int, key: tuple[str, int]) -> bool:
-        seen = self.ranks[rank].collectives
-        entry, trouble = seen.entries.get(key), self.troubles.get(rank)
-        if entry is None:
-            return seen.enqueued.get(key[0], 0) >= key[1]
-        over_s = self.moment_s if trouble is None else min(self.moment_s, trouble.time_s)
-        return entry.entered_s <= over_s and (seen.is_done(entry) or not self.is_frozen(rank))
+        return self.ranks[rank].collectives.last(until_s)
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:
@@ -333,14 +304,7 @@ class Case:
     @cached_property
     def blocked(self) -> dict[int, str]:
         """Ranks that only their stack shows waiting for a peer (point to point, a store), and in what."""
-        found = {}
-        for rank, view in self.ranks.items():
-            if rank in self.waiting_in or rank in self.troubles or self.is_through(rank) or self.is_frozen(rank):
-                continue
-            taken = view.stack()
-            if taken is not None and waits_for_peer(taken[1]):
-                found[rank] = communication_call(taken[1]) or "a distributed call"
-        return found
+        return {r: call for r, (call, _) in self.graph.calls.items()}
 
     def seeks_store(self, rank: int) -> bool:
         """It was seen on its way to the store through which ranks find together."""

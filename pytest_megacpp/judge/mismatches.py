@@ -12,11 +12,12 @@ from pytest_megacpp.judge import aftermath, messages
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
-from pytest_megacpp.recording.collectives import Disagreement, Wait, bare_op
+from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.recording.collectives import Disagreement, bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
+from pytest_megacpp.recording.waits import Wait
 
 KEPT_VARIANTS = 3
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
@@ -266,19 +267,4 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
         aftermath.consequences(case, odd),
         _RELIES,
         time_s=since_s,
-    )
-
-
-def seen_by_box_only(case: Case) -> Finding:
-    """The box ended the test for a mismatch that the recording doesn't show."""
-    detail = plain(case.test.acted.detail) if case.test.acted else ""
-    doubt = Doubt(Source.COLLECTIVES, "the recording doesn't show the entries that the box saw")
-    return Finding(
-        Code.COLLECTIVE_MISMATCH,
-        joined(("ranks issued different collectives", detail), ": "),
-        evidence=(Evidence(None, case.end_s, "box", detail),),
-        relies=_RELIES,
-        doubts=(doubt,),
-        certainty=Certainty.LIKELY,
-        time_s=case.end_s,
     )

@@ -13,8 +13,9 @@ from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.standing import Standstill, standstill
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
-from pytest_megacpp.recording.collectives import Wait, incarnation
+from pytest_megacpp.recording.collectives import incarnation
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.waits import Wait
 
 _ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 KEPT_PLACES = 4

@@ -12,8 +12,8 @@ from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Source
 from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
-from pytest_megacpp.recording.collectives import Wait
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
@@ -38,18 +38,18 @@ class Standstill:
 
 def standstill(case: Case) -> Standstill:
     """Follows the waits of the moment to their roots."""
-    starts = _started_long_ago(case)
-    roots, visited = _follow(case, starts)
+    graph = case.graph
+    roots, visited = graph.roots(_started_long_ago(case))
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
     if roots:
-        return Standstill(tuple(visited), waiting, roots)
-    if cycle := _cycle(case, visited):
-        return Standstill(tuple(visited), waiting, (), cycle)
+        return Standstill(visited, waiting, roots)
+    if cycle := graph.cycle(visited):
+        return Standstill(visited, waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
-        elsewhere = _elsewhere(case) or _outnumbered(case, waiting)
+        elsewhere = graph.present or graph.idle or _outnumbered(case, waiting)
         waiting = tuple(r for r in waiting if r not in elsewhere)
-        return Standstill(tuple(visited), waiting, elsewhere, guessed=bool(elsewhere))
-    return _as_box_saw(case) or Standstill(tuple(visited), waiting, ())
+        return Standstill(visited, waiting, elsewhere, guessed=bool(elsewhere))
+    return _as_box_saw(case) or Standstill(visited, waiting, ())
 
 
 def as_victims_say(case: Case) -> Standstill | None:
@@ -70,36 +70,6 @@ def _started_long_ago(case: Case) -> list[Wait]:
     return [w for w in case.waits if case.moment_s - w.since_s >= (case.moment_s - oldest_s) / 2]
 
 
-def _follow(case: Case, starts: Iterable[Wait]) -> tuple[tuple[int, ...], list[Wait]]:
-    """The ranks at the end of the waits that don't wait themselves, and the waits on the way."""
-    todo, visited, roots = list(starts), dict[tuple[str, int], Wait](), set[int]()
-    while todo:
-        wait = todo.pop(0)
-        if wait.number in visited:
-            continue
-        visited[wait.number] = wait
-        for rank in wait.missing:
-            if rank in case.waiting_in:
-                todo.append(case.waiting_in[rank])
-            elif rank not in case.blocked:
-                roots.add(rank)
-    return tuple(sorted(roots)), list(visited.values())
-
-
-def _cycle(case: Case, visited: Sequence[Wait]) -> tuple[Wait, ...]:
-    """Waits of different groups whose missing ranks sit in another of them."""
-    tangled = [w for w in visited if any(r in case.waiting_in for r in w.missing)]
-    return tuple(tangled) if len({w.group for w in tangled}) > 1 else ()
-
-
-def _elsewhere(case: Case) -> tuple[int, ...]:
-    """Ranks that don't wait: those still in the test, or when all others left it, these."""
-    idle = [r for r in sorted(case.ranks) if r not in case.waiting_in and r not in case.blocked]
-    idle = [r for r in idle if r not in case.troubles]
-    present = tuple(r for r in idle if not case.has_left(r))
-    return present or tuple(idle)
-
-
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
     together: dict[object, list[int]] = defaultdict(list)
@@ -111,7 +81,7 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
 
 
 def _as_box_saw(case: Case) -> Standstill | None:
-    """What the box had seen when it acted, where the recording shows less."""
+    """What the box said when it acted, where what it had seen is missing from the recording: lines were lost."""
     acted = case.test.acted
     if acted is None or case.waits or not acted.waiting:
         return None
@@ -146,7 +116,7 @@ def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
 
 
 def _contradictions(case: Case, still: Standstill) -> Iterable[Doubt]:
-    """The box named others as missing than the recording does."""
+    """The box named others as missing: lines were lost, or an older box followed other rules."""
     acted = case.test.acted
     if acted is None or not acted.missing or still.guessed or still.by_box or case.moment_s < case.end_s:
         return ()

@@ -13,7 +13,6 @@ from functools import cached_property
 from pytest_megacpp.judge import memory
 from pytest_megacpp.judge.aftermath import first_few
 from pytest_megacpp.judge.case import (
-    FROZEN_STATES,
     NO_OOM_WITNESS,
     Case,
     ended_by_itself,
@@ -29,7 +28,7 @@ from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import main_thread, user_frame
-from pytest_megacpp.recording.timeline import Timeline, WorldView
+from pytest_megacpp.recording.timeline import FROZEN_STATES, Timeline, WorldView
 
 KEPT_NODEIDS = 10
 MEND_CHARS = 4_000  # a command line has to stay whole

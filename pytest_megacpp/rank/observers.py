@@ -7,8 +7,10 @@ An observer that fails says so once as a missing capability; the test goes on.
 
 import contextlib
 import functools
+import inspect
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -28,6 +30,7 @@ from pytest_megacpp.recording.events import (
     DeviceUsed,
     FirstForward,
     FlightRecorded,
+    GroupBegun,
     GroupCreated,
 )
 from pytest_megacpp.recording.flight import Read, is_nccl
@@ -63,7 +66,7 @@ class Observers:
         from torch.distributed import distributed_c10d as c10d
 
         c10d._get_default_timeout = self._longer(c10d._get_default_timeout)
-        c10d._new_process_group_helper = self._after_creation(c10d._new_process_group_helper)
+        c10d._new_process_group_helper = self._around_creation(c10d._new_process_group_helper)
         destroy = self._before_destruction(c10d.destroy_process_group)
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
@@ -113,30 +116,54 @@ class Observers:
 
         return patient
 
-    def _after_creation(self, create: Callable[..., Any]) -> Callable[..., Any]:
+    def _around_creation(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        parameters = inspect.signature(create)
+
         @functools.wraps(create)
         def created(*args: Any, **kwargs: Any) -> Any:
-            result = create(*args, **kwargs)
+            begun = self._begin_group(parameters, args, kwargs)
+            try:
+                result = create(*args, **kwargs)
+            except BaseException:
+                if begun is not None and begun.member:
+                    self.agent.send(GroupCreated(self.agent.rank, self.test, begun.name, begun.ranks, failed=True))
+                raise
             self.groups_created += 1
             self.patience.created(kwargs.get("timeout"))
             try:
-                self._announce(result, args, kwargs)
+                self._announce(result, begun)
             except Exception as e:
                 self._missing("group_members", e)
             return result
 
         return created
 
-    def _announce(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin_group(
+        self, parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> GroupBegun | None:
+        """Announces a group before its members wait for each other; None where torch's arguments aren't as known."""
+        try:
+            asked = parameters.bind(*args, **kwargs).arguments
+            ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
+            name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), int(asked["group_rank"])
+            launched = int(os.environ["WORLD_SIZE"])
+            world = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
+            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, not ranks or group_rank >= 0, world)
+        except Exception as e:
+            self._missing("group_members", e)
+            return None
+        if not ranks:
+            self._default_size = size
+        self.agent.send(begun)
+        return begun
+
+    def _announce(self, result: Any, begun: GroupBegun | None) -> None:
         group = result[0] if isinstance(result, tuple) else result
         name = getattr(group, "group_name", None)
         if name is None:  # this rank is not a member
             return
-        members = kwargs.get("global_ranks_in_group", args[2] if len(args) > 2 else None) or ()
-        ranks = tuple(int(r) for r in members)
-        if not ranks:
-            self._default_size = int(kwargs.get("group_size", args[0] if args else 0))
         backend = _backend_name(group)
+        ranks = begun.ranks if begun is not None else ()
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
         if not self._told_device and is_nccl(backend):
             self._told_device = True
@@ -285,6 +312,17 @@ def _shared_memory_bytes() -> int:
 def _backend_name(group: Any) -> str:
     backend = device_backend(group) if os.environ.get("MEGACPP_DEVICE") == "cuda" else None
     return str((group if backend is None else backend).name())
+
+
+def _world_name(store: Any, rank: int) -> str:
+    """The same for all members of a default group that isn't the whole launch: whoever asks its store first names it.
+    Without an answer a rank is alone in it.
+    """
+    alone = f"{rank}-{uuid.uuid4().hex[:8]}"
+    try:
+        return str(store.compare_set("pytest_megacpp/world", "", alone).decode())
+    except Exception:  # a store may know no such operation
+        return alone
 
 
 def _world_group() -> Any:

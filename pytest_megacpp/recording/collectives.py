@@ -1,15 +1,14 @@
-"""Owns matching collectives across ranks: who waits in what, who is missing, who issued something else.
+"""Owns what collectives each rank issued, in which groups, and whether ranks agree; must not know who waits, limits or
+blame.
 
-Pure: flight-recorder entries in, frozen findings out. Must not know limits, time-outs or blame. A collective is
-named by (group, sequence number). Messages (`p2p`; only NCCL's recorder has them) count differently on each rank, so
-they are matched by their partners.
-
-On a device a collective is entered long before it begins: the host only queues it. Where the recorder tells that some
-ranks' devices have begun it (`started`), those wait, and a rank whose device is still at something else is missing.
+Pure: flight-recorder entries in, frozen findings out. A collective is named by (group, sequence number), and a group by
+its world, name and how often the world was left before: ranks may be members of several worlds (default groups) in one
+launch, whose groups have names in common and nothing else. The launch's own world has no name of its own; another one
+is named by what its members found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
+differently on each rank, so `waits` matches them by their partners.
 """
 
 import hashlib
-import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,13 +47,14 @@ class RankCollectives:
     """What one rank did so far in one test; grows by `update`, bounded.
 
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
-    (`0@1`). Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as they were told:
-    whether one is over by now says `is_done`.
+    (`0@1`), counted per world. Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as
+    they were told: whether one is over by now says `is_done`.
     """
 
     floor_s: float = 0.0
     kept: int = KEPT_ENTRIES
-    incarnation: int = 0
+    scope: str = ""
+    incarnations: dict[str, int] = field(default_factory=dict)  # by world
     entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class RankCollectives:
         return not message.done and message.entered_s >= self.floor_s
 
     def _message(self, entry: Collective) -> Collective:
-        return replace(entry, group=self.named(entry.group)) if self.incarnation else entry
+        return replace(entry, group=self.named(entry.group))
 
     def _is_unfinished(self, entry: Collective) -> bool:
         return (self.named(entry.group), entry.seq) in self.unfinished
@@ -132,12 +132,25 @@ class RankCollectives:
         del self.entries[key]
         self.unfinished.pop(key, None)
 
+    @property
+    def incarnation(self) -> int:
+        """How often it left this world before."""
+        return self.incarnations.get(self.scope, 0)
+
     def named(self, group: str) -> str:
-        return f"{group}@{self.incarnation}" if self.incarnation else group
+        """The name under which all its members know a group that this rank knows by its number."""
+        name = f"{group}~{self.scope}" if self.scope else group
+        return f"{name}@{self.incarnation}" if self.incarnation else name
+
+    def enter(self, scope: str) -> None:
+        """Its groups are those of that world from now on."""
+        if len(self.incarnations) < KEPT_GROUPS or scope in self.incarnations:
+            self.scope = scope
 
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
-        self.floor_s, self.incarnation, self.messages = time_s, self.incarnation + 1, ()
+        self.floor_s, self.messages = time_s, ()
+        self.incarnations[self.scope] = self.incarnation + 1
         self.groups.clear()
         if not self.held:
             self.unfinished.clear()
@@ -154,8 +167,10 @@ class RankCollectives:
         """Entered and not finished, oldest first."""
         return tuple(sorted((self.entries[key] for key in self.unfinished), key=lambda e: e.entered_s))
 
-    def last(self) -> Collective | None:
-        return max(self.entries.values(), key=lambda e: (e.entered_s, e.seq), default=None)
+    def last(self, until_s: float = float("inf")) -> Collective | None:
+        """The newest that it had entered by then."""
+        entries = (e for e in self.entries.values() if e.entered_s <= until_s)
+        return max(entries, key=lambda e: (e.entered_s, e.seq), default=None)
 
 
 def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
@@ -177,26 +192,56 @@ class Groups:
     members: dict[str, frozenset[int]] = field(default_factory=dict)
     disputed: set[str] = field(default_factory=set)
     everyone: frozenset[int] = field(init=False)
-    _told_by: dict[str, int] = field(default_factory=dict)
+    _told_by: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
+    _made_by: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.everyone = frozenset(range(self.world_size))
 
     def announce(self, name: str, ranks: Iterable[int], by: int | None = None) -> None:
-        """Members of group `name`, told by one of them; no ranks means everybody. `disputed` are groups of which two
-        ranks told different members.
+        """Members of group `name`, by the word of one of them; no ranks means everybody. `disputed` are groups of which
+        two ranks named different members.
         """
-        known, told_by = self.members.pop(name, None), self._told_by.pop(name, None)
+        known, told = self.members.pop(name, None), self._told_by.pop(name, {})
         self.members[name] = frozenset(ranks) & self.everyone or self.everyone
-        if by is not None:
-            self._told_by[name] = by
-        if told_by not in (None, by) and by is not None and known != self.members[name]:
+        newest = next(reversed(told), by)
+        if newest != by and by is not None and known != self.members[name]:
             self.disputed.add(name)
+        if by is not None:
+            told.pop(by, None)
+            told[by] = tuple(sorted(self.members[name]))
+        self._told_by[name] = told
         if len(self.members) > KEPT_GROUPS:
             self._forget(next(iter(self.members)))
 
+    def join(self, name: str, rank: int, size: int) -> None:
+        """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
+        told = self._told_by.setdefault(name, {})
+        told[rank] = ()
+        if len(told) == size:
+            self.members[name] = frozenset(told)
+        if len(self._told_by) > KEPT_GROUPS:
+            self._forget(next(iter(self._told_by)))
+
+    def made(self, name: str, rank: int, members: tuple[int, ...]) -> None:
+        """`rank` is through with making that group, of these members."""
+        self._made_by.setdefault(name, {})[rank] = members
+        if len(self._made_by) > KEPT_GROUPS:
+            del self._made_by[next(iter(self._made_by))]
+
+    def made_by(self, name: str, members: tuple[int, ...]) -> frozenset[int]:
+        """The ranks that are through with making it of these members."""
+        return frozenset(r for r, made in self._made_by.get(name, {}).items() if made == members)
+
+    def versions(self, name: str) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Ranks by the members that they named of a group."""
+        found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for rank, members in sorted(self._told_by.get(name, {}).items()):
+            found[members].append(rank)
+        return {members: tuple(ranks) for members, ranks in found.items()}
+
     def _forget(self, name: str) -> None:
-        del self.members[name]
+        self.members.pop(name, None)
         self._told_by.pop(name, None)
         self.disputed.discard(name)
 
@@ -213,30 +258,6 @@ class Groups:
     def knows(self, name: str) -> bool:
         """Whether the members were told, or are known as everybody is."""
         return name.replace(GLOO, "") in self.members or is_default(name)
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
-    rank waits for the `partner` of a message. `began`: it is known whose devices are in it, not just who queued it.
-    """
-
-    group: str
-    seq: int
-    op: str
-    waiting: tuple[int, ...]
-    missing: tuple[int, ...]
-    since_s: float
-    partner: int | None = None
-    began: bool = False
-
-    @property
-    def number(self) -> Number:
-        """Tells it apart from every other wait."""
-        return self.group if self.partner is None else f"{self.group} {self.op} {self.waiting}", self.seq
-
-    def __str__(self) -> str:
-        return f"{self.op} #{self.seq}" if self.seq else self.op  # messages seen by stacks have no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +280,8 @@ def kept_entries(ranks: int) -> int:
 
 
 def is_default(group: str) -> bool:
-    """Whether the name is that of the default group, in any incarnation."""
-    return group.partition("@")[0].removesuffix(GLOO) in ("0", "default_pg", "")
+    """Whether the name is that of the launch's own default group, in any incarnation."""
+    return group.partition("@")[0].removesuffix(GLOO) in ("0", "default_pg")
 
 
 def incarnation(group: str) -> int:
@@ -272,94 +293,6 @@ def incarnation(group: str) -> int:
 def bare_op(op: str) -> str:
     """`gloo:all_reduce` → `all_reduce`."""
     return op.rsplit(":", 1)[-1]
-
-
-def open_waits(ranks: Mapping[int, RankCollectives], groups: Groups) -> tuple[Wait, ...]:
-    """Collectives and messages that some ranks are in, oldest first; `missing` is empty when everybody arrived."""
-    inside: dict[Number, dict[int, Collective]] = defaultdict(dict)
-    users: dict[str, set[int]] = defaultdict(set)
-    for rank, seen in ranks.items():
-        for name in seen.enqueued:
-            users[name].add(rank)
-        for entry in seen.pending():
-            inside[entry.group, entry.seq][rank] = entry
-    waits = [_wait(key, arrived, ranks, groups.of(key[0], users[key[0]])) for key, arrived in inside.items()]
-    return in_order((*waits, *message_waits({r: seen.messages for r, seen in ranks.items()}, groups)))
-
-
-def in_order(waits: Iterable[Wait]) -> tuple[Wait, ...]:
-    """The oldest first."""
-    return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
-
-
-def _wait(
-    key: Number,
-    arrived: Mapping[int, Collective],
-    ranks: Mapping[int, RankCollectives],
-    members: frozenset[int],
-) -> Wait:
-    group, seq = key
-    missing = {r for r in members if r not in ranks or ranks[r].enqueued.get(group, 0) < seq}
-    return wait_of(key, arrived, missing)
-
-
-def wait_of(key: Number, arrived: Mapping[int, Collective], missing: Iterable[int]) -> Wait:
-    """The wait of those who arrived. Where some devices have begun it, those that haven't are missing as well."""
-    inside = begun(arrived)
-    behind = {*missing, *(arrived.keys() - inside.keys())}
-    first = min((inside[r] for r in sorted(inside)), key=lambda e: e.entered_s)
-    waiting, missing = tuple(sorted(inside)), tuple(sorted(behind))
-    return Wait(*key, bare_op(first.op), waiting, missing, first.entered_s, began=first.started)
-
-
-def begun(arrived: Mapping[int, Collective]) -> Mapping[int, Collective]:
-    """Those who truly wait: the ones whose device has begun it, if that is known of any."""
-    return {r: e for r, e in arrived.items() if e.started} or arrived
-
-
-_MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
-
-
-def message_waits(ranks: Mapping[int, Iterable[Collective]], groups: Groups) -> tuple[Wait, ...]:
-    """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
-    ends = {(r, *end): entry for r, open_ in ranks.items() for entry in open_ if (end := _ends(r, entry, groups))}
-    found = []
-    for (rank, group, kind, partner), entry in ends.items():
-        other = "recv" if kind == "send" else "send"
-        if (partner, group, other, rank) not in ends:
-            op = f"{kind} {'to' if kind == 'send' else 'from'} rank {partner}"
-            missing = (partner,) if partner in groups.everyone else ()
-            found.append(Wait(group, entry.seq, op, (rank,), missing, entry.entered_s, partner))
-    return tuple(found)
-
-
-def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
-    """(group, send or recv, the partner's global rank); None when the name says something else."""
-    told = _MESSAGE.search(entry.op)
-    members = sorted(groups.of(entry.group, ())) if told else []
-    if told is None or int(told[3]) >= len(members):
-        return None
-    return entry.group, told[1], members[int(told[3])]
-
-
-def late(waits: Iterable[Wait], waiting: Collection[int]) -> dict[Number, tuple[int, ...]]:
-    """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are."""
-    waits = tuple(waits)
-    oldest = {r: w for w in reversed(waits) for r in w.waiting if r in waiting}
-    return {w.number: _behind(w, oldest) for w in waits}
-
-
-def _behind(wait: Wait, oldest: Mapping[int, Wait]) -> tuple[int, ...]:
-    seen, todo, found = {wait.number}, [wait], set[int]()
-    while todo:
-        for rank in todo.pop().missing:
-            further = oldest.get(rank)
-            if further is None:
-                found.add(rank)
-            elif further.number not in seen:
-                seen.add(further.number)
-                todo.append(further)
-    return tuple(sorted(found))
 
 
 def disagreements(

@@ -414,14 +414,31 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupBegun:
+    """A rank begins to make a process group, which may wait for the other members. `ranks` are its members as this rank
+    names them, empty for a default group, of which `size` is known. `scope` names a default group that isn't all of the
+    launch, the same on all its members; of its other groups, `ranks` count in that world.
+    """
+
+    rank: int
+    test: int | None
+    name: str
+    ranks: tuple[int, ...]
+    size: int
+    member: bool
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupCreated:
-    """A process group as its member sees it; `ranks` are global ranks, empty when not known."""
+    """A process group as a member sees it; `ranks` are global, empty when not known. `failed`: it was not made."""
 
     rank: int
     test: int | None
     name: str
     ranks: tuple[int, ...]
     backend: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -659,6 +676,7 @@ RankFact: TypeAlias = (
     | Reported
     | ThreadRaised
     | Finished
+    | GroupBegun
     | GroupCreated
     | FlightRecorded
     | Recorded

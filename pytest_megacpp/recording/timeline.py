@@ -14,11 +14,9 @@ from pytest_megacpp.recording.collectives import (
     Disagreement,
     Groups,
     RankCollectives,
-    Wait,
     differing,
     disagreements,
     kept_entries,
-    open_waits,
 )
 from pytest_megacpp.recording.flight import is_nccl
 from pytest_megacpp.recording.stacks import (
@@ -37,6 +35,8 @@ KEPT_DATA_SETS = 64
 KEPT_ATTEMPTS = 64  # at one test, after the first
 KEPT_THREADS = 8
 KEPT_PHASES = 1024
+KEPT_JOININGS = 16
+KEPT_SCOPE_CHARS = 40
 KEPT_REPORTS = 16
 KEPT_FIRST_FORWARDS = 256
 KEPT_DROPPED = 64
@@ -56,6 +56,7 @@ CPU_WINDOW_S = 1.0
 TICKS_SHARE = 0.75
 TICKS_WINDOW_S = 0.5
 RUNNING = "R"
+FROZEN_STATES = ("T", "t")
 
 WARMUP = "warmup"  # the phase under the warm-up limits
 WARMED = "explicit_warmup_allowed"  # the field's name for: a warm-up ran
@@ -71,6 +72,20 @@ V = TypeVar("V")
 class Phase:
     name: str
     start_s: float
+    end_s: float | None = None
+
+
+@dataclass(slots=True)
+class Joining:
+    """A group that a rank makes; see `events.GroupBegun`. `group` is its name among all its members; `members` is empty
+    where these aren't known by the rank's word. `call` is how users call it.
+    """
+
+    name: str
+    group: str
+    members: tuple[int, ...]
+    call: str
+    begun_s: float
     end_s: float | None = None
 
 
@@ -141,6 +156,7 @@ class RankView:
     compiled: ev.Compiled | None = None
     dropped: dict[ev.ConfigsDropped, None] = field(default_factory=dict)  # a kernel is tuned anew for new sizes
     muted: str = ""  # what of its words is left out
+    joinings: list[Joining] = field(default_factory=list)  # the newest
     exit: ev.RankExited | None = None
     exit_s: float | None = None
 
@@ -152,6 +168,16 @@ class RankView:
     def out(self) -> bool:
         """Through with the test, one way or the other: it will enter no further collective."""
         return self.gone or self.finished_s is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Stopped by a signal or a debugger when it was last looked at."""
+        return self.sample is not None and self.sample.state in FROZEN_STATES
+
+    def joining(self, at_s: float) -> Joining | None:
+        """The group that it was making at that time."""
+        begun = [j for j in self.joinings if j.begun_s <= at_s]
+        return begun[-1] if begun and (begun[-1].end_s is None or begun[-1].end_s > at_s) else None
 
     @property
     def spins(self) -> bool:
@@ -312,10 +338,6 @@ class TestView:
 
     def unfinished(self) -> tuple[RankView, ...]:
         return tuple(view for view in self.ranks.values() if not view.out)
-
-    def waits(self) -> tuple[Wait, ...]:
-        """Collectives that living ranks are in; see `open_waits`."""
-        return open_waits({r: v.collectives for r, v in self.ranks.items()}, self.groups)
 
 
 @dataclass(slots=True)
@@ -534,17 +556,46 @@ class Timeline:
                 self._acted(world, time_s, fact)
             case ev.TestEnded():
                 self._test_ended(world, time_s, fact)
+            case ev.GroupBegun():
+                self._group_begun(world, time_s, fact)
             case ev.GroupCreated():
-                self._group_created(world, fact)
+                self._group_created(world, time_s, fact)
             case _:
                 self._add_to_rank(world, time_s, fact)
 
-    def _group_created(self, world: WorldView, fact: ev.GroupCreated) -> None:
-        members = tuple(dict.fromkeys(r for r in fact.ranks if 0 <= r < world.size))
-        _keep(world.groups, fact.name, members, KEPT_GROUPS)
-        if world.test is not None:
-            test = self.tests[world.test]
-            test.groups.announce(test.ranks[fact.rank].collectives.named(fact.name), members, fact.rank)
+    def _group_begun(self, world: WorldView, time_s: float, fact: ev.GroupBegun) -> None:
+        if world.test is None:
+            return
+        test = self.tests[world.test]
+        view, members = test.ranks[fact.rank], _members(world, fact.ranks)
+        if not fact.ranks:
+            view.collectives.enter(fact.scope[:KEPT_SCOPE_CHARS])
+        name = view.collectives.named(fact.name)
+        if not view.collectives.scope:
+            test.groups.announce(name, members, fact.rank)
+        elif fact.member:
+            test.groups.join(name, fact.rank, fact.size)
+            members = ()  # its numbers are those of its own world
+        if fact.member:
+            call = "new_group" if fact.ranks else "init_process_group"
+            begun = Joining(fact.name, name, members, call, time_s)
+            view.joinings = [*view.joinings[-(KEPT_JOININGS - 1) :], begun]
+
+    def _group_created(self, world: WorldView, time_s: float, fact: ev.GroupCreated) -> None:
+        members = _members(world, fact.ranks)
+        test = self.tests[world.test] if world.test is not None else None
+        view = test.ranks[fact.rank] if test is not None else None
+        if not fact.failed and (view is None or not view.collectives.scope):
+            _keep(world.groups, fact.name, members, KEPT_GROUPS)
+        if test is None or view is None:
+            return
+        joining = view.joinings[-1] if view.joinings else None
+        if joining is not None and joining.name == fact.name:
+            joining.end_s = time_s
+            if not fact.failed:
+                test.groups.made(joining.group, fact.rank, joining.members)
+        elif not view.collectives.scope:  # before 2026-12 the making of a group wasn't recorded
+            test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
 
     def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
         world.exits.setdefault(fact.rank, (time_s, fact))
@@ -621,6 +672,10 @@ class Timeline:
             world.samples[fact.rank] = fact
         elif not isinstance(fact, ev.FlightRecorded | ev.Muted):
             self.stray += 1
+
+
+def _members(world: WorldView, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(r for r in ranks if 0 <= r < world.size))
 
 
 def _keep(known: dict[K, V], key: K, value: V, most: int) -> None:

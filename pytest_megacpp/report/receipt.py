@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.collectives import RankCollectives, Wait, describe
+from pytest_megacpp.recording.collectives import RankCollectives, describe
 from pytest_megacpp.recording.events import ConfigsDropped, Json
 from pytest_megacpp.recording.timeline import WARMED, WARMUP, Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
 from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
@@ -276,7 +277,10 @@ def _skew_of(test: TestView | None, last_s: float) -> Json:
 def _worst_wait_s(test: TestView, last_s: float) -> float | None:
     """The longest time a rank spent in a collective that another had not yet entered, finished or not."""
     end_s = next((s for s in (test.acted_s, test.ended_s) if s is not None), last_s)
-    waits = [*_past_waits_s(test.ranks.values()), *(_open_wait_s(wait, end_s) for wait in test.waits())]
+    waits = [
+        *_past_waits_s(test.ranks.values()),
+        *(_open_wait_s(wait, end_s) for wait in wait_graph(test, Moment(end_s)).waits),
+    ]
     waits += [test.acted.waited_s] if test.acted else []
     return round(max(waits), 6) if waits else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Groups, RankCollectives, open_waits
+from pytest_megacpp.recording.collectives import Groups, RankCollectives
 from pytest_megacpp.recording.flight import (
     OtherRecorder,
     Read,
@@ -21,6 +21,7 @@ from pytest_megacpp.recording.flight import (
     together,
 )
 from pytest_megacpp.recording.timeline import RankView
+from tests.recording.positions import open_waits
 
 CREATED_NS = 1_795_653_920_798_595_676
 EPOCH_S = 1_795_653_900.0

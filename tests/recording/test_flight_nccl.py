@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Groups, RankCollectives, Wait, disagreements, message_waits, open_waits
+from pytest_megacpp.recording.collectives import Groups, RankCollectives, disagreements
 from pytest_megacpp.recording.flight import GLOO, read_flight_recorder, read_record, together
+from pytest_megacpp.recording.waits import Wait
+from tests.recording.positions import message_waits, open_waits
 
 CREATED_NS = 1_795_653_920_798_595_676
 

@@ -23,6 +23,7 @@ from pytest_megacpp.recording.timeline import (
     Timeline,
     fold,
 )
+from pytest_megacpp.recording.waits import Moment, wait_graph
 from pytest_megacpp.recording.wire import RANK_KINDS
 from tests.recording.strategies import any_events, streams
 from tests.recording.telling import BLOCKED, LIMITS, Telling
@@ -145,7 +146,7 @@ def test_taking_evidence_is_no_progress_and_ends_no_wait() -> None:
     assert told.test.acted is not None
     assert told.test.acted.why == "stall"
     assert told.of(0).busy_s == busy_s
-    assert [w.waiting for w in told.test.waits()] == [(0,)]
+    assert [w.waiting for w in wait_graph(told.test, Moment()).waits] == [(0,)]
 
 
 # -- samples -----------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -
 def test_waits_of_a_test() -> None:
     told = Telling(3)
     told.rank(4.0, look(0, entered(3, 3.9)), look(1, entered(2, 3.5, done=True)))
-    (wait,) = told.test.waits()
+    (wait,) = wait_graph(told.test, Moment()).waits
     assert (wait.waiting, wait.missing, wait.since_s) == ((0,), (1, 2), 3.9)
 
 
@@ -341,7 +342,10 @@ def test_what_the_reader_found_is_counted() -> None:
 
 
 def questions(test: TestView) -> Iterator[object]:
-    yield test.waits()
+    graph = wait_graph(test, Moment())
+    yield graph.waits
+    yield graph.roots(graph.waits)
+    yield graph.cycle(graph.waits)
     yield disagreements({r: v.collectives for r, v in test.ranks.items()}, test.groups)
     for view in test.ranks.values():
         yield from (view.blocked_since(), view.stack(), view.failure, view.open_phase, view.compiling, view.out)
@@ -411,6 +415,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "thread-raised": ev.ThreadRaised(0, 0, name, ev.Error("", "", "", 0, "")),
             "finished": ev.Finished(0, 0, True, digests={name: name}),
             "device-used": ev.DeviceUsed(0, i, name, name),
+            "group-begun": ev.GroupBegun(0, 0, name, (0, 1), 2, True, name),
             "group-created": ev.GroupCreated(0, 0, name, (0, 1)),
             "flight-recorded": ev.FlightRecorded(
                 0, 0, "evidence", (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()

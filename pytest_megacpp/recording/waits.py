@@ -1,0 +1,268 @@
+"""Owns who waits for whom in a test at one moment; must not know limits, clocks, or whose fault it is.
+
+Box and judge ask here: the box at every look, to decide *when* to end a test; the judge once, at the moment that
+decides, to say *why*. Pure: views and a moment in, a graph out.
+
+What counts as waiting, the surest first:
+
+* *A collective.* torch's flight recorder names it by group and number. A rank waits in it from entering it to its end;
+  missing are the members that have not entered it, on a device also those whose device has not begun it while others'
+  have. A rank that gave up (its own time-out) is in what it had entered last: its peer is still missing.
+* *A message* of NCCL, by its partner.
+* *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
+  group: the same world, name and members.
+* *A call that only a stack shows* (`recv` of gloo, a store, rpc): its innermost library frame is one of torch's that
+  communicate, and the thread did not run since. Whom it waits for is not recorded: the ranks that don't wait themselves
+  are a guess.
+
+Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
+has left the test, or failed on its own is in nothing, and has not arrived anywhere.
+
+What counts as progress, which clock stops when and why each threshold is what it is belongs to `box.alarms` (when) and
+`timeline` (progress): decisions 0004 (a test that is provably stuck ends at once), 0008 (look again before acting),
+0011 (who waits is whose device began) and 0060 (sampled CPU time).
+
+Waits lead from rank to rank; the ranks at their end that don't wait are the *roots*. Without a root, waits of different
+groups whose missing ranks sit in one another are a *cycle*.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_megacpp.recording.collectives import Groups, Number, RankCollectives, bare_op
+from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.stacks import communication_call
+from pytest_megacpp.recording.timeline import Joining, RankView, TestView
+
+NO_NUMBER: Number = ("", 0)  # of all calls that only stacks show
+_MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
+    rank waits for the `partner` of a message, or ranks make a group (`seq` 0, `op` is the call). `began`: it is known
+    whose devices are in it, not just who queued it. `members` of a group that is being made.
+    """
+
+    group: str
+    seq: int
+    op: str
+    waiting: tuple[int, ...]
+    missing: tuple[int, ...]
+    since_s: float
+    partner: int | None = None
+    began: bool = False
+    members: tuple[int, ...] = ()
+
+    @property
+    def number(self) -> Number:
+        """Distinguishes it from every other wait."""
+        if self.partner is not None:
+            return f"{self.group} {self.op} {self.waiting}", self.seq
+        return (f"{self.group} {self.op} {self.members}" if self.makes_group else self.group), self.seq
+
+    @property
+    def makes_group(self) -> bool:
+        return self.op in ("init_process_group", "new_group") and not self.seq
+
+    def __str__(self) -> str:
+        return f"{self.op} #{self.seq}" if self.seq else self.op  # messages seen by stacks have no number
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When waits are looked at, and what is known of ranks by then: which are in nothing any more (`over`: they
+    finished the test or failed on their own), which are through with what the others are still in (`left`), when
+    others failed (`failed_s`), and which of these for lack of a peer (`gave_up`).
+    """
+
+    at_s: float = float("inf")
+    over: frozenset[int] = frozenset()
+    left: frozenset[int] = frozenset()
+    failed_s: Mapping[int, float] = field(default_factory=dict)
+    gave_up: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What one rank is in at a moment: `inside` collectives and `messages` that are open, a group that it makes."""
+
+    seen: RankCollectives
+    inside: tuple[Collective, ...] = ()
+    messages: tuple[Collective, ...] = ()
+    joining: Joining | None = None
+    until_s: float = float("inf")
+    frozen: bool = False
+
+    @classmethod
+    def of(cls, view: RankView, moment: Moment) -> "Position":
+        failed_s = moment.failed_s.get(view.rank, float("inf"))
+        seen, until_s = view.collectives, min(moment.at_s, failed_s)
+        if view.rank in moment.over or view.frozen:
+            return cls(seen, until_s=until_s, frozen=view.frozen)
+        if view.rank in moment.gave_up:
+            last = seen.last(failed_s)
+            return cls(seen, (last,) if last and last.entered_s <= moment.at_s else (), until_s=until_s)
+        inside = tuple(e for e in seen.pending() if e.entered_s <= moment.at_s)
+        messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
+        return cls(seen, inside, messages, view.joining(moment.at_s), until_s)
+
+    def has_arrived(self, number: Number) -> bool:
+        """Whether it entered that collective by then; one that is frozen in it has not."""
+        entry = self.seen.entries.get(number)
+        if entry is None:
+            return self.seen.enqueued.get(number[0], 0) >= number[1]
+        return entry.entered_s <= self.until_s and (self.seen.is_done(entry) or not self.frozen)
+
+
+@dataclass(frozen=True)
+class WaitGraph:
+    """`waits`, oldest first, are those whose missing ranks are known. `calls` are ranks that only their stack shows
+    waiting: in what, and since when. `idle` ranks wait for nothing; `present` of them are still in the test.
+    """
+
+    waits: tuple[Wait, ...]
+    calls: Mapping[int, tuple[str, float]]
+    idle: tuple[int, ...]
+    present: tuple[int, ...]
+
+    @property
+    def waiting_in(self) -> dict[int, Wait]:
+        """The oldest wait of each rank that is in one."""
+        return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
+
+    def roots(self, starts: Iterable[Wait]) -> tuple[tuple[int, ...], tuple[Wait, ...]]:
+        """The ranks at the end of these waits that don't wait themselves, and the waits on the way."""
+        todo, visited, roots, waiting_in = list(starts), dict[Number, Wait](), set[int](), self.waiting_in
+        while todo:
+            wait = todo.pop(0)
+            if wait.number in visited:
+                continue
+            visited[wait.number] = wait
+            for rank in wait.missing:
+                if rank in waiting_in:
+                    todo.append(waiting_in[rank])
+                elif rank not in self.calls:
+                    roots.add(rank)
+        return tuple(sorted(roots)), tuple(visited.values())
+
+    def cycle(self, visited: Iterable[Wait]) -> tuple[Wait, ...]:
+        """Those of different groups whose missing ranks sit in another of them."""
+        waiting_in = self.waiting_in
+        tangled = [w for w in visited if any(r in waiting_in for r in w.missing)]
+        return tuple(tangled) if len({w.number[0] for w in tangled}) > 1 else ()
+
+
+def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
+    """Who waits for whom, by whatever shows it."""
+    waits = find_waits({v.rank: Position.of(v, moment) for v in view.ranks.values()}, view.groups)
+    pending = {r for wait in waits for r in wait.waiting}
+    away = moment.over | moment.failed_s.keys() | pending
+    calls = {v.rank: call for v in view.ranks.values() if v.rank not in away and (call := _call(v)) is not None}
+    busy = calls.keys() | pending | moment.failed_s.keys()
+    idle = tuple(r for r in sorted(view.ranks) if r not in busy)
+    return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left))
+
+
+def _call(view: RankView) -> tuple[str, float] | None:
+    """The call that its stack shows it blocked in, and since when."""
+    since_s, taken = view.blocked_since(), view.stack()
+    if view.frozen or since_s is None or taken is None:
+        return None
+    return communication_call(taken[1]) or "a distributed call", since_s
+
+
+def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait, ...]:
+    """Collectives, messages and makings of groups that ranks are in, the oldest first; `missing` is empty when
+    everybody has arrived.
+    """
+    inside: dict[Number, dict[int, Collective]] = defaultdict(dict)
+    users: dict[str, set[int]] = defaultdict(set)
+    for rank, position in positions.items():
+        for name in position.seen.enqueued:
+            users[name].add(rank)
+        for entry in position.inside:
+            inside[entry.group, entry.seq][rank] = entry
+    waits = [_collective(n, arrived, positions, groups.of(n[0], users[n[0]])) for n, arrived in inside.items()]
+    waits += _messages({r: p.messages for r, p in positions.items()}, groups)
+    waits += _makings(positions, groups)
+    return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
+
+
+def _collective(
+    number: Number, arrived: Mapping[int, Collective], positions: Mapping[int, Position], members: Collection[int]
+) -> Wait:
+    """Where some devices have begun it, those that haven't are missing as well."""
+    begun = {r: e for r, e in arrived.items() if e.started} or arrived
+    missing = {r for r in members if r not in arrived and not (r in positions and positions[r].has_arrived(number))}
+    missing |= arrived.keys() - begun.keys()
+    first = min((begun[r] for r in sorted(begun)), key=lambda e: e.entered_s)
+    return Wait(
+        *number,
+        bare_op(first.op),
+        tuple(sorted(begun)),
+        tuple(sorted(missing)),
+        first.entered_s,
+        began=first.started,
+    )
+
+
+def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list[Wait]:
+    """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
+    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(entry, groups))}
+    found = []
+    for (rank, group, kind, partner), entry in ends.items():
+        other = "recv" if kind == "send" else "send"
+        if (partner, group, other, rank) not in ends:
+            op = f"{kind} {'to' if kind == 'send' else 'from'} rank {partner}"
+            missing = (partner,) if partner in groups.everyone else ()
+            found.append(Wait(group, entry.seq, op, (rank,), missing, entry.entered_s, partner))
+    return found
+
+
+def _ends(entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
+    """(group, send or recv, the partner's global rank); None when the name says something else."""
+    named = _MESSAGE.search(entry.op)
+    members = sorted(groups.of(entry.group, ())) if named else []
+    if named is None or int(named[3]) >= len(members):
+        return None
+    return entry.group, named[1], members[int(named[3])]
+
+
+def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
+    """Groups that ranks are making, and the members that don't make the same."""
+    made: dict[tuple[str, tuple[int, ...]], dict[int, Joining]] = defaultdict(dict)
+    for rank, position in positions.items():
+        if position.joining is not None:
+            made[position.joining.group, position.joining.members][rank] = position.joining
+    found = []
+    for (group, members), joining in made.items():
+        expected = frozenset(members) or groups.of(group, joining)
+        missing = tuple(sorted(expected - joining.keys() - groups.made_by(group, members)))
+        since_s = min(j.begun_s for j in joining.values())
+        call = next(iter(joining.values())).call
+        found.append(Wait(group, 0, call, tuple(sorted(joining)), missing, since_s, members=members))
+    return found
+
+
+def late(waits: Iterable[Wait], waiting: Collection[int]) -> dict[Number, tuple[int, ...]]:
+    """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are."""
+    waits = tuple(waits)
+    oldest = {r: w for w in reversed(waits) for r in w.waiting if r in waiting}
+    return {w.number: _behind(w, oldest) for w in waits}
+
+
+def _behind(wait: Wait, oldest: Mapping[int, Wait]) -> tuple[int, ...]:
+    seen, todo, found = {wait.number}, [wait], set[int]()
+    while todo:
+        for rank in todo.pop().missing:
+            further = oldest.get(rank)
+            if further is None:
+                found.add(rank)
+            elif further.number not in seen:
+                seen.add(further.number)
+                todo.append(further)
+    return tuple(sorted(found))
