@@ -70,14 +70,9 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (*((doubt,) if aborted else ()), *_disputes(case, found)),
+        (doubt,) if aborted else (),
         time_s=since_s,
     )
-
-
-def _disputes(case: Case, found: Disagreement) -> tuple[Doubt, ...]:
-    text = f"ranks told different members of group {plain(found.group, 40)}"
-    return (Doubt(Source.GROUPS, text),) if case.test.groups.disputes(found.group) else ()
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
@@ -249,6 +244,8 @@ def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
 
 def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     """Ranks that entered collectives of several groups in different orders: each waits for the other."""
+    if len({_name(w) for w in cycle}) == 1 or all(w.makes_group for w in cycle):
+        return _other_members(case, cycle)
     in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
@@ -267,4 +264,40 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
         aftermath.consequences(case, odd),
         _RELIES,
         time_s=since_s,
+    )
+
+
+def _name(wait: Wait) -> str:
+    """The group's name without the members that some ranks mean by it."""
+    return wait.group.partition("[")[0]
+
+
+def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
+    """Ranks that make, or use, different groups where all should be in one: each waits for the others."""
+    odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
+    call = cycle[0].op if cycle[0].makes_group else f"the group of {cycle[0]}"
+    head = f"{ranks_named(odd)} called {call} for another group than the others"
+    told = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
+    since_s = min(w.since_s for w in cycle)
+    return Finding(
+        Code.COLLECTIVE_MISMATCH,
+        f"{head if odd else f'ranks called {call} for different groups'}: {told}; "
+        f"each waited {seconds(case.waited_s(since_s))} for the others",
+        odd,
+        "members",
+        _phase(case, odd or cycle[0].waiting),
+        tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS]),
+        aftermath.consequences(case, odd),
+        _RELIES,
+        time_s=since_s,
+    )
+
+
+def _which_group(case: Case, wait: Wait) -> str:
+    """`rank 3 its group 1, of ranks 0-3, at test_tp.py:28 (test_groups)`."""
+    members = sorted(wait.members or {*wait.waiting, *wait.missing})
+    where = case.location(wait.waiting[0])
+    name = plain(_name(wait).partition("@")[0], 40)
+    return f"{ranks_named(wait.waiting)} in group {name}, of {ranks_named(members)}" + (
+        f", at {where}" if where else ""
     )

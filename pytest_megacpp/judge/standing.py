@@ -109,9 +109,9 @@ def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
     unknown = [w.group for w in still.waits if not case.knows_members(w.group)]
     if unknown:
         found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are not known"))
-    disputed = [w.group for w in still.waits if case.test.groups.disputes(w.group)]
+    disputed = [name for w in still.waits if case.test.groups.disputes(name := w.group.partition("[")[0])]
     if disputed:
-        found.append(Doubt(Source.GROUPS, f"ranks told different members of group {plain(disputed[0], 40)}"))
+        found.append(Doubt(Source.GROUPS, f"ranks named different members of group {plain(disputed[0], 40)}"))
     return (*found, *_contradictions(case, still))
 
 

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
 from pytest_megacpp.recording.flight import GLOO
+from pytest_megacpp.recording.ranks import rank_list
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
 
@@ -233,12 +234,15 @@ class Groups:
         """The ranks that are through with making it of these members."""
         return frozenset(r for r, made in self._made_by.get(name, {}).items() if made == members)
 
-    def versions(self, name: str) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """Ranks by the members that they named of a group."""
-        found: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for rank, members in sorted(self._told_by.get(name, {}).items()):
-            found[members].append(rank)
-        return {members: tuple(ranks) for members, ranks in found.items()}
+    def as_named_by(self, rank: int, name: str) -> str:
+        """The group that a rank means by a name: where ranks named different members, each list is a group of its own
+        (`1[0-2]`).
+        """
+        members = self._told_by.get(name.replace(GLOO, ""), {}).get(rank) if self.disputes(name) else None
+        own = f"{name}[{rank_list(members)}]" if members else name
+        if members:
+            self.members.setdefault(own.replace(GLOO, ""), frozenset(members))
+        return own
 
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
@@ -298,15 +302,15 @@ def bare_op(op: str) -> str:
 def disagreements(
     ranks: Mapping[int, RankCollectives], groups: Groups, among: set[Number] | None = None
 ) -> tuple[Disagreement, ...]:
-    """Numbers under which ranks issued different operations, dtypes or sizes; the lowest number per group first.
-
-    `among`: only these are looked at.
+    """Numbers under which members of a group issued different operations, dtypes or sizes; the lowest number per group
+    first. Groups whose members aren't known are left out. `among`: only these numbers are looked at.
     """
     table: dict[Number, dict[int, Collective]] = defaultdict(dict)
     for rank, seen in ranks.items():
-        for key in seen.entries if among is None else among & seen.entries.keys():
-            if rank in groups.of(key[0], (rank,)):
-                table[key][rank] = seen.entries[key]
+        for group, seq in seen.entries if among is None else among & seen.entries.keys():
+            own = groups.as_named_by(rank, group)
+            if groups.knows(own) and rank in groups.of(own, ()):
+                table[own, seq][rank] = seen.entries[group, seq]
     found = []
     for key in sorted(table):
         aspect = _aspect(table[key].values())
@@ -355,8 +359,9 @@ def differing(
     for rank in sorted(told):
         for group, digest in told[rank].items():
             first, dash, _ = digest.partition("-")
-            if dash and rank in groups.of(group, (rank,)) and not groups.disputes(group):
-                stretches[group, first][digest].append(rank)
+            own = groups.as_named_by(rank, group)
+            if dash and rank in groups.of(own, (rank,)):
+                stretches[own, first][digest].append(rank)
     return tuple(
         (group, first, {hashed: tuple(ranks) for hashed, ranks in found.items()})
         for (group, first), found in sorted(stretches.items())

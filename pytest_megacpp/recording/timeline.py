@@ -330,7 +330,7 @@ class TestView:
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""
         seen = {rank: view.collectives for rank, view in self.ranks.items()}
-        return tuple(d for d in disagreements(seen, self.groups) if self.groups.knows(d.group))
+        return disagreements(seen, self.groups)
 
     def compiled(self) -> bool:
         """Whether any rank compiled something that no cache had."""

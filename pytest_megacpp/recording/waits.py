@@ -183,22 +183,23 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
     users: dict[str, set[int]] = defaultdict(set)
     for rank, position in positions.items():
         for name in position.seen.enqueued:
-            users[name].add(rank)
+            users[groups.as_named_by(rank, name)].add(rank)
         for entry in position.inside:
-            inside[entry.group, entry.seq][rank] = entry
-    waits = [_collective(n, arrived, positions, groups.of(n[0], users[n[0]])) for n, arrived in inside.items()]
+            inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
+    waits = []
+    for (group, seq), arrived in inside.items():
+        issued = next(iter(arrived.values())).group, seq
+        there = {r for r, p in positions.items() if p.has_arrived(issued) and groups.as_named_by(r, issued[0]) == group}
+        waits.append(_collective((group, seq), arrived, groups.of(group, users[group]) - there))
     waits += _messages({r: p.messages for r, p in positions.items()}, groups)
     waits += _makings(positions, groups)
     return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
 
 
-def _collective(
-    number: Number, arrived: Mapping[int, Collective], positions: Mapping[int, Position], members: Collection[int]
-) -> Wait:
-    """Where some devices have begun it, those that haven't are missing as well."""
+def _collective(number: Number, arrived: Mapping[int, Collective], absent: frozenset[int]) -> Wait:
+    """Where some devices have begun it, those that haven't are missing as well as the `absent`."""
     begun = {r: e for r, e in arrived.items() if e.started} or arrived
-    missing = {r for r in members if r not in arrived and not (r in positions and positions[r].has_arrived(number))}
-    missing |= arrived.keys() - begun.keys()
+    missing = {*(absent - arrived.keys()), *(arrived.keys() - begun.keys())}
     first = min((begun[r] for r in sorted(begun)), key=lambda e: e.entered_s)
     return Wait(
         *number,

@@ -1,0 +1,95 @@
+"""Groups that not every rank shares: what is compared, who waits for whom, and ranks that mean different groups."""
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from tests.scenario import FakeBox
+
+
+def judged(box: FakeBox) -> Verdict:
+    return judge_test(box.timeline(), 0).verdict
+
+
+def making(box: FakeBox, rank: int, name: str, members: tuple[int, ...], *, made: bool = False) -> FakeBox:
+    member = not members or rank in members
+    box.rank(ev.GroupBegun(rank, 0, name, members, len(members) or 4, member))
+    return box.rank(ev.GroupCreated(rank, 0, name, members, "gloo")) if made else box
+
+
+def test_a_rank_that_left_one_new_group_out() -> None:
+    box = FakeBox(4).begins()
+    for rank in (0, 1, 2):
+        making(box, rank, "1", (0, 1, 2), made=True)
+        making(box, rank, "2", (0, 1, 2, 3))
+    making(box, 3, "1", (0, 1, 2, 3))
+    box.blocked((0, 1, 2, 3), "new_group").after(31.0).acts("stall", "", (0, 1, 2, 3), ()).aborts("stall")
+    found = judged(box.done())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+    assert found.certainty is Certainty.CERTAIN
+    assert "new_group" in found.summary
+
+
+def test_a_rank_that_names_other_members() -> None:
+    box = FakeBox(4).begins()
+    for rank in (0, 1, 2, 3):
+        making(box, rank, "1", (0, 1) if rank == 2 else (0, 1, 2, 3))
+    box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    found = judged(box.done())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))  # it is no member of what it named, and went on
+
+
+def test_a_rank_that_does_not_come_to_a_new_group() -> None:
+    box = FakeBox(4).begins()
+    for rank in (0, 1, 3):
+        making(box, rank, "1", (0, 1, 2, 3))
+    box.at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    found = judged(box.done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.CERTAIN)
+    assert "never entered new_group" in found.summary
+
+
+def test_a_group_whose_making_failed_is_waited_for_by_nobody() -> None:
+    box = FakeBox(2).begins()
+    making(box, 0, "1", (0, 1))
+    box.rank(ev.GroupCreated(0, 0, "1", (0, 1), failed=True))
+    view = box.timeline().tests[0]
+    assert view.ranks[0].joining(100.0) is None
+    assert not view.groups.made_by("1", (0, 1))
+
+
+def scoped(box: FakeBox, rank: int, scope: str, size: int) -> FakeBox:
+    return box.rank(ev.GroupBegun(rank, 0, "0", (), size, True, scope)).rank(ev.GroupCreated(rank, 0, "0", (), "gloo"))
+
+
+def test_worlds_in_one_launch_are_not_compared() -> None:
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        scoped(box, rank, "a" if rank < 2 else "b", 2)
+    box.enters((0, 1), "gloo:all_reduce", 1).enters((2, 3), "gloo:broadcast", 1).completes()
+    assert judged(box.passes().ends().done()).code is Code.PASSED
+
+
+def test_within_such_a_world_they_are() -> None:
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        scoped(box, rank, "a" if rank < 2 else "b", 2)
+    box.enters(0, "gloo:all_reduce", 1).enters(1, "gloo:broadcast", 1).completes()
+    found = judged(box.passes().ends().done())
+    assert (found.code, found.cause) == (Code.COLLECTIVE_MISMATCH, "operation")
+
+
+def test_who_is_missing_in_a_world_of_its_own() -> None:
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        scoped(box, rank, "a" if rank < 2 else "b", 2)
+    box.enters(2, "gloo:all_reduce", 1).at((0, 1, 3)).after(31.0).acts("stall", "", (2,), (3,)).aborts("stall")
+    assert judged(box.done()).blamed_ranks == (3,)
+
+
+def test_pairs_that_give_their_groups_one_name() -> None:
+    """`new_group([0, 1])` here and `new_group([2, 3])` there: each means its own."""
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        making(box, rank, "1", (0, 1) if rank < 2 else (2, 3), made=True)
+    box.enters((0, 1), "gloo:all_reduce", 1, group="1").enters((2, 3), "gloo:broadcast", 1, group="1").completes()
+    assert judged(box.passes().ends().done()).code is Code.PASSED
