@@ -32,8 +32,6 @@ from pytest_megacpp.recording.timeline import FROZEN_STATES, Timeline, WorldView
 
 KEPT_NODEIDS = 10
 MEND_CHARS = 4_000  # a command line has to stay whole
-TOGETHER_S = 1.0
-"""Processes that end in one way within this time do so for one reason; an error says its reason itself."""
 _CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
 _PROBLEM_CODES = {
     str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
@@ -201,8 +199,7 @@ def _without_nvls(timeline: Timeline, stumbles: Sequence[Stumble]) -> Finding:
 
 def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
     first = stumbles[0]
-    alike = [s for s in stumbles if (s.cause, s.told) == (first.cause, first.told)]
-    blamed = tuple(sorted(s.rank for s in alike if s.source == "report" or s.time_s <= first.time_s + TOGETHER_S))
+    blamed = tuple(sorted(s.rank for s in stumbles if (s.cause, s.told) == (first.cause, first.told)))
     others = [s for s in stumbles if s.rank not in blamed]
     return Finding(
         Code.STARTUP_FAILURE,

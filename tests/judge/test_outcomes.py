@@ -96,6 +96,17 @@ def test_the_same_failure_much_later_is_another_one() -> None:
     assert [(c.rank, c.cause) for c in found.consequences if c.cause] == [(2, "exception")]
 
 
+@pytest.mark.parametrize("collected", [False, True])
+def test_ranks_that_fail_alike_before_the_first_test_are_all_blamed(collected: bool) -> None:
+    """They have no group yet, so none fails because another did, however far apart they are."""
+    box = FakeBox().starts_world().readies().collects((0, 1, 2) if collected else ())
+    for rank in range(3):
+        box.exits(rank, 3).after(1.2)
+    found = judged(box.exits(3, 4).after(0.2).gives_up("exit").done())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "exit:3", (0, 1, 2))
+    assert [(c.rank, c.cause) for c in found.consequences] == [(3, "exit:4")]
+
+
 def test_a_skip_before_the_failure_of_a_victim_is_the_cause() -> None:
     box = in_step().skips(2).finishes(2).after(0.1).enters((0, 1, 3), seq=2).after(0.1).loses_peer((0, 1, 3))
     found = judged(box.finishes((0, 1, 3)).ends().done())
