@@ -16,8 +16,9 @@ TESTIMONY_BYTES = 16 << 20
 MAX_GARBAGE_LINES = 10_000
 """In one test; each takes some 5 µs to refuse, and honest ranks send none."""
 
-_VITAL = re.compile(rb'"kind":"(?:reported|finished|rank-broken)"')
-_VITAL_WITHIN_BYTES = 64  # where an honest rank names the kind
+_VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # an honest rank names the kind as early
+_IS_VITAL = re.compile(_VITAL)
+_VITAL_LINES = re.compile(rb"\n" + _VITAL + rb"[^\n]*")
 
 _ONCE_IN_A_LIFE = (ev.RankReady, ev.RankCollected, ev.RankBroken)
 _ONCE_IN_A_TEST = (ev.Finished, ev.Compiled)
@@ -53,12 +54,14 @@ class Line:
 
     def feed(self, data: bytes, now_s: float) -> list[tuple[Fact, float]]:
         """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
+        if self._muted:
+            data = _without_extras(data)
         *lines, self._tail = (self._tail + data).split(b"\n")
         return [heard for line in lines for heard in self._heard(line, now_s)]
 
     def _heard(self, line: bytes, now_s: float) -> list[tuple[Fact, float]]:
-        if self._muted and not _VITAL.search(line, 0, _VITAL_WITHIN_BYTES):
-            return []  # a flood must not cost the box the time that others need
+        if self._muted and not _IS_VITAL.match(line):
+            return []
         try:
             data = read_object(line)
             fact, claimed_s = decode_fact(data), read_time(data.get("t"))
@@ -92,3 +95,11 @@ class Line:
             return []
         self._muted = lost
         return [(Muted(self.rank, lost), self._last_s)]
+
+
+def _without_extras(data: bytes) -> bytes:
+    """What of a flood is read line by line: where portions were cut, and what may be vital. Refusing the rest line by
+    line would cost the box the time that others need.
+    """
+    first, last = data.find(b"\n"), data.rfind(b"\n")
+    return data[:first] + b"".join(_VITAL_LINES.findall(data, first, last)) + data[last:] if first < last else data

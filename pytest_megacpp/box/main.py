@@ -51,7 +51,6 @@ PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ran
 TRIM_EVERY_S = 1.0
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
-MAX_REST_S = 0.25
 FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
 EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
 
@@ -542,7 +541,7 @@ class Box:
         if not data:
             self._hang_up(rank)
             return False
-        line, began_s = self._line(world, rank.rank), time.monotonic()
+        line, began_s = self._line(world, rank.rank), time.thread_time()  # also on a machine that others keep busy
         flooded = line.floods
         with self.recorder.together():
             for fact, at_s in line.feed(data, self.recorder.now_s()):
@@ -550,7 +549,7 @@ class Box:
         if line.endless:
             self._hang_up(rank)
         elif flooded and line.floods and not rank.exited:
-            self._pump.rest(rank.line, min(MAX_REST_S, (time.monotonic() - began_s) / FLOOD_SHARE))
+            self._pump.rest(rank.line, (time.thread_time() - began_s) / FLOOD_SHARE)
         return True
 
     def _hang_up(self, rank: RankProcess) -> None:

@@ -145,6 +145,39 @@ def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
     assert not line.floods
 
 
+def muted_line() -> Line:
+    return Line(0, _muted=ev.Muted.EXTRAS)
+
+
+WORDS = [b"\n", b"x", b'"kind":"finished"', b" " * 44, said(ev.Finished(0, 0, True)), said(ev.Recorded(0, 0, "k", 1))]
+WORDS += [said(ev.Reported(0, 0, when, "passed", 1.0)) for when in ("setup", "call")]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=30).map(b"".join), st.lists(st.integers(1, 200), max_size=8))
+def test_of_a_flood_the_same_is_heard_in_whatever_portions_it_comes(data: bytes, cuts: list[int]) -> None:
+    expected, found = heard(muted_line(), data), list[ev.Fact]()
+    bytewise, portioned = muted_line(), muted_line()
+    assert [fact for byte in data for fact in heard(bytewise, bytes([byte]))] == expected
+    for size in itertools.cycle(cuts or [64]):
+        if not data:
+            break
+        found += heard(portioned, data[:size])
+        data = data[size:]
+    assert found == expected
+
+
+@pytest.mark.parametrize("flood", [b"\n", b"x\n", said(ev.Recorded(0, 0, "k", 1))])
+def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of a quarter of a million of them took the box a tenth of a second, in which it heard no other rank."""
+    looked_at: list[bytes] = []
+    look = Line._heard
+    monkeypatch.setattr(Line, "_heard", lambda self, line, now_s: looked_at.append(line) or look(self, line, now_s))
+    line, last = muted_line(), ev.Finished(0, 0, True)
+    looked_at.clear()
+    assert heard(line, flood * 10_000 + said(last) + flood * 10_000) == [last]
+    assert len(looked_at) <= 3
+
+
 def test_a_flood_of_reports_ends_too() -> None:
     line, found = Line(0), []
     report = ev.Reported(0, 0, "call", "passed", 1.0, sections=(("log", "x" * 4000),))
