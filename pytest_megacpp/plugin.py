@@ -34,6 +34,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--gate-since gates lane tests, and none were asked for: add -m LANE or --surface")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """pytest asks nobody about the exit code of a session that never began: a conftest may have left it, or answered
+    in its place.
+    """
+    code = yield
+    option = config.option
+    if code != pytest.ExitCode.OK or option.help or option.version or option.markers:
+        return code
+    from pytest_megacpp.desk.lanes import LaneMarks
+
+    marks = config.pluginmanager.get_plugin("megacpp-marks") or LaneMarks(config)
+    runner = config.pluginmanager.get_plugin("megacpp-runner")
+    if marks.is_gated and not (runner and runner.is_over):
+        raise pytest.UsageError("--gate-since: the session was left before it began, so nothing was checked")
+    return code
+
+
 def pytest_unconfigure(config: pytest.Config) -> Iterator[None] | None:
     runner = config.pluginmanager.get_plugin("megacpp-runner")
     if runner is not None:

@@ -32,6 +32,7 @@ class Gatekeeper:
     complaints: list[str] = field(default_factory=list)
     left_out: int = 0
     unguarded: int = 0
+    _has_looked: bool = False
     _wanted: dict[str, pytest.Item] = field(default_factory=dict)
     _executed: set[str] = field(default_factory=set)
     _skipped_files: dict[str, str] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class Gatekeeper:
 
     def check_selection(self, items: Sequence[pytest.Item]) -> None:
         """What was wanted and isn't selected, and rules that are triggered and find nothing to run."""
+        self._has_looked = True
         selected = {self.name(item) for item in items}
         guarded = [name for name in self._wanted if self.gate.deciding(name)]
         dropped = [name for name in guarded if name not in selected]
@@ -126,6 +128,11 @@ class Gatekeeper:
             self._executed.add(self.name(item))
         elif self.must_run(item):  # of a run that was submitted without this gate
             self._complain(f"{_named([self.name(item)])} skipped, though a triggered rule guards it")
+
+    def check_collected(self) -> None:
+        """That tests were collected at all."""
+        if not self._has_looked:
+            self._complain("the session was left before its tests were collected")
 
     def check_results(self, selected: Sequence[pytest.Item], reported: set[pytest.Item]) -> None:
         """Selected and never reported, and triggered rules of which nothing ran."""

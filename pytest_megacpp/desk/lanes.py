@@ -41,6 +41,11 @@ class LaneMarks:
     def _is_named(self, lane: str) -> bool:
         return bool(re.search(rf"(?<![\w.-])(?<!not ){re.escape(lane)}(?![\w.-])", self._expression))
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether this session must not be green by absence."""
+        return bool(self.asked and self.options.gate_since and not self.in_rank and not self.in_worker)
+
     def asked_lane_of(self, item: pytest.Item) -> str | None:
         """The lane an item belongs to, if it was asked for."""
         lane = self.lane_of(item)

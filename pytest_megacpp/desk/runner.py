@@ -77,6 +77,7 @@ class LaneRunner:
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
         self._interrupted = False
+        self.is_over = False
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
         self.distributed = _is_distributed(config)
@@ -163,10 +164,10 @@ class LaneRunner:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
         collected = list(items)
-        yield
-        if self._gatekeeper is not None:
-            refused = self._gatekeeper.sort_out(collected, items)
-            if refused:
+        try:
+            return (yield)
+        finally:  # whoever leaves the session here, the gate's own selection stands
+            if self._gatekeeper is not None and (refused := self._gatekeeper.sort_out(collected, items)):
                 self._config.hook.pytest_deselected(items=refused)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -188,11 +189,12 @@ class LaneRunner:
         conftest may run the tests in a loop of its own.
         """
         self._start_all(session)
-        try:
-            return (yield)
-        except KeyboardInterrupt:  # a second one may keep pytest from saying so by its exit code
-            self._interrupted = True
-            raise
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """A second one, while other plugins hear of the first, keeps pytest from saying so by its exit code."""
+        self._interrupted = isinstance(excinfo.value, KeyboardInterrupt)
 
     def _start_all(self, session: pytest.Session) -> None:
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
@@ -336,8 +338,8 @@ class LaneRunner:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        stopped = bool(session.shouldfail or session.shouldstop)
-        in_order = exitstatus in _IN_ORDER or (
+        self.is_over, stopped = True, bool(session.shouldfail or session.shouldstop)
+        in_order = (exitstatus in _IN_ORDER and not self._interrupted) or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
         missing, is_green = self._without_a_result(session), exitstatus in _GREEN
@@ -346,7 +348,7 @@ class LaneRunner:
         if self.unreported and is_green:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         complete = not missing or stopped or bool(self.unreported)
-        if not session.config.option.collectonly:
+        if not _only_lists(session.config):
             self._close_gate(session, finished=complete and in_order and not stopped)
         for run in self._runs:
             run.meta = replace(run.meta, unreported=tuple(item.nodeid for item in self.unreported))
@@ -356,8 +358,7 @@ class LaneRunner:
 
     def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
         """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass."""
-        option = session.config.option
-        if option.collectonly or option.showfixtures or option.show_fixtures_per_test:
+        if _only_lists(session.config):
             return []
         selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
         return [item for item in selected if item not in self._reported]
@@ -367,6 +368,8 @@ class LaneRunner:
         keeper = self._gatekeeper
         if keeper is None:
             return
+        if finished:
+            keeper.check_collected()
         if finished and (self._place_of or self.unreported) and not self._options.detach:
             keeper.check_results(tuple(dict.fromkeys((*self._place_of, *self.unreported))), self._reported)
         if self._made is not None and finished:
@@ -451,6 +454,12 @@ def _is_distributed(config: pytest.Config) -> bool:
     """As pytest-xdist itself decides, once it has read its options."""
     option = config.option
     return bool(getattr(option, "dist", "no") != "no" and getattr(option, "tx", None)) and not option.collectonly
+
+
+def _only_lists(config: pytest.Config) -> bool:
+    """Whether pytest was asked for what it knows, and runs no test."""
+    names = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+    return any(getattr(config.option, name, None) for name in names)
 
 
 def _made_before(options: Options, lanes: Sequence[str]) -> Recorded | Elsewhere | None:

@@ -43,6 +43,13 @@ LEAVES = """
     def pytest_runtest_logfinish():
         pytest.exit("that is enough", returncode=0)
 """
+INTERRUPTED_TWICE = """
+    def pytest_collection_finish(session):
+        raise KeyboardInterrupt
+
+    def pytest_keyboard_interrupt(excinfo):
+        raise KeyboardInterrupt
+"""
 OWN_LOOP = """
     import os
     import pytest
@@ -56,6 +63,11 @@ OWN_LOOP = """
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         return True
 """
+
+
+def leaves(hook: str) -> str:
+    """A conftest that leaves the session in a hook, with a green exit code."""
+    return f"import pytest\n\ndef {hook}(): pytest.exit('there is no GPU', returncode=0)\n"
 
 
 def assert_red(ran: Ran, unreported: list[str], culprit: str) -> None:
@@ -105,20 +117,83 @@ def test_a_loop_of_the_project_s_own_gets_results(project: Project) -> None:
     assert "never reported" not in ran.text
 
 
-def test_under_a_gate(tmp_path: Path) -> None:
-    gated = Gated(tmp_path / "project")
+@pytest.fixture
+def gated(tmp_path: Path) -> Gated:
+    """A change that wants two tests run."""
+    made = Gated(tmp_path / "project")
+    made.write("kernels/rms.py", "changed")
+    return made
+
+
+def test_under_a_gate(gated: Gated) -> None:
     gated.write("suites/kernels/conftest.py", PROTOCOL)
-    gated.write("kernels/rms.py", "changed")
     ran = gated.pytest(*GATE)
     assert_red(ran, ["test_one", "test_two"], "suites/kernels/conftest.py implements pytest_runtest_protocol")
     assert ran.run is not None
     assert any("never reported" in complaint for complaint in ran.run["gate"]["complaints"])
 
 
+def test_a_session_that_is_left_before_its_tests(project: Project) -> None:
+    project.write("conftest.py", leaves("pytest_collection_modifyitems"))
+    project.write("test_a.py", TESTS)
+    ran = project.pytest(*LANE)
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert "2 selected, but never reported, so the session fails" in ran.text
+
+
+@pytest.mark.parametrize(
+    "conftest",
+    [
+        leaves("pytest_configure"),
+        leaves("pytest_sessionstart"),
+        "def pytest_cmdline_main(): return 0\n",
+    ],
+    ids=["configure", "start", "answered"],
+)
+def test_a_session_that_never_begins_is_not_green_under_a_gate(gated: Gated, conftest: str) -> None:
+    gated.write("conftest.py", conftest)
+    ran = gated.pytest(*GATE)
+    assert ran.code == pytest.ExitCode.USAGE_ERROR
+    assert "the session was left before it began, so nothing was checked" in ran.text
+    assert gated.pytest(*LANE).code == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("hook", "complaint"),
+    [
+        ("pytest_collection", "left before its tests were collected"),
+        ("pytest_collection_modifyitems", "test_two were selected, but never reported"),
+    ],
+)
+def test_a_session_that_is_left_under_a_gate(gated: Gated, hook: str, complaint: str) -> None:
+    gated.write("conftest.py", leaves(hook))
+    ran = gated.pytest(*GATE)
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.run is not None
+    complaints = ran.run["gate"]["complaints"]
+    assert any(complaint in one for one in complaints)
+    assert not any("none was collected" in one for one in complaints)
+
+
+def test_under_a_gate_pytest_still_says_what_it_knows(gated: Gated) -> None:
+    for only in ("--markers", "--cache-show"):
+        assert gated.pytest(*GATE, only).code == pytest.ExitCode.OK
+
+
+def test_an_impatient_interrupt_is_no_missing_result(project: Project) -> None:
+    """The second one comes while plugins hear of the first, so pytest knows no exit code of an interrupt."""
+    project.write("conftest.py", INTERRUPTED_TWICE)
+    project.write("test_a.py", TESTS)
+    ran = project.pytest(*LANE)
+    assert ran.code != pytest.ExitCode.OK
+    assert "KeyboardInterrupt" in ran.text
+    assert "never reported" not in ran.text
+
+
 def test_what_is_only_collected_needs_no_result(project: Project) -> None:
     project.write("conftest.py", PROTOCOL)
     project.write("test_a.py", TESTS)
-    for only in ("--collect-only", "--fixtures"):
+    for only in ("--collect-only", "--fixtures", "--fixtures-per-test"):
         ran = project.pytest(*LANE, only)
         assert ran.code == pytest.ExitCode.OK
         assert "never reported" not in ran.text
