@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -117,6 +118,7 @@ class Box:
         try:
             self._loop()
         except StartFailed as e:
+            traceback.print_exception(e)  # in box.log
             self.recorder.write(ev.ProblemFound("environment", "start", str(e), e.mend))
             self.recorder.write(ev.RunFinished("refused"))
         finally:
@@ -351,7 +353,7 @@ class Box:
         world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
         self.worlds[world.name] = world
         self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
-        world.start(self._rank_environment(), self._how_to_start())
+        world.start(self._rank_environment(), self._how_to_start(world.size))
         take_signals(self)  # elastic put its own handlers in place
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
         self._watch(world)
@@ -363,9 +365,9 @@ class Box:
             else:
                 self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
 
-    def _how_to_start(self) -> StartMethod:
+    def _how_to_start(self, ranks: int) -> StartMethod:
         """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children. One
-        that was killed has a successor.
+        that was killed has a successor. Raises StartFailed.
         """
         if self._start_method == "forkserver" and not forkserver_is_alive():
             self._start_method = None
@@ -373,7 +375,7 @@ class Box:
             try:
                 self._preload()
             except Exception as e:
-                raise StartFailed(self.plan.ranks, e) from e
+                raise StartFailed(ranks, e) from e
         if self._start_method is None:
             self._wait_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
             report = json.loads(self._report.read_text()) if self._report.exists() else {}

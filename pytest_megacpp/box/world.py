@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -99,7 +98,6 @@ class World:
         try:
             self._start(environment, method)
         except Exception as e:
-            traceback.print_exc()
             raise StartFailed(self.size, e) from e
 
     def _start(self, environment: Mapping[str, str], method: StartMethod) -> None:

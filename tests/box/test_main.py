@@ -1,31 +1,79 @@
-"""The box's loop, piece by piece: how long a flooding rank is left alone."""
+"""The box's loop, piece by piece: a world that can't be started, and how long a flooding rank is left alone."""
 
 import contextlib
+import errno
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pytest_megacpp.box import main
 from pytest_megacpp.box.line import MAX_GARBAGE_LINES
 from pytest_megacpp.box.main import FLOOD_SHARE, Box
 from pytest_megacpp.box.recorder import Recorder
 from pytest_megacpp.box.world import RankProcess, World
-from pytest_megacpp.recording.plan import Plan, SeedPlan
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.wire import read_all
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
-    """One that doesn't run."""
-    plan = Plan("r1", "h200x8", "local", "H200", 8, 8, True, False, (), (), "/", SeedPlan())
+    """With a test of two ranks, in a run of eight."""
+    test = PlannedTest("a.py::test", 2, "full", ev.Limits())
+    plan = Plan("r1", "h200x8", "local", "H200", 8, 8, True, False, (test,), (), "/", SeedPlan())
     recorder = Recorder(str(tmp_path / "recording.jsonl"), "r1", Redactor({}))
-    made = Box(plan, tmp_path, recorder, Redactor({}), tmp_path)
+    made = Box(plan, tmp_path, recorder, Redactor({}), tmp_path, control=-1)
     yield made
     made._pump.close()
     made.oom.close()
     recorder.close()
+
+
+def fails(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def problem_of_a_start(box: Box, monkeypatch: pytest.MonkeyPatch) -> ev.ProblemFound:
+    for step in ("_environment", "_preflight", "_warmth", "_prepare", "_fetch"):
+        monkeypatch.setattr(box, step, lambda: True)
+    box._admission = SimpleNamespace(close=lambda: None)  # type: ignore[assignment]
+    box.run()
+    found = [event.fact for event in read_all((box.directory / "recording.jsonl").read_bytes())]
+    assert ev.RunFinished("refused") in found
+    (problem,) = [fact for fact in found if isinstance(fact, ev.ProblemFound)]
+    return problem
+
+
+def test_a_forkserver_that_has_no_successor(
+    box: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advice is to read the box's log, so it has to be there."""
+    box._start_method = "forkserver"
+    monkeypatch.setattr(main, "forkserver_is_alive", lambda: False)
+    monkeypatch.setattr(main, "start_forkserver", fails(ValueError("no such module")))
+    problem = problem_of_a_start(box, monkeypatch)
+    assert problem.detail == "2 ranks can't be started here: ValueError: no such module"
+    assert "box.log" in problem.mend
+    assert capsys.readouterr().err.count("in fail\n") == 1
+
+
+def test_a_world_that_can_not_be_started(
+    box: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(box, "_how_to_start", lambda *_: "spawn")
+    monkeypatch.setattr(World, "_start", fails(OSError(errno.EMFILE, "Too many open files")))
+    problem = problem_of_a_start(box, monkeypatch)
+    assert problem.detail == "2 ranks can't be started here: OSError: [Errno 24] Too many open files"
+    assert "ulimit -n" in problem.mend
+    assert capsys.readouterr().err.count("in fail\n") == 1
 
 
 @pytest.fixture
