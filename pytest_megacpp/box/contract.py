@@ -395,10 +395,11 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
 
 
 _VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
+_BUT_COMPAT = r"(?!(?:.*/)?compat(?:/|$))"
 _VENDOR_DIRECTORY = re.compile(
-    r"/(?:usr/local|opt)/cuda(?:[-_]?[\d.]+)?(?:/|$)"  # a toolkit: lib64, targets, extras/CUPTI
+    rf"/(?:usr/local|opt)/cuda(?:[-_]?[\d.]+)?(?:/{_BUT_COMPAT}|$)"  # a toolkit: lib64, targets, extras/CUPTI
     r"|/(?:site|dist)-packages/nvidia/"  # Python's nvidia-* packages, of whichever environment
-    r"|/nvidia/hpc_sdk/"
+    rf"|/nvidia/hpc_sdk/{_BUT_COMPAT}"
     rf"|/(?:lib)?(?:nccl|cudnn)(?:[-_]?v?{_VERSION}|-linux-[\w.-]+-archive)?(?:/|$)"  # an NCCL or cuDNN of its own
 )
 
@@ -408,8 +409,7 @@ def is_vendor_directory(path: str) -> bool:
     `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so the driver's libraries, which nobody else brings:
     `/usr/local/nvidia/lib64`, and a toolkit's `compat` for a driver that is older than torch's CUDA.
     """
-    plain = os.path.normpath(path)
-    return _VENDOR_DIRECTORY.search(plain) is not None and "compat" not in plain.split("/")
+    return _VENDOR_DIRECTORY.search(os.path.normpath(path)) is not None
 
 
 def library_path(user_env: Mapping[str, str], chosen: Collection[str] = ()) -> str | None:

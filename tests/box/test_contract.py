@@ -156,6 +156,12 @@ DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
             "/venv/lib/python3.11/site-packages/nvidia/nccl/lib",
         ),
         (
+            "/home/me/compat/venv/lib/python3.12/site-packages/nvidia/nccl/lib:/opt/compat/nccl-2.19/lib:/mine",
+            "/mine",
+            "/home/me/compat/venv/lib/python3.12/site-packages/nvidia/nccl/lib, /opt/compat/nccl-2.19/lib",
+        ),
+        ("/opt/compat/../cuda/lib64", None, "/opt/compat/../cuda/lib64"),
+        (
             "/opt/nccl/build/lib:/usr/local/cudnn-9.1/lib:/mine",
             "/mine",
             "/opt/nccl/build/lib, /usr/local/cudnn-9.1/lib",
@@ -180,6 +186,8 @@ def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept:
         DRIVER,
         f"/usr/local/lib/python3.12/dist-packages/torch/lib:/usr/local/cuda/compat/lib:{DRIVER}",  # nvcr.io/pytorch
         "/usr/local/cuda-13.0/compat",
+        "/usr/local/cuda//./lib64/../compat/lib.real",
+        "/opt/nvidia/hpc_sdk/Linux_x86_64/25.1/cuda/12.6/compat",
         "/usr/local/cuda-samples/lib",
         "/usr/lib/x86_64-linux-gnu",
         "/home/me/cuda/lib",
