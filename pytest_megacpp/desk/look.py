@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_megacpp.desk import runs
+from pytest_megacpp.desk.markers import Expectation
+from pytest_megacpp.desk.outcomes import drill_result
 from pytest_megacpp.desk.rundir import RECORDING, RUN_JSON, read_run_json, run_paths
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
+from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
@@ -38,13 +41,18 @@ class Judged:
         return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
 
     @property
+    def so_far(self) -> tuple[TestResult, ...]:
+        """As the run will report them, which so far may have said nothing of them."""
+        return tuple(_drilled(test, _entry(test, self.document).get("expects")) for test in self.result.tests)
+
+    @property
     def bad(self) -> list[TestResult]:
         """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said. Of a run
         that goes on, only what is through: the others have no verdict yet.
         """
         tests = self.result.tests
         if self.goes_on:
-            tests = tuple(test for test in tests if is_through(test, self.timeline))
+            tests = tuple(test for test in self.so_far if is_through(test, self.timeline))
         return [test for test in tests if _reported(test, self.document) in BAD]
 
 
@@ -120,7 +128,7 @@ def run_shown(seen: Judged) -> Iterator[str]:
     yield from columns([_row(seen.run, seen.document)])
     yield _typed(seen.run)
     if seen.goes_on:
-        yield from running_lines(seen.timeline, seen.result.tests, _silent_s(seen.run))
+        yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
     if seen.document.get("status") == RunStatus.DETACHED:
         yield f"it works on without this desk: pytest --attach {seen.run.name}"
     for test in seen.bad:
@@ -143,6 +151,14 @@ def judgement_shown(seen: Judged) -> Iterator[str]:
 def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
     told = _entry(test, document).get("outcome")
     return told if isinstance(told, str) else test.outcome
+
+
+def _drilled(test: TestResult, expects: object) -> TestResult:
+    """A fault drill passes by the verdict that it expects."""
+    try:
+        return drill_result(test, from_json(Expectation, expects))[0]
+    except CodecError:
+        return test
 
 
 def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_int
 from pytest_megacpp.desk.session import LaneRun, climbed_lines, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.desk.unreported import unreported_lines
+from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -230,6 +231,8 @@ class LaneRunner:
             self._place(run, selected, index_of)
 
     def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
+        drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
+        run.meta = replace(run.meta, drills=drills)
         self._runs.append(run)
         self._place_of |= {one.item: _Placed(run, index_of[one.item.nodeid], one.drill) for one in selected}
 

@@ -47,7 +47,7 @@ class Ids:
 class RunMeta:
     """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit. `gate`
     is what a change-based gate decided, None without one; `unreported`: node ids of the selected tests of the session
-    that never got a result there, which makes it red.
+    that never got a result there, which makes it red; `drills`: the verdicts that fault drills expect, by node id.
     """
 
     run_id: str
@@ -65,6 +65,7 @@ class RunMeta:
     cost: Cost = field(default_factory=Cost)
     gate: Mapping[str, Json] | None = None
     unreported: tuple[str, ...] = ()
+    drills: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def session_failed(self) -> bool:
@@ -94,7 +95,7 @@ def run_json(
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "tests": [
-            _test(nodeid, results.get(i), receipts.get(i), cost_of_test(run, timeline, i))
+            _test(nodeid, results.get(i), receipts.get(i), cost_of_test(run, timeline, i), run.drills.get(nodeid))
             for i, nodeid in enumerate(nodeids)
         ],
         "counts": _counts(results.values(), len(nodeids)),
@@ -173,12 +174,13 @@ def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
     return cost(seconds, run.rate)
 
 
-def _test(nodeid: str, result: TestResult | None, receipt: str | None, spent: Cost) -> Json:
+def _test(nodeid: str, result: TestResult | None, receipt: str | None, spent: Cost, expects: Json) -> Json:
     return {
         "nodeid": nodeid,
         "outcome": str(result.outcome) if result else None,
         "verdict": str(result.verdict.code) if result else None,
         "receipt": receipt,
+        "expects": expects,
         "cost": to_json(spent),
     }
 

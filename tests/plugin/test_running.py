@@ -12,7 +12,9 @@ TESTS = """
 
     pytestmark = pytest.mark.h200x8(ranks=2)
 
-    def test_quick(): pass
+    @pytest.mark.expect_verdict("test-failed")
+    def test_quick():
+        assert False
 
     def test_slow():
         time.sleep(300)

@@ -236,19 +236,23 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
         ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2, "gpus": {"driver": "570"}, "machine": RENTED}, ("NVIDIA H200",)),
     )
     nodeids = [NODEID, "other"]
-    running = run_json(META, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
+    expects = {"code": "rank-death", "ranks": [3], "cause": None}
+    meta = replace(META, drills={"other": expects})
+    running = run_json(meta, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
     over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)
     assert RUN == set(running) == set(over)
     assert list(over)[:3] == ["schema", "run_id", "status"]
     unknown = {"outcome": None, "verdict": None, "receipt": None}
     assert [{k: v for k, v in test.items() if k != "cost"} for test in running["tests"]] == [  # type: ignore[union-attr]
-        {"nodeid": name, **unknown} for name in nodeids
+        {"nodeid": NODEID, **unknown, "expects": None},
+        {"nodeid": "other", **unknown, "expects": expects},
     ]
     assert over["tests"][0] == {  # type: ignore[index]
         "nodeid": NODEID,
         "outcome": "failed",
         "verdict": "rank-death",
         "receipt": "receipts/x.json",
+        "expects": None,
         "cost": over["tests"][0]["cost"],  # type: ignore[index, call-overload]
     }
     assert over["counts"]["failed"] == 1  # type: ignore[index, call-overload]
