@@ -288,3 +288,15 @@ log.write(b'last\\n')
     assert read.text.startswith("line 000000\nline 000001\n")
     assert read.text.endswith("last\n")
     assert os.stat(path).st_size < 1_000_000
+
+
+def test_what_is_written_on_while_a_log_is_cut_makes_the_cut_no_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets into what was written since would be off by as much."""
+    log, append = tmp_path / "log", logs_module._append
+    log.write_bytes(b"x" * 1000)
+    monkeypatch.setattr(logs_module, "_append", lambda fd, data: (append(fd, data), append(fd, b"y" * 100)))
+    shorter = logs_module.cut_out(str(log), 100, 900)
+    assert 1100 - shorter == log.stat().st_size
+    assert log.read_bytes().endswith(b"x" * 100 + b"y" * 100)
