@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.credentials import is_credential
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.redact import is_credential
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import Cost, Rate, cost
 from pytest_megacpp.report.seed import seed_json
