@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_megacpp.box import process
@@ -34,16 +35,18 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
     if float(lease_s) > 0:
         control.listening()
     Desk(control)
+    planned = json.loads(Path(plan).read_text(encoding="utf-8"))
     with (run / "box.log").open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("start.py")), "__main__", plan, directory],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            cwd=json.loads(Path(plan).read_text(encoding="utf-8"))["cwd"],
+            cwd=planned["cwd"],
             start_new_session=True,
         )
     status = _watch(guard, control, float(lease_s), Echo(run / "recording.jsonl"))
+    _clean(run / "box.log", planned.get("environment", {}))
     if keep:
         _keep(run, Path(keep))
     control.say_ended(status)
@@ -108,6 +111,15 @@ class Echo:
                 line = line[os.write(1, line) :]
         except OSError:
             self._broken = True  # nobody keeps what is said here; the run goes on
+
+
+def _clean(log: Path, configured: Mapping[str, str]) -> None:
+    """Takes secrets out of what guard and box wrote, which only ends when they do. Most write nothing."""
+    if log.exists() and log.stat().st_size:
+        from pytest_megacpp.box.recorder import redact_file
+        from pytest_megacpp.recording.redact import Redactor
+
+        redact_file(str(log), Redactor({**os.environ, **configured}))
 
 
 def _keep(run: Path, keep: Path) -> None:

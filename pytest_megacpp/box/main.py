@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -636,17 +636,32 @@ def take_signals(box: Box) -> None:
         signal.signal(sig, lambda number, _: box.stop("interrupted", f"the box got {signal.Signals(number).name}"))
 
 
+def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:
+    """The box itself needs no secret of a test's id; ranks read the plan in scratch."""
+    ids = redactor.ids(test.nodeid for test in plan.tests)
+    return replace(plan, tests=tuple(replace(test, nodeid=one) for test, one in zip(plan.tests, ids, strict=True)))
+
+
+def _clean_plan(path: str, redactor: Redactor) -> None:
+    """The run keeps a plan without the configured secrets. Where box and desk are killed before, the next desk needs
+    them to know what to take out of the logs (`desk/leftovers.py`).
+    """
+    if not redact_file(path, redactor):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...] = ()) -> int:
     """Runs the plan in the file; returns the exit status of the box. `scratch` is removed at the end, `signals` are
     those that were ignored or blocked when the box was started.
     """
     plan = from_json(Plan, json.loads(Path(plan_path).read_text(encoding="utf-8")))
     redactor = Redactor({**os.environ, **plan.environment})
+    plan = _as_recorded(plan, redactor)
     sys.path[:] = dict.fromkeys((*plan.path, *sys.path))
     multiprocessing.current_process()._config["tempdir"] = scratch  # type: ignore[attr-defined]  # for its sockets
     try:
         shutil.copyfile(plan_path, Path(scratch) / "plan.json")
-        redact_file(plan_path, redactor)  # the run keeps a plan without the configured secrets
         recorder = Recorder(str(Path(directory) / "recording.jsonl"), plan.run_id, redactor)
         box = Box(plan, Path(directory), recorder, redactor, Path(scratch), signals=signals)
         take_signals(box)
@@ -657,5 +672,6 @@ def serve(plan_path: str, directory: str, scratch: str, signals: tuple[str, ...]
         return os.EX_CANTCREAT
     finally:
         process.end_all(p.pid for p in process.descendants(os.getpid()))
+        _clean_plan(plan_path, redactor)
         shutil.rmtree(scratch, ignore_errors=True)
     return 0

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -105,11 +106,18 @@ class Recorder:
         os.close(self._fd)
 
 
-def redact_file(path: str, redactor: Redactor) -> None:
-    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched."""
+def _for_us(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def redact_file(path: str, redactor: Redactor) -> bool:
+    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched. Who may read it stays.
+    Returns whether no secret is left.
+    """
     beside = f"{path}.tmp"
     try:
-        with open(path, **_AS_WRITTEN) as log, open(beside, "w", **_AS_WRITTEN) as copy:
+        with open(path, **_AS_WRITTEN) as log, open(beside, "w", opener=_for_us, **_AS_WRITTEN) as copy:
+            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(log.fileno()).st_mode))
             changed = False
             while portion := log.read(PORTION_CHARS) + log.readline(PORTION_CHARS):
                 cleaned = redactor.text(portion)
@@ -119,3 +127,5 @@ def redact_file(path: str, redactor: Redactor) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(beside)
+        return False
+    return True

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pytest_megacpp.desk.session import POLL_S, LaneRun
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
 from pytest_megacpp.recording.plan import Plan, PlannedTest
-from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.redact import Redactor, number_of
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
@@ -134,7 +135,7 @@ class Elsewhere:
             raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
         box.end()
         before.put_back()
-        asked = Asked(self._lanes[0] if self._lanes else "", self._options, nodeids)
+        asked = Asked(self._lanes[0] if self._lanes else "", self._options, Redactor(os.environ).ids(nodeids))
         known = before.account(asked, problem)
 
         def lose(run: LaneRun) -> None:
@@ -181,17 +182,39 @@ def _recorded_run(
     started = timeline.started
     assert started is not None
     recorded = _tests(timeline)
-    index_of = {test.nodeid: index for index, test in enumerate(recorded)}
+    redactor = Redactor(os.environ)
+    index_of = recorded_as(nodeids, [test.nodeid for test in recorded], redactor.text)
     unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
     index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
     missing = [PlannedTest(nodeid, started.ranks, "full", Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
-    run = LaneRun(plan, directory, Redactor(os.environ), _meta(plan, started), heard or Timeline())
+    run = LaneRun(plan, directory, redactor, _meta(plan, started), heard or Timeline())
     begin(run)
+    similar = {number_of(redactor.text(test.nodeid))[0] for test in recorded}
     for nodeid in unknown:
-        run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid))
+        ambiguous = redactor.text(nodeid) in similar
+        run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid, ambiguous=ambiguous))
     return run, index_of
+
+
+def recorded_as(nodeids: Sequence[str], recorded: Sequence[str], redact: Callable[[str], str]) -> dict[str, int]:
+    """The place in a recording of each node id that is found there. Ids with secrets are recorded without them, and
+    numbered in their own order where that makes them equal: they are found if all of them are there, here and there.
+    """
+    found = {nodeid: index for index, nodeid in enumerate(recorded)}
+    there: dict[str, dict[int, int]] = defaultdict(dict)
+    for index, nodeid in enumerate(recorded):
+        text, number = number_of(redact(nodeid))
+        there[text][number] = index
+    here: dict[str, list[str]] = defaultdict(list)
+    for nodeid in sorted(set(nodeids)):
+        here[redact(nodeid)].append(nodeid)
+    for text, alike in here.items():
+        places = there[text]
+        if sorted(places) == list(range(1, len(alike) + 1)):
+            found |= {nodeid: places[number] for number, nodeid in enumerate(alike, 1) if nodeid not in found}
+    return {nodeid: found[nodeid] for nodeid in nodeids if nodeid in found}
 
 
 def _tests(timeline: Timeline) -> list[PlannedTest]:
@@ -237,8 +260,11 @@ def _meta(plan: Plan, started: RunStarted) -> RunMeta:
     )
 
 
-def _not_recorded(index: int, nodeid: str) -> TestResult:
+def _not_recorded(index: int, nodeid: str, *, ambiguous: bool) -> TestResult:
     next_step = "run it itself, or select only tests that the recording has (-k, -m, node ids)"
     summary = "this test is not in the recording"
+    if ambiguous:
+        summary = "which test of the recording this is can't be told: a secret was taken out of its id"
+        next_step = "run it itself, or select all tests whose ids differ in the secret only, as the run did"
     verdict = Verdict(Code.NOT_RUN, summary, cause="not-recorded", next_step=next_step, phase="setup")
     return TestResult(index, nodeid, Outcome.ERROR, verdict)

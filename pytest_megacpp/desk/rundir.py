@@ -3,7 +3,7 @@
 Cheap to import: the start of every session looks for runs that were cut off.
 
 A desk holds an exclusive lock on its run for its life. So a `run.json` that says `running` while nobody holds the
-lock was left by a desk that died, and the next start marks it `interrupted`.
+lock was left by a desk that died, and the next start cleans its files (`leftovers`) and marks it `interrupted`.
 """
 
 import contextlib
@@ -308,6 +308,8 @@ def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
             return None
         problem = _swept(run.name, sweep)
         document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
+        document, unclean = _tidied(run, document)
+        problem = problem or unclean
         _free_reserve(run)
         try:
             replace_file(run / RUN_JSON, dump_json(document))
@@ -323,6 +325,14 @@ def _swept(run_id: str, sweep: Sweep | None) -> str | None:
     except Exception as error:  # cleaning up after another run must not fail this one
         return f"its processes could not be ended: {error!r}"
     return None
+
+
+def _tidied(run: Path, document: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned."""
+    from pytest_megacpp.desk.leftovers import clean, known_secrets, with_receipts
+
+    unclean = clean(run, known_secrets(run))
+    return with_receipts(run, document), unclean
 
 
 def _last_sign(run: Path, now: Now) -> datetime:

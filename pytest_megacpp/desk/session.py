@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from pytest_megacpp.box.logs import shorten
-from pytest_megacpp.box.recorder import redact_file
+from pytest_megacpp.desk.leftovers import clean
 from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import attempts_at, judge_run, judge_test
@@ -35,7 +35,7 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import flight_dumps, record_name
 from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.money import cost
-from pytest_megacpp.report.receipt import receipt, receipt_name
+from pytest_megacpp.report.receipt import receipt, receipt_names
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
 from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, SurfaceFailed
 
@@ -74,6 +74,15 @@ class LaneRun:
     _told: int = 0
     _over: bool = False
     _finished: bool = False
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        """The tests' node ids as they are recorded."""
+        return self.redactor.ids(test.nodeid for test in self.plan.tests)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return receipt_names(self._ids)
 
     def start(self, surface: Surface) -> None:
         """Writes `run.json` as running, then starts the box. A surface that fails ends the run with its words."""
@@ -199,8 +208,7 @@ class LaneRun:
         started = (plan.run_id, meta.started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests))
         self._tell(RunStarted(*started, cwd=plan.cwd, revision=plan.revision))
         for index, test in enumerate(plan.tests):
-            nodeid = self.redactor.text(test.nodeid)
-            self._tell(TestPlanned(index, nodeid, test.ranks, test.must_run, preset=test.preset))
+            self._tell(TestPlanned(index, self._ids[index], test.ranks, test.must_run, preset=test.preset))
 
     def _tell(self, fact: Fact) -> None:
         """What only the desk knows goes where everything else is, behind a line that may be torn."""
@@ -214,7 +222,7 @@ class LaneRun:
         if index not in self.judged:
             result = judge_test(self.timeline, index)
             if result.nodeid == "":
-                result = replace(result, nodeid=self.plan.tests[index].nodeid)
+                result = replace(result, nodeid=self._ids[index])
             self.judged[index] = result
             self._write_flight_records(result)
             self._write_receipt(index, result)
@@ -275,11 +283,9 @@ class LaneRun:
                 time.sleep(POLL_S)
 
     def _redact_logs(self) -> None:
-        """A box that was cut off could not do it."""
-        if self._box is not None and self.timeline.finished is None:
-            for log in self.directory.path.glob("ranks/*/*/*.log"):
-                shorten(str(log))
-                redact_file(str(log), self.redactor)
+        if self._box is not None:
+            problem = clean(self.directory.path, self.redactor, cut_off=self.timeline.finished is None)
+            self.unwritten += [problem] if problem else []
 
     def _tell_the_seed_s_end(self) -> None:
         """A receipt tells of the cache at the end of the run, which comes after its test."""
@@ -304,7 +310,7 @@ class LaneRun:
         for number, code in (codes or {result.number: result.verdict.code}).items():
             test = self.timeline.tests.get(number)
             if test is not None and code not in GREEN:
-                self._write_flight_record(number, test, record_name(self._receipt_name(result), result, number))
+                self._write_flight_record(number, test, record_name(self._receipt_name(result.index), result, number))
 
     def _write_flight_record(self, number: int, test: TestView, name: str) -> None:
         try:
@@ -316,13 +322,13 @@ class LaneRun:
             self.flights[number] = name
 
     def _write_receipt(self, index: int, result: TestResult) -> None:
-        name = f"receipts/{self._receipt_name(result)}"
+        name = f"receipts/{self._receipt_name(index)}"
         document = receipt(result, self.timeline, self._meta_now(), self.flights, redact=self.redactor.text)
         if self._write(name, document):
             self.receipts[index] = name
 
-    def _receipt_name(self, result: TestResult) -> str:
-        return receipt_name(self.redactor.text(result.nodeid))
+    def _receipt_name(self, index: int) -> str:
+        return self._names[index]
 
     def receipt_path(self, index: int, relative_to: Path) -> str | None:
         """Where the user finds the receipt."""
@@ -368,8 +374,9 @@ class LaneRun:
         meta = self._meta_now()
         if status is not RunStatus.RUNNING:
             meta = replace(meta, finished_at=iso(utc_now()))
-        nodeids = [t.nodeid for t in self.plan.tests]
-        document = run_json(meta, status, nodeids, self.judged, self.receipts, self.timeline, redact=self.redactor.text)
+        document = run_json(
+            meta, status, self._ids, self.judged, self.receipts, self.timeline, redact=self.redactor.text
+        )
         self._write("run.json", document)
 
     def _write(self, name: str, document: Mapping[str, object]) -> bool:

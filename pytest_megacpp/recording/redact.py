@@ -58,6 +58,17 @@ class Redactor:
             text = self._outside_placeholders(text, partial(_without, shape))
         return self._outside_placeholders(text, self._without_assigned)
 
+    def ids(self, ids: Iterable[str]) -> list[str]:
+        """Ids without their secrets; those that were different still are: `test[[redacted:KIND]] #2`. The numbers go by
+        the order of the ids themselves, in whatever order they come.
+        """
+        ids = list(ids)
+        alike: dict[str, list[str]] = {}
+        for one in sorted(set(ids)):
+            alike.setdefault(self.text(one), []).append(one)
+        names = {one: numbered(text, n) for text, same in alike.items() for n, one in enumerate(same, 1)}
+        return [names[one] for one in ids]
+
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """`env` with the values of credentials replaced, and secrets taken out of all other values."""
         return {
@@ -88,6 +99,20 @@ class Redactor:
             done += change(text[end : match.start()]), match[0]
             end = match.end()
         return "".join((*done, change(text[end:])))
+
+
+_NUMBER = re.compile(r" #([0-9]{1,6})$")
+
+
+def numbered(text: str, number: int) -> str:
+    """The id of one of several that come to the same text without their secrets."""
+    return text if number == 1 else f"{text} #{number}"
+
+
+def number_of(text: str) -> tuple[str, int]:
+    """What `numbered` was made of."""
+    found = _NUMBER.search(text) if _MARK in text else None
+    return (text[: found.start()], int(found[1])) if found else (text, 1)
 
 
 def _placeholder(label: str) -> str:

@@ -6,7 +6,7 @@ null or empty, and nothing is guessed.
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
@@ -27,12 +27,25 @@ LEAST_TEXT_CHARS = 2_000
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
 
 
-def receipt_name(nodeid: str) -> str:
+def receipt_names(nodeids: Iterable[str]) -> list[str]:
+    """The names of the receipts of a run's tests, all different: of equal node ids (pytest --keep-duplicates) later
+    ones are numbered. An id can hold a secret (a parameter): give them redacted.
+    """
+    before: Counter[str] = Counter()
+    names = []
+    for nodeid in nodeids:
+        names.append(receipt_name(nodeid, before[nodeid]))
+        before[nodeid] += 1
+    return names
+
+
+def receipt_name(nodeid: str, nth: int = 0) -> str:
     """`a/test_b.py::test_c[x]` → `a-test_b.py-test_c-x-1f0c9a2b.json`: readable, unique, safe on any file system.
 
-    A node id can hold a secret (a parameter): give it redacted.
+    `nth`: how many tests before it have this id.
     """
-    digest = hashlib.blake2s(nodeid.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    told = f"{nodeid}\0{nth}" if nth else nodeid
+    digest = hashlib.blake2s(told.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", nodeid)[-MAX_SLUG_CHARS:].strip(".-")
     return f"{slug or 'test'}-{digest}.json"
 

@@ -98,7 +98,7 @@ def run_json(
             _test(nodeid, results.get(i), receipts.get(i), cost_of_test(run, timeline, i), run.drills.get(nodeid))
             for i, nodeid in enumerate(nodeids)
         ],
-        "counts": _counts(results.values(), len(nodeids)),
+        "counts": counts((result.outcome for result in results.values()), len(nodeids)),
         "gate": None if run.gate is None else dict(run.gate),
         "unreported": list(run.unreported),
         **circumstances(run, timeline),
@@ -185,8 +185,9 @@ def _test(nodeid: str, result: TestResult | None, receipt: str | None, spent: Co
     }
 
 
-def _counts(results: Iterable[TestResult], selected: int) -> dict[str, Json]:
-    outcomes = [result.outcome for result in results]
+def counts(outcomes: Iterable[Outcome], selected: int) -> dict[str, Json]:
+    """How many of the selected tests came to what; the others have no result."""
+    outcomes = list(outcomes)
     return {"selected": selected, **{str(outcome): outcomes.count(outcome) for outcome in Outcome}}
 
 

@@ -39,7 +39,7 @@ class LocalSurface:
         plan_path, log_path = run / "plan.json", run / "box.log"
         process.keep_status_of_children()
         try:
-            plan_path.write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
+            _write_for_us(plan_path, json.dumps(to_json(plan), indent=1))  # it has the configured secrets
             with log_path.open("wb") as log:
                 child = subprocess.Popen(
                     [sys.executable, "-P", "-m", "pytest_megacpp.box", str(plan_path), str(run)],
@@ -53,6 +53,12 @@ class LocalSurface:
         except OSError as e:
             raise SurfaceFailed(f"the box could not be started: {e}") from e
         return LocalBox(plan.run_id, child, run / "recording.jsonl", log_path)
+
+
+def _write_for_us(path: Path, text: str) -> None:
+    """A file that nobody else may read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _environment(run_id: str) -> dict[str, str]:

@@ -5,12 +5,14 @@ written whole by the server, and a seed that is being removed is told as damaged
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import IO
 
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, warming_command
+from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.seed import Manifest, Wanted, coverage
 from pytest_megacpp.recording.seed_layout import (
     ARCHIVE,
@@ -102,7 +104,9 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
     """Why a launch that requires a warm seed need not rent a machine: what the desk knows of the shape is enough to say
     that no seed of the volume serves it. None where only the box can tell, which looks again. Raises SeedError.
     """
-    wanted = [Wanted(t.nodeid, t.preset, t.ranks) for t in plan.tests if t.cache_seed == "require" and not t.drill]
+    ids = Redactor({**os.environ, **plan.environment}).ids(t.nodeid for t in plan.tests)  # as the box names them
+    tests = zip(ids, plan.tests, strict=True)
+    wanted = [Wanted(one, t.preset, t.ranks) for one, t in tests if t.cache_seed == "require" and not t.drill]
     if not wanted:
         return None
     asked = (plan.lane, "cpu" if plan.dry_run else plan.gpu, plan.seed.ranks, plan.seed.preset, image)

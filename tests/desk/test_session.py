@@ -224,3 +224,35 @@ def test_flight_records_that_can_not_be_written_cost_no_receipt(tmp_path: Path) 
     run.finish()
     assert [line for line in run.unwritten if "flight/" in line]
     assert json.loads((run.directory.path / run.receipts[0]).read_text())["flight_record"] is None
+
+
+def test_tests_whose_ids_differ_in_a_secret_have_each_their_own_receipt(tmp_path: Path) -> None:
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
+    ids = [f"test_a.py::test[ghp_{letter * 36}]" for letter in "ab"]
+    run.plan = replace(run.plan, tests=tuple(PlannedTest(nodeid, 2, "full", Limits()) for nodeid in ids))
+    run.start(Listening())
+    for index in range(2):
+        run.wait_for(index)
+    run.finish()
+    document = json.loads((run.directory.path / "run.json").read_text())
+    assert len({test["nodeid"] for test in document["tests"]}) == 2
+    for test in document["tests"]:
+        assert json.loads((run.directory.path / test["receipt"]).read_text())["nodeid"] == test["nodeid"]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"ghp_" in p.read_bytes()]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_log_of_a_box_is_cleaned_however_it_ended(tmp_path: Path, finished: bool) -> None:
+    """What its ranks wrote, a box cleans itself unless it is cut off; a plan with secrets stays only until it ends."""
+    box = FakeBox(ranks=2).begins().passes().ends()
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
+    secret = "ghp_" + "aB3" * 12
+    logs = [run.directory.path / "box.log", run.directory.path / "ranks/w1/0/stdout.log"]
+    for log in (*logs, run.directory.path / "plan.json"):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"saw {secret}\n")
+    run.start(Listening((box.done() if finished else box).recording()))
+    run.finish()
+    assert logs[0].read_text() == "saw [redacted:github-token]\n"
+    assert logs[1].read_text() == (f"saw {secret}\n" if finished else "saw [redacted:github-token]\n")
+    assert (run.directory.path / "plan.json").exists() == finished

@@ -39,6 +39,7 @@ BUSY = """
     def test_next(modal_h200x8): pass
 """
 TOKEN = "tok-77aa01c2d9f3"
+PASSWORD = "correct-horse-5150"
 
 
 @dataclass
@@ -200,16 +201,38 @@ def test_a_killed_desk(project: Project) -> None:
 
 
 def test_killed_desk_and_box_together(project: Project) -> None:
-    """The kernel ends the forkserver and its ranks; the rest of what carries the run's id, the next desk."""
+    """The kernel ends the forkserver and its ranks; the rest of what carries the run's id, the next desk. It also takes
+    the secrets out of what ranks wrote, and says what the tests that were through came to.
+    """
+    project.write("pyproject.toml", f'[tool.pytest_megacpp.environment]\nDEPLOY_PASSWORD = "{PASSWORD}"\n')
+    project.write(
+        "test_a.py",
+        """
+        import os
+        import pytest
+
+        @pytest.mark.h200x8(ranks=2)
+        def test_before(modal_h200x8):
+            print(os.environ["DEPLOY_PASSWORD"])
+        """,
+    )
     with busy(project) as desk:
+        assert desk.directory is not None
+        desk.wait_until(lambda: any((desk.directory or Path()).glob("receipts/*.json")))
+        assert (desk.directory / "plan.json").stat().st_mode & 0o077 == 0
         family = Family.of(desk)
         for pid in (family.desk, family.guard, family.box):
             os.kill(pid, signal.SIGKILL)
         desk.wait()
-        project.pytest(*LANE, "--co", "-q")
-        assert desk.directory is not None
-        assert run_json(desk.directory)["status"] == "interrupted"
+        project.pytest(*LANE, "--co", "-q", env={"MY_API_TOKEN": TOKEN})
+        document = run_json(desk.directory)
+        assert document["status"] == "interrupted"
+        assert [test["outcome"] for test in document["tests"]] == ["passed", None, None]
+        assert document["counts"]["passed"] == 1
         desk.assert_nothing_left()
+        files = [path for path in desk.directory.rglob("*") if path.is_file()]
+        assert any(b"[redacted:DEPLOY_PASSWORD]" in path.read_bytes() for path in files)
+        assert [p for p in files for secret in (TOKEN, PASSWORD) if secret.encode() in p.read_bytes()] == []
 
 
 PATIENT = """

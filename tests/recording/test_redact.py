@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.recording.credentials import is_credential
-from pytest_megacpp.recording.redact import SHAPES, Redactor, is_word
+from pytest_megacpp.recording.redact import SHAPES, Redactor, is_word, number_of
 
 PEM = """-----BEGIN RSA PRIVATE KEY-----
 Proc-Type: 4,ENCRYPTED
@@ -277,6 +277,24 @@ def test_a_word_is_taken_out_only_where_it_is_a_secret() -> None:
     assert redactor.text("the postgres server at postgres.local") == "the postgres server at postgres.local"
     for assigned in ("password=postgres", "'password': 'postgres'", "DB_PASSWORD=postgres", "DB_PASS: postgres"):
         assert redactor.text(assigned) == assigned.replace("postgres", "[redacted:DB_PASSWORD]")
+
+
+IDS = ["t.py::a[plain]", f"t.py::a[{drawn(8)}-ghp_{drawn(36)}]", "t.py::b"]
+SAME = [f"t.py::a[ghp_{drawn(36)}]", f"t.py::a[ghp_{drawn(37)}]", "t.py::a[ghp_short]", f"t.py::a[ghp_{drawn(38)}]"]
+
+
+def test_ids_without_secrets_are_as_different_as_before() -> None:
+    redactor = Redactor({})
+    told = redactor.ids([*IDS, *SAME])
+    assert told[0] == IDS[0]
+    assert len(set(told)) == len(told)
+    assert not any(secret in one for one in told for secret in (drawn(36), drawn(37), drawn(38)))
+    assert redactor.ids(told) == told
+    by_id = dict(zip([*IDS, *SAME], told, strict=True))
+    assert redactor.ids(reversed(SAME)) == [by_id[one] for one in reversed(SAME)]
+    assert {number_of(by_id[one]) for one in SAME if "short" not in one} == {
+        ("t.py::a[[redacted:github-token]]", number) for number in (1, 2, 3)
+    }
 
 
 def test_an_environment_keeps_its_names_and_loses_its_secrets() -> None:
