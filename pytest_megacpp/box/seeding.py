@@ -65,6 +65,7 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
         image=plan.seed.image,
         versions=versions,
         settings={n: v for n, v in sorted({**theirs, **ours}.items()) if n not in _NOT_IN_KEYS},
+        project=plan.seed.project,
     )
 
 
@@ -154,9 +155,10 @@ class Seeding:
             self._forget_wanted()
 
     def _nearest(self, others: Sequence[Kept]) -> str:
-        """What keeps the seed of the most similar launch of this lane from counting."""
+        """What keeps the seed of the most similar launch of this project's lane from counting."""
+        mine, projects = self.shape, ("", self.shape.project)
         shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
-        differing = [self.shape.differences(shape) for shape in shapes if shape.lane == self.shape.lane]
+        differing = [mine.differences(s) for s in shapes if s.lane == mine.lane and s.project in projects]
         nearest = min(filter(None, differing), key=len, default=None)
         return f"only of other launches: {'; '.join(nearest)}"[:400] if nearest else ""
 

@@ -283,7 +283,7 @@ def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
         case "drop":
             _say(seeds.dropped(held, arguments.names))
         case "bake":
-            _say(seeds.baked(held, arguments.directory, arguments.lane, desk.settings))
+            _say(seeds.baked(held, arguments.directory, arguments.lane, desk.settings, desk.root))
     return OK
 
 

@@ -22,6 +22,16 @@ def named(git: Git) -> str:
     return f"{git.revision}{'+' * bool(git.dirty)}" if git.revision else ""
 
 
+def origin(directory: Path) -> str | None:
+    """Where the repository was cloned from, as it is configured."""
+    return _git(directory, "config", "--get", "remote.origin.url")
+
+
+def prefix(directory: Path) -> str | None:
+    """The directory as seen from the top of its repository; empty at the top."""
+    return _git(directory, "rev-parse", "--show-prefix")
+
+
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(

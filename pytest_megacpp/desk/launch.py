@@ -150,6 +150,8 @@ def make_plan(
     shape = options.lanes[lane]
     tests = tuple(_planned(s, lane, options, dry_run=place.dry_run) for s in selected)
     ranks = max((t.ranks for t in tests), default=shape.ranks)
+    from pytest_megacpp.desk.seed_options import project_of
+
     invocation, kept = config.invocation_params, options.seed
     return Plan(
         run_id=run_id,
@@ -171,6 +173,7 @@ def make_plan(
             min_bytes=kept.min_bytes,
             keep=kept.keep,
             max_bytes=kept.max_bytes,
+            project=project_of(kept, options.project),
         ),
         run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
         maxfail=int(config.getoption("maxfail", 0) or 0),

@@ -12,7 +12,7 @@ import pytest
 from pytest_megacpp.box.seeds import SeedStore
 from pytest_megacpp.desk.modal_options import read_modal
 from pytest_megacpp.desk.options import read_lanes
-from pytest_megacpp.desk.seed_options import read_seed
+from pytest_megacpp.desk.seed_options import project_of, read_seed
 from pytest_megacpp.desk.words import known
 from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shape
 from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named
@@ -75,7 +75,8 @@ def _shape_told(key: str, seeds: Sequence[Kept]) -> str:
         return f"{key}: nothing readable"
     torch = shape.versions.get("torch") or "of an unknown version"
     parts = (shape.lane, shape.gpu, counted(shape.ranks, "rank"), shape.preset, f"torch {torch}", _devices(shape))
-    return f"{' · '.join(one_line(part, 60) for part in parts)} ({key})"
+    whose = f"{one_line(shape.project, 80)}: " if shape.project else ""
+    return f"{whose}{' · '.join(one_line(part, 60) for part in parts)} ({key})"
 
 
 def _devices(shape: Shape) -> str:
@@ -106,6 +107,8 @@ def shown(seed: Kept) -> Iterator[str]:
 def _facts(made: Manifest) -> Iterator[tuple[str, str]]:
     shape = made.shape
     yield from (("shape", shape.key), ("lane", shape.lane), ("gpu", shape.gpu), ("devices", _devices(shape)))
+    if shape.project:
+        yield "project", shape.project
     yield from (("ranks", str(shape.ranks)), ("preset", shape.preset), ("image", shape.image or "none"))
     yield from (*shape.versions.items(), *shape.settings.items())
     yield from (("run", made.run), ("revision", made.revision or "unknown"), ("made", made.created_at))
@@ -163,8 +166,8 @@ def dropped(held: Shelf, names: Sequence[str]) -> Iterator[str]:
         yield f"dropped {seed.id} ({_size(seed.held_bytes)}); {now_good}"
 
 
-def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str, object]) -> Iterator[str]:
-    """Makes `directory` a store of the last known good seeds of a lane, or of all, and of nothing else. Raises
+def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str, object], root: Path) -> Iterator[str]:
+    """Makes `directory` a store of the project's last known good seeds, of a lane or all, and of nothing else. Raises
     UsageError where something else is in it, and SeedError where no seed is there to go in.
     """
     if lane is not None:
@@ -172,7 +175,8 @@ def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str,
     strange = foreign(os.listdir(directory)) if directory.is_dir() else []
     if strange:
         raise pytest.UsageError(f"{directory} has other things in it ({strange[0]}): name a new directory")
-    goods = list(_goods(held.seeds(), lane))
+    project = project_of(read_seed(settings.get("seed", {}), root), root)
+    goods = list(_goods(held.seeds(), lane, project))
     if not goods:
         whose = f"of lane {lane} " if lane is not None else ""
         raise SeedError(f"no last known good seed {whose}in {held.place}: a green run leaves one (megacpp seed list)")
@@ -186,7 +190,8 @@ def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str,
     yield f"{counted(len(goods), 'seed')} in {directory}: COPY it to an image (docs/seed.md)"
 
 
-def _goods(seeds: Iterable[Kept], lane: str | None) -> Iterator[Manifest]:
-    for seed in seeds:
-        if seed.good and seed.manifest is not None and lane in (None, seed.manifest.shape.lane):
-            yield seed.manifest
+def _goods(seeds: Iterable[Kept], lane: str | None, project: str) -> Iterator[Manifest]:
+    """A project's; those of before projects had names go along, and serve nobody."""
+    for made in (seed.manifest for seed in seeds if seed.good):
+        if made is not None and lane in (None, made.shape.lane) and made.shape.project in ("", project):
+            yield made

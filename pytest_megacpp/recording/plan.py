@@ -45,8 +45,8 @@ class SeedPlan:
     """Where compile caches come from and go to. `mode` is auto, require, cold or refresh, or empty: what there is,
     without a warm-up. `stores` are directories, first the one that is published to (empty: nothing is kept), then those
     that an image brought along. `ranks` and `preset` are the lane's, whatever the selected tests ask for; `image` names
-    the box's image. A seed of fewer than `min_bytes` is too small; a store keeps `keep` of a shape, and `max_bytes`
-    altogether.
+    the box's image, `project` whose seeds these are. A seed of fewer than `min_bytes` is too small; a store keeps
+    `keep` of a shape, and `max_bytes` altogether.
     """
 
     mode: str = "auto"
@@ -57,6 +57,7 @@ class SeedPlan:
     min_bytes: int = 0
     keep: int = 5
     max_bytes: int = 20 << 30
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Shape:
 
     `gpu` as requested (`H200:8`), `devices` as observed, by name, or the CPU's of a dry run; `ranks` is the lane's
     world size. `versions` of torch, triton, CUDA, the driver and Python; `settings` are variables that Inductor and
-    Triton read.
+    Triton read. `project` whose seeds these are; empty in seeds of before, which are nobody's.
     """
 
     lane: str
@@ -43,11 +43,13 @@ class Shape:
     image: str
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    project: str = ""
 
     @property
     def key(self) -> str:
         """A name for the shape, fit for a directory."""
-        told = json.dumps(to_json(self), sort_keys=True).encode("utf-8", "surrogatepass")
+        fields = {name: value for name, value in to_json(self).items() if name != "project" or value}
+        told = json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")
         return hashlib.blake2s(told, digest_size=8).hexdigest()
 
     def differences(self, other: "Shape") -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Shape:
 def _flat(shape: Shape) -> dict[str, str]:
     devices = ", ".join(dict.fromkeys(shape.devices))
     own = {"lane": shape.lane, "gpu": shape.gpu, "devices": f"{len(shape.devices)} × {devices}"}
-    own |= {"ranks": str(shape.ranks), "preset": shape.preset, "image": shape.image}
+    own |= {"ranks": str(shape.ranks), "preset": shape.preset, "image": shape.image, "project": shape.project}
     return {**own, **shape.versions, **shape.settings}
 
 

@@ -109,7 +109,14 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
     wanted = [Wanted(one, t.preset, t.ranks) for one, t in tests if t.cache_seed == "require" and not t.drill]
     if not wanted:
         return None
-    asked = (plan.lane, "cpu" if plan.dry_run else plan.gpu, plan.seed.ranks, plan.seed.preset, image)
+    asked = (
+        plan.lane,
+        "cpu" if plan.dry_run else plan.gpu,
+        plan.seed.ranks,
+        plan.seed.preset,
+        image,
+        plan.seed.project,
+    )
     good = [seed.manifest for seed in shelf.seeds() if seed.good and seed.manifest is not None]
     found = [coverage(seed.tests, wanted, {}) for seed in good if _asked(seed) == asked]
     if any(not one.missing for one in found):
@@ -121,9 +128,9 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
     return ProblemFound("blocked", "seed", f"nothing was rented: {told}", warming_command(plan))
 
 
-def _asked(seed: Manifest) -> tuple[str, str, int, str, str]:
+def _asked(seed: Manifest) -> tuple[str, str, int, str, str, str]:
     shape = seed.shape
-    return shape.lane, shape.gpu, shape.ranks, shape.preset, shape.image
+    return shape.lane, shape.gpu, shape.ranks, shape.preset, shape.image, shape.project
 
 
 @contextlib.contextmanager

@@ -48,6 +48,19 @@ def test_a_seed_that_nobody_made_the_last_known_good_one_is_named(store: SeedSto
     )
 
 
+def test_projects_do_not_get_each_other_s_seeds(store: SeedStore, tmp_path: Path) -> None:
+    """Two projects of one desk, with equal lanes, machines and names of tests."""
+    mine, theirs = replace(SHAPE, project="mine"), replace(SHAPE, project="theirs")
+    made = store.publish(manifest(shape=theirs), fill(tmp_path / "made")).manifest
+    (tmp_path / "cache").mkdir()
+    began = Seeding(plan(store), mine, tmp_path / "cache").begin()
+    assert (began.state, began.covered, began.detail) == ("absent", 0, "")
+    assert not any((tmp_path / "cache").iterdir())
+    ours = store.publish(manifest(shape=mine), tmp_path / "made").manifest
+    assert store.good(theirs.key) == made
+    assert store.good(mine.key) == ours
+
+
 def test_a_damaged_seed_is_named_with_one_that_would_serve(store: SeedStore, tmp_path: Path) -> None:
     fill(tmp_path / "made")
     older = store.publish(manifest(), tmp_path / "made").manifest

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.seed_options import SeedConfig, read_seed
+from pytest_megacpp.desk.seed_options import SeedConfig, project_of, read_seed
 
 GIB = 1 << 30
 
@@ -14,15 +14,22 @@ def test_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_of_it() -> None:
-    toml = "dir = 'build/seeds'\nmin_bytes = 1_000\nkeep = 2\nmax_bytes = 4_000"
+    toml = "dir = 'build/seeds'\nmin_bytes = 1_000\nkeep = 2\nmax_bytes = 4_000\nproject = 'mine'"
     config = read_seed(tomllib.loads(toml), Path("/p"))
-    assert config == SeedConfig(Path("/p/build/seeds"), 1000, 2, 4000)
+    assert config == SeedConfig(Path("/p/build/seeds"), 1000, 2, 4000, "mine")
 
 
 def test_a_directory_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert read_seed({"dir": "~/s"}, Path("/p")).dir == Path("/home/me/s")
     assert read_seed({"dir": "/s"}, Path("/p")).dir == Path("/s")
+
+
+def test_projects_without_a_name_share_only_a_store_that_they_name(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert [project_of(read_seed({}, root), root) for root in (one, two)] == [str(one), str(two)]
+    assert [project_of(read_seed({"dir": "/shared"}, root), root) for root in (one, two)] == ["", ""]
+    assert project_of(read_seed({"dir": "/shared", "project": "mine"}, one), one) == "mine"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +41,7 @@ def test_a_directory_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ("min_bytes = true", "min_bytes must be a whole number"),
         ("dir = 1", "dir must be a text, not 1"),
         ("dir = ''", "dir must be a text"),
+        ("project = 1", "project must be a text, not 1"),
     ],
 )
 def test_nonsense_is_told(toml: str, told: str) -> None:

@@ -195,3 +195,15 @@ def test_sizes(size_bytes: int, told: str) -> None:
 def test_ages() -> None:
     ids = ("20261126-092930-a", "20261126-092859-a", "20261124-000000-a", "20271124-000000-a", "99999999-999999-a")
     assert [seeds._age(seed_id, NOW) for seed_id in ids] == ["now", "1 minute", "2 days", "now", "?"]
+
+
+def test_only_the_project_s_own_seeds_are_baked(megacpp: Megacpp, store: SeedStore, tmp_path: Path) -> None:
+    Path("pyproject.toml").write_text('[project]\nname = "mine"\n')
+    fill(tmp_path / "c")
+    made = [
+        store.publish(manifest(shape=replace(SHAPE, project=p)), tmp_path / "c").manifest for p in ("mine", "other")
+    ]
+    assert megacpp("bake", "baked").code == 0
+    assert [seed.id for seed in SeedStore(Path("baked")).seeds()] == [made[0].id]
+    assert "mine: h200x8 ·" in megacpp("list").out
+    assert "other: h200x8 ·" in megacpp("list").out

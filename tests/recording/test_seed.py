@@ -26,6 +26,7 @@ SHAPE = Shape(
     "default",
     {"torch": "2.13.0", "triton": "3.7.1"},
     {"TORCHINDUCTOR_MAX_AUTOTUNE_GEMM": "0"},
+    "mine",
 )
 
 
@@ -42,6 +43,8 @@ def seeded(name: str, *keys: str, preset: str = "full", cold_s: float | None = N
         ({"preset": "diagnostic"}, "preset diagnostic, here full"),
         ({"devices": ("NVIDIA H100",) * 8}, "devices 8 × NVIDIA H100, here 8 × NVIDIA H200"),
         ({"versions": {"torch": "2.12.0", "triton": "3.7.1"}}, "torch 2.12.0, here 2.13.0"),
+        ({"project": "other"}, "project other, here mine"),
+        ({"project": ""}, "project unset, here mine"),
         ({"settings": {}}, "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM unset, here 0"),
         ({"settings": SHAPE.settings | {"TRITON_X": "1"}}, "TRITON_X 1, here unset"),
     ],
@@ -52,6 +55,11 @@ def test_shapes_that_differ_have_other_keys_and_say_where(changed: dict[str, obj
     assert SHAPE.differences(other) == (told,)
     assert SHAPE.differences(replace(SHAPE)) == ()
     assert replace(SHAPE).key == SHAPE.key
+
+
+def test_seeds_of_before_projects_had_names_can_still_be_read() -> None:
+    """The key that a store of then has for this shape."""
+    assert Shape("h200x8", "H200:8", ("NVIDIA H200",), 8, "full", "default").key == "892e6d01a1841090"
 
 
 WANTED = [Wanted("a", "full", 2), Wanted("b", "full", 2)]
