@@ -98,13 +98,16 @@ def test_the_shape_is_the_lane_s_whatever_was_selected(store: SeedStore) -> None
     """A run of the smaller tests alone finds the seed of all."""
     found = DeviceList(tuple(Device(i, "NVIDIA H200", f"GPU-{i}", 143_771, "570.86") for i in range(8)))
     survey = Survey({"torch": "2.13.0", "python": "3.12.1", "pytest": "9.0"}, {}, found)
-    lane = replace(plan(store), dry_run=False, devices=8, ranks=8, seed=SeedPlan("auto", ("",), ranks=8))
+    lane = replace(
+        plan(store), dry_run=False, devices=8, ranks=8, seed=SeedPlan("auto", ("",), ranks=8, project="mine")
+    )
     environ = {"TRITON_ALLOW_X": "1", "TORCHINDUCTOR_CACHE_DIR": "/mine", "HOME": "/root"}
     whole = shape_of(lane, survey, (), environ)
     assert whole.key == shape_of(replace(lane, devices=2, ranks=2), survey, (), environ).key
     assert whole.devices == ("NVIDIA H200",) * 8
     assert whole.versions == {"torch": "2.13.0", "python": "3.12.1", "driver": "570.86"}
     assert whole.settings == {"TRITON_ALLOW_X": "1"}
+    assert whole.project == "mine"
 
 
 def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: SeedStore, tmp_path: Path) -> None:

@@ -214,6 +214,12 @@ def test_the_terminal_shows_no_secret(ran: Ran, secret: str) -> None:
     assert "401 for [redacted:MY_API_TOKEN]" in ran.text
 
 
+def test_only_its_owner_reads_the_plan_which_names_the_project_of_its_seeds(ran: Ran, project: Project) -> None:
+    plan = directory_of(ran) / "plan.json"
+    assert plan.stat().st_mode & 0o777 == 0o600
+    assert json.loads(plan.read_text())["seed"]["project"] == str(project.root.resolve())
+
+
 def test_nothing_else_lies_in_the_run(ran: Ran) -> None:
     top = {p.name for p in directory_of(ran).iterdir()}
     assert top == {"run.json", "recording.jsonl", "receipts", "ranks", "plan.json", "box.log", ".lock", "flight"}
