@@ -193,11 +193,11 @@ def _looked_before_s(rank: RankView) -> float:
 
 def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
     """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for; or known to
-    wait by a stack of which the kernel can't say whether it is old.
+    wait by a stack of which nothing says whether it is old.
     """
     missing = acted.missing if acted.why == "stall" else ()
     unseen = {r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at()}
-    unsure = {v.rank for v in view.unfinished() if not v.counts_runs and v.blocked_since() is not None}
+    unsure = {v.rank for v in view.unfinished() if v.blocked_since() is not None and not v.would_be_seen_moving()}
     return tuple(sorted(unseen | unsure))
 
 

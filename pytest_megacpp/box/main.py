@@ -493,7 +493,7 @@ class Box:
             with contextlib.suppress(OSError):
                 os.killpg(rank.pid, signal.SIGKILL)
         process.end_all(world.strays())
-        self.recorder.write(ev.WorldEnded(reason), world.name)
+        self.recorder.write(ev.WorldEnded(reason, graceful), world.name)
         self._forget(world)
 
     def _forget(self, world: World) -> None:

@@ -19,6 +19,7 @@ from pytest_megacpp.box.graphs import graph_dir, graph_keys, has_graph
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
 from pytest_megacpp.recording.plan import COUNTING, WARM_UP, Plan, PlannedTest, warming_command
 from pytest_megacpp.recording.ranks import ranks_named
@@ -259,6 +260,8 @@ class Seeding:
         red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not _last(timeline, i)]
         if red:
             return f"not kept: the run isn't green ({red[0].nodeid})"
+        if endings := bad_endings(timeline):
+            return f"not kept: {endings[0]}"
         if not known:
             return "nothing to keep"
         if self.base is not None and _needs(self._known) == _needs(known) and graph_keys(self.cache) == self._there:

@@ -36,6 +36,7 @@ from pytest_megacpp.desk.session import LaneRun, climbed_lines, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.desk.unreported import unreported_lines
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -425,6 +426,8 @@ class LaneRunner:
                 _line(terminalreporter, line)
             for line in ended_lines(run.timeline):
                 _line(terminalreporter, line)
+            for ending in bad_endings(run.timeline):
+                _line(terminalreporter, f"{ending}: see its log in {_short(run.directory.path)}/ranks", red=True)
             for line in bucket_lines(run.timeline):
                 _line(terminalreporter, run.redactor.text(line), yellow=True)
             for problem in run.unwritten:

@@ -4,7 +4,6 @@ Pure: a timeline in, results out. What went wrong first wins; only what no rank 
 left without an answer is never green.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 
 from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
@@ -28,6 +27,7 @@ from pytest_megacpp.judge.verdicts import (
     Verdict,
     was_climbed,
 )
+from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
@@ -192,22 +192,4 @@ def _problems(timeline: Timeline) -> tuple[str, ...]:
     found += [f"{timeline.unknown} events are of kinds that this version doesn't know"] if timeline.unknown else []
     if timeline.started is not None and timeline.started.tests != told:
         found.append(f"{timeline.started.tests} tests were selected, the recording names {told}")
-    return (*found, *_crashes_between_tests(timeline))
-
-
-def _crashes_between_tests(timeline: Timeline) -> tuple[str, ...]:
-    """Processes that ended by themselves while no test ran: nobody's failure, but worth a word."""
-    spans: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
-    for test in timeline.tests.values():
-        spans[test.world].append((test.started_s, test.ended_s))
-    found = []
-    for world in timeline.worlds.values():
-        between = [r for r, (t, e) in world.exits.items() if not e.expected and _between(t, spans[world.name])]
-        if between:
-            found.append(f"{ranks_named(between)} of world {plain(world.name, 40)} ended between tests")
-    return tuple(found)
-
-
-def _between(time_s: float, spans: list[tuple[float, float | None]]) -> bool:
-    inside = any(start <= time_s and (end is None or time_s <= end) for start, end in spans)
-    return bool(spans) and not inside and time_s > min(start for start, _ in spans)
+    return (*found, *(plain(str(ending)) for ending in bad_endings(timeline)))

@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from pytest_megacpp.judge import aftermath, standing
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
-from pytest_megacpp.judge.phrases import plain, seconds, was
+from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.standing import Standstill
 from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.stacks import user_frame
+
+SHORT_CHARS = 32
+ALONE = "alone"
+"""Variant of the finding: the waiting ranks compiled nothing, so the skew is no matter of caches."""
 
 
 def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
@@ -21,10 +26,17 @@ def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
 def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
     """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
     what = f" in {still.what}" if still.waits else ""
+    alone = _compiled_nothing(case, still, blamed)
     others = tuple(Consequence(r, "was missing as well", "straggler") for r in still.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
-        f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)} while {standing.wait_text(case, still)}{what}",
+        joined(
+            (
+                f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)}{_called_from(case, blamed)} while "
+                f"{standing.wait_text(case, still)}{what}",
+                _only(blamed, alone) if alone else "",
+            )
+        ),
         blamed,
         "no-progress" if at_rest else None,
         standing.phase(case, still, blamed),
@@ -33,7 +45,30 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
         frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
         (*standing.doubts(case, still), *_compile_doubts(case, blamed)),
         time_s=standing.since_s(case, still),
+        variant=ALONE if alone else "",
     )
+
+
+def _compiled_nothing(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[int, ...]:
+    """The waiting ranks, where counters say of all of them that they compiled nothing in this test."""
+    views = [case.ranks[r] for r in still.waiting if r not in blamed]
+    asked = all(v.answered_s is not None and not v.has_compiled and v.compiled is None for v in views)
+    return tuple(v.rank for v in views) if asked else ()
+
+
+def _only(blamed: Sequence[int], alone: Sequence[int]) -> str:
+    """`only rank 1 compiles: ranks 0,2,3 compiled nothing in this test`; long lists stand before it already."""
+    who, others = ranks_named(blamed), ranks_named(alone)
+    who = "these" if len(who) > SHORT_CHARS else who
+    others = "those that waited" if len(others) > SHORT_CHARS else others
+    return f"only {who} {'compiles' if len(blamed) == 1 else 'compile'}: {others} compiled nothing in this test"
+
+
+def _called_from(case: Case, blamed: Sequence[int]) -> str:
+    """The user's line that compiles, if it is known and one: dumps of deep stacks end before it."""
+    stacks = [taken[1] for r in blamed[:16] if (taken := case.ranks[r].stack()) is not None]
+    where = dict.fromkeys(place(frame) for stack in stacks if (frame := user_frame(stack)) is not None)
+    return f" in {next(iter(where))}" if len(where) == 1 else ""
 
 
 def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:

@@ -30,7 +30,9 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`time_s`: when the trouble began, so that the earliest of several wins. `certainty`: before any doubt."""
+    """`time_s`: when the trouble began, so that the earliest of several wins. `certainty`: before any doubt. `variant`:
+    of findings with one code and cause that ask for different next steps.
+    """
 
     code: Code
     summary: str
@@ -43,3 +45,4 @@ class Finding:
     doubts: tuple[Doubt, ...] = ()
     certainty: Certainty = Certainty.CERTAIN
     time_s: float = field(default=0.0, compare=False)
+    variant: str = ""

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_megacpp.judge.compiles import ALONE
 from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
@@ -184,6 +185,13 @@ TRIAGE: dict[Code, str] = {
     Code.UNCLEAR: "--triage finds out by itself",
 }
 
+VARIANTS = {
+    ALONE: (
+        "find out why only {who} compiles: a branch on the rank, other shapes or settings there (TORCH_LOGS=recompiles"
+        " says what it guards on); let all ranks call the compiled function, or none\n{show}"
+    ),
+}
+
 # Where a warm-up would change nothing.
 WARM_SKEW = (
     "its cache was warm: see what {who} compiled or loaded all the same (loading torch's compiler takes seconds);"
@@ -201,7 +209,7 @@ DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layer
 
 def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     """What to do next; `mend` is what the box itself proposed."""
-    special = STEPS.get((finding.code, finding.cause)) if finding.cause else None
+    special = STEPS.get((finding.code, finding.cause)) if finding.cause else VARIANTS.get(finding.variant)
     if finding.code is Code.COMPILE_SKEW and command.warm:
         special = special or WARM_SKEW
     step = special or STEPS.get((finding.code, None), "")

@@ -156,7 +156,10 @@ class WorldStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorldEnded:
+    """`graceful`: its ranks were asked to leave, before any signal."""
+
     reason: str
+    graceful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

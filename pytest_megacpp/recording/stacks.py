@@ -14,7 +14,8 @@ _PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([/<][^()\n]+):(\d{1,9})\)$")  # shorten
 
 # This package, and not a checkout of it: that may have the same name, and holds the user's tests.
 _OWN = r"[/\\]pytest_megacpp[/\\](?:(?:recording|box|rank|desk|surfaces|report|judge)[/\\]|plugin\.py$)"
-_LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|{_OWN}")
+_GENERATED = r"[/\\]\w{2}[/\\]c[a-z2-7]{51}\.py$"  # by Inductor, in its cache
+_LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|{_OWN}|{_GENERATED}")
 _TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")
 _FRAMED = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\]native_calls\.py$")
 
@@ -101,9 +102,14 @@ def _number(identity: str) -> int | None:
     return int(identity, 16) if _IDENTITY.fullmatch(identity) else None
 
 
+def is_users(frame: Frame) -> bool:
+    """Whether it lies outside of Python's, torch's and this plugin's own code."""
+    return not _LIBRARY.search(frame.file)
+
+
 def user_frame(thread: Thread) -> Frame | None:
     """The innermost frame outside Python's and torch's own code."""
-    return next((f for f in thread.frames if not _LIBRARY.search(f.file)), None)
+    return next(filter(is_users, thread.frames), None)
 
 
 def is_communication(file: str) -> bool:

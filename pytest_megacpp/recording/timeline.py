@@ -140,6 +140,8 @@ class RankView:
     first_sample: ev.Sampled | None = None
     answered_s: float | None = None
     compiling_since_s: float | None = None
+    compiled_before_s: float = 0.0  # seconds, in earlier tests of its process
+    has_compiled: bool = False  # in this test, or it does
     progress_s: float = 0.0  # of any kind
     busy_s: float = 0.0  # of the main thread: it computed
     ran_s: float = 0.0  # of the main thread: it was awake, if only for a moment
@@ -243,6 +245,13 @@ class RankView:
             return None
         since_s = self.busy_s if joins_group(taken[1]) else max(self.busy_s, self.awake_s)
         return since_s if taken[0] >= since_s else None
+
+    def would_be_seen_moving(self) -> bool:
+        """Whether the kernel's count of its runs would tell that its newest stack is old: not while it makes a group,
+        where some stores ask again and again.
+        """
+        taken = self.stack()
+        return self.counts_runs and not (taken is not None and joins_group(taken[1]))
 
     @property
     def counts_runs(self) -> bool:
@@ -355,6 +364,7 @@ class WorldView:
     exits: dict[int, tuple[float, ev.RankExited]] = field(default_factory=dict)
     stacks: dict[int, tuple[float, ev.StackTaken]] = field(default_factory=dict)
     samples: dict[int, ev.Sampled] = field(default_factory=dict)
+    compile_s: dict[int, float] = field(default_factory=dict)  # seconds so far, by rank
     output: dict[tuple[int, str], ev.OutputRead] = field(default_factory=dict)
     acted: ev.Acted | None = None
     acted_s: float | None = None
@@ -590,6 +600,7 @@ class Timeline:
         if test is None or view is None:
             return
         joining = view.joinings[-1] if view.joinings else None
+        view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
             joining.end_s = time_s
             if not fact.failed:
@@ -625,6 +636,7 @@ class Timeline:
                 progress_s=time_s,
                 busy_s=time_s,
                 issued_s=time_s,
+                compiled_before_s=world.compile_s.get(r, 0.0),
             )
             for r in range(world.size)
         }
@@ -658,6 +670,8 @@ class Timeline:
             world.test = None
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
+        if isinstance(fact, ev.Sampled):
+            world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
         test = getattr(fact, "test", None)
         test = world.test if test is None else test
         view = self.tests.get(test) if test is not None else None
@@ -786,6 +800,7 @@ def _sampled(view: RankView, time_s: float, fact: ev.Sampled) -> None:
         view.busy_s = view.progress_s = time_s
     if last is not None and (fact.main_runs, fact.packets) != (last.main_runs, last.packets):
         view.ran_s = max(view.ran_s, time_s)
+    view.has_compiled |= bool(fact.compiling) or fact.compile_s > view.compiled_before_s
     if fact.answered:
         view.answered_s = time_s
         if not fact.compiling:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.credentials import is_credential
+from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import Cost, Rate, cost
@@ -101,6 +102,7 @@ def run_json(
         "counts": counts((result.outcome for result in results.values()), len(nodeids)),
         "gate": None if run.gate is None else dict(run.gate),
         "unreported": list(run.unreported),
+        "bad_endings": [str(ending) for ending in bad_endings(timeline)],
         **circumstances(run, timeline),
         "cost": to_json(run.cost),
         "rate": to_json(run.rate),

@@ -6,11 +6,11 @@ Must not know why a rank was blamed. What ranks wrote is cleaned, bounded and pu
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import Frame, Thread, short_path, user_frame
+from pytest_megacpp.recording.stacks import Thread, is_users, short_path
 from pytest_megacpp.report.clean import bounded_lines, one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, quoted
 from pytest_megacpp.report.states import Scene, last_line, output_lines
@@ -18,7 +18,8 @@ from pytest_megacpp.report.states import Scene, last_line, output_lines
 TRACEBACK_LINES = 120
 TAIL_LINES = 12
 CPP_LINES = 3
-KEPT_FRAMES = 10
+KEPT_FRAMES = 16
+KEPT_LIBRARY_FRAMES = 4  # in a row
 KEPT_TRACEBACKS = 3
 KEPT_STACKS = 2
 KEPT_LINES = 8
@@ -140,13 +141,15 @@ def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
 
 
 def _frames(thread: Thread, cwd: str) -> list[str]:
-    """The innermost frames down to the test function, and the user's own if it lies deeper."""
+    """The innermost frames down to the test function; of many in a row that aren't the user's the first ones."""
     tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), thread.frames)) or list(thread.frames)
-    shown: list[Frame | None] = [*tested[:KEPT_FRAMES]]
-    own = user_frame(thread)
-    if own is not None and own not in shown:
-        shown += [None, own]
-    return [one_line(str(replace(frame, file=short_path(frame.file, cwd)))) if frame else "…" for frame in shown]
+    lines: list[str] = []
+    for whole, run in groupby(tested, key=is_users):
+        frames = list(run)
+        shown = frames if whole or len(frames) <= KEPT_LIBRARY_FRAMES + 1 else frames[:KEPT_LIBRARY_FRAMES]
+        lines += [one_line(str(replace(frame, file=short_path(frame.file, cwd)))) for frame in shown]
+        lines += [f"… {len(frames) - len(shown)} frames of libraries"] if len(shown) < len(frames) else []
+    return lines[:KEPT_FRAMES]
 
 
 def last_lines(verdict: Verdict, scene: Scene) -> list[str]:

@@ -132,7 +132,7 @@ def test_all_tests_of_the_plan_are_judged_in_its_order() -> None:
 def test_what_is_wrong_beside_the_tests() -> None:
     box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().passes().ends().after(1.0).exits(3, -11, "SIGSEGV")
     box.starts_world().readies().collects().begins(1).passes().ends().done()
-    assert judge_run(box.timeline()).problems == ("rank 3 of world w1 ended between tests",)
+    assert judge_run(box.timeline()).problems == ("rank 3 of world w1 ended with SIGSEGV between tests",)
 
 
 def test_a_failure_outlives_a_lost_box() -> None:

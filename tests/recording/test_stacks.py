@@ -227,6 +227,12 @@ def test_native_calls_are_named() -> None:
     assert communication_call(Thread("0x1", (framed, rpc, mine), framed=True)) == "rpc.shutdown"
 
 
+def test_what_inductor_generates_is_nobodys_own() -> None:
+    generated = Frame(f"/tmp/x/inductor/sc/c{'a' * 51}.py", 33, "call")
+    mine = Frame("/home/me/a.py", 4, "step")
+    assert user_frame(Thread("0x1", (generated, mine))) == mine
+
+
 def test_a_checkout_may_have_this_packages_name() -> None:
     test = Frame("/src/pytest_megacpp/smoke_suites/drills/test_stalls.py", 4, "test_ring")
     assert (
