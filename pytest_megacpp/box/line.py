@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import Fact, Muted
-from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, read_object, read_time
+from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, ended_lines, read_object, read_time
 
 # What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
 ANYTHING_BYTES = 8 << 20
@@ -30,7 +30,7 @@ class Line:
     """The receiving end of one rank's line. `feed` is given the bytes in any portions."""
 
     rank: int
-    _tail: bytes = b""
+    _tail: bytearray = field(default_factory=bytearray)
     _last_s: float = 0.0
     _taken_bytes: int = 0
     _muted: str = ""
@@ -56,8 +56,7 @@ class Line:
         """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
         if self._muted:
             data = _without_extras(data)
-        *lines, self._tail = (self._tail + data).split(b"\n")
-        return [heard for line in lines for heard in self._heard(line, now_s)]
+        return [heard for line in ended_lines(self._tail, data) for heard in self._heard(line, now_s)]
 
     def _heard(self, line: bytes, now_s: float) -> list[tuple[Fact, float]]:
         if self._muted and not _IS_VITAL.match(line):

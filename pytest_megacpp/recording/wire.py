@@ -179,11 +179,25 @@ def read_time(value: object) -> float:
     raise CodecError("stamp is not a number")
 
 
+def ended_lines(tail: bytearray, data: bytes) -> list[bytes]:
+    """The lines that end in `data`, without their newlines; `tail` keeps what has no end yet. Takes the same time for a
+    long line however small the portions are that it comes in.
+    """
+    end = data.rfind(b"\n")
+    if end < 0:
+        tail += data
+        return []
+    tail += data[:end]
+    lines = bytes(tail).split(b"\n")
+    tail[:] = data[end + 1 :]
+    return lines
+
+
 class Decoder:
     """Bytes in, events out, in any portions. `feed` may be called with any split of the stream."""
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._tail = bytearray()
         self._line = 0
         self._next_seq: dict[tuple[str, str], int] = {}
         self._last = Event("", "", "reader", 0, 0.0, Unknown("start"))
@@ -191,21 +205,22 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events whose lines ended in `data`."""
-        *lines, self._tail = (self._tail + data).split(b"\n")
         decoded: list[Event] = []
-        for line in lines:
+        for line in ended_lines(self._tail, data):
             if line or self._skipping:
                 self._complete(line, decoded)
             else:
                 self._line += 1
         if len(self._tail) > MAX_LINE_BYTES:
-            self._tail, self._skipping = b"", True
+            self._tail.clear()
+            self._skipping = True
         return decoded
 
     def close(self) -> list[Event]:
         """What is left at the end of the stream: a torn last line is damage."""
-        tail, self._tail = self._tail, b""
-        return [self._note(Damaged(self._line + 1, "torn last line"))] if tail or self._skipping else []
+        torn = bool(self._tail) or self._skipping
+        self._tail.clear()
+        return [self._note(Damaged(self._line + 1, "torn last line"))] if torn else []
 
     def _complete(self, line: bytes, decoded: list[Event]) -> None:
         self._line += 1

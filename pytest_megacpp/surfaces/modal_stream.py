@@ -44,17 +44,23 @@ Piece = Lines | Log | End
 
 @dataclass
 class FollowerStream:
-    """`offset` counts the recording's bytes in whole lines: where a later follower begins. A new one starts clean."""
+    """`offset` counts the recording's bytes in whole lines: where a later follower begins. A new one starts clean.
+
+    `_tail` is a bytearray, which grows at its end and shrinks at its front without moving what is in it: a log takes
+    the same time however small the portions are that it comes in.
+    """
 
     offset: int = 0
-    _tail: bytes = b""
+    _tail: bytearray = field(default_factory=bytearray)
+    _searched: int = 0  # so much of it has no end of a line
     _log: str | None = None
     _log_bytes: int = 0
     _logs_bytes: int = 0
 
     def resume(self) -> int:
         """Forgets what was torn; the offset for the next follower."""
-        self._tail, self._log = b"", None
+        self._drop()
+        self._log = None
         return self.offset
 
     def feed(self, data: bytes) -> list[Piece]:
@@ -69,31 +75,36 @@ class FollowerStream:
         """The pieces of one line or log; None until more has come."""
         if self._log is not None:
             return self._rest_of_log(self._log)
-        line, newline, rest = self._tail.partition(b"\n")
-        if not newline:
-            if len(line) > MAX_LINE_BYTES:
-                self._tail = b""
+        end = self._tail.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._tail)
+            if self._searched > MAX_LINE_BYTES:
+                self._drop()
             return None
-        self._tail = rest
-        if not line.startswith(b"#"):
-            return self._recorded(line + b"\n")
-        return self._frame(line)
-
-    def _recorded(self, line: bytes) -> list[Piece]:
-        """This line and all that follow up to the next frame."""
-        frame = self._tail.find(b"\n#")
         if self._tail.startswith(b"#"):
-            more = b""
-        elif frame >= 0:
-            more = self._tail[: frame + 1]
-        else:
-            more = self._tail[: self._tail.rfind(b"\n") + 1]
-        self._tail = self._tail[len(more) :]
-        self.offset += len(line) + len(more)
-        return [Lines(line + more)]
+            return self._frame(self._take(end + 1))
+        return self._recorded()
+
+    def _recorded(self) -> list[Piece]:
+        """All lines up to the next frame."""
+        frame = self._tail.find(b"\n#")
+        data = self._take((frame if frame >= 0 else self._tail.rfind(b"\n")) + 1)
+        self.offset += len(data)
+        return [Lines(data)]
+
+    def _take(self, size: int) -> bytes:
+        """The first bytes, which are gone then."""
+        data = bytes(self._tail[:size])
+        del self._tail[:size]
+        self._searched = 0
+        return data
+
+    def _drop(self) -> None:
+        self._tail.clear()
+        self._searched = 0
 
     def _frame(self, line: bytes) -> list[Piece]:
-        word, _, rest = line.partition(b" ")
+        word, _, rest = line.rstrip(b"\n").partition(b" ")
         if word == b"#end":
             return [End()]
         if word == b"#file":
@@ -113,8 +124,7 @@ class FollowerStream:
     def _rest_of_log(self, path: str) -> list[Piece] | None:
         if len(self._tail) < self._log_bytes:
             return None
-        data, self._tail = self._tail[: self._log_bytes], self._tail[self._log_bytes :]
-        self._log = None
+        data, self._log = self._take(self._log_bytes), None
         return [Log(path, data)] if is_log(path) else []
 
 

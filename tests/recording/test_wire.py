@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from pytest_megacpp.recording.wire import (
     dump_line,
     encode,
     encode_fact,
+    ended_lines,
     read_all,
     read_object,
 )
@@ -241,6 +243,27 @@ def test_the_longest_line_is_read_and_no_longer_one_in_any_portions(extra: int) 
     whole = read_all(data)
     assert isinstance(whole[0].fact, ev.Progress) == (len(data) - 1 <= MAX_LINE_BYTES)
     assert fed([data[:-1], data[-1:]]) == fed([data[:10], data[10:]]) == whole
+
+
+@given(st.lists(st.binary(max_size=6) | st.just(b"\n"), max_size=20))
+def test_lines_are_the_same_in_any_portions(portions: list[bytes]) -> None:
+    tail, lines = bytearray(), list[bytes]()
+    for portion in portions:
+        lines += ended_lines(tail, portion)
+    assert [*lines, bytes(tail)] == b"".join(portions).split(b"\n")
+
+
+def test_a_long_line_takes_no_longer_in_small_portions() -> None:
+    """Each of them moved everything that had come before."""
+
+    def cpu_s(portions: int) -> float:
+        line, tail, began_s = b"x" * MAX_LINE_BYTES, bytearray(), time.process_time()
+        for start in range(0, len(line), len(line) // portions):
+            ended_lines(tail, line[start : start + len(line) // portions])
+        return time.process_time() - began_s
+
+    few_s, many_s = (min(cpu_s(portions) for _ in range(3)) for portions in (16, 4096))
+    assert many_s < 16 * few_s + 0.05
 
 
 def test_a_reader_keeps_no_more_than_a_line() -> None:

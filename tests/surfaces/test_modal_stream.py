@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,23 @@ def test_a_line_without_end_is_dropped() -> None:
     for _ in range(40):
         stream.feed(b"x" * (1 << 20))
     assert len(stream._tail) <= 3 << 20
+
+
+def cpu_s(said: bytes, portion: int) -> float:
+    """Of a stream that is read in portions of this size."""
+    stream, began_s = FollowerStream(), time.process_time()
+    for start in range(0, len(said), portion):
+        stream.feed(said[start : start + portion])
+    return time.process_time() - began_s
+
+
+@pytest.mark.parametrize("size", [8 << 20, None], ids=["log", "line"])
+def test_small_portions_take_no_longer_than_large_ones(size: int | None) -> None:
+    """They did, in their number: each moved everything that had come before."""
+    said = b"x" * (size or 2 << 20) + b"\n"
+    head = b"" if size is None else f"#file {json.dumps({'path': 'box.log', 'bytes': len(said)})}\n".encode()
+    few_s, many_s = (min(cpu_s(head + said, len(said) // portions) for _ in range(3)) for portions in (16, 2048))
+    assert many_s < 16 * few_s + 0.05
 
 
 def line(source: str, seq: int) -> bytes:
