@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.wire import encode
 
 MISSING = 3
@@ -69,7 +70,7 @@ class _Story:
         for rank in range(self.ranks):
             yield self._box(ev.RankStarted(rank, 1000 + rank), "w1")
             yield self._rank(ev.RankReady(rank, 1000 + rank, "0x7f01"))
-            yield self._rank(ev.RankCollected(rank, tuple(range(TESTS)), "digest"))
+            yield self._rank(ev.RankCollected(rank, Numbers(range(TESTS)), "digest"))
 
     def _test(self, test: int, looks: int, *, stalls: bool) -> Iterator[ev.Event]:
         yield self._box(ev.TestStarted(test, _nodeid(test), self.ranks, ev.Limits(stall=STALL_S)), "w1")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.wire import encode, read_all
 
@@ -108,7 +109,7 @@ class FakeBox:
         indices = tuple(range(self._selected)) if found is None else tuple(found)
         for rank in self._all(ranks):
             digest = "d" + "".join(map(str, indices))
-            self.rank(ev.RankCollected(rank, indices, digest, tuple(ev.CollectError(*e) for e in errors)))
+            self.rank(ev.RankCollected(rank, Numbers(indices), digest, tuple(ev.CollectError(*e) for e in errors)))
         return self.after(0.1)
 
     def world_ready(self, size: int | None = None) -> "FakeBox":

@@ -67,6 +67,7 @@ class Line:
         except CodecError:
             return self._refused()
         is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
+        is_its_own = is_its_own and getattr(fact, "lost", Muted.EXTRAS) in (Muted.EXTRAS, Muted.REPORTS)
         if not is_its_own or type(fact) in self._said:
             return self._refused()
         self._last_s = min(max(claimed_s, self._last_s), now_s)

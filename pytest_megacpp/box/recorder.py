@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.oversize import encoded
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
@@ -49,16 +49,13 @@ class Recorder:
         """Appends one event. Raises RecordingFailed."""
         key = world, source
         time_s = self.now_s() if at_s is None else at_s
-        event = ev.Event(self._run_id, world, source, self._seq[key], time_s, self._clean(fact))
-        try:
-            line = encode(event)
-        except (CodecError, ValueError):
-            return  # a fact that no reader would accept; its number is given to the next one
+        stamp = self._run_id, world, source, self._seq[key], time_s
+        told, line = encoded(self._clean(fact), lambda one: encode(ev.Event(*stamp, one)))
         self._lines.append(line)
         if not self._holds:
             self._flush()
         self._seq[key] += 1
-        self.timeline.add(event)
+        self.timeline.add(ev.Event(*stamp, told))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -381,10 +381,10 @@ class Supervisor:
 
     def _next_in(self, world: WorldView) -> int | None:
         """The test of the plan that this world runs next, as far as that can be told."""
-        known = set.intersection(*(set(seen.found) for _, seen in world.collected.values()))
         for number in self.queue:
             attempt = self._attempts[number]
-            if attempt.planned.ranks == world.size and attempt.item in known:
+            known = all(attempt.item in seen.found for _, seen in world.collected.values())
+            if attempt.planned.ranks == world.size and known:
                 elsewhere = self._is_to_be_measured_elsewhere(number, world.name)
                 return None if attempt.planned.fresh or elsewhere else attempt.item
         return None

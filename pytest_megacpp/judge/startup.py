@@ -76,10 +76,6 @@ class Run:
     def _findings(self) -> dict[str, Finding | None]:
         return {}
 
-    @cached_property
-    def _found(self) -> dict[str, dict[int, frozenset[int]]]:
-        return {}
-
     def world_of(self, index: int) -> WorldView | None:
         """The world that failed this test."""
         if index in self.timeline.unreached:
@@ -92,12 +88,6 @@ class Run:
         if world.name not in self._findings:
             self._findings[world.name] = _world_failed(self.timeline, world)
         return self._findings[world.name]
-
-    def found(self, world: WorldView) -> dict[int, frozenset[int]]:
-        """The plan's tests that each rank collected."""
-        if world.name not in self._found:
-            self._found[world.name] = {r: frozenset(seen.found) for r, (_, seen) in world.collected.items()}
-        return self._found[world.name]
 
     @cached_property
     def not_common(self) -> dict[str, str]:
@@ -289,8 +279,8 @@ def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
 
 
 def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
-    found, item = run.found(world), run.timeline.test_of(index)
-    lacking = tuple(r for r in sorted(found) if item not in found[r])
+    item = run.timeline.test_of(index)
+    lacking = tuple(r for r, (_, seen) in sorted(world.collected.items()) if item not in seen.found)
     if not lacking:
         return None
     nodeid = run.timeline.planned[item].nodeid if item in run.timeline.planned else ""
@@ -383,11 +373,11 @@ def _exception(text: str) -> str:
 
 def _lacking(run: Run, world: WorldView) -> str:
     """`rank 1 lacks 2 of 12 tests: a.py::b, a.py::c`."""
-    found, planned = run.found(world), run.timeline.planned
+    planned = run.timeline.planned
     everything = frozenset(number for number, test in planned.items() if test.of is None)
     groups: dict[frozenset[int], list[int]] = defaultdict(list)
-    for rank in sorted(found):
-        if absent := everything - found[rank]:
+    for rank, (_, seen) in sorted(world.collected.items()):
+        if absent := frozenset(number for number in everything if number not in seen.found):
             groups[absent].append(rank)
     parts = []
     for absent, ranks in list(groups.items())[:3]:

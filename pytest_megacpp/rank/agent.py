@@ -10,9 +10,10 @@ import socket
 import threading
 import time
 
-from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.codec import from_json
 from pytest_megacpp.recording.events import RankFact
 from pytest_megacpp.recording.greeting import Channel, greeting
+from pytest_megacpp.recording.oversize import encoded
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line, encode_fact, read_object
 
@@ -53,10 +54,7 @@ class Agent:
         if os.getpid() != self._pid:
             return
         head = {"t": round(self.now_s() if at_s is None else at_s, 6)}
-        try:
-            line = dump_line(head | encode_fact(fact))
-        except (CodecError, ValueError):
-            return  # larger than any reader accepts: the box sees a fact less, never a broken line
+        _, line = encoded(fact, lambda told: dump_line(head | encode_fact(told)))
         if not self._lock.acquire(wait):
             return
         try:

@@ -6,6 +6,7 @@ Every report leaves the rank at once, before the next phase begins, without aski
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import time
 import traceback
@@ -24,12 +25,15 @@ from pytest_megacpp.recording.events import (
     CollectError,
     Error,
     Finished,
+    Json,
     PhaseStarted,
     RankCollected,
     Reported,
     Skip,
     ThreadRaised,
 )
+from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.oversize import LEFT_OUT
 from pytest_megacpp.recording.plan import Go, Plan
 
 # What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
@@ -53,8 +57,10 @@ _DESK_OPTIONS: dict[str, object] = {
     "timeout": None,
     "cov_source": None,
 }
+KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 KEPT_UNPLANNED = 64
+KEPT_PROPERTIES = 256
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
@@ -137,15 +143,16 @@ class RankSession:
         found = "\n".join(nodeids[i] for i in self._items).encode(errors="surrogateescape")  # of files with odd names
         digest = hashlib.sha256(found).hexdigest()[:16]
         self.collected = True
-        with_lane = tuple(i for i, item in self._items.items() if self._fixture in getattr(item, "fixturenames", ()))
+        with_lane = (i for i, item in self._items.items() if self._fixture in getattr(item, "fixturenames", ()))
+        lacking = [nodeid for nodeid in nodeids if nodeid not in by_nodeid]
         self.agent.send(
             RankCollected(
                 self.agent.rank,
-                tuple(self._items),
+                Numbers(self._items),
                 digest,
-                tuple(self._errors),
-                with_lane,
-                tuple(self._skipped[:KEPT_SKIPPED]),
+                _most_telling(self._errors, lacking, KEPT_ERRORS),
+                Numbers(with_lane),
+                _most_telling(self._skipped, lacking, KEPT_SKIPPED),
                 _other_parameters(nodeids, by_nodeid.keys()),
             )
         )
@@ -338,7 +345,7 @@ class RankSession:
             skip=_skip(report),
             xfail=getattr(report, "wasxfail", None),
             sections=_sections(report),
-            properties={text_of(k): text_of(v) for k, v in report.user_properties} if report.when == "teardown" else {},
+            properties=_properties(report) if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
 
@@ -356,6 +363,22 @@ def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[s
     lacking = {nodeid.partition("[")[0] for nodeid in planned if nodeid not in found}
     known = set(planned)
     return tuple(n for n in found if n not in known and n.partition("[")[0] in lacking)[:KEPT_UNPLANNED]
+
+
+def _most_telling(found: Sequence[CollectError], lacking: Sequence[str], kept: int) -> tuple[CollectError, ...]:
+    """First those that took planned tests along, of their file or a directory above. Where some of these are left out,
+    what stands for them says so.
+    """
+    above = {".", *(place for nodeid in lacking for place in _places(nodeid))}
+    first = [one for one in found if one.nodeid in above]
+    if len(first) > kept:
+        return (*first[:kept], CollectError(".", f"{len(first) - kept} more like this are left out of the recording"))
+    return tuple(first + [one for one in found if one.nodeid not in above])[:kept]
+
+
+def _places(nodeid: str) -> Iterator[str]:
+    """The directories, file and classes that a test lies in."""
+    return (nodeid[: found.start()] for found in re.finditer(r"/|::", nodeid))
 
 
 def _nothing_in_flight(counted: Counters) -> bool:
@@ -383,6 +406,12 @@ def _sections(report: pytest.TestReport) -> tuple[tuple[str, str], ...]:
     """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
     mine = [(heading, _without_c10d(text)) for heading, text in report.sections if heading.endswith(f" {report.when}")]
     return tuple((heading, text[-16_000:]) for heading, text in mine if text.strip())
+
+
+def _properties(report: pytest.TestReport) -> dict[str, Json]:
+    told: dict[str, Json] = {text_of(k): text_of(v) for k, v in report.user_properties[:KEPT_PROPERTIES]}
+    more = len(report.user_properties) - KEPT_PROPERTIES
+    return told | {LEFT_OUT: f"{more} more properties"} if more > 0 else told
 
 
 def _without_c10d(text: str) -> str:

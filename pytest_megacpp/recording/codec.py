@@ -13,6 +13,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+from pytest_megacpp.recording.numbers import Numbers
+
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
 MAX_DEPTH = 64
@@ -34,7 +36,7 @@ def to_json(value: object) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
-    return value
+    return value.to_json() if isinstance(value, Numbers) else value
 
 
 def from_json(cls: type[T], data: object) -> T:
@@ -47,6 +49,8 @@ def from_json(cls: type[T], data: object) -> T:
 def _reader(hint: Any) -> Reader:
     if is_dataclass(hint):
         return _dataclass_reader(typing.cast(type, hint))
+    if hint is Numbers:
+        return _numbers
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
@@ -81,6 +85,13 @@ def _scalar_reader(cls: type) -> Reader:
         raise CodecError(f"expected {cls.__name__}, got {type(value).__name__}")
 
     return read
+
+
+def _numbers(value: Any) -> Numbers:
+    try:
+        return Numbers.from_json(value)
+    except ValueError as e:
+        raise CodecError(str(e)) from None
 
 
 def _finite(value: Any) -> float:

@@ -7,6 +7,8 @@ event's world. A fact says what was seen, never what it means: meaning is the ju
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
+from pytest_megacpp.recording.numbers import NO_NUMBERS, Numbers
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
@@ -213,16 +215,17 @@ class CollectError:
 
 @dataclass(frozen=True, slots=True)
 class RankCollected:
-    """What a rank collected: indices of the plan it found, those that ask for the lane's fixture, and a digest
-    over the found node ids. `skipped` are files that were skipped whole, with the reason; `unplanned` lane tests that
-    only this rank has, as far as they are other parameters of a planned one that it lacks.
+    """What a rank collected: tests of the plan that it found, those that ask for the lane's fixture, and a digest
+    over the found node ids. `errors`, and `skipped` files with the reason, are first those that took planned tests
+    along; of too many errors the last one says so. `unplanned` are lane tests that only this rank has, as far as they
+    are other parameters of a planned one that it lacks.
     """
 
     rank: int
-    found: tuple[int, ...]
+    found: Numbers
     digest: str
     errors: tuple[CollectError, ...] = ()
-    with_lane: tuple[int, ...] = ()
+    with_lane: Numbers = NO_NUMBERS
     skipped: tuple[CollectError, ...] = ()
     unplanned: tuple[str, ...] = ()
 
@@ -633,8 +636,8 @@ class ConfigsDropped:
 
 @dataclass(frozen=True, slots=True)
 class Muted:
-    """A rank said more in this test than the box records. `lost`: what is left out from now on: `extras` (records,
-    phases, groups, looks of its own) or `reports` (pytest's reports as well).
+    """A rank said more in this test than is recorded: too much, or a fact too long for a line. `lost`: what is left
+    out: `extras` (records, phases, groups, looks of its own) or `reports` (pytest's reports as well).
     """
 
     EXTRAS: ClassVar[str] = "extras"
@@ -689,6 +692,7 @@ RankFact: TypeAlias = (
     | Compiled
     | ConfigsDropped
     | Capability
+    | Muted
 )
 
 Fact: TypeAlias = (
@@ -714,7 +718,6 @@ Fact: TypeAlias = (
     | MemoryUsed
     | StackTaken
     | OutputRead
-    | Muted
     | Gap
     | Damaged
     | Unknown

@@ -764,7 +764,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.OutputRead():
             view.output[fact.stream] = fact
         case ev.Muted():
-            view.muted = view.muted if view.muted == ev.Muted.REPORTS else fact.lost
+            if fact.lost == ev.Muted.REPORTS or not view.muted:
+                view.muted = fact.lost
 
 
 def _reported(view: RankView, time_s: float, fact: ev.Reported) -> None:

@@ -68,7 +68,7 @@ def _bounded(value: typing.Any, chars: int) -> typing.Any:
     if isinstance(value, list):
         return [_bounded(v, chars) for v in value]
     if isinstance(value, dict):
-        return {k: _bounded(v, chars) for k, v in value.items()}
+        return {cut_middle(k, chars): _bounded(v, chars) for k, v in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value

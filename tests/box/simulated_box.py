@@ -13,6 +13,7 @@ from enum import StrEnum
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.line import Line
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import dump_line, encode_fact
@@ -239,7 +240,7 @@ class SimulatedBox:
         if birth in (Birth.BREAKS, Birth.BREAKS_LATE):
             say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
             return
-        say(ev.RankCollected(rank, found, "d", (), found[::2]), 0.1)
+        say(ev.RankCollected(rank, Numbers(found), "d", (), Numbers(found[::2])), 0.1)
         if birth in EXITS_AFTER_S:
             say(ev.RankExited(rank, None, "SIGSEGV"), EXITS_AFTER_S[birth], "box")
 

@@ -12,6 +12,7 @@ from pytest_megacpp.box.line import ANYTHING_BYTES, MAX_GARBAGE_LINES, TESTIMONY
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, dump_line, encode, encode_fact, read_all
 from tests.recording.strategies import ANY_FACTS
@@ -64,6 +65,7 @@ def test_any_bytes_are_read(data: bytes) -> None:
         b'{"t":1,"kind":"finished","rank":1,"test":0,"group_clean":true}',
         b'{"t":1,"kind":"test-ended","test":0,"reason":"finished"}',
         b'{"t":1,"kind":"muted","rank":0,"lost":""}',
+        b'{"t":1,"kind":"muted","rank":1,"lost":"reports"}',
         b'{"t":1,"kind":"rank-exited","rank":0,"code":0}',
         b'{"t":NaN,"kind":"finished","rank":0,"test":0,"group_clean":true}',
         b'{"t":1e999,"kind":"finished","rank":0,"test":0,"group_clean":true}',
@@ -93,7 +95,7 @@ def test_times_are_neither_of_the_past_nor_of_the_future() -> None:
 
 def test_what_is_said_once_counts_once() -> None:
     line = Line(0)
-    collected, other = ev.RankCollected(0, (0,), "d"), ev.RankCollected(0, (0, 1, 2), "e")
+    collected, other = ev.RankCollected(0, Numbers((0,)), "d"), ev.RankCollected(0, Numbers((0, 1, 2)), "e")
     assert heard(line, said(collected) + said(other)) == [collected]
     finished = ev.Finished(0, 0, True)
     assert heard(line, said(finished) + said(ev.Finished(0, 0, False))) == [finished]
@@ -203,6 +205,13 @@ def test_a_test_without_all_its_reports_is_never_green() -> None:
 
 def test_a_test_without_its_extras_is_less_certain() -> None:
     assert muted_test(ev.Muted.EXTRAS) == (Outcome.PASSED, Code.PASSED, Certainty.LIKELY)
+
+
+def test_a_rank_that_could_not_say_something_may_say_so_and_nobody_takes_it_back() -> None:
+    lost = [ev.Muted(0, ev.Muted.REPORTS, 0), ev.Muted(0, ev.Muted.EXTRAS, 0)]
+    assert heard(Line(0), b"".join(map(said, lost))) == lost
+    box = FakeBox(2).begins().rank(lost[0]).rank(lost[1])
+    assert box.timeline().tests[0].ranks[0].muted == ev.Muted.REPORTS
 
 
 def test_a_rank_can_not_mute_another() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode, read_all
@@ -34,7 +35,7 @@ def test_events_are_stamped_and_numbered_per_world_and_source(path: Path) -> Non
     record.write(ev.Progress("preload"))
     record.write(ev.WorldStarted(2, "first"), "w1")
     record.write(ev.RankReady(0, 7, "0x1"), "w1", "rank 0", 1.25)
-    record.write(ev.RankCollected(0, (0,), "d"), "w1", "rank 0", 1.5)
+    record.write(ev.RankCollected(0, Numbers((0,)), "d"), "w1", "rank 0", 1.5)
     read = read_all(path.read_bytes())
     assert [(e.run, e.world, e.source, e.seq) for e in read] == [
         ("r1", "", "box", 0),
@@ -97,7 +98,7 @@ def test_a_reader_sees_the_timeline_of_the_box(
         ev.Reported(0, 0, "call", "passed", 1.0, sections=(("log", f"x {SECRET}"),), properties={SECRET: [SECRET]}),
         ev.Reported(0, 0, "call", "skipped", 1.0, skip=ev.Skip("f", 1, SECRET), xfail=SECRET),
         ev.Recorded(0, 0, SECRET, {"a": [{"b": SECRET}]}),
-        ev.RankCollected(0, (0,), "d", (ev.CollectError("f", f"E {SECRET}"),)),
+        ev.RankCollected(0, Numbers((0,)), "d", (ev.CollectError("f", f"E {SECRET}"),)),
         ev.RankBroken(0, "conftest", "E", SECRET, SECRET),
         ev.BoxReady({"v": SECRET}, {"facts": [SECRET]}, (SECRET,)),
         ev.EnvironmentSet("X", SECRET, "user", SECRET),
@@ -118,12 +119,16 @@ def test_secrets_reach_neither_file_nor_timeline(path: Path, fact: ev.Fact) -> N
     assert SECRET not in repr(record.timeline)
 
 
-def test_a_fact_that_no_reader_would_accept_is_left_out_without_a_hole(path: Path) -> None:
+def test_a_fact_that_no_reader_would_accept_is_said_to_be_missing_by_box_and_recording(path: Path) -> None:
     record = recorder(path)
-    record.write(ev.RankCollected(0, tuple(range(MAX_LINE_BYTES)), "d"), "w1", "rank 0")
-    record.write(ev.Finished(0, 0, True), "w1", "rank 0", float("nan"))
-    record.write(ev.Finished(0, 1, True), "w1", "rank 0")
-    assert [(e.seq, e.fact) for e in read_all(path.read_bytes())] == [(0, ev.Finished(0, 1, True))]
+    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.RankCollected(0, Numbers(range(0, MAX_LINE_BYTES, 2)), "d"), "w1", "rank 0")
+    record.write(ev.BoxReady({}, {}, ("H200",) * (MAX_LINE_BYTES // 4)))
+    read = fold(read_all(path.read_bytes()))
+    assert (read.capabilities, read.worlds["w1"].broken.keys()) == (record.timeline.capabilities, {0})
+    assert record.timeline.worlds["w1"].broken.keys() == {0}
+    lacks = record.timeline.capabilities["recording", None]
+    assert (lacks.available, lacks.detail) == (False, "a BoxReady is too long for a line, and left out")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

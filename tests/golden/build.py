@@ -5,6 +5,7 @@ begins with the code of its first test's verdict.
 from collections.abc import Callable
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from tests.scenario import C10D, ENFORCE, NODEID, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
 
 CASES: dict[str, Callable[[], FakeBox]] = {}
@@ -742,14 +743,16 @@ def startup_failure_collection_of_other_parameters() -> FakeBox:
     """Every process draws its own parameters."""
     box = FakeBox(2, (NODEID + "[17]",)).starts_world().readies()
     for rank, other in ((0, 4), (1, 8)):
-        box.rank(ev.RankCollected(rank, (), "d", unplanned=(f"{NODEID}[{other}]",)))
+        box.rank(ev.RankCollected(rank, Numbers(), "d", unplanned=(f"{NODEID}[{other}]",)))
     return box.box(ev.TestEnded(0, "not-run", "collection")).done()
 
 
 @case
 def startup_failure_collection_file_skipped() -> FakeBox:
     box = FakeBox().starts_world().readies().collects((0, 1, 3))
-    box.rank(ev.RankCollected(2, (), "d", skipped=(ev.CollectError("suite/test_step.py", "Skipped: not there"),)))
+    box.rank(
+        ev.RankCollected(2, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", "Skipped: not there"),))
+    )
     return box.box(ev.TestEnded(0, "not-run", "collection")).done()
 
 
@@ -758,7 +761,7 @@ def skipped_at_import() -> FakeBox:
     """The box lacks what the desk has, on every rank."""
     box, why = FakeBox().starts_world().readies(), "Skipped: could not import 'flash_attn'"
     for rank in range(4):
-        box.rank(ev.RankCollected(rank, (), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
+        box.rank(ev.RankCollected(rank, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
     return box.box(ev.TestEnded(0, "not-run", "collection")).done()
 
 
@@ -1066,7 +1069,7 @@ def not_run_skipped_at_import() -> FakeBox:
     """A gate was triggered, and on the box the whole file skips itself."""
     box, why = FakeBox(must_run=True).starts_world().readies(), "Skipped: could not import 'flash_attn'"
     for rank in range(4):
-        box.rank(ev.RankCollected(rank, (), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
+        box.rank(ev.RankCollected(rank, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
     return box.box(ev.TestEnded(0, "not-run", "collection")).done()
 
 

@@ -15,6 +15,7 @@ from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import collectives
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_ENTRIES, KEPT_IN_ALL, kept_entries
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.wire import encode
 
@@ -42,7 +43,7 @@ class Stream:
     def world(self, found: tuple[int, ...] = ()) -> None:
         self.say(ev.WorldStarted(self.ranks, "first"))
         for rank in range(self.ranks):
-            self.say(ev.RankCollected(rank, found, "d"), source=f"rank {rank}")
+            self.say(ev.RankCollected(rank, Numbers(found), "d"), source=f"rank {rank}")
 
     def samples(self, test: int, rank: int, cpu_s: float) -> None:
         self.say(ev.Sampled(rank, test, True, "R", (), 0.0, cpu_s, cpu_s))

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pytest_megacpp.recording.events import Event, Fact, Json, TestStarted, WorldStarted
+from pytest_megacpp.recording.numbers import MAX_NUMBER, Numbers
 from pytest_megacpp.recording.wire import KINDS
 from tests.recording.telling import BLOCKED, LIMITS
 
@@ -28,6 +29,7 @@ _SCALARS: Mapping[object, st.SearchStrategy[Any]] = {
     float: FLOATS,
     str: TEXTS,
     type(None): st.none(),
+    Numbers: st.builds(Numbers, st.sets(st.integers(0, 12) | st.integers(0, MAX_NUMBER))),
 }
 
 

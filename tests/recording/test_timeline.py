@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import (
     FREE_VIEWS,
     KEPT_ATTEMPTS,
@@ -64,7 +65,7 @@ def test_what_is_known_of_a_run() -> None:
 def test_start_up_of_a_world() -> None:
     told = Telling(2, test=False)
     told.box(1.1, ev.RankStarted(0, 100), ev.RankStarted(1, 101))
-    told.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, (0,), "d"))
+    told.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, Numbers((0,)), "d"))
     told.rank(2.5, ev.RankBroken(1, "import", "ImportError", "no x", ""), ev.RankBroken(1, "plugin", "X", "later", ""))
     told.box(3.0, ev.RankExited(1, 1), ev.WorldEnded("start-up failed"))
     world = told.timeline.worlds["w1"]
@@ -407,7 +408,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
         name = f"n{i}"
         told: dict[str, ev.Fact] = {
             "rank-ready": ev.RankReady(0, i, name),
-            "rank-collected": ev.RankCollected(0, (i,), name),
+            "rank-collected": ev.RankCollected(0, Numbers((i,)), name),
             "rank-broken": ev.RankBroken(0, name, "", "", ""),
             "phase-started": ev.PhaseStarted(0, 0, name),
             "phase-ended": ev.PhaseEnded(0, 0, name),
@@ -427,6 +428,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "compiled": ev.Compiled(0, 0, 1.0, i, 0, 0, {name: (name,)}),
             "configs-dropped": ev.ConfigsDropped(0, 0, name, (name,), i),
             "capability": ev.Capability(name, False, rank=0),
+            "muted": ev.Muted(0, name, 0),
             "sampled": sample(0, cpu_s=float(i)),
             "stack-taken": ev.StackTaken(0, 0, "traceback", True, BLOCKED),
             "output-read": ev.OutputRead(0, 0, "stdout", name),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import Damaged, Event, Gap, Unknown
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.wire import (
     KINDS,
     MAX_LINE_BYTES,
@@ -306,10 +307,17 @@ def test_a_failure_with_many_long_texts_is_told_in_fewer_words() -> None:
 
 def test_a_rank_with_a_thousand_collect_errors_still_says_what_it_collected() -> None:
     errors = tuple(ev.CollectError(f"test_{i}.py", "E   ImportError: " + "no " * 2000) for i in range(1000))
-    (read,) = read_all(encode(event(ev.RankCollected(0, (1, 2), "d", errors))))
+    (read,) = read_all(encode(event(ev.RankCollected(0, Numbers((1, 2)), "d", errors))))
     assert isinstance(read.fact, ev.RankCollected)
-    assert (read.fact.found, len(read.fact.errors)) == ((1, 2), 1000)
+    assert (read.fact.found, len(read.fact.errors)) == (Numbers((1, 2)), 1000)
     assert read.fact.errors[0].text.startswith("E   ImportError")
+
+
+def test_a_key_is_a_text_as_well() -> None:
+    (read,) = read_all(encode(event(ev.Recorded(0, 0, "k" * 2 * MAX_LINE_BYTES, {"key" * MAX_LINE_BYTES: 1}))))
+    assert isinstance(read.fact, ev.Recorded)
+    assert "characters cut" in read.fact.key
+    assert "characters cut" in next(iter(read.fact.value))  # type: ignore[call-overload]
 
 
 def test_what_no_cutting_makes_small_enough_is_refused() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.report.text import failure_text, headline
 from tests.report.story import NODEID, Story, killed, result
 
@@ -149,7 +150,7 @@ def test_a_broken_start_shows_the_stage_and_the_error() -> None:
 def test_a_collection_error_is_shown() -> None:
     story = Story(1, released=False)
     errors = (ev.CollectError("suite/test_step.py", "E   SyntaxError"), ev.CollectError("other.py", "E   Other"))
-    story.rank(5.0, ev.RankCollected(0, (), "d", errors))
+    story.rank(5.0, ev.RankCollected(0, Numbers(), "d", errors))
     story.box(6.0, ev.TestEnded(0, "not-run", ""))
     text = shown(story, result(Verdict(Code.STARTUP_FAILURE, "rank 0 could not collect", (0,), "collection")))
     assert "rank 0 could not collect suite/test_step.py\n│ E   SyntaxError" in text

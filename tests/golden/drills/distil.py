@@ -14,6 +14,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Event, Fact
+from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.wire import cut_middle, decode_fact, encode, encode_fact
 
@@ -131,7 +132,7 @@ def _of_world(fact: Fact, index: int, earlier_s: float) -> Fact | None:
             return replace(fact, pid=1000 + fact.rank)
         case ev.RankCollected():
             errors = tuple(e for e in fact.errors if index not in fact.found)
-            found, with_lane = ((0,) if index in of else () for of in (fact.found, fact.with_lane))
+            found, with_lane = (Numbers((0,) if index in of else ()) for of in (fact.found, fact.with_lane))
             return replace(fact, found=found, with_lane=with_lane, errors=errors)
         case ev.FlightRecorded():
             entries = tuple(replace(e, entered_s=round(e.entered_s - earlier_s, 4)) for e in fact.entries)
