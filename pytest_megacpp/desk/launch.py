@@ -13,7 +13,7 @@ from pytest_megacpp.desk.lanes import DRILL_MARK
 from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
-from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal_config import BAKED_DIR, VM
@@ -128,7 +128,12 @@ def select(
     timeout_s: Callable[[pytest.Item], float | None],
     must_run: Callable[[pytest.Item], bool],
 ) -> tuple[Selected, ...]:
-    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for a mark without sense."""
+    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for a mark without sense,
+    and for more tests than a run holds.
+    """
+    if len(items) > MAX_TESTS:
+        told = f"{len(items)} tests are marked {lane}, and one run holds {MAX_TESTS}"
+        raise pytest.UsageError(f"{told}: select fewer at a time (-k, paths)")
     chosen = ((item, _arguments(item, lane, timeout_s(item)), _drill(item)) for item in items)
     return tuple(Selected(item, marks, drill, drill is None and must_run(item)) for item, marks, drill in chosen)
 

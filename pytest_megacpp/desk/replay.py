@@ -18,7 +18,7 @@ from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, firs
 from pytest_megacpp.desk.session import POLL_S, LaneRun
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
-from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor, number_of
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
@@ -28,7 +28,6 @@ from pytest_megacpp.surfaces.modal_failures import is_an_end
 from pytest_megacpp.surfaces.protocol import RunningBox
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
-MAX_TESTS = 100_000
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 

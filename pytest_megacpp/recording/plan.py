@@ -28,6 +28,9 @@ class PlannedTest:
     shards: bool = False
 
 
+MAX_TESTS = 100_000
+"""Of one run, so that no recording makes a desk remember more: judged, these take 110 MB."""
+
 MEASURED = "measured"
 WARM_UP = "warm-up"
 DIAGNOSTIC = "diagnostic"

@@ -19,6 +19,7 @@ from pytest_megacpp.recording.collectives import (
     kept_entries,
 )
 from pytest_megacpp.recording.flight import is_nccl
+from pytest_megacpp.recording.plan import MAX_TESTS
 from pytest_megacpp.recording.stacks import (
     Thread,
     imports_compiler,
@@ -45,6 +46,10 @@ KEPT_DAMAGE = 10_000
 KEPT_SOURCES = 131_072
 BACKWARDS_S = 1.0  # threads that report of ranks overtake each other by less
 KEPT_FAULTS = 256
+KEPT_PROBLEMS = 256  # the first, of which the very first is judged
+KEPT_PROGRESS = 64  # the newest
+KEPT_TEXTS = 262_144  # of what ranks collected, in all worlds; what they have in common counts once
+MAX_WORLDS = 131_072  # more than a run has tests
 MAX_WORLD_SIZE = 8_192
 VIEWS_PER_EVENT = 4  # every rank of a test says more than that: memory grows with the recording, whatever it claims
 FREE_VIEWS = 100_000
@@ -427,6 +432,8 @@ class Timeline:
     last_s: float = 0.0
     _events: int = 0
     _views: int = 0
+    _collected: dict[object, object] = field(default_factory=dict)  # each to itself
+    _collected_texts: int = 0
     _stamps_s: dict[tuple[str, str, int | None], float] = field(default_factory=dict)
 
     def add(self, event: ev.Event) -> None:
@@ -457,9 +464,10 @@ class Timeline:
                 if fact.rank is None or self._world_rank(event.world, fact.rank):
                     _keep(self.capabilities, (fact.name, fact.rank), fact, KEPT_CAPABILITIES)
             case ev.ProblemFound():
-                self.problems.append((time_s, fact))
+                if len(self.problems) < KEPT_PROBLEMS:
+                    self.problems.append((time_s, fact))
             case ev.Progress():
-                self.progress.append((time_s, fact))
+                self.progress = [*self.progress[1 - KEPT_PROGRESS :], (time_s, fact)]
             case ev.MemoryUsed():
                 self.memory = (time_s, fact)
                 if self.exceeded_s is None and fact.total_bytes > fact.limit_bytes:
@@ -493,6 +501,8 @@ class Timeline:
         """A number is planned once, and a further attempt is one at the same test: on as many ranks, no less wanted."""
         if self.planned.get(fact.test, fact) != fact:
             return False
+        if fact.test not in self.planned and len(self.planned) >= (MAX_TESTS if fact.of is None else 2 * MAX_TESTS):
+            return False
         if fact.of is None:
             return True
         first = self.planned.get(fact.of)
@@ -525,7 +535,7 @@ class Timeline:
 
     def _world_started(self, name: str, time_s: float, fact: ev.WorldStarted) -> None:
         known = self.worlds.get(name)
-        if known is None and 0 < fact.size <= MAX_WORLD_SIZE:
+        if known is None and 0 < fact.size <= MAX_WORLD_SIZE and len(self.worlds) < MAX_WORLDS:
             self.worlds[name] = WorldView(name, fact.size, time_s, fact.reason)
         elif known is None or (known.size, known.reason) != (fact.size, fact.reason):
             self.stray += 1
@@ -555,7 +565,8 @@ class Timeline:
                 if len(world.faults) < KEPT_FAULTS:
                     world.faults.append((time_s, fact))
             case ev.RankCollected():
-                world.collected[fact.rank] = (time_s, fact)
+                if fact.rank not in world.collected:
+                    world.collected[fact.rank] = (time_s, self._shared(fact))
             case ev.RankBroken():
                 world.broken.setdefault(fact.rank, (time_s, fact))
             case ev.RankExited():
@@ -607,6 +618,21 @@ class Timeline:
                 test.groups.made(joining.group, fact.rank, joining.members)
         elif not view.collectives.scope:  # before 2026-12 the making of a group wasn't recorded
             test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
+
+    def _shared(self, fact: ev.RankCollected) -> ev.RankCollected:
+        """With one object for all that is equal on ranks and in worlds, and without what would be too much."""
+        texts = {name: self._once(getattr(fact, name)) for name in ("errors", "skipped", "unplanned")}
+        sets = {name: self._collected.setdefault(told := getattr(fact, name), told) for name in ("found", "with_lane")}
+        return replace(fact, **texts, **sets)  # type: ignore[arg-type]
+
+    def _once(self, texts: tuple[object, ...]) -> object:
+        if texts in self._collected:
+            return self._collected[texts]
+        if self._collected_texts + len(texts) > KEPT_TEXTS:
+            self.stray += 1
+            return ()
+        self._collected_texts += len(texts)
+        return self._collected.setdefault(texts, texts)
 
     def _exited(self, world: WorldView, time_s: float, fact: ev.RankExited) -> None:
         world.exits.setdefault(fact.rank, (time_s, fact))

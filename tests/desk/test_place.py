@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk import launch
 from pytest_megacpp.desk.launch import Place, choose_place, surface_of
 from pytest_megacpp.desk.options import Options, read_lanes
 from pytest_megacpp.surfaces import modal_credentials
@@ -111,3 +112,13 @@ def test_half_a_token_is_none() -> None:
 def test_a_token_without_the_client_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modal_credentials, "find_spec", lambda name: None)
     assert not modal_credentials.configured(TOKEN)
+
+
+def test_more_tests_than_a_run_holds_are_refused_at_once(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "MAX_TESTS", 1)
+    items = [request.node, request.node]
+    with pytest.raises(pytest.UsageError, match="2 tests are marked h200x8, and one run holds 1: select fewer"):
+        launch.select(items, "h200x8", lambda item: None, lambda item: False)
+    assert len(launch.select(items[:1], "h200x8", lambda item: None, lambda item: False)) == 1

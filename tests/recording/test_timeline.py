@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording import timeline
 from pytest_megacpp.recording.collectives import disagreements
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import (
@@ -15,6 +16,8 @@ from pytest_megacpp.recording.timeline import (
     KEPT_ATTEMPTS,
     KEPT_DAMAGE,
     KEPT_PHASES,
+    KEPT_PROBLEMS,
+    KEPT_PROGRESS,
     KEPT_RECORDS,
     KEPT_STACKS,
     MAX_WORLD_SIZE,
@@ -463,6 +466,51 @@ def test_reads_of_a_bucket_keep_the_first_path_and_the_largest_count() -> None:
     told.rank(5.0, ev.BucketRead(0, 0, "a", "/b/3", 1))
     seen = told.of(0).bucket_reads
     assert [(time_s, fact.path, fact.reads) for time_s, fact in seen.values()] == [(3.0, "/b/1", 7), (3.5, "/c/1", 1)]
+
+
+def test_problems_and_steps_have_an_end() -> None:
+    told = Telling()
+    for i in range(2 * KEPT_PROBLEMS):
+        told.box(3.0 + i, ev.ProblemFound("blocked", "", f"problem {i}"), ev.Progress("seed", f"step {i}"), world="")
+    run = told.timeline
+    assert [p.detail for _, p in run.problems] == [f"problem {i}" for i in range(KEPT_PROBLEMS)]
+    assert len(run.progress) == KEPT_PROGRESS
+    assert run.progress[-1] == (2 + 2 * KEPT_PROBLEMS, ev.Progress("seed", f"step {2 * KEPT_PROBLEMS - 1}"))
+
+
+def test_a_plan_has_an_end_and_room_for_further_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MAX_TESTS", 3)
+    told = Telling()
+    first = [ev.TestPlanned(i, f"t{i}", 2) for i in range(5)]
+    further = [ev.TestPlanned(10 + i, "t0", 2, of=0, purpose="measured") for i in range(5)]
+    told.box(3.0, *first, *further, *first, *further, world="")
+    assert list(told.timeline.planned) == [0, 1, 2, 10, 11, 12]
+    assert told.timeline.stray == 2 * (2 + 2)
+
+
+def test_worlds_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MAX_WORLDS", 3)
+    told = Telling()
+    for i in range(1, 6):
+        told.box(3.0, ev.WorldStarted(2, "first"), world=f"w{i}")
+    assert list(told.timeline.worlds) == ["w1", "w2", "w3"]
+    assert told.timeline.stray == 2
+
+
+def test_what_all_ranks_collected_is_kept_once_and_what_is_beyond_measure_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timeline, "KEPT_TEXTS", 5)
+    told = Telling(4)
+    for rank, name in enumerate("aaab"):
+        errors = tuple(ev.CollectError(f"{name}{i}.py", "x") for i in range(3))
+        told.rank(3.0, ev.RankCollected(rank, Numbers(range(0, 9, 2)), "d", errors, unplanned=("u",)))
+    seen = [fact for _, fact in told.timeline.worlds["w1"].collected.values()]
+    assert seen[0].errors is seen[1].errors is seen[2].errors
+    assert all(fact.found is seen[0].found for fact in seen)
+    assert [len(fact.errors) for fact in seen] == [3, 3, 3, 0]
+    assert [len(fact.unplanned) for fact in seen] == [1, 1, 1, 1]
+    assert told.timeline.stray == 1
 
 
 def test_a_recording_of_garbage_fills_no_memory() -> None:
