@@ -20,6 +20,7 @@ from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
+from pytest_megacpp.surfaces.standstill import STOPPED_S, Standstill
 
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
@@ -89,6 +90,8 @@ class LocalBox:
         self._log = log
         self._file: IO[bytes] | None = None
         self._guard_died_s: float | None = None
+        self._standstill = Standstill(child.pid)
+        self._lost: Ended | None = None
 
     def read(self) -> bytes:
         if self._file is None:
@@ -99,13 +102,28 @@ class LocalBox:
         return self._file.read(1 << 20)
 
     def ended(self) -> Ended | None:
+        if self._lost is not None:
+            return self._lost
         status = self._child.poll()
-        if status is None or (status < 0 and self._goes_on_alone()):
+        if status is None:
+            return self._lost_to_a_stop()
+        if status < 0 and self._goes_on_alone():
             return None
         number = -status if status < 0 else status - _SIGNALLED
         words = (_how(status) if number > 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
         cause = "killed" if number == signal.SIGKILL else "cut-off"
         return Ended(ProblemFound("box-lost", cause, words) if words else None)
+
+    def _lost_to_a_stop(self) -> Ended | None:
+        """A box that was stopped for good is ended: nobody else would, and it would hold what it has."""
+        stopped = self._standstill.look(time.monotonic())
+        if stopped is None:
+            return None
+        self._kill()
+        words = f"process {stopped} of the box was stopped (SIGSTOP) and stayed so for {STOPPED_S:g} s"
+        mend = "find out what stops processes here (kill -STOP, a job manager); kill -CONT in time lets a box go on"
+        self._lost = Ended(ProblemFound("box-lost", "frozen", words, mend))
+        return self._lost
 
     def address(self) -> Address:
         return Address()
@@ -140,15 +158,20 @@ class LocalBox:
         if self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
+        process.send(self._child.pid, signal.SIGCONT)  # a box that was stopped ends in order as well
         if not self._wait(STOP_S):
             process.send(self._child.pid, signal.SIGTERM)
             if not self._wait(TERM_S):
-                process.end_all(p.pid for p in process.descendants(self._child.pid))
-                process.end_all([self._child.pid])
-                self._wait(TERM_S)
+                self._kill()
         deadline = time.monotonic() + STOP_S + TERM_S
         while self.ended() is None and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def _kill(self) -> None:
+        process.end_all(p.pid for p in process.descendants(self._child.pid))
+        process.end_all([self._child.pid])
+        self._wait(TERM_S)
+        sweep(self._run_id)
 
     def _wait(self, limit_s: float) -> bool:
         try:
