@@ -4,6 +4,7 @@ One thread does everything but looking (`watch`). The box needs nobody: when the
 """
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ from pytest_megacpp.box.output import OutputMarks
 from pytest_megacpp.box.preload import Preloaded
 from pytest_megacpp.box.pump import TICK_S, Pump
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box.scratch import PREFIX, lost
 from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
 from pytest_megacpp.box.world import RankProcess, StartFailed, StartMethod, World, forkserver_is_alive, start_forkserver
@@ -49,7 +51,8 @@ KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hold for ever
 PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
-TRIM_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  # after logs and the scratch directory
+NEEDED = ("box", "plan.json")  # by ranks that start, of what lies in the scratch directory
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
@@ -88,7 +91,7 @@ class Box:
         self._settings: tuple[contract.Setting, ...] = ()
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
         self._start_method: StartMethod | None = None
-        self._trimmed_s = 0.0
+        self._looked_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------------------
 
@@ -119,7 +122,8 @@ class Box:
             self._loop()
         except StartFailed as e:
             traceback.print_exception(e)  # in box.log
-            self.recorder.write(ev.ProblemFound("environment", "start", str(e), e.mend))
+            if not self._is_scratch_lost():
+                self.recorder.write(ev.ProblemFound("environment", "start", str(e), e.mend))
             self.recorder.write(ev.RunFinished("refused"))
         finally:
             for world in list(self.worlds.values()):
@@ -284,7 +288,7 @@ class Box:
                 self._perform(action)
             if not actions:
                 self._pump.once()
-                self._trim_logs()
+                self._look_after()
             self._account()
 
     def _wait_until(self, done: Callable[[], bool], limit_s: float) -> bool:
@@ -296,12 +300,27 @@ class Box:
 
         return self._pump.until(look, limit_s)
 
-    def _trim_logs(self) -> None:
+    def _look_after(self) -> None:
+        """What is to be seen to now and then while nothing happens."""
         now_s = self.recorder.now_s()
-        if now_s - self._trimmed_s > TRIM_EVERY_S:
-            self._trimmed_s = now_s
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._is_scratch_lost()
             for marks in self.marks.values():
                 marks.trim()
+
+    def _is_scratch_lost(self) -> bool:
+        """Whether somebody removed what the run works in. Ranks that start then end before they can say why, and those
+        that live can't be asked any more, so the run goes no further.
+        """
+        names = lost(str(self.scratch), NEEDED)
+        if names and self.supervisor.stop is None:
+            detail = f"{' and '.join(names)} in {self.scratch} were removed while the run needs them"
+            place = f"{self.scratch.parent}/{PREFIX}*"
+            mend = f"keep what cleans up {self.scratch.parent} from {place}, or set TMPDIR to a directory of your own"
+            self.recorder.write(ev.ProblemFound("environment", "scratch", detail, mend))
+            self.stop("refused", detail)
+        return bool(names)
 
     def _account(self) -> None:
         """Keeps account of memory: where it runs out, the box may be gone before anybody can say so."""
@@ -350,6 +369,10 @@ class Box:
         self.recorder.write(fact, world)
 
     def _start_world(self, action: sv.StartWorld) -> None:
+        if self._is_scratch_lost():
+            raise StartFailed(
+                action.size, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.scratch))
+            )
         world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
         self.worlds[world.name] = world
         self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
@@ -576,6 +599,8 @@ class Box:
         """Its last words first, then the exit: a report that travelled before the end came before it."""
         if rank.exited:
             return
+        if not world.ending:
+            self._is_scratch_lost()  # before the exits that come of it
         at_s = self.recorder.now_s()
         rank.exited = True
         self._pump.forget(rank.ended_fd)

@@ -4,7 +4,8 @@ Sockets lie in it, whose paths may have 107 characters. So it is made in the tem
 enough, else in the first of a few places that are.
 
 Whoever works in it holds a lock, and so do processes forked from it. Guard and box remove it at their end; where both
-were killed, the next run on the machine finds a directory that nobody holds, and removes it.
+were killed, the next run on the machine finds a directory that nobody holds, and removes it. A lock on the directory
+itself keeps systemd-tmpfiles away (tmpfiles.d(5)); whatever else removes it is noticed by `lost`.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import glob
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 
 PREFIX = "megacpp-"
 MAX_PLACE_CHARS = 48  # `/megacpp-…` and `/pymp-…/listener-…` of multiprocessing come behind it
@@ -30,7 +32,14 @@ def make() -> str:
         return unborn
     born = unborn.replace(f"new-{PREFIX}", PREFIX)
     os.rename(unborn, born)  # only now can a sweep see it
+    with contextlib.suppress(OSError):  # where a directory can't be locked, nobody looks for a lock on one
+        fcntl.flock(os.open(born, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)
     return born
+
+
+def lost(directory: str, names: Iterable[str]) -> list[str]:
+    """Which of these somebody has removed from it."""
+    return [name for name in names if not os.path.lexists(os.path.join(directory, name))]
 
 
 def _place() -> str:

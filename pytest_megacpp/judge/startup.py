@@ -473,13 +473,14 @@ def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
 
 def cut_short(case: Case) -> Finding | None:
     """A test that was running when the run was stopped, or when the box was lost."""
-    timeline = case.timeline
-    if case.why == "stop" or (case.test.ended is None and timeline.finished is not None):
-        return _stopped(case)
-    if case.test.ended is not None:
+    timeline, ended = case.timeline, case.test.ended
+    was_stopped = case.why == "stop" or (ended is None and timeline.finished is not None)
+    if ended is not None and not was_stopped:
         return None
     problem = problem_found(timeline)
-    return problem if problem is not None and problem.time_s >= case.test.started_s else box_lost(timeline, "call")
+    if problem is not None and case.test.started_s <= problem.time_s <= (case.test.ended_s or problem.time_s):
+        return problem
+    return _stopped(case) if was_stopped else box_lost(timeline, "call")
 
 
 def _stopped(case: Case) -> Finding:

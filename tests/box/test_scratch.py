@@ -1,6 +1,7 @@
 """What a run needs only while it runs goes with it, whoever was killed."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -60,6 +61,19 @@ def test_a_directory_that_somebody_holds_stays_until_the_last_one_was_killed(tem
         child.stdout.read()  # its end is that of the last holder
     scratch.sweep()
     assert list(temporary.iterdir()) == []
+
+
+def test_systemd_keeps_away_from_what_is_locked() -> None:
+    """It looks for a lock on the directory itself (tmpfiles.d(5))."""
+    made = scratch.make()
+    directory = os.open(made, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(directory)
+    assert scratch.lost(made, [scratch.LOCK, "box"]) == ["box"]
+    shutil.rmtree(made)
 
 
 def test_what_is_no_scratch_stays(temporary: Path) -> None:

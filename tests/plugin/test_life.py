@@ -235,6 +235,35 @@ def test_killed_desk_and_box_together(project: Project) -> None:
         assert [p for p in files for secret in (TOKEN, PASSWORD) if secret.encode() in p.read_bytes()] == []
 
 
+CLEANED = """
+    import os
+    import shutil
+    import time
+    import pytest
+
+    pytestmark = pytest.mark.h200x8(ranks=2, test=60, stall=50)
+
+    def test_in_which_it_is_removed(modal_h200x8):
+        if modal_h200x8.rank == 0:
+            shutil.rmtree(os.path.dirname(os.environ["MEGACPP_TMP"]))
+        time.sleep(30)
+
+    def test_next(modal_h200x8): pass
+"""
+
+
+def test_a_scratch_directory_that_a_cleaner_removes(project: Project) -> None:
+    """No rank is blamed for what it can't reach any more, and later worlds don't end without a word."""
+    project.write("test_cleaned.py", CLEANED)
+    ran = project.pytest(*LANE)
+    for name in ("test_in_which_it_is_removed", "test_next"):
+        verdict = ran.verdict(name)
+        assert (verdict["code"], verdict["cause"], verdict["blamed_ranks"]) == ("environment", "scratch", [])
+        assert "were removed while the run needs them" in verdict["summary"]
+    assert ran.run is not None
+    assert ran.run["status"] == "error"
+
+
 PATIENT = """
     import os
     import pathlib
