@@ -3,19 +3,21 @@
 import hashlib
 import io
 import os
+import shutil
 import socket
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pytest_megacpp.box import archive
 from pytest_megacpp.box.archive import Packed, pack, unpack
 from pytest_megacpp.recording.seed_layout import SeedError, SeedRefused
 from tests.box.seeding import contents, fill
+from tests.fuzzing import fuzzer
 
 MIB = 1 << 20
 
@@ -211,7 +213,7 @@ def test_an_archive_is_a_file_and_nothing_that_blocks(tmp_path: Path) -> None:
 BYTES = made(("inductor/a", b"1" * 700), ("inductor/" + "b" * 120, b"2"), ("triton/c", b""))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzzer(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     """Whoever damages an archive may also tell its new checksum: then what comes out is inside, plain and bounded."""
@@ -232,6 +234,7 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) 
     else:
         assert sum(len(content) for _, _, content in contents(place / "in" / "out").values()) == 701
     assert {path.name for path in place.iterdir()} == {"a.tar", "in"}
+    shutil.rmtree(place)
 
 
 def _mend_checksums(data: bytearray) -> None:

@@ -15,6 +15,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, dump_line, encode, encode_fact, read_all
+from tests.fuzzing import fuzzer
 from tests.recording.strategies import ANY_FACTS
 from tests.scenario import FakeBox
 
@@ -35,6 +36,7 @@ def flood(fact: ev.Fact, total_bytes: int) -> Iterator[bytes]:
     return itertools.repeat(portion, total_bytes // len(portion) + 1)
 
 
+@fuzzer()
 @given(
     st.lists(st.tuples(ANY_FACTS, st.floats(allow_nan=True)), max_size=30), st.lists(st.integers(1, 400), max_size=8)
 )
@@ -52,6 +54,7 @@ def test_only_what_a_rank_may_say_is_heard(told: list[tuple[ev.Fact, float]], cu
     assert all(at_s <= NOW_S for at_s in times)
 
 
+@fuzzer()
 @given(st.binary(max_size=600))
 def test_any_bytes_are_read(data: bytes) -> None:
     line = Line(0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.desk.rundir import dump_json
@@ -22,6 +22,7 @@ from pytest_megacpp.report.flight_dump import flight_dumps
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import RunMeta, run_json, run_status
 from pytest_megacpp.report.text import failure_text
+from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 
@@ -86,8 +87,8 @@ def _with(line: bytes, place: list[float], value: Any) -> bytes:
     return json.dumps(data).encode()
 
 
+@fuzzer(200)
 @given(damaged())
-@settings(max_examples=200)
 def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> None:
     timeline = fold(read_all(recording))
     tests = judge_run(timeline).tests

@@ -13,6 +13,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.wire import decode_fact, encode_fact, read_all
+from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
 from tests.recording.strategies import facts
 
@@ -141,6 +142,7 @@ def test_strange_facts_never_raise(name: str, strange: list[tuple[ev.Fact, float
     judge_run(fold(events))
 
 
+@fuzzer()
 @given(st.lists(st.tuples(st.sampled_from(["", "w1"]), HOSTILE, st.floats(0, 100)), max_size=30))
 def test_nothing_but_strange_facts(strange: list[tuple[str, ev.Fact, float]]) -> None:
     timeline = fold([ev.Event("r", world, "box", 0, time_s, fact) for world, fact, time_s in strange])
@@ -148,6 +150,7 @@ def test_nothing_but_strange_facts(strange: list[tuple[str, ev.Fact, float]]) ->
     judge_run(timeline)
 
 
+@fuzzer()
 @given(st.binary(max_size=400))
 def test_bytes_that_are_no_recording(data: bytes) -> None:
     assert judge_run(fold(read_all(data))).tests == ()

@@ -11,6 +11,7 @@ from pytest_megacpp.recording import seed_layout as layout
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.seed import Manifest, Shape
 from pytest_megacpp.recording.seed_layout import SeedRefused, good_id, is_id, is_key, looked_at, read_manifest
+from tests.fuzzing import fuzzer
 from tests.recording.strategies import JSON, instances
 
 SHAPE = Shape("h200x8", "H200:8", ("NVIDIA H200",), 1, "full", "")
@@ -64,7 +65,7 @@ def test_one_that_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatc
         read_manifest(BYTES, SHAPE.key, MADE.id)
 
 
-@settings(max_examples=100)
+@fuzzer(100)
 @given(st.data())
 def test_any_damage_is_a_reason(data: st.DataObject) -> None:
     damaged = bytearray(BYTES)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
@@ -29,6 +29,7 @@ from pytest_megacpp.recording.timeline import (
 )
 from pytest_megacpp.recording.waits import Moment, wait_graph
 from pytest_megacpp.recording.wire import RANK_KINDS
+from tests.fuzzing import fuzzer
 from tests.recording.strategies import any_events, streams
 from tests.recording.telling import BLOCKED, LIMITS, Telling
 
@@ -357,8 +358,8 @@ def questions(test: TestView) -> Iterator[object]:
         yield view.collectives.last()
 
 
+@fuzzer(300)
 @given(any_events() | streams())
-@settings(max_examples=300)
 def test_no_event_makes_it_raise_and_its_views_can_be_asked(events: list[ev.Event]) -> None:
     timeline = Timeline()
     for event in events:

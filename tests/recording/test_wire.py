@@ -30,6 +30,7 @@ from pytest_megacpp.recording.wire import (
     read_all,
     read_object,
 )
+from tests.fuzzing import fuzzer
 from tests.recording.strategies import JSON, TIMES, facts_of, streams
 
 
@@ -144,6 +145,7 @@ def test_a_resumed_stream_repeats_lines_without_harm(told: list[Event], stop: in
     assert read_all(b"".join(resumed)) == told
 
 
+@fuzzer()
 @given(streams(), st.randoms(use_true_random=False))
 def test_damaged_bytes_never_raise(told: list[Event], chance: random.Random) -> None:
     data = bytearray(b"".join(map(encode, told)) or b"{}")
@@ -153,6 +155,7 @@ def test_damaged_bytes_never_raise(told: list[Event], chance: random.Random) -> 
     assert all(isinstance(e, Event) for e in read_all(bytes(data)))
 
 
+@fuzzer()
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=4))
 def test_any_bytes_read_the_same_in_any_portions(data: bytes, places: list[int]) -> None:
     assert fed(cut_at(data, places)) == read_all(data)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.surfaces.modal_stream import End, FollowerStream, Lines, Log, Piece, Unseen
+from tests.fuzzing import fuzzer
 
 A, B = b'{"v":1,"a":1}\n', b'{"v":1,"b":2}\n'
 RAW = b"#end {}\n{\nnot json\n\x00\xff"
@@ -21,6 +22,7 @@ def joined(pieces: list[Piece]) -> tuple[bytes, list[Log], bool]:
     return lines, [p for p in pieces if isinstance(p, Log)], any(isinstance(p, End) for p in pieces)
 
 
+@fuzzer()
 @given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=12))
 def test_any_portions_say_the_same(cuts: list[int]) -> None:
     at = [0, *sorted(cuts), len(WHOLE)]
@@ -31,6 +33,7 @@ def test_any_portions_say_the_same(cuts: list[int]) -> None:
     assert stream.offset == len(A + B + A)
 
 
+@fuzzer()
 @given(cut=st.integers(0, len(WHOLE)))
 def test_a_later_follower_begins_after_the_last_whole_line(cut: int) -> None:
     recording, stream = A + B + A, FollowerStream()
@@ -39,6 +42,7 @@ def test_a_later_follower_begins_after_the_last_whole_line(cut: int) -> None:
     assert joined(first + rest)[0] == recording
 
 
+@fuzzer()
 @given(st.binary(max_size=400))
 def test_nothing_hurts(data: bytes) -> None:
     for piece in FollowerStream().feed(data):
