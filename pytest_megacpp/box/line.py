@@ -14,7 +14,8 @@ from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fac
 ANYTHING_BYTES = 8 << 20
 TESTIMONY_BYTES = 16 << 20
 MAX_GARBAGE_LINES = 10_000
-"""In one test; each takes some 5 µs to refuse, and honest ranks send none."""
+MAX_GARBAGE_BYTES = 1 << 20
+"""In one test; each line takes some 5 µs to refuse, 1 MiB of many small values 50 ms, and honest ranks send none."""
 
 _VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # an honest rank names the kind as early
 _IS_VITAL = re.compile(_VITAL)
@@ -34,12 +35,14 @@ class Line:
     _last_s: float = 0.0
     _taken_bytes: int = 0
     _muted: str = ""
-    _garbage: int = 0
+    _garbage_lines: int = 0
+    _garbage_bytes: int = 0
     _said: set[type[Fact]] = field(default_factory=set)
 
     def begin(self) -> None:
         """A test begins: the rank may say as much again."""
-        self._taken_bytes, self._muted, self._garbage = 0, "", 0
+        self._taken_bytes, self._muted = 0, ""
+        self._garbage_lines = self._garbage_bytes = 0
         self._said -= set(_ONCE_IN_A_TEST)
 
     @property
@@ -65,21 +68,23 @@ class Line:
             data = read_object(line)
             fact, claimed_s = decode_fact(data), read_time(data.get("t"))
         except CodecError:
-            return self._refused()
+            return self._refused(len(line))
         is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
         is_its_own = is_its_own and getattr(fact, "lost", Muted.EXTRAS) in (Muted.EXTRAS, Muted.REPORTS)
         if not is_its_own or type(fact) in self._said:
-            return self._refused()
+            return self._refused(len(line))
         self._last_s = min(max(claimed_s, self._last_s), now_s)
         if isinstance(fact, _ONCE):
             self._said.add(type(fact))
             return [(fact, self._last_s)]
         return self._measured(fact, len(line))
 
-    def _refused(self) -> list[tuple[Fact, float]]:
+    def _refused(self, size_bytes: int) -> list[tuple[Fact, float]]:
         """Nothing; once there is too much of it, that what follows is left out."""
-        self._garbage += 1
-        if self._garbage <= MAX_GARBAGE_LINES or self._muted:
+        self._garbage_lines += 1
+        self._garbage_bytes += size_bytes
+        is_bearable = self._garbage_lines <= MAX_GARBAGE_LINES and self._garbage_bytes <= MAX_GARBAGE_BYTES
+        if is_bearable or self._muted:
             return []
         self._muted = Muted.EXTRAS
         return [(Muted(self.rank, Muted.EXTRAS), self._last_s)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box.line import ANYTHING_BYTES, MAX_GARBAGE_LINES, TESTIMONY_BYTES, Line
+from pytest_megacpp.box.line import ANYTHING_BYTES, MAX_GARBAGE_BYTES, MAX_GARBAGE_LINES, TESTIMONY_BYTES, Line
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome
 from pytest_megacpp.recording import events as ev
@@ -181,6 +181,14 @@ def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch
     looked_at.clear()
     assert heard(line, flood * 10_000 + said(last) + flood * 10_000) == [last]
     assert len(looked_at) <= 3
+
+
+def test_a_flood_of_long_nonsense_ends_after_few_lines() -> None:
+    """One such line takes a hundred times as long to refuse as ten thousand short ones would allow."""
+    line, garbage = Line(0), b'{"t":1,"kind":"finished","x":[' + b"[]," * (MAX_GARBAGE_BYTES // 8) + b"0]}\n"
+    found = [heard(line, garbage) for _ in range(4)]
+    assert found == [[], [], [ev.Muted(0, ev.Muted.EXTRAS)], []]
+    assert line.floods
 
 
 def test_a_flood_of_reports_ends_too() -> None:
