@@ -170,7 +170,7 @@ class Box:
         found = preflight.problems(
             survey,
             requested_gpu=self.plan.gpu,
-            requested_count=self.plan.devices,
+            requested_count=self.plan.ranks if self.plan.dry_run else self.plan.devices,
             dry_run=self.plan.dry_run,
         )
         states = {state.uuid: state.bus_id for state in survey.gpus.states}

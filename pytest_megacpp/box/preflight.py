@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -34,6 +35,10 @@ from pytest_megacpp.recording.events import Json
 MIB = 1 << 20
 SHM_BYTES_PER_RANK = 64 * MIB
 MIN_FREE_DISK_BYTES = 64 * MIB
+DESCRIPTORS, DESCRIPTORS_PER_RANK = 32, 10
+"""What a box needs: 40 were open at once with 2 ranks, 56 with 4 (three tests, one of which failed), and looks at ranks
+that stall open a few more.
+"""
 SUPPORTED: Mapping[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "pytest": ((8, 2), None),
     "torch": ((2, 11), (3, 0)),
@@ -140,6 +145,7 @@ def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
         "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
         "free_disk_bytes": _disk_bytes(directory, free=True),
         "semaphores": _semaphores(),
+        "descriptors": _descriptors(),
         "proc": has_proc(),
         "interfaces": _interfaces(),
         "loopback_connects": _loopback_connects(),
@@ -195,6 +201,12 @@ def _semaphores() -> bool | str:
     except (OSError, ImportError) as e:
         return str(e)
     return True
+
+
+def _descriptors() -> int | None:
+    """How many files this process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _interfaces() -> bool | str:
@@ -321,11 +333,12 @@ def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dr
     """Why the lane can't be run here; empty when it can.
 
     `requested_gpu` is a GPU type as Modal spells it (`H200`, `A100-80GB`, `H100!`), with or without a count;
-    None or `any` accepts every type. `requested_count` is the number of devices, one for each rank. A dry run
-    needs none.
+    None or `any` accepts every type. `requested_count` is the number of devices, one for each rank; a dry run has
+    only the ranks.
     """
     found = [*_version_problems(box.versions), *_kernel_problems(box.facts)]
     found += [*_network_problems(box.facts), *_disk_problems(box.facts)]
+    found += _descriptor_problems(box.facts, requested_count)
     if not dry_run:
         found += _device_problems(box.devices, requested_gpu, requested_count)
         found += _shared_memory_problems(box.facts, requested_count)
@@ -392,6 +405,17 @@ def _disk_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
             "disk",
             f"the disk is almost full: {free // MIB} MiB free where the run writes, at least "
             f"{MIN_FREE_DISK_BYTES // MIB} MiB needed. Free some, or choose another place with --lane-dir",
+        )
+
+
+def _descriptor_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[Problem]:
+    """With too few a box fails somewhere in mid-run, in whose words nobody recognises why."""
+    limit, needed = machine.get("descriptors"), DESCRIPTORS + DESCRIPTORS_PER_RANK * ranks
+    if isinstance(limit, int) and limit < needed:
+        yield Problem(
+            "descriptors",
+            f"too few open files are allowed here: {limit}, and a box with {ranks} ranks needs {needed}. Raise the "
+            "limit (ulimit -n 4096; docker run --ulimit nofile=4096)",
         )
 
 

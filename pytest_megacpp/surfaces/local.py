@@ -110,7 +110,7 @@ class LocalBox:
         if status < 0 and self._goes_on_alone():
             return None
         number = -status if status < 0 else status - _SIGNALLED
-        words = (_how(status) if number > 0 else self._last_line() or _how(status))[:LAST_WORDS_CHARS]
+        words = (_how(status) if number > 0 else self._last_words() or _how(status))[:LAST_WORDS_CHARS]
         cause = "killed" if number == signal.SIGKILL else "cut-off"
         return Ended(ProblemFound("box-lost", cause, words) if words else None)
 
@@ -128,13 +128,12 @@ class LocalBox:
     def address(self) -> Address:
         return Address()
 
-    def _last_line(self) -> str:
+    def _last_words(self) -> str:
         """Of what the box wrote to its log."""
         try:
-            log = self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace")
+            return last_words(self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace"))
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
 
     def _goes_on_alone(self) -> bool:
         """A box whose guard was killed ends in order by itself, which takes as long as any end."""
@@ -179,6 +178,14 @@ class LocalBox:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+def last_words(log: str) -> str:
+    """The exception that ended a process, whatever was written behind it; else the last line."""
+    _, raised, after = log.rpartition("Traceback (most recent call last):\n")
+    lines = [line for line in after.splitlines() if line.strip()]
+    exceptions = [line for line in lines if raised and not line.startswith(" ")]
+    return next(iter(exceptions or lines[-1:]), "").strip()
 
 
 def _how(status: int) -> str:

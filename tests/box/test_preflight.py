@@ -197,6 +197,11 @@ def test_eight_h200_are_what_the_lane_asked_for() -> None:
             "/dev/shm has 64 MiB, NCCL needs about 512 MiB for 8 ranks",
         ),
         (box(facts={"free_disk_bytes": 3 << 20}), "disk", "the disk is almost full: 3 MiB free"),
+        (
+            box(facts={"descriptors": 64}),
+            "descriptors",
+            "too few open files are allowed here: 64, and a box with 8 ranks needs 112. Raise the limit (ulimit",
+        ),
     ],
 )
 def test_each_problem_is_told_with_its_mend(survey: Survey, cause: str, text: str) -> None:
@@ -212,13 +217,14 @@ def test_too_few_and_wrong_devices_are_both_told() -> None:
 
 
 def test_what_cannot_be_read_is_no_problem() -> None:
-    assert found(box(facts={"shm_bytes": None, "free_disk_bytes": None})) == ()
+    assert found(box(facts={"shm_bytes": None, "free_disk_bytes": None, "descriptors": None})) == ()
 
 
 def test_a_dry_run_needs_torch_and_disk_but_no_devices() -> None:
     bare = box(devices="", facts={"shm_bytes": 0}, failure="broken")
     assert found(bare, dry_run=True) == ()
     assert len(found(box(torch=None, facts={"free_disk_bytes": 0}), dry_run=True)) == 2
+    assert [problem.cause for problem in found(box(facts={"descriptors": 100}), dry_run=True)] == ["descriptors"]
 
 
 def test_this_machine_is_surveyed(tmp_path: Path) -> None:
