@@ -37,6 +37,7 @@ from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.desk.unreported import unreported_lines
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.endings import bad_endings
+from pytest_megacpp.desk.warned import RankWarnings
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -88,6 +89,8 @@ class LaneRunner:
         self._made = _made_before(self._options, self._marks.asked)
         self._timeouts = Timeouts(config, lambda item: item in self._place_of)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
+        self._warnings = RankWarnings(config)
+        config.pluginmanager.register(self._warnings, "megacpp-warnings")
         wanted = is_wanted(self._options.annotations, os.environ)
         self._announcer = Announcer(config.invocation_params.dir, config.rootpath) if wanted else None
 
@@ -332,6 +335,7 @@ class LaneRunner:
             known=run.known(placed.index, here),
         )
         self._report(item, nextitem, told)
+        self._warnings.of_test(item, run.timeline, placed.index)
         return True
 
     def _report(self, item: pytest.Item, nextitem: pytest.Item | None, told: Iterable[pytest.TestReport]) -> None:
@@ -357,6 +361,8 @@ class LaneRunner:
         for run in self._runs:
             run.meta = replace(run.meta, unreported=tuple(item.nodeid for item in self.unreported))
         self.finish(interrupted=not (complete and in_order))
+        for run in self._runs:
+            self._warnings.before_tests(run.timeline, run.redactor)
         if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 
 import pytest
@@ -21,6 +22,7 @@ from pytest_megacpp.rank.errors import describe, rendered, text_of
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
+from pytest_megacpp.rank.warned import Warnings
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -77,6 +79,7 @@ class RankSession:
         self.plan = plan
         self.hot_reads = HotReads(agent, plan.data)
         self.hot_reads.install()
+        self.warnings = Warnings(agent)
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
@@ -130,6 +133,9 @@ class RankSession:
         self._announce(session)
         return result
 
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        self.warnings.hear(warning_message, when)
+
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.gave_up = self.gave_up or excinfo.value
 
@@ -181,6 +187,7 @@ class RankSession:
         self.observers.compile_started()
         before = self.observers.counters()
         self.hot_reads.begin(go.test)
+        self.warnings.begin(go.test)
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         except (KeyboardInterrupt, pytest.exit.Exception) as e:

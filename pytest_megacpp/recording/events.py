@@ -403,6 +403,21 @@ class ThreadRaised:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """A Python warning that pytest recorded in a rank, each different one once per test; `test` None: before any test.
+    `category` is its class (`module.Name`); `file` and `line` are where it was raised, `source` is that line's text.
+    """
+
+    rank: int
+    test: int | None
+    category: str
+    message: str
+    file: str
+    line: int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
     `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
@@ -681,6 +696,7 @@ RankFact: TypeAlias = (
     | PhaseEnded
     | Reported
     | ThreadRaised
+    | Warned
     | Finished
     | GroupBegun
     | GroupCreated

@@ -35,6 +35,7 @@ KEPT_RECORDS = 256
 KEPT_DATA_SETS = 64
 KEPT_ATTEMPTS = 64  # at one test, after the first
 KEPT_THREADS = 8
+KEPT_WARNINGS = 256
 KEPT_PHASES = 1024
 KEPT_JOININGS = 16
 KEPT_SCOPE_CHARS = 40
@@ -136,6 +137,7 @@ class RankView:
     phases: list[Phase] = field(default_factory=list)
     reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
+    warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
     group_clean: bool = False
     group_foreign: bool = False
@@ -371,6 +373,7 @@ class WorldView:
     samples: dict[int, ev.Sampled] = field(default_factory=dict)
     compile_s: dict[int, float] = field(default_factory=dict)  # seconds so far, by rank
     output: dict[tuple[int, str], ev.OutputRead] = field(default_factory=dict)
+    warnings: dict[int, dict[ev.Warned, None]] = field(default_factory=dict)  # by rank: those before any test
     acted: ev.Acted | None = None
     acted_s: float | None = None
     test: int | None = None
@@ -387,6 +390,7 @@ _TestFact: TypeAlias = (
     | ev.Reported
     | ev.Finished
     | ev.ThreadRaised
+    | ev.Warned
     | ev.Recorded
     | ev.BucketRead
     | ev.FirstForward
@@ -569,6 +573,8 @@ class Timeline:
                     world.collected[fact.rank] = (time_s, self._shared(fact))
             case ev.RankBroken():
                 world.broken.setdefault(fact.rank, (time_s, fact))
+            case ev.Warned(test=None):
+                _keep(world.warnings.setdefault(fact.rank, {}), fact, None, KEPT_WARNINGS)
             case ev.RankExited():
                 self._exited(world, time_s, fact)
             case ev.TestStarted():
@@ -769,6 +775,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.ThreadRaised():
             if len(view.threads) < KEPT_THREADS:
                 view.threads.append((time_s, fact))
+        case ev.Warned():
+            _keep(view.warnings, fact, None, KEPT_WARNINGS)
         case ev.Recorded():
             _keep(view.records, fact.key, fact.value, KEPT_RECORDS)
         case ev.BucketRead():
