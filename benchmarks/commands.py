@@ -62,7 +62,7 @@ def write_module(folder: Path, case: str, module: str, **constants: str | int) -
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what steers Python, pytest or a launcher; one thread each."""
     kept = {name: value for name, value in os.environ.items() if not _DROPPED.match(name)}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **(extra or {})}
+    return {**kept, "OMP_NUM_THREADS": "1", **(extra or {})}
 
 
 def pytest_arguments(keep: Iterable[str] = ()) -> list[str]:

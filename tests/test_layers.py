@@ -39,7 +39,7 @@ FOREIGN = {
     "desk": {"pathspec", "pytest"},
     "plugin": {"pytest"},
 }
-TORCH_TOO = {"box.world", "box.main"}
+TORCH_TOO = {"box.stores"}
 PURE = {"recording", "judge", "report"}
 WORLDLY = {"subprocess", "socket", "threading", "multiprocessing", "signal", "selectors", "asyncio", "time", "random"}
 

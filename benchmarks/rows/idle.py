@@ -105,7 +105,7 @@ class _Bench:
 
     def _environment(self) -> dict[str, str]:
         """Bytecode goes to the scratch folder: warm for every plugin, no installation is touched."""
-        return environment({"PYTHONPYCACHEPREFIX": str(self.folder / "pycache")})
+        return environment({"PYTHONPYCACHEPREFIX": str(self.folder / "pycache"), "PYTHONHASHSEED": "0"})
 
 
 def _generate(folder: Path) -> None:

@@ -42,8 +42,8 @@ def main(plan: str, directory: str) -> int:
 
 
 def _obey_library_path(plan: str) -> None:
-    """The loader reads LD_LIBRARY_PATH once, as a program starts. So this one starts anew with the contract's, and the
-    box itself finds torch's own libraries. The contract still gets to see what it was.
+    """The loader reads LD_LIBRARY_PATH once, as a program starts. So this one starts anew with the contract's, and
+    what the box itself loads is as in its ranks. The contract still gets to see what it was.
     """
     if STARTED_WITH in os.environ:
         _set(contract.LIBRARY_PATH, os.environ.pop(STARTED_WITH))

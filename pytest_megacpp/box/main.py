@@ -27,17 +27,17 @@ from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.admission import Admission
 from pytest_megacpp.box.data import Fetch
 from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
+from pytest_megacpp.box.interpreters import Interpreters, hash_seeds
 from pytest_megacpp.box.line import Line
 from pytest_megacpp.box.memory import Ledger, allowance
 from pytest_megacpp.box.oom import OomWitness
 from pytest_megacpp.box.output import OutputMarks
-from pytest_megacpp.box.preload import Preloaded
 from pytest_megacpp.box.pump import TICK_S, Pump
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
 from pytest_megacpp.box.scratch import PREFIX, lost
 from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
 from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
-from pytest_megacpp.box.world import RankProcess, StartFailed, StartMethod, World, forkserver_is_alive, start_forkserver
+from pytest_megacpp.box.world import NoTorch, RankProcess, StartFailed, World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.greeting import Channel
@@ -56,7 +56,8 @@ NEEDED = ("box", "plan.json")  # by ranks that start, of what lies in the scratc
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
 LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
 FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
-EVERY_RANK_NEEDS = ("torch", "torch.distributed", "pytest", "pytest_megacpp.rank.main")
+NEEDED_OF_TORCH = ("torch", "torch.distributed")
+EVERY_RANK_NEEDS = (*NEEDED_OF_TORCH, "pytest", "pytest_megacpp.rank.main")
 
 RankKey: TypeAlias = tuple[str, int]  # world and rank
 Look: TypeAlias = tuple[str, ev.Fact, float]  # of a world, what another thread saw, and when
@@ -86,11 +87,9 @@ class Box:
         self._ledger = Ledger(allowed, self._table.processes) if allowed is not None else None
         self._lines: dict[RankKey, Line] = {}
         self._control_tail = b""
-        self._report = self.scratch / "preloaded"
         self._cache = self.scratch / "cache"
         self._settings: tuple[contract.Setting, ...] = ()
         self._bus_ids: dict[str, str] = {}  # by uuid, in the lane's order
-        self._start_method: StartMethod | None = None
         self._looked_s = 0.0
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ class Box:
         except StartFailed as e:
             traceback.print_exception(e)  # in box.log
             if not self._is_scratch_lost():
-                self.recorder.write(ev.ProblemFound("environment", "start", str(e), e.mend))
+                self.recorder.write(ev.ProblemFound("environment", e.cause, str(e), e.mend))
             self.recorder.write(ev.RunFinished("refused"))
         finally:
             for world in list(self.worlds.values()):
@@ -203,7 +202,7 @@ class Box:
         return self.supervisor.stop is not None
 
     def _prepare(self) -> bool:
-        """Listens for ranks, starts the forkserver, imports torch."""
+        """Listens for ranks, starts the interpreters that import for them."""
         self._capabilities()
         try:
             self._admission = Admission(str(self.scratch / "box"), self._pump.register, self._pump.forget)
@@ -213,18 +212,17 @@ class Box:
             self.recorder.write(ev.ProblemFound("environment", "kernel", detail, mend))
             return False
         self._listen_for_faults()
-        self.recorder.write(ev.Progress("preload", "importing torch once for all ranks"))
+        seeds = hash_seeds(os.environ, self.plan.hash_seed)
+        self.recorder.write(ev.Progress("preload", f"importing torch for all ranks, hash seeds {', '.join(seeds)}"))
+        self._interpreters = Interpreters(seeds, (*EVERY_RANK_NEEDS, *self.plan.preload), self.scratch)
         try:
-            self._preload()
-            import torch.distributed  # noqa: F401
+            self._interpreters.begin()
         except Exception as e:
-            mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
-            self.recorder.write(ev.ProblemFound("environment", "torch", f"torch doesn't import: {e!r}", mend))
+            failed = StartFailed(self.plan.ranks, e)
+            traceback.print_exception(e)  # in box.log
+            self.recorder.write(ev.ProblemFound("environment", failed.cause, str(failed), failed.mend))
             return False
         return True
-
-    def _preload(self) -> None:
-        start_forkserver((*EVERY_RANK_NEEDS, *self.plan.preload), self._report)
 
     def _fetch(self) -> bool:
         """Brings the data to where ranks read it. Whoever ends the run meanwhile is answered by the loop."""
@@ -376,40 +374,35 @@ class Box:
         world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
         self.worlds[world.name] = world
         self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
-        world.start(self._rank_environment(), self._how_to_start(world.size))
-        take_signals(self)  # elastic put its own handlers in place
+        self._await_interpreters(world.size)
+        world.start(self._rank_environment(), self._interpreters)
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
         self._watch(world)
         for rank in world.ranks.values():
-            self.recorder.write(ev.RankStarted(rank.rank, rank.pid), world.name)
+            self.recorder.write(ev.RankStarted(rank.rank, rank.pid, rank.hash_seed), world.name)
             self._admission.expect(_name(world, rank), rank.token, partial(self._connect, world, rank))
             if rank.ended_fd is None:
                 self._rank_ended(world, rank)
             else:
                 self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
 
-    def _how_to_start(self, ranks: int) -> StartMethod:
-        """Ranks are forked from the process that imported for all, unless that one spoiled CUDA for its children. One
-        that was killed has a successor. Raises StartFailed.
-        """
-        if self._start_method == "forkserver" and not forkserver_is_alive():
-            self._start_method = None
-            self._report.unlink(missing_ok=True)
-            try:
-                self._preload()
-            except Exception as e:
-                raise StartFailed(ranks, e) from e
-        if self._start_method is None:
-            self._wait_until(lambda: self._report.exists() or not forkserver_is_alive(), PRELOAD_S)
-            report = json.loads(self._report.read_text()) if self._report.exists() else {}
-            preloaded = from_json(Preloaded, report)
-            for module, why in preloaded.failed.items():
-                self.recorder.write(ev.Progress("preload", f"{module} doesn't import: {why}"))
-            if module := preloaded.spoiler:
-                detail = f"importing {module} starts CUDA, so every rank imports for itself: take it out of `preload`"
-                self.recorder.write(ev.Progress("preload", detail))
-            self._start_method = "spawn" if preloaded.spoiler else "forkserver"
-        return self._start_method
+    def _await_interpreters(self, ranks: int) -> None:
+        """Until they have imported what ranks need; one that was killed has a successor. Raises StartFailed."""
+        if self._interpreters.are_known():
+            return
+        try:
+            self._interpreters.begin()
+        except Exception as e:
+            raise StartFailed(ranks, e) from e
+        self._wait_until(self._interpreters.are_through, PRELOAD_S)
+        preloaded = self._interpreters.learn()
+        for module, why in preloaded.failed.items():
+            self.recorder.write(ev.Progress("preload", f"{module} doesn't import: {why}"))
+        if module := preloaded.spoiler:
+            detail = f"importing {module} starts CUDA, so every rank imports for itself: take it out of `preload`"
+            self.recorder.write(ev.Progress("preload", detail))
+        if why := next((preloaded.failed[name] for name in NEEDED_OF_TORCH if name in preloaded.failed), ""):
+            raise NoTorch(why)
 
     def _rank_environment(self) -> dict[str, str]:
         return {

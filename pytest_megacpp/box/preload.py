@@ -1,6 +1,6 @@
-"""Owns what the forkserver imports once for all ranks; must not touch CUDA or import the project's tests.
+"""Owns what an interpreter imports once for all ranks; must not touch CUDA or import the project's tests.
 
-The forkserver dies with its parent thread, so that nothing outlives a killed box. A module that starts CUDA while it
+It dies with its parent thread, so that nothing outlives a killed box. A module that starts CUDA while it
 is imported spoils the process: a fork of it can't use a device. That is found out here, and told in a file.
 """
 
@@ -9,15 +9,15 @@ import gc
 import importlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
+
+HASH_SEED = "PYTHONHASHSEED"
 
 
 def is_spoiled() -> bool:
@@ -63,21 +63,21 @@ def _ask_what_compiles_ask() -> None:
             importlib.import_module("torch._inductor.cpu_vec_isa").pick_vec_isa()
 
 
-def _spare_torch_the_parent_death_signal() -> None:
-    """torch asks for one of its own in each process that elastic starts, and fails where the kernel refuses it. The
-    ranks have the box's (`process.die_with_parent`), which doesn't need the kernel.
-    """
-    spawn: Any = importlib.import_module("torch.multiprocessing.spawn")
-    spawn._prctl_pr_set_pdeathsig = lambda sig: None
+def restore(name: str, value: str | None) -> None:
+    """Sets a variable of this process to what it was; None: it wasn't there."""
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 def main(order: str) -> None:
-    """Carries out the order (`{"path": …, "modules": …, "report": …}`) and leaves a `Preloaded` in the report."""
+    """Carries out the order (`{"path": …, "modules": …, "report": …, "hash_seed": …}`) and leaves a `Preloaded` in the
+    report. The hash seed is what ranks find in their environment; None: nothing, so that what they start draws its own.
+    """
     told = json.loads(order)
     sys.path[:] = told["path"]
+    restore(HASH_SEED, told["hash_seed"])
     preloaded = import_all(told["modules"])
-    if process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL):
-        _spare_torch_the_parent_death_signal()
     _ask_what_compiles_ask()
     if not preloaded.spoiler and is_spoiled():
         preloaded = replace(preloaded, spoiler="torch._inductor")

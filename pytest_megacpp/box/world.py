@@ -1,24 +1,20 @@
-"""Owns one incarnation of N ranks: stores, processes, lines to the ranks, logs, the end; must not decide when.
-
-Ranks are started by torch elastic's process API on a forkserver that imported torch once. Here and only here the
-box needs torch.
-"""
+"""Owns one incarnation of N ranks: stores, processes, lines to the ranks, logs, the end; must not decide when."""
 
 import errno
-import json
-import multiprocessing
 import os
 import socket
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
 from pytest_megacpp.box import process
 from pytest_megacpp.box.entry import run_rank
 from pytest_megacpp.box.exits import watch_exit
+from pytest_megacpp.box.interpreters import Interpreter, Interpreters
+from pytest_megacpp.box.preload import HASH_SEED
+from pytest_megacpp.box.stores import ADDRESS, Stores
 from pytest_megacpp.box.torchrun_env import rank_environment
 from pytest_megacpp.box.watch import Target
 from pytest_megacpp.recording.codec import to_json
@@ -26,46 +22,62 @@ from pytest_megacpp.recording.greeting import new_token
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line
 
-StartMethod: TypeAlias = Literal["forkserver", "spawn"]
-MASTER_ADDR = "127.0.0.1"
 _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before the child
 
 
 @dataclass
 class RankProcess:
-    """One rank's process. `ended_fd` becomes readable when it ends; None when it had ended before the box looked. Who
-    connects with `token` is this rank.
+    """One rank's process, a fork of `interpreter` unless that is None. `ended_fd` becomes readable when it ends; None
+    when it had ended before the box looked. Who connects with `token` is this rank.
     """
 
     rank: int
-    handle: Any
+    handle: BaseProcess
     ended_fd: int | None
     logs: tuple[str, str]
     token: str
+    interpreter: Interpreter | None
     line: socket.socket | None = None
     crash: socket.socket | None = None
     exited: bool = False
 
     @property
     def pid(self) -> int:
-        return int(self.handle.pid)
+        assert self.handle.pid is not None
+        return self.handle.pid
+
+    @property
+    def hash_seed(self) -> str:
+        """By which it hashes strings; empty where nobody knows."""
+        return self.interpreter.hash_seed if self.interpreter is not None else os.environ.get(HASH_SEED, "")
 
     def exit_code(self, wait_s: float = 0.5) -> int | None:
-        """Negative for a signal; None when it can't be learnt, since the forkserver that reaps it is gone."""
+        """Negative for a signal; None when it can't be learnt, since the interpreter that reaps it is gone."""
         self.handle.join(wait_s)
         code = self.handle.exitcode
-        if code is None or (code == _NO_STATUS and not forkserver_is_alive()):
-            return None
-        return int(code)
+        orphaned = self.interpreter is not None and not self.interpreter.is_alive()
+        return None if code == _NO_STATUS and orphaned else code
 
 
 class StartFailed(Exception):
     """The processes of a world could not be made; the text says why, `mend` what to do."""
 
+    cause = "start"
+
     def __init__(self, ranks: int, error: Exception) -> None:
         super().__init__(f"{ranks} ranks can't be started here: {type(error).__name__}: {error}")
         number = error.errno if isinstance(error, OSError) else None
         self.mend = _MENDS.get(number, "see box.log in the run's directory: it has the traceback")
+
+
+class NoTorch(StartFailed):
+    """torch doesn't import, so no rank could begin."""
+
+    cause = "torch"
+
+    def __init__(self, why: str) -> None:
+        Exception.__init__(self, f"torch doesn't import: {why}")
+        self.mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
 
 
 _MENDS: dict[int | None, str] = {
@@ -87,45 +99,39 @@ class World:
     scratch: Path
     ranks: dict[int, RankProcess] = field(default_factory=dict)
     ending: bool = False
-    _stores: dict[int, Any] = field(default_factory=dict)
+    _stores: Stores | None = None
     _store_port: int = 0
-    _context: Any = None  # holds what the ranks unpickle until they have
 
-    def start(self, environment: Mapping[str, str], method: StartMethod) -> None:
+    def start(self, environment: Mapping[str, str], interpreters: Interpreters) -> None:
         """Starts all ranks; `environment` is what every rank gets beside torchrun's own variables. Raises
         StartFailed.
         """
         try:
-            self._start(environment, method)
+            self._stores = Stores(partial(interpreters.start, 0))
+            port = self.new_store()
+            for rank in range(self.size):
+                self.ranks[rank] = self._start_rank(rank, port, environment, interpreters)
         except Exception as e:
+            for started in self.ranks.values():
+                started.handle.kill()
+            self.close()
+            self.ranks.clear()
             raise StartFailed(self.size, e) from e
 
-    def _start(self, environment: Mapping[str, str], method: StartMethod) -> None:
-        from torch.distributed.elastic.multiprocessing import start_processes
-
-        port = self.new_store()
-        tokens = {r: new_token() for r in range(self.size)}
-        envs = {r: self._environment(r, port, environment, tokens[r]) for r in range(self.size)}
-        logs = {r: self._logs(r) for r in range(self.size)}
-        self._context = context = start_processes(
-            name=f"megacpp-{self.name}",
-            entrypoint=run_rank,
-            args=dict.fromkeys(range(self.size), ()),
-            envs=envs,
-            logs_specs=_logs_specs(logs),
-            start_method=method,
-        )
-        by_pid = {child.pid: child for child in multiprocessing.active_children()}
-        for rank, pid in context.pids().items():
-            handle = by_pid.get(pid) or context._pc.processes[rank]  # type: ignore[attr-defined]
-            ended_fd = watch_exit(handle, is_own_child=method == "spawn")
-            self.ranks[rank] = RankProcess(rank, handle, ended_fd, logs[rank], tokens[rank])
+    def _start_rank(
+        self, rank: int, port: int, environment: Mapping[str, str], interpreters: Interpreters
+    ) -> RankProcess:
+        token, logs, interpreter = new_token(), self._logs(rank), interpreters.of(rank)
+        told = self._environment(rank, port, environment, token)
+        handle = interpreters.start(rank, run_rank, (told, *logs))
+        ended_fd = watch_exit(handle, is_own_child=interpreter is None)
+        return RankProcess(rank, handle, ended_fd, logs, token, interpreter)
 
     def _environment(self, rank: int, port: int, environment: Mapping[str, str], token: str) -> dict[str, str]:
         launch = rank_environment(
             rank=rank,
             world_size=self.size,
-            master_addr=MASTER_ADDR,
+            master_addr=ADDRESS,
             master_port=port,
             run_id=environment["MEGACPP_RUN_ID"],
             inherited=os.environ,
@@ -155,21 +161,24 @@ class World:
     # -- stores --------------------------------------------------------------------------------------------
 
     def new_store(self) -> int:
-        """Hosts a fresh TCPStore; returns its port. Every test has its own, so no key outlives a test."""
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-        store = TCPStore(MASTER_ADDR, 0, is_master=True, wait_for_workers=False)
-        self._stores[store.port] = store
-        self._store_port = store.port
+        """Has a fresh TCPStore hosted; returns its port. Every test has its own, so no key outlives a test. Raises
+        OSError.
+        """
+        assert self._stores is not None
+        self._store_port = self._stores.new()
         return self._store_port
 
     def store_for(self, *, keep: bool) -> int:
-        """The port for the next test: the last test's when its process group stays."""
-        return self._store_port if keep and self._store_port else self.new_store()
+        """The port for the next test: the last test's when its process group stays. Raises StartFailed."""
+        try:
+            return self._store_port if keep and self._store_port else self.new_store()
+        except OSError as e:
+            raise StartFailed(self.size, e) from e
 
     def drop_stores(self) -> None:
         """Closes all but the newest store."""
-        self._stores = {self._store_port: self._stores[self._store_port]}
+        if self._stores is not None:
+            self._stores.drop()
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -209,39 +218,5 @@ class World:
                 if line is not None:
                     line.close()
             Path(self.worker(rank.rank)).unlink(missing_ok=True)
-        self._stores.clear()
-
-
-def start_forkserver(modules: Iterable[str], report: Path) -> None:
-    """Starts the process that imports `modules` for all ranks; returns at once, the imports go on until `report`
-    exists (see `preload`).
-    """
-    order = {"path": sys.path, "modules": list(modules), "report": str(report)}
-    os.environ["MEGACPP_PRELOAD"] = json.dumps(order)
-    multiprocessing.set_forkserver_preload(["pytest_megacpp.box.preload"])
-    forkserver.ensure_running()
-    del os.environ["MEGACPP_PRELOAD"]
-
-
-def forkserver_is_alive() -> bool:
-    pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    return pid is not None and process.is_alive(pid)
-
-
-def _logs_specs(logs: Mapping[int, tuple[str, str]]) -> Any:
-    """Elastic's description of where each rank's streams go."""
-    from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
-
-    class RunDirectoryLogs(LogsSpecs):
-        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-            return LogsDest(
-                stdouts={r: out for r, (out, _) in logs.items()},
-                stderrs={r: err for r, (_, err) in logs.items()},
-                error_files=dict.fromkeys(logs, ""),
-            )
-
-        @property
-        def root_log_dir(self) -> str:
-            return ""
-
-    return RunDirectoryLogs()
+        if self._stores is not None:
+            self._stores.close()

@@ -188,6 +188,7 @@ def make_plan(
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
         triage=options.triage,
+        hash_seed=options.hash_seed,
         data=_data_here(options, lane) if place.surface == "local" else (),
     )
 

@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
 TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
+MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
 OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
-    *("lane_annotations", "lane_budget", "cache_seed", "triage"),
+    *("lane_annotations", "lane_budget", "cache_seed", "triage", "hash_seed"),
 )
 KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed", "data")
 RESERVED_MARKS = frozenset(
@@ -86,6 +87,8 @@ class Options:
     configuration; lanes have more of their own. `annotations`: auto, on, off.
 
     `cache_seed`: auto, require, cold, refresh; None: nobody said. `triage`: go on by the order of diagnosis.
+
+    `hash_seed`: of the first ranks' string hashes; None: drawn.
     """
 
     surface: str
@@ -102,6 +105,7 @@ class Options:
     annotations: str
     cache_seed: str | None
     triage: bool
+    hash_seed: int | None
     given_limits: Mapping[str, float]
     limits: Mapping[str, float]
     lanes: Mapping[str, LaneConfig]
@@ -208,6 +212,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="after a compile skew, a mismatch or a hang go on by the order of diagnosis, and report both outcomes",
     )
     add(
+        "--hash-seed",
+        metavar="N",
+        dest="megacpp_hash_seed",
+        help="salt the string hashes of ranks with N and N+1, as a receipt of a run says; drawn without it",
+    )
+    add(
         "--lane-limit",
         metavar="NAME=SECONDS",
         action="append",
@@ -296,6 +306,7 @@ def read_options(config: pytest.Config) -> Options:
         annotations=chosen("lane_annotations", _annotations) or "auto",
         cache_seed=chosen("cache_seed", _cache_seed),
         triage=_triage(config, chosen("triage", _flag) or False),
+        hash_seed=chosen("hash_seed", _hash_seed),
         given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
         limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
         lanes=read_lanes(settings.get("lanes", {})),
@@ -421,6 +432,13 @@ def _flag(value: object, where: str) -> bool:
 
 def _annotations(value: object, where: str) -> str:
     return known(value, ANNOTATIONS, what="choice", where=where)
+
+
+def _hash_seed(value: object, where: str) -> int:
+    seed = count(value, what="the hash seed", where=where)
+    if seed > MAX_HASH_SEED:
+        raise pytest.UsageError(f"{where}: Python has hash seeds up to {MAX_HASH_SEED}, not {seed}")
+    return seed
 
 
 def _cache_seed(value: object, where: str) -> str:

@@ -35,9 +35,9 @@ from pytest_megacpp.desk.rundir import LaneDirError, RunDirectory, iso, mark_int
 from pytest_megacpp.desk.session import LaneRun, climbed_lines, summary_lines
 from pytest_megacpp.desk.timeouts import Timeouts
 from pytest_megacpp.desk.unreported import unreported_lines
+from pytest_megacpp.desk.warned import RankWarnings
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.endings import bad_endings
-from pytest_megacpp.desk.warned import RankWarnings
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline

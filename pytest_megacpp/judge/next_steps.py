@@ -15,7 +15,7 @@ from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import DIAGNOSTIC, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, Timeline
+from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, TestView, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,16 @@ class Commands:
     preset: str = "full"
     climbed: bool = False  # the order of diagnosis was followed
     warm: bool = False  # it ran from a cache that has its graphs
+    hash_seed: str = ""  # of rank 0, where ranks differed in theirs
 
     def rerun(self, *options: str) -> str:
         """The test alone, on the same surface and size."""
         words = ["pytest", "-m", self.lane, *self._launch(), *options, self.nodeid]
         return " ".join(shlex.quote(w) for w in words)
+
+    def with_the_same_hashes(self) -> str:
+        """The test alone, its sets in the order that they had; empty where that isn't known."""
+        return self.rerun("--hash-seed", self.hash_seed) if self.hash_seed else ""
 
     def _launch(self) -> list[str]:
         surface = ["--surface", self.surface] if self.surface in ("local", "modal") else []
@@ -66,7 +71,14 @@ def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = Fal
         test.preset if test else "full",
         climbed,
         _was_warm(timeline, index),
+        _hash_seed(timeline, test),
     )
+
+
+def _hash_seed(timeline: Timeline, test: TestView | None) -> str:
+    world = timeline.worlds.get(test.world) if test is not None else None
+    seeds = world.hash_seeds if world is not None else {}
+    return seeds.get(0, "") if len(set(seeds.values())) > 1 else ""
 
 
 def _was_warm(timeline: Timeline, index: int) -> bool:
@@ -81,7 +93,7 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
 
 
 # Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {warm}, {diagnostic},
-# {cold}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
+# {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
 STEPS: dict[tuple[Code, str | None], str] = {
     (Code.PASSED, None): "",
     (Code.SKIPPED, None): "",
@@ -116,7 +128,8 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "see which graph {who} compiled; if it only needs longer, raise the limit\n{show}\n{raise_compile}"
     ),
     (Code.COLLECTIVE_MISMATCH, None): (
-        "make every rank issue the same collectives in the same order: look for branches on the rank\n{show}"
+        "make every rank issue the same collectives in the same order: look for branches on the rank and for loops over"
+        " sets, whose order differs by process\n{show}\n{same_hashes}"
     ),
     (Code.STRAGGLER, None): (
         "see what kept {who} from coming; if that is only slow, raise the limit\n{show}\n{raise_stall}"
@@ -148,7 +161,10 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (
         Code.STARTUP_FAILURE,
         "collection",
-    ): "make collection the same on every rank: no branches on RANK, no parameters that differ by process\n{show}",
+    ): (
+        "make collection the same on every rank: no branches on RANK, no parameters that differ by process (sort what"
+        " comes from a set)\n{show}"
+    ),
     (Code.STARTUP_FAILURE, "startup-limit"): (
         "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
     ),
@@ -239,10 +255,11 @@ def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") ->
         rerun=command.rerun(),
         warm=command.rerun("--cache-seed", "refresh"),
         cold=command.rerun("--cache-seed", "cold"),
+        same_hashes=command.with_the_same_hashes(),
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),
         raise_compile=command.with_double("compile"),
         raise_skew=command.with_double("skew"),
         raise_stall=command.with_double("stall"),
         raise_test=command.with_double("test"),
-    )
+    ).rstrip()

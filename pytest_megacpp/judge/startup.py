@@ -294,7 +294,8 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
     why = f" (the file is skipped there: {_reason(skipped)})" if len(skipped) == len(lacking) else ""
     return Finding(
         Code.STARTUP_FAILURE,
-        f"{ranks_named(lacking)} did not collect this test{why}, {_others(world, lacking)} did",
+        f"{ranks_named(lacking)} did not collect this test{why}, {_others(world, lacking)} did"
+        f"{_in_its_place(world, nodeid)}",
         lacking,
         "collection",
         "setup",
@@ -324,9 +325,23 @@ def _skipped(world: WorldView, skipped: dict[int, str], nodeid: str) -> Finding:
 
 def _instead(world: WorldView, rank: int, nodeid: str) -> Evidence | None:
     """The same test with other parameters: values that differ from process to process."""
-    time_s, seen = world.collected[rank]
-    others = [n for n in seen.unplanned if n.partition("[")[0] == nodeid.partition("[")[0]]
-    return Evidence(rank, time_s, "report", f"has {plain(others[0], 160)} instead") if others else None
+    time_s, other = world.collected[rank][0], _other(world, rank, nodeid)
+    return Evidence(rank, time_s, "report", f"has {plain(other, 160)} instead") if other else None
+
+
+def _other(world: WorldView, rank: int, nodeid: str) -> str:
+    name = nodeid.partition("[")[0]
+    return next((n for n in world.collected[rank][1].unplanned if n.partition("[")[0] == name), "")
+
+
+def _in_its_place(world: WorldView, nodeid: str) -> str:
+    """`; in its place: test_a[x] on rank 0 …`, where ranks have the test with other parameters; else empty."""
+    others: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(world.collected):
+        if other := _other(world, rank, nodeid):
+            others[other.partition("::")[2]].append(rank)
+    told = ", ".join(f"{plain(other, 60)} on {ranks_named(ranks)}" for other, ranks in list(others.items())[:2])
+    return f"; in its place: {told} (parameters that differ by process, as the order of a set does)" if told else ""
 
 
 def _others(world: WorldView, lacking: Sequence[int]) -> str:

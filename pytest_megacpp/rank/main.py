@@ -32,7 +32,6 @@ _STAGES = {pytest.ExitCode.USAGE_ERROR: "usage", pytest.ExitCode.INTERNAL_ERROR:
 def main() -> None:
     """Runs until the box says leave; never returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _forget_tokens(getattr(multiprocessing.current_process(), "_args", ()))
     multiprocessing.set_start_method(None, force=True)  # ours is no business of the test's own children
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
@@ -51,16 +50,6 @@ def main() -> None:
         agent.send(_broken(rank, e))
         code = 1
     _leave(code)
-
-
-def _forget_tokens(held: object) -> None:
-    """torch's launcher hands the environments of all ranks to each process, and `multiprocessing` keeps them."""
-    if isinstance(held, dict):
-        held.pop("MEGACPP_TOKEN", None)
-        held = tuple(held.values())
-    if isinstance(held, tuple):
-        for one in held:
-            _forget_tokens(one)
 
 
 def _serve(agent: Agent, crash: CrashLine, rank: int, stderr: str) -> int:

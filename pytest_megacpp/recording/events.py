@@ -166,8 +166,11 @@ class WorldEnded:
 
 @dataclass(frozen=True, slots=True)
 class RankStarted:
+    """`hash_seed`: by which it hashes strings, as `PYTHONHASHSEED` has it; empty where nobody knows."""
+
     rank: int
     pid: int
+    hash_seed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

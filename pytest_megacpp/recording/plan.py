@@ -95,6 +95,7 @@ class Plan:
     `args` are the user's own pytest arguments, `cwd` where they were typed. `environment` is set before the
     contract (the user's own values win there). `preload` are modules the forkserver imports once for all.
     `memory_bytes` is what was ordered of a machine that others share; None: whatever the machine and its groups allow.
+    `hash_seed` is that of the first interpreter that ranks are forked from; None: drawn.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
     `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there.
     """
@@ -123,6 +124,7 @@ class Plan:
     triage: bool = False
     data: tuple[DataSet, ...] = ()
     memory_bytes: int | None = None
+    hash_seed: int | None = None
 
 
 def warming_command(plan: Plan) -> str:

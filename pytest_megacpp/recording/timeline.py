@@ -365,6 +365,7 @@ class WorldView:
     started_s: float
     reason: str = ""
     pids: dict[int, int] = field(default_factory=dict)
+    hash_seeds: dict[int, str] = field(default_factory=dict)  # of ranks whose seed is known
     ready: dict[int, tuple[float, ev.RankReady]] = field(default_factory=dict)
     collected: dict[int, tuple[float, ev.RankCollected]] = field(default_factory=dict)
     broken: dict[int, tuple[float, ev.RankBroken]] = field(default_factory=dict)
@@ -561,6 +562,8 @@ class Timeline:
                 world.ended, world.ended_s = fact, time_s
             case ev.RankStarted():
                 world.pids[fact.rank] = fact.pid
+                if fact.hash_seed:
+                    world.hash_seeds[fact.rank] = fact.hash_seed
             case ev.RankReady():
                 world.ready[fact.rank] = (time_s, fact)
             case ev.DeviceUsed():

@@ -157,6 +157,7 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
     view = view or RankView(rank)
     return {
         "rank": rank,
+        "hash_seed": where.world.hash_seeds.get(rank) if where.world else None,
         "phases": [{"name": p.name, "start_s": p.start_s, "end_s": _end_s(p, view)} for p in view.phases],
         "first_forward_s": view.first_forward_s,
         "first_forwards": [{"name": f.name, "seconds": f.seconds, "origin": f.origin} for _, f in view.first_forwards],

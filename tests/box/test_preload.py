@@ -32,7 +32,9 @@ def project(tmp_path: Path) -> Path:
 def preload(project: Path, *modules: str) -> dict[str, object]:
     """As the forkserver does it, in a process of its own."""
     report = project / "report"
-    order = json.dumps({"path": [str(project), *sys.path], "modules": modules, "report": str(report)})
+    order = json.dumps(
+        {"path": [str(project), *sys.path], "modules": modules, "report": str(report), "hash_seed": None}
+    )
     code = "import os, sys; os.environ['MEGACPP_PRELOAD'] = sys.argv[1]; import pytest_megacpp.box.preload as p"
     subprocess.run([sys.executable, "-c", code, order], check=True, timeout=60)
     told: dict[str, object] = json.loads(report.read_text())

@@ -116,9 +116,7 @@ def test_loading_the_compiler_is_told_as_compiling() -> None:
     box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step"))
     found = verdict(box.acts("skew", "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
     assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (1,))
-    assert (
+
     told = "rank 1 was still loading torch's compiler in train.py:5 (step) while rank 0 waited 130 s in all_reduce #2"
     assert told in found.summary
-        in found.summary
-    )
     assert "loads torch's compiler" in texts(found, 1)

@@ -19,6 +19,7 @@ DUMP = """
 """
 WORLDS = """
     import os
+    import random
     import socket
     import subprocess
     import sys
@@ -73,6 +74,13 @@ WORLDS = """
     def test_four(modal_h200x8):
         mesh = modal_h200x8.mesh((2, 2), ("dp", "tp"))
         assert mesh["tp"].size() == 2
+
+    @pytest.mark.h200x8(ranks=4)
+    def test_chance(modal_h200x8):
+        import numpy
+        drawn = {"hash": hash("forces"), "torch": torch.rand(1).item(), "variable": os.environ.get("PYTHONHASHSEED")}
+        drawn |= {"python": random.getrandbits(60), "numpy": int(numpy.random.randint(1 << 60))}
+        modal_h200x8.record("drawn", drawn)
 
     @pytest.mark.h200x8(ranks=1)
     def test_one_that_starts_its_own(tmp_path):
@@ -155,6 +163,8 @@ AFTER = """
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("environment"))
+    with (project.root / "pyproject.toml").open("a") as settings:
+        settings.write('[tool.pytest_megacpp]\npreload = ["numpy.random"]\n')
     project.write("dump.py", DUMP)
     project.write("test_a_worlds.py", WORLDS)
     project.write("test_b_fixture.py", FIXTURE)
@@ -173,7 +183,7 @@ def dumped(project: Project, name: str, size: int) -> list[dict[str, str]]:
 
 def test_all_is_as_under_torchrun(ran: Ran) -> None:
     assert {name: o for name, o in ran.outcomes().items() if o != "passed"} == {"test_not_the_same": "failed"}, ran.text
-    assert len(ran.outcomes()) == 20
+    assert len(ran.outcomes()) == 21
 
 
 def test_a_rank_sees_what_torchrun_shows(ran: Ran, project: Project) -> None:
@@ -219,6 +229,24 @@ def test_the_receipt_has_what_the_handle_recorded(ran: Ran) -> None:
         assert names[:2] == ["setup", "call"]
         assert {"warmup", "thinking", "teardown"} <= set(names)
         assert seen["collectives"]["entered"] == seen["collectives"]["completed"] >= 4
+
+
+def test_chance_is_each_rank_s_own_as_under_torchrun(ran: Ran) -> None:
+    drawn = [seen["records"]["drawn"] for seen in ranks(ran, "test_chance")]
+    for generator in ("python", "numpy", "torch"):
+        assert len({one[generator] for one in drawn}) == 4, f"{generator} was imported once for all"
+    assert {one["variable"] for one in drawn} == {None}
+
+
+def test_the_receipt_says_how_strings_were_hashed(ran: Ran) -> None:
+    seen = ranks(ran, "test_chance")
+    seeds = [one["hash_seed"] for one in seen]
+    assert [seed == seeds[0] for seed in seeds] == [True, False, False, True]
+    for one in seen[:2]:
+        alike = [sys.executable, "-c", "print(hash('forces'))"]
+        told = subprocess.check_output(alike, env={**os.environ, "PYTHONHASHSEED": one["hash_seed"]}, text=True)
+        assert int(told) == one["records"]["drawn"]["hash"]
+    assert int(seeds[1]) == int(seeds[0]) + 1, "so that --hash-seed with the first reproduces both"
 
 
 def test_a_tensor_that_differs_fails_on_every_rank(ran: Ran) -> None:

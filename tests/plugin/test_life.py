@@ -49,18 +49,19 @@ class Family:
     desk: int
     guard: int
     box: int
-    forkserver: int
+    interpreters: list[int]
     ranks: list[int]
 
     @classmethod
     def of(cls, desk: Desk) -> "Family":
-        parents = {s.pid: s.parent for s in process.all_processes()}
+        seen = {s.pid: s for s in process.all_processes()}
+        parents = {pid: stat.parent for pid, stat in seen.items()}
         ours = desk.project.processes()
         guard = next(pid for pid in ours if parents[pid] == desk.child.pid)
         box = next(pid for pid in ours if parents[pid] == guard and "pytest_megacpp.box" in ours[pid])
-        forkserver = next(pid for pid in ours if parents[pid] == box and "forkserver" in ours[pid])
-        ranks = [pid for pid in ours if parents[pid] == forkserver]
-        return cls(desk.child.pid, guard, box, forkserver, ranks)
+        interpreters = [pid for pid in ours if parents[pid] == box and "forkserver" in ours[pid]]
+        ranks = [pid for pid in ours if parents[pid] in interpreters and seen[pid].session == pid]
+        return cls(desk.child.pid, guard, box, interpreters, ranks)
 
 
 ADOPTED = "from pytest_megacpp.box import process as p; p.adopt_orphans(); print(p.adopts_orphans())"
@@ -127,10 +128,12 @@ def test_a_killed_rank(project: Project) -> None:
     assert ran.run["status"] == "failed"
 
 
-def test_a_killed_forkserver(project: Project) -> None:
-    """Its ranks die with it; the remaining tests get a new one."""
+def test_a_killed_interpreter(project: Project) -> None:
+    """Its ranks die with it, and the host of the stores; the remaining tests get a new one."""
     with busy(project) as desk:
-        os.kill(Family.of(desk).forkserver, signal.SIGKILL)
+        family = Family.of(desk)
+        assert (len(family.interpreters), len(family.ranks)) == (2, 2)
+        os.kill(min(family.interpreters), signal.SIGKILL)
         ran = finished(desk)
     assert ran.outcomes() == {"test_busy": "failed", "test_next": "passed"}
     assert ran.verdict("test_busy")["code"] == "rank-death"

@@ -1,0 +1,122 @@
+"""Where ranks come from: two interpreters that hash differently, and how chance differs between their forks."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.box.interpreters import MAX_SEED, Interpreters, hash_seeds
+
+WORD = "forces"
+
+
+def test_seeds_differ_and_are_drawn_anew() -> None:
+    drawn = [hash_seeds({}, None) for _ in range(20)]
+    assert all(len(set(seeds)) == 2 for seeds in drawn)
+    assert all(0 < int(seed) <= MAX_SEED for seeds in drawn for seed in seeds)
+    assert len(set(drawn)) > 10
+    assert hash_seeds({"PYTHONHASHSEED": "random"}, 5) == hash_seeds({}, 5) == ("5", "6")
+
+
+def test_what_the_user_fixes_holds_for_all_ranks() -> None:
+    assert hash_seeds({"PYTHONHASHSEED": "0"}, None) == hash_seeds({"PYTHONHASHSEED": "0"}, 5) == ("0",)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16, 64])
+def test_every_group_along_a_mesh_has_both(size: int, tmp_path: Path) -> None:
+    interpreters = Interpreters(("1", "2"), (), tmp_path)
+    for stride in (2**k for k in range(size.bit_length() - 1)):
+        for length in (2**k for k in range(1, size.bit_length()) if stride * 2**k <= size):
+            for first in range(stride):
+                group = range(first, first + stride * length, stride)
+                assert len({interpreters.of(rank) for rank in group}) == 2
+
+
+def tell(path: str) -> None:
+    """In a fork."""
+    told = [hash(WORD), os.environ.get("PYTHONHASHSEED")]
+    Path(path).write_text(json.dumps(told))
+
+
+def hash_under(seed: str) -> int:
+    told = subprocess.run(
+        [sys.executable, "-c", f"print(hash({WORD!r}))"],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        check=True,
+    )
+    return int(told.stdout)
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Interpreters]]:
+    """Interpreters that have imported next to nothing."""
+    made: list[Interpreters] = []
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path))  # type: ignore[attr-defined]
+
+    def begin(*seeds: str) -> Interpreters:
+        made.append(Interpreters(seeds, ("json", "no_such_module"), tmp_path))
+        made[-1].begin()
+        wait(made[-1])
+        return made[-1]
+
+    yield begin
+    for one in (interpreter for all_ in made for interpreter in all_._all):
+        one._server._stop()
+
+
+def wait(interpreters: Interpreters) -> None:
+    deadline = time.monotonic() + 60
+    while not interpreters.are_through() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert interpreters.learn().failed == {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
+
+
+def told_by(interpreters: Interpreters, rank: int, path: Path) -> list[object]:
+    process = interpreters.start(rank, tell, (str(path / f"told-{rank}"),))
+    process.join(60)
+    assert process.exitcode == 0
+    found: list[object] = json.loads((path / f"told-{rank}").read_text())
+    return found
+
+
+def test_ranks_hash_as_their_seed_says(
+    begun: Callable[..., Interpreters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    interpreters = begun("11", "12")
+    told = [told_by(interpreters, rank, tmp_path) for rank in range(3)]
+    first, second = hash_under("11"), hash_under("12")
+    assert told == [[first, None], [second, None], [second, None]], "what they start draws a seed of its own"
+    assert "PYTHONHASHSEED" not in os.environ
+
+
+def test_a_fixed_seed_stays_in_the_environment(
+    begun: Callable[..., Interpreters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    interpreters = begun(*hash_seeds(os.environ, None))
+    assert [told_by(interpreters, rank, tmp_path) for rank in range(2)] == [[hash_under("7"), "7"]] * 2
+
+
+def test_a_killed_one_has_a_successor_that_hashes_alike(begun: Callable[..., Interpreters], tmp_path: Path) -> None:
+    interpreters = begun("11", "12")
+    assert interpreters.are_known()
+    own = interpreters.of(1)
+    assert own is not None
+    os.kill(own._server._forkserver_pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while own.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not interpreters.are_known()
+    interpreters.begin()
+    wait(interpreters)
+    assert interpreters.are_known()
+    assert told_by(interpreters, 1, tmp_path)[0] == hash_under("12")
