@@ -22,6 +22,7 @@ from pytest_megacpp.recording.greeting import new_token
 from pytest_megacpp.recording.plan import Go, Leave
 from pytest_megacpp.recording.wire import dump_line
 
+DESCRIPTORS_TO_COME = 4  # of a rank: its lines for facts and crashes, a look at it, a log
 _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before the child
 
 
@@ -111,6 +112,7 @@ class World:
             port = self.new_store()
             for rank in range(self.size):
                 self.ranks[rank] = self._start_rank(rank, port, environment, interpreters)
+            _check_descriptors(self.size * DESCRIPTORS_TO_COME)
         except Exception as e:
             for started in self.ranks.values():
                 started.handle.kill()
@@ -220,3 +222,14 @@ class World:
             Path(self.worker(rank.rank)).unlink(missing_ok=True)
         if self._stores is not None:
             self._stores.close()
+
+
+def _check_descriptors(number: int) -> None:
+    """Raises OSError where ranks were started that the box could then not hear."""
+    taken: list[int] = []
+    try:
+        for _ in range(number):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)

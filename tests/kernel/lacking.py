@@ -198,7 +198,7 @@ INTERFACES: dict[str, Lack] = {
     # what a process inherits
     "child_status": Lack(ignored=(signal.SIGCHLD,)),
     "interrupts": Lack(ignored=(signal.SIGINT, signal.SIGQUIT)),
-    "descriptors": Lack(open_files=32),
+    "descriptors": Lack(open_files=24),
     "orphans": Lack((Refusal("prctl", errno.EINVAL, ((0, 36),)),), needs_pids=True),
 }
 """By name. `others`: other processes' packets on the loopback interface. `ipv4_first`: getifaddrs(3) lists IPv6 first.
