@@ -295,7 +295,7 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
     return Finding(
         Code.STARTUP_FAILURE,
         f"{ranks_named(lacking)} did not collect this test{why}, {_others(world, lacking)} did"
-        f"{_in_its_place(world, nodeid)}",
+        f"{_in_its_place(world, lacking, nodeid)}",
         lacking,
         "collection",
         "setup",
@@ -334,10 +334,10 @@ def _other(world: WorldView, rank: int, nodeid: str) -> str:
     return next((n for n in world.collected[rank][1].unplanned if n.partition("[")[0] == name), "")
 
 
-def _in_its_place(world: WorldView, nodeid: str) -> str:
-    """`; in its place: test_a[x] on rank 0 …`, where ranks have the test with other parameters; else empty."""
+def _in_its_place(world: WorldView, lacking: Sequence[int], nodeid: str) -> str:
+    """`; in its place: test_a[x] on rank 0 …`, where these ranks have the test with other parameters; else empty."""
     others: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(world.collected):
+    for rank in lacking:
         if other := _other(world, rank, nodeid):
             others[other.partition("::")[2]].append(rank)
     told = ", ".join(f"{plain(other, 60)} on {ranks_named(ranks)}" for other, ranks in list(others.items())[:2])

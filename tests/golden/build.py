@@ -748,6 +748,15 @@ def startup_failure_collection_of_other_parameters() -> FakeBox:
 
 
 @case
+def startup_failure_collection_in_the_order_of_a_set() -> FakeBox:
+    """Two of four names: the rank that has the desk's has another one beside it, which stands in for nothing."""
+    box = FakeBox(2, (NODEID + "[forces]",)).starts_world().readies()
+    box.rank(ev.RankCollected(0, (0,), "d", unplanned=(f"{NODEID}[energy]",)))
+    box.rank(ev.RankCollected(1, (), "e", unplanned=(f"{NODEID}[stress]",)))
+    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+
+
+@case
 def startup_failure_collection_file_skipped() -> FakeBox:
     box = FakeBox().starts_world().readies().collects((0, 1, 3))
     box.rank(

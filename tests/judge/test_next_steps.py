@@ -9,9 +9,13 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.next_steps import STEPS, Commands, next_step
+from pytest_megacpp.judge.next_steps import commands as of_test
 from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.timeline import fold
 from tests.golden.build import CASES
+from tests.scenario import FakeBox
 
 NODEID = "a/test_b.py::test_c[x y-'q'-{0}]"
 
@@ -50,6 +54,23 @@ def test_a_rerun_keeps_surface_and_size() -> None:
 
 def test_a_straggler_gets_twice_the_limit() -> None:
     assert "--lane-limit stall=90" in next_step(Finding(Code.STRAGGLER, "", (1,)), commands())
+
+
+def test_a_mismatch_may_have_to_do_with_the_order_of_a_set() -> None:
+    mismatch = Finding(Code.COLLECTIVE_MISMATCH, "", ())
+    drawn = next_step(mismatch, replace(commands(), hash_seed="123")).splitlines()
+    assert "loops over sets" in drawn[0]
+    assert "--hash-seed 123" in drawn[-1]
+    assert "--hash-seed" not in next_step(mismatch, commands())
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(("5", "6"), "5"), (("7", "7"), ""), (("", ""), "")])
+def test_only_seeds_that_differ_are_repeated(seeds: tuple[str, str], told: str) -> None:
+    box = FakeBox(2).starts_world()
+    for rank, seed in enumerate(seeds):
+        box.box(ev.RankStarted(rank, 100 + rank, seed))
+    box.readies().collects().begins()
+    assert of_test(fold(box.events), NODEID, 0).hash_seed == told
 
 
 def test_who_compiles_from_a_warm_cache_isn_t_told_to_warm_it() -> None:
