@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_megacpp.box import main
+from pytest_megacpp.box.interpreters import Interpreters
 from pytest_megacpp.box.line import MAX_GARBAGE_LINES
-from pytest_megacpp.box.main import FLOOD_SHARE, Box
+from pytest_megacpp.box.main import FLOOD_SHARE, NEEDED, Box
 from pytest_megacpp.box.recorder import Recorder
 from pytest_megacpp.box.world import RankProcess, World
 from pytest_megacpp.recording import events as ev
@@ -27,7 +27,11 @@ def box(tmp_path: Path) -> Iterator[Box]:
     test = PlannedTest("a.py::test", 2, "full", ev.Limits())
     plan = Plan("r1", "h200x8", "local", "H200", 8, 8, True, False, (test,), (), "/", SeedPlan())
     recorder = Recorder(str(tmp_path / "recording.jsonl"), "r1", Redactor({}))
-    made = Box(plan, tmp_path, recorder, Redactor({}), tmp_path, control=-1)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for name in NEEDED:
+        (scratch / name).touch()
+    made = Box(plan, tmp_path, recorder, Redactor({}), scratch, control=-1)
     yield made
     made._pump.close()
     made.oom.close()
@@ -56,9 +60,8 @@ def test_a_forkserver_that_has_no_successor(
     box: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The advice is to read the box's log, so it has to be there."""
-    box._start_method = "forkserver"
-    monkeypatch.setattr(main, "forkserver_is_alive", lambda: False)
-    monkeypatch.setattr(main, "start_forkserver", fails(ValueError("no such module")))
+    box._interpreters = Interpreters(("1", "2"), (), box.scratch)
+    monkeypatch.setattr(box._interpreters, "begin", fails(ValueError("no such module")))
     problem = problem_of_a_start(box, monkeypatch)
     assert problem.detail == "2 ranks can't be started here: ValueError: no such module"
     assert "box.log" in problem.mend
@@ -68,8 +71,9 @@ def test_a_forkserver_that_has_no_successor(
 def test_a_world_that_can_not_be_started(
     box: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(box, "_how_to_start", lambda *_: "spawn")
-    monkeypatch.setattr(World, "_start", fails(OSError(errno.EMFILE, "Too many open files")))
+    box._interpreters = Interpreters(("1",), (), box.scratch)
+    monkeypatch.setattr(box, "_await_interpreters", lambda ranks: None)
+    monkeypatch.setattr(World, "new_store", fails(OSError(errno.EMFILE, "Too many open files")))
     problem = problem_of_a_start(box, monkeypatch)
     assert problem.detail == "2 ranks can't be started here: OSError: [Errno 24] Too many open files"
     assert "ulimit -n" in problem.mend
@@ -89,7 +93,7 @@ def test_a_rank_that_floods_gets_its_share_of_the_time_of_the_box(
     monkeypatch.setattr(box._pump, "rest", lambda source, for_s: rests.append(for_s))
     with contextlib.ExitStack() as stack:
         here, there = (stack.enter_context(end) for end in socket.socketpair())
-        rank = RankProcess(0, None, None, ("", ""), "", here)
+        rank = RankProcess(0, None, None, ("", ""), "", None, here)
         for took_s in (0.06, 0.06, 3.0):
             there.sendall(b"\n" * (MAX_GARBAGE_LINES + 1))
             monkeypatch.setattr(time, "thread_time", iter((5.0, 5.0 + took_s)).__next__)

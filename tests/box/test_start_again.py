@@ -1,13 +1,7 @@
 """What later worlds need is there again, or the run says what is missing."""
 
-import os
 import shutil
-import signal
-import time
-from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,30 +58,3 @@ def test_a_run_that_ends_anyway_needs_it_no_more(box: Box) -> None:
     shutil.rmtree(box.scratch)
     box._is_scratch_lost()
     assert problems(box) == []
-
-
-@pytest.fixture
-def no_forkserver_left() -> Iterator[None]:
-    yield
-    server: Any = forkserver._forkserver
-    server._stop()
-
-
-def test_the_successor_of_a_killed_forkserver_imports_for_all_ranks_too(
-    box: Box, monkeypatch: pytest.MonkeyPatch, no_forkserver_left: None
-) -> None:
-    """Without its order every later rank would import torch for itself, for 5 to 15 seconds each time."""
-    monkeypatch.setattr(main, "EVERY_RANK_NEEDS", ("json",))
-    server: Any = forkserver._forkserver
-    server._stop()
-    box._preload()
-    pids = []
-    for _ in range(2):
-        assert box._how_to_start() == "forkserver"
-        assert box._report.exists(), "it told what it imported"
-        assert main.forkserver_is_alive()
-        pids.append(server._forkserver_pid)
-        os.kill(server._forkserver_pid, signal.SIGKILL)
-        while main.forkserver_is_alive():
-            time.sleep(0.01)
-    assert pids[0] != pids[1]
