@@ -104,12 +104,13 @@ def _end_of(stderr: str) -> str:
 
 
 def _leave(code: int) -> None:
-    """Exit handlers run as in a script; then the process ends, whatever threads are left."""
+    """Exit handlers run as in a script, where one that fails says so and changes nothing; then the process ends,
+    whatever threads are left.
+    """
     try:
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
-        code = code or 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -18,6 +18,8 @@ import pytest
 from . import faults
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_megacpp.rank.lane import Lane
 
 
@@ -480,6 +482,46 @@ class TestFailureAndRecovery:
         """No collective left over from the failure may pair with these."""
         for _ in range(3):
             faults.wait_for_everyone(modal_h200x8)
+
+
+# Errors by which every rank names one.
+
+
+@pytest.mark.h200x8(ranks=4, test=60)
+@pytest.mark.expect_verdict("test-failed", ranks=[2], cause="exception")
+def test_one_rank_cannot_write_its_part_of_a_checkpoint(modal_h200x8: Lane, tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    class FullDisk(dcp.FileSystemWriter):
+        def write_data(self, plan: object, planner: object) -> object:
+            if modal_h200x8.rank == 2:
+                raise OSError(28, "No space left on device")
+            return super().write_data(plan, planner)
+
+    dcp.save({"step": 7}, storage_writer=FullDisk(tmp_path))
+
+
+@pytest.mark.h200x8(ranks=4, test=60)
+@pytest.mark.expect_verdict("test-failed", ranks=[2], cause="exception")
+def test_one_rank_builds_another_model(modal_h200x8: Lane) -> None:
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    layers = [torch.nn.Linear(8, 8) for _ in range(3 if modal_h200x8.rank == 2 else 2)]
+    DistributedDataParallel(torch.nn.Sequential(*layers).to(modal_h200x8.device))
+
+
+@pytest.mark.h200x8(ranks=4, stall=20, test=60)
+@pytest.mark.expect_verdict("rank-death", ranks=[1], cause="exception")
+def test_a_download_fails(modal_h200x8: Lane) -> None:
+    """Its words are those of a lost peer, and it has nothing to do with any."""
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank == 1:
+        try:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        except OSError as e:
+            raise RuntimeError("gave up on shard 3 after 3 attempts") from e
+    faults.wait_for_everyone(modal_h200x8)
 
 
 def broken_exit_handler() -> None:

@@ -32,6 +32,44 @@ def test_everybody_computes_for_long(modal_h200x8: Lane) -> None:
     faults.wait_for_everyone(modal_h200x8)
 
 
+@pytest.mark.h200x8(ranks=2)
+def test_waiting_for_a_child_is_waiting_for_no_peer() -> None:
+    """`os.wait()` has no frame of its own; nobody communicates here."""
+    if os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+    assert os.wait()[1] == 0
+
+
+@pytest.mark.h200x8(ranks=4)
+def test_two_worlds_in_one_launch() -> None:
+    """Trainers and inference workers: group names and numbers are the same, and what they issue isn't."""
+    import torch
+    import torch.distributed as dist
+
+    _, rank = faults.world_and_rank()
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    mine = dist.PrefixStore(f"world-{rank // 2}", store)
+    dist.init_process_group("gloo", store=mine, rank=rank % 2, world_size=2)
+    for size in (4, 8) if rank < 2 else (3, 5, 7):
+        if rank < 2:
+            dist.all_reduce(torch.ones(size))
+        else:
+            dist.broadcast(torch.ones(size), 0)
+    dist.destroy_process_group()
+
+
+@pytest.mark.h200x8(ranks=4)
+def test_a_world_of_one_in_every_process() -> None:
+    import torch
+    import torch.distributed as dist
+
+    _, rank = faults.world_and_rank()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.all_reduce(torch.ones(rank + 1))
+    dist.destroy_process_group()
+
+
 @pytest.mark.h200x8(ranks=4)
 def test_everybody_is_slow_alike(modal_h200x8: Lane) -> None:
     faults.line_up(modal_h200x8)

@@ -154,6 +154,40 @@ def test_comes_when_the_others_have_given_up(modal_h200x8: Lane) -> None:
 
 
 @pytest.mark.h200x8(ranks=4, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[0], cause="left-early")
+def test_a_key_that_nobody_sets(modal_h200x8: Lane) -> None:
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    faults.line_up(modal_h200x8)
+    if modal_h200x8.rank != 0:
+        _get_default_store().get("checkpoint-is-complete")
+
+
+@pytest.mark.h200x8(ranks=2, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[1], cause="left-early")
+def test_a_rank_does_not_shut_rpc_down(modal_h200x8: Lane) -> None:
+    from torch.distributed import rpc
+
+    rpc.init_rpc(f"worker{modal_h200x8.rank}", rank=modal_h200x8.rank, world_size=modal_h200x8.ranks)
+    if modal_h200x8.rank == 0:
+        rpc.shutdown()
+
+
+@pytest.mark.h200x8(ranks=2, stall=2, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[0], cause="left-early")
+def test_pipeline_stages_disagree(modal_h200x8: Lane) -> None:
+    """The last stage expects more microbatches than the first one sends."""
+    import torch
+    from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+    lane = modal_h200x8
+    stage = PipelineStage(torch.nn.Linear(8, 8).to(lane.device), lane.rank, lane.ranks, torch.device(lane.device))
+    pipe = ScheduleGPipe(stage, n_microbatches=2 if lane.rank == 0 else 4)
+    with torch.no_grad():
+        pipe.step(*([torch.randn(8, 8, device=lane.device)] if lane.rank == 0 else []))
+
+
+@pytest.mark.h200x8(ranks=4, stall=2, test=60)
 @pytest.mark.expect_verdict("straggler", ranks=[2])
 def test_monitored_barrier_without_a_rank(modal_h200x8: Lane) -> None:
     from datetime import timedelta

@@ -5,7 +5,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from tests.scenario import C10D, TIMED_OUT, FakeBox
+from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
 
@@ -120,3 +120,40 @@ def test_loading_the_compiler_is_told_as_compiling() -> None:
     told = "rank 1 was still loading torch's compiler in train.py:5 (step) while rank 0 waited 130 s in all_reduce #2"
     assert told in found.summary
     assert "loads torch's compiler" in texts(found, 1)
+
+
+def test_a_monitored_barrier_names_who_did_not_come() -> None:
+    """Not rank 0, which the others name, nor those that came."""
+    reached = (
+        "Rank {} successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0."
+    )
+    box = FakeBox(4).begins().at(2).after(2.0)
+    box.loses_peer(0, "[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms")
+    for rank in (1, 3):
+        box.loses_peer(rank, f"{reached.format(rank)}\n{PEER_CLOSED}")
+    found = verdict(box.after(0.5).acts("failure-stuck", "", (), ()).aborts("failure-stuck"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
+
+
+def compiling_alone(others_compile_s: float) -> Verdict:
+    """In a second test of its world."""
+    box = FakeBox(2, tests=("a.py::first", "a.py::second")).begins().samples((0, 1), compile_s=2.0).passes().ends()
+    box.starts(1).samples(0, compile_s=2.0 + others_compile_s).enters(0, seq=2)
+    box.samples(1, compiling=("dynamo_compile",)).stack(1, ("/repo/suite/train.py", 5, "step")).after(130)
+    return judge_test(box.acts("skew", "waits", (0,), (1,), (1,), 130.0).aborts("skew").timeline(), 1).verdict
+
+
+def test_only_one_rank_compiles() -> None:
+    """Seconds of earlier tests don't count."""
+    found = compiling_alone(0.0)
+    assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (1,))
+    assert "in train.py:5 (step) while" in found.summary
+    assert found.summary.endswith("only rank 1 compiles: rank 0 compiled nothing in this test")
+    assert "find out why only rank 1 compiles" in found.next_step
+    assert "--cache-seed" not in found.next_step
+
+
+def test_one_rank_compiles_longer_than_the_others() -> None:
+    found = compiling_alone(0.4)
+    assert "compiled nothing" not in found.summary
+    assert "warm the cache" in found.next_step

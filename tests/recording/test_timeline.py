@@ -250,6 +250,19 @@ def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -
     assert second.groups.of("7", ()) == {1, 3}
 
 
+def test_a_rank_that_has_made_its_group_does_not_wait_in_it() -> None:
+    """Its newest stack shows it there for as long as nobody takes another one."""
+    c10d = "/x/site-packages/torch/distributed/distributed_c10d.py"
+    told = Telling(2)
+    told.rank(3.0, ev.GroupBegun(0, 0, "1", (0, 1), 2, True))
+    stack = f'Thread 0x12 (most recent call first):\n  File "{c10d}", line 9 in new_group\n'
+    told.box(3.1, ev.StackTaken(0, 0, "traceback", True, stack))
+    assert told.of(0).blocked_since() is not None
+    assert not told.of(0).would_be_seen_moving()
+    told.rank(8.0, ev.GroupCreated(0, 0, "1", (0, 1), "gloo"))
+    assert told.of(0).blocked_since() is None
+
+
 def test_waits_of_a_test() -> None:
     told = Telling(3)
     told.rank(4.0, look(0, entered(3, 3.9)), look(1, entered(2, 3.5, done=True)))
