@@ -49,6 +49,11 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: Callable
         )
     found = devices()
     dry_run = options.dry_run or found == 0
+    if dry_run and not options.dry_run and environ.get("CI"):
+        raise pytest.UsageError(
+            "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run in silence:"
+            " say --dry-run for a CPU dry run, or run the job where the GPUs are"
+        )
     if not dry_run:
         return Place("local", False, f"local, {found} GPUs")
     why = "asked for" if options.dry_run else "this machine has no GPU"

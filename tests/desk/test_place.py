@@ -44,6 +44,7 @@ def place(environ: dict[str, str], devices: int = 0, **asked: object) -> Place:
         (TOKEN, 0, {"surface": "local"}, "local", True),
         ({}, 8, {"surface": "modal"}, "modal", False),
         ({"CI": "true"}, 0, {"dry_run": True}, "local", True),
+        ({"CI": "true"}, 8, {"surface": "local"}, "local", False),
     ],
 )
 def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], surface: str, dry_run: bool) -> None:
@@ -55,6 +56,7 @@ def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], 
     ("environ", "asked", "answer"),
     [
         ({"CI": "true"}, {}, "a gate never falls back to a dry run in silence"),
+        ({"CI": "true"}, {"surface": "local"}, "under CI nothing falls back to a dry run in silence"),
         ({}, {"surface": "local", "detach": True}, "say --surface modal"),
         ({}, {"detach": True}, "say --surface modal"),
         ({}, {"untrusted": True}, "a machine of its own"),

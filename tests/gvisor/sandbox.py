@@ -35,6 +35,7 @@ def _bind(destination: str, source: Path) -> Mount:
     return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", "rw"]}
 
 
+_HOSTNAME = "box"  # torchrun resolves it
 _MOUNTS: tuple[Mount, ...] = (
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
@@ -103,9 +104,17 @@ class Sandbox:
         """Writes what `run` reads."""
         for place in (self._state, self._root):
             place.mkdir(parents=True, exist_ok=True)
-        mounts = [*_MOUNTS, *files.mounts()]
+        hosts = self.directory / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost {_HOSTNAME}\n::1 localhost\n", encoding="utf-8")
+        mounts = [*_MOUNTS, _bind("/etc/hosts", hosts), *files.mounts()]
         root = {"path": str(self._root), "readonly": False}
-        bundle = {"ociVersion": "1.0.2", "process": _process(job), "root": root, "hostname": "box", "mounts": mounts}
+        bundle = {
+            "ociVersion": "1.0.2",
+            "process": _process(job),
+            "root": root,
+            "hostname": _HOSTNAME,
+            "mounts": mounts,
+        }
         (self.directory / "config.json").write_text(json.dumps(bundle), encoding="utf-8")
 
     def run(self, files: Files) -> list[str]:
