@@ -116,7 +116,7 @@ def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> st
 
 def _what_they_did(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
     if not still.waits:
-        return "kept others waiting"
+        return "or one of them kept others waiting" if still.guessed and len(blamed) > 1 else "kept others waiting"
     if still.waits[0].partner is not None:
         return f"left {ranks_named(still.waits[0].waiting)} waiting in {still.what}"
     entered = [r for r in blamed if _entered(case, r, still.waits[0])]

@@ -95,7 +95,12 @@ SIGNS = (
     _sign(Kind.RENDEZVOUS, r"ncclCommInit\w*.*ncclSystemError|Failed to initialize NCCL communicator"),
     _sign(Kind.JOIN, r"seconds waiting for clients\. \d+/\d+ clients joined"),
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),
-    _sign(Kind.JOIN, r"[Ww]ait timeout after \d+ ?ms|connectFullMesh failed|Connect timeout \["),
+    _sign(
+        Kind.JOIN,
+        r"[Ww]ait timeout after \d+ ?ms, keys: [^\n]{0,2000}(?://c(?:pu|uda)//|default_pg|store_based_barrier)",
+    ),
+    _sign(Kind.JOIN, r"connectFullMesh failed|Connect timeout \["),
+    _sign(Kind.PEER, r"[Ww]ait timeout after \d+ ?ms"),  # for a key of the test's own
     _sign(Kind.JOIN, r"retr(?:ei|ie)ving ncclUniqueId|Timeout waiting for key"),
     _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b|Call to connect to \S+ failed"),
     _sign(Kind.JOIN, r"Timed out waiting for .*(?:store|key)", in_torch=True),
