@@ -1,8 +1,9 @@
 """Owns errors by which several ranks name the rank at fault; must not know who waited or what the box did.
 
 Some of torch's checks end with an exception on every rank, whose text names the one that is to blame: distributed
-checkpointing passes on what a rank's reader or writer raised, DDP counts parameters. One rank's word isn't enough: it
-may number ranks by itself (a checkpoint that is read without communication calls its reader rank 0).
+checkpointing passes on what a rank's reader or writer raised, DDP counts parameters. Their numbers are those of the
+group in which they communicated, which is that of the last collective. One rank's word isn't enough (a checkpoint that
+is read without communication calls its reader rank 0); where the group isn't known, nobody is named.
 """
 
 from collections import Counter
@@ -46,7 +47,7 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),
         frozenset({Source.REPORTS}),
-        () if whole else (Doubt(Source.GROUPS, "not all ranks raised it, and a group may number its ranks otherwise"),),
+        () if whole else (Doubt(Source.REPORTS, "not all ranks raised it"),),
         time_s=first.time_s,
     )
 
@@ -54,27 +55,37 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
 def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
     """What distributed checkpointing tells every rank of those that failed."""
     told = {rank: failed for rank, text in said.items() if (failed := messages.failures(text))}
-    if len(told) < 2:
-        return None
     accusers = tuple(t for t in own if t.rank in told)
-    blamed = sorted(set.intersection(*(set(failed) for failed in told.values())) & case.ranks.keys())
-    if not blamed:
+    members = _group_of(case, accusers)
+    if len(told) < 2 or not set(told) <= set(members):
         return None
-    rank, failed = blamed[0], next(iter(told.values()))
-    where = file_line(*messages.place_of(next(said[r] for r in told), rank))
-    return _Accusation(tuple(blamed), f"raised {plain(failed[rank])}" + (f" ({where})" if where else ""), accusers)
+    named = sorted(set.intersection(*(set(failed) for failed in told.values())))
+    if not named or named[-1] >= len(members):
+        return None
+    number, failed = named[0], next(iter(told.values()))
+    where = file_line(*messages.place_of(next(said[r] for r in told), number))
+    what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
+    return _Accusation(tuple(members[n] for n in named), what, accusers)
+
+
+def _group_of(case: Case, troubles: Sequence[Trouble]) -> tuple[int, ...]:
+    """The members, in order, of the one group in which all of them had communicated last; empty when it isn't known."""
+    last = [case.last_entered(t.rank, t.time_s) for t in troubles]
+    names = {entry.group for entry in last if entry is not None}
+    if len(names) != 1 or None in last or not case.knows_members(name := names.pop()):
+        return ()
+    return () if case.test.groups.disputes(name) else tuple(sorted(case.test.groups.of(name, ())))
 
 
 def _counted(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
-    """The ranks whose model has another number of parameters than most."""
-    told = {rank: counts for rank, text in said.items() if (counts := messages.parameters(text))}
-    counts = {r: c for known in told.values() for r, c in known.items() if r in case.ranks}
+    """The ranks whose model has another number of parameters than most, by each rank's word about itself."""
+    counts = {rank: count for rank, text in said.items() if (count := messages.parameters(text))}
     votes = Counter(counts.values()).most_common()
-    if len(told) < 2 or len(votes) < 2 or votes[0][1] == votes[1][1]:
+    if len(votes) < 2 or votes[0][1] == votes[1][1]:
         return None
     usual = votes[0][0]
     odd = tuple(r for r in sorted(counts) if counts[r] != usual)
     those = ", ".join(dict.fromkeys(counts[r] for r in odd))
     alike = ranks_named(r for r in sorted(counts) if counts[r] == usual)
     what = f"built another model than the other ranks for DDP: {those}, {alike} {usual}"
-    return _Accusation(odd, what, tuple(t for t in own if t.rank in told))
+    return _Accusation(odd, what, tuple(t for t in own if t.rank in counts))

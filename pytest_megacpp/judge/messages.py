@@ -26,8 +26,8 @@ _WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
     r"(?:[^\n]*\n)?\s*traceback +: (?P<said>[\s\S]*?)\n(?:[-=]{3}|\n|\Z)"
 )
 _RANKS_TRACEBACK = re.compile(r"^Traceback \(most recent call last\): \(RANK (\d{1,6})\)$", re.MULTILINE)
-_NOT_PASSED = re.compile(r"Ranks? (\d[\d, ]{0,2000}) failed to pass monitoredBarrier")
-_HAS_PARAMS = re.compile(r"Rank (\d{1,6}) has (\d+ params), while rank (\d{1,6}) has inconsistent (\d+ params)")
+_NOT_PASSED = re.compile(r"\[Rank (\d{1,6})\]: Ranks? (\d[\d, ]{0,2000}) failed to pass monitoredBarrier")
+_HAS_PARAMS = re.compile(r"Rank \d{1,6} has (\d+ params), while rank \d{1,6} has inconsistent \d+ params")
 KEPT_HEADS = 3
 
 
@@ -93,13 +93,15 @@ def place_of(message: str, rank: int) -> tuple[str, int]:
     return (frames[-1][0], int(frames[-1][1])) if frames else ("", 0)
 
 
-def absent(message: str) -> frozenset[int]:
-    """The ranks that torch's monitored barrier says have not come."""
+def absent(message: str) -> tuple[int, frozenset[int]] | None:
+    """Of torch's monitored barrier: the rank that speaks and those that have not come, as the group numbers them."""
     found = _NOT_PASSED.search(message)
-    return frozenset(int(part) for part in found[1].split(",") if part.strip().isdecimal()) if found else frozenset()
+    if found is None:
+        return None
+    return int(found[1]), frozenset(int(part) for part in found[2].split(",") if part.strip().isdecimal())
 
 
-def parameters(message: str) -> dict[int, str]:
-    """By rank, how many parameters torch's DDP says that its model has, where they differ."""
+def parameters(message: str) -> str:
+    """How many parameters the model has of the rank that says so, where torch's DDP finds that they differ."""
     found = _HAS_PARAMS.search(message)
-    return {int(found[1]): found[2], int(found[3]): found[4]} if found else {}
+    return found[1] if found else ""

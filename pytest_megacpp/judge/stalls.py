@@ -57,6 +57,8 @@ def waited(case: Case, still: Standstill) -> Finding:
     """What a standstill is called: by its roots, or by having none."""
     if still.cycle:
         return mismatches.across_groups(case, still.cycle)
+    if together := _looking_for_each_other(case, still):
+        return _not_together(case, still, together)
     compiling = tuple(r for r in still.roots if case.is_compiling(r))
     plain_roots = tuple(r for r in still.roots if r not in compiling)
     if compiling and (case.why == "skew" or not plain_roots):
@@ -230,6 +232,15 @@ def _hang(case: Case, still: Standstill) -> Finding:
         doubts=standing.doubts(case, still),
         time_s=standing.since_s(case, still),
     )
+
+
+def _looking_for_each_other(case: Case, still: Standstill) -> tuple[int, ...]:
+    """Ranks that make the default group and the missing ones, where these are on their way to it as well."""
+    missing = {r for w in still.waits for r in w.missing}
+    in_init = all(w.op == "init_process_group" and w.makes_group for w in still.waits)
+    if not (still.waits and missing and in_init and {case.blocked.get(r) for r in missing} == {"init_process_group"}):
+        return ()
+    return tuple(sorted({*still.waiting, *missing}))
 
 
 def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
-from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Source
 from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence
@@ -53,13 +53,34 @@ def standstill(case: Case) -> Standstill:
 
 
 def as_victims_say(case: Case) -> Standstill | None:
-    """Where a rank's time-out names the ranks that did not come, these are missing."""
+    """Where a rank's time-out in a monitored barrier names the ranks that did not come, it waits for these; whoever of
+    them waits itself is followed.
+    """
     victims = aftermath.victims(case)
-    named = {rank for t in victims for rank in messages.absent(t.message) if rank in case.ranks and rank != t.rank}
+    named = {rank for t in victims for rank in _did_not_come(case, t, victims)}
     if not named:
         return None
-    waiting = tuple(sorted({*case.waiting_in, *case.blocked, *(t.rank for t in victims)} - named))
-    return Standstill((), waiting, tuple(sorted(named)))
+    failed = tuple(t.rank for t in victims if t.rank not in named)
+    since_s = min(t.time_s for t in victims)
+    barrier = Wait("", 0, "monitored_barrier", failed, tuple(sorted(named)), since_s)
+    roots, visited = case.graph.roots([barrier])
+    waiting = tuple(sorted({*case.waiting_in, *case.blocked, *failed} - set(roots)))
+    return Standstill(tuple(w for w in visited if w is not barrier), waiting, roots) if roots else None
+
+
+def _did_not_come(case: Case, speaker: Trouble, victims: Sequence[Trouble]) -> frozenset[int]:
+    """The ranks that its text names, by the groups that fit: that have all who failed, and the speaker in that place.
+    Nobody where these don't agree.
+    """
+    said = messages.absent(speaker.message)
+    if said is None:
+        return frozenset()
+    place, numbers = said
+    failed = {t.rank for t in victims}
+    known = [sorted(members) for members in {case.test.groups.everyone, *case.test.groups.members.values()}]
+    fit = [m for m in known if failed <= set(m) and m[place : place + 1] == [speaker.rank] and max(numbers) < len(m)]
+    found = {frozenset(members[n] for n in numbers) for members in fit}
+    return found.pop() - failed if len(found) == 1 else frozenset()
 
 
 def _started_long_ago(case: Case) -> list[Wait]:

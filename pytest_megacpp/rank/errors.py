@@ -59,17 +59,20 @@ def _name(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> tuple[Cause, ...]:
-    """What it was raised from, or what was being handled, nearest first."""
+    """What it was raised from, or what was being handled, nearest first; then what a group holds."""
     found: list[BaseException] = [error]
     while len(found) <= KEPT_CAUSES:
         before = found[-1].__cause__ or found[-1].__context__
         if before is None or any(before is e for e in found):
             break
         found.append(before)
-    return tuple(
-        Cause(type(e).__qualname__, _message(e)[:_CAUSE_CHARS], _raised_in(e), later.__cause__ is e)
-        for later, e in pairwise(found)
-    )
+    chain = [_cause(e, explicit=later.__cause__ is e) for later, e in pairwise(found)]
+    held = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
+    return (*chain, *(_cause(e, explicit=False) for e in held[:KEPT_CAUSES]))
+
+
+def _cause(error: BaseException, *, explicit: bool) -> Cause:
+    return Cause(type(error).__qualname__, _message(error)[:_CAUSE_CHARS], _raised_in(error), explicit)
 
 
 def _raised_in(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 `work.wait()`, `store.get()` and the making of a `TCPStore` are C++ and leave no frame of their own: on a stack, a
 thread in one of them looks like a thread in `os.wait()` or `time.sleep()` on the same line. The frames added here lie
-in this file (`recording.stacks` looks for it) and carry the name of the call.
+in this file (`recording.stacks` looks for it) and carry the name of the method.
 """
 
 import functools
@@ -29,19 +29,20 @@ def install() -> None:
         owner = getattr(native, class_name)
         for method in methods:
             if hasattr(owner, method):  # queue_pop and barrier are newer than the oldest torch
-                _frame(owner, method, class_name if method == "__init__" else f"{class_name}.{method}")
-    _frame(torch._C.Future, "wait", "Future.wait")
+                setattr(owner, method, _framed(getattr(owner, method), method))
+    _future: Any = torch._C.Future
+    _future.wait = _framed(_future.wait, "wait")
 
 
-def _frame(owner: Any, method: str, name: str) -> None:
-    setattr(owner, method, _framed(getattr(owner, method), name))
+def _framed(native: Callable[..., Any], method: str) -> Callable[..., Any]:
+    """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
+    override, which it would otherwise take this for.
+    """
 
-
-def _framed(native: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        return native(*args, **kwargs)
+        return native(self, *args, **kwargs)
 
-    call.__code__ = call.__code__.replace(co_name=name)
+    call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)
     return functools.wraps(native)(call)

@@ -67,6 +67,11 @@ class Observers:
 
         c10d._get_default_timeout = self._longer(c10d._get_default_timeout)
         c10d._new_process_group_helper = self._around_creation(c10d._new_process_group_helper)
+        if hasattr(c10d, "split_group"):
+            c10d.split_group = split = self._after_split(c10d.split_group)
+            for name in ("torch.distributed", "torch.distributed.device_mesh"):  # they have it by name
+                if hasattr(sys.modules.get(name), "split_group"):
+                    sys.modules[name].split_group = split  # type: ignore[attr-defined]
         destroy = self._before_destruction(c10d.destroy_process_group)
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
@@ -138,6 +143,29 @@ class Observers:
 
         return created
 
+    def _after_split(self, split: Callable[..., Any]) -> Callable[..., Any]:
+        """NCCL splits groups without torch's helper: their members are known afterwards only."""
+
+        @functools.wraps(split)
+        def created(*args: Any, **kwargs: Any) -> Any:
+            group = split(*args, **kwargs)
+            try:
+                self._announce_split(group)
+            except Exception as e:
+                self._missing("group_members", e)
+            return group
+
+        return created
+
+    def _announce_split(self, group: Any) -> None:
+        from torch.distributed.distributed_c10d import get_process_group_ranks
+
+        name = getattr(group, "group_name", None)
+        if name is not None:  # this rank is a member
+            self.groups_created += 1
+            ranks = tuple(int(r) for r in get_process_group_ranks(group))
+            self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, _backend_name(group)))
+
     def _begin_group(
         self, parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> GroupBegun | None:
@@ -147,12 +175,14 @@ class Observers:
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
             name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), int(asked["group_rank"])
             launched = int(os.environ["WORLD_SIZE"])
-            world = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
-            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, not ranks or group_rank >= 0, world)
+            scope = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
+            default = not ranks and asked.get("group_desc") == "default_pg"
+            member = not ranks or group_rank >= 0
+            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default)
         except Exception as e:
             self._missing("group_members", e)
             return None
-        if not ranks:
+        if default:
             self._default_size = size
         self.agent.send(begun)
         return begun
@@ -229,7 +259,7 @@ class Observers:
             self._missing("flight_recorder", e)
             return ()
         kept = entries[-1:] if origin == "finish" else entries
-        if entries or status:
+        if entries or status or origin == "destroy":
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
         return entries
 

@@ -49,13 +49,14 @@ class RankCollectives:
 
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
     (`0@1`), counted per world. Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as
-    they were told: whether one is over by now says `is_done`.
+    they were recorded: whether one is over by now says `is_done`.
     """
 
     floor_s: float = 0.0
     kept: int = KEPT_ENTRIES
     scope: str = ""
     incarnations: dict[str, int] = field(default_factory=dict)  # by world
+    extra: dict[str, str] = field(default_factory=dict)  # worlds beside the default group, by this rank's name
     entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
@@ -140,6 +141,8 @@ class RankCollectives:
 
     def named(self, group: str) -> str:
         """The name under which all its members know a group that this rank knows by its number."""
+        if self.extra and (extra := self.extra.get(group.removesuffix(GLOO))) is not None:
+            return extra
         name = f"{group}~{self.scope}" if self.scope else group
         return f"{name}@{self.incarnation}" if self.incarnation else name
 
@@ -148,11 +151,18 @@ class RankCollectives:
         if len(self.incarnations) < KEPT_GROUPS or scope in self.incarnations:
             self.scope = scope
 
+    def enter_beside(self, name: str, scope: str) -> None:
+        """It is a member of one more world, which has only this group."""
+        if len(self.extra) < KEPT_GROUPS or name in self.extra:
+            self.extra[name] = f"{name}~{scope}" if scope else name
+
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.messages = time_s, ()
         self.incarnations[self.scope] = self.incarnation + 1
+        self.scope = ""
         self.groups.clear()
+        self.extra.clear()
         if not self.held:
             self.unfinished.clear()
 
@@ -187,66 +197,83 @@ def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
 
 @dataclass
 class Groups:
-    """Members of each process group by name, as its members announced them."""
+    """Members of each process group by name, as its members announced them. Equal lists of members are one object: in a
+    world of a thousand ranks each rank announces each list.
+    """
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
     disputed: set[str] = field(default_factory=set)
     everyone: frozenset[int] = field(init=False)
-    _told_by: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
-    _made_by: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    _announced: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
+    _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.everyone = frozenset(range(self.world_size))
 
-    def announce(self, name: str, ranks: Iterable[int], by: int | None = None) -> None:
+    def announce(self, name: str, ranks: tuple[int, ...], by: int | None = None) -> None:
         """Members of group `name`, by the word of one of them; no ranks means everybody. `disputed` are groups of which
         two ranks named different members.
         """
-        known, told = self.members.pop(name, None), self._told_by.pop(name, {})
-        self.members[name] = frozenset(ranks) & self.everyone or self.everyone
-        newest = next(reversed(told), by)
-        if newest != by and by is not None and known != self.members[name]:
+        known, announced = self.members.pop(name, None), self._announced.pop(name, {})
+        self.members[name] = members = self._set_of(ranks)
+        newest = next(reversed(announced), by)
+        if newest != by and by is not None and known != members:
             self.disputed.add(name)
         if by is not None:
-            told.pop(by, None)
-            told[by] = tuple(sorted(self.members[name]))
-        self._told_by[name] = told
+            announced.pop(by, None)
+            announced[by] = ranks
+        self._announced[name] = announced
         if len(self.members) > KEPT_GROUPS:
             self._forget(next(iter(self.members)))
 
+    def _set_of(self, ranks: tuple[int, ...]) -> frozenset[int]:
+        if ranks not in self._lists:
+            if len(self._lists) >= KEPT_GROUPS:
+                self._lists.clear()
+            self._lists[ranks] = frozenset(ranks) & self.everyone or self.everyone
+        return self._lists[ranks]
+
     def join(self, name: str, rank: int, size: int) -> None:
         """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
-        told = self._told_by.setdefault(name, {})
-        told[rank] = ()
-        if len(told) == size:
-            self.members[name] = frozenset(told)
-        if len(self._told_by) > KEPT_GROUPS:
-            self._forget(next(iter(self._told_by)))
+        announced = self._announced.setdefault(name, {})
+        announced[rank] = ()
+        if len(announced) == size:
+            self.members[name] = frozenset(announced)
+        if len(self._announced) > KEPT_GROUPS:
+            self._forget(next(iter(self._announced)))
+
+    def begin(self, name: str, rank: int) -> None:
+        """`rank` makes that group, whatever it made under this name before."""
+        self._made.get(name, {}).pop(rank, None)
 
     def made(self, name: str, rank: int, members: tuple[int, ...]) -> None:
         """`rank` is through with making that group, of these members."""
-        self._made_by.setdefault(name, {})[rank] = members
-        if len(self._made_by) > KEPT_GROUPS:
-            del self._made_by[next(iter(self._made_by))]
+        self._made.setdefault(name, {})[rank] = members
+        if len(self._made) > KEPT_GROUPS:
+            del self._made[next(iter(self._made))]
 
     def made_by(self, name: str, members: tuple[int, ...]) -> frozenset[int]:
         """The ranks that are through with making it of these members."""
-        return frozenset(r for r, made in self._made_by.get(name, {}).items() if made == members)
+        return frozenset(r for r, made in self._made.get(name, {}).items() if made == members)
 
     def as_named_by(self, rank: int, name: str) -> str:
         """The group that a rank means by a name: where ranks named different members, each list is a group of its own
         (`1[0-2]`).
         """
-        members = self._told_by.get(name.replace(GLOO, ""), {}).get(rank) if self.disputes(name) else None
-        own = f"{name}[{rank_list(members)}]" if members else name
-        if members:
-            self.members.setdefault(own.replace(GLOO, ""), frozenset(members))
+        if not self.disputes(name):
+            return name
+        members = self._announced.get(name.replace(GLOO, ""), {}).get(rank)
+        if not members:
+            return name
+        own = f"{name}[{rank_list(members)}]"
+        self.members.setdefault(own.replace(GLOO, ""), self._set_of(members))
         return own
 
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
-        self._told_by.pop(name, None)
+        self._announced.pop(name, None)
         self.disputed.discard(name)
 
     def disputes(self, name: str) -> bool:

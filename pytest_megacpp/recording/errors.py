@@ -1,11 +1,11 @@
 """Owns what an error is about: a peer that is gone or late, memory, a device, or the rank itself; must not know ranks,
 times or blame.
 
-Box and judge ask here. An error is about a peer when it was raised *where ranks communicate* (`raised_in` a module of
-torch's that does, or C++ of gloo, NCCL or c10d, which say so) and its text says so: "Connection reset by peer" of a
-download is a rank's own. What stands behind an exception counts like the exception itself: one that was raised from a
-peer's error, or while one was handled, is about the peer too. Such an error is *secondary*: never the cause of
-anything.
+Box and judge ask here. An error is about a peer when only gloo, NCCL or c10d say what it says. Texts that others say as
+well ("Connection reset by peer") are about a peer only where ranks communicate: `raised_in` a module of torch's that
+does, or by its C++. What stands behind an exception counts like the exception itself: one that was raised from a peer's
+error, while one was handled, or as a group that holds one, is about the peer too. Such an error is *secondary*: never
+the cause of anything.
 
 The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
 (NVIDIA/nccl#1672 and #1788, pytorch#177472, google/gvisor#10413): a CUDA error 401 counts only where NCCL reports it.
@@ -153,8 +153,6 @@ def classify(error: Error) -> Kind:
         return Kind.OWN
     communicating = _is_of_communication(short, error)
     said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", in_torch=communicating)
-    if said.secondary and error.raised_in and not communicating:
-        said = Kind.OWN
     kind = _TYPES.get(short) or said
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
         kinds = [_kind_of(raised[0], in_torch=communicating) for raised in _RAISED.finditer(error.traceback)]
@@ -172,8 +170,7 @@ def _is_of_communication(short: str, error: Error) -> bool:
 def _kind_behind(cause: Cause) -> Kind:
     communicating = cause.type.startswith("Dist") or bool(_NATIVE.search(cause.message))
     communicating |= is_communication(cause.raised_in)
-    kind = _kind_of(f"{cause.type}: {cause.message}", in_torch=communicating)
-    return Kind.OWN if kind.secondary and cause.raised_in and not communicating else kind
+    return _kind_of(f"{cause.type}: {cause.message}", in_torch=communicating)
 
 
 def classify_output(text: str) -> Kind:

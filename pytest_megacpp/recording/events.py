@@ -440,8 +440,8 @@ class Finished:
 @dataclass(frozen=True, slots=True)
 class GroupBegun:
     """A rank begins to make a process group, which may wait for the other members. `ranks` are its members as this rank
-    names them, empty for a default group, of which `size` is known. `scope` names a default group that isn't all of the
-    launch, the same on all its members; of its other groups, `ranks` count in that world.
+    names them, empty for a world: a default group (`default`), or one beside it; of these `size` is known. `scope`
+    names a world that isn't all of the launch, the same on all its members; of its other groups, `ranks` count in it.
     """
 
     rank: int
@@ -451,6 +451,7 @@ class GroupBegun:
     size: int
     member: bool
     scope: str = ""
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)

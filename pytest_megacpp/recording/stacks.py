@@ -29,6 +29,7 @@ _COMMUNICATION_AT_THE_TIP = re.compile(r"[/\\]torch[/\\](?:distributed[/\\]utils
 _WAITING = re.compile(r"\.(wait|synchronize|barrier)\(|\bTCPStore\(")
 _POLLING = re.compile(r"\.is_completed\(")
 _RENDEZVOUS = re.compile(r"[/\\]torch[/\\]distributed[/\\]rendezvous\b")
+_NATIVE_NAMES = {name: f"Store.{name}" for name in ("get", "multi_get", "queue_pop")} | {"__init__": "TCPStore"}
 _DECORATORS = frozenset({"wrapper", "func_wrapper"})  # of torch's c10d_logger and rpc
 _RPC = re.compile(r"[/\\]distributed[/\\]rpc[/\\]")
 _JOINING = frozenset({"init_process_group", "new_group", "init_device_mesh"})
@@ -181,7 +182,7 @@ def communication_call(thread: Thread) -> str | None:
     inside = thread.frames[: _user_depth(thread)]
     calls = [_public(f) for f in inside if _COMMUNICATION.search(f.file) and f.function not in _DECORATORS]
     public = [name for name in calls if not name.startswith("_")]
-    framed = [f.function for f in inside if _FRAMED.search(f.file)]
+    framed = [_NATIVE_NAMES.get(f.function, f.function) for f in inside if _FRAMED.search(f.file)]
     return next(iter((*public, *calls, *framed)), "wait" if _in_native_wait(thread) else None)
 
 

@@ -379,6 +379,7 @@ class WorldView:
     acted_s: float | None = None
     test: int | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    begun: dict[int, dict[str, ev.GroupBegun]] = field(default_factory=dict)  # groups that live, by rank and name
     devices: dict[int, ev.DeviceUsed] = field(default_factory=dict)
     faults: list[tuple[float, ev.DeviceFault]] = field(default_factory=list)
     ended: ev.WorldEnded | None = None
@@ -440,6 +441,7 @@ class Timeline:
     _collected: dict[object, object] = field(default_factory=dict)  # each to itself
     _collected_texts: int = 0
     _stamps_s: dict[tuple[str, str, int | None], float] = field(default_factory=dict)
+    _lists: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)  # of members, each once
 
     def add(self, event: ev.Event) -> None:
         """Fold one event in."""
@@ -594,38 +596,46 @@ class Timeline:
                 self._add_to_rank(world, time_s, fact)
 
     def _group_begun(self, world: WorldView, time_s: float, fact: ev.GroupBegun) -> None:
+        fact = replace(fact, ranks=self._members_of(world, fact.ranks), scope=fact.scope[:KEPT_SCOPE_CHARS])
+        if fact.default:
+            world.begun.pop(fact.rank, None)
+        _keep(world.begun.setdefault(fact.rank, {}), fact.name, fact, KEPT_GROUPS)
         if world.test is None:
             return
         test = self.tests[world.test]
-        view, members = test.ranks[fact.rank], _members(world, fact.ranks)
-        if not fact.ranks:
-            view.collectives.enter(fact.scope[:KEPT_SCOPE_CHARS])
-        name = view.collectives.named(fact.name)
-        if not view.collectives.scope:
-            test.groups.announce(name, members, fact.rank)
-        elif fact.member:
-            test.groups.join(name, fact.rank, fact.size)
-            members = ()  # its numbers are those of its own world
+        view = test.ranks[fact.rank]
+        name = _announce(test, fact)
+        test.groups.begin(name, fact.rank)
         if fact.member:
             call = "new_group" if fact.ranks else "init_process_group"
+            members = () if view.collectives.scope else fact.ranks  # else its numbers are those of its own world
             begun = Joining(fact.name, name, members, call, time_s)
             view.joinings = [*view.joinings[-(KEPT_JOININGS - 1) :], begun]
 
+    def _members_of(self, world: WorldView, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """One object for all equal lists."""
+        members = tuple(dict.fromkeys(r for r in ranks if 0 <= r < world.size))
+        if len(self._lists) >= KEPT_GROUPS:
+            self._lists.clear()
+        return self._lists.setdefault(members, members)
+
     def _group_created(self, world: WorldView, time_s: float, fact: ev.GroupCreated) -> None:
-        members = _members(world, fact.ranks)
-        test = self.tests[world.test] if world.test is not None else None
-        view = test.ranks[fact.rank] if test is not None else None
-        if not fact.failed and (view is None or not view.collectives.scope):
+        members, known = self._members_of(world, fact.ranks), world.begun.get(fact.rank, {})
+        if fact.failed:
+            known.pop(fact.name, None)
+        elif fact.name not in known:  # made by other means than torch's helper, or before 2026-12
             _keep(world.groups, fact.name, members, KEPT_GROUPS)
-        if test is None or view is None:
+        if world.test is None:
             return
+        test = self.tests[world.test]
+        view = test.ranks[fact.rank]
         joining = view.joinings[-1] if view.joinings else None
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
             joining.end_s = time_s
             if not fact.failed:
                 test.groups.made(joining.group, fact.rank, joining.members)
-        elif not view.collectives.scope:  # before 2026-12 the making of a group wasn't recorded
+        elif not view.collectives.scope:
             test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
 
     def _shared(self, fact: ev.RankCollected) -> ev.RankCollected:
@@ -660,8 +670,8 @@ class Timeline:
             return
         self._views += world.size
         groups = Groups(world.size)
-        for name, members in world.groups.items():
-            groups.announce(name, members)
+        for group, members in world.groups.items():
+            groups.announce(group, members)
         kept = kept_entries(world.size)
         ranks = {
             r: RankView(
@@ -679,6 +689,9 @@ class Timeline:
             fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks, fact.warmup
         )
         world.test = fact.test
+        test = self.tests[fact.test]
+        for begun in (group for of_rank in world.begun.values() for group in of_rank.values()):
+            test.groups.made(_announce(test, begun), begun.rank, begun.ranks)  # it outlived the test that made it
 
     @staticmethod
     def _threads_of(world: WorldView, rank: int) -> tuple[str, bool]:
@@ -713,6 +726,8 @@ class Timeline:
         if view is not None and view.world == world.name:
             if view.ended is None:  # what ranks say while the box ends them is no testimony
                 _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
+                if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
+                    world.begun.pop(fact.rank, None)
         elif isinstance(fact, ev.StackTaken):
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
@@ -723,8 +738,19 @@ class Timeline:
             self.stray += 1
 
 
-def _members(world: WorldView, ranks: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(r for r in ranks if 0 <= r < world.size))
+def _announce(test: TestView, fact: ev.GroupBegun) -> str:
+    """Takes in who is in the group; its name among its members."""
+    seen = test.ranks[fact.rank].collectives
+    if fact.default:
+        seen.enter(fact.scope)
+    elif not fact.ranks:
+        seen.enter_beside(fact.name, fact.scope)
+    name = seen.named(fact.name)
+    if (fact.scope or seen.scope) and fact.member:
+        test.groups.join(name, fact.rank, fact.size)
+    elif not (fact.scope or seen.scope):
+        test.groups.announce(name, fact.ranks, fact.rank)
+    return name
 
 
 def _keep(known: dict[K, V], key: K, value: V, most: int) -> None:

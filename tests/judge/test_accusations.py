@@ -13,7 +13,7 @@ def judged(box: FakeBox) -> Verdict:
 
 
 def raising(messages: dict[int, str], type_name: str = "RuntimeError", ranks: int = 4) -> FakeBox:
-    box = FakeBox(ranks).begins()
+    box = FakeBox(ranks).begins().enters(tuple(messages), "gloo:gather", 1).completes()
     for rank, message in messages.items():
         box.raises(rank, type_name, message)
     return box
@@ -33,9 +33,36 @@ def test_one_word_alone_blames_nobody_else() -> None:
     assert "No space left on device" in found.summary
 
 
-def test_fewer_ranks_than_the_test_has_may_be_numbered_otherwise() -> None:
-    found = judged(raising(dict.fromkeys((0, 2), CHECKPOINT), "CheckpointException"))
-    assert (found.blamed_ranks, found.certainty) == ((2,), Certainty.LIKELY)
+def subgroup(members: tuple[int, ...], ranks: int = 4) -> FakeBox:
+    box = FakeBox(ranks).begins().announces("1", members)
+    return box.enters(members, "gloo:gather", 1, group="1").completes()
+
+
+def test_numbers_are_those_of_the_group() -> None:
+    box = subgroup((1, 2, 3))
+    for rank in (1, 2, 3):
+        box.raises(rank, "CheckpointException", CHECKPOINT)  # its rank 2 is the third
+    found = judged(box)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (3,), Certainty.LIKELY)
+
+
+def test_groups_that_number_alike_name_nobody_else() -> None:
+    """Both have a rank 0 that failed, and their words are the same."""
+    box = FakeBox(4).begins().announces("1", (0, 1)).announces("2", (2, 3))
+    box.enters((0, 1), "gloo:gather", 1, group="1").enters((2, 3), "gloo:gather", 1, group="2").completes()
+    for rank in range(4):
+        box.raises(rank, "CheckpointException", CHECKPOINT.replace("RANK 2", "RANK 0"))
+    assert judged(box).blamed_ranks == (0, 1, 2, 3)
+
+
+def test_replicas_that_differ_in_two_groups() -> None:
+    """Evens and odds; each counts its own, whatever number the group gives it."""
+    box = FakeBox(8).begins().announces("1", (0, 2, 4, 6)).announces("2", (1, 3, 5, 7))
+    for rank in range(8):
+        own, first = (6, 4) if rank in (6, 7) else (4, 6)
+        box.raises(rank, "RuntimeError", DIFFER.format(rank // 2, own, 0 if rank in (6, 7) else 3, first))
+    found = judged(box)
+    assert (found.blamed_ranks, found.certainty) == ((6, 7), Certainty.CERTAIN)
 
 
 def test_a_model_that_differs() -> None:

@@ -135,6 +135,23 @@ def test_a_monitored_barrier_names_who_did_not_come() -> None:
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
 
 
+def test_a_monitored_barrier_numbers_ranks_as_its_group_does() -> None:
+    box = FakeBox(4).begins().announces("1", (1, 2, 3)).at((0, 3)).after(2.0)
+    box.loses_peer(1, "[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms")
+    box.loses_peer(2, f"Rank 1 successfully reached monitoredBarrier, but received errors …\n{PEER_CLOSED}")
+    found = verdict(box.after(0.5).acts("failure-stuck", "", (), ()).aborts("failure-stuck"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_who_waits_itself_is_followed_from_a_monitored_barrier() -> None:
+    """It names only the first that did not come; that one waits for rank 3."""
+    box = FakeBox(4).begins().announces("1", (1, 3)).enters(1, group="1", seq=1).at(3).after(2.0)
+    box.loses_peer(0, "[Rank 0]: Rank 1 failed to pass monitoredBarrier in 2000 ms")
+    box.loses_peer(2, PEER_CLOSED)
+    found = verdict(box.after(0.5).acts("failure-stuck", "", (1,), (3,)).aborts("failure-stuck"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
 def compiling_alone(others_compile_s: float) -> Verdict:
     """In a second test of its world."""
     box = FakeBox(2, tests=("a.py::first", "a.py::second")).begins().samples((0, 1), compile_s=2.0).passes().ends()

@@ -109,7 +109,9 @@ def test_a_group_says_what_it_holds() -> None:
     def fails() -> None:
         raise ExceptionGroup("two tasks", [ValueError("one"), KeyError("two")])
 
-    assert told(fails).message == "two tasks (2 sub-exceptions) · ValueError: one · KeyError: 'two'"
+    error = told(fails)
+    assert error.message == "two tasks (2 sub-exceptions) · ValueError: one · KeyError: 'two'"
+    assert [(cause.type, cause.explicit) for cause in error.causes] == [("ValueError", False), ("KeyError", False)]
 
 
 @pytest.mark.parametrize(
