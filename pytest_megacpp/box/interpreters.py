@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
@@ -20,11 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_megacpp.box import process
-from pytest_megacpp.box.preload import HASH_SEED, Preloaded, restore
+from pytest_megacpp.box.preload import HASH_SEED, Preloaded, importing_beside, restore
 from pytest_megacpp.recording.codec import from_json
 
 NUMBER = 2
 MAX_SEED = (1 << 32) - 1
+PRELOAD_S = 300.0  # what an interpreter that hangs in an import may take; its ranks would then hang there too
+
+
+class InterpreterLost(OSError):
+    """An interpreter ended, or came to no end of its imports."""
+
+    mend = "see box.log in the run's directory; a module that stands in `preload` can be taken out of it"
 
 
 def hash_seeds(environ: Mapping[str, str], chosen: int | None) -> tuple[str, ...]:
@@ -51,7 +59,8 @@ class Interpreter:
         """Starts it unless it is alive; returns at once."""
         if self.is_alive():
             return
-        self._report.unlink(missing_ok=True)
+        for left in (self._report, importing_beside(self._report)):
+            left.unlink(missing_ok=True)
         order = {
             "path": sys.path,
             "modules": self._modules,
@@ -71,11 +80,42 @@ class Interpreter:
         return self._report.exists() or not self.is_alive()
 
     def preloaded(self) -> Preloaded:
-        return from_json(Preloaded, json.loads(self._report.read_text()) if self._report.exists() else {})
+        """What came of the imports. Raises InterpreterLost where they came to no end."""
+        if self._report.exists():
+            return from_json(Preloaded, json.loads(self._report.read_text()))
+        if not self.is_alive():
+            raise self._lost()
+        raise InterpreterLost(f"{self._name} was not through after {PRELOAD_S:g} s: it was {self._doing()}")
+
+    def kill(self) -> None:
+        if self.is_alive():
+            process.send(self._server._forkserver_pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Waits for its end."""
+        with contextlib.suppress(ChildProcessError):
+            self._server._stop()
 
     def start(self, target: Callable[..., None], args: tuple[object, ...]) -> BaseProcess:
+        """Raises InterpreterLost where it has ended: its server would start another one, which hashes by chance."""
+        if not self.is_alive():
+            raise self._lost()
         forkserver.connect_to_new_process = self._server.connect_to_new_process
         return _started("forkserver", target, args)
+
+    @property
+    def _name(self) -> str:
+        return f"the interpreter with hash seed {self.hash_seed}"
+
+    def _doing(self) -> str:
+        try:
+            return f"importing {importing_beside(self._report).read_text()}"
+        except OSError:
+            return "starting"
+
+    def _lost(self) -> InterpreterLost:
+        when = "after its imports" if self._report.exists() else f"while {self._doing()}"
+        return InterpreterLost(f"{self._name} ended {when}")
 
 
 class Interpreters:
@@ -99,11 +139,23 @@ class Interpreters:
         return all(one.is_through() for one in self._all)
 
     def learn(self) -> Preloaded:
-        """What came of the imports."""
-        reports = [one.preloaded() for one in self._all]
+        """What came of the imports; ends interpreters that nobody can use. Raises InterpreterLost."""
+        try:
+            reports = [one.preloaded() for one in self._all]
+        except InterpreterLost:
+            self._kill()  # no more: one that hangs in the kernel can't be waited for
+            raise
         spoiler = next((report.spoiler for report in reports if report.spoiler), "")
         self._known, self.spoiled = True, bool(spoiler)
+        if self.spoiled:
+            self._kill()
+            for one in self._all:
+                one.reap()
         return Preloaded(spoiler, {name: why for report in reports for name, why in report.failed.items()})
+
+    def _kill(self) -> None:
+        for one in self._all:
+            one.kill()
 
     def of(self, rank: int) -> Interpreter | None:
         return None if self.spoiled else self._all[rank.bit_count() % len(self._all)]

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from pytest_megacpp.box import contract, kernel, loopback, preflight, process
+from pytest_megacpp.box import contract, interpreters, kernel, loopback, preflight, process
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.admission import Admission
 from pytest_megacpp.box.data import Fetch
@@ -50,7 +50,6 @@ TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
 EVIDENCE_S = 3.0  # all ranks together
 LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hold for ever
-PRELOAD_S = 300.0  # what a forkserver that hangs in an import may take; its ranks would then hang there too
 LOOK_EVERY_S = 1.0  # after logs and the scratch directory
 NEEDED = ("box", "plan.json")  # by ranks that start, of what lies in the scratch directory
 MAX_WORD_BYTES = 1 << 16  # of the desk's; what is longer is none of its words
@@ -232,7 +231,7 @@ class Box:
         fetch.start()
         ending, over = False, False
         while not (over or ending):
-            ending = self.supervisor.why_to_end(self.recorder.now_s()) is not None
+            ending = self._is_to_end()
             if ending:
                 fetch.cancel()
             over = self._wait_until(lambda: not fetch.is_alive(), LET_GO_S if ending else TICK_S)
@@ -241,6 +240,9 @@ class Box:
         if fetch.problem is not None:
             self.recorder.write(fetch.problem)
         return fetch.problem is None
+
+    def _is_to_end(self) -> bool:
+        return self.supervisor.why_to_end(self.recorder.now_s()) is not None
 
     def _capabilities(self) -> None:
         missing = kernel.missing(self.directory)
@@ -342,7 +344,8 @@ class Box:
             case sv.StartWorld():
                 self._start_world(action)
             case sv.EndWorld():
-                self._end_world(self.worlds[action.name], action.reason, graceful=action.graceful)
+                if (ending := self.worlds.get(action.name)) is not None:  # else the run ended before it was made
+                    self._end_world(ending, action.reason, graceful=action.graceful)
             case sv.Write():
                 self._write_own(action.world, action.fact)
             case sv.Release():
@@ -371,10 +374,11 @@ class Box:
             raise StartFailed(
                 action.size, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.scratch))
             )
+        if not self._await_interpreters(action.size):
+            return
         world = World(action.name, action.size, self.directory / "ranks" / action.name, self.scratch)
         self.worlds[world.name] = world
         self.recorder.write(ev.WorldStarted(world.size, action.reason), world.name)
-        self._await_interpreters(world.size)
         world.start(self._rank_environment(), self._interpreters)
         self.marks[world.name] = OutputMarks({r.rank: r.logs for r in world.ranks.values()})
         self._watch(world)
@@ -386,16 +390,20 @@ class Box:
             else:
                 self._pump.register(rank.ended_fd, partial(self._rank_ended, world, rank))
 
-    def _await_interpreters(self, ranks: int) -> None:
-        """Until they have imported what ranks need; one that was killed has a successor. Raises StartFailed."""
+    def _await_interpreters(self, ranks: int) -> bool:
+        """Until they have imported what ranks need; one that was killed has a successor. False where the run is to end
+        first. Raises StartFailed.
+        """
         if self._interpreters.are_known():
-            return
+            return True
         try:
             self._interpreters.begin()
+            self._wait_until(lambda: self._interpreters.are_through() or self._is_to_end(), interpreters.PRELOAD_S)
+            if self._is_to_end():
+                return False
+            preloaded = self._interpreters.learn()
         except Exception as e:
             raise StartFailed(ranks, e) from e
-        self._wait_until(self._interpreters.are_through, PRELOAD_S)
-        preloaded = self._interpreters.learn()
         for module, why in preloaded.failed.items():
             self.recorder.write(ev.Progress("preload", f"{module} doesn't import: {why}"))
         if module := preloaded.spoiler:
@@ -403,6 +411,7 @@ class Box:
             self.recorder.write(ev.Progress("preload", detail))
         if why := next((preloaded.failed[name] for name in NEEDED_OF_TORCH if name in preloaded.failed), ""):
             raise NoTorch(why)
+        return True
 
     def _rank_environment(self) -> dict[str, str]:
         return {

@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,17 +42,25 @@ class Preloaded:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def import_all(names: Iterable[str]) -> Preloaded:
-    """Imports them in order. One that fails here fails again, and is reported, in the ranks that need it."""
+def import_all(names: Iterable[str], begin: Callable[[str], object]) -> Preloaded:
+    """Imports them in order; `begin` is called with each name before. One that fails here, or skips, or exits, does so
+    again, and is reported, in the ranks that need it.
+    """
     spoiler, failed = "", {}
     for name in names:
+        begin(name)
         try:
             importlib.import_module(name)
-        except Exception as e:
+        except BaseException as e:  # also what pytest.skip() and sys.exit() raise
             failed[name] = f"{type(e).__name__}: {e}"[:200]
         if not spoiler and is_spoiled():
             spoiler = name
     return Preloaded(spoiler, failed)
+
+
+def importing_beside(report: Path) -> Path:
+    """Where stands which module is being imported."""
+    return report.with_name(f"{report.name}.importing")
 
 
 def _ask_what_compiles_ask() -> None:
@@ -72,12 +80,15 @@ def restore(name: str, value: str | None) -> None:
 
 def main(order: str) -> None:
     """Carries out the order (`{"path": …, "modules": …, "report": …, "hash_seed": …}`) and leaves a `Preloaded` in the
-    report. The hash seed is what ranks find in their environment; None: nothing, so that what they start draws its own.
+    report, and beside it the name of what it is importing. The hash seed is what ranks find in their environment; None:
+    nothing, so that what they start draws its own.
     """
     told = json.loads(order)
     sys.path[:] = told["path"]
     restore(HASH_SEED, told["hash_seed"])
-    preloaded = import_all(told["modules"])
+    importing = importing_beside(Path(told["report"]))
+    preloaded = import_all(told["modules"], importing.write_text)
+    importing.write_text("torch._inductor")
     _ask_what_compiles_ask()
     if not preloaded.spoiler and is_spoiled():
         preloaded = replace(preloaded, spoiler="torch._inductor")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_megacpp.box import process
 from pytest_megacpp.box.entry import run_rank
 from pytest_megacpp.box.exits import watch_exit
-from pytest_megacpp.box.interpreters import Interpreter, Interpreters
+from pytest_megacpp.box.interpreters import Interpreter, InterpreterLost, Interpreters
 from pytest_megacpp.box.preload import HASH_SEED
 from pytest_megacpp.box.stores import ADDRESS, Stores
 from pytest_megacpp.box.torchrun_env import rank_environment
@@ -68,7 +68,8 @@ class StartFailed(Exception):
     def __init__(self, ranks: int, error: Exception) -> None:
         super().__init__(f"{ranks} ranks can't be started here: {type(error).__name__}: {error}")
         number = error.errno if isinstance(error, OSError) else None
-        self.mend = _MENDS.get(number, "see box.log in the run's directory: it has the traceback")
+        otherwise = "see box.log in the run's directory: it has the traceback"
+        self.mend = error.mend if isinstance(error, InterpreterLost) else _MENDS.get(number, otherwise)
 
 
 class NoTorch(StartFailed):

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.interpreters import MAX_SEED, Interpreters, hash_seeds
+from pytest_megacpp.box import process
+from pytest_megacpp.box.interpreters import MAX_SEED, InterpreterLost, Interpreters, hash_seeds
 
 WORD = "forces"
 
@@ -61,21 +63,31 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     made: list[Interpreters] = []
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path))  # type: ignore[attr-defined]
 
-    def begin(*seeds: str) -> Interpreters:
-        made.append(Interpreters(seeds, ("json", "no_such_module"), tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def begin(*seeds: str, modules: tuple[str, ...] = ()) -> Interpreters:
+        made.append(Interpreters(seeds, modules or ("json", "no_such_module"), tmp_path))
         made[-1].begin()
-        wait(made[-1])
+        if not modules:
+            wait(made[-1])
         return made[-1]
 
     yield begin
-    for one in (interpreter for all_ in made for interpreter in all_._all):
-        one._server._stop()
+    for interpreters in made:
+        interpreters._kill()
+        for one in interpreters._all:
+            one.reap()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert done()
 
 
 def wait(interpreters: Interpreters) -> None:
-    deadline = time.monotonic() + 60
-    while not interpreters.are_through() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(interpreters.are_through)
     assert interpreters.learn().failed == {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
 
 
@@ -112,11 +124,47 @@ def test_a_killed_one_has_a_successor_that_hashes_alike(begun: Callable[..., Int
     own = interpreters.of(1)
     assert own is not None
     os.kill(own._server._forkserver_pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while own.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not own.is_alive())
     assert not interpreters.are_known()
+    with pytest.raises(InterpreterLost, match="the interpreter with hash seed 12 ended after its imports"):
+        interpreters.start(1, tell, (str(tmp_path / "never"),))
     interpreters.begin()
     wait(interpreters)
     assert interpreters.are_known()
     assert told_by(interpreters, 1, tmp_path)[0] == hash_under("12")
+
+
+def test_one_that_crashes_in_an_import_is_no_interpreter(begun: Callable[..., Interpreters], tmp_path: Path) -> None:
+    (tmp_path / "crashes.py").write_text("import os\nos.abort()\n")
+    interpreters = begun("11", modules=("json", "crashes", "this"))
+    wait_until(interpreters.are_through)
+    for use in (interpreters.learn, lambda: interpreters.start(0, tell, (str(tmp_path / "never"),))):
+        with pytest.raises(InterpreterLost, match="the interpreter with hash seed 11 ended while importing crashes"):
+            use()
+    assert not interpreters.are_known()
+
+
+def test_those_that_hang_in_an_import_are_killed(begun: Callable[..., Interpreters], tmp_path: Path) -> None:
+    code = "import os, pathlib, time; pathlib.Path(__file__).with_name(f'{os.getpid()}.here').touch(); time.sleep(300)"
+    (tmp_path / "hangs.py").write_text(code)
+    interpreters = begun("11", "12", modules=("json", "hangs"))
+    wait_until(lambda: len([*tmp_path.glob("*.here")]) == 2)
+    with pytest.raises(InterpreterLost, match="11 was not through after 300 s: it was importing hangs"):
+        interpreters.learn()
+    wait_until(lambda: not any(one.is_alive() for one in interpreters._all))
+
+
+def test_spoiled_ones_are_ended(begun: Callable[..., Interpreters], tmp_path: Path) -> None:
+    code = """
+        import os, sys, types
+        PID = os.getpid()
+        sys.modules["torch"] = types.ModuleType("torch")
+        sys.modules["torch"]._C = types.SimpleNamespace(_cuda_isInBadFork=lambda: os.getpid() != PID)
+    """
+    (tmp_path / "starts_cuda.py").write_text(textwrap.dedent(code))
+    interpreters = begun("11", "12", modules=("starts_cuda",))
+    wait_until(interpreters.are_through)
+    pids = [one._server._forkserver_pid for one in interpreters._all]
+    assert interpreters.learn().spoiler == "starts_cuda"
+    assert [pid for pid in pids if process.stat(pid) is not None] == []
+    assert interpreters.are_known()

@@ -5,12 +5,14 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pytest_megacpp.box.interpreters import Interpreters
+from pytest_megacpp.box import interpreters
+from pytest_megacpp.box.interpreters import InterpreterLost, Interpreters
 from pytest_megacpp.box.line import MAX_GARBAGE_LINES
 from pytest_megacpp.box.main import FLOOD_SHARE, NEEDED, Box
 from pytest_megacpp.box.recorder import Recorder
@@ -45,12 +47,16 @@ def fails(error: Exception) -> Callable[..., None]:
     return fail
 
 
-def problem_of_a_start(box: Box, monkeypatch: pytest.MonkeyPatch) -> ev.ProblemFound:
+def facts_of_a_run(box: Box, monkeypatch: pytest.MonkeyPatch) -> list[ev.Fact]:
     for step in ("_environment", "_preflight", "_warmth", "_prepare", "_fetch"):
         monkeypatch.setattr(box, step, lambda: True)
     box._admission = SimpleNamespace(close=lambda: None)  # type: ignore[assignment]
     box.run()
-    found = [event.fact for event in read_all((box.directory / "recording.jsonl").read_bytes())]
+    return [event.fact for event in read_all((box.directory / "recording.jsonl").read_bytes())]
+
+
+def problem_of_a_start(box: Box, monkeypatch: pytest.MonkeyPatch) -> ev.ProblemFound:
+    found = facts_of_a_run(box, monkeypatch)
     assert ev.RunFinished("refused") in found
     (problem,) = [fact for fact in found if isinstance(fact, ev.ProblemFound)]
     return problem
@@ -68,11 +74,53 @@ def test_a_forkserver_that_has_no_successor(
     assert capsys.readouterr().err.count("in fail\n") == 1
 
 
+class Imports:
+    """Interpreters that come to no end."""
+
+    are_known = are_through = staticmethod(lambda: False)
+    begin = staticmethod(lambda: None)
+
+    @staticmethod
+    def learn() -> None:
+        raise InterpreterLost("the interpreter was not through: it was importing slow")
+
+
+def test_imports_without_end_are_no_reason_to_wait_for_ever(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box._interpreters = Imports()  # type: ignore[assignment]
+    monkeypatch.setattr(interpreters, "PRELOAD_S", 0.0)
+    problem = problem_of_a_start(box, monkeypatch)
+    assert "2 ranks can't be started here" in problem.detail
+    assert "it was importing slow" in problem.detail
+    assert "`preload`" in problem.mend
+
+
+def stop(box: Box) -> None:
+    box.stop("interrupted", "the desk is gone")
+
+
+def exceed_the_limit(box: Box) -> None:
+    box.plan = box.supervisor.plan = replace(box.plan, run_s=1e-9)
+
+
+@pytest.mark.parametrize(("end", "reason"), [(stop, "interrupted"), (exceed_the_limit, "run-limit")])
+def test_a_run_ends_in_order_while_interpreters_import(
+    box: Box, monkeypatch: pytest.MonkeyPatch, end: Callable[[Box], None], reason: str
+) -> None:
+    """Before there is a world."""
+    box._interpreters = Imports()  # type: ignore[assignment]
+    monkeypatch.setattr(box._interpreters, "begin", lambda: end(box))
+    box.seeding = SimpleNamespace(keep=lambda timeline, why: ev.Progress("seed"))  # type: ignore[assignment]
+    facts = facts_of_a_run(box, monkeypatch)
+    assert isinstance(facts[-1], ev.RunFinished)
+    assert facts[-1].reason == reason
+    assert not [fact for fact in facts if isinstance(fact, ev.WorldStarted | ev.ProblemFound)]
+
+
 def test_a_world_that_can_not_be_started(
     box: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box._interpreters = Interpreters(("1",), (), box.scratch)
-    monkeypatch.setattr(box, "_await_interpreters", lambda ranks: None)
+    monkeypatch.setattr(box, "_await_interpreters", lambda ranks: True)
     monkeypatch.setattr(World, "new_store", fails(OSError(errno.EMFILE, "Too many open files")))
     problem = problem_of_a_start(box, monkeypatch)
     assert problem.detail == "2 ranks can't be started here: OSError: [Errno 24] Too many open files"

@@ -26,6 +26,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "harmless.py").write_text("")
     (tmp_path / "starts_cuda.py").write_text("import fake_torch\nfake_torch.SPOILT = True\n")
     (tmp_path / "broken.py").write_text("raise ValueError('no such device')\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
     return tmp_path
 
 
@@ -50,10 +51,11 @@ def test_harmless_modules_spoil_nothing(project: Path) -> None:
 
 
 def test_what_does_not_import_is_told_and_the_rest_goes_on(project: Path) -> None:
-    told = preload(project, "broken", "nowhere_to_be_found", "fake_torch", "starts_cuda")
+    told = preload(project, "broken", "nowhere_to_be_found", "leaves", "fake_torch", "starts_cuda")
     assert told["spoiler"] == "starts_cuda"
     assert told["failed"] == {
         "broken": "ValueError: no such device",
+        "leaves": "SystemExit: 3",
         "nowhere_to_be_found": "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
     }
 

@@ -323,3 +323,28 @@ def test_at_the_start(project: Project, number: signal.Signals) -> None:
             project.pytest(*LANE, "--co", "-q")
         assert run_json(desk.directory)["status"] == "interrupted"
         assert not (project.root / "inside.0").exists()
+
+
+HANGS = """
+    import pathlib
+    import time
+
+    pathlib.Path("importing").touch()
+    time.sleep(300)
+"""
+
+
+def test_a_killed_desk_while_a_module_is_imported_for_all_ranks(project: Project) -> None:
+    project.write("pyproject.toml", '[tool.pytest_megacpp]\npreload = ["hangs"]\n')
+    project.write("hangs.py", HANGS)
+    project.write("test_busy.py", BUSY)
+    with project.start(*LANE) as desk:
+        desk.wait_until((project.root / "importing").exists)
+        os.kill(desk.child.pid, signal.SIGKILL)
+        desk.wait()
+        assert_all_gone(desk)
+        assert desk.directory is not None
+        events = [json.loads(line) for line in (desk.directory / "recording.jsonl").read_text().splitlines()]
+    assert events[-1]["kind"] == "run-finished"
+    assert events[-1]["reason"] == "interrupted"
+    assert "world-started" not in {event["kind"] for event in events}
