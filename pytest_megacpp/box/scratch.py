@@ -30,7 +30,8 @@ def make() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:  # where there are no locks, a sweep of somebody who has them would take it for abandoned
         return unborn
-    born = unborn.replace(f"new-{PREFIX}", PREFIX)
+    place, name = os.path.split(unborn)
+    born = os.path.join(place, name.removeprefix("new-"))
     os.rename(unborn, born)  # only now can a sweep see it
     with contextlib.suppress(OSError):  # where a directory can't be locked, nobody looks for a lock on one
         fcntl.flock(os.open(born, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)

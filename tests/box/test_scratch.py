@@ -76,6 +76,17 @@ def test_systemd_keeps_away_from_what_is_locked() -> None:
     shutil.rmtree(made)
 
 
+def test_a_temporary_directory_may_be_called_as_one_is_before_its_birth(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = temporary / "new-megacpp-ci"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    made = Path(scratch.make())
+    assert made.parent == place
+    assert made.name.startswith(scratch.PREFIX)
+
+
 def test_what_is_no_scratch_stays(temporary: Path) -> None:
     (temporary / "megacpp-notes").mkdir()
     (temporary / "megacpp-file").touch()
