@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pytest_megacpp.desk.git import origin, prefix
 
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:[^@/]*@)?(?P<host>[^/:]+)(?::[0-9]+)?[:/]/*(?P<path>.+)", re.IGNORECASE)
+_URL = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://(?:[^/]*@)?|(?:[^@/]*@)?)(?P<host>[^/:@]+)(?::[0-9]+)?[:/]/*(?P<path>[^@]+)", re.IGNORECASE
+)  # where an `@` is left, part of a password may be
 
 
 def identity(root: Path, chosen: str = "") -> str:

@@ -21,6 +21,7 @@ def cloned(root: Path, url: str) -> Path:
     [
         "https://github.com/Org/repo.git",
         "https://x-access-token:ghs_secret@github.com/Org/repo",
+        "https://user:p@ss@github.com/Org/repo.git",
         "git@github.com:Org/repo.git",
         "ssh://git@github.com:22/Org/repo.git",
         "git://GitHub.com/Org/repo/",
@@ -31,6 +32,11 @@ def test_a_clone_is_the_same_project_however_it_was_fetched(tmp_path: Path, url:
     assert identity(root) == "github.com/Org/repo"
     (root / "libs" / "a").mkdir(parents=True)
     assert identity(root / "libs" / "a") == "github.com/Org/repo/libs/a"
+
+
+@pytest.mark.parametrize("url", ["https://user:p/a@ss@host/x", "https://user:12/a@host/x", "user:a@ss@host:x"])
+def test_no_part_of_a_password_is_a_name(tmp_path: Path, url: str) -> None:
+    assert identity(cloned(tmp_path, url)) == ""
 
 
 def test_a_name_is_the_same_without_git(tmp_path: Path) -> None:
