@@ -7,11 +7,12 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.oversize import encoded
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.secret_shapes import KEY_ENDS, OPEN_KEY
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 
@@ -19,6 +20,7 @@ _WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted
 
 
 PORTION_CHARS = 4 << 20
+MAX_KEY_CHARS = 64 << 10
 _AS_WRITTEN: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
@@ -107,6 +109,15 @@ def _for_us(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _rest_of_key(log: IO[str], portion: str) -> str:
+    """What else belongs to a private key that `portion` ends in: by its lines alone it can't be told."""
+    rest = ""
+    if OPEN_KEY.search(portion):
+        while KEY_ENDS not in rest and len(rest) < MAX_KEY_CHARS and (line := log.readline(MAX_KEY_CHARS)):
+            rest += line
+    return rest
+
+
 def redact_file(path: str, redactor: Redactor) -> bool:
     """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched. Who may read it stays.
     Returns whether no secret is left.
@@ -117,6 +128,7 @@ def redact_file(path: str, redactor: Redactor) -> bool:
             os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(log.fileno()).st_mode))
             changed = False
             while portion := log.read(PORTION_CHARS) + log.readline(PORTION_CHARS):
+                portion += _rest_of_key(log, portion)
                 cleaned = redactor.text(portion)
                 changed = changed or cleaned != portion
                 copy.write(cleaned)

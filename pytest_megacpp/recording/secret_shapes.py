@@ -72,12 +72,17 @@ _LEFT = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])|(?<=\x1b
 """Where a word begins: also behind an escaped line end, an escape of a URL, and a colour of a terminal."""
 _RIGHT = r"(?![A-Za-z0-9])"
 
+_KEY_BEGINS = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_IN_KEY = r"[^-]*+(?:-(?!----)[^-]*+)*+"
+KEY_ENDS = "-----END "
+OPEN_KEY = re.compile(rf"{_KEY_BEGINS}{_IN_KEY}(?:-----[A-Z0-9 ]{{0,60}})?\Z")
+"""A private key that goes on behind the end of the text."""
+
 BLOCKS = (
     Shape(
         "private-key",
         re.compile(
-            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-            r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+            rf"{_KEY_BEGINS}(?:{_IN_KEY}{KEY_ENDS}[A-Z0-9 ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----"
             r"|(?:\s|\\[nr]|[A-Za-z0-9+/=]{16,})*+)"
         ),
     ),

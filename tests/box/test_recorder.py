@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box import recorder as recorder_module
+from pytest_megacpp.box.recorder import MAX_KEY_CHARS, Recorder, RecordingFailed, redact_file
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.redact import Redactor
@@ -155,3 +156,26 @@ def test_logs_are_cleaned_in_place_and_clean_ones_left_alone(tmp_path: Path) -> 
     assert dirty.read_bytes() == b"\xff one\r\n[redacted:MY_API_TOKEN]\n"
     assert (clean.stat().st_ino, clean.read_bytes()) == (before.st_ino, b"\xff one\r\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.log", "dirty.log"]
+
+
+def test_a_private_key_across_two_portions_of_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its lines the first portion ends with; what follows is left as it was."""
+    head, tail, log = "before\n" * 8, "after\n" * 40, tmp_path / "a.log"
+    lines = ["-----BEGIN RSA PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED", "Mj9 x0", *["k3Ys"] * 20]
+    key = "\n".join([*lines, "-----END RSA PRIVATE KEY-----"])
+    for portion in range(len(head), len(head + key) + 10):
+        monkeypatch.setattr(recorder_module, "PORTION_CHARS", portion)
+        log.write_text(f"{head}{key}\n{tail}")
+        assert redact_file(str(log), REDACTOR)
+        assert log.read_text() == f"{head}[redacted:private-key]\n{tail}"
+
+
+def test_a_key_without_an_end_takes_a_part_of_a_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "PORTION_CHARS", 100)
+    read: list[int] = []
+    monkeypatch.setattr(REDACTOR, "text", lambda text: read.append(len(text)) or text)
+    log = tmp_path / "a.log"
+    log.write_text("-----BEGIN PRIVATE KEY-----\n" + "not one\n" * 20_000)
+    assert redact_file(str(log), REDACTOR)
+    assert read[0] < MAX_KEY_CHARS + 300
+    assert max(read[1:]) <= 200
