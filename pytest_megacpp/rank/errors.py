@@ -18,10 +18,12 @@ from pytest_megacpp.recording.events import Cause, Error
 
 _MAX_CHARS = 24_000
 _CAUSE_CHARS = 1_000
+_MAX_SECRET_CHARS = 4_096  # a long text without any space is not lost as a whole
 _FILE_CHARS = 300
 KEPT_CAUSES = 4
 T = TypeVar("T")
 _LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d")
+_LAST_WORD = re.compile(r"(?<![^\s'\"`])[^\s'\"`]*\Z")
 _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -43,6 +45,16 @@ def rendered(error: BaseException, limit: int | None = None) -> str:
 def text_of(value: object) -> str:
     """`str` of it, or what is known of it where that fails."""
     return _guarded(lambda: str(value), f"<str() of a {type(value).__name__} failed>")
+
+
+def beginning(text: str, limit: int) -> str:
+    """At most so many characters of it. It ends before the word that would be cut: the box takes secrets out later, and
+    half a secret has no shape.
+    """
+    if len(text) <= limit:
+        return text
+    sure = max(limit - _MAX_SECRET_CHARS, 0)
+    return text[:sure] + _LAST_WORD.sub("", text[sure:limit])
 
 
 def _guarded(read: Callable[[], T], otherwise: T) -> T:
@@ -72,7 +84,7 @@ def _causes(error: BaseException) -> tuple[Cause, ...]:
 
 
 def _cause(error: BaseException, *, explicit: bool) -> Cause:
-    return Cause(type(error).__qualname__, _message(error)[:_CAUSE_CHARS], _raised_in(error), explicit)
+    return Cause(type(error).__qualname__, beginning(_message(error), _CAUSE_CHARS), _raised_in(error), explicit)
 
 
 def _raised_in(error: BaseException) -> str:
@@ -100,7 +112,7 @@ def _message(error: BaseException) -> str:
     try:
         parts = [str(error), *(f"{type(e).__qualname__}: {_message(e)}" for e in held[:KEPT_CAUSES])]
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-        return "\n".join([" · ".join(parts), *notes[:KEPT_CAUSES]])[:_MAX_CHARS]
+        return beginning("\n".join([" · ".join(parts), *notes[:KEPT_CAUSES]]), _MAX_CHARS)
     except BaseException as e:
         return f"<str() of the exception failed: {type(e).__name__}>"
 

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.rank.errors import text_of
+from pytest_megacpp.rank.errors import beginning, text_of
 from pytest_megacpp.recording.events import Warned
 
 KEPT = 64
@@ -36,7 +36,7 @@ class Warnings:
             return  # pytest's own about its set-up, which ranks have from the desk
         rank, test = self._agent.rank, self._test
         category = f"{raised.category.__module__}.{raised.category.__name__}"
-        text = text_of(raised.message)[:TEXT_CHARS]
+        text = beginning(text_of(raised.message), TEXT_CHARS)
         warned = Warned(rank, test, category, text, raised.filename, raised.lineno, _source(raised))
         if warned in self._sent or len(self._sent) > KEPT:
             return
@@ -51,4 +51,4 @@ def _source(raised: warnings.WarningMessage) -> str:
     line = raised.line
     with contextlib.suppress(Exception):  # the name of a file is whatever its warning says
         line = line if line is not None else linecache.getline(raised.filename, raised.lineno)
-    return (line or "").strip()[:SOURCE_CHARS]
+    return beginning((line or "").strip(), SOURCE_CHARS)

@@ -62,12 +62,25 @@ def test_so_many_different_ones_are_sent_and_that_there_were_more(heard: Warning
 
 def test_no_warning_is_too_odd(heard: Warnings, line: Line) -> None:
     heard.hear(raised(Unprintable(), Unprintable), "runtest")
-    heard.hear(raised("x" * 2 * TEXT_CHARS), "runtest")
+    heard.hear(raised("x " * TEXT_CHARS), "runtest")
     heard.hear(warnings.WarningMessage("m", UserWarning, "no\0file", 1), "runtest")
-    heard.hear(warnings.WarningMessage("m", UserWarning, "f", 1, line="y" * 2 * SOURCE_CHARS), "runtest")
+    heard.hear(warnings.WarningMessage("m", UserWarning, "f", 1, line="y " * SOURCE_CHARS), "runtest")
     assert "Unprintable failed" in line.told[0].message
     assert [len(w.message) for w in line.told[1:]] == [TEXT_CHARS, 1, 1]
     assert [len(w.source) for w in line.told[2:]] == [0, SOURCE_CHARS]
+
+
+@pytest.mark.parametrize("before", ["token ", "token='", 'url: "', "\n"])
+def test_no_half_of_a_secret_is_sent(heard: Warnings, line: Line, before: str) -> None:
+    """The box, which takes secrets out, knows whole ones."""
+    for number, limit in enumerate((TEXT_CHARS, SOURCE_CHARS)):
+        told = "a " * (limit // 2 - 10) + before + "ghp_0123456789abcdefghijABCDEFGHIJ012345"
+        message, source = (told, "x") if number == 0 else ("m", told)
+        heard.hear(warnings.WarningMessage(message, UserWarning, "f", 1, line=source), "runtest")
+        sent = (line.told[-1].message, line.told[-1].source)[number]
+        assert told.startswith(sent)
+        assert "ghp_" not in sent
+        assert len(sent) > limit - 40
 
 
 def test_what_pytest_says_of_its_own_set_up_is_the_desk_s(heard: Warnings, line: Line) -> None:
