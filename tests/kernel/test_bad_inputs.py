@@ -153,7 +153,7 @@ REFUSED = {
     "shared-memory": (["dev_shm"], "shared-memory", "mount a writable /dev/shm", set()),
     "network": (["netlink"], "network", "allow netlink sockets", set()),
     "loopback": (["loopback"], "network", "ip link set lo up", set()),
-    "descriptors": (["descriptors"], "start", "raise the limit of open files", set()),
+    "descriptors": (["descriptors"], "descriptors", "ulimit -n", set()),
 }
 """With cause, advice, and the capabilities that the recording must lack where it comes to look for them."""
 
