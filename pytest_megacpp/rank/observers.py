@@ -173,11 +173,11 @@ class Observers:
         try:
             asked = parameters.bind(*args, **kwargs).arguments
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
-            name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), int(asked["group_rank"])
+            name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), asked["group_rank"]
             launched = int(os.environ["WORLD_SIZE"])
             scope = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
             default = not ranks and asked.get("group_desc") == "default_pg"
-            member = not ranks or group_rank >= 0
+            member = not ranks or (group_rank is not None and group_rank >= 0)
             begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default)
         except Exception as e:
             self._missing("group_members", e)
