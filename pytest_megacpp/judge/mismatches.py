@@ -244,7 +244,7 @@ def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
 
 def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     """Ranks that entered collectives of several groups in different orders: each waits for the other."""
-    if len({_name(w) for w in cycle}) == 1 or all(w.makes_group for w in cycle):
+    if len({_name(w) for w in cycle}) == 1 or any(w.makes_group for w in cycle):
         return _other_members(case, cycle)
     in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
@@ -275,7 +275,8 @@ def _name(wait: Wait) -> str:
 def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
     """Ranks that make, or use, different groups where all should be in one: each waits for the others."""
     odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
-    call = cycle[0].op if cycle[0].makes_group else f"the group of {cycle[0]}"
+    made = next((w.op for w in cycle if w.makes_group), None)
+    call = made or f"the group of {cycle[0]}"
     head = f"{ranks_named(odd)} called {call} for another group than the others"
     told = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
     since_s = min(w.since_s for w in cycle)

@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -43,15 +42,6 @@ time.sleep(float(sys.argv[1]))
 
 LAYERS_TO_COMPILE = {"cpu": 20, "cuda": 80}
 """Several seconds of cold compile: on a CPU a layer takes 0.2 to 0.5 s, mostly in the C++ compiler."""
-
-
-def torch_is_older_than(major: int, minor: int) -> bool:
-    """Whether the torch installed here is; not where there is none."""
-    try:
-        found = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return False
-    return tuple(int(part) for part in found.split(".")[:2]) < (major, minor)
 
 
 def line_up(lane: Lane) -> None:

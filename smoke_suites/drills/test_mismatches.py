@@ -295,21 +295,6 @@ def test_a_member_goes_to_the_whole_world_first(modal_h200x8: Lane) -> None:
         faults.wait_for(lane, group)
 
 
-# Groups that not every rank makes.
-
-
-@pytest.mark.skipif(faults.torch_is_older_than(2, 13), reason="this torch's gloo lets rank 3 through: a straggler")
-@pytest.mark.h200x8(ranks=4, stall=2, test=60)
-@pytest.mark.expect_verdict("collective-mismatch", ranks=[3], cause="members")
-def test_a_rank_leaves_a_new_group_out(modal_h200x8: Lane) -> None:
-    """`new_group` is for all ranks to call: from then on rank 3 counts groups differently, and its next is another."""
-    import torch.distributed as dist
-
-    if modal_h200x8.rank != 3:
-        dist.new_group([0, 1, 2], backend="gloo")
-    dist.new_group([0, 1, 2, 3], backend="gloo")
-
-
 # In a process group of the test's own.
 
 

@@ -29,6 +29,17 @@ def test_a_rank_that_left_one_new_group_out() -> None:
     assert "new_group" in found.summary
 
 
+def test_a_rank_that_gloo_let_through_its_own_new_group() -> None:
+    box = FakeBox(4).begins()
+    for rank in (0, 1, 2):
+        making(box, rank, "1", (0, 1, 2), made=True)
+        making(box, rank, "2", (0, 1, 2, 3))
+    making(box, 3, "1", (0, 1, 2, 3), made=True).enters(3, "gloo:all_reduce", 1, group="1").after(31.0)
+    found = judged(box.acts("stall", "", (0, 1, 2, 3), ()).aborts("stall").done())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+    assert "new_group" in found.summary
+
+
 def test_a_rank_that_names_other_members() -> None:
     box = FakeBox(4).begins()
     for rank in (0, 1, 2, 3):
