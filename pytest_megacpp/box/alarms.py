@@ -118,26 +118,26 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 def all_waits(view: TestView) -> tuple[Wait, ...]:
     """Who waits for whom now, by whatever shows it."""
-    graph = _graph(view)
-    return tuple(w for w in graph.waits if _goes_on(view, w)) + _unnumbered(view, graph)
+    gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
+    graph = _graph(view, gave_up_s)
+    return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(graph, gave_up_s)
 
 
-def _graph(view: TestView) -> WaitGraph:
-    gave_up_s = {v.rank: t for v in view.ranks.values() if not v.gone and (t := _gave_up_s(v)) is not None}
-    over = frozenset(v.rank for v in view.ranks.values() if v.out and v.rank not in gave_up_s)
-    return wait_graph(view, Moment(over=over, left=over, failed_s=gave_up_s, gave_up=frozenset(gave_up_s)))
+def _graph(view: TestView, gave_up_s: Mapping[int, float]) -> WaitGraph:
+    failed_s = {r: t for r, t in gave_up_s.items() if not view.ranks[r].gone}
+    over = frozenset(v.rank for v in view.ranks.values() if v.out and v.rank not in failed_s)
+    return wait_graph(view, Moment(over=over, left=over, failed_s=failed_s, gave_up=frozenset(failed_s)))
 
 
-def _goes_on(view: TestView, wait: Wait) -> bool:
+def _goes_on(view: TestView, wait: Wait, gave_up_s: Mapping[int, float]) -> bool:
     """Of ranks that all gave up, the wait is over once no missing one can come."""
-    waits = any(_gave_up_s(view.ranks[r]) is None for r in wait.waiting)
+    waits = any(r not in gave_up_s for r in wait.waiting)
     return waits or not wait.missing or any(not view.ranks[r].out for r in wait.missing)
 
 
-def _unnumbered(view: TestView, graph: WaitGraph) -> tuple[Wait, ...]:
+def _unnumbered(graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
     """The wait of ranks that only their stacks, or the call they failed in, show waiting: whom for is a guess."""
     blocked = {r: since_s for r, (_, since_s) in graph.calls.items()}
-    gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
     blocked |= {r: t for r, t in gave_up_s.items() if r not in graph.waiting_in}
     if not blocked:
         return ()

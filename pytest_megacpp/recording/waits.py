@@ -30,6 +30,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_megacpp.recording.collectives import Groups, Number, RankCollectives, bare_op
 from pytest_megacpp.recording.events import Collective
@@ -129,30 +130,29 @@ class WaitGraph:
     idle: tuple[int, ...]
     present: tuple[int, ...]
 
-    @property
-    def waiting_in(self) -> dict[int, Wait]:
+    @cached_property
+    def waiting_in(self) -> Mapping[int, Wait]:
         """The oldest wait of each rank that is in one."""
         return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
 
     def roots(self, starts: Iterable[Wait]) -> tuple[tuple[int, ...], tuple[Wait, ...]]:
         """The ranks at the end of these waits that don't wait themselves, and the waits on the way."""
-        todo, visited, roots, waiting_in = list(starts), dict[Number, Wait](), set[int](), self.waiting_in
+        todo, visited, roots = list(starts), dict[Number, Wait](), set[int]()
         while todo:
             wait = todo.pop(0)
             if wait.number in visited:
                 continue
             visited[wait.number] = wait
             for rank in wait.missing:
-                if rank in waiting_in:
-                    todo.append(waiting_in[rank])
+                if rank in self.waiting_in:
+                    todo.append(self.waiting_in[rank])
                 elif rank not in self.calls:
                     roots.add(rank)
         return tuple(sorted(roots)), tuple(visited.values())
 
     def cycle(self, visited: Iterable[Wait]) -> tuple[Wait, ...]:
         """Those of different groups whose missing ranks sit in another of them."""
-        waiting_in = self.waiting_in
-        tangled = [w for w in visited if any(r in waiting_in for r in w.missing)]
+        tangled = [w for w in visited if any(r in self.waiting_in for r in w.missing)]
         return tuple(tangled) if len({w.number[0] for w in tangled}) > 1 else ()
 
 
