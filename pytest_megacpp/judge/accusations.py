@@ -54,16 +54,16 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
 
 def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
     """What distributed checkpointing tells every rank of those that failed."""
-    told = {rank: failed for rank, text in said.items() if (failed := messages.failures(text))}
-    accusers = tuple(t for t in own if t.rank in told)
+    reported = {rank: failed for rank, text in said.items() if (failed := messages.failures(text))}
+    accusers = tuple(t for t in own if t.rank in reported)
     members = _group_of(case, accusers)
-    if len(told) < 2 or not set(told) <= set(members):
+    if len(reported) < 2 or not set(reported) <= set(members):
         return None
-    named = sorted(set.intersection(*(set(failed) for failed in told.values())))
+    named = sorted(set.intersection(*(set(failed) for failed in reported.values())))
     if not named or named[-1] >= len(members):
         return None
-    number, failed = named[0], next(iter(told.values()))
-    where = file_line(*messages.place_of(next(said[r] for r in told), number))
+    number, failed = named[0], next(iter(reported.values()))
+    where = file_line(*messages.place_of(next(said[r] for r in reported), number))
     what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
     return _Accusation(tuple(members[n] for n in named), what, accusers)
 

@@ -250,15 +250,20 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
     told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
-    since_s = min(w.since_s for w in cycle)
     head = (
         f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
     )
+    return _tangled(case, cycle, odd, "group-order", f"{head}: {told}")
+
+
+def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:
+    """Waits of which each waits for another. `what` is said before how long they waited."""
+    since_s = min(w.since_s for w in cycle)
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        f"{head}: {told} each waited {seconds(case.waited_s(since_s))} for the others",
+        f"{what} each waited {seconds(case.waited_s(since_s))} for the others",
         odd,
-        "group-order",
+        cause,
         _phase(case, odd or cycle[0].waiting),
         tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS]),
         aftermath.consequences(case, odd),
@@ -278,20 +283,9 @@ def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
     made = next((w.op for w in cycle if w.makes_group), None)
     call = made or f"the group of {cycle[0]}"
     head = f"{ranks_named(odd)} called {call} for another group than the others"
-    told = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
-    since_s = min(w.since_s for w in cycle)
-    return Finding(
-        Code.COLLECTIVE_MISMATCH,
-        f"{head if odd else f'ranks called {call} for different groups'}: {told}; "
-        f"each waited {seconds(case.waited_s(since_s))} for the others",
-        odd,
-        "members",
-        _phase(case, odd or cycle[0].waiting),
-        tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS]),
-        aftermath.consequences(case, odd),
-        _RELIES,
-        time_s=since_s,
-    )
+    head = head if odd else f"ranks called {call} for different groups"
+    groups = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
+    return _tangled(case, cycle, odd, "members", f"{head}: {groups};")
 
 
 def _which_group(case: Case, wait: Wait) -> str:
