@@ -185,6 +185,12 @@ def main_thread(pid: int) -> ThreadTime:
     return ThreadTime(0.0, 0) if rest is None else ThreadTime(_seconds(rest[11:13]), _switches(f"{task}/status"))
 
 
+def thread_cpu_s(task: str) -> float:
+    """CPU seconds of the thread with this directory in /proc; 0.0 when it is gone."""
+    rest = _fields_of(f"{task}/stat")
+    return 0.0 if rest is None else _seconds(rest[11:13])
+
+
 def _switches(status_file: str) -> int | None:
     """Returns how often a thread stopped running, which is as good as how often it ran. gVisor doesn't count it."""
     try:

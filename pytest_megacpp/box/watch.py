@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_megacpp.box import loopback, process
+from pytest_megacpp.box.message_threads import MessageThreads
 from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
 from pytest_megacpp.box.recorders import Recorders
 from pytest_megacpp.recording.events import (
@@ -107,6 +108,7 @@ class RankWatch(threading.Thread):
         self.target = target
         self._table = table
         self._recorders = Recorders(target.worker, target.nccl, epoch_s)
+        self._message_threads = MessageThreads(target.pid)
         self._report = report
         self._test: int | None = None
         self._since_s = 0.0
@@ -192,7 +194,7 @@ class RankWatch(threading.Thread):
             state=state,
             compiling=compiling,
             compile_s=round(compile_s, 3),
-            cpu_s=round(cpu_s, 2),
+            cpu_s=round(max(0.0, cpu_s - self._message_threads.cpu_s()), 2),
             main_cpu_s=round(main.cpu_s, 2),
             output_bytes=sum(_size(path) for path in self.target.logs),
             main_runs=main.runs,

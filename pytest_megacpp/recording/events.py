@@ -515,11 +515,11 @@ class Sampled:
     """A look at one rank from outside.
 
     `answered`: its worker server replied. `state`: the kernel's letter for the main thread (R, S, D, T, Z).
-    `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far:
-    `cpu_s` of the rank's process tree, `main_cpu_s` of its main thread; `main_runs`: how often the kernel let that one
-    run, which stays the same while it waits in one call. None: the kernel doesn't count runs, and samples CPU time in
-    ticks; then `packets` is how many came over the loopback interface, for whichever rank. `output_bytes`: written to
-    its logs.
+    `compiling`: names of active compile counters. `compile_s`: seconds compiled so far. CPU seconds so far: `cpu_s` of
+    the rank's process tree without threads that only carry messages, `main_cpu_s` of its main thread; `main_runs`: how
+    often the kernel let that one run, which stays the same while it waits in one call. None: the kernel doesn't count
+    runs, and samples CPU time in ticks; then `packets` is how many came over the loopback interface, for whichever
+    rank. `output_bytes`: written to its logs.
     """
 
     rank: int
