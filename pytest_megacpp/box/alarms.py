@@ -1,9 +1,26 @@
 """Owns the rules by which a box ends a test early; must not know blame: it says when and what it saw, not why.
 
-Pure: a test's view, clocks that add up, the time. Who waits for whom says `recording.waits`. A rank is *stuck* when it
-waits for peers, by the flight recorder with an idle main thread or by its stack. Waiting is only what a rank is seen
-waiting in: one that started a collective and is seen in ordinary code meanwhile doesn't wait. One that gave up, by a
-time-out of its own, still lacks its peer: that peer's time goes on.
+Pure: a test's view, clocks that add up, the time. Who waits for whom is what `recording.waits` says.
+
+*Who waits.* A rank waits while the flight recorder has it in a collective and its main thread is idle (on a device:
+while the recorder says so, since a waiting host burns a core), or while its stack shows it in a call of torch's that
+communicates. One that started a collective and is seen in ordinary code meanwhile does not wait. One that gave up, by a
+time-out of its own, still lacks its peer, and that peer's time goes on.
+
+*Which clock runs.* Each wait has two: `compiling_s` runs while a rank that holds the wait up compiles (limit `skew`),
+`plain_s` while one that does not compile holds it up (limit `stall`). A rank that loads the compiler looks like
+ordinary code until its stack is seen; its time is moved from one clock to the other then. No clock runs while the box
+itself stood still (`pauses`). A compile has a limit of its own (`compile`), and one in which nothing moves for `stall`
+counts as stalled. A test's own clock (`test`) stops while ranks warm up. What counts as moving is decided where looks
+are folded (`recording.timeline`): CPU time, output, compile counters, collectives.
+
+*When the box acts at once.* A rank's process ended; ranks issued collectives that don't match; or a rank failed or left
+and everybody else waits, so that nothing can free them (decision 0004). The waits below let companions of such an event
+arrive first.
+
+*Before it acts on looks*, which may be a second old, the box looks again, and an alarm that is gone by then is dropped
+(`RESTS_ON_LOOKS`, decision 0008). Since when a rank waits that only its stack shows, is since its thread last ran
+(decision 0009), or, where the kernel counts no runs, since the stack was first seen (decision 0060).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,8 +32,8 @@ from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.timeline import WARMED, RankView, TestView
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
 
-SETTLE_S = 0.15  # between a first sign and acting on it: its companions are still on their way
-STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same
+SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
+STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same (decision 0004)
 STUCK_BY_STACK_S = 0.8
 PROBE_SHARE = 0.2  # of the quiet time between two looks at a stack
 AWAITED_S = 1.0  # so long others wait before the missing one's stack is looked at

@@ -18,9 +18,9 @@ What counts as waiting, the surest first:
 Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
 has left the test, or failed on its own is in nothing, and has not arrived anywhere.
 
-What counts as progress, which clock stops when and why each threshold is what it is belongs to `box.alarms` (when) and
-`timeline` (progress): decisions 0004 (a test that is provably stuck ends at once), 0008 (look again before acting),
-0011 (who waits is whose device began) and 0060 (sampled CPU time).
+What counts as progress is decided in `timeline`; which clock runs when, and why each threshold is what it is, opens
+`box.alarms`. Decisions: 0004 (a test that is provably stuck ends at once), 0008 (look again before acting), 0011 (who
+waits is whose device began), 0060 (sampled CPU time), 0074 (what a frame is), 0075 (which groups are the same).
 
 Waits lead from rank to rank; the ranks at their end that don't wait are the *roots*. Without a root, waits of different
 groups whose missing ranks sit in one another are a *cycle*.
