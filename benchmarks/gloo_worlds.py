@@ -18,8 +18,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 from pytest_megacpp.box import contract, loopback, preflight
+from pytest_megacpp.box.stores import ADDRESS
 from pytest_megacpp.box.torchrun_env import rank_environment
-from pytest_megacpp.box.world import MASTER_ADDR
 
 CONNECT_S = 30.0  # until gloo gives up
 WORLD_S = 90.0  # until this gives up on a world
@@ -59,14 +59,14 @@ def connects(context: ForkServerContext, number: int, size: int, environment: Ma
     """Starts a world, and returns whether every rank of it reached all others. None of it is left."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = TCPStore(MASTER_ADDR, 0, is_master=True, wait_for_workers=False)
+    store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)
     ranks: list[BaseProcess] = []
     try:
         for rank in range(size):
             place = rank_environment(
                 rank=rank,
                 world_size=size,
-                master_addr=MASTER_ADDR,
+                master_addr=ADDRESS,
                 master_port=store.port,
                 run_id=f"world-{number}",
                 inherited=environment,
