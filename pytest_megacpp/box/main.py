@@ -510,6 +510,7 @@ class Box:
             self._pump.until(gone, LEAVE_S)
         for sig, grace_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             for rank in world.alive():
+                rank.signalled = True
                 process.send(rank.pid, signal.SIGCONT)
                 process.send(rank.pid, sig)
             if self._pump.until(gone, grace_s):
@@ -613,9 +614,10 @@ class Box:
         self._hang_up(rank)
         code = rank.exit_code()
         name = process.signal_name(-code) if code is not None and code < 0 else None
-        oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not world.ending else False
+        oom = self.oom.killed(rank.pid) if name == "SIGKILL" and not rank.signalled else False
         alive_s = round(self._pump.looked_s, 6)
-        self.recorder.write(ev.RankExited(rank.rank, code, name, oom, world.ending, alive_s), world.name, at_s=at_s)
+        ended = ev.RankExited(rank.rank, code, name, oom, world.ending, alive_s, rank.signalled)
+        self.recorder.write(ended, world.name, at_s=at_s)
         self._hurry(world.name)
 
     def _hear(self) -> None:

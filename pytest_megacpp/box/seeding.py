@@ -21,8 +21,9 @@ from pytest_megacpp.box.seeds import SeedStore, lacking
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import ProblemFound, SeedChecked, SeedKept, SeedShort
-from pytest_megacpp.recording.plan import COUNTING, WARM_UP, Plan, PlannedTest, warming_command
+from pytest_megacpp.recording.plan import Plan, PlannedTest, warming_command
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.reports import counting, green_attempt
 from pytest_megacpp.recording.seed import (
     Coverage,
     Manifest,
@@ -257,7 +258,7 @@ class Seeding:
             return "there is no place to keep it"
         if reason != "completed":
             return f"not kept: the run was {reason}"
-        red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not _last(timeline, i)]
+        red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not green_attempt(timeline, i)]
         if red:
             return f"not kept: the run isn't green ({red[0].nodeid})"
         if endings := bad_endings(timeline):
@@ -287,10 +288,10 @@ class Seeding:
     def _measured(self, timeline: Timeline) -> Iterable[SeededTest]:
         """What the tests needed that passed on every rank."""
         for item, test in self._wanted().items():
-            last = _last(timeline, item)
+            last = green_attempt(timeline, item)
             if last is None:
                 continue
-            attempts = [timeline.tests[n] for n in _counting(timeline, item) if n in timeline.tests]
+            attempts = [timeline.tests[n] for n in counting(timeline, item) if n in timeline.tests]
             graphs = tuple(self._graphs(rank, attempts, last) for rank in range(test.world_size))
             yield SeededTest(test.nodeid, test.preset, test.world_size, graphs, self.plan.run_id, self.plan.revision)
 
@@ -333,7 +334,7 @@ class Seeding:
     def _compiled_again(self, timeline: Timeline, told: Collection[int]) -> Iterable[SeedShort]:
         """Tests that after their warm-up compiled what it had not."""
         for item in self._wanted().keys() - told:
-            *before, last = (timeline.tests.get(number) for number in _counting(timeline, item))
+            *before, last = (timeline.tests.get(number) for number in counting(timeline, item))
             known = {key for view in before if view is not None for seen in view.ranks.values() for key in _keys(seen)}
             ranks = sorted(last.ranks.items()) if before and last is not None else ()
             lost = {rank: [key for key in self._not_there(seen) if key not in known] for rank, seen in ranks}
@@ -377,20 +378,6 @@ def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str
         return f"{CACHE_KEY_TAG} is empty by your choice: keys don't tell ranks apart, and a seed is shared by all"
     off = next((f"{name}={value}" for name, value in _SWITCHES.items() if environ.get(name) == value), None)
     return f"{off} is yours: without that cache there is nothing to keep" if off else ""
-
-
-def _last(timeline: Timeline, item: int) -> TestView | None:
-    """The attempt at a test that decides, if it was green. A warm-up after a failure proves nothing yet."""
-    number = _counting(timeline, item)[-1]
-    planned, view = timeline.planned.get(number), timeline.tests.get(number)
-    proves = planned is None or planned.purpose != WARM_UP
-    return view if view is not None and view.green and proves else None
-
-
-def _counting(timeline: Timeline, item: int) -> list[int]:
-    """Attempts at the test as it is: those that look for a cause build or run something else."""
-    purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
-    return [number for number, purpose in purposes if not purpose or purpose in COUNTING]
 
 
 def _keys(view: RankView) -> Iterator[str]:

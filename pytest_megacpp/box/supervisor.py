@@ -11,6 +11,7 @@ from typing import TypeAlias
 from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
 from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
+from pytest_megacpp.recording.reports import GREEN, goes_well, issued_alike, said
 from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline, WorldView
 
 ALARM_EVERY_S = 0.05
@@ -427,22 +428,25 @@ class Supervisor:
 
     def _ended(self, view: TestView) -> tuple[Action, ...]:
         self.running = None
-        end = Write(view.world, TestEnded(view.index, "finished"))
-        failed = any(v.failure for v in view.ranks.values())
-        outcomes = {tuple(r.outcome for _, r in v.reports.values()) for v in view.ranks.values()}
-        attempt = self._attempts[view.index]
-        if not failed and len(outcomes) == 1 and not view.differing():
+        more, end = self._counted(view), Write(view.world, TestEnded(view.index, "finished"))
+        if _is_alike(view):
             self._clean[view.world] = self._is_clean(view)
-            fresh = attempt.planned.fresh
+            fresh = self._attempts[view.index].planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
-            warmed = attempt.purpose == WARM_UP and view.compiled()
-            more = self._again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
-            if attempt.purpose == MEASURED and not _is_skipped(view):
-                self.failed.discard(attempt.item)
             return (*more, ReadOutput(view.world, view.index), end, *ends)
-        self._count_failure(view.index)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
-        return (*evidence, end, self._end(view.size, "a test failed in it", graceful=True))
+        return (*more, *evidence, end, self._end(view.size, "a test failed in it", graceful=True))
+
+    def _counted(self, view: TestView) -> tuple[Action, ...]:
+        """Counts a test of which all ranks are through; what follows from that."""
+        attempt = self._attempts[view.index]
+        if not goes_well(self.timeline, view):
+            self._count_failure(view.index)
+            return ()
+        if attempt.purpose == MEASURED and not _is_skipped(view):
+            self.failed.discard(attempt.item)
+        warmed = attempt.purpose == WARM_UP and view.compiled()
+        return self._again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
 
     @staticmethod
     def _is_clean(view: TestView) -> bool:
@@ -467,6 +471,12 @@ def _alarm_pause_s(view: TestView, now_s: float) -> float:
     if any(rank.out or rank.failure for rank in view.ranks.values()):
         return ALARM_EVERY_S
     return min(ALARM_CALM_S, max(ALARM_EVERY_S, ALARM_SHARE * (now_s - view.started_s)))
+
+
+def _is_alike(view: TestView) -> bool:
+    """Whether all ranks did the same and none failed, so that its world goes on: a skip under a gate harms nothing."""
+    outcomes = {said(rank) for rank in view.ranks.values()}
+    return len(outcomes) == 1 and outcomes <= GREEN and issued_alike(view)
 
 
 def _is_skipped(view: TestView) -> bool:

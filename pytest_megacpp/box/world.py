@@ -29,7 +29,8 @@ _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before
 @dataclass
 class RankProcess:
     """One rank's process, a fork of `interpreter` unless that is None. `ended_fd` becomes readable when it ends; None
-    when it had ended before the box looked. Who connects with `token` is this rank.
+    when it had ended before the box looked. Who connects with `token` is this rank. `signalled`: the box sent it a
+    signal to end.
     """
 
     rank: int
@@ -40,6 +41,7 @@ class RankProcess:
     interpreter: Interpreter | None
     line: socket.socket | None = None
     crash: socket.socket | None = None
+    signalled: bool = False
     exited: bool = False
 
     @property

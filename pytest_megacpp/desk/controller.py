@@ -20,6 +20,7 @@ class LaneController:
         self._runner = runner
         self._session: pytest.Session | None = None
         self._waiting: list[pytest.Item] = []
+        self._lane_tests = 0
         self._ordinary = 0
         self._reporting = False
         self._failed = False
@@ -46,11 +47,12 @@ class LaneController:
             plural = "s" * (session.testsfailed != 1)
             raise session.Interrupted(f"{session.testsfailed} error{plural} during collection")
         self._session, self._waiting = session, list(session.items)
+        self._lane_tests = len(self._waiting)  # of the session's own items somebody's loop may leave nothing
         result = yield
         while self._waiting:
             self._report_next()
             self._stop_if_asked()
-        session.testscollected = self._ordinary + len(session.items)
+        session.testscollected = self._ordinary + self._lane_tests
         return result
 
     @pytest.hookimpl(trylast=True)
@@ -68,7 +70,7 @@ class LaneController:
         item, *self._waiting = self._waiting
         following = self._waiting[0] if self._waiting else None
         failures = self._session.testsfailed
-        self._session.testscollected = self._ordinary + len(self._session.items)
+        self._session.testscollected = self._ordinary + self._lane_tests
         self._reporting = True
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

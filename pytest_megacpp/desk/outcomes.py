@@ -187,9 +187,8 @@ class _Maker:
 
     def _properties(self) -> list[tuple[str, object]]:
         verdict = self.result.verdict
-        found: dict[str, object] = {}
-        for report in self._reports():
-            found |= {one_line(k): _shown(v) for k, v in report.properties.items()}
+        last = {one_line(name): value for report in self._reports() for name, value in report.properties.items()}
+        found: dict[str, object] = {name: _shown(value) for name, value in last.items()}
         found["megacpp_verdict"] = str(verdict.code)
         if verdict.blamed_ranks:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)

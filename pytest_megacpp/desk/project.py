@@ -10,8 +10,10 @@ from pathlib import Path
 from pytest_megacpp.desk.git import origin, prefix
 
 _URL = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*://(?:[^/]*@)?|(?:[^@/]*@)?)(?P<host>[^/:@]+)(?::[0-9]+)?[:/]/*(?P<path>[^@]+)", re.IGNORECASE
-)  # where an `@` is left, part of a password may be
+    r"(?:[a-z][a-z0-9+.-]*://(?:[^/]*@)?|(?:[^@/]*@)?)(?P<host>[^/:@]+)(?::[0-9]+)?[:/]/*(?P<path>.+)", re.IGNORECASE
+)
+# An `@` in the path may end a password that has a slash, which a colon before that slash begins.
+_NO_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/:]+/[^:]+|[^@/:]+@[^@/:]+:[^:]+", re.IGNORECASE)
 
 
 def identity(root: Path, chosen: str = "") -> str:
@@ -44,4 +46,6 @@ def _place(url: str) -> str:
     if url.startswith(("/", "./", "../", "file:")):
         return ""  # a directory, which is another one elsewhere
     found = _URL.fullmatch(url)
-    return f"{found['host'].lower()}/{found['path'].rstrip('/').removesuffix('.git')}" if found else ""
+    if not found or ("@" in found["path"] and not _NO_PASSWORD.fullmatch(url)):
+        return ""
+    return f"{found['host'].lower()}/{found['path'].rstrip('/').removesuffix('.git')}"

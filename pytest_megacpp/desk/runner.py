@@ -77,6 +77,7 @@ class LaneRunner:
         self._options = marks.options
         self._runs: list[LaneRun] = []
         self._place_of: dict[pytest.Item, _Placed] = {}
+        self._selected: tuple[pytest.Item, ...] = ()
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
         self._interrupted = False
@@ -175,7 +176,10 @@ class LaneRunner:
             if self._gatekeeper is not None and (refused := self._gatekeeper.sort_out(collected, items)):
                 self._config.hook.pytest_deselected(items=refused)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """What is selected is settled here: whoever takes a lane test out of the session later, it is missing."""
+        self._selected = tuple(item for item in session.items if self.lane_of(item) is not None)
         if self._gatekeeper is not None:
             self._gatekeeper.check_selection(session.items)
 
@@ -306,8 +310,8 @@ class LaneRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        if item not in self._place_of:
-            return None
+        if item not in self._place_of:  # a lane test without a place, somebody's copy of one, never runs at the desk
+            return None if self.lane_of(item) is None else True
         placed = self._place_of[item]
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -345,7 +349,17 @@ class LaneRunner:
         self._reported.add(item)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
+        """Whatever exit code others see to, what is missing makes the session red."""
+        self._finish_session(session, exitstatus)
+        status = session.exitstatus
+        result = yield
+        if self.unreported and session.exitstatus in _GREEN:
+            session.exitstatus = status
+        return result
+
+    def _finish_session(self, session: pytest.Session, exitstatus: int) -> None:
         self.is_over, stopped = True, bool(session.shouldfail or session.shouldstop)
         in_order = (exitstatus in _IN_ORDER and not self._interrupted) or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
@@ -367,11 +381,16 @@ class LaneRunner:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
-        """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass."""
+        """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass. What is left in
+        the session at its end proves little: somebody may have emptied it, or put copies there.
+        """
         if _only_lists(session.config):
             return []
-        selected = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
-        return [item for item in selected if item not in self._reported]
+        known = dict.fromkeys((*self._selected, *self._place_of))
+        nodeids = {item.nodeid for item in known}
+        left = [item for item in getattr(session, "items", ()) if self.lane_of(item) is not None]
+        added = [item for item in left if item.nodeid not in nodeids]
+        return [item for item in dict.fromkeys((*known, *added)) if item not in self._reported]
 
     def _close_gate(self, session: pytest.Session, *, finished: bool) -> None:
         """A gate that got less than it wants is red; one that rightly ran nothing is green."""

@@ -16,6 +16,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
+from pytest_megacpp.recording.reports import is_strict_xpass
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
@@ -324,11 +325,6 @@ class Case:
 def _outside_import(thread: Thread) -> Frame | None:
     """The innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
     return next((f for f in thread.frames if not f.file.startswith("<")), None)
-
-
-def is_strict_xpass(report: ev.Reported) -> bool:
-    """Whether pytest calls a pass a failure because the test was marked to fail for certain."""
-    return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
 
 
 def error_text(error: ev.Error) -> str:

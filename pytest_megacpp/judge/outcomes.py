@@ -1,59 +1,21 @@
 """Owns what pytest itself reports, agreed over all ranks: passed, skipped, xfailed, xpassed; must not know faults.
 
-Never green by absence: only a complete testimony of every rank of a test that ended by itself counts, and a rank
-that says nothing makes a not-run.
+Never green by absence: only a complete testimony of every rank of a test that ended by itself counts, as
+`recording/reports` defines it, and a rank that says nothing makes a not-run, as does a plan that is lost.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from enum import StrEnum
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import PHASES, Case, is_strict_xpass
+from pytest_megacpp.judge.case import PHASES, Case
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.events import Muted, Reported
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.reports import Said, is_full, kept_from_running, said, together
 from pytest_megacpp.recording.timeline import RankView, TestView
-
-_UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
-
-
-class Said(StrEnum):
-    """What one rank's reports come to."""
-
-    PASSED = "passed"
-    SKIPPED = "skipped"
-    XFAILED = "xfailed"
-    XPASSED = "xpassed"
-    XPASSED_STRICT = "xpassed-strict"
-    FAILED = "failed"
-    NOTHING = "nothing"
-
-
-def said(view: RankView) -> Said:
-    """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
-    reports = {when: report for when, (_, report) in view.reports.items()}
-    failed = [r for r in reports.values() if r.outcome == "failed"]
-    if failed:
-        return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
-    if not _complete(view) or any(r.outcome not in ("passed", "skipped") for r in reports.values()):
-        return Said.NOTHING
-    skipped = [r for r in reports.values() if r.outcome == "skipped"]
-    if skipped:
-        return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
-    return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
-
-
-def _complete(view: RankView) -> bool:
-    """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test; none
-    of its reports left out.
-    """
-    setup = view.reports.get("setup")
-    if setup is None or view.muted == Muted.REPORTS or "teardown" not in view.reports or view.finished_s is None:
-        return False
-    return "call" in view.reports or setup[1].outcome != "passed"
 
 
 def find(case: Case) -> Finding | None:
@@ -66,24 +28,23 @@ def find(case: Case) -> Finding | None:
 
 def ended_by_itself(case: Case) -> bool:
     """All planned ranks ran it to its end, and no process ended on the way."""
-    ended, planned = case.test.ended, case.timeline.planned.get(case.test.index)
-    full = planned is None or planned.ranks == case.test.size
+    ended, full = case.test.ended, is_full(case.timeline, case.test)
     return case.test.acted is None and ended is not None and ended.reason == "finished" and not case.exits and full
 
 
 def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
-    kinds = set(everything.values())
-    if kinds == {Said.PASSED}:
-        return _finding(case, Code.PASSED, f"passed on {_all(case)}")
-    if kinds == {Said.SKIPPED}:
-        return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
-    if kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
-        return None
-    if Said.XFAILED in kinds:
-        return _xfailed(case, [r for r, s in everything.items() if s is Said.XFAILED])
-    if Said.XPASSED_STRICT in kinds:
-        return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
-    return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
+    match together(everything.values()):
+        case Said.PASSED:
+            return _finding(case, Code.PASSED, f"passed on {_all(case)}")
+        case Said.SKIPPED:
+            return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
+        case Said.XFAILED:
+            return _xfailed(case, [r for r, s in everything.items() if s is Said.XFAILED])
+        case Said.XPASSED_STRICT:
+            return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
+        case Said.XPASSED:
+            return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
+    return None
 
 
 def _all(case: Case) -> str:
@@ -127,7 +88,9 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
 
 def expected_failure(case: Case) -> Finding | None:
     """Ranks failed as their xfail mark says, and all else is others waiting for them or losing them."""
-    if case.test.ended is None or case.exits or any(not t.secondary for t in case.troubles.values()):
+    if case.test.ended is None or case.exits or not is_full(case.timeline, case.test):
+        return None
+    if any(not t.secondary for t in case.troubles.values()):
         return None
     failed = [r for r, view in case.ranks.items() if _xfailed_early(case, view)]
     stuck = aftermath.stuck(case, failed)
@@ -147,7 +110,7 @@ def _xfailed_early(case: Case, view: RankView) -> bool:
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:
     """What a test that a gate wants to run comes to: a skip, however it came about, leaves the question open."""
-    unrun = _kept_from_running(view) if finding.code is Code.XFAILED else ""
+    unrun = _kept_from_running(view) if finding.code is Code.XFAILED and view is not None else ""
     if finding.code is not Code.SKIPPED and not unrun:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
@@ -156,25 +119,20 @@ def under_gate(finding: Finding, view: TestView | None) -> Finding:
     return replace(finding, code=Code.NOT_RUN, cause="skipped", summary=told, evidence=evidence)
 
 
-def _kept_from_running(view: TestView | None) -> str:
-    """The reason, if `xfail(run=False)` kept every rank from running it."""
-    reasons = [
-        next((r.xfail for _, r in rank.reports.values() if r.outcome == "skipped" and r.xfail is not None), "")
-        for rank in (view.ranks.values() if view is not None else ())
-    ]
-    unrun = bool(reasons) and all(reason.startswith(_UNRUN) for reason in reasons)
-    return (plain(reasons[0].removeprefix(_UNRUN)) or "no reason given") if unrun else ""
+def _kept_from_running(view: TestView) -> str:
+    reason = kept_from_running(view)
+    return "" if reason is None else plain(reason) or "no reason given"
 
 
 def incomplete(case: Case) -> Finding | None:
-    """The test ended, but not every rank's testimony arrived."""
+    """The test ended, but not every rank's testimony arrived, or nobody knows how many there should be."""
     planned = case.timeline.planned.get(case.test.index)
     silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
         text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
         return Finding(Code.NOT_RUN, text, (), "world-size", evidence=(Evidence(None, None, "plan", text),))
     if not silent:
-        return None
+        return _unplanned() if planned is None else None
     return Finding(
         Code.NOT_RUN,
         f"no complete result came back from {ranks_named(silent)}",
@@ -184,6 +142,11 @@ def incomplete(case: Case) -> Finding | None:
         relies=frozenset({Source.REPORTS}),
         time_s=case.end_s,
     )
+
+
+def _unplanned() -> Finding:
+    text = "the recording lacks its line of the plan: on how many ranks it was to run, and whether it may be skipped"
+    return Finding(Code.NOT_RUN, text, (), "plan-lost", evidence=(Evidence(None, None, "plan", text),))
 
 
 def _missing(view: RankView) -> str:

@@ -12,7 +12,7 @@ from pytest_megacpp.recording.events import RankExited
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline, WorldView
 
-_ASKED_TO_END = frozenset({"SIGTERM", "SIGKILL"})  # by the box, of those that don't leave by themselves
+_ASKED_TO_END = frozenset({"SIGTERM", "SIGKILL"})  # what the box sends to those that don't leave by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,28 @@ def _of_world(world: WorldView, spans: list[tuple[float, float | None]]) -> Iter
     alike: dict[tuple[str, str], list[int]] = defaultdict(list)
     leaves = world.ended is not None and world.ended.graceful
     for rank, (time_s, exited) in sorted(world.exits.items()):
-        if exited.expected and leaves and exited.code != 0 and exited.signal not in _ASKED_TO_END:
-            alike[_how(exited), "after its last test"].append(rank)
-        elif not exited.expected and _between(time_s, spans):
+        if exited.expected:
+            if leaves and _left_badly(exited):
+                alike[_how(exited), "after its last test"].append(rank)
+        elif _between(time_s, spans):
             alike[_how(exited), "between tests"].append(rank)
     return (BadEnding(world.name, tuple(ranks), how, when) for (how, when), ranks in alike.items())
 
 
+def _left_badly(exited: RankExited) -> bool:
+    """Of one that was asked to leave; nothing where its status wasn't learnt. What follows a signal of the box's is the
+    box's doing, but for a crash; whether it had sent one is not told in recordings of before.
+    """
+    if exited.signal in _ASKED_TO_END:
+        return exited.signalled is False or bool(exited.oom_killed)
+    if exited.signal is not None:
+        return True
+    return bool(exited.code) and not exited.signalled
+
+
 def _how(exited: RankExited) -> str:
+    if exited.oom_killed:
+        return "ended by an OOM kill"
     if exited.signal:
         return f"ended with {exited.signal[:20]}"
     return "ended" if exited.code is None else f"ended with exit code {exited.code}"

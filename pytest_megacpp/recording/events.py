@@ -252,8 +252,9 @@ class RankBroken:
 class RankExited:
     """A rank's process ended. `code` None: not learnt. `oom_killed` None: this box can't tell.
 
-    `expected` is true when the box itself ended the rank or asked it to leave. `alive_s` is when it was last seen
-    alive: it ended between then and the time of this fact, which a busy box writes late.
+    `expected` is true when the box itself ended the rank or asked it to leave; `signalled`, if it had sent a signal by
+    then (None: not told, as before 2026-12). `alive_s` is when it was last seen alive: it ended between then and the
+    time of this fact, which a busy box writes late.
     """
 
     rank: int
@@ -262,6 +263,7 @@ class RankExited:
     oom_killed: bool | None = None
     expected: bool = False
     alive_s: float | None = None
+    signalled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,11 +338,6 @@ class TestView:
         }
         return differing(told, self.groups)
 
-    @property
-    def green(self) -> bool:
-        """Every rank passed, and all issued the same collectives, as far as that is on record."""
-        return self.passed and not self.differing() and not self.disagreements()
-
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""
         seen = {rank: view.collectives for rank, view in self.ranks.items()}

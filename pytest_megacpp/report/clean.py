@@ -9,9 +9,9 @@ last lines matter most. Redact before: half a secret has no shape.
 import re
 from collections.abc import Sequence
 
-_SEQUENCE = re.compile(
+_SEQUENCE = re.compile(  # no body holds what begins one, so that a text full of beginnings takes no longer than others
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS …: titles, links
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS: titles
     r"|\x1b[ -/]*[0-Z\\^-~]"
 )
 _LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")

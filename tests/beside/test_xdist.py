@@ -135,3 +135,32 @@ def test_a_file_that_does_not_import_starts_nothing(project: Project) -> None:
     assert ran.code == pytest.ExitCode.INTERRUPTED
     assert "1 error during collection" in ran.text
     assert project.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("hook", "end"), [("tryfirst=True", "return is_desk"), ("wrapper=True", "return (yield)")], ids=["answers", "wraps"]
+)
+def test_a_controller_s_session_that_is_emptied_is_never_green_by_absence(
+    project: Project, hook: str, end: str
+) -> None:
+    """Results come all the same, or the session is red."""
+    project.write(
+        "conftest.py",
+        f"""
+        import os
+        import pytest
+
+        @pytest.hookimpl({hook})
+        def pytest_runtestloop(session):
+            is_desk = True if "RANK" not in os.environ and "PYTEST_XDIST_WORKER" not in os.environ else None
+            if is_desk:
+                session.items[:] = []
+            {end}
+        """,
+    )
+    project.write("test_mixed.py", MIXED)
+    ran = project.pytest(*ORDERED, "-n", "2", "-m", "h200x8")
+    unreported = [name for name in LANES if name not in ran.outcomes()]
+    assert ran.code == (1 if unreported else 0)
+    assert len(unreported) in (0, 3)
+    assert ("selected, but never reported" in ran.text) == bool(unreported)

@@ -316,6 +316,7 @@ class Ranks:
             source = f"rank {rank}"
             for group, members in self._groups(rank).items():
                 yield self.start_s, source, ev.GroupCreated(rank, test, group, members)
+            yield self.start_s, source, ev.Reported(rank, test, "setup", "passed", 0.0)
             yield self.start_s, source, ev.PhaseStarted(rank, test, "call")
             for at_s, phase in life.phases:
                 yield at_s, source, (ev.PhaseEnded if phase.over else ev.PhaseStarted)(rank, test, phase.name)
@@ -326,6 +327,7 @@ class Ranks:
             if life.finished_s is not None:
                 if life.failed_s is None:
                     yield life.finished_s, source, ev.Reported(rank, test, "call", "passed", 1.0)
+                yield life.finished_s, source, ev.Reported(rank, test, "teardown", "passed", 0.0)
                 yield from self._last_look(rank, test, life.finished_s, "finish")
                 flight = self.flight(rank, test, life.finished_s, "finish")
                 hashed = digests(flight.entries) if flight is not None else {}

@@ -1,5 +1,6 @@
 """The course of a run, driven against a box in memory: whatever ranks do, it ends, and every test gets its end."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -18,6 +19,7 @@ from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
 from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
 from tests.recording.strategies import facts
+from tests.scenario import FakeBox
 
 HEALTHY: Program = (Work(0.1), Collect(), Work(0.1), Collect())
 FAULTS: dict[str, tuple[Step, ...]] = {
@@ -125,6 +127,38 @@ def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> Non
     box = run(planned(), planned(), programs={0: [[Collect(wait=False)], [Collect("gloo:broadcast", wait=False)]]})
     assert outcomes(box)[0] == ("finished", "")
     assert (box.made, len(box.supervisor.failed)) == (2, 1)
+
+
+def _half_xfailed() -> FakeBox:
+    box = FakeBox(2).begins().reports("call", 0, "skipped", xfail="why").reports("call", 1, xfail="why")
+    return box.finishes()
+
+
+@pytest.mark.parametrize(
+    ("told", "failed", "goes_on"),
+    [
+        (lambda: FakeBox(2).begins().passes(), 0, True),
+        (lambda: FakeBox(2).begins().skips().finishes(), 0, True),
+        (lambda: FakeBox(2, must_run=True).begins().skips().finishes(), 1, True),
+        (lambda: FakeBox(2).begins().skips(0).reports("call", 1).finishes(), 1, False),
+        (lambda: FakeBox(2).begins().reports("call", 1).finishes(), 1, False),
+        (lambda: FakeBox(2).begins().finishes(), 1, False),
+        (lambda: FakeBox(2).begins().passes().box(ev.Muted(0, ev.Muted.REPORTS, 0)), 1, False),
+        (_half_xfailed, 0, False),
+    ],
+    ids=["passed", "skipped", "a-gate-takes-no-skip", "half-skipped", "half-silent", "silent", "muted", "half-xfailed"],
+)
+def test_a_test_counts_as_failed_where_the_desk_calls_it_red(
+    told: Callable[[], FakeBox], failed: int, goes_on: bool
+) -> None:
+    """A world in which ranks did different things ends all the same."""
+    box = told()
+    course = supervisor.Supervisor(plan(planned()), box.timeline())
+    course.queue, course.running, course._worlds = [], 0, {2: box.world}
+    actions = course.step(box.now_s)
+    assert supervisor.Write(box.world, ev.TestEnded(0, "finished")) in actions
+    assert len(course.failed) == failed
+    assert any(isinstance(action, supervisor.EndWorld) for action in actions) == (not goes_on)
 
 
 @pytest.mark.parametrize(("theirs", "worlds"), [("1-9:aa", 1), ("1-9:bb", 2), ("5-9:bb", 1), ("1:bb", 1), ("", 1)])

@@ -34,7 +34,32 @@ def test_a_clone_is_the_same_project_however_it_was_fetched(tmp_path: Path, url:
     assert identity(root / "libs" / "a") == "github.com/Org/repo/libs/a"
 
 
-@pytest.mark.parametrize("url", ["https://user:p/a@ss@host/x", "https://user:12/a@host/x", "user:a@ss@host:x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/org/repo@v1.git",
+        "https://Host/org/repo@v1/",
+        "https://user@host/org/repo@v1",
+        "ssh://git@host/org/repo@v1",
+        "git@host:org/repo@v1.git",
+    ],
+)
+def test_an_at_in_the_path_is_part_of_the_name(tmp_path: Path, url: str) -> None:
+    assert identity(cloned(tmp_path, url)) == "host/org/repo@v1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:p/a@ss@host/x",
+        "https://user:12/a@host/x",
+        "https://me@corp.com:p/a@host/x",
+        "https://user:pa@/x",
+        "user:a@ss@host:x",
+        "user:a@ss@host/x",
+        "me@corp.com:pa@host:x",
+    ],
+)
 def test_no_part_of_a_password_is_a_name(tmp_path: Path, url: str) -> None:
     assert identity(cloned(tmp_path, url)) == ""
 

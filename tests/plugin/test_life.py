@@ -128,6 +128,29 @@ def test_a_killed_rank(project: Project) -> None:
     assert ran.run["status"] == "failed"
 
 
+def test_a_rank_that_is_killed_while_it_leaves(project: Project) -> None:
+    """By whomever but the box: the test has passed, and the run says what became of the process."""
+    project.write(
+        "conftest.py",
+        """
+        import os
+        import signal
+
+        def pytest_unconfigure():
+            if os.environ.get("RANK") == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    project.write("test_a.py", "import pytest\n\n@pytest.mark.h200x8(ranks=2)\ndef test_it(): pass\n")
+    ran = project.pytest(*LANE)
+    assert ran.outcomes() == {"test_it": "passed"}
+    assert ran.run is not None
+    (ending,) = ran.run["bad_endings"]
+    assert ending.startswith("rank 1 of world w1 ended ")
+    assert ending.endswith(" after its last test")
+    assert ending in ran.text
+
+
 def test_a_killed_interpreter(project: Project) -> None:
     """Its ranks die with it, and the host of the stores; the remaining tests get a new one."""
     with busy(project) as desk:

@@ -50,6 +50,70 @@ INTERRUPTED_TWICE = """
     def pytest_keyboard_interrupt(excinfo):
         raise KeyboardInterrupt
 """
+EMPTIES = """
+    import pytest
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        session.items[:] = []
+        return True
+"""
+EMPTIES_FIRST = """
+    import pytest
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(session):
+        session.items[:] = []
+        return (yield)
+"""
+LOSES_ONE = """
+    import pytest
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        session.items = [item for item in session.items if item.name != "test_bad"]
+"""
+UNMARKS = """
+    import os
+    import pytest
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        if "RANK" in os.environ:
+            return None
+        for item in session.items:
+            item.get_closest_marker = lambda name, default=None: default
+        return True
+"""
+COPIES = """
+    import copy
+    import os
+    import pytest
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        if "RANK" not in os.environ:
+            session.items = [copy.copy(item) for item in session.items]
+"""
+SHUFFLES = """
+    import os
+    import pytest
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        if "RANK" not in os.environ:
+            session.items = session.items[::-1]
+"""
+SAYS_GREEN = """
+    import pytest
+
+    def pytest_sessionfinish(session):
+        session.exitstatus = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(session):
+        return True
+"""
 OWN_LOOP = """
     import os
     import pytest
@@ -106,6 +170,46 @@ def test_a_loop_that_runs_nothing(project: Project) -> None:
     project.write("conftest.py", NO_LOOP)
     project.write("test_a.py", TESTS)
     assert_red(project.pytest(*LANE), ["test_good", "test_bad"], "conftest.py implements pytest_runtestloop")
+
+
+@pytest.mark.parametrize(
+    ("conftest", "unreported"),
+    [
+        (EMPTIES, ["test_good", "test_bad"]),
+        (EMPTIES_FIRST, ["test_good", "test_bad"]),
+        (LOSES_ONE, ["test_bad"]),
+        (UNMARKS, ["test_good", "test_bad"]),
+        (COPIES, ["test_good", "test_bad"]),
+        (SAYS_GREEN, ["test_good", "test_bad"]),
+    ],
+    ids=["empties", "empties-first", "loses-one", "unmarks", "copies", "says-green"],
+)
+def test_whoever_takes_lane_tests_out_of_the_session(project: Project, conftest: str, unreported: list[str]) -> None:
+    """What is in the session at its end is what others left in it."""
+    project.write("conftest.py", conftest)
+    project.write("test_a.py", TESTS)
+    ran = project.pytest(*LANE)
+    assert not any(name in ran.outcomes() for name in unreported)
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert f"{len(unreported)} selected, but never reported, so the session fails" in ran.text
+    assert all(f"::{name}" in ran.text for name in unreported)
+    assert ran.run is None or [n.rpartition("::")[2] for n in ran.run["unreported"]] == unreported
+
+
+def test_a_session_that_is_emptied_under_a_gate(gated: Gated) -> None:
+    gated.write("suites/kernels/conftest.py", EMPTIES)
+    ran = gated.pytest(*GATE)
+    assert ran.code == pytest.ExitCode.TESTS_FAILED
+    assert ran.run is not None
+    assert any("test_two were selected, but never reported" in one for one in ran.run["gate"]["complaints"])
+
+
+def test_a_session_that_is_shuffled_late(project: Project) -> None:
+    project.write("conftest.py", SHUFFLES)
+    project.write("test_a.py", TESTS)
+    ran = project.pytest(*LANE)
+    assert list(ran.outcomes().items()) == [("test_bad", "failed"), ("test_good", "passed")]
+    assert "never reported" not in ran.text
 
 
 def test_a_loop_of_the_project_s_own_gets_results(project: Project) -> None:

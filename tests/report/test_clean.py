@@ -1,4 +1,6 @@
+import itertools
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,8 @@ ACTING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066
         ("\x1b\x1b[0m[31mhidden", "\\x1b[31mhidden"),
         ("grüße ✗ 世界", "grüße ✗ 世界"),
         ("tag\U000e0041", "tag\\U000e0041"),
+        ("\x9d0;title\x9cnext \x90a\x1b\\b", "next b"),
+        ("\x9d0;\x9dtitle\x07next", "\\x9d0;next"),
     ],
 )
 def test_what_acts_is_dropped_or_shown(written: str, shown: str) -> None:
@@ -48,3 +52,29 @@ def test_lines_are_cut_in_the_middle() -> None:
     shown = bounded_lines("\n".join(map(str, range(1000))), lines=9)
     assert shown == ["0", "1", "2", "… 991 lines cut …", "994", "995", "996", "997", "998", "999"]
     assert bounded_lines("y" * 600, lines=3, columns=5) == ["yyyyy…"]
+
+
+PIECES = ("\x1b", "[", "]", "P", "\x90", "\x9b", "\x9d", "\x9c", "\x07", "\\", "0", " ", ":", "#", "a", "\n", "\r")
+REPEATED = [*PIECES, *map("".join, itertools.product(PIECES, repeat=2)), "\x1b]a", "  ::", "##a", "##a[", "::a::"]
+
+
+def cleaning_s(text: str) -> float:
+    """CPU seconds of this thread, the least of some."""
+
+    def once() -> float:
+        began_s = time.thread_time()
+        clean(text)
+        return time.thread_time() - began_s
+
+    return min(once() for _ in range(3))
+
+
+def test_no_text_takes_longer_than_its_length_asks_for() -> None:
+    """What is repeated is all that a pattern looks for. Eight times as long, a quadratic one takes 64 times as long."""
+    short, long = 500, 4_000
+    ratios = {text: cleaning_s(text * long) / max(cleaning_s(text * short), 1e-4) for text in REPEATED}
+    assert {text: ratio for text, ratio in ratios.items() if ratio > 24} == {}
+
+
+def test_what_begins_a_sequence_again_and_again() -> None:
+    assert cleaning_s("\x9d" * 8_000) < 20 * cleaning_s("\x00" * 8_000)

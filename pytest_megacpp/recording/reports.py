@@ -1,0 +1,139 @@
+"""Owns what the reports of all ranks come to, and so the one definition of green; must not know blame or a seed.
+
+The box keeps a seed, ends a world and counts failures by it, the desk passes a test by it. Never green by absence: only
+the complete reports of every planned rank count, of a test that ended by itself and that no process left, and only if
+all issued the same collectives as far as that is on record. A gate that is triggered for a test takes no skip of it.
+
+A failure as expected that leaves other ranks waiting passes at the desk, and isn't green here: those ranks reported
+nothing that a seed could be made of.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pytest_megacpp.recording.events import Muted, Reported
+from pytest_megacpp.recording.plan import COUNTING, MEASURED
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+
+_UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
+
+
+class Said(StrEnum):
+    """What the reports of one rank come to, or of all."""
+
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+    XPASSED_STRICT = "xpassed-strict"
+    FAILED = "failed"
+    NOTHING = "nothing"
+
+
+GREEN = frozenset({Said.PASSED, Said.SKIPPED, Said.XFAILED, Said.XPASSED})
+
+
+def is_strict_xpass(report: Reported) -> bool:
+    """Whether pytest calls a pass a failure because the test was marked to fail for certain."""
+    return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
+
+
+def said(view: RankView) -> Said:
+    """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
+    reports = {when: report for when, (_, report) in view.reports.items()}
+    failed = [r for r in reports.values() if r.outcome == "failed"]
+    if failed:
+        return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
+    if not _complete(view) or any(r.outcome not in ("passed", "skipped") for r in reports.values()):
+        return Said.NOTHING
+    skipped = [r for r in reports.values() if r.outcome == "skipped"]
+    if skipped:
+        return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
+    return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
+
+
+def _complete(view: RankView) -> bool:
+    """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test; none
+    of its reports left out.
+    """
+    setup = view.reports.get("setup")
+    if setup is None or view.muted == Muted.REPORTS or "teardown" not in view.reports or view.finished_s is None:
+        return False
+    return "call" in view.reports or setup[1].outcome != "passed"
+
+
+def together(everything: Iterable[Said]) -> Said | None:
+    """What all ranks' outcomes come to; None where one failed or is missing, or only some skipped."""
+    kinds = set(everything)
+    if len(kinds) == 1 and kinds <= GREEN:
+        return kinds.pop()
+    if not kinds or kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
+        return None
+    return next(said for said in (Said.XFAILED, Said.XPASSED_STRICT, Said.XPASSED) if said in kinds)
+
+
+def is_full(timeline: Timeline, view: TestView) -> bool:
+    """Whether it ran on as many ranks as were planned, which only the plan's own line tells."""
+    planned = timeline.planned.get(view.index)
+    return planned is not None and planned.ranks == view.size
+
+
+def agreed(timeline: Timeline, view: TestView) -> Said | None:
+    """What an attempt comes to of which all planned ranks are through; None where the reports don't say."""
+    if not is_full(timeline, view) or view.acted is not None or _lost_one(timeline, view):
+        return None
+    return together(map(said, view.ranks.values()))
+
+
+def _lost_one(timeline: Timeline, view: TestView) -> bool:
+    """Whether a rank's process, or its session, ended without the box's doing before the test did."""
+    world, over_s = timeline.worlds[view.world], view.ended_s if view.ended_s is not None else float("inf")
+    exited = any(not fact.expected and time_s <= over_s for time_s, fact in world.exits.values())
+    return exited or any(view.started_s <= time_s <= over_s for time_s, _ in world.broken.values())
+
+
+def kept_from_running(view: TestView) -> str | None:
+    """The reason, if `xfail(run=False)` kept every rank from running it."""
+    reasons = [
+        next((r.xfail for _, r in rank.reports.values() if r.outcome == "skipped" and r.xfail is not None), "")
+        for rank in view.ranks.values()
+    ]
+    unrun = bool(reasons) and all(reason.startswith(_UNRUN) for reason in reasons)
+    return reasons[0].removeprefix(_UNRUN) if unrun else None
+
+
+def issued_alike(view: TestView) -> bool:
+    """Whether all ranks issued the same collectives, as far as that is on record."""
+    return not view.differing() and not view.disagreements()
+
+
+def goes_well(timeline: Timeline, view: TestView) -> bool:
+    """Whether an attempt of which all ranks are through is green as soon as its end is written."""
+    outcome = agreed(timeline, view)
+    if outcome not in GREEN or not issued_alike(view):
+        return False
+    unrun = outcome is Said.SKIPPED or kept_from_running(view) is not None
+    return not (unrun and timeline.planned[view.index].must_run)
+
+
+def is_green(timeline: Timeline, view: TestView) -> bool:
+    """Whether an attempt was green."""
+    return view.ended is not None and view.ended.reason == "finished" and goes_well(timeline, view)
+
+
+def counting(timeline: Timeline, item: int) -> list[int]:
+    """Attempts at the test as it is: those that look for a cause build or run something else."""
+    purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
+    return [number for number, purpose in purposes if not purpose or purpose in COUNTING]
+
+
+def green_attempt(timeline: Timeline, item: int) -> TestView | None:
+    """The attempt that decides about a test of the plan, if it was green. After a failure only a measured one that was
+    not skipped takes that away.
+    """
+    *before, last = (timeline.tests.get(number) for number in counting(timeline, item))
+    if last is None or not is_green(timeline, last):
+        return None
+    failed = any(view is None or not is_green(timeline, view) for view in before)
+    measured = timeline.planned[last.index].purpose == MEASURED and agreed(timeline, last) is not Said.SKIPPED
+    return last if measured or not failed else None
