@@ -178,7 +178,8 @@ class Observers:
             scope = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
-            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default)
+            number = None if group_rank is None or group_rank < 0 else int(group_rank)
+            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default, number)
         except Exception as e:
             self._missing("group_members", e)
             return None

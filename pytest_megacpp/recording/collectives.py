@@ -207,6 +207,7 @@ class Groups:
     everyone: frozenset[int] = field(init=False)
     _announced: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
     _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    _numbers: dict[str, dict[int, int]] = field(default_factory=dict)  # ranks of a world, by their numbers in it
     _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -243,6 +244,30 @@ class Groups:
             self.members[name] = frozenset(announced)
         if len(self._announced) > KEPT_GROUPS:
             self._forget(next(iter(self._announced)))
+
+    def number(self, name: str, rank: int, number: int) -> None:
+        """`rank` says what its number is in a world."""
+        self._numbers.setdefault(name, {})[number] = rank
+        if len(self._numbers) > KEPT_GROUPS:
+            del self._numbers[next(iter(self._numbers))]
+
+    def in_order(self, name: str, rank: int) -> tuple[int, ...]:
+        """The members that `rank` means by this name, in the order of their numbers; empty where that isn't known. In a
+        world ranks have the numbers that they give themselves, in other groups those of the list.
+        """
+        name = name.replace(GLOO, "")
+        if listed := self._announced.get(name, {}).get(rank):
+            return listed
+        members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
+        if all(members[number : number + 1] == (rank,) for number, rank in told.items()):
+            return members
+        left = [rank for rank in members if rank not in told.values()]
+        order = tuple(told[n] if n in told else left.pop() for n in range(len(members)) if n in told or len(left) == 1)
+        return order if sorted(order) == list(members) else ()
+
+    def orders(self, rank: int) -> frozenset[tuple[int, ...]]:
+        """The members of each group that `rank` knows, in the order of their numbers, where that is known."""
+        return frozenset(self.in_order(name, rank) for name in ("0", *self.members)) - {()}
 
     def begin(self, name: str, rank: int) -> None:
         """`rank` makes that group, whatever it made under this name before."""

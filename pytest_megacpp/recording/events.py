@@ -442,6 +442,7 @@ class GroupBegun:
     """A rank begins to make a process group, which may wait for the other members. `ranks` are its members as this rank
     names them, empty for a world: a default group (`default`), or one beside it; of these `size` is known. `scope`
     names a world that isn't all of the launch, the same on all its members; of its other groups, `ranks` count in it.
+    `number` is this rank's own in the group; None where it is no member, and before 2026-12.
     """
 
     rank: int
@@ -452,6 +453,7 @@ class GroupBegun:
     member: bool
     scope: str = ""
     default: bool = False
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

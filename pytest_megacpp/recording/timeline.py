@@ -84,7 +84,7 @@ class Phase:
 @dataclass(slots=True)
 class Joining:
     """A group that a rank makes; see `events.GroupBegun`. `group` is its name among all its members; `members` is empty
-    where these aren't known by the rank's word. `call` is how users call it.
+    where these aren't known by the rank's word. `call` is how users call it. `failed`: it ended with an error.
     """
 
     name: str
@@ -93,6 +93,7 @@ class Joining:
     call: str
     begun_s: float
     end_s: float | None = None
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -187,6 +188,11 @@ class RankView:
         """The group that it was making at that time."""
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].end_s is None or begun[-1].end_s > at_s) else None
+
+    def not_joined(self, at_s: float) -> Joining | None:
+        """The group that it was making at that time, or had just failed to make."""
+        begun = [j for j in self.joinings if j.begun_s <= at_s]
+        return begun[-1] if begun and (begun[-1].failed or self.joining(at_s)) else None
 
     @property
     def spins(self) -> bool:
@@ -632,7 +638,7 @@ class Timeline:
         joining = view.joinings[-1] if view.joinings else None
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
-            joining.end_s = time_s
+            joining.end_s, joining.failed = time_s, fact.failed
             if not fact.failed:
                 test.groups.made(joining.group, fact.rank, joining.members)
         elif not view.collectives.scope:
@@ -746,6 +752,8 @@ def _announce(test: TestView, fact: ev.GroupBegun) -> str:
     elif not fact.ranks:
         seen.enter_beside(fact.name, fact.scope)
     name = seen.named(fact.name)
+    if fact.number is not None and not fact.ranks:
+        test.groups.number(name, fact.rank, fact.number)
     if (fact.scope or seen.scope) and fact.member:
         test.groups.join(name, fact.rank, fact.size)
     elif not (fact.scope or seen.scope):

@@ -213,7 +213,7 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
 
 def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list[Wait]:
     """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
-    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(entry, groups))}
+    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(r, entry, groups))}
     found = []
     for (rank, group, kind, partner), entry in ends.items():
         other = "recv" if kind == "send" else "send"
@@ -224,10 +224,10 @@ def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list
     return found
 
 
-def _ends(entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
+def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
     """(group, send or recv, the partner's global rank); None when the name says something else."""
     named = _MESSAGE.search(entry.op)
-    members = sorted(groups.of(entry.group, ())) if named else []
+    members = groups.in_order(entry.group, rank) if named else ()
     if named is None or int(named[3]) >= len(members):
         return None
     return entry.group, named[1], members[int(named[3])]

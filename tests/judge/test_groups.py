@@ -175,3 +175,83 @@ def test_members_are_kept_once_however_many_ranks_announce_them() -> None:
     groups = box.timeline().tests[0].groups
     assert len({id(members) for members in groups._announced["1"].values()}) == 1
     assert groups._announced["1"][0] is groups._made["1"][5]
+
+
+# -- ranks that could not join -------------------------------------------------------------------------------
+
+ADDRESS = "wait timeout after 10000ms, keys: /default_pg/0//{}//cpu//0/{}"
+NCCL_ID = "[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0'"
+NO_MESH = "[/gloo/transport/tcp/pair.cc:144] connectFullMesh failed with Connect timeout [127.0.0.1]:1"
+
+
+def gives_up(box: FakeBox, rank: int, message: str, *, late: int, passed: tuple[int, ...] = ()) -> Verdict:
+    box.passes(passed).after(10).raises(rank, "DistStoreError", message).at(late).after(1)
+    return judged(box.acts("failure-stuck", "", (rank,), (late,)).aborts("failure-stuck").done())
+
+
+def pair_of_two_and_three(*came: int, made: bool = False) -> FakeBox:
+    """All ranks are told of group 1, of ranks 2 and 3."""
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        making(box, rank, "0", (), made=True)
+    for rank in (0, 1, *came):
+        making(box, rank, "1", (2, 3), made=made and rank > 1)
+    return box
+
+
+def test_a_number_in_a_group_is_not_the_launch_s() -> None:
+    found = gives_up(pair_of_two_and_three(2), 2, ADDRESS.format("1", 1), late=3, passed=(0, 1))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "rendezvous", (3,))
+    assert found.certainty is Certainty.CERTAIN
+
+
+def test_a_making_that_failed_is_still_the_group_that_was_sought() -> None:
+    box = pair_of_two_and_three(2)
+    box.rank(ev.GroupCreated(2, 0, "1", (2, 3), failed=True))
+    assert gives_up(box, 2, ADDRESS.format("1", 1), late=3, passed=(0, 1)).blamed_ranks == (3,)
+
+
+def test_without_a_number_only_members_can_be_missing() -> None:
+    found = gives_up(pair_of_two_and_three(2), 2, NO_MESH, late=3, passed=(0, 1))
+    assert (found.blamed_ranks, found.certainty) == ((3,), Certainty.LIKELY)
+
+
+def test_nccl_looks_for_its_peers_at_the_first_collective_of_a_group_that_is_made() -> None:
+    """Which group that is follows from the number that the rank has in it."""
+    found = gives_up(pair_of_two_and_three(2, 3, made=True), 3, NCCL_ID, late=2, passed=(0, 1))
+    assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (2,))
+
+
+def test_the_key_names_the_group_of_nccl() -> None:
+    key = "wait timeout after 10000ms, keys: /default_pg/0//1//cuda//0"
+    found = gives_up(pair_of_two_and_three(2, 3, made=True), 3, key, late=2, passed=(0, 1))
+    assert found.blamed_ranks == (2,)
+
+
+def test_nobody_is_named_where_the_members_are_not_known() -> None:
+    """Two worlds of two: number 1 of the second is none of those that passed."""
+    box = FakeBox(4).begins()
+    scoped(scoped(box, 0, "a", 2), 1, "a", 2)
+    box.rank(ev.GroupBegun(2, 0, "0", (), 2, True, "b", True))
+    found = gives_up(box, 2, "wait timeout after 10000ms, keys: /default_pg/0//cpu//0/1", late=3, passed=(0, 1))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (), Certainty.LIKELY)
+
+
+def test_who_found_a_world_of_its_own_is_not_missing_in_another() -> None:
+    """Rank 2 got no further than the store of its world."""
+    box = FakeBox(4).begins()
+    scoped(scoped(box, 0, "a", 2), 1, "a", 2)
+    for rank in (0, 1):
+        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+    found = gives_up(box, 2, "client socket has timed out after 10000ms", late=3, passed=(0, 1))
+    assert found.blamed_ranks == (3,)
+
+
+def test_ranks_that_number_themselves_in_another_order() -> None:
+    """`init_process_group(rank=3 - RANK)`: number 0 is rank 3, which is known once the others said who they are."""
+    box = FakeBox(4).begins()
+    for rank in (0, 1, 2):
+        box.rank(ev.GroupBegun(rank, 0, "0", (), 4, True, default=True, number=3 - rank))
+    box.after(10).raises((0, 1, 2), "DistStoreError", "wait timeout after 9ms, keys: /default_pg/0//cpu//0/0")
+    found = judged(box.at(3).after(1).acts("failure-stuck", "", (0, 1, 2), (3,)).aborts("failure-stuck").done())
+    assert found.blamed_ranks == (3,)

@@ -32,7 +32,7 @@ def test_a_rank_that_is_no_member_names_the_members_too(sent: list[Any]) -> None
 
 def test_the_default_group_of_the_launch_has_no_scope(sent: list[Any]) -> None:
     begun = begin(sent, 4, 3, [], "gloo", HashStore(), "0", group_desc="default_pg")
-    assert begun == GroupBegun(3, None, "0", (), 4, True, "", True)
+    assert begun == GroupBegun(3, None, "0", (), 4, True, "", True, 3)
 
 
 def test_a_smaller_default_group_is_named_by_its_store(sent: list[Any]) -> None:
