@@ -2,9 +2,10 @@
 blame.
 
 Pure: flight-recorder entries in, frozen findings out. A collective is named by (group, sequence number), and a group by
-its world, name and how often the world was left before: ranks may be members of several worlds (default groups) in one
-launch, whose groups have names in common and nothing else. The launch's own world has no name of its own; another one
-is named by what its members found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
+its world, name, how often the world was left before and how often that name was given before: ranks may be members of
+several worlds (default groups) in one launch, whose groups have names in common and nothing else, and torch gives the
+name of a destroyed group again. The launch's own world has no name of its own; another one is named by what its members
+found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
 differently on each rank, so `waits` matches them by their partners.
 """
 
@@ -25,6 +26,7 @@ KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
 KEPT_IN_ALL = 65_536  # of a test
 KEPT_LEAST = 32
 KEPT_GROUPS = 512
+KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
 # (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
@@ -43,20 +45,37 @@ _SAME_INPUT = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A group of a rank, from when it began to make it: the `number`th of its name in its `world`."""
+
+    since_s: float
+    world: str
+    number: int
+
+    @property
+    def added(self) -> str:
+        """What tells its name from those of others."""
+        return f" ({self.number}){self.world}" if self.number > 1 else self.world
+
+
 @dataclass(slots=True)
 class RankCollectives:
     """What one rank did so far in one test; grows by `update`, bounded.
 
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
-    (`0@1`), counted per world. Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as
-    they were recorded: whether one is over by now says `is_done`.
+    (`0@1`), counted per world. A group that is made again under its name (`4be1 (2)`) starts from 1 as well; an entry
+    belongs to the one that was begun last before it. Entries from before `floor_s` belong to an earlier test or
+    incarnation. They are kept as they were recorded: whether one is over by now says `is_done`.
     """
 
     floor_s: float = 0.0
     kept: int = KEPT_ENTRIES
     scope: str = ""
     incarnations: dict[str, int] = field(default_factory=dict)  # by world
-    extra: dict[str, str] = field(default_factory=dict)  # worlds beside the default group, by this rank's name
+    has_world: bool = False  # as far as it said so
+    lives: dict[str, list[Life]] = field(default_factory=dict)  # by name
+    given: dict[str, int] = field(default_factory=dict)  # names with their worlds: how often
     entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
@@ -100,13 +119,13 @@ class RankCollectives:
         return not message.done and message.entered_s >= self.floor_s
 
     def _message(self, entry: Collective) -> Collective:
-        return replace(entry, group=self.named(entry.group))
+        return replace(entry, group=self.named(entry.group, entry.entered_s))
 
     def _is_unfinished(self, entry: Collective) -> bool:
-        return (self.named(entry.group), entry.seq) in self.unfinished
+        return (self.named(entry.group, entry.entered_s), entry.seq) in self.unfinished
 
     def _add(self, entry: Collective) -> Number:
-        name = self.named(entry.group)
+        name = self.named(entry.group, entry.entered_s)
         key = name, entry.seq
         known = self.entries.get(key)
         if known is None or (known.op, known.dtype, known.numel_in) != (entry.op, entry.dtype, entry.numel_in):
@@ -139,30 +158,55 @@ class RankCollectives:
         """How often it left this world before."""
         return self.incarnations.get(self.scope, 0)
 
-    def named(self, group: str) -> str:
-        """The name under which all its members know a group that this rank knows by its number."""
-        if self.extra and (extra := self.extra.get(group.removesuffix(GLOO))) is not None:
-            return extra
-        name = f"{group}~{self.scope}" if self.scope else group
+    def named(self, group: str, at_s: float = float("inf")) -> str:
+        """The name under which all its members know a group that this rank knew as `group` at that time."""
+        lives = self.lives.get(group.removesuffix(GLOO))
+        if not lives:
+            return group + self._of_this_world
+        return group + next((life for life in reversed(lives) if life.since_s <= at_s), lives[0]).added
+
+    @property
+    def _of_this_world(self) -> str:
+        """What is added to names of its groups."""
+        name = f"~{self.scope}" if self.scope else ""
         return f"{name}@{self.incarnation}" if self.incarnation else name
 
-    def enter(self, scope: str) -> None:
-        """Its groups are those of that world from now on."""
+    def enter(self, scope: str, time_s: float) -> None:
+        """Its groups are those of that world from now on. The one that it was in it has aborted, if not destroyed."""
+        if self.has_world:
+            self.restart(time_s)
+        self.has_world = True
         if len(self.incarnations) < KEPT_GROUPS or scope in self.incarnations:
             self.scope = scope
 
-    def enter_beside(self, name: str, scope: str) -> None:
-        """It is a member of one more world, which has only this group."""
-        if len(self.extra) < KEPT_GROUPS or name in self.extra:
-            self.extra[name] = f"{name}~{scope}" if scope else name
+    def begin(self, name: str, time_s: float, beside: str | None = None) -> None:
+        """It makes a group beside its default one; `beside`: which is all of that world."""
+        world = self._of_this_world if beside is None else f"~{beside}" if beside else ""
+        number = self.given[name + world] = self.given.get(name + world, 0) + 1
+        before = self.named(name)
+        lives = self.lives.pop(name, [])
+        if lives and not self.held:  # what is open in it has gone with it
+            self.unfinished = {key: None for key in self.unfinished if key[0].replace(GLOO, "") != before}
+        self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
+        for known in (self.lives, self.given):
+            while len(known) > KEPT_GROUPS:
+                del known[next(iter(known))]
+
+    def failed(self, name: str, *, default: bool) -> None:
+        """That group was not made: the next one of this name is no other."""
+        if default:
+            self.has_world = False
+        elif lives := self.lives.get(name):
+            life = lives.pop()
+            self.given[name + life.world] = life.number - 1
 
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.messages = time_s, ()
         self.incarnations[self.scope] = self.incarnation + 1
-        self.scope = ""
+        self.scope, self.has_world = "", False
         self.groups.clear()
-        self.extra.clear()
+        self.lives.clear()
         if not self.held:
             self.unfinished.clear()
 

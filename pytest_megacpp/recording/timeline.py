@@ -16,6 +16,7 @@ from pytest_megacpp.recording.collectives import (
     RankCollectives,
     differing,
     disagreements,
+    is_default,
     kept_entries,
 )
 from pytest_megacpp.recording.flight import is_nccl
@@ -610,7 +611,7 @@ class Timeline:
             return
         test = self.tests[world.test]
         view = test.ranks[fact.rank]
-        name = _announce(test, fact)
+        name = _announce(test, time_s, fact)
         test.groups.begin(name, fact.rank)
         if fact.member:
             call = "new_group" if fact.ranks else "init_process_group"
@@ -627,6 +628,7 @@ class Timeline:
 
     def _group_created(self, world: WorldView, time_s: float, fact: ev.GroupCreated) -> None:
         members, known = self._members_of(world, fact.ranks), world.begun.get(fact.rank, {})
+        begun = known.get(fact.name)
         if fact.failed:
             known.pop(fact.name, None)
         elif fact.name not in known:  # made by other means than torch's helper, or before 2026-12
@@ -639,9 +641,13 @@ class Timeline:
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
             joining.end_s, joining.failed = time_s, fact.failed
-            if not fact.failed:
+            if fact.failed:
+                view.collectives.failed(fact.name, default=begun is not None and begun.default)
+            else:
                 test.groups.made(joining.group, fact.rank, joining.members)
         elif not view.collectives.scope:
+            if not is_default(fact.name):
+                view.collectives.begin(fact.name, time_s)
             test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
 
     def _shared(self, fact: ev.RankCollected) -> ev.RankCollected:
@@ -697,7 +703,8 @@ class Timeline:
         world.test = fact.test
         test = self.tests[fact.test]
         for begun in (group for of_rank in world.begun.values() for group in of_rank.values()):
-            test.groups.made(_announce(test, begun), begun.rank, begun.ranks)  # it outlived the test that made it
+            name = _announce(test, time_s, begun)  # it outlived the test that made it
+            test.groups.made(name, begun.rank, begun.ranks)
 
     @staticmethod
     def _threads_of(world: WorldView, rank: int) -> tuple[str, bool]:
@@ -744,13 +751,13 @@ class Timeline:
             self.stray += 1
 
 
-def _announce(test: TestView, fact: ev.GroupBegun) -> str:
+def _announce(test: TestView, time_s: float, fact: ev.GroupBegun) -> str:
     """Takes in who is in the group; its name among its members."""
     seen = test.ranks[fact.rank].collectives
     if fact.default:
-        seen.enter(fact.scope)
-    elif not fact.ranks:
-        seen.enter_beside(fact.name, fact.scope)
+        seen.enter(fact.scope, time_s)
+    else:
+        seen.begin(fact.name, time_s, None if fact.ranks else fact.scope)
     name = seen.named(fact.name)
     if fact.number is not None and not fact.ranks:
         test.groups.number(name, fact.rank, fact.number)

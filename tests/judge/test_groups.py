@@ -1,5 +1,8 @@
 """Groups that not every rank shares: what is compared, who waits for whom, and ranks that mean different groups."""
 
+import pytest
+
+from pytest_megacpp.box.alarms import all_waits
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
@@ -255,3 +258,108 @@ def test_ranks_that_number_themselves_in_another_order() -> None:
     box.after(10).raises((0, 1, 2), "DistStoreError", "wait timeout after 9ms, keys: /default_pg/0//cpu//0/0")
     found = judged(box.at(3).after(1).acts("failure-stuck", "", (0, 1, 2), (3,)).aborts("failure-stuck").done())
     assert found.blamed_ranks == (3,)
+
+
+# -- a group that is made again under its name ---------------------------------------------------------------
+
+HASHED = "8f14e45fce"  # torch names a group by its ranks (use_local_synchronization, split_group), and by nothing else
+
+
+def issues(box: FakeBox, rank: int, *issued: tuple[int, str, float, bool]) -> FakeBox:
+    """Collectives of two groups of that name: (process group, operation, when, done), each number 1."""
+    entries = tuple(ev.Collective(HASHED, 1, op, 8, 8, "Float", "[[8]]", t, over, pg=pg) for pg, op, t, over in issued)
+    status = tuple(ev.GroupStatus(e.pg, 1, int(e.done)) for e in entries)
+    return box.say(ev.FlightRecorded(rank, 0, "poll", entries, status))
+
+
+def made_again(*, announced: bool = True) -> tuple[FakeBox, float, float]:
+    """Two ranks broadcast in a group, destroy it and make it again; the times of both lives."""
+    box, times = FakeBox(2).begins(), []
+    for _ in range(2):
+        for rank in (0, 1):
+            if announced:
+                making(box, rank, HASHED, (0, 1), made=True)
+            else:  # split_group
+                box.rank(ev.GroupCreated(rank, 0, HASHED, (0, 1), "nccl"))
+        times.append(box.after(0.1).now_s)
+        if len(times) == 1:
+            issues(issues(box, 0, (3, "gloo:broadcast", times[0], True)), 1, (3, "gloo:broadcast", times[0], True))
+        box.after(0.4)
+    return box, times[0], times[1]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_numbers_start_again_in_a_group_that_is_made_again(announced: bool) -> None:
+    box, first_s, second_s = made_again(announced=announced)
+    issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, False))
+    view = box.timeline().tests[0]
+    assert not view.disagreements()
+    (wait,) = all_waits(view)
+    assert (wait.waiting, wait.missing) == ((0,), (1,))  # what rank 1 did in the first one is no arrival
+    issues(box.after(1), 1, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", box.now_s, True))
+    issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, True))
+    assert judged(box.passes().ends().done()).code is Code.PASSED
+
+
+def test_a_mismatch_in_a_group_that_was_made_again_is_seen() -> None:
+    box, first_s, second_s = made_again()
+    issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, True))
+    issues(box, 1, (3, "gloo:broadcast", first_s, True), (4, "gloo:broadcast", second_s, True))
+    found = judged(box.passes().ends().done())
+    assert (found.code, found.cause) == (Code.COLLECTIVE_MISMATCH, "operation")
+
+
+def test_who_does_not_come_to_a_group_that_was_made_again() -> None:
+    box, first_s, second_s = made_again()
+    issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, False)).at(1).after(31.0)
+    found = judged(box.acts("stall", "", (0,), (1,)).aborts("stall").done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.CERTAIN)
+
+
+def test_what_was_left_open_in_a_destroyed_group_is_nothing_to_wait_in() -> None:
+    """Its completion came too late for the box to see."""
+    box = FakeBox(2).begins()
+    for _ in range(2):
+        for rank in (0, 1):
+            making(box, rank, HASHED, (0, 1), made=True)
+            issues(box, rank, (3, "gloo:broadcast", box.now_s, False))
+        box.after(0.5)
+    assert {len(view.collectives.pending()) for view in box.timeline().tests[0].ranks.values()} == {1}
+
+
+def test_a_rank_that_failed_to_make_a_group_and_tries_again_makes_the_same() -> None:
+    """It gave up before the other came, who never knew."""
+    box = FakeBox(2).begins()
+    making(box, 0, HASHED, (0, 1)).rank(ev.GroupCreated(0, 0, HASHED, (0, 1), failed=True))
+    making(making(box, 0, HASHED, (0, 1)), 1, HASHED, (0, 1))
+    (wait,) = all_waits(box.timeline().tests[0])
+    assert (wait.waiting, wait.missing) == ((0, 1), ())
+
+
+def test_a_default_group_that_was_aborted_and_made_again() -> None:
+    """Nobody says that it is gone; the next one begins from 1 as well."""
+    box = FakeBox(2).begins()
+    for op in ("gloo:broadcast", "gloo:all_reduce"):
+        for rank in (0, 1):
+            making(box, rank, "0", (), made=True)
+        box.after(0.5).enters((0, 1) if op == "gloo:broadcast" else 0, op, 1).after(0.5)
+    view = box.timeline().tests[0]
+    assert not view.disagreements()
+    assert [(w.group, w.waiting, w.missing) for w in all_waits(view)] == [("0@1", (0,), (1,))]
+
+
+def test_a_default_group_that_failed_is_the_same_when_it_is_made() -> None:
+    box = FakeBox(2).begins()
+    making(box, 0, "0", ()).rank(ev.GroupCreated(0, 0, "0", (), failed=True))
+    making(making(box, 0, "0", ()), 1, "0", ())
+    (wait,) = all_waits(box.timeline().tests[0])
+    assert (wait.waiting, wait.missing) == ((0, 1), ())
+
+
+def test_the_names_of_a_group_that_is_made_again_and_again_are_bounded() -> None:
+    box = FakeBox(2).begins()
+    for _ in range(300):
+        making(box, 0, HASHED, (0, 1), made=True)
+    seen = box.timeline().tests[0].ranks[0].collectives
+    assert len(seen.lives[HASHED]) <= 128
+    assert seen.named(HASHED) == f"{HASHED} (300)"
