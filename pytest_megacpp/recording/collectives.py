@@ -239,6 +239,27 @@ def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
     return now != known
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a rank said of a group: its members, none where that is everybody, and where it asked for it."""
+
+    ranks: tuple[int, ...] = ()
+    at: tuple[str, int] = ("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Ranks named different members of a group, first at `since_s`: not just each its own group under one name, but
+    some named a rank as member that named others. `lists` holds members and who named these, the most frequent first;
+    `odd` are the ranks outside the majority, empty on a tie.
+    """
+
+    group: str
+    lists: tuple[tuple[frozenset[int], tuple[int, ...]], ...]
+    odd: tuple[int, ...]
+    since_s: float
+
+
 @dataclass
 class Groups:
     """Members of each process group by name, as its members announced them. Equal lists of members are one object: in a
@@ -247,9 +268,10 @@ class Groups:
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
-    disputed: set[str] = field(default_factory=set)
+    disputed: dict[str, float] = field(default_factory=dict)  # since when
     everyone: frozenset[int] = field(init=False)
-    _announced: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
+    _announced: dict[str, dict[int, Announced]] = field(default_factory=dict)  # by group and rank
+    _once: dict[Announced, Announced] = field(default_factory=dict)
     _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     _numbers: dict[str, dict[int, int]] = field(default_factory=dict)  # ranks of a world, by their numbers in it
     _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
@@ -257,18 +279,27 @@ class Groups:
     def __post_init__(self) -> None:
         self.everyone = frozenset(range(self.world_size))
 
-    def announce(self, name: str, ranks: tuple[int, ...], by: int | None = None) -> None:
-        """Members of group `name`, by the word of one of them; no ranks means everybody. `disputed` are groups of which
-        two ranks named different members.
+    def announce(
+        self,
+        name: str,
+        ranks: tuple[int, ...],
+        by: int | None = None,
+        time_s: float = 0.0,
+        at: tuple[str, int] = ("", 0),
+    ) -> None:
+        """Members of group `name`, by the word of one of them; no ranks means everybody. `at`: file and line.
+        `disputed` are groups of which two ranks named different members.
         """
         known, announced = self.members.pop(name, None), self._announced.pop(name, {})
         self.members[name] = members = self._set_of(ranks)
         newest = next(reversed(announced), by)
         if newest != by and by is not None and known != members:
-            self.disputed.add(name)
+            self.disputed.setdefault(name, time_s)
         if by is not None:
             announced.pop(by, None)
-            announced[by] = ranks
+            if len(self._once) >= KEPT_GROUPS:
+                self._once.clear()
+            announced[by] = self._once.setdefault(told := Announced(ranks, at), told)
         self._announced[name] = announced
         if len(self.members) > KEPT_GROUPS:
             self._forget(next(iter(self.members)))
@@ -283,7 +314,7 @@ class Groups:
     def join(self, name: str, rank: int, size: int) -> None:
         """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
         announced = self._announced.setdefault(name, {})
-        announced[rank] = ()
+        announced[rank] = Announced()
         if len(announced) == size:
             self.members[name] = frozenset(announced)
         if len(self._announced) > KEPT_GROUPS:
@@ -300,8 +331,8 @@ class Groups:
         world ranks have the numbers that they give themselves, in other groups those of the list.
         """
         name = name.replace(GLOO, "")
-        if listed := self._announced.get(name, {}).get(rank):
-            return listed
+        if (announced := self.announced(name, rank)) is not None and announced.ranks:
+            return announced.ranks
         members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
         if all(members[number : number + 1] == (rank,) for number, rank in told.items()):
             return members
@@ -333,17 +364,50 @@ class Groups:
         """
         if not self.disputes(name):
             return name
-        members = self._announced.get(name.replace(GLOO, ""), {}).get(rank)
-        if not members:
+        announced = self.announced(name, rank)
+        if announced is None or not announced.ranks:
             return name
-        own = f"{name}[{rank_list(members)}]"
-        self.members.setdefault(own.replace(GLOO, ""), self._set_of(members))
+        own = f"{name}[{rank_list(announced.ranks)}]"
+        self.members.setdefault(own.replace(GLOO, ""), self._set_of(announced.ranks))
         return own
+
+    def announced(self, name: str, rank: int) -> Announced | None:
+        """What `rank` said of it."""
+        return self._announced.get(name.replace(GLOO, ""), {}).get(rank)
+
+    def named_by(self, name: str, rank: int) -> frozenset[int] | None:
+        """The members that `rank` named; None when it named none of this group at all."""
+        announced = self.announced(name, rank)
+        return None if announced is None else self._set_of(announced.ranks)
+
+    def contradictions(self) -> tuple[Contradiction, ...]:
+        """The earliest first."""
+        found = [self._contradiction(name, since_s) for name, since_s in self.disputed.items()]
+        return tuple(sorted((c for c in found if c is not None), key=lambda c: c.since_s))
+
+    def _contradiction(self, name: str, since_s: float) -> Contradiction | None:
+        """Lists that exclude each other can't both be right; the one that more ranks named is."""
+        by_list: dict[frozenset[int], list[int]] = defaultdict(list)
+        for rank, announced in sorted(self._announced.get(name, {}).items(), key=lambda entry: entry[0]):
+            by_list[self._set_of(announced.ranks)].append(rank)
+        lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
+        right, odd, tie = list[tuple[frozenset[int], list[int]]](), list[int](), False
+        for members, ranks in lists:
+            rivals = [theirs for other, theirs in right if members & set(theirs) or other & set(ranks)]
+            if rivals:
+                odd += ranks
+                tie |= max(map(len, rivals)) == len(ranks)
+            else:
+                right.append((members, ranks))
+        if not odd:
+            return None
+        told = tuple((members, tuple(ranks)) for members, ranks in lists)
+        return Contradiction(name, told, () if tie else tuple(sorted(odd)), since_s)
 
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
         self._announced.pop(name, None)
-        self.disputed.discard(name)
+        self.disputed.pop(name, None)
 
     def disputes(self, name: str) -> bool:
         return name.replace(GLOO, "") in self.disputed

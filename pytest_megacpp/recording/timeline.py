@@ -347,8 +347,9 @@ class TestView:
 
     @property
     def green(self) -> bool:
-        """Every rank passed, and all issued the same collectives, as far as that is on record."""
-        return self.passed and not self.differing() and not self.disagreements()
+        """Every rank passed, and all made the same groups and issued the same collectives, as far as is on record."""
+        agreed = not self.differing() and not self.disagreements() and not self.groups.contradictions()
+        return self.passed and agreed
 
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""
@@ -648,7 +649,7 @@ class Timeline:
         elif not view.collectives.scope:
             if not is_default(fact.name):
                 view.collectives.begin(fact.name, time_s)
-            test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
+            test.groups.announce(view.collectives.named(fact.name), members, fact.rank, time_s)
 
     def _shared(self, fact: ev.RankCollected) -> ev.RankCollected:
         """With one object for all that is equal on ranks and in worlds, and without what would be too much."""
@@ -731,6 +732,8 @@ class Timeline:
             world.test = None
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
+        if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
+            world.begun.pop(fact.rank, None)
         if isinstance(fact, ev.Sampled):
             world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
         test = getattr(fact, "test", None)
@@ -739,8 +742,6 @@ class Timeline:
         if view is not None and view.world == world.name:
             if view.ended is None:  # what ranks say while the box ends them is no testimony
                 _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
-                if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
-                    world.begun.pop(fact.rank, None)
         elif isinstance(fact, ev.StackTaken):
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
@@ -764,7 +765,7 @@ def _announce(test: TestView, time_s: float, fact: ev.GroupBegun) -> str:
     if (fact.scope or seen.scope) and fact.member:
         test.groups.join(name, fact.rank, fact.size)
     elif not (fact.scope or seen.scope):
-        test.groups.announce(name, fact.ranks, fact.rank)
+        test.groups.announce(name, fact.ranks, fact.rank, time_s, (fact.file, fact.line))
     return name
 
 

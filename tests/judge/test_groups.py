@@ -13,9 +13,13 @@ def judged(box: FakeBox) -> Verdict:
     return judge_test(box.timeline(), 0).verdict
 
 
+LINE = 20  # of new_group, on rank 0; on others one further each
+
+
 def making(box: FakeBox, rank: int, name: str, members: tuple[int, ...], *, made: bool = False) -> FakeBox:
-    member = not members or rank in members
-    box.rank(ev.GroupBegun(rank, box.index, name, members, len(members) or 4, member, default=not members))
+    member, at = not members or rank in members, ("/repo/suite/tp.py", LINE + rank)
+    begun = ev.GroupBegun(rank, box.index, name, members, len(members) or 4, member, "", not members, None, *at)
+    box.rank(begun)
     return box.rank(ev.GroupCreated(rank, box.index, name, members, "gloo")) if made else box
 
 
@@ -49,7 +53,9 @@ def test_a_rank_that_names_other_members() -> None:
         making(box, rank, "1", (0, 1) if rank == 2 else (0, 1, 2, 3))
     box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
     found = judged(box.done())
-    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))  # it is no member of what it named, and went on
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (2,))
+    assert found.certainty is Certainty.CERTAIN
+    assert "rank 2 with ranks 0,1, at tp.py:22; ranks 0,1,3 with ranks 0-3, at tp.py:20" in found.summary
 
 
 def test_a_rank_that_does_not_come_to_a_new_group() -> None:
@@ -176,8 +182,8 @@ def test_members_are_kept_once_however_many_ranks_announce_them() -> None:
     for rank in range(ranks):
         making(box, rank, "1", tuple(range(ranks)), made=True)
     groups = box.timeline().tests[0].groups
-    assert len({id(members) for members in groups._announced["1"].values()}) == 1
-    assert groups._announced["1"][0] is groups._made["1"][5]
+    assert len({id(said.ranks) for said in groups._announced["1"].values()}) == 1
+    assert groups._announced["1"][0].ranks is groups._made["1"][5]
 
 
 # -- ranks that could not join -------------------------------------------------------------------------------
@@ -363,3 +369,186 @@ def test_the_names_of_a_group_that_is_made_again_and_again_are_bounded() -> None
     seen = box.timeline().tests[0].ranks[0].collectives
     assert len(seen.lives[HASHED]) <= 128
     assert seen.named(HASHED) == f"{HASHED} (300)"
+
+
+# -- contradicting lists, whatever gloo makes of them --------------------------------------------------------
+
+FOUR, THREE = (0, 1, 2, 3), (0, 1, 2)
+
+
+def lists_differ(*through: int, odd: tuple[int, ...] = (1,)) -> FakeBox:
+    """Rank 1 leaves rank 3 out of a group of all. `through`: who got it from gloo."""
+    box = FakeBox(4).begins()
+    for rank in FOUR:
+        making(box, rank, "0", (), made=True)
+    for rank in FOUR:
+        making(box, rank, "1", THREE if rank in odd else FOUR, made=rank in through)
+    return box.after(0.01)
+
+
+def stalls(box: FakeBox, *missing: int) -> Verdict:
+    return judged(box.after(31.0).acts("stall", "", (), missing).aborts("stall").done())
+
+
+def says_that_rank_1_differs(found: Verdict) -> None:
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (1,))
+    assert found.certainty is Certainty.CERTAIN
+    assert "rank 1 called new_group for group 1 with other members" in found.summary
+    assert "rank 1 with ranks 0-2, at tp.py:21; ranks 0,2,3 with ranks 0-3" in found.summary
+    assert "new_group on every rank" in found.next_step
+
+
+def test_some_get_through_and_an_innocent_rank_waits_in_the_making() -> None:
+    box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1).blocked(3, "new_group")
+    says_that_rank_1_differs(stalls(box))
+
+
+def test_all_wait_in_the_making() -> None:
+    says_that_rank_1_differs(stalls(lists_differ().blocked(FOUR, "new_group")))
+
+
+def test_the_rank_that_differs_waits_in_the_making() -> None:
+    box = lists_differ(0, 2, 3).enters((0, 2, 3), "gloo:all_reduce", 1).blocked(1, "new_group")
+    says_that_rank_1_differs(stalls(box))
+
+
+@pytest.mark.parametrize("said", ["vector::_M_range_check", NO_MESH, ADDRESS.format("1", 3)])
+def test_an_innocent_rank_fails_in_the_making(said: str) -> None:
+    box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1)
+    box.rank(ev.GroupCreated(3, 0, "1", FOUR, failed=True)).raises(3, "RuntimeError", said).after(1.0)
+    says_that_rank_1_differs(judged(box.acts("failure-stuck", "", THREE, (3,)).aborts("failure-stuck").done()))
+
+
+def test_an_innocent_process_aborts_in_the_making() -> None:
+    box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1).after(0.5).exits(3, -6, "SIGABRT").after(0.2)
+    says_that_rank_1_differs(judged(box.acts("exit", "", THREE, (3,)).aborts("exit").done()))
+
+
+def test_the_group_is_made_and_waited_in() -> None:
+    box = lists_differ(*FOUR).enters(FOUR, "gloo:all_reduce", 1, group="1")
+    says_that_rank_1_differs(stalls(box))
+
+
+def test_the_group_is_made_and_breaks_in_use() -> None:
+    box = lists_differ(*FOUR).enters(FOUR, "gloo:all_reduce", 1, group="1").after(0.5).loses_peer((0, 3)).after(0.5)
+    says_that_rank_1_differs(judged(box.acts("failure-stuck", "", (1, 2), (0,)).aborts("failure-stuck").done()))
+
+
+def test_the_group_is_made_and_used_and_nobody_notices() -> None:
+    box = lists_differ(*FOUR).enters(FOUR, "gloo:broadcast", 1, group="1").completes()
+    says_that_rank_1_differs(judged(box.passes().ends().done()))
+
+
+def test_a_test_that_came_through_by_chance_is_not_green() -> None:
+    """Seen with gloo, where all addresses were there in time; the group was never used."""
+    box = lists_differ(*FOUR).enters(FOUR, "gloo:all_reduce", 1).completes().passes().ends().done()
+    says_that_rank_1_differs(judged(box))
+    assert "the next time it may hang" in judged(box).summary
+    assert not box.timeline().tests[0].green
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_later_test_has_only_to_answer_for_what_it_uses(used: bool) -> None:
+    box = two_tests()
+    for rank in FOUR:
+        making(box, rank, "1", THREE if rank == 1 else FOUR, made=True)
+    box.passes().ends().begins(1)
+    if used:
+        box.enters(FOUR, "gloo:broadcast", 1, group="1").completes()
+    found = judge_test(box.passes().ends().done().timeline(), 1).verdict
+    assert (found.code is Code.PASSED) is not used
+
+
+def test_a_world_that_was_left_between_tests_is_left_on_all_ranks_alike() -> None:
+    """One rank's last word of its default group came when the test was over already."""
+    box = two_tests()
+    for rank in FOUR:
+        making(box, rank, "0", (), made=True)
+    for rank in (0, 1):
+        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+    box.passes().ends()
+    for rank, test in ((2, 0), (3, None)):
+        box.rank(ev.FlightRecorded(rank, test, "destroy", (), ()))
+    box.begins(1)
+    for rank in FOUR:
+        making(box, rank, "0", (), made=True)
+    assert {view.collectives.named("0") for view in box.timeline().tests[1].ranks.values()} == {"0"}
+
+
+def test_a_straggler_beside_a_group_that_nobody_uses() -> None:
+    found = stalls(lists_differ(*FOUR).enters(THREE, "gloo:all_reduce", 1).at(3), 3)
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_an_error_of_a_rank_s_own_beside_it() -> None:
+    box = lists_differ(*FOUR).enters((0, 1, 3), "gloo:all_reduce", 1).raises(2).after(1.0)
+    found = judged(box.acts("failure-stuck", "", (0, 1, 3), (2,)).aborts("failure-stuck").done())
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (2,))
+
+
+def test_a_rank_that_was_killed_in_the_making_was_killed() -> None:
+    box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1).after(0.5).exits(3, -9, "SIGKILL").after(0.2)
+    found = judged(box.acts("exit", "", THREE, (3,)).aborts("exit").done())
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (3,))
+
+
+def test_two_against_two_blame_nobody() -> None:
+    found = stalls(lists_differ(odd=(1, 2)).blocked(FOUR, "new_group"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", ())
+    assert "ranks called new_group for group 1 with different members" in found.summary
+
+
+def test_a_majority_of_the_few_that_came_is_no_certain_one() -> None:
+    box = FakeBox(8).begins()
+    for rank in range(4):
+        making(box, rank, "1", THREE if rank == 1 else tuple(range(8)))
+    found = stalls(box.blocked(range(4), "new_group").at(range(4, 8)), 4, 5, 6, 7)
+    assert (found.cause, found.blamed_ranks, found.certainty) == ("members", (1,), Certainty.LIKELY)
+
+
+def test_a_rank_that_takes_the_groups_in_another_order() -> None:
+    """gloo lets the first one through on some; in the second an innocent rank waits."""
+    box = FakeBox(4).begins()
+    for rank in FOUR:
+        lists = [FOUR, (0, 1)] if rank != 1 else [(0, 1), FOUR]
+        making(box, rank, "1", lists[0], made=True)
+        making(box, rank, "2", lists[1], made=rank > 1 and rank in lists[1])
+    found = stalls(box.enters((2, 3), "gloo:all_reduce", 1).blocked((0, 1), "new_group"))
+    assert (found.cause, found.blamed_ranks, found.certainty) == ("members", (1,), Certainty.CERTAIN)
+
+
+def test_a_rank_that_left_one_new_group_out_and_went_on() -> None:
+    """gloo let its group through, which the others count as another one; it never used it."""
+    box = FakeBox(4).begins()
+    for rank in THREE:
+        making(box, rank, "1", THREE, made=True)
+        making(box, rank, "2", FOUR)
+    making(box, 3, "1", FOUR, made=True).at(3).blocked(THREE, "new_group")
+    found = stalls(box, 3)
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+
+
+def test_pairs_beside_a_rank_that_means_all() -> None:
+    """Two pairs contradict each other in nothing: the one that names everybody is the odd one."""
+    box = FakeBox(5).begins()
+    for rank, members in enumerate([(0, 1), (0, 1), (2, 3), (2, 3), (0, 1, 2, 3, 4)]):
+        making(box, rank, "1", members, made=rank < 4)
+    found = stalls(box.blocked(4, "new_group"))
+    assert (found.cause, found.blamed_ranks) == ("members", (4,))
+
+
+# -- a collective here, new_group there ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "blamed"), [((0,), (0,)), ((0, 1), ())])
+def test_a_collective_before_or_after_making_a_group(first: tuple[int, ...], blamed: tuple[int, ...]) -> None:
+    box = FakeBox(4).begins()
+    for rank in FOUR:
+        making(box, rank, "0", (), made=True)
+    others = box.others(*first)
+    for rank in others:
+        making(box, rank, "1", FOUR)
+    found = stalls(box.enters(first, "gloo:all_reduce", 1).blocked(others, "new_group"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "group-order", blamed)
+    assert "in all_reduce #1 of group 0" in found.summary
+    assert "in new_group of group 1" in found.summary
