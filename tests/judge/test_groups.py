@@ -552,3 +552,18 @@ def test_a_collective_before_or_after_making_a_group(first: tuple[int, ...], bla
     assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "group-order", blamed)
     assert "in all_reduce #1 of group 0" in found.summary
     assert "in new_group of group 1" in found.summary
+
+
+def test_who_failed_in_the_making_had_come() -> None:
+    """Seen with gloo: rank 2 found an address of the group before, and nobody listened there any more."""
+    box = FakeBox(4).begins()
+    for rank in FOUR:
+        making(box, rank, "0", (), made=True)
+    box.enters(FOUR).completes()
+    for rank in FOUR:
+        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+    for rank in (0, 2, 3):
+        making(box, rank, "0", ())
+    box.rank(ev.GroupCreated(2, 0, "0", (), failed=True)).raises(2, "RuntimeError", NO_MESH)
+    found = stalls(box.at(1).blocked((0, 3), "init_process_group"), 1, 2)
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
