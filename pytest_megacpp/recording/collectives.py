@@ -73,7 +73,7 @@ class RankCollectives:
     kept: int = KEPT_ENTRIES
     scope: str = ""
     incarnations: dict[str, int] = field(default_factory=dict)  # by world
-    has_world: bool = False  # as far as it said so
+    world_since_s: float | None = None  # when it began the default group that it has
     lives: dict[str, list[Life]] = field(default_factory=dict)  # by name
     given: dict[str, int] = field(default_factory=dict)  # names with their worlds: how often
     entries: dict[Number, Collective] = field(default_factory=dict)
@@ -173,14 +173,16 @@ class RankCollectives:
 
     def enter(self, scope: str, time_s: float) -> None:
         """Its groups are those of that world from now on. The one that it was in it has aborted, if not destroyed."""
-        if self.has_world:
+        if self.world_since_s is not None and self.world_since_s < time_s:
             self.restart(time_s)
-        self.has_world = True
+        self.world_since_s = time_s
         if len(self.incarnations) < KEPT_GROUPS or scope in self.incarnations:
             self.scope = scope
 
     def begin(self, name: str, time_s: float, beside: str | None = None) -> None:
         """It makes a group beside its default one; `beside`: which is all of that world."""
+        if (known := self.lives.get(name)) and known[-1].since_s == time_s:  # said twice
+            return
         world = self._of_this_world if beside is None else f"~{beside}" if beside else ""
         number = self.given[name + world] = self.given.get(name + world, 0) + 1
         before = self.named(name)
@@ -188,14 +190,15 @@ class RankCollectives:
         if lives and not self.held:  # what is open in it has gone with it
             self.unfinished = {key: None for key in self.unfinished if key[0].replace(GLOO, "") != before}
         self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
-        for known in (self.lives, self.given):
-            while len(known) > KEPT_GROUPS:
-                del known[next(iter(known))]
+        while len(self.lives) > KEPT_GROUPS:
+            del self.lives[next(iter(self.lives))]
+        while len(self.given) > KEPT_GROUPS:
+            del self.given[next(iter(self.given))]
 
     def failed(self, name: str, *, default: bool) -> None:
         """That group was not made: the next one of this name is no other."""
         if default:
-            self.has_world = False
+            self.world_since_s = None
         elif lives := self.lives.get(name):
             life = lives.pop()
             self.given[name + life.world] = life.number - 1
@@ -204,7 +207,7 @@ class RankCollectives:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.messages = time_s, ()
         self.incarnations[self.scope] = self.incarnation + 1
-        self.scope, self.has_world = "", False
+        self.scope, self.world_since_s = "", None
         self.groups.clear()
         self.lives.clear()
         if not self.held:

@@ -641,6 +641,8 @@ class Timeline:
         joining = view.joinings[-1] if view.joinings else None
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
+            if joining.failed:  # said twice
+                return
             joining.end_s, joining.failed = time_s, fact.failed
             if fact.failed:
                 view.collectives.failed(fact.name, default=begun is not None and begun.default)

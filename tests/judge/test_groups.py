@@ -365,7 +365,7 @@ def test_a_default_group_that_failed_is_the_same_when_it_is_made() -> None:
 def test_the_names_of_a_group_that_is_made_again_and_again_are_bounded() -> None:
     box = FakeBox(2).begins()
     for _ in range(300):
-        making(box, 0, HASHED, (0, 1), made=True)
+        making(box.after(0.001), 0, HASHED, (0, 1), made=True)
     seen = box.timeline().tests[0].ranks[0].collectives
     assert len(seen.lives[HASHED]) <= 128
     assert seen.named(HASHED) == f"{HASHED} (300)"
