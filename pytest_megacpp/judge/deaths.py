@@ -6,6 +6,7 @@ a rank-death; if nobody was left waiting, an ordinary failure of every rank that
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from pytest_megacpp.judge import accusations, aftermath, devices, messages
 from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, Trouble, may_be_oom
@@ -231,15 +232,17 @@ def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
 
 
 def not_joined(case: Case) -> Finding | None:
-    """Ranks waited in vain for others to join: for those that the store named, else those that were elsewhere."""
+    """Ranks waited in vain for others to join: for those that the store named, else the members that were elsewhere."""
     lost = aftermath.victims(case)
     if not lost or case.exits or len(lost) < len(case.troubles) or not all(_was_joining(case, t) for t in lost):
         return None
-    named = {rank for t in lost if (rank := messages.awaited(t.text)) is not None}
+    sought = [_sought(case, t) for t in lost]
+    named = {s.named for s in sought if s.named is not None}
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
-    absent = (named & case.ranks.keys()) or {r for r in case.ranks if r not in busy}
-    blamed = tuple(sorted(absent or busy))
-    strangers = sorted(named - case.ranks.keys())
+    absent = named or {r for s in sought for r in s.members} - busy
+    strangers = {s.number for s in sought if s.number is not None and s.number >= len(case.ranks)}
+    all_came = bool(strangers) or all(s.members for s in sought)
+    blamed = tuple(sorted(absent or (busy if all_came else ())))
     return Finding(
         Code.STARTUP_FAILURE,
         joined((_who_did_not_join(case, absent, strangers), _raised_what(lost))),
@@ -249,12 +252,53 @@ def not_joined(case: Case) -> Finding | None:
         tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
-        () if named else (Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
+        () if named or strangers else (Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
         time_s=lost[0].time_s,
     )
 
 
-def _who_did_not_join(case: Case, absent: Collection[int], strangers: Sequence[int]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Sought:
+    """The group that a rank could not join: its `members` in the order of their numbers, empty where that isn't known,
+    and the `number` in it that the error names.
+    """
+
+    members: tuple[int, ...]
+    number: int | None
+
+    @property
+    def named(self) -> int | None:
+        return self.members[self.number] if self.number is not None and self.number < len(self.members) else None
+
+
+def _sought(case: Case, trouble: Trouble) -> _Sought:
+    """Numbers in an error are the group's: they mean a rank only where its members are known in their order."""
+    said = messages.awaited(trouble.message or trouble.text)
+    groups, number = case.test.groups, said.number if said else None
+    if (name := _group_sought(case, trouble, said)) is not None:
+        return _Sought(groups.in_order(name, trouble.rank), number)
+    if said is not None and said.seeker is not None:
+        at = said.seeker
+        fit = [members for members in groups.orders(trouble.rank) if members[at : at + 1] == (trouble.rank,)]
+        return _Sought(fit[0] if len(fit) == 1 else (), number)
+    return _Sought(tuple(r for r in sorted(case.ranks) if r == trouble.rank or not _has_own_world(case, r)), number)
+
+
+def _group_sought(case: Case, trouble: Trouble, said: messages.Awaited | None) -> str | None:
+    """By the rank's own word, or by the store's key; None before it got so far, and where NCCL doesn't say."""
+    view = case.ranks[trouble.rank]
+    if (joining := view.not_joined(trouble.time_s)) is not None:
+        return joining.group
+    return view.collectives.named(said.group) if said is not None and said.group else None
+
+
+def _has_own_world(case: Case, rank: int) -> bool:
+    """Whether it found together with others, or is alone, in a world that isn't the whole launch."""
+    seen = case.ranks[rank]
+    return bool(seen.collectives.scope) or any("~" in j.group for j in seen.joinings)
+
+
+def _who_did_not_join(case: Case, absent: Collection[int], strangers: Collection[int]) -> str:
     if absent:
         return f"{ranks_named(absent)} did not join the process group in time"
     if strangers:

@@ -3,16 +3,34 @@ what becomes of it.
 """
 
 import re
+from dataclasses import dataclass
 
-_KEY_OF_RANK = re.compile(r"keys: \S*//cpu//\d+/(\d{1,6})\b")
-_KEY_OF_RANK_0 = re.compile(r"keys: \S*//cuda//0\b|retr(?:ei|ie)ving ncclUniqueId from \[0\]")
+# As in `/default_pg/0//1//cpu//0/2`, of group 1 in the world 0: the address of its member number 2.
+_KEY_OF_ADDRESS = re.compile(r"keys: (?:\S*/)?([^/\s]*)//cpu//\d+/(\d{1,6})\b")
+_KEY_OF_ID = re.compile(r"keys: (?:\S*/)?([^/\s]*)//cuda//0\b")
+_SEEKS_ID = re.compile(r"retr(?:ei|ie)ving ncclUniqueId from \[0\]")
+_SEEKER = re.compile(r"\[(\d{1,6})\] is setting up NCCL communicator")
 
 
-def awaited(message: str) -> int | None:
-    """The rank whose entry in the store was waited for, where an error says so: gloo's address, NCCL's unique id."""
-    if named := _KEY_OF_RANK.search(message):
-        return int(named[1])
-    return 0 if _KEY_OF_RANK_0.search(message) else None
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Whose entry in the store was waited for: gloo's address, NCCL's unique id. `number` is that member's in its
+    group, `seeker` that of the rank that says so; `group` is the group's name, empty where the text has none.
+    """
+
+    number: int
+    group: str = ""
+    seeker: int | None = None
+
+
+def awaited(message: str) -> Awaited | None:
+    """The member that did not come to its group, where an error says so."""
+    if address := _KEY_OF_ADDRESS.search(message):
+        return Awaited(int(address[2]), address[1])
+    key, seeker = _KEY_OF_ID.search(message), _SEEKER.search(message)
+    if key is None and _SEEKS_ID.search(message) is None:
+        return None
+    return Awaited(0, key[1] if key else "", int(seeker[1]) if seeker else None)
 
 
 _ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, messages
+from pytest_megacpp.judge import aftermath, members, messages
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
@@ -24,8 +24,11 @@ _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
 
 
 def find(case: Case) -> Finding | None:
-    """By the flight recorder, else by what a rank's runtime said, else by what ranks counted themselves."""
-    return _recorded(case) or _told(case) or _digested(case)
+    """By the flight recorder or by what ranks said of a group, whichever was first; else by what a rank's runtime said,
+    else by what ranks counted themselves.
+    """
+    sure = [found for found in (_recorded(case), members.find(case)) if found is not None]
+    return min(sure, key=lambda found: found.time_s, default=None) or _told(case) or _digested(case)
 
 
 # -- under one number --------------------------------------------------------------------------------------
@@ -244,7 +247,8 @@ def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
 
 def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     """Ranks that entered collectives of several groups in different orders: each waits for the other."""
-    if len({_name(w) for w in cycle}) == 1 or any(w.makes_group for w in cycle):
+    contradicted = {c.group for c in case.test.groups.contradictions()}
+    if all(w.makes_group for w in cycle) or contradicted & {members.name_of(w) for w in cycle}:
         return _other_members(case, cycle)
     in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
@@ -272,11 +276,6 @@ def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str
     )
 
 
-def _name(wait: Wait) -> str:
-    """The group's name without the members that some ranks mean by it."""
-    return wait.group.partition("[")[0]
-
-
 def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
     """Ranks that make, or use, different groups where all should be in one: each waits for the others."""
     odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
@@ -290,9 +289,7 @@ def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
 
 def _which_group(case: Case, wait: Wait) -> str:
     """`rank 3 its group 1, of ranks 0-3, at test_tp.py:28 (test_groups)`."""
-    members = sorted(wait.members or {*wait.waiting, *wait.missing})
+    of = sorted(wait.members or {*wait.waiting, *wait.missing})
     where = case.location(wait.waiting[0])
-    name = plain(_name(wait).partition("@")[0], 40)
-    return f"{ranks_named(wait.waiting)} in group {name}, of {ranks_named(members)}" + (
-        f", at {where}" if where else ""
-    )
+    name = plain(members.name_of(wait).partition("@")[0], 40)
+    return f"{ranks_named(wait.waiting)} in group {name}, of {ranks_named(of)}" + (f", at {where}" if where else "")

@@ -131,6 +131,10 @@ STEPS: dict[tuple[Code, str | None], str] = {
         "make every rank issue the same collectives in the same order: look for branches on the rank and for loops over"
         " sets, whose order differs by process\n{show}\n{same_hashes}"
     ),
+    (Code.COLLECTIVE_MISMATCH, "members"): (
+        "call new_group on every rank, members or not, equally often, in the same order and with the same ranks:"
+        " compare the lines that are named\n{show}"
+    ),
     (Code.STRAGGLER, None): (
         "see what kept {who} from coming; if that is only slow, raise the limit\n{show}\n{raise_stall}"
     ),

@@ -77,8 +77,8 @@ def _did_not_come(case: Case, speaker: Trouble, victims: Sequence[Trouble]) -> f
         return frozenset()
     place, numbers = said
     failed = {t.rank for t in victims}
-    known = [sorted(members) for members in {case.test.groups.everyone, *case.test.groups.members.values()}]
-    fit = [m for m in known if failed <= set(m) and m[place : place + 1] == [speaker.rank] and max(numbers) < len(m)]
+    known = case.test.groups.orders(speaker.rank)
+    fit = [m for m in known if failed <= set(m) and m[place : place + 1] == (speaker.rank,) and max(numbers) < len(m)]
     found = {frozenset(members[n] for n in numbers) for members in fit}
     return found.pop() - failed if len(found) == 1 else frozenset()
 

@@ -34,10 +34,12 @@ from pytest_megacpp.recording.events import (
     GroupCreated,
 )
 from pytest_megacpp.recording.flight import Read, is_nccl
+from pytest_megacpp.recording.stacks import Frame, is_users
 
 SENT_ENTRIES = 64
 KEPT_KEYS = 4096  # of compile caches, per test
 KEY_CHARS = 200  # all of them fit one line of the recording
+FILE_CHARS = 300
 
 Counters: TypeAlias = dict[int, tuple[int, int]]
 """(entered, completed) collectives by process group."""
@@ -178,7 +180,9 @@ class Observers:
             scope = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
-            begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default)
+            number = None if group_rank is None or group_rank < 0 else int(group_rank)
+            told = name, ranks, size, member, scope, default, number
+            begun = GroupBegun(self.agent.rank, self.test, *told, *_asked_at())
         except Exception as e:
             self._missing("group_members", e)
             return None
@@ -353,6 +357,17 @@ def _world_name(store: Any, rank: int) -> str:
         return str(store.compare_set("pytest_megacpp/world", "", alone).decode())
     except Exception:  # a store may know no such operation
         return alone
+
+
+def _asked_at() -> tuple[str, int]:
+    """File and line of the user's code that is being run; no file where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        at = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if is_users(at):
+            return at.file[-FILE_CHARS:], at.line
+        frame = frame.f_back  # type: ignore[assignment]
+    return "", 0
 
 
 def _world_group() -> Any:

@@ -2,9 +2,10 @@
 blame.
 
 Pure: flight-recorder entries in, frozen findings out. A collective is named by (group, sequence number), and a group by
-its world, name and how often the world was left before: ranks may be members of several worlds (default groups) in one
-launch, whose groups have names in common and nothing else. The launch's own world has no name of its own; another one
-is named by what its members found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
+its world, name, how often the world was left before and how often that name was given before: ranks may be members of
+several worlds (default groups) in one launch, whose groups have names in common and nothing else, and torch gives the
+name of a destroyed group again. The launch's own world has no name of its own; another one is named by what its members
+found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
 differently on each rank, so `waits` matches them by their partners.
 """
 
@@ -25,6 +26,7 @@ KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
 KEPT_IN_ALL = 65_536  # of a test
 KEPT_LEAST = 32
 KEPT_GROUPS = 512
+KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
 # (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
@@ -43,20 +45,37 @@ _SAME_INPUT = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A group of a rank, from when it began to make it: the `number`th of its name in its `world`."""
+
+    since_s: float
+    world: str
+    number: int
+
+    @property
+    def added(self) -> str:
+        """What tells its name from those of others."""
+        return f" ({self.number}){self.world}" if self.number > 1 else self.world
+
+
 @dataclass(slots=True)
 class RankCollectives:
     """What one rank did so far in one test; grows by `update`, bounded.
 
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
-    (`0@1`), counted per world. Entries from before `floor_s` belong to an earlier test or incarnation. They are kept as
-    they were recorded: whether one is over by now says `is_done`.
+    (`0@1`), counted per world. A group that is made again under its name (`4be1 (2)`) starts from 1 as well; an entry
+    belongs to the one that was begun last before it. Entries from before `floor_s` belong to an earlier test or
+    incarnation. They are kept as they were recorded: whether one is over by now says `is_done`.
     """
 
     floor_s: float = 0.0
     kept: int = KEPT_ENTRIES
     scope: str = ""
     incarnations: dict[str, int] = field(default_factory=dict)  # by world
-    extra: dict[str, str] = field(default_factory=dict)  # worlds beside the default group, by this rank's name
+    world_since_s: float | None = None  # when it began the default group that it has
+    lives: dict[str, list[Life]] = field(default_factory=dict)  # by name
+    given: dict[str, int] = field(default_factory=dict)  # names with their worlds: how often
     entries: dict[Number, Collective] = field(default_factory=dict)
     enqueued: dict[str, int] = field(default_factory=dict)
     completed: dict[str, int] = field(default_factory=dict)
@@ -100,13 +119,13 @@ class RankCollectives:
         return not message.done and message.entered_s >= self.floor_s
 
     def _message(self, entry: Collective) -> Collective:
-        return replace(entry, group=self.named(entry.group))
+        return replace(entry, group=self.named(entry.group, entry.entered_s))
 
     def _is_unfinished(self, entry: Collective) -> bool:
-        return (self.named(entry.group), entry.seq) in self.unfinished
+        return (self.named(entry.group, entry.entered_s), entry.seq) in self.unfinished
 
     def _add(self, entry: Collective) -> Number:
-        name = self.named(entry.group)
+        name = self.named(entry.group, entry.entered_s)
         key = name, entry.seq
         known = self.entries.get(key)
         if known is None or (known.op, known.dtype, known.numel_in) != (entry.op, entry.dtype, entry.numel_in):
@@ -139,30 +158,58 @@ class RankCollectives:
         """How often it left this world before."""
         return self.incarnations.get(self.scope, 0)
 
-    def named(self, group: str) -> str:
-        """The name under which all its members know a group that this rank knows by its number."""
-        if self.extra and (extra := self.extra.get(group.removesuffix(GLOO))) is not None:
-            return extra
-        name = f"{group}~{self.scope}" if self.scope else group
+    def named(self, group: str, at_s: float = float("inf")) -> str:
+        """The name under which all its members know a group that this rank knew as `group` at that time."""
+        lives = self.lives.get(group.removesuffix(GLOO))
+        if not lives:
+            return group + self._of_this_world
+        return group + next((life for life in reversed(lives) if life.since_s <= at_s), lives[0]).added
+
+    @property
+    def _of_this_world(self) -> str:
+        """What is added to names of its groups."""
+        name = f"~{self.scope}" if self.scope else ""
         return f"{name}@{self.incarnation}" if self.incarnation else name
 
-    def enter(self, scope: str) -> None:
-        """Its groups are those of that world from now on."""
+    def enter(self, scope: str, time_s: float) -> None:
+        """Its groups are those of that world from now on. The one that it was in it has aborted, if not destroyed."""
+        if self.world_since_s is not None and self.world_since_s < time_s:
+            self.restart(time_s)
+        self.world_since_s = time_s
         if len(self.incarnations) < KEPT_GROUPS or scope in self.incarnations:
             self.scope = scope
 
-    def enter_beside(self, name: str, scope: str) -> None:
-        """It is a member of one more world, which has only this group."""
-        if len(self.extra) < KEPT_GROUPS or name in self.extra:
-            self.extra[name] = f"{name}~{scope}" if scope else name
+    def begin(self, name: str, time_s: float, beside: str | None = None) -> None:
+        """It makes a group beside its default one; `beside`: which is all of that world."""
+        if (known := self.lives.get(name)) and known[-1].since_s == time_s:  # said twice
+            return
+        world = self._of_this_world if beside is None else f"~{beside}" if beside else ""
+        number = self.given[name + world] = self.given.get(name + world, 0) + 1
+        before = self.named(name)
+        lives = self.lives.pop(name, [])
+        if lives and not self.held:  # what is open in it has gone with it
+            self.unfinished = {key: None for key in self.unfinished if key[0].replace(GLOO, "") != before}
+        self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
+        while len(self.lives) > KEPT_GROUPS:
+            del self.lives[next(iter(self.lives))]
+        while len(self.given) > KEPT_GROUPS:
+            del self.given[next(iter(self.given))]
+
+    def failed(self, name: str, *, default: bool) -> None:
+        """That group was not made: the next one of this name is no other."""
+        if default:
+            self.world_since_s = None
+        elif lives := self.lives.get(name):
+            life = lives.pop()
+            self.given[name + life.world] = life.number - 1
 
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
         self.floor_s, self.messages = time_s, ()
         self.incarnations[self.scope] = self.incarnation + 1
-        self.scope = ""
+        self.scope, self.world_since_s = "", None
         self.groups.clear()
-        self.extra.clear()
+        self.lives.clear()
         if not self.held:
             self.unfinished.clear()
 
@@ -195,6 +242,27 @@ def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
     return now != known
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a rank said of a group: its members, none where that is everybody, and where it asked for it."""
+
+    ranks: tuple[int, ...] = ()
+    at: tuple[str, int] = ("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Ranks named different members of a group, first at `since_s`: not just each its own group under one name, but
+    some named a rank as member that named others. `lists` holds members and who named these, the most frequent first;
+    `odd` are the ranks outside the majority, empty on a tie.
+    """
+
+    group: str
+    lists: tuple[tuple[frozenset[int], tuple[int, ...]], ...]
+    odd: tuple[int, ...]
+    since_s: float
+
+
 @dataclass
 class Groups:
     """Members of each process group by name, as its members announced them. Equal lists of members are one object: in a
@@ -203,27 +271,38 @@ class Groups:
 
     world_size: int
     members: dict[str, frozenset[int]] = field(default_factory=dict)
-    disputed: set[str] = field(default_factory=set)
+    disputed: dict[str, float] = field(default_factory=dict)  # since when
     everyone: frozenset[int] = field(init=False)
-    _announced: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)  # members, by group and rank
+    _announced: dict[str, dict[int, Announced]] = field(default_factory=dict)  # by group and rank
+    _once: dict[Announced, Announced] = field(default_factory=dict)
     _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    _numbers: dict[str, dict[int, int]] = field(default_factory=dict)  # ranks of a world, by their numbers in it
     _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.everyone = frozenset(range(self.world_size))
 
-    def announce(self, name: str, ranks: tuple[int, ...], by: int | None = None) -> None:
-        """Members of group `name`, by the word of one of them; no ranks means everybody. `disputed` are groups of which
-        two ranks named different members.
+    def announce(
+        self,
+        name: str,
+        ranks: tuple[int, ...],
+        by: int | None = None,
+        time_s: float = 0.0,
+        at: tuple[str, int] = ("", 0),
+    ) -> None:
+        """Members of group `name`, by the word of one of them; no ranks means everybody. `at`: file and line.
+        `disputed` are groups of which two ranks named different members.
         """
         known, announced = self.members.pop(name, None), self._announced.pop(name, {})
         self.members[name] = members = self._set_of(ranks)
         newest = next(reversed(announced), by)
         if newest != by and by is not None and known != members:
-            self.disputed.add(name)
+            self.disputed.setdefault(name, time_s)
         if by is not None:
             announced.pop(by, None)
-            announced[by] = ranks
+            if len(self._once) >= KEPT_GROUPS:
+                self._once.clear()
+            announced[by] = self._once.setdefault(told := Announced(ranks, at), told)
         self._announced[name] = announced
         if len(self.members) > KEPT_GROUPS:
             self._forget(next(iter(self.members)))
@@ -238,11 +317,35 @@ class Groups:
     def join(self, name: str, rank: int, size: int) -> None:
         """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
         announced = self._announced.setdefault(name, {})
-        announced[rank] = ()
+        announced[rank] = Announced()
         if len(announced) == size:
             self.members[name] = frozenset(announced)
         if len(self._announced) > KEPT_GROUPS:
             self._forget(next(iter(self._announced)))
+
+    def number(self, name: str, rank: int, number: int) -> None:
+        """`rank` says what its number is in a world."""
+        self._numbers.setdefault(name, {})[number] = rank
+        if len(self._numbers) > KEPT_GROUPS:
+            del self._numbers[next(iter(self._numbers))]
+
+    def in_order(self, name: str, rank: int) -> tuple[int, ...]:
+        """The members that `rank` means by this name, in the order of their numbers; empty where that isn't known. In a
+        world ranks have the numbers that they give themselves, in other groups those of the list.
+        """
+        name = name.replace(GLOO, "")
+        if (announced := self.announced(name, rank)) is not None and announced.ranks:
+            return announced.ranks
+        members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
+        if all(members[number : number + 1] == (rank,) for number, rank in told.items()):
+            return members
+        left = [rank for rank in members if rank not in told.values()]
+        order = tuple(told[n] if n in told else left.pop() for n in range(len(members)) if n in told or len(left) == 1)
+        return order if sorted(order) == list(members) else ()
+
+    def orders(self, rank: int) -> frozenset[tuple[int, ...]]:
+        """The members of each group that `rank` knows, in the order of their numbers, where that is known."""
+        return frozenset(self.in_order(name, rank) for name in ("0", *self.members)) - {()}
 
     def begin(self, name: str, rank: int) -> None:
         """`rank` makes that group, whatever it made under this name before."""
@@ -264,17 +367,50 @@ class Groups:
         """
         if not self.disputes(name):
             return name
-        members = self._announced.get(name.replace(GLOO, ""), {}).get(rank)
-        if not members:
+        announced = self.announced(name, rank)
+        if announced is None or not announced.ranks:
             return name
-        own = f"{name}[{rank_list(members)}]"
-        self.members.setdefault(own.replace(GLOO, ""), self._set_of(members))
+        own = f"{name}[{rank_list(announced.ranks)}]"
+        self.members.setdefault(own.replace(GLOO, ""), self._set_of(announced.ranks))
         return own
+
+    def announced(self, name: str, rank: int) -> Announced | None:
+        """What `rank` said of it."""
+        return self._announced.get(name.replace(GLOO, ""), {}).get(rank)
+
+    def named_by(self, name: str, rank: int) -> frozenset[int] | None:
+        """The members that `rank` named; None when it named none of this group at all."""
+        announced = self.announced(name, rank)
+        return None if announced is None else self._set_of(announced.ranks)
+
+    def contradictions(self) -> tuple[Contradiction, ...]:
+        """The earliest first."""
+        found = [self._contradiction(name, since_s) for name, since_s in self.disputed.items()]
+        return tuple(sorted((c for c in found if c is not None), key=lambda c: c.since_s))
+
+    def _contradiction(self, name: str, since_s: float) -> Contradiction | None:
+        """Lists that exclude each other can't both be right; the one that more ranks named is."""
+        by_list: dict[frozenset[int], list[int]] = defaultdict(list)
+        for rank, announced in sorted(self._announced.get(name, {}).items(), key=lambda entry: entry[0]):
+            by_list[self._set_of(announced.ranks)].append(rank)
+        lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
+        right, odd, tie = list[tuple[frozenset[int], list[int]]](), list[int](), False
+        for members, ranks in lists:
+            rivals = [theirs for other, theirs in right if members & set(theirs) or other & set(ranks)]
+            if rivals:
+                odd += ranks
+                tie |= max(map(len, rivals)) == len(ranks)
+            else:
+                right.append((members, ranks))
+        if not odd:
+            return None
+        told = tuple((members, tuple(ranks)) for members, ranks in lists)
+        return Contradiction(name, told, () if tie else tuple(sorted(odd)), since_s)
 
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
         self._announced.pop(name, None)
-        self.disputed.discard(name)
+        self.disputed.pop(name, None)
 
     def disputes(self, name: str) -> bool:
         return name.replace(GLOO, "") in self.disputed

@@ -103,8 +103,8 @@ def kept_from_running(view: TestView) -> str | None:
 
 
 def issued_alike(view: TestView) -> bool:
-    """Whether all ranks issued the same collectives, as far as that is on record."""
-    return not view.differing() and not view.disagreements()
+    """Whether all ranks made the same groups and issued the same collectives, as far as that is on record."""
+    return not view.differing() and not view.disagreements() and not view.groups.contradictions()
 
 
 def goes_well(timeline: Timeline, view: TestView) -> bool:

@@ -16,6 +16,7 @@ from pytest_megacpp.recording.collectives import (
     RankCollectives,
     differing,
     disagreements,
+    is_default,
     kept_entries,
 )
 from pytest_megacpp.recording.flight import is_nccl
@@ -84,7 +85,7 @@ class Phase:
 @dataclass(slots=True)
 class Joining:
     """A group that a rank makes; see `events.GroupBegun`. `group` is its name among all its members; `members` is empty
-    where these aren't known by the rank's word. `call` is how users call it.
+    where these aren't known by the rank's word. `call` is how users call it. `failed`: it ended with an error.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Joining:
     call: str
     begun_s: float
     end_s: float | None = None
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -187,6 +189,11 @@ class RankView:
         """The group that it was making at that time."""
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].end_s is None or begun[-1].end_s > at_s) else None
+
+    def not_joined(self, at_s: float) -> Joining | None:
+        """The group that it was making at that time, or had just failed to make."""
+        begun = [j for j in self.joinings if j.begun_s <= at_s]
+        return begun[-1] if begun and (begun[-1].failed or self.joining(at_s)) else None
 
     @property
     def spins(self) -> bool:
@@ -599,7 +606,7 @@ class Timeline:
             return
         test = self.tests[world.test]
         view = test.ranks[fact.rank]
-        name = _announce(test, fact)
+        name = _announce(test, time_s, fact)
         test.groups.begin(name, fact.rank)
         if fact.member:
             call = "new_group" if fact.ranks else "init_process_group"
@@ -616,6 +623,7 @@ class Timeline:
 
     def _group_created(self, world: WorldView, time_s: float, fact: ev.GroupCreated) -> None:
         members, known = self._members_of(world, fact.ranks), world.begun.get(fact.rank, {})
+        begun = known.get(fact.name)
         if fact.failed:
             known.pop(fact.name, None)
         elif fact.name not in known:  # made by other means than torch's helper, or before 2026-12
@@ -627,11 +635,17 @@ class Timeline:
         joining = view.joinings[-1] if view.joinings else None
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
         if joining is not None and joining.name == fact.name:
-            joining.end_s = time_s
-            if not fact.failed:
+            if joining.failed:  # said twice
+                return
+            joining.end_s, joining.failed = time_s, fact.failed
+            if fact.failed:
+                view.collectives.failed(fact.name, default=begun is not None and begun.default)
+            else:
                 test.groups.made(joining.group, fact.rank, joining.members)
         elif not view.collectives.scope:
-            test.groups.announce(view.collectives.named(fact.name), members, fact.rank)
+            if not is_default(fact.name):
+                view.collectives.begin(fact.name, time_s)
+            test.groups.announce(view.collectives.named(fact.name), members, fact.rank, time_s)
 
     def _shared(self, fact: ev.RankCollected) -> ev.RankCollected:
         """With one object for all that is equal on ranks and in worlds, and without what would be too much."""
@@ -686,7 +700,8 @@ class Timeline:
         world.test = fact.test
         test = self.tests[fact.test]
         for begun in (group for of_rank in world.begun.values() for group in of_rank.values()):
-            test.groups.made(_announce(test, begun), begun.rank, begun.ranks)  # it outlived the test that made it
+            name = _announce(test, time_s, begun)  # it outlived the test that made it
+            test.groups.made(name, begun.rank, begun.ranks)
 
     @staticmethod
     def _threads_of(world: WorldView, rank: int) -> tuple[str, bool]:
@@ -713,6 +728,8 @@ class Timeline:
             world.test = None
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
+        if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
+            world.begun.pop(fact.rank, None)
         if isinstance(fact, ev.Sampled):
             world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
         test = getattr(fact, "test", None)
@@ -721,8 +738,6 @@ class Timeline:
         if view is not None and view.world == world.name:
             if view.ended is None:  # what ranks say while the box ends them is no testimony
                 _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
-                if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
-                    world.begun.pop(fact.rank, None)
         elif isinstance(fact, ev.StackTaken):
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
@@ -733,18 +748,20 @@ class Timeline:
             self.stray += 1
 
 
-def _announce(test: TestView, fact: ev.GroupBegun) -> str:
+def _announce(test: TestView, time_s: float, fact: ev.GroupBegun) -> str:
     """Takes in who is in the group; its name among its members."""
     seen = test.ranks[fact.rank].collectives
     if fact.default:
-        seen.enter(fact.scope)
-    elif not fact.ranks:
-        seen.enter_beside(fact.name, fact.scope)
+        seen.enter(fact.scope, time_s)
+    else:
+        seen.begin(fact.name, time_s, None if fact.ranks else fact.scope)
     name = seen.named(fact.name)
+    if fact.number is not None and not fact.ranks:
+        test.groups.number(name, fact.rank, fact.number)
     if (fact.scope or seen.scope) and fact.member:
         test.groups.join(name, fact.rank, fact.size)
     elif not (fact.scope or seen.scope):
-        test.groups.announce(name, fact.ranks, fact.rank)
+        test.groups.announce(name, fact.ranks, fact.rank, time_s, (fact.file, fact.line))
     return name
 
 

@@ -10,7 +10,7 @@ What counts as waiting, the surest first:
   have. A rank that gave up (its own time-out) is in what it had entered last: its peer is still missing.
 * *A message* of NCCL, by its partner.
 * *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
-  group: the same world, name and members.
+  group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come.
 * *A call that only a stack shows* (`recv` of gloo, a store, rpc): its innermost library frame is one of torch's that
   communicate, and the thread did not run since. Whom it waits for is not recorded: the ranks that don't wait themselves
   are a guess.
@@ -89,27 +89,32 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What one rank is in at a moment: `inside` collectives and `messages` that are open, a group that it makes."""
+    """What one rank is in at a moment: `inside` collectives and `messages` that are open, a group that it makes, or has
+    `failed` to make.
+    """
 
     seen: RankCollectives
     inside: tuple[Collective, ...] = ()
     messages: tuple[Collective, ...] = ()
     joining: Joining | None = None
+    failed: Joining | None = None
     until_s: float = float("inf")
     frozen: bool = False
 
     @classmethod
     def of(cls, view: RankView, moment: Moment) -> "Position":
         failed_s = moment.failed_s.get(view.rank, float("inf"))
-        seen, until_s = view.collectives, min(moment.at_s, failed_s)
+        seen, until_s, joining = view.collectives, min(moment.at_s, failed_s), view.not_joined(moment.at_s)
+        failed = joining if joining is not None and joining.failed else None
         if view.rank in moment.over or view.frozen:
-            return cls(seen, until_s=until_s, frozen=view.frozen)
+            return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen)
         if view.rank in moment.gave_up:
             last = seen.last(failed_s)
-            return cls(seen, (last,) if last and last.entered_s <= moment.at_s else (), until_s=until_s)
+            given_up = (last,) if last and last.entered_s <= moment.at_s else ()
+            return cls(seen, given_up, failed=failed, until_s=until_s)
         inside = tuple(e for e in seen.pending() if e.entered_s <= moment.at_s)
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
-        return cls(seen, inside, messages, view.joining(moment.at_s), until_s)
+        return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
 
     def has_arrived(self, number: Number) -> bool:
         """Whether it entered that collective by then; one that is frozen in it has not."""
@@ -213,7 +218,7 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
 
 def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list[Wait]:
     """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
-    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(entry, groups))}
+    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(r, entry, groups))}
     found = []
     for (rank, group, kind, partner), entry in ends.items():
         other = "recv" if kind == "send" else "send"
@@ -224,10 +229,10 @@ def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list
     return found
 
 
-def _ends(entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
+def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] | None:
     """(group, send or recv, the partner's global rank); None when the name says something else."""
     named = _MESSAGE.search(entry.op)
-    members = sorted(groups.of(entry.group, ())) if named else []
+    members = groups.in_order(entry.group, rank) if named else ()
     if named is None or int(named[3]) >= len(members):
         return None
     return entry.group, named[1], members[int(named[3])]
@@ -242,7 +247,9 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
     found = []
     for (group, members), joining in made.items():
         expected = frozenset(members) or groups.of(group, joining)
-        missing = tuple(sorted(expected - joining.keys() - groups.made_by(group, members)))
+        absent = expected - joining.keys() - groups.made_by(group, members)
+        tried = {r for r, p in positions.items() if p.failed and (p.failed.group, p.failed.members) == (group, members)}
+        missing = tuple(sorted(absent - tried or absent))
         since_s = min(j.begun_s for j in joining.values())
         call = next(iter(joining.values())).call
         found.append(Wait(group, 0, call, tuple(sorted(joining)), missing, since_s, members=members))

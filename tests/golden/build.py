@@ -2,7 +2,7 @@
 begins with the code of its first test's verdict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
@@ -361,6 +361,103 @@ def collective_mismatch_group_order() -> FakeBox:
     box.enters((0, 1, 2), group="1").enters(3, group="2").after(31.0)
     box.acts("stall", "all_reduce #1 without a missing peer", (0, 1, 2), (3,), (), 31.0)
     return box.aborts("stall").done()
+
+
+@case
+def collective_mismatch_group_order_of_a_collective_and_a_making() -> FakeBox:
+    """All make the same group, rank 0 a collective later."""
+    box = in_groups().enters(0, seq=2)
+    for rank in (1, 2, 3):
+        makes(box, rank, "1", range(4))
+    return everybody_waits(box.blocked((1, 2, 3), "new_group"))
+
+
+def in_groups() -> FakeBox:
+    """As `in_step`, with ranks that announce their groups."""
+    box = FakeBox(4, limits=SHORT).begins()
+    for rank in range(4):
+        makes(box, rank, "0", (), made=True)
+    return box.enters(range(4)).after(0.01).completes().after(0.5)
+
+
+def makes(box: FakeBox, rank: int, name: str, members: Iterable[int], *, made: bool = False, line: int = 24) -> FakeBox:
+    ranks = tuple(members)
+    is_member, at = not ranks or rank in ranks, ("/repo/suite/groups.py", line)
+    box.rank(ev.GroupBegun(rank, 0, name, ranks, len(ranks) or 4, is_member, "", not ranks, None, *at))
+    return box.rank(ev.GroupCreated(rank, 0, name, ranks, "gloo")) if made else box
+
+
+def everybody_waits(box: FakeBox) -> FakeBox:
+    return box.after(31.0).acts("stall", "everybody waits", range(4), (), (), 31.0).aborts("stall").done()
+
+
+def lists_differ(*through: int, odd: Iterable[int] = (1,)) -> FakeBox:
+    """Rank 1 makes a group without rank 3, which all others count in; `through`: whom gloo let pass."""
+    box, odd = in_groups(), tuple(odd)
+    for rank in range(4):
+        makes(box, rank, "1", range(3) if rank in odd else range(4), made=rank in through)
+    return box.after(0.01)
+
+
+@case
+def collective_mismatch_members() -> FakeBox:
+    """An innocent rank waits in the making, the others are through."""
+    return everybody_waits(lists_differ(0, 1, 2).enters((0, 1, 2), seq=2).blocked(3, "new_group"))
+
+
+@case
+def collective_mismatch_members_that_all_wait() -> FakeBox:
+    return everybody_waits(lists_differ().blocked(range(4), "new_group"))
+
+
+@case
+def collective_mismatch_members_in_use() -> FakeBox:
+    """All are through, and each waits in its own idea of the group."""
+    return everybody_waits(lists_differ(0, 1, 2, 3).enters(range(4), group="1"))
+
+
+@case
+def collective_mismatch_members_of_which_one_fails() -> FakeBox:
+    """An innocent rank fails in the making."""
+    box = lists_differ(0, 1, 2).enters((0, 1, 2), seq=2).after(10.0)
+    box.rank(ev.GroupCreated(3, 0, "1", (0, 1, 2, 3), failed=True))
+    box.raises(3, "RuntimeError", "vector::_M_range_check: __n (which is 3) >= this->size() (which is 3)").after(0.5)
+    box.acts("failure-stuck", "every rank left in the test waits", (0, 1, 2), (3,), (), 10.5)
+    return box.aborts("failure-stuck").done()
+
+
+@case
+def collective_mismatch_members_of_which_one_aborts() -> FakeBox:
+    box = lists_differ(0, 1, 2).enters((0, 1, 2), seq=2).after(0.5).exits(3, -6, "SIGABRT").after(0.2)
+    return box.acts("exit", "a rank's process ended", (0, 1, 2), (3,), (), 0.2).aborts("exit").done()
+
+
+@case
+def collective_mismatch_members_that_nobody_noticed() -> FakeBox:
+    return lists_differ(0, 1, 2, 3).enters(range(4), seq=2).after(0.01).completes().passes().ends().done()
+
+
+@case
+def collective_mismatch_members_tie() -> FakeBox:
+    return everybody_waits(lists_differ(odd=(1, 2)).blocked(range(4), "new_group"))
+
+
+@case
+def collective_mismatch_members_of_one_group_fewer() -> FakeBox:
+    """Rank 3 calls new_group only for the groups that it is in."""
+    box = in_groups()
+    for rank in (0, 1, 2):
+        makes(makes(box, rank, "1", range(3), made=True), rank, "2", range(4), line=26)
+    return everybody_waits(makes(box, 3, "1", range(4), line=26).blocked(range(4), "new_group"))
+
+
+@case
+def collective_mismatch_members_without_the_rank_itself() -> FakeBox:
+    """It is no member of what it names, so it goes on."""
+    box = in_groups()
+    for rank in range(4):
+        makes(box, rank, "1", (0, 1) if rank == 2 else range(4))
+    return everybody_waits(box.enters(2, seq=2).blocked((0, 1, 3), "new_group"))
 
 
 @case

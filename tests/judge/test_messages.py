@@ -2,7 +2,16 @@
 
 import pytest
 
-from pytest_megacpp.judge.messages import absent, awaited, essence, failures, fingerprints, parameters, place_of
+from pytest_megacpp.judge.messages import (
+    Awaited,
+    absent,
+    awaited,
+    essence,
+    failures,
+    fingerprints,
+    parameters,
+    place_of,
+)
 
 NCCL = (
     "NCCL error in: /pytorch/ProcessGroupNCCL.cpp:1, {} (run with NCCL_DEBUG=INFO), NCCL version 2.27\nLast error:\n{}"
@@ -78,17 +87,18 @@ def test_what_a_long_message_comes_to(message: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "rank"),
+    ("message", "told"),
     [
-        ("wait timeout after 4000ms, keys: /default_pg/0//cpu//0/2", 2),
-        ("wait timeout after 600000ms, keys: /default_pg/0//cuda//0", 0),
-        ("[3] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d", 0),
+        ("wait timeout after 4000ms, keys: /default_pg/0//cpu//0/2", Awaited(2, "0")),
+        ("wait timeout after 2000ms, keys: /default_pg/0//1//cpu//0/1", Awaited(1, "1")),
+        ("wait timeout after 600000ms, keys: /default_pg/0//cuda//0", Awaited(0, "0")),
+        ("[3] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d", Awaited(0, "", 3)),
         ("wait timeout after 4000ms, keys: /mine/7", None),
         ("Timed out after 5 seconds waiting for clients. 1/2 clients joined.", None),
     ],
 )
-def test_whom_the_store_says_was_waited_for(message: str, rank: int | None) -> None:
-    assert awaited(message) == rank
+def test_whom_the_store_says_was_waited_for(message: str, told: Awaited | None) -> None:
+    assert awaited(message) == told
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What a rank announces of a process group before it is made."""
 
 import inspect
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,16 +25,28 @@ def begin(sent: list[Any], *args: Any, **kwargs: Any) -> GroupBegun | None:
     return Observers(agent)._begin_group(inspect.signature(c10d._new_process_group_helper), args, kwargs)
 
 
+def without_place(begun: GroupBegun | None) -> GroupBegun:
+    assert begun is not None
+    return replace(begun, file="", line=0)
+
+
 def test_a_rank_that_is_no_member_names_the_members_too(sent: list[Any]) -> None:
     """torch gives it no place in the group."""
     begun = begin(sent, 3, None, [0, 1, 2], "gloo", HashStore(), "1")
-    assert begun == GroupBegun(3, None, "1", (0, 1, 2), 3, False)
+    assert without_place(begun) == GroupBegun(3, None, "1", (0, 1, 2), 3, False)
     assert not any(isinstance(fact, Capability) for fact in sent)
 
 
 def test_the_default_group_of_the_launch_has_no_scope(sent: list[Any]) -> None:
     begun = begin(sent, 4, 3, [], "gloo", HashStore(), "0", group_desc="default_pg")
-    assert begun == GroupBegun(3, None, "0", (), 4, True, "", True)
+    assert without_place(begun) == GroupBegun(3, None, "0", (), 4, True, "", True, 3)
+
+
+def test_where_the_user_s_code_asked_for_it(sent: list[Any]) -> None:
+    begun = begin(sent, 3, 0, [0, 1, 2], "gloo", HashStore(), "1")
+    assert begun is not None
+    assert begun.file == __file__
+    assert "Observers(agent)._begin_group" in Path(__file__).read_text(encoding="utf-8").splitlines()[begun.line - 1]
 
 
 def test_a_smaller_default_group_is_named_by_its_store(sent: list[Any]) -> None:
