@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from pytest_megacpp.rank import first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.cache_keys import separate_keys
+from pytest_megacpp.rank.errors import in_one_line
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.rank.recorders import Lookout, device_backend, read_recorders, unrecorded
 from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
@@ -110,7 +111,7 @@ class Observers:
         if name in self._told_missing:
             return
         self._told_missing.add(name)
-        self.agent.send(Capability(name, False, f"{type(error).__name__}: {error}"[:200], self.agent.rank))
+        self.agent.send(Capability(name, False, in_one_line(error, 200), self.agent.rank))
 
     def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
         """NCCL's own 10 minutes would end a rank that waits for a compile; the box decides first."""
