@@ -178,6 +178,7 @@ class RankSession:
         item = self._items[go.item]
         following = self._items.get(go.next_item) if go.next_item is not None else None
         self._go, self.observers.test = go, go.test
+        self.observers.issued.begin()
         self._set_apart(go)
         self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
@@ -204,10 +205,8 @@ class RankSession:
         counted = self._settled_counters()
         clean, foreign = self._group_after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
-        seen = self.observers.send_flight_record("finish", entered) if entered else ()
-        self.agent.send(
-            Finished(self.agent.rank, go.test, clean, foreign, entered, completed, self.observers.digests(seen))
-        )
+        digests, missed = self.observers.finished()
+        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
         self.observers.test = None
 
     def _set_apart(self, go: Go) -> None:
