@@ -172,12 +172,17 @@ class FakeBox:
             self.rank(ev.Reported(rank, self.index, when, outcome, 0.05, **more))
         return self
 
-    def finishes(self, ranks: Ranks | None = None, digests: Mapping[int, str] | None = None) -> "FakeBox":
+    def finishes(
+        self,
+        ranks: Ranks | None = None,
+        digests: Mapping[int, str] | None = None,
+        missed: Mapping[int, int] | None = None,
+    ) -> "FakeBox":
         """Tears down and is through. `digests`: of its collectives in the default group, by rank."""
         self.phase("teardown", ranks).reports("teardown", ranks).after(0.01)
         for rank in self._all(ranks):
             told = {"0": digests[rank]} if digests is not None else {}
-            self.rank(ev.Finished(rank, self.index, True, digests=told))
+            self.rank(ev.Finished(rank, self.index, True, digests=told, missed=(missed or {}).get(rank, 0)))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from pytest_megacpp.recording.seed_layout import SeedError, SeedRefused
+from pytest_megacpp.recording.texts import beginning
 
 MAX_BYTES = 64 << 30
 MAX_FILES = 500_000
@@ -228,9 +229,9 @@ class _Unpacking:
     def _check(self, info: tarfile.TarInfo) -> None:
         name = info.name
         if info.type != tarfile.REGTYPE:
-            raise SeedRefused(f"{name[:200]!r} in its archive is no regular file")
+            raise SeedRefused(f"{beginning(name, 200)!r} in its archive is no regular file")
         if not _is_plain(name):
-            raise SeedRefused(f"{name[:200]!r} in its archive is no plain name below a directory")
+            raise SeedRefused(f"{beginning(name, 200)!r} in its archive is no plain name below a directory")
         if info.mode & ~0o777:
             raise SeedRefused(f"{name!r} in its archive has special bits")
         if name in self._names:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 from xml.etree import ElementTree
 
+from pytest_megacpp.recording.texts import beginning
+
 T = TypeVar("T")
 Answer: TypeAlias = Callable[[Sequence[str]], str]
 """Runs a command and gives its output; raises OSError, SubprocessError or ValueError."""
@@ -234,7 +236,11 @@ def _with_link(links: Links, state: str) -> Links:
 
 def parse_xids(log: str) -> tuple[Xid, ...]:
     """The last Xid errors in a kernel log, oldest first."""
-    found = [Xid(m["bus"], int(m["code"]), m["text"].strip()[:200]) for m in map(_XID.search, log.splitlines()) if m]
+    found = [
+        Xid(m["bus"], int(m["code"]), beginning(m["text"].strip(), 200))
+        for m in map(_XID.search, log.splitlines())
+        if m
+    ]
     return tuple(found[-KEPT_XIDS:])
 
 

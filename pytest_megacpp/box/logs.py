@@ -75,6 +75,11 @@ def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
         os.close(log)
 
 
+def _line_behind(read: bytearray, offset: int) -> int:
+    """Where the first line behind an offset begins; the offset itself where there is nothing before it, or no end."""
+    return read.find(b"\n", offset, offset + LINE_BYTES) + 1 or offset if offset > 0 else 0
+
+
 def _read_to_end(log: int, offset: int) -> tuple[bytes, int]:
     """Returns the newest `MAX_LOG_BYTES` behind an offset, and where they end. What was written meanwhile is in them:
     only what comes after the last look is lost, or what a rank writes faster than it can be read.
@@ -85,7 +90,7 @@ def _read_to_end(log: int, offset: int) -> tuple[bytes, int]:
             break
         offset += len(part)
         read += part
-        del read[:-MAX_LOG_BYTES]
+        del read[: _line_behind(read, len(read) - MAX_LOG_BYTES)]
     return bytes(read), offset
 
 

@@ -43,6 +43,7 @@ from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.greeting import Channel
 from pytest_megacpp.recording.plan import DETAIL, Again, Enough, Go, Leave, Plan, Stop
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.texts import beginning
 from pytest_megacpp.recording.words import Word, read_word
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
@@ -256,7 +257,7 @@ class Box:
         found, missing = ears(tuple(self._bus_ids))
         for ear in found:
             FaultWatch(ear, self._fault_heard).start()
-        self.recorder.write(ev.Capability("device_faults", bool(found), "; ".join(missing.values())[:200]))
+        self.recorder.write(ev.Capability("device_faults", bool(found), beginning("; ".join(missing.values()), 200)))
 
     def _fault_heard(self, heard: Heard) -> None:
         """Called from another thread."""

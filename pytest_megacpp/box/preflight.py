@@ -31,6 +31,7 @@ from pytest_megacpp.box.process import has_proc
 from pytest_megacpp.box.rented import machine
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.texts import beginning
 
 MIB = 1 << 20
 SHM_BYTES_PER_RANK = 64 * MIB
@@ -261,7 +262,7 @@ def _describe(error: OSError | subprocess.SubprocessError | ValueError) -> str:
             return f"nvidia-smi did not answer in {error.timeout:g} s"
         case subprocess.CalledProcessError():
             said = " ".join(str(error.output).split())
-            return f"nvidia-smi failed with exit status {error.returncode}: {said[:300]}"
+            return f"nvidia-smi failed with exit status {error.returncode}: {beginning(said, 300)}"
         case _:
             return f"nvidia-smi could not be read: {error}"
 
@@ -301,7 +302,7 @@ def parse_devices(output: str) -> tuple[Device, ...]:
     rows = [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
     found = tuple(_device(row) for row in rows if len(row) == 5 and row[0].isdecimal())
     if rows and not found and output.strip() != "No devices were found":
-        raise ValueError(f"no device in {output.strip()[:300]!r}")
+        raise ValueError(f"no device in {beginning(output.strip(), 300)!r}")
     return found
 
 

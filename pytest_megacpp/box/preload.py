@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.texts import beginning, class_of, text_of
 
 HASH_SEED = "PYTHONHASHSEED"
 
@@ -52,7 +53,7 @@ def import_all(names: Iterable[str], begin: Callable[[str], object]) -> Preloade
         try:
             importlib.import_module(name)
         except BaseException as e:  # also what pytest.skip() and sys.exit() raise
-            failed[name] = f"{type(e).__name__}: {e}"[:200]
+            failed[name] = beginning(f"{class_of(e)}: {text_of(e)}", 200)
         if not spoiler and is_spoiled():
             spoiler = name
     return Preloaded(spoiler, failed)

@@ -111,11 +111,12 @@ def _for_us(path: str, flags: int) -> int:
 
 def _rest_of_key(log: IO[str], portion: str) -> str:
     """What else belongs to a private key that `portion` ends in: by its lines alone it can't be told."""
-    rest = ""
-    if OPEN_KEY.search(portion):
-        while KEY_ENDS not in rest and len(rest) < MAX_KEY_CHARS and (line := log.readline(MAX_KEY_CHARS)):
-            rest += line
-    return rest
+    rest: list[str] = []
+    left = MAX_KEY_CHARS if OPEN_KEY.search(portion) else 0
+    while left > 0 and (line := log.readline(MAX_KEY_CHARS)):
+        rest.append(line)
+        left = 0 if KEY_ENDS in line else left - len(line)
+    return "".join(rest)
 
 
 def redact_file(path: str, redactor: Redactor) -> bool:

@@ -6,6 +6,7 @@ Only the variables of the table are read; Modal sets them in every container.
 from collections.abc import Mapping
 
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.texts import beginning
 
 VARIABLES = {
     "sandbox": "MODAL_SANDBOX_ID",
@@ -23,4 +24,4 @@ def machine(environ: Mapping[str, str]) -> dict[str, Json]:
     """The machine by the names of `VARIABLES`, None for what is not reported; empty when it is not a rented one."""
     if not any(environ.get(mark) for mark in _MARKS):
         return {}
-    return {name: (environ.get(variable) or "")[:MAX_CHARS] or None for name, variable in VARIABLES.items()}
+    return {name: beginning(environ.get(variable) or "", MAX_CHARS) or None for name, variable in VARIABLES.items()}

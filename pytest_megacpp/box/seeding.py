@@ -36,6 +36,7 @@ from pytest_megacpp.recording.seed import (
     merged,
 )
 from pytest_megacpp.recording.seed_layout import Kept, SeedError
+from pytest_megacpp.recording.texts import beginning
 from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, RankView, TestView, Timeline
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -162,7 +163,7 @@ class Seeding:
         shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
         differing = [mine.differences(s) for s in shapes if s.lane == mine.lane and s.project in projects]
         nearest = min(filter(None, differing), key=len, default=None)
-        return f"only of other launches: {'; '.join(nearest)}"[:400] if nearest else ""
+        return beginning(f"only of other launches: {'; '.join(nearest)}", 400) if nearest else ""
 
     def _forget_wanted(self) -> None:
         """Of the tests of this run nothing is taken over; what other tests need stays, or the new seed had less."""
@@ -204,8 +205,10 @@ class Seeding:
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
         if self.theirs:
             mend = "take the variable away, or require no seed (--cache-seed auto, the marker's cache_seed)"
-            return ProblemFound("blocked", "own-cache", told[:800], mend)
-        return ProblemFound("blocked", "seed", f"{told}. Not warm: {lacks}{more}"[:800], warming_command(self.plan))
+            return ProblemFound("blocked", "own-cache", beginning(told, 800), mend)
+        return ProblemFound(
+            "blocked", "seed", beginning(f"{told}. Not warm: {lacks}{more}", 800), warming_command(self.plan)
+        )
 
     def reasons(self) -> dict[int, str]:
         """Why each test's first attempt is a warm-up, or needs none."""

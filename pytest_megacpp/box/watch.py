@@ -27,6 +27,7 @@ from pytest_megacpp.recording.events import (
 )
 from pytest_megacpp.recording.flight import Read
 from pytest_megacpp.recording.stacks import main_thread
+from pytest_megacpp.recording.texts import beginning
 
 FASTEST_S = 0.1
 READ_S, SEARCH_S = 0.05, 1.0
@@ -35,6 +36,7 @@ STACK_S = 1.0
 SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
 STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
+SOURCE_CHARS = 200
 MAX_DUMP_BYTES = 2 << 20  # faulthandler writes at most 100 threads of 100 frames, 1.2 MB with long paths
 
 _HANDLERS = {
@@ -336,7 +338,7 @@ def _innermost_line(dump: str) -> str:
     if thread is None or not thread.frames:
         return ""
     frame = thread.frames[0]
-    return linecache.getline(frame.file, frame.line).strip()[:200]
+    return beginning(linecache.getline(frame.file, frame.line).strip(), SOURCE_CHARS)
 
 
 def _size(path: str) -> int:

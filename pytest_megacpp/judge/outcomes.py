@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import PHASES, Case
-from pytest_megacpp.judge.findings import Finding, Source
+from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.events import Muted, Reported
@@ -52,7 +52,18 @@ def _all(case: Case) -> str:
 
 
 def _finding(case: Case, code: Code, summary: str) -> Finding:
-    return Finding(code, summary, relies=frozenset({Source.REPORTS}), time_s=case.end_s)
+    doubts = _uncompared(case) if code in (Code.PASSED, Code.XPASSED) else ()
+    return Finding(code, summary, relies=frozenset({Source.REPORTS}), doubts=doubts, time_s=case.end_s)
+
+
+def _uncompared(case: Case) -> tuple[Doubt, ...]:
+    """Collectives that a rank's recorder lost: that the ranks issued the same is true of the others only."""
+    missed = {rank: view.counted.missed for rank, view in case.ranks.items() if view.counted and view.counted.missed}
+    if not missed:
+        return ()
+    most = max(missed.values())
+    text = f"{ranks_named(sorted(missed))} issued collectives (up to {most}) too fast to compare them with other ranks'"
+    return (Doubt(Source.COLLECTIVES, text),)
 
 
 def _reason(case: Case) -> str:

@@ -7,95 +7,103 @@ working directory may be gone.
 import os
 import re
 import traceback
+import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 import pytest
 
 from pytest_megacpp.recording.events import Cause, Error
+from pytest_megacpp.recording.texts import beginning, class_of, ending, guarded, text_of
 
 _MAX_CHARS = 24_000
 _CAUSE_CHARS = 1_000
-_MAX_SECRET_CHARS = 4_096  # a long text without any space is not lost as a whole
-_FILE_CHARS = 300
+_FILE_CHARS = 4_096  # the longest path of Linux
+_DEEPEST_GROUP = 4
 KEPT_CAUSES = 4
-T = TypeVar("T")
 _LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d")
-_LAST_WORD = re.compile(r"(?<![^\s'\"`])[^\s'\"`]*\Z")
 _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-def describe(excinfo: pytest.ExceptionInfo[BaseException], longrepr: str) -> Error:
-    """The exception with the innermost frame of the user's code and pytest's own rendering."""
-    file, line = _guarded(lambda: _user_line(excinfo), ("", 0))
-    error, nothing = excinfo.value, tuple[Cause, ...]()
-    causes = _guarded(lambda: _causes(error), nothing)
-    traceback_end = longrepr[-_MAX_CHARS:]
-    return Error(_name(error), _message(error), file, line, traceback_end, (), _raised_in(error), causes)
+def describe(error: BaseException, longrepr: str, found: pytest.ExceptionInfo[BaseException] | None = None) -> Error:
+    """The exception with the innermost frame of the user's code and a rendering of it. `found`: as pytest caught it;
+    an exception may hide its own traceback.
+    """
+    file, line = guarded(lambda: _user_line(found or pytest.ExceptionInfo.from_exception(error)), ("", 0))
+    causes, shown = _causes(error), ending(longrepr, _MAX_CHARS)
+    return Error(_name(error), _message(error), file, line, shown, (), _raised_in(error), causes)
 
 
 def rendered(error: BaseException, limit: int | None = None) -> str:
     """Its traceback as Python prints it; its name and text where that fails. `limit` as in `traceback`."""
     plain = f"{_name(error)}: {_message(error)}\n"
-    return _guarded(lambda: "".join(traceback.format_exception(error, limit=limit)), plain)
+    return guarded(lambda: "".join(traceback.format_exception(error, limit=limit)), plain)
 
 
-def text_of(value: object) -> str:
-    """`str` of it, or what is known of it where that fails."""
-    return _guarded(lambda: str(value), f"<str() of a {type(value).__name__} failed>")
-
-
-def beginning(text: str, limit: int) -> str:
-    """At most so many characters of it. It ends before the word that would be cut: the box takes secrets out later, and
-    half a secret has no shape.
-    """
-    if len(text) <= limit:
-        return text
-    sure = max(limit - _MAX_SECRET_CHARS, 0)
-    return text[:sure] + _LAST_WORD.sub("", text[sure:limit])
-
-
-def _guarded(read: Callable[[], T], otherwise: T) -> T:
-    try:
-        return read()
-    except BaseException:  # also what pytest.skip() and sys.exit() raise
-        return otherwise
+def in_one_line(error: BaseException, limit: int) -> str:
+    """The name of its class and its text."""
+    return beginning(f"{class_of(error)}: {text_of(error)}", limit)
 
 
 def _name(error: BaseException) -> str:
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return name if isinstance(name, str) else "an exception"
+    """With its module, as Python shows it."""
+    name = class_of(error)
+    module = guarded(lambda: str(type(error).__module__), "")
+    return name if module in ("builtins", "") else f"{module}.{name}"
 
 
 def _causes(error: BaseException) -> tuple[Cause, ...]:
     """What it was raised from, or what was being handled, nearest first; then what a group holds."""
-    found: list[BaseException] = [error]
+    found = [error]
     while len(found) <= KEPT_CAUSES:
-        before = found[-1].__cause__ or found[-1].__context__
+        before = guarded(lambda: _before(found[-1]), None)
         if before is None or any(before is e for e in found):
             break
         found.append(before)
-    chain = [_cause(e, explicit=later.__cause__ is e) for later, e in pairwise(found)]
-    held = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
-    return (*chain, *(_cause(e, explicit=False) for e in held[:KEPT_CAUSES]))
+    chain = [_cause(e, explicit=_is_raised_from(later, e)) for later, e in pairwise(found)]
+    return (*chain, *(_cause(e, explicit=False) for e in _held(error)))
+
+
+def _before(error: BaseException) -> BaseException | None:
+    """`None` is told from an exception that takes itself for false."""
+    cause = error.__cause__
+    before = cause if cause is not None else error.__context__
+    return before if isinstance(before, BaseException) else None
+
+
+def _is_raised_from(error: BaseException, cause: BaseException) -> bool:
+    return guarded(lambda: error.__cause__ is cause, False)
+
+
+def _held(error: BaseException) -> Sequence[BaseException]:
+    """The first exceptions of a group, and of what is like one: groups came with Python 3.11."""
+
+    def held() -> list[BaseException]:
+        parts = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
+        return [e for e in parts[:KEPT_CAUSES] if isinstance(e, BaseException)]
+
+    return guarded(held, [])
 
 
 def _cause(error: BaseException, *, explicit: bool) -> Cause:
-    return Cause(type(error).__qualname__, beginning(_message(error), _CAUSE_CHARS), _raised_in(error), explicit)
+    return Cause(class_of(error), beginning(_message(error), _CAUSE_CHARS), _raised_in(error), explicit)
 
 
 def _raised_in(error: BaseException) -> str:
     """The file of the innermost frame; empty for one that was never raised."""
-    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
-    return _guarded(lambda: deque(files, maxlen=1).pop()[-_FILE_CHARS:], "")
+
+    def innermost() -> str:
+        frames = traceback.walk_tb(error.__traceback__)
+        return ending(deque((frame.f_code.co_filename for frame, _ in frames), maxlen=1).pop(), _FILE_CHARS)
+
+    return guarded(innermost, "")
 
 
 def stage_of(error: BaseException) -> str:
     """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    nothing: list[types.CodeType] = []
+    codes = guarded(lambda: [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)], nothing)
     own = [c for c in codes if not _is_library(c.co_filename) and os.path.isfile(c.co_filename)]
     if any(os.path.basename(c.co_filename) == "conftest.py" for c in own):
         return "conftest"
@@ -106,15 +114,21 @@ def _is_library(path: str) -> bool:
     return _LIBRARY.search(path) is not None or path.startswith(_OWN_PACKAGE)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, depth: int = 0) -> str:
     """`str` of it, with its notes; of a group, of what it holds too."""
-    held = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
+    held = _held(error) if depth < _DEEPEST_GROUP else ()
     try:
-        parts = [str(error), *(f"{type(e).__qualname__}: {_message(e)}" for e in held[:KEPT_CAUSES])]
-        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-        return beginning("\n".join([" · ".join(parts), *notes[:KEPT_CAUSES]]), _MAX_CHARS)
+        parts = ["".join((str(error),)), *(f"{class_of(e)}: {_message(e, depth + 1)}" for e in held)]
     except BaseException as e:
-        return f"<str() of the exception failed: {type(e).__name__}>"
+        return f"<str() of the exception failed: {class_of(e)}>"
+    return beginning("\n".join([" · ".join(parts), *_notes(error)]), _MAX_CHARS)
+
+
+def _notes(error: BaseException) -> Sequence[str]:
+    def notes() -> list[str]:
+        return ["".join((note,)) for note in getattr(error, "__notes__", ()) if isinstance(note, str)][:KEPT_CAUSES]
+
+    return guarded(notes, [])
 
 
 def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
@@ -123,4 +137,4 @@ def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
     if not entries:
         return "", 0
     path = str(entries[-1].path)
-    return _guarded(lambda: os.path.relpath(path), path), entries[-1].lineno + 1
+    return guarded(lambda: os.path.relpath(path), path), entries[-1].lineno + 1

@@ -25,7 +25,10 @@ from pytest_megacpp.rank.session import RankSession, lane_fixture
 from pytest_megacpp.recording.codec import from_json
 from pytest_megacpp.recording.events import RankBroken, RankReady
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.texts import ending
 
+_SAID_CHARS = 8_000
+_LOOKED_AT_BYTES = 128 << 10
 _STAGES = {pytest.ExitCode.USAGE_ERROR: "usage", pytest.ExitCode.INTERNAL_ERROR: "plugin"}
 
 
@@ -78,7 +81,7 @@ def _arguments(plan: Plan) -> list[str]:
 
 def _broken(rank: int, error: BaseException) -> RankBroken:
     """An exception that ended pytest before it had collected."""
-    told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error))
+    told = describe(error, rendered(error))
     return RankBroken(rank, stage_of(error), told.type, told.message, told.traceback)
 
 
@@ -89,16 +92,16 @@ def _refused(rank: int, code: int | pytest.ExitCode, text: str) -> RankBroken:
         stage = "conftest"
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     kind, _, message = last.removeprefix("E ").strip().partition(": ")
-    return RankBroken(rank, stage, kind if message else "", message or last, text[-8_000:])
+    return RankBroken(rank, stage, kind if message else "", message or last, text)
 
 
 def _end_of(stderr: str) -> str:
-    """Returns what pytest said before it gave up: the tail of this rank's own log."""
+    """What pytest said before it gave up, by this rank's own log; more is read than told, to see where to begin."""
     sys.stderr.flush()
     try:
         with open(stderr, encoding="utf-8", errors="replace") as f:
-            f.seek(max(0, os.fstat(f.fileno()).st_size - 16_000))
-            return f.read()
+            f.seek(max(0, os.fstat(f.fileno()).st_size - _LOOKED_AT_BYTES))
+            return ending(f.read(), _SAID_CHARS)
     except OSError:
         return ""
 

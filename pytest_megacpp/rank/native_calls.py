@@ -1,4 +1,5 @@
-"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them; must not know who reads stacks.
+"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them, and telling of each collective
+that Python issues; must not know who reads stacks, or counts.
 
 `work.wait()`, `store.get()` and the making of a `TCPStore` are C++ and leave no frame of their own: on a stack, a
 thread in one of them looks like a thread in `os.wait()` or `time.sleep()` on the same line. The frames added here lie
@@ -18,6 +19,15 @@ _BLOCKING = {
 }
 
 
+_ISSUING = (
+    *("allreduce", "allreduce_coalesced", "reduce", "broadcast", "barrier", "gather", "scatter"),
+    *("allgather", "_allgather_base", "allgather_coalesced", "allgather_into_tensor_coalesced"),
+    *("reduce_scatter", "_reduce_scatter_base", "reduce_scatter_tensor_coalesced", "alltoall", "alltoall_base"),
+    *("all_gather_single", "all_gather_single_coalesced", "all_to_all_single"),
+    *("reduce_scatter_single", "reduce_scatter_single_coalesced", "send", "recv", "recv_anysource"),
+)
+
+
 def install() -> None:
     """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Raises
     whatever a torch without these classes raises.
@@ -34,7 +44,17 @@ def install() -> None:
     _future.wait = _framed(_future.wait, "wait")
 
 
-def _framed(native: Callable[..., Any], method: str) -> Callable[..., Any]:
+def tell_issued(about: Callable[[], object]) -> None:
+    """Calls `about` before each collective and message that Python issues in a process group."""
+    from torch._C import _distributed_c10d as native
+
+    group: Any = native.ProcessGroup
+    for method in _ISSUING:
+        if hasattr(group, method):
+            setattr(group, method, _framed(getattr(group, method), method, about))
+
+
+def _framed(native: Callable[..., Any], method: str, before: Callable[[], object] | None = None) -> Callable[..., Any]:
     """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
     override, which it would otherwise take this for.
     """
@@ -43,6 +63,13 @@ def _framed(native: Callable[..., Any], method: str) -> Callable[..., Any]:
         __tracebackhide__ = True
         return native(self, *args, **kwargs)
 
+    def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        before()  # type: ignore[misc]
+        return native(self, *args, **kwargs)
+
+    if before is not None:
+        call = telling
     call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)
     return functools.wraps(native)(call)

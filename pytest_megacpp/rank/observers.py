@@ -11,20 +11,21 @@ import inspect
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias
 
 from pytest_megacpp.rank import first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.cache_keys import separate_keys
+from pytest_megacpp.rank.compiler import left_alone_by_compiler
+from pytest_megacpp.rank.errors import in_one_line
+from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.patience import Patience
-from pytest_megacpp.rank.recorders import Lookout, device_backend, read_recorders, unrecorded
+from pytest_megacpp.rank.recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
 from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
-from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.events import (
     Capability,
-    Collective,
     Compiled,
     ConfigsDropped,
     DeviceUsed,
@@ -53,11 +54,11 @@ class Observers:
         self.test: int | None = None
         self.groups_created = 0
         self.patience = Patience()
+        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e))
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
         self._default_size = 0  # of the default group that was made last
-        self._floor_s = 0.0  # when the one before was destroyed: the recorder goes on with its names
         self._told_device = False
         self._told_missing: set[str] = set()
 
@@ -77,6 +78,11 @@ class Observers:
         destroy = self._before_destruction(c10d.destroy_process_group)
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
+        try:
+            native_calls.tell_issued(self.issued.call)
+            self._look_around_backward()
+        except Exception as e:
+            self._missing("issued_collectives", e)
         try:
             self._hear_cache_keys()
         except Exception as e:
@@ -112,7 +118,7 @@ class Observers:
         if name in self._told_missing:
             return
         self._told_missing.add(name)
-        self.agent.send(Capability(name, False, f"{type(error).__name__}: {error}"[:200], self.agent.rank))
+        self.agent.send(Capability(name, False, in_one_line(error, 200), self.agent.rank))
 
     def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
         """NCCL's own 10 minutes would end a rank that waits for a compile; the box decides first."""
@@ -218,14 +224,29 @@ class Observers:
         @functools.wraps(destroy)
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             whole = group is None or group is _world_group()
-            self.send_flight_record("destroy" if whole else "finish")
+            ending = None if whole else str(getattr(group, "group_name", ""))
+            self._send_flight_record("destroy" if whole else "finish", SENT_ENTRIES if whole else 1, ending)
             if whole:
-                self._floor_s = self.agent.now_s()
+                self.issued.restart()
             with contextlib.suppress(Exception):
                 self.check_recorders()
             return destroy(group, *args, **kwargs)
 
         return destroyed
+
+    def _look_around_backward(self) -> None:
+        """What DDP's reducer issues passes through no Python."""
+        autograd: Any = sys.modules["torch.autograd"]
+        run = autograd._engine_run_backward
+
+        @functools.wraps(run)
+        def looking(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            with self.issued.burst() if _group_exists() else contextlib.nullcontext():
+                return run(*args, **kwargs)
+
+        left_alone_by_compiler(looking.__code__)  # type: ignore[attr-defined]
+        autograd._engine_run_backward = looking
 
     def _hear_cache_keys(self) -> None:
         """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""
@@ -245,35 +266,44 @@ class Observers:
         if len(self._cache_keys) < KEPT_KEYS:
             self._cache_keys[str(cache), str(key)[:KEY_CHARS]] = None
 
-    def flight_record(self, newest: int) -> Read:
-        """This rank's newest collectives, and its counters; empty without a process group."""
-        entries, status = read_recorders(self.agent.epoch_s, newest)
-        return entries[-newest:], status
-
     def counters(self) -> Counters:
         """Counted from each group's beginning; cheap."""
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
-        """Sends the newest entries, of a finished test only its last; returns the newest `newest`."""
+    def send_flight_record(self, origin: str) -> None:
+        """Sends the newest entries."""
+        self._send_flight_record(origin, SENT_ENTRIES)
+
+    def finished(self) -> tuple[dict[str, str], int]:
+        """Sends the newest collective of a finished test, if there was any. Returns the digests of all of them, and how
+        many of them nothing is known of.
+        """
+        if self.issued.behind():
+            self._send_flight_record("finish", 1)
+        return self._comparable(self.issued.end()), self.issued.missed
+
+    def _send_flight_record(self, origin: str, newest: int, ending: str | None = None) -> None:
+        """Of groups that go (`ending`, or all of them) the digests go along."""
         try:
-            entries, status = self.flight_record(newest)
+            taken = dumps()
+            entries, status = read_dumps(taken, self.agent.epoch_s, newest)
         except Exception as e:
             self._missing("flight_recorder", e)
-            return ()
-        kept = entries[-1:] if origin == "finish" else entries
+            return
+        self.issued.take(taken)
+        ended = self.issued.end(ending) if origin == "destroy" or ending is not None else {}
         if entries or status or origin == "destroy":
-            self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
-        return entries
+            fact = FlightRecorded(
+                self.agent.rank, self.test, origin, entries[-newest:], status, tuple(self._comparable(ended).items())
+            )
+            self.agent.send(fact, hold=True)
 
-    def digests(self, entries: Iterable[Collective]) -> dict[str, str]:
+    def _comparable(self, digests: dict[str, str]) -> dict[str, str]:
         """What other ranks must have issued as well. A default group of another size than the world is one of several
         (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
         """
-        if self._default_size != int(os.environ["WORLD_SIZE"]):
-            return {}
-        return digests(entry for entry in entries if entry.entered_s >= self._floor_s)
+        return digests if self._default_size == int(os.environ["WORLD_SIZE"]) else {}
 
     def _seen_by_itself(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))
@@ -368,6 +398,12 @@ def _asked_at() -> tuple[str, int]:
             return at.file[-FILE_CHARS:], at.line
         frame = frame.f_back  # type: ignore[assignment]
     return "", 0
+
+
+def _group_exists() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_initialized()
 
 
 def _world_group() -> Any:

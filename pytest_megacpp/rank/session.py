@@ -18,7 +18,7 @@ import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.crash import CrashLine
-from pytest_megacpp.rank.errors import describe, rendered, text_of
+from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
@@ -37,6 +37,7 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.oversize import LEFT_OUT
 from pytest_megacpp.recording.plan import Go, Plan
+from pytest_megacpp.recording.texts import beginning, ending, text_of
 
 # What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
 _DESK_OPTIONS: dict[str, object] = {
@@ -63,6 +64,7 @@ KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this 
 KEPT_SKIPPED = 64
 KEPT_UNPLANNED = 64
 KEPT_PROPERTIES = 256
+SHOWN_CHARS = 8_000
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
@@ -123,9 +125,9 @@ class RankSession:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors.append(CollectError(report.nodeid or ".", str(report.longrepr)[-8_000:]))
+            self._errors.append(CollectError(report.nodeid or ".", _shown(report)))
         elif report.skipped and isinstance(report.longrepr, tuple):
-            self._skipped.append(CollectError(report.nodeid or ".", str(report.longrepr[-1])[:1_000]))
+            self._skipped.append(CollectError(report.nodeid or ".", beginning(text_of(report.longrepr[-1]), 1_000)))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
@@ -176,6 +178,7 @@ class RankSession:
         item = self._items[go.item]
         following = self._items.get(go.next_item) if go.next_item is not None else None
         self._go, self.observers.test = go, go.test
+        self.observers.issued.begin()
         self._set_apart(go)
         self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
@@ -202,10 +205,8 @@ class RankSession:
         counted = self._settled_counters()
         clean, foreign = self._group_after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
-        seen = self.observers.send_flight_record("finish", entered) if entered else ()
-        self.agent.send(
-            Finished(self.agent.rank, go.test, clean, foreign, entered, completed, self.observers.digests(seen))
-        )
+        digests, missed = self.observers.finished()
+        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
         self.observers.test = None
 
     def _set_apart(self, go: Go) -> None:
@@ -234,16 +235,16 @@ class RankSession:
         threading.excepthook = hook
 
     def _thread_raised(self, args: threading.ExceptHookArgs) -> None:
-        if args.exc_value is None or args.exc_value.__traceback__ is None:
-            return
         error = args.exc_value
-        told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error))
+        if error is None:
+            return
+        told = describe(error, rendered(error))
         name = args.thread.name if args.thread is not None else ""
         self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, told))
 
     def _report_beside(self, go: Go, error: BaseException) -> None:
         """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
-        told = describe(pytest.ExceptionInfo.from_exception(error), rendered(error, limit=-2))
+        told = describe(error, rendered(error, limit=-2))
         self.agent.send(Reported(self.agent.rank, go.test, self._current, "failed", 0.0, told))
 
     def _prepare_group(self, go: Go) -> None:
@@ -331,7 +332,7 @@ class RankSession:
             report = _unrendered(item, call, e)
         self._raised = None
         if call.excinfo is not None:
-            self._raised = at_s, describe(call.excinfo, text_of(report.longrepr))
+            self._raised = at_s, describe(call.excinfo.value, text_of(report.longrepr), call.excinfo)
         return report  # type: ignore[return-value]
 
     @pytest.hookimpl(tryfirst=True)
@@ -348,13 +349,17 @@ class RankSession:
             when=report.when or "call",
             outcome=report.outcome,
             duration_s=round(report.duration, 6),
-            error=(error or Error("", str(report.longrepr)[-8_000:], "", 0, "")) if failed else None,
+            error=(error or Error("", _shown(report), "", 0, "")) if failed else None,
             skip=_skip(report),
             xfail=getattr(report, "wasxfail", None),
             sections=_sections(report),
             properties=_properties(report) if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
+
+
+def _shown(report: pytest.CollectReport | pytest.TestReport) -> str:
+    return ending(text_of(report.longrepr), SHOWN_CHARS)
 
 
 def _unrendered(item: pytest.Item, call: pytest.CallInfo[None], why: Exception) -> pytest.TestReport:
@@ -412,7 +417,7 @@ def _skip(report: pytest.TestReport) -> Skip | None:
 def _sections(report: pytest.TestReport) -> tuple[tuple[str, str], ...]:
     """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
     mine = [(heading, _without_c10d(text)) for heading, text in report.sections if heading.endswith(f" {report.when}")]
-    return tuple((heading, text[-16_000:]) for heading, text in mine if text.strip())
+    return tuple((heading, ending(text, 16_000)) for heading, text in mine if text.strip())
 
 
 def _properties(report: pytest.TestReport) -> dict[str, Json]:

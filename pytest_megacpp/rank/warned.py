@@ -11,8 +11,8 @@ import warnings
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.rank.errors import beginning, text_of
 from pytest_megacpp.recording.events import Warned
+from pytest_megacpp.recording.texts import beginning, text_of
 
 KEPT = 64
 TEXT_CHARS = 8_000

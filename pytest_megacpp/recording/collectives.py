@@ -9,15 +9,15 @@ found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) c
 differently on each rank, so `waits` matches them by their partners.
 """
 
-import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
 from pytest_megacpp.recording.flight import GLOO
+from pytest_megacpp.recording.issued import Digests, hashed, stretches
 from pytest_megacpp.recording.ranks import rank_list
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
@@ -483,9 +483,13 @@ def disagreements(
 
 
 def _signature(entry: Collective) -> tuple[str, str, int]:
+    return signature(entry.op, entry.dtype, entry.numel_in)
+
+
+def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
     """What members of a group must agree on: operation, and for most of them dtype and elements."""
-    op = bare_op(entry.op)
-    return (op, entry.dtype, entry.numel_in) if op in _SAME_INPUT else (op, "", 0)
+    op = bare_op(op)
+    return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
 
 
 def _aspect(entries: Iterable[Collective]) -> str | None:
@@ -494,46 +498,34 @@ def _aspect(entries: Iterable[Collective]) -> str | None:
 
 
 def digests(entries: Iterable[Collective]) -> dict[str, str]:
-    """Per group, what `disagreements` would compare, in few characters: `first-last:hash` of its numbers. Of several
-    groups that had one name after each other only the newest counts. Those that begin at different numbers can't be
-    compared.
+    """Per group, what `disagreements` would compare, in few characters (see `issued`). Of several groups that had one
+    name after each other only the newest counts.
     """
-    by_group: dict[str, list[Collective]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.pg, e.seq)):
-        if entry.p2p:
-            continue
-        if by_group[entry.group][-1:] and by_group[entry.group][-1].pg != entry.pg:
-            by_group[entry.group].clear()
-        by_group[entry.group].append(entry)
-    return {group: _stretch(issued) for group, issued in by_group.items()}
-
-
-def _stretch(issued: Sequence[Collective]) -> str:
-    return f"{issued[0].seq}-{issued[-1].seq}:{_hash([(e.seq, _signature(e)) for e in issued])}"
+    found = Digests()
+    found.add(
+        (e.group, e.pg, e.seq, hashed(_signature(e))) for e in sorted(entries, key=lambda e: (e.pg, e.seq)) if not e.p2p
+    )
+    return found.end()
 
 
 def differing(
     told: Mapping[int, Mapping[str, str]], groups: Groups
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
-    """Groups whose members have different `digests` from one number on: (group, that number, ranks by digest). Before
-    2026-12 digests took groups of one name for one group; they had no last number.
+    """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
+    up to where its stretch ends).
     """
-    stretches: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for rank in sorted(told):
         for group, digest in told[rank].items():
-            first, dash, _ = digest.partition("-")
             own = groups.as_named_by(rank, group)
-            if dash and rank in groups.of(own, (rank,)):
-                stretches[own, first][digest].append(rank)
+            if rank in groups.of(own, (rank,)):
+                for first, stretch in stretches(digest).items():
+                    found[own, first][stretch].append(rank)
     return tuple(
-        (group, first, {hashed: tuple(ranks) for hashed, ranks in found.items()})
-        for (group, first), found in sorted(stretches.items())
-        if len(found) > 1
+        (group, first, {stretch: tuple(ranks) for stretch, ranks in variants.items()})
+        for (group, first), variants in sorted(found.items())
+        if len(variants) > 1
     )
-
-
-def _hash(value: object) -> str:
-    return hashlib.blake2s(repr(value).encode(), digest_size=6).hexdigest()
 
 
 def describe(entry: Collective) -> str:

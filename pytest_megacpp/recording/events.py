@@ -426,8 +426,9 @@ class Warned:
 class Finished:
     """The rank is through with a test. `group_clean`: the plugin's process group may serve the next test.
     `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
-    `completed` count this test's collectives; `digests` holds one per group over the last of them (`first-last:hash`),
-    equal on all its members unless they issued different ones.
+    `completed` count this test's collectives; `digests` holds one per group over all of them (see `issued`), equal on
+    all its members unless they issued different ones. `missed`: collectives that left the recorder before they could be
+    taken in, so that nothing is known of them.
     """
 
     rank: int
@@ -437,6 +438,7 @@ class Finished:
     entered: int = 0
     completed: int = 0
     digests: dict[str, str] = field(default_factory=dict)
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,7 +509,7 @@ class GroupStatus:
 class FlightRecorded:
     """Collectives of one rank. `origin`: poll (changes only), evidence, failure, finish, own (the rank's look at its
     own recorder, which the box sees in part only), or destroy: the last look before the default process group goes
-    and names and numbers start again.
+    and names and numbers start again. `digests`: as in `Finished`, of the groups that go.
     """
 
     rank: int
@@ -515,6 +517,7 @@ class FlightRecorded:
     origin: str
     entries: tuple[Collective, ...]
     status: tuple[GroupStatus, ...]
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ A process has several recorders, and each counts process groups from zero:
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pytest_megacpp.recording.events import Collective, GroupStatus
 
+Fresh: TypeAlias = tuple[str, int, int, str, tuple[str, ...], tuple[tuple[int, ...], ...]]
 Read: TypeAlias = tuple[tuple[Collective, ...], tuple[GroupStatus, ...]]
 NOTHING: Read = (), ()
 GLOO = ":gloo"
@@ -31,8 +32,8 @@ class OtherRecorder(ValueError):
     """One recorder was asked and another has answered."""
 
 
-_GLOO_PG = 1 << 20
-_HOOKED_PG = 2 << 20
+GLOO_PG = 1 << 20
+HOOKED_PG = 2 << 20
 
 
 def read_flight_recorder(dump: bytes | str, epoch_s: float) -> Read:
@@ -83,6 +84,33 @@ def read_hooked(data: Any, epoch_s: float, backend: str, newest: int | None = No
     return entries, tuple(_by_entries(s.pg, entries) for s in status)
 
 
+def fresh(data: Any, after: int) -> tuple[Fresh, ...]:
+    """The collectives of a dump that were recorded after that one: group, its number, collective's number, operation,
+    dtypes and sizes of its input. Only what tells ranks apart is read, because all of a test's collectives go through
+    this.
+    """
+    new = [e for e in data.get("entries") or () if e["record_id"] > after]
+    messages = any(e.get("is_p2p") or e.get("p2p_seq_id") for e in new)
+    closing = _closing(data["entries"]) if messages else {}
+    return tuple(
+        (
+            e["process_group"][0],
+            e.get("pg_id", 0),
+            e["collective_seq_id"],
+            e["profiling_name"],
+            tuple(e.get("input_dtypes") or ()),
+            tuple(map(tuple, e.get("input_sizes") or ())),
+        )
+        for e in new
+        if not messages or not (e.get("is_p2p") or e is closing.get(_batch(e)))
+    )
+
+
+def numel_and_dtype(dtypes: Sequence[str], sizes: Sequence[Sequence[int]]) -> tuple[int, str]:
+    """As a `Collective` has them."""
+    return _numel(sizes), ",".join(sorted(set(map(str, dtypes))))
+
+
 def _by_entries(pg: int, entries: Sequence[Collective]) -> GroupStatus:
     mine = [e for e in entries if e.pg == pg and not e.p2p]
     enqueued = max((e.seq for e in mine), default=0)
@@ -91,9 +119,9 @@ def _by_entries(pg: int, entries: Sequence[Collective]) -> GroupStatus:
 
 def together(nccl: Read, gloo: Read, hooked: Read = NOTHING) -> Read:
     """What a process's recorders say, in the order of time."""
-    hooked = _numbered(hooked, _HOOKED_PG)
+    hooked = _numbered(hooked, HOOKED_PG)
     marked = tuple(replace(e, group=e.group + GLOO) for e in gloo[0])
-    gloo = _numbered((marked, gloo[1]), _GLOO_PG)
+    gloo = _numbered((marked, gloo[1]), GLOO_PG)
     entries = (*nccl[0], *hooked[0], *gloo[0])
     in_order = tuple(sorted(entries, key=lambda e: e.entered_s)) if gloo[0] or hooked[0] else entries
     return in_order, (*nccl[1], *hooked[1], *gloo[1])
@@ -165,7 +193,7 @@ def _seconds(time_ns: int, epoch_s: float) -> float:
     return seconds
 
 
-def _numel(sizes: list[list[int]]) -> int:
+def _numel(sizes: Iterable[Iterable[int]]) -> int:
     return sum(math.prod(map(int, size)) for size in sizes)
 
 

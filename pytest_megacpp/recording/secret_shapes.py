@@ -78,14 +78,12 @@ KEY_ENDS = "-----END "
 OPEN_KEY = re.compile(rf"{_KEY_BEGINS}{_IN_KEY}(?:-----[A-Z0-9 ]{{0,60}})?\Z")
 """A private key that goes on behind the end of the text."""
 
+PRIVATE_KEY = re.compile(
+    rf"{_KEY_BEGINS}(?:{_IN_KEY}{KEY_ENDS}[A-Z0-9 ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----"
+    r"|(?:\s|\\[nr]|[A-Za-z0-9+/=]{16,})*+)"
+)
 BLOCKS = (
-    Shape(
-        "private-key",
-        re.compile(
-            rf"{_KEY_BEGINS}(?:{_IN_KEY}{KEY_ENDS}[A-Z0-9 ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----"
-            r"|(?:\s|\\[nr]|[A-Za-z0-9+/=]{16,})*+)"
-        ),
-    ),
+    Shape("private-key", PRIVATE_KEY),
     Shape("url-password", re.compile(r"""://[^\s/?#:@"'<>`]*:(?P<secret>[^\s/?#"'<>`]+)@""")),
 )
 

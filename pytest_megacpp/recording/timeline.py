@@ -5,6 +5,7 @@ judges by the same ones. Memory is bounded per test and rank. What doesn't fit t
 world, a source speaking for another, a test that never started) is counted as stray and dropped.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
@@ -144,6 +145,7 @@ class RankView:
     group_clean: bool = False
     group_foreign: bool = False
     counted: ev.Finished | None = None
+    digests: dict[str, str] = field(default_factory=dict)  # by group
     sample: ev.Sampled | None = None
     sample_s: float = 0.0
     first_sample: ev.Sampled | None = None
@@ -339,7 +341,7 @@ class TestView:
         `collectives.differing`.
         """
         told = {
-            rank: {view.collectives.named(group): digest for group, digest in view.counted.digests.items()}
+            rank: view.digests
             for rank, view in self.ranks.items()
             if view.counted is not None and view.went_on_to_the_end
         }
@@ -791,6 +793,12 @@ def _what(planned: ev.TestPlanned | None) -> tuple[str, int, bool] | None:
     return None if planned is None else (planned.nodeid, planned.ranks, planned.must_run)
 
 
+def _digested(view: RankView, told: Iterable[tuple[str, str]]) -> None:
+    """Groups have the names by which all members know them at this moment."""
+    for group, digest in told:
+        _keep(view.digests, view.collectives.named(group), digest, KEPT_GROUPS)
+
+
 def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
     match fact:
         case ev.Sampled():
@@ -798,6 +806,7 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.FlightRecorded():
             if view.collectives.update(fact):
                 view.progress_s = view.busy_s = view.issued_s = time_s
+            _digested(view, fact.digests)
             if fact.origin == "destroy":
                 view.collectives.restart(time_s)
         case ev.PhaseStarted():
@@ -813,6 +822,7 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.Finished():
             view.finished_s = time_s
             view.group_clean, view.group_foreign, view.counted = fact.group_clean, fact.group_foreign, fact
+            _digested(view, fact.digests.items())
         case ev.ThreadRaised():
             if len(view.threads) < KEPT_THREADS:
                 view.threads.append((time_s, fact))

@@ -18,6 +18,7 @@ from typing import Any
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.codec import CodecError, from_json, thawed, to_json
 from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
+from pytest_megacpp.recording.texts import cut_middle
 
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20
@@ -72,14 +73,6 @@ def _bounded(value: typing.Any, chars: int) -> typing.Any:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value
-
-
-def cut_middle(text: str, limit: int) -> str:
-    """`text` no longer than about `limit` characters: its beginning, a mark, its end."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters cut …\n{text[-half:]}"
 
 
 def decode_fact(data: Mapping[str, Any]) -> Fact:

@@ -13,9 +13,9 @@ from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, describe
 from pytest_megacpp.recording.events import ConfigsDropped, Json
+from pytest_megacpp.recording.texts import cut_middle
 from pytest_megacpp.recording.timeline import WARMED, WARMUP, Phase, RankView, TestView, Timeline
 from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
-from pytest_megacpp.recording.wire import cut_middle
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
 from pytest_megacpp.report.testimony import Raised, raised

@@ -300,3 +300,13 @@ def test_what_is_written_on_while_a_log_is_cut_makes_the_cut_no_smaller(
     shorter = logs_module.cut_out(str(log), 100, 900)
     assert 1100 - shorter == log.stat().st_size
     assert log.read_bytes().endswith(b"x" * 100 + b"y" * 100)
+
+
+def test_what_is_kept_of_a_log_that_is_written_on_begins_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_module, "MAX_LOG_BYTES", 25)
+    log = tmp_path / "a.log"
+    log.write_text("first\n" * 20 + "the token is abc\nand more\n")
+    logs_module.cut_out(str(log), 6, 60)
+    assert log.read_text().splitlines()[3:] == ["and more"]

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import io
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,14 @@ def test_a_key_without_an_end_takes_a_part_of_a_log_only(tmp_path: Path, monkeyp
     assert redact_file(str(log), REDACTOR)
     assert read[0] < MAX_KEY_CHARS + 300
     assert max(read[1:]) <= 200
+
+
+def test_the_rest_of_a_key_takes_time_linear_in_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MAX_KEY_CHARS", 1 << 20)
+
+    def cpu_s(lines: int) -> float:
+        log, began_s = io.StringIO("\n" * lines), time.process_time()
+        assert len(recorder_module._rest_of_key(log, "-----BEGIN PRIVATE KEY-----\n")) == lines
+        return time.process_time() - began_s
+
+    assert min(cpu_s(80_000) for _ in range(3)) < 8 * min(cpu_s(20_000) for _ in range(3))  # quadratic: 16 times

@@ -191,7 +191,9 @@ def test_members_that_contradict_each_other() -> None:
     for rank in range(4):
         box.rank(ev.GroupCreated(rank, 0, "5", (0, 1, 2, 3) if rank else (0, 1, 2)))
     box.enters((0, 1, 3), group="5").after(31.0).acts("stall", "", (0, 1, 3), (2,), (), 31.0).at(2)
-    assert less_certain(judged(box.aborts("stall").done()), "ranks named different members of group 5")
+    found = judged(box.aborts("stall").done())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (0,))
+    assert found.certainty is Certainty.CERTAIN
 
 
 def test_members_that_agree() -> None:

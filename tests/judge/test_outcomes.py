@@ -137,3 +137,20 @@ def test_what_is_wrong_beside_the_tests() -> None:
 
 def test_a_failure_outlives_a_lost_box() -> None:
     assert judged(in_step().enters((0, 1, 2), seq=2).after(1.0).raises(3)).code == Code.RANK_DEATH
+
+
+def test_what_nobody_could_compare_makes_green_less_certain() -> None:
+    box = in_step().reports("call").finishes(missed={2: 300}).ends().done()
+    verdict = judged(box)
+    assert (verdict.code, verdict.certainty) == (Code.PASSED, "likely")
+    told = "less certain: rank 2 issued collectives (up to 300) too fast to compare them with other ranks'"
+    assert [e.text for e in verdict.evidence] == [told]
+
+
+def test_a_group_that_was_destroyed_is_compared_as_well() -> None:
+    box = in_step().reports("call")
+    for rank in range(4):
+        odd = "1-300:b" if rank == 2 else "1-300:a"
+        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), (), (("0", odd),)))
+    verdict = judged(box.finishes().ends().done())
+    assert (verdict.code, verdict.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (2,))

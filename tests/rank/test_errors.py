@@ -1,13 +1,16 @@
 """What a rank tells of an exception, however odd it is."""
 
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.rank.errors import describe, rendered, stage_of, text_of
-from pytest_megacpp.recording.events import Error
+from pytest_megacpp.rank.errors import KEPT_CAUSES, describe, in_one_line, rendered, stage_of
+from pytest_megacpp.recording.events import Error, Reported
+from pytest_megacpp.recording.texts import text_of
+from pytest_megacpp.recording.wire import encode_fact
 
 
 def raised(action: Callable[[], object]) -> BaseException:
@@ -19,7 +22,7 @@ def raised(action: Callable[[], object]) -> BaseException:
 
 
 def told(action: Callable[[], object]) -> Error:
-    return describe(pytest.ExceptionInfo.from_exception(raised(action)), "as pytest shows it")
+    return describe(raised(action), "as pytest shows it")
 
 
 class Unspeakable(Exception):
@@ -136,18 +139,94 @@ class HidesItsCause(Exception):
         raise ValueError("the cause is nobody's business")
 
 
-def fails_with_a_hidden_cause() -> None:
-    raise HidesItsCause("the loss didn't fall")
+class HidesItsTraceback(Exception):
+    @property
+    def __traceback__(self) -> types.TracebackType:  # type: ignore[override]
+        raise ZeroDivisionError
 
 
-def test_nothing_about_an_exception_keeps_it_from_being_told() -> None:
-    error = told(fails_with_a_hidden_cause)
-    assert error.type.endswith("HidesItsCause")
-    assert error.message == "the loss didn't fall"
-    assert error.line > 0
-    shown = rendered(raised(fails_with_a_hidden_cause))
-    assert "the loss didn't fall" in shown
-    assert text_of(Unspeakable()) == "<str() of a Unspeakable failed>"
+class AnswersFromItsBody(Exception):
+    def __getattr__(self, name: str) -> object:
+        return {"status": 502}[name]
+
+
+class HoldsNothing(Exception):
+    exceptions = 7
+
+    def derive(self) -> None: ...
+
+
+class HoldsItself(Exception):
+    def derive(self) -> None: ...
+
+    @property
+    def exceptions(self) -> tuple[BaseException, ...]:
+        return (self,) * KEPT_CAUSES
+
+
+class TakesNotesOfItsOwn(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise KeyError("notes")
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> object:
+        if name in ("__qualname__", "__name__", "__module__"):
+            raise AttributeError("a class without a name")
+        return super().__getattribute__(name)
+
+
+class HasNoName(Exception, metaclass=Nameless): ...
+
+
+class SaysItsLength(str):
+    def __len__(self) -> int:
+        raise OverflowError("too long to tell")
+
+
+class SaysItInItsOwnWay(Exception):
+    def __str__(self) -> str:
+        return SaysItsLength("bad gateway")
+
+
+HOSTILE = (
+    *(HidesItsCause, HidesItsTraceback, AnswersFromItsBody, HoldsNothing, HoldsItself, TakesNotesOfItsOwn, HasNoName),
+    *(SaysItInItsOwnWay, Unspeakable),
+)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_nothing_about_an_exception_keeps_it_from_being_told(kind: type[Exception]) -> None:
+    def fails() -> None:
+        raise kind("bad gateway")
+
+    shown = "<str()" if kind is Unspeakable else "bad gateway"
+    error = raised(fails)
+    elsewhere = raised(fails_by_its_own_words).__traceback__
+    for seen in (None, pytest.ExceptionInfo.from_exc_info((type(error), error, elsewhere))):
+        told = describe(error, "as pytest shows it", seen)
+        assert told.message.startswith(shown)
+        assert type(told.message) is type(told.type) is str
+        assert encode_fact(Reported(0, 0, "call", "failed", 0.0, told))
+    assert shown in rendered(error) or "str()" in rendered(error)
+    assert shown in in_one_line(error, 200)
+    assert stage_of(error) in ("plugin", "import")
+    assert type(text_of(error)) is str
+
+
+def test_a_cause_that_takes_itself_for_false_is_one() -> None:
+    class Empty(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    def fails() -> None:
+        try:
+            raise Empty("no shards")
+        except Empty as e:
+            raise ValueError("nothing to read") from e
+
+    assert [(cause.message, cause.explicit) for cause in told(fails).causes] == [("no shards", True)]
 
 
 def test_where_it_was_raised_is_told_without_a_working_directory(
@@ -157,6 +236,6 @@ def test_where_it_was_raised_is_told_without_a_working_directory(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    error = told(fails_with_a_hidden_cause)
+    error = told(fails_by_its_own_words)
     assert error.file == __file__
     assert error.message == "the loss didn't fall"

@@ -21,7 +21,6 @@ from pytest_megacpp.recording.wire import (
     MAX_TEXT_CHARS,
     RANK_KINDS,
     Decoder,
-    cut_middle,
     decode_fact,
     dump_line,
     encode,
@@ -286,17 +285,6 @@ def test_long_texts_keep_their_ends() -> None:
     assert read.text.startswith("begin")
     assert read.text.endswith("end")
     assert "characters cut" in read.text
-
-
-@given(st.text(max_size=60), st.integers(0, 40))
-def test_a_cut_text_says_how_much_is_missing(text: str, limit: int) -> None:
-    cut = cut_middle(text, limit)
-    if len(text) <= limit:
-        assert cut == text
-    else:
-        half = limit // 2
-        assert cut.startswith(text[:half])
-        assert f"… {len(text) - 2 * half} characters cut …" in cut
 
 
 def test_a_failure_with_many_long_texts_is_told_in_fewer_words() -> None:

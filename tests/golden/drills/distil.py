@@ -15,8 +15,9 @@ from pytest_megacpp.judge.verdicts import Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Event, Fact
 from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.texts import cut_middle
 from pytest_megacpp.recording.timeline import Timeline, fold
-from pytest_megacpp.recording.wire import cut_middle, decode_fact, encode, encode_fact
+from pytest_megacpp.recording.wire import decode_fact, encode, encode_fact
 
 MAX_CASE_BYTES = 48_000
 # Characters of a text, collectives of a look, looks of a kind at a rank: as much as fits.

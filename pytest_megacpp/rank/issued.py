@@ -1,0 +1,147 @@
+"""Owns a rank's digests over all collectives of a test: takes entries in before its recorders lose them; must not know
+what tests are, or whether ranks agree.
+
+A recorder keeps its newest 64 entries. So the ring is read whenever so many collectives may have been issued: calls
+that Python makes are counted one by one (`native_calls`), those that C++ makes (DDP's reducer) are in the recorder's
+own counters, which are looked at around every backward pass and cost a hundredth of the entries. Entries are numbered,
+so what is lost is known, and told. Decision 79 has the measurements.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+from pytest_megacpp.rank.recorders import Dump
+from pytest_megacpp.recording.collectives import signature
+from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
+from pytest_megacpp.recording.issued import Digests, Issue, hashed
+
+SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
+DEFAULT_RING = 64
+
+Dumping = Callable[[bool], Sequence[Dump]]
+
+
+class Issued:
+    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't."""
+
+    def __init__(self, dump: Dumping, failed: Callable[[Exception], object], ring: int | None = None) -> None:
+        self.missed = 0
+        self._dump = dump
+        self._failed = failed
+        self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
+        self._digests = Digests()
+        self._taken: dict[str, int] = {}  # the newest record of each recorder
+        self._counted = 0  # by the recorders, when they were last read
+        self._looked = 0  # the same, when a burst began
+        self._burst = self._most // 2  # collectives that came without a call at once
+        self._calls = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """What was issued until now belongs to nothing."""
+        self._burst = self._most // 2
+        if self.behind():
+            self.take()
+        self._digests, self.missed = Digests(), 0
+
+    def behind(self) -> bool:
+        """Whether anything was issued since the recorders were read."""
+        try:
+            return _total(self._dump(False)) != self._counted
+        except Exception:  # whoever reads then says so
+            return True
+
+    def call(self) -> None:
+        """One more collective is about to be issued."""
+        self._calls += 1
+        if self._calls > self._most:
+            self.take()
+
+    @contextlib.contextmanager
+    def burst(self) -> Iterator[None]:
+        """In this block unknown numbers may be issued; there must be room for as many as in the one before."""
+        self._alone(self._make_room)
+        yield
+        self._alone(self._measure)
+
+    def _make_room(self) -> None:
+        self._looked = self._leave_room(_total(self._dump(False)))
+
+    def _measure(self) -> None:
+        total = _total(self._dump(False))
+        self._burst = total - self._looked
+        self._leave_room(total)
+
+    def _leave_room(self, total: int) -> int:
+        """For another burst; calls are counted on from here."""
+        self._calls = total - self._counted
+        if self._calls + self._burst > self._most:
+            self._take(self._dump(True))
+        return total
+
+    def take(self, taken: Sequence[Dump] | None = None) -> None:
+        """Takes in what is new, of what was dumped just now."""
+        self._alone(lambda: self._take(self._dump(True) if taken is None else taken))
+
+    def end(self, group: str | None = None) -> dict[str, str]:
+        """The digests of one group, which ends, or of all."""
+        names = (None,) if group is None else (group, group + GLOO)
+        return {name: digest for one in names for name, digest in self._digests.end(one).items()}
+
+    def restart(self) -> None:
+        """The recorders' counters begin again."""
+        self._counted = -1
+
+    def _alone(self, action: Callable[[], object]) -> None:
+        """One thread at a time; another one doesn't wait, what it issued is taken in now or later."""
+        if self._lock.acquire(blocking=False):
+            try:
+                action()
+            except Exception as e:
+                self._failed(e)
+            finally:
+                self._lock.release()
+
+    def _take(self, taken: Sequence[Dump]) -> None:
+        self._calls, self._counted = 0, _total(taken)
+        several = len(taken) > 1
+        for dump in taken:
+            newest, before = dump.record, self._taken.get(dump.recorder, -1)
+            if newest == before:
+                continue
+            self._taken[dump.recorder] = newest
+            before = before if newest > before else -1
+            lost = dump.data["entries"][0]["record_id"] - before - 1
+            if lost > 0:
+                self.missed += lost
+                self._digests.lose()
+            new = sorted(fresh(dump.data, before), key=lambda one: one[1:3])
+            self.missed += self._digests.add(_issue(one, dump.recorder if several else "") for one in new)
+
+
+def _issue(one: Fresh, recorder: str) -> Issue:
+    name, pg, seq, op, dtypes, sizes = one
+    if recorder == "gloo":  # beside NCCL's, which has groups of the same names
+        name, pg = name + GLOO, pg + GLOO_PG
+    elif recorder in HOOKED:
+        pg += HOOKED_PG
+    return name, pg, seq, _hashed(op, dtypes, sizes)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(op: str, dtypes: tuple[str, ...], sizes: tuple[tuple[int, ...], ...]) -> int:
+    numel, dtype = numel_and_dtype(dtypes, sizes)
+    return hashed(signature(op, dtype, numel))
+
+
+def _total(taken: Sequence[Dump]) -> int:
+    groups = (status for dump in taken for status in (dump.data.get("pg_status") or {}).values())
+    return sum(max(0, status.get("last_enqueued_collective", 0)) for status in groups)
+
+
+def _ring() -> int:
+    text = os.environ.get("TORCH_FR_BUFFER_SIZE") or os.environ.get("TORCH_NCCL_TRACE_BUFFER_SIZE") or ""
+    return int(text) if text.isdecimal() else DEFAULT_RING

@@ -1,0 +1,111 @@
+"""Owns what a rank says of all collectives that it issued, in few characters, so that ranks can be compared; must not
+know recorders, worlds or blame.
+
+A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 1024-1203:77c1…`. Where stretches end is
+the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
+rank lost of its own recorder ends the stretch that it lies in, which isn't told then: the others still can be compared.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+SHORTEST = 1024  # numbers
+_SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
+_PRIME = (1 << 61) - 1
+_BASE = 0x1B873593CC9E2D51 % _PRIME
+
+Issue: TypeAlias = tuple[str, int, int, int]
+"""Group, its number in the process, the collective's number, what members must agree on (see `hashed`)."""
+
+
+def hashed(signature: object) -> int:
+    """The same in every process, whatever its hash seed."""
+    return int.from_bytes(hashlib.blake2s(repr(signature).encode(), digest_size=8).digest()) % _PRIME
+
+
+@dataclass(slots=True)
+class _Group:
+    """One life of a group: `pg` is another one when it is made anew under its name."""
+
+    pg: int
+    told: list[str] = field(default_factory=list)  # stretches that are over
+    first: int = 0  # of the open stretch; 0: there is none
+    last: int = 0
+    value: int = 0
+    torn: int | None = None  # a number of which a part may be lost
+
+    def add(self, seq: int, signature: int) -> bool:
+        """Whether it could be taken in. Operations that are issued as one have one number."""
+        if seq == self.torn:
+            return False
+        if self.last and seq not in (self.last, self.last + 1):
+            self.tear(seq)
+            return False
+        if self.first and seq != self.last and _stretch(seq) != _stretch(self.last):
+            self.told.append(self._open())
+            self.first = 0
+        if not self.first:
+            self.first, self.value = seq, 0
+        self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
+        return True
+
+    def tear(self, seq: int | None) -> None:
+        """Entries are lost; `seq` is the first number of which one was seen again."""
+        self.first, self.last, self.torn = 0, 0, seq
+
+    def digest(self) -> str:
+        return " ".join((*self.told, self._open()) if self.first else self.told)
+
+    def _open(self) -> str:
+        return f"{self.first}-{self.last}:{self.value:016x}"
+
+
+def _stretch(seq: int) -> tuple[int, int]:
+    doublings = (seq // SHORTEST >> _SHORT_ONES).bit_length()
+    return doublings, seq // (SHORTEST << doublings)
+
+
+class Digests:
+    """Of all groups that one rank issued collectives in."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+        self._torn: set[str] = set()
+        self._lossy = False
+
+    def add(self, issues: Iterable[Issue]) -> int:
+        """In the order of their numbers per group. Returns of how many nothing can be said."""
+        lost = 0
+        for name, pg, seq, signature in issues:
+            group = self._groups.get(name)
+            if group is None or group.pg != pg:
+                group = self._groups[name] = _Group(pg)
+                if self._lossy:
+                    self._torn.add(name)
+            if name in self._torn:
+                self._torn.discard(name)
+                group.tear(seq)
+            lost += not group.add(seq, signature)
+        self._lossy = False
+        return lost
+
+    def lose(self) -> None:
+        """Entries are lost, of whichever groups; the next ones to be seen of each may be half of their number."""
+        for group in self._groups.values():
+            group.tear(None)
+        self._torn.update(self._groups)
+        self._lossy = True
+
+    def end(self, name: str | None = None) -> dict[str, str]:
+        """What there is to tell of a group, or of all of them, which end now."""
+        told = {n: digest for n, group in self._groups.items() if name in (None, n) and (digest := group.digest())}
+        for ended in [n for n in self._groups if name in (None, n)]:
+            del self._groups[ended]
+        return told
+
+
+def stretches(digest: str) -> Mapping[str, str]:
+    """By their first number, `first-last:hash` of each. Before 2026-12 there was one, and earlier none at all."""
+    return {first: one for one in digest.split() if (first := one.partition("-")[0]) != one}

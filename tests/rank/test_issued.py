@@ -1,0 +1,126 @@
+"""Reading a rank's recorders before they lose anything, and knowing what they lost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
+from pytest_megacpp.rank.recorders import Dump
+from pytest_megacpp.recording.issued import stretches
+
+RING = 64
+
+
+class Recorder:
+    """As torch's: a ring of entries and counters."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.enqueued: dict[str, int] = {}
+        self.records = self.reads = self.looks = 0
+
+    def issue(self, count: int, pg: int = 0, dtype: str = "Float", **more: object) -> None:
+        for _ in range(count):
+            self.enqueued[str(pg)] = seq = self.enqueued.get(str(pg), 0) + 1
+            entry = {"record_id": self.records, "process_group": (str(pg), ""), "pg_id": pg, "collective_seq_id": seq}
+            told = {"profiling_name": "gloo:all_reduce", "input_dtypes": [dtype], "input_sizes": [[8]]}
+            self.entries.append(entry | told | more)
+            del self.entries[:-RING]
+            self.records += 1
+
+    def dump(self, entries: bool) -> Sequence[Dump]:
+        self.reads, self.looks = self.reads + entries, self.looks + (not entries)
+        status = {pg: {"last_enqueued_collective": n} for pg, n in self.enqueued.items()}
+        return (Dump("gloo", {"entries": list(self.entries) if entries else None, "pg_status": status}),)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def issued(recorder: Recorder) -> Issued:
+    def failed(error: Exception) -> None:
+        raise error
+
+    made = Issued(recorder.dump, failed, RING)
+    made.begin()
+    return made
+
+
+def told(issued: Issued) -> dict[str, list[str]]:
+    """First and last numbers of the stretches of each group."""
+    return {group: [one.partition(":")[0] for one in stretches(d).values()] for group, d in issued.end().items()}
+
+
+def test_calls_that_are_counted_are_never_lost(issued: Issued, recorder: Recorder) -> None:
+    for n in range(5_000):
+        issued.call()
+        recorder.issue(1, pg=n % 3)
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued)["0"] == ["1-1023", "1024-1667"]
+    assert recorder.reads <= 5_000 / (RING - SPARE_ENTRIES) + 3
+
+
+def test_what_no_call_counted_is_taken_in_where_it_is_looked_for(issued: Issued, recorder: Recorder) -> None:
+    for _ in range(500):
+        with issued.burst():
+            recorder.issue(20)
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued)["0"][-1].endswith("-10000")
+    assert recorder.reads < 300
+
+
+def test_there_is_room_for_a_burst_behind_calls(issued: Issued, recorder: Recorder) -> None:
+    for n in range(300):
+        for _ in range(n % 60):
+            issued.call()
+            recorder.issue(1)
+        with issued.burst():
+            recorder.issue(25)
+    issued.take()
+    assert issued.missed == 0
+
+
+def test_what_is_lost_is_counted(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(100)
+    issued.take()
+    recorder.issue(1_000, dtype="Int")
+    issued.take()
+    assert issued.missed >= 36 + 936
+    assert told(issued) == {"0": ["1038-1100"]}
+
+
+def test_a_test_begins_with_what_it_issues(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(500)
+    issued.begin()
+    recorder.issue(3)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["501-503"]})
+
+
+def test_messages_are_left_out(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(1)
+    recorder.issue(3, is_p2p=True, p2p_seq_id=1)
+    recorder.enqueued["0"] -= 3
+    recorder.issue(1)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["1-2"]})
+
+
+def test_a_recorder_that_can_not_be_read_says_so_and_harms_nobody() -> None:
+    said: list[str] = []
+
+    def broken(entries: bool) -> Sequence[Dump]:
+        raise RuntimeError("no recorder")
+
+    issued = Issued(broken, lambda e: said.append(str(e)), RING)
+    issued.begin()
+    with issued.burst():
+        issued.take()
+    assert said == ["no recorder"] * 4
+    assert issued.end() == {}

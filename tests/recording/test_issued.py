@@ -1,0 +1,110 @@
+"""Digests over all collectives of a rank: equal for equal programs, whatever was lost on the way."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.recording.collectives import Groups, differing
+from pytest_megacpp.recording.issued import SHORTEST, Digests, Issue, stretches
+
+
+def issues(numbers: Iterable[int], odd: int | None = None, pg: int = 0) -> list[Issue]:
+    return [("0", pg, seq, 7 if seq == odd else 5) for seq in numbers]
+
+
+def digest(*parts: Sequence[Issue] | None) -> dict[str, str]:
+    """None: entries are lost there."""
+    digests = Digests()
+    for part in parts:
+        if part is None:
+            digests.lose()
+        else:
+            digests.add(part)
+    return digests.end()
+
+
+def compared(*told: dict[str, str]) -> list[str]:
+    return [first for _, first, _ in differing(dict(enumerate(told)), Groups(len(told)))]
+
+
+def test_how_they_were_taken_in_makes_no_difference() -> None:
+    whole = issues(range(1, 3001))
+    assert digest(whole) == digest(whole[:48], whole[48:1030], whole[1030:])
+
+
+@pytest.mark.parametrize("odd", [1, 2, 1023, 1024, 2999, 3000])
+def test_one_that_differs_is_seen_in_its_stretch(odd: int) -> None:
+    found = compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3001), odd)))
+    assert found == [str(max(1, odd // SHORTEST * SHORTEST))]
+
+
+def test_one_more_is_seen() -> None:
+    assert compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3002)))) == ["2048"]
+
+
+def test_two_in_another_order_are_seen_although_they_are_swapped_back_later() -> None:
+    ours, theirs = (
+        [("0", 0, seq, signature) for seq, signature in enumerate([*head, *(3,) * 50, *reversed(head)], 1)]
+        for head in ((5, 7), (7, 5))
+    )
+    assert compared(digest(ours), digest(theirs)) == ["1"]
+
+
+def test_what_is_lost_on_one_rank_costs_no_more_than_its_stretch() -> None:
+    whole = issues(range(1, 5001))
+    torn = digest(whole[:1500], None, whole[1600:])
+    assert set(stretches(torn["0"])) == {"1", "1602", "2048", "3072", "4096"}
+    assert compared(digest(whole), torn) == []
+    odd = issues(range(1, 5001), 4500)
+    assert compared(digest(odd), torn) == ["4096"]
+
+
+def test_operations_under_one_number_of_which_some_are_lost_are_left_out() -> None:
+    ours = [("0", 0, seq, part) for seq in range(1, 9) for part in range(3)]
+    for cut in range(1, len(ours) - 3):
+        assert compared(digest(ours[:4], None, ours[4 + cut :]), digest(ours)) == []
+        assert compared(digest(ours[:4], None, ours[4 + cut :]), digest(ours[:4], None, ours[5 + cut :])) == []
+
+
+def test_a_group_that_is_new_behind_a_loss_may_have_begun_in_it() -> None:
+    ours = [("0", 0, 1, part) for part in range(3)] + issues([2])
+    assert stretches(digest(None, ours[1:])["0"]).keys() == {"2"}
+
+
+def test_numbers_that_go_back_are_compared_with_nothing() -> None:
+    digests = Digests()
+    assert digests.add(issues([1, 2, 3, 2, 3, 4])) == 1
+    assert stretches(digests.end()["0"]).keys() == {"3"}
+
+
+def test_a_group_that_is_made_anew_begins_again() -> None:
+    assert digest(issues([1, 2, 3]), issues([1, 2], pg=1)) == digest(issues([1, 2]))
+
+
+def test_a_group_that_ends_is_told_once() -> None:
+    digests = Digests()
+    digests.add([*issues([1]), ("1", 1, 1, 5)])
+    assert digests.end("1").keys() == {"1"}
+    assert digests.end().keys() == {"0"}
+    assert digests.end() == {}
+
+
+def test_a_million_collectives_fit_a_line() -> None:
+    assert len(digest(issues(range(1, 1_000_001)))["0"]) < 6_000
+
+
+@given(
+    st.lists(st.integers(1, 6_000), max_size=6, unique=True), st.lists(st.integers(1, 6_000), max_size=6, unique=True)
+)
+def test_no_loss_makes_equal_programs_differ(ours: list[int], theirs: list[int]) -> None:
+    whole = issues(range(1, 6_001))
+
+    def torn(cuts: list[int]) -> dict[str, str]:
+        bounds = [0, *sorted(cuts), len(whole)]
+        parts = [whole[a + 1 if a else 0 : b] for a, b in pairwise(bounds)]
+        return digest(*[one for part in parts for one in (part, None)][:-1])
+
+    assert compared(torn(ours), torn(theirs), digest(whole)) == []
