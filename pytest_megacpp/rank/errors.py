@@ -19,7 +19,7 @@ from pytest_megacpp.recording.texts import beginning, class_of, ending, guarded,
 
 _MAX_CHARS = 24_000
 _CAUSE_CHARS = 1_000
-_FILE_CHARS = 4_096  # the longest path of Linux
+FILE_CHARS = 4_096  # the longest path of Linux
 _DEEPEST_GROUP = 4
 KEPT_CAUSES = 4
 _LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d")
@@ -95,7 +95,7 @@ def _raised_in(error: BaseException) -> str:
 
     def innermost() -> str:
         frames = traceback.walk_tb(error.__traceback__)
-        return ending(deque((frame.f_code.co_filename for frame, _ in frames), maxlen=1).pop(), _FILE_CHARS)
+        return ending(deque((frame.f_code.co_filename for frame, _ in frames), maxlen=1).pop(), FILE_CHARS)
 
     return guarded(innermost, "")
 

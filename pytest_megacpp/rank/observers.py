@@ -19,7 +19,7 @@ from pytest_megacpp.rank import first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.compiler import left_alone_by_compiler
-from pytest_megacpp.rank.errors import in_one_line
+from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.rank.recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
@@ -36,11 +36,11 @@ from pytest_megacpp.recording.events import (
 )
 from pytest_megacpp.recording.flight import Read, is_nccl
 from pytest_megacpp.recording.stacks import Frame, is_users
+from pytest_megacpp.recording.texts import ending
 
 SENT_ENTRIES = 64
 KEPT_KEYS = 4096  # of compile caches, per test
 KEY_CHARS = 200  # all of them fit one line of the recording
-FILE_CHARS = 300
 
 Counters: TypeAlias = dict[int, tuple[int, int]]
 """(entered, completed) collectives by process group."""
@@ -395,7 +395,7 @@ def _asked_at() -> tuple[str, int]:
     while frame is not None:
         at = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         if is_users(at):
-            return at.file[-FILE_CHARS:], at.line
+            return ending(at.file, FILE_CHARS), at.line
         frame = frame.f_back  # type: ignore[assignment]
     return "", 0
 
