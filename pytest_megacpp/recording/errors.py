@@ -13,7 +13,7 @@ Recordings from before 2026-12 don't say where an error was raised; of these the
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -21,6 +21,11 @@ from pytest_megacpp.recording.events import Cause, Error
 from pytest_megacpp.recording.stacks import is_communication
 
 TAIL_CHARS = 6_000
+TEXT_CHARS = 24_000
+"""As much as a rank tells of one exception; what sends more isn't one, and the box has no time for it. Patterns are
+bounded for the same reason: its only thread reads by them, and a line may be a megabyte of anything.
+"""
+KEPT_CAUSES = 16
 
 
 class Kind(StrEnum):
@@ -69,7 +74,7 @@ SIGNS = (
     ),
     _sign(
         Kind.NVLS,
-        r"\btransport/nvls\.cc:\d+[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"
+        r"\btransport/nvls\.cc:\d{1,6}[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"
         rf"(?![^\n]{{0,9}}{_FULL})",
     ),
     _sign(
@@ -92,7 +97,7 @@ SIGNS = (
     _sign(Kind.RENDEZVOUS, r"EADDRINUSE|failed to listen on any local network address"),
     _sign(Kind.RENDEZVOUS, r"Duplicate GPU detected|[Nn]o socket interface found"),
     _sign(Kind.RENDEZVOUS, r"Error while \w+(?: to)? shared memory segment|failed to extend /dev/shm"),
-    _sign(Kind.RENDEZVOUS, r"ncclCommInit\w*.*ncclSystemError|Failed to initialize NCCL communicator"),
+    _sign(Kind.RENDEZVOUS, r"ncclCommInit[^\n]{0,400}?ncclSystemError|Failed to initialize NCCL communicator"),
     _sign(Kind.JOIN, r"seconds waiting for clients\. \d+/\d+ clients joined"),
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),
     _sign(
@@ -102,8 +107,8 @@ SIGNS = (
     _sign(Kind.JOIN, r"connectFullMesh failed|Connect timeout \["),
     _sign(Kind.PEER, r"[Ww]ait timeout after \d+ ?ms"),  # for a key of the test's own
     _sign(Kind.JOIN, r"retr(?:ei|ie)ving ncclUniqueId|Timeout waiting for key"),
-    _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b|Call to connect to \S+ failed"),
-    _sign(Kind.JOIN, r"Timed out waiting for .*(?:store|key)", in_torch=True),
+    _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b|Call to connect to \S{1,300} failed"),
+    _sign(Kind.JOIN, r"Timed out waiting for [^\n]{0,400}?(?:store|key)", in_torch=True),
     _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
     _sign(Kind.PEER, r"failed to pass monitoredBarrier|reached monitoredBarrier, but received errors"),
@@ -128,7 +133,7 @@ _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInter
 _OF_CHILDREN = frozenset({"ProcessRaisedException", "ProcessExitedException", "ChildFailedError", "CalledProcessError"})
 _TYPES = {"OutOfMemoryError": Kind.CUDA_OOM, "MemoryError": Kind.MEMORY, "AcceleratorError": Kind.CUDA}
 _NATIVE = re.compile(
-    r"\[[^\]\n]{0,300}(?:gloo|c10d|nccl|tensorpipe)[^\]\n]{0,300}:\d+\]|originated at tensorpipe/|\bRPCErr:"
+    r"\[[^][\n]{0,300}?(?:gloo|c10d|nccl|tensorpipe)[^][\n]{0,300}:\d{1,6}\]|originated at tensorpipe/|\bRPCErr:"
 )
 _CAUSE = "The above exception was the direct cause"
 _CHAINED = re.compile(rf"{_CAUSE}|During handling of the above exception")
@@ -143,6 +148,18 @@ def short_type(name: str) -> str:
 @lru_cache(maxsize=1024)
 def classify(error: Error) -> Kind:
     """What an exception is about."""
+    return _classified(_cut(error))
+
+
+def _cut(error: Error) -> Error:
+    """As much of it as is read."""
+    chain = error.chain[:KEPT_CAUSES]
+    causes = tuple(replace(c, type=c.type[-300:], message=c.message[:TEXT_CHARS]) for c in chain)
+    message, traceback = error.message[:TEXT_CHARS], error.traceback[-TEXT_CHARS:]
+    return replace(error, type=error.type[-300:], message=message, traceback=traceback, context=(), causes=causes)
+
+
+def _classified(error: Error) -> Kind:
     short = short_type(error.type)
     if short in _OF_CHILDREN:
         return Kind.OWN
