@@ -198,13 +198,15 @@ class FakeBox:
         when: str = "call",
         traceback: str = "",
         context: tuple[str, ...] = (),
+        raised_in: str = "",
+        causes: tuple[ev.Cause, ...] = (),
     ) -> "FakeBox":
         """A failure as a rank reports it, its flight recorder first."""
         for rank in _each(ranks):
             if self._entered[rank]:
                 self._flight(rank, "failure", source=f"rank {rank}")
             text = traceback or f"train.py:{line}: in step\nE   {type_name}: {message}"
-            error = ev.Error(type_name, message, "suite/train.py", line, text, context)
+            error = ev.Error(type_name, message, "suite/train.py", line, text, context, raised_in, causes)
             self.reports(when, rank, "failed", error=error)
         return self
 

@@ -2,11 +2,12 @@
 
 Some of torch's checks end with an exception on every rank, whose text names the one that is to blame: distributed
 checkpointing passes on what a rank's reader or writer raised, DDP counts parameters. Their numbers are those of the
-group in which they communicated, which is that of the last collective. One rank's word isn't enough (a checkpoint that
-is read without communication calls its reader rank 0); where the group isn't known, nobody is named.
+group in which they communicated, which is that of the last collective. One rank's word isn't enough; where the group
+isn't known, nobody is named, and neither is who hasn't raised itself. A checkpoint without communication calls every
+rank 0.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,13 @@ from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import file_line, joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_ACCUSERS = 8
+PASSED_ON_S = 1.0
+"""From a checkpoint's last collective to the exception it hands on; it took 0.03 to 0.1 s (decision 76)."""
+_PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # what checkpoints use for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class _Accusation:
     blamed: tuple[int, ...]
     what: str
     accusers: tuple[Trouble, ...]
+    doubts: tuple[Doubt, ...] = ()
 
 
 def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
@@ -47,7 +53,7 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),
         frozenset({Source.REPORTS}),
-        () if whole else (Doubt(Source.REPORTS, "not all ranks raised it"),),
+        named.doubts if whole else (Doubt(Source.REPORTS, "not all ranks raised it"), *named.doubts),
         time_s=first.time_s,
     )
 
@@ -60,12 +66,24 @@ def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _
     if len(reported) < 2 or not set(reported) <= set(members):
         return None
     named = sorted(set.intersection(*(set(failed) for failed in reported.values())))
-    if not named or named[-1] >= len(members):
+    if not named or named[-1] >= len(members) or not {members[n] for n in named} <= set(reported):
+        return None
+    alone = all(set(failed) == {0} for failed in reported.values())
+    if alone and not _was_passed_on(case, accusers):
         return None
     number, failed = named[0], next(iter(reported.values()))
     where = file_line(*messages.place_of(next(said[r] for r in reported), number))
     what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
-    return _Accusation(tuple(members[n] for n in named), what, accusers)
+    doubts = (Doubt(Source.COLLECTIVES, "without communication a checkpoint calls every rank 0"),) if alone else ()
+    return _Accusation(tuple(members[n] for n in named), what, accusers, doubts)
+
+
+def _was_passed_on(case: Case, accusers: Sequence[Trouble]) -> bool:
+    """Whether all of them raised right after one and the same collective, of a kind by which it may have come."""
+    last = [entry for t in accusers if (entry := case.last_entered(t.rank, t.time_s)) is not None]
+    one = len({(entry.group, entry.seq, bare_op(entry.op)) for entry in last}) == 1
+    soon = min(t.time_s for t in accusers) - max(entry.entered_s for entry in last) <= PASSED_ON_S
+    return one and soon and bare_op(last[0].op) in _PASSING_ON
 
 
 def _group_of(case: Case, troubles: Sequence[Trouble]) -> tuple[int, ...]:
@@ -78,14 +96,33 @@ def _group_of(case: Case, troubles: Sequence[Trouble]) -> tuple[int, ...]:
 
 
 def _counted(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
-    """The ranks whose model has another number of parameters than most, by each rank's word about itself."""
+    """The ranks whose model has more or fewer parameters than most of their group, by each one's word about itself."""
     counts = {rank: count for rank, text in said.items() if (count := messages.parameters(text))}
-    votes = Counter(counts.values()).most_common()
-    if len(votes) < 2 or votes[0][1] == votes[1][1]:
+    accusers = tuple(t for t in own if t.rank in counts)
+    groups = [_odd(ranks, counts) for ranks in _by_group(case, accusers)]
+    odd = tuple(sorted(rank for group in groups if group for rank in group[0]))
+    if not odd or None in groups:
         return None
-    usual = votes[0][0]
-    odd = tuple(r for r in sorted(counts) if counts[r] != usual)
+    told = "; ".join(text for group in groups if group and (text := group[1]))
+    return _Accusation(odd, f"built another model than the other ranks for DDP: {told}", accusers)
+
+
+def _by_group(case: Case, accusers: Sequence[Trouble]) -> list[tuple[int, ...]]:
+    """By their last collectives; without these all are one group if there is no other. Empty where it isn't known."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for trouble in accusers:
+        last = case.last_entered(trouble.rank, trouble.time_s)
+        found[last.group if last else ""].append(trouble.rank)
+    others = any(members != case.test.groups.everyone for members in case.test.groups.members.values())
+    return [] if "" in found and (others or len(found) > 1) else [tuple(sorted(ranks)) for ranks in found.values()]
+
+
+def _odd(ranks: Sequence[int], counts: Mapping[int, str]) -> tuple[tuple[int, ...], str] | None:
+    """The few whose count differs, and how that is told. None where there is no majority."""
+    votes = Counter(counts[r] for r in ranks).most_common(2)
+    usual, most = votes[0]
+    if len(votes) > 1 and votes[1][1] == most:
+        return None
+    odd = tuple(r for r in ranks if counts[r] != usual)
     those = ", ".join(dict.fromkeys(counts[r] for r in odd))
-    alike = ranks_named(r for r in sorted(counts) if counts[r] == usual)
-    what = f"built another model than the other ranks for DDP: {those}, {alike} {usual}"
-    return _Accusation(odd, what, tuple(t for t in own if t.rank in counts))
+    return odd, f"{those}, {ranks_named(r for r in ranks if counts[r] == usual)} {usual}" if odd else ""

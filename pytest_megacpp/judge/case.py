@@ -39,7 +39,8 @@ _ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words.
+    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words;
+    `began`, of a victim, the error of its own that it was handling when it lost its peer.
 
     It happened at `time_s`, or between `since_s` and then where the box learnt it late.
     """
@@ -54,6 +55,7 @@ class Trouble:
     phase: str
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
+    began: str = ""
 
     @property
     def secondary(self) -> bool:
@@ -92,6 +94,11 @@ class Case:
         """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
         given_up = [self._gave_up_s(t) for t in self.troubles.values() if t.secondary]
         return min([*given_up, self.end_s])
+
+    def had_given_up(self, rank: int) -> bool:
+        """By the moment."""
+        trouble = self.troubles.get(rank)
+        return trouble is not None and trouble.secondary and self._gave_up_s(trouble) <= self.moment_s
 
     def _gave_up_s(self, trouble: Trouble) -> float:
         """When a victim's patience ended; on a busy machine it says so much later."""
@@ -135,6 +142,7 @@ class Case:
             where,
             report.when,
             message=error.message,
+            began=_began(error) if kind.secondary else "",
         )
 
     def _broken(self, view: RankView) -> Trouble | None:
@@ -339,6 +347,11 @@ def error_text(error: ev.Error) -> str:
     if origin is None or (cause and cause in message):
         return text
     return f"{text}, from {joined((errors.short_type(plain(origin.type, 80)), cause), ': ')}"
+
+
+def _began(error: ev.Error) -> str:
+    cause = errors.origin(error)
+    return joined((errors.short_type(plain(cause.type, 80)), _essence(cause.message)), ": ") if cause else ""
 
 
 def _essence(message: str) -> str:

@@ -306,20 +306,51 @@ def _who_did_not_join(case: Case, absent: Collection[int], strangers: Collection
     return "ranks could not join the process group"
 
 
-def gave_up(case: Case, summary: str) -> Finding:
+def gave_up(case: Case, lost: Sequence[Trouble], summary: str = "") -> Finding:
     """Nothing but peers' errors, and no peer that could be their cause: they are all there is to show."""
-    lost = aftermath.victims(case)
     blamed = tuple(sorted(t.rank for t in lost))
-    left_waiting = bool(aftermath.stuck(case, blamed))
+    causes = {t.cause for t in lost}
+    what = joined((summary, of_ranks(blamed, aftermath.said(lost[0]))), ": ")
     return Finding(
-        Code.RANK_DEATH if left_waiting else Code.TEST_FAILED,
-        joined((f"{summary}: {ranks_named(blamed)} {aftermath.said(lost[0])}", aftermath.sentence(case, blamed))),
+        _left_others_waiting(case, blamed),
+        joined((what, aftermath.sentence(case, blamed))),
         blamed,
-        "exception",
+        causes.pop() if len(causes) == 1 else "exception",
         lost[0].phase,
-        tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
+        _evidence(case, lost, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        (Doubt(Source.COLLECTIVES, "no rank was found that caused it"),),
+        (Doubt(Source.COLLECTIVES, "no rank was found that caused it"), *_exit_doubts(case, blamed)),
         time_s=lost[0].time_s,
     )
+
+
+def _left_others_waiting(case: Case, blamed: Collection[int]) -> Code:
+    others = any(t.rank not in blamed for t in aftermath.victims(case))
+    return Code.RANK_DEATH if others or case.exits or aftermath.stuck(case, blamed) else Code.TEST_FAILED
+
+
+def began(case: Case) -> Finding | None:
+    """Peers' errors only, one of which came while a rank handled an error of its own: in `except` or `finally`."""
+    found = [t for t in aftermath.victims(case) if t.began]
+    if not found:
+        return None
+    blamed = tuple(sorted(t.rank for t in found))
+    told = dict.fromkeys(of_ranks([t.rank for t in found if t.began == own], f"raised {own}") for own in _own(found))
+    then = of_ranks([found[0].rank], f"lost its peer while it handled that ({found[0].place})")
+    return Finding(
+        _left_others_waiting(case, blamed),
+        joined((*told, then, aftermath.sentence(case, blamed))),
+        blamed,
+        "exception",
+        found[0].phase,
+        _evidence(case, found, blamed),
+        aftermath.consequences(case, blamed),
+        frozenset({Source.REPORTS, Source.COLLECTIVES}),
+        (Doubt(Source.COLLECTIVES, "it is not known that its peers waited for it because of that"),),
+        time_s=found[0].time_s,
+    )
+
+
+def _own(victims: Sequence[Trouble]) -> list[str]:
+    return list(dict.fromkeys(t.began for t in victims))[:2]

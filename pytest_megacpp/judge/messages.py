@@ -37,11 +37,11 @@ _ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a
 _CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
 _COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
-_LAST_ERROR = re.compile(r"^Last error:\s*\n\s*(\S.*)$", re.MULTILINE)
+_LAST_ERROR = re.compile(r"^Last error:[^\S\n]*\n\s*(\S.*)$", re.MULTILINE)
 _DIFFERENCES = ("Mismatched elements: ", "Greatest absolute difference: ", "Expected ", "Absolute difference: ")
 _WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
-    r"rank +: (?P<rank>\d+) [^\n]*\n\s*exitcode +: (?P<code>-?\d+) [^\n]*\n"
-    r"(?:[^\n]*\n)?\s*traceback +: (?P<said>[\s\S]*?)\n(?:[-=]{3}|\n|\Z)"
+    r"rank {1,40}: (?P<rank>\d{1,6}) [^\n]{0,400}\n\s{0,40}exitcode {1,40}: (?P<code>-?\d{1,6}) [^\n]{0,400}\n"
+    r"(?:[^\n]{0,400}\n)?\s{0,40}traceback {1,40}: (?P<said>[^\n]*(?:\n(?![-=]{3}|\n)[^\n]*)*)"
 )
 _RANKS_TRACEBACK = re.compile(r"^Traceback \(most recent call last\): \(RANK (\d{1,6})\)$", re.MULTILINE)
 _NOT_PASSED = re.compile(r"\[Rank (\d{1,6})\]: Ranks? (\d[\d, ]{0,2000}) failed to pass monitoredBarrier")

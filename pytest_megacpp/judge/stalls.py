@@ -6,9 +6,10 @@ in different orders.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, standing
-from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.standing import Standstill, standstill
@@ -36,9 +37,33 @@ def find(case: Case) -> Finding | None:
 def _gave_up(case: Case) -> Finding:
     """Ranks stopped waiting by their own time-out, or found their peer gone."""
     still = standing.as_victims_say(case) or standstill(case)
-    if still.roots or still.cycle:
+    if still.cycle:
         return waited(case, still)
-    return _bystanders(case) or deaths.gave_up(case, "ranks lost contact with each other")
+    absent = _absent(case, still.roots)
+    if (began := deaths.began(case)) and not _explained(still, absent):
+        return began
+    if absent:
+        return waited(case, replace(still, roots=absent))
+    if still.roots:
+        return deaths.gave_up(case, [t for t in aftermath.victims(case) if t.rank in still.roots])
+    return _bystanders(case) or deaths.gave_up(case, aftermath.victims(case), "ranks lost contact with each other")
+
+
+def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
+    """The roots that were at large. One that had failed itself kept nobody waiting who wasn't waited for before; where
+    it was the first of all, neither had those to which the same happened later.
+    """
+    first = aftermath.victims(case)[0]
+    alike = [r for r in roots if first.rank in roots and r in case.troubles]
+    alike = [r for r in alike if case.troubles[r].signature == first.signature]
+    return tuple(r for r in roots if r not in alike and not case.had_given_up(r))
+
+
+def _explained(still: Standstill, absent: Sequence[int]) -> bool:
+    """Whether ranks that others are recorded to wait for are enough of a cause. Where more are missing than came, those
+    that came went another way.
+    """
+    return bool(absent) and not still.guessed and bool(still.waits) and len(absent) <= len(still.waits[0].waiting)
 
 
 def _bystanders(case: Case) -> Finding | None:
@@ -203,7 +228,7 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
 
 def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     """A living rank is blamed for where it is, so that should be known."""
-    found = []
+    found = [Doubt(Source.REPORTS, f"rank {t.rank} waited while it handled {t.began}") for t in _astray(case, blamed)]
     lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.troubles]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:
@@ -211,6 +236,11 @@ def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     if mute:
         found.append(Doubt(Source.COUNTERS, f"{was(mute)} not answering, so whether it compiled is not known"))
     return tuple(found)
+
+
+def _astray(case: Case, blamed: Sequence[int]) -> tuple[Trouble, ...]:
+    """The first of those that came to their wait out of an error of their own: it may be no wait of the others'."""
+    return tuple(t for t in aftermath.victims(case) if t.began and t.rank not in blamed)[:1]
 
 
 # -- hangs -------------------------------------------------------------------------------------------------

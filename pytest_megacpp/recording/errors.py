@@ -2,10 +2,14 @@
 times or blame.
 
 Box and judge ask here. An error is about a peer when only gloo, NCCL or c10d say what it says. Texts that others say as
-well ("Connection reset by peer") are about a peer only where ranks communicate: `raised_in` a module of torch's that
-does, or by its C++. What stands behind an exception counts like the exception itself: one that was raised from a peer's
-error, while one was handled, or as a group that holds one, is about the peer too. Such an error is *secondary*: never
-the cause of anything.
+well ("Connection reset by peer", "wait timeout after 500 ms") are about a peer only where ranks communicate:
+`raised_in` a module of torch's that does, or by its C++, or where NCCL is named. What stands behind an exception counts
+like the exception itself: one that was raised from a peer's error, or while one was handled, is about the peer too, and
+so is a group of which all parts are. Such an error is *secondary*: it is the cause only where no rank has trouble of
+its own and none is missing (decision 76).
+
+In a process's output the same line must say it, or the frame that stands above it. Warnings of torch's C++ count for
+nothing there: the process went on.
 
 The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
 (NVIDIA/nccl#1672 and #1788, pytorch#177472, google/gvisor#10413): a CUDA error 401 counts only where NCCL reports it.
@@ -13,7 +17,8 @@ Recordings from before 2026-12 don't say where an error was raised; of these the
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -21,6 +26,11 @@ from pytest_megacpp.recording.events import Cause, Error
 from pytest_megacpp.recording.stacks import is_communication
 
 TAIL_CHARS = 6_000
+TEXT_CHARS = 24_000
+"""As much as a rank tells of one exception; what sends more isn't one, and the box has no time for it. Patterns are
+bounded for the same reason: its only thread reads by them, and a line may be a megabyte of anything.
+"""
+KEPT_CAUSES = 16
 
 
 class Kind(StrEnum):
@@ -49,15 +59,22 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A text that gives an error away; `in_torch`: only where torch.distributed raised it, others say so too."""
+    """A text that gives an error away. What others say too counts only if ranks communicated there; where that isn't
+    known, `loose` ones count and those `in_torch` don't.
+    """
 
     kind: Kind
     pattern: re.Pattern[str]
     in_torch: bool = False
+    loose: bool = False
+
+    def counts(self, communicating: bool | None) -> bool:
+        """`communicating`: None where it isn't known."""
+        return communicating or not (self.in_torch or (self.loose and communicating is False))
 
 
-def _sign(kind: Kind, text: str, *, in_torch: bool = False) -> Sign:
-    return Sign(kind, re.compile(text), in_torch)
+def _sign(kind: Kind, text: str, *, in_torch: bool = False, loose: bool = False) -> Sign:
+    return Sign(kind, re.compile(text), in_torch, loose)
 
 
 _FULL = "'out of memory'"  # of a device: NVLS takes its buffers from the same memory
@@ -69,7 +86,7 @@ SIGNS = (
     ),
     _sign(
         Kind.NVLS,
-        r"\btransport/nvls\.cc:\d+[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"
+        r"\btransport/nvls\.cc:\d{1,6}[^\n]{0,80} NCCL WARN [^\n]{0,80}(?:Cuda failure|CUDA error)"
         rf"(?![^\n]{{0,9}}{_FULL})",
     ),
     _sign(
@@ -92,30 +109,31 @@ SIGNS = (
     _sign(Kind.RENDEZVOUS, r"EADDRINUSE|failed to listen on any local network address"),
     _sign(Kind.RENDEZVOUS, r"Duplicate GPU detected|[Nn]o socket interface found"),
     _sign(Kind.RENDEZVOUS, r"Error while \w+(?: to)? shared memory segment|failed to extend /dev/shm"),
-    _sign(Kind.RENDEZVOUS, r"ncclCommInit\w*.*ncclSystemError|Failed to initialize NCCL communicator"),
+    _sign(Kind.RENDEZVOUS, r"ncclCommInit[^\n]{0,400}?ncclSystemError|Failed to initialize NCCL communicator"),
     _sign(Kind.JOIN, r"seconds waiting for clients\. \d+/\d+ clients joined"),
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),
     _sign(
         Kind.JOIN,
         r"[Ww]ait timeout after \d+ ?ms, keys: [^\n]{0,2000}(?://c(?:pu|uda)//|default_pg|store_based_barrier)",
     ),
-    _sign(Kind.JOIN, r"connectFullMesh failed|Connect timeout \["),
-    _sign(Kind.PEER, r"[Ww]ait timeout after \d+ ?ms"),  # for a key of the test's own
-    _sign(Kind.JOIN, r"retr(?:ei|ie)ving ncclUniqueId|Timeout waiting for key"),
-    _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b|Call to connect to \S+ failed"),
-    _sign(Kind.JOIN, r"Timed out waiting for .*(?:store|key)", in_torch=True),
+    _sign(Kind.JOIN, r"connectFullMesh failed|retr(?:ei|ie)ving ncclUniqueId"),
+    _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b"),
+    _sign(Kind.PEER, r"[Ww]ait timeout after \d+ ?ms", loose=True),  # for a key of the test's own
+    _sign(Kind.JOIN, r"Connect timeout \[|Timeout waiting for key|Call to connect to \S{1,300} failed", loose=True),
+    _sign(Kind.JOIN, r"Timed out waiting for [^\n]{0,400}?(?:store|key)", in_torch=True),
     _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
     _sign(Kind.PEER, r"failed to pass monitoredBarrier|reached monitoredBarrier, but received errors"),
     _sign(Kind.PEER, r"Watchdog caught collective operation timeout|failure detected by watchdog"),
     _sign(Kind.PEER, r"flight recorder dump signal|[Cc]ollective timeout from\s+rank"),
-    _sign(Kind.PEER, r"ncclRemoteError|remote process exited or there was a network error"),
+    _sign(Kind.PEER, r"ncclRemoteError|ncclSystemError"),
     _sign(Kind.PEER, r"NCCL communicator was aborted|Some NCCL operations have failed or timed out"),
-    _sign(Kind.PEER, r"socketProgress\b|Connection closed by remote peer|Socket recv failed while polling"),
-    _sign(Kind.PEER, r"unhandled system error|ncclSystemError"),
-    _sign(Kind.PEER, r"watchdog got stuck for \d+ seconds|[Hh]eartbeat monitor timed out"),
+    _sign(Kind.PEER, r"socketProgress\b|ProcessGroupNCCL's watchdog got stuck for \d+ seconds"),
     _sign(Kind.PEER, r"Failed to check the .should dump. flag|Terminating the process after attempting to dump"),
-    _sign(Kind.PEER, r"[Dd]id the remote server shutdown or crash|failed to recv, got 0 bytes"),
+    _sign(Kind.PEER, r"unhandled system error|remote process exited or there was a network error", loose=True),
+    _sign(Kind.PEER, r"Connection closed by remote peer|Socket recv failed while polling", loose=True),
+    _sign(Kind.PEER, r"watchdog got stuck for \d+ seconds|[Hh]eartbeat monitor timed out", loose=True),
+    _sign(Kind.PEER, r"[Dd]id the remote server shutdown or crash|failed to recv, got 0 bytes", loose=True),
     _sign(Kind.PEER, r"originated at tensorpipe/|\bRPCErr:\d+:RPC ran for more than"),
     _sign(
         Kind.PEER, r"Connection (?:closed|reset) by peer|Broken pipe|Connection refused|Socket Timeout", in_torch=True
@@ -128,7 +146,8 @@ _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInter
 _OF_CHILDREN = frozenset({"ProcessRaisedException", "ProcessExitedException", "ChildFailedError", "CalledProcessError"})
 _TYPES = {"OutOfMemoryError": Kind.CUDA_OOM, "MemoryError": Kind.MEMORY, "AcceleratorError": Kind.CUDA}
 _NATIVE = re.compile(
-    r"\[[^\]\n]{0,300}(?:gloo|c10d|nccl|tensorpipe)[^\]\n]{0,300}:\d+\]|originated at tensorpipe/|\bRPCErr:"
+    r"\[[^][\n]{0,300}?(?:gloo|c10d|nccl|tensorpipe)[^][\n]{0,300}:\d{1,6}\]|originated at tensorpipe/|\bRPCErr:"
+    r"|\bnccl[A-Z]\w{2,40}\b|\bNCCL (?:error|WARN|communicator|version)|\bNCCL_DEBUG\b|\bProcessGroup[A-Z]\w{2,20}\b"
 )
 _CAUSE = "The above exception was the direct cause"
 _CHAINED = re.compile(rf"{_CAUSE}|During handling of the above exception")
@@ -143,34 +162,85 @@ def short_type(name: str) -> str:
 @lru_cache(maxsize=1024)
 def classify(error: Error) -> Kind:
     """What an exception is about."""
+    return _classified(_cut(error))
+
+
+def _cut(error: Error) -> Error:
+    """As much of it as is read."""
+    chain = error.chain[:KEPT_CAUSES]
+    causes = tuple(replace(c, type=c.type[-300:], message=c.message[:TEXT_CHARS]) for c in chain)
+    message, traceback = error.message[:TEXT_CHARS], error.traceback[-TEXT_CHARS:]
+    return replace(error, type=error.type[-300:], message=message, traceback=traceback, context=(), causes=causes)
+
+
+def _classified(error: Error) -> Kind:
     short = short_type(error.type)
     if short in _OF_CHILDREN:
         return Kind.OWN
-    if secondary := next((kind for cause in error.chain if (kind := _kind_behind(cause)).secondary), None):
+    held = _held(error)
+    behind = (_kind_behind(cause) for cause in error.chain if cause not in held)
+    if secondary := next((kind for kind in behind if kind.secondary), None):
         return secondary
+    if held:
+        return _kind_together([_kind_behind(cause) for cause in held])
     in_own_words = short in _OWN_WORDS
     if in_own_words and (error.raised_in or _CAUSE not in error.traceback):
         return Kind.OWN
     communicating = _is_of_communication(short, error)
-    said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", in_torch=communicating)
+    said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating)
     kind = _TYPES.get(short) or said
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
-        kinds = [_kind_of(raised[0], in_torch=communicating) for raised in _RAISED.finditer(error.traceback)]
+        kinds = [_kind_of(raised[0], communicating) for raised in _RAISED.finditer(error.traceback)]
         return next((k for k in kinds if k.secondary), kind)
     return kind
 
 
-def _is_of_communication(short: str, error: Error) -> bool:
-    """Whether it was raised where ranks communicate. Without `raised_in`, whether that is on its way."""
+def origin(error: Error) -> Cause | None:
+    """The rank's own error at the beginning of one about a peer: a collective in `except` or `finally` lost its peer
+    while that was handled.
+    """
+    cut = _cut(error)
+    held = _held(cut)
+    chain = [cause for cause in cut.chain if cause not in held]
+    if not chain or not chain[-1].raised_in or "torch/distributed/" in chain[-1].raised_in:
+        return None
+    return None if _kind_behind(chain[-1]).secondary else chain[-1]
+
+
+def _is_of_communication(short: str, error: Error) -> bool | None:
+    """Whether it was raised where ranks communicate, None where that isn't known. Without `raised_in` a traceback that
+    is on its way tells.
+    """
     if short.startswith("Dist") or _NATIVE.search(error.message):
         return True
-    return is_communication(error.raised_in) if error.raised_in else "torch/distributed/" in error.traceback
+    if error.raised_in:
+        return is_communication(error.raised_in)
+    return "torch/distributed/" in error.traceback or None
+
+
+_PART = " · "  # `rank.errors` puts it between a group's own words and those of its parts
+
+
+def _held(error: Error) -> tuple[Cause, ...]:
+    """Those of its causes that a group holds."""
+    if _PART not in error.message:
+        return ()
+    return tuple(c for c in error.chain if not c.explicit and f"{_PART}{c.type}: " in error.message)
+
+
+def _kind_together(kinds: Sequence[Kind]) -> Kind:
+    """Of a group: about a peer only if all its parts are."""
+    return next((kind for kind in kinds if not kind.secondary), kinds[0])
 
 
 def _kind_behind(cause: Cause) -> Kind:
-    communicating = cause.type.startswith("Dist") or bool(_NATIVE.search(cause.message))
-    communicating |= is_communication(cause.raised_in)
-    return _kind_of(f"{cause.type}: {cause.message}", in_torch=communicating)
+    short = short_type(cause.type)
+    parts = cause.message.split(_PART)[1:]
+    if parts and short.endswith("Group"):
+        return _kind_together([_kind_of(part, None) for part in parts])
+    communicating: bool | None = short.startswith("Dist") or bool(_NATIVE.search(cause.message))
+    communicating = communicating or (is_communication(cause.raised_in) if cause.raised_in else None)
+    return _kind_of(f"{cause.type}: {cause.message}", communicating)
 
 
 def classify_output(text: str) -> Kind:
@@ -178,17 +248,44 @@ def classify_output(text: str) -> Kind:
 
     NCCL can do without NVLS and go on: a failure of it is the reason only where no other error comes later.
     """
-    in_torch = "c10d" in text or "torch/distributed/" in text
     tail = text[-TAIL_CHARS:]
-    kind = _kind_of(tail, in_torch=in_torch)
+    kind = _kind_of_output(tail)
     if kind is not Kind.NVLS:
         return kind
     later = tail[_nvls_end(tail) :]
-    then = _kind_of(later, in_torch=in_torch)
+    then = _kind_of_output(later)
     is_other = (then is not Kind.OWN or _FAILED.search(later)) and not _NCCL_GAVE_UP.search(later)
     return then if is_other else kind
 
 
+_WARNING = re.compile(r"^(?:\[rank\d{1,6}\]:?)?\[[WI]\d{3,4} [^\n]*\n?", re.MULTILINE)  # of torch's C++
+_SPEAKERS = ("c10d", "gloo", "nccl", "NCCL", "tensorpipe", "torch.distributed.Dist", "ProcessGroup", "TCPStore")
+
+
+def _kind_of_output(text: str) -> Kind:
+    lasting = _WARNING.sub("", text)
+    return next((s.kind for s in SIGNS if _is_said(s, lasting if s.kind.secondary else text)), Kind.OWN)
+
+
+def _is_said(sign: Sign, text: str) -> bool:
+    if not (sign.in_torch or sign.loose):
+        return sign.pattern.search(text) is not None
+    return any(_is_spoken_by_torch(text, found) for found in sign.pattern.finditer(text))
+
+
+def _is_spoken_by_torch(text: str, found: re.Match[str]) -> bool:
+    """Whether the line names who communicates, or the frame right above it is one that does."""
+    begin = text.rfind("\n", 0, found.start()) + 1
+    line = text[begin : found.end()] + text[found.end() :].partition("\n")[0]
+    if any(speaker in line for speaker in _SPEAKERS):
+        return True
+    above = "\n".join(text[:begin].splitlines()[-_FRAME_LINES:])
+    frames = _FRAME.findall(above)
+    return bool(frames) and is_communication(frames[-1])
+
+
+_FRAME = re.compile(r'^[^\n"]{0,40}File "([^"\n]{1,300})", line \d', re.MULTILINE)
+_FRAME_LINES = 3  # with the source line, and the marks under it
 _FAILED = re.compile(
     r"^(?:\S*\])?:? ?Traceback \(most recent call last\)|^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b"
     r"|^terminate called |^Fatal Python error: (?!Aborted)",
@@ -197,8 +294,8 @@ _FAILED = re.compile(
 _NCCL_GAVE_UP = re.compile(r"ncclUnhandledCudaError|unhandled cuda error|\bwhat\(\): [^\n]{0,200}NCCL")
 
 
-def _kind_of(text: str, *, in_torch: bool) -> Kind:
-    signs = (s for s in SIGNS if (in_torch or not s.in_torch) and s.pattern.search(text))
+def _kind_of(text: str, communicating: bool | None) -> Kind:
+    signs = (s for s in SIGNS if s.counts(communicating) and s.pattern.search(text))
     return next((s.kind for s in signs), Kind.OWN)
 
 

@@ -1,5 +1,7 @@
 """Errors by which several ranks name the rank at fault."""
 
+import pytest
+
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from tests.judge.test_messages import CHECKPOINT
@@ -33,6 +35,28 @@ def test_one_word_alone_blames_nobody_else() -> None:
     assert "No space left on device" in found.summary
 
 
+OF_ITSELF = CHECKPOINT.replace("RANK 2", "RANK 0")
+
+
+def test_who_passed_is_not_accused() -> None:
+    """Three read their checkpoints without communication, each as rank 0, and rank 0 has none to read."""
+    found = judged(raising(dict.fromkeys((1, 2, 3), OF_ITSELF), "CheckpointException").passes(0))
+    assert found.blamed_ranks == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("op", "later_s"), [("gloo:barrier", 0.05), ("gloo:broadcast", 3.0)])
+def test_all_fail_each_by_itself(op: str, later_s: float) -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2, 3), op, 1).completes().after(later_s)
+    found = judged(box.raises((0, 1, 2, 3), "CheckpointException", OF_ITSELF))
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (0, 1, 2, 3))
+
+
+def test_what_rank_0_could_not_write_is_passed_on_by_a_collective() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2, 3), "gloo:broadcast", 9).completes().after(0.1)
+    found = judged(box.raises((0, 1, 2, 3), "CheckpointException", OF_ITSELF))
+    assert (found.blamed_ranks, found.certainty) == ((0,), Certainty.LIKELY)
+
+
 def subgroup(members: tuple[int, ...], ranks: int = 4) -> FakeBox:
     box = FakeBox(ranks).begins().announces("1", members)
     return box.enters(members, "gloo:gather", 1, group="1").completes()
@@ -58,11 +82,35 @@ def test_groups_that_number_alike_name_nobody_else() -> None:
 def test_replicas_that_differ_in_two_groups() -> None:
     """Evens and odds; each counts its own, whatever number the group gives it."""
     box = FakeBox(8).begins().announces("1", (0, 2, 4, 6)).announces("2", (1, 3, 5, 7))
+    for first in (0, 1):
+        box.enters(tuple(range(first, 8, 2)), "gloo:all_gather", 1, group=str(first + 1)).completes()
     for rank in range(8):
         own, first = (6, 4) if rank in (6, 7) else (4, 6)
         box.raises(rank, "RuntimeError", DIFFER.format(rank // 2, own, 0 if rank in (6, 7) else 3, first))
     found = judged(box)
     assert (found.blamed_ranks, found.certainty) == ((6, 7), Certainty.CERTAIN)
+
+
+def two_models_in_two_groups(*, entered: bool) -> Verdict:
+    """4, 4, 6 parameters, and 6, 6, 6, 6, 4: each is odd in its own group only."""
+    box, counts = FakeBox(8).begins(), (4, 4, 6, 6, 6, 6, 6, 4)
+    for name, members in ("1", (0, 1, 2)), ("2", (3, 4, 5, 6, 7)):
+        box.announces(name, members)
+        if entered:
+            box.enters(members, "gloo:all_gather", 1, group=name).completes()
+    for rank, count in enumerate(counts):
+        box.raises(rank, "RuntimeError", DIFFER.format(rank if rank < 3 else rank - 3, count, 0, 10 - count))
+    return judged(box)
+
+
+def test_counts_of_different_groups_are_not_added_up() -> None:
+    found = two_models_in_two_groups(entered=True)
+    assert (found.blamed_ranks, found.certainty) == ((2, 7), Certainty.CERTAIN)
+    assert "for DDP: 6 params, ranks 0,1 4 params; 4 params, ranks 3-6 6 params" in found.summary
+
+
+def test_where_the_group_is_not_known_nobody_is_odd() -> None:
+    assert two_models_in_two_groups(entered=False).blamed_ranks == tuple(range(8))
 
 
 def test_a_model_that_differs() -> None:
