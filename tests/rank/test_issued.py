@@ -192,3 +192,19 @@ def test_a_recorder_that_can_not_be_read_says_so_and_harms_nobody() -> None:
         issued.take()
     assert said == ["no recorder"] * 4
     assert issued.end() == {}
+
+
+def test_recorders_of_a_device_are_kept_apart() -> None:
+    """NCCL's and gloo's groups have the same names, and each recorder its own numbers."""
+    nccl, gloo = Recorder(), Recorder()
+
+    def dump(entries: bool) -> Sequence[Dump]:
+        return Dump("nccl", nccl.dump(entries)[0].data), gloo.dump(entries)[0]
+
+    issued = Issued(dump, lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    for n in range(500):
+        call(issued, nccl if n % 2 else gloo, 0, size=n % 2)
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
