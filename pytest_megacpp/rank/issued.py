@@ -10,9 +10,11 @@ so what is lost is known, and told. Decision 79 has the measurements.
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
+from pytest_megacpp.rank.known_calls import KnownCalls, Place, Recorded
 from pytest_megacpp.rank.recorders import Dump
 from pytest_megacpp.recording.collectives import signature
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
@@ -38,6 +40,8 @@ class Issued:
         self._looked = 0  # the same, when a burst began
         self._burst = self._most // 2  # collectives that came without a call at once
         self._calls = 0
+        self._known = KnownCalls()
+        self._counters: dict[Place, int] = {}
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -54,11 +58,15 @@ class Issued:
         except Exception:  # whoever reads then says so
             return True
 
-    def call(self) -> None:
-        """One more collective is about to be issued."""
+    def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Python has issued one more collective."""
         self._calls += 1
-        if self._calls > self._most:
-            self.take()
+        try:
+            self._known.add(group, method, args, kwargs)
+        except Exception:  # the tensors are the user's, of whatever class
+            self._known.lose()
+        if self._calls >= self._most:
+            self._alone(self._settle)
 
     @contextlib.contextmanager
     def burst(self) -> Iterator[None]:
@@ -79,7 +87,7 @@ class Issued:
         """For another burst; calls are counted on from here."""
         self._calls = total - self._counted
         if self._calls + self._burst > self._most:
-            self._take(self._dump(True))
+            self._settle()
         return total
 
     def take(self, taken: Sequence[Dump] | None = None) -> None:
@@ -105,8 +113,26 @@ class Issued:
             finally:
                 self._lock.release()
 
+    def _settle(self) -> None:
+        """Takes in what is new, by the ring only where nothing else tells it."""
+        taken = self._dump(False)
+        now = _counters(taken)
+        issued = self._known.issued(self._counters, now)
+        if issued is None:
+            self._take(self._dump(True))
+            return
+        self.missed += self._digests.add(issued)
+        for (recorder, pg), count in now.items():
+            grown = count - self._counters.get((recorder, pg), 0)
+            self._taken[recorder] = self._taken.get(recorder, -1) + grown  # an entry each
+        self._read(taken)
+
+    def _read(self, taken: Sequence[Dump]) -> None:
+        self._calls, self._counted, self._counters = 0, _total(taken), _counters(taken)
+        self._known.begin()
+
     def _take(self, taken: Sequence[Dump]) -> None:
-        self._calls, self._counted = 0, _total(taken)
+        recorded: list[Recorded] = []
         several = len(taken) > 1
         for dump in taken:
             newest, before = dump.record, self._taken.get(dump.recorder, -1)
@@ -119,7 +145,11 @@ class Issued:
                 self.missed += lost
                 self._digests.lose()
             new = sorted(fresh(dump.data, before), key=lambda one: one[1:3])
-            self.missed += self._digests.add(_issue(one, dump.recorder if several else "") for one in new)
+            found = [(one, _issue(one, dump.recorder if several else "")) for one in new]
+            self.missed += self._digests.add(issue for _, issue in found)
+            recorded += (Recorded((dump.recorder, one[1]), one[0], issue, _numel(one)) for one, issue in found)
+        self._known.learn(recorded, _counters(taken))
+        self._read(taken)
 
 
 def _issue(one: Fresh, recorder: str) -> Issue:
@@ -137,9 +167,20 @@ def _hashed(op: str, dtypes: tuple[str, ...], sizes: tuple[tuple[int, ...], ...]
     return hashed(signature(op, dtype, numel))
 
 
+def _numel(one: Fresh) -> int:
+    return numel_and_dtype(*one[4:])[0]
+
+
+def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
+    return {
+        (dump.recorder, int(pg)): max(0, status.get("last_enqueued_collective", 0))
+        for dump in taken
+        for pg, status in (dump.data.get("pg_status") or {}).items()
+    }
+
+
 def _total(taken: Sequence[Dump]) -> int:
-    groups = (status for dump in taken for status in (dump.data.get("pg_status") or {}).values())
-    return sum(max(0, status.get("last_enqueued_collective", 0)) for status in groups)
+    return sum(_counters(taken).values())
 
 
 def _ring() -> int:

@@ -25,6 +25,7 @@ _ISSUING = (
     *("reduce_scatter", "_reduce_scatter_base", "reduce_scatter_tensor_coalesced", "alltoall", "alltoall_base"),
     *("all_gather_single", "all_gather_single_coalesced", "all_to_all_single"),
     *("reduce_scatter_single", "reduce_scatter_single_coalesced", "send", "recv", "recv_anysource"),
+    "_start_coalescing",
 )
 
 
@@ -44,8 +45,12 @@ def install() -> None:
     _future.wait = _framed(_future.wait, "wait")
 
 
-def tell_issued(about: Callable[[], object]) -> None:
-    """Calls `about` before each collective and message that Python issues in a process group."""
+Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
+"""Gets the group, the method and its arguments."""
+
+
+def tell_issued(about: Told) -> None:
+    """Calls `about` after each collective and message that Python has issued in a process group."""
     from torch._C import _distributed_c10d as native
 
     group: Any = native.ProcessGroup
@@ -54,7 +59,7 @@ def tell_issued(about: Callable[[], object]) -> None:
             setattr(group, method, _framed(getattr(group, method), method, about))
 
 
-def _framed(native: Callable[..., Any], method: str, before: Callable[[], object] | None = None) -> Callable[..., Any]:
+def _framed(native: Callable[..., Any], method: str, about: Told | None = None) -> Callable[..., Any]:
     """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
     override, which it would otherwise take this for.
     """
@@ -65,10 +70,11 @@ def _framed(native: Callable[..., Any], method: str, before: Callable[[], object
 
     def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        before()  # type: ignore[misc]
-        return native(self, *args, **kwargs)
+        result = native(self, *args, **kwargs)
+        about(self, method, args, kwargs)  # type: ignore[misc]
+        return result
 
-    if before is not None:
+    if about is not None:
         call = telling
     call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)

@@ -33,6 +33,7 @@ class _Group:
     told: list[str] = field(default_factory=list)  # stretches that are over
     first: int = 0  # of the open stretch; 0: there is none
     last: int = 0
+    until: int = 0  # the last number that may be in it
     value: int = 0
     torn: int | None = None  # a number of which a part may be lost
 
@@ -40,14 +41,14 @@ class _Group:
         """Whether it could be taken in. Operations that are issued as one have one number."""
         if seq == self.torn:
             return False
-        if self.last and seq not in (self.last, self.last + 1):
+        if self.last and not 0 <= seq - self.last <= 1:
             self.tear(seq)
             return False
-        if self.first and seq != self.last and _stretch(seq) != _stretch(self.last):
+        if self.first and seq > self.until:
             self.told.append(self._open())
             self.first = 0
         if not self.first:
-            self.first, self.value = seq, 0
+            self.first, self.until, self.value = seq, _end_of_stretch(seq), 0
         self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
         return True
 
@@ -62,9 +63,9 @@ class _Group:
         return f"{self.first}-{self.last}:{self.value:016x}"
 
 
-def _stretch(seq: int) -> tuple[int, int]:
-    doublings = (seq // SHORTEST >> _SHORT_ONES).bit_length()
-    return doublings, seq // (SHORTEST << doublings)
+def _end_of_stretch(seq: int) -> int:
+    size = SHORTEST << (seq // SHORTEST >> _SHORT_ONES).bit_length()
+    return (seq // size + 1) * size - 1
 
 
 class Digests:
@@ -84,7 +85,7 @@ class Digests:
                 group = self._groups[name] = _Group(pg)
                 if self._lossy:
                     self._torn.add(name)
-            if name in self._torn:
+            if self._torn and name in self._torn:
                 self._torn.discard(name)
                 group.tear(seq)
             lost += not group.add(seq, signature)

@@ -1,12 +1,18 @@
 """Reading a rank's recorders before they lose anything, and knowing what they lost."""
 
+import threading
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
 from pytest_megacpp.rank.recorders import Dump
+from pytest_megacpp.recording.collectives import Groups, differing
 from pytest_megacpp.recording.issued import stretches
 
 RING = 64
@@ -15,24 +21,34 @@ RING = 64
 class Recorder:
     """As torch's: a ring of entries and counters."""
 
-    def __init__(self) -> None:
+    def __init__(self, ring: int = RING) -> None:
+        self.ring = ring
         self.entries: list[dict[str, Any]] = []
         self.enqueued: dict[str, int] = {}
         self.records = self.reads = self.looks = 0
 
-    def issue(self, count: int, pg: int = 0, dtype: str = "Float", **more: object) -> None:
+    def issue(self, count: int, pg: int = 0, dtype: str = "Float", size: int = 8, **more: object) -> None:
         for _ in range(count):
             self.enqueued[str(pg)] = seq = self.enqueued.get(str(pg), 0) + 1
             entry = {"record_id": self.records, "process_group": (str(pg), ""), "pg_id": pg, "collective_seq_id": seq}
-            told = {"profiling_name": "gloo:all_reduce", "input_dtypes": [dtype], "input_sizes": [[8]]}
+            told = {"profiling_name": "gloo:all_reduce", "input_dtypes": [dtype], "input_sizes": [[size]]}
             self.entries.append(entry | told | more)
-            del self.entries[:-RING]
+            del self.entries[: -self.ring]
             self.records += 1
 
     def dump(self, entries: bool) -> Sequence[Dump]:
         self.reads, self.looks = self.reads + entries, self.looks + (not entries)
         status = {pg: {"last_enqueued_collective": n} for pg, n in self.enqueued.items()}
         return (Dump("gloo", {"entries": list(self.entries) if entries else None, "pg_status": status}),)
+
+
+GROUPS = [SimpleNamespace(group_name=str(pg)) for pg in range(3)]
+SIZES = st.integers(0, 3)
+
+
+def call(issued: Issued, recorder: Recorder, pg: int, size: int) -> None:
+    recorder.issue(1, pg, size=size)
+    issued.call(GROUPS[pg], "allreduce", ([torch.ones(size)], None), {})
 
 
 @pytest.fixture
@@ -57,12 +73,65 @@ def told(issued: Issued) -> dict[str, list[str]]:
 
 def test_calls_that_are_counted_are_never_lost(issued: Issued, recorder: Recorder) -> None:
     for n in range(5_000):
-        issued.call()
-        recorder.issue(1, pg=n % 3)
+        call(issued, recorder, n % 3, size=n)
     issued.take()
     assert issued.missed == 0
     assert told(issued)["0"] == ["1-1023", "1024-1667"]
     assert recorder.reads <= 5_000 / (RING - SPARE_ENTRIES) + 3
+
+
+def test_calls_that_are_known_need_no_read(issued: Issued, recorder: Recorder) -> None:
+    for n in range(5_000):
+        call(issued, recorder, n % 3, size=n % 7)
+    issued.take()
+    assert issued.missed == 0
+    assert recorder.reads == 2
+
+
+Step: TypeAlias = tuple[str, int, int]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["call", "call", "call", "native", "p2p", "batch"]), st.integers(0, 2), SIZES),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_it_makes_no_difference_who_told(steps: list[Step]) -> None:
+    """What is learned, and what is read of a ring in which nothing is lost."""
+    told = []
+    for ring, knows in ((RING, True), (100_000, False)):
+        recorder = Recorder(ring)
+        issued = Issued(recorder.dump, lambda e: pytest.fail(str(e)), RING)
+        for what, pg, size in steps * 8:
+            if what == "call" and knows:
+                call(issued, recorder, pg, size)
+            elif what == "batch" and knows:
+                issued.call(GROUPS[pg], "_start_coalescing", (), {})
+            elif what == "p2p" and knows:
+                recorder.issue(1, pg, is_p2p=True, p2p_seq_id=1)
+                recorder.enqueued[str(pg)] -= 1
+                issued.call(GROUPS[pg], "send", (), {})
+            elif what != "batch" and what != "p2p":
+                recorder.issue(1, pg, size=size)
+        issued.take()
+        told.append(({**issued.end()}, issued.missed))
+    (ours, missed), (truth, none) = told
+    assert none == 0
+    assert missed or ours == truth
+    groups = Groups(2, {name: frozenset({0, 1}) for name in "012"})
+    assert not differing({0: ours, 1: truth}, groups)
+
+
+def test_another_thread_is_left_to_the_ring(issued: Issued, recorder: Recorder) -> None:
+    for n in range(300):
+        call(issued, recorder, 0, size=1)
+        if n % 40 == 39:
+            thread = threading.Thread(target=call, args=(issued, recorder, 0, 2))
+            thread.start()
+            thread.join()
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued) == {"0": ["1-307"]}
 
 
 def test_what_no_call_counted_is_taken_in_where_it_is_looked_for(issued: Issued, recorder: Recorder) -> None:
@@ -78,8 +147,7 @@ def test_what_no_call_counted_is_taken_in_where_it_is_looked_for(issued: Issued,
 def test_there_is_room_for_a_burst_behind_calls(issued: Issued, recorder: Recorder) -> None:
     for n in range(300):
         for _ in range(n % 60):
-            issued.call()
-            recorder.issue(1)
+            call(issued, recorder, 0, size=n)
         with issued.burst():
             recorder.issue(25)
     issued.take()
@@ -124,3 +192,19 @@ def test_a_recorder_that_can_not_be_read_says_so_and_harms_nobody() -> None:
         issued.take()
     assert said == ["no recorder"] * 4
     assert issued.end() == {}
+
+
+def test_recorders_of_a_device_are_kept_apart() -> None:
+    """NCCL's and gloo's groups have the same names, and each recorder its own numbers."""
+    nccl, gloo = Recorder(), Recorder()
+
+    def dump(entries: bool) -> Sequence[Dump]:
+        return Dump("nccl", nccl.dump(entries)[0].data), gloo.dump(entries)[0]
+
+    issued = Issued(dump, lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    for n in range(500):
+        call(issued, nccl if n % 2 else gloo, 0, size=n % 2)
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
