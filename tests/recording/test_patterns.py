@@ -20,7 +20,6 @@ from pytest_megacpp.recording.errors import TEXT_CHARS, classify
 from pytest_megacpp.recording.events import Cause, Error
 
 READERS = ("recording", "judge", "report", "box", "rank")
-OF_ITS_OWN_TEST = "pytest_megacpp.report.clean"
 AT_ONE_PLACE = {"_NOISE"}  # `match` asks these at the beginning only
 SHORT_CHARS = 2_000
 GROWTHS = {2: 3.0, 32: 10.0}
@@ -37,7 +36,7 @@ def patterns() -> list[re.Pattern[Any]]:
     found: dict[Any, re.Pattern[Any]] = {}
     for module in pkgutil.walk_packages(pytest_megacpp.__path__, "pytest_megacpp."):
         parts = module.name.split(".")
-        if parts[1] in READERS and parts[-1] != "__main__" and module.name != OF_ITS_OWN_TEST:
+        if parts[1] in READERS and parts[-1] != "__main__":
             owned = vars(importlib.import_module(module.name))
             found |= {p.pattern: p for name, value in owned.items() if name not in AT_ONE_PLACE for p in inside(value)}
     return list(found.values())
