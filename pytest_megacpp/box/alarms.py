@@ -137,7 +137,7 @@ def all_waits(view: TestView) -> tuple[Wait, ...]:
     """Who waits for whom now, by whatever shows it."""
     gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
     graph = _graph(view, gave_up_s)
-    return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(graph, gave_up_s)
+    return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(view, graph, gave_up_s)
 
 
 def _graph(view: TestView, gave_up_s: Mapping[int, float]) -> WaitGraph:
@@ -152,9 +152,13 @@ def _goes_on(view: TestView, wait: Wait, gave_up_s: Mapping[int, float]) -> bool
     return waits or not wait.missing or any(not view.ranks[r].out for r in wait.missing)
 
 
-def _unnumbered(graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
-    """The wait of ranks that only their stacks, or the call they failed in, show waiting: whom for is a guess."""
+def _unnumbered(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
+    """The wait of ranks that only their stacks, or the call they failed in, show waiting, or that use a world to which
+    not all have come: whom for is a guess.
+    """
+    lacking = [w for w in graph.waits if not w.missing and view.groups.lacks_members(w.group)]
     blocked = {r: since_s for r, (_, since_s) in graph.calls.items()}
+    blocked |= {r: w.since_s for w in lacking for r in w.waiting}
     blocked |= {r: t for r, t in gave_up_s.items() if r not in graph.waiting_in}
     if not blocked:
         return ()

@@ -1,6 +1,7 @@
 """Owns what it means that a limit of the test or the run passed: who moved last decides; must not know errors."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, stalls, standing
 from pytest_megacpp.judge.case import Case
@@ -28,6 +29,8 @@ def _limit(case: Case) -> Finding:
         return _unclear(case, present, "nothing was seen of what they did")
     if quiet_s >= stall_s:
         return _nobody_moved(case, present, quiet_s)
+    if case.why == "test-limit" and (waited := _waited_for_somebody(case)):
+        return waited
     if quiet_s < min(stall_s, max(RECENT_S, case.test.limits.test / 4)):
         return _overtime(case, present)
     return _unclear(case, present, f"nobody had moved for {seconds(quiet_s)}, which is less than the stall limit")
@@ -57,6 +60,22 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
         time_s=case.end_s,
     )
+
+
+def _waited_for_somebody(case: Case) -> Finding | None:
+    """Some moved, while others waited in one call for half of the test or more, for whom isn't recorded: whether that
+    is slow or never comes is not known, unless it took longer than the box lets a rank wait.
+    """
+    still = standstill(case)
+    if not (still.guessed and case.graph.calls) or any(case.is_compiling(r) for r in still.roots):
+        return None
+    waited_s = case.end_s - min(since_s for _, since_s in case.graph.calls.values())
+    if waited_s >= case.test.limits.stall:
+        return replace(stalls.waited(case, still), certainty=Certainty.GUESS)
+    if waited_s < (case.end_s - case.test.started_s) / 2:
+        return None
+    present = [r for r in sorted(case.ranks) if not case.is_through(r)]
+    return _unclear(case, present, f"a wait of {seconds(waited_s)} is less than the stall limit")
 
 
 def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s: float) -> Finding:
@@ -103,10 +122,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     limit = f"its limit of {seconds(case.test.limits.test)}" if _name(case) == "test" else "the limit of the whole run"
     compiling = [r for r in present if case.is_compiling(r)]
     still = standstill(case)
-    waited = (
-        f"; {ranks_named(still.waiting)} waited for {ranks_named(still.roots)}" if still.roots and still.waits else ""
-    )
-    doing = f"; {ranks_named(compiling)} still compiled" if compiling else waited
+    doing = f"; {ranks_named(compiling)} still compiled" if compiling else _who_waited(still)
     return Finding(
         Code.OVERTIME,
         f"the test was still making progress when {limit} passed{doing}",
@@ -119,14 +135,18 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     )
 
 
+def _who_waited(still: Standstill) -> str:
+    if not still.roots or not (still.waits or still.guessed):
+        return ""
+    one_of = "one or more of " if still.guessed and len(still.roots) > 1 else ""
+    return f"; {ranks_named(still.waiting)} waited for {one_of}{ranks_named(still.roots)}" if still.waiting else ""
+
+
 def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
     still = standstill(case)
-    roots = (
-        f"; {ranks_named(still.waiting)} waited for {ranks_named(still.roots)}" if still.roots and still.waits else ""
-    )
     return Finding(
         Code.UNCLEAR,
-        f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{roots}",
+        f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{_who_waited(still)}",
         (),
         None,
         case.phase_of(present[0]) if present else "call",

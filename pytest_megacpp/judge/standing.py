@@ -93,6 +93,8 @@ def _started_long_ago(case: Case) -> list[Wait]:
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
+    if any(r not in waiting and r not in case.troubles and not case.is_through(r) for r in case.ranks):
+        return ()
     together: dict[object, list[int]] = defaultdict(list)
     for rank in waiting:
         wait, call = case.waiting_in.get(rank), case.blocked.get(rank)

@@ -183,11 +183,13 @@ class Observers:
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
             name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), asked["group_rank"]
             launched = int(os.environ["WORLD_SIZE"])
-            scope = "" if ranks or size in (-1, launched) else _world_name(asked["store"], self.agent.rank)
+            scope, known = "", True
+            if not ranks and size not in (-1, launched):
+                scope, known = _world_name(asked["store"], self.agent.rank)
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
             number = None if group_rank is None or group_rank < 0 else int(group_rank)
-            told = name, ranks, size, member, scope, default, number
+            told = name, ranks, size if known else 0, member, scope, default, number
             begun = GroupBegun(self.agent.rank, self.test, *told, *_asked_at())
         except Exception as e:
             self._missing("group_members", e)
@@ -378,15 +380,15 @@ def _backend_name(group: Any) -> str:
     return str((group if backend is None else backend).name())
 
 
-def _world_name(store: Any, rank: int) -> str:
+def _world_name(store: Any, rank: int) -> tuple[str, bool]:
     """The same for all members of a default group that isn't the whole launch: whoever asks its store first names it.
-    Without an answer a rank is alone in it.
+    Without an answer a rank is alone in it, and who else may come to the world will not be known.
     """
     alone = f"{rank}-{uuid.uuid4().hex[:8]}"
     try:
-        return str(store.compare_set("pytest_megacpp/world", "", alone).decode())
+        return str(store.compare_set("pytest_megacpp/world", "", alone).decode()), True
     except Exception:  # a store may know no such operation
-        return alone
+        return alone, False
 
 
 def _asked_at() -> tuple[str, int]:

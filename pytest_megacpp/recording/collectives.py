@@ -263,6 +263,19 @@ class Contradiction:
     since_s: float
 
 
+@dataclass(slots=True)
+class Scoped:
+    """What is told of a group in a world that isn't all of the launch: its `name` there, the world's `scope`, how many
+    members it is to have (0: nobody knows, so a peer may use another name; -1: no member said so yet), and who is not
+    to be one.
+    """
+
+    name: str
+    scope: str
+    size: int = -1
+    outside: set[int] = field(default_factory=set)
+
+
 @dataclass
 class Groups:
     """Members of each process group by name, as its members announced them. Equal lists of members are one object: in a
@@ -275,6 +288,7 @@ class Groups:
     everyone: frozenset[int] = field(init=False)
     _announced: dict[str, dict[int, Announced]] = field(default_factory=dict)  # by group and rank
     _once: dict[Announced, Announced] = field(default_factory=dict)
+    _scoped: dict[str, Scoped] = field(default_factory=dict)
     _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     _numbers: dict[str, dict[int, int]] = field(default_factory=dict)  # ranks of a world, by their numbers in it
     _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
@@ -314,14 +328,54 @@ class Groups:
             self._lists[ranks] = frozenset(ranks) & self.everyone or self.everyone
         return self._lists[ranks]
 
-    def join(self, name: str, rank: int, size: int) -> None:
+    def join(self, name: str, rank: int, size: int, told: Scoped) -> None:
         """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
+        self._tell(name, told).size = size
         announced = self._announced.setdefault(name, {})
         announced[rank] = Announced()
         if len(announced) == size:
             self.members[name] = frozenset(announced)
         if len(self._announced) > KEPT_GROUPS:
             self._forget(next(iter(self._announced)))
+
+    def stay_out(self, name: str, rank: int, told: Scoped) -> None:
+        """`rank` is no member of a group in its world."""
+        self._tell(name, told).outside.add(rank)
+
+    def _tell(self, name: str, told: Scoped) -> Scoped:
+        scoped = self._scoped.setdefault(name, told)
+        if len(self._scoped) > KEPT_GROUPS:
+            del self._scoped[next(iter(self._scoped))]
+        return scoped
+
+    def lacks_members(self, name: str) -> bool:
+        """Whether fewer have come to a group in a world of its own than it is to have."""
+        name = name.replace(GLOO, "")
+        scoped = self._scoped.get(name)
+        if scoped is None or any(other.scope == scoped.scope and not other.size for other in self._scoped.values()):
+            return False
+        return len(self._announced.get(name, ())) < scoped.size
+
+    def could_be_lacking(self, name: str) -> frozenset[int]:
+        """The ranks among which the members are that a group in a world of its own still lacks: the others of its
+        world; where these are too few, ranks that are in no other group of this name to which all came; else any.
+        Everybody, where nothing is told of the group.
+        """
+        name = name.replace(GLOO, "")
+        scoped = self._scoped.get(name)
+        if scoped is None:
+            return self.everyone
+        joined = frozenset(self._announced.get(name, ()))
+        left = self.everyone - joined - scoped.outside
+        fellows = self._came(told for told, other in self._scoped.items() if other.scope == scoped.scope)
+        rivals = (t for t, other in self._scoped.items() if other.name == scoped.name and other.scope != scoped.scope)
+        elsewhere = self._came(told for told in rivals if told in self.members)
+        least = max(1, scoped.size - len(joined))
+        return next((ranks for ranks in (left & fellows, left - elsewhere) if len(ranks) >= least), left)
+
+    def _came(self, names: Iterable[str]) -> frozenset[int]:
+        """The ranks that came to these groups."""
+        return frozenset(rank for name in names for rank in self._announced.get(name, ()))
 
     def number(self, name: str, rank: int, number: int) -> None:
         """`rank` says what its number is in a world."""
@@ -410,6 +464,7 @@ class Groups:
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
         self._announced.pop(name, None)
+        self._scoped.pop(name, None)
         self.disputed.pop(name, None)
 
     def disputes(self, name: str) -> bool:

@@ -446,6 +446,7 @@ class GroupBegun:
     """A rank begins to make a process group, which may wait for the other members. `ranks` are its members as this rank
     names them, empty for a world: a default group (`default`), or one beside it; of these `size` is known. `scope`
     names a world that isn't all of the launch, the same on all its members; of its other groups, `ranks` count in it.
+    A `size` of 0: that name is this rank's alone, since the store knows none, and says nothing of who else comes.
     `number` is this rank's own in the group, None where it is no member. `file` and `line` are where the user's code
     asked for it. Before 2026-12 neither was told.
     """

@@ -15,6 +15,7 @@ from pytest_megacpp.recording.collectives import (
     Disagreement,
     Groups,
     RankCollectives,
+    Scoped,
     differing,
     disagreements,
     is_default,
@@ -760,10 +761,12 @@ def _announce(test: TestView, time_s: float, fact: ev.GroupBegun) -> str:
     name = seen.named(fact.name)
     if fact.number is not None and not fact.ranks:
         test.groups.number(name, fact.rank, fact.number)
-    if (fact.scope or seen.scope) and fact.member:
-        test.groups.join(name, fact.rank, fact.size)
-    elif not (fact.scope or seen.scope):
+    if not (scope := fact.scope or seen.scope):
         test.groups.announce(name, fact.ranks, fact.rank, time_s, (fact.file, fact.line))
+    elif fact.member:
+        test.groups.join(name, fact.rank, fact.size, Scoped(fact.name, scope))
+    else:
+        test.groups.stay_out(name, fact.rank, Scoped(fact.name, scope))
     return name
 
 

@@ -10,10 +10,11 @@ What counts as waiting, the surest first:
   have. A rank that gave up (its own time-out) is in what it had entered last: its peer is still missing.
 * *A message* of NCCL, by its partner.
 * *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
-  group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come.
+  group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come. A
+  world of its own has known members only when all have come: until then, its making is a call like the next ones.
 * *A call that only a stack shows* (`recv` of gloo, a store, rpc): its innermost library frame is one of torch's that
   communicate, and the thread did not run since. Whom it waits for is not recorded: the ranks that don't wait themselves
-  are a guess.
+  are a guess; of a world that lacks members, those of them that could be one.
 
 Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
 has left the test, or failed on its own is in nothing, and has not arrived anywhere.
@@ -127,7 +128,8 @@ class Position:
 @dataclass(frozen=True)
 class WaitGraph:
     """`waits`, oldest first, are those whose missing ranks are known. `calls` are ranks that only their stack shows
-    waiting: in what, and since when. `idle` ranks wait for nothing; `present` of them are still in the test.
+    waiting: in what, and since when. `idle` ranks wait for nothing; `present` of them are still in the test. Ranks that
+    can't be whom these calls are for are left out of both.
     """
 
     waits: tuple[Wait, ...]
@@ -163,12 +165,16 @@ class WaitGraph:
 
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     """Who waits for whom, by whatever shows it."""
-    waits = find_waits({v.rank: Position.of(v, moment) for v in view.ranks.values()}, view.groups)
+    positions = {v.rank: Position.of(v, moment) for v in view.ranks.values()}
+    waits = find_waits(positions, view.groups)
     pending = {r for wait in waits for r in wait.waiting}
     away = moment.over | moment.failed_s.keys() | pending
     calls = {v.rank: call for v in view.ranks.values() if v.rank not in away and (call := _call(v)) is not None}
     busy = calls.keys() | pending | moment.failed_s.keys()
-    idle = tuple(r for r in sorted(view.ranks) if r not in busy)
+    sought = {_sought(positions[r], view.groups) for r in calls.keys() | (moment.gave_up - pending)}
+    sought |= {w.group for w in waits if not w.missing and view.groups.lacks_members(w.group)}
+    could_be = frozenset().union(*map(view.groups.could_be_lacking, sought)) if sought else view.groups.everyone
+    idle = tuple(r for r in sorted(view.ranks) if r not in busy and r in could_be)
     return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left))
 
 
@@ -178,6 +184,12 @@ def _call(view: RankView) -> tuple[str, float] | None:
     if view.frozen or since_s is None or taken is None:
         return None
     return communication_call(taken[1]) or "a distributed call", since_s
+
+
+def _sought(position: Position, groups: Groups) -> str:
+    """The group that a rank makes, or failed to make, of members that aren't known; else of no name."""
+    joining = position.joining or position.failed
+    return joining.group if joining is not None and not groups.knows(joining.group) else ""
 
 
 def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait, ...]:
@@ -239,10 +251,10 @@ def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] 
 
 
 def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
-    """Groups that ranks are making, and the members that don't make the same."""
+    """Groups of known members that ranks are making, and the members that don't make the same."""
     made: dict[tuple[str, tuple[int, ...]], dict[int, Joining]] = defaultdict(dict)
     for rank, position in positions.items():
-        if position.joining is not None:
+        if position.joining is not None and (position.joining.members or groups.knows(position.joining.group)):
             made[position.joining.group, position.joining.members][rank] = position.joining
     found = []
     for (group, members), joining in made.items():

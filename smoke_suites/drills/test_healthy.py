@@ -48,15 +48,36 @@ def test_two_worlds_in_one_launch() -> None:
     import torch.distributed as dist
 
     _, rank = faults.world_and_rank()
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    mine = dist.PrefixStore(f"world-{rank // 2}", store)
-    dist.init_process_group("gloo", store=mine, rank=rank % 2, world_size=2)
+    faults.join_a_world_of_two()
     for size in (4, 8) if rank < 2 else (3, 5, 7):
         if rank < 2:
             dist.all_reduce(torch.ones(size))
         else:
             dist.broadcast(torch.ones(size), 0)
     dist.destroy_process_group()
+
+
+@pytest.mark.h200x8(ranks=4, stall=3)
+@pytest.mark.parametrize("away", [time.sleep, faults.spin])
+def test_a_world_of_two_that_one_comes_late_to(away: Callable[[int], object]) -> None:
+    """The other pair has long begun, and takes longer than a rank may be waited for."""
+    import torch
+    import torch.distributed as dist
+
+    _, rank = faults.world_and_rank()
+    if rank == 3:
+        away(2)
+    faults.join_a_world_of_two()
+    if rank < 2:
+        away(5)
+    dist.all_reduce(torch.ones(4))
+    dist.destroy_process_group()
+
+
+@pytest.mark.h200x8(ranks=4, stall=2)
+@pytest.mark.parametrize("away", [time.sleep, faults.spin])
+def test_ranks_that_make_no_group(away: Callable[[int], object]) -> None:
+    away(4 if faults.world_and_rank()[1] == 2 else 3)
 
 
 @pytest.mark.h200x8(ranks=4)

@@ -132,6 +132,19 @@ def test_does_not_come_to_the_rendezvous(slow_before_the_group_on_rank_3: None, 
     faults.wait_for_everyone(modal_h200x8)
 
 
+@pytest.mark.h200x8(ranks=4, stall=3, test=60)
+@pytest.mark.expect_verdict("straggler", ranks=[3])
+@pytest.mark.parametrize("pair", ["computes", "has left"])
+def test_does_not_come_to_a_world_of_two(pair: str) -> None:
+    """Its peer is through with the store, and waits in the making of the group."""
+    _, rank = faults.world_and_rank()
+    if rank == 3:
+        time.sleep(faults.LONG_S)
+    faults.join_a_world_of_two()
+    if pair == "computes":
+        faults.spin(30)
+
+
 @pytest.mark.h200x8(ranks=4, stall=2, test=60)
 @pytest.mark.expect_verdict("straggler", ranks=[1])
 def test_others_give_up_waiting(modal_h200x8: Lane) -> None:

@@ -224,6 +224,55 @@ def test_waiting_for_a_message_ends_at_the_stall_limit() -> None:
     assert (acted.waiting, acted.missing) == ((0,), (1,))
 
 
+def worlds(rehearsal: Rehearsal, *begun: tuple[int, str, int], made: bool = True) -> Rehearsal:
+    """(rank, world, size) of default groups that aren't the whole launch."""
+    for rank, scope, size in begun:
+        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "0", (), size, True, scope, True))
+        if made:
+            rehearsal.told.rank(START_S, ev.GroupCreated(rank, 0, "0", (), "gloo"))
+    return rehearsal
+
+
+PAIR = (0, "a", 2), (1, "a", 2)
+
+
+@pytest.mark.parametrize("away", [Work(FOREVER), Idle(FOREVER)])
+@pytest.mark.parametrize("pair", [[Work(20)], [Idle(20)], []], ids=["computes", "sleeps", "has left"])
+def test_waiting_for_a_world_of_its_own_ends_at_the_stall_limit(away: Step, pair: list[Step]) -> None:
+    """Who will be in it is not known; ranks that are in another one are not missing."""
+    rehearsal = worlds(Rehearsal(pair, pair, [Receive(FOREVER)], [away]), *PAIR)
+    acted = expect(worlds(rehearsal, (2, "b", 2), made=False), "stall", LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((2,), (3,))
+
+
+def test_waiting_in_a_world_to_which_not_all_came_ends_at_the_stall_limit() -> None:
+    """NCCL makes a group without its peers."""
+    rehearsal = Rehearsal([Work(20)], [Work(20)], [Collect(group="0", ranks=(2, 3))], [Idle(FOREVER)])
+    acted = expect(worlds(rehearsal, *PAIR, (2, "b", 2)), "stall", LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((2,), (3,))
+
+
+def test_waiting_for_a_world_beside_the_default_group_ends_at_the_stall_limit() -> None:
+    rehearsal = Rehearsal([Receive(FOREVER)], [Work(FOREVER)], [Receive(FOREVER)], [Idle(FOREVER)])
+    for rank in (0, 2):
+        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "weights", (), 3, True, "a"))
+    acted = expect(rehearsal, "stall", LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((0, 2), (1, 3))
+
+
+@pytest.mark.parametrize("late", [Work(0.8 * LIMITS.stall), Idle(0.8 * LIMITS.stall)])
+def test_a_pair_that_is_slow_to_find_together_is_left_alone(late: Step) -> None:
+    rehearsal = Rehearsal([Work(20)], [Idle(20)], [Receive(0.8 * LIMITS.stall), Work(9)], [late, Work(9)])
+    assert worlds(worlds(rehearsal, *PAIR), (2, "b", 2), made=False).alarm() is None
+
+
+def test_nobody_in_another_world_is_missing_where_two_ranks_look_for_each_other() -> None:
+    """Rank 3 has another address: that ranks 0 and 1 compute meanwhile is nothing to them."""
+    rehearsal = worlds(Rehearsal([Work(20)], [Work(20)], [Receive(FOREVER)], [Receive(FOREVER)]), *PAIR)
+    acted = expect(worlds(rehearsal, (2, "b", 2), (3, "c", 2), made=False), "failure-stuck", 20, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((2, 3), ())
+
+
 def test_waiting_for_a_compiling_peer_ends_at_the_skew_limit() -> None:
     acted = expect(Rehearsal([Compile(FOREVER)], [Collect()], [Collect()]), "skew", LIMITS.skew, SLACK_S)
     assert (acted.waiting, acted.missing, acted.compiling) == ((1, 2), (0,), (0,))

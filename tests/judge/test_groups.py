@@ -109,6 +109,85 @@ def test_who_is_missing_in_a_world_of_its_own() -> None:
     assert judged(box.done()).blamed_ranks == (3,)
 
 
+def one_of_two() -> FakeBox:
+    """Ranks 0 and 1 have a world of their own, rank 2 waits for rank 3 to come to another one."""
+    box = FakeBox(4, limits=ev.Limits(stall=20, test=60)).begins()
+    scoped(scoped(box, 0, "a", 2), 1, "a", 2).rank(ev.GroupBegun(2, 0, "0", (), 2, True, "b", True))
+    return box.blocked(2, "init_process_group")
+
+
+@pytest.mark.parametrize("pair", ["passed", "computes"])
+def test_who_does_not_come_to_a_world_of_its_own(pair: str) -> None:
+    box = one_of_two()
+    box = box.passes((0, 1)) if pair == "passed" else box.at((0, 1))
+    box.at(3).after(21).acts("stall", "", (2,), (3,), waited_s=20.0).aborts("stall")
+    found = judged(box.done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+    assert "rank 2 waited 20 s in init_process_group" in found.summary
+
+
+@pytest.mark.parametrize(("waited_s", "code", "blamed"), [(25.0, Code.STRAGGLER, (3,)), (15.0, Code.UNCLEAR, ())])
+def test_who_does_not_come_to_a_world_of_its_own_until_the_test_limit(
+    waited_s: float, code: Code, blamed: tuple[int, ...]
+) -> None:
+    """As boxes before 2026-12 saw it."""
+    box = one_of_two().passes((0, 1)).at(3).after(waited_s).samples(3, cpu_s=9.0).at(3)
+    found = judged(box.acts("test-limit").aborts("test-limit").done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (code, blamed, Certainty.GUESS)
+    assert "rank 2 waited" in found.summary
+
+
+def test_a_test_that_was_slow_elsewhere_is_still_overtime() -> None:
+    box = FakeBox(4, limits=ev.Limits(stall=20, test=60)).begins().after(40)
+    box.enters(range(4)).completes().after(0.1)
+    box.blocked(2).at((0, 1, 3)).after(15).samples((0, 1, 3), cpu_s=19.0).at((0, 1, 3))
+    found = judged(box.acts("test-limit").aborts("test-limit").done())
+    assert (found.code, found.certainty) == (Code.OVERTIME, Certainty.CERTAIN)
+
+
+@pytest.mark.parametrize(
+    ("told", "candidates"),
+    [
+        (((0, "0", "a", 2), (1, "0", "a", 2), (2, "0", "b", 2)), {3}),
+        (((0, "0", "b", 3), (2, "0", "b", 3)), {1, 3}),
+        (((0, "0", "a", 2), (1, "0", "a", 2), (3, "0", "a", 2), (2, "0", "b", 2)), {0, 1, 3}),  # one leaves its world
+        (((2, "0", "b", 0), (3, "0", "c", 0)), {0, 1, 3}),  # a store that names no world: rank 3 may be in the same
+        (((0, "0", "a", 2), (1, "0", "a", 2), (2, "0", "b", 0), (3, "0", "c", 0)), {3}),
+    ],
+    ids=["the rest", "several", "all are in one", "not named", "not named beside another"],
+)
+def test_who_could_come_to_a_world_of_its_own(
+    told: tuple[tuple[int, str, str, int], ...], candidates: set[int]
+) -> None:
+    box = FakeBox(4).begins()
+    for rank, name, scope, size in told:
+        box.rank(ev.GroupBegun(rank, 0, name, (), size, True, scope, True))
+    assert box.timeline().tests[0].groups.could_be_lacking("0~b") == candidates
+
+
+def test_who_could_come_to_a_group_in_such_a_world() -> None:
+    """The others of that world, less those that made it for others only."""
+    box = FakeBox(6).begins()
+    for rank in range(6):
+        scoped(box, rank, "a" if rank < 4 else "b", 4 if rank < 4 else 2)
+    box.rank(ev.GroupBegun(0, 0, "1", (0, 1), 2, True)).rank(ev.GroupBegun(3, 0, "1", (0, 1), 2, False))
+    groups = box.timeline().tests[0].groups
+    assert groups.lacks_members("1~a")
+    assert groups.could_be_lacking("1~a") == {1, 2}
+
+
+def test_ranks_whose_store_names_no_world_lack_nobody_for_certain() -> None:
+    box = FakeBox(4).begins()
+    for rank in (2, 3):
+        scoped(box, rank, f"{rank}-x", 0).rank(ev.GroupBegun(rank, 0, "1", (0, 1), 2, True))
+        box.rank(ev.GroupCreated(rank, 0, "1", (0, 1), "gloo"))
+    groups = box.timeline().tests[0].groups
+    assert not groups.lacks_members("0~2-x")
+    assert not groups.lacks_members("1~2-x")
+    box.at((0, 1)).enters((2, 3), "gloo:all_reduce", 1, group="1")
+    assert all_waits(box.timeline().tests[0])[0].missing == ()
+
+
 def test_pairs_that_give_their_groups_one_name() -> None:
     """`new_group([0, 1])` here and `new_group([2, 3])` there: each means its own."""
     box = FakeBox(4).begins()

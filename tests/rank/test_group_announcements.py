@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, Store
 from torch.distributed import distributed_c10d as c10d
 
 from pytest_megacpp.rank.observers import Observers
@@ -59,6 +59,16 @@ def test_a_smaller_default_group_is_named_by_its_store(sent: list[Any]) -> None:
     assert other is not None
     assert first.scope
     assert first.scope == again.scope != other.scope
+
+
+class ListedStore(Store):
+    """One of the user's, which knows no `compare_set`."""
+
+
+def test_a_store_that_names_no_world_says_nothing_of_who_else_comes(sent: list[Any]) -> None:
+    begun = begin(sent, 2, 1, [], "gloo", ListedStore(), "0", group_desc="default_pg")
+    assert begun is not None
+    assert (bool(begun.scope), begun.size, begun.default) == (True, 0, True)
 
 
 def test_a_world_beside_the_default_group_is_no_default_one(sent: list[Any]) -> None:
