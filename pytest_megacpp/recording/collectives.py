@@ -26,6 +26,7 @@ KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
 KEPT_IN_ALL = 65_536  # of a test
 KEPT_LEAST = 32
 KEPT_GROUPS = 512
+NOBODY = -1
 KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
@@ -378,8 +379,12 @@ class Groups:
         return frozenset(rank for name in names for rank in self._announced.get(name, ()))
 
     def number(self, name: str, rank: int, number: int) -> None:
-        """`rank` says what its number is in a world."""
-        self._numbers.setdefault(name, {})[number] = rank
+        """`rank` says what its number is in a world. Of several that say the same, it is that of the launch's rank of
+        this number; where none of them is, nobody's.
+        """
+        told = self._numbers.setdefault(name, {})
+        claims = {rank, told.get(number, rank)}
+        told[number] = rank if claims == {rank} else number if number in claims else NOBODY
         if len(self._numbers) > KEPT_GROUPS:
             del self._numbers[next(iter(self._numbers))]
 

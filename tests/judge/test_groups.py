@@ -346,6 +346,24 @@ def test_ranks_that_number_themselves_in_another_order() -> None:
     assert found.blamed_ranks == (3,)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_number_that_is_used_twice_is_the_launch_s_own(order: tuple[int, int]) -> None:
+    """Rank 1 joined as number 0, whoever of them said so first."""
+    box = FakeBox(2).begins()
+    for rank in order:
+        box.rank(ev.GroupBegun(rank, 0, "0", (), 2, True, default=True, number=0))
+    box.after(2).raises((0, 1), "DistStoreError", ADDRESS.format("0", 1))
+    assert judged(box.ends().done()).blamed_ranks == (1,)
+
+
+@pytest.mark.parametrize("order", [(2, 3), (3, 2)])
+def test_a_number_that_is_used_twice_in_a_world_of_its_own_is_nobody_s(order: tuple[int, int]) -> None:
+    box = FakeBox(4).begins()
+    for rank in order:
+        box.rank(ev.GroupBegun(rank, 0, "0", (), 2, True, "b", default=True, number=0))
+    assert box.timeline().tests[0].groups.in_order("0~b", 2) == ()
+
+
 # -- a group that is made again under its name ---------------------------------------------------------------
 
 HASHED = "8f14e45fce"  # torch names a group by its ranks (use_local_synchronization, split_group), and by nothing else
