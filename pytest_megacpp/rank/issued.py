@@ -72,8 +72,10 @@ class Issued:
     def burst(self) -> Iterator[None]:
         """In this block unknown numbers may be issued; there must be room for as many as in the one before."""
         self._alone(self._make_room)
-        yield
-        self._alone(self._measure)
+        try:
+            yield
+        finally:
+            self._alone(self._measure)
 
     def _make_room(self) -> None:
         self._looked = self._leave_room(_total(self._dump(False)))

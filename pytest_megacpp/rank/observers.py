@@ -1,7 +1,7 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Three of what it sets up lie in modules of their own: `first_forward` (module calls), `staging` (triton's tuner) and
-`native_calls` (frames for calls of C++).
+Four of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `staging` (triton's
+tuner) and `native_calls` (frames for calls of C++).
 An observer that fails says so once as a missing capability; the test goes on.
 """
 
@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from pytest_megacpp.rank import first_forward, native_calls
+from pytest_megacpp.rank import backward, first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.cache_keys import separate_keys
-from pytest_megacpp.rank.compiler import left_alone_by_compiler
 from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.patience import Patience
@@ -80,7 +79,7 @@ class Observers:
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
             native_calls.tell_issued(self.issued.call)
-            self._look_around_backward()
+            backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
         try:
@@ -236,19 +235,9 @@ class Observers:
 
         return destroyed
 
-    def _look_around_backward(self) -> None:
+    def _around_backward(self) -> contextlib.AbstractContextManager[object]:
         """What DDP's reducer issues passes through no Python."""
-        autograd: Any = sys.modules["torch.autograd"]
-        run = autograd._engine_run_backward
-
-        @functools.wraps(run)
-        def looking(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            with self.issued.burst() if _group_exists() else contextlib.nullcontext():
-                return run(*args, **kwargs)
-
-        left_alone_by_compiler(looking.__code__)  # type: ignore[attr-defined]
-        autograd._engine_run_backward = looking
+        return self.issued.burst() if _group_exists() else contextlib.nullcontext()
 
     def _hear_cache_keys(self) -> None:
         """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""

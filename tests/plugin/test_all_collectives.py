@@ -5,7 +5,7 @@ import pytest
 from tests.plugin.project import LANE, Project, Ran
 
 TESTS = """
-    import os
+    import os, tempfile
     import pytest, torch, torch.distributed as dist
     import torch.distributed._functional_collectives as funcol
 
@@ -60,11 +60,13 @@ TESTS = """
         train(steps=20)
 
     def test_healthy_worlds():
-        for _ in range(2):
-            dist.init_process_group("gloo")
+        place = f"{tempfile.gettempdir()}/{os.environ['MASTER_PORT']}-{os.environ['TORCHELASTIC_RUN_ID']}"
+        for number in range(2):  # each with a store of its own: gloo finds the addresses of the first in an old one
+            dist.init_process_group("gloo", init_method=f"file://{place}-{number}", rank=RANK, world_size=2)
             group = dist.new_group([0, 1])
             for n in range(150):
                 dist.all_reduce(torch.ones(1 + n % 3), group=group if n % 2 else None)
+            dist.barrier()
             dist.destroy_process_group()
 
     def test_too_many_for_the_recorder(modal_h200x8):

@@ -1,0 +1,52 @@
+"""Being there when a backward pass runs, without torch's compiler noticing."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.autograd import graph
+
+from pytest_megacpp.rank import backward
+
+
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    said: list[str] = []
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        said.append("begins")
+        yield
+        said.append("is over")
+
+    own = graph._engine_run_backward.__code__
+    backward.watch(around)
+    yield said
+    graph._engine_run_backward.__code__ = own
+
+
+def test_each_pass_is_heard(heard: list[str]) -> None:
+    weight = torch.ones(3, requires_grad=True)
+    (weight * 2).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [2, 2, 2]
+    assert torch.autograd.grad((weight * 3).sum(), weight)[0].tolist() == [3, 3, 3]
+    assert heard == ["begins", "is over"] * 2
+
+
+def test_one_that_fails_fails_as_it_did(heard: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.ones(1).backward()
+    assert heard == ["begins"]
+
+
+def test_the_function_keeps_its_identity_and_file(heard: list[str]) -> None:
+    assert torch.autograd._engine_run_backward is graph._engine_run_backward
+    assert graph._engine_run_backward.__code__.co_filename == graph.__file__
+
+
+def test_another_torch_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "_engine_run_backward", print)
+    with pytest.raises(backward.Unwatchable):
+        backward.watch(contextlib.nullcontext)
