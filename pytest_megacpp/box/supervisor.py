@@ -428,8 +428,10 @@ class Supervisor:
 
     def _ended(self, view: TestView) -> tuple[Action, ...]:
         self.running = None
-        more, end = self._counted(view), Write(view.world, TestEnded(view.index, "finished"))
-        if _is_alike(view):
+        alike = issued_alike(view)
+        well = alike and goes_well(self.timeline, view)
+        more, end = self._counted(view, well=well), Write(view.world, TestEnded(view.index, "finished"))
+        if alike and _report_alike(view):
             self._clean[view.world] = self._is_clean(view)
             fresh = self._attempts[view.index].planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
@@ -437,10 +439,10 @@ class Supervisor:
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*more, *evidence, end, self._end(view.size, "a test failed in it", graceful=True))
 
-    def _counted(self, view: TestView) -> tuple[Action, ...]:
+    def _counted(self, view: TestView, *, well: bool) -> tuple[Action, ...]:
         """Counts a test of which all ranks are through; what follows from that."""
         attempt = self._attempts[view.index]
-        if not goes_well(self.timeline, view):
+        if not well:
             self._count_failure(view.index)
             return ()
         if attempt.purpose == MEASURED and not _is_skipped(view):
@@ -473,10 +475,10 @@ def _alarm_pause_s(view: TestView, now_s: float) -> float:
     return min(ALARM_CALM_S, max(ALARM_EVERY_S, ALARM_SHARE * (now_s - view.started_s)))
 
 
-def _is_alike(view: TestView) -> bool:
-    """Whether all ranks did the same and none failed, so that its world goes on: a skip under a gate harms nothing."""
+def _report_alike(view: TestView) -> bool:
+    """Whether all ranks report the same and none failed: its world goes on. A skip under a gate harms nothing."""
     outcomes = {said(rank) for rank in view.ranks.values()}
-    return len(outcomes) == 1 and outcomes <= GREEN and issued_alike(view)
+    return len(outcomes) == 1 and outcomes <= GREEN
 
 
 def _is_skipped(view: TestView) -> bool:

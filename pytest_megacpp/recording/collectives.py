@@ -453,14 +453,18 @@ class Groups:
         for rank, announced in sorted(self._announced.get(name, {}).items(), key=lambda entry: entry[0]):
             by_list[self._set_of(announced.ranks)].append(rank)
         lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
-        right, odd, tie = list[tuple[frozenset[int], list[int]]](), list[int](), False
-        for members, ranks in lists:
-            rivals = [theirs for other, theirs in right if members & set(theirs) or other & set(ranks)]
+        odd, tie, right, meant_by = list[int](), False, dict[int, int](), dict[int, list[int]]()
+        for number, (members, ranks) in enumerate(
+            lists
+        ):  # `right`: whose list stands; `meant_by`: lists with that rank
+            rivals = {right[r] for r in members if r in right} | {n for r in ranks for n in meant_by.get(r, ())}
             if rivals:
                 odd += ranks
-                tie |= max(map(len, rivals)) == len(ranks)
-            else:
-                right.append((members, ranks))
+                tie |= max(len(lists[n][1]) for n in rivals) == len(ranks)
+                continue
+            right |= dict.fromkeys(ranks, number)
+            for rank in members:
+                meant_by.setdefault(rank, []).append(number)
         if not odd:
             return None
         told = tuple((members, tuple(ranks)) for members, ranks in lists)

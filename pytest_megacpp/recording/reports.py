@@ -108,9 +108,9 @@ def issued_alike(view: TestView) -> bool:
 
 
 def goes_well(timeline: Timeline, view: TestView) -> bool:
-    """Whether an attempt of which all ranks are through is green as soon as its end is written."""
+    """Whether the reports of an attempt of which all ranks are through are green; they must have issued alike, too."""
     outcome = agreed(timeline, view)
-    if outcome not in GREEN or not issued_alike(view):
+    if outcome not in GREEN:
         return False
     unrun = outcome is Said.SKIPPED or kept_from_running(view) is not None
     return not (unrun and timeline.planned[view.index].must_run)
@@ -118,7 +118,8 @@ def goes_well(timeline: Timeline, view: TestView) -> bool:
 
 def is_green(timeline: Timeline, view: TestView) -> bool:
     """Whether an attempt was green."""
-    return view.ended is not None and view.ended.reason == "finished" and goes_well(timeline, view)
+    finished = view.ended is not None and view.ended.reason == "finished"
+    return finished and goes_well(timeline, view) and issued_alike(view)
 
 
 def counting(timeline: Timeline, item: int) -> list[int]:

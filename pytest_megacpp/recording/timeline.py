@@ -635,9 +635,9 @@ class Timeline:
             return
         test = self.tests[world.test]
         view = test.ranks[fact.rank]
-        joining = view.joinings[-1] if view.joinings else None
+        joining = next((j for j in reversed(view.joinings) if j.name == fact.name), None)
         view.progress_s, view.busy_s = max(view.progress_s, time_s), max(view.busy_s, time_s)
-        if joining is not None and joining.name == fact.name:
+        if joining is not None:
             if joining.failed:  # said twice
                 return
             joining.end_s, joining.failed = time_s, fact.failed
@@ -646,7 +646,7 @@ class Timeline:
             else:
                 test.groups.made(joining.group, fact.rank, joining.members)
         elif not view.collectives.scope:
-            if not is_default(fact.name):
+            if begun is None and not is_default(fact.name):
                 view.collectives.begin(fact.name, time_s)
             test.groups.announce(view.collectives.named(fact.name), members, fact.rank, time_s)
 

@@ -364,6 +364,19 @@ def test_a_number_that_is_used_twice_in_a_world_of_its_own_is_nobody_s(order: tu
     assert box.timeline().tests[0].groups.in_order("0~b", 2) == ()
 
 
+def test_groups_that_are_made_one_within_another_are_made_once() -> None:
+    """By two threads, or by a backend that makes one while it is made."""
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        making(box, rank, "1", (0, 1, 2, 3))
+        making(box, rank, "2", (0, 1, 2, 3))
+        for name in ("1", "2") if rank == 0 else ("2", "1"):
+            box.rank(ev.GroupCreated(rank, box.index, name, (0, 1, 2, 3), "gloo"))
+    views = box.timeline().tests[0].ranks.values()
+    assert {(v.collectives.named("1"), v.collectives.named("2")) for v in views} == {("1", "2")}
+    assert not any(v.joining(box.now_s) for v in views)
+
+
 # -- a group that is made again under its name ---------------------------------------------------------------
 
 HASHED = "8f14e45fce"  # torch names a group by its ranks (use_local_synchronization, split_group), and by nothing else
