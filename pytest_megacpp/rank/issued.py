@@ -174,8 +174,9 @@ def _numel(one: Fresh) -> int:
 
 
 def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
+    """Numbers in torch's pickles, texts in its JSON."""
     return {
-        (dump.recorder, int(pg)): max(0, status.get("last_enqueued_collective", 0))
+        (dump.recorder, int(pg)): max(0, int(status.get("last_enqueued_collective", 0)))
         for dump in taken
         for pg, status in (dump.data.get("pg_status") or {}).items()
     }

@@ -1,14 +1,17 @@
 """Reading a rank's recorders before they lose anything, and knowing what they lost."""
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._C import _distributed_c10d as c10d
 
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
 from pytest_megacpp.rank.recorders import Dump
@@ -208,3 +211,28 @@ def test_recorders_of_a_device_are_kept_apart() -> None:
     issued.take()
     assert issued.missed == 0
     assert told(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
+
+
+@pytest.fixture
+def world() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("world")
+def test_a_recorder_that_torch_writes_as_json_is_read_as_well() -> None:
+    """NCCL's legacy one: its counters are texts there."""
+
+    def dump(entries: bool) -> Sequence[Dump]:
+        return (Dump("nccl", json.loads(c10d._dump_fr_trace_json(entries, False))),)
+
+    issued = Issued(dump, lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    numbers = torch.ones(3)
+    for _ in range(300):
+        dist.all_reduce(numbers)
+        issued.call(dist.group.WORLD, "allreduce", ([numbers], None), {})
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued)["0"][-1].endswith("-300")
