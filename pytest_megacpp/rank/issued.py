@@ -22,6 +22,7 @@ from pytest_megacpp.recording.issued import Digests, Issue, hashed
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
 DEFAULT_RING = 64
+PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 79)
 
 Dumping = Callable[[bool], Sequence[Dump]]
 
@@ -30,7 +31,8 @@ class Issued:
     """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't."""
 
     def __init__(self, dump: Dumping, failed: Callable[[Exception], object], ring: int | None = None) -> None:
-        self.missed = 0
+        self._missed = 0
+        self._exact = True  # the digests hold all that was taken in; else nobody is compared with them
         self._dump = dump
         self._failed = failed
         self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
@@ -44,12 +46,21 @@ class Issued:
         self._counters: dict[Place, int] = {}
         self._lock = threading.Lock()
 
+    @property
+    def missed(self) -> int:
+        """Of how many collectives the digests tell nothing, as far as that is known."""
+        return self._missed if self._exact else max(self._missed, 1)
+
     def begin(self) -> None:
         """What was issued until now belongs to nothing."""
+        self._exact = True
+        self._surely(self._begin)
+
+    def _begin(self) -> None:
         self._burst = self._most // 2
         if self.behind():
-            self.take()
-        self._digests, self.missed = Digests(), 0
+            self._take(self._dump(True))
+        self._digests, self._missed = Digests(), 0
 
     def behind(self) -> bool:
         """Whether anything was issued since the recorders were read."""
@@ -92,14 +103,31 @@ class Issued:
             self._settle()
         return total
 
-    def take(self, taken: Sequence[Dump] | None = None) -> None:
-        """Takes in what is new, of what was dumped just now."""
-        self._alone(lambda: self._take(self._dump(True) if taken is None else taken))
+    def take(self) -> Sequence[Dump] | None:
+        """Takes in what is new. Returns what the recorders hold, also where another thread kept it from taking that in;
+        None where they can't be read.
+        """
+        taken: Sequence[Dump] | None = None
+
+        def read(then: Callable[[Sequence[Dump]], object]) -> None:
+            nonlocal taken
+            taken = self._dump(True)
+            then(taken)
+
+        if not self._surely(lambda: read(self._take)):
+            self._guarded(lambda: read(lambda _: None))
+        return taken
 
     def end(self, group: str | None = None) -> dict[str, str]:
-        """The digests of one group, which ends, or of all."""
+        """The digests of one group, which ends, or of all; none where they may lack something."""
+        ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        return {name: digest for one in names for name, digest in self._digests.end(one).items()}
+        self._surely(lambda: [ended.update(self._digests.end(name)) for name in names])
+        return ended if self._exact else {}
+
+    def lose(self) -> None:
+        """Something wasn't taken in, who knows what."""
+        self._exact = False
 
     def restart(self) -> None:
         """The recorders' counters begin again."""
@@ -108,12 +136,35 @@ class Issued:
     def _alone(self, action: Callable[[], object]) -> None:
         """One thread at a time; another one doesn't wait, what it issued is taken in now or later."""
         if self._lock.acquire(blocking=False):
-            try:
-                action()
-            except Exception as e:
-                self._failed(e)
-            finally:
-                self._lock.release()
+            self._locked(action)
+
+    def _surely(self, action: Callable[[], object]) -> bool:
+        """As `_alone`, where there is no later; whether it was done. A thread that interrupts itself while it reads
+        would wait for ever.
+        """
+        done = self._lock.acquire(timeout=PATIENCE_S)
+        if done:
+            self._locked(action)
+        else:
+            self.lose()
+        return done
+
+    def _locked(self, action: Callable[[], object]) -> None:
+        try:
+            self._guarded(action)
+        finally:
+            self._lock.release()
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """What fails, or is interrupted by a time-out's signal, may have taken in a half."""
+        try:
+            action()
+        except Exception as e:
+            self.lose()
+            self._failed(e)
+        except BaseException:
+            self.lose()
+            raise
 
     def _settle(self) -> None:
         """Takes in what is new, by the ring only where nothing else tells it."""
@@ -123,7 +174,7 @@ class Issued:
         if issued is None:
             self._take(self._dump(True))
             return
-        self.missed += self._digests.add(issued)
+        self._missed += self._digests.add(issued)
         for (recorder, pg), count in now.items():
             grown = count - self._counters.get((recorder, pg), 0)
             self._taken[recorder] = self._taken.get(recorder, -1) + grown  # an entry each
@@ -144,11 +195,11 @@ class Issued:
             before = before if newest > before else -1
             lost = dump.data["entries"][0]["record_id"] - before - 1
             if lost > 0:
-                self.missed += lost
+                self._missed += lost
                 self._digests.lose()
             new = sorted(fresh(dump.data, before), key=lambda one: one[1:3])
             found = [(one, _issue(one, dump.recorder if several else "")) for one in new]
-            self.missed += self._digests.add(issue for _, issue in found)
+            self._missed += self._digests.add(issue for _, issue in found)
             recorded += (Recorded((dump.recorder, one[1]), one[0], issue, _numel(one)) for one, issue in found)
         self._known.learn(recorded, _counters(taken))
         self._read(taken)

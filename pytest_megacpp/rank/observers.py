@@ -227,6 +227,7 @@ class Observers:
             try:
                 self._tell_before_destruction(group)
             except Exception as e:
+                self.issued.lose()
                 self._missing("flight_recorder", e)
             with contextlib.suppress(Exception):
                 self.check_recorders()
@@ -283,12 +284,13 @@ class Observers:
     def _send_flight_record(self, origin: str, newest: int, ending: str | None = None) -> None:
         """Of groups that go (`ending`, or all of them) the digests go along."""
         try:
-            taken = dumps()
+            if (taken := self.issued.take()) is None:
+                return
             entries, status = read_dumps(taken, self.agent.epoch_s, newest)
         except Exception as e:
+            self.issued.lose()
             self._missing("flight_recorder", e)
             return
-        self.issued.take(taken)
         ended = self.issued.end(ending) if origin == "destroy" or ending is not None else {}
         if entries or status or origin == "destroy":
             fact = FlightRecorded(

@@ -70,7 +70,7 @@ def test_a_test_may_do_as_it_likes_with_the_world_size(
 
 def test_a_group_without_a_name_gets_torchs_own_answer(destroy: Callable[..., Any], agent: Agent) -> None:
     group = c10d.ProcessGroup(0, 1)
-    with pytest.raises(Exception) as theirs:  # noqa: PT011 - whichever it is
+    with pytest.raises(Exception) as theirs:
         dist.destroy_process_group(group)
     with pytest.raises(theirs.type) as ours:
         destroy(group)
@@ -89,7 +89,22 @@ def test_what_fails_of_ours_is_said_and_the_group_goes(
     def fail(*_: object) -> None:
         raise RuntimeError("not now")
 
-    monkeypatch.setattr(observers.issued, broken, fail)
-    destroy()
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.issued, broken, fail)
+        destroy()
     assert not dist.is_initialized()
     assert agent.lacking() == ["flight_recorder"]
+    assert observers.finished() == ({}, 1)
+
+
+def test_a_world_that_goes_while_another_thread_reads_is_not_compared(
+    observers: Observers, destroy: Callable[..., Any], agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_megacpp.rank.issued.PATIENCE_S", 0.05)
+    observers.issued._lock.acquire()
+    destroy()
+    observers.issued._lock.release()
+    (told,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
+    assert told.entries
+    assert told.digests == ()
+    assert observers.finished() == ({}, 1)

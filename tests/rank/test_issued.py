@@ -236,3 +236,121 @@ def test_a_recorder_that_torch_writes_as_json_is_read_as_well() -> None:
     issued.take()
     assert issued.missed == 0
     assert told(issued)["0"][-1].endswith("-300")
+
+
+class Held:
+    """The lock, as another thread holds it that reads a recorder."""
+
+    def __init__(self, issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pytest_megacpp.rank.issued.PATIENCE_S", 0.05)
+        self._lock = issued._lock
+
+    def __enter__(self) -> None:
+        thread = threading.Thread(target=self._lock.acquire)
+        thread.start()
+        thread.join()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.fixture
+def held(issued: Issued, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(issued, monkeypatch)
+
+
+@pytest.mark.parametrize("when", ["take", "end", "both"])
+def test_digests_that_may_lack_something_are_not_told(
+    issued: Issued, recorder: Recorder, held: Held, when: str
+) -> None:
+    """Short ones would differ from the other ranks'."""
+    for _ in range(60):
+        call(issued, recorder, 0, size=1)
+    digests: dict[str, str] = {}
+    if when == "end":
+        issued.take()
+        with held:
+            digests = issued.end()
+    elif when == "take":
+        with held:
+            assert issued.take()
+        digests = issued.end()
+    else:
+        with held:
+            issued.take()
+            digests = issued.end()
+    assert digests == {}
+    assert issued.missed >= 1
+    issued.begin()
+    call(issued, recorder, 0, size=1)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["61-61"]})
+
+
+def test_a_test_that_could_not_begin_is_not_compared(issued: Issued, recorder: Recorder, held: Held) -> None:
+    recorder.issue(3)
+    with held:
+        issued.begin()
+    issued.take()
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_who_waits_for_another_thread_tells_all(issued: Issued, recorder: Recorder) -> None:
+    for _ in range(60):
+        call(issued, recorder, 0, size=1)
+    issued._lock.acquire()
+    threading.Timer(0.2, issued._lock.release).start()
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["1-60"]})
+
+
+def test_a_read_that_fails_half_way_leaves_no_digest() -> None:
+    recorder, said = Recorder(), []
+    issued = Issued(recorder.dump, lambda e: said.append(type(e)), RING)
+    issued.begin()
+    recorder.issue(3)
+    issued.take()
+    recorder.issue(2)
+    recorder.issue(1, process_group=())
+    assert issued.take()
+    assert said == [IndexError]
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_an_interrupted_read_leaves_no_digest(issued: Issued, recorder: Recorder) -> None:
+    """By the signal of a time-out, whose exception is the test's."""
+
+    def interrupted(entries: bool) -> Sequence[Dump]:
+        raise KeyboardInterrupt
+
+    recorder.issue(3)
+    issued.take()
+    recorder.issue(3)
+    issued._dump = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        issued.take()
+    issued._dump = recorder.dump
+    issued.take()
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_ends_are_told_while_others_take_in(issued: Issued, recorder: Recorder) -> None:
+    """Dictionaries don't like to change while they are gone through."""
+    issued._digests.add((f"g{n}", n, 1, 1) for n in range(3_000))
+    over = threading.Event()
+
+    def issue() -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            issued._alone(lambda n=n: issued._digests.add([(f"h{n % 5_000}", n, 1, 1)]))
+
+    other = threading.Thread(target=issue)
+    other.start()
+    for _ in range(300):
+        issued.end()
+    over.set()
+    other.join()
