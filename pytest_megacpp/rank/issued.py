@@ -38,12 +38,11 @@ class Issued:
         self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
         self._digests = Digests()
         self._taken: dict[str, int] = {}  # the newest record of each recorder
-        self._counted = 0  # by the recorders, when they were last read
         self._looked = 0  # the same, when a burst began
         self._burst = self._most // 2  # collectives that came without a call at once
         self._calls = 0
         self._known = KnownCalls()
-        self._counters: dict[Place, int] = {}
+        self._counters: dict[Place, int] = {}  # of the recorders, when they were last read
         self._lock = threading.Lock()
 
     @property
@@ -58,16 +57,22 @@ class Issued:
 
     def _begin(self) -> None:
         self._burst = self._most // 2
-        if self.behind():
+        if self.may_be_behind():
             self._take(self._dump(True))
         self._digests, self._missed = Digests(), 0
 
     def behind(self) -> bool:
         """Whether anything was issued since the recorders were read."""
         try:
-            return _total(self._dump(False)) != self._counted
+            return _counters(self._dump(False)) != self._counters
         except Exception:  # whoever reads then says so
             return True
+
+    def may_be_behind(self) -> bool:
+        """As `behind`, where it has to be certain: only gloo's counters tell all. Those of NCCL also number messages,
+        which have numbers of their own, so they may come back to where they were.
+        """
+        return self.behind() or any(recorder != "gloo" for recorder, _ in self._counters)
 
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Python has issued one more collective."""
@@ -98,7 +103,7 @@ class Issued:
 
     def _leave_room(self, total: int) -> int:
         """For another burst; calls are counted on from here."""
-        self._calls = total - self._counted
+        self._calls = total - sum(self._counters.values())
         if self._calls + self._burst > self._most:
             self._settle()
         return total
@@ -131,7 +136,7 @@ class Issued:
 
     def restart(self) -> None:
         """The recorders' counters begin again."""
-        self._counted = -1
+        self._surely(lambda: self._read(()))
 
     def _alone(self, action: Callable[[], object]) -> None:
         """One thread at a time; another one doesn't wait, what it issued is taken in now or later."""
@@ -181,7 +186,7 @@ class Issued:
         self._read(taken)
 
     def _read(self, taken: Sequence[Dump]) -> None:
-        self._calls, self._counted, self._counters = 0, _total(taken), _counters(taken)
+        self._calls, self._counters = 0, _counters(taken)
         self._known.begin()
 
     def _take(self, taken: Sequence[Dump]) -> None:
@@ -225,9 +230,9 @@ def _numel(one: Fresh) -> int:
 
 
 def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
-    """Numbers in torch's pickles, texts in its JSON."""
+    """Numbers in torch's pickles, texts in its JSON; those of hooked recorders begin with -1."""
     return {
-        (dump.recorder, int(pg)): max(0, int(status.get("last_enqueued_collective", 0)))
+        (dump.recorder, int(pg)): int(status.get("last_enqueued_collective", 0))
         for dump in taken
         for pg, status in (dump.data.get("pg_status") or {}).items()
     }

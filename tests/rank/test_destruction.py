@@ -108,3 +108,13 @@ def test_a_world_that_goes_while_another_thread_reads_is_not_compared(
     assert told.entries
     assert told.digests == ()
     assert observers.finished() == ({}, 1)
+
+
+def test_the_end_of_a_test_is_read_where_counters_may_hide_something(
+    observers: Observers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observers.issued, "behind", lambda: False)
+    assert observers.finished() == ({}, 0)
+    monkeypatch.setattr(observers.issued, "may_be_behind", lambda: True)
+    digests, missed = observers.finished()
+    assert (list(digests), missed) == (["0"], 0)

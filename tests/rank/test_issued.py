@@ -354,3 +354,83 @@ def test_ends_are_told_while_others_take_in(issued: Issued, recorder: Recorder) 
         issued.end()
     over.set()
     other.join()
+
+
+class Hooked(Recorder):
+    """As the one that torch's hook writes: its counters number operations of any kind, from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enqueued["0"] = -1
+        self.seq = 0
+
+    def issue(self, count: int, pg: int = 0, dtype: str = "Float", size: int = 8, **more: object) -> None:
+        for _ in range(count):
+            self.seq += "is_p2p" not in more
+            super().issue(1, pg, dtype, size, **({"collective_seq_id": self.seq} | more))
+
+    def dump(self, entries: bool) -> Sequence[Dump]:
+        (told,) = super().dump(entries)
+        return (Dump("nccl2", told.data),)
+
+
+@pytest.fixture
+def hooked() -> Hooked:
+    return Hooked()
+
+
+@pytest.fixture
+def issued_hooked(hooked: Hooked) -> Issued:
+    made = Issued(hooked.dump, lambda e: pytest.fail(str(e)), RING)
+    made.begin()
+    return made
+
+
+def test_the_first_collective_of_a_group_may_have_the_number_0(issued_hooked: Issued, hooked: Hooked) -> None:
+    hooked.issue(1)
+    assert hooked.enqueued == {"0": 0}
+    assert issued_hooked.behind()
+    issued_hooked.take()
+    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-1"]})
+
+
+def test_a_group_that_has_issued_nothing_counts_as_one(issued: Issued, recorder: Recorder) -> None:
+    """Of two groups one may fall by what the other rises."""
+    recorder.issue(3, 0)
+    recorder.issue(4, 1)
+    issued.take()
+    recorder.enqueued |= {"0": 4, "1": 3}
+    assert issued.behind()
+
+
+def test_counters_of_nccl_may_come_back_to_where_they_were(recorder: Recorder) -> None:
+    """A message sets the group's counter to a number of its own."""
+    issued = Issued(
+        lambda entries: (Dump("nccl", recorder.dump(entries)[0].data),), lambda e: pytest.fail(str(e)), RING
+    )
+    issued.begin()
+    recorder.issue(1)
+    issued.take()
+    recorder.issue(1)
+    recorder.issue(1, is_p2p=True, p2p_seq_id=1)
+    recorder.enqueued["0"] = 1
+    assert issued.may_be_behind()
+    issued.begin()
+    recorder.enqueued["0"] = 2
+    recorder.issue(1)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["3-3"]})
+
+
+def test_numbers_of_operations_are_not_taken_for_those_of_collectives(issued_hooked: Issued, hooked: Hooked) -> None:
+    """After one message they agree, until the next one."""
+    hooked.issue(1, is_p2p=True, p2p_seq_id=1)
+    issued_hooked.call(GROUPS[0], "send", (), {})
+    issued_hooked.take()
+    for n in range(300):
+        if n == 150:
+            hooked.issue(1, is_p2p=True, p2p_seq_id=2)
+            issued_hooked.call(GROUPS[0], "send", (), {})
+        call(issued_hooked, hooked, 0, size=1)
+    issued_hooked.take()
+    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-300"]})
