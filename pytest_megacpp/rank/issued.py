@@ -28,13 +28,22 @@ Dumping = Callable[[bool], Sequence[Dump]]
 
 
 class Issued:
-    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't."""
+    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't.
+    `capturing`: whether this thread's stream is recorded into a CUDA graph now.
+    """
 
-    def __init__(self, dump: Dumping, failed: Callable[[Exception], object], ring: int | None = None) -> None:
+    def __init__(
+        self,
+        dump: Dumping,
+        failed: Callable[[Exception], object],
+        ring: int | None = None,
+        capturing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._missed = 0
         self._exact = True  # the digests hold all that was taken in; else nobody is compared with them
         self._dump = dump
         self._failed = failed
+        self._capturing = capturing
         self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
         self._digests = Digests()
         self._taken: dict[str, int] = {}  # the newest record of each recorder
@@ -76,6 +85,9 @@ class Issued:
 
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Python has issued one more collective."""
+        if self._capturing():
+            self._captured()
+            return
         self._calls += 1
         try:
             self._known.add(group, method, args, kwargs)
@@ -87,11 +99,23 @@ class Issued:
     @contextlib.contextmanager
     def burst(self) -> Iterator[None]:
         """In this block unknown numbers may be issued; there must be room for as many as in the one before."""
+        if self._capturing():
+            self._captured()  # for all that anybody knows
+            yield
+            return
         self._alone(self._make_room)
         try:
             yield
         finally:
-            self._alone(self._measure)
+            if not self._capturing():  # a graph may begin or end in a hook
+                self._alone(self._measure)
+
+    def _captured(self) -> None:
+        """No recorder has what a CUDA graph captures (decision 70), nor may one be read meanwhile: NCCL's asks the
+        device which of its collectives are over, which CUDA forbids during a capture.
+        """
+        self._known.lose()
+        self._missed += 1
 
     def _make_room(self) -> None:
         self._looked = self._leave_room(_total(self._dump(False)))

@@ -53,7 +53,7 @@ class Observers:
         self.test: int | None = None
         self.groups_created = 0
         self.patience = Patience()
-        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e))
+        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e), capturing=_capturing())
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
@@ -377,6 +377,21 @@ def _shared_memory_bytes() -> int:
 def _backend_name(group: Any) -> str:
     backend = device_backend(group) if os.environ.get("MEGACPP_DEVICE") == "cuda" else None
     return str((group if backend is None else backend).name())
+
+
+def _capturing() -> Callable[[], bool]:
+    """Tells whether the current stream is captured."""
+    if os.environ.get("MEGACPP_DEVICE") != "cuda":
+        return lambda: False
+    import torch
+
+    def capturing() -> bool:
+        try:
+            return bool(torch.cuda.is_current_stream_capturing())
+        except Exception:  # a torch without CUDA
+            return False
+
+    return capturing
 
 
 def _group_name(group: Any) -> str:

@@ -118,3 +118,18 @@ def test_the_end_of_a_test_is_read_where_counters_may_hide_something(
     monkeypatch.setattr(observers.issued, "may_be_behind", lambda: True)
     digests, missed = observers.finished()
     assert (list(digests), missed) == (["0"], 0)
+
+
+@pytest.mark.parametrize("state", [True, False, RuntimeError("no CUDA here")], ids=["capturing", "not", "no-cuda"])
+def test_a_rank_on_cuda_asks_for_captures(
+    state: bool | Exception, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> bool:
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", asked)
+    assert not Observers(agent).issued._capturing()  # type: ignore[arg-type]
+    monkeypatch.setenv("MEGACPP_DEVICE", "cuda")
+    assert Observers(agent).issued._capturing() == (state is True)  # type: ignore[arg-type]

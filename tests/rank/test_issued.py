@@ -434,3 +434,66 @@ def test_numbers_of_operations_are_not_taken_for_those_of_collectives(issued_hoo
         call(issued_hooked, hooked, 0, size=1)
     issued_hooked.take()
     assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-300"]})
+
+
+class Capture:
+    """Of a CUDA graph: what is issued meanwhile gets a number, and no entry; no recorder may be read."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.on = False
+        self.recorder = recorder
+        self.issued = Issued(self.dump, lambda e: pytest.fail(str(e)), RING, self.__bool__)
+        self.issued.begin()
+
+    def __bool__(self) -> bool:
+        return self.on
+
+    def dump(self, entries: bool) -> Sequence[Dump]:
+        assert not self.on, "operation not permitted when stream is capturing"
+        return self.recorder.dump(entries)
+
+    def call(self, count: int) -> None:
+        for _ in range(count):
+            if self.on:
+                self.issued.call(GROUPS[0], "allreduce", ([torch.ones(1)], None), {})
+            else:
+                call(self.issued, self.recorder, 0, size=1)
+
+
+@pytest.fixture
+def capture(recorder: Recorder) -> Capture:
+    return Capture(recorder)
+
+
+def test_no_recorder_is_read_during_a_capture(capture: Capture) -> None:
+    """And what is captured is compared with nobody's."""
+    capture.call(100)
+    capture.on = True
+    capture.call(200)
+    with capture.issued.burst():
+        capture.call(50)
+    capture.on = False
+    capture.issued.take()
+    assert told(capture.issued) == {"0": ["1-100"]}
+    assert capture.issued.missed == 251
+
+
+def test_a_capture_may_begin_or_end_within_a_pass(capture: Capture) -> None:
+    for begins in (True, False):
+        with capture.issued.burst():
+            capture.call(10)
+            capture.on = begins
+    capture.issued.take()
+    assert told(capture.issued)
+
+
+def test_calls_behind_a_capture_are_not_taken_for_known_ones(capture: Capture, recorder: Recorder) -> None:
+    capture.call(150)
+    capture.on = True
+    capture.call(7)
+    capture.on = False
+    recorder.enqueued["0"] += 7
+    capture.call(150)
+    capture.issued.take()
+    assert capture.issued.missed >= 7
+    assert told(capture.issued)["0"][-1].endswith("-307")
