@@ -221,17 +221,23 @@ class Issued:
             if newest == before:
                 continue
             self._taken[dump.recorder] = newest
-            before = before if newest > before else -1
-            lost = dump.data["entries"][0]["record_id"] - before - 1
-            if lost > 0:
-                self._missed += lost
-                self._digests.lose()
+            if newest < before:  # the test has reset the recorder, who knows after how many more
+                self._lost(1)
+                before = -1
+            if newest < 0:
+                continue
+            if (lost := dump.data["entries"][0]["record_id"] - before - 1) > 0:
+                self._lost(lost)
             new = sorted(fresh(dump.data, before), key=lambda one: one[1:3])
             found = [(one, _issue(one, dump.recorder if several else "")) for one in new]
             self._missed += self._digests.add(issue for _, issue in found)
             recorded += (Recorded((dump.recorder, one[1]), one[0], issue, _numel(one)) for one, issue in found)
         self._known.learn(recorded, _counters(taken))
         self._read(taken)
+
+    def _lost(self, count: int) -> None:
+        self._missed += count
+        self._digests.lose()
 
 
 def _issue(one: Fresh, recorder: str) -> Issue:

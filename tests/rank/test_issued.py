@@ -497,3 +497,28 @@ def test_calls_behind_a_capture_are_not_taken_for_known_ones(capture: Capture, r
     capture.issued.take()
     assert capture.issued.missed >= 7
     assert told(capture.issued)["0"][-1].endswith("-307")
+
+
+@pytest.mark.parametrize("more", [0, 3], ids=["all-taken", "some-lost"])
+def test_a_recorder_that_was_reset_is_there(issued: Issued, recorder: Recorder, more: int) -> None:
+    """What it had is lost, as far as that wasn't told before."""
+    recorder.issue(10)
+    issued.take()
+    recorder.issue(more)
+    recorder.entries.clear()
+    recorder.records = 0
+    issued.take()
+    assert issued.missed >= 1
+    recorder.issue(5)
+    issued.take()
+    assert told(issued) == {"0": [f"{more + 12}-{more + 15}"]}
+
+
+def test_nothing_is_told_of_a_recorder_that_was_reset_at_the_end(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(10)
+    issued.take()
+    recorder.issue(1)
+    recorder.entries.clear()
+    issued.take()
+    assert issued.missed >= 1
+    assert told(issued) == {}
