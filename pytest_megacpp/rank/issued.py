@@ -47,8 +47,8 @@ class Issued:
         self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
         self._digests = Digests()
         self._taken: dict[str, int] = {}  # the newest record of each recorder
-        self._looked = 0  # the same, when a burst began
         self._burst = self._most // 2  # collectives that came without a call at once
+        self._open: set[object] = set()  # bursts; passes are made within passes
         self._calls = 0
         self._known = KnownCalls()
         self._counters: dict[Place, int] = {}  # of the recorders, when they were last read
@@ -103,12 +103,15 @@ class Issued:
             self._captured()  # for all that anybody knows
             yield
             return
-        self._alone(self._make_room)
+        began: list[int] = []
+        self._open.add(one := object())
+        self._alone(lambda: began.append(self._make_room()))
         try:
             yield
         finally:
+            self._open.discard(one)
             if not self._capturing():  # a graph may begin or end in a hook
-                self._alone(self._measure)
+                self._alone(lambda: self._measure(*began))
 
     def _captured(self) -> None:
         """No recorder has what a CUDA graph captures (decision 70), nor may one be read meanwhile: NCCL's asks the
@@ -117,12 +120,14 @@ class Issued:
         self._known.lose()
         self._missed += 1
 
-    def _make_room(self) -> None:
-        self._looked = self._leave_room(_total(self._dump(False)))
+    def _make_room(self) -> int:
+        return self._leave_room(_total(self._dump(False)))
 
-    def _measure(self) -> None:
+    def _measure(self, began: int | None = None) -> None:
+        """Within another burst the largest of them counts: what comes then is the rest of that one."""
         total = _total(self._dump(False))
-        self._burst = total - self._looked
+        if began is not None:
+            self._burst = max(total - began, self._burst if self._open else 0)
         self._leave_room(total)
 
     def _leave_room(self, total: int) -> int:

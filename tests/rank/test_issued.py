@@ -522,3 +522,27 @@ def test_nothing_is_told_of_a_recorder_that_was_reset_at_the_end(issued: Issued,
     issued.take()
     assert issued.missed >= 1
     assert told(issued) == {}
+
+
+def test_there_is_room_for_a_burst_around_others(issued: Issued, recorder: Recorder) -> None:
+    """Checkpointing that is reentrant runs backward passes within one; the short ones tell nothing about the long."""
+    for n in range(50):
+        for _ in range(20 if n else 0):
+            call(issued, recorder, 0, size=n)
+        with issued.burst():
+            recorder.issue(45)
+            with issued.burst():
+                recorder.issue(1)
+    issued.take()
+    assert issued.missed == 0
+
+
+def test_a_burst_within_one_leaves_room_for_the_rest(issued: Issued, recorder: Recorder) -> None:
+    for _ in range(50):
+        with issued.burst():
+            for _ in range(3):
+                with issued.burst():
+                    recorder.issue(1)
+                recorder.issue(40)
+    issued.take()
+    assert issued.missed == 0
