@@ -57,12 +57,11 @@ def _finding(case: Case, code: Code, summary: str) -> Finding:
 
 
 def _uncompared(case: Case) -> tuple[Doubt, ...]:
-    """Collectives that a rank's recorder lost: that the ranks issued the same is true of the others only."""
+    """Collectives that a rank lost: that the ranks issued the same is true of the others only."""
     missed = {rank: view.counted.missed for rank, view in case.ranks.items() if view.counted and view.counted.missed}
     if not missed:
         return ()
-    most = max(missed.values())
-    text = f"{ranks_named(sorted(missed))} issued collectives (up to {most}) too fast to compare them with other ranks'"
+    text = f"{ranks_named(sorted(missed))} issued collectives that could not be compared with other ranks'"
     return (Doubt(Source.COLLECTIVES, text),)
 
 

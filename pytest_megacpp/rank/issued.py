@@ -22,44 +22,72 @@ from pytest_megacpp.recording.issued import Digests, Issue, hashed
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
 DEFAULT_RING = 64
+PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 79)
 
 Dumping = Callable[[bool], Sequence[Dump]]
 
 
 class Issued:
-    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't."""
+    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't.
+    `capturing`: whether this thread's stream is recorded into a CUDA graph now.
+    """
 
-    def __init__(self, dump: Dumping, failed: Callable[[Exception], object], ring: int | None = None) -> None:
-        self.missed = 0
+    def __init__(
+        self,
+        dump: Dumping,
+        failed: Callable[[Exception], object],
+        ring: int | None = None,
+        capturing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._missed = 0
+        self._exact = True  # the digests hold all that was taken in; else nobody is compared with them
         self._dump = dump
         self._failed = failed
+        self._capturing = capturing
         self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
         self._digests = Digests()
         self._taken: dict[str, int] = {}  # the newest record of each recorder
-        self._counted = 0  # by the recorders, when they were last read
-        self._looked = 0  # the same, when a burst began
         self._burst = self._most // 2  # collectives that came without a call at once
+        self._open: set[object] = set()  # bursts; passes are made within passes
         self._calls = 0
         self._known = KnownCalls()
-        self._counters: dict[Place, int] = {}
+        self._counters: dict[Place, int] = {}  # of the recorders, when they were last read
         self._lock = threading.Lock()
+
+    @property
+    def missed(self) -> int:
+        """Of how many collectives the digests tell nothing, as far as that is known."""
+        return self._missed if self._exact else max(self._missed, 1)
 
     def begin(self) -> None:
         """What was issued until now belongs to nothing."""
+        self._exact = True
+        self._surely(self._begin)
+
+    def _begin(self) -> None:
         self._burst = self._most // 2
-        if self.behind():
-            self.take()
-        self._digests, self.missed = Digests(), 0
+        if self.may_be_behind():
+            self._take(self._dump(True))
+        self._digests, self._missed = Digests(), 0
 
     def behind(self) -> bool:
         """Whether anything was issued since the recorders were read."""
         try:
-            return _total(self._dump(False)) != self._counted
+            return _counters(self._dump(False)) != self._counters
         except Exception:  # whoever reads then says so
             return True
 
+    def may_be_behind(self) -> bool:
+        """As `behind`, where it has to be certain: only gloo's counters tell all. Those of NCCL also number messages,
+        which have numbers of their own, so they may come back to where they were.
+        """
+        return self.behind() or any(recorder != "gloo" for recorder, _ in self._counters)
+
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Python has issued one more collective."""
+        if self._capturing():
+            self._captured()
+            return
         self._calls += 1
         try:
             self._known.add(group, method, args, kwargs)
@@ -71,49 +99,106 @@ class Issued:
     @contextlib.contextmanager
     def burst(self) -> Iterator[None]:
         """In this block unknown numbers may be issued; there must be room for as many as in the one before."""
-        self._alone(self._make_room)
+        if self._capturing():
+            self._captured()  # for all that anybody knows
+            yield
+            return
+        began: list[int] = []
+        self._open.add(one := object())
+        self._alone(lambda: began.append(self._make_room()))
         try:
             yield
         finally:
-            self._alone(self._measure)
+            self._open.discard(one)
+            if not self._capturing():  # a graph may begin or end in a hook
+                self._alone(lambda: self._measure(*began))
 
-    def _make_room(self) -> None:
-        self._looked = self._leave_room(_total(self._dump(False)))
+    def _captured(self) -> None:
+        """No recorder has what a CUDA graph captures (decision 70), nor may one be read meanwhile: NCCL's asks the
+        device which of its collectives are over, which CUDA forbids during a capture.
+        """
+        self._known.lose()
+        self._missed += 1
 
-    def _measure(self) -> None:
+    def _make_room(self) -> int:
+        return self._leave_room(_total(self._dump(False)))
+
+    def _measure(self, began: int | None = None) -> None:
+        """Within another burst the largest of them counts: what comes then is the rest of that one."""
         total = _total(self._dump(False))
-        self._burst = total - self._looked
+        if began is not None:
+            self._burst = max(total - began, self._burst if self._open else 0)
         self._leave_room(total)
 
     def _leave_room(self, total: int) -> int:
         """For another burst; calls are counted on from here."""
-        self._calls = total - self._counted
+        self._calls = total - sum(self._counters.values())
         if self._calls + self._burst > self._most:
             self._settle()
         return total
 
-    def take(self, taken: Sequence[Dump] | None = None) -> None:
-        """Takes in what is new, of what was dumped just now."""
-        self._alone(lambda: self._take(self._dump(True) if taken is None else taken))
+    def take(self) -> Sequence[Dump] | None:
+        """Takes in what is new. Returns what the recorders hold, also where another thread kept it from taking that in;
+        None where they can't be read.
+        """
+        taken: Sequence[Dump] | None = None
+
+        def read(then: Callable[[Sequence[Dump]], object]) -> None:
+            nonlocal taken
+            taken = self._dump(True)
+            then(taken)
+
+        if not self._surely(lambda: read(self._take)):
+            self._guarded(lambda: read(lambda _: None))
+        return taken
 
     def end(self, group: str | None = None) -> dict[str, str]:
-        """The digests of one group, which ends, or of all."""
+        """The digests of one group, which ends, or of all; none where they may lack something."""
+        ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        return {name: digest for one in names for name, digest in self._digests.end(one).items()}
+        self._surely(lambda: [ended.update(self._digests.end(name)) for name in names])
+        return ended if self._exact else {}
+
+    def lose(self) -> None:
+        """Something wasn't taken in, who knows what."""
+        self._exact = False
 
     def restart(self) -> None:
         """The recorders' counters begin again."""
-        self._counted = -1
+        self._surely(lambda: self._read(()))
 
     def _alone(self, action: Callable[[], object]) -> None:
         """One thread at a time; another one doesn't wait, what it issued is taken in now or later."""
         if self._lock.acquire(blocking=False):
-            try:
-                action()
-            except Exception as e:
-                self._failed(e)
-            finally:
-                self._lock.release()
+            self._locked(action)
+
+    def _surely(self, action: Callable[[], object]) -> bool:
+        """As `_alone`, where there is no later; whether it was done. A thread that interrupts itself while it reads
+        would wait for ever.
+        """
+        done = self._lock.acquire(timeout=PATIENCE_S)
+        if done:
+            self._locked(action)
+        else:
+            self.lose()
+        return done
+
+    def _locked(self, action: Callable[[], object]) -> None:
+        try:
+            self._guarded(action)
+        finally:
+            self._lock.release()
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """What fails, or is interrupted by a time-out's signal, may have taken in a half."""
+        try:
+            action()
+        except Exception as e:
+            self.lose()
+            self._failed(e)
+        except BaseException:
+            self.lose()
+            raise
 
     def _settle(self) -> None:
         """Takes in what is new, by the ring only where nothing else tells it."""
@@ -123,14 +208,14 @@ class Issued:
         if issued is None:
             self._take(self._dump(True))
             return
-        self.missed += self._digests.add(issued)
+        self._missed += self._digests.add(issued)
         for (recorder, pg), count in now.items():
             grown = count - self._counters.get((recorder, pg), 0)
             self._taken[recorder] = self._taken.get(recorder, -1) + grown  # an entry each
         self._read(taken)
 
     def _read(self, taken: Sequence[Dump]) -> None:
-        self._calls, self._counted, self._counters = 0, _total(taken), _counters(taken)
+        self._calls, self._counters = 0, _counters(taken)
         self._known.begin()
 
     def _take(self, taken: Sequence[Dump]) -> None:
@@ -141,17 +226,23 @@ class Issued:
             if newest == before:
                 continue
             self._taken[dump.recorder] = newest
-            before = before if newest > before else -1
-            lost = dump.data["entries"][0]["record_id"] - before - 1
-            if lost > 0:
-                self.missed += lost
-                self._digests.lose()
+            if newest < before:  # the test has reset the recorder, who knows after how many more
+                self._lost(1)
+                before = -1
+            if newest < 0:
+                continue
+            if (lost := dump.data["entries"][0]["record_id"] - before - 1) > 0:
+                self._lost(lost)
             new = sorted(fresh(dump.data, before), key=lambda one: one[1:3])
             found = [(one, _issue(one, dump.recorder if several else "")) for one in new]
-            self.missed += self._digests.add(issue for _, issue in found)
+            self._missed += self._digests.add(issue for _, issue in found)
             recorded += (Recorded((dump.recorder, one[1]), one[0], issue, _numel(one)) for one, issue in found)
         self._known.learn(recorded, _counters(taken))
         self._read(taken)
+
+    def _lost(self, count: int) -> None:
+        self._missed += count
+        self._digests.lose()
 
 
 def _issue(one: Fresh, recorder: str) -> Issue:
@@ -174,8 +265,9 @@ def _numel(one: Fresh) -> int:
 
 
 def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
+    """Numbers in torch's pickles, texts in its JSON; those of hooked recorders begin with -1."""
     return {
-        (dump.recorder, int(pg)): max(0, status.get("last_enqueued_collective", 0))
+        (dump.recorder, int(pg)): int(status.get("last_enqueued_collective", 0))
         for dump in taken
         for pg, status in (dump.data.get("pg_status") or {}).items()
     }

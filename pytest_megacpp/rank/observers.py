@@ -53,10 +53,11 @@ class Observers:
         self.test: int | None = None
         self.groups_created = 0
         self.patience = Patience()
-        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e))
+        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e), capturing=_capturing())
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
+        self._launched = int(os.environ.get("WORLD_SIZE", "0"))  # a test may change the variable
         self._default_size = 0  # of the default group that was made last
         self._told_device = False
         self._told_missing: set[str] = set()
@@ -87,7 +88,7 @@ class Observers:
         except Exception as e:
             self._missing("cache_keys", e)
         try:
-            separate_keys(self.agent.rank, int(os.environ["WORLD_SIZE"]))
+            separate_keys(self.agent.rank, self._launched)
         except Exception as e:
             self._missing("cache_key_tag", e)
         if os.environ.get("MEGACPP_DEVICE") == "cuda":
@@ -181,9 +182,8 @@ class Observers:
             asked = parameters.bind(*args, **kwargs).arguments
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
             name, size, group_rank = str(asked["group_name"]), int(asked["group_size"]), asked["group_rank"]
-            launched = int(os.environ["WORLD_SIZE"])
             scope, known = "", True
-            if not ranks and size not in (-1, launched):
+            if not ranks and size not in (-1, self._launched):
                 scope, known = _world_name(asked["store"], self.agent.rank)
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
@@ -224,16 +224,23 @@ class Observers:
     def _before_destruction(self, destroy: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(destroy)
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
-            whole = group is None or group is _world_group()
-            ending = None if whole else str(getattr(group, "group_name", ""))
-            self._send_flight_record("destroy" if whole else "finish", SENT_ENTRIES if whole else 1, ending)
-            if whole:
-                self.issued.restart()
+            try:
+                self._tell_before_destruction(group)
+            except Exception as e:
+                self.issued.lose()
+                self._missing("flight_recorder", e)
             with contextlib.suppress(Exception):
                 self.check_recorders()
             return destroy(group, *args, **kwargs)
 
         return destroyed
+
+    def _tell_before_destruction(self, group: Any) -> None:
+        whole = group is None or group is _world_group()
+        ending = None if whole else _group_name(group)
+        self._send_flight_record("destroy" if whole else "finish", SENT_ENTRIES if whole else 1, ending)
+        if whole:
+            self.issued.restart()
 
     def _around_backward(self) -> contextlib.AbstractContextManager[object]:
         """What DDP's reducer issues passes through no Python."""
@@ -272,17 +279,20 @@ class Observers:
         """
         if self.issued.behind():
             self._send_flight_record("finish", 1)
+        elif self.issued.may_be_behind():
+            self.issued.take()
         return self._comparable(self.issued.end()), self.issued.missed
 
     def _send_flight_record(self, origin: str, newest: int, ending: str | None = None) -> None:
         """Of groups that go (`ending`, or all of them) the digests go along."""
         try:
-            taken = dumps()
+            if (taken := self.issued.take()) is None:
+                return
             entries, status = read_dumps(taken, self.agent.epoch_s, newest)
         except Exception as e:
+            self.issued.lose()
             self._missing("flight_recorder", e)
             return
-        self.issued.take(taken)
         ended = self.issued.end(ending) if origin == "destroy" or ending is not None else {}
         if entries or status or origin == "destroy":
             fact = FlightRecorded(
@@ -294,7 +304,7 @@ class Observers:
         """What other ranks must have issued as well. A default group of another size than the world is one of several
         (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
         """
-        return digests if self._default_size == int(os.environ["WORLD_SIZE"]) else {}
+        return digests if self._default_size == self._launched else {}
 
     def _seen_by_itself(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))
@@ -367,6 +377,29 @@ def _shared_memory_bytes() -> int:
 def _backend_name(group: Any) -> str:
     backend = device_backend(group) if os.environ.get("MEGACPP_DEVICE") == "cuda" else None
     return str((group if backend is None else backend).name())
+
+
+def _capturing() -> Callable[[], bool]:
+    """Tells whether the current stream is captured."""
+    if os.environ.get("MEGACPP_DEVICE") != "cuda":
+        return lambda: False
+    import torch
+
+    def capturing() -> bool:
+        try:
+            return bool(torch.cuda.is_current_stream_capturing())
+        except Exception:  # a torch without CUDA
+            return False
+
+    return capturing
+
+
+def _group_name(group: Any) -> str:
+    """Empty where it has none: torch says so when it is asked to destroy it."""
+    try:
+        return str(group.group_name)
+    except Exception:  # whatever the test passed
+        return ""
 
 
 def _world_name(store: Any, rank: int) -> tuple[str, bool]:

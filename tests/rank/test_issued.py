@@ -1,14 +1,17 @@
 """Reading a rank's recorders before they lose anything, and knowing what they lost."""
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._C import _distributed_c10d as c10d
 
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
 from pytest_megacpp.rank.recorders import Dump
@@ -208,3 +211,338 @@ def test_recorders_of_a_device_are_kept_apart() -> None:
     issued.take()
     assert issued.missed == 0
     assert told(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
+
+
+@pytest.fixture
+def world() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("world")
+def test_a_recorder_that_torch_writes_as_json_is_read_as_well() -> None:
+    """NCCL's legacy one: its counters are texts there."""
+
+    def dump(entries: bool) -> Sequence[Dump]:
+        return (Dump("nccl", json.loads(c10d._dump_fr_trace_json(entries, False))),)
+
+    issued = Issued(dump, lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    numbers = torch.ones(3)
+    for _ in range(300):
+        dist.all_reduce(numbers)
+        issued.call(dist.group.WORLD, "allreduce", ([numbers], None), {})
+    issued.take()
+    assert issued.missed == 0
+    assert told(issued)["0"][-1].endswith("-300")
+
+
+class Held:
+    """The lock, as another thread holds it that reads a recorder."""
+
+    def __init__(self, issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pytest_megacpp.rank.issued.PATIENCE_S", 0.05)
+        self._lock = issued._lock
+
+    def __enter__(self) -> None:
+        thread = threading.Thread(target=self._lock.acquire)
+        thread.start()
+        thread.join()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.fixture
+def held(issued: Issued, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(issued, monkeypatch)
+
+
+@pytest.mark.parametrize("when", ["take", "end", "both"])
+def test_digests_that_may_lack_something_are_not_told(
+    issued: Issued, recorder: Recorder, held: Held, when: str
+) -> None:
+    """Short ones would differ from the other ranks'."""
+    for _ in range(60):
+        call(issued, recorder, 0, size=1)
+    digests: dict[str, str] = {}
+    if when == "end":
+        issued.take()
+        with held:
+            digests = issued.end()
+    elif when == "take":
+        with held:
+            assert issued.take()
+        digests = issued.end()
+    else:
+        with held:
+            issued.take()
+            digests = issued.end()
+    assert digests == {}
+    assert issued.missed >= 1
+    issued.begin()
+    call(issued, recorder, 0, size=1)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["61-61"]})
+
+
+def test_a_test_that_could_not_begin_is_not_compared(issued: Issued, recorder: Recorder, held: Held) -> None:
+    recorder.issue(3)
+    with held:
+        issued.begin()
+    issued.take()
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_who_waits_for_another_thread_tells_all(issued: Issued, recorder: Recorder) -> None:
+    for _ in range(60):
+        call(issued, recorder, 0, size=1)
+    issued._lock.acquire()
+    threading.Timer(0.2, issued._lock.release).start()
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["1-60"]})
+
+
+def test_a_read_that_fails_half_way_leaves_no_digest() -> None:
+    recorder, said = Recorder(), []
+    issued = Issued(recorder.dump, lambda e: said.append(type(e)), RING)
+    issued.begin()
+    recorder.issue(3)
+    issued.take()
+    recorder.issue(2)
+    recorder.issue(1, process_group=())
+    assert issued.take()
+    assert said == [IndexError]
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_an_interrupted_read_leaves_no_digest(issued: Issued, recorder: Recorder) -> None:
+    """By the signal of a time-out, whose exception is the test's."""
+
+    def interrupted(entries: bool) -> Sequence[Dump]:
+        raise KeyboardInterrupt
+
+    recorder.issue(3)
+    issued.take()
+    recorder.issue(3)
+    issued._dump = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        issued.take()
+    issued._dump = recorder.dump
+    issued.take()
+    assert issued.end() == {}
+    assert issued.missed >= 1
+
+
+def test_ends_are_told_while_others_take_in(issued: Issued, recorder: Recorder) -> None:
+    """Dictionaries don't like to change while they are gone through."""
+    issued._digests.add((f"g{n}", n, 1, 1) for n in range(3_000))
+    over = threading.Event()
+
+    def issue() -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            issued._alone(lambda n=n: issued._digests.add([(f"h{n % 5_000}", n, 1, 1)]))
+
+    other = threading.Thread(target=issue)
+    other.start()
+    for _ in range(300):
+        issued.end()
+    over.set()
+    other.join()
+
+
+class Hooked(Recorder):
+    """As the one that torch's hook writes: its counters number operations of any kind, from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enqueued["0"] = -1
+        self.seq = 0
+
+    def issue(self, count: int, pg: int = 0, dtype: str = "Float", size: int = 8, **more: object) -> None:
+        for _ in range(count):
+            self.seq += "is_p2p" not in more
+            super().issue(1, pg, dtype, size, **({"collective_seq_id": self.seq} | more))
+
+    def dump(self, entries: bool) -> Sequence[Dump]:
+        (told,) = super().dump(entries)
+        return (Dump("nccl2", told.data),)
+
+
+@pytest.fixture
+def hooked() -> Hooked:
+    return Hooked()
+
+
+@pytest.fixture
+def issued_hooked(hooked: Hooked) -> Issued:
+    made = Issued(hooked.dump, lambda e: pytest.fail(str(e)), RING)
+    made.begin()
+    return made
+
+
+def test_the_first_collective_of_a_group_may_have_the_number_0(issued_hooked: Issued, hooked: Hooked) -> None:
+    hooked.issue(1)
+    assert hooked.enqueued == {"0": 0}
+    assert issued_hooked.behind()
+    issued_hooked.take()
+    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-1"]})
+
+
+def test_a_group_that_has_issued_nothing_counts_as_one(issued: Issued, recorder: Recorder) -> None:
+    """Of two groups one may fall by what the other rises."""
+    recorder.issue(3, 0)
+    recorder.issue(4, 1)
+    issued.take()
+    recorder.enqueued |= {"0": 4, "1": 3}
+    assert issued.behind()
+
+
+def test_counters_of_nccl_may_come_back_to_where_they_were(recorder: Recorder) -> None:
+    """A message sets the group's counter to a number of its own."""
+    issued = Issued(
+        lambda entries: (Dump("nccl", recorder.dump(entries)[0].data),), lambda e: pytest.fail(str(e)), RING
+    )
+    issued.begin()
+    recorder.issue(1)
+    issued.take()
+    recorder.issue(1)
+    recorder.issue(1, is_p2p=True, p2p_seq_id=1)
+    recorder.enqueued["0"] = 1
+    assert issued.may_be_behind()
+    issued.begin()
+    recorder.enqueued["0"] = 2
+    recorder.issue(1)
+    issued.take()
+    assert (issued.missed, told(issued)) == (0, {"0": ["3-3"]})
+
+
+def test_numbers_of_operations_are_not_taken_for_those_of_collectives(issued_hooked: Issued, hooked: Hooked) -> None:
+    """After one message they agree, until the next one."""
+    hooked.issue(1, is_p2p=True, p2p_seq_id=1)
+    issued_hooked.call(GROUPS[0], "send", (), {})
+    issued_hooked.take()
+    for n in range(300):
+        if n == 150:
+            hooked.issue(1, is_p2p=True, p2p_seq_id=2)
+            issued_hooked.call(GROUPS[0], "send", (), {})
+        call(issued_hooked, hooked, 0, size=1)
+    issued_hooked.take()
+    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-300"]})
+
+
+class Capture:
+    """Of a CUDA graph: what is issued meanwhile gets a number, and no entry; no recorder may be read."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.on = False
+        self.recorder = recorder
+        self.issued = Issued(self.dump, lambda e: pytest.fail(str(e)), RING, self.__bool__)
+        self.issued.begin()
+
+    def __bool__(self) -> bool:
+        return self.on
+
+    def dump(self, entries: bool) -> Sequence[Dump]:
+        assert not self.on, "operation not permitted when stream is capturing"
+        return self.recorder.dump(entries)
+
+    def call(self, count: int) -> None:
+        for _ in range(count):
+            if self.on:
+                self.issued.call(GROUPS[0], "allreduce", ([torch.ones(1)], None), {})
+            else:
+                call(self.issued, self.recorder, 0, size=1)
+
+
+@pytest.fixture
+def capture(recorder: Recorder) -> Capture:
+    return Capture(recorder)
+
+
+def test_no_recorder_is_read_during_a_capture(capture: Capture) -> None:
+    """And what is captured is compared with nobody's."""
+    capture.call(100)
+    capture.on = True
+    capture.call(200)
+    with capture.issued.burst():
+        capture.call(50)
+    capture.on = False
+    capture.issued.take()
+    assert told(capture.issued) == {"0": ["1-100"]}
+    assert capture.issued.missed == 251
+
+
+def test_a_capture_may_begin_or_end_within_a_pass(capture: Capture) -> None:
+    for begins in (True, False):
+        with capture.issued.burst():
+            capture.call(10)
+            capture.on = begins
+    capture.issued.take()
+    assert told(capture.issued)
+
+
+def test_calls_behind_a_capture_are_not_taken_for_known_ones(capture: Capture, recorder: Recorder) -> None:
+    capture.call(150)
+    capture.on = True
+    capture.call(7)
+    capture.on = False
+    recorder.enqueued["0"] += 7
+    capture.call(150)
+    capture.issued.take()
+    assert capture.issued.missed >= 7
+    assert told(capture.issued)["0"][-1].endswith("-307")
+
+
+@pytest.mark.parametrize("more", [0, 3], ids=["all-taken", "some-lost"])
+def test_a_recorder_that_was_reset_is_there(issued: Issued, recorder: Recorder, more: int) -> None:
+    """What it had is lost, as far as that wasn't told before."""
+    recorder.issue(10)
+    issued.take()
+    recorder.issue(more)
+    recorder.entries.clear()
+    recorder.records = 0
+    issued.take()
+    assert issued.missed >= 1
+    recorder.issue(5)
+    issued.take()
+    assert told(issued) == {"0": [f"{more + 12}-{more + 15}"]}
+
+
+def test_nothing_is_told_of_a_recorder_that_was_reset_at_the_end(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(10)
+    issued.take()
+    recorder.issue(1)
+    recorder.entries.clear()
+    issued.take()
+    assert issued.missed >= 1
+    assert told(issued) == {}
+
+
+def test_there_is_room_for_a_burst_around_others(issued: Issued, recorder: Recorder) -> None:
+    """Checkpointing that is reentrant runs backward passes within one; the short ones tell nothing about the long."""
+    for n in range(50):
+        for _ in range(20 if n else 0):
+            call(issued, recorder, 0, size=n)
+        with issued.burst():
+            recorder.issue(45)
+            with issued.burst():
+                recorder.issue(1)
+    issued.take()
+    assert issued.missed == 0
+
+
+def test_a_burst_within_one_leaves_room_for_the_rest(issued: Issued, recorder: Recorder) -> None:
+    for _ in range(50):
+        with issued.burst():
+            for _ in range(3):
+                with issued.burst():
+                    recorder.issue(1)
+                recorder.issue(40)
+    issued.take()
+    assert issued.missed == 0
