@@ -14,7 +14,7 @@ from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import attempts_at, judge_run, judge_test
 from pytest_megacpp.judge.ladder import next_purpose
-from pytest_megacpp.judge.verdicts import GREEN, Outcome, TestResult
+from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import (
     Event,
@@ -309,7 +309,7 @@ class LaneRun:
         codes = {attempt.number: attempt.verdict.code for attempt in result.attempts}
         for number, code in (codes or {result.number: result.verdict.code}).items():
             test = self.timeline.tests.get(number)
-            if test is not None and code not in GREEN:
+            if test is not None and not code.is_green:
                 self._write_flight_record(number, test, record_name(self._receipt_name(result.index), result, number))
 
     def _write_flight_record(self, number: int, test: TestView, name: str) -> None:

@@ -16,12 +16,10 @@ from pytest_megacpp.judge.next_steps import commands, next_step
 from pytest_megacpp.judge.phrases import plain
 from pytest_megacpp.judge.startup import Run
 from pytest_megacpp.judge.verdicts import (
-    GREEN,
     Attempt,
     Certainty,
     Code,
     Evidence,
-    Outcome,
     RunResult,
     TestResult,
     Verdict,
@@ -32,19 +30,6 @@ from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
-
-_OUTCOMES = {
-    Code.PASSED: Outcome.PASSED,
-    Code.SKIPPED: Outcome.SKIPPED,
-    Code.XFAILED: Outcome.XFAILED,
-    Code.XPASSED: Outcome.XPASSED,
-    Code.STARTUP_FAILURE: Outcome.ERROR,
-    Code.ENVIRONMENT: Outcome.ERROR,
-    Code.BOX_LOST: Outcome.ERROR,
-    Code.BLOCKED: Outcome.ERROR,
-    Code.NOT_RUN: Outcome.ERROR,
-}
-
 
 Rule = Callable[[Case], Finding | None]
 
@@ -106,7 +91,7 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()
         reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
-    if view is not None and finding.code not in GREEN:
+    if view is not None and not finding.code.is_green:
         reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
@@ -124,18 +109,12 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         next_step(finding, commands(timeline, nodeid, index, climbed=climbed), startup.mend(timeline, finding)),
         finding.phase,
     )
-    return TestResult(index, nodeid, _outcome(finding), verdict, _durations(view))
+    return TestResult(index, nodeid, finding.code.traits.outcome_in(finding.phase), verdict, _durations(view))
 
 
 def _world_of(timeline: Timeline, view: TestView | None, index: int) -> str | None:
     unreached = timeline.unreached.get(index)
     return view.world if view is not None else unreached[0] if unreached else None
-
-
-def _outcome(finding: Finding) -> Outcome:
-    """A failure outside the test's own body is an error, as pytest users expect."""
-    by_phase = Outcome.FAILED if finding.phase == "call" else Outcome.ERROR
-    return _OUTCOMES.get(finding.code, by_phase)
 
 
 def _started(timeline: Timeline, view: TestView) -> Finding:

@@ -7,10 +7,8 @@ an attempt is safe, and can be paid for, is the box's to say.
 
 from collections.abc import Sequence
 
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code
+from pytest_megacpp.judge.verdicts import Attempt, Code
 from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
-
-UNCLEAR = frozenset({Code.HANG, Code.UNCLEAR})
 
 
 def next_purpose(attempts: Sequence[Attempt], preset: str) -> str | None:
@@ -20,13 +18,13 @@ def next_purpose(attempts: Sequence[Attempt], preset: str) -> str | None:
     last, warmed = attempts[-1], any(attempt.purpose == WARM_UP for attempt in attempts)
     if last.purpose not in COUNTING:
         return None
-    if last.verdict.code in GREEN:
+    if last.verdict.code.is_green:
         return MEASURED if is_rehearsal(attempts) else None
     if last.verdict.code is Code.COLLECTIVE_MISMATCH:
         return DETAIL
     if last.verdict.code is Code.COMPILE_SKEW and not warmed:
         return WARM_UP
-    is_left_open = last.verdict.code in UNCLEAR or last.verdict.code is Code.COMPILE_SKEW
+    is_left_open = last.verdict.code.traits.is_open or last.verdict.code is Code.COMPILE_SKEW
     return DIAGNOSTIC if is_left_open and preset != DIAGNOSTIC else None
 
 

@@ -5,8 +5,9 @@ a rerun after a proper warm-up, at last the diagnostic preset (what hangs there 
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from pytest_megacpp.judge.compiles import ALONE
 from pytest_megacpp.judge.devices import BROKEN
@@ -92,18 +93,64 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
     return any(v is not None and v.warmup == WARMED for v in views) or any(p and p.purpose == WARM_UP for p in plans)
 
 
-# Of a verdict code, or of a code and a cause: what to do. Fields: {who}, {show}, {rerun}, {warm}, {diagnostic},
-# {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
-STEPS: dict[tuple[Code, str | None], str] = {
-    (Code.PASSED, None): "",
-    (Code.SKIPPED, None): "",
-    (Code.XFAILED, None): "",
-    (Code.XPASSED, None): "remove the xfail mark, or find out why it passes",
-    (Code.TEST_FAILED, None): "read the traceback of {who}, then rerun\n{rerun}",
+def usual_step(code: Code) -> str:
+    """What to do about a verdict, where its cause asks for nothing else. Fields: {who}, {show}, {rerun}, {warm},
+    {diagnostic}, {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
+    """
+    match code:
+        case Code.PASSED | Code.SKIPPED | Code.XFAILED:
+            return ""
+        case Code.XPASSED:
+            return "remove the xfail mark, or find out why it passes"
+        case Code.TEST_FAILED:
+            return "read the traceback of {who}, then rerun\n{rerun}"
+        case Code.RANK_DEATH:
+            return "read what {who} wrote last; what others show follows from it\n{show}\n{rerun}"
+        case Code.COMPILE_SKEW:
+            return (
+                "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
+                "{warm}\n{diagnostic}"
+            )
+        case Code.COMPILE_STALL:
+            return "see which graph {who} compiled; if it only needs longer, raise the limit\n{show}\n{raise_compile}"
+        case Code.COLLECTIVE_MISMATCH:
+            return (
+                "make every rank issue the same collectives in the same order: look for branches on the rank and for"
+                " loops over sets, whose order differs by process\n{show}\n{same_hashes}"
+            )
+        case Code.STRAGGLER:
+            return "see what kept {who} from coming; if that is only slow, raise the limit\n{show}\n{raise_stall}"
+        case Code.HANG:
+            return (
+                "see what each rank waits for; if the diagnostic preset hangs too, it is the infrastructure\n"
+                "{show}\n{diagnostic}"
+            )
+        case Code.OVERTIME:
+            return "raise the limit, or make the test smaller\n{raise_test}\n{diagnostic}"
+        case Code.UNCLEAR:
+            return (
+                "read the last line of each rank; if the diagnostic preset stops too, it is the infrastructure\n"
+                "{show}\n{diagnostic}"
+            )
+        case Code.STARTUP_FAILURE:
+            return "read what {who} wrote before the test could begin\n{show}"
+        case Code.ENVIRONMENT:
+            return "mend the box, then rerun: megacpp doctor says what is wrong with it\n{rerun}"
+        case Code.BOX_LOST:
+            return "the box is gone, not the test: rerun\n{rerun}"
+        case Code.BLOCKED:
+            return "mend what the refusal says, then rerun\n{rerun}"
+        case Code.NOT_RUN:
+            return "rerun what is missing\n{rerun}"
+        case _:
+            assert_never(code)
+
+
+# Of a code and a cause, in place of the code's usual step; the fields are the same.
+STEPS: Mapping[tuple[Code, str], str] = {
     (Code.TEST_FAILED, "cuda-oom"): "the device's memory is full: try the smaller preset\n{diagnostic}",
     (Code.TEST_FAILED, "skipped-on-some-ranks"): "make the condition of the skip the same on every rank, then\n{rerun}",
     (Code.TEST_FAILED, "xpassed-strict"): "remove the strict xfail mark: the test passes now",
-    (Code.RANK_DEATH, None): "read what {who} wrote last; what others show follows from it\n{show}\n{rerun}",
     (Code.RANK_DEATH, "exception"): "read the traceback of {who}; what others show follows from it\n{rerun}",
     (Code.RANK_DEATH, "oom-killed"): (
         "the host's memory was full (caches, pinned memory, DataLoader workers): try the smaller preset\n{diagnostic}"
@@ -116,44 +163,20 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.RANK_DEATH, "exit:0"): (
         "find what ends {who} with success: os._exit, pytest.exit, a library's own exit\n{show}"
     ),
-    (Code.COMPILE_SKEW, None): (
-        "warm the cache on all ranks together and rerun; if it skews again, try the diagnostic preset\n"
-        "{warm}\n{diagnostic}"
-    ),
     (Code.COMPILE_SKEW, "no-progress"): (
         "the compiler of {who} doesn't move (a dead child, a lock): look at its stack, then rerun from a cold cache\n"
         "{show}\n{cold}"
-    ),
-    (Code.COMPILE_STALL, None): (
-        "see which graph {who} compiled; if it only needs longer, raise the limit\n{show}\n{raise_compile}"
-    ),
-    (Code.COLLECTIVE_MISMATCH, None): (
-        "make every rank issue the same collectives in the same order: look for branches on the rank and for loops over"
-        " sets, whose order differs by process\n{show}\n{same_hashes}"
-    ),
-    (Code.STRAGGLER, None): (
-        "see what kept {who} from coming; if that is only slow, raise the limit\n{show}\n{raise_stall}"
     ),
     (Code.STRAGGLER, "left-early"): (
         "find the branch that lets {who} return without the collectives that the others wait in\n{show}"
     ),
     (Code.STRAGGLER, "frozen"): ("something stopped {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"),
     (Code.STRAGGLER, "gil-held"): "release the GIL in the native call of {who}\n{show}",
-    (Code.HANG, None): (
-        "see what each rank waits for; if the diagnostic preset hangs too, it is the infrastructure\n"
-        "{show}\n{diagnostic}"
-    ),
     (Code.HANG, "device-busy"): (
         "find the kernel that {who} launched before the collective; if it is only long, raise the limit\n"
         "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_test}"
     ),
-    (Code.OVERTIME, None): "raise the limit, or make the test smaller\n{raise_test}\n{diagnostic}",
     (Code.OVERTIME, "run-limit"): "raise the limit of the run, or select fewer tests\n{rerun}",
-    (Code.UNCLEAR, None): (
-        "read the last line of each rank; if the diagnostic preset stops too, it is the infrastructure\n"
-        "{show}\n{diagnostic}"
-    ),
-    (Code.STARTUP_FAILURE, None): "read what {who} wrote before the test could begin\n{show}",
     (Code.STARTUP_FAILURE, "import"): "mend what keeps the test file from being imported on {who}\n{show}",
     (Code.STARTUP_FAILURE, "rendezvous"): (
         "make every rank join once, with its own number, the same address and size: see what {who} did instead\n{show}"
@@ -168,7 +191,6 @@ STEPS: dict[tuple[Code, str | None], str] = {
     (Code.STARTUP_FAILURE, "startup-limit"): (
         "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
     ),
-    (Code.ENVIRONMENT, None): "mend the box, then rerun: megacpp doctor says what is wrong with it\n{rerun}",
     **{
         (Code.ENVIRONMENT, cause): "a GPU of this box is broken: take the box out of use, rerun on another\n{rerun}"
         for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
@@ -178,28 +200,17 @@ STEPS: dict[tuple[Code, str | None], str] = {
         " update NCCL and the driver, or ask whoever runs the machine (Fabric Manager, NVSwitches, gVisor's nvproxy)\n"
         "{rerun}"
     ),
-    (Code.BOX_LOST, None): "the box is gone, not the test: rerun\n{rerun}",
     (Code.BOX_LOST, "oom"): (
         "use less memory (caches, pinned memory, DataLoader workers; the smaller preset), or give the box more"
         " (on Modal: memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
     ),
     (Code.BLOCKED, "seed"): "warm it up first, all ranks together: the same command, which then measures\n{mend}",
-    (Code.BLOCKED, None): "mend what the refusal says, then rerun\n{rerun}",
-    (Code.NOT_RUN, None): "rerun what is missing\n{rerun}",
     (Code.NOT_RUN, "skipped"): (
         "take the skip away, or allow it: name the test under may_skip of its gate rule, then\n{rerun}"
     ),
     (Code.NOT_RUN, "stopped"): "rerun what is left\n{rerun}",
 }
 
-
-# Where the diagnosis can be left to the plugin: what it would do.
-TRIAGE: dict[Code, str] = {
-    Code.COMPILE_SKEW: "--triage does both by itself",
-    Code.COLLECTIVE_MISMATCH: "--triage lets torch compare them",
-    Code.HANG: "--triage finds out by itself",
-    Code.UNCLEAR: "--triage finds out by itself",
-}
 
 VARIANTS = {
     ALONE: (
@@ -228,12 +239,12 @@ def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     special = STEPS.get((finding.code, finding.cause)) if finding.cause else VARIANTS.get(finding.variant)
     if finding.code is Code.COMPILE_SKEW and command.warm:
         special = special or WARM_SKEW
-    step = special or STEPS.get((finding.code, None), "")
+    step = special or usual_step(finding.code)
     if mend and "{mend}" not in step:
         step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
-    elif not mend and special is None and finding.code in TRIAGE and _may_be_triaged(finding, command):
+    elif not mend and special is None and finding.code.traits.triage and _may_be_triaged(finding, command):
         said, _, rest = step.partition("\n")
-        step = f"{said} ({TRIAGE[finding.code]})\n{{triage}}\n{rest}"
+        step = f"{said} ({finding.code.traits.triage})\n{{triage}}\n{rest}"
     return fill(step, command, finding.blamed, mend)
 
 

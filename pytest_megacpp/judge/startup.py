@@ -435,8 +435,7 @@ def problem_found(timeline: Timeline) -> Finding | None:
 def mend(timeline: Timeline, finding: Finding) -> str:
     """What the box proposed to do about the problem that became this finding."""
     has_own_step = finding.code is Code.BOX_LOST and finding.cause == memory.CAUSE
-    proposed = finding.code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST)
-    if has_own_step or not proposed or not timeline.problems:
+    if has_own_step or not finding.code.traits.has_remedy or not timeline.problems:
         return ""
     return plain(timeline.problems[0][1].mend, MEND_CHARS)
 

@@ -1,14 +1,20 @@
-"""Owns the words of a judgement: codes, certainty, evidence, verdict, result; must not know how one is reached."""
+"""Owns the words of a judgement: codes and their traits, certainty, evidence, verdict, result; must not know how one is
+reached.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import assert_never
 
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 
 
 class Code(StrEnum):
+    """What a verdict is. All that is known of a code alone is in `traits`."""
+
     PASSED = "passed"
     TEST_FAILED = "test-failed"
     RANK_DEATH = "rank-death"
@@ -28,8 +34,13 @@ class Code(StrEnum):
     XFAILED = "xfailed"
     XPASSED = "xpassed"
 
+    @property
+    def traits(self) -> "CodeTraits":
+        return TRAITS[self]
 
-GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
+    @property
+    def is_green(self) -> bool:
+        return TRAITS[self].is_green
 
 
 class Outcome(StrEnum):
@@ -41,6 +52,73 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     XFAILED = "xfailed"
     XPASSED = "xpassed"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTraits:
+    """What follows from a verdict's code alone.
+
+    `outcome`: pytest's word; None: `failed` in the test's own body, `error` in set-up and teardown.
+    `is_green`: nothing is wrong.
+    `blames_the_code`: a failure is the matter of the code under test, not of what it ran on.
+    `was_tested`: the attempt got so far that it says more of the test than a failure before it.
+    `is_open`: it doesn't say what is wrong, so that the diagnostic preset may tell the machine from the model.
+    `has_remedy`: the box or the desk that found the problem knows best what to do about it.
+    `is_about_collectives`: flight records of the ranks are worth a look.
+    `triage`: what `--triage` would do about it; empty: nothing.
+    """
+
+    outcome: Outcome | None = None
+    is_green: bool = False
+    blames_the_code: bool = True
+    was_tested: bool = True
+    is_open: bool = False
+    has_remedy: bool = False
+    is_about_collectives: bool = False
+    triage: str = ""
+
+    def outcome_in(self, phase: str) -> Outcome:
+        """pytest's word for a verdict on that phase. A failure outside the test's own body is an error, as pytest's
+        users expect.
+        """
+        return self.outcome or (Outcome.FAILED if phase == "call" else Outcome.ERROR)
+
+
+def _traits_of(code: Code) -> CodeTraits:
+    match code:
+        case Code.PASSED:
+            return CodeTraits(Outcome.PASSED, is_green=True)
+        case Code.SKIPPED:
+            return CodeTraits(Outcome.SKIPPED, is_green=True)
+        case Code.XFAILED:
+            return CodeTraits(Outcome.XFAILED, is_green=True)
+        case Code.XPASSED:
+            return CodeTraits(Outcome.XPASSED, is_green=True)
+        case Code.TEST_FAILED | Code.RANK_DEATH | Code.COMPILE_STALL | Code.OVERTIME:
+            return CodeTraits()
+        case Code.COMPILE_SKEW:
+            return CodeTraits(is_about_collectives=True, triage="--triage does both by itself")
+        case Code.COLLECTIVE_MISMATCH:
+            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare them")
+        case Code.STRAGGLER:
+            return CodeTraits(is_about_collectives=True)
+        case Code.HANG:
+            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out by itself")
+        case Code.UNCLEAR:
+            return CodeTraits(is_open=True, triage="--triage finds out by itself")
+        case Code.STARTUP_FAILURE:  # an error, but the code's: files that don't import, or not on every rank
+            return CodeTraits(Outcome.ERROR, was_tested=False)
+        case Code.ENVIRONMENT:  # of an attempt after a failure: a GPU broke while it ran, which is news
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, has_remedy=True)
+        case Code.BOX_LOST | Code.BLOCKED:
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, was_tested=False, has_remedy=True)
+        case Code.NOT_RUN:
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, was_tested=False)
+        case _:
+            assert_never(code)
+
+
+TRAITS: Mapping[Code, CodeTraits] = MappingProxyType({code: _traits_of(code) for code in Code})
 
 
 class Certainty(StrEnum):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code, TestResult
+from pytest_megacpp.judge.verdicts import Attempt, Code, TestResult
 from pytest_megacpp.recording.plan import MEASURED
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
@@ -21,7 +21,7 @@ def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline)
     view = timeline.tests.get(attempt.number)
     took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
     head = f"  {number + 1}  {one_line(attempt.purpose, 20):<10}  {_end(attempt)}{took}"
-    told = "" if attempt.verdict.code in GREEN or attempt.number == result.number else attempt.verdict.summary
+    told = "" if attempt.verdict.code.is_green or attempt.number == result.number else attempt.verdict.summary
     return wrapped(head + (f" · {one_line(told, 400)}" if told else ""), "", " " * 17)
 
 

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import WARMED, Timeline
@@ -26,7 +26,6 @@ KEPT_OTHERS = 2
 INFRASTRUCTURE = "infrastructure"
 CAN_BE_INSTALLED = "py-spy"
 _NEEDS_DETAIL = ("wait", "busy")
-_OF_COLLECTIVES = frozenset({Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG, Code.COMPILE_SKEW})
 
 
 def headline(verdict: Verdict) -> str:
@@ -184,6 +183,6 @@ def _ending(verdict: Verdict, receipt: str | None, flight: str | None) -> list[s
     """The next step unwrapped: its commands are there to be copied."""
     steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
     lines = [f"{'next' if number == 0 else '':<9}{step}" for number, step in enumerate(steps)]
-    if flight and verdict.code in _OF_COLLECTIVES:
+    if flight and verdict.code.traits.is_about_collectives:
         lines.append(f"{'flight':<9}torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_")
     return [*lines, *([f"{'receipt':<9}{one_line(receipt, 1000)}"] if receipt else [])]

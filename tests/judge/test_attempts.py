@@ -7,7 +7,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.next_steps import Commands
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Outcome, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, Certainty, Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
@@ -21,7 +21,7 @@ Tried = tuple[str, Code]
 
 def settled(*tried: Tried, certainty: Certainty = Certainty.CERTAIN) -> TestResult:
     verdicts = [Verdict(code, f"{purpose} {code}", (n,), None, certainty) for n, (purpose, code) in enumerate(tried)]
-    outcomes = [Outcome.PASSED if code in GREEN else Outcome.FAILED for _, code in tried]
+    outcomes = [Outcome.PASSED if code.is_green else Outcome.FAILED for _, code in tried]
     pairs = list(zip(outcomes, verdicts, strict=True))
     results = [TestResult(n, "t", outcome, verdict) for n, (outcome, verdict) in enumerate(pairs)]
     attempts = [Attempt(n, tried[n][0], outcome, verdict) for n, (outcome, verdict) in enumerate(pairs)]
@@ -29,8 +29,8 @@ def settled(*tried: Tried, certainty: Certainty = Certainty.CERTAIN) -> TestResu
 
 
 def is_green(result: TestResult) -> bool:
-    assert (result.outcome is Outcome.PASSED) == (result.verdict.code in GREEN)
-    return result.verdict.code in GREEN
+    assert (result.outcome is Outcome.PASSED) == result.verdict.code.is_green
+    return result.verdict.code.is_green
 
 
 @pytest.mark.parametrize("first", list(itertools.product((MEASURED, WARM_UP), CODES)), ids="-".join)
@@ -39,7 +39,7 @@ def test_only_a_measured_attempt_that_passes_ends_a_failure(first: Tried) -> Non
     further = list(itertools.product((MEASURED, WARM_UP, DIAGNOSTIC, DETAIL), CODES))
     for rest in itertools.chain.from_iterable(itertools.product(further, repeat=n) for n in (1, 2, 3)):
         counting = [(purpose, code) for purpose, code in (first, *rest) if purpose in (MEASURED, WARM_UP)]
-        failures = [n for n, (_, code) in enumerate(counting) if code not in GREEN]
+        failures = [n for n, (_, code) in enumerate(counting) if not code.is_green]
         healed = (MEASURED, Code.PASSED) in counting[failures[-1] + 1 :] if failures else True
         if is_green(settled(first, *rest)):
             assert healed, rest
