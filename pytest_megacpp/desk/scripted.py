@@ -10,10 +10,9 @@ from enum import IntEnum
 
 import pytest
 
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.report.layout import counted
-
-BY_THE_TEST = frozenset({"skipped"})  # causes of a not-run that only a change of the tests can mend
 
 
 class Answer(IntEnum):
@@ -53,7 +52,7 @@ class _Witness:
         self.ran = self.ran or code not in (None, Code.SKIPPED)
         if not report.failed:
             return
-        by_the_test = told.get("megacpp_cause") in BY_THE_TEST
+        by_the_test = told.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can mend that
         untested = code is not None and not code.traits.blames_the_code and not by_the_test
         self.untested += untested
         self.failed += not untested

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.compiles import ALONE
 from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import DIAGNOSTIC, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, TestView, Timeline
+from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.vocabulary import Preset, ProblemCause, Purpose, RunEnd, SeedMode, Stage, WarmUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Commands:
     dry_run: bool
     ranks: int
     limits: Limits
-    preset: str = "full"
+    preset: Preset = Preset.FULL
     climbed: bool = False  # the order of diagnosis was followed
     warm: bool = False  # it ran from a cache that has its graphs
     hash_seed: str = ""  # of rank 0, where ranks differed in theirs
@@ -69,7 +70,7 @@ def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = Fal
         bool(started and started.dry_run),
         test.size if test else planned.ranks if planned else 0,
         limits,
-        test.preset if test else "full",
+        test.preset if test else Preset.FULL,
         climbed,
         _was_warm(timeline, index),
         _hash_seed(timeline, test),
@@ -86,11 +87,12 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
     """By what the box saw of the seed, or by a warm-up before it."""
     test, planned = timeline.tests.get(index), timeline.planned.get(index)
     if planned is None or planned.of is None:
-        return test is not None and test.warmup == SEED_WARM
+        return test is not None and test.warmup is WarmUp.SEED_WARM
     before = [number for number in timeline.attempts(planned.of) if number < index]
     views = (timeline.tests.get(number) for number in before)
     plans = (timeline.planned.get(number) for number in before)
-    return any(v is not None and v.warmup == WARMED for v in views) or any(p and p.purpose == WARM_UP for p in plans)
+    warmed = any(v is not None and v.warmup is WarmUp.RUNS for v in views)
+    return warmed or any(p is not None and p.purpose is Purpose.WARM_UP for p in plans)
 
 
 def usual_step(code: Code) -> str:
@@ -148,69 +150,74 @@ def usual_step(code: Code) -> str:
 
 # Of a code and a cause, in place of the code's usual step; the fields are the same.
 STEPS: Mapping[tuple[Code, str], str] = {
-    (Code.TEST_FAILED, "cuda-oom"): "the device's memory is full: try the smaller preset\n{diagnostic}",
-    (Code.TEST_FAILED, "skipped-on-some-ranks"): "make the condition of the skip the same on every rank, then\n{rerun}",
-    (Code.TEST_FAILED, "xpassed-strict"): "remove the strict xfail mark: the test passes now",
-    (Code.RANK_DEATH, "exception"): "read the traceback of {who}; what others show follows from it\n{rerun}",
-    (Code.RANK_DEATH, "oom-killed"): (
+    (Code.TEST_FAILED, VerdictCause.CUDA_OOM): "the device's memory is full: try the smaller preset\n{diagnostic}",
+    (Code.TEST_FAILED, VerdictCause.SKIPPED_ON_SOME_RANKS): (
+        "make the condition of the skip the same on every rank, then\n{rerun}"
+    ),
+    (Code.TEST_FAILED, VerdictCause.XPASSED_STRICT): "remove the strict xfail mark: the test passes now",
+    (Code.RANK_DEATH, VerdictCause.EXCEPTION): "read the traceback of {who}; what others show follows from it\n{rerun}",
+    (Code.RANK_DEATH, VerdictCause.OOM_KILLED): (
         "the host's memory was full (caches, pinned memory, DataLoader workers): try the smaller preset\n{diagnostic}"
     ),
-    (Code.RANK_DEATH, "cuda-oom"): "the device memory of {who} is full: try the smaller preset\n{diagnostic}",
-    (Code.RANK_DEATH, "cuda-error"): (
+    (
+        Code.RANK_DEATH,
+        VerdictCause.CUDA_OOM,
+    ): "the device memory of {who} is full: try the smaller preset\n{diagnostic}",
+    (Code.RANK_DEATH, VerdictCause.CUDA_ERROR): (
         "a kernel of {who} failed on the device: rerun with CUDA_LAUNCH_BLOCKING=1 to see which\n"
         "CUDA_LAUNCH_BLOCKING=1 {rerun}"
     ),
-    (Code.RANK_DEATH, "exit:0"): (
+    (Code.RANK_DEATH, VerdictCause.EXIT_0): (
         "find what ends {who} with success: os._exit, pytest.exit, a library's own exit\n{show}"
     ),
-    (Code.COMPILE_SKEW, "no-progress"): (
+    (Code.COMPILE_SKEW, VerdictCause.NO_PROGRESS): (
         "the compiler of {who} doesn't move (a dead child, a lock): look at its stack, then rerun from a cold cache\n"
         "{show}\n{cold}"
     ),
-    (Code.STRAGGLER, "left-early"): (
+    (Code.STRAGGLER, VerdictCause.LEFT_EARLY): (
         "find the branch that lets {who} return without the collectives that the others wait in\n{show}"
     ),
-    (Code.STRAGGLER, "frozen"): ("something stopped {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"),
-    (Code.STRAGGLER, "gil-held"): "release the GIL in the native call of {who}\n{show}",
-    (Code.HANG, "device-busy"): (
+    (Code.STRAGGLER, VerdictCause.FROZEN): (
+        "something stopped {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"
+    ),
+    (Code.STRAGGLER, VerdictCause.GIL_HELD): "release the GIL in the native call of {who}\n{show}",
+    (Code.HANG, VerdictCause.DEVICE_BUSY): (
         "find the kernel that {who} launched before the collective; if it is only long, raise the limit\n"
         "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_test}"
     ),
-    (Code.OVERTIME, "run-limit"): "raise the limit of the run, or select fewer tests\n{rerun}",
-    (Code.STARTUP_FAILURE, "import"): "mend what keeps the test file from being imported on {who}\n{show}",
-    (Code.STARTUP_FAILURE, "rendezvous"): (
+    (Code.OVERTIME, VerdictCause.RUN_LIMIT): "raise the limit of the run, or select fewer tests\n{rerun}",
+    (Code.STARTUP_FAILURE, Stage.IMPORT): "mend what keeps the test file from being imported on {who}\n{show}",
+    (Code.STARTUP_FAILURE, Stage.RENDEZVOUS): (
         "make every rank join once, with its own number, the same address and size: see what {who} did instead\n{show}"
     ),
-    (
-        Code.STARTUP_FAILURE,
-        "collection",
-    ): (
+    (Code.STARTUP_FAILURE, Stage.COLLECTION): (
         "make collection the same on every rank: no branches on RANK, no parameters that differ by process (sort what"
         " comes from a set)\n{show}"
     ),
-    (Code.STARTUP_FAILURE, "startup-limit"): (
+    (Code.STARTUP_FAILURE, VerdictCause.STARTUP_LIMIT): (
         "see how far {who} came; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
     ),
     **{
         (Code.ENVIRONMENT, cause): "a GPU of this box is broken: take the box out of use, rerun on another\n{rerun}"
-        for cause in ("ecc", *(f"xid:{code}" for code in BROKEN))
+        for cause in (VerdictCause.ECC, *(f"xid:{code}" for code in BROKEN))
     },
-    (Code.ENVIRONMENT, "nvls"): (
+    (Code.ENVIRONMENT, VerdictCause.NVLS): (
         "run without NVLink SHARP: NCCL_NVLS_ENABLE=0, which lanes have unless you set it otherwise; if it was 0,"
         " update NCCL and the driver, or ask whoever runs the machine (Fabric Manager, NVSwitches, gVisor's nvproxy)\n"
         "{rerun}"
     ),
-    (Code.BOX_LOST, "oom"): (
+    (Code.BOX_LOST, VerdictCause.OOM): (
         "use less memory (caches, pinned memory, DataLoader workers; the smaller preset), or give the box more"
         " (on Modal: memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
     ),
-    (Code.BLOCKED, "seed"): "warm it up first, all ranks together: the same command, which then measures\n{mend}",
-    (Code.NOT_RUN, "skipped"): (
+    (Code.BLOCKED, ProblemCause.SEED): (
+        "warm it up first, all ranks together: the same command, which then measures\n{mend}"
+    ),
+    (Code.NOT_RUN, VerdictCause.SKIPPED): (
         "take the skip away, or allow it: name the test under may_skip of its gate rule, then\n{rerun}"
     ),
-    (Code.NOT_RUN, "stopped"): "rerun what is left\n{rerun}",
+    (Code.NOT_RUN, RunEnd.STOPPED): "rerun what is left\n{rerun}",
 }
-
 
 VARIANTS = {
     ALONE: (
@@ -252,20 +259,20 @@ def _may_be_triaged(finding: Finding, command: Commands) -> bool:
     """Torch compares collectives on gloo only, and no preset is smaller than the diagnostic one."""
     if command.climbed or finding.code is Code.COLLECTIVE_MISMATCH:
         return command.dry_run and not command.climbed
-    return finding.code is Code.COMPILE_SKEW or command.preset != DIAGNOSTIC
+    return finding.code is Code.COMPILE_SKEW or command.preset is not Preset.DIAGNOSTIC
 
 
 def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") -> str:
     """A step with the commands and ranks of one test."""
-    diagnostic = command.rerun("--preset", "diagnostic")
+    diagnostic = command.rerun("--preset", Preset.DIAGNOSTIC.value)
     return step.format(
         mend=mend,
         who=ranks_named(blamed) if blamed else "the ranks",
         triage=command.rerun("--triage"),
         show=command.show(),
         rerun=command.rerun(),
-        warm=command.rerun("--cache-seed", "refresh"),
-        cold=command.rerun("--cache-seed", "cold"),
+        warm=command.rerun("--cache-seed", SeedMode.REFRESH.value),
+        cold=command.rerun("--cache-seed", SeedMode.COLD.value),
         same_hashes=command.with_the_same_hashes(),
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),

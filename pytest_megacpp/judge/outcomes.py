@@ -9,13 +9,15 @@ from dataclasses import replace
 from enum import StrEnum
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import PHASES, Case, is_strict_xpass
+from pytest_megacpp.judge.case import Case, is_strict_xpass
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
-from pytest_megacpp.judge.verdicts import Code, Evidence
-from pytest_megacpp.recording.events import Muted, Reported
+from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
+from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
 _UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
 
@@ -35,12 +37,12 @@ class Said(StrEnum):
 def said(view: RankView) -> Said:
     """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
     reports = {when: report for when, (_, report) in view.reports.items()}
-    failed = [r for r in reports.values() if r.outcome == "failed"]
+    failed = [r for r in reports.values() if r.outcome is ReportOutcome.FAILED]
     if failed:
         return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
-    if not _complete(view) or any(r.outcome not in ("passed", "skipped") for r in reports.values()):
+    if not _complete(view) or any(r.outcome is ReportOutcome.OTHER for r in reports.values()):
         return Said.NOTHING
-    skipped = [r for r in reports.values() if r.outcome == "skipped"]
+    skipped = [r for r in reports.values() if r.outcome is ReportOutcome.SKIPPED]
     if skipped:
         return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
     return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
@@ -50,10 +52,10 @@ def _complete(view: RankView) -> bool:
     """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test; none
     of its reports left out.
     """
-    setup = view.reports.get("setup")
-    if setup is None or view.muted == Muted.REPORTS or "teardown" not in view.reports or view.finished_s is None:
+    setup, is_torn_down = view.reports.get(TestPhase.SETUP), TestPhase.TEARDOWN in view.reports
+    if setup is None or view.muted is Lost.REPORTS or not is_torn_down or view.finished_s is None:
         return False
-    return "call" in view.reports or setup[1].outcome != "passed"
+    return TestPhase.CALL in view.reports or setup[1].outcome is not ReportOutcome.PASSED
 
 
 def find(case: Case) -> Finding | None:
@@ -68,7 +70,9 @@ def ended_by_itself(case: Case) -> bool:
     """All planned ranks ran it to its end, and no process ended on the way."""
     ended, planned = case.test.ended, case.timeline.planned.get(case.test.index)
     full = planned is None or planned.ranks == case.test.size
-    return case.test.acted is None and ended is not None and ended.reason == "finished" and not case.exits and full
+    return (
+        case.test.acted is None and ended is not None and ended.reason is TestEnd.FINISHED and not case.exits and full
+    )
 
 
 def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
@@ -97,7 +101,7 @@ def _finding(case: Case, code: Code, summary: str) -> Finding:
 def _reason(case: Case) -> str:
     """Why the first rank skipped."""
     reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
-    reason = next((plain(r.skip.reason) for r in reports if r.outcome == "skipped" and r.skip), "")
+    reason = next((plain(r.skip.reason) for r in reports if r.outcome is ReportOutcome.SKIPPED and r.skip), "")
     return reason.removeprefix("Skipped: ")
 
 
@@ -118,8 +122,8 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
         Code.TEST_FAILED,
         f"{ranks_named(blamed)} passed a test that is marked to fail (xfail, strict)",
         blamed,
-        "xpassed-strict",
-        evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, "report", "passed")),
+        VerdictCause.XPASSED_STRICT,
+        evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, Witness.REPORT, "passed")),
         relies=frozenset({Source.REPORTS}),
         time_s=case.end_s,
     )
@@ -135,14 +139,17 @@ def expected_failure(case: Case) -> Finding | None:
         r in failed or r in stuck or r in case.troubles or said(view) in (Said.PASSED, Said.XPASSED)
         for r, view in case.ranks.items()
     )
-    if not failed or not others_well or case.why in ("stop", "run-limit", "test-limit"):
+    if not failed or not others_well or (case.why is not None and case.why.is_interruption):
         return None
     return _xfailed(case, sorted(failed))
 
 
 def _xfailed_early(case: Case, view: RankView) -> bool:
-    found = [(t, r) for t, r in view.reports.values() if r.outcome == "skipped" and r.xfail is not None]
-    return any(t <= case.moment_s for t, _ in found)
+    return any(t <= case.moment_s for t, r in view.reports.values() if _is_xfail(r))
+
+
+def _is_xfail(report: Reported) -> bool:
+    return report.outcome is ReportOutcome.SKIPPED and report.xfail is not None
 
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:
@@ -152,14 +159,14 @@ def under_gate(finding: Finding, view: TestView | None) -> Finding:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
     told = joined(("the gate was triggered for this test, but it was skipped", why), ": ")
-    evidence = finding.evidence or (Evidence(None, finding.time_s, "report", "skipped on every rank"),)
-    return replace(finding, code=Code.NOT_RUN, cause="skipped", summary=told, evidence=evidence)
+    evidence = finding.evidence or (Evidence(None, finding.time_s, Witness.REPORT, "skipped on every rank"),)
+    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=told, evidence=evidence)
 
 
 def _kept_from_running(view: TestView | None) -> str:
     """The reason, if `xfail(run=False)` kept every rank from running it."""
     reasons = [
-        next((r.xfail for _, r in rank.reports.values() if r.outcome == "skipped" and r.xfail is not None), "")
+        next((r.xfail or "" for _, r in rank.reports.values() if _is_xfail(r)), "")
         for rank in (view.ranks.values() if view is not None else ())
     ]
     unrun = bool(reasons) and all(reason.startswith(_UNRUN) for reason in reasons)
@@ -172,22 +179,24 @@ def incomplete(case: Case) -> Finding | None:
     silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
         text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
-        return Finding(Code.NOT_RUN, text, (), "world-size", evidence=(Evidence(None, None, "plan", text),))
+        return Finding(
+            Code.NOT_RUN, text, (), VerdictCause.WORLD_SIZE, evidence=(Evidence(None, None, Witness.PLAN, text),)
+        )
     if not silent:
         return None
     return Finding(
         Code.NOT_RUN,
         f"no complete result came back from {ranks_named(silent)}",
         silent,
-        "no-result",
-        evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, "report", _missing(case.ranks[r]))),
+        VerdictCause.NO_RESULT,
+        evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, Witness.REPORT, _missing(case.ranks[r]))),
         relies=frozenset({Source.REPORTS}),
         time_s=case.end_s,
     )
 
 
 def _missing(view: RankView) -> str:
-    if view.muted == Muted.REPORTS:
+    if view.muted is Lost.REPORTS:
         return "said more than is recorded: reports are left out"
-    absent = [when for when in PHASES if when not in view.reports]
+    absent = [when for when in TestPhase if when not in view.reports]
     return f"no report of {', '.join(absent)}" if absent else "never said that it was through"

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.plan import MEASURED, WARM_UP
+from pytest_megacpp.recording.vocabulary import Purpose, TestPhase
 
 
 class Code(StrEnum):
@@ -77,11 +77,11 @@ class CodeTraits:
     is_about_collectives: bool = False
     triage: str = ""
 
-    def outcome_in(self, phase: str) -> Outcome:
+    def outcome_in(self, phase: TestPhase) -> Outcome:
         """pytest's word for a verdict on that phase. A failure outside the test's own body is an error, as pytest's
         users expect.
         """
-        return self.outcome or (Outcome.FAILED if phase == "call" else Outcome.ERROR)
+        return self.outcome or (Outcome.FAILED if phase is TestPhase.CALL else Outcome.ERROR)
 
 
 def _traits_of(code: Code) -> CodeTraits:
@@ -121,6 +121,20 @@ def _traits_of(code: Code) -> CodeTraits:
 TRAITS: Mapping[Code, CodeTraits] = MappingProxyType({code: _traits_of(code) for code in Code})
 
 
+class Witness(StrEnum):
+    """Where an observation comes from."""
+
+    EXIT = "exit"
+    REPORT = "report"
+    FLIGHT_RECORDER = "flight-recorder"
+    COUNTERS = "counters"
+    STACK = "stack"
+    OUTPUT = "output"
+    DEVICE = "device"
+    BOX = "box"
+    PLAN = "plan"
+
+
 class Certainty(StrEnum):
     CERTAIN = "certain"
     LIKELY = "likely"
@@ -142,13 +156,11 @@ class Certainty(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One observation. `rank` None: about the box. `time_s`: box time, None when it has none. `source`: exit,
-    report, flight-recorder, counters, stack, output, box, plan.
-    """
+    """One observation. `rank` None: about the box. `time_s`: box time, None when it has none."""
 
     rank: int | None
     time_s: float | None
-    source: str
+    source: Witness
     text: str
 
 
@@ -165,7 +177,8 @@ class Consequence:
 class Verdict:
     """The one finding that explains a test's outcome (design 2.5). `summary` is one sentence, cause first.
 
-    `phase` is the pytest phase in which it happened (setup, call, teardown).
+    `phase` is the pytest phase in which it happened. `cause`: a member of `causes.Cause`, another closed word of the
+    recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, what a surface calls its problem).
     """
 
     code: Code
@@ -176,22 +189,22 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     consequences: tuple[Consequence, ...] = ()
     next_step: str = ""
-    phase: str = "call"
+    phase: TestPhase = TestPhase.CALL
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One of several runs of a test, by its number in the recording; `purpose` as the plan names it."""
+    """One of several runs of a test, by its number in the recording."""
 
     number: int
-    purpose: str
+    purpose: Purpose
     outcome: Outcome
     verdict: Verdict
 
 
-def was_climbed(purposes: Sequence[str]) -> bool:
+def was_climbed(purposes: Sequence[Purpose]) -> bool:
     """Whether the order of diagnosis was followed: there was more than one attempt and a warm-up before it."""
-    return len(purposes) > 1 and list(purposes) != [WARM_UP, MEASURED]
+    return len(purposes) > 1 and list(purposes) != [Purpose.WARM_UP, Purpose.MEASURED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_megacpp.recording.events import Cause, Error
+from pytest_megacpp.recording.vocabulary import Stage
 
 _MAX_CHARS = 24_000
 _CAUSE_CHARS = 1_000
@@ -93,13 +94,13 @@ def _raised_in(error: BaseException) -> str:
     return _guarded(lambda: deque(files, maxlen=1).pop()[-_FILE_CHARS:], "")
 
 
-def stage_of(error: BaseException) -> str:
+def stage_of(error: BaseException) -> Stage:
     """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [c for c in codes if not _is_library(c.co_filename) and os.path.isfile(c.co_filename)]
     if any(os.path.basename(c.co_filename) == "conftest.py" for c in own):
-        return "conftest"
-    return "import" if any(c.co_name == "<module>" for c in own) else "plugin"
+        return Stage.CONFTEST
+    return Stage.IMPORT if any(c.co_name == "<module>" for c in own) else Stage.PLUGIN
 
 
 def _is_library(path: str) -> bool:

@@ -34,6 +34,7 @@ from pytest_megacpp.recording.events import (
     GroupCreated,
 )
 from pytest_megacpp.recording.flight import Read, is_nccl
+from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, ForwardOrigin
 
 SENT_ENTRIES = 64
 KEPT_KEYS = 4096  # of compile caches, per test
@@ -95,7 +96,7 @@ class Observers:
             with _quiet_stderr():
                 self._server = _WorkerServer(path)
         except Exception as e:
-            self._missing("worker_server", e)
+            self._missing(EvidenceSource.WORKER_SERVER, e)
 
     def frame_native_calls(self) -> bool:
         """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
@@ -138,7 +139,7 @@ class Observers:
             try:
                 self._announce(result, begun)
             except Exception as e:
-                self._missing("group_members", e)
+                self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return result
 
         return created
@@ -152,7 +153,7 @@ class Observers:
             try:
                 self._announce_split(group)
             except Exception as e:
-                self._missing("group_members", e)
+                self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return group
 
         return created
@@ -180,7 +181,7 @@ class Observers:
             member = not ranks or (group_rank is not None and group_rank >= 0)
             begun = GroupBegun(self.agent.rank, self.test, name, ranks, size, member, scope, default)
         except Exception as e:
-            self._missing("group_members", e)
+            self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return None
         if default:
             self._default_size = size
@@ -214,7 +215,7 @@ class Observers:
         @functools.wraps(destroy)
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             whole = group is None or group is _world_group()
-            self.send_flight_record("destroy" if whole else "finish")
+            self.send_flight_record(FlightOrigin.DESTROY if whole else FlightOrigin.FINISH)
             if whole:
                 self._floor_s = self.agent.now_s()
             with contextlib.suppress(Exception):
@@ -251,15 +252,15 @@ class Observers:
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(self, origin: str, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
+    def send_flight_record(self, origin: FlightOrigin, newest: int = SENT_ENTRIES) -> tuple[Collective, ...]:
         """Sends the newest entries, of a finished test only its last; returns the newest `newest`."""
         try:
             entries, status = self.flight_record(newest)
         except Exception as e:
-            self._missing("flight_recorder", e)
+            self._missing(EvidenceSource.FLIGHT_RECORDER, e)
             return ()
-        kept = entries[-1:] if origin == "finish" else entries
-        if entries or status or origin == "destroy":
+        kept = entries[-1:] if origin is FlightOrigin.FINISH else entries
+        if entries or status or origin is FlightOrigin.DESTROY:
             self.agent.send(FlightRecorded(self.agent.rank, self.test, origin, kept, status), hold=True)
         return entries
 
@@ -272,10 +273,12 @@ class Observers:
         return digests(entry for entry in entries if entry.entered_s >= self._floor_s)
 
     def _seen_by_itself(self, seen: Read) -> None:
-        self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))
+        self.agent.send(FlightRecorded(self.agent.rank, self.test, FlightOrigin.OWN, *seen))
 
     def _unrecorded(self, backend: str) -> None:
-        self._missing("flight_recorder", LookupError(f"{backend} has issued collectives that torch did not record"))
+        self._missing(
+            EvidenceSource.FLIGHT_RECORDER, LookupError(f"{backend} has issued collectives that torch did not record")
+        )
 
     def check_recorders(self) -> None:
         """After a test: says so where a backend has issued collectives that no recorder has."""
@@ -294,7 +297,8 @@ class Observers:
 
     def _forwarded(self, name: str, seconds: float) -> None:
         if self.test is not None:
-            self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), "automatic"))
+            origin = ForwardOrigin.AUTOMATIC
+            self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), origin))
 
     def _dropped(self, kernel: str, dropped: tuple[str, ...], limit_bytes: int, kept: bool) -> None:
         if self.test is not None:

@@ -3,6 +3,7 @@
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin
 from tests.scenario import FakeBox
 
 
@@ -22,7 +23,7 @@ def test_a_rank_that_left_one_new_group_out() -> None:
         making(box, rank, "1", (0, 1, 2), made=True)
         making(box, rank, "2", (0, 1, 2, 3))
     making(box, 3, "1", (0, 1, 2, 3))
-    box.blocked((0, 1, 2, 3), "new_group").after(31.0).acts("stall", "", (0, 1, 2, 3), ()).aborts("stall")
+    box.blocked((0, 1, 2, 3), "new_group").after(31.0).acts(ActReason.STALL, "", (0, 1, 2, 3), ()).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
     assert found.certainty is Certainty.CERTAIN
@@ -35,7 +36,7 @@ def test_a_rank_that_gloo_let_through_its_own_new_group() -> None:
         making(box, rank, "1", (0, 1, 2), made=True)
         making(box, rank, "2", (0, 1, 2, 3))
     making(box, 3, "1", (0, 1, 2, 3), made=True).enters(3, "gloo:all_reduce", 1, group="1").after(31.0)
-    found = judged(box.acts("stall", "", (0, 1, 2, 3), ()).aborts("stall").done())
+    found = judged(box.acts(ActReason.STALL, "", (0, 1, 2, 3), ()).aborts("stall").done())
     assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
     assert "new_group" in found.summary
 
@@ -44,7 +45,7 @@ def test_a_rank_that_names_other_members() -> None:
     box = FakeBox(4).begins()
     for rank in (0, 1, 2, 3):
         making(box, rank, "1", (0, 1) if rank == 2 else (0, 1, 2, 3))
-    box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))  # it is no member of what it named, and went on
 
@@ -53,7 +54,7 @@ def test_a_rank_that_does_not_come_to_a_new_group() -> None:
     box = FakeBox(4).begins()
     for rank in (0, 1, 3):
         making(box, rank, "1", (0, 1, 2, 3))
-    box.at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    box.at(2).after(31.0).acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.CERTAIN)
     assert "never entered new_group" in found.summary
@@ -95,7 +96,7 @@ def test_who_is_missing_in_a_world_of_its_own() -> None:
     box = FakeBox(4).begins()
     for rank in range(4):
         scoped(box, rank, "a" if rank < 2 else "b", 2)
-    box.enters(2, "gloo:all_reduce", 1).at((0, 1, 3)).after(31.0).acts("stall", "", (2,), (3,)).aborts("stall")
+    box.enters(2, "gloo:all_reduce", 1).at((0, 1, 3)).after(31.0).acts(ActReason.STALL, "", (2,), (3,)).aborts("stall")
     assert judged(box.done()).blamed_ranks == (3,)
 
 
@@ -128,7 +129,7 @@ def test_who_is_missing_in_a_world_beside_the_default_group() -> None:
     for rank in (0, 2, 3):
         beside(box, rank, "weights", "a", 3)
     box.enters((0, 2), "gloo:broadcast", 1, group="weights").at((1, 3)).after(31.0)
-    found = judged(box.acts("stall", "", (0, 2), (3,)).aborts("stall").done())
+    found = judged(box.acts(ActReason.STALL, "", (0, 2), (3,)).aborts("stall").done())
     assert (found.blamed_ranks, found.certainty) == ((3,), Certainty.CERTAIN)
 
 
@@ -151,7 +152,7 @@ def test_pairs_of_an_earlier_test_wait_for_their_own() -> None:
     for rank in range(4):
         making(box, rank, "1", (0, 1) if rank < 2 else (2, 3), made=True)
     box.passes().ends().begins(1).enters(0, "gloo:all_reduce", 1, group="1").at((1, 2, 3)).after(31.0)
-    timeline = box.acts("stall", "", (0,), (1,)).aborts("stall").done().timeline()
+    timeline = box.acts(ActReason.STALL, "", (0,), (1,)).aborts("stall").done().timeline()
     assert judge_test(timeline, 1).verdict.blamed_ranks == (1,)
 
 
@@ -159,10 +160,10 @@ def test_a_second_default_group_is_waited_for_like_the_first() -> None:
     box = FakeBox(3).begins()
     for rank in range(3):
         making(box, rank, "0", (), made=True)
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
     for rank in (0, 1):
         making(box, rank, "0", ())
-    box.at(2).after(31.0).acts("stall", "", (0, 1), (2,)).aborts("stall")
+    box.at(2).after(31.0).acts(ActReason.STALL, "", (0, 1), (2,)).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
 
