@@ -127,7 +127,12 @@ def test_what_was_being_done_before_the_tests(tmp_path: Path, file: str, code: s
     path.write_text(code)
     namespace: dict[str, Callable[[], object]] = {}
     compiled = compile(code, str(path), "exec")
-    assert stage_of(raised(lambda: (exec(compiled, namespace), namespace["hook"]()))) == stage
+
+    def run() -> None:
+        exec(compiled, namespace)
+        namespace["hook"]()
+
+    assert stage_of(raised(run)) == stage
 
 
 class HidesItsCause(Exception):
