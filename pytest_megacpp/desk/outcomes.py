@@ -155,9 +155,8 @@ class _Maker:
         wasxfail: str | None = None,
     ) -> pytest.TestReport:
         extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
-        shown = (
-            when is not SETUP or outcome is ReportOutcome.FAILED
-        )  # JUnit reads properties and output from the teardown
+        # JUnit reads properties and output from the teardown
+        shown = when is not SETUP or outcome is ReportOutcome.FAILED
         return pytest.TestReport(
             nodeid=self.item.nodeid,
             location=self.item.location,
