@@ -13,6 +13,17 @@ from pathlib import Path
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    FlightOrigin,
+    ForwardOrigin,
+    ReportOutcome,
+    RunEnd,
+    StackMethod,
+    TestEnd,
+    TestPhase,
+    WorldReason,
+)
 from pytest_megacpp.recording.wire import encode
 
 MISSING = 3
@@ -51,7 +62,7 @@ class _Story:
         for test in range(TESTS):
             yield from self._test(test, looks, stalls=test == TESTS - 1)
         yield self._box(ev.WorldEnded("after stall"), "w1")
-        yield self._box(ev.RunFinished("completed"))
+        yield self._box(ev.RunFinished(RunEnd.COMPLETED))
 
     def _event(self, fact: ev.Fact, world: str, source: str) -> ev.Event:
         seq = self._seq[world, source]
@@ -66,7 +77,7 @@ class _Story:
         return self._event(fact, "w1", f"rank {fact.rank}")
 
     def _start(self) -> Iterator[ev.Event]:
-        yield self._box(ev.WorldStarted(self.ranks, "first"), "w1")
+        yield self._box(ev.WorldStarted(self.ranks, WorldReason.FIRST), "w1")
         for rank in range(self.ranks):
             yield self._box(ev.RankStarted(rank, 1000 + rank), "w1")
             yield self._rank(ev.RankReady(rank, 1000 + rank, "0x7f01"))
@@ -76,15 +87,15 @@ class _Story:
         yield self._box(ev.TestStarted(test, _nodeid(test), self.ranks, ev.Limits(stall=STALL_S)), "w1")
         for rank in range(self.ranks):
             yield self._rank(ev.GroupCreated(rank, test, "0", tuple(range(self.ranks)) if rank == 0 else (), "gloo"))
-            yield from self._phase(rank, test, "setup")
+            yield from self._phase(rank, test, TestPhase.SETUP)
             yield self._rank(ev.PhaseStarted(rank, test, "call"))
         for look in range(looks):
             yield from self._look(test, look, compiling=look < looks // 4)
         yield from self._stall(test) if stalls else self._pass(test, looks)
 
-    def _phase(self, rank: int, test: int, name: str) -> Iterator[ev.Event]:
-        yield self._rank(ev.PhaseStarted(rank, test, name))
-        yield self._rank(ev.Reported(rank, test, name, "passed", 0.25))
+    def _phase(self, rank: int, test: int, phase: TestPhase) -> Iterator[ev.Event]:
+        yield self._rank(ev.PhaseStarted(rank, test, phase.value))
+        yield self._rank(ev.Reported(rank, test, phase, ReportOutcome.PASSED, 0.25))
 
     def _look(self, test: int, look: int, *, compiling: bool) -> Iterator[ev.Event]:
         """Every rank once: it computes, and enters one collective after another."""
@@ -96,9 +107,9 @@ class _Story:
             yield self._box(
                 ev.Sampled(rank, test, True, "R", names, round(cpu_s / 2, 3), cpu_s, cpu_s, 100 * look), "w1"
             )
-            yield self._box(self._seen(rank, test, "poll", self._done, done=False), "w1")
+            yield self._box(self._seen(rank, test, FlightOrigin.POLL, self._done, done=False), "w1")
 
-    def _seen(self, rank: int, test: int, origin: str, seq: int, *, done: bool) -> ev.FlightRecorded:
+    def _seen(self, rank: int, test: int, origin: FlightOrigin, seq: int, *, done: bool) -> ev.FlightRecorded:
         """The collective that the rank is in."""
         at_s = round(self.now_s - 0.05, 6)
         entry = ev.Collective("0", seq, "gloo:all_reduce", 1 << 20, 1 << 20, "Float", "[[1048576]]", at_s, done)
@@ -106,32 +117,32 @@ class _Story:
 
     def _pass(self, test: int, looks: int) -> Iterator[ev.Event]:
         for rank in range(self.ranks):
-            yield self._rank(ev.Reported(rank, test, "call", "passed", looks * LOOK_S))
+            yield self._rank(ev.Reported(rank, test, TestPhase.CALL, ReportOutcome.PASSED, looks * LOOK_S))
             yield self._rank(ev.Recorded(rank, test, "loss", 0.5))
-            yield self._rank(ev.FirstForward(rank, test, "step", 12.5, "automatic"))
+            yield self._rank(ev.FirstForward(rank, test, "step", 12.5, ForwardOrigin.AUTOMATIC))
             yield self._rank(ev.Compiled(rank, test, 10.5, 12, 3, 9))
-            yield from self._phase(rank, test, "teardown")
+            yield from self._phase(rank, test, TestPhase.TEARDOWN)
             yield self._rank(ev.Finished(rank, test, True, False, looks, looks, {"0": f"{self._done}:0011aabb"}))
-        yield self._box(ev.TestEnded(test, "finished"), "w1")
+        yield self._box(ev.TestEnded(test, TestEnd.FINISHED), "w1")
 
     def _stall(self, test: int) -> Iterator[ev.Event]:
         waiting = tuple(rank for rank in range(self.ranks) if rank != MISSING)
-        yield self._box(self._seen(MISSING, test, "poll", self._done, done=True), "w1")
+        yield self._box(self._seen(MISSING, test, FlightOrigin.POLL, self._done, done=True), "w1")
         for rank in waiting:
-            yield self._box(self._seen(rank, test, "poll", self._done + 1, done=False), "w1")
+            yield self._box(self._seen(rank, test, FlightOrigin.POLL, self._done + 1, done=False), "w1")
         self.now_s += STALL_S
-        yield self._box(ev.Acted(test, "stall", "", waiting, (MISSING,), (), STALL_S), "w1")
+        yield self._box(ev.Acted(test, ActReason.STALL, "", waiting, (MISSING,), (), STALL_S), "w1")
         for rank in waiting:
             yield self._box(_stack(rank, test, "/site-packages/torch/distributed/distributed_c10d.py", 9), "w1")
         yield self._box(_stack(MISSING, test, "/repo/train.py", 88), "w1")
-        yield self._box(ev.TestEnded(test, "aborted", "stall"), "w1")
+        yield self._box(ev.TestEnded(test, TestEnd.ABORTED, "stall"), "w1")
         for rank in range(self.ranks):
             yield self._box(ev.RankExited(rank, None, "SIGTERM", False, True), "w1")
 
 
 def _stack(rank: int, test: int, file: str, line: int) -> ev.StackTaken:
     text = f'Thread 0x7f01 (most recent call first):\n  File "{file}", line {line} in step\n'
-    return ev.StackTaken(rank, test, "traceback", True, text)
+    return ev.StackTaken(rank, test, StackMethod.TRACEBACK, True, text)
 
 
 def _nodeid(test: int) -> str:

@@ -11,6 +11,21 @@ from typing import Any
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    FlightOrigin,
+    NotRun,
+    Preset,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    StackMethod,
+    Stream,
+    TestEnd,
+    TestPhase,
+    WarmUp,
+    WorldReason,
+)
 from pytest_megacpp.recording.wire import encode, read_all
 
 NODEID = "suite/test_step.py::test_step"
@@ -32,6 +47,10 @@ Ranks = int | Iterable[int]
 
 def _each(ranks: Ranks) -> tuple[int, ...]:
     return (ranks,) if isinstance(ranks, int) else tuple(ranks)
+
+
+def _preset(purpose: Purpose) -> Preset:
+    return Preset.DIAGNOSTIC if purpose is Purpose.DIAGNOSTIC else Preset.FULL
 
 
 class FakeBox:
@@ -95,7 +114,7 @@ class FakeBox:
         self._worlds += 1
         self.world, self.ranks = f"w{self._worlds}", size or self.ranks
         self._entered, self._exited = {r: {} for r in range(self.ranks)}, set()
-        self.box(ev.WorldStarted(self.ranks, "first" if self._worlds == 1 else "next"))
+        self.box(ev.WorldStarted(self.ranks, WorldReason.FIRST if self._worlds == 1 else WorldReason.NEXT))
         for rank in range(self.ranks):
             self.box(ev.RankStarted(rank, 1000 + rank))
         return self.after(0.1)
@@ -115,36 +134,34 @@ class FakeBox:
     def world_ready(self, size: int | None = None) -> "FakeBox":
         return self.starts_world(size).readies().collects()
 
-    def plans(self, purpose: str, of: int = 0) -> "FakeBox":
+    def plans(self, purpose: Purpose, of: int = 0) -> "FakeBox":
         """One more attempt at a test."""
         self._nodeids = (*self._nodeids, self._nodeids[of])
-        number, preset = len(self._nodeids) - 1, "diagnostic" if purpose == "diagnostic" else "full"
+        number, preset = len(self._nodeids) - 1, _preset(purpose)
         planned = ev.TestPlanned(number, self._nodeids[of], self.ranks, of=of, purpose=purpose, preset=preset)
         return self.say(planned, world="")
 
-    def tries(self, purpose: str, of: int = 0) -> "FakeBox":
+    def tries(self, purpose: Purpose, of: int = 0) -> "FakeBox":
         """One more attempt, begun in a new world if the last one is over."""
-        preset, warmup = ("diagnostic" if purpose == "diagnostic" else "full"), ""
-        if purpose == "warm-up":
-            warmup = "explicit_warmup_allowed"
-        return self.plans(purpose, of).begins(len(self._nodeids) - 1, preset=preset, warmup=warmup)
+        warmup = WarmUp.RUNS if purpose is Purpose.WARM_UP else None
+        return self.plans(purpose, of).begins(len(self._nodeids) - 1, preset=_preset(purpose), warmup=warmup)
 
-    def refuses(self, purpose: str, why: str, of: int = 0) -> "FakeBox":
+    def refuses(self, purpose: Purpose, why: NotRun, of: int = 0) -> "FakeBox":
         """A further attempt that is planned and not made; `of` ran in the first world."""
         self.plans(purpose, of)
-        return self.say(ev.TestEnded(len(self._nodeids) - 1, "not-run", why), world="w1")
+        return self.say(ev.TestEnded(len(self._nodeids) - 1, TestEnd.NOT_RUN, why), world="w1")
 
-    def begins(self, test: int = 0, **more: str) -> "FakeBox":
+    def begins(self, test: int = 0, *, preset: Preset = Preset.FULL, warmup: WarmUp | None = None) -> "FakeBox":
         """Releases the ranks into a test; they set up."""
-        self.starts(test, **more)
-        self.phase("setup").after(0.05).reports("setup").phase("call")
+        self.starts(test, preset=preset, warmup=warmup)
+        self.phase("setup").after(0.05).reports(TestPhase.SETUP).phase("call")
         return self.after(0.05)
 
-    def starts(self, test: int = 0, **more: str) -> "FakeBox":
+    def starts(self, test: int = 0, *, preset: Preset = Preset.FULL, warmup: WarmUp | None = None) -> "FakeBox":
         if not self.world:
             self.world_ready()
         self.test = test
-        self.box(ev.TestStarted(test, self._nodeids[test], self.ranks, self.limits, **more))
+        self.box(ev.TestStarted(test, self._nodeids[test], self.ranks, self.limits, preset, warmup))
         for rank in range(self.ranks):
             self.samples(rank)
         return self
@@ -167,7 +184,13 @@ class FakeBox:
         assert self.test is not None
         return self.test
 
-    def reports(self, when: str, ranks: Ranks | None = None, outcome: str = "passed", **more: Any) -> "FakeBox":
+    def reports(
+        self,
+        when: TestPhase,
+        ranks: Ranks | None = None,
+        outcome: ReportOutcome = ReportOutcome.PASSED,
+        **more: Any,
+    ) -> "FakeBox":
         for rank in self._all(ranks):
             self.rank(ev.Reported(rank, self.index, when, outcome, 0.05, **more))
         return self
@@ -179,14 +202,14 @@ class FakeBox:
         missed: Mapping[int, int] | None = None,
     ) -> "FakeBox":
         """Tears down and is through. `digests`: of its collectives in the default group, by rank."""
-        self.phase("teardown", ranks).reports("teardown", ranks).after(0.01)
+        self.phase("teardown", ranks).reports(TestPhase.TEARDOWN, ranks).after(0.01)
         for rank in self._all(ranks):
             told = {"0": digests[rank]} if digests is not None else {}
             self.rank(ev.Finished(rank, self.index, True, digests=told, missed=(missed or {}).get(rank, 0)))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":
-        return self.reports("call", ranks).finishes(ranks)
+        return self.reports(TestPhase.CALL, ranks).finishes(ranks)
 
     def raises(
         self,
@@ -195,7 +218,7 @@ class FakeBox:
         message: str = "no shards",
         line: int = 31,
         *,
-        when: str = "call",
+        when: TestPhase = TestPhase.CALL,
         traceback: str = "",
         context: tuple[str, ...] = (),
         raised_in: str = "",
@@ -204,10 +227,10 @@ class FakeBox:
         """A failure as a rank reports it, its flight recorder first."""
         for rank in _each(ranks):
             if self._entered[rank]:
-                self._flight(rank, "failure", source=f"rank {rank}")
+                self._flight(rank, FlightOrigin.FAILURE, source=f"rank {rank}")
             text = traceback or f"train.py:{line}: in step\nE   {type_name}: {message}"
             error = ev.Error(type_name, message, "suite/train.py", line, text, context, raised_in, causes)
-            self.reports(when, rank, "failed", error=error)
+            self.reports(when, rank, ReportOutcome.FAILED, error=error)
         return self
 
     def loses_peer(self, ranks: Ranks, message: str = PEER_CLOSED) -> "FakeBox":
@@ -217,8 +240,11 @@ class FakeBox:
             self.raises(rank, "RuntimeError", message, 40)
         return self
 
-    def skips(self, ranks: Ranks | None = None, reason: str = "needs NVLink", *, when: str = "call") -> "FakeBox":
-        return self.reports(when, ranks, "skipped", skip=ev.Skip("suite/test_step.py", 9, f"Skipped: {reason}"))
+    def skips(
+        self, ranks: Ranks | None = None, reason: str = "needs NVLink", *, when: TestPhase = TestPhase.CALL
+    ) -> "FakeBox":
+        skip = ev.Skip("suite/test_step.py", 9, f"Skipped: {reason}")
+        return self.reports(when, ranks, ReportOutcome.SKIPPED, skip=skip)
 
     def exits(
         self,
@@ -232,7 +258,7 @@ class FakeBox:
         self._exited.add(rank)
         return self.box(ev.RankExited(rank, code, signal, oom, alive_s=alive_s))
 
-    def writes(self, rank: int, text: str, stream: str = "stderr") -> "FakeBox":
+    def writes(self, rank: int, text: str, stream: Stream = Stream.STDERR) -> "FakeBox":
         return self.box(ev.OutputRead(rank, self.test, stream, text))
 
     # -- what the box sees ---------------------------------------------------------------------------------
@@ -247,7 +273,7 @@ class FakeBox:
         numel: int = 8,
         dtype: str = "Float",
         done: bool = False,
-        origin: str = "poll",
+        origin: FlightOrigin = FlightOrigin.POLL,
         started: bool = False,
     ) -> "FakeBox":
         for rank in _each(ranks):
@@ -263,7 +289,7 @@ class FakeBox:
     def completes(self, ranks: Ranks | None = None) -> "FakeBox":
         for rank in self._all(ranks):
             self._close(rank)
-            self._flight(rank, "poll")
+            self._flight(rank, FlightOrigin.POLL)
         return self
 
     def _close(self, rank: int) -> None:
@@ -272,10 +298,10 @@ class FakeBox:
             fields = (e.group, e.seq, e.op, e.numel_in, e.numel_out, e.dtype, e.sizes, e.entered_s)
             entries[key] = ev.Collective(*fields, True, pg=e.pg)
 
-    def _flight(self, rank: int, origin: str, source: str = "box") -> None:
+    def _flight(self, rank: int, origin: FlightOrigin, source: str = "box") -> None:
         entries = tuple(self._entered[rank].values())
         newest = {e.group: e for e in entries}.values()
-        listed = entries if origin != "poll" else tuple(e for e in entries if not e.done or e in newest)
+        listed = entries if origin is not FlightOrigin.POLL else tuple(e for e in entries if not e.done or e in newest)
         pgs = {e.pg: e.seq for e in entries}
         done = {pg: max((e.seq for e in entries if e.pg == pg and e.done), default=0) for pg in pgs}
         status = tuple(ev.GroupStatus(pg, seq, done[pg]) for pg, seq in pgs.items())
@@ -304,7 +330,13 @@ class FakeBox:
             self.box(ev.Sampled(rank, self.test, answered, state, compiling, total_s, cpu_s, 0.5))
         return self
 
-    def stack(self, rank: int, *frames: tuple[str, int, str], method: str = "traceback", ok: bool = True) -> "FakeBox":
+    def stack(
+        self,
+        rank: int,
+        *frames: tuple[str, int, str],
+        method: StackMethod = StackMethod.TRACEBACK,
+        ok: bool = True,
+    ) -> "FakeBox":
         lines = [f'  File "{file}", line {line} in {function}' for file, line, function in frames]
         dump = "\n".join((f"Thread {MAIN_THREAD} (most recent call first):", *lines, ""))
         return self.box(ev.StackTaken(rank, self.test, method, ok, dump if ok else ""))
@@ -325,7 +357,7 @@ class FakeBox:
 
     def acts(
         self,
-        why: str,
+        why: ActReason,
         detail: str = "",
         waiting: Iterable[int] = (),
         missing: Iterable[int] = (),
@@ -337,12 +369,12 @@ class FakeBox:
         if self.test is not None:
             for rank in self.others(*self._exited):
                 if self._entered[rank]:
-                    self._flight(rank, "evidence")
+                    self._flight(rank, FlightOrigin.EVIDENCE)
         return self.after(0.02)
 
     def aborts(self, why: str = "") -> "FakeBox":
         """The rest of an early end: test, ranks, world."""
-        self.after(0.1).box(ev.TestEnded(self.index, "aborted", why))
+        self.after(0.1).box(ev.TestEnded(self.index, TestEnd.ABORTED, why))
         for rank in self.others(*self._exited):
             self.box(ev.RankExited(rank, None, "SIGTERM", False, True))
         self.after(0.1).box(ev.WorldEnded(f"after {why}"))
@@ -351,16 +383,16 @@ class FakeBox:
 
     def ends(self) -> "FakeBox":
         """All ranks reported."""
-        self.after(0.01).box(ev.TestEnded(self.index, "finished"))
+        self.after(0.01).box(ev.TestEnded(self.index, TestEnd.FINISHED))
         self.test = None
         return self
 
-    def gives_up(self, why: str, tests: Iterable[int] | None = None) -> "FakeBox":
+    def gives_up(self, why: NotRun, tests: Iterable[int] | None = None) -> "FakeBox":
         """The world never got ready for these tests."""
         for index in range(len(self._nodeids)) if tests is None else tests:
-            self.box(ev.TestEnded(index, "not-run", why))
+            self.box(ev.TestEnded(index, TestEnd.NOT_RUN, why))
         return self.box(ev.WorldEnded(f"start-up failed: {why}"))
 
-    def done(self, reason: str = "completed", detail: str = "") -> "FakeBox":
+    def done(self, reason: RunEnd = RunEnd.COMPLETED, detail: str = "") -> "FakeBox":
         self.after(0.1).say(ev.RunFinished(reason, detail), world="")
         return self

@@ -19,8 +19,8 @@ and everybody else waits, so that nothing can free them (decision 0004). The wai
 arrive first.
 
 *Before it acts on looks*, which may be a second old, the box looks again, and an alarm that is gone by then is dropped
-(`RESTS_ON_LOOKS`, decision 0008). Since when a rank waits that only its stack shows, is since its thread last ran
-(decision 0009), or, where the kernel counts no runs, since the stack was first seen (decision 0060).
+(`ActReason.rests_on_looks`, decision 0008). Since when a rank waits that only its stack shows, is since its thread last
+ran (decision 0009), or, where the kernel counts no runs, since the stack was first seen (decision 0060).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from pytest_megacpp.recording.collectives import Number, disagreements
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
-from pytest_megacpp.recording.timeline import WARMED, RankView, TestView
+from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
@@ -41,8 +42,6 @@ AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
-# Reasons that rest on looks, which may be a second old: before acting on one, look again.
-RESTS_ON_LOOKS = frozenset({"failure-stuck", "skew", "stall", "compile"})
 
 
 @dataclass
@@ -187,7 +186,7 @@ def _begun(rank: RankView) -> bool:
     return all(e.started for e in (*rank.collectives.pending(), *rank.collectives.messages))
 
 
-def _acted(view: TestView, why: str, detail: str, wait: Wait | None = None, now_s: float = 0.0) -> Acted:
+def _acted(view: TestView, why: ActReason, detail: str, wait: Wait | None = None, now_s: float = 0.0) -> Acted:
     if wait is None:
         return Acted(view.index, why, detail)
     return Acted(
@@ -216,7 +215,7 @@ def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
     """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for; or known to
     wait by a stack of which nothing says whether it is old.
     """
-    missing = acted.missing if acted.why == "stall" else ()
+    missing = acted.missing if acted.why is ActReason.STALL else ()
     unseen = {r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at()}
     unsure = {v.rank for v in view.unfinished() if v.blocked_since() is not None and not v.would_be_seen_moving()}
     return tuple(sorted(unseen | unsure))
@@ -225,7 +224,7 @@ def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
 def _exit(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     exits = [v.exit_s for v in view.ranks.values() if v.exit_s is not None and v.exit and not v.exit.expected]
     if exits and now_s - min(exits) >= SETTLE_S:
-        return _acted(view, "exit", "a rank's process ended")
+        return _acted(view, ActReason.EXIT, "a rank's process ended")
     return None
 
 
@@ -240,7 +239,7 @@ def _mismatch(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
         clocks.mismatch_since_s = now_s
     if now_s - clocks.mismatch_since_s < 2 * SETTLE_S:
         return None
-    return _acted(view, "mismatch", f"{found[0].aspect} differs at #{found[0].seq} of group {found[0].group}")
+    return _acted(view, ActReason.MISMATCH, f"{found[0].aspect} differs at #{found[0].seq} of group {found[0].group}")
 
 
 def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -257,7 +256,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     if now_s - since_s < (STUCK_BY_STACK_S if by_stack else STUCK_S):
         return None
     wait = next(iter(clocks.waits), None)
-    return _acted(view, "failure-stuck", "every rank left in the test waits", wait, now_s)
+    return _acted(view, ActReason.FAILURE_STUCK, "every rank left in the test waits", wait, now_s)
 
 
 def _lost_s(rank: RankView) -> float | None:
@@ -282,11 +281,11 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
         if number not in clocks.late:
             continue
         if clocks.compiling_s.get(number, 0.0) > _skew_s(view, clocks.late[number]):
-            return _acted(view, "skew", f"{wait} while a missing peer compiles", wait, now_s)
+            return _acted(view, ActReason.SKEW, f"{wait} while a missing peer compiles", wait, now_s)
         if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
-            return _acted(view, "stall", f"{wait} waits for a missing peer", wait, now_s)
+            return _acted(view, ActReason.STALL, f"{wait} waits for a missing peer", wait, now_s)
         if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks, number, now_s):
-            return _acted(view, "stall", f"{wait} waits for a compile that makes no progress", wait, now_s)
+            return _acted(view, ActReason.STALL, f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
 
 
@@ -315,7 +314,7 @@ def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | 
     for rank in view.unfinished():
         started_s = rank.compiling_since_s
         if started_s is not None and clocks.since(started_s, now_s) > view.limits.compile:
-            return _acted(view, "compile", f"rank {rank.rank} compiles in one go")
+            return _acted(view, ActReason.COMPILE, f"rank {rank.rank} compiles in one go")
     return None
 
 
@@ -332,7 +331,7 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     if clocks.since(since_s, now_s) <= view.limits.stall:
         return None
     everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)
-    return _acted(view, "stall", "everybody waits", everybody, now_s)
+    return _acted(view, ActReason.STALL, "everybody waits", everybody, now_s)
 
 
 def _rests_s(rank: RankView) -> float | None:
@@ -343,10 +342,10 @@ def _rests_s(rank: RankView) -> float | None:
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """Warm-ups have time of their own, as much as a compile may take; where the whole test is one, its limit has it."""
     limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
-    extra_s = 0.0 if view.warmup == WARMED else limits.compile
+    extra_s = 0.0 if view.warmup is WarmUp.RUNS else limits.compile
     if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), extra_s) <= limits.test:
         return None
-    return _acted(view, "test-limit", f"the test ran longer than {limits.test:g} s")
+    return _acted(view, ActReason.TEST_LIMIT, f"the test ran longer than {limits.test:g} s")
 
 
 def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:

@@ -22,9 +22,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from pytest_megacpp.recording.plan import RELAXED_HEARTBEAT_S
+from pytest_megacpp.recording.vocabulary import SettingOrigin, SettingPhase
 
 DEBUG_LEVEL = "TORCH_DISTRIBUTED_DEBUG"
 FLIGHT_RECORDER = "TORCH_FR_BUFFER_SIZE"
@@ -33,22 +33,6 @@ FLIGHT_RECORDER_ENTRIES = 64
 """Ring size that a look reads in about 1 ms; torch's own default of 2000 takes 70 ms."""
 DUMP_WAIT_MS = 1000
 LIBRARY_PATH = "LD_LIBRARY_PATH"
-
-
-class Phase(StrEnum):
-    """What a variable must be set before. What nothing known reads is set before everything."""
-
-    IMPORT = "import"  # of torch or triton
-    GROUP = "group"  # the first process group is made
-    COMPILE = "compile"  # torch's compiler is loaded, by the first compile at the latest
-
-
-class Source(StrEnum):
-    """Who decided a variable."""
-
-    PLUGIN = "plugin"
-    USER = "user"
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +53,9 @@ class Setting:
 
     name: str
     value: str | None
-    source: Source
+    source: SettingOrigin
     reason: str
-    phase: Phase
+    phase: SettingPhase
     read_by: str
 
 
@@ -87,14 +71,14 @@ Objection = Callable[[str], str | None]
 class _Row:
     name: str
     value: str | None
-    phase: Phase
+    phase: SettingPhase
     read_by: str
     reason: str
     older_name: str | None = None
     filtered: bool = False
     theirs_stays: bool = False  # also where the table has no value
 
-    def becomes(self, value: str | None, source: Source, reason: str, name: str | None = None) -> Setting:
+    def becomes(self, value: str | None, source: SettingOrigin, reason: str, name: str | None = None) -> Setting:
         return Setting(name or self.name, value, source, reason, self.phase, self.read_by)
 
 
@@ -162,7 +146,7 @@ def _table(shape: LaunchShape) -> tuple[_Row, ...]:
 _LIBRARY_PATH_ROW = _Row(
     LIBRARY_PATH,
     None,
-    Phase.IMPORT,
+    SettingPhase.IMPORT,
     "the dynamic loader",
     "directories of CUDA, cuDNN and NCCL are left out: the image's libraries must not shadow those that torch"
     " brings; the driver's directory stays",
@@ -174,18 +158,18 @@ def _launcher_rows(shape: LaunchShape) -> Iterable[_Row]:
     yield _LIBRARY_PATH_ROW
     if shape.ranks > 1:
         about = "torchrun's default for more than one rank on a host"
-        yield _Row("OMP_NUM_THREADS", "1", Phase.IMPORT, "OpenMP", about)
+        yield _Row("OMP_NUM_THREADS", "1", SettingPhase.IMPORT, "OpenMP", about)
     if shape.cuda:
         yield _Row(
             "PYTORCH_NVML_BASED_CUDA_CHECK",
             "1",
-            Phase.IMPORT,
+            SettingPhase.IMPORT,
             "torch/cuda/__init__.py",
             "asking whether CUDA is there must not start it: ranks are forked from a process that imported torch",
         )
     else:
         about = "no CUDA: Triton kernels run in the interpreter"
-        yield _Row("TRITON_INTERPRET", "1", Phase.IMPORT, "triton/knobs.py", about)
+        yield _Row("TRITON_INTERPRET", "1", SettingPhase.IMPORT, "triton/knobs.py", about)
 
 
 def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
@@ -193,28 +177,28 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
     yield _Row(
         "TORCHINDUCTOR_COMPILE_THREADS",
         str(threads),
-        Phase.COMPILE,
+        SettingPhase.COMPILE,
         _INDUCTOR,
         f"{shape.cpus} CPUs shared by {shape.ranks} ranks; the default is up to 32 workers per rank",
     )
     yield _Row(
         "TRITON_DEFAULT_NUM_STAGES",
         "2",
-        Phase.IMPORT,
+        SettingPhase.IMPORT,
         NOTHING,
         "four stages exceed an H200's shared memory; for older stacks: torch 2.13, triton 3.7 don't read it",
     )
     yield _Row(
         "TORCHINDUCTOR_MAX_AUTOTUNE_PRUNE_CHOICES_BASED_ON_SHARED_MEM",
         "1",
-        Phase.COMPILE,
+        SettingPhase.COMPILE,
         _INDUCTOR,
         "drops GEMM choices that exceed the device's shared memory",
     )
     yield _Row(
         "TORCHINDUCTOR_DISTRIBUTED_MAX_AUTOTUNE_GEMM",
         "0",
-        Phase.COMPILE,
+        SettingPhase.COMPILE,
         _INDUCTOR,
         "shared autotuning makes compiling wait for peers, and its subprocess ran out of device memory",
     )
@@ -222,7 +206,7 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
         yield _Row(
             "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM",
             "0",
-            Phase.COMPILE,
+            SettingPhase.COMPILE,
             _INDUCTOR,
             "FSDP lane: the autotune subprocess has a CUDA context of its own and competes for device memory",
         )
@@ -231,41 +215,41 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
 def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
     root, box = shape.cache_dir.rstrip("/"), "the box's compile cache, where the seed lies"
     where = "torch/_inductor/runtime/cache_dir_utils.py"
-    yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", Phase.COMPILE, where, box)
-    yield _Row("TRITON_CACHE_DIR", f"{root}/triton", Phase.COMPILE, "triton/knobs.py", box)
+    yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", SettingPhase.COMPILE, where, box)
+    yield _Row("TRITON_CACHE_DIR", f"{root}/triton", SettingPhase.COMPILE, "triton/knobs.py", box)
     needed = "the seed is of no use without it"
-    yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", Phase.COMPILE, _INDUCTOR, needed)
-    yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", Phase.COMPILE, "torch/_functorch/config.py", needed)
+    yield _Row("TORCHINDUCTOR_FX_GRAPH_CACHE", "1", SettingPhase.COMPILE, _INDUCTOR, needed)
+    yield _Row("TORCHINDUCTOR_AUTOGRAD_CACHE", "1", SettingPhase.COMPILE, "torch/_functorch/config.py", needed)
     yield _Row(
         CACHE_KEY_TAG,
         "megacpp",
-        Phase.IMPORT,
+        SettingPhase.IMPORT,
         "torch/compiler/config.py",
         "some passes compile the rank into code, and torch's keys leave it out: each rank adds it; empty: it doesn't",
     )
 
 
 def _distributed_rows(shape: LaunchShape) -> Iterable[_Row]:
-    yield _Row(DEBUG_LEVEL, "INFO", Phase.IMPORT, _TORCH, "more words from torch.distributed at no cost")
+    yield _Row(DEBUG_LEVEL, "INFO", SettingPhase.IMPORT, _TORCH, "more words from torch.distributed at no cost")
     yield from _flight_recorder_rows()
     yield from _nccl_watchdog_rows()
     yield from _nccl2_rows()
     yield _Row(
         "TORCH_NCCL_ENABLE_TIMING",
         "1",
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "the flight recorder then knows which collectives a device has started: one that waits from one still busy",
     )
     yield _Row(
         "TORCH_NCCL_AVOID_RECORD_STREAMS",
         "1",
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "FSDP2 memory: without it some runs ended out of memory near step 60",
     )
     older = "parity with older stacks; torch 2.13 does not read it"
-    yield _Row("FSDP_USE_ORIG_PARAMS", "true", Phase.IMPORT, NOTHING, older)
+    yield _Row("FSDP_USE_ORIG_PARAMS", "true", SettingPhase.IMPORT, NOTHING, older)
     yield _gloo_interface_row(shape.loopback)
 
 
@@ -273,7 +257,7 @@ def _gloo_interface_row(interface: str | None) -> _Row:
     about = "one host: no host name to resolve, no outer interface"
     if interface is None:
         about = "the kernel lists no loopback interface, or not in one order: gloo goes by the host's name"
-    return _Row("GLOO_SOCKET_IFNAME", interface, Phase.GROUP, _TORCH, about, theirs_stays=True)
+    return _Row("GLOO_SOCKET_IFNAME", interface, SettingPhase.GROUP, _TORCH, about, theirs_stays=True)
 
 
 def _flight_recorder_rows() -> Iterable[_Row]:
@@ -281,7 +265,7 @@ def _flight_recorder_rows() -> Iterable[_Row]:
     yield _Row(
         FLIGHT_RECORDER,
         str(FLIGHT_RECORDER_ENTRIES),
-        Phase.GROUP,
+        SettingPhase.GROUP,
         _TORCH,
         "flight recorder on, with a ring small enough to be polled",
         older_name=OLDER_FLIGHT_RECORDER,
@@ -292,7 +276,7 @@ def _nccl_watchdog_rows() -> Iterable[_Row]:
     yield _Row(
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC",
         str(RELAXED_HEARTBEAT_S),
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "the box decides first: torch's 480 s kill a long compile. torch reads it once for each group and can't change"
         " it later; groups made after `lane.warmup` get the test's limits and 600 s",
@@ -300,21 +284,21 @@ def _nccl_watchdog_rows() -> Iterable[_Row]:
     yield _Row(
         "TORCH_NCCL_ENABLE_MONITORING",
         "1",
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "the flight recorder's dump on timeout needs the monitor; its heartbeat is relaxed",
     )
     yield _Row(
         "TORCH_NCCL_DUMP_ON_TIMEOUT",
         "1",
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "evidence of last resort, should a group's own timeout be the shorter one",
     )
     yield _Row(
         "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
         str(DUMP_WAIT_MS),
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL_BACKEND,
         "after a group's timeout torch sleeps four times this long before it ends the rank (60 s by default)",
     )
@@ -324,14 +308,14 @@ def _nccl2_rows() -> Iterable[_Row]:
     yield _Row(
         "TORCH_DIST_USE_NCCL2",
         "0",
-        Phase.IMPORT,
+        SettingPhase.IMPORT,
         NCCL2,
         "from torch 2.15 on nccl is nccl2: its recorder doesn't tell when a device begins, nor to the box what is over",
     )
     yield _Row(
         "TORCH_FR_WAIT_TIMEOUT_DUMP_MILSEC",
         str(DUMP_WAIT_MS),
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL2,
         "should you choose nccl2: on a group's timeout it waits this long for a dump, and once more (15 s by default)",
     )
@@ -341,17 +325,17 @@ def _single_host_rows() -> Iterable[_Row]:
     yield _Row(
         "NCCL_NVLS_ENABLE",
         "0",
-        Phase.GROUP,
+        SettingPhase.GROUP,
         NCCL,
         "NVLink SHARP often can't be set up in containers (Failed to bind … Multicast memory, CUDA error 401;"
         " NVIDIA/nccl#1788, pytorch#177472), and NCCL fails then; NVLink is used without it",
     )
     one_host = "one host: NVLink and shared memory, no fabric"
-    yield _Row("NCCL_NET_PLUGIN", "none", Phase.GROUP, NCCL, one_host)
-    yield _Row("NCCL_IB_DISABLE", "1", Phase.GROUP, NCCL, one_host)
+    yield _Row("NCCL_NET_PLUGIN", "none", SettingPhase.GROUP, NCCL, one_host)
+    yield _Row("NCCL_IB_DISABLE", "1", SettingPhase.GROUP, NCCL, one_host)
     for name in FABRIC_TUNING:
         about = "one host: fabric tuning of the image or machine must not reach NCCL"
-        yield _Row(name, None, Phase.GROUP, NCCL, about)
+        yield _Row(name, None, SettingPhase.GROUP, NCCL, about)
 
 
 FABRIC_TUNING = (
@@ -383,15 +367,15 @@ def resolve(
 def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]) -> Setting:
     for name in filter(None, (row.older_name, row.name)):
         if name in user_env and (why := objection(name, user_env[name])) is not None:
-            return row.becomes(user_env[name], Source.REFUSED, why, name)
+            return row.becomes(user_env[name], SettingOrigin.REFUSED, why, name)
     theirs = user_env.get(row.name)
     if theirs is None:
         return _without_user_value(row, user_env)
     if row.filtered and row.name not in chosen:
         return _without_vendor_directories(row, theirs)
     if row.value is None and row.name not in chosen and not row.theirs_stays:
-        return row.becomes(None, Source.PLUGIN, f"{row.reason} (was {theirs!r})")
-    return row.becomes(theirs, Source.USER, _user_reason(row, theirs))
+        return row.becomes(None, SettingOrigin.PLUGIN, f"{row.reason} (was {theirs!r})")
+    return row.becomes(theirs, SettingOrigin.USER, _user_reason(row, theirs))
 
 
 _VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
@@ -421,16 +405,16 @@ def _without_vendor_directories(row: _Row, theirs: str) -> Setting:
     directories = theirs.split(":")
     removed = [path for path in directories if is_vendor_directory(path)]
     if not removed:
-        return row.becomes(theirs, Source.USER, f"your value is kept as it is: {row.reason}")
+        return row.becomes(theirs, SettingOrigin.USER, f"your value is kept as it is: {row.reason}")
     kept = ":".join(path for path in directories if path not in removed)
-    return row.becomes(kept or None, Source.PLUGIN, f"{row.reason} (removed: {', '.join(removed)})")
+    return row.becomes(kept or None, SettingOrigin.PLUGIN, f"{row.reason} (removed: {', '.join(removed)})")
 
 
 def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
     if row.older_name is None or row.older_name not in user_env:
-        return row.becomes(row.value, Source.PLUGIN, row.reason)
+        return row.becomes(row.value, SettingOrigin.PLUGIN, row.reason)
     newer = f"the newer name of {row.older_name}, which you set"
-    return row.becomes(user_env[row.older_name], Source.USER, newer)
+    return row.becomes(user_env[row.older_name], SettingOrigin.USER, newer)
 
 
 def _user_reason(row: _Row, theirs: str) -> str:
@@ -445,7 +429,7 @@ def _user_reason(row: _Row, theirs: str) -> str:
 
 def refusals(settings: Iterable[Setting]) -> tuple[str, ...]:
     """One text with the mend for each variable that forbids the launch; empty when it may start."""
-    return tuple(refusal(s.name, s.value or "", s.reason) for s in settings if s.source is Source.REFUSED)
+    return tuple(refusal(s.name, s.value or "", s.reason) for s in settings if s.source is SettingOrigin.REFUSED)
 
 
 def refusal(name: str, value: str, why: str, where: str = "") -> str:

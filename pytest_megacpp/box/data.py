@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_megacpp.box.copier import Cancelled, Copier, CopyFailed, Tally, gib, read_manifest
 from pytest_megacpp.recording.events import ProblemFound, Progress
 from pytest_megacpp.recording.plan import DataSet
+from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode
 
 SAY_EVERY_S = 1.0
 SAY_SELDOM_S = 10.0  # in a long copy
@@ -35,9 +36,11 @@ class Fetch(threading.Thread):
         except Cancelled:
             return
         except CopyFailed as error:
-            self.problem = ProblemFound("environment", "data", f"data set {one.name!r}: {error}", error.mend)
+            self.problem = ProblemFound(ProblemCode.ENVIRONMENT, "data", f"data set {one.name!r}: {error}", error.mend)
         except Exception as error:
-            self.problem = ProblemFound("environment", "data", f"data set {one.name!r} can't be copied: {error!r}")
+            self.problem = ProblemFound(
+                ProblemCode.ENVIRONMENT, "data", f"data set {one.name!r} can't be copied: {error!r}"
+            )
 
     def _bring(self, one: DataSet) -> None:
         if not one.source:
@@ -64,7 +67,7 @@ class Fetch(threading.Thread):
     def news(self, now_s: float) -> Iterator[Progress]:
         """What is through, and how far the copy is: every second, of a long one more seldom."""
         while not self._over.empty():
-            yield Progress("data", self._over.get())
+            yield Progress(BoxStep.DATA, self._over.get())
         now = self._now
         if now is None:
             self._began_s = None
@@ -74,7 +77,7 @@ class Fetch(threading.Thread):
         if now_s >= self._next_s:
             running_s = now_s - self._began_s
             self._next_s = now_s + min(max(SAY_EVERY_S, running_s / 20), SAY_SELDOM_S)
-            yield Progress("data", f"{now[0]} {described(now[1], running_s)}")
+            yield Progress(BoxStep.DATA, f"{now[0]} {described(now[1], running_s)}")
 
 
 def described(tally: Tally, running_s: float) -> str:

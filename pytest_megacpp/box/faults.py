@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_megacpp.box.gpus import parse_xids
+from pytest_megacpp.recording.vocabulary import FaultKind
 
 WAIT_S = 0.5
-XID, ECC = "xid", "ecc"
 CORRECTED, UNCORRECTED = 1, 2  # NVML's event bits for single and double bit errors
 _XID_EVENT = 8
 _NVML_TIMEOUT = 10
@@ -28,7 +28,7 @@ _NAMES_PID = re.compile(r"\bpid='?(\d+)")
 class Heard:
     """An error as its source told it. `bus_id` or `uuid` says which GPU, `pid` which process, where known."""
 
-    kind: str
+    kind: FaultKind
     code: int
     text: str = ""
     bus_id: str = ""
@@ -58,7 +58,7 @@ class KernelLog:
                 for xid in parse_xids(record.decode(errors="replace")):
                     named = _NAMES_PID.search(xid.text)
                     pid = int(named[1]) if named else None
-                    yield Heard(XID, xid.code, xid.text, bus_id=xid.bus_id, pid=pid)
+                    yield Heard(FaultKind.XID, xid.code, xid.text, bus_id=xid.bus_id, pid=pid)
 
 
 class _NvmlEvent(ctypes.Structure):
@@ -97,8 +97,8 @@ class Nvml:
         event = _NvmlEvent()
         code = self._library.nvmlEventSetWait_v2(self._events, ctypes.byref(event), ctypes.c_uint(int(wait_s * 1000)))
         if code == 0:
-            kind = XID if event.type == _XID_EVENT else ECC
-            number = int(event.data if kind == XID else event.type)
+            kind = FaultKind.XID if event.type == _XID_EVENT else FaultKind.ECC
+            number = int(event.data if kind is FaultKind.XID else event.type)
             yield Heard(kind, number, uuid=self._uuids.get(event.device, ""))
         elif code != _NVML_TIMEOUT:
             threading.Event().wait(wait_s)

@@ -23,6 +23,7 @@ from pytest_megacpp.box import loopback, process
 from pytest_megacpp.box.logs import give_back
 from pytest_megacpp.box.memory import allowance
 from pytest_megacpp.box.oom import OomWitness
+from pytest_megacpp.recording.vocabulary import EvidenceSource
 
 Probe = Callable[[Path], str]
 """Says why an interface can't be used, in few words; empty when it can. Its argument is where the run writes."""
@@ -180,7 +181,7 @@ INTERFACES: tuple[Interface, ...] = (
         _readable("/proc/self/stat"),
     ),
     Interface(
-        "thread_runs",
+        EvidenceSource.THREAD_RUNS,
         "/proc/PID/task/TID/schedstat",
         "CPU time of a rank's main thread, and how often it ran: a stack is old once it ran again",
         "context switches in TID/status; where they aren't counted (gVisor), ticks of 10 ms in TID/stat, the thread's "
@@ -189,7 +190,7 @@ INTERFACES: tuple[Interface, ...] = (
         _thread_runs,
     ),
     Interface(
-        "py-spy",
+        EvidenceSource.PY_SPY,
         "py-spy: process_vm_readv(2)",
         "the stack of a rank whose interpreter doesn't answer",
         "torch's worker server, and faulthandler by a signal",
@@ -229,7 +230,7 @@ INTERFACES: tuple[Interface, ...] = (
         _subreaper,
     ),
     Interface(
-        "memory_events",
+        EvidenceSource.MEMORY_EVENTS,
         "memory.events, memory.oom_control",
         "tells an OOM kill from a plain SIGKILL",
         "the kernel log",
@@ -237,7 +238,7 @@ INTERFACES: tuple[Interface, ...] = (
         _memory_events,
     ),
     Interface(
-        "kernel_log",
+        EvidenceSource.KERNEL_LOG,
         "/dev/kmsg",
         "names the process that was killed for memory; Xids with the process that caused them",
         "memory.events; NVML's events, which name the GPU only",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import Fact, Muted
+from pytest_megacpp.recording.vocabulary import Lost
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, ended_lines, read_object, read_time
 
 # What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
@@ -34,14 +35,14 @@ class Line:
     _tail: bytearray = field(default_factory=bytearray)
     _last_s: float = 0.0
     _taken_bytes: int = 0
-    _muted: str = ""
+    _muted: Lost | None = None
     _garbage_lines: int = 0
     _garbage_bytes: int = 0
     _said: set[type[Fact]] = field(default_factory=set)
 
     def begin(self) -> None:
         """A test begins: the rank may say as much again."""
-        self._taken_bytes, self._muted = 0, ""
+        self._taken_bytes, self._muted = 0, None
         self._garbage_lines = self._garbage_bytes = 0
         self._said -= set(_ONCE_IN_A_TEST)
 
@@ -53,7 +54,7 @@ class Line:
     @property
     def floods(self) -> bool:
         """Whether the rank says more than is recorded: whoever reads on should take its time."""
-        return bool(self._muted)
+        return self._muted is not None
 
     def feed(self, data: bytes, now_s: float) -> list[tuple[Fact, float]]:
         """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
@@ -70,7 +71,6 @@ class Line:
         except CodecError:
             return self._refused(len(line))
         is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
-        is_its_own = is_its_own and getattr(fact, "lost", Muted.EXTRAS) in (Muted.EXTRAS, Muted.REPORTS)
         if not is_its_own or type(fact) in self._said:
             return self._refused(len(line))
         self._last_s = min(max(claimed_s, self._last_s), now_s)
@@ -86,8 +86,8 @@ class Line:
         is_bearable = self._garbage_lines <= MAX_GARBAGE_LINES and self._garbage_bytes <= MAX_GARBAGE_BYTES
         if is_bearable or self._muted:
             return []
-        self._muted = Muted.EXTRAS
-        return [(Muted(self.rank, Muted.EXTRAS), self._last_s)]
+        self._muted = Lost.EXTRAS
+        return [(Muted(self.rank, Lost.EXTRAS), self._last_s)]
 
     def _measured(self, fact: Fact, size_bytes: int) -> list[tuple[Fact, float]]:
         """The fact if it fits; else, once, that it and what follows is left out."""
@@ -95,8 +95,8 @@ class Line:
         if self._taken_bytes + size_bytes <= (TESTIMONY_BYTES if is_testimony else ANYTHING_BYTES):
             self._taken_bytes += size_bytes
             return [(fact, self._last_s)]
-        lost = Muted.REPORTS if is_testimony else Muted.EXTRAS
-        if self._muted in (lost, Muted.REPORTS):
+        lost = Lost.REPORTS if is_testimony else Lost.EXTRAS
+        if self._muted in (lost, Lost.REPORTS):
             return []
         self._muted = lost
         return [(Muted(self.rank, lost), self._last_s)]

@@ -41,9 +41,10 @@ from pytest_megacpp.box.world import NoTorch, RankProcess, StartFailed, World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.greeting import Channel
-from pytest_megacpp.recording.plan import DETAIL, Again, Enough, Go, Leave, Plan, Stop
+from pytest_megacpp.recording.plan import Again, Enough, Go, Leave, Plan, Stop
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.texts import beginning
+from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, Purpose, ReportOutcome, RunEnd
 from pytest_megacpp.recording.words import Word, read_word
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
@@ -110,20 +111,20 @@ class Box:
         if self.signals:
             names = ", ".join(self.signals)
             self.recorder.write(
-                ev.Progress("signals", f"{names} were ignored or blocked at the start; ranks have defaults")
+                ev.Progress(BoxStep.SIGNALS, f"{names} were ignored or blocked at the start; ranks have defaults")
             )
         self._listen_to_the_desk()
         ready = self._environment() and self._preflight() and self._warmth() and self._prepare() and self._fetch()
         if not ready:
-            self.recorder.write(ev.RunFinished("refused"))
+            self.recorder.write(ev.RunFinished(RunEnd.REFUSED))
             return
         try:
             self._loop()
         except StartFailed as e:
             traceback.print_exception(e)  # in box.log
             if not self._is_scratch_lost():
-                self.recorder.write(ev.ProblemFound("environment", e.cause, str(e), e.mend))
-            self.recorder.write(ev.RunFinished("refused"))
+                self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, e.cause, str(e), e.mend))
+            self.recorder.write(ev.RunFinished(RunEnd.REFUSED))
         finally:
             for world in list(self.worlds.values()):
                 self._end_world(world, "the box ends", graceful=False)
@@ -148,10 +149,10 @@ class Box:
         theirs = {**os.environ, **configured}
         settings = contract.resolve(theirs, shape=shape, chosen=configured.keys())
         for s in settings:
-            self.recorder.write(ev.EnvironmentSet(s.name, s.value, str(s.source), s.reason, str(s.phase)))
+            self.recorder.write(ev.EnvironmentSet(s.name, s.value, s.source, s.reason, s.phase))
         if refused := contract.refusals(settings):
             mend = "mend the box's image or secrets, where it comes from, or set another value in the configuration"
-            self.recorder.write(ev.ProblemFound("blocked", "environment", " ".join(refused), mend))
+            self.recorder.write(ev.ProblemFound(ProblemCode.BLOCKED, "environment", " ".join(refused), mend))
             return False
         child = contract.apply(theirs, settings)
         os.environ.clear()
@@ -176,7 +177,7 @@ class Box:
         self._bus_ids = {d.uuid: states.get(d.uuid, "") for d in survey.devices.devices}
         if found:
             told = " ".join(problem.text for problem in found)
-            self.recorder.write(ev.ProblemFound("environment", found[0].cause, told))
+            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, found[0].cause, told))
         return not found
 
     def _warmth(self) -> bool:
@@ -194,7 +195,7 @@ class Box:
         return True
 
     def _say_of_seed(self, text: str) -> None:
-        self.recorder.write(ev.Progress("seed", text))
+        self.recorder.write(ev.Progress(BoxStep.SEED, text))
 
     def _is_stopped(self) -> bool:
         """Hears what was said meanwhile."""
@@ -209,18 +210,20 @@ class Box:
         except OSError as e:
             detail = f"ranks can't reach the box: a unix socket in {self.scratch} failed ({e})"
             mend = "set TMPDIR to a short path on a file system that holds sockets, or allow AF_UNIX in the sandbox"
-            self.recorder.write(ev.ProblemFound("environment", "kernel", detail, mend))
+            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, "kernel", detail, mend))
             return False
         self._listen_for_faults()
         seeds = hash_seeds(os.environ, self.plan.hash_seed)
-        self.recorder.write(ev.Progress("preload", f"importing torch for all ranks, hash seeds {', '.join(seeds)}"))
+        self.recorder.write(
+            ev.Progress(BoxStep.PRELOAD, f"importing torch for all ranks, hash seeds {', '.join(seeds)}")
+        )
         self._interpreters = Interpreters(seeds, (*EVERY_RANK_NEEDS, *self.plan.preload), self.scratch)
         try:
             self._interpreters.begin()
         except Exception as e:
             failed = StartFailed(self.plan.ranks, e)
             traceback.print_exception(e)  # in box.log
-            self.recorder.write(ev.ProblemFound("environment", failed.cause, str(failed), failed.mend))
+            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, failed.cause, str(failed), failed.mend))
             return False
         return True
 
@@ -319,8 +322,8 @@ class Box:
             detail = f"{' and '.join(names)} in {self.scratch} were removed while the run needs them"
             place = f"{self.scratch.parent}/{PREFIX}*"
             mend = f"keep what cleans up {self.scratch.parent} from {place}, or set TMPDIR to a directory of your own"
-            self.recorder.write(ev.ProblemFound("environment", "scratch", detail, mend))
-            self.stop("refused", detail)
+            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, "scratch", detail, mend))
+            self.stop(RunEnd.REFUSED, detail)
         return bool(names)
 
     def _account(self) -> None:
@@ -363,6 +366,8 @@ class Box:
                     self._end_world(world, action.reason, graceful=False)
                 self.recorder.write(self.seeding.keep(self.recorder.timeline, action.reason))
                 self.recorder.write(ev.RunFinished(action.reason, action.detail))
+            case _:
+                assert_never(action)
 
     def _write_own(self, world: str, fact: ev.Fact) -> None:
         if isinstance(fact, ev.TestEnded):
@@ -406,10 +411,10 @@ class Box:
         except Exception as e:
             raise StartFailed(ranks, e) from e
         for module, why in preloaded.failed.items():
-            self.recorder.write(ev.Progress("preload", f"{module} doesn't import: {why}"))
+            self.recorder.write(ev.Progress(BoxStep.PRELOAD, f"{module} doesn't import: {why}"))
         if module := preloaded.spoiler:
             detail = f"importing {module} starts CUDA, so every rank imports for itself: take it out of `preload`"
-            self.recorder.write(ev.Progress("preload", detail))
+            self.recorder.write(ev.Progress(BoxStep.PRELOAD, detail))
         if why := next((preloaded.failed[name] for name in NEEDED_OF_TORCH if name in preloaded.failed), ""):
             raise NoTorch(why)
         return True
@@ -455,7 +460,7 @@ class Box:
                 keep_group=action.keep_group,
                 preset=planned.preset,
                 limits=planned.limits,
-                detail=test.purpose == DETAIL,
+                detail=test.purpose is Purpose.DETAIL,
                 cold=has_cache_of_its_own(planned, self.plan),
             )
         )
@@ -592,7 +597,7 @@ class Box:
             self.recorder.write(fact, world, at_s=at_s)
             return
         self.recorder.write(fact, world, f"rank {rank}", at_s)
-        if isinstance(fact, ev.Finished) or (isinstance(fact, ev.Reported) and fact.outcome == "failed"):
+        if isinstance(fact, ev.Finished) or (isinstance(fact, ev.Reported) and fact.outcome is ReportOutcome.FAILED):
             self._hurry(world)
 
     def _hurry(self, world: str) -> None:
@@ -629,7 +634,7 @@ class Box:
             return
         if not data:
             self._pump.forget(self.control)
-            self.stop("interrupted", "the desk is gone")
+            self.stop(RunEnd.INTERRUPTED, "the desk is gone")
             return
         *lines, tail = (self._control_tail + data).split(b"\n")
         self._control_tail = tail[:MAX_WORD_BYTES]
@@ -649,8 +654,10 @@ class Box:
                 self.supervisor.settle(word.item, now_s)
             case None:
                 pass
+            case _:
+                assert_never(word)
 
-    def stop(self, reason: str, detail: str) -> None:
+    def stop(self, reason: RunEnd, detail: str) -> None:
         """Ends the run in order, at the next step."""
         self.supervisor.stop = self.supervisor.stop or (reason, detail)
 
@@ -663,7 +670,11 @@ def _name(world: World, rank: RankProcess) -> str:
 def take_signals(box: Box) -> None:
     """SIGTERM and SIGINT end the run in order."""
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(sig, lambda number, _: box.stop("interrupted", f"the box got {signal.Signals(number).name}"))
+        signal.signal(sig, lambda number, _: box.stop(RunEnd.INTERRUPTED, f"the box got {_signal_name(number)}"))
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name
 
 
 def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:

@@ -21,6 +21,7 @@ from pytest_megacpp.box.cgroups import MEMBERSHIP, MOUNTED, Membership, membersh
 from pytest_megacpp.box.kernel_identity import is_gvisor
 from pytest_megacpp.box.process import Stat
 from pytest_megacpp.recording.events import MemoryUsed, RankMemory
+from pytest_megacpp.recording.vocabulary import MemoryLimit
 
 CALM_S, NEAR_S = 1.0, 0.25
 NEAR = 0.75  # of the limit
@@ -83,7 +84,7 @@ class Allowance:
     """How much memory the box may use, who says so (ordered, cgroup or machine), and how to read what it uses."""
 
     limit_bytes: int
-    source: str
+    source: MemoryLimit
     used_bytes: Callable[[], int | None]
 
 
@@ -103,16 +104,16 @@ def allowance(
     limited = {group: limit for group in found if (limit := group.limit_bytes())}
     tightest = min(limited, key=lambda group: limited[group], default=None)
     limits = {
-        "ordered": ordered_bytes,
-        "cgroup": limited[tightest] if tightest is not None else None,
-        "machine": _entry_bytes(proc / "meminfo", "MemTotal") or _physical_bytes(),
+        MemoryLimit.ORDERED: ordered_bytes,
+        MemoryLimit.CGROUP: limited[tightest] if tightest is not None else None,
+        MemoryLimit.MACHINE: _entry_bytes(proc / "meminfo", "MemTotal") or _physical_bytes(),
     }
     known = {source: limit for source, limit in limits.items() if limit}
     if not known:
         return None
     source = min(known, key=lambda name: known[name])
     group = tightest or next(iter(found), None)
-    if group is not None and source != "machine" and not gvisor:
+    if group is not None and source is not MemoryLimit.MACHINE and not gvisor:
         return Allowance(known[source], source, group.used_bytes)
     return Allowance(
         known[source], source, partial(_taken_bytes, proc / "meminfo", "MemFree" if gvisor else "MemAvailable")

@@ -15,11 +15,11 @@ from pytest_megacpp.box.logs import (
     shorten,
 )
 from pytest_megacpp.recording.events import OutputRead
+from pytest_megacpp.recording.vocabulary import Stream
 
 HEAD_BYTES = 8_000
 TAIL_BYTES = 24_000
-_STREAMS = ("stdout", "stderr")
-_Key: TypeAlias = tuple[int, str]  # rank and stream
+_Key: TypeAlias = tuple[int, Stream]
 
 
 class OutputMarks:
@@ -70,7 +70,7 @@ class OutputMarks:
 
     def _each(self) -> Iterator[tuple[_Key, str]]:
         for rank, paths in self._logs.items():
-            for stream, path in zip(_STREAMS, paths, strict=True):
+            for stream, path in zip(Stream, paths, strict=True):
                 yield (rank, stream), path
 
 

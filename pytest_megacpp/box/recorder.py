@@ -7,6 +7,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import IO, Any
 
 from pytest_megacpp.recording import events as ev
@@ -91,6 +92,8 @@ class Recorder:
         return dataclasses.replace(fact, **changes) if changes else fact
 
     def _clean_value(self, value: Any) -> Any:
+        if isinstance(value, StrEnum):
+            return value
         if isinstance(value, str):
             return self._redactor.text(value)
         if isinstance(value, dict):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
-from pytest_megacpp.box.contract import CACHE_KEY_TAG, Setting, Source
+from pytest_megacpp.box.contract import CACHE_KEY_TAG, Setting
 from pytest_megacpp.box.graphs import graph_dir, graph_keys, has_graph
 from pytest_megacpp.box.preflight import Survey, cpu_model
 from pytest_megacpp.box.seeds import SeedStore, lacking
@@ -29,7 +29,6 @@ from pytest_megacpp.recording.seed import (
     Manifest,
     RankGraphs,
     SeededTest,
-    SeedState,
     Shape,
     Wanted,
     coverage,
@@ -37,7 +36,16 @@ from pytest_megacpp.recording.seed import (
 )
 from pytest_megacpp.recording.seed_layout import Kept, SeedError
 from pytest_megacpp.recording.texts import beginning
-from pytest_megacpp.recording.timeline import SEED_WARM, WARMED, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import (
+    ProblemCause,
+    ProblemCode,
+    RunEnd,
+    SeedMode,
+    SeedState,
+    SettingOrigin,
+    WarmUp,
+)
 
 CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _SWITCHES = {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # values that end caching
@@ -108,7 +116,7 @@ class Seeding:
             state = SeedState.PARTIAL if self._short.missing else SeedState.WARM
         self.checked = SeedChecked(
             mode=self.plan.seed.mode,
-            state=str(state),
+            state=state,
             key=self.shape.key,
             id=base.id if base else "",
             made_by=base.run if base else "",
@@ -124,7 +132,7 @@ class Seeding:
         """Unpacks the first good seed of the stores. Where there is none, the state is `absent` or `foreign`, and it is
         told why, or what is wrong with it.
         """
-        if self.theirs or self.plan.seed.mode == "cold":
+        if self.theirs or self.plan.seed.mode is SeedMode.COLD:
             return SeedState.ABSENT, self.theirs or "cold was asked for"
         told: list[str] = []
         others: list[Kept] = []
@@ -154,7 +162,7 @@ class Seeding:
     def _begin_with(self, seed: Manifest, store: SeedStore) -> None:
         store.unpack(seed, self.cache, self._go_on)
         self.base, self._known = seed, seed.tests
-        if self.plan.seed.mode == "refresh":
+        if self.plan.seed.mode is SeedMode.REFRESH:
             self._forget_wanted()
 
     def _nearest(self, others: Sequence[Kept]) -> str:
@@ -194,7 +202,7 @@ class Seeding:
     def refusal(self) -> ProblemFound | None:
         """Why the launch may not begin: a test that requires a warm seed lacks one."""
         uncovered = {missing.nodeid for missing in self._short.missing}
-        unmet = [t for t in self.plan.tests if not t.drill and t.cache_seed == "require"]
+        unmet = [t for t in self.plan.tests if not t.drill and t.cache_seed is SeedMode.REQUIRE]
         unmet = [t for t in unmet if self.base is None or t.nodeid in uncovered]
         if not unmet or self.checked is None:
             return None
@@ -205,28 +213,27 @@ class Seeding:
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
         if self.theirs:
             mend = "take the variable away, or require no seed (--cache-seed auto, the marker's cache_seed)"
-            return ProblemFound("blocked", "own-cache", beginning(told, 800), mend)
-        return ProblemFound(
-            "blocked", "seed", beginning(f"{told}. Not warm: {lacks}{more}", 800), warming_command(self.plan)
-        )
+            return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(told, 800), mend)
+        detail = beginning(f"{told}. Not warm: {lacks}{more}", 800)
+        return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, detail, warming_command(self.plan))
 
-    def reasons(self) -> dict[int, str]:
+    def reasons(self) -> dict[int, WarmUp]:
         """Why each test's first attempt is a warm-up, or needs none."""
         uncovered = {missing.nodeid for missing in self._short.missing}
         return {i: self._reason(test, test.nodeid in uncovered) for i, test in enumerate(self.plan.tests)}
 
-    def _reason(self, test: PlannedTest, uncovered: bool) -> str:
+    def _reason(self, test: PlannedTest, uncovered: bool) -> WarmUp:
         if test.drill:
-            return "drill"
-        if test.cache_seed == "cold" or self.theirs:
-            return "user_disabled"
-        if not uncovered and test.cache_seed != "refresh":
-            return SEED_WARM
-        return WARMED if test.cache_seed else "non_cuda_lane"
+            return WarmUp.DRILL
+        if test.cache_seed is SeedMode.COLD or self.theirs:
+            return WarmUp.USER_DISABLED
+        if not uncovered and test.cache_seed is not SeedMode.REFRESH:
+            return WarmUp.SEED_WARM
+        return WarmUp.NON_CUDA_LANE if test.cache_seed is SeedMode.AS_IT_IS else WarmUp.RUNS
 
     # -- the end -------------------------------------------------------------------------------------------
 
-    def keep(self, timeline: Timeline, reason: str) -> SeedKept:
+    def keep(self, timeline: Timeline, reason: RunEnd) -> SeedKept:
         """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now. Never
         raises: tests may have left anything there.
         """
@@ -237,7 +244,7 @@ class Seeding:
         except Exception as e:
             return SeedKept(began.state, "", False, began.covered, began.wanted, 0, detail=f"not kept: {e!r}")
 
-    def _keep(self, timeline: Timeline, reason: str) -> SeedKept:
+    def _keep(self, timeline: Timeline, reason: RunEnd) -> SeedKept:
         measured = tuple(self._measured(timeline))
         known = merged(self._known, measured)
         now = self._coverage(known)
@@ -245,7 +252,7 @@ class Seeding:
         missed = list(self._missed(timeline))
         helped = None if self.base is None or not self._short.covered else not missed
         missed += self._compiled_again(timeline, {short.test for short in missed})
-        told = str(state), "", False, now.covered, now.wanted, _bytes_of(self.cache)
+        told = state, "", False, now.covered, now.wanted, _bytes_of(self.cache)
         kept = SeedKept(*told, helped, _fitting(missed))
         why_not = self._why_not(timeline, reason, known)
         if why_not:
@@ -254,12 +261,12 @@ class Seeding:
             self.say(f"is kept for later runs, {kept.cache_bytes / 1e9:.1f} GB")
         return self._publish(kept, known)
 
-    def _why_not(self, timeline: Timeline, reason: str, known: Sequence[SeededTest]) -> str:
+    def _why_not(self, timeline: Timeline, reason: RunEnd, known: Sequence[SeededTest]) -> str:
         if self.theirs:
             return self.theirs
         if not any(self.plan.seed.stores[:1]):
             return "there is no place to keep it"
-        if reason != "completed":
+        if reason is not RunEnd.COMPLETED:
             return f"not kept: the run was {reason}"
         red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not green_attempt(timeline, i)]
         if red:
@@ -368,13 +375,13 @@ def _needs(tests: Sequence[SeededTest]) -> dict[Wanted, tuple[dict[str, tuple[st
 
 def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
     """One that is to run cold among others that aren't gets an empty cache."""
-    return test.cache_seed == "cold" and plan.seed.mode != "cold"
+    return test.cache_seed is SeedMode.COLD and plan.seed.mode is not SeedMode.COLD
 
 
 def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str:
     """Why seeds have no part in a run: the operator decides where the compile cache lies, or that there is none."""
     settings = tuple(settings)
-    moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not Source.PLUGIN), None)
+    moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not SettingOrigin.PLUGIN), None)
     if moved is not None:
         return f"{moved} is yours: no seed fills or reads that cache"
     if any(s.name == CACHE_KEY_TAG and not s.value for s in settings):

@@ -6,13 +6,24 @@ timeline and asks again. Every path takes a test off the queue or waits under a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
-from pytest_megacpp.box.alarms import RESTS_ON_LOOKS, SETTLE_S, Clocks, alarm, to_look_at, to_probe
+from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
-from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, Plan, PlannedTest
-from pytest_megacpp.recording.reports import GREEN, goes_well, issued_alike, said
-from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline, WorldView
+from pytest_megacpp.recording.plan import Again, Plan, PlannedTest
+from pytest_megacpp.recording.reports import goes_well, issued_alike, said
+from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    NotRun,
+    Preset,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    TestEnd,
+    WarmUp,
+    WorldReason,
+)
 
 ALARM_EVERY_S = 0.05
 ALARM_CALM_S = 0.2  # in a test that is older than seconds and of which no rank is through
@@ -24,7 +35,6 @@ PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; on
 LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
 AGAIN_S = 120.0  # for a desk to say whether it wants more attempts
 MAX_ATTEMPTS = 4  # at one test, whoever asks
-PURPOSES = (MEASURED, WARM_UP, DIAGNOSTIC, DETAIL)
 
 
 def warm_up_limits(limits: Limits) -> Limits:
@@ -37,22 +47,17 @@ class Attempt:
     """One run of test `item` of the plan; `planned` is that test with this attempt's limits and preset."""
 
     item: int
-    purpose: str
+    purpose: Purpose
     planned: PlannedTest
-    warmup: str = ""
+    warmup: WarmUp | None = None
     after: int | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether it says if the test fails, not only why."""
-        return self.purpose in COUNTING
 
 
 @dataclass(frozen=True, slots=True)
 class StartWorld:
     name: str
     size: int
-    reason: str
+    reason: WorldReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class ReadOutput:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    reason: str
+    reason: RunEnd
     detail: str = ""
 
 
@@ -126,7 +131,7 @@ class Supervisor:
     timeline: Timeline
     queue: list[int] = field(default_factory=list)
     running: int | None = None
-    stop: tuple[str, str] | None = None
+    stop: tuple[RunEnd, str] | None = None
     finished: bool = False
     failed: set[int] = field(default_factory=set)  # tests of the plan, as their last attempt that counts has it
     settled: set[int] = field(default_factory=set)  # tests of the plan at which the desk wants no further attempt
@@ -145,14 +150,15 @@ class Supervisor:
     _idle_since_s: float | None = None
 
     def __post_init__(self) -> None:
-        self._attempts = [Attempt(i, MEASURED, test) for i, test in enumerate(self.plan.tests)]
+        self._attempts = [Attempt(i, Purpose.MEASURED, test) for i, test in enumerate(self.plan.tests)]
         self.queue = list(range(len(self.plan.tests)))
         self._clocks = Clocks(self._pauses)
 
-    def begin_warm(self, reasons: Mapping[int, str]) -> None:
-        """Tells for each test of the plan why its first attempt is a warm-up (`WARMED`), or why it is none."""
+    def begin_warm(self, reasons: Mapping[int, WarmUp]) -> None:
+        """Tells for each test of the plan whether its first attempt is a warm-up, or why it is none."""
         for item, reason in reasons.items():
-            self._attempts[item] = self._attempt(item, WARM_UP if reason == WARMED else MEASURED, reason)
+            purpose = Purpose.WARM_UP if reason is WarmUp.RUNS else Purpose.MEASURED
+            self._attempts[item] = self._attempt(item, purpose, reason)
 
     def asked(self, wanted: Again, now_s: float) -> tuple[Action, ...]:
         """What the desk wants. An order without sense is none; one that would do harm is planned and never run."""
@@ -160,7 +166,7 @@ class Supervisor:
         if not self._makes_sense(wanted):
             return ()
         planned, why = self._again(wanted), self._harm(wanted)
-        return (*planned, self._refused(self.queue.pop(), why)) if why else planned
+        return (*planned, self._refused(self.queue.pop(), why)) if why is not None else planned
 
     def settle(self, item: int, now_s: float) -> None:
         """The desk wants no further attempt at a test of the plan."""
@@ -174,15 +180,15 @@ class Supervisor:
         view = self.timeline.tests.get(wanted.after)
         is_open = self.plan.triage and not self.finished and self.stop is None and wanted.item not in self.settled
         follows = numbers[-1:] == [wanted.after] and view is not None and view.ended is not None
-        return is_open and follows and len(numbers) < MAX_ATTEMPTS and wanted.purpose in PURPOSES
+        return is_open and follows and len(numbers) < MAX_ATTEMPTS and wanted.purpose is not Purpose.FIRST
 
-    def _harm(self, wanted: Again) -> str:
-        """Why torch may not compare the collectives of a test; empty when it may."""
-        if wanted.purpose != DETAIL:
-            return ""
+    def _harm(self, wanted: Again) -> NotRun | None:
+        """Why torch may not compare the collectives of a test; None when it may."""
+        if wanted.purpose is not Purpose.DETAIL:
+            return None
         if not self.plan.dry_run:
-            return "unsafe-nccl"
-        return "unsafe-fsdp" if self.plan.tests[wanted.item].shards else ""
+            return NotRun.UNSAFE_NCCL
+        return NotRun.UNSAFE_FSDP if self.plan.tests[wanted.item].shards else None
 
     def _again(self, wanted: Again) -> tuple[Action, ...]:
         """Plans one more attempt."""
@@ -193,19 +199,25 @@ class Supervisor:
         fact = TestPlanned(number, test.nodeid, test.ranks, test.must_run, of, wanted.purpose, test.preset)
         return (Write("", fact),)
 
-    def _refused(self, number: int, why: str) -> Write:
+    def _refused(self, number: int, why: NotRun) -> Write:
         """The end of a further attempt that never began."""
         after = self._attempts[number].after
         assert after is not None
-        return Write(self.timeline.tests[after].world, TestEnded(number, "not-run", why))
+        return Write(self.timeline.tests[after].world, TestEnded(number, TestEnd.NOT_RUN, why))
 
-    def _attempt(self, item: int, purpose: str, reason: str = "") -> Attempt:
+    def _attempt(self, item: int, purpose: Purpose, reason: WarmUp | None = None) -> Attempt:
         test = self.plan.tests[item]
-        if purpose == WARM_UP:
-            return Attempt(item, purpose, replace(test, limits=warm_up_limits(test.limits)), WARMED)
-        if purpose == DIAGNOSTIC:
-            return Attempt(item, purpose, replace(test, preset=DIAGNOSTIC))
-        return Attempt(item, purpose, replace(test, fresh=True) if purpose == DETAIL else test, reason)
+        match purpose:
+            case Purpose.WARM_UP:
+                return Attempt(item, purpose, replace(test, limits=warm_up_limits(test.limits)), WarmUp.RUNS)
+            case Purpose.DIAGNOSTIC:
+                return Attempt(item, purpose, replace(test, preset=Preset.DIAGNOSTIC))
+            case Purpose.DETAIL:
+                return Attempt(item, purpose, replace(test, fresh=True), reason)
+            case Purpose.MEASURED | Purpose.FIRST:
+                return Attempt(item, purpose, test, reason)
+            case _:
+                assert_never(purpose)
 
     def step(self, now_s: float) -> tuple[Action, ...]:
         """What to do now; empty while there is nothing to do but wait."""
@@ -215,21 +227,21 @@ class Supervisor:
         self._idle_since_s = None if actions else now_s
         return actions
 
-    def why_to_end(self, now_s: float) -> tuple[str, str] | None:
+    def why_to_end(self, now_s: float) -> tuple[RunEnd, str] | None:
         """Reason and detail when the run must go no further, whatever it is doing."""
         if self.stop is not None:
             return self.stop
         if self.plan.run_s and now_s > self.plan.run_s:
-            return "run-limit", f"the run took longer than {self.plan.run_s:g} s"
+            return RunEnd.RUN_LIMIT, f"the run took longer than {self.plan.run_s:g} s"
         if self.plan.budget_s and now_s > self.plan.budget_s:
-            return "budget", f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
+            return RunEnd.BUDGET, f"after {self.plan.budget_s:.0f} s there is only enough left to end in order"
         return None
 
     def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
         if self.running is None and not self.queue and not self._may_get_more(now_s):
-            return self._completed("completed")  # whatever the desk said: it may have left because all is done
+            return self._completed(RunEnd.COMPLETED)  # whatever the desk said: it may have left because all is done
         if (end := self.why_to_end(now_s)) is not None:
             return self._stopped(*end)
         if self.running is not None:
@@ -244,23 +256,23 @@ class Supervisor:
 
     # -- ends ----------------------------------------------------------------------------------------------
 
-    def _stopped(self, reason: str, detail: str) -> tuple[Action, ...]:
+    def _stopped(self, reason: RunEnd, detail: str) -> tuple[Action, ...]:
         actions: list[Action] = []
         if self.running is not None:
             view = self.timeline.tests[self.running]
-            why = "run-limit" if reason == "run-limit" else "stop"
+            why = ActReason.RUN_LIMIT if reason is RunEnd.RUN_LIMIT else ActReason.STOP
             actions += [Write(view.world, Acted(view.index, why, detail)), TakeEvidence(view.world, view.index)]
             actions += [ReadOutput(view.world, view.index)]
-            actions += [Write(view.world, TestEnded(view.index, "aborted", reason))]
+            actions += [Write(view.world, TestEnded(view.index, TestEnd.ABORTED, reason))]
         actions += [EndWorld(name, reason, graceful=False) for name in self._worlds.values()]
         return (*actions, self._finish(reason, detail))
 
-    def _finish(self, reason: str, detail: str = "") -> Finish:
+    def _finish(self, reason: RunEnd, detail: str = "") -> Finish:
         self.finished, self.running = True, None
         self._worlds.clear()
         return Finish(reason, detail)
 
-    def _completed(self, reason: str, detail: str = "") -> tuple[Action, ...]:
+    def _completed(self, reason: RunEnd, detail: str = "") -> tuple[Action, ...]:
         ends = tuple(EndWorld(name, "done", graceful=True) for name in self._worlds.values())
         return (*ends, self._finish(reason, detail))
 
@@ -272,7 +284,7 @@ class Supervisor:
         if (held := self._held(now_s)) is not None:
             return held
         if self._is_too_dear(self.queue[0], now_s):
-            return (self._refused(self.queue.pop(0), "unaffordable"),)
+            return (self._refused(self.queue.pop(0), NotRun.UNAFFORDABLE),)
         attempt = self._attempts[self.queue[0]]
         test = attempt.planned
         name = self._worlds.get(test.ranks)
@@ -297,7 +309,7 @@ class Supervisor:
         if not self.plan.maxfail or len(self.failed) < self.plan.maxfail:
             return None
         if not self._may_pass_yet(now_s):
-            return self._completed("stopped", f"{len(self.failed)} failed, as many as asked for")
+            return self._completed(RunEnd.STOPPED, f"{len(self.failed)} failed, as many as asked for")
         return None if self._further_first() else ()
 
     def _may_pass_yet(self, now_s: float) -> bool:
@@ -313,7 +325,7 @@ class Supervisor:
     def _is_too_dear(self, number: int, now_s: float) -> bool:
         """Whether the run would end in a further attempt that takes as long as the one from which it follows."""
         attempt, ends_s = self._attempts[number], [s for s in (self.plan.run_s, self.plan.budget_s) if s]
-        if attempt.after is None or attempt.purpose == MEASURED or not ends_s:
+        if attempt.after is None or attempt.purpose is Purpose.MEASURED or not ends_s:
             return False
         before = self.timeline.tests[attempt.after]
         return now_s + (before.ended_s or now_s) - before.started_s > min(ends_s)
@@ -324,7 +336,7 @@ class Supervisor:
         self._made += 1
         name = f"w{self._made}"
         self._worlds[size] = name
-        return (*ends, StartWorld(name, size, "first" if self._made == 1 else "next"))
+        return (*ends, StartWorld(name, size, WorldReason.FIRST if self._made == 1 else WorldReason.NEXT))
 
     def _end(self, size: int, reason: str, *, graceful: bool) -> EndWorld:
         return EndWorld(self._worlds.pop(size), reason, graceful)
@@ -332,30 +344,30 @@ class Supervisor:
     def _not_collected(self, world: WorldView, test: int) -> Write:
         nodeid = self._attempts[test].planned.nodeid
         if all(seen.skip_of(nodeid) for _, seen in world.collected.values()):
-            return Write(world.name, TestEnded(test, "not-run", "skipped"))
-        return self._not_run(world.name, test, "collection")
+            return Write(world.name, TestEnded(test, TestEnd.NOT_RUN, NotRun.SKIPPED))
+        return self._not_run(world.name, test, NotRun.COLLECTION)
 
-    def _not_run(self, world: str, test: int, why: str) -> Write:
+    def _not_run(self, world: str, test: int, why: NotRun) -> Write:
         self._count_failure(test)
-        return Write(world, TestEnded(test, "not-run", why))
+        return Write(world, TestEnded(test, TestEnd.NOT_RUN, why))
 
     def _count_failure(self, test: int) -> None:
         attempt = self._attempts[test]
-        if attempt.counts and not attempt.planned.drill:
+        if attempt.purpose.counts and not attempt.planned.drill:
             self.failed.add(attempt.item)
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
         """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
         failed_s = min((t for t, _ in (*world.broken.values(), *world.exits.values())), default=None)
         if failed_s is not None and _has_settled(world, failed_s, now_s):
-            why, attempts = ("broken", START_ATTEMPTS) if world.broken else ("exit", 1)
+            why, attempts = (NotRun.BROKEN, START_ATTEMPTS) if world.broken else (NotRun.EXIT, 1)
             return self._not_started(world, why, attempts)
         if failed_s is None and self._clocks.since(world.started_s, now_s) > limit_s:
-            acted = Acted(None, "startup-limit", f"not every rank was ready within {limit_s:g} s")
-            return (Write(world.name, acted), *self._not_started(world, "startup-limit"))
+            acted = Acted(None, ActReason.STARTUP_LIMIT, f"not every rank was ready within {limit_s:g} s")
+            return (Write(world.name, acted), *self._not_started(world, NotRun.STARTUP_LIMIT))
         return ()
 
-    def _not_started(self, world: WorldView, why: str, attempts: int = 1) -> tuple[Action, ...]:
+    def _not_started(self, world: WorldView, why: NotRun, attempts: int = 1) -> tuple[Action, ...]:
         failed = self._start_failures.get(world.size, 0) + attempts
         self._start_failures[world.size] = failed
         hit = [t for t in self.queue if self._attempts[t].planned.ranks == world.size]
@@ -374,7 +386,7 @@ class Supervisor:
         asks = all(attempt.item in seen.with_lane for _, seen in world.collected.values())
         keep = self._clean.pop(world.name, False) and asks
         self._used.add(world.name)
-        if attempt.purpose == WARM_UP:
+        if attempt.purpose is Purpose.WARM_UP:
             self._warmed.add(world.name)
         following = None if planned.fresh else self._next_in(world)
         started = TestStarted(test, planned.nodeid, world.size, planned.limits, planned.preset, attempt.warmup)
@@ -393,7 +405,7 @@ class Supervisor:
     def _is_to_be_measured_elsewhere(self, number: int, world: str) -> bool:
         """What a process compiled itself says nothing about a cache."""
         further = number >= len(self.plan.tests)
-        return further and self._attempts[number].purpose == MEASURED and world in self._warmed
+        return further and self._attempts[number].purpose is Purpose.MEASURED and world in self._warmed
 
     # -- in a test -----------------------------------------------------------------------------------------
 
@@ -406,7 +418,7 @@ class Supervisor:
             return ()
         self._alarm_s = now_s
         acted = alarm(view, self._clocks, now_s)
-        if acted is not None and acted.why in RESTS_ON_LOOKS and not self._looked_again:
+        if acted is not None and acted.why.rests_on_looks and not self._looked_again:
             self._looked_again, self._alarm_s = True, 0.0
             return (LookAgain(view.world, view.index, to_look_at(view, acted)),)
         self._looked_again = False
@@ -422,7 +434,7 @@ class Supervisor:
             Write(view.world, acted),
             TakeEvidence(view.world, view.index),
             ReadOutput(view.world, view.index),
-            Write(view.world, TestEnded(view.index, "aborted", acted.why)),
+            Write(view.world, TestEnded(view.index, TestEnd.ABORTED, acted.why)),
             self._end(view.size, f"after {acted.why}", graceful=False),
         )
 
@@ -430,7 +442,7 @@ class Supervisor:
         self.running = None
         alike = issued_alike(view)
         well = alike and goes_well(self.timeline, view)
-        more, end = self._counted(view, well=well), Write(view.world, TestEnded(view.index, "finished"))
+        more, end = self._counted(view, well=well), Write(view.world, TestEnded(view.index, TestEnd.FINISHED))
         if alike and _report_alike(view):
             self._clean[view.world] = self._is_clean(view)
             fresh = self._attempts[view.index].planned.fresh
@@ -445,10 +457,10 @@ class Supervisor:
         if not well:
             self._count_failure(view.index)
             return ()
-        if attempt.purpose == MEASURED and not _is_skipped(view):
+        if attempt.purpose is Purpose.MEASURED and not _is_skipped(view):
             self.failed.discard(attempt.item)
-        warmed = attempt.purpose == WARM_UP and view.compiled()
-        return self._again(Again(attempt.item, MEASURED, view.index)) if warmed else ()
+        warmed = attempt.purpose is Purpose.WARM_UP and view.compiled()
+        return self._again(Again(attempt.item, Purpose.MEASURED, view.index)) if warmed else ()
 
     @staticmethod
     def _is_clean(view: TestView) -> bool:
@@ -478,10 +490,10 @@ def _alarm_pause_s(view: TestView, now_s: float) -> float:
 def _report_alike(view: TestView) -> bool:
     """Whether all ranks report the same and none failed: its world goes on. A skip under a gate harms nothing."""
     outcomes = {said(rank) for rank in view.ranks.values()}
-    return len(outcomes) == 1 and outcomes <= GREEN
+    return len(outcomes) == 1 and all(outcome.is_green for outcome in outcomes)
 
 
 def _is_skipped(view: TestView) -> bool:
     """What was skipped takes no failure away."""
     reports = (r for v in view.ranks.values() for _, r in v.reports.values())
-    return any(r.outcome == "skipped" and r.xfail is None for r in reports)
+    return any(r.outcome is ReportOutcome.SKIPPED and r.xfail is None for r in reports)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pytest_megacpp.box import loopback, process
 from pytest_megacpp.box.message_threads import MessageThreads
@@ -28,24 +29,26 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.flight import Read
 from pytest_megacpp.recording.stacks import main_thread
 from pytest_megacpp.recording.texts import beginning
+from pytest_megacpp.recording.timeline import FROZEN_STATES
+from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, StackMethod
 
 FASTEST_S = 0.1
 READ_S, SEARCH_S = 0.05, 1.0
 SLOWEST_S = 1.0
 STACK_S = 1.0
 SILENT_S = 3.0  # an interpreter that didn't answer isn't asked again at once
-STOPPED = ("T", "t")
 EVIDENCE_ENTRIES = 128
 SOURCE_CHARS = 200
 MAX_DUMP_BYTES = 2 << 20  # faulthandler writes at most 100 threads of 100 frames, 1.2 MB with long paths
 
 _HANDLERS = {
-    "flight_recorder": "fr_trace_json",
-    "wait_counters": "wait_counter_values",
-    "traceback": "dump_traceback",
+    EvidenceSource.FLIGHT_RECORDER: "fr_trace_json",
+    EvidenceSource.WAIT_COUNTERS: "wait_counter_values",
+    EvidenceSource.TRACEBACK: "dump_traceback",
 }
 
 Report = Callable[[Fact], None]
+Means: TypeAlias = tuple[tuple[StackMethod, Callable[[], str]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +180,11 @@ class RankWatch(threading.Thread):
                 detail = f"torch's worker server has no {handler}"
                 self._report(Capability(source, False, detail, self.target.rank))
         if lacking := self._recorders.learn(known):
-            self._report(Capability("flight_recorder", False, lacking, self.target.rank))
+            self._report(Capability(EvidenceSource.FLIGHT_RECORDER, False, lacking, self.target.rank))
 
     def _sample(self, test: int | None) -> Sampled:
         state, cpu_s = self._table.look(self.target.pid)
-        answered, compile_s = state not in STOPPED, 0.0
+        answered, compile_s = state not in FROZEN_STATES, 0.0
         compiling: tuple[str, ...] = ()
         try:
             if answered:
@@ -212,7 +215,7 @@ class RankWatch(threading.Thread):
         kept = tuple(dict.fromkeys([*(e for e in entries if not e.done), *newest]))
         if (kept, status) != self._last:
             self._last = (kept, status)
-            self._report(FlightRecorded(self.target.rank, test, "poll", kept, status))
+            self._report(FlightRecorded(self.target.rank, test, FlightOrigin.POLL, kept, status))
 
     def flight_record(self) -> Read:
         """Raises OSError or ValueError."""
@@ -225,11 +228,11 @@ class RankWatch(threading.Thread):
         sample = self._sample(test)
         self._report(sample)
         if sample.answered:
-            self._flight_recorder("evidence", test)
+            self._flight_recorder(FlightOrigin.EVIDENCE, test)
         if stack:
             self._stack(test, self._means[0 if sample.answered else 1 :])
 
-    def _flight_recorder(self, origin: str, test: int | None) -> None:
+    def _flight_recorder(self, origin: FlightOrigin, test: int | None) -> None:
         try:
             entries, status = self.flight_record()
         except (OSError, ValueError):
@@ -240,18 +243,22 @@ class RankWatch(threading.Thread):
 
     def last_look(self) -> None:
         """At a process that stands still in a crash: its collectives."""
-        self._flight_recorder("failure", self._test)
+        self._flight_recorder(FlightOrigin.FAILURE, self._test)
 
     def stack(self, test: int | None) -> None:
         """What its worker server answers, which perturbs nothing."""
         self._stack(test, self._means[:1])
 
     @property
-    def _means(self) -> tuple[tuple[str, Callable[[], str]], ...]:
+    def _means(self) -> Means:
         """Ways to see a stack, a signal last."""
-        return (("traceback", self._traceback), ("py-spy", self._pyspy), ("faulthandler", self._signal))
+        return (
+            (StackMethod.TRACEBACK, self._traceback),
+            (StackMethod.PY_SPY, self._pyspy),
+            (StackMethod.FAULTHANDLER, self._signal),
+        )
 
-    def _stack(self, test: int | None, means: tuple[tuple[str, Callable[[], str]], ...]) -> None:
+    def _stack(self, test: int | None, means: Means) -> None:
         """By the first means that answers."""
         for method, take in means:
             text = take()
@@ -261,7 +268,7 @@ class RankWatch(threading.Thread):
 
     def _stands_still(self) -> bool:
         """Whether it answers nobody, so that asking only costs a time-out."""
-        return self._table.look(self.target.pid)[0] in STOPPED
+        return self._table.look(self.target.pid)[0] in FROZEN_STATES
 
     def _traceback(self) -> str:
         if self._stands_still() or time.monotonic() - self._silent_s < SILENT_S:

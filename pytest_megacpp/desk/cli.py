@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, assert_never
 
 import pytest
 
@@ -267,11 +268,15 @@ def _doctor_of_modal(desk: Desk) -> int:
     return OK if examination.ready else FAILED
 
 
+_SeedAction: TypeAlias = Literal["list", "show", "promote", "drop", "bake"]
+
+
 def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk import seeds
 
     held = seeds.shelf(desk.settings, desk.root, arguments.surface)
-    match arguments.action:
+    action: _SeedAction = arguments.action
+    match action:
         case "list":
             _say(seeds.listed(held, utc_now()))
         case "show":
@@ -284,6 +289,8 @@ def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
             _say(seeds.dropped(held, arguments.names))
         case "bake":
             _say(seeds.baked(held, arguments.directory, arguments.lane, desk.settings, desk.root))
+        case _:
+            assert_never(action)
     return OK
 
 

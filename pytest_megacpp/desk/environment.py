@@ -8,6 +8,7 @@ from pytest_megacpp.box.contract import OBJECTIONS, objection, refusal
 from pytest_megacpp.desk.launch import Place
 from pytest_megacpp.desk.options import ENVIRONMENT, Options, lane_environment
 from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.vocabulary import ProblemCode
 
 AMBIENT = "the environment of pytest (your shell, CI, or a plugin such as pytest-env)"
 
@@ -22,7 +23,7 @@ def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str
             if name in given:
                 if (why := objection(name, given[name])) is not None:
                     told = refusal(name, given[name], why, where)
-                    return ProblemFound("blocked", "environment", told, f"mend {name} in {where}, then rerun")
+                    return ProblemFound(ProblemCode.BLOCKED, "environment", told, f"mend {name} in {where}, then rerun")
                 break
     return None
 

@@ -14,6 +14,7 @@ from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectatio
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.vocabulary import SeedMode
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal_config import BAKED_DIR, VM
@@ -100,7 +101,7 @@ def _worst_s(test: PlannedTest, *, triage: bool) -> float:
     once_s = test.limits.startup + test.limits.test
     if triage and not test.drill:
         return 4 * once_s + test.limits.compile
-    return 2 * once_s + test.limits.compile if test.cache_seed in ("auto", "refresh") and not test.drill else once_s
+    return 2 * once_s + test.limits.compile if test.cache_seed.warms_up and not test.drill else once_s
 
 
 def rates_file() -> Path:
@@ -224,7 +225,7 @@ def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) 
         ranks=_ranks(selected, lane, options),
         preset=options.preset_for(lane, marked.preset),
         limits=options.limits_for(lane, marked.limits),
-        fresh=marked.fresh or (marked.cache_seed == "cold" and options.cache_seed != "cold"),
+        fresh=marked.fresh or (marked.cache_seed is SeedMode.COLD and options.cache_seed is not SeedMode.COLD),
         drill=selected.drill is not None,
         must_run=selected.must_run,
         cache_seed=options.cache_seed_for(marked.cache_seed, dry_run=dry_run),

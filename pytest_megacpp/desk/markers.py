@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_megacpp.desk.words import CACHE_SEEDS, LIMIT_NAMES, PRESETS, count, flag, known, seconds, text
+from pytest_megacpp.desk.words import LIMIT_NAMES, E, count, flag, known, member, seconds, text
 from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 ARGUMENTS = ("ranks", "preset", "fresh", "cache_seed", *LIMIT_NAMES)
 
@@ -16,9 +17,9 @@ class MarkerArguments:
     """What a test's lane markers say together; None where they don't. Limits in seconds, by name."""
 
     ranks: int | None = None
-    preset: str | None = None
+    preset: Preset | None = None
     fresh: bool = False
-    cache_seed: str | None = None
+    cache_seed: SeedMode | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -31,9 +32,9 @@ def marker_arguments(marks: Iterable[pytest.Mark], nodeid: str) -> MarkerArgumen
     where = f"a lane marker of {nodeid}"
     return MarkerArguments(
         ranks=count(merged["ranks"], what="ranks", where=where) if "ranks" in merged else None,
-        preset=_word(merged, "preset", PRESETS, where),
+        preset=_member(merged, "preset", Preset, where),
         fresh=flag(merged.get("fresh", False), what="fresh", where=where),
-        cache_seed=_word(merged, "cache_seed", CACHE_SEEDS, where),
+        cache_seed=_member(merged, "cache_seed", SeedMode, where),
         limits={name: seconds(merged[name], what=name, where=where) for name in LIMIT_NAMES if name in merged},
     )
 
@@ -42,7 +43,7 @@ def marker_arguments(marks: Iterable[pytest.Mark], nodeid: str) -> MarkerArgumen
 class Expectation:
     """What a drill's `expect_verdict(code, ranks=None, cause=None)` says; None: any."""
 
-    code: str
+    code: Code
     ranks: tuple[int, ...] | None = None
     cause: str | None = None
 
@@ -57,7 +58,7 @@ def expectation(mark: pytest.Mark, nodeid: str) -> Expectation:
     for name in given:
         known(name, names, what="argument", where=where)
     return Expectation(
-        code=known(given.get("code"), [str(code) for code in Code], what="verdict", where=where),
+        code=member(given.get("code"), Code, what="verdict", where=where),
         ranks=None if given.get("ranks") is None else _ranks(given["ranks"], where),
         cause=None if given.get("cause") is None else text(given["cause"], what="cause", where=where),
     )
@@ -79,5 +80,5 @@ def _check_shape(mark: pytest.Mark, nodeid: str) -> None:
         known(name, ARGUMENTS, what="argument", where=where)
 
 
-def _word(arguments: Mapping[str, object], name: str, valid: tuple[str, ...], where: str) -> str | None:
-    return known(arguments[name], valid, what=name, where=where) if name in arguments else None
+def _member(arguments: Mapping[str, object], name: str, cls: type[E], where: str) -> E | None:
+    return member(arguments[name], cls, what=name, where=where) if name in arguments else None

@@ -18,13 +18,12 @@ import pytest
 
 from pytest_megacpp.desk.words import (
     ANNOTATIONS,
-    CACHE_SEEDS,
     LIMIT_NAMES,
-    PRESETS,
     SURFACES,
     count,
     flag,
     known,
+    member,
     said_flag,
     seconds,
     table,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_megacpp.desk.rules import Rule
     from pytest_megacpp.desk.seed_options import SeedConfig
     from pytest_megacpp.recording.events import Limits
+    from pytest_megacpp.recording.vocabulary import Preset, SeedMode
     from pytest_megacpp.surfaces.data_config import DataConfig
     from pytest_megacpp.surfaces.modal_config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
@@ -64,7 +64,7 @@ class LaneConfig:
     name: str
     gpu: str
     ranks: int
-    preset: str | None = None
+    preset: "Preset | None" = None
     limits: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -86,7 +86,7 @@ class Options:
     `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
     configuration; lanes have more of their own. `annotations`: auto, on, off.
 
-    `cache_seed`: auto, require, cold, refresh; None: nobody said. `triage`: go on by the order of diagnosis.
+    `cache_seed` None: nobody said. `triage`: go on by the order of diagnosis.
 
     `hash_seed`: of the first ranks' string hashes; None: drawn.
     """
@@ -95,7 +95,7 @@ class Options:
     surface_given: bool
     ranks: int | None
     dry_run: bool
-    preset: str | None
+    preset: "Preset | None"
     lane_dir: Path
     replay: str | None
     gate_since: str | None
@@ -103,7 +103,7 @@ class Options:
     rules: "tuple[Rule, ...]"
     project: Path
     annotations: str
-    cache_seed: str | None
+    cache_seed: "SeedMode | None"
     triage: bool
     hash_seed: int | None
     given_limits: Mapping[str, float]
@@ -171,17 +171,21 @@ class Options:
         """What is set for a launch: the lane's variables, then those of all lanes."""
         return {**self.environment, **self.lanes[lane].environment}
 
-    def cache_seed_for(self, marker: str | None, *, dry_run: bool) -> str:
-        """The marker's, the option's, or `auto`; on a dry run, where skew costs nothing, a warm-up has to be asked for:
-        empty. What a marker requires is made by the warm-up that is asked for.
+    def cache_seed_for(self, marker: "SeedMode | None", *, dry_run: bool) -> "SeedMode":
+        """The marker's, the option's, or `auto`; on a dry run, where skew costs nothing, a warm-up has to be asked for.
+        What a marker requires is made by the warm-up that is asked for.
         """
-        if marker == "require" and self.cache_seed in ("auto", "refresh"):
-            return self.cache_seed
-        return marker or self.cache_seed or ("" if dry_run else "auto")
+        from pytest_megacpp.recording.vocabulary import SeedMode
 
-    def preset_for(self, lane: str, marker: str | None) -> str:
+        if marker is SeedMode.REQUIRE and self.cache_seed is not None and self.cache_seed.warms_up:
+            return self.cache_seed
+        return marker or self.cache_seed or (SeedMode.AS_IT_IS if dry_run else SeedMode.AUTO)
+
+    def preset_for(self, lane: str, marker: "Preset | None") -> "Preset":
         """The marker's, the option's, the lane's, or `full`."""
-        return marker or self.preset or self.lanes[lane].preset or "full"
+        from pytest_megacpp.recording.vocabulary import Preset
+
+        return marker or self.preset or self.lanes[lane].preset or Preset.FULL
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -441,8 +445,10 @@ def _hash_seed(value: object, where: str) -> int:
     return seed
 
 
-def _cache_seed(value: object, where: str) -> str:
-    return known(value, CACHE_SEEDS, what="cache seed", where=where)
+def _cache_seed(value: object, where: str) -> "SeedMode":
+    from pytest_megacpp.recording.vocabulary import SeedMode
+
+    return member(value, SeedMode, what="cache seed", where=where)
 
 
 def _budget(value: object, where: str) -> float:
@@ -451,8 +457,10 @@ def _budget(value: object, where: str) -> float:
     return read_budget(value, where)
 
 
-def _preset(value: object, where: str) -> str:
-    return known(value, PRESETS, what="preset", where=where)
+def _preset(value: object, where: str) -> "Preset":
+    from pytest_megacpp.recording.vocabulary import Preset
+
+    return member(value, Preset, what="preset", where=where)
 
 
 def _lane_dir(config: pytest.Config, settings: Mapping[str, object]) -> Path:
@@ -527,7 +535,7 @@ def _gpu(value: object, where: str) -> str:
     return value
 
 
-def _lane_preset(settings: Mapping[str, object], where: str) -> str | None:
+def _lane_preset(settings: Mapping[str, object], where: str) -> "Preset | None":
     return _preset(settings["preset"], where) if "preset" in settings else None
 
 

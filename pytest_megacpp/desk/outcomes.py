@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 import pytest
 
@@ -12,10 +12,12 @@ from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.ladder import climbed
 from pytest_megacpp.report.text import failure_text, headline
 
+SETUP, CALL, TEARDOWN = TestPhase
 SECTION_CHARS = 6_000
 REASON_CHARS = 2_000
 
@@ -58,13 +60,14 @@ def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult,
 
 
 def _difference(reached: Verdict, expected: Expectation) -> str | None:
-    if expected.code != reached.code:
+    if expected.code is not reached.code:
         return f"expected verdict {expected.code}, got {reached.code}"
     blamed = tuple(sorted(reached.blamed_ranks))
     if expected.ranks not in (None, blamed):
         return f"expected blamed ranks {list(expected.ranks or ())}, got {list(blamed)}"
-    if expected.cause not in (None, reached.cause):
-        return f"expected cause {expected.cause!r}, got {reached.cause!r}"
+    cause = None if reached.cause is None else str(reached.cause)
+    if expected.cause not in (None, cause):
+        return f"expected cause {expected.cause!r}, got {cause!r}"
     return None
 
 
@@ -99,34 +102,42 @@ def reports(
     for JUnit, `known` is what else of it a support ticket needs.
     """
     make = _Maker(item, result, timeline.tests.get(result.number), more or {})
-    phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
     match result.outcome:
         case Outcome.PASSED:
-            yield from (make("setup"), make("call"))
+            yield from (make(SETUP), make(CALL))
         case Outcome.FAILED | Outcome.ERROR:
             text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known)
             text = f"{wrong}\n\n{text}" if wrong else text
-            failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
+            failed_in = _failed_in(result)
             longrepr = VerdictText(clean(text), _crash(item, result, make.view, wrong))
-            if failed_in != "setup":
-                yield make("setup")
-            if failed_in == "teardown":
-                yield make("call")
-                yield make("teardown", "failed", longrepr)
+            if failed_in is not SETUP:
+                yield make(SETUP)
+            if failed_in is TEARDOWN:
+                yield make(CALL)
+                yield make(TEARDOWN, ReportOutcome.FAILED, longrepr)
                 return
-            yield make(failed_in, "failed", longrepr)
+            yield make(failed_in, ReportOutcome.FAILED, longrepr)
             if (broken := make.broken_teardown()) is not None:
-                yield make("teardown", "failed", broken)
+                yield make(TEARDOWN, ReportOutcome.FAILED, broken)
                 return
         case Outcome.SKIPPED:
             yield from make.skipped()
         case Outcome.XFAILED:
-            yield make("setup")
-            yield make("call", "skipped", result.verdict.summary, wasxfail=make.xfail_reason())
+            yield make(SETUP)
+            yield make(CALL, ReportOutcome.SKIPPED, result.verdict.summary, wasxfail=make.xfail_reason())
         case Outcome.XPASSED:
-            yield make("setup")
-            yield make("call", wasxfail=make.xfail_reason())
-    yield make("teardown")
+            yield make(SETUP)
+            yield make(CALL, wasxfail=make.xfail_reason())
+        case _:
+            assert_never(result.outcome)
+    yield make(TEARDOWN)
+
+
+def _failed_in(result: TestResult) -> TestPhase:
+    """The phase whose report is red: pytest calls a failure of the call `failed`, one of the others an error."""
+    if result.outcome is Outcome.FAILED:
+        return CALL
+    return TEARDOWN if result.verdict.phase is TEARDOWN else SETUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +148,23 @@ class _Maker:
     more: Mapping[str, object]
 
     def __call__(
-        self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
+        self,
+        when: TestPhase,
+        outcome: ReportOutcome = ReportOutcome.PASSED,
+        longrepr: Any = None,
+        wasxfail: str | None = None,
     ) -> pytest.TestReport:
         extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
-        shown = when != "setup" or outcome == "failed"  # JUnit reads properties and output from the teardown
+        # JUnit reads properties and output from the teardown
+        shown = when is not SETUP or outcome is ReportOutcome.FAILED
         return pytest.TestReport(
             nodeid=self.item.nodeid,
             location=self.item.location,
             keywords=dict.fromkeys(self.item.keywords, 1),
-            outcome=outcome,  # type: ignore[arg-type]
+            outcome=outcome.value,  # type: ignore[arg-type]  # plain texts: pytest-xdist sends no others
             longrepr=longrepr,
-            when=when,  # type: ignore[arg-type]
-            sections=list(_sections(self.view, teardown=when == "teardown")) if shown else (),
+            when=when.value,  # type: ignore[arg-type]
+            sections=list(_sections(self.view, teardown=when is TEARDOWN)) if shown else (),
             duration=self.result.durations.get(when, 0.0),
             user_properties=self._properties() if shown else [],
             **extra,
@@ -158,31 +174,31 @@ class _Maker:
         """What ranks raised in teardown after another failure, which pytest counts as an error of its own."""
         raised: dict[str, list[int]] = defaultdict(list)
         for rank in self.view.ranks.values() if self.view else ():
-            _, report = rank.reports.get("teardown", (0.0, None))
-            if report is not None and report.outcome == "failed" and report.error is not None:
+            _, report = rank.reports.get(TEARDOWN, (0.0, None))
+            if report is not None and report.outcome is ReportOutcome.FAILED and report.error is not None:
                 raised[clean(report.error.traceback[-SECTION_CHARS:])].append(rank.rank)
         texts = [f"{ranks_named(ranks)} raised in teardown\n{text}" for text, ranks in raised.items()]
         return "\n\n".join(texts) or None
 
     def skipped(self) -> Iterator[pytest.TestReport]:
         """Where and why the ranks skipped."""
-        report = next(iter(self._reports("skipped")), None)
+        report = next(iter(self._reports(ReportOutcome.SKIPPED)), None)
         where = (str(self.item.path), 0, f"Skipped: {self.result.verdict.summary}")
         if report is not None and report.skip is not None:
             where = (one_line(report.skip.file), report.skip.line, one_line(report.skip.reason, REASON_CHARS))
-        if report is not None and report.when == "call":
-            yield self("setup")
-            yield self("call", "skipped", where)
+        if report is not None and report.when is CALL:
+            yield self(SETUP)
+            yield self(CALL, ReportOutcome.SKIPPED, where)
         else:
-            yield self("setup", "skipped", where)
+            yield self(SETUP, ReportOutcome.SKIPPED, where)
 
     def xfail_reason(self) -> str:
         return next((r.xfail for r in self._reports() if r.xfail), "")
 
-    def _reports(self, outcome: str | None = None) -> Iterator[Reported]:
+    def _reports(self, outcome: ReportOutcome | None = None) -> Iterator[Reported]:
         for rank in self._ranks():
             for _, report in rank.reports.values():
-                if outcome is None or report.outcome == outcome:
+                if outcome is None or report.outcome is outcome:
                     yield report
 
     def _properties(self) -> list[tuple[str, object]]:
@@ -193,7 +209,7 @@ class _Maker:
         if verdict.blamed_ranks:
             found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
         if verdict.cause:
-            found["megacpp_cause"] = verdict.cause
+            found["megacpp_cause"] = str(verdict.cause)
         if (steps := climbed(self.result)) is not None:
             found["megacpp_attempts"] = steps
         firsts = [s for rank in self._ranks() if (s := rank.first_forward_s) is not None]
@@ -235,7 +251,7 @@ def _sections(view: TestView | None, *, teardown: bool) -> Iterator[tuple[str, s
         for stream, output in rank.output.items():
             texts[f"Captured {one_line(stream, 20)}", clean(output.text[-SECTION_CHARS:])].append(rank.rank)
         for _, report in rank.reports.values():
-            for heading, text in report.sections if teardown or report.when != "teardown" else ():
+            for heading, text in report.sections if teardown or report.when is not TEARDOWN else ():
                 texts[one_line(heading, 80), clean(text[-SECTION_CHARS:])].append(rank.rank)
     for (heading, text), ranks in texts.items():
         yield f"{heading} of {ranks_named(ranks)}", text

@@ -17,9 +17,9 @@ from typing import Any
 from pytest_megacpp.desk.options import Options
 from pytest_megacpp.desk.rundir import LATEST, RECORDING, iso, read_run_json, replace_file
 from pytest_megacpp.desk.runs import read_timeline
-from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Event, Fact, ProblemFound, RunStarted, TestPlanned
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.report.run_json import Git, Ids
 from pytest_megacpp.surfaces.modal_failures import NO_SUCH_RUN, nothing_left
@@ -145,7 +145,7 @@ class Recollection:
         """
         recording = self.path / RECORDING
         earlier = read_timeline(recording) if recording.exists() else Timeline()
-        refused = bool(earlier.problems) and earlier.problems[0][1].code != Code.BOX_LOST
+        refused = bool(earlier.problems) and earlier.problems[0][1].code is not ProblemCode.BOX_LOST
         if earlier.started is not None and (earlier.finished is not None or refused):
             return Account(earlier, None, 0)
         _without_words_of_desks(recording)

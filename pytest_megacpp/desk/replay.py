@@ -16,11 +16,13 @@ from pytest_megacpp.desk.recollection import Asked, Recollection
 from pytest_megacpp.desk.rundir import RunDirectory
 from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
 from pytest_megacpp.desk.session import POLL_S, LaneRun
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
 from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor, number_of
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Preset, TestPhase
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
@@ -185,7 +187,7 @@ def _recorded_run(
     index_of = recorded_as(nodeids, [test.nodeid for test in recorded], redactor.text)
     unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
     index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
-    missing = [PlannedTest(nodeid, started.ranks, "full", Limits()) for nodeid in unknown]
+    missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
     run = LaneRun(plan, directory, redactor, _meta(plan, started), heard or Timeline())
@@ -227,7 +229,7 @@ def _test(timeline: Timeline, number: int) -> PlannedTest:
     planned, seen = timeline.planned.get(number), timeline.tests.get(number)
     nodeid = planned.nodeid if planned else seen.nodeid if seen else f"(test {number}, its name is lost)"
     ranks = planned.ranks if planned else seen.size if seen else 1
-    preset = seen.preset if seen else planned.preset if planned else "full"
+    preset = seen.preset if seen else planned.preset if planned else Preset.FULL
     return PlannedTest(nodeid, ranks, preset, seen.limits if seen else Limits())
 
 
@@ -265,5 +267,7 @@ def _not_recorded(index: int, nodeid: str, *, ambiguous: bool) -> TestResult:
     if ambiguous:
         summary = "which test of the recording this is can't be told: a secret was taken out of its id"
         next_step = "run it itself, or select all tests whose ids differ in the secret only, as the run did"
-    verdict = Verdict(Code.NOT_RUN, summary, cause="not-recorded", next_step=next_step, phase="setup")
+    verdict = Verdict(
+        Code.NOT_RUN, summary, cause=VerdictCause.NOT_RECORDED, next_step=next_step, phase=TestPhase.SETUP
+    )
     return TestResult(index, nodeid, Outcome.ERROR, verdict)

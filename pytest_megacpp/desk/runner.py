@@ -41,6 +41,7 @@ from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ProblemCode, RunEnd
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
@@ -49,7 +50,7 @@ from pytest_megacpp.report.seed import began_line, ended_lines
 from pytest_megacpp.surfaces.local import sweep
 
 _NO_DRY_GATE = ProblemFound(
-    "blocked",
+    ProblemCode.BLOCKED,
     "dry-run",
     "a gate never degrades to a dry run in silence, and there is no GPU here",
     "run it where the GPUs are, or ask for a dry run by name: --dry-run",
@@ -277,7 +278,7 @@ class LaneRunner:
         if unfit is not None:
             run.refuse(replace(unfit, detail=redactor.text(unfit.detail)))
         elif allowed.refusal is not None:
-            run.refuse(ProblemFound("blocked", "budget", allowed.refusal, allowed.mend))
+            run.refuse(ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.mend))
         elif self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
             run.refuse(_NO_DRY_GATE)
         else:
@@ -429,7 +430,7 @@ class LaneRunner:
         """Ends every box that still runs; safe to call twice."""
         for run in self._runs:
             if len(run.judged) < len(run.plan.tests):
-                run.stop("interrupted" if interrupted else "stopped")
+                run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED)
         for run in self._runs:
             run.finish(interrupted=interrupted)
 

@@ -10,11 +10,9 @@ from enum import IntEnum
 
 import pytest
 
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.report.layout import counted
-
-NOT_THE_CODE = frozenset({Code.BLOCKED, Code.ENVIRONMENT, Code.BOX_LOST, Code.NOT_RUN})
-BY_THE_TEST = frozenset({"skipped"})  # causes of a not-run that only a change of the tests can mend
 
 
 class Answer(IntEnum):
@@ -50,10 +48,12 @@ class _Witness:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         told = dict(report.user_properties)
-        self.ran = self.ran or told.get("megacpp_verdict", Code.SKIPPED) != Code.SKIPPED
+        code = next((code for code in Code if code == told.get("megacpp_verdict")), None)
+        self.ran = self.ran or code not in (None, Code.SKIPPED)
         if not report.failed:
             return
-        untested = told.get("megacpp_verdict") in NOT_THE_CODE and told.get("megacpp_cause") not in BY_THE_TEST
+        by_the_test = told.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can mend that
+        untested = code is not None and not code.traits.blames_the_code and not by_the_test
         self.untested += untested
         self.failed += not untested
 

@@ -14,7 +14,7 @@ from pytest_megacpp.desk.rundir import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import attempts_at, judge_run, judge_test
 from pytest_megacpp.judge.ladder import next_purpose
-from pytest_megacpp.judge.verdicts import GREEN, Outcome, TestResult
+from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.events import (
     Event,
@@ -30,6 +30,7 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.plan import Again, Enough, Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCause, ProblemCode, RunEnd
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import flight_dumps, record_name
@@ -42,7 +43,9 @@ from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, Surface
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
 DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
-UNCONFIRMED = ProblemFound("box-lost", "connection", "the box was asked to end, and nobody said that it did")
+UNCONFIRMED = ProblemFound(
+    ProblemCode.BOX_LOST, ProblemCause.CONNECTION, "the box was asked to end, and nobody said that it did"
+)
 
 
 @dataclass
@@ -91,7 +94,7 @@ class LaneRun:
             self._box = surface.start(self.plan, self.directory.path)
         except SurfaceFailed as e:
             self._over = True
-            self._tell(ProblemFound("environment", "surface", self.redactor.text(str(e))))
+            self._tell(ProblemFound(ProblemCode.ENVIRONMENT, "surface", self.redactor.text(str(e))))
 
     def refuse(self, problem: ProblemFound) -> None:
         """Ends the run before it began: every test gets this problem's verdict, and nothing is spent."""
@@ -99,7 +102,7 @@ class LaneRun:
         self._over = True
         self._introduce()
         self._tell(problem)
-        self._tell(RunFinished("refused"))
+        self._tell(RunFinished(RunEnd.REFUSED))
 
     def lose(self, problem: ProblemFound | None, told: int) -> None:
         """Ends a run of which nothing more can come: every test is judged by what is known, and by `problem`. `told` is
@@ -186,10 +189,10 @@ class LaneRun:
         keeping a seed.
         """
         elsewhere = self.plan.surface != "local"
-        if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase in ("data", "seed")):
+        if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase in (BoxStep.DATA, BoxStep.SEED)):
             self.on_progress(event.fact)
         elif elsewhere and self.timeline.tests and not collected:
-            self.on_progress(Progress("collection", f"done {event.time_s:.1f} s after the box began"))
+            self.on_progress(Progress(BoxStep.COLLECTION, f"done {event.time_s:.1f} s after the box began"))
 
     def _end_of_recording(self, ended: Ended) -> None:
         if more := self.earlier():
@@ -233,7 +236,7 @@ class LaneRun:
         self.judged[index] = result
         self._write_receipt(index, result)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: RunEnd) -> None:
         """Asks the box to end; what it still says is read by `finish`."""
         if self._box is not None and not self._over:
             self._box.stop(reason)
@@ -309,7 +312,7 @@ class LaneRun:
         codes = {attempt.number: attempt.verdict.code for attempt in result.attempts}
         for number, code in (codes or {result.number: result.verdict.code}).items():
             test = self.timeline.tests.get(number)
-            if test is not None and code not in GREEN:
+            if test is not None and not code.is_green:
                 self._write_flight_record(number, test, record_name(self._receipt_name(result.index), result, number))
 
     def _write_flight_record(self, number: int, test: TestView, name: str) -> None:

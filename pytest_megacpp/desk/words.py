@@ -4,15 +4,16 @@ Every complaint is a `pytest.UsageError` that names the place, what was wrong, t
 """
 
 from collections.abc import Collection
+from enum import StrEnum
 from math import isfinite
+from typing import TypeVar
 
 import pytest
 
-LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
+LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
 SURFACES = ("auto", "local", "modal")
-PRESETS = ("full", "diagnostic")
 ANNOTATIONS = ("auto", "on", "off")
-CACHE_SEEDS = ("auto", "require", "cold", "refresh")
+E = TypeVar("E", bound=StrEnum)
 
 
 def known(word: object, valid: Collection[str], *, what: str, where: str) -> str:
@@ -20,6 +21,11 @@ def known(word: object, valid: Collection[str], *, what: str, where: str) -> str
     if isinstance(word, str) and word in valid:
         return word
     raise pytest.UsageError(f"{where}: unknown {what} {word!r}{nearest(word, valid)} Known: {', '.join(sorted(valid))}")
+
+
+def member(word: object, cls: type[E], *, what: str, where: str) -> E:
+    """The member of `cls` that a user wrote; raises UsageError. A member without a text can't be asked for."""
+    return cls(known(word, [one.value for one in cls if one.value], what=what, where=where))
 
 
 def nearest(word: object, valid: Collection[str]) -> str:

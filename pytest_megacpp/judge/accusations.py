@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
 from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import file_line, joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code
@@ -48,7 +49,7 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         Code.RANK_DEATH if aftermath.stuck(case, [t.rank for t in own]) else Code.TEST_FAILED,
         joined((of_ranks(named.blamed, named.what), then, aftermath.sentence(case, [t.rank for t in own]))),
         named.blamed,
-        "exception",
+        VerdictCause.EXCEPTION,
         first.phase,
         tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),

@@ -6,14 +6,16 @@ Must not know how the cause was found.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
-from pytest_megacpp.judge.case import Case, Trouble, error_text
+from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, error_text
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
-from pytest_megacpp.judge.verdicts import Consequence, Evidence
+from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.events import BucketRead, ThreadRaised
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.vocabulary import ReportOutcome
 from pytest_megacpp.recording.waits import Wait
 
 KEPT_GROUPS = 3
@@ -28,7 +30,7 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
     """Ranks that waited for a peer when the box acted, or where the recording stops."""
     waiting = {r for r, wait in case.waiting_in.items() if wait.missing or set(wait.waiting) & set(blamed)}
     waiting |= case.blocked.keys()
-    if case.test.acted is not None and case.why in ("failure-stuck", "stall", "skew"):
+    if case.test.acted is not None and case.test.acted.why.is_waiting:
         waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
     return tuple(sorted(r for r in waiting if r not in blamed and r not in case.troubles))
 
@@ -85,10 +87,12 @@ def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]
 
 def _later_failures(case: Case, rank: int) -> list[Consequence]:
     """What a blamed rank failed at besides: a teardown after its call."""
-    failed = [entry for entry in case.ranks[rank].reports.values() if entry[1].outcome == "failed"]
+    failed = [entry for entry in case.ranks[rank].reports.values() if entry[1].outcome is ReportOutcome.FAILED]
     later = sorted(failed, key=lambda entry: entry[0])[1:]
     return [
-        Consequence(rank, f"{plain(r.error.type, 80)}: {plain(r.error.message, 160)} in {r.when}", "exception")
+        Consequence(
+            rank, f"{plain(r.error.type, 80)}: {plain(r.error.message, 160)} in {r.when}", VerdictCause.EXCEPTION
+        )
         for _, r in later
         if r.error is not None
     ]
@@ -108,7 +112,7 @@ def _failed(trouble: Trouble) -> Consequence:
 def said(trouble: Trouble) -> str:
     """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
     where = f" ({trouble.place})" if trouble.place else ""
-    verb = "raised " if trouble.source == "report" else ""
+    verb = "raised " if trouble.source is TroubleSource.REPORT else ""
     return f"{verb}{trouble.text}{where}"
 
 
@@ -117,12 +121,11 @@ def wait_evidence(wait: Wait) -> Evidence:
     absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
     verb = "began" if wait.began else "entered"
     text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
-    return Evidence(None, wait.since_s, "flight-recorder", text)
+    return Evidence(None, wait.since_s, Witness.FLIGHT_RECORDER, text)
 
 
 def trouble_evidence(trouble: Trouble) -> Evidence:
-    source = {"report": "report", "exit": "exit"}.get(trouble.source, "box")
-    return Evidence(trouble.rank, trouble.time_s, source, f"{said(trouble)} in {trouble.phase}")
+    return Evidence(trouble.rank, trouble.time_s, trouble.source.witness, f"{said(trouble)} in {trouble.phase}")
 
 
 def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
@@ -134,7 +137,7 @@ def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
 def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
     place = file_line(fact.error.file, fact.error.line)
     text = f"thread {plain(fact.thread, 60)} ended: {error_text(fact.error)}" + (f" ({place})" if place else "")
-    return Evidence(rank, time_s, "report", text)
+    return Evidence(rank, time_s, Witness.REPORT, text)
 
 
 def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
@@ -146,7 +149,7 @@ def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
 def _read_evidence(time_s: float, rank: int, fact: BucketRead) -> Evidence:
     name = plain(fact.name, 80)
     text = f"read the source of data set {name!r}, not its copy: use lane.data({name!r})"
-    return Evidence(rank, time_s, "report", text)
+    return Evidence(rank, time_s, Witness.REPORT, text)
 
 
 def first_few(ranks: Collection[int], tell: Callable[[int], Evidence | None], limit: int = 4) -> tuple[Evidence, ...]:

@@ -16,35 +16,21 @@ from pytest_megacpp.judge.next_steps import commands, next_step
 from pytest_megacpp.judge.phrases import plain
 from pytest_megacpp.judge.startup import Run
 from pytest_megacpp.judge.verdicts import (
-    GREEN,
     Attempt,
     Certainty,
     Code,
     Evidence,
-    Outcome,
     RunResult,
     TestResult,
     Verdict,
+    Witness,
     was_climbed,
 )
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.plan import MEASURED, WARM_UP
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
-
-_OUTCOMES = {
-    Code.PASSED: Outcome.PASSED,
-    Code.SKIPPED: Outcome.SKIPPED,
-    Code.XFAILED: Outcome.XFAILED,
-    Code.XPASSED: Outcome.XPASSED,
-    Code.STARTUP_FAILURE: Outcome.ERROR,
-    Code.ENVIRONMENT: Outcome.ERROR,
-    Code.BOX_LOST: Outcome.ERROR,
-    Code.BLOCKED: Outcome.ERROR,
-    Code.NOT_RUN: Outcome.ERROR,
-}
-
+from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.vocabulary import ActReason, Purpose, WarmUp
 
 Rule = Callable[[Case], Finding | None]
 
@@ -86,12 +72,12 @@ def _attempt(timeline: Timeline, result: TestResult) -> Attempt:
     return Attempt(result.index, _purpose(timeline, result.index), result.outcome, result.verdict)
 
 
-def _purpose(timeline: Timeline, number: int) -> str:
+def _purpose(timeline: Timeline, number: int) -> Purpose:
     """A first attempt is never one that looks for a cause, whatever a damaged recording says."""
     view, planned = timeline.tests.get(number), timeline.planned.get(number)
     if planned is not None and planned.of is not None:
         return planned.purpose
-    return WARM_UP if view is not None and view.warmup == WARMED else MEASURED
+    return Purpose.WARM_UP if view is not None and view.warmup is WarmUp.RUNS else Purpose.MEASURED
 
 
 def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
@@ -105,14 +91,17 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
     certainty, reasons = weigh(finding, timeline, _world_of(timeline, view, index))
     if view is not None and view.ended is None and finding.code is not Code.BOX_LOST:
         certainty = certainty.lowered()
-        reasons = (*reasons, Evidence(None, timeline.last_s, "box", "less certain: the recording stops in this test"))
-    if view is not None and finding.code not in GREEN:
+        reasons = (
+            *reasons,
+            Evidence(None, timeline.last_s, Witness.BOX, "less certain: the recording stops in this test"),
+        )
+    if view is not None and not finding.code.is_green:
         reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
         certainty = certainty.lowered()
         text = f"less certain: {ranks_named(muted)} said more than is recorded of a test; the rest is left out"
-        reasons = (*reasons, Evidence(None, None, "box", text))
+        reasons = (*reasons, Evidence(None, None, Witness.BOX, text))
     verdict = Verdict(
         finding.code,
         finding.summary,
@@ -124,18 +113,12 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         next_step(finding, commands(timeline, nodeid, index, climbed=climbed), startup.mend(timeline, finding)),
         finding.phase,
     )
-    return TestResult(index, nodeid, _outcome(finding), verdict, _durations(view))
+    return TestResult(index, nodeid, finding.code.traits.outcome_in(finding.phase), verdict, _durations(view))
 
 
 def _world_of(timeline: Timeline, view: TestView | None, index: int) -> str | None:
     unreached = timeline.unreached.get(index)
     return view.world if view is not None else unreached[0] if unreached else None
-
-
-def _outcome(finding: Finding) -> Outcome:
-    """A failure outside the test's own body is an error, as pytest users expect."""
-    by_phase = Outcome.FAILED if finding.phase == "call" else Outcome.ERROR
-    return _OUTCOMES.get(finding.code, by_phase)
 
 
 def _started(timeline: Timeline, view: TestView) -> Finding:
@@ -157,17 +140,17 @@ def _fault(case: Case) -> Finding | None:
 
 def _waiting(case: Case) -> Finding | None:
     found = stalls.find(case) or limits.find(case)
-    return _unexplained(case) if found is None and case.why == "mismatch" else found
+    return _unexplained(case) if found is None and case.why is ActReason.MISMATCH else found
 
 
 def _unexplained(case: Case) -> Finding:
     """The test was ended early and nothing says why."""
     acted = case.test.acted
-    told = f"{plain(acted.why, 40)}: {plain(acted.detail)}" if acted else "no reason was recorded"
+    told = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
     return Finding(
         Code.UNCLEAR,
         f"the box ended the test ({told}), and no evidence for a cause is left",
-        evidence=(Evidence(None, case.end_s, "box", told),),
+        evidence=(Evidence(None, case.end_s, Witness.BOX, told),),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )
@@ -184,7 +167,7 @@ def _durations(view: TestView | None) -> dict[str, float]:
 
 def _problems(timeline: Timeline) -> tuple[str, ...]:
     """What is wrong with the run or its recording beside the tests."""
-    found = [f"{plain(p.code, 40)}: {plain(p.detail, 400)}" for _, p in timeline.problems]
+    found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
     told = len(timeline.planned) - sum(map(len, timeline.further.values()))
     found += [f"{lost} events of the recording are lost"] if lost else []

@@ -7,28 +7,27 @@ to a verdict without making it another. A failure stays one until a measured att
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge.ladder import UNCLEAR
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, SAME_AT_BOTH_SIZES, Commands, fill
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Evidence, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, Certainty, Code, Evidence, TestResult, Verdict, Witness
 from pytest_megacpp.recording.collectives import describe
-from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Purpose
 
 KEPT_WORDS = 4
-UNTESTED = frozenset({Code.NOT_RUN, Code.BLOCKED, Code.BOX_LOST, Code.STARTUP_FAILURE})
 
 
 def settle(
     results: Sequence[TestResult], attempts: Sequence[Attempt], timeline: Timeline, command: Commands
 ) -> TestResult:
     """The result of a test, from those of all attempts at it, in their order."""
-    counting = [attempt for attempt in attempts if attempt.purpose in COUNTING]
+    counting = [attempt for attempt in attempts if attempt.purpose.counts]
     decides, last = _deciding(counting), attempts[-1]
     result = next(result for result in results if result.index == decides.number)
     verdict = result.verdict
-    if last.purpose == DIAGNOSTIC:
+    if last.purpose is Purpose.DIAGNOSTIC:
         verdict = _after_diagnostic(verdict, last, command, alike=_are_alike(timeline, decides.number, last.number))
-    elif last.purpose == DETAIL:
+    elif last.purpose is Purpose.DETAIL:
         verdict = _after_detail(verdict, last)
     first = results[0].index
     return replace(result, index=first, verdict=verdict, attempt=decides.number, attempts=tuple(attempts))
@@ -37,16 +36,16 @@ def settle(
 def _deciding(counting: Sequence[Attempt]) -> Attempt:
     """The last one, unless it proves nothing against a failure before it."""
     *before, last = counting
-    failed = [attempt for attempt in before if attempt.verdict.code not in GREEN]
+    failed = [attempt for attempt in before if not attempt.verdict.code.is_green]
     return last if not failed or _proves(last) else failed[-1]
 
 
 def _proves(attempt: Attempt) -> bool:
     """Whether it says more than the failure before it: not a rehearsal, nor what never got to run as long as it may."""
     verdict = attempt.verdict
-    if verdict.code in GREEN:
-        return attempt.purpose == MEASURED and verdict.code is not Code.SKIPPED
-    return verdict.code not in UNTESTED and verdict.cause != "run-limit"
+    if verdict.code.is_green:
+        return attempt.purpose is Purpose.MEASURED and verdict.code is not Code.SKIPPED
+    return verdict.code.traits.was_tested and verdict.cause != VerdictCause.RUN_LIMIT
 
 
 # -- the diagnostic preset ---------------------------------------------------------------------------------
@@ -54,16 +53,16 @@ def _proves(attempt: Attempt) -> bool:
 
 def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, alike: bool) -> Verdict:
     """`alike`: nothing shows that the preset made a difference."""
-    if tried.verdict.code in GREEN:
+    if tried.verdict.code.is_green:
         told = _told("the diagnostic preset passes: it is this model or its size, not the machine")
         step = fill(DIAGNOSTIC_PASSES, command, verdict.blamed_ranks)
         return replace(verdict, evidence=(*verdict.evidence, told), next_step=step)
-    if tried.verdict.code not in UNCLEAR:
+    if not tried.verdict.code.traits.is_open:
         return verdict
     doubt = "less certain: ranks issued the same collectives with both presets, so the test may build no smaller twin"
     return replace(
         verdict,
-        cause="infrastructure",
+        cause=VerdictCause.INFRASTRUCTURE,
         summary=f"infrastructure: the diagnostic preset {_how(tried)} as well; {verdict.summary}",
         certainty=verdict.certainty.at_most(Certainty.GUESS if alike else Certainty.LIKELY),
         evidence=(
@@ -80,7 +79,7 @@ def _how(tried: Attempt) -> str:
 
 
 def _told(text: str) -> Evidence:
-    return Evidence(None, None, "box", text)
+    return Evidence(None, None, Witness.BOX, text)
 
 
 def _are_alike(timeline: Timeline, one: int, other: int) -> bool:
@@ -98,12 +97,14 @@ def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] |
 
 
 def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
-    if tried.verdict.code in GREEN:
+    if tried.verdict.code.is_green:
         told = _told("less certain: it passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)")
         return replace(verdict, certainty=verdict.certainty.lowered(), evidence=(*verdict.evidence, told))
     if tried.verdict.code is not Code.COLLECTIVE_MISMATCH:
         return verdict
-    words = [replace(said, time_s=None) for said in tried.verdict.evidence if said.source == "report"][:KEPT_WORDS]
+    words = [replace(said, time_s=None) for said in tried.verdict.evidence if said.source is Witness.REPORT][
+        :KEPT_WORDS
+    ]
     agree = _agree(verdict.blamed_ranks, tried.verdict.blamed_ranks)
     certainty = verdict.certainty.raised() if agree else verdict.certainty
     return replace(verdict, certainty=certainty, evidence=(*verdict.evidence, *words))

@@ -6,11 +6,15 @@ The moment is the box's act where there was one. What ranks did afterwards (they
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from itertools import takewhile
+from typing import assert_never
 
 from pytest_megacpp.judge import messages
+from pytest_megacpp.judge.causes import VerdictCause, cause_of
 from pytest_megacpp.judge.phrases import file_line, joined, place, plain
+from pytest_megacpp.judge.verdicts import Witness
 from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import bare_op
@@ -25,34 +29,54 @@ from pytest_megacpp.recording.stacks import (
     user_frame,
 )
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 
-PHASES = ("setup", "call", "teardown")
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
 _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
+_ORDER = tuple(TestPhase)
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
-_ACTS_ON_TROUBLE = frozenset({"exit", "failure-stuck", "mismatch"})
+
+
+class TroubleSource(StrEnum):
+    """What shows a rank's trouble: its own report, its end, or that it can't run tests."""
+
+    REPORT = "report"
+    EXIT = "exit"
+    BROKEN = "broken"
+
+    @property
+    def witness(self) -> Witness:
+        match self:
+            case TroubleSource.REPORT:
+                return Witness.REPORT
+            case TroubleSource.EXIT:
+                return Witness.EXIT
+            case TroubleSource.BROKEN:
+                return Witness.BOX
+            case _:
+                assert_never(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The first thing that went wrong on one rank. `source`: report, exit or broken. `text` names it in few words;
-    `began`, of a victim, the error of its own that it was handling when it lost its peer.
+    """The first thing that went wrong on one rank. `text` names it in few words; `began`, of a victim, the error of its
+    own that it was handling when it lost its peer.
 
     It happened at `time_s`, or between `since_s` and then where the box learnt it late.
     """
 
     rank: int
     time_s: float
-    source: str
+    source: TroubleSource
     kind: Kind
     cause: str
     text: str
     place: str
-    phase: str
+    phase: TestPhase
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
     began: str = ""
@@ -80,7 +104,7 @@ class Case:
         return self.test.ranks
 
     @property
-    def why(self) -> str | None:
+    def why(self) -> ActReason | None:
         """Why the box ended the test early, None when it didn't."""
         return self.test.acted.why if self.test.acted else None
 
@@ -113,7 +137,7 @@ class Case:
         """What a rank reported later than this was said while it was being ended."""
         if self.test.acted is None:
             return float("inf")
-        return self.end_s + (LATE_WORDS_S if self.why in _ACTS_ON_TROUBLE else 0.0)
+        return self.end_s + (LATE_WORDS_S if self.test.acted.why.acts_on_trouble else 0.0)
 
     @cached_property
     def troubles(self) -> dict[int, Trouble]:
@@ -135,9 +159,9 @@ class Case:
         return Trouble(
             view.rank,
             time_s,
-            "report",
+            TroubleSource.REPORT,
             kind,
-            kind.cause,
+            cause_of(kind),
             error_text(error),
             where,
             report.when,
@@ -150,8 +174,9 @@ class Case:
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
         kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
-        text = f"{plain(broken.stage, 40)} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
-        return Trouble(view.rank, time_s, "broken", kind, kind.cause, text, "", self.phase_at(view.rank, time_s))
+        text = f"{broken.stage} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
+        phase = self.phase_at(view.rank, time_s)
+        return Trouble(view.rank, time_s, TroubleSource.BROKEN, kind, cause_of(kind), text, "", phase)
 
     def _exited(self, view: RankView) -> Trouble | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
@@ -163,7 +188,7 @@ class Case:
         return Trouble(
             view.rank,
             time_s,
-            "exit",
+            TroubleSource.EXIT,
             kind,
             exit_cause(exited),
             exit_text(exited),
@@ -187,15 +212,15 @@ class Case:
     def _over_s(self) -> float:
         return self.test.ended_s if self.test.ended_s is not None else float("inf")
 
-    def phase_at(self, rank: int, time_s: float) -> str:
+    def phase_at(self, rank: int, time_s: float) -> TestPhase:
         """The pytest phase that a rank was in at that time."""
         view = self.ranks[rank]
-        reached = [PHASES.index(p.name) for p in view.phases if p.name in PHASES and p.start_s <= time_s]
-        reports = [when for when, (t, _) in view.reports.items() if when in PHASES and t <= time_s]
-        after = [min(PHASES.index(when) + 1, 2) for when in reports]
-        return PHASES[max([*reached, *after], default=0)]
+        begun = [phase.name for phase in view.phases if phase.start_s <= time_s]
+        reached = [phase for phase in TestPhase if phase in begun]
+        after = [when.next for when, (t, _) in view.reports.items() if t <= time_s]
+        return max([*reached, *after], key=_ORDER.index, default=TestPhase.SETUP)
 
-    def phase_of(self, rank: int) -> str:
+    def phase_of(self, rank: int) -> TestPhase:
         """The pytest phase that a rank was in at the moment."""
         return self.phase_at(rank, self.moment_s)
 
@@ -216,14 +241,14 @@ class Case:
         return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))
 
     def _is_past_call(self, rank: int) -> bool:
-        called = self.ranks[rank].reports.get("call")
+        called = self.ranks[rank].reports.get(TestPhase.CALL)
         return called is not None and rank not in self.troubles and called[0] <= self.moment_s
 
     @cached_property
     def _in_call(self) -> tuple[int, ...]:
         """Ranks whose body had not ended."""
-        ends_s = {r: view.reports["call"][0] if "call" in view.reports else None for r, view in self.ranks.items()}
-        return tuple(r for r, end_s in ends_s.items() if end_s is None or end_s > self.moment_s)
+        called = {r: view.reports.get(TestPhase.CALL) for r, view in self.ranks.items()}
+        return tuple(r for r, report in called.items() if report is None or report[0] > self.moment_s)
 
     def is_frozen(self, rank: int) -> bool:
         return self.ranks[rank].frozen
@@ -262,7 +287,7 @@ class Case:
     def holds_gil(self, rank: int) -> bool:
         """Its server answers without the interpreter lock, its interpreter doesn't."""
         view = self.ranks[rank]
-        taken = [fact.ok for _, fact in view.stacks if fact.method == "traceback"]
+        taken = [fact.ok for _, fact in view.stacks if fact.method is StackMethod.TRACEBACK]
         return bool(taken) and not taken[-1] and view.sample is not None and view.sample.answered
 
     def answers(self, rank: int) -> bool:
@@ -366,7 +391,7 @@ def _origin(error: ev.Error) -> ev.Cause | None:
 
 def written(view: RankView) -> str:
     """What the rank wrote last to its error stream during the test."""
-    stderr = view.output.get("stderr")
+    stderr = view.output.get(Stream.STDERR)
     return stderr.text[-errors.TAIL_CHARS :] if stderr else ""
 
 
@@ -382,10 +407,10 @@ def _exit_kind(exited: ev.RankExited, text: str) -> Kind:
 def exit_cause(exited: ev.RankExited) -> str:
     """`oom-killed`, `signal:SIGSEGV`, `exit:3`."""
     if exited.oom_killed:
-        return "oom-killed"
+        return VerdictCause.OOM_KILLED
     if exited.signal:
         return f"signal:{plain(exited.signal, 20)}"
-    return "exit:unknown" if exited.code is None else f"exit:{exited.code}"
+    return VerdictCause.EXIT_UNKNOWN if exited.code is None else f"exit:{exited.code}"
 
 
 def may_be_oom(exits: Iterable[ev.RankExited]) -> bool:
@@ -408,7 +433,7 @@ def exit_text(exited: ev.RankExited) -> str:
 
 def crash_frame(view: RankView) -> Frame | None:
     """The user's frame in the dump that a crashing interpreter writes."""
-    stderr = view.output.get("stderr")
+    stderr = view.output.get(Stream.STDERR)
     text = stderr.text if stderr else ""
     at = text.rfind("Fatal Python error")
     crashed = next(iter(threads(text[at:])), None) if at >= 0 else None

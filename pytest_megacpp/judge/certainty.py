@@ -3,23 +3,24 @@
 A table says which missing capability harms which source. A capability that harms several counts once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import plain
-from pytest_megacpp.judge.verdicts import Certainty, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Evidence, Witness
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import EvidenceSource
 
-HARMS: dict[str, frozenset[Source]] = {
-    "worker_server": frozenset({Source.COLLECTIVES, Source.COUNTERS, Source.STACKS}),
-    "flight_recorder": frozenset({Source.COLLECTIVES}),
-    "group_members": frozenset({Source.GROUPS}),
-    "wait_counters": frozenset({Source.COUNTERS}),
-    "traceback": frozenset({Source.STACKS}),
-    "thread_runs": frozenset({Source.WAKEUPS}),
-    "exit_code": frozenset({Source.EXITS}),
-    "memory_events": frozenset({Source.MEMORY}),
-    "kernel_log": frozenset({Source.MEMORY}),
+HARMS: Mapping[EvidenceSource, frozenset[Source]] = {
+    EvidenceSource.WORKER_SERVER: frozenset({Source.COLLECTIVES, Source.COUNTERS, Source.STACKS}),
+    EvidenceSource.FLIGHT_RECORDER: frozenset({Source.COLLECTIVES}),
+    EvidenceSource.GROUP_MEMBERS: frozenset({Source.GROUPS}),
+    EvidenceSource.WAIT_COUNTERS: frozenset({Source.COUNTERS}),
+    EvidenceSource.TRACEBACK: frozenset({Source.STACKS}),
+    EvidenceSource.THREAD_RUNS: frozenset({Source.WAKEUPS}),
+    EvidenceSource.EXIT_CODE: frozenset({Source.EXITS}),
+    EvidenceSource.MEMORY_EVENTS: frozenset({Source.MEMORY}),
+    EvidenceSource.KERNEL_LOG: frozenset({Source.MEMORY}),
 }
 
 
@@ -34,7 +35,7 @@ def weigh(finding: Finding, timeline: Timeline, world: str | None) -> tuple[Cert
             continue
         harmed |= sources
         certainty = certainty.lowered()
-        reasons.append(Evidence(None, None, "box", f"less certain: {doubt.text}"))
+        reasons.append(Evidence(None, None, Witness.BOX, f"less certain: {doubt.text}"))
     return certainty, tuple(reasons)
 
 

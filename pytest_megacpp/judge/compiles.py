@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from pytest_megacpp.judge import aftermath, standing
 from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.standing import Standstill
-from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence
+from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence, Witness
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 SHORT_CHARS = 32
 ALONE = "alone"
@@ -19,7 +21,7 @@ ALONE = "alone"
 def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
     """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
     own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
-    resting = case.why == "stall" and all(standing.quiet_s(case, r) >= case.test.limits.stall for r in own)
+    resting = case.why is ActReason.STALL and all(standing.quiet_s(case, r) >= case.test.limits.stall for r in own)
     return own if resting else ()
 
 
@@ -27,7 +29,7 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
     """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
     what = f" in {still.what}" if still.waits else ""
     alone = _compiled_nothing(case, still, blamed)
-    others = tuple(Consequence(r, "was missing as well", "straggler") for r in still.roots if r not in blamed)
+    others = tuple(Consequence(r, "was missing as well", Code.STRAGGLER) for r in still.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
         joined(
@@ -38,7 +40,7 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
             )
         ),
         blamed,
-        "no-progress" if at_rest else None,
+        VerdictCause.NO_PROGRESS if at_rest else None,
         standing.phase(case, still, blamed),
         (*standing.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
         (*standing.waiters(case, still, blamed), *others),
@@ -88,10 +90,10 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
         return None
     names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
     if not names and view.imports_compiler():
-        return Evidence(rank, view.stacks[-1][0], "stack", "loads torch's compiler")
+        return Evidence(rank, view.stacks[-1][0], Witness.STACK, "loads torch's compiler")
     total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
     text = f"compiling: {names or 'until just now'}{total}"
-    return Evidence(rank, view.compiling_since_s or view.sample_s, "counters", text)
+    return Evidence(rank, view.compiling_since_s or view.sample_s, Witness.COUNTERS, text)
 
 
 def stall(case: Case) -> Finding:
@@ -110,7 +112,7 @@ def stall(case: Case) -> Finding:
         f"{who} compiled {how_long} in one go, the limit is {seconds(limit_s)}",
         blamed,
         None,
-        case.phase_of(blamed[0]) if blamed else "call",
+        case.phase_of(blamed[0]) if blamed else TestPhase.CALL,
         (
             *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r)),
             *(aftermath.wait_evidence(w) for w in case.waits[:2] if waiting & set(w.waiting)),

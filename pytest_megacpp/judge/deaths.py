@@ -9,12 +9,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import accusations, aftermath, devices, messages
-from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, Trouble, may_be_oom
+from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, Trouble, TroubleSource, may_be_oom
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain
-from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same trouble on several ranks within this time has one origin
 TOO_CLOSE_S = 0.01  # two clocks of one host can't order what is closer
@@ -37,7 +39,7 @@ def find(case: Case) -> Finding | None:
         return named
     together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
     blamed = {t.rank for t in together}
-    died = bool(case.exits) or any(t.source != "report" for t in own)
+    died = bool(case.exits) or any(t.source is not TroubleSource.REPORT for t in own)
     if died or aftermath.victims(case) or aftermath.stuck(case, [t.rank for t in own]):
         return _rank_death(case, own, first, tuple(sorted(blamed)))
     return _test_failed(case, own)
@@ -53,7 +55,7 @@ def _first(own: Sequence[Trouble]) -> Trouble:
     """Of what can't be ordered, what can follow from others the least: a signal, then an exit, then a report."""
     begun = min(own, key=lambda t: t.time_s)
     close = [t for t in own if _may_precede(t, begun)]
-    return min(close, key=lambda t: (not _was_killed(t), t.source != "exit", t.time_s, t.rank))
+    return min(close, key=lambda t: (not _was_killed(t), t.source is not TroubleSource.EXIT, t.time_s, t.rank))
 
 
 def _was_killed(trouble: Trouble) -> bool:
@@ -87,7 +89,7 @@ def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tupl
 
 def _relies(case: Case, first: Trouble, blamed: Sequence[int]) -> frozenset[Source]:
     order = {Source.CLOCKS} if len(case.troubles) > len(blamed) else set()
-    if first.source != "exit":
+    if first.source is not TroubleSource.EXIT:
         return frozenset({Source.REPORTS} | order)
     memory = {Source.MEMORY} if _may_be_oom(case, blamed) else set()
     return frozenset({Source.EXITS, Source.REPORTS} | memory | order)
@@ -131,7 +133,7 @@ def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:
         Code.TEST_FAILED,
         _raised_what(own),
         blamed,
-        causes.pop() if len(causes) == 1 else "exception",
+        causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION,
         min(own, key=lambda t: t.time_s).phase,
         _evidence(case, own, blamed),
         aftermath.consequences(case, blamed),
@@ -154,7 +156,7 @@ def _was_joining(case: Case, trouble: Trouble) -> bool:
     """It failed on its way into a process group, before any collective."""
     return (
         trouble.kind in (Kind.JOIN, Kind.RENDEZVOUS)
-        and trouble.phase != "teardown"
+        and trouble.phase is not TestPhase.TEARDOWN
         and case.last_entered(trouble.rank, trouble.time_s) is None
     )
 
@@ -168,8 +170,8 @@ def _rendezvous(case: Case, own: Sequence[Trouble]) -> Finding | None:
         Code.STARTUP_FAILURE,
         f"{ranks_named(blamed)} could not join the process group: {own[0].text}",
         blamed,
-        "rendezvous",
-        "setup",
+        Stage.RENDEZVOUS,
+        TestPhase.SETUP,
         _evidence(case, own, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
@@ -190,18 +192,18 @@ def _no_oom_kill(case: Case, rank: int) -> Evidence | None:
     time_s, exited = case.exits.get(rank, (0.0, None))
     if exited is None or exited.signal != "SIGKILL" or exited.oom_killed is not False:
         return None
-    return Evidence(rank, time_s, "box", "the kernel tells of no OOM kill: some process sent SIGKILL")
+    return Evidence(rank, time_s, Witness.BOX, "the kernel tells of no OOM kill: some process sent SIGKILL")
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:
     """What a process that ended wrote about it: the first lines of a fatal error, else its last line."""
-    stderr = case.ranks[rank].output.get("stderr")
+    stderr = case.ranks[rank].output.get(Stream.STDERR)
     if rank not in case.exits or stderr is None:
         return None
     lines = [line for line in stderr.text.splitlines() if line.strip()]
     fatal = [line.strip() for line in lines if line.lstrip().startswith(_FATAL)]
     shown = " · ".join(plain(line) for line in fatal[-len(_FATAL) :] or lines[-1:])
-    return Evidence(rank, case.exits[rank][0], "output", f"stderr: {shown}") if shown else None
+    return Evidence(rank, case.exits[rank][0], Witness.OUTPUT, f"stderr: {shown}") if shown else None
 
 
 def skipped_on_some(case: Case) -> Finding | None:
@@ -215,9 +217,9 @@ def skipped_on_some(case: Case) -> Finding | None:
         Code.TEST_FAILED,
         joined((f"only {ranks_named(blamed)} skipped the test ({reason})", aftermath.sentence(case, blamed))),
         blamed,
-        "skipped-on-some-ranks",
-        "call",
-        aftermath.first_few(blamed, lambda r: Evidence(r, skipped[r][0], "report", f"skipped: {skipped[r][1]}")),
+        VerdictCause.SKIPPED_ON_SOME_RANKS,
+        TestPhase.CALL,
+        aftermath.first_few(blamed, lambda r: Evidence(r, skipped[r][0], Witness.REPORT, f"skipped: {skipped[r][1]}")),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
         time_s=min(time_s for time_s, _ in skipped.values()),
@@ -226,7 +228,7 @@ def skipped_on_some(case: Case) -> Finding | None:
 
 def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
     for time_s, report in case.ranks[rank].reports.values():
-        if report.outcome == "skipped" and report.xfail is None and time_s <= case.cutoff_s:
+        if report.outcome is ReportOutcome.SKIPPED and report.xfail is None and time_s <= case.cutoff_s:
             return time_s, plain(report.skip.reason).removeprefix("Skipped: ") if report.skip else "no reason given"
     return None
 
@@ -247,8 +249,8 @@ def not_joined(case: Case) -> Finding | None:
         Code.STARTUP_FAILURE,
         joined((_who_did_not_join(case, absent, strangers), _raised_what(lost))),
         blamed,
-        "rendezvous",
-        "setup",
+        Stage.RENDEZVOUS,
+        TestPhase.SETUP,
         tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
@@ -315,7 +317,7 @@ def gave_up(case: Case, lost: Sequence[Trouble], summary: str = "") -> Finding:
         _left_others_waiting(case, blamed),
         joined((what, aftermath.sentence(case, blamed))),
         blamed,
-        causes.pop() if len(causes) == 1 else "exception",
+        causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION,
         lost[0].phase,
         _evidence(case, lost, blamed),
         aftermath.consequences(case, blamed),
@@ -342,7 +344,7 @@ def began(case: Case) -> Finding | None:
         _left_others_waiting(case, blamed),
         joined((*told, then, aftermath.sentence(case, blamed))),
         blamed,
-        "exception",
+        VerdictCause.EXCEPTION,
         found[0].phase,
         _evidence(case, found, blamed),
         aftermath.consequences(case, blamed),

@@ -8,14 +8,16 @@ hardware or its firmware can cause.
 from collections.abc import Collection, Iterable
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, written
+from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, TroubleSource, written
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind, nvls_line
 from pytest_megacpp.recording.events import DeviceFault
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import FaultKind, TestPhase
 
 NVLS_VARIABLE = "NCCL_NVLS_ENABLE"
 NVLS_FAILED = "NCCL could not set up NVLink SHARP (NVLS) on this machine, or its kernel refused a call to the driver"
@@ -56,7 +58,7 @@ def broken(case: Case) -> Finding | None:
         joined((f"GPU {_place(first)}{owner} failed: {_meaning(first)}", effect)),
         (),
         _name(first),
-        case.troubles[hit[0]].phase if hit else "call",
+        case.troubles[hit[0]].phase if hit else TestPhase.CALL,
         (*(_evidence(case, t, f) for t, f in faults[:KEPT_FAULTS]), *_failures(case, hit)),
         aftermath.consequences(case, ()),
         certainty=Certainty.CERTAIN if hit else Certainty.LIKELY,
@@ -74,22 +76,22 @@ def multicast(case: Case, first: Trouble, doubts: tuple[Doubt, ...]) -> Finding:
         Code.ENVIRONMENT,
         joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.said(first)}", aftermath.sentence(case, hit))),
         (),
-        Kind.NVLS.value,
+        VerdictCause.NVLS,
         first.phase,
         (*nvls_setting(case.timeline), *_failures(case, hit), *_written(case, first)),
         aftermath.consequences(case, ()),
-        frozenset({Source.REPORTS} if first.source != "exit" else {Source.REPORTS, Source.EXITS}),
+        frozenset({Source.REPORTS, Source.EXITS} if first.source is TroubleSource.EXIT else {Source.REPORTS}),
         doubts,
-        certainty=Certainty.LIKELY if first.source == "exit" else Certainty.CERTAIN,
+        certainty=Certainty.LIKELY if first.source is TroubleSource.EXIT else Certainty.CERTAIN,
         time_s=first.time_s,
     )
 
 
 def _written(case: Case, first: Trouble) -> Iterable[Evidence]:
     """What a process wrote of it before it ended: likely the reason, but it need not be."""
-    if first.source == "exit":
+    if first.source is TroubleSource.EXIT:
         line = plain(nvls_line(written(case.ranks[first.rank])), 300)
-        yield Evidence(first.rank, first.time_s, "output", f"stderr: {line}")
+        yield Evidence(first.rank, first.time_s, Witness.OUTPUT, f"stderr: {line}")
 
 
 def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
@@ -98,7 +100,7 @@ def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
     if setting is None:
         return ()
     value = "unset" if setting.value is None else plain(setting.value, 20)
-    return (Evidence(None, None, "box", f"{NVLS_VARIABLE} was {value} ({plain(setting.origin, 20)})"),)
+    return (Evidence(None, None, Witness.BOX, f"{NVLS_VARIABLE} was {value} ({setting.origin})"),)
 
 
 def evidence(case: Case, ranks: Collection[int]) -> tuple[Evidence, ...]:
@@ -123,11 +125,11 @@ def _during(case: Case) -> Iterable[tuple[float, DeviceFault]]:
 
 
 def _is_broken(fault: DeviceFault) -> bool:
-    return fault.code in BROKEN if fault.error == "xid" else fault.code == UNCORRECTED
+    return fault.code in BROKEN if fault.error is FaultKind.XID else fault.code == UNCORRECTED
 
 
 def _name(fault: DeviceFault) -> str:
-    return f"xid:{fault.code}" if fault.error == "xid" else "ecc"
+    return f"xid:{fault.code}" if fault.error is FaultKind.XID else VerdictCause.ECC
 
 
 def _place(fault: DeviceFault) -> str:
@@ -135,7 +137,7 @@ def _place(fault: DeviceFault) -> str:
 
 
 def _meaning(fault: DeviceFault) -> str:
-    if fault.error != "xid":
+    if fault.error is not FaultKind.XID:
         return "a memory error that ECC can't correct" if fault.code == UNCORRECTED else "a corrected memory error"
     means = BROKEN.get(fault.code) or _MEANS.get(fault.code)
     return f"Xid {fault.code}{f', {means}' if means else ''}"
@@ -143,7 +145,9 @@ def _meaning(fault: DeviceFault) -> str:
 
 def _evidence(case: Case, time_s: float, fault: DeviceFault) -> Evidence:
     told = f": {plain(fault.text, 120)}" if fault.text else ""
-    return Evidence(rank_of(case, fault), time_s, "device", f"GPU {_place(fault)} reported {_meaning(fault)}{told}")
+    return Evidence(
+        rank_of(case, fault), time_s, Witness.DEVICE, f"GPU {_place(fault)} reported {_meaning(fault)}{told}"
+    )
 
 
 def _failures(case: Case, ranks: Iterable[int]) -> tuple[Evidence, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
+from pytest_megacpp.recording.vocabulary import TestPhase
 
 
 class Source(StrEnum):
@@ -38,7 +39,7 @@ class Finding:
     summary: str
     blamed: tuple[int, ...] = ()
     cause: str | None = None
-    phase: str = "call"
+    phase: TestPhase = TestPhase.CALL
     evidence: tuple[Evidence, ...] = ()
     consequences: tuple[Consequence, ...] = ()
     relies: frozenset[Source] = frozenset()

@@ -7,29 +7,28 @@ an attempt is safe, and can be paid for, is the box's to say.
 
 from collections.abc import Sequence
 
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code
-from pytest_megacpp.recording.plan import COUNTING, DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
-
-UNCLEAR = frozenset({Code.HANG, Code.UNCLEAR})
+from pytest_megacpp.judge.verdicts import Attempt, Code
+from pytest_megacpp.recording.vocabulary import Preset, Purpose
 
 
-def next_purpose(attempts: Sequence[Attempt], preset: str) -> str | None:
+def next_purpose(attempts: Sequence[Attempt], preset: Preset) -> Purpose | None:
     """What the next attempt is for, None when there is none to make. `attempts` are all so far, in order, each at its
     end; `preset` is the test's own.
     """
-    last, warmed = attempts[-1], any(attempt.purpose == WARM_UP for attempt in attempts)
-    if last.purpose not in COUNTING:
+    last, warmed = attempts[-1], any(attempt.purpose is Purpose.WARM_UP for attempt in attempts)
+    code = last.verdict.code
+    if not last.purpose.counts:
         return None
-    if last.verdict.code in GREEN:
-        return MEASURED if is_rehearsal(attempts) else None
-    if last.verdict.code is Code.COLLECTIVE_MISMATCH:
-        return DETAIL
-    if last.verdict.code is Code.COMPILE_SKEW and not warmed:
-        return WARM_UP
-    is_left_open = last.verdict.code in UNCLEAR or last.verdict.code is Code.COMPILE_SKEW
-    return DIAGNOSTIC if is_left_open and preset != DIAGNOSTIC else None
+    if code.is_green:
+        return Purpose.MEASURED if is_rehearsal(attempts) else None
+    if code is Code.COLLECTIVE_MISMATCH:
+        return Purpose.DETAIL
+    if code is Code.COMPILE_SKEW and not warmed:
+        return Purpose.WARM_UP
+    is_left_open = code.traits.is_open or code is Code.COMPILE_SKEW
+    return Purpose.DIAGNOSTIC if is_left_open and preset is not Preset.DIAGNOSTIC else None
 
 
 def is_rehearsal(attempts: Sequence[Attempt]) -> bool:
     """Whether the last attempt is a warm-up that followed a failure: green, it proves nothing yet."""
-    return len(attempts) > 1 and attempts[-1].purpose == WARM_UP
+    return len(attempts) > 1 and attempts[-1].purpose is Purpose.WARM_UP

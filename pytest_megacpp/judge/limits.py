@@ -5,19 +5,21 @@ from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, stalls, standing
 from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import plain, seconds, was
 from pytest_megacpp.judge.standing import Standstill, standstill
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
 
 
 def find(case: Case) -> Finding | None:
     """The finding for a test that the box ended at such a limit."""
-    return _limit(case) if case.why in ("test-limit", "run-limit") else None
+    return _limit(case) if case.why is not None and case.why.is_limit else None
 
 
 def _limit(case: Case) -> Finding:
@@ -29,7 +31,7 @@ def _limit(case: Case) -> Finding:
         return _unclear(case, present, "nothing was seen of what they did")
     if quiet_s >= stall_s:
         return _nobody_moved(case, present, quiet_s)
-    if case.why == "test-limit" and (waited := _waited_for_somebody(case)):
+    if case.why is ActReason.TEST_LIMIT and (waited := _waited_for_somebody(case)):
         return waited
     if quiet_s < min(stall_s, max(RECENT_S, case.test.limits.test / 4)):
         return _overtime(case, present)
@@ -90,7 +92,7 @@ def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s:
         f"{ranks_named(busy)} queued {what} {seconds(quiet_s)} before the {_name(case)} limit passed, and {its} not "
         f"begun it: an earlier kernel does not end{at}",
         busy,
-        "device-busy",
+        VerdictCause.DEVICE_BUSY,
         case.phase_of(busy[0]),
         (*_limit_evidence(case, busy), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
         relies=frozenset({Source.COLLECTIVES}),
@@ -100,13 +102,13 @@ def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s:
 
 
 def _name(case: Case) -> str:
-    return "run" if case.why == "run-limit" else "test"
+    return "run" if case.why is ActReason.RUN_LIMIT else "test"
 
 
 def _limit_evidence(case: Case, present: Sequence[int]) -> tuple[Evidence, ...]:
     acted = case.test.acted
-    why = plain(acted.why, 40) if acted else ""
-    box = (Evidence(None, case.end_s, "box", f"ended the test ({why}): {plain(acted.detail)}"),) if acted else ()
+    told = f"ended the test ({acted.why}): {plain(acted.detail)}" if acted else ""
+    box = (Evidence(None, case.end_s, Witness.BOX, told),) if acted else ()
     return (*box, *aftermath.first_few(present, lambda r: _progress_evidence(case, r)))
 
 
@@ -114,7 +116,10 @@ def _progress_evidence(case: Case, rank: int) -> Evidence:
     where = case.location(rank)
     compiling = ", compiling" if case.is_compiling(rank) else ""
     return Evidence(
-        rank, case.ranks[rank].progress_s, "counters", f"last progress{compiling}{f', in {where}' if where else ''}"
+        rank,
+        case.ranks[rank].progress_s,
+        Witness.COUNTERS,
+        f"last progress{compiling}{f', in {where}' if where else ''}",
     )
 
 
@@ -127,7 +132,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
         Code.OVERTIME,
         f"the test was still making progress when {limit} passed{doing}",
         (),
-        "run-limit" if case.why == "run-limit" else None,
+        VerdictCause.RUN_LIMIT if case.why is ActReason.RUN_LIMIT else None,
         case.phase_of(present[0]),
         _limit_evidence(case, present),
         relies=frozenset({Source.COUNTERS, Source.CLOCKS}),
@@ -149,7 +154,7 @@ def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
         f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{_who_waited(still)}",
         (),
         None,
-        case.phase_of(present[0]) if present else "call",
+        case.phase_of(present[0]) if present else TestPhase.CALL,
         (*_limit_evidence(case, present), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
         certainty=Certainty.GUESS,
         time_s=case.end_s,

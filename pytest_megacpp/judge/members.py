@@ -9,10 +9,11 @@ is not green: the next time it may hang. One that failed in ways that have nothi
 from collections.abc import Iterable
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import Case, Trouble, ended_by_itself
+from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, ended_by_itself
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import file_line, joined, plain
-from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.collectives import Contradiction
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import GLOO
@@ -65,7 +66,7 @@ def _waits_for_other(case: Case, wait: Wait, found: Contradiction) -> bool:
 def _fails_in(case: Case, trouble: Trouble, found: Iterable[Contradiction]) -> bool:
     """Whether it failed while it made such a group. A process that something killed did not fail at it."""
     exited = case.exits.get(trouble.rank)
-    if trouble.source == "exit" and exited is not None and not ended_by_itself(exited[1]):
+    if trouble.source is TroubleSource.EXIT and exited is not None and not ended_by_itself(exited[1]):
         return False
     joining = case.ranks[trouble.rank].not_joined(trouble.time_s)
     return joining is not None and any(_contradicted(case, trouble.rank, c) for c in found if c.group == joining.group)
@@ -109,7 +110,7 @@ def _finding(case: Case, found: Contradiction) -> Finding:
         Code.COLLECTIVE_MISMATCH,
         joined((f"{head}: {told}", _effect(case, found))),
         found.odd,
-        "members",
+        VerdictCause.MEMBERS,
         phases[0],
         (
             *(_evidence(case, found, entry, name) for entry in lists[: 2 * KEPT_LISTS]),
@@ -133,7 +134,7 @@ def _list(case: Case, found: Contradiction, entry: tuple[frozenset[int], tuple[i
 
 def _evidence(case: Case, found: Contradiction, entry: tuple[frozenset[int], tuple[int, ...]], name: str) -> Evidence:
     said = f"{ranks_named(entry[1])} announced group {name} of {_list(case, found, entry)}"
-    return Evidence(None, found.since_s, "report", said)
+    return Evidence(None, found.since_s, Witness.REPORT, said)
 
 
 def _effect(case: Case, found: Contradiction) -> str:

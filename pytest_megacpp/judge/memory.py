@@ -6,11 +6,14 @@ remains is how much the box used last, and how fast that grew. It makes a cause 
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import assert_never
 
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.events import MemoryUsed, RankMemory
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import MemoryLimit, ProblemCause
 
 NEAR_LIMIT = 0.9
 """Of the limit. A record is at most 1 % of it behind the box's last look there (`box/memory.py`)."""
@@ -20,10 +23,7 @@ YOUNG_S = 2 * FORESIGHT_S
 OWN_SHARE = 0.3
 """Of a machine's memory, which every program of it uses: the least that the ranks hold for it to be their matter."""
 FAST = 0.05  # of the limit in a second
-CAUSE = "oom"
 _GIB = 1 << 30
-ORDERED, MACHINE = "ordered", "machine"
-_LIMITS = {ORDERED: " ordered", "cgroup": " that its cgroup allows", MACHINE: ""}
 
 
 def explained(finding: Finding, timeline: Timeline) -> Finding:
@@ -35,14 +35,16 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
         return finding
     told = _figures(last)
     who, what = (
-        ("the machine used", "the machine used") if last.limit_from == MACHINE else ("it last used", "memory used:")
+        ("the machine used", "the machine used")
+        if last.limit_from is MemoryLimit.MACHINE
+        else ("it last used", "memory used:")
     )
     return replace(
         finding,
         summary=f"the box was lost; {who} {told}",
-        cause=CAUSE,
+        cause=VerdictCause.OOM,
         certainty=Certainty.LIKELY,
-        evidence=(*finding.evidence, Evidence(None, time_s, "box", f"{what} {told}")),
+        evidence=(*finding.evidence, Evidence(None, time_s, Witness.BOX, f"{what} {told}")),
     )
 
 
@@ -50,8 +52,8 @@ def _is_unexplained(finding: Finding, timeline: Timeline) -> bool:
     """Whether the box looks as one that is killed whole: killed from outside, or nobody says anything of its end. A
     sandbox that ended with a status, and a desk that could not follow, have reasons of their own.
     """
-    said_nothing = finding.cause == "cut-off" and not timeline.problems
-    return finding.code is Code.BOX_LOST and (finding.cause == "killed" or said_nothing)
+    said_nothing = finding.cause == ProblemCause.CUT_OFF and not timeline.problems
+    return finding.code is Code.BOX_LOST and (finding.cause == ProblemCause.KILLED or said_nothing)
 
 
 def at_the_end(newest: tuple[float, MemoryUsed], end_s: float) -> MemoryUsed:
@@ -73,7 +75,7 @@ def _outlived_its_order(last: MemoryUsed, timeline: Timeline) -> bool:
     Modal's are (docs/modal.md).
     """
     lived_on_s = timeline.last_s - timeline.exceeded_s if timeline.exceeded_s is not None else 0.0
-    return last.limit_from == ORDERED and lived_on_s > YOUNG_S
+    return last.limit_from is MemoryLimit.ORDERED and lived_on_s > YOUNG_S
 
 
 def _is_steep(last: MemoryUsed) -> bool:
@@ -85,7 +87,7 @@ def is_of_the_ranks(last: MemoryUsed) -> bool:
     """Whether the memory that was used is the run's own. A machine's is everybody's: there, the ranks have to hold a
     good part of it, or have most of a fast growth.
     """
-    if last.limit_from != MACHINE:
+    if last.limit_from is not MemoryLimit.MACHINE:
         return True
     held_bytes = sum(one.used_bytes for one in last.ranks)
     grown_bytes_s = sum(max(0.0, one.growth_bytes_s) for one in last.ranks)
@@ -95,9 +97,21 @@ def is_of_the_ranks(last: MemoryUsed) -> bool:
 
 def _figures(last: MemoryUsed) -> str:
     """`15.6 of 16.0 GiB ordered, rank 3 had 12.1 GiB and grew by 2.0 GiB/s`."""
-    total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB{_LIMITS.get(last.limit_from, ' allowed')}"
+    total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB{_whose(last.limit_from)}"
     grew = "" if any(_grows(one.growth_bytes_s) for one in last.ranks[:1]) else _growth(last.growth_bytes_s)
     return ", ".join([f"{total}{grew}", *_largest(last.ranks)])
+
+
+def _whose(limit: MemoryLimit) -> str:
+    match limit:
+        case MemoryLimit.ORDERED:
+            return " ordered"
+        case MemoryLimit.CGROUP:
+            return " that its cgroup allows"
+        case MemoryLimit.MACHINE:
+            return ""
+        case _:
+            assert_never(limit)
 
 
 def _largest(ranks: Iterable[RankMemory]) -> Iterable[str]:

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, members, messages
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, Trouble, TroubleSource
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
-from pytest_megacpp.judge.verdicts import Code, Evidence
-from pytest_megacpp.recording.collectives import Disagreement, bare_op
+from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
+from pytest_megacpp.recording.collectives import Aspect, Disagreement, bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
+from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 KEPT_VARIANTS = 3
@@ -80,9 +82,11 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
     """Ranks that gloo aborted for getting more than they expected, and whose own entry is lost with them."""
-    told = [t.rank for t in case.troubles.values() if t.kind is Kind.MISMATCH and t.source == "exit"]
+    told = [t.rank for t in case.troubles.values() if t.kind is Kind.MISMATCH and t.source is TroubleSource.EXIT]
     key = (found.group, found.seq)
-    return tuple(sorted(r for r in told if found.aspect == "size" and key not in case.ranks[r].collectives.entries))
+    return tuple(
+        sorted(r for r in told if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
+    )
 
 
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
@@ -106,18 +110,18 @@ def _effect(case: Case) -> str:
     return ""
 
 
-def _phase(case: Case, ranks: Sequence[int]) -> str:
+def _phase(case: Case, ranks: Sequence[int]) -> TestPhase:
     failed = [case.troubles[r].phase for r in ranks if r in case.troubles]
     if failed:
         return failed[0]
     running = [case.phase_of(r) for r in ranks if not case.is_through(r)]
-    return running[0] if running else "call"
+    return running[0] if running else TestPhase.CALL
 
 
 def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequence[int]) -> Evidence:
     first_s = min(_entered_s(case, found, r) for r in ranks)
     said = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
-    return Evidence(None, first_s, "flight-recorder", said)
+    return Evidence(None, first_s, Witness.FLIGHT_RECORDER, said)
 
 
 def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
@@ -134,9 +138,14 @@ def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | 
     if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:
         call = communication_call(taken[1])
         by = f" by {call}" if call not in (None, op, "wait") else ""  # gloo records a reduce_scatter as an all_reduce
-        return Evidence(rank, taken[0], "stack", f"{said}{where}{by}")
-    if trouble is not None and trouble.source == "report" and trouble.place and _was_in(case, found, trouble):
-        return Evidence(rank, trouble.time_s, "report", f"{said}{trouble.place}")
+        return Evidence(rank, taken[0], Witness.STACK, f"{said}{where}{by}")
+    if (
+        trouble is not None
+        and trouble.source is TroubleSource.REPORT
+        and trouble.place
+        and _was_in(case, found, trouble)
+    ):
+        return Evidence(rank, trouble.time_s, Witness.REPORT, f"{said}{trouble.place}")
     return None
 
 
@@ -163,9 +172,9 @@ def _digested(case: Case) -> Finding | None:
         f"{head} in {where}: no rank noticed, but the results can't be right",
         odd,
         None,
-        "call",
+        TestPhase.CALL,
         tuple(
-            Evidence(None, None, "report", f"{ranks_named(ranks)} issued {_stretch(digest)} of {where}")
+            Evidence(None, None, Witness.REPORT, f"{ranks_named(ranks)} issued {_stretch(digest)} of {where}")
             for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
         ),
         relies=frozenset({Source.REPORTS, Source.GROUPS}),
@@ -196,7 +205,7 @@ def _told(case: Case) -> Finding | None:
         Code.COLLECTIVE_MISMATCH,
         f"{head}: {what or f'{ranks_named([told[0].rank])} {aftermath.said(told[0])}, sizes did not match'}",
         odd,
-        None if variants else "size",
+        None if variants else Aspect.SIZE,
         told[0].phase,
         (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
         aftermath.consequences(case, odd),
@@ -210,7 +219,7 @@ def _told(case: Case) -> Finding | None:
 
 def _by_elimination(case: Case, told: Sequence[Trouble]) -> tuple[int, ...]:
     """gloo aborts the rank that expects less than it gets; when all others agree, that rank is the odd one."""
-    aborted = tuple(sorted(t.rank for t in told if t.source == "exit"))
+    aborted = tuple(sorted(t.rank for t in told if t.source is TroubleSource.EXIT))
     others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
     alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
     unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
@@ -238,8 +247,11 @@ def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
 
 
 def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
-    aborted = [t for t in told if t.source == "exit"]
-    return [Evidence(t.rank, t.time_s, "output", "stderr: gloo::EnforceNotMet, sizes don't match") for t in aborted[:4]]
+    aborted = [t for t in told if t.source is TroubleSource.EXIT]
+    return [
+        Evidence(t.rank, t.time_s, Witness.OUTPUT, "stderr: gloo::EnforceNotMet, sizes don't match")
+        for t in aborted[:4]
+    ]
 
 
 # -- across groups -----------------------------------------------------------------------------------------
@@ -257,7 +269,7 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     head = (
         f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
     )
-    return _tangled(case, cycle, odd, "group-order", f"{head}: {told}")
+    return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {told}")
 
 
 def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:
@@ -284,7 +296,7 @@ def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
     head = f"{ranks_named(odd)} called {call} for another group than the others"
     head = head if odd else f"ranks called {call} for different groups"
     groups = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
-    return _tangled(case, cycle, odd, "members", f"{head}: {groups};")
+    return _tangled(case, cycle, odd, VerdictCause.MEMBERS, f"{head}: {groups};")
 
 
 def _which_group(case: Case, wait: Wait) -> str:

@@ -6,16 +6,19 @@ Never green by absence: only a complete testimony of every rank of a test that e
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import assert_never
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import PHASES, Case
+from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain
-from pytest_megacpp.judge.verdicts import Code, Evidence
-from pytest_megacpp.recording.events import Muted, Reported
+from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
+from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.reports import Said, is_full, kept_from_running, said, together
+from pytest_megacpp.recording.reports import Said, is_full, is_xfail, kept_from_running, said, together
 from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
 
 def find(case: Case) -> Finding | None:
@@ -29,11 +32,12 @@ def find(case: Case) -> Finding | None:
 def ended_by_itself(case: Case) -> bool:
     """All planned ranks ran it to its end, and no process ended on the way."""
     ended, full = case.test.ended, is_full(case.timeline, case.test)
-    return case.test.acted is None and ended is not None and ended.reason == "finished" and not case.exits and full
+    by_itself = case.test.acted is None and ended is not None and ended.reason is TestEnd.FINISHED
+    return by_itself and not case.exits and full
 
 
 def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
-    match together(everything.values()):
+    match outcome := together(everything.values()):
         case Said.PASSED:
             return _finding(case, Code.PASSED, f"passed on {_all(case)}")
         case Said.SKIPPED:
@@ -44,7 +48,10 @@ def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
             return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
         case Said.XPASSED:
             return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
-    return None
+        case Said.FAILED | Said.NOTHING | None:
+            return None
+        case _:
+            assert_never(outcome)
 
 
 def _all(case: Case) -> str:
@@ -68,7 +75,7 @@ def _uncompared(case: Case) -> tuple[Doubt, ...]:
 def _reason(case: Case) -> str:
     """Why the first rank skipped."""
     reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
-    reason = next((plain(r.skip.reason) for r in reports if r.outcome == "skipped" and r.skip), "")
+    reason = next((plain(r.skip.reason) for r in reports if r.outcome is ReportOutcome.SKIPPED and r.skip), "")
     return reason.removeprefix("Skipped: ")
 
 
@@ -89,8 +96,8 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
         Code.TEST_FAILED,
         f"{ranks_named(blamed)} passed a test that is marked to fail (xfail, strict)",
         blamed,
-        "xpassed-strict",
-        evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, "report", "passed")),
+        VerdictCause.XPASSED_STRICT,
+        evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, Witness.REPORT, "passed")),
         relies=frozenset({Source.REPORTS}),
         time_s=case.end_s,
     )
@@ -108,14 +115,13 @@ def expected_failure(case: Case) -> Finding | None:
         r in failed or r in stuck or r in case.troubles or said(view) in (Said.PASSED, Said.XPASSED)
         for r, view in case.ranks.items()
     )
-    if not failed or not others_well or case.why in ("stop", "run-limit", "test-limit"):
+    if not failed or not others_well or (case.why is not None and case.why.is_interruption):
         return None
     return _xfailed(case, sorted(failed))
 
 
 def _xfailed_early(case: Case, view: RankView) -> bool:
-    found = [(t, r) for t, r in view.reports.values() if r.outcome == "skipped" and r.xfail is not None]
-    return any(t <= case.moment_s for t, _ in found)
+    return any(t <= case.moment_s for t, r in view.reports.values() if is_xfail(r))
 
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:
@@ -125,8 +131,8 @@ def under_gate(finding: Finding, view: TestView | None) -> Finding:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
     told = joined(("the gate was triggered for this test, but it was skipped", why), ": ")
-    evidence = finding.evidence or (Evidence(None, finding.time_s, "report", "skipped on every rank"),)
-    return replace(finding, code=Code.NOT_RUN, cause="skipped", summary=told, evidence=evidence)
+    evidence = finding.evidence or (Evidence(None, finding.time_s, Witness.REPORT, "skipped on every rank"),)
+    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=told, evidence=evidence)
 
 
 def _kept_from_running(view: TestView) -> str:
@@ -140,15 +146,17 @@ def incomplete(case: Case) -> Finding | None:
     silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
         text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
-        return Finding(Code.NOT_RUN, text, (), "world-size", evidence=(Evidence(None, None, "plan", text),))
+        return Finding(
+            Code.NOT_RUN, text, (), VerdictCause.WORLD_SIZE, evidence=(Evidence(None, None, Witness.PLAN, text),)
+        )
     if not silent:
         return _unplanned() if planned is None else None
     return Finding(
         Code.NOT_RUN,
         f"no complete result came back from {ranks_named(silent)}",
         silent,
-        "no-result",
-        evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, "report", _missing(case.ranks[r]))),
+        VerdictCause.NO_RESULT,
+        evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, Witness.REPORT, _missing(case.ranks[r]))),
         relies=frozenset({Source.REPORTS}),
         time_s=case.end_s,
     )
@@ -156,11 +164,11 @@ def incomplete(case: Case) -> Finding | None:
 
 def _unplanned() -> Finding:
     text = "the recording lacks its line of the plan: on how many ranks it was to run, and whether it may be skipped"
-    return Finding(Code.NOT_RUN, text, (), "plan-lost", evidence=(Evidence(None, None, "plan", text),))
+    return Finding(Code.NOT_RUN, text, (), VerdictCause.PLAN_LOST, evidence=(Evidence(None, None, Witness.PLAN, text),))
 
 
 def _missing(view: RankView) -> str:
-    if view.muted == Muted.REPORTS:
+    if view.muted is Lost.REPORTS:
         return "said more than is recorded: reports are left out"
-    absent = [when for when in PHASES if when not in view.reports]
+    absent = [when for when in TestPhase if when not in view.reports]
     return f"no report of {', '.join(absent)}" if absent else "never said that it was through"

@@ -7,15 +7,18 @@ in different orders.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias, assert_never
 
 from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, standing
 from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.standing import Standstill, standstill
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.collectives import incarnation
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 _ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
@@ -27,11 +30,16 @@ def find(case: Case) -> Finding | None:
     if aftermath.victims(case):
         return _gave_up(case)
     match case.why:
-        case "skew" | "stall" | "failure-stuck":
+        case ActReason.SKEW | ActReason.STALL | ActReason.FAILURE_STUCK:
             return waited(case, standstill(case))
-        case "compile":
+        case ActReason.COMPILE:
             return compiles.stall(case)
-    return None
+        case ActReason.TEST_LIMIT | ActReason.RUN_LIMIT | ActReason.STARTUP_LIMIT | ActReason.STOP:
+            return None  # limits, and ends of a run, have families of their own
+        case ActReason.EXIT | ActReason.MISMATCH | None:
+            return None  # a rank's trouble or a mismatch, which are looked for before
+        case _:
+            assert_never(case.why)
 
 
 def _gave_up(case: Case) -> Finding:
@@ -86,7 +94,7 @@ def waited(case: Case, still: Standstill) -> Finding:
         return _not_together(case, still, together)
     compiling = tuple(r for r in still.roots if case.is_compiling(r))
     plain_roots = tuple(r for r in still.roots if r not in compiling)
-    if compiling and (case.why == "skew" or not plain_roots):
+    if compiling and (case.why is ActReason.SKEW or not plain_roots):
         at_rest = compiles.at_rest(case, compiling)
         return compiles.skew(case, still, at_rest or compiling, at_rest=bool(at_rest))
     if still.roots:
@@ -121,14 +129,19 @@ def _guilty(case: Case, still: Standstill) -> tuple[int, ...]:
     return busy or still.roots
 
 
-def _cause(case: Case, rank: int) -> str | None:
+_Cause: TypeAlias = Literal[
+    VerdictCause.FROZEN, VerdictCause.LEFT_EARLY, VerdictCause.DEVICE_BUSY, VerdictCause.GIL_HELD
+]
+
+
+def _cause(case: Case, rank: int) -> _Cause | None:
     if case.is_frozen(rank):
-        return "frozen"
+        return VerdictCause.FROZEN
     if case.has_left(rank):
-        return "left-early"
+        return VerdictCause.LEFT_EARLY
     if case.is_behind(rank):
-        return "device-busy"
-    return "gil-held" if case.holds_gil(rank) else None
+        return VerdictCause.DEVICE_BUSY
+    return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
 
 
 def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
@@ -167,18 +180,28 @@ def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
 def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
     """As a sentence about `it` or `they`."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
-    where = case.location(rank)
-    match _cause(case, rank):
-        case "frozen":
+    where, cause = case.location(rank), _cause(case, rank)
+    match cause:
+        case VerdictCause.FROZEN:
             return f"{it} {is_} frozen (stopped by a signal)" + (f" in {where}" if where else "")
-        case "left-early":
+        case VerdictCause.LEFT_EARLY:
             return f"{it} had already finished the test"
-        case "device-busy":
+        case VerdictCause.DEVICE_BUSY:
             return f"{it} queued it behind a kernel that {had} device has not ended" + (
                 f", in {where}" if where else ""
             )
-        case "gil-held":
+        case VerdictCause.GIL_HELD:
             return f"{it} {was_} in native code that holds {had} GIL" + (f", called from {where}" if where else "")
+        case None:
+            return _place(case, still, rank, alone)
+        case _:
+            assert_never(cause)
+
+
+def _place(case: Case, still: Standstill, rank: int, alone: bool) -> str:
+    """As a sentence about one with no excuse."""
+    it, was_ = ("it", "was") if alone else ("they", "were")
+    where = case.location(rank)
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
     if (late_s := _late_s(case, still, rank)) is not None:
@@ -202,27 +225,29 @@ def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
         return root_evidence(case, rank)
     since_s = still.waits[0].since_s
     return Evidence(
-        rank, since_s + late_s, "flight-recorder", f"entered {still.what} {seconds(late_s)} after the first"
+        rank, since_s + late_s, Witness.FLIGHT_RECORDER, f"entered {still.what} {seconds(late_s)} after the first"
     )
 
 
 def root_evidence(case: Case, rank: int) -> Evidence | None:
     sample, view = case.ranks[rank].sample, case.ranks[rank]
     if case.is_frozen(rank) and sample is not None:
-        return Evidence(rank, view.sample_s, "box", f"process state {sample.state}: stopped")
+        return Evidence(rank, view.sample_s, Witness.BOX, f"process state {sample.state}: stopped")
     if case.has_left(rank):
-        called = view.reports.get("call")
-        return Evidence(rank, called[0] if called else view.finished_s, "report", "finished the test")
+        called = view.reports.get(TestPhase.CALL)
+        return Evidence(rank, called[0] if called else view.finished_s, Witness.REPORT, "finished the test")
     if case.is_behind(rank):
         told = "queued what the others wait in; its device has not begun it"
-        return Evidence(rank, case.end_s, "flight-recorder", told)
+        return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, told)
     if case.holds_gil(rank):
-        return Evidence(rank, view.stacks[-1][0], "stack", "its server answers, its interpreter doesn't")
+        return Evidence(rank, view.stacks[-1][0], Witness.STACK, "its server answers, its interpreter doesn't")
     where = case.location(rank)
     if where:
         return standing.stack_evidence(case, rank, f"is in {where}")
     return (
-        Evidence(rank, view.sample_s, "box", "answers" if case.answers(rank) else "doesn't answer") if sample else None
+        Evidence(rank, view.sample_s, Witness.BOX, "answers" if case.answers(rank) else "doesn't answer")
+        if sample
+        else None
     )
 
 
@@ -256,7 +281,7 @@ def _hang(case: Case, still: Standstill) -> Finding:
         joined((f"everybody waits and nobody is missing: {_in_what(case, waiting, waited)}", _rooted(still))),
         waiting,
         None,
-        case.phase_of(waiting[0]) if waiting else "call",
+        case.phase_of(waiting[0]) if waiting else TestPhase.CALL,
         standing.wait_evidence(case, still),
         relies=standing.relies(case, still),
         doubts=standing.doubts(case, still),
@@ -285,8 +310,8 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
         Code.STARTUP_FAILURE,
         joined((what, standing.wait_text(case, still))),
         blamed,
-        "rendezvous",
-        "setup",
+        Stage.RENDEZVOUS,
+        TestPhase.SETUP,
         (*standing.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
         standing.waiters(case, still, blamed),
         relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),

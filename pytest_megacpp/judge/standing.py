@@ -11,8 +11,9 @@ from pytest_megacpp.judge import aftermath, messages
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.findings import Doubt, Source
 from pytest_megacpp.judge.phrases import plain, seconds
-from pytest_megacpp.judge.verdicts import Consequence, Evidence
+from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
@@ -174,7 +175,7 @@ def wait_evidence(case: Case, still: Standstill) -> tuple[Evidence, ...]:
     first = {w.waiting[0]: str(w) for w in reversed(still.waits[:4])} | case.blocked
     calls = aftermath.first_few(first, lambda r: stack_evidence(case, r, f"waits in {first[r]}{_at(case, r)}"))
     told = (wait_text(case, still) if still.waiting else plain(acted.detail)) if acted else ""
-    box = (Evidence(None, case.end_s, "box", f"ended the test ({plain(acted.why, 40)}): {told}"),) if acted else ()
+    box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {told}"),) if acted else ()
     return (*waits, *calls, *box)
 
 
@@ -186,7 +187,7 @@ def _at(case: Case, rank: int) -> str:
 def stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
     """Something that the newest stack of a rank shows."""
     taken = case.ranks[rank].stack()
-    return Evidence(rank, taken[0], "stack", text) if taken else None
+    return Evidence(rank, taken[0], Witness.STACK, text) if taken else None
 
 
 def waiters(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[Consequence, ...]:
@@ -199,11 +200,11 @@ def waiters(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[Conse
     return tuple(known[r] for r in sorted(known))
 
 
-def phase(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
+def phase(case: Case, still: Standstill, blamed: Sequence[int]) -> TestPhase:
     """Where the blamed ranks are; when they left, where the others wait for them."""
     present = [r for r in blamed if not case.has_left(r)] or list(still.waiting)
     failed = [case.troubles[r].phase for r in present if r in case.troubles]
-    return failed[0] if failed else case.phase_of(present[0]) if present else "call"
+    return failed[0] if failed else case.phase_of(present[0]) if present else TestPhase.CALL
 
 
 def quiet_s(case: Case, rank: int) -> float:

@@ -6,9 +6,10 @@ Which world failed a test is what the box said, else the last world of its size.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import assert_never
 
 from pytest_megacpp.judge import memory
 from pytest_megacpp.judge.aftermath import first_few
@@ -20,31 +21,30 @@ from pytest_megacpp.judge.case import (
     exit_text,
     may_be_oom,
 )
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
-from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Witness
 from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import main_thread, user_frame
 from pytest_megacpp.recording.timeline import FROZEN_STATES, Timeline, WorldView
+from pytest_megacpp.recording.vocabulary import ActReason, NotRun, RunEnd, Stage, Stream, TestPhase
 
 KEPT_NODEIDS = 10
 MEND_CHARS = 4_000  # a command line has to stay whole
 _CONFTEST = re.compile(r"^\S*conftest\.py(?=:\d+: in )", re.MULTILINE)
-_PROBLEM_CODES = {
-    str(code): code for code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST, Code.NOT_RUN, Code.STARTUP_FAILURE)
+_REFUSALS: Mapping[str, str] = {
+    NotRun.UNSAFE_NCCL: "torch compares collectives in safety on gloo only, and this lane has NCCL",
+    NotRun.UNSAFE_FSDP: "while torch compares collectives fully_shard can deadlock, and the test's file is about FSDP",
+    NotRun.UNAFFORDABLE: "what is left of the run's time or budget doesn't pay for it",
 }
-_REFUSALS = {
-    "unsafe-nccl": "torch compares collectives in safety on gloo only, and this lane has NCCL",
-    "unsafe-fsdp": "while torch compares collectives fully_shard can deadlock, and the test's file is about FSDP",
-    "unaffordable": "what is left of the run's time or budget doesn't pay for it",
-}
-_STOPS = {
-    "stopped": "the run had been stopped",
-    "interrupted": "the run was interrupted",
-    "budget": "the budget was spent",
+_STOPS: Mapping[str, str] = {
+    RunEnd.STOPPED: "the run had been stopped",
+    RunEnd.INTERRUPTED: "the run was interrupted",
+    RunEnd.BUDGET: "the budget was spent",
 }
 
 
@@ -54,7 +54,7 @@ class Stumble:
 
     rank: int
     time_s: float
-    source: str
+    source: Witness
     cause: str
     told: str
     secondary: bool = False
@@ -125,7 +125,7 @@ def _world_failed(timeline: Timeline, world: WorldView) -> Finding | None:
         return _without_nvls(timeline, stumbles)
     if stumbles:
         return _stumbled(world, stumbles)
-    if world.acted is not None and world.acted.why == "startup-limit":
+    if world.acted is not None and world.acted.why is ActReason.STARTUP_LIMIT:
         return _too_slow(world, world.acted)
     return None
 
@@ -133,21 +133,29 @@ def _world_failed(timeline: Timeline, world: WorldView) -> Finding | None:
 def _broken(world: WorldView) -> Iterable[Stumble]:
     for rank, (time_s, broken) in world.broken.items():
         kind = errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback))
-        stage = plain(broken.stage, 40)
         error = joined((errors.short_type(plain(broken.type, 80)), plain(broken.message)), ": ")
-        told = f"can't run tests, {_STAGES.get(stage, stage)}: {error}"
+        told = f"can't run tests, {_what_failed(broken.stage)}: {error}"
         nvls = errors.nvls_line(broken.message) if kind is errors.Kind.NVLS else ""
-        yield Stumble(rank, time_s, "report", stage, told, kind.secondary or (stage == "rendezvous" and not nvls), nvls)
+        is_of_peers = kind.secondary or (broken.stage is Stage.RENDEZVOUS and not nvls)
+        yield Stumble(rank, time_s, Witness.REPORT, broken.stage, told, is_of_peers, nvls)
 
 
-_STAGES = {
-    "import": "an import failed",
-    "conftest": "a conftest.py failed",
-    "plugin": "a pytest plugin failed",
-    "usage": "pytest refused its arguments",
-    "collection": "collection failed",
-    "rendezvous": "joining the others failed",
-}
+def _what_failed(stage: Stage) -> str:
+    match stage:
+        case Stage.IMPORT:
+            return "an import failed"
+        case Stage.CONFTEST:
+            return "a conftest.py failed"
+        case Stage.PLUGIN:
+            return "a pytest plugin failed"
+        case Stage.USAGE:
+            return "pytest refused its arguments"
+        case Stage.COLLECTION:
+            return "collection failed"
+        case Stage.RENDEZVOUS:
+            return "joining the others failed"
+        case _:
+            assert_never(stage)
 
 
 _BEFORE = "before collecting the tests"
@@ -161,11 +169,11 @@ def _exited(world: WorldView, *, has_begun: bool) -> Iterable[Stumble]:
         when = "after collecting the tests, before the first one" if rank in world.collected else _BEFORE
         told = f"{exit_text(exited)} {when}"
         nvls = _written_of_nvls(world, rank) if ended_by_itself(exited) else ""
-        yield Stumble(rank, time_s, "exit", exit_cause(exited), told, nvls=nvls)
+        yield Stumble(rank, time_s, Witness.EXIT, exit_cause(exited), told, nvls=nvls)
 
 
 def _written_of_nvls(world: WorldView, rank: int) -> str:
-    stderr = world.output.get((rank, "stderr"))
+    stderr = world.output.get((rank, Stream.STDERR))
     text = stderr.text[-errors.TAIL_CHARS :] if stderr is not None else ""
     return errors.nvls_line(text) if errors.classify_output(text) is errors.Kind.NVLS else ""
 
@@ -178,11 +186,11 @@ def _without_nvls(timeline: Timeline, stumbles: Sequence[Stumble]) -> Finding:
         Code.ENVIRONMENT,
         f"{NVLS_FAILED}: {ranks_named(hit)} ended with {plain(first.nvls, 300)}",
         (),
-        errors.Kind.NVLS.value,
-        "setup",
+        VerdictCause.NVLS,
+        TestPhase.SETUP,
         (*nvls_setting(timeline), *(Evidence(s.rank, s.time_s, s.source, s.told) for s in stumbles[:6])),
-        relies=frozenset({Source.REPORTS, Source.EXITS} if first.source == "exit" else {Source.REPORTS}),
-        certainty=Certainty.LIKELY if first.source == "exit" else Certainty.CERTAIN,
+        relies=frozenset({Source.REPORTS, Source.EXITS} if first.source is Witness.EXIT else {Source.REPORTS}),
+        certainty=Certainty.LIKELY if first.source is Witness.EXIT else Certainty.CERTAIN,
         time_s=first.time_s,
     )
 
@@ -196,7 +204,7 @@ def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
         of_ranks(blamed, first.told),
         blamed,
         first.cause,
-        "setup",
+        TestPhase.SETUP,
         (
             *(Evidence(s.rank, s.time_s, s.source, s.told) for s in stumbles[:6]),
             *first_few(blamed, lambda r: _last_line(world, r, first.time_s), 2),
@@ -209,7 +217,7 @@ def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
 
 
 def _relies(world: WorldView, first: Stumble, blamed: Iterable[int]) -> frozenset[Source]:
-    if first.source != "exit":
+    if first.source is not Witness.EXIT:
         return frozenset({Source.REPORTS})
     memory = {Source.MEMORY} if _may_be_oom(world, first, blamed) else set()
     return frozenset({Source.REPORTS, Source.EXITS} | memory)
@@ -217,13 +225,13 @@ def _relies(world: WorldView, first: Stumble, blamed: Iterable[int]) -> frozense
 
 def _may_be_oom(world: WorldView, first: Stumble, blamed: Iterable[int]) -> bool:
     """Whether a rank was killed where nobody can say by what."""
-    return first.source == "exit" and may_be_oom(world.exits[r][1] for r in blamed if r in world.exits)
+    return first.source is Witness.EXIT and may_be_oom(world.exits[r][1] for r in blamed if r in world.exits)
 
 
 def _last_line(world: WorldView, rank: int, time_s: float) -> Evidence | None:
-    read = world.output.get((rank, "stderr")) or world.output.get((rank, "stdout"))
+    read = world.output.get((rank, Stream.STDERR)) or world.output.get((rank, Stream.STDOUT))
     lines = [line for line in read.text[-4_000:].splitlines() if line.strip()] if read else []
-    return Evidence(rank, time_s, "output", f"last line: {plain(lines[-1])}") if lines else None
+    return Evidence(rank, time_s, Witness.OUTPUT, f"last line: {plain(lines[-1])}") if lines else None
 
 
 def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
@@ -237,10 +245,10 @@ def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
         Code.STARTUP_FAILURE,
         f"after {seconds(waited_s)} {told or 'ranks were not ready'}",
         late,
-        "startup-limit",
-        "setup",
+        VerdictCause.STARTUP_LIMIT,
+        TestPhase.SETUP,
         (
-            Evidence(None, world.acted_s, "box", plain(acted.detail)),
+            Evidence(None, world.acted_s, Witness.BOX, plain(acted.detail)),
             *first_few(late, lambda r: _step_evidence(world, r)),
         ),
         relies=frozenset({Source.REPORTS, Source.STACKS}),
@@ -272,7 +280,8 @@ def _step_evidence(world: WorldView, rank: int) -> Evidence | None:
     if not where:
         return _last_line(world, rank, world.acted_s or 0.0)
     time_s = world.stacks[rank][0] if rank in world.stacks else world.acted_s
-    return Evidence(rank, time_s, "box" if where.startswith("frozen") else "stack", f"is {where}")
+    witness = Witness.BOX if where.startswith("frozen") else Witness.STACK
+    return Evidence(rank, time_s, witness, f"is {where}")
 
 
 # -- collection --------------------------------------------------------------------------------------------
@@ -297,10 +306,10 @@ def _not_collected(run: Run, world: WorldView, index: int) -> Finding | None:
         f"{ranks_named(lacking)} did not collect this test{why}, {_others(world, lacking)} did"
         f"{_in_its_place(world, lacking, nodeid)}",
         lacking,
-        "collection",
-        "setup",
+        Stage.COLLECTION,
+        TestPhase.SETUP,
         (
-            Evidence(None, max(times), "report", run.lacking(world)),
+            Evidence(None, max(times), Witness.REPORT, run.lacking(world)),
             *_digests(world),
             *first_few(lacking, lambda r: _instead(world, r, nodeid)),
         ),
@@ -326,7 +335,7 @@ def _skipped(world: WorldView, skipped: dict[int, str], nodeid: str) -> Finding:
 def _instead(world: WorldView, rank: int, nodeid: str) -> Evidence | None:
     """The same test with other parameters: values that differ from process to process."""
     time_s, other = world.collected[rank][0], _other(world, rank, nodeid)
-    return Evidence(rank, time_s, "report", f"has {plain(other, 160)} instead") if other else None
+    return Evidence(rank, time_s, Witness.REPORT, f"has {plain(other, 160)} instead") if other else None
 
 
 def _other(world: WorldView, rank: int, nodeid: str) -> str:
@@ -363,9 +372,9 @@ def _not_imported(world: WorldView, failed: dict[int, ev.CollectError], time_s: 
         Code.STARTUP_FAILURE,
         what,
         blamed,
-        "conftest" if conftest else "import",
-        "setup",
-        first_few(blamed, lambda r: Evidence(r, world.collected[r][0], "report", _exception(failed[r].text))),
+        Stage.CONFTEST if conftest else Stage.IMPORT,
+        TestPhase.SETUP,
+        first_few(blamed, lambda r: Evidence(r, world.collected[r][0], Witness.REPORT, _exception(failed[r].text))),
         relies=frozenset({Source.REPORTS}),
         time_s=time_s,
     )
@@ -408,7 +417,7 @@ def _digests(world: WorldView) -> tuple[Evidence, ...]:
     for rank, (_, seen) in sorted(world.collected.items()):
         groups[seen.digest].append(rank)
     told = ", ".join(f"{ranks_named(ranks)} {plain(digest, 16)}" for digest, ranks in list(groups.items())[:4])
-    return (Evidence(None, None, "report", f"digest of what was collected: {told}"),) if len(groups) > 1 else ()
+    return (Evidence(None, None, Witness.REPORT, f"digest of what was collected: {told}"),) if len(groups) > 1 else ()
 
 
 # -- the box and the run -----------------------------------------------------------------------------------
@@ -419,14 +428,13 @@ def problem_found(timeline: Timeline) -> Finding | None:
     if not timeline.problems:
         return None
     time_s, problem = timeline.problems[0]
-    code = _PROBLEM_CODES.get(problem.code, Code.ENVIRONMENT)
     finding = Finding(
-        code,
+        Code(problem.code),
         plain(problem.detail, 400) or plain(problem.cause),
         (),
         plain(problem.cause, 80) or None,
-        "setup",
-        (Evidence(None, time_s, "box", joined((plain(problem.cause, 80), plain(problem.detail, 400)), ": ")),),
+        TestPhase.SETUP,
+        (Evidence(None, time_s, Witness.BOX, joined((plain(problem.cause, 80), plain(problem.detail, 400)), ": ")),),
         time_s=time_s,
     )
     return memory.explained(finding, timeline)
@@ -434,9 +442,8 @@ def problem_found(timeline: Timeline) -> Finding | None:
 
 def mend(timeline: Timeline, finding: Finding) -> str:
     """What the box proposed to do about the problem that became this finding."""
-    has_own_step = finding.code is Code.BOX_LOST and finding.cause == memory.CAUSE
-    proposed = finding.code in (Code.ENVIRONMENT, Code.BLOCKED, Code.BOX_LOST)
-    if has_own_step or not proposed or not timeline.problems:
+    has_own_step = finding.code is Code.BOX_LOST and finding.cause == VerdictCause.OOM
+    if has_own_step or not finding.code.traits.has_remedy or not timeline.problems:
         return ""
     return plain(timeline.problems[0][1].mend, MEND_CHARS)
 
@@ -447,28 +454,33 @@ def _refused(timeline: Timeline, index: int) -> Finding | None:
     if end is None or end.detail not in _REFUSALS:
         return None
     told = _REFUSALS[end.detail]
-    return Finding(Code.NOT_RUN, told, cause=end.detail, phase="setup", evidence=(Evidence(None, None, "box", told),))
+    evidence = (Evidence(None, None, Witness.BOX, told),)
+    return Finding(Code.NOT_RUN, told, cause=end.detail, phase=TestPhase.SETUP, evidence=evidence)
 
 
 def _never_began(run: Run, index: int) -> Finding:
     finished = run.timeline.finished
-    if finished is None or finished.reason == "broken":
+    if finished is None or finished.reason is RunEnd.BROKEN:
         return box_lost(run.timeline)
-    why = _STOPS.get(finished.reason) or f"the run ended ({plain(finished.reason, 40)})"
+    why = _STOPS.get(finished.reason) or f"the run ended ({finished.reason})"
     unreached = run.timeline.unreached.get(index)
     detail = plain(unreached[1].detail) if unreached else plain(finished.detail)
     return Finding(
         Code.NOT_RUN,
         joined((f"{why} before this test began", detail), ": "),
         (),
-        plain(finished.reason, 40) if finished.reason != "completed" else None,
-        "setup",
-        (Evidence(None, run.timeline.finished_s, "box", joined((finished.reason, plain(finished.detail)), ": ")),),
+        finished.reason if finished.reason is not RunEnd.COMPLETED else None,
+        TestPhase.SETUP,
+        (
+            Evidence(
+                None, run.timeline.finished_s, Witness.BOX, joined((finished.reason, plain(finished.detail)), ": ")
+            ),
+        ),
         time_s=run.timeline.finished_s or 0.0,
     )
 
 
-def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
+def box_lost(timeline: Timeline, phase: TestPhase = TestPhase.SETUP) -> Finding:
     """The recording stops without an end: nobody was left to write one."""
     last = timeline.progress[-1][1] if timeline.progress and not timeline.worlds else None
     reached = f", while it was at {plain(last.phase, 40)}" if last else ""
@@ -478,9 +490,9 @@ def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
         Code.BOX_LOST,
         f"{why} {seconds(timeline.last_s)} into the run{reached}" if not broken else why,
         (),
-        "broken" if broken else "cut-off",
+        VerdictCause.BROKEN if broken else VerdictCause.CUT_OFF,
         phase,
-        (Evidence(None, timeline.last_s, "box", "the last event of the recording"),),
+        (Evidence(None, timeline.last_s, Witness.BOX, "the last event of the recording"),),
         time_s=timeline.last_s,
     )
     return memory.explained(finding, timeline)
@@ -489,27 +501,27 @@ def box_lost(timeline: Timeline, phase: str = "setup") -> Finding:
 def cut_short(case: Case) -> Finding | None:
     """A test that was running when the run was stopped, or when the box was lost."""
     timeline, ended = case.timeline, case.test.ended
-    was_stopped = case.why == "stop" or (ended is None and timeline.finished is not None)
+    was_stopped = case.why is ActReason.STOP or (ended is None and timeline.finished is not None)
     if ended is not None and not was_stopped:
         return None
     problem = problem_found(timeline)
     if problem is not None and case.test.started_s <= problem.time_s <= (case.test.ended_s or problem.time_s):
         return problem
-    return _stopped(case) if was_stopped else box_lost(timeline, "call")
+    return _stopped(case) if was_stopped else box_lost(timeline, TestPhase.CALL)
 
 
 def _stopped(case: Case) -> Finding:
     finished, ended = case.timeline.finished, case.test.ended
     reason = ended.detail if ended and ended.detail else finished.reason if finished else ""
-    cause = plain(reason, 40) or "interrupted"
+    cause = plain(reason, 40) or RunEnd.INTERRUPTED
     detail = plain(case.test.acted.detail) if case.test.acted else ""
     return Finding(
         Code.NOT_RUN,
         joined((f"{_STOPS.get(cause, 'the run was ended')} while this test ran", detail), ": "),
         (),
         cause,
-        "call",
-        (Evidence(None, case.end_s, "box", joined((cause, detail), ": ")),),
+        TestPhase.CALL,
+        (Evidence(None, case.end_s, Witness.BOX, joined((cause, detail), ": ")),),
         certainty=Certainty.CERTAIN,
         time_s=case.end_s,
     )

@@ -1,14 +1,20 @@
-"""Owns the words of a judgement: codes, certainty, evidence, verdict, result; must not know how one is reached."""
+"""Owns the words of a judgement: codes and their traits, certainty, evidence, verdict, result; must not know how one is
+reached.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import assert_never
 
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.plan import MEASURED, WARM_UP
+from pytest_megacpp.recording.vocabulary import Purpose, TestPhase
 
 
 class Code(StrEnum):
+    """What a verdict is. All that is known of a code alone is in `traits`."""
+
     PASSED = "passed"
     TEST_FAILED = "test-failed"
     RANK_DEATH = "rank-death"
@@ -28,8 +34,13 @@ class Code(StrEnum):
     XFAILED = "xfailed"
     XPASSED = "xpassed"
 
+    @property
+    def traits(self) -> "CodeTraits":
+        return TRAITS[self]
 
-GREEN = frozenset({Code.PASSED, Code.SKIPPED, Code.XFAILED, Code.XPASSED})
+    @property
+    def is_green(self) -> bool:
+        return TRAITS[self].is_green
 
 
 class Outcome(StrEnum):
@@ -41,6 +52,87 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     XFAILED = "xfailed"
     XPASSED = "xpassed"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTraits:
+    """What follows from a verdict's code alone.
+
+    `outcome`: pytest's word; None: `failed` in the test's own body, `error` in set-up and teardown.
+    `is_green`: nothing is wrong.
+    `blames_the_code`: a failure is the matter of the code under test, not of what it ran on.
+    `was_tested`: the attempt got so far that it says more of the test than a failure before it.
+    `is_open`: it doesn't say what is wrong, so that the diagnostic preset may tell the machine from the model.
+    `has_remedy`: the box or the desk that found the problem knows best what to do about it.
+    `is_about_collectives`: flight records of the ranks are worth a look.
+    `triage`: what `--triage` would do about it; empty: nothing.
+    """
+
+    outcome: Outcome | None = None
+    is_green: bool = False
+    blames_the_code: bool = True
+    was_tested: bool = True
+    is_open: bool = False
+    has_remedy: bool = False
+    is_about_collectives: bool = False
+    triage: str = ""
+
+    def outcome_in(self, phase: TestPhase) -> Outcome:
+        """pytest's word for a verdict on that phase. A failure outside the test's own body is an error, as pytest's
+        users expect.
+        """
+        return self.outcome or (Outcome.FAILED if phase is TestPhase.CALL else Outcome.ERROR)
+
+
+def _traits_of(code: Code) -> CodeTraits:
+    match code:
+        case Code.PASSED:
+            return CodeTraits(Outcome.PASSED, is_green=True)
+        case Code.SKIPPED:
+            return CodeTraits(Outcome.SKIPPED, is_green=True)
+        case Code.XFAILED:
+            return CodeTraits(Outcome.XFAILED, is_green=True)
+        case Code.XPASSED:
+            return CodeTraits(Outcome.XPASSED, is_green=True)
+        case Code.TEST_FAILED | Code.RANK_DEATH | Code.COMPILE_STALL | Code.OVERTIME:
+            return CodeTraits()
+        case Code.COMPILE_SKEW:
+            return CodeTraits(is_about_collectives=True, triage="--triage does both by itself")
+        case Code.COLLECTIVE_MISMATCH:
+            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare them")
+        case Code.STRAGGLER:
+            return CodeTraits(is_about_collectives=True)
+        case Code.HANG:
+            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out by itself")
+        case Code.UNCLEAR:
+            return CodeTraits(is_open=True, triage="--triage finds out by itself")
+        case Code.STARTUP_FAILURE:  # an error, but the code's: files that don't import, or not on every rank
+            return CodeTraits(Outcome.ERROR, was_tested=False)
+        case Code.ENVIRONMENT:  # of an attempt after a failure: a GPU broke while it ran, which is news
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, has_remedy=True)
+        case Code.BOX_LOST | Code.BLOCKED:
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, was_tested=False, has_remedy=True)
+        case Code.NOT_RUN:
+            return CodeTraits(Outcome.ERROR, blames_the_code=False, was_tested=False)
+        case _:
+            assert_never(code)
+
+
+TRAITS: Mapping[Code, CodeTraits] = MappingProxyType({code: _traits_of(code) for code in Code})
+
+
+class Witness(StrEnum):
+    """Where an observation comes from."""
+
+    EXIT = "exit"
+    REPORT = "report"
+    FLIGHT_RECORDER = "flight-recorder"
+    COUNTERS = "counters"
+    STACK = "stack"
+    OUTPUT = "output"
+    DEVICE = "device"
+    BOX = "box"
+    PLAN = "plan"
 
 
 class Certainty(StrEnum):
@@ -64,13 +156,11 @@ class Certainty(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One observation. `rank` None: about the box. `time_s`: box time, None when it has none. `source`: exit,
-    report, flight-recorder, counters, stack, output, box, plan.
-    """
+    """One observation. `rank` None: about the box. `time_s`: box time, None when it has none."""
 
     rank: int | None
     time_s: float | None
-    source: str
+    source: Witness
     text: str
 
 
@@ -87,7 +177,8 @@ class Consequence:
 class Verdict:
     """The one finding that explains a test's outcome (design 2.5). `summary` is one sentence, cause first.
 
-    `phase` is the pytest phase in which it happened (setup, call, teardown).
+    `phase` is the pytest phase in which it happened. `cause`: a member of `causes.Cause`, another closed word of the
+    recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, what a surface calls its problem).
     """
 
     code: Code
@@ -98,22 +189,22 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     consequences: tuple[Consequence, ...] = ()
     next_step: str = ""
-    phase: str = "call"
+    phase: TestPhase = TestPhase.CALL
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One of several runs of a test, by its number in the recording; `purpose` as the plan names it."""
+    """One of several runs of a test, by its number in the recording."""
 
     number: int
-    purpose: str
+    purpose: Purpose
     outcome: Outcome
     verdict: Verdict
 
 
-def was_climbed(purposes: Sequence[str]) -> bool:
+def was_climbed(purposes: Sequence[Purpose]) -> bool:
     """Whether the order of diagnosis was followed: there was more than one attempt and a warm-up before it."""
-    return len(purposes) > 1 and list(purposes) != [WARM_UP, MEASURED]
+    return len(purposes) > 1 and list(purposes) != [Purpose.WARM_UP, Purpose.MEASURED]
 
 
 @dataclass(frozen=True, slots=True)

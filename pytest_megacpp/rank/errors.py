@@ -16,6 +16,7 @@ import pytest
 
 from pytest_megacpp.recording.events import Cause, Error
 from pytest_megacpp.recording.texts import beginning, class_of, ending, guarded, text_of
+from pytest_megacpp.recording.vocabulary import Stage
 
 _MAX_CHARS = 24_000
 _CAUSE_CHARS = 1_000
@@ -100,14 +101,14 @@ def _raised_in(error: BaseException) -> str:
     return guarded(innermost, "")
 
 
-def stage_of(error: BaseException) -> str:
+def stage_of(error: BaseException) -> Stage:
     """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
     nothing: list[types.CodeType] = []
     codes = guarded(lambda: [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)], nothing)
     own = [c for c in codes if not _is_library(c.co_filename) and os.path.isfile(c.co_filename)]
     if any(os.path.basename(c.co_filename) == "conftest.py" for c in own):
-        return "conftest"
-    return "import" if any(c.co_name == "<module>" for c in own) else "plugin"
+        return Stage.CONFTEST
+    return Stage.IMPORT if any(c.co_name == "<module>" for c in own) else Stage.PLUGIN
 
 
 def _is_library(path: str) -> bool:

@@ -17,7 +17,8 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.patience import Patience
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
 from pytest_megacpp.recording.plan import Go, Plan
-from pytest_megacpp.recording.timeline import KEPT_RECORDS, WARMUP
+from pytest_megacpp.recording.timeline import KEPT_RECORDS
+from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, ForwardOrigin, Preset
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ class Lane:
         self._test = go.test
         self.lane = plan.lane
         self.surface = plan.surface
-        self.preset = go.preset
+        self.preset: str = go.preset.value
         self._recorded: set[str] = set()
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])
@@ -95,9 +96,9 @@ class Lane:
     def _warmed(self, step: Callable[[], T]) -> T:
         import torch.distributed as dist
 
-        with self.phase(WARMUP), self._patience.warming():
+        with self.phase(WARM_UP_PHASE), self._patience.warming():
             dist.barrier()
-            with self._timed(WARMUP, "warmup"):
+            with self._timed(WARM_UP_PHASE, ForwardOrigin.WARM_UP):
                 result = step()
             dist.barrier()
         return result
@@ -105,11 +106,11 @@ class Lane:
     @contextlib.contextmanager
     def first_forward(self, name: str = "forward") -> Iterator[None]:
         """Records the seconds of the block as this rank's first forward `name`."""
-        with self._timed(name, "test"):
+        with self._timed(name, ForwardOrigin.TEST):
             yield
 
     @contextlib.contextmanager
-    def _timed(self, name: str, origin: str) -> Iterator[None]:
+    def _timed(self, name: str, origin: ForwardOrigin) -> Iterator[None]:
         start = time.monotonic()
         yield
         self._synchronize()
@@ -133,7 +134,7 @@ class Lane:
 
     def pick(self, *, full: T, diagnostic: T) -> T:
         """The value for the preset of this run."""
-        return full if self.preset == "full" else diagnostic
+        return full if self.preset == Preset.FULL else diagnostic
 
     def data(self, name: str) -> Path:
         """The directory of a configured data set: the copy, never the bucket.

@@ -26,10 +26,11 @@ from pytest_megacpp.recording.codec import from_json
 from pytest_megacpp.recording.events import RankBroken, RankReady
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.texts import ending
+from pytest_megacpp.recording.vocabulary import Stage
 
 _SAID_CHARS = 8_000
 _LOOKED_AT_BYTES = 128 << 10
-_STAGES = {pytest.ExitCode.USAGE_ERROR: "usage", pytest.ExitCode.INTERNAL_ERROR: "plugin"}
+_STAGES = {pytest.ExitCode.USAGE_ERROR: Stage.USAGE, pytest.ExitCode.INTERNAL_ERROR: Stage.PLUGIN}
 
 
 def main() -> None:
@@ -87,9 +88,9 @@ def _broken(rank: int, error: BaseException) -> RankBroken:
 
 def _refused(rank: int, code: int | pytest.ExitCode, text: str) -> RankBroken:
     """pytest said on its error stream why it won't begin."""
-    stage = _STAGES.get(pytest.ExitCode(code), "collection")
+    stage = _STAGES.get(pytest.ExitCode(code), Stage.COLLECTION)
     if "ImportError while loading conftest" in text or "ConftestImportFailure" in text:
-        stage = "conftest"
+        stage = Stage.CONFTEST
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     kind, _, message = last.removeprefix("E ").strip().partition(": ")
     return RankBroken(rank, stage, kind if message else "", message or last, text)

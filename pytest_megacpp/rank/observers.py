@@ -36,6 +36,7 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.flight import Read, is_nccl
 from pytest_megacpp.recording.stacks import Frame, is_users
 from pytest_megacpp.recording.texts import ending
+from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, ForwardOrigin
 
 SENT_ENTRIES = 64
 KEPT_KEYS = 4096  # of compile caches, per test
@@ -53,7 +54,7 @@ class Observers:
         self.test: int | None = None
         self.groups_created = 0
         self.patience = Patience()
-        self.issued = Issued(dumps, lambda e: self._missing("flight_recorder", e), capturing=_capturing())
+        self.issued = Issued(dumps, lambda e: self._missing(EvidenceSource.FLIGHT_RECORDER, e), capturing=_capturing())
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
@@ -103,7 +104,7 @@ class Observers:
             with _quiet_stderr():
                 self._server = _WorkerServer(path)
         except Exception as e:
-            self._missing("worker_server", e)
+            self._missing(EvidenceSource.WORKER_SERVER, e)
 
     def frame_native_calls(self) -> bool:
         """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
@@ -146,7 +147,7 @@ class Observers:
             try:
                 self._announce(result, begun)
             except Exception as e:
-                self._missing("group_members", e)
+                self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return result
 
         return created
@@ -160,7 +161,7 @@ class Observers:
             try:
                 self._announce_split(group)
             except Exception as e:
-                self._missing("group_members", e)
+                self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return group
 
         return created
@@ -191,7 +192,7 @@ class Observers:
             told = name, ranks, size if known else 0, member, scope, default, number
             begun = GroupBegun(self.agent.rank, self.test, *told, *_asked_at())
         except Exception as e:
-            self._missing("group_members", e)
+            self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return None
         if default:
             self._default_size = size
@@ -228,7 +229,7 @@ class Observers:
                 self._tell_before_destruction(group)
             except Exception as e:
                 self.issued.lose()
-                self._missing("flight_recorder", e)
+                self._missing(EvidenceSource.FLIGHT_RECORDER, e)
             with contextlib.suppress(Exception):
                 self.check_recorders()
             return destroy(group, *args, **kwargs)
@@ -238,7 +239,8 @@ class Observers:
     def _tell_before_destruction(self, group: Any) -> None:
         whole = group is None or group is _world_group()
         ending = None if whole else _group_name(group)
-        self._send_flight_record("destroy" if whole else "finish", SENT_ENTRIES if whole else 1, ending)
+        origin = FlightOrigin.DESTROY if whole else FlightOrigin.FINISH
+        self._send_flight_record(origin, SENT_ENTRIES if whole else 1, ending)
         if whole:
             self.issued.restart()
 
@@ -269,7 +271,7 @@ class Observers:
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(self, origin: str) -> None:
+    def send_flight_record(self, origin: FlightOrigin) -> None:
         """Sends the newest entries."""
         self._send_flight_record(origin, SENT_ENTRIES)
 
@@ -278,12 +280,12 @@ class Observers:
         many of them nothing is known of.
         """
         if self.issued.behind():
-            self._send_flight_record("finish", 1)
+            self._send_flight_record(FlightOrigin.FINISH, 1)
         elif self.issued.may_be_behind():
             self.issued.take()
         return self._comparable(self.issued.end()), self.issued.missed
 
-    def _send_flight_record(self, origin: str, newest: int, ending: str | None = None) -> None:
+    def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
         """Of groups that go (`ending`, or all of them) the digests go along."""
         try:
             if (taken := self.issued.take()) is None:
@@ -291,10 +293,10 @@ class Observers:
             entries, status = read_dumps(taken, self.agent.epoch_s, newest)
         except Exception as e:
             self.issued.lose()
-            self._missing("flight_recorder", e)
+            self._missing(EvidenceSource.FLIGHT_RECORDER, e)
             return
-        ended = self.issued.end(ending) if origin == "destroy" or ending is not None else {}
-        if entries or status or origin == "destroy":
+        ended = self.issued.end(ending) if origin is FlightOrigin.DESTROY or ending is not None else {}
+        if entries or status or origin is FlightOrigin.DESTROY:
             fact = FlightRecorded(
                 self.agent.rank, self.test, origin, entries[-newest:], status, tuple(self._comparable(ended).items())
             )
@@ -307,10 +309,12 @@ class Observers:
         return digests if self._default_size == self._launched else {}
 
     def _seen_by_itself(self, seen: Read) -> None:
-        self.agent.send(FlightRecorded(self.agent.rank, self.test, "own", *seen))
+        self.agent.send(FlightRecorded(self.agent.rank, self.test, FlightOrigin.OWN, *seen))
 
     def _unrecorded(self, backend: str) -> None:
-        self._missing("flight_recorder", LookupError(f"{backend} has issued collectives that torch did not record"))
+        self._missing(
+            EvidenceSource.FLIGHT_RECORDER, LookupError(f"{backend} has issued collectives that torch did not record")
+        )
 
     def check_recorders(self) -> None:
         """After a test: says so where a backend has issued collectives that no recorder has."""
@@ -329,7 +333,8 @@ class Observers:
 
     def _forwarded(self, name: str, seconds: float) -> None:
         if self.test is not None:
-            self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), "automatic"))
+            origin = ForwardOrigin.AUTOMATIC
+            self.agent.send(FirstForward(self.agent.rank, self.test, name, round(seconds, 6), origin))
 
     def _dropped(self, kernel: str, dropped: tuple[str, ...], limit_bytes: int, kept: bool) -> None:
         if self.test is not None:

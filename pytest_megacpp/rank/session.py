@@ -38,6 +38,7 @@ from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.oversize import LEFT_OUT
 from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.texts import beginning, ending, text_of
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 
 # What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
 _DESK_OPTIONS: dict[str, object] = {
@@ -67,6 +68,7 @@ KEPT_PROPERTIES = 256
 SHOWN_CHARS = 8_000
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
+_PHASES, _OUTCOMES = frozenset(TestPhase), frozenset(ReportOutcome)
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
 
 
@@ -93,7 +95,7 @@ class RankSession:
         self._raised: tuple[float, Error] | None = None
         self._owns_group = False
         self._leaked = False
-        self._current = "call"
+        self._current = TestPhase.CALL
         self._group_before_call = False
         self._groups_at_start = 0
 
@@ -246,7 +248,7 @@ class RankSession:
     def _report_beside(self, go: Go, error: BaseException) -> None:
         """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
         told = describe(error, rendered(error, limit=-2))
-        self.agent.send(Reported(self.agent.rank, go.test, self._current, "failed", 0.0, told))
+        self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, told))
 
     def _prepare_group(self, go: Go) -> None:
         """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay."""
@@ -301,26 +303,27 @@ class RankSession:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
-        self._phase("setup")
+        self._phase(TestPhase.SETUP)
         yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        self._phase("call")
+        self._phase(TestPhase.CALL)
         self._group_before_call = _group_exists()
         with self.observers.first_forwards():
             yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
-        self._phase("teardown")
+        self._phase(TestPhase.TEARDOWN)
         yield
 
-    def _phase(self, name: str) -> None:
+    def _phase(self, phase: TestPhase) -> None:
         """Set-up's beginning travels with what follows; a rank that never gets further shows no phase at all."""
-        self._current = name
+        self._current = phase
         if self._go is not None:
-            self.agent.send(PhaseStarted(self.agent.rank, self._go.test, name), hold=name == "setup")
+            begun = PhaseStarted(self.agent.rank, self._go.test, phase.value)
+            self.agent.send(begun, hold=phase is TestPhase.SETUP)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
@@ -341,22 +344,32 @@ class RankSession:
         if self._go is None:
             return
         at_s, error = self._raised or (None, None)
-        failed = report.outcome == "failed"
+        outcome, phase = _outcome(report), self._phase_of(report)
+        failed = outcome is ReportOutcome.FAILED
         if failed:
-            self.observers.send_flight_record("failure")
+            self.observers.send_flight_record(FlightOrigin.FAILURE)
         fact = Reported(
             rank=self.agent.rank,
             test=self._go.test,
-            when=report.when or "call",
-            outcome=report.outcome,
+            when=phase,
+            outcome=outcome,
             duration_s=round(report.duration, 6),
             error=(error or Error("", _shown(report), "", 0, "")) if failed else None,
             skip=_skip(report),
             xfail=getattr(report, "wasxfail", None),
             sections=_sections(report),
-            properties=_properties(report) if report.when == "teardown" else {},
+            properties=_properties(report) if phase is TestPhase.TEARDOWN else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
+
+    def _phase_of(self, report: pytest.TestReport) -> TestPhase:
+        """A plugin's report of something else counts for the phase that the test is in."""
+        return TestPhase(report.when) if report.when in _PHASES else self._current
+
+
+def _outcome(report: pytest.TestReport) -> ReportOutcome:
+    """pytest's type allows three words, plugins report others (`rerun`)."""
+    return ReportOutcome(report.outcome) if report.outcome in _OUTCOMES else ReportOutcome.OTHER
 
 
 def _shown(report: pytest.CollectReport | pytest.TestReport) -> str:
@@ -419,7 +432,7 @@ def _fixture(lane: str) -> str:
 
 
 def _skip(report: pytest.TestReport) -> Skip | None:
-    if report.outcome != "skipped" or not isinstance(report.longrepr, tuple):
+    if not report.skipped or not isinstance(report.longrepr, tuple):
         return None
     file, line, reason = report.longrepr
     return Skip(str(file), int(line or 0), str(reason))

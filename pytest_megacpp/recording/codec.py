@@ -1,8 +1,8 @@
 """Owns frozen dataclasses ↔ JSON objects, checked field by field; must not know what any of them means.
 
 Readers are compiled once per class, so a long recording costs little per event. Unknown fields are ignored
-(a newer writer), missing ones take their default, a wrong type is a `CodecError`. What is accepted can be
-written again: numbers are finite, nesting is bounded.
+(a newer writer), missing ones take their default, a wrong type is a `CodecError`, and so is a text that is no member of
+its enum: an `UnknownWord`. What is accepted can be written again: numbers are finite, nesting is bounded.
 """
 
 import math
@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
+from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,12 +19,17 @@ from pytest_megacpp.recording.numbers import Numbers
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
 MAX_DEPTH = 64
+MAX_WORD_CHARS = 40
 _SCALARS = {bool, int, float, str, type(None)}
 _JSON = _SCALARS | {list, dict}
 
 
 class CodecError(ValueError):
     """The data don't fit the class."""
+
+
+class UnknownWord(CodecError):
+    """A text that is no member of its enum: a newer writer may know it."""
 
 
 def to_json(value: object) -> Any:
@@ -36,6 +42,8 @@ def to_json(value: object) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, StrEnum):
+        return value.value
     return value.to_json() if isinstance(value, Numbers) else value
 
 
@@ -51,6 +59,8 @@ def _reader(hint: Any) -> Reader:
         return _dataclass_reader(typing.cast(type, hint))
     if hint is Numbers:
         return _numbers
+    if _is_enum(hint):
+        return _enum_reader(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
@@ -85,6 +95,27 @@ def _scalar_reader(cls: type) -> Reader:
         raise CodecError(f"expected {cls.__name__}, got {type(value).__name__}")
 
     return read
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, StrEnum)
+
+
+def _enum_reader(cls: type[StrEnum]) -> Reader:
+    members = _members(cls)
+
+    def read(value: Any) -> Any:
+        if type(value) is not str:
+            raise CodecError(f"expected str, got {type(value).__name__}")
+        if value not in members:
+            raise UnknownWord(f"{value[:MAX_WORD_CHARS]!r} is not a {cls.__name__}")
+        return members[value]
+
+    return read
+
+
+def _members(cls: type[StrEnum]) -> dict[str, StrEnum]:
+    return {member.value: member for member in cls}
 
 
 def _numbers(value: Any) -> Numbers:
@@ -172,16 +203,26 @@ def _dataclass_reader(cls: type) -> Reader:
     scope: dict[str, Any] = {"cls": cls, "thawed": thawed(cls), "absent": _ABSENT, "refuse": _refuser(cls)}
     lines = ["def read(value):", "    if type(value) is not dict: refuse(value)", "    get = value.get"]
     for f in fields(cls):
-        scope[f"read_{f.name}"] = _field_reader(f, _reader(hints[f.name]))
-        read = f"_{f.name} = read_{f.name}(_{f.name})"
-        plain = _PLAIN.get(hints[f.name])
-        lines.append(f"    _{f.name} = get({f.name!r}, absent)")
-        lines.append(f"    if not ({plain.format(f'_{f.name}')}): {read}" if plain else f"    {read}")
+        hint = hints[f.name]
+        scope[f"read_{f.name}"] = _field_reader(f, _reader(hint))
+        scope[f"members_{f.name}"] = _members(hint) if _is_enum(hint) else {}
+        lines += _lines(f.name, hint)
     lines.append(f"    made = thawed({', '.join(f'_{f.name}' for f in fields(cls))})")
     lines += ["    made.__class__ = cls", "    return made"]
     exec("\n".join(lines), scope)
     reader: Reader = scope["read"]
     return reader
+
+
+def _lines(name: str, hint: Any) -> list[str]:
+    """Takes a field's value out, and checks it in place where that can be done in a line."""
+    take, read = f"    _{name} = get({name!r}, absent)", f"_{name} = read_{name}(_{name})"
+    if plain := _PLAIN.get(hint):
+        return [take, f"    if not ({plain.format(f'_{name}')}): {read}"]
+    if _is_enum(hint):
+        known = f"type(_{name}) is str and _{name} in members_{name}"
+        return [take, f"    if {known}: _{name} = members_{name}[_{name}]", f"    else: {read}"]
+    return [take, f"    {read}"]
 
 
 def thawed(cls: type) -> Callable[..., Any]:
@@ -215,6 +256,6 @@ def _field_reader(field: "Field[Any]", reader: Reader) -> Reader:
         try:
             return reader(value)
         except CodecError as e:
-            raise CodecError(f"{field.name}: {e}") from None
+            raise type(e)(f"{field.name}: {e}") from None
 
     return read

@@ -12,13 +12,15 @@ differently on each rank, so `waits` matches them by their partners.
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
 from pytest_megacpp.recording.flight import GLOO
 from pytest_megacpp.recording.issued import Digests, hashed, stretches
 from pytest_megacpp.recording.ranks import rank_list
+from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
 
@@ -92,7 +94,7 @@ class RankCollectives:
 
     def update(self, seen: FlightRecorded) -> bool:
         """Takes in what was seen; whether a counter rose."""
-        if self.held and seen.origin != "evidence":
+        if self.held and seen.origin is not FlightOrigin.EVIDENCE:
             seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
         else:
             self.messages = tuple([self._message(e) for e in seen.entries if e.p2p and self._is_open(e)])
@@ -108,7 +110,7 @@ class RankCollectives:
             if name is not None:  # others were used before this test only
                 rose |= _raise_to(self.enqueued, name, status.enqueued)
                 rose |= _raise_to(self.completed, name, status.completed)
-        if seen.origin == "poll" and not self.held:
+        if seen.origin is FlightOrigin.POLL and not self.held:
             self._close([key for key in self.unfinished if key not in listed], seen.status)
         while len(self.entries) > self.kept:
             self._drop(next(iter(self.entries)))
@@ -491,6 +493,26 @@ class Groups:
         return name.replace(GLOO, "") in self.members or is_default(name)
 
 
+class Aspect(StrEnum):
+    """In what collectives differ that ranks issued under one number."""
+
+    OPERATION = "operation"
+    DTYPE = "dtype"
+    SIZE = "size"
+
+    def of(self, entry: Collective) -> object:
+        """What a rank issued, as far as this goes."""
+        match self:
+            case Aspect.OPERATION:
+                return bare_op(entry.op)
+            case Aspect.DTYPE:
+                return entry.dtype
+            case Aspect.SIZE:
+                return entry.numel_in
+            case _:
+                assert_never(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Disagreement:
     """Ranks issued different collectives under one number. `variants` maps a description to its ranks.
@@ -500,7 +522,7 @@ class Disagreement:
 
     group: str
     seq: int
-    aspect: str
+    aspect: Aspect
     variants: tuple[tuple[str, tuple[int, ...]], ...]
     odd: tuple[int, ...]
 
@@ -556,9 +578,12 @@ def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
     return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
 
 
-def _aspect(entries: Iterable[Collective]) -> str | None:
+def _aspect(entries: Iterable[Collective]) -> Aspect | None:
+    """The first in which they differ."""
     ops, dtypes, sizes = (set(part) for part in zip(*map(_signature, entries), strict=True))
-    return "operation" if len(ops) > 1 else "dtype" if len(dtypes) > 1 else "size" if len(sizes) > 1 else None
+    if len(ops) > 1:
+        return Aspect.OPERATION
+    return Aspect.DTYPE if len(dtypes) > 1 else Aspect.SIZE if len(sizes) > 1 else None
 
 
 def digests(entries: Iterable[Collective]) -> dict[str, str]:
@@ -598,18 +623,11 @@ def describe(entry: Collective) -> str:
     return f"{bare_op(entry.op)}({inner})"
 
 
-def _disagreement(key: Number, aspect: str, entries: Mapping[int, Collective]) -> Disagreement:
-    def variant(entry: Collective) -> object:
-        return {
-            "operation": bare_op(entry.op),
-            "dtype": entry.dtype,
-            "size": entry.numel_in,
-        }[aspect]
-
-    votes = Counter(variant(e) for e in entries.values())
+def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]) -> Disagreement:
+    votes = Counter(map(aspect.of, entries.values()))
     (top, count), *rest = votes.most_common()
     tie = bool(rest) and rest[0][1] == count
-    odd = () if tie else tuple(r for r in sorted(entries) if variant(entries[r]) != top)
+    odd = () if tie else tuple(r for r in sorted(entries) if aspect.of(entries[r]) != top)
     by_text: dict[str, list[int]] = defaultdict(list)
     for rank in sorted(entries):
         by_text[describe(entries[rank])].append(rank)

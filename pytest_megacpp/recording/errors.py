@@ -51,11 +51,6 @@ class Kind(StrEnum):
         """Whether such an error can only follow from what a peer did."""
         return self in (Kind.PEER, Kind.JOIN)
 
-    @property
-    def cause(self) -> str:
-        """The verdict's cause, where such an error is one."""
-        return self.value if self in (Kind.CUDA_OOM, Kind.CUDA, Kind.NVLS) else "exception"
-
 
 @dataclass(frozen=True, slots=True)
 class Sign:

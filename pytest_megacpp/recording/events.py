@@ -4,10 +4,34 @@ Times are seconds on the box's monotonic clock since the run began. `rank` field
 event's world. A fact says what was seen, never what it means: meaning is the judge's.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import TypeAlias
 
 from pytest_megacpp.recording.numbers import NO_NUMBERS, Numbers
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    FaultKind,
+    FlightOrigin,
+    ForwardOrigin,
+    Lost,
+    MemoryLimit,
+    Preset,
+    ProblemCode,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    SeedMode,
+    SeedState,
+    SettingOrigin,
+    SettingPhase,
+    StackMethod,
+    Stage,
+    Stream,
+    TestEnd,
+    TestPhase,
+    WarmUp,
+    WorldReason,
+)
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -32,7 +56,7 @@ class TestPlanned:
     """One selected test, written for all of them before anything starts. `must_run`: a gate takes no skip for it.
 
     A further attempt at test `of` is planned when the run finds that it is needed, before the attempt ends from which
-    it follows; `purpose` is what the plan calls it.
+    it follows; `purpose` is what it is for.
     """
 
     __test__ = False
@@ -42,8 +66,8 @@ class TestPlanned:
     ranks: int
     must_run: bool = False
     of: int | None = None
-    purpose: str = ""
-    preset: str = "full"
+    purpose: Purpose = Purpose.FIRST
+    preset: Preset = Preset.FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +90,13 @@ class SeedShort:
 
 @dataclass(frozen=True, slots=True)
 class SeedChecked:
-    """The compile cache that the run begins with. `mode` is what was asked; `state`, `absent`, `foreign`, `partial` or
-    `warm`, of the seed `id` (of the run `made_by`) for launches of the shape `key`. `covered` of `wanted` pairs of test
-    and rank find what they need; `detail` says why it isn't all. Bytes are those of the cache, unpacked.
+    """The compile cache that the run begins with. `mode` is what was asked; `state` is that of the seed `id` (of the
+    run `made_by`) for launches of the shape `key`. `covered` of `wanted` pairs of test and rank find what they need;
+    `detail` says why it isn't all. Bytes are those of the cache, unpacked.
     """
 
-    mode: str
-    state: str
+    mode: SeedMode
+    state: SeedState
     key: str
     id: str
     made_by: str
@@ -90,7 +114,7 @@ class SeedKept:
     there and a rank compiled all the same; `missed` are the pairs that it didn't serve.
     """
 
-    state: str
+    state: SeedState
     id: str
     promoted: bool
     covered: int
@@ -103,15 +127,15 @@ class SeedKept:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSet:
-    """One contract variable as every rank gets it; `value` None means it was removed. `phase`: what it is set before,
-    import, group or compile.
+    """One contract variable as every rank gets it; `value` None means it was removed. `phase` None: the recording is
+    from before 2026-12.
     """
 
     name: str
     value: str | None
-    origin: str
+    origin: SettingOrigin
     reason: str
-    phase: str = ""
+    phase: SettingPhase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +160,7 @@ class Progress:
 class ProblemFound:
     """The run can't go on; `code` is the verdict code that every remaining test gets."""
 
-    code: str
+    code: ProblemCode
     cause: str
     detail: str
     mend: str = ""
@@ -144,16 +168,16 @@ class ProblemFound:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The last fact of every orderly end: completed, stopped, interrupted, refused, broken."""
+    """The last fact of every orderly end."""
 
-    reason: str
+    reason: RunEnd
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WorldStarted:
     size: int
-    reason: str
+    reason: WorldReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +221,12 @@ class DeviceUsed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFault:
-    """A GPU's driver reported it. `error`: xid (`code`: NVIDIA's catalogue) or ecc (`code` 1: corrected, 2: not).
+    """A GPU's driver reported it. `code`, of an Xid: that of NVIDIA's catalogue; of ECC: 1 corrected, 2 not.
 
     `device` is its place among the lane's GPUs, `rank` the rank whose process it names; None where that isn't told.
     """
 
-    error: str
+    error: FaultKind
     code: int
     device: int | None
     uuid: str
@@ -239,10 +263,10 @@ class RankCollected:
 
 @dataclass(frozen=True, slots=True)
 class RankBroken:
-    """A rank can't run tests; `stage` is import, conftest, plugin, collection, usage or rendezvous."""
+    """A rank can't run tests; `stage` is what it was doing."""
 
     rank: int
-    stage: str
+    stage: Stage
     type: str
     message: str
     traceback: str
@@ -277,10 +301,14 @@ class Limits:
     test: float = 900.0
 
 
+LIMIT_NAMES = (*(limit.name for limit in fields(Limits)), "run")
+"""Those of a test, and that of a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class TestStarted:
-    """All ranks were released into a test, under these limits. `warmup` says why this is a warm-up
-    (`explicit_warmup_allowed`) or why it needs none.
+    """All ranks were released into a test, under these limits. `warmup` says whether this is a warm-up, or why it needs
+    none.
     """
 
     __test__ = False
@@ -289,21 +317,20 @@ class TestStarted:
     nodeid: str
     ranks: int
     limits: Limits
-    preset: str = "full"
-    warmup: str = ""
+    preset: Preset = Preset.FULL
+    warmup: WarmUp | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Acted:
     """The box ended a test before its ranks did, and why.
 
-    `why`: exit, failure-stuck, mismatch, skew, stall, compile, test-limit, startup-limit, run-limit, stop.
     `waiting`/`missing` are ranks as the box saw them then; `waited_s` is how long, `compiling` which of the
     missing were compiling.
     """
 
     test: int | None
-    why: str
+    why: ActReason
     detail: str = ""
     waiting: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
@@ -313,12 +340,12 @@ class Acted:
 
 @dataclass(frozen=True, slots=True)
 class TestEnded:
-    """`reason`: finished (all ranks reported), aborted (the box acted), not-run (the world never got to it)."""
+    """`detail` of a test that the box ended: why it acted or stopped; of one that never began: a word of `NotRun`."""
 
     __test__ = False
 
     test: int
-    reason: str
+    reason: TestEnd
     detail: str = ""
 
 
@@ -382,13 +409,13 @@ class Skip:
 class Reported:
     """pytest's own report of one phase on one rank, sent before the next phase begins.
 
-    `outcome`: passed, failed, skipped. `xfail`: the mark's reason when the test was expected to fail.
+    `xfail`: the mark's reason when the test was expected to fail.
     """
 
     rank: int
     test: int
-    when: str
-    outcome: str
+    when: TestPhase
+    outcome: ReportOutcome
     duration_s: float
     error: Error | None = None
     skip: Skip | None = None
@@ -508,14 +535,11 @@ class GroupStatus:
 
 @dataclass(frozen=True, slots=True)
 class FlightRecorded:
-    """Collectives of one rank. `origin`: poll (changes only), evidence, failure, finish, own (the rank's look at its
-    own recorder, which the box sees in part only), or destroy: the last look before the default process group goes
-    and names and numbers start again. `digests`: as in `Finished`, of the groups that go.
-    """
+    """Collectives of one rank, as its flight recorder had them. `digests`: as in `Finished`, of the groups that go."""
 
     rank: int
     test: int | None
-    origin: str
+    origin: FlightOrigin
     entries: tuple[Collective, ...]
     status: tuple[GroupStatus, ...]
     digests: tuple[tuple[str, str], ...] = ()
@@ -557,27 +581,26 @@ class RankMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUsed:
-    """What the whole box uses of the memory that it may use, written when it changed. `limit_from`: ordered, cgroup or
-    machine. `ranks` are those of the event's world, the largest first; growth is that since the look before, 0 where
-    there was none shortly before.
+    """What the whole box uses of the memory that it may use, written when it changed. `ranks` are those of the event's
+    world, the largest first; growth is that since the look before, 0 where there was none shortly before.
     """
 
     total_bytes: int
     limit_bytes: int
-    limit_from: str
+    limit_from: MemoryLimit
     growth_bytes_s: float = 0.0
     ranks: tuple[RankMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StackTaken:
-    """A stack of one rank. `method`: traceback, py-spy, faulthandler. `text` empty and `ok` false: no answer.
-    `line`: the source of the main thread's innermost frame.
+    """A stack of one rank. `text` empty and `ok` false: no answer. `line`: the source of the main thread's innermost
+    frame.
     """
 
     rank: int
     test: int | None
-    method: str
+    method: StackMethod
     ok: bool
     text: str
     line: str = ""
@@ -589,7 +612,7 @@ class OutputRead:
 
     rank: int
     test: int | None
-    stream: str
+    stream: Stream
     text: str
     cut_bytes: int = 0
 
@@ -617,13 +640,13 @@ class BucketRead:
 
 @dataclass(frozen=True, slots=True)
 class FirstForward:
-    """One first forward on one rank. `origin`: test (the test named it), warmup, automatic."""
+    """One first forward on one rank. `origin`: who says that it was one."""
 
     rank: int
     test: int
     name: str
     seconds: float
-    origin: str
+    origin: ForwardOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -667,14 +690,11 @@ class ConfigsDropped:
 @dataclass(frozen=True, slots=True)
 class Muted:
     """A rank said more in this test than is recorded: too much, or a fact too long for a line. `lost`: what is left
-    out: `extras` (records, phases, groups, looks of its own) or `reports` (pytest's reports as well).
+    out.
     """
 
-    EXTRAS: ClassVar[str] = "extras"
-    REPORTS: ClassVar[str] = "reports"
-
     rank: int
-    lost: str
+    lost: Lost
     test: int | None = None
 
 
@@ -697,9 +717,12 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A fact of a kind this version doesn't know (made by the reader)."""
+    """A fact of a kind this version doesn't know, or with a word for which it has no member (`why`; made by the
+    reader).
+    """
 
     kind: str
+    why: str = ""
 
 
 RankFact: TypeAlias = (

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.vocabulary import Lost, Stage
 
 LEFT_OUT = "left out by megacpp"
 
@@ -30,13 +31,13 @@ def _in_place_of(fact: ev.Fact) -> Iterator[ev.Fact]:
     match fact:
         case ev.RankCollected():
             text = f"what it collected ({len(fact.found)} tests) is too long for the recording: run fewer at a time"
-            yield ev.RankBroken(fact.rank, "collection", "", text, "")
+            yield ev.RankBroken(fact.rank, Stage.COLLECTION, "", text, "")
         case ev.Reported():
             text = f"{len(fact.properties)} properties and {len(fact.sections)} sections: too long for the recording"
             yield replace(fact, properties={}, sections=((LEFT_OUT, text),))
-            yield ev.Muted(fact.rank, ev.Muted.REPORTS, test)
+            yield ev.Muted(fact.rank, Lost.REPORTS, test)
         case _ if rank is not None and hasattr(fact, "test"):
-            lost = ev.Muted.REPORTS if isinstance(fact, ev.Finished) else ev.Muted.EXTRAS
+            lost = Lost.REPORTS if isinstance(fact, ev.Finished) else Lost.EXTRAS
             yield ev.Muted(rank, lost, test)
         case _:
             text = f"a {type(fact).__name__} is too long for a line, and left out"

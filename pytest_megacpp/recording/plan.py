@@ -8,54 +8,45 @@ import shlex
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.events import Limits
+from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTest:
     """One selected lane test. `drill`: its failure is expected and doesn't count for `maxfail`. `must_run`: a gate
-    wants it run, so a skip is no answer. `cache_seed` is auto, require, cold or refresh, or empty: no warm-up.
-    `shards`: its file is about FSDP.
+    wants it run, so a skip is no answer. `shards`: its file is about FSDP.
     """
 
     nodeid: str
     ranks: int
-    preset: str
+    preset: Preset
     limits: Limits
     fresh: bool = False
     drill: bool = False
     must_run: bool = False
-    cache_seed: str = "auto"
+    cache_seed: SeedMode = SeedMode.AUTO
     shards: bool = False
 
 
 MAX_TESTS = 100_000
 """Of one run, so that no recording makes a desk remember more: judged, these take 110 MB."""
 
-MEASURED = "measured"
-WARM_UP = "warm-up"
-DIAGNOSTIC = "diagnostic"
-DETAIL = "detail"
-"""What an attempt is for: to be judged · to fill the compile cache under its own limits · to tell the machine from the
-model · to let torch compare collectives itself."""
-COUNTING = frozenset({MEASURED, WARM_UP})
-"""Attempts that say whether a test fails, not only why."""
 RELAXED_HEARTBEAT_S = 7200
 """How long NCCL's watchdog may give no sign of life while ranks may still compile."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedPlan:
-    """Where compile caches come from and go to. `mode` is auto, require, cold or refresh, or empty: what there is,
-    without a warm-up. `stores` are directories, first the one that is published to (empty: nothing is kept), then those
-    that an image brought along. `ranks` and `preset` are the lane's, whatever the selected tests ask for; `image` names
-    the box's image, `project` whose seeds these are. A seed of fewer than `min_bytes` is too small; a store keeps
-    `keep` of a shape, and `max_bytes` altogether.
+    """Where compile caches come from and go to. `stores` are directories, first the one that is published to (empty:
+    nothing is kept), then those that an image brought along. `ranks` and `preset` are the lane's, whatever the selected
+    tests ask for; `image` names the box's image, `project` whose seeds these are. A seed of fewer than `min_bytes` is
+    too small; a store keeps `keep` of a shape, and `max_bytes` altogether.
     """
 
-    mode: str = "auto"
+    mode: SeedMode = SeedMode.AUTO
     stores: tuple[str, ...] = ("",)
     ranks: int = 0
-    preset: str = "full"
+    preset: Preset = Preset.FULL
     image: str = ""
     min_bytes: int = 0
     keep: int = 5
@@ -136,7 +127,7 @@ def warming_command(plan: Plan) -> str:
         elif not word.startswith("--cache-seed="):
             words.append(word)
     at = words.index("--") if "--" in words else len(words)
-    return "pytest " + shlex.join([*words[:at], "--cache-seed", "auto", *words[at:]])
+    return "pytest " + shlex.join([*words[:at], "--cache-seed", SeedMode.AUTO.value, *words[at:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +144,7 @@ class Go:
     next_item: int | None
     store_port: int
     keep_group: bool
-    preset: str
+    preset: Preset
     limits: Limits
     detail: bool = False
     cold: bool = False
@@ -166,7 +157,7 @@ class Again:
     """
 
     item: int
-    purpose: str
+    purpose: Purpose
     after: int
 
 
@@ -186,4 +177,4 @@ class Leave:
 class Stop:
     """Desk to box: end now, in order."""
 
-    reason: str
+    reason: RunEnd

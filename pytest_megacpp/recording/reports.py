@@ -11,9 +11,9 @@ nothing that a seed could be made of.
 from collections.abc import Iterable
 from enum import StrEnum
 
-from pytest_megacpp.recording.events import Muted, Reported
-from pytest_megacpp.recording.plan import COUNTING, MEASURED
+from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import Lost, Purpose, ReportOutcome, TestEnd, TestPhase
 
 _UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
 
@@ -29,8 +29,9 @@ class Said(StrEnum):
     FAILED = "failed"
     NOTHING = "nothing"
 
-
-GREEN = frozenset({Said.PASSED, Said.SKIPPED, Said.XFAILED, Said.XPASSED})
+    @property
+    def is_green(self) -> bool:
+        return self in (Said.PASSED, Said.SKIPPED, Said.XFAILED, Said.XPASSED)
 
 
 def is_strict_xpass(report: Reported) -> bool:
@@ -38,15 +39,20 @@ def is_strict_xpass(report: Reported) -> bool:
     return report.error is not None and report.error.message.startswith("[XPASS(strict)]")
 
 
+def is_xfail(report: Reported) -> bool:
+    """Whether it failed, or was kept from running, as its mark says."""
+    return report.outcome is ReportOutcome.SKIPPED and report.xfail is not None
+
+
 def said(view: RankView) -> Said:
     """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
     reports = {when: report for when, (_, report) in view.reports.items()}
-    failed = [r for r in reports.values() if r.outcome == "failed"]
+    failed = [r for r in reports.values() if r.outcome is ReportOutcome.FAILED]
     if failed:
         return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
-    if not _complete(view) or any(r.outcome not in ("passed", "skipped") for r in reports.values()):
+    if not _complete(view) or any(r.outcome is ReportOutcome.OTHER for r in reports.values()):
         return Said.NOTHING
-    skipped = [r for r in reports.values() if r.outcome == "skipped"]
+    skipped = [r for r in reports.values() if r.outcome is ReportOutcome.SKIPPED]
     if skipped:
         return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
     return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
@@ -56,16 +62,16 @@ def _complete(view: RankView) -> bool:
     """Set-up and teardown reported, the call too unless set-up kept it from running, and through with the test; none
     of its reports left out.
     """
-    setup = view.reports.get("setup")
-    if setup is None or view.muted == Muted.REPORTS or "teardown" not in view.reports or view.finished_s is None:
+    setup, is_torn_down = view.reports.get(TestPhase.SETUP), TestPhase.TEARDOWN in view.reports
+    if setup is None or view.muted is Lost.REPORTS or not is_torn_down or view.finished_s is None:
         return False
-    return "call" in view.reports or setup[1].outcome != "passed"
+    return TestPhase.CALL in view.reports or setup[1].outcome is not ReportOutcome.PASSED
 
 
 def together(everything: Iterable[Said]) -> Said | None:
     """What all ranks' outcomes come to; None where one failed or is missing, or only some skipped."""
     kinds = set(everything)
-    if len(kinds) == 1 and kinds <= GREEN:
+    if len(kinds) == 1 and all(said.is_green for said in kinds):
         return kinds.pop()
     if not kinds or kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
         return None
@@ -95,8 +101,7 @@ def _lost_one(timeline: Timeline, view: TestView) -> bool:
 def kept_from_running(view: TestView) -> str | None:
     """The reason, if `xfail(run=False)` kept every rank from running it."""
     reasons = [
-        next((r.xfail for _, r in rank.reports.values() if r.outcome == "skipped" and r.xfail is not None), "")
-        for rank in view.ranks.values()
+        next((r.xfail or "" for _, r in rank.reports.values() if is_xfail(r)), "") for rank in view.ranks.values()
     ]
     unrun = bool(reasons) and all(reason.startswith(_UNRUN) for reason in reasons)
     return reasons[0].removeprefix(_UNRUN) if unrun else None
@@ -110,7 +115,7 @@ def issued_alike(view: TestView) -> bool:
 def goes_well(timeline: Timeline, view: TestView) -> bool:
     """Whether the reports of an attempt of which all ranks are through are green; they must have issued alike, too."""
     outcome = agreed(timeline, view)
-    if outcome not in GREEN:
+    if outcome is None or not outcome.is_green:
         return False
     unrun = outcome is Said.SKIPPED or kept_from_running(view) is not None
     return not (unrun and timeline.planned[view.index].must_run)
@@ -118,14 +123,15 @@ def goes_well(timeline: Timeline, view: TestView) -> bool:
 
 def is_green(timeline: Timeline, view: TestView) -> bool:
     """Whether an attempt was green."""
-    finished = view.ended is not None and view.ended.reason == "finished"
+    finished = view.ended is not None and view.ended.reason is TestEnd.FINISHED
     return finished and goes_well(timeline, view) and issued_alike(view)
 
 
 def counting(timeline: Timeline, item: int) -> list[int]:
     """Attempts at the test as it is: those that look for a cause build or run something else."""
-    purposes = ((n, timeline.planned[n].purpose if n in timeline.planned else "") for n in timeline.attempts(item))
-    return [number for number, purpose in purposes if not purpose or purpose in COUNTING]
+    planned = {number: timeline.planned.get(number) for number in timeline.attempts(item)}
+    purposes = {number: test.purpose if test else Purpose.FIRST for number, test in planned.items()}
+    return [number for number, purpose in purposes.items() if purpose is Purpose.FIRST or purpose.counts]
 
 
 def green_attempt(timeline: Timeline, item: int) -> TestView | None:
@@ -136,5 +142,5 @@ def green_attempt(timeline: Timeline, item: int) -> TestView | None:
     if last is None or not is_green(timeline, last):
         return None
     failed = any(view is None or not is_green(timeline, view) for view in before)
-    measured = timeline.planned[last.index].purpose == MEASURED and agreed(timeline, last) is not Said.SKIPPED
+    measured = timeline.planned[last.index].purpose is Purpose.MEASURED and agreed(timeline, last) is not Said.SKIPPED
     return last if measured or not failed else None

@@ -9,21 +9,11 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TypeAlias
 
 from pytest_megacpp.recording.codec import to_json
 
 SCHEMA = "megacpp.seed/1"
-
-
-class SeedState(StrEnum):
-    """Of a launch: no seed at all, only of other shapes, one that lacks something, one that has all that is known."""
-
-    ABSENT = "absent"
-    FOREIGN = "foreign"
-    PARTIAL = "partial"
-    WARM = "warm"
 
 
 @dataclass(frozen=True, slots=True)

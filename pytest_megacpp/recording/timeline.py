@@ -7,7 +7,7 @@ world, a source speaking for another, a test that never started) is counted as s
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, assert_never
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import (
@@ -31,6 +31,19 @@ from pytest_megacpp.recording.stacks import (
     main_thread,
     sleeps,
     waits_for_peer,
+)
+from pytest_megacpp.recording.vocabulary import (
+    WARM_UP_PHASE,
+    FlightOrigin,
+    ForwardOrigin,
+    Lost,
+    Preset,
+    ReportOutcome,
+    Stream,
+    TestEnd,
+    TestPhase,
+    WarmUp,
+    WorldReason,
 )
 
 KEPT_STACKS = 8
@@ -66,10 +79,6 @@ TICKS_SHARE = 0.75
 TICKS_WINDOW_S = 0.5
 RUNNING = "R"
 FROZEN_STATES = ("T", "t")
-
-WARMUP = "warmup"  # the phase under the warm-up limits
-WARMED = "explicit_warmup_allowed"  # the field's name for: a warm-up ran
-SEED_WARM = "seed_warm"  # there was no need for one
 
 _LOOKS = (ev.Sampled, ev.FlightRecorded, ev.StackTaken)  # by threads of the box, or a rank's own
 
@@ -139,7 +148,7 @@ class RankView:
     frames_native_calls: bool = False
     collectives: RankCollectives = field(default_factory=RankCollectives)
     phases: list[Phase] = field(default_factory=list)
-    reports: dict[str, tuple[float, ev.Reported]] = field(default_factory=dict)
+    reports: dict[TestPhase, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
     warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
@@ -162,14 +171,14 @@ class RankView:
     main_cpu: CpuMeter = field(default_factory=CpuMeter)
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     same_stack_s: float = 0.0  # since when its main thread's newest stack is the same
-    output: dict[str, ev.OutputRead] = field(default_factory=dict)
+    output: dict[Stream, ev.OutputRead] = field(default_factory=dict)
     records: dict[str, ev.Json] = field(default_factory=dict)
     bucket_reads: dict[str, tuple[float, ev.BucketRead]] = field(default_factory=dict)  # the first, with the count
     first_forwards: list[tuple[float, ev.FirstForward]] = field(default_factory=list)
     warmup_skipped: str = ""  # why
     compiled: ev.Compiled | None = None
     dropped: dict[ev.ConfigsDropped, None] = field(default_factory=dict)  # a kernel is tuned anew for new sizes
-    muted: str = ""  # what of its words is left out
+    muted: Lost | None = None  # what of its words is left out
     joinings: list[Joining] = field(default_factory=list)  # the newest
     exit: ev.RankExited | None = None
     exit_s: float | None = None
@@ -226,13 +235,13 @@ class RankView:
     @property
     def failure(self) -> tuple[float, ev.Reported] | None:
         """The first phase that this rank reported failed."""
-        failed = [entry for entry in self.reports.values() if entry[1].outcome == "failed"]
+        failed = [entry for entry in self.reports.values() if entry[1].outcome is ReportOutcome.FAILED]
         return min(failed, key=lambda entry: entry[0], default=None)
 
     @property
     def went_on_to_the_end(self) -> bool:
         """Whether no phase of the test ended before its time: by a failure, expected or not, or a skip."""
-        return all(report.outcome == "passed" for _, report in self.reports.values())
+        return all(report.outcome is ReportOutcome.PASSED for _, report in self.reports.values())
 
     @property
     def open_phase(self) -> str | None:
@@ -241,18 +250,19 @@ class RankView:
 
     @property
     def warms_up(self) -> bool:
-        return not self.out and any(p.name == WARMUP and p.end_s is None for p in self.phases)
+        return not self.out and any(p.name == WARM_UP_PHASE and p.end_s is None for p in self.phases)
 
     def warmups(self, now_s: float) -> tuple[tuple[float, float], ...]:
         """Start and end of each warm-up, the last one's perhaps its own end or now."""
         end_s = min((s for s in (self.exit_s, self.finished_s) if s is not None), default=now_s)
-        return tuple((p.start_s, end_s if p.end_s is None else p.end_s) for p in self.phases if p.name == WARMUP)
+        return tuple((p.start_s, end_s if p.end_s is None else p.end_s) for p in self.phases if p.name == WARM_UP_PHASE)
 
     @property
     def first_forward_s(self) -> float | None:
         """What the test itself called its first forward, else its warm-up, else the longest that was seen."""
         told = [(f.origin, f.seconds) for _, f in self.first_forwards]
-        named = [seconds for wanted in ("test", "warmup") for origin, seconds in told if origin == wanted]
+        by_the_test = (ForwardOrigin.TEST, ForwardOrigin.WARM_UP)
+        named = [seconds for wanted in by_the_test for origin, seconds in told if origin is wanted]
         return named[0] if named else max((seconds for _, seconds in told), default=None)
 
     def blocked_since(self) -> float | None:
@@ -320,12 +330,12 @@ class TestView:
     nodeid: str
     world: str
     size: int
-    preset: str
+    preset: Preset
     limits: ev.Limits
     started_s: float
     groups: Groups
     ranks: dict[int, RankView]
-    warmup: str = ""
+    warmup: WarmUp | None = None
     acted: ev.Acted | None = None
     acted_s: float | None = None
     ended: ev.TestEnded | None = None
@@ -334,7 +344,7 @@ class TestView:
     @property
     def passed(self) -> bool:
         """Every rank went through it without a failure."""
-        finished = self.ended is not None and self.ended.reason == "finished"
+        finished = self.ended is not None and self.ended.reason is TestEnd.FINISHED
         return finished and all(rank.finished_s is not None and rank.failure is None for rank in self.ranks.values())
 
     def differing(self) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
@@ -368,7 +378,7 @@ class WorldView:
     name: str
     size: int
     started_s: float
-    reason: str = ""
+    reason: WorldReason
     pids: dict[int, int] = field(default_factory=dict)
     hash_seeds: dict[int, str] = field(default_factory=dict)  # of ranks whose seed is known
     ready: dict[int, tuple[float, ev.RankReady]] = field(default_factory=dict)
@@ -378,7 +388,7 @@ class WorldView:
     stacks: dict[int, tuple[float, ev.StackTaken]] = field(default_factory=dict)
     samples: dict[int, ev.Sampled] = field(default_factory=dict)
     compile_s: dict[int, float] = field(default_factory=dict)  # seconds so far, by rank
-    output: dict[tuple[int, str], ev.OutputRead] = field(default_factory=dict)
+    output: dict[tuple[int, Stream], ev.OutputRead] = field(default_factory=dict)
     warnings: dict[int, dict[ev.Warned, None]] = field(default_factory=dict)  # by rank: those before any test
     acted: ev.Acted | None = None
     acted_s: float | None = None
@@ -409,6 +419,24 @@ _TestFact: TypeAlias = (
     | ev.StackTaken
     | ev.OutputRead
     | ev.Muted
+)
+"""What is known of a rank in a test, or between tests."""
+
+_WorldFact: TypeAlias = (
+    _TestFact
+    | ev.WorldEnded
+    | ev.RankStarted
+    | ev.RankReady
+    | ev.DeviceUsed
+    | ev.DeviceFault
+    | ev.RankCollected
+    | ev.RankBroken
+    | ev.RankExited
+    | ev.TestStarted
+    | ev.Acted
+    | ev.TestEnded
+    | ev.GroupBegun
+    | ev.GroupCreated
 )
 
 
@@ -498,7 +526,7 @@ class Timeline:
                 self.unknown += 1
             case ev.WorldStarted():
                 self._world_started(event.world, time_s, fact)
-            case _:
+            case _:  # mypy knows what is left: a new kind that has no place in a world is an error here
                 self._add_to_world(event.world, time_s, fact)
 
     def _planned(self, fact: ev.TestPlanned) -> None:
@@ -556,7 +584,7 @@ class Timeline:
         view = self.worlds.get(world)
         return view is not None and 0 <= rank < view.size
 
-    def _add_to_world(self, name: str, time_s: float, fact: ev.Fact) -> None:
+    def _add_to_world(self, name: str, time_s: float, fact: _WorldFact) -> None:
         world = self.worlds.get(name)
         rank = getattr(fact, "rank", None)
         if world is None or (rank is not None and not 0 <= rank < world.size):
@@ -725,22 +753,21 @@ class Timeline:
         view = self.tests.get(fact.test)
         if view is not None and view.world == world.name and view.ended is None:
             view.ended, view.ended_s = fact, time_s
-        if fact.reason == "not-run":
+        if fact.reason is TestEnd.NOT_RUN:
             self.unreached[fact.test] = (world.name, fact)
         if world.test == fact.test:
             world.test = None
 
-    def _add_to_rank(self, world: WorldView, time_s: float, fact: ev.Fact) -> None:
-        if isinstance(fact, ev.FlightRecorded) and fact.origin == "destroy":
+    def _add_to_rank(self, world: WorldView, time_s: float, fact: _TestFact) -> None:
+        if isinstance(fact, ev.FlightRecorded) and fact.origin is FlightOrigin.DESTROY:
             world.begun.pop(fact.rank, None)
         if isinstance(fact, ev.Sampled):
             world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
-        test = getattr(fact, "test", None)
-        test = world.test if test is None else test
+        test = world.test if fact.test is None else fact.test
         view = self.tests.get(test) if test is not None else None
         if view is not None and view.world == world.name:
             if view.ended is None:  # what ranks say while the box ends them is no testimony
-                _update(view.ranks[fact.rank], view, time_s, fact)  # type: ignore[union-attr, arg-type, index]
+                _update(view.ranks[fact.rank], view, time_s, fact)
         elif isinstance(fact, ev.StackTaken):
             world.stacks[fact.rank] = (time_s, fact)
         elif isinstance(fact, ev.OutputRead):
@@ -810,7 +837,7 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
             if view.collectives.update(fact):
                 view.progress_s = view.busy_s = view.issued_s = time_s
             _digested(view, fact.digests)
-            if fact.origin == "destroy":
+            if fact.origin is FlightOrigin.DESTROY:
                 view.collectives.restart(time_s)
         case ev.PhaseStarted():
             if len(view.phases) < KEPT_PHASES:
@@ -852,14 +879,16 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.OutputRead():
             view.output[fact.stream] = fact
         case ev.Muted():
-            if fact.lost == ev.Muted.REPORTS or not view.muted:
+            if fact.lost is Lost.REPORTS or not view.muted:
                 view.muted = fact.lost
+        case _:
+            assert_never(fact)
 
 
 def _reported(view: RankView, time_s: float, fact: ev.Reported) -> None:
     """Of several reports of a phase (reruns, subtests) a failure stays, else the newest counts."""
     known = view.reports.get(fact.when)
-    if known is None or known[1].outcome != "failed":
+    if known is None or known[1].outcome is not ReportOutcome.FAILED:
         _keep(view.reports, fact.when, (time_s, fact), KEPT_REPORTS)
 
 

@@ -2,7 +2,7 @@
 
 A line is `{"v":1,"run":…,"world":…,"src":…,"seq":…,"t":…,"kind":…, fields…}`. The reader never raises: a torn
 tail waits for its end, a line that can't be read becomes `Damaged`, a hole in a source's numbers becomes
-`Gap`, a kind of a newer version becomes `Unknown`.
+`Gap`, a fact of a newer version, by its kind or by a word in it, becomes `Unknown`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from pytest_megacpp.recording import events
-from pytest_megacpp.recording.codec import CodecError, from_json, thawed, to_json
+from pytest_megacpp.recording.codec import CodecError, UnknownWord, from_json, thawed, to_json
 from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 from pytest_megacpp.recording.texts import cut_middle
 
@@ -76,12 +76,18 @@ def _bounded(value: typing.Any, chars: int) -> typing.Any:
 
 
 def decode_fact(data: Mapping[str, Any]) -> Fact:
-    """The fact in a JSON object; raises CodecError on data that don't fit."""
+    """The fact in a JSON object, `Unknown` of a newer version; raises CodecError on data that don't fit."""
     kind = data.get("kind")
     if not isinstance(kind, str):
         raise CodecError("kind is missing")
     cls = KINDS.get(kind)
-    return Unknown(kind[:80]) if cls is None else from_json(cls, data)
+    if cls is None:
+        return Unknown(kind[:80])
+    try:
+        fact: Fact = from_json(cls, data)
+    except UnknownWord as e:
+        return Unknown(kind, str(e))
+    return fact
 
 
 def dump_line(data: object) -> bytes:

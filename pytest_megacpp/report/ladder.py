@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Code, TestResult
-from pytest_megacpp.recording.plan import MEASURED
+from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.verdicts import Attempt, Code, TestResult
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Purpose, TestPhase
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import wrapped
 
@@ -20,8 +21,8 @@ def ladder(result: TestResult, timeline: Timeline) -> list[str]:
 def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
     view = timeline.tests.get(attempt.number)
     took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
-    head = f"  {number + 1}  {one_line(attempt.purpose, 20):<10}  {_end(attempt)}{took}"
-    told = "" if attempt.verdict.code in GREEN or attempt.number == result.number else attempt.verdict.summary
+    head = f"  {number + 1}  {attempt.purpose:<10}  {_end(attempt)}{took}"
+    told = "" if attempt.verdict.code.is_green or attempt.number == result.number else attempt.verdict.summary
     return wrapped(head + (f" · {one_line(told, 400)}" if told else ""), "", " " * 17)
 
 
@@ -29,14 +30,14 @@ def climbed(result: TestResult) -> str | None:
     """`compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
     if not result.climbed:
         return None
-    found = [result.verdict.cause] if result.verdict.cause == "infrastructure" else []
+    found = [VerdictCause.INFRASTRUCTURE] if result.verdict.cause == VerdictCause.INFRASTRUCTURE else []
     return " → ".join([*map(_step, result.attempts), *found])
 
 
 def _step(attempt: Attempt) -> str:
     blamed = attempt.verdict.blamed_ranks
     who = f" ({ranks_named(blamed)})" if blamed else ""
-    what = "" if attempt.purpose == MEASURED else f"{one_line(attempt.purpose, 20)} "
+    what = "" if attempt.purpose is Purpose.MEASURED else f"{attempt.purpose} "
     return f"{what}{_end(attempt)}{who}"
 
 
@@ -44,4 +45,4 @@ def _end(attempt: Attempt) -> str:
     """What was never begun was not tried."""
     if attempt.verdict.code is not Code.NOT_RUN:
         return str(attempt.verdict.code)
-    return "not tried" if attempt.verdict.phase == "setup" else "cut short"
+    return "not tried" if attempt.verdict.phase is TestPhase.SETUP else "cut short"

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.collectives import RankCollectives, describe
-from pytest_megacpp.recording.events import ConfigsDropped, Json
+from pytest_megacpp.recording.events import LIMIT_NAMES, ConfigsDropped, Json
 from pytest_megacpp.recording.texts import cut_middle
-from pytest_megacpp.recording.timeline import WARMED, WARMUP, Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, ForwardOrigin, WarmUp
 from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
@@ -24,7 +25,6 @@ SCHEMA = "megacpp.receipt/1"
 MAX_SLUG_CHARS = 80
 TEXT_CHARS = 4_000_000  # of the stacks and tracebacks of all ranks together; those of the blamed are never cut
 LEAST_TEXT_CHARS = 2_000
-LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")
 
 
 def receipt_names(nodeids: Iterable[str]) -> list[str]:
@@ -90,12 +90,12 @@ def receipt(
 
 def _verdict(verdict: Verdict) -> Json:
     fields: dict[str, Json] = to_json(verdict)
-    return {name: str(value) if name in ("code", "certainty") else value for name, value in fields.items()}
+    return fields
 
 
 def _why_warmed(first: TestView | None) -> str | None:
     """Why the first attempt was a warm-up, or was none; whatever attempt decided."""
-    return first.warmup or None if first is not None else None
+    return first.warmup if first is not None else None
 
 
 def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) -> Json:
@@ -185,16 +185,15 @@ def _device(where: Scene, rank: int) -> Json:
 
 def _end_s(phase: Phase, view: RankView) -> float | None:
     """A phase of pytest ends with its report."""
-    if phase.end_s is None and phase.name in view.reports:
-        return view.reports[phase.name][0]
-    return phase.end_s
+    reported_s = next((time_s for when, (time_s, _) in view.reports.items() if when == phase.name), None)
+    return phase.end_s if phase.end_s is not None else reported_s
 
 
 def _warmup(view: RankView) -> Json:
     """Null where the test never spoke of one. One that ran counts, whatever else was skipped."""
-    if any(p.name == WARMUP for p in view.phases):
-        took_s = [f.seconds for _, f in view.first_forwards if f.origin == "warmup"]
-        return {"reason": WARMED, "seconds": round(sum(took_s), 6) if took_s else None}
+    if any(p.name == WARM_UP_PHASE for p in view.phases):
+        took_s = [f.seconds for _, f in view.first_forwards if f.origin is ForwardOrigin.WARM_UP]
+        return {"reason": WarmUp.RUNS, "seconds": round(sum(took_s), 6) if took_s else None}
     return {"reason": view.warmup_skipped, "seconds": None} if view.warmup_skipped else None
 
 

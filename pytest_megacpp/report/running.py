@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
-from pytest_megacpp.recording.timeline import WARMED, TestView, Timeline
+from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.vocabulary import WarmUp
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.states import Scene, rank_states
@@ -36,6 +37,6 @@ def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: f
 
 def _in_test(test: TestView, timeline: Timeline) -> Iterator[str]:
     lasted_s = timeline.last_s - test.started_s
-    warming = ", warming up" if test.warmup == WARMED else ""
+    warming = ", warming up" if test.warmup is WarmUp.RUNS else ""
     yield f"now: {one_line(test.nodeid)} for {lasted_s:.1f} s on {counted(test.size, 'rank')}{warming}"
     yield from picture(rank_states(Scene(test.index, timeline.worlds.get(test.world), test), _NO_VERDICT), ())

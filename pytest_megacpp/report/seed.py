@@ -58,7 +58,7 @@ def began_line(seed: SeedChecked) -> str:
     facts += [f"{_size(seed.cache_bytes)} from run {seed.made_by}"] if seed.id else []
     facts += [one_line(seed.detail, 300)] if seed.detail else []
     short = seed.wanted - seed.covered
-    facts += ["warming up first"] if short and seed.mode in ("auto", "refresh") else []
+    facts += ["warming up first"] if short and seed.mode.warms_up else []
     return ", ".join(facts)
 
 

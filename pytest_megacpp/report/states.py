@@ -12,7 +12,8 @@ from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.stacks import Thread, communication_call, user_frame, waits_for_peer
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import FROZEN_STATES, RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.vocabulary import ReportOutcome, Stream, TestPhase
 from pytest_megacpp.report.clean import one_line, useful_lines
 
 
@@ -106,19 +107,19 @@ def short_path(path: str) -> str:
 
 def last_line(where: Scene, rank: int) -> str | None:
     """The last line of the rank's output that the rank itself meant to write: stdout's, else stderr's."""
-    for stream in ("stdout", "stderr"):
+    for stream in Stream:
         lines = [line for line in output_lines(where, rank, stream) if not _is_noise(line)]
         if lines:
             return one_line(lines[-1])
     return None
 
 
-def output_lines(where: Scene, rank: int, stream: str) -> list[str]:
+def output_lines(where: Scene, rank: int, stream: Stream) -> list[str]:
     read = _output(where, rank, stream)
     return list(useful_lines(read.text[-8000:])) if read else []
 
 
-def _output(where: Scene, rank: int, stream: str) -> ev.OutputRead | None:
+def _output(where: Scene, rank: int, stream: Stream) -> ev.OutputRead | None:
     if where.test is not None and rank in where.test.ranks:
         return where.test.ranks[rank].output.get(stream)
     return where.world.output.get((rank, stream)) if where.world else None
@@ -178,18 +179,20 @@ def _reported(view: RankView) -> Iterator[tuple[str, str]]:
         report = view.failure[1]
         name = short_type(report.error.type) if report.error else ""
         yield name or "failed", (f"raised {name}" if name else "failed") + _in_phase(report.when)
-    if view.finished_s is not None or "teardown" in view.reports:
-        skipped = any(report.outcome == "skipped" and report.xfail is None for _, report in view.reports.values())
+    if view.finished_s is not None or TestPhase.TEARDOWN in view.reports:
+        skipped = any(
+            report.outcome is ReportOutcome.SKIPPED and report.xfail is None for _, report in view.reports.values()
+        )
         yield ("skipped", "skipped") if skipped else ("done", "finished")
 
 
-def _in_phase(when: str) -> str:
-    return "" if when == "call" else f" in {when}"
+def _in_phase(when: TestPhase) -> str:
+    return "" if when is TestPhase.CALL else f" in {when}"
 
 
 def _living(view: RankView) -> Iterator[tuple[str, str]]:
     sample = view.sample
-    if sample is not None and sample.state in ("T", "t"):
+    if sample is not None and sample.state in FROZEN_STATES:
         yield "frozen", "frozen by a signal"
     if view.compiling_since_s is not None:
         yield "compiling", "compiling"
@@ -220,7 +223,7 @@ def _beginnings(rank: int, world: WorldView, index: int) -> Iterator[tuple[str, 
     """How far the rank came towards its first test, the most telling first."""
     if rank in world.broken:
         broken = world.broken[rank][1]
-        yield short_type(broken.type), f"{short_type(broken.type)} at {one_line(broken.stage, 40)}"
+        yield short_type(broken.type), f"{short_type(broken.type)} at {broken.stage}"
     if rank in world.exits and not world.exits[rank][1].expected:
         word = death(world.exits[rank][1])
         yield word, f"died ({word})"

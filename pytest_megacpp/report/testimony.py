@@ -11,6 +11,7 @@ from itertools import groupby, takewhile
 from pytest_megacpp.judge.verdicts import Code, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import Thread, is_users, short_path
+from pytest_megacpp.recording.vocabulary import Stage, Stream, TestPhase
 from pytest_megacpp.report.clean import bounded_lines, one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, quoted
 from pytest_megacpp.report.states import Scene, last_line, output_lines
@@ -31,7 +32,7 @@ class Raised:
     """An exception of one rank. `where` is the pytest phase or the stage before any test; `line` 0: not known."""
 
     rank: int
-    where: str
+    where: TestPhase | Stage
     type: str
     message: str
     traceback: str
@@ -79,7 +80,7 @@ def _outline(error: Raised) -> str:
 
 
 def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
-    phase = "" if error.where == "call" else f" in {one_line(error.where, 40)}"
+    phase = "" if error.where is TestPhase.CALL else f" in {error.where}"
     same = " (the text is the first one's)" if len(ranks) > 1 else ""
     text = error.traceback if error.traceback.strip() else ": ".join(filter(None, (error.type, error.message)))
     return [
@@ -106,7 +107,7 @@ def _last_words(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
     dead = [rank for rank in ranks if _died(scene, rank)]
     blocks = []
     for rank in dead[:KEPT_STACKS]:
-        lines = output_lines(scene, rank, "stderr") or output_lines(scene, rank, "stdout")
+        lines = output_lines(scene, rank, Stream.STDERR) or output_lines(scene, rank, Stream.STDOUT)
         lines = _of_the_crash(lines) or lines[-TAIL_LINES:]
         if lines:
             blocks.append([f"rank {rank} wrote last", *quoted(bounded_lines("\n".join(lines), lines=TAIL_LINES))])

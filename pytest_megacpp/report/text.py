@@ -8,10 +8,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, TestResult, Verdict
+from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
 from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import WARMED, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import EvidenceSource, TestPhase, WarmUp
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.ladder import ladder
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
@@ -23,10 +25,8 @@ ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
-INFRASTRUCTURE = "infrastructure"
-CAN_BE_INSTALLED = "py-spy"
+CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
-_OF_COLLECTIVES = frozenset({Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG, Code.COMPILE_SKEW})
 
 
 def headline(verdict: Verdict) -> str:
@@ -63,7 +63,7 @@ def failure_text(
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),
-        ticket(result, timeline, known or {}) if verdict.cause == INFRASTRUCTURE else [],
+        ticket(result, timeline, known or {}) if verdict.cause == VerdictCause.INFRASTRUCTURE else [],
         _ending(verdict, receipt, flight),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -72,8 +72,8 @@ def failure_text(
 def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> list[str]:
     facts = [str(verdict.certainty)]
     facts += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
-    facts += [f"in {one_line(verdict.phase, 40)}"] if verdict.phase != "call" else []
-    facts += ["while warming up"] if where.test is not None and where.test.warmup == WARMED else []
+    facts += [f"in {verdict.phase}"] if verdict.phase is not TestPhase.CALL else []
+    facts += ["while warming up"] if where.test is not None and where.test.warmup is WarmUp.RUNS else []
     facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
     if timeline.started is not None and timeline.started.dry_run:
         facts.append("dry run (CPU/gloo: says nothing about GPUs)")
@@ -153,7 +153,7 @@ def _evidence_row(group: Sequence[Evidence], start_s: float) -> tuple[str, str, 
     first = group[0]
     time = "" if first.time_s is None else f"{first.time_s - start_s:+.2f} s"
     ranks = [item.rank for item in group if item.rank is not None]
-    return time, ranks_named(ranks) if ranks else "box", one_line(first.source, 40), one_line(first.text, 400)
+    return time, ranks_named(ranks) if ranks else "box", first.source, one_line(first.text, 400)
 
 
 def _aligned(row: tuple[str, str, str, str], widths: Sequence[int]) -> list[str]:
@@ -184,6 +184,6 @@ def _ending(verdict: Verdict, receipt: str | None, flight: str | None) -> list[s
     """The next step unwrapped: its commands are there to be copied."""
     steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
     lines = [f"{'next' if number == 0 else '':<9}{step}" for number, step in enumerate(steps)]
-    if flight and verdict.code in _OF_COLLECTIVES:
+    if flight and verdict.code.traits.is_about_collectives:
         lines.append(f"{'flight':<9}torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_")
     return [*lines, *([f"{'receipt':<9}{one_line(receipt, 1000)}"] if receipt else [])]

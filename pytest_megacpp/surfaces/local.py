@@ -18,6 +18,7 @@ from pytest_megacpp.box import process
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
+from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
 from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 from pytest_megacpp.surfaces.standstill import STOPPED_S, Standstill
@@ -111,8 +112,8 @@ class LocalBox:
             return None
         number = -status if status < 0 else status - _SIGNALLED
         words = (_how(status) if number > 0 else self._last_words() or _how(status))[:LAST_WORDS_CHARS]
-        cause = "killed" if number == signal.SIGKILL else "cut-off"
-        return Ended(ProblemFound("box-lost", cause, words) if words else None)
+        cause = ProblemCause.KILLED if number == signal.SIGKILL else ProblemCause.CUT_OFF
+        return Ended(ProblemFound(ProblemCode.BOX_LOST, cause, words) if words else None)
 
     def _lost_to_a_stop(self) -> Ended | None:
         """A box that was stopped for good is ended: nobody else would, and it would hold what it has."""
@@ -122,7 +123,7 @@ class LocalBox:
         self._kill()
         words = f"process {stopped} of the box was stopped (SIGSTOP) and stayed so for {STOPPED_S:g} s"
         mend = "find out what stops processes here (kill -STOP, a job manager); kill -CONT in time lets a box go on"
-        self._lost = Ended(ProblemFound("box-lost", "frozen", words, mend))
+        self._lost = Ended(ProblemFound(ProblemCode.BOX_LOST, "frozen", words, mend))
         return self._lost
 
     def address(self) -> Address:
@@ -150,7 +151,7 @@ class LocalBox:
                 stdin.write(word_line(word))
                 stdin.flush()
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: RunEnd) -> None:
         self.say(Stop(reason))
 
     def end(self) -> None:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Event, ProblemFound, Progress
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.seed_layout import SeedError
+from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd, SeedMode
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces import modal_client as client
@@ -153,14 +154,14 @@ class ModalSurface:
         """Before anything is rented; an image of the user's own may bring seeds along."""
         config, image = self.config, self.config.image
         own = image.baked_seed is not None or image.factory is not None or image.reference is not None
-        required = any(test.cache_seed == "require" for test in plan.tests)
+        required = any(test.cache_seed is SeedMode.REQUIRE for test in plan.tests)
         if own or not required or config.cache_volume is None:
             return
         shelf = ModalShelf(config.cache_volume, config.environment)
         try:
             refused = box.phase("seed", lambda: refusal(plan, shelf, image.name))
         except SeedError as e:
-            raise failures.SurfaceTrouble(ProblemFound("blocked", "seed", str(e))) from e
+            raise failures.SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, str(e))) from e
         if refused is not None:
             raise failures.SurfaceTrouble(refused)
 
@@ -174,7 +175,7 @@ class ModalSurface:
         try:
             return gather(top_of(Path(plan.cwd)), self.source, SOURCE_DIR, self.never)
         except SourceError as e:
-            raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e
+            raise failures.SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
 
     def _image(self, top: Path) -> Any:
         client.client()
@@ -183,7 +184,7 @@ class ModalSurface:
         try:
             return image(self.config.image, top, self.config.environment)
         except ImageError as e:
-            raise failures.SurfaceTrouble(ProblemFound("blocked", "image", str(e))) from e
+            raise failures.SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "image", str(e))) from e
 
     def _plan(self, plan: Plan, source: Source, run_s: float) -> Plan:
         variables, data = self.config.env, self.config.data_sets()
@@ -201,7 +202,7 @@ class ModalSurface:
                 environ=os.environ,
             )
         except SourceError as e:
-            raise failures.SurfaceTrouble(ProblemFound("blocked", "source", str(e))) from e
+            raise failures.SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
 
     @contextlib.contextmanager
     def _staged(self, plan: Plan, source: Source) -> Iterator[Path]:
@@ -328,7 +329,7 @@ class ModalBox:
         if self._stay is Stay.OWNER:
             self._words.append(word)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: RunEnd) -> None:
         if self._stay is not Stay.OWNER:
             return
         self.say(Stop(reason))
@@ -340,7 +341,7 @@ class ModalBox:
         if self._stay is not Stay.OWNER:
             self._cancelled.set()
         elif not self._done.is_set():
-            self.stop("interrupted")
+            self.stop(RunEnd.INTERRUPTED)
             if not self._done.wait(STOP_S):
                 self._cancelled.set()
         self._done.wait(GIVEN_BACK_S + 2 * client.POLL_S + client.ENDED_S)
@@ -512,6 +513,8 @@ class ModalBox:
                     self._write_log(piece.path, piece.data)
                 case End():
                     self._complete = True
+                case _:
+                    assert_never(piece)
 
     def _exit_code(self) -> int | None:
         """None while it runs, and while nobody can say."""
@@ -630,4 +633,4 @@ class ModalBox:
 
     def _left_to_itself(self) -> bool:
         """A box that can't be reached any more ends by its lease, or not at all; `--attach` finds it."""
-        return self._problem is not None and self._problem.cause == "connection"
+        return self._problem is not None and self._problem.cause == ProblemCause.CONNECTION

@@ -7,6 +7,7 @@ is tried twice; calls to a running box are, where `is_transient` says so, and th
 from dataclasses import dataclass
 
 from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode
 
 KILLED, TIMED_OUT = 137, 124
 GONE, NO_SUCH_RUN = "gone", "no-such-run"
@@ -40,36 +41,53 @@ class Cancelled(Exception):
 class _Meaning:
     """`told` precedes the client's own words."""
 
-    code: str
+    code: ProblemCode
     cause: str
     told: str
     mend: str = ""
 
 
-_UNREACHABLE = _Meaning("blocked", "unreachable", "Modal can't be reached", "check the network and status.modal.com")
+_UNREACHABLE = _Meaning(
+    ProblemCode.BLOCKED, "unreachable", "Modal can't be reached", "check the network and status.modal.com"
+)
 _BY_CLASS = {
-    "AuthError": _Meaning("blocked", "credentials", "Modal refuses the credentials", TOKEN),
-    "PermissionDeniedError": _Meaning("blocked", "credentials", "these credentials may not do that", TOKEN),
+    "AuthError": _Meaning(ProblemCode.BLOCKED, "credentials", "Modal refuses the credentials", TOKEN),
+    "PermissionDeniedError": _Meaning(ProblemCode.BLOCKED, "credentials", "these credentials may not do that", TOKEN),
     "ConnectionError": _UNREACHABLE,
     "ServiceError": _UNREACHABLE,
-    "InternalError": _Meaning("blocked", "internal-error", "Modal failed", "rerun"),
+    "InternalError": _Meaning(ProblemCode.BLOCKED, "internal-error", "Modal failed", "rerun"),
     "ImageBuildError": _Meaning(
-        "environment", "image-build", "the image could not be built", "mend the image (megacpp doctor --surface modal)"
+        ProblemCode.ENVIRONMENT,
+        "image-build",
+        "the image could not be built",
+        "mend the image (megacpp doctor --surface modal)",
     ),
     "ResourceExhaustedError": _Meaning(
-        "blocked", "capacity", "Modal has no room", "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+        ProblemCode.BLOCKED,
+        "capacity",
+        "Modal has no room",
+        "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]",
     ),
     "ConflictError": _Meaning(
-        "blocked", "refused", "Modal refuses", "see what it says: billing, limits, a stopped app"
+        ProblemCode.BLOCKED, "refused", "Modal refuses", "see what it says: billing, limits, a stopped app"
     ),
     "AlreadyExistsError": _Meaning(
-        "blocked", "duplicate-name", "a sandbox of this run exists already", "listen to it: pytest --attach RUN"
+        ProblemCode.BLOCKED,
+        "duplicate-name",
+        "a sandbox of this run exists already",
+        "listen to it: pytest --attach RUN",
     ),
-    "NotFoundError": _Meaning("blocked", "not-found", "Modal doesn't know something", "create it, or correct its name"),
-    "InvalidError": _Meaning("blocked", "refused", "the client refuses", "correct [tool.pytest_megacpp.modal]"),
-    "ExecutionError": _Meaning("environment", "execution", "the client gave up", "rerun"),
-    "VersionError": _Meaning("blocked", "client-version", "this client is too old", "pip install -U modal"),
-    "UnimplementedError": _Meaning("blocked", "client-version", "the server lacks a call", "pip install -U modal"),
+    "NotFoundError": _Meaning(
+        ProblemCode.BLOCKED, "not-found", "Modal doesn't know something", "create it, or correct its name"
+    ),
+    "InvalidError": _Meaning(
+        ProblemCode.BLOCKED, "refused", "the client refuses", "correct [tool.pytest_megacpp.modal]"
+    ),
+    "ExecutionError": _Meaning(ProblemCode.ENVIRONMENT, "execution", "the client gave up", "rerun"),
+    "VersionError": _Meaning(ProblemCode.BLOCKED, "client-version", "this client is too old", "pip install -U modal"),
+    "UnimplementedError": _Meaning(
+        ProblemCode.BLOCKED, "client-version", "the server lacks a call", "pip install -U modal"
+    ),
 }
 _TRANSIENT = frozenset({"ServiceError", "InternalError", "ConnectionError", "StreamTerminatedError", "TimeoutError"})
 
@@ -83,10 +101,12 @@ def trouble(error: BaseException, log: str = "") -> SurfaceTrouble:
     names = [cls.__name__ for cls in type(error).__mro__]
     meaning = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
     if meaning is None:
-        unknown = ProblemFound("environment", "surface", f"{names[0]}: {error}"[:DETAIL_CHARS], "rerun")
+        unknown = ProblemFound(ProblemCode.ENVIRONMENT, "surface", f"{names[0]}: {error}"[:DETAIL_CHARS], "rerun")
         return SurfaceTrouble(unknown)
     if meaning.cause == "capacity" and "capacity" not in str(error).lower():
-        meaning = _Meaning("blocked", "quota", "Modal refuses", "raise the workspace's limits, or ask for less")
+        meaning = _Meaning(
+            ProblemCode.BLOCKED, "quota", "Modal refuses", "raise the workspace's limits, or ask for less"
+        )
     lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES:]
     said = " / ".join(lines) or " ".join(str(error).split())
     detail = f"{meaning.told}: {said}" if said else meaning.told
@@ -96,11 +116,15 @@ def trouble(error: BaseException, log: str = "") -> SurfaceTrouble:
 def _late(error: Late) -> SurfaceTrouble:
     if error.what == "the machine":
         mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
-        return SurfaceTrouble(ProblemFound("blocked", "capacity", f"no machine: {error}", mend))
+        return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "capacity", f"no machine: {error}", mend))
     if error.what == "the image":
         mend = "make the image smaller (megacpp doctor --surface modal builds it beforehand)"
-        return SurfaceTrouble(ProblemFound("environment", "image-build", f"the image was not built: {error}", mend))
-    return SurfaceTrouble(ProblemFound("blocked", "unreachable", f"{_UNREACHABLE.told}: {error}", _UNREACHABLE.mend))
+        return SurfaceTrouble(
+            ProblemFound(ProblemCode.ENVIRONMENT, "image-build", f"the image was not built: {error}", mend)
+        )
+    return SurfaceTrouble(
+        ProblemFound(ProblemCode.BLOCKED, "unreachable", f"{_UNREACHABLE.told}: {error}", _UNREACHABLE.mend)
+    )
 
 
 def is_transient(error: BaseException) -> bool:
@@ -112,7 +136,7 @@ def is_transient(error: BaseException) -> bool:
 
 def no_client() -> SurfaceTrouble:
     mend = "pip install 'pytest-megacpp[modal]', or run here: --surface local"
-    return SurfaceTrouble(ProblemFound("blocked", "client", "the modal client isn't installed", mend))
+    return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "client", "the modal client isn't installed", mend))
 
 
 def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> ProblemFound:
@@ -122,22 +146,26 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
     words = f": {said.strip()[-300:]}" if said.strip() else ""
     if ending == "timeout" or code == TIMED_OUT:
         mend = "raise timeout_s in [tool.pytest_megacpp.modal], or run fewer tests at once"
-        return ProblemFound("box-lost", "sandbox-timeout", "the sandbox reached its own time limit", mend)
+        return ProblemFound(ProblemCode.BOX_LOST, "sandbox-timeout", "the sandbox reached its own time limit", mend)
     if ending == "terminated":
-        return ProblemFound("box-lost", "terminated", "somebody terminated the sandbox", "rerun")
+        return ProblemFound(ProblemCode.BOX_LOST, "terminated", "somebody terminated the sandbox", "rerun")
     if code == KILLED:
         told = "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)"
-        return ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib")
+        return ProblemFound(
+            ProblemCode.BOX_LOST, ProblemCause.KILLED, told, "rerun; if it was memory, raise memory_mib"
+        )
     if not recorded:
         told = f"the box did not start in this image (exit {code}){words}"
         mend = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
-        return ProblemFound("environment", IMAGE, told, mend)
-    return ProblemFound("box-lost", "cut-off", f"the sandbox ended with exit {code}{words}", "rerun")
+        return ProblemFound(ProblemCode.ENVIRONMENT, IMAGE, told, mend)
+    return ProblemFound(
+        ProblemCode.BOX_LOST, ProblemCause.CUT_OFF, f"the sandbox ended with exit {code}{words}", "rerun"
+    )
 
 
 def is_an_end(problem: ProblemFound) -> bool:
     """Whether it says how a run ended, not why Modal can't be asked."""
-    return problem.code == "box-lost" or problem.cause == IMAGE
+    return problem.code is ProblemCode.BOX_LOST or problem.cause == IMAGE
 
 
 def nothing_left(code: int | None, why: ProblemFound | None = None) -> ProblemFound:
@@ -147,24 +175,33 @@ def nothing_left(code: int | None, why: ProblemFound | None = None) -> ProblemFo
     how = f" with exit {code}" if code is not None else ""
     told = f"the sandbox is gone (it ended{how}) and left no records"
     if why is None:
-        return ProblemFound("box-lost", GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote")
-    return ProblemFound("box-lost", GONE, f"{told}: {why.detail}"[:DETAIL_CHARS], why.mend)
+        return ProblemFound(
+            ProblemCode.BOX_LOST, GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote"
+        )
+    return ProblemFound(ProblemCode.BOX_LOST, GONE, f"{told}: {why.detail}"[:DETAIL_CHARS], why.mend)
 
 
 def no_such_run(run_id: str) -> ProblemFound:
     """Nothing at Modal speaks for this run's ever having been there."""
     told = f"Modal knows neither a sandbox nor records of run {run_id}"
-    return ProblemFound("blocked", NO_SUCH_RUN, told, "check the run id, the app and the account: megacpp runs")
+    return ProblemFound(
+        ProblemCode.BLOCKED, NO_SUCH_RUN, told, "check the run id, the app and the account: megacpp runs"
+    )
 
 
 def given_up(error: BaseException) -> ProblemFound:
     """What an exception means while a box is at work: nothing was refused any more."""
     told = f"following the box failed: {type(error).__name__}: {' '.join(str(error).split())}"
-    return ProblemFound("box-lost", "cut-off", told[:DETAIL_CHARS], "rerun")
+    return ProblemFound(ProblemCode.BOX_LOST, ProblemCause.CUT_OFF, told[:DETAIL_CHARS], "rerun")
 
 
 def unreachable_box(run_id: str, seconds: float, lease_s: float) -> ProblemFound:
     """Connected before, and now not for long."""
     then = f"without a desk it ends within {lease_s:g} s" if lease_s else "it works on without a desk"
     told = f"no connection to the box for {seconds:.0f} s; {then}"
-    return ProblemFound("box-lost", "connection", told, f"see what it recorded (pytest --attach {run_id}), or rerun")
+    return ProblemFound(
+        ProblemCode.BOX_LOST,
+        ProblemCause.CONNECTION,
+        told,
+        f"see what it recorded (pytest --attach {run_id}), or rerun",
+    )

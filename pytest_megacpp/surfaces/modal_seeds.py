@@ -29,6 +29,7 @@ from pytest_megacpp.recording.seed_layout import (
     named,
     newest_first,
 )
+from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, SeedMode
 from pytest_megacpp.surfaces import modal_client as client
 from pytest_megacpp.surfaces.modal_config import SEEDS, VolumeConfig
 from pytest_megacpp.surfaces.modal_failures import SurfaceTrouble
@@ -106,7 +107,7 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
     """
     ids = Redactor({**os.environ, **plan.environment}).ids(t.nodeid for t in plan.tests)  # as the box names them
     tests = zip(ids, plan.tests, strict=True)
-    wanted = [Wanted(one, t.preset, t.ranks) for one, t in tests if t.cache_seed == "require" and not t.drill]
+    wanted = [Wanted(one, t.preset, t.ranks) for one, t in tests if t.cache_seed is SeedMode.REQUIRE and not t.drill]
     if not wanted:
         return None
     asked = (
@@ -125,7 +126,7 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
     told = f"{shelf.place} has no seed for lane {asked[0]} on {asked[1]}, {asked[2]} ranks, preset {asked[3]}"
     if best is not None:
         told = f"the seed in {shelf.place} covers {best.covered} of {best.wanted} pairs of test and rank"
-    return ProblemFound("blocked", "seed", f"nothing was rented: {told}", warming_command(plan))
+    return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, f"nothing was rented: {told}", warming_command(plan))
 
 
 def _asked(seed: Manifest) -> tuple[str, str, int, str, str, str]:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.recording.words import Word
 
 
@@ -39,7 +40,7 @@ class RunningBox(Protocol):
     def say(self, word: Word) -> None:
         """What the box is to hear, once at least, in order; lost on one that has ended or belongs to another desk."""
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: RunEnd) -> None:
         """Asks the box to end in order."""
 
     def end(self) -> None:

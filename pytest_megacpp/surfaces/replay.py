@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.recording.words import Word
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
@@ -38,7 +39,7 @@ class ReplayedBox:
     def say(self, word: Word) -> None:
         """There is nobody to hear it."""
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: RunEnd) -> None:
         """There is nothing to stop."""
 
     def end(self) -> None:

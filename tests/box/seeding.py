@@ -8,7 +8,7 @@ SHAPE = Shape("h200x8", "H200:8", ("NVIDIA H200",) * 2, 2, "full", "image", {"to
 GRAPH = "fc2mn53z47o3jcrg2dj24qh7o7ibg4zunj37ixlzvp63ym5lb2jl"
 JOINT = "a2h6hrw6tar5evnndvqbmyka2dgpulefab5z7piwjgfalpqepfnf"
 PLACES = {"inductor": f"inductor/fxgraph/c2/{GRAPH}", "aot_autograd": f"inductor/aotautograd/{JOINT}"}
-KEYS = {"inductor": (GRAPH,), "aot_autograd": (JOINT,)}
+KEYS: dict[str, tuple[str, ...]] = {"inductor": (GRAPH,), "aot_autograd": (JOINT,)}
 
 
 def seeded(nodeid: str = "test_a.py::test_a", ranks: int = 2) -> SeededTest:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import digests
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, StackMethod, TestPhase
 
 FOREVER = inf
 MAIN_THREAD = "0x12"
@@ -274,7 +275,7 @@ class Ranks:
             return round(0.95 * spent_s + 0.65 * life.spent_s(at_s, "idle"), 2)
         return round(spent_s, 2)
 
-    def flight(self, rank: int, test: int, at_s: float, origin: str) -> ev.FlightRecorded | None:
+    def flight(self, rank: int, test: int, at_s: float, origin: FlightOrigin) -> ev.FlightRecorded | None:
         entered = [e for e in self.lives[rank].entries if e.entered_s <= at_s]
         if not entered or not self._alive(rank, at_s):
             return None
@@ -304,7 +305,7 @@ class Ranks:
         doing = self.lives[rank].doing(at_s)
         text = BLOCKED if doing in ("receive", "wait", "spin") else IMPORTING if doing == "import" else AT_HOME
         line = "os.waitpid(pid, 0)" if doing == "stuckcompile" else "time.sleep(1)"
-        return ev.StackTaken(rank, test, "traceback", True, text, line)
+        return ev.StackTaken(rank, test, StackMethod.TRACEBACK, True, text, line)
 
     def _alive(self, rank: int, at_s: float) -> bool:
         died = self.lives[rank].died
@@ -316,26 +317,28 @@ class Ranks:
             source = f"rank {rank}"
             for group, members in self._groups(rank).items():
                 yield self.start_s, source, ev.GroupCreated(rank, test, group, members)
-            yield self.start_s, source, ev.Reported(rank, test, "setup", "passed", 0.0)
+            yield self.start_s, source, ev.Reported(rank, test, TestPhase.SETUP, ReportOutcome.PASSED, 0.0)
             yield self.start_s, source, ev.PhaseStarted(rank, test, "call")
             for at_s, phase in life.phases:
                 yield at_s, source, (ev.PhaseEnded if phase.over else ev.PhaseStarted)(rank, test, phase.name)
             if life.failed_s is not None:
-                yield from self._last_look(rank, test, life.failed_s, "failure")
-                reported = ev.Reported(rank, test, "call", "failed", 1.0, error=life.failure.error)
+                yield from self._last_look(rank, test, life.failed_s, FlightOrigin.FAILURE)
+                reported = ev.Reported(rank, test, TestPhase.CALL, ReportOutcome.FAILED, 1.0, error=life.failure.error)
                 yield life.failed_s, source, reported
             if life.finished_s is not None:
                 if life.failed_s is None:
-                    yield life.finished_s, source, ev.Reported(rank, test, "call", "passed", 1.0)
-                yield life.finished_s, source, ev.Reported(rank, test, "teardown", "passed", 0.0)
-                yield from self._last_look(rank, test, life.finished_s, "finish")
-                flight = self.flight(rank, test, life.finished_s, "finish")
+                    yield life.finished_s, source, ev.Reported(rank, test, TestPhase.CALL, ReportOutcome.PASSED, 1.0)
+                yield life.finished_s, source, ev.Reported(rank, test, TestPhase.TEARDOWN, ReportOutcome.PASSED, 0.0)
+                yield from self._last_look(rank, test, life.finished_s, FlightOrigin.FINISH)
+                flight = self.flight(rank, test, life.finished_s, FlightOrigin.FINISH)
                 hashed = digests(flight.entries) if flight is not None else {}
                 yield life.finished_s, source, ev.Finished(rank, test, True, False, len(life.entries), 0, hashed)
             if life.died is not None:
                 yield life.died[0], "box", ev.RankExited(rank, life.died[1].code, life.died[1].signal)
 
-    def _last_look(self, rank: int, test: int, at_s: float, origin: str) -> Iterator[tuple[float, str, ev.Fact]]:
+    def _last_look(
+        self, rank: int, test: int, at_s: float, origin: FlightOrigin
+    ) -> Iterator[tuple[float, str, ev.Fact]]:
         flight = self.flight(rank, test, at_s, origin)
         if flight is not None:
             yield at_s, f"rank {rank}", flight
@@ -379,7 +382,7 @@ class Watching:
                 continue
             if stacks_of is None:
                 self._tell(at_s, "box", self.ranks.sample(rank, self.test, at_s))
-                flight = self.ranks.flight(rank, self.test, at_s, "evidence")
+                flight = self.ranks.flight(rank, self.test, at_s, FlightOrigin.EVIDENCE)
                 if flight is not None:
                     self._tell(at_s, "box", flight)
             self._tell(at_s, "box", self.ranks.stack(rank, self.test, at_s))
@@ -405,7 +408,7 @@ class Watching:
 
     def _look(self, rank: int, at_s: float) -> None:
         sample = self.ranks.sample(rank, self.test, at_s)
-        flight = self.ranks.flight(rank, self.test, at_s, "poll")
+        flight = self.ranks.flight(rank, self.test, at_s, FlightOrigin.POLL)
         last_sample, last_flight = self._seen.get(rank, (None, None))
         self._seen[rank] = sample, flight
         if sample != last_sample:

@@ -16,6 +16,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Preset, RunEnd, Stage, TestEnd, WarmUp
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import MAIN_THREAD, Program, Ranks, Watching
 
@@ -59,7 +60,7 @@ class Scenario:
     stop_s: float | None = None
     lies: Sequence[tuple[float, int, bytes]] = ()
     pauses: Sequence[tuple[float, float]] = ()
-    warming: Mapping[int, str] = field(default_factory=dict)
+    warming: Mapping[int, WarmUp] = field(default_factory=dict)
     compiling: frozenset[int] = frozenset()
 
 
@@ -68,7 +69,7 @@ def plan(*tests: PlannedTest, dry_run: bool = True, maxfail: int = 0, run_s: flo
 
 
 def planned(ranks: int = 2, *, fresh: bool = False, drill: bool = False) -> PlannedTest:
-    return PlannedTest("t", ranks, "full", LIMITS, fresh, drill)
+    return PlannedTest("t", ranks, Preset.FULL, LIMITS, fresh, drill)
 
 
 @dataclass
@@ -134,7 +135,7 @@ class SimulatedBox:
             assert self.now_s < self.most_s
             assert self.steps < 60 * self.most_s
             if self.scenario.stop_s is not None and self.now_s >= self.scenario.stop_s:
-                self.supervisor.stop = ("interrupted", "somebody pressed Ctrl-C")
+                self.supervisor.stop = (RunEnd.INTERRUPTED, "somebody pressed Ctrl-C")
             actions = self.supervisor.step(self.now_s)
             for action in actions:
                 assert self.finish is None
@@ -238,7 +239,7 @@ class SimulatedBox:
             return
         say(ev.RankReady(rank, rank, MAIN_THREAD))
         if birth in (Birth.BREAKS, Birth.BREAKS_LATE):
-            say(ev.RankBroken(rank, "conftest", "ImportError", "no x", ""), 0.1)
+            say(ev.RankBroken(rank, Stage.CONFTEST, "ImportError", "no x", ""), 0.1)
             return
         say(ev.RankCollected(rank, Numbers(found), "d", (), Numbers(found[::2])), 0.1)
         if birth in EXITS_AFTER_S:
@@ -282,16 +283,18 @@ class SimulatedBox:
                 assert self.ends[test] == 1
                 if self.desk is not None:
                     self._at(self.now_s + HEARD_S, lambda t, n=test: self.desk(n, t))  # type: ignore[misc]
-                assert (self._running == test) == (reason != "not-run")
-                assert (test in self.acted) == (reason == "aborted")
-                if reason == "finished":
+                assert (self._running == test) == (reason is not TestEnd.NOT_RUN)
+                assert (test in self.acted) == (reason is TestEnd.ABORTED)
+                if reason is TestEnd.FINISHED:
                     views = self.timeline.tests[test].ranks.values()
-                    assert all(v.finished_s is not None for v in views)
-                    assert all(v.exit_s is None or v.exit_s > v.finished_s for v in views)
-                self._running = None if reason != "not-run" else self._running
+                    ends = [(v.finished_s, v.exit_s) for v in views]
+                    assert all(end_s is not None and (exit_s is None or exit_s > end_s) for end_s, exit_s in ends)
+                self._running = None if reason is not TestEnd.NOT_RUN else self._running
             case ev.Acted(test=int(test)):
                 assert self._running == test
                 self.acted[test] = action.fact
+            case _:
+                pass
         self.tell(self.now_s, action.world, "box", action.fact)
 
     def _release(self, action: sv.Release) -> None:

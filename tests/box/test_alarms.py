@@ -1,6 +1,6 @@
 """When a box ends a test early: each rule when it should and not before, and no rule without need."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.box.alarms import (
-    RESTS_ON_LOOKS,
     SETTLE_S,
     STUCK_BY_STACK_S,
     STUCK_S,
@@ -19,7 +18,8 @@ from pytest_megacpp.box.alarms import (
 )
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import disagreements
-from pytest_megacpp.recording.timeline import WARMED, TestView, fold
+from pytest_megacpp.recording.timeline import TestView, fold
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestPhase, WarmUp
 from tests.box.simulated import (
     FOREVER,
     MAIN_THREAD,
@@ -65,7 +65,7 @@ class Rehearsal:
         *programs: Program,
         limits: ev.Limits = LIMITS,
         offsets: Sequence[float] = (0.0, 0.03),
-        warmup: str = "",
+        warmup: WarmUp | None = None,
     ) -> None:
         self.told = Telling(len(programs), test=False)
         for rank in range(len(programs)):
@@ -91,7 +91,7 @@ class Rehearsal:
             if not self.view.unfinished() and not any(v.gone for v in self.view.ranks.values()):
                 return None
             acted = alarm(self.view, self.clocks, self.now_s)
-            if acted is not None and acted.why in RESTS_ON_LOOKS:
+            if acted is not None and acted.why.rests_on_looks:
                 self.watching.look_again(self.now_s, to_look_at(self.view, acted))
                 acted = alarm(self.view, self.clocks, self.now_s)
             if acted is not None:
@@ -100,11 +100,11 @@ class Rehearsal:
         return None
 
 
-def expect(rehearsal: Rehearsal, why: str, at_s: float, slack_s: float = 0.5) -> ev.Acted:
+def expect(rehearsal: Rehearsal, why: ActReason, at_s: float, slack_s: float = 0.5) -> ev.Acted:
     """The alarm, which must come at `at_s` or at most `slack_s` later."""
     found = rehearsal.alarm()
     assert found is not None
-    assert found[1].why == why
+    assert found[1].why is why
     assert at_s <= found[0] <= at_s + slack_s
     return found[1]
 
@@ -118,19 +118,19 @@ def everybody(*steps: Step, ranks: int) -> list[Program]:
 
 @pytest.mark.parametrize("others", [[Collect()], [Work(30)], [Idle(30)], []])
 def test_a_death_ends_the_test_when_its_companions_had_time_to_show(others: list[Step]) -> None:
-    acted = expect(Rehearsal([Work(2), Die()], others, others), "exit", 2 + SETTLE_S, 0.1)
+    acted = expect(Rehearsal([Work(2), Die()], others, others), ActReason.EXIT, 2 + SETTLE_S, 0.1)
     assert acted.test == 0
 
 
 def test_the_first_of_several_deaths_counts() -> None:
-    expect(Rehearsal([Work(2), Die()], [Work(2.1), Die()], [Collect()]), "exit", 2 + SETTLE_S, 0.1)
+    expect(Rehearsal([Work(2), Die()], [Work(2.1), Die()], [Collect()]), ActReason.EXIT, 2 + SETTLE_S, 0.1)
 
 
 def test_a_rank_that_ends_after_it_finished_is_an_exit_too() -> None:
     rehearsal = Rehearsal([], [Work(5)])
     rehearsal.watching.advance(START_S + 1)
     rehearsal.told.box(START_S + 1, ev.RankExited(0, 0))
-    expect(rehearsal, "exit", 1 + SETTLE_S, 0.1)
+    expect(rehearsal, ActReason.EXIT, 1 + SETTLE_S, 0.1)
 
 
 def test_a_rank_that_the_box_ended_is_no_alarm() -> None:
@@ -144,13 +144,15 @@ def test_a_rank_that_the_box_ended_is_no_alarm() -> None:
 
 @pytest.mark.parametrize("odd", [Collect("gloo:broadcast"), Collect(numel=4)])
 def test_a_mismatch_ends_the_test(odd: Collect) -> None:
-    acted = expect(Rehearsal([Work(2), Collect()], [Work(2), odd], [Work(2), Collect()]), "mismatch", 2 + 2 * SETTLE_S)
+    acted = expect(
+        Rehearsal([Work(2), Collect()], [Work(2), odd], [Work(2), Collect()]), ActReason.MISMATCH, 2 + 2 * SETTLE_S
+    )
     assert "#1 of group 0" in acted.detail
 
 
 def test_a_mismatch_that_nobody_waits_for_is_found_too() -> None:
     programs: list[Program] = [[Collect(wait=False), Work(30)], [Collect("gloo:broadcast", wait=False), Work(30)]]
-    expect(Rehearsal(*programs), "mismatch", 2 * SETTLE_S)
+    expect(Rehearsal(*programs), ActReason.MISMATCH, 2 * SETTLE_S)
 
 
 @pytest.mark.parametrize("op", ["gloo:all_to_all", "gloo:gather", "gloo:scatter"])
@@ -173,22 +175,24 @@ def test_other_groups_may_do_other_things() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_a_failure_ends_the_test_when_everybody_else_waits(ranks: int) -> None:
-    programs = [[Work(3), Fail()], *everybody(Collect(), ranks=ranks - 1)]
-    acted = expect(Rehearsal(*programs), "failure-stuck", 3 + STUCK_S, 0.5)
+    programs: list[Program] = [[Work(3), Fail()], *everybody(Collect(), ranks=ranks - 1)]
+    acted = expect(Rehearsal(*programs), ActReason.FAILURE_STUCK, 3 + STUCK_S, 0.5)
     assert (acted.waiting, acted.missing) == (tuple(range(1, ranks)), (0,))
 
 
 def test_the_failed_rank_may_be_stuck_in_its_teardown() -> None:
-    expect(Rehearsal([Work(1), Fail(), Collect("gloo:barrier", "1", (0, 1))], [Collect()]), "failure-stuck", 1, 1.5)
+    expect(
+        Rehearsal([Work(1), Fail(), Collect("gloo:barrier", "1", (0, 1))], [Collect()]), ActReason.FAILURE_STUCK, 1, 1.5
+    )
 
 
 def test_a_rank_that_left_early_counts_as_lost() -> None:
-    acted = expect(Rehearsal([Work(1)], [Collect()], [Collect()]), "failure-stuck", 1 + STUCK_S, 0.5)
+    acted = expect(Rehearsal([Work(1)], [Collect()], [Collect()]), ActReason.FAILURE_STUCK, 1 + STUCK_S, 0.5)
     assert acted.missing == (0,)
 
 
 def test_nothing_ends_while_somebody_still_works() -> None:
-    expect(Rehearsal([Fail()], [Work(3), Collect()], [Collect()]), "failure-stuck", 3 + STUCK_S, 1.0)
+    expect(Rehearsal([Fail()], [Work(3), Collect()], [Collect()]), ActReason.FAILURE_STUCK, 3 + STUCK_S, 1.0)
 
 
 @pytest.mark.parametrize("busy", [Idle(20), Work(20), Compile(3.5)])
@@ -197,12 +201,13 @@ def test_everybody_else_may_come_through_by_itself(busy: Step) -> None:
 
 
 def test_a_failure_and_a_wait_that_only_stacks_show() -> None:
-    expect(Rehearsal([Work(2), Fail()], [Receive(FOREVER)]), "failure-stuck", 2 + STUCK_BY_STACK_S, 1.0)
+    expect(Rehearsal([Work(2), Fail()], [Receive(FOREVER)]), ActReason.FAILURE_STUCK, 2 + STUCK_BY_STACK_S, 1.0)
 
 
 def test_a_failed_test_whose_others_go_on_together_runs_to_its_end() -> None:
     pair = (1, 2)
-    programs: list[Program] = [[Fail()], *everybody(*[Collect("gloo:all_reduce", "1", pair), Work(0.4)] * 9, ranks=2)]
+    steps: Program = [Collect("gloo:all_reduce", "1", pair), Work(0.4)]
+    programs: list[Program] = [[Fail()], *everybody(*[*steps] * 9, ranks=2)]
     assert Rehearsal(*programs).alarm() is None
 
 
@@ -213,14 +218,14 @@ def test_a_failed_test_whose_others_go_on_together_runs_to_its_end() -> None:
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_waiting_for_a_living_peer_ends_at_the_stall_limit(away: Step, ranks: int) -> None:
     programs = [[away], *everybody(Work(1), Collect(), ranks=ranks - 1)]
-    acted = expect(Rehearsal(*programs), "stall", 1 + LIMITS.stall, SLACK_S)
+    acted = expect(Rehearsal(*programs), ActReason.STALL, 1 + LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing, acted.compiling) == (tuple(range(1, ranks)), (0,), ())
     assert acted.waited_s == pytest.approx(LIMITS.stall, abs=SLACK_S)
     assert "all_reduce #1" in acted.detail
 
 
 def test_waiting_for_a_message_ends_at_the_stall_limit() -> None:
-    acted = expect(Rehearsal([Receive(FOREVER)], [Work(FOREVER)]), "stall", LIMITS.stall, SLACK_S + 1)
+    acted = expect(Rehearsal([Receive(FOREVER)], [Work(FOREVER)]), ActReason.STALL, LIMITS.stall, SLACK_S + 1)
     assert (acted.waiting, acted.missing) == ((0,), (1,))
 
 
@@ -241,14 +246,14 @@ PAIR = (0, "a", 2), (1, "a", 2)
 def test_waiting_for_a_world_of_its_own_ends_at_the_stall_limit(away: Step, pair: list[Step]) -> None:
     """Who will be in it is not known; ranks that are in another one are not missing."""
     rehearsal = worlds(Rehearsal(pair, pair, [Receive(FOREVER)], [away]), *PAIR)
-    acted = expect(worlds(rehearsal, (2, "b", 2), made=False), "stall", LIMITS.stall, SLACK_S)
+    acted = expect(worlds(rehearsal, (2, "b", 2), made=False), ActReason.STALL, LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((2,), (3,))
 
 
 def test_waiting_in_a_world_to_which_not_all_came_ends_at_the_stall_limit() -> None:
     """NCCL makes a group without its peers."""
     rehearsal = Rehearsal([Work(20)], [Work(20)], [Collect(group="0", ranks=(2, 3))], [Idle(FOREVER)])
-    acted = expect(worlds(rehearsal, *PAIR, (2, "b", 2)), "stall", LIMITS.stall, SLACK_S)
+    acted = expect(worlds(rehearsal, *PAIR, (2, "b", 2)), ActReason.STALL, LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((2,), (3,))
 
 
@@ -256,7 +261,7 @@ def test_waiting_for_a_world_beside_the_default_group_ends_at_the_stall_limit() 
     rehearsal = Rehearsal([Receive(FOREVER)], [Work(FOREVER)], [Receive(FOREVER)], [Idle(FOREVER)])
     for rank in (0, 2):
         rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "weights", (), 3, True, "a"))
-    acted = expect(rehearsal, "stall", LIMITS.stall, SLACK_S)
+    acted = expect(rehearsal, ActReason.STALL, LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((0, 2), (1, 3))
 
 
@@ -269,21 +274,21 @@ def test_a_pair_that_is_slow_to_find_together_is_left_alone(late: Step) -> None:
 def test_nobody_in_another_world_is_missing_where_two_ranks_look_for_each_other() -> None:
     """Rank 3 has another address: that ranks 0 and 1 compute meanwhile is nothing to them."""
     rehearsal = worlds(Rehearsal([Work(20)], [Work(20)], [Receive(FOREVER)], [Receive(FOREVER)]), *PAIR)
-    acted = expect(worlds(rehearsal, (2, "b", 2), (3, "c", 2), made=False), "failure-stuck", 20, SLACK_S)
+    acted = expect(worlds(rehearsal, (2, "b", 2), (3, "c", 2), made=False), ActReason.FAILURE_STUCK, 20, SLACK_S)
     assert (acted.waiting, acted.missing) == ((2, 3), ())
 
 
 def test_waiting_for_a_compiling_peer_ends_at_the_skew_limit() -> None:
-    acted = expect(Rehearsal([Compile(FOREVER)], [Collect()], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    acted = expect(Rehearsal([Compile(FOREVER)], [Collect()], [Collect()]), ActReason.SKEW, LIMITS.skew, SLACK_S)
     assert (acted.waiting, acted.missing, acted.compiling) == ((1, 2), (0,), (0,))
 
 
 def test_a_peer_that_compiles_first_and_sleeps_then_is_a_stall() -> None:
-    expect(Rehearsal([Compile(3), Idle(FOREVER)], [Collect()]), "stall", 3 + LIMITS.stall, SLACK_S)
+    expect(Rehearsal([Compile(3), Idle(FOREVER)], [Collect()]), ActReason.STALL, 3 + LIMITS.stall, SLACK_S)
 
 
 def test_the_two_clocks_do_not_add_up() -> None:
-    expect(Rehearsal([Idle(3), Compile(FOREVER)], [Collect()]), "skew", 3 + LIMITS.skew, SLACK_S)
+    expect(Rehearsal([Idle(3), Compile(FOREVER)], [Collect()]), ActReason.SKEW, 3 + LIMITS.skew, SLACK_S)
 
 
 def test_waits_one_after_another_do_not_add_up() -> None:
@@ -294,49 +299,49 @@ def test_waits_one_after_another_do_not_add_up() -> None:
 
 def test_a_wait_behind_a_wait_for_a_compiling_peer_has_the_skew_limit_too() -> None:
     near, far = (Collect(group=g, ranks=r) for g, r in (("1", (0, 1)), ("2", (1, 2))))
-    acted = expect(Rehearsal([near], [far, near], [Compile(FOREVER)]), "skew", LIMITS.skew, SLACK_S)
+    acted = expect(Rehearsal([near], [far, near], [Compile(FOREVER)]), ActReason.SKEW, LIMITS.skew, SLACK_S)
     assert acted.compiling == (2,)
 
 
 def test_a_compiling_peer_does_not_excuse_another_that_sleeps() -> None:
-    acted = expect(Rehearsal([Compile(FOREVER)], [Idle(FOREVER)], [Collect()]), "stall", LIMITS.stall, SLACK_S)
+    acted = expect(Rehearsal([Compile(FOREVER)], [Idle(FOREVER)], [Collect()]), ActReason.STALL, LIMITS.stall, SLACK_S)
     assert (acted.missing, acted.compiling) == ((0, 1), (0,))
 
 
 def test_a_compile_that_makes_no_progress_ends_at_the_stall_limit() -> None:
-    acted = expect(Rehearsal([Work(1), StuckCompile(FOREVER)], [Collect()]), "stall", 1 + LIMITS.stall, SLACK_S)
+    acted = expect(Rehearsal([Work(1), StuckCompile(FOREVER)], [Collect()]), ActReason.STALL, 1 + LIMITS.stall, SLACK_S)
     assert acted.compiling == (0,)
     assert "no progress" in acted.detail
 
 
 def test_a_compile_that_sleeps_has_the_skew_limit() -> None:
-    expect(Rehearsal([StuckCompile(FOREVER, asleep=True)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([StuckCompile(FOREVER, asleep=True)], [Collect()]), ActReason.SKEW, LIMITS.skew, SLACK_S)
 
 
 def test_loading_the_compiler_is_compiling() -> None:
     """No counter tells of it, so the stack of a missing peer is asked for before it is called late."""
-    acted = expect(Rehearsal([Import(FOREVER)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    acted = expect(Rehearsal([Import(FOREVER)], [Collect()]), ActReason.SKEW, LIMITS.skew, SLACK_S)
     assert acted.compiling == (0,)
     patient = replace(LIMITS, stall=30.0)
-    expect(Rehearsal([Import(FOREVER)], [Collect()], limits=patient), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([Import(FOREVER)], [Collect()], limits=patient), ActReason.SKEW, LIMITS.skew, SLACK_S)
     near_skew = 0.9 * LIMITS.skew
-    loads = [Work(15), Import(2), Compile(2), Collect()]
+    loads: Program = [Work(15), Import(2), Compile(2), Collect()]
     assert Rehearsal(loads, [Collect()], limits=patient).alarm() is None  # what came before the import was no compile
     assert Rehearsal([Import(near_skew), Collect()], [Collect()]).alarm() is None
     assert Rehearsal([Import(near_skew / 2), Compile(near_skew / 2), Collect()], [Collect()]).alarm() is None
-    expect(Rehearsal([Import(1), Idle(FOREVER)], [Collect()]), "stall", LIMITS.stall, SLACK_S)
+    expect(Rehearsal([Import(1), Idle(FOREVER)], [Collect()]), ActReason.STALL, LIMITS.stall, SLACK_S)
 
 
 def test_one_stuck_compile_beside_another_that_moves_has_the_skew_limit() -> None:
-    expect(Rehearsal([StuckCompile(FOREVER)], [Compile(FOREVER)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([StuckCompile(FOREVER)], [Compile(FOREVER)], [Collect()]), ActReason.SKEW, LIMITS.skew, SLACK_S)
 
 
 def test_waiting_for_the_lock_of_a_compiling_process_has_the_skew_limit() -> None:
-    expect(Rehearsal([StuckCompile(FOREVER, lock=True)], [Collect()]), "skew", LIMITS.skew, SLACK_S)
+    expect(Rehearsal([StuckCompile(FOREVER, lock=True)], [Collect()]), ActReason.SKEW, LIMITS.skew, SLACK_S)
 
 
 def test_nobody_compiles_longer_than_the_compile_limit() -> None:
-    expect(Rehearsal(*everybody(Work(1), Compile(FOREVER), ranks=4)), "compile", 1 + LIMITS.compile, SLACK_S)
+    expect(Rehearsal(*everybody(Work(1), Compile(FOREVER), ranks=4)), ActReason.COMPILE, 1 + LIMITS.compile, SLACK_S)
 
 
 def test_several_compiles_do_not_add_up() -> None:
@@ -348,19 +353,19 @@ WARM_UP, WARM = Phase("warmup"), Phase("warmup", over=True)
 
 
 def test_who_compiles_in_a_warm_up_is_waited_for_as_long_as_a_compile_may_take() -> None:
-    waits = [WARM_UP, Collect(), WARM]
+    waits: Program = [WARM_UP, Collect(), WARM]
     for long in ((Compile(0.9 * LIMITS.compile),), (Import(1), Compile(2 * LIMITS.skew))):
         assert Rehearsal([WARM_UP, *long, Collect(), WARM], waits, waits).alarm() is None
-    expect(Rehearsal([WARM_UP, Compile(FOREVER)], waits, waits), "compile", LIMITS.compile, SLACK_S)
-    many = [Compile(0.7 * LIMITS.compile), Idle(1.0)] * 2
-    expect(Rehearsal([WARM_UP, *many, Collect()], waits), "skew", LIMITS.compile, SLACK_S)
+    expect(Rehearsal([WARM_UP, Compile(FOREVER)], waits, waits), ActReason.COMPILE, LIMITS.compile, SLACK_S)
+    many: Program = [Compile(0.7 * LIMITS.compile), Idle(1.0)] * 2
+    expect(Rehearsal([WARM_UP, *many, Collect()], waits), ActReason.SKEW, LIMITS.compile, SLACK_S)
 
 
 def test_only_a_warm_up_of_the_one_that_compiles_counts() -> None:
-    waits = [WARM_UP, Collect(), WARM]
-    expect(Rehearsal([WARM_UP, WARM, Compile(FOREVER)], waits), "skew", LIMITS.skew, SLACK_S)
-    expect(Rehearsal([WARM_UP, Compile(FOREVER)], [Compile(FOREVER)], waits), "skew", LIMITS.skew, SLACK_S)
-    expect(Rehearsal([WARM_UP, Idle(FOREVER)], waits), "stall", LIMITS.stall, SLACK_S)
+    waits: Program = [WARM_UP, Collect(), WARM]
+    expect(Rehearsal([WARM_UP, WARM, Compile(FOREVER)], waits), ActReason.SKEW, LIMITS.skew, SLACK_S)
+    expect(Rehearsal([WARM_UP, Compile(FOREVER)], [Compile(FOREVER)], waits), ActReason.SKEW, LIMITS.skew, SLACK_S)
+    expect(Rehearsal([WARM_UP, Idle(FOREVER)], waits), ActReason.STALL, LIMITS.stall, SLACK_S)
 
 
 TIMED_OUT = ev.Error(
@@ -375,21 +380,21 @@ IN_TORCH = ev.Error(
 @pytest.mark.parametrize("error", [TIMED_OUT, IN_TORCH], ids=["native", "torch"])
 def test_the_time_of_a_missing_peer_goes_on_when_those_that_waited_gave_up(error: ev.Error) -> None:
     """Their own time-out may be shorter than any limit."""
-    gives_up = [Work(1), Collect(wait=False), Idle(1), Fail(error)]
-    acted = expect(Rehearsal(gives_up, gives_up, [Work(FOREVER)]), "stall", 1 + LIMITS.stall, 0.5)
+    gives_up: Program = [Work(1), Collect(wait=False), Idle(1), Fail(error)]
+    acted = expect(Rehearsal(gives_up, gives_up, [Work(FOREVER)]), ActReason.STALL, 1 + LIMITS.stall, 0.5)
     assert (acted.waiting, acted.missing) == ((0, 1), (2,))
-    acted = expect(Rehearsal(gives_up, gives_up, [Compile(FOREVER)]), "skew", 1 + LIMITS.skew, 0.5)
+    acted = expect(Rehearsal(gives_up, gives_up, [Compile(FOREVER)]), ActReason.SKEW, 1 + LIMITS.skew, 0.5)
     assert acted.compiling == (2,)
 
 
 def test_a_rank_that_gave_up_on_a_message_or_a_key_still_lacks_its_peer() -> None:
-    gives_up = [Work(1), Fail(NO_STORE)]
-    acted = expect(Rehearsal(gives_up, [Idle(FOREVER)]), "stall", 1 + LIMITS.stall, 0.5)
+    gives_up: Program = [Work(1), Fail(NO_STORE)]
+    acted = expect(Rehearsal(gives_up, [Idle(FOREVER)]), ActReason.STALL, 1 + LIMITS.stall, 0.5)
     assert (acted.waiting, acted.missing) == ((0,), (1,))
 
 
 def test_a_missing_peer_that_comes_too_late_ends_the_test_by_itself() -> None:
-    gives_up = [Collect(wait=False), Idle(1), Fail(TIMED_OUT)]
+    gives_up: Program = [Collect(wait=False), Idle(1), Fail(TIMED_OUT)]
     assert Rehearsal(gives_up, gives_up, [Work(3), Collect(wait=False), Idle(1), Fail(TIMED_OUT)]).alarm() is None
 
 
@@ -400,14 +405,15 @@ def test_a_failure_of_a_ranks_own_gives_the_others_no_limit() -> None:
 def test_what_was_seen_a_while_ago_is_looked_at_again_before_it_ends_a_test() -> None:
     """Rank 0 is through; rank 1 was last seen waiting for it, and goes on to something of its own."""
     reduce = Collect()
-    late, early = [Work(10.2), reduce], [Work(7.2), reduce, Idle(20)]
+    late: Program = [Work(10.2), reduce]
+    early: Program = [Work(7.2), reduce, Idle(20)]
     for offset in (0.0, 0.031, 0.062, 0.093):
         assert Rehearsal(late, early, offsets=[offset]).alarm() is None
 
 
 def test_nccl_ranks_wait_though_they_burn_cpu() -> None:
     op = Collect("nccl:all_reduce")
-    expect(Rehearsal([Work(FOREVER)], [op], [op]), "stall", LIMITS.stall, SLACK_S)
+    expect(Rehearsal([Work(FOREVER)], [op], [op]), ActReason.STALL, LIMITS.stall, SLACK_S)
 
 
 # -- nobody moves, test limit ------------------------------------------------------------------------------------
@@ -417,43 +423,48 @@ def test_waits_for_one_message_after_the_other_do_not_add_up() -> None:
     """The waking in between costs no CPU time that could be seen."""
     receives = [Receive(0.8 * LIMITS.stall)] * 5
     assert Rehearsal([Idle(5 * LIMITS.stall)], receives).alarm() is None
-    staggered = [[Idle(0.2 * LIMITS.stall * r), *receives] for r in range(4)]
+    staggered: list[Program] = [[Idle(0.2 * LIMITS.stall * r), *receives] for r in range(4)]
     assert Rehearsal(*staggered).alarm() is None
-    expect(Rehearsal([Idle(FOREVER)], [*receives, Receive(FOREVER)]), "stall", 5 * LIMITS.stall, SLACK_S)
+    expect(Rehearsal([Idle(FOREVER)], [*receives, Receive(FOREVER)]), ActReason.STALL, 5 * LIMITS.stall, SLACK_S)
 
 
 def test_all_receive_and_nobody_sends() -> None:
-    acted = expect(Rehearsal(*everybody(Work(1), Receive(FOREVER), ranks=4)), "stall", 1 + LIMITS.stall, SLACK_S)
+    acted = expect(
+        Rehearsal(*everybody(Work(1), Receive(FOREVER), ranks=4)), ActReason.STALL, 1 + LIMITS.stall, SLACK_S
+    )
     assert (acted.waiting, acted.missing) == ((0, 1, 2, 3), ())
 
 
 def test_a_deadlock_across_groups_is_a_hang_of_all() -> None:
     pair = (0, 1)
     one, other = Collect("gloo:all_reduce", "1", pair), Collect("gloo:all_reduce", "2", pair)
-    acted = expect(Rehearsal([one, other], [other, one]), "stall", LIMITS.stall, SLACK_S)
+    acted = expect(Rehearsal([one, other], [other, one]), ActReason.STALL, LIMITS.stall, SLACK_S)
     assert acted.test == 0
 
 
 @pytest.mark.parametrize("programs", [[[Work(FOREVER)]] * 2, [[Idle(FOREVER)]] * 2, [[Idle(FOREVER)]]])
 def test_where_nobody_communicates_only_the_test_limit_counts(programs: list[Program]) -> None:
-    expect(Rehearsal(*programs), "test-limit", LIMITS.test, 0.2)
+    expect(Rehearsal(*programs), ActReason.TEST_LIMIT, LIMITS.test, 0.2)
 
 
 def test_warm_ups_have_time_of_their_own() -> None:
     """As long as any rank warms up, but no longer than a compile may take."""
-    one, other = [Work(2), WARM_UP, Work(8), WARM, Work(FOREVER)], [Work(6), WARM_UP, Work(9), WARM, Work(FOREVER)]
-    expect(Rehearsal(one, other), "test-limit", LIMITS.test + 13, 0.2)
-    expect(Rehearsal([WARM_UP, Work(FOREVER)], [Work(FOREVER)]), "test-limit", LIMITS.test + LIMITS.compile, 0.2)
-    twice = [WARM_UP, Work(3), WARM, Work(3), WARM_UP, Work(4), WARM, Work(FOREVER)]
-    expect(Rehearsal(twice), "test-limit", LIMITS.test + 7, 0.2)
-    expect(Rehearsal(twice, warmup=WARMED), "test-limit", LIMITS.test, 0.2)
-    expect(Rehearsal(twice, warmup="user_disabled"), "test-limit", LIMITS.test + 7, 0.2)
+    one: Program = [Work(2), WARM_UP, Work(8), WARM, Work(FOREVER)]
+    other: Program = [Work(6), WARM_UP, Work(9), WARM, Work(FOREVER)]
+    expect(Rehearsal(one, other), ActReason.TEST_LIMIT, LIMITS.test + 13, 0.2)
+    expect(
+        Rehearsal([WARM_UP, Work(FOREVER)], [Work(FOREVER)]), ActReason.TEST_LIMIT, LIMITS.test + LIMITS.compile, 0.2
+    )
+    twice: Program = [WARM_UP, Work(3), WARM, Work(3), WARM_UP, Work(4), WARM, Work(FOREVER)]
+    expect(Rehearsal(twice), ActReason.TEST_LIMIT, LIMITS.test + 7, 0.2)
+    expect(Rehearsal(twice, warmup=WarmUp.RUNS), ActReason.TEST_LIMIT, LIMITS.test, 0.2)
+    expect(Rehearsal(twice, warmup=WarmUp.USER_DISABLED), ActReason.TEST_LIMIT, LIMITS.test + 7, 0.2)
 
 
 def test_a_warm_up_in_which_the_box_stood_still_gives_that_time_once() -> None:
     rehearsal = Rehearsal([WARM_UP, Work(10), WARM, Work(FOREVER)])
     rehearsal.clocks.pauses = [(START_S + 4, START_S + 8)]
-    expect(rehearsal, "test-limit", LIMITS.test + 10, 0.2)
+    expect(rehearsal, ActReason.TEST_LIMIT, LIMITS.test + 10, 0.2)
 
 
 def test_an_alarm_needs_no_look_at_all() -> None:
@@ -461,10 +472,12 @@ def test_an_alarm_needs_no_look_at_all() -> None:
     assert alarm(rehearsal.view, Clocks(), START_S + LIMITS.test) is None
     acted = alarm(rehearsal.view, Clocks(), START_S + LIMITS.test + 0.1)
     assert acted is not None
-    assert acted.why == "test-limit"
+    assert acted.why is ActReason.TEST_LIMIT
 
 
 # -- no alarm ----------------------------------------------------------------------------------------------------
+
+STEPPING: list[Step] = [Collect(), Work(0.02)]
 
 
 @pytest.mark.parametrize(
@@ -478,7 +491,7 @@ def test_an_alarm_needs_no_look_at_all() -> None:
         [[Idle(30), Collect()], [Collect(wait=False), Idle(35)]],
         [[Idle(3), Collect(group="1", ranks=(0, 1))], [Collect(wait=False, group="1", ranks=(0, 1)), Idle(4)], []],
         [[Receive(0.8 * LIMITS.stall), Work(1)], [Idle(0.8 * LIMITS.stall)]],
-        everybody(*[Collect(), Work(0.02)] * 400, ranks=2),
+        everybody(*STEPPING * 400, ranks=2),
         [[Compile(15), Collect()]] * 3,
         [[Work(1)], [Work(40)], [Idle(40)]],
         [[Fail()], [Fail()], [Fail()]],
@@ -517,11 +530,13 @@ def test_a_step_back_in_time_adds_no_waiting() -> None:
 def looks(rehearsal: Rehearsal) -> list[tuple[float, int]]:
     """At whose stack the box looks, and when; filled while the rehearsal goes on."""
     taken: list[tuple[float, int]] = []
-    probe: Callable[[float, tuple[int, ...] | None], None] = rehearsal.watching.evidence
-    rehearsal.watching.evidence = lambda at_s, stacks_of=None: (  # type: ignore[method-assign]
-        taken.extend((at_s, r) for r in stacks_of or ()),
-        probe(at_s, stacks_of),
-    )[1]
+    probe = rehearsal.watching.evidence
+
+    def evidence(at_s: float, stacks_of: tuple[int, ...] | None = None) -> None:
+        taken.extend((at_s, r) for r in stacks_of or ())
+        probe(at_s, stacks_of)
+
+    rehearsal.watching.evidence = evidence  # type: ignore[method-assign]
     return taken
 
 
@@ -542,13 +557,18 @@ def test_stacks_are_taken_of_busy_ranks_that_others_wait_for() -> None:
 
 
 def test_ranks_that_wait_a_moment_leave_the_others_alone() -> None:
-    rehearsal = Rehearsal(*[[Work(0.9 if r else 0.1), Collect()] * 10 for r in range(2)])
+    programs: list[Program] = [[Work(0.9 if r else 0.1), Collect()] * 10 for r in range(2)]
+    rehearsal = Rehearsal(*programs)
     taken = looks(rehearsal)
     assert rehearsal.alarm() is None
     assert [r for _, r in taken if r == 1] == []
 
 
 # -- whole programs ----------------------------------------------------------------------------------------------
+
+
+PACES: list[type[Work | Idle | Compile]] = [Work, Idle, Compile]
+AWAY: list[Step] = [Idle(FOREVER), Work(FOREVER), Compile(FOREVER), Die(), Fail()]
 
 
 @st.composite
@@ -561,7 +581,7 @@ def healthy(draw: st.DrawFn) -> list[Program]:
         some = Collect(group=f"g{len(members)}", ranks=members, wait=draw(st.booleans()))
         late = draw(st.integers(0, size - 1))
         for rank, program in enumerate(programs):
-            pace = draw(st.sampled_from([Work, Idle, Compile]))
+            pace = draw(st.sampled_from(PACES))
             program.append(pace(0.85 * LIMITS.stall if rank == late else draw(st.sampled_from([0.0, 0.05, 0.4]))))
             program.extend([some] * (rank in members))
             program.append(Collect())
@@ -584,27 +604,28 @@ def test_one_that_never_comes_is_found_in_time(
     programs: list[Program], offsets: list[float], data: st.DataObject
 ) -> None:
     rank = data.draw(st.integers(0, len(programs) - 1))
-    away: Step = data.draw(st.sampled_from([Idle(FOREVER), Work(FOREVER), Compile(FOREVER), Die(), Fail()]))
-    broken = [list(p) for p in programs]
+    away = data.draw(st.sampled_from(AWAY))
+    broken: list[list[Step]] = [list(p) for p in programs]
     broken[rank][data.draw(st.integers(0, len(broken[rank]))) :] = [away]
     truth = Ranks(broken)
     held = any(r != rank and life.end_s == FOREVER for r, life in enumerate(truth.lives))
     last_s = max(a for life in truth.lives for a, _, _ in [(life.clock_s, 0, ""), *life.spans] if a < FOREVER)
     found = Rehearsal(*broken, offsets=offsets).alarm(1000)
+    why: ActReason | None
     match away:
         case Die():
-            why, limit_s = "exit", SETTLE_S
+            why, limit_s = ActReason.EXIT, SETTLE_S
         case Fail():
-            why, limit_s = ("failure-stuck" if held else None), STUCK_BY_STACK_S
+            why, limit_s = (ActReason.FAILURE_STUCK if held else None), STUCK_BY_STACK_S
         case Compile():
-            why, limit_s = ("skew", LIMITS.skew) if held else ("compile", LIMITS.compile)
+            why, limit_s = (ActReason.SKEW, LIMITS.skew) if held else (ActReason.COMPILE, LIMITS.compile)
         case _:
-            why, limit_s = ("stall", LIMITS.stall) if held else ("test-limit", LIMITS.test)
+            why, limit_s = (ActReason.STALL, LIMITS.stall) if held else (ActReason.TEST_LIMIT, LIMITS.test)
     if why is None:
         assert found is None
         return
     assert found is not None
-    assert found[1].why == why
+    assert found[1].why is why
     assert found[0] <= last_s + limit_s + SLACK_S
     if why in ("stall", "skew"):
         assert rank in found[1].missing  # others that wait for it elsewhere may be missing too
@@ -630,7 +651,7 @@ def test_comparing_only_what_is_new_finds_all_that_differs(issued: list[tuple[in
     ranks = {r: v.collectives for r, v in told.test.ranks.items()}
     for i, (rank, seq, op, look) in enumerate(issued):
         entry = ev.Collective("0", seq, op, 8, 8, "Float", "[[8]]", 3.0 + i, False)
-        told.rank(4.0 + i, ev.FlightRecorded(rank, 0, "evidence", (entry,), ()))
+        told.rank(4.0 + i, ev.FlightRecorded(rank, 0, FlightOrigin.EVIDENCE, (entry,), ()))
         if look:
             found = disagreements(ranks, told.test.groups, clocks.to_compare(told.test))
             clocks.suspects = {(d.group, d.seq) for d in found}
@@ -646,36 +667,38 @@ def on_devices(*began: bool | None, op: str = "nccl:all_reduce") -> Rehearsal:
     for rank, started in enumerate(began):
         if started is not None:
             entry = ev.Collective("0", 1, op, 8, 8, "Float", "[[8]]", START_S + 0.1, False, " " in op, 0, started)
-            rehearsal.told.box(START_S + 0.1, ev.FlightRecorded(rank, 0, "poll", (entry,), ()))
+            rehearsal.told.box(START_S + 0.1, ev.FlightRecorded(rank, 0, FlightOrigin.POLL, (entry,), ()))
     return rehearsal
 
 
 def test_devices_that_wait_for_one_that_is_busy_stall() -> None:
-    acted = expect(on_devices(True, False, True), "stall", LIMITS.stall)
+    acted = expect(on_devices(True, False, True), ActReason.STALL, LIMITS.stall)
     assert (acted.waiting, acted.missing) == ((0, 2), (1,))
 
 
 def test_hosts_that_spin_in_a_collective_which_all_devices_began_hang() -> None:
-    acted = expect(on_devices(True, True), "stall", LIMITS.stall, SLACK_S)
+    acted = expect(on_devices(True, True), ActReason.STALL, LIMITS.stall, SLACK_S)
     assert acted.detail == "everybody waits"
 
 
 def test_devices_that_compute_before_the_collective_may_go_on() -> None:
-    acted = expect(on_devices(False, False), "test-limit", LIMITS.test)
+    acted = expect(on_devices(False, False), ActReason.TEST_LIMIT, LIMITS.test)
     assert acted.missing == ()
 
 
 def test_a_message_that_nobody_sends_stalls_although_the_host_spins() -> None:
-    acted = expect(on_devices(True, None, op="nccl:recv 0<-1"), "stall", LIMITS.stall)
+    acted = expect(on_devices(True, None, op="nccl:recv 0<-1"), ActReason.STALL, LIMITS.stall)
     assert (acted.waiting, acted.missing) == ((0,), (1,))
 
 
 def test_a_failure_is_found_although_the_hosts_of_the_others_spin() -> None:
     """Rank 1 raised; rank 0's device waits for it, and rank 0's host burns CPU meanwhile."""
     rehearsal = on_devices(True, None)
-    rehearsal.told.rank(START_S + 0.2, ev.Reported(1, 0, "call", "failed", 0.1, ev.Error("E", "", "", 0, "")))
+    rehearsal.told.rank(
+        START_S + 0.2, ev.Reported(1, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.1, ev.Error("E", "", "", 0, ""))
+    )
     rehearsal.told.rank(START_S + 0.3, ev.Finished(1, 0, False))
-    expect(rehearsal, "failure-stuck", 0.3, SLACK_S)
+    expect(rehearsal, ActReason.FAILURE_STUCK, 0.3, SLACK_S)
 
 
 def test_who_came_late_and_went_at_once_does_not_leave_the_others_hanging() -> None:
@@ -685,13 +708,13 @@ def test_who_came_late_and_went_at_once_does_not_leave_the_others_hanging() -> N
     told, clocks = Telling(2, test=False), Clocks()
     told.box(START_S, ev.TestStarted(0, "t", 2, replace(LIMITS, skew=30.0)))
     entry = ev.Collective("0", 1, "gloo:all_reduce", 8, 8, "Float", "[[8]]", START_S + 0.1, False)
-    told.box(START_S + 0.1, ev.FlightRecorded(0, 0, "poll", (entry,), ()))
+    told.box(START_S + 0.1, ev.FlightRecorded(0, 0, FlightOrigin.POLL, (entry,), ()))
     late_s, now_s = START_S + 2 * LIMITS.stall, START_S
     while (now_s := now_s + 0.5) < late_s:
         told.box(now_s, ev.Sampled(1, 0, True, "R", ("compile_inductor",), now_s, now_s, now_s))
         assert alarm(told.test, clocks, now_s) is None
     came = replace(entry, entered_s=late_s, done=True)
-    told.rank(late_s, ev.FlightRecorded(1, 0, "finish", (came,), ()))
+    told.rank(late_s, ev.FlightRecorded(1, 0, FlightOrigin.FINISH, (came,), ()))
     told.rank(late_s, ev.Finished(1, 0, True))
     assert alarm(told.test, clocks, late_s + 0.1) is None
     found = [alarm(told.test, clocks, late_s + 0.5 * tick) for tick in range(1, int(2 * LIMITS.stall) + 4)]

@@ -12,7 +12,8 @@ from pytest_megacpp.box import follow
 from pytest_megacpp.box.away import Echo, _keep
 from pytest_megacpp.box.control import Control, Desk
 from pytest_megacpp.recording.plan import Again, Enough, Stop
-from pytest_megacpp.recording.words import word_line
+from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
+from pytest_megacpp.recording.words import Word, word_line
 
 LINES = b'{"seq":0,"kind":"a"}\n{"seq":1,"kind":"sampled","rank":0}\n{"seq":2,"kind":"c"}\n'
 
@@ -40,7 +41,7 @@ def test_any_word_is_a_sign_of_life(run: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_a_desk_can_ask_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [Again(3, "warm-up", 3), Enough(2), Stop("stopped")]
+    words: list[Word] = [Again(3, Purpose.WARM_UP, 3), Enough(2), Stop(RunEnd.STOPPED)]
     said = b"".join(map(word_line, words))
     control = say(run, b'nonsense\n{"stop":7}\n' + said + b'{"fetched":true}\n', monkeypatch)
     assert control.words(0) == said

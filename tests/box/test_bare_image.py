@@ -16,6 +16,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.vocabulary import Preset
 from pytest_megacpp.recording.wire import read_all
 
 START = Path(start.__file__)
@@ -28,7 +29,7 @@ PLAN = Plan(
     ranks=2,
     dry_run=True,
     fsdp=False,
-    tests=tuple(PlannedTest(f"test_a.py::test_{name}", 2, "full", ev.Limits()) for name in "ab"),
+    tests=tuple(PlannedTest(f"test_a.py::test_{name}", 2, Preset.FULL, ev.Limits()) for name in "ab"),
     args=(),
     cwd="/src",
 )
@@ -73,7 +74,7 @@ def test_without_torch_and_pytest(directory: Path) -> None:
 
 def test_with_a_variable_that_breaks_every_launch(directory: Path) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": str(directory), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
-    command = [sys.executable, START, "__main__", directory / "plan.json", directory]
+    command = [sys.executable, str(START), "__main__", str(directory / "plan.json"), str(directory)]
     subprocess.run(command, env=env, cwd=directory, stdin=subprocess.PIPE, timeout=60, check=True)
     timeline = told(directory)
     assert causes(timeline) == [("blocked", "environment")] * 2

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.box import contract
-from pytest_megacpp.box.contract import LaunchShape, Setting, Source, apply, refusals, resolve
+from pytest_megacpp.box.contract import LaunchShape, Setting, apply, refusals, resolve
+from pytest_megacpp.recording.vocabulary import SettingOrigin
 
 H200X8 = LaunchShape(cuda=True, ranks=8, cpus=64, cache_dir="/cache", fsdp=True)
 DRY_RUN = LaunchShape(cuda=False, ranks=8, cpus=2, cache_dir="/cache")
@@ -66,7 +67,7 @@ def by_name(env: Mapping[str, str], shape: LaunchShape = H200X8, chosen: set[str
 def test_an_empty_environment_gets_the_whole_table_from_the_plugin(shape: LaunchShape, own: dict[str, str]) -> None:
     settings = by_name({}, shape)
     assert {name: setting.value for name, setting in settings.items()} == EVERY_LANE | own
-    assert {setting.source for setting in settings.values()} == {Source.PLUGIN}
+    assert {setting.source for setting in settings.values()} == {SettingOrigin.PLUGIN}
 
 
 def test_one_rank_gets_no_thread_limit_as_with_torchrun() -> None:
@@ -94,7 +95,7 @@ def test_an_unknown_loopback_interface_is_not_guessed() -> None:
 )
 def test_the_operators_value_wins_and_is_shown(name: str, value: str) -> None:
     setting = by_name({name: value})[name]
-    assert (setting.value, setting.source) == (value, Source.USER)
+    assert (setting.value, setting.source) == (value, SettingOrigin.USER)
     assert str(EVERY_LANE[name]) in setting.reason or EVERY_LANE[name] == value
 
 
@@ -122,7 +123,7 @@ def test_a_value_that_breaks_the_launch_is_refused_with_its_mend(name: str, valu
 def test_inherited_fabric_tuning_is_taken_away_and_the_reason_says_what_it_was() -> None:
     env = {"NCCL_NET": "AWS Libfabric"}
     setting = by_name(env)["NCCL_NET"]
-    assert (setting.value, setting.source) == (None, Source.PLUGIN)
+    assert (setting.value, setting.source) == (None, SettingOrigin.PLUGIN)
     assert "'AWS Libfabric'" in setting.reason
     assert "NCCL_NET" not in apply(env, [setting])
 
@@ -130,7 +131,7 @@ def test_inherited_fabric_tuning_is_taken_away_and_the_reason_says_what_it_was()
 def test_fabric_tuning_that_was_chosen_for_this_launch_stays() -> None:
     env = {"NCCL_NVLS_CHUNKSIZE": "65536"}
     setting = by_name(env, chosen=set(env))["NCCL_NVLS_CHUNKSIZE"]
-    assert (setting.value, setting.source) == ("65536", Source.USER)
+    assert (setting.value, setting.source) == ("65536", SettingOrigin.USER)
 
 
 DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
@@ -175,7 +176,7 @@ DRIVER = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
 )
 def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept: str | None, removed: str) -> None:
     setting = by_name({"LD_LIBRARY_PATH": theirs})["LD_LIBRARY_PATH"]
-    assert (setting.value, setting.source) == (kept, Source.PLUGIN)
+    assert (setting.value, setting.source) == (kept, SettingOrigin.PLUGIN)
     assert setting.reason.endswith(f"(removed: {removed})")
     assert apply({"LD_LIBRARY_PATH": theirs}, [setting]).get("LD_LIBRARY_PATH") == kept
 
@@ -201,19 +202,19 @@ def test_vendor_libraries_of_the_image_are_left_out_and_named(theirs: str, kept:
 )
 def test_other_directories_stay(theirs: str) -> None:
     setting = by_name({"LD_LIBRARY_PATH": theirs})["LD_LIBRARY_PATH"]
-    assert (setting.value, setting.source) == (theirs, Source.USER)
+    assert (setting.value, setting.source) == (theirs, SettingOrigin.USER)
 
 
 def test_libraries_that_were_chosen_for_this_launch_stay() -> None:
     env = {"LD_LIBRARY_PATH": "/usr/local/cuda/lib64"}
     setting = by_name(env, chosen=set(env))["LD_LIBRARY_PATH"]
-    assert (setting.value, setting.source) == ("/usr/local/cuda/lib64", Source.USER)
+    assert (setting.value, setting.source) == ("/usr/local/cuda/lib64", SettingOrigin.USER)
 
 
 def test_the_older_name_of_the_ring_size_rules_the_newer_one() -> None:
     env = {"TORCH_NCCL_TRACE_BUFFER_SIZE": "5000"}
     setting = by_name(env)["TORCH_FR_BUFFER_SIZE"]
-    assert (setting.value, setting.source) == ("5000", Source.USER)
+    assert (setting.value, setting.source) == ("5000", SettingOrigin.USER)
     assert "TORCH_NCCL_TRACE_BUFFER_SIZE" in setting.reason
     both = {**env, "TORCH_FR_BUFFER_SIZE": "64"}
     assert by_name(both)["TORCH_FR_BUFFER_SIZE"].value == "64"
@@ -250,13 +251,13 @@ def test_a_users_value_wins_or_is_refused_or_its_removal_is_told(
     for setting in resolve(env, shape=shape, chosen=chosen):
         assert setting.reason
         if setting.name not in env:
-            assert setting.source is not Source.REFUSED
+            assert setting.source is not SettingOrigin.REFUSED
         elif setting.name in contract.FABRIC_TUNING and setting.name not in chosen:
             assert setting.value is None
             assert repr(env[setting.name]) in setting.reason
         else:
             assert setting.value == env[setting.name]
-            assert setting.source in (Source.USER, Source.REFUSED)
+            assert setting.source in (SettingOrigin.USER, SettingOrigin.REFUSED)
 
 
 @patient

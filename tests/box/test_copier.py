@@ -236,7 +236,12 @@ def test_who_waits_says_for_whom_and_goes_on_when_that_one_dies(
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(Copier, "_bring", lambda *_: (os.write(write, b"."), signal.pause()))
+
+        def bring(*_: object) -> None:
+            os.write(write, b".")
+            signal.pause()
+
+        monkeypatch.setattr(Copier, "_bring", bring)
         copy(source, target)
     os.read(read, 1)
     made = Copier(source, target, "s3://corpus", "run r2")

@@ -18,7 +18,8 @@ METHODS: tuple[Method, ...] = ("spawn", "forkserver")
 
 
 def started(method: Method) -> Any:
-    process = multiprocessing.get_context(method).Process(target=time.sleep, args=(600,), daemon=True)
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=time.sleep, args=(600,), daemon=True)
     process.start()
     return process
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box import faults
-from pytest_megacpp.box.faults import ECC, XID, Heard, KernelLog, Nvml, device_of, ears
+from pytest_megacpp.box.faults import Heard, KernelLog, Nvml, device_of, ears
+from pytest_megacpp.recording.vocabulary import FaultKind
 
 BUS_IDS = {"GPU-a": "00000000:00:06.0", "GPU-b": "00000000:9A:00.0"}
 SAID = (
@@ -23,7 +24,7 @@ def test_the_kernel_log_names_code_slot_and_process(tmp_path: Path) -> None:
     with log.open("ab") as f:
         f.write(SAID)
     (heard,) = ear.hear(0.0)
-    assert (heard.kind, heard.code, heard.bus_id, heard.pid) == (XID, 31, "0000:00:06", 454)
+    assert (heard.kind, heard.code, heard.bus_id, heard.pid) == (FaultKind.XID, 31, "0000:00:06", 454)
     assert "MMU Fault" in heard.text
     assert list(ear.hear(0.0)) == []
 
@@ -39,12 +40,12 @@ def test_other_lines_and_hostile_ones_are_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("heard", "found"),
     [
-        (Heard(XID, 31, bus_id="0000:00:06"), (0, "GPU-a")),
-        (Heard(XID, 31, bus_id="0000:9a:00"), (1, "GPU-b")),
-        (Heard(ECC, 2, uuid="GPU-b"), (1, "GPU-b")),
-        (Heard(XID, 79, bus_id="0000:ff:00"), (None, "")),
-        (Heard(XID, 79, bus_id="nonsense"), (None, "")),
-        (Heard(XID, 79), (None, "")),
+        (Heard(FaultKind.XID, 31, bus_id="0000:00:06"), (0, "GPU-a")),
+        (Heard(FaultKind.XID, 31, bus_id="0000:9a:00"), (1, "GPU-b")),
+        (Heard(FaultKind.ECC, 2, uuid="GPU-b"), (1, "GPU-b")),
+        (Heard(FaultKind.XID, 79, bus_id="0000:ff:00"), (None, "")),
+        (Heard(FaultKind.XID, 79, bus_id="nonsense"), (None, "")),
+        (Heard(FaultKind.XID, 79), (None, "")),
     ],
 )
 def test_which_gpu_is_meant(heard: Heard, found: tuple[int | None, str]) -> None:
@@ -94,7 +95,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
 def test_nvml_tells_xids_and_memory_errors(nvml: FakeLibrary) -> None:
     ear = Nvml(["GPU-a"], 8 | 2)
     assert nvml.registered == [8 | 2]
-    assert [next(iter(ear.hear(0.0))) for _ in range(2)] == [Heard(XID, 43, uuid="GPU-a"), Heard(ECC, 2, uuid="GPU-a")]
+    assert [next(iter(ear.hear(0.0))) for _ in range(2)] == [
+        Heard(FaultKind.XID, 43, uuid="GPU-a"),
+        Heard(FaultKind.ECC, 2, uuid="GPU-a"),
+    ]
     assert list(ear.hear(0.0)) == []
 
 

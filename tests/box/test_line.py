@@ -14,6 +14,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestPhase
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, dump_line, encode, encode_fact, read_all
 from tests.fuzzing import fuzzer
 from tests.recording.strategies import ANY_FACTS
@@ -68,6 +69,7 @@ def test_any_bytes_are_read(data: bytes) -> None:
         b'{"t":1,"kind":"finished","rank":1,"test":0,"group_clean":true}',
         b'{"t":1,"kind":"test-ended","test":0,"reason":"finished"}',
         b'{"t":1,"kind":"muted","rank":0,"lost":""}',
+        b'{"t":1,"kind":"reported","rank":0,"test":0,"when":"call","outcome":"rerun","duration_s":1}',
         b'{"t":1,"kind":"muted","rank":1,"lost":"reports"}',
         b'{"t":1,"kind":"rank-exited","rank":0,"code":0}',
         b'{"t":NaN,"kind":"finished","rank":0,"test":0,"group_clean":true}',
@@ -130,8 +132,8 @@ def test_a_flood_ends_and_what_verdicts_rest_on_is_still_heard(fact: ev.Fact) ->
             else:
                 found.append(one)
     assert taken_bytes <= ANYTHING_BYTES
-    assert found == [ev.Muted(0, "extras")]
-    last = [ev.Reported(0, 0, "call", "failed", 1.0), ev.Finished(0, 0, True)]
+    assert found == [ev.Muted(0, Lost.EXTRAS)]
+    last: list[ev.Fact] = [ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), ev.Finished(0, 0, True)]
     assert heard(line, b"".join(map(said, last))) == last
     line.begin()
     assert heard(line, said(fact)) == [fact]
@@ -142,7 +144,7 @@ def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
     """What can't be read, and what is another rank's, is refused one by one only so often."""
     line = Line(0)
     found = heard(line, garbage * (MAX_GARBAGE_LINES + 100))
-    assert found == [ev.Muted(0, ev.Muted.EXTRAS)]
+    assert found == [ev.Muted(0, Lost.EXTRAS)]
     assert line.floods
     last = ev.Finished(0, 0, True)
     assert heard(line, said(last)) == [last]
@@ -151,11 +153,11 @@ def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
 
 
 def muted_line() -> Line:
-    return Line(0, _muted=ev.Muted.EXTRAS)
+    return Line(0, _muted=Lost.EXTRAS)
 
 
 WORDS = [b"\n", b"x", b'"kind":"finished"', b" " * 44, said(ev.Finished(0, 0, True)), said(ev.Recorded(0, 0, "k", 1))]
-WORDS += [said(ev.Reported(0, 0, when, "passed", 1.0)) for when in ("setup", "call")]
+WORDS += [said(ev.Reported(0, 0, when, ReportOutcome.PASSED, 1.0)) for when in (TestPhase.SETUP, TestPhase.CALL)]
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=30).map(b"".join), st.lists(st.integers(1, 200), max_size=8))
@@ -176,7 +178,12 @@ def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch
     """A read of a quarter of a million of them took the box a tenth of a second, in which it heard no other rank."""
     looked_at: list[bytes] = []
     look = Line._heard
-    monkeypatch.setattr(Line, "_heard", lambda self, line, now_s: looked_at.append(line) or look(self, line, now_s))
+
+    def heard_one(line: Line, data: bytes, now_s: float) -> list[tuple[ev.Fact, float]]:
+        looked_at.append(data)
+        return look(line, data, now_s)
+
+    monkeypatch.setattr(Line, "_heard", heard_one)
     line, last = muted_line(), ev.Finished(0, 0, True)
     looked_at.clear()
     assert heard(line, flood * 10_000 + said(last) + flood * 10_000) == [last]
@@ -187,23 +194,23 @@ def test_a_flood_of_long_nonsense_ends_after_few_lines() -> None:
     """One such line takes a hundred times as long to refuse as ten thousand short ones would allow."""
     line, garbage = Line(0), b'{"t":1,"kind":"finished","x":[' + b"[]," * (MAX_GARBAGE_BYTES // 8) + b"0]}\n"
     found = [heard(line, garbage) for _ in range(4)]
-    assert found == [[], [], [ev.Muted(0, ev.Muted.EXTRAS)], []]
+    assert found == [[], [], [ev.Muted(0, Lost.EXTRAS)], []]
     assert line.floods
 
 
 def test_a_flood_of_reports_ends_too() -> None:
     line, found = Line(0), []
-    report = ev.Reported(0, 0, "call", "passed", 1.0, sections=(("log", "x" * 4000),))
+    report = ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0, sections=(("log", "x" * 4000),))
     for portion in flood(report, 2 * TESTIMONY_BYTES):
         found += [one for one in heard(line, portion) if one != report]
-    assert found == [ev.Muted(0, "reports")]
+    assert found == [ev.Muted(0, Lost.REPORTS)]
     assert heard(line, said(ev.Recorded(0, 0, "k", 1)) + said(ev.Finished(0, 0, True))) == [ev.Finished(0, 0, True)]
 
 
 # -- what a verdict makes of it ----------------------------------------------------------------------------------
 
 
-def muted_test(lost: str) -> tuple[Outcome, Code, Certainty]:
+def muted_test(lost: Lost) -> tuple[Outcome, Code, Certainty]:
     box = FakeBox(2).begins()
     box.box(ev.Muted(1, lost)).passes().ends().done()
     result = judge_test(box.timeline(), 0)
@@ -211,20 +218,20 @@ def muted_test(lost: str) -> tuple[Outcome, Code, Certainty]:
 
 
 def test_a_test_without_all_its_reports_is_never_green() -> None:
-    assert muted_test(ev.Muted.REPORTS) == (Outcome.ERROR, Code.NOT_RUN, Certainty.LIKELY)
+    assert muted_test(Lost.REPORTS) == (Outcome.ERROR, Code.NOT_RUN, Certainty.LIKELY)
 
 
 def test_a_test_without_its_extras_is_less_certain() -> None:
-    assert muted_test(ev.Muted.EXTRAS) == (Outcome.PASSED, Code.PASSED, Certainty.LIKELY)
+    assert muted_test(Lost.EXTRAS) == (Outcome.PASSED, Code.PASSED, Certainty.LIKELY)
 
 
 def test_a_rank_that_could_not_say_something_may_say_so_and_nobody_takes_it_back() -> None:
-    lost = [ev.Muted(0, ev.Muted.REPORTS, 0), ev.Muted(0, ev.Muted.EXTRAS, 0)]
+    lost = [ev.Muted(0, Lost.REPORTS, 0), ev.Muted(0, Lost.EXTRAS, 0)]
     assert heard(Line(0), b"".join(map(said, lost))) == lost
     box = FakeBox(2).begins().rank(lost[0]).rank(lost[1])
-    assert box.timeline().tests[0].ranks[0].muted == ev.Muted.REPORTS
+    assert box.timeline().tests[0].ranks[0].muted == Lost.REPORTS
 
 
 def test_a_rank_can_not_mute_another() -> None:
-    events = [ev.Event("r", "w1", "rank 0", 0, 1.0, ev.Muted(1, "reports"))]
+    events = [ev.Event("r", "w1", "rank 0", 0, 1.0, ev.Muted(1, Lost.REPORTS))]
     assert fold(read_all(b"".join(map(encode, events)))).stray == 1

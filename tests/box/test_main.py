@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,14 @@ from pytest_megacpp.box.world import RankProcess, World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.vocabulary import Preset, RunEnd
 from pytest_megacpp.recording.wire import read_all
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
     """With a test of two ranks, in a run of eight."""
-    test = PlannedTest("a.py::test", 2, "full", ev.Limits())
+    test = PlannedTest("a.py::test", 2, Preset.FULL, ev.Limits())
     plan = Plan("r1", "h200x8", "local", "H200", 8, 8, True, False, (test,), (), "/", SeedPlan())
     recorder = Recorder(str(tmp_path / "recording.jsonl"), "r1", Redactor({}))
     scratch = tmp_path / "scratch"
@@ -57,7 +59,7 @@ def facts_of_a_run(box: Box, monkeypatch: pytest.MonkeyPatch) -> list[ev.Fact]:
 
 def problem_of_a_start(box: Box, monkeypatch: pytest.MonkeyPatch) -> ev.ProblemFound:
     found = facts_of_a_run(box, monkeypatch)
-    assert ev.RunFinished("refused") in found
+    assert ev.RunFinished(RunEnd.REFUSED) in found
     (problem,) = [fact for fact in found if isinstance(fact, ev.ProblemFound)]
     return problem
 
@@ -95,7 +97,7 @@ def test_imports_without_end_are_no_reason_to_wait_for_ever(box: Box, monkeypatc
 
 
 def stop(box: Box) -> None:
-    box.stop("interrupted", "the desk is gone")
+    box.stop(RunEnd.INTERRUPTED, "the desk is gone")
 
 
 def exceed_the_limit(box: Box) -> None:
@@ -141,7 +143,8 @@ def test_a_rank_that_floods_gets_its_share_of_the_time_of_the_box(
     monkeypatch.setattr(box._pump, "rest", lambda source, for_s: rests.append(for_s))
     with contextlib.ExitStack() as stack:
         here, there = (stack.enter_context(end) for end in socket.socketpair())
-        rank = RankProcess(0, None, None, ("", ""), "", None, here)
+        handle: Any = None
+        rank = RankProcess(0, handle, None, ("", ""), "", None, here)
         for took_s in (0.06, 0.06, 3.0):
             there.sendall(b"\n" * (MAX_GARBAGE_LINES + 1))
             monkeypatch.setattr(time, "thread_time", iter((5.0, 5.0 + took_s)).__next__)

@@ -21,6 +21,7 @@ from pytest_megacpp.box.memory import (
 )
 from pytest_megacpp.box.process import Stat
 from pytest_megacpp.recording.events import MemoryUsed
+from pytest_megacpp.recording.vocabulary import MemoryLimit
 
 GIB = 1 << 30
 
@@ -143,7 +144,7 @@ class Box:
         self.used: int | None = GIB
         self.looks, self.reads, self.now_s = 0, 0, 0.0
         monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: self.used or 0 if pid == 11 else 7)
-        self.ledger = Ledger(Allowance(16 * GIB, "ordered", self._use), self._processes)
+        self.ledger = Ledger(Allowance(16 * GIB, MemoryLimit.ORDERED, self._use), self._processes)
 
     def _use(self) -> int | None:
         self.reads += 1

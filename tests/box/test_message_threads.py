@@ -1,5 +1,6 @@
 """Which threads' CPU time is no progress of a test."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -32,13 +33,17 @@ sys.stdin.read()
 def cpu_seen_s(name: str, tmp_path: Path) -> tuple[float, float]:
     """CPU seconds that a look reports of a process with a thread of that name that used one, and those it used."""
     command = [sys.executable, "-c", SPINNING, name]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, start_new_session=True) as child, socket.socket(socket.AF_UNIX) as server:
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as child,
+        socket.socket(socket.AF_UNIX) as server,
+    ):
         assert child.stdout is not None
         used_s = float(child.stdout.readline())
         server.bind(str(tmp_path / "rank.sock"))  # nobody listens: the worker server doesn't answer
         facts: list[Fact] = []
-        looking = RankWatch(Target(0, child.pid, str(tmp_path / "rank.sock"), ()), ProcessTable(), 0.0, facts.append)
+        logs = (os.devnull, os.devnull)
+        target = Target(0, child.pid, str(tmp_path / "rank.sock"), logs)
+        looking = RankWatch(target, ProcessTable(), 0.0, facts.append)
         looking.evidence(0, stack=False)
         child.kill()
     (sample,) = facts

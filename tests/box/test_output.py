@@ -14,6 +14,7 @@ from pytest_megacpp.box import logs as logs_module
 from pytest_megacpp.box import output as output_module
 from pytest_megacpp.box.output import HEAD_BYTES, TAIL_BYTES, OutputMarks
 from pytest_megacpp.recording.events import OutputRead
+from pytest_megacpp.recording.vocabulary import Stream
 
 MOST_BYTES = HEAD_BYTES + TAIL_BYTES
 
@@ -46,14 +47,14 @@ def test_a_test_has_what_was_written_during_it(logs: Logs) -> None:
     logs.marks.begin()
     logs.write(b"step 1\n")
     logs.write("naïve\n".encode(), 1, 1)
-    assert logs.read(4) == [OutputRead(0, 4, "stdout", "step 1\n"), OutputRead(1, 4, "stderr", "naïve\n")]
+    assert logs.read(4) == [OutputRead(0, 4, Stream.STDOUT, "step 1\n"), OutputRead(1, 4, Stream.STDERR, "naïve\n")]
     logs.marks.begin()
     assert logs.read() == []
 
 
 def test_start_up_has_what_was_written_before_any_test(logs: Logs) -> None:
     logs.write(b"import\n")
-    assert logs.read(None) == [OutputRead(0, None, "stdout", "import\n")]
+    assert logs.read(None) == [OutputRead(0, None, Stream.STDOUT, "import\n")]
 
 
 def test_bytes_that_are_no_text_are_replaced(logs: Logs) -> None:
@@ -113,7 +114,7 @@ def test_a_log_that_can_not_be_opened_says_how_much_it_hides(logs: Logs, monkeyp
         raise PermissionError
 
     monkeypatch.setattr("builtins.open", refuse)
-    assert logs.read() == [OutputRead(0, 0, "stdout", "", 5)]
+    assert logs.read() == [OutputRead(0, 0, Stream.STDOUT, "", 5)]
 
 
 # -- how large a log may get -------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_what_an_earlier_test_lost_is_not_this_tests(logs: Logs, small: None, no
     logs.marks.trim()
     logs.marks.begin()
     logs.write(b"step 1\n")
-    assert logs.read() == [OutputRead(0, 0, "stdout", "step 1\n")]
+    assert logs.read() == [OutputRead(0, 0, Stream.STDOUT, "step 1\n")]
 
 
 @pytest.mark.parametrize("holes", [True, False])

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,7 @@ def pump(taken: list[str]) -> Iterator[Pump[str]]:
 
 
 def test_what_another_thread_hands_over_wakes_the_one_that_waits(pump: Pump[str], taken: list[str]) -> None:
-    thread = threading.Thread(target=lambda: [pump.hand_over(str(n)) for n in range(100)])
+    thread = threading.Thread(target=lambda: deque(map(pump.hand_over, map(str, range(100)))))
     thread.start()
     assert pump.until(lambda: len(taken) == 100, SOON_S)
     thread.join()
@@ -54,7 +55,12 @@ def test_one_that_a_handler_forgets_is_not_handled_in_the_same_look(pump: Pump[s
 def test_a_look_counts_once_its_findings_are_handled(pump: Pump[str]) -> None:
     seen: list[float] = []
     end, other = socket.socketpair()
-    pump.register(end, lambda: (seen.append(pump.looked_s), end.recv(1)))
+
+    def handle() -> None:
+        seen.append(pump.looked_s)
+        end.recv(1)
+
+    pump.register(end, handle)
     for _ in range(2):
         other.send(b".")
         pump.once(SOON_S)

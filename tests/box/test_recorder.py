@@ -17,6 +17,17 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    ProblemCode,
+    ReportOutcome,
+    SettingOrigin,
+    StackMethod,
+    Stage,
+    Stream,
+    TestPhase,
+    WorldReason,
+)
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode, read_all
 from tests.recording.strategies import TIMES, facts
 
@@ -36,7 +47,7 @@ def recorder(path: Path) -> Recorder:
 def test_events_are_stamped_and_numbered_per_world_and_source(path: Path) -> None:
     record = recorder(path)
     record.write(ev.Progress("preload"))
-    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.WorldStarted(2, WorldReason.FIRST), "w1")
     record.write(ev.RankReady(0, 7, "0x1"), "w1", "rank 0", 1.25)
     record.write(ev.RankCollected(0, Numbers((0,)), "d"), "w1", "rank 0", 1.5)
     read = read_all(path.read_bytes())
@@ -55,7 +66,12 @@ def test_facts_held_together_are_written_once_and_in_order(path: Path, monkeypat
     record = recorder(path)
     writes: list[bytes] = []
     append = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(data), append(fd, data))[1])
+
+    def write(fd: int, data: bytes) -> int:
+        writes.append(data)
+        return append(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
     with record.together():
         for stage in ("one", "two", "three"):
             record.write(ev.Progress(stage))
@@ -96,24 +112,39 @@ def test_a_reader_sees_the_timeline_of_the_box(
 @pytest.mark.parametrize(
     "fact",
     [
-        ev.OutputRead(0, 0, "stdout", f"key: {SECRET}\n"),
-        ev.Reported(0, 0, "call", "failed", 1.0, ev.Error("E", f"bad {SECRET}", "f", 1, f"assert '{SECRET}'")),
-        ev.Reported(0, 0, "call", "passed", 1.0, sections=(("log", f"x {SECRET}"),), properties={SECRET: [SECRET]}),
-        ev.Reported(0, 0, "call", "skipped", 1.0, skip=ev.Skip("f", 1, SECRET), xfail=SECRET),
+        ev.OutputRead(0, 0, Stream.STDOUT, f"key: {SECRET}\n"),
+        ev.Reported(
+            0,
+            0,
+            TestPhase.CALL,
+            ReportOutcome.FAILED,
+            1.0,
+            ev.Error("E", f"bad {SECRET}", "f", 1, f"assert '{SECRET}'"),
+        ),
+        ev.Reported(
+            0,
+            0,
+            TestPhase.CALL,
+            ReportOutcome.PASSED,
+            1.0,
+            sections=(("log", f"x {SECRET}"),),
+            properties={SECRET: [SECRET]},
+        ),
+        ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.SKIPPED, 1.0, skip=ev.Skip("f", 1, SECRET), xfail=SECRET),
         ev.Recorded(0, 0, SECRET, {"a": [{"b": SECRET}]}),
         ev.RankCollected(0, Numbers((0,)), "d", (ev.CollectError("f", f"E {SECRET}"),)),
-        ev.RankBroken(0, "conftest", "E", SECRET, SECRET),
+        ev.RankBroken(0, Stage.CONFTEST, "E", SECRET, SECRET),
         ev.BoxReady({"v": SECRET}, {"facts": [SECRET]}, (SECRET,)),
-        ev.EnvironmentSet("X", SECRET, "user", SECRET),
-        ev.StackTaken(0, 0, "traceback", True, f'File "{SECRET}"'),
+        ev.EnvironmentSet("X", SECRET, SettingOrigin.USER, SECRET),
+        ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, f'File "{SECRET}"'),
         ev.TestPlanned(0, f"test_x.py::test[{SECRET}]", 2),
-        ev.ProblemFound("blocked", "x", SECRET, SECRET),
+        ev.ProblemFound(ProblemCode.BLOCKED, "x", SECRET, SECRET),
     ],
     ids=lambda f: type(f).__name__,
 )
 def test_secrets_reach_neither_file_nor_timeline(path: Path, fact: ev.Fact) -> None:
     record = recorder(path)
-    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.WorldStarted(2, WorldReason.FIRST), "w1")
     record.write(ev.TestStarted(0, "t", 2, ev.Limits()), "w1")
     record.write(fact, "w1")
     text = path.read_text()
@@ -124,11 +155,12 @@ def test_secrets_reach_neither_file_nor_timeline(path: Path, fact: ev.Fact) -> N
 
 def test_a_fact_that_no_reader_would_accept_is_said_to_be_missing_by_box_and_recording(path: Path) -> None:
     record = recorder(path)
-    record.write(ev.WorldStarted(2, "first"), "w1")
+    record.write(ev.WorldStarted(2, WorldReason.FIRST), "w1")
     record.write(ev.RankCollected(0, Numbers(range(0, MAX_LINE_BYTES, 2)), "d"), "w1", "rank 0")
     record.write(ev.BoxReady({}, {}, ("H200",) * (MAX_LINE_BYTES // 4)))
     read = fold(read_all(path.read_bytes()))
-    assert (read.capabilities, read.worlds["w1"].broken.keys()) == (record.timeline.capabilities, {0})
+    assert read.capabilities == record.timeline.capabilities
+    assert read.worlds["w1"].broken.keys() == {0}
     assert record.timeline.worlds["w1"].broken.keys() == {0}
     lacks = record.timeline.capabilities["recording", None]
     assert (lacks.available, lacks.detail) == (False, "a BoxReady is too long for a line, and left out")
@@ -160,6 +192,13 @@ def test_logs_are_cleaned_in_place_and_clean_ones_left_alone(tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.log", "dirty.log"]
 
 
+def test_a_word_of_ours_is_no_secret(path: Path) -> None:
+    record = Recorder(str(path), "r1", Redactor({"DEPLOY_KEY": "failure-stuck"}))
+    record.write(ev.Acted(0, ActReason.FAILURE_STUCK, "failure-stuck"))
+    (read,) = read_all(path.read_bytes())
+    assert read.fact == ev.Acted(0, ActReason.FAILURE_STUCK, "[redacted:DEPLOY_KEY]")
+
+
 def test_a_private_key_across_two_portions_of_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of its lines the first portion ends with; what follows is left as it was."""
     head, tail, log = "before\n" * 8, "after\n" * 40, tmp_path / "a.log"
@@ -175,7 +214,12 @@ def test_a_private_key_across_two_portions_of_a_log(tmp_path: Path, monkeypatch:
 def test_a_key_without_an_end_takes_a_part_of_a_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "PORTION_CHARS", 100)
     read: list[int] = []
-    monkeypatch.setattr(REDACTOR, "text", lambda text: read.append(len(text)) or text)
+
+    def as_it_is(text: str) -> str:
+        read.append(len(text))
+        return text
+
+    monkeypatch.setattr(REDACTOR, "text", as_it_is)
     log = tmp_path / "a.log"
     log.write_text("-----BEGIN PRIVATE KEY-----\n" + "not one\n" * 20_000)
     assert redact_file(str(log), REDACTOR)

@@ -103,7 +103,7 @@ def test_one_that_could_not_be_locked_is_never_swept(monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     with monkeypatch.context() as patch:
-        patch.setattr(scratch.fcntl, "flock", refuse)
+        patch.setattr(fcntl, "flock", refuse)
         made = Path(scratch.make())
     scratch.sweep()
     assert made.is_dir()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box import seeding
-from pytest_megacpp.box.contract import Phase, Setting, Source
+from pytest_megacpp.box.contract import Setting
 from pytest_megacpp.box.graphs import graph_dir
 from pytest_megacpp.box.preflight import Device, DeviceList, Survey
 from pytest_megacpp.box.seeding import Seeding, left_to_user, shape_of
@@ -15,6 +15,16 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import (
+    Preset,
+    Purpose,
+    RunEnd,
+    SeedMode,
+    SettingOrigin,
+    SettingPhase,
+    TestEnd,
+    WarmUp,
+)
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode
 from pytest_megacpp.report.seed import ended_lines
 from tests.box.seeding import SHAPE, fill, manifest
@@ -27,9 +37,20 @@ def store(tmp_path: Path) -> SeedStore:
 
 
 def plan(store: SeedStore, *args: str) -> Plan:
-    test = PlannedTest("test_a.py::test_a", 2, "full", Limits(), cache_seed="require")
+    test = PlannedTest("test_a.py::test_a", 2, Preset.FULL, Limits(), cache_seed=SeedMode.REQUIRE)
     return Plan(
-        "r1", "h200x8", "local", "H200:8", 2, 2, True, False, (test,), args, ".", SeedPlan("", (str(store.directory),))
+        "r1",
+        "h200x8",
+        "local",
+        "H200:8",
+        2,
+        2,
+        True,
+        False,
+        (test,),
+        args,
+        ".",
+        SeedPlan(SeedMode.AS_IT_IS, (str(store.directory),)),
     )
 
 
@@ -85,7 +106,7 @@ def test_a_cache_that_can_not_be_looked_at_costs_the_run_nothing(
     run = Seeding(plan(store), SHAPE, tmp_path)
     run.begin()
     monkeypatch.setattr(seeding, "_bytes_of", lambda cache: 1 / 0)
-    kept = run.keep(Timeline(), "completed")
+    kept = run.keep(Timeline(), RunEnd.COMPLETED)
     assert (kept.state, kept.wanted, kept.detail) == ("absent", 2, "not kept: ZeroDivisionError('division by zero')")
 
 
@@ -99,7 +120,7 @@ def test_the_shape_is_the_lane_s_whatever_was_selected(store: SeedStore) -> None
     found = DeviceList(tuple(Device(i, "NVIDIA H200", f"GPU-{i}", 143_771, "570.86") for i in range(8)))
     survey = Survey({"torch": "2.13.0", "python": "3.12.1", "pytest": "9.0"}, {}, found)
     lane = replace(
-        plan(store), dry_run=False, devices=8, ranks=8, seed=SeedPlan("auto", ("",), ranks=8, project="mine")
+        plan(store), dry_run=False, devices=8, ranks=8, seed=SeedPlan(SeedMode.AUTO, ("",), ranks=8, project="mine")
     )
     environ = {"TRITON_ALLOW_X": "1", "TORCHINDUCTOR_CACHE_DIR": "/mine", "HOME": "/root"}
     whole = shape_of(lane, survey, (), environ)
@@ -112,14 +133,16 @@ def test_the_shape_is_the_lane_s_whatever_was_selected(store: SeedStore) -> None
 
 def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: SeedStore, tmp_path: Path) -> None:
     ours = [
-        Setting(name, "x", Source.PLUGIN, "", Phase.COMPILE, "")
+        Setting(name, "x", SettingOrigin.PLUGIN, "", SettingPhase.COMPILE, "")
         for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     ]
     assert left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}) == ""
-    assert left_to_user([ours[0], replace(ours[1], source=Source.USER)], {}).startswith("TRITON_CACHE_DIR is yours")
-    tag = Setting("TORCH_COMPILE_CACHE_KEY_TAG", "megacpp", Source.PLUGIN, "", Phase.IMPORT, "torch")
+    assert left_to_user([ours[0], replace(ours[1], source=SettingOrigin.USER)], {}).startswith(
+        "TRITON_CACHE_DIR is yours"
+    )
+    tag = Setting("TORCH_COMPILE_CACHE_KEY_TAG", "megacpp", SettingOrigin.PLUGIN, "", SettingPhase.IMPORT, "torch")
     assert left_to_user([*ours, tag], {}) == ""
-    shared = left_to_user([*ours, replace(tag, value="", source=Source.USER)], {})
+    shared = left_to_user([*ours, replace(tag, value="", source=SettingOrigin.USER)], {})
     assert "a seed is shared by all" in shared
     off = left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0"})
     store.publish(manifest(), fill(tmp_path / "made"))
@@ -134,18 +157,20 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
 
 def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    asked = replace(plan(store), tests=(PlannedTest("test_a.py::test_a", 2, "full", Limits(), cache_seed="auto"),))
+    asked = replace(
+        plan(store), tests=(PlannedTest("test_a.py::test_a", 2, Preset.FULL, Limits(), cache_seed=SeedMode.AUTO),)
+    )
     seeding = Seeding(asked, SHAPE, tmp_path / "cache")
     began = seeding.begin()
-    story = Story(2, warmup="explicit_warmup_allowed")
+    story = Story(2, warmup=WarmUp.RUNS)
     for rank in (0, 1):
         story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 1, {"inductor": (f"kept{rank}",)}))
         story.passes(rank, 12.0)
-    story.box(13.0, ev.TestPlanned(1, NODEID, 2, of=0, purpose="measured"), world="")
+    story.box(13.0, ev.TestPlanned(1, NODEID, 2, of=0, purpose=Purpose.MEASURED), world="")
     story.box(14.0, ev.TestStarted(1, NODEID, 2, Limits()))
     story.rank(15.0, ev.Compiled(0, 1, 0.5, 1, 1, 0, {"inductor": ("kept0",)}))
     story.rank(15.0, ev.Compiled(1, 1, 9.0, 1, 0, 1, {"inductor": ("new1",)}))
-    kept = seeding.keep(story.timeline, "stopped")
+    kept = seeding.keep(story.timeline, RunEnd.STOPPED)
     assert (kept.helped, kept.missed) == (None, (ev.SeedShort(0, (1,), ("new1",)),))
     story.box(16.0, began, world="")
     story.box(17.0, kept, world="")
@@ -165,8 +190,8 @@ def test_graphs_of_a_cache_that_a_test_had_for_itself_are_no_seed_s_to_keep(stor
     for rank in (0, 1):
         story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 2, {"inductor": ("fshared", "fprivate")}))
         story.passes(rank, 12.0)
-    story.box(13.0, ev.TestEnded(0, "finished"))
-    kept = seeding.keep(story.timeline, "completed")
+    story.box(13.0, ev.TestEnded(0, TestEnd.FINISHED))
+    kept = seeding.keep(story.timeline, RunEnd.COMPLETED)
     assert (kept.state, kept.covered, kept.promoted) == ("warm", 2, True)
     made = store.good(SHAPE.key)
     assert made is not None

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import subprocess
 import threading
@@ -207,10 +208,7 @@ def test_a_changed_archive_is_refused_with_the_mend(store: SeedStore, cache: Pat
 def test_publishers_at_once_do_each_other_no_harm(store: SeedStore, cache: Path) -> None:
     sizes = [seeded(ranks=n) for n in (1, 4, 2, 3)]
     made: list[Published] = []
-    threads = [
-        threading.Thread(target=lambda t=test: made.append(store.publish(manifest(t), cache)))  # type: ignore[misc]
-        for test in sizes
-    ]
+    threads = [threading.Thread(target=lambda t=test: made.append(store.publish(manifest(t), cache))) for test in sizes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -235,7 +233,7 @@ def test_a_file_system_without_locks(store: SeedStore, cache: Path, monkeypatch:
     def flock(handle: int, how: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(seeds.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert store.publish(manifest(), cache).promoted
 
 

@@ -12,6 +12,7 @@ from pytest_megacpp.box.recorder import Recorder
 from pytest_megacpp.box.world import StartFailed
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.vocabulary import RunEnd, WorldReason
 
 PLAN = Plan("run-1", "h200x8", "local", "H200", 2, 2, True, False, (), (), ".")
 
@@ -35,7 +36,7 @@ def problems(box: Box) -> list[tuple[str, str]]:
 def test_no_world_starts_without_what_its_ranks_need(box: Box, name: str) -> None:
     (box.scratch / name).unlink()
     with pytest.raises(StartFailed):
-        box._perform(sv.StartWorld("w2", 2, "next"))
+        box._perform(sv.StartWorld("w2", 2, WorldReason.NEXT))
     assert problems(box) == [("environment", "scratch")]
     assert "w2" not in box.recorder.timeline.worlds
 
@@ -54,7 +55,7 @@ def test_a_scratch_directory_that_goes_ends_the_run_and_is_told_once(box: Box) -
 
 
 def test_a_run_that_ends_anyway_needs_it_no_more(box: Box) -> None:
-    box.stop("stopped", "the desk asked for it")
+    box.stop(RunEnd.STOPPED, "the desk asked for it")
     shutil.rmtree(box.scratch)
     box._is_scratch_lost()
     assert problems(box) == []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,16 +12,18 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import AGAIN_S, MAX_ATTEMPTS, PURPOSES, START_SETTLE_S, warm_up_limits
+from pytest_megacpp.box.supervisor import AGAIN_S, MAX_ATTEMPTS, START_SETTLE_S, warm_up_limits
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP, Again, PlannedTest
-from pytest_megacpp.recording.timeline import WARMED, TestView
+from pytest_megacpp.recording.plan import Again, PlannedTest
+from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.vocabulary import Lost, Preset, Purpose, ReportOutcome, Stage, TestEnd, TestPhase, WarmUp
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work
 from tests.box.simulated_box import LIMITS, Birth, Scenario, SimulatedBox, plan, planned
 from tests.recording.strategies import facts
 from tests.scenario import FakeBox
 
+MEASURED, WARM_UP, DIAGNOSTIC, DETAIL = Purpose.MEASURED, Purpose.WARM_UP, Purpose.DIAGNOSTIC, Purpose.DETAIL
 HEALTHY: Program = (Work(0.1), Collect(), Work(0.1), Collect())
 FAULTS: dict[str, tuple[Step, ...]] = {
     "raises": (Fail(),),
@@ -118,7 +121,12 @@ def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> Non
     asked: list[bool] = []
     box = SimulatedBox(Scenario(plan(*[planned()] * 5), {i: [HEALTHY] * 2 for i in range(5)}, {}, {0: frozenset({4})}))
     release = box._release
-    box._release = lambda action: (asked.append(action.keep_group), release(action))[1]  # type: ignore[method-assign]
+
+    def released(action: supervisor.Release) -> None:
+        asked.append(action.keep_group)
+        release(action)
+
+    box._release = released  # type: ignore[method-assign]
     box.run()
     assert asked == [False, False, True, False]  # ranks say that tests 0, 2 and 4 ask for the lane
 
@@ -130,8 +138,8 @@ def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> Non
 
 
 def _half_xfailed() -> FakeBox:
-    box = FakeBox(2).begins().reports("call", 0, "skipped", xfail="why").reports("call", 1, xfail="why")
-    return box.finishes()
+    box = FakeBox(2).begins().reports(TestPhase.CALL, 0, ReportOutcome.SKIPPED, xfail="why")
+    return box.reports(TestPhase.CALL, 1, xfail="why").finishes()
 
 
 @pytest.mark.parametrize(
@@ -140,10 +148,10 @@ def _half_xfailed() -> FakeBox:
         (lambda: FakeBox(2).begins().passes(), 0, True),
         (lambda: FakeBox(2).begins().skips().finishes(), 0, True),
         (lambda: FakeBox(2, must_run=True).begins().skips().finishes(), 1, True),
-        (lambda: FakeBox(2).begins().skips(0).reports("call", 1).finishes(), 1, False),
-        (lambda: FakeBox(2).begins().reports("call", 1).finishes(), 1, False),
+        (lambda: FakeBox(2).begins().skips(0).reports(TestPhase.CALL, 1).finishes(), 1, False),
+        (lambda: FakeBox(2).begins().reports(TestPhase.CALL, 1).finishes(), 1, False),
         (lambda: FakeBox(2).begins().finishes(), 1, False),
-        (lambda: FakeBox(2).begins().passes().box(ev.Muted(0, ev.Muted.REPORTS, 0)), 1, False),
+        (lambda: FakeBox(2).begins().passes().box(ev.Muted(0, Lost.REPORTS, 0)), 1, False),
         (_half_xfailed, 0, False),
     ],
     ids=["passed", "skipped", "a-gate-takes-no-skip", "half-skipped", "half-silent", "silent", "muted", "half-xfailed"],
@@ -156,7 +164,7 @@ def test_a_test_counts_as_failed_where_the_desk_calls_it_red(
     course = supervisor.Supervisor(plan(planned()), box.timeline())
     course.queue, course.running, course._worlds = [], 0, {2: box.world}
     actions = course.step(box.now_s)
-    assert supervisor.Write(box.world, ev.TestEnded(0, "finished")) in actions
+    assert supervisor.Write(box.world, ev.TestEnded(0, TestEnd.FINISHED)) in actions
     assert len(course.failed) == failed
     assert any(isinstance(action, supervisor.EndWorld) for action in actions) == (not goes_on)
 
@@ -249,7 +257,7 @@ def test_a_rank_that_dies_after_its_test_is_replaced_with_its_world(delay_s: flo
 
 def test_a_rank_that_breaks_between_tests_costs_its_world_only() -> None:
     box = SimulatedBox(Scenario(plan(planned(), planned(4), planned(), planned())))
-    broken = ev.RankBroken(0, "plugin", "SystemExit", "", "")
+    broken = ev.RankBroken(0, Stage.PLUGIN, "SystemExit", "", "")
     box._at(0.6, lambda t: box._say(t, "w1", "rank 0", broken))
     box.run()
     assert "w1" in box.timeline.worlds
@@ -410,8 +418,8 @@ def test_limits_used_here_are_short() -> None:
 # -- attempts -------------------------------------------------------------------------------------------------
 
 
-def cold(tests: int) -> dict[int, str]:
-    return dict.fromkeys(range(tests), WARMED)
+def cold(tests: int) -> dict[int, WarmUp]:
+    return dict.fromkeys(range(tests), WarmUp.RUNS)
 
 
 def test_what_compiled_in_its_warm_up_is_measured_in_processes_that_did_not() -> None:
@@ -423,7 +431,7 @@ def test_what_compiled_in_its_warm_up_is_measured_in_processes_that_did_not() ->
     assert worlds == ["w1", "w1", "w1", "w2", "w2"]
     limits = [box.timeline.tests[test].limits for test in (0, 3)]
     assert limits == [warm_up_limits(LIMITS), LIMITS]
-    assert [box.timeline.tests[test].warmup for test in (0, 3)] == [WARMED, ""]
+    assert [box.timeline.tests[test].warmup for test in (0, 3)] == [WarmUp.RUNS, None]
 
 
 def test_a_further_attempt_is_planned_before_the_one_ends_from_which_it_follows() -> None:
@@ -440,7 +448,7 @@ def test_a_warm_up_that_fails_is_the_result(fault: str) -> None:
 
 def test_a_peer_that_compiles_is_waited_for_in_a_warm_up() -> None:
     programs = {i: [(Compile(2.8), Collect()), (Collect(),)] for i in range(2)}
-    assert outcomes(run(planned(), programs=programs, warming={0: "seed_warm"}))[0] == ("aborted", "skew")
+    assert outcomes(run(planned(), programs=programs, warming={0: WarmUp.SEED_WARM}))[0] == ("aborted", "skew")
     assert outcomes(run(planned(), programs=programs, warming=cold(1)))[0] == ("finished", "")
 
 
@@ -450,9 +458,9 @@ SKEWED: list[Program] = [(Compile(2.8), Collect()), (Collect(),)]
 WELL: list[Program] = [HEALTHY] * 2
 
 
-def climbed(scenario: Scenario, *ladders: list[str], **more: object) -> SimulatedBox:
+def climbed(scenario: Scenario, *ladders: list[Purpose], **more: Any) -> SimulatedBox:
     """With a desk that wants these attempts at the tests, whatever comes of them."""
-    box = SimulatedBox(replace(scenario, plan=replace(scenario.plan, triage=True, **more)))  # type: ignore[arg-type]
+    box = SimulatedBox(replace(scenario, plan=replace(scenario.plan, triage=True, **more)))
     left = {item: list(purposes) for item, purposes in enumerate(ladders)}
 
     def desk(number: int, now_s: float) -> None:
@@ -472,7 +480,7 @@ def test_a_warm_up_that_a_desk_orders_is_followed_by_a_measured_attempt() -> Non
     programs = {0: SKEWED, 1: WELL, 2: SKEWED, 3: WELL}
     box = climbed(Scenario(plan(planned(), planned()), programs, compiling=frozenset({2})), [WARM_UP], [])
     assert outcomes(box) == {0: ("aborted", "skew"), **dict.fromkeys((1, 2, 3), ("finished", ""))}
-    assert [box.timeline.planned[n].purpose for n in box.timeline.attempts(0)] == ["", WARM_UP, MEASURED]
+    assert [box.timeline.planned[n].purpose for n in box.timeline.attempts(0)] == [Purpose.FIRST, WARM_UP, MEASURED]
     assert box.timeline.tests[2].world != box.timeline.tests[3].world
     assert (finish(box), box.supervisor.failed) == ("completed", set())
 
@@ -500,7 +508,7 @@ def test_a_diagnostic_attempt_makes_no_failure_of_a_test_nor_mends_one() -> None
     programs = {0: faulty(2, "raises"), 1: WELL, 2: WELL, 3: faulty(2, "raises")}
     box = climbed(Scenario(plan(planned(), planned()), programs), [DIAGNOSTIC], [DIAGNOSTIC])
     assert box.supervisor.failed == {0}
-    assert [box.timeline.tests[n].preset for n in (2, 3)] == [DIAGNOSTIC] * 2
+    assert [box.timeline.tests[n].preset for n in (2, 3)] == [Preset.DIAGNOSTIC] * 2
 
 
 @pytest.mark.parametrize(
@@ -510,10 +518,8 @@ def test_a_diagnostic_attempt_makes_no_failure_of_a_test_nor_mends_one() -> None
         ({}, replace(planned(), shards=True), "unsafe-fsdp"),
     ],
 )
-def test_torch_compares_collectives_only_where_that_is_safe(
-    shape: dict[str, bool], test: PlannedTest, why: str
-) -> None:
-    box = climbed(Scenario(plan(test, **shape), {0: faulty(2, "raises")}), [DETAIL])  # type: ignore[arg-type]
+def test_torch_compares_collectives_only_where_that_is_safe(shape: dict[str, Any], test: PlannedTest, why: str) -> None:
+    box = climbed(Scenario(plan(test, **shape), {0: faulty(2, "raises")}), [DETAIL])
     assert outcomes(box)[1] == ("not-run", why)
     assert (finish(box), box.released) == ("completed", [0])
 
@@ -538,7 +544,7 @@ def test_what_can_not_be_paid_for_is_not_begun(money: str) -> None:
     [
         Again(-1, WARM_UP, 0),
         Again(2, WARM_UP, 0),
-        Again(0, "nonsense", 0),
+        Again(0, Purpose.FIRST, 0),
         Again(0, WARM_UP, 1),
         Again(0, WARM_UP, 7),
         Again(1, WARM_UP, 1),
@@ -580,7 +586,7 @@ def test_every_ladder_ends(scenario: Scenario, dice: Random) -> None:
 
     def desk(number: int, now_s: float) -> None:
         item = box.timeline.test_of(number)
-        wanted = Again(dice.choice([item, 0, 99]), dice.choice(PURPOSES), dice.choice([number, number + 1]))
+        wanted = Again(dice.choice([item, 0, 99]), dice.choice(list(Purpose)), dice.choice([number, number + 1]))
         if dice.random() < 0.7:
             box.hear(wanted, now_s)
         if all(n in box.reasons for n in box.timeline.attempts(item)):

@@ -8,6 +8,7 @@ import pytest
 from pytest_megacpp.box import recorder
 from pytest_megacpp.desk import leftovers
 from pytest_megacpp.desk.rundir import RunDirectory, mark_interrupted, read_run_json
+from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.receipt import receipt_names
 
 OURS, CONFIGURED, SHAPED = "correct-horse-battery", "staple-of-the-plan", "ghp_" + "aB3" * 12
@@ -36,7 +37,9 @@ def fill(run: Path) -> None:
 def left_behind(lane_dir: Path) -> Path:
     """A run whose desk and box were killed together."""
     with RunDirectory.create(lane_dir) as run:
-        tests = [{"nodeid": nodeid, "outcome": None, "verdict": None, "receipt": None, "cost": {}} for nodeid in IDS]
+        tests: list[Json] = [
+            {"nodeid": nodeid, "outcome": None, "verdict": None, "receipt": None, "cost": {}} for nodeid in IDS
+        ]
         run.write_json("run.json", {"status": "running", "tests": tests, "counts": {"selected": 3, "passed": 0}})
         fill(run.path)
         return run.path

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.look import gate_alone, judged, run_shown
+from pytest_megacpp.recording.vocabulary import ActReason
 from tests.golden.build import in_step
 from tests.scenario import NODEID
 
@@ -37,7 +38,7 @@ def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
 )
 def test_a_drill_of_a_run_that_goes_on(tmp_path: Path, expects: object, outcome: str) -> None:
     """It fails on purpose, and passes by its verdict before its run says so."""
-    box = in_step().exits(2, -9, "SIGKILL").acts("exit", "", (0, 1, 3), (2,)).aborts("exit")
+    box = in_step().exits(2, -9, "SIGKILL").acts(ActReason.EXIT, "", (0, 1, 3), (2,)).aborts("exit")
     (tmp_path / "recording.jsonl").write_bytes(box.recording())
     entry: Mapping[str, object] = {"nodeid": NODEID, "outcome": None, "receipt": None, "expects": expects}
     (tmp_path / "run.json").write_text(json.dumps({"status": "running", "tests": [entry]}))

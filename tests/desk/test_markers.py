@@ -1,6 +1,8 @@
 import pytest
 
 from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
+from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 NODEID = "suite/test_a.py::test_b"
 
@@ -15,7 +17,7 @@ def test_a_bare_marker_says_nothing() -> None:
 
 def test_all_arguments() -> None:
     mark = pytest.mark.h200x8(ranks=2, preset="diagnostic", fresh=True, cache_seed="cold", stall=5, run=60.5)
-    assert read(mark) == MarkerArguments(2, "diagnostic", True, "cold", {"stall": 5.0, "run": 60.5})
+    assert read(mark) == MarkerArguments(2, Preset.DIAGNOSTIC, True, SeedMode.COLD, {"stall": 5.0, "run": 60.5})
 
 
 def test_the_closest_marker_wins_by_argument() -> None:
@@ -53,10 +55,10 @@ def expected(*args: object, **kwargs: object) -> Expectation:
 
 
 def test_a_drill_names_a_verdict_and_maybe_ranks_and_cause() -> None:
-    assert expected("hang") == expected(code="hang") == Expectation("hang")
-    assert expected("rank-death", (3, 1)) == Expectation("rank-death", (1, 3))
-    assert expected("rank-death", ranks={3}, cause="exit:3") == Expectation("rank-death", (3,), "exit:3")
-    assert expected("straggler", ranks=[]) == Expectation("straggler", ())
+    assert expected("hang") == expected(code="hang") == Expectation(Code.HANG)
+    assert expected("rank-death", (3, 1)) == Expectation(Code.RANK_DEATH, (1, 3))
+    assert expected("rank-death", ranks={3}, cause="exit:3") == Expectation(Code.RANK_DEATH, (3,), "exit:3")
+    assert expected("straggler", ranks=[]) == Expectation(Code.STRAGGLER, ())
 
 
 @pytest.mark.parametrize(

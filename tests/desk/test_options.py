@@ -5,8 +5,9 @@ import pytest
 
 from pytest_megacpp.desk.options import Options, misspelt_twins, read_options
 from pytest_megacpp.desk.words import LIMIT_NAMES
+from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.report import receipt
+from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 pytest_plugins = "pytester"
 
@@ -42,10 +43,10 @@ def test_the_defaults(read: Read, pytester: pytest.Pytester) -> None:
 
 
 def test_a_warm_up_that_is_asked_for_makes_what_a_marker_requires(read: Read) -> None:
-    assert read().cache_seed_for("require", dry_run=False) == "require"
-    assert read("--cache-seed=auto").cache_seed_for("require", dry_run=True) == "auto"
-    assert read("--cache-seed=cold").cache_seed_for("require", dry_run=True) == "require"
-    assert read("--cache-seed=refresh").cache_seed_for("cold", dry_run=True) == "cold"
+    assert read().cache_seed_for(SeedMode.REQUIRE, dry_run=False) == "require"
+    assert read("--cache-seed=auto").cache_seed_for(SeedMode.REQUIRE, dry_run=True) == "auto"
+    assert read("--cache-seed=cold").cache_seed_for(SeedMode.REQUIRE, dry_run=True) == "require"
+    assert read("--cache-seed=refresh").cache_seed_for(SeedMode.COLD, dry_run=True) == "cold"
 
 
 def test_the_command_line(read: Read, pytester: pytest.Pytester) -> None:
@@ -121,7 +122,7 @@ def test_the_run_limit_of_several_markers_is_the_longest(read: Read) -> None:
 
 def test_the_preset_goes_marker_option_lane(read: Read) -> None:
     options = read(toml=TOML)
-    assert options.preset_for("h100x2", "full") == "full"
+    assert options.preset_for("h100x2", Preset.FULL) == "full"
     assert options.preset_for("h100x2", None) == "diagnostic"
     assert (
         read(toml='[tool.pytest_megacpp.lanes.l1]\ngpu="L4"\npreset="diagnostic"').preset_for("l1", None)
@@ -211,7 +212,7 @@ def test_a_broken_pyproject_that_pytest_does_not_read_is_said(pytester: pytest.P
 
 
 def test_the_names_of_limits_are_the_same_everywhere() -> None:
-    assert (*Limits.__dataclass_fields__, "run") == LIMIT_NAMES == receipt.LIMIT_NAMES
+    assert (*Limits.__dataclass_fields__, "run") == LIMIT_NAMES == events.LIMIT_NAMES
 
 
 @pytest.mark.parametrize(

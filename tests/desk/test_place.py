@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def place(environ: dict[str, str], devices: int = 0, **asked: object) -> Place:
         ({"CI": "true"}, 8, {"surface": "local"}, "local", False),
     ],
 )
-def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], surface: str, dry_run: bool) -> None:
+def test_where(environ: dict[str, str], devices: int, asked: dict[str, Any], surface: str, dry_run: bool) -> None:
     chosen = place(environ, devices, **asked)
     assert (chosen.surface, chosen.dry_run) == (surface, dry_run)
 
@@ -62,7 +63,7 @@ def test_where(environ: dict[str, str], devices: int, asked: dict[str, object], 
         ({}, {"untrusted": True}, "a machine of its own"),
     ],
 )
-def test_refusals(environ: dict[str, str], asked: dict[str, object], answer: str) -> None:
+def test_refusals(environ: dict[str, str], asked: dict[str, Any], answer: str) -> None:
     with pytest.raises(pytest.UsageError, match=answer):
         place(environ, **asked)
 

@@ -60,7 +60,8 @@ def test_a_stranger_s_prices_void_no_budget() -> None:
 )
 def test_types_as_modal_spells_them(gpu: str, gpus: int, per_gpu: float) -> None:
     rate = rented(Machine(gpu, 0.0, 0), Prices(), {})
-    assert (rate.gpus, rate.usd_per_hour) == (gpus, pytest.approx(gpus * per_gpu))
+    assert rate.gpus == gpus
+    assert rate.usd_per_hour == pytest.approx(gpus * per_gpu)
 
 
 def test_an_unknown_gpu_has_no_price_rather_than_a_wrong_one() -> None:
@@ -72,7 +73,8 @@ def test_an_unknown_gpu_has_no_price_rather_than_a_wrong_one() -> None:
 
 def test_a_cpu_machine_costs_its_cores_and_memory() -> None:
     rate = rented(Machine(None, 16.0, 20480), Prices(), {})
-    assert (rate.gpus, rate.usd_per_hour) == (0, pytest.approx(16 * 0.1419 + 20 * 0.0242))
+    assert rate.gpus == 0
+    assert rate.usd_per_hour == pytest.approx(16 * 0.1419 + 20 * 0.0242)
     assert rate.source == "list prices as of 2026-06-27"
     assert rented(Machine(None, 16.0, 0), Prices(cpu_core=0.5, source="ours"), {}) == Rate(8.0, 0, "ours")
     assert rented(Machine(None, 16.0, 0), Prices(), {"cpu_core": 0.5}) == Rate(8.0, 0, "the account's rates")

@@ -11,12 +11,13 @@ from pytest_megacpp.desk import replay
 from pytest_megacpp.desk.recollection import ASIDE, Recollection
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.surfaces import modal
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from tests.scenario import NODEID, FakeBox
 
 RUN = "20261129-233000-0a0b"
-LOST = ProblemFound("box-lost", "connection", "no connection to the box for 91 s", "rerun")
+LOST = ProblemFound(ProblemCode.BOX_LOST, "connection", "no connection to the box for 91 s", "rerun")
 TESTS = (NODEID, NODEID + "_2")
 
 

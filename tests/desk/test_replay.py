@@ -11,6 +11,7 @@ from pytest_megacpp.desk import replay
 from pytest_megacpp.desk.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.timeline import Timeline
 from tests.golden.build import CASES
 from tests.scenario import NODEID
 
@@ -20,7 +21,12 @@ def test_a_replay_is_judged_as_the_recording_is(tmp_path: Path, monkeypatch: pyt
     recording = tmp_path / "other.jsonl"
     recording.write_bytes(CASES[name]().recording())
     reads: list[Path] = []
-    monkeypatch.setattr(replay, "read_timeline", lambda path: reads.append(path) or read_timeline(path))
+
+    def read(path: Path) -> Timeline:
+        reads.append(path)
+        return read_timeline(path)
+
+    monkeypatch.setattr(replay, "read_timeline", read)
     options: Any = SimpleNamespace(lane_dir=tmp_path / "lane", lanes={})
     recorded = replay.Recorded(options, str(recording))
     run, index_of = recorded.run([NODEID], lambda progress: None)

@@ -15,6 +15,7 @@ from pytest_megacpp.desk.session import LaneRun
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd
 from pytest_megacpp.recording.words import Word
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
@@ -23,7 +24,7 @@ from tests.scenario import NODEID, FakeBox
 
 
 def lane_run(directory: RunDirectory, cwd: Path) -> LaneRun:
-    tests = (PlannedTest(NODEID, 2, "full", Limits()),)
+    tests = (PlannedTest(NODEID, 2, Preset.FULL, Limits()),)
     plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd))
     meta = RunMeta(directory.run_id, "h200x8", "modal", True, 2, "H200:8", "2026-01-01T00:00:00.000Z")
     return LaneRun(plan, directory, Redactor(os.environ), meta)
@@ -110,24 +111,24 @@ def climbing(tmp_path: Path, box: Listening, **test: Any) -> LaneRun:
 
 
 def hangs(box: FakeBox) -> FakeBox:
-    return box.enters((0, 1)).after(31.0).acts("stall", "everybody waits", (0, 1), (), (), 31.0).aborts("stall")
+    return box.enters((0, 1)).after(31.0).acts(ActReason.STALL, "everybody waits", (0, 1), (), (), 31.0).aborts("stall")
 
 
 def test_a_test_is_through_when_its_ladder_is(tmp_path: Path) -> None:
     told = hangs(FakeBox(ranks=2).begins())
     first = told.recording()
-    whole = hangs(told.tries("diagnostic")).done().recording()
+    whole = hangs(told.tries(Purpose.DIAGNOSTIC)).done().recording()
     box = Listening(first, whole[len(first) :])
     run = climbing(tmp_path, box)
     result = run.wait_for(0)
-    assert box.heard == [Again(0, "diagnostic", 0), Enough(0)]
+    assert box.heard == [Again(0, Purpose.DIAGNOSTIC, 0), Enough(0)]
     assert (result.verdict.code, result.verdict.cause) == ("hang", "infrastructure")
     run.finish()
     document = json.loads((run.directory.path / run.receipts[0]).read_text())
     assert [attempt["verdict"]["code"] for attempt in document["attempts"]] == ["hang", "hang"]
 
 
-@pytest.mark.parametrize("test", [{"drill": True}, {"preset": "diagnostic"}])
+@pytest.mark.parametrize("test", [{"drill": True}, {"preset": Preset.DIAGNOSTIC}])
 def test_what_needs_no_further_attempt_is_told_at_once(tmp_path: Path, test: dict[str, Any]) -> None:
     box = Listening(hangs(FakeBox(ranks=2).begins()).recording())
     assert climbing(tmp_path, box, **test).wait_for(0).verdict.code == "hang"
@@ -135,7 +136,7 @@ def test_what_needs_no_further_attempt_is_told_at_once(tmp_path: Path, test: dic
 
 
 def test_a_box_that_ends_before_it_hears_costs_the_ladder_and_not_the_verdict(tmp_path: Path) -> None:
-    box = Listening(hangs(FakeBox(ranks=2).begins()).done("run-limit").recording())
+    box = Listening(hangs(FakeBox(ranks=2).begins()).done(RunEnd.RUN_LIMIT).recording())
     run = climbing(tmp_path, box)
     assert run.wait_for(0).verdict.code == "hang"
     run.finish()
@@ -182,7 +183,7 @@ def recorded(tmp_path: Path, box: FakeBox) -> LaneRun:
 
 def dies() -> FakeBox:
     box = FakeBox(ranks=2).begins().enters((0, 1)).after(0.1).completes().enters(0, seq=2).after(0.2)
-    return box.exits(1, signal="SIGKILL").acts("exit", "", (0,), (1,)).aborts("exit").done()
+    return box.exits(1, signal="SIGKILL").acts(ActReason.EXIT, "", (0,), (1,)).aborts("exit").done()
 
 
 def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: Path) -> None:
@@ -198,9 +199,11 @@ def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: 
 
 
 def test_every_attempt_that_is_not_green_has_its_own(tmp_path: Path) -> None:
-    box = FakeBox(ranks=2).begins().enters(0).after(5).at(1).acts("stall", "", (0,), (1,), (), 5)
-    box.plans("measured").aborts("stall")
-    box.begins(1).enters(0).after(0.1).exits(1, signal="SIGKILL").acts("exit", "", (0,), (1,)).aborts("exit").done()
+    box = FakeBox(ranks=2).begins().enters(0).after(5).at(1).acts(ActReason.STALL, "", (0,), (1,), (), 5)
+    box.plans(Purpose.MEASURED).aborts("stall")
+    box.begins(1).enters(0).after(0.1).exits(1, signal="SIGKILL").acts(ActReason.EXIT, "", (0,), (1,)).aborts(
+        "exit"
+    ).done()
     run = recorded(tmp_path, box)
     run.finish()
     document = json.loads((run.directory.path / run.receipts[0]).read_text())
@@ -229,7 +232,7 @@ def test_flight_records_that_can_not_be_written_cost_no_receipt(tmp_path: Path) 
 def test_tests_whose_ids_differ_in_a_secret_have_each_their_own_receipt(tmp_path: Path) -> None:
     run = lane_run(RunDirectory.create(tmp_path), tmp_path)
     ids = [f"test_a.py::test[ghp_{letter * 36}]" for letter in "ab"]
-    run.plan = replace(run.plan, tests=tuple(PlannedTest(nodeid, 2, "full", Limits()) for nodeid in ids))
+    run.plan = replace(run.plan, tests=tuple(PlannedTest(nodeid, 2, Preset.FULL, Limits()) for nodeid in ids))
     run.start(Listening())
     for index in range(2):
         run.wait_for(index)

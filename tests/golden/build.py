@@ -6,6 +6,24 @@ from collections.abc import Callable, Iterable
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    FaultKind,
+    FlightOrigin,
+    MemoryLimit,
+    NotRun,
+    ProblemCode,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    SettingOrigin,
+    SettingPhase,
+    StackMethod,
+    Stage,
+    Stream,
+    TestEnd,
+    TestPhase,
+)
 from tests.scenario import C10D, ENFORCE, NODEID, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
 
 CASES: dict[str, Callable[[], FakeBox]] = {}
@@ -47,7 +65,7 @@ def passed() -> FakeBox:
 
 @case
 def skipped() -> FakeBox:
-    return FakeBox().starts().phase("setup").skips(when="setup").finishes().ends().done()
+    return FakeBox().starts().phase("setup").skips(when=TestPhase.SETUP).finishes().ends().done()
 
 
 @case
@@ -57,24 +75,30 @@ def skipped_in_call() -> FakeBox:
 
 @case
 def xfailed() -> FakeBox:
-    return in_step().reports("call", outcome="skipped", xfail="issue 7").finishes().ends().done()
+    return in_step().reports(TestPhase.CALL, outcome=ReportOutcome.SKIPPED, xfail="issue 7").finishes().ends().done()
 
 
 @case
 def xfailed_on_one_rank() -> FakeBox:
-    box = in_step().reports("call", 3, "skipped", xfail="issue 7")
-    return box.reports("call", box.others(3), xfail="issue 7").finishes().ends().done()
+    box = in_step().reports(TestPhase.CALL, 3, ReportOutcome.SKIPPED, xfail="issue 7")
+    return box.reports(TestPhase.CALL, box.others(3), xfail="issue 7").finishes().ends().done()
 
 
 @case
 def xfailed_leaving_others() -> FakeBox:
-    box = in_step().enters((0, 1, 2), seq=2).after(0.2).reports("call", 3, "skipped", xfail="issue 7").finishes(3)
-    return box.after(0.6).acts("failure-stuck", "", (0, 1, 2), (3,), (), 0.8).aborts("failure-stuck").done()
+    box = (
+        in_step()
+        .enters((0, 1, 2), seq=2)
+        .after(0.2)
+        .reports(TestPhase.CALL, 3, ReportOutcome.SKIPPED, xfail="issue 7")
+        .finishes(3)
+    )
+    return box.after(0.6).acts(ActReason.FAILURE_STUCK, "", (0, 1, 2), (3,), (), 0.8).aborts("failure-stuck").done()
 
 
 @case
 def xpassed() -> FakeBox:
-    return in_step().reports("call", xfail="issue 7").finishes().ends().done()
+    return in_step().reports(TestPhase.CALL, xfail="issue 7").finishes().ends().done()
 
 
 # -- test-failed ---------------------------------------------------------------------------------------------
@@ -83,50 +107,50 @@ def xpassed() -> FakeBox:
 @case
 def test_failed() -> FakeBox:
     box = in_step().raises((1, 2), "AssertionError", "assert 3.0 == 4.0")
-    return box.after(0.01).reports("call", (0, 3)).finishes().ends().done()
+    return box.after(0.01).reports(TestPhase.CALL, (0, 3)).finishes().ends().done()
 
 
 @case
 def test_failed_differently() -> FakeBox:
     box = in_step().raises(0, "AssertionError", "assert 1 == 2", 12).after(0.1).raises(1, "KeyError", "'loss'", 20)
-    return box.reports("call", (2, 3)).finishes().ends().done()
+    return box.reports(TestPhase.CALL, (2, 3)).finishes().ends().done()
 
 
 @case
 def test_failed_cuda_oom() -> FakeBox:
     message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 1 has a total capacity of 139.80 GiB"
     box = in_step().raises(1, "torch.OutOfMemoryError", message)
-    return box.reports("call", box.others(1)).finishes().ends().done()
+    return box.reports(TestPhase.CALL, box.others(1)).finishes().ends().done()
 
 
 @case
 def test_failed_skipped_on_some_ranks() -> FakeBox:
     box = in_step().skips(2)
-    return box.reports("call", box.others(2)).finishes().ends().done()
+    return box.reports(TestPhase.CALL, box.others(2)).finishes().ends().done()
 
 
 @case
 def test_failed_skip_leaves_others_waiting() -> FakeBox:
     box = in_step().skips(2).finishes(2).after(0.1).enters((0, 1, 3), seq=2).after(0.5)
-    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.5).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 1, 3), (2,), (), 0.5).aborts("failure-stuck").done()
 
 
 @case
 def test_failed_xpassed_strict() -> FakeBox:
     error = ev.Error("", "[XPASS(strict)] issue 7", "", 0, "")
-    return in_step().reports("call", outcome="failed", error=error).finishes().ends().done()
+    return in_step().reports(TestPhase.CALL, outcome=ReportOutcome.FAILED, error=error).finishes().ends().done()
 
 
 @case
 def test_failed_in_setup() -> FakeBox:
-    box = FakeBox().starts().phase("setup").raises(range(4), "OSError", "no data", when="setup")
+    box = FakeBox().starts().phase("setup").raises(range(4), "OSError", "no data", when=TestPhase.SETUP)
     return box.finishes().ends().done()
 
 
 @case
 def test_failed_in_teardown() -> FakeBox:
-    box = in_step().reports("call").phase("teardown").reports("teardown", (0, 2, 3))
-    box.raises(1, "OSError", "can't tidy up", when="teardown").after(0.01)
+    box = in_step().reports(TestPhase.CALL).phase("teardown").reports(TestPhase.TEARDOWN, (0, 2, 3))
+    box.raises(1, "OSError", "can't tidy up", when=TestPhase.TEARDOWN).after(0.01)
     for rank in range(4):
         box.rank(ev.Finished(rank, 0, False))
     return box.ends().done()
@@ -139,14 +163,14 @@ def others_wait(box: FakeBox, rank: int, op: str = "gloo:all_gather", seq: int =
     return box.enters(box.others(rank), op, seq).after(2.0)
 
 
-def died(box: FakeBox, rank: int, why: str = "exit") -> FakeBox:
+def died(box: FakeBox, rank: int, why: ActReason = ActReason.EXIT) -> FakeBox:
     return box.after(0.2).acts(why, "", box.others(rank), (rank,), (), 2.2).aborts(why).done()
 
 
 @case
 def rank_death_exception() -> FakeBox:
     box = others_wait(in_step(8), 3).raises(3)
-    return died(box.after(0.4), 3, "failure-stuck")
+    return died(box.after(0.4), 3, ActReason.FAILURE_STUCK)
 
 
 @case
@@ -195,7 +219,7 @@ def rank_death_exception_then_teardown() -> FakeBox:
     """What the rank that failed does in its teardown meets what the others still do in the test."""
     box = in_step().enters((0, 1, 2), seq=2).after(0.1).raises(3, "ValueError", "first").after(0.01)
     box.enters(3, "gloo:barrier", 2).after(0.4)
-    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+    return box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0").aborts("mismatch").done()
 
 
 @case
@@ -203,14 +227,14 @@ def rank_death_exception_second_failure() -> FakeBox:
     """Two failures of their own; the first one left others waiting."""
     box = in_step().enters((0, 3), seq=2).after(0.1).raises(1, "ValueError", "first", 20).after(0.3)
     box.raises(2, "KeyError", "'second'", 25).after(0.4)
-    return box.acts("failure-stuck", "", (0, 3), (1, 2), (), 0.8).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 3), (1, 2), (), 0.8).aborts("failure-stuck").done()
 
 
 @case
 def rank_death_exception_in_setup() -> FakeBox:
-    box = FakeBox().starts().phase("setup").after(0.1).raises(1, "OSError", "no data set", when="setup")
-    box.reports("setup", box.others(1)).phase("call", box.others(1)).enters(box.others(1)).after(0.5)
-    return died(box, 1, "failure-stuck")
+    box = FakeBox().starts().phase("setup").after(0.1).raises(1, "OSError", "no data set", when=TestPhase.SETUP)
+    box.reports(TestPhase.SETUP, box.others(1)).phase("call", box.others(1)).enters(box.others(1)).after(0.5)
+    return died(box, 1, ActReason.FAILURE_STUCK)
 
 
 @case
@@ -222,20 +246,20 @@ def rank_death_oom_killed() -> FakeBox:
 def rank_death_cuda_oom() -> FakeBox:
     message = "CUDA out of memory. Tried to allocate 20.00 GiB."
     box = others_wait(in_step(), 2).raises(2, "torch.OutOfMemoryError", message)
-    return died(box.after(0.4), 2, "failure-stuck")
+    return died(box.after(0.4), 2, ActReason.FAILURE_STUCK)
 
 
 @case
 def rank_death_cuda_error() -> FakeBox:
     message = "CUDA error: an illegal memory access was encountered"
     box = others_wait(in_step(), 2).raises(2, "torch.AcceleratorError", message)
-    return died(box.after(0.4), 2, "failure-stuck")
+    return died(box.after(0.4), 2, ActReason.FAILURE_STUCK)
 
 
 @case
 def rank_death_signal_SIGSEGV() -> FakeBox:
     box = others_wait(in_step(), 1).exits(1, -11, "SIGSEGV").after(0.2)
-    box.acts("exit", "a rank's process ended", (0, 2, 3), (1,), (), 2.2).writes(1, SEGFAULT)
+    box.acts(ActReason.EXIT, "a rank's process ended", (0, 2, 3), (1,), (), 2.2).writes(1, SEGFAULT)
     return box.aborts("exit").done()
 
 
@@ -244,7 +268,7 @@ def rank_death_signal_SIGABRT() -> FakeBox:
     """A C++ exception that nobody caught."""
     said = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  queue is closed\n"
     box = others_wait(in_step(), 1).exits(1, -6, "SIGABRT").after(0.2)
-    box.acts("exit", "a rank's process ended", (0, 2, 3), (1,), (), 2.2)
+    box.acts(ActReason.EXIT, "a rank's process ended", (0, 2, 3), (1,), (), 2.2)
     return box.writes(1, said + SEGFAULT.replace("Segmentation fault", "Aborted")).aborts("exit").done()
 
 
@@ -275,8 +299,8 @@ def rank_death_exit_unknown() -> FakeBox:
 @case
 def rank_death_nobody_waits() -> FakeBox:
     """All had passed when a process ended."""
-    box = in_step().passes((0, 1, 3)).reports("call", 2).exits(2, -11, "SIGSEGV").after(0.2)
-    return box.acts("exit", "a rank's process ended").aborts("exit").done()
+    box = in_step().passes((0, 1, 3)).reports(TestPhase.CALL, 2).exits(2, -11, "SIGSEGV").after(0.2)
+    return box.acts(ActReason.EXIT, "a rank's process ended").aborts("exit").done()
 
 
 # -- compiling -----------------------------------------------------------------------------------------------
@@ -288,7 +312,7 @@ COMPILING = ("dynamo_compile", "compile_inductor")
 def compile_skew() -> FakeBox:
     box = in_step(8).samples(1, compiling=COMPILING).after(0.2).enters(box_others(8, 1), seq=7)
     box.after(31.0).samples(1, compiling=COMPILING, cpu_s=30.0)
-    box.acts("skew", "all_reduce #7 while a missing peer compiles", box_others(8, 1), (1,), (1,), 31.0)
+    box.acts(ActReason.SKEW, "all_reduce #7 while a missing peer compiles", box_others(8, 1), (1,), (1,), 31.0)
     return box.samples(1, compiling=COMPILING, cpu_s=30.2).aborts("skew").done()
 
 
@@ -300,14 +324,14 @@ def box_others(size: int, *ranks: int) -> tuple[int, ...]:
 def compile_skew_no_progress() -> FakeBox:
     """The counters say compiling, but nothing moves: its compiler is stuck."""
     box = in_step().samples(1, compiling=COMPILING, cpu_s=2.0).after(0.2).enters((0, 2, 3), seq=7).after(31.0)
-    box.acts("stall", "all_reduce #7 without a missing peer", (0, 2, 3), (1,), (1,), 31.0)
+    box.acts(ActReason.STALL, "all_reduce #7 without a missing peer", (0, 2, 3), (1,), (1,), 31.0)
     return box.at(1, 44, "build").aborts("stall").done()
 
 
 @case
 def compile_stall() -> FakeBox:
     box = in_step().samples((0, 1), compiling=COMPILING).after(30.0).samples(0).after(31.0)
-    box.samples(1, compiling=COMPILING, cpu_s=60.0).acts("compile", "rank 1 compiles in one go")
+    box.samples(1, compiling=COMPILING, cpu_s=60.0).acts(ActReason.COMPILE, "rank 1 compiles in one go")
     return box.aborts("compile").done()
 
 
@@ -317,14 +341,14 @@ def compile_stall() -> FakeBox:
 @case
 def collective_mismatch_operation() -> FakeBox:
     box = in_step().enters((0, 1, 3), seq=2).after(0.01).enters(2, "gloo:broadcast", 2).after(0.3)
-    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+    return box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0").aborts("mismatch").done()
 
 
 @case
 def collective_mismatch_size() -> FakeBox:
     """gloo aborts a rank that did nothing wrong; the culprit is the one with another size."""
     box = in_step().enters((0, 1), seq=2).enters(3, seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
-    box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE)
+    box.acts(ActReason.EXIT, "a rank's process ended", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE)
     return box.aborts("exit").done()
 
 
@@ -338,28 +362,28 @@ def collective_mismatch_dtype() -> FakeBox:
 @case
 def collective_mismatch_tie() -> FakeBox:
     box = in_step(2).enters(0, seq=2).enters(1, "gloo:broadcast", 2).after(0.3)
-    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").done()
+    return box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0").aborts("mismatch").done()
 
 
 @case
 def collective_mismatch_that_only_digests_show() -> FakeBox:
     """Longer ago than the recorder remembers; nobody noticed."""
     told = dict.fromkeys(range(4), "1-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
-    return in_step().reports("call").finishes(digests=told).ends().done()
+    return in_step().reports(TestPhase.CALL).finishes(digests=told).ends().done()
 
 
 @case
 def passed_with_digests_that_begin_elsewhere() -> FakeBox:
     """One rank's ring had room for more of them: what doesn't begin alike can't be compared."""
     told = dict.fromkeys(range(4), "3-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
-    return in_step().reports("call").finishes(digests=told).ends().done()
+    return in_step().reports(TestPhase.CALL).finishes(digests=told).ends().done()
 
 
 @case
 def collective_mismatch_group_order() -> FakeBox:
     box = in_step().announces("1", range(4)).announces("2", range(4))
     box.enters((0, 1, 2), group="1").enters(3, group="2").after(31.0)
-    box.acts("stall", "all_reduce #1 without a missing peer", (0, 1, 2), (3,), (), 31.0)
+    box.acts(ActReason.STALL, "all_reduce #1 without a missing peer", (0, 1, 2), (3,), (), 31.0)
     return box.aborts("stall").done()
 
 
@@ -388,7 +412,7 @@ def makes(box: FakeBox, rank: int, name: str, members: Iterable[int], *, made: b
 
 
 def everybody_waits(box: FakeBox) -> FakeBox:
-    return box.after(31.0).acts("stall", "everybody waits", range(4), (), (), 31.0).aborts("stall").done()
+    return box.after(31.0).acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0).aborts("stall").done()
 
 
 def lists_differ(*through: int, odd: Iterable[int] = (1,)) -> FakeBox:
@@ -422,14 +446,14 @@ def collective_mismatch_members_of_which_one_fails() -> FakeBox:
     box = lists_differ(0, 1, 2).enters((0, 1, 2), seq=2).after(10.0)
     box.rank(ev.GroupCreated(3, 0, "1", (0, 1, 2, 3), failed=True))
     box.raises(3, "RuntimeError", "vector::_M_range_check: __n (which is 3) >= this->size() (which is 3)").after(0.5)
-    box.acts("failure-stuck", "every rank left in the test waits", (0, 1, 2), (3,), (), 10.5)
+    box.acts(ActReason.FAILURE_STUCK, "every rank left in the test waits", (0, 1, 2), (3,), (), 10.5)
     return box.aborts("failure-stuck").done()
 
 
 @case
 def collective_mismatch_members_of_which_one_aborts() -> FakeBox:
     box = lists_differ(0, 1, 2).enters((0, 1, 2), seq=2).after(0.5).exits(3, -6, "SIGABRT").after(0.2)
-    return box.acts("exit", "a rank's process ended", (0, 1, 2), (3,), (), 0.2).aborts("exit").done()
+    return box.acts(ActReason.EXIT, "a rank's process ended", (0, 1, 2), (3,), (), 0.2).aborts("exit").done()
 
 
 @case
@@ -465,23 +489,23 @@ def collective_mismatch_size_of_the_root() -> FakeBox:
     """Two ranks that got more than they expected are gone, what they issued with them: they break the tie."""
     box = in_step().enters(0, "gloo:broadcast", 2, numel=16).enters(3, "gloo:broadcast", 2)
     box.exits(1, -6, "SIGABRT").exits(2, -6, "SIGABRT").after(0.2)
-    box.acts("exit", "a rank's process ended", (0, 3), (1, 2), (), 0.2).writes(1, ENFORCE).writes(2, ENFORCE)
+    box.acts(ActReason.EXIT, "a rank's process ended", (0, 3), (1, 2), (), 0.2).writes(1, ENFORCE).writes(2, ENFORCE)
     return box.aborts("exit").done()
 
 
 @case
 def collective_mismatch_size_seen_in_the_crash() -> FakeBox:
     """Two ranks abort at once, the odd one and an innocent one; both were looked at before they were gone."""
-    box = in_step().enters((1, 2), seq=2).enters(0, seq=2, numel=16, origin="failure")
-    box.enters(3, seq=2, origin="failure").exits(0, -6, "SIGABRT").exits(3, -6, "SIGABRT").after(0.2)
-    return box.acts("exit", "", (1, 2), (), (), 0.2).writes(0, ENFORCE).writes(3, ENFORCE).aborts("exit").done()
+    box = in_step().enters((1, 2), seq=2).enters(0, seq=2, numel=16, origin=FlightOrigin.FAILURE)
+    box.enters(3, seq=2, origin=FlightOrigin.FAILURE).exits(0, -6, "SIGABRT").exits(3, -6, "SIGABRT").after(0.2)
+    return box.acts(ActReason.EXIT, "", (1, 2), (), (), 0.2).writes(0, ENFORCE).writes(3, ENFORCE).aborts("exit").done()
 
 
 @case
 def collective_mismatch_told_by_gloo() -> FakeBox:
     """The aborted rank took its memory along; all others agree, so it is the odd one."""
     box = in_step().enters((0, 1, 3), seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
-    return box.acts("exit", "", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE).aborts("exit").done()
+    return box.acts(ActReason.EXIT, "", (0, 1, 3), (2,), (), 0.2).writes(2, ENFORCE).aborts("exit").done()
 
 
 @case
@@ -505,7 +529,7 @@ def collective_mismatch_told_by_torch() -> FakeBox:
 def stalls(box: FakeBox, rank: int, seq: int = 4) -> FakeBox:
     waiting = box.others(rank)
     box.enters(waiting, seq=seq).after(31.0)
-    return box.acts("stall", f"all_reduce #{seq} without a missing peer", waiting, (rank,), (), 31.0)
+    return box.acts(ActReason.STALL, f"all_reduce #{seq} without a missing peer", waiting, (rank,), (), 31.0)
 
 
 @case
@@ -523,14 +547,14 @@ def straggler_frozen() -> FakeBox:
 def straggler_frozen_inside() -> FakeBox:
     """It had entered the collective before it was stopped: nobody seems to be missing."""
     box = in_step().enters(range(4), seq=4).after(0.1).samples(2, state="T", answered=False).after(31.0)
-    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    box.acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0)
     return box.samples(2, state="T", answered=False).aborts("stall").done()
 
 
 @case
 def straggler_left_early() -> FakeBox:
     box = in_step().passes(2).after(0.1).enters((0, 1, 3), seq=4).after(0.5)
-    box.acts("failure-stuck", "every rank left in the test waits", (0, 1, 3), (2,), (), 0.5)
+    box.acts(ActReason.FAILURE_STUCK, "every rank left in the test waits", (0, 1, 3), (2,), (), 0.5)
     return box.aborts("failure-stuck").done()
 
 
@@ -551,8 +575,8 @@ def straggler_behind_a_dead_thread() -> FakeBox:
 @case
 def straggler_in_teardown() -> FakeBox:
     """All are tearing down: the missing one didn't leave, it is late."""
-    box = in_step().reports("call").phase("teardown").enters((0, 1, 3), "gloo:barrier", 4).after(31.0)
-    box.acts("stall", "barrier #4 without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    box = in_step().reports(TestPhase.CALL).phase("teardown").enters((0, 1, 3), "gloo:barrier", 4).after(31.0)
+    box.acts(ActReason.STALL, "barrier #4 without a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2, 95, "tidy_up").aborts("stall").done()
 
 
@@ -566,13 +590,13 @@ def straggler_after_taking_evidence() -> FakeBox:
 @case
 def straggler_gil_held() -> FakeBox:
     box = stalls(in_step(), 2).stack(2, ok=False)
-    return box.stack(2, (USER_FILE, 59, "native_step"), method="py-spy").aborts("stall").done()
+    return box.stack(2, (USER_FILE, 59, "native_step"), method=StackMethod.PY_SPY).aborts("stall").done()
 
 
 @case
 def straggler_not_answering() -> FakeBox:
     box = stalls(in_step(), 2).samples(2, answered=False, state="D").stack(2, ok=False)
-    return box.stack(2, method="faulthandler", ok=False).aborts("stall").done()
+    return box.stack(2, method=StackMethod.FAULTHANDLER, ok=False).aborts("stall").done()
 
 
 @case
@@ -580,7 +604,7 @@ def straggler_behind_a_chain() -> FakeBox:
     """Ranks 0 and 1 wait for rank 2, which waits for rank 3 in another group."""
     box = in_step().announces("1", (0, 1, 2)).announces("2", (2, 3))
     box.enters((0, 1), group="1").enters(2, "gloo:broadcast", group="2").after(31.0)
-    box.acts("stall", "all_reduce #1 without a missing peer", (0, 1), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "all_reduce #1 without a missing peer", (0, 1), (2,), (), 31.0)
     return box.at(3).aborts("stall").done()
 
 
@@ -588,7 +612,7 @@ def straggler_behind_a_chain() -> FakeBox:
 def straggler_outnumbered() -> FakeBox:
     """Everybody waits: three in a collective, the fourth for a message that nobody sends."""
     box = in_step().enters((0, 1, 3), seq=2).after(31.0)
-    box.acts("stall", "everybody waits", (0, 1, 2, 3), (), (), 31.0)
+    box.acts(ActReason.STALL, "everybody waits", (0, 1, 2, 3), (), (), 31.0)
     return box.blocked(2, "recv").aborts("stall").done()
 
 
@@ -596,7 +620,7 @@ def straggler_outnumbered() -> FakeBox:
 def straggler_device_busy() -> FakeBox:
     """On devices a collective is queued long before it begins: rank 2 queued it behind a kernel that doesn't end."""
     box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2, started=True).enters(2, "nccl:all_reduce", 2).after(31.0)
-    box.acts("stall", "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2, 120, "attention").aborts("stall").done()
 
 
@@ -604,24 +628,28 @@ def straggler_device_busy() -> FakeBox:
 def straggler_point_to_point_on_devices() -> FakeBox:
     """NCCL's recorder names the partner of a message: rank 2 never sends what rank 3 receives."""
     box = on_devices().enters(3, "nccl:recv 3<-2", 1, started=True).after(31.0)
-    box.acts("stall", "recv from rank 2 #1 waits for a missing peer", (3,), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "recv from rank 2 #1 waits for a missing peer", (3,), (2,), (), 31.0)
     return box.at(2).aborts("stall").done()
 
 
 @case
 def hang_device_busy() -> FakeBox:
     """Every host queued the collective behind a kernel that doesn't end: nobody waits for a peer."""
-    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", "plugin", "who began"))
+    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
     box.enters(range(4), "nccl:all_reduce", 2).after(99.5).samples(range(4), state="R", cpu_s=99.0)
-    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+    return (
+        box.acts(ActReason.TEST_LIMIT, "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+    )
 
 
 @case
 def hang_on_nccl2() -> FakeBox:
     """Its recorder never tells that a device has begun: whether the devices are busy is not known."""
-    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", "plugin", "who began"))
+    box = on_devices().box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
     box.enters(range(4), "nccl2:all_reduce", 2).after(99.5).samples(range(4), state="R", cpu_s=99.0)
-    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+    return (
+        box.acts(ActReason.TEST_LIMIT, "the test ran longer than 100 s").at(range(4), 120, "attention").aborts().done()
+    )
 
 
 @case
@@ -629,7 +657,7 @@ def hang_in_a_collective_on_devices() -> FakeBox:
     """Every device has begun it, and it doesn't end: the hosts burn CPU meanwhile."""
     box = on_devices().enters(range(4), "nccl:all_reduce", 2, started=True).after(31.0)
     box.samples(range(4), state="R", cpu_s=32.0)
-    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    box.acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0)
     return box.aborts("stall").done()
 
 
@@ -637,15 +665,15 @@ def hang_in_a_collective_on_devices() -> FakeBox:
 def environment_xid_79() -> FakeBox:
     """A GPU fell off the bus: what its rank raised, and what others then waited for, is nobody's code."""
     box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2).after(0.4)
-    box.box(ev.DeviceFault("xid", 79, 2, "GPU-2", None, "GPU has fallen off the bus.")).after(0.1)
+    box.box(ev.DeviceFault(FaultKind.XID, 79, 2, "GPU-2", None, "GPU has fallen off the bus.")).after(0.1)
     box.raises(2, "torch.AcceleratorError", "CUDA error: unspecified launch failure").after(0.4)
-    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
 
 
 @case
 def environment_ecc() -> FakeBox:
-    box = on_devices().box(ev.DeviceFault("ecc", 2, 1, "GPU-1", None, "")).after(0.1)
-    box.exits(1, -6, "SIGABRT").after(0.2).acts("exit").aborts("exit")
+    box = on_devices().box(ev.DeviceFault(FaultKind.ECC, 2, 1, "GPU-1", None, "")).after(0.1)
+    box.exits(1, -6, "SIGABRT").after(0.2).acts(ActReason.EXIT).aborts("exit")
     return box.done()
 
 
@@ -664,58 +692,60 @@ NVLS_WARNING = (
 )
 
 
-def with_nvls(value: str, origin: str) -> FakeBox:
+def with_nvls(value: str, origin: SettingOrigin) -> FakeBox:
     box = FakeBox(4, limits=SHORT, dry_run=False)
-    return box.box(ev.EnvironmentSet("NCCL_NVLS_ENABLE", value, origin, "", "group"))
+    return box.box(ev.EnvironmentSet("NCCL_NVLS_ENABLE", value, origin, "", SettingPhase.GROUP))
 
 
 @case
 def environment_nvls() -> FakeBox:
     """The first group of NCCL can't be made; one rank is seconds behind and meets nothing but its peers' absence."""
-    box = with_nvls("1", "user").starts().phase("setup")
-    box.raises((0, 1, 2), "torch.distributed.DistBackendError", NVLS, when="setup").finishes((0, 1, 2)).after(0.8)
-    return box.acts("failure-stuck", "", (3,), (0, 1, 2), (), 0.8).aborts("failure-stuck").done()
+    box = with_nvls("1", SettingOrigin.USER).starts().phase("setup")
+    box.raises((0, 1, 2), "torch.distributed.DistBackendError", NVLS, when=TestPhase.SETUP).finishes((0, 1, 2)).after(
+        0.8
+    )
+    return box.acts(ActReason.FAILURE_STUCK, "", (3,), (0, 1, 2), (), 0.8).aborts("failure-stuck").done()
 
 
 @case
 def environment_nvls_in_a_collective() -> FakeBox:
     """In a call, on some ranks; the others wait. What a rank says later of its own is none of it."""
-    box = with_nvls("1", "user").begins().enters((0, 1)).after(0.1)
+    box = with_nvls("1", SettingOrigin.USER).begins().enters((0, 1)).after(0.1)
     box.raises((2, 3), "torch.distributed.DistBackendError", NVLS).finishes((2, 3)).after(0.8)
-    return box.acts("failure-stuck", "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
 
 
 @case
 def environment_nvls_beside_a_failure_of_another_kind() -> FakeBox:
     """Which came first can't be told, so it isn't certain."""
-    box = with_nvls("1", "user").begins().enters((0, 1)).after(0.1)
+    box = with_nvls("1", SettingOrigin.USER).begins().enters((0, 1)).after(0.1)
     box.raises(3, "ValueError", "no such shard").after(0.006).raises(2, "torch.distributed.DistBackendError", NVLS)
     box.finishes((2, 3)).after(0.8)
-    return box.acts("failure-stuck", "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 1), (2, 3), (), 0.8).aborts("failure-stuck").done()
 
 
 @case
 def environment_nvls_of_a_process_that_ended() -> FakeBox:
     """A library of its own aborts; NCCL_DEBUG=WARN tells why."""
-    box = with_nvls("0", "plugin").begins().after(0.1)
-    box.rank(ev.OutputRead(1, 0, "stderr", NVLS_WARNING)).exits(1, -6, "SIGABRT")
+    box = with_nvls("0", SettingOrigin.PLUGIN).begins().after(0.1)
+    box.rank(ev.OutputRead(1, 0, Stream.STDERR, NVLS_WARNING)).exits(1, -6, "SIGABRT")
     return died(box, 1)
 
 
 @case
 def environment_nvls_before_the_first_test() -> FakeBox:
-    box = with_nvls("1", "user").starts_world().readies()
+    box = with_nvls("1", SettingOrigin.USER).starts_world().readies()
     for rank in range(4):
-        box.rank(ev.RankBroken(rank, "conftest", "torch.distributed.DistBackendError", NVLS, ""))
-    return box.say(ev.TestEnded(0, "not-run", "")).done()
+        box.rank(ev.RankBroken(rank, Stage.CONFTEST, "torch.distributed.DistBackendError", NVLS, ""))
+    return box.say(ev.TestEnded(0, TestEnd.NOT_RUN, "")).done()
 
 
 @case
 def rank_death_exception_before_nvls() -> FakeBox:
     """A rank that failed before keeps its blame."""
-    box = with_nvls("1", "user").begins().after(0.1).raises(2).finishes(2).after(0.5)
+    box = with_nvls("1", SettingOrigin.USER).begins().after(0.1).raises(2).finishes(2).after(0.5)
     box.raises((0, 1), "torch.distributed.DistBackendError", NVLS).finishes((0, 1)).after(0.5)
-    return box.acts("failure-stuck", "", (3,), (2,), (), 0.5).aborts("failure-stuck").done()
+    return box.acts(ActReason.FAILURE_STUCK, "", (3,), (2,), (), 0.5).aborts("failure-stuck").done()
 
 
 @case
@@ -723,14 +753,14 @@ def rank_death_cuda_error_with_its_xid() -> FakeBox:
     """An Xid that a kernel caused is evidence beside what the rank raised."""
     box = on_devices().enters((0, 1, 3), "nccl:all_reduce", 2).after(0.4)
     box.raises(2, "torch.AcceleratorError", "CUDA error: an illegal memory access was encountered").after(0.01)
-    box.box(ev.DeviceFault("xid", 31, 2, "GPU-2", 2, "pid=1002, name=python3, MMU Fault: FAULT_PDE")).after(0.4)
-    return box.acts("failure-stuck", "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
+    box.box(ev.DeviceFault(FaultKind.XID, 31, 2, "GPU-2", 2, "pid=1002, name=python3, MMU Fault: FAULT_PDE")).after(0.4)
+    return box.acts(ActReason.FAILURE_STUCK, "", (0, 1, 3), (2,), (), 0.9).aborts("failure-stuck").done()
 
 
 @case
 def straggler_on_nccl2() -> FakeBox:
     box = on_devices().enters((0, 1, 3), "nccl2:all_reduce", 2).after(31.0)
-    box.acts("stall", "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "all_reduce #2 waits for a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2).aborts("stall").done()
 
 
@@ -740,7 +770,7 @@ def straggler_unrecorded_on_devices() -> FakeBox:
     box = on_devices()
     told = "LookupError: nccl2 has issued collectives that torch did not record"
     box.rank(ev.Capability("flight_recorder", False, told, 0)).after(31.0)
-    box.acts("stall", "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2).aborts("stall").done()
 
 
@@ -748,7 +778,7 @@ def straggler_unrecorded_on_devices() -> FakeBox:
 def straggler_without_flight_recorder() -> FakeBox:
     box = FakeBox(limits=SHORT)
     box.begins().rank(ev.Capability("flight_recorder", False, "this torch has none", 0)).after(31.0)
-    box.acts("stall", "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
+    box.acts(ActReason.STALL, "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2).aborts("stall").done()
 
 
@@ -763,7 +793,7 @@ def straggler_gave_up_on() -> FakeBox:
 @case
 def straggler_point_to_point() -> FakeBox:
     box = in_step(2).blocked(0).after(31.0)
-    box.acts("stall", "point-to-point #0 without a missing peer", (0,), (1,), (), 31.0)
+    box.acts(ActReason.STALL, "point-to-point #0 without a missing peer", (0,), (1,), (), 31.0)
     return box.blocked(0).at(1).aborts("stall").done()
 
 
@@ -773,21 +803,21 @@ def straggler_point_to_point() -> FakeBox:
 @case
 def hang_point_to_point() -> FakeBox:
     box = in_step().blocked(range(4)).after(31.0)
-    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    box.acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0)
     return box.blocked(range(4)).aborts("stall").done()
 
 
 @case
 def hang_in_a_collective() -> FakeBox:
     box = in_step().enters(range(4), "nccl:all_reduce", 9).after(31.0)
-    box.acts("stall", "everybody waits", range(4), (), (), 31.0)
+    box.acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0)
     return box.blocked(range(4), "all_reduce").aborts("stall").done()
 
 
 @case
 def hang_at_the_limit() -> FakeBox:
     """Only the time says so: nobody communicates, nobody moves."""
-    box = in_step().after(100.0).acts("test-limit", "the test ran longer than 100 s")
+    box = in_step().after(100.0).acts(ActReason.TEST_LIMIT, "the test ran longer than 100 s")
     return box.at(range(4), 70, "sleep").aborts("test-limit").done()
 
 
@@ -797,21 +827,21 @@ def overtime() -> FakeBox:
     for second in range(10):
         box.samples(range(4), cpu_s=2.0 + second).after(10.0)
     box.samples(range(4), cpu_s=20.0).after(0.5)
-    return box.acts("test-limit", "the test ran longer than 100 s").at(range(4)).aborts("test-limit").done()
+    return box.acts(ActReason.TEST_LIMIT, "the test ran longer than 100 s").at(range(4)).aborts("test-limit").done()
 
 
 @case
 def overtime_run_limit() -> FakeBox:
     box = FakeBox(limits=SHORT, tests=(NODEID, NODEID + "_2")).begins().samples(range(4), cpu_s=9.0).after(1.0)
-    box.acts("run-limit", "the run took longer than 10 s").aborts("run-limit")
-    return box.done("run-limit", "the run took longer than 10 s")
+    box.acts(ActReason.RUN_LIMIT, "the run took longer than 10 s").aborts("run-limit")
+    return box.done(RunEnd.RUN_LIMIT, "the run took longer than 10 s")
 
 
 @case
 def unclear() -> FakeBox:
     """The limit passed after less silence than a stall."""
     limits = ev.Limits(stall=120, test=60)
-    box = FakeBox(limits=limits).begins().after(60.0).acts("test-limit", "the test ran longer than 60 s")
+    box = FakeBox(limits=limits).begins().after(60.0).acts(ActReason.TEST_LIMIT, "the test ran longer than 60 s")
     return box.at(range(4)).aborts("test-limit").done()
 
 
@@ -824,14 +854,14 @@ IMPORT_ERROR = "ImportError while importing test module.\nE   ModuleNotFoundErro
 def startup_failure_import() -> FakeBox:
     box = FakeBox().starts_world().readies().collects((0, 2, 3))
     box.collects(1, (), ("suite/test_step.py", IMPORT_ERROR))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
 def startup_failure_collection() -> FakeBox:
     """Only the test that not all ranks have is hit."""
     box = FakeBox(tests=(NODEID + "_of_some", NODEID)).starts_world().readies().collects((0, 2, 3)).collects(1, (1,))
-    box.box(ev.TestEnded(0, "not-run", "collection"))
+    box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection"))
     return box.begins(1).passes().ends().done()
 
 
@@ -841,16 +871,16 @@ def startup_failure_collection_of_other_parameters() -> FakeBox:
     box = FakeBox(2, (NODEID + "[17]",)).starts_world().readies()
     for rank, other in ((0, 4), (1, 8)):
         box.rank(ev.RankCollected(rank, Numbers(), "d", unplanned=(f"{NODEID}[{other}]",)))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
 def startup_failure_collection_in_the_order_of_a_set() -> FakeBox:
     """Two of four names: the rank that has the desk's has another one beside it, which stands in for nothing."""
     box = FakeBox(2, (NODEID + "[forces]",)).starts_world().readies()
-    box.rank(ev.RankCollected(0, (0,), "d", unplanned=(f"{NODEID}[energy]",)))
-    box.rank(ev.RankCollected(1, (), "e", unplanned=(f"{NODEID}[stress]",)))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    box.rank(ev.RankCollected(0, Numbers((0,)), "d", unplanned=(f"{NODEID}[energy]",)))
+    box.rank(ev.RankCollected(1, Numbers(), "e", unplanned=(f"{NODEID}[stress]",)))
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
@@ -859,7 +889,7 @@ def startup_failure_collection_file_skipped() -> FakeBox:
     box.rank(
         ev.RankCollected(2, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", "Skipped: not there"),))
     )
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
@@ -868,14 +898,14 @@ def skipped_at_import() -> FakeBox:
     box, why = FakeBox().starts_world().readies(), "Skipped: could not import 'flash_attn'"
     for rank in range(4):
         box.rank(ev.RankCollected(rank, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
 def startup_failure_conftest() -> FakeBox:
     box = FakeBox().starts_world().readies()
-    box.rank(ev.RankBroken(2, "conftest", "NameError", "name 'torhc' is not defined", "conftest.py:3: in <module>"))
-    return box.after(0.6).gives_up("broken").done()
+    box.rank(ev.RankBroken(2, Stage.CONFTEST, "NameError", "name 'torhc' is not defined", "conftest.py:3: in <module>"))
+    return box.after(0.6).gives_up(NotRun.BROKEN).done()
 
 
 @case
@@ -883,42 +913,42 @@ def startup_failure_conftest_of_a_directory() -> FakeBox:
     """Below the root a conftest.py is loaded while its directory is collected, and reported under its name."""
     box = FakeBox().starts_world().readies().collects((0, 1, 3))
     box.collects(2, (), ("suite", "suite/conftest.py:8: in <module>\n    import torhc\nE   ModuleNotFoundError: torhc"))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
 def startup_failure_exit_before_collection() -> FakeBox:
     box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -11, "SIGSEGV").after(0.2)
-    box.box(ev.OutputRead(2, None, "stderr", "Fatal Python error: Segmentation fault\n"))
-    return box.gives_up("exit").done()
+    box.box(ev.OutputRead(2, None, Stream.STDERR, "Fatal Python error: Segmentation fault\n"))
+    return box.gives_up(NotRun.EXIT).done()
 
 
 @case
 def startup_failure_exit_after_collection() -> FakeBox:
     """While another rank was still on its way, and before the first test."""
     box = FakeBox(2).starts_world().readies().collects(1).exits(1, 3).after(0.2)
-    return box.gives_up("exit").done()
+    return box.gives_up(NotRun.EXIT).done()
 
 
 @case
 def startup_failure_killed_without_a_witness() -> FakeBox:
     """Nobody can say whether it was for memory: no cgroup counts, and the kernel log is out of reach."""
     box = FakeBox().starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", None).after(0.2)
-    return box.gives_up("exit").done()
+    return box.gives_up(NotRun.EXIT).done()
 
 
 @case
 def startup_failure_oom_killed_after_an_nvls_warning() -> FakeBox:
     """What NCCL warned of doesn't kill with SIGKILL: that the kernel did it for memory is known."""
-    box = with_nvls("1", "user").starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", True).after(0.2)
-    return box.writes(2, NVLS_WARNING).gives_up("exit").done()
+    box = with_nvls("1", SettingOrigin.USER).starts_world().readies((0, 1, 3)).exits(2, -9, "SIGKILL", True).after(0.2)
+    return box.writes(2, NVLS_WARNING).gives_up(NotRun.EXIT).done()
 
 
 @case
 def startup_failure_rendezvous() -> FakeBox:
     message = "Timed out after 7 seconds waiting for clients. 3/4 clients joined."
     box = FakeBox().starts().phase("setup").after(7.0)
-    box.raises(range(4), "torch.distributed.DistStoreError", message, when="setup")
+    box.raises(range(4), "torch.distributed.DistStoreError", message, when=TestPhase.SETUP)
     return box.finishes().ends().done()
 
 
@@ -944,21 +974,23 @@ def startup_failure_rendezvous_at_another_address() -> FakeBox:
     box = FakeBox(3).starts().phase("setup").phase("call").blocked((0, 1), "init_process_group")
     seeks = (C10D.replace("distributed_c10d", "rendezvous"), 190, "_create_c10d_store")
     box.stack(2, seeks, (C10D, 1892, "init_process_group"), ("/repo/suite/train.py", 12, "setup")).after(31.0)
-    return box.acts("stall", "everybody waits", range(3), (), (), 31.0).aborts("stall").done()
+    return box.acts(ActReason.STALL, "everybody waits", range(3), (), (), 31.0).aborts("stall").done()
 
 
 @case
 def startup_failure_startup_limit_frozen() -> FakeBox:
     box = FakeBox(2).starts_world().readies().collects(0).after(60.0)
-    box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s"))
-    return box.box(ev.Sampled(1, None, False, "T", (), 0.0, 0.0)).gives_up("startup-limit").done()
+    box.box(ev.Acted(None, ActReason.STARTUP_LIMIT, "not every rank was ready within 60 s"))
+    return box.box(ev.Sampled(1, None, False, "T", (), 0.0, 0.0)).gives_up(NotRun.STARTUP_LIMIT).done()
 
 
 @case
 def startup_failure_startup_limit() -> FakeBox:
     box = FakeBox().starts_world().readies((0, 1)).collects(0).after(60.0)
-    box.box(ev.Acted(None, "startup-limit", "not every rank was ready within 60 s")).at(1, 5, "import_everything")
-    return box.gives_up("startup-limit").done()
+    box.box(ev.Acted(None, ActReason.STARTUP_LIMIT, "not every rank was ready within 60 s")).at(
+        1, 5, "import_everything"
+    )
+    return box.gives_up(NotRun.STARTUP_LIMIT).done()
 
 
 # -- the box -------------------------------------------------------------------------------------------------
@@ -967,14 +999,14 @@ def startup_failure_startup_limit() -> FakeBox:
 @case
 def environment() -> FakeBox:
     detail, mend = "8 devices were asked for, this box has 2", "rent H200:8"
-    return FakeBox().box(ev.ProblemFound("environment", "devices", detail, mend)).done("refused")
+    return FakeBox().box(ev.ProblemFound(ProblemCode.ENVIRONMENT, "devices", detail, mend)).done(RunEnd.REFUSED)
 
 
 @case
 def blocked_by_contract() -> FakeBox:
     detail = "TORCH_DISTRIBUTED_DEBUG=DETAIL deadlocks fully_shard in a container"
-    box = FakeBox().box(ev.ProblemFound("blocked", "environment", detail, "set it to INFO"))
-    return box.done("refused")
+    box = FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "environment", detail, "set it to INFO"))
+    return box.done(RunEnd.REFUSED)
 
 
 @case
@@ -982,14 +1014,14 @@ def blocked_dry_run() -> FakeBox:
     """A gate that finds no GPU: refused at the desk."""
     detail = "a gate never degrades to a dry run in silence, and there is no GPU here"
     mend = "run it where the GPUs are, or ask for a dry run by name: --dry-run"
-    return FakeBox().box(ev.ProblemFound("blocked", "dry-run", detail, mend)).done("refused")
+    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "dry-run", detail, mend)).done(RunEnd.REFUSED)
 
 
 @case
 def blocked_budget() -> FakeBox:
     detail = "the budget of $0.10 buys 9.9 s of this box at $36.32/h (list prices as of 2026-06-27)"
     mend = "give it at least $0.31 with --lane-budget"
-    return FakeBox().box(ev.ProblemFound("blocked", "budget", detail, mend)).done("refused")
+    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "budget", detail, mend)).done(RunEnd.REFUSED)
 
 
 @case
@@ -1002,21 +1034,23 @@ def box_lost() -> FakeBox:
 @case
 def box_lost_broken() -> FakeBox:
     box = FakeBox().world_ready()
-    return box.done("broken", "OSError: [Errno 28] No space left on device")
+    return box.done(RunEnd.BROKEN, "OSError: [Errno 28] No space left on device")
 
 
 @case
 def blocked_capacity() -> FakeBox:
     """Told by the desk: no machine came."""
     mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
-    return FakeBox().say(ev.ProblemFound("blocked", "capacity", "no machine: it took longer than 600 s", mend), "desk")
+    return FakeBox().say(
+        ev.ProblemFound(ProblemCode.BLOCKED, "capacity", "no machine: it took longer than 600 s", mend), "desk"
+    )
 
 
 @case
 def environment_image_build() -> FakeBox:
     detail = "the image could not be built: RUN pip install torchx / ERROR: No matching distribution found for torchx"
     mend = "mend the image (megacpp doctor --surface modal)"
-    return FakeBox().say(ev.ProblemFound("environment", "image-build", detail, mend), "desk")
+    return FakeBox().say(ev.ProblemFound(ProblemCode.ENVIRONMENT, "image-build", detail, mend), "desk")
 
 
 @case
@@ -1024,11 +1058,16 @@ def box_lost_killed() -> FakeBox:
     """Evicted in the middle of a test: the desk knows it from the sandbox's exit code alone."""
     box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters(range(4)).after(3.0).samples(range(4)).after(1.0)
     told = "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)"
-    return box.say(ev.ProblemFound("box-lost", "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", "")
+    return box.say(
+        ev.ProblemFound(ProblemCode.BOX_LOST, "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", ""
+    )
 
 
 def box_lost_at(
-    used_gib: float, growth_gib_s: float = 0.0, limit_from: str = "ordered", held_gib: float | None = None
+    used_gib: float,
+    growth_gib_s: float = 0.0,
+    limit_from: MemoryLimit = MemoryLimit.ORDERED,
+    held_gib: float | None = None,
 ) -> FakeBox:
     """A box of 16 GiB that uses this much, `held_gib` (by default most) of it on rank 3, and is gone a little later."""
     box, gib = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters((0, 1, 2)).after(3.0), 1 << 30
@@ -1039,7 +1078,7 @@ def box_lost_at(
 
 
 KILLED = ev.ProblemFound(
-    "box-lost",
+    ProblemCode.BOX_LOST,
     "killed",
     "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)",
     "rerun; if it was memory, raise memory_mib",
@@ -1061,7 +1100,7 @@ def box_lost_oom_unseen() -> FakeBox:
 @case
 def box_lost_oom_without_a_word() -> FakeBox:
     """A container whose kernel kills all of it: the recording just stops."""
-    return box_lost_at(15.9, limit_from="cgroup")
+    return box_lost_at(15.9, limit_from=MemoryLimit.CGROUP)
 
 
 @case
@@ -1074,7 +1113,7 @@ def box_lost_beyond_its_order(growth_gib_s: float) -> FakeBox:
     box, gib = box_lost_at(17.0), 1 << 30
     box.after(200.0).samples(range(4))
     ranks = (ev.RankMemory(3, 14 * gib, growth_gib_s * gib),)
-    return box.box(ev.MemoryUsed(18 * gib, 16 * gib, "ordered", growth_gib_s * gib, ranks)).after(1.0)
+    return box.box(ev.MemoryUsed(18 * gib, 16 * gib, MemoryLimit.ORDERED, growth_gib_s * gib, ranks)).after(1.0)
 
 
 @case
@@ -1091,19 +1130,19 @@ def box_lost_oom_growing_beyond_its_order() -> FakeBox:
 
 @case
 def box_lost_oom_of_a_machine() -> FakeBox:
-    return box_lost_at(15.6, limit_from="machine")
+    return box_lost_at(15.6, limit_from=MemoryLimit.MACHINE)
 
 
 @case
 def box_lost_oom_of_a_busy_machine() -> FakeBox:
     """Others had most of its memory, and a rank took the rest at once."""
-    return box_lost_at(15.6, 2.0, limit_from="machine", held_gib=3.0)
+    return box_lost_at(15.6, 2.0, limit_from=MemoryLimit.MACHINE, held_gib=3.0)
 
 
 @case
 def box_lost_on_a_machine_that_others_filled() -> FakeBox:
     """A desk whose other programs use nearly all of it; somebody killed the box."""
-    return box_lost_at(15.6, limit_from="machine", held_gib=1.5)
+    return box_lost_at(15.6, limit_from=MemoryLimit.MACHINE, held_gib=1.5)
 
 
 @case
@@ -1118,7 +1157,7 @@ def box_lost_killed_long_after_memory_grew() -> FakeBox:
 @case
 def box_lost_connection_with_memory_nearly_full() -> FakeBox:
     """A network that fails says nothing about memory."""
-    told = ev.ProblemFound("box-lost", "connection", "no connection to the box for 91 s", "rerun")
+    told = ev.ProblemFound(ProblemCode.BOX_LOST, "connection", "no connection to the box for 91 s", "rerun")
     return box_lost_at(15.9).say(told, "desk", "")
 
 
@@ -1126,13 +1165,13 @@ def box_lost_connection_with_memory_nearly_full() -> FakeBox:
 def box_lost_with_a_status_and_memory_nearly_full() -> FakeBox:
     """A box that could say why it ended was not killed for its memory."""
     told = "the box could not write its recording: is the disk full?"
-    return box_lost_at(15.9).say(ev.ProblemFound("box-lost", "cut-off", told), "desk", "")
+    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", told), "desk", "")
 
 
 @case
 def box_lost_to_a_desk_that_failed_and_memory_nearly_full() -> FakeBox:
     told = "following the box failed: TypeError: unexpected message"
-    return box_lost_at(15.9).say(ev.ProblemFound("box-lost", "cut-off", told, "rerun"), "desk", "")
+    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", told, "rerun"), "desk", "")
 
 
 @case
@@ -1147,27 +1186,27 @@ def box_lost_connection() -> FakeBox:
     box = FakeBox().begins().enters(range(4)).after(3.0).samples(range(4)).after(91.0)
     told = "no connection to the box for 91 s; without a desk it ends within 60 s"
     mend = "see what it recorded (pytest --attach run-1), or rerun"
-    return box.say(ev.ProblemFound("box-lost", "connection", told, mend), "desk", "")
+    return box.say(ev.ProblemFound(ProblemCode.BOX_LOST, "connection", told, mend), "desk", "")
 
 
 @case
 def not_run_stopped() -> FakeBox:
     """-x: the first failure ends the run."""
     box = FakeBox(tests=(NODEID + "_2", NODEID)).world_ready().begins(1).raises(range(4)).finishes().ends()
-    return box.done("stopped", "1 failed, as many as asked for")
+    return box.done(RunEnd.STOPPED, "1 failed, as many as asked for")
 
 
 @case
 def not_run_interrupted() -> FakeBox:
-    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts("stop", "the desk asked for it")
-    return box.aborts("interrupted").done("interrupted", "the desk asked for it")
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts(ActReason.STOP, "the desk asked for it")
+    return box.aborts("interrupted").done(RunEnd.INTERRUPTED, "the desk asked for it")
 
 
 @case
 def not_run_skipped() -> FakeBox:
     """A gate was triggered for this test."""
     box = FakeBox(must_run=True).starts().phase("setup")
-    return box.skips(when="setup", reason="no NVLink here").finishes().ends().done()
+    return box.skips(when=TestPhase.SETUP, reason="no NVLink here").finishes().ends().done()
 
 
 @case
@@ -1176,25 +1215,30 @@ def not_run_skipped_at_import() -> FakeBox:
     box, why = FakeBox(must_run=True).starts_world().readies(), "Skipped: could not import 'flash_attn'"
     for rank in range(4):
         box.rank(ev.RankCollected(rank, Numbers(), "d", skipped=(ev.CollectError("suite/test_step.py", why),)))
-    return box.box(ev.TestEnded(0, "not-run", "collection")).done()
+    return box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "collection")).done()
 
 
 @case
 def not_run_skipped_by_xfail() -> FakeBox:
     box = FakeBox(must_run=True).starts().phase("setup")
-    return box.reports("setup", outcome="skipped", xfail="reason: [NOTRUN] it hangs").finishes().ends().done()
+    return (
+        box.reports(TestPhase.SETUP, outcome=ReportOutcome.SKIPPED, xfail="reason: [NOTRUN] it hangs")
+        .finishes()
+        .ends()
+        .done()
+    )
 
 
 @case
 def not_run_budget() -> FakeBox:
     detail = "after 83 s there is only enough left to end in order"
-    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts("stop", detail)
-    return box.aborts("budget").done("budget", detail)
+    box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().after(1.0).acts(ActReason.STOP, detail)
+    return box.aborts("budget").done(RunEnd.BUDGET, detail)
 
 
 @case
 def not_run_no_result() -> FakeBox:
-    box = in_step().passes((0, 1, 2)).reports("call", 3)
+    box = in_step().passes((0, 1, 2)).reports(TestPhase.CALL, 3)
     return box.ends().done()
 
 
@@ -1211,7 +1255,7 @@ def skews(box: FakeBox) -> FakeBox:
     """The running test ends because rank 1 compiles."""
     box.enters(range(4)).after(0.01).completes().after(0.5).samples(1, compiling=COMPILING).after(0.2)
     box.enters((0, 2, 3), seq=7).after(31.0).samples(1, compiling=COMPILING, cpu_s=30.0)
-    box.acts("skew", "all_reduce #7 while a missing peer compiles", (0, 2, 3), (1,), (1,), 31.0)
+    box.acts(ActReason.SKEW, "all_reduce #7 while a missing peer compiles", (0, 2, 3), (1,), (1,), 31.0)
     return box.samples(1, compiling=COMPILING, cpu_s=30.2).aborts("skew").after(0.5)
 
 
@@ -1219,21 +1263,21 @@ def hangs(box: FakeBox, op: str = "gloo:all_reduce", numel: int = 8) -> FakeBox:
     """Everybody waits in the running test."""
     box.enters(range(4), op, numel=numel).after(0.01).completes().after(0.5)
     box.enters(range(4), op, 9, numel=numel, started=op.startswith("nccl")).after(31.0)
-    box.samples(range(4), cpu_s=31.5).acts("stall", "everybody waits", range(4), (), (), 31.0)
+    box.samples(range(4), cpu_s=31.5).acts(ActReason.STALL, "everybody waits", range(4), (), (), 31.0)
     return box.blocked(range(4), "all_reduce").aborts("stall").after(0.5)
 
 
 def differs(box: FakeBox) -> FakeBox:
     box.enters(0, seq=2).enters(1, "gloo:broadcast", 2).after(0.3)
-    return box.acts("mismatch", "operation differs at #2 of group 0").aborts("mismatch").after(0.5)
+    return box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0").aborts("mismatch").after(0.5)
 
 
-def first_attempt(ranks: int = 4, **more: bool) -> FakeBox:
-    return FakeBox(ranks, limits=SHORT, **more).begins()
+def first_attempt(ranks: int = 4, *, dry_run: bool = True) -> FakeBox:
+    return FakeBox(ranks, limits=SHORT, dry_run=dry_run).begins()
 
 
 def warmed_up() -> FakeBox:
-    box = skews(first_attempt()).tries("warm-up").after(61.0).passes().plans("measured").ends()
+    box = skews(first_attempt()).tries(Purpose.WARM_UP).after(61.0).passes().plans(Purpose.MEASURED).ends()
     return box.world_ready().begins(2)
 
 
@@ -1245,44 +1289,52 @@ def passed_after_a_warm_up() -> FakeBox:
 @case
 def rank_death_signal_after_a_warm_up() -> FakeBox:
     box = warmed_up().enters((0, 1, 3), seq=3).exits(2, -9, "SIGKILL").after(0.3)
-    return box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
+    return box.acts(ActReason.EXIT, "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
 
 
 @case
 def compile_skew_that_a_warm_up_does_not_mend() -> FakeBox:
-    return skews(warmed_up()).tries("diagnostic").passes().ends().done()
+    return skews(warmed_up()).tries(Purpose.DIAGNOSTIC).passes().ends().done()
 
 
 @case
 def compile_skew_infrastructure() -> FakeBox:
-    return hangs(skews(warmed_up()).tries("diagnostic")).done()
+    return hangs(skews(warmed_up()).tries(Purpose.DIAGNOSTIC)).done()
 
 
 @case
 def compile_skew_that_nothing_is_left_for() -> FakeBox:
-    return skews(first_attempt()).refuses("warm-up", "unaffordable").done()
+    return skews(first_attempt()).refuses(Purpose.WARM_UP, NotRun.UNAFFORDABLE).done()
 
 
 @case
 def compile_skew_whose_warm_up_meets_the_limit_of_the_run() -> FakeBox:
-    box = skews(first_attempt()).tries("warm-up").samples(range(4), cpu_s=5.0).after(20.0).samples(range(4), cpu_s=20.0)
-    box.acts("run-limit", "the run took longer than 53 s").aborts("run-limit")
-    return box.done("run-limit", "the run took longer than 53 s")
+    box = (
+        skews(first_attempt())
+        .tries(Purpose.WARM_UP)
+        .samples(range(4), cpu_s=5.0)
+        .after(20.0)
+        .samples(range(4), cpu_s=20.0)
+    )
+    box.acts(ActReason.RUN_LIMIT, "the run took longer than 53 s").aborts("run-limit")
+    return box.done(RunEnd.RUN_LIMIT, "the run took longer than 53 s")
 
 
 @case
 def compile_skew_of_an_interrupted_ladder() -> FakeBox:
     """The measured attempt never began: a warm-up that passed proves nothing."""
-    box = skews(first_attempt()).tries("warm-up").after(61.0).passes().plans("measured").ends()
-    return box.done("interrupted", "the desk asked for it")
+    box = skews(first_attempt()).tries(Purpose.WARM_UP).after(61.0).passes().plans(Purpose.MEASURED).ends()
+    return box.done(RunEnd.INTERRUPTED, "the desk asked for it")
 
 
 @case
 def hang_infrastructure() -> FakeBox:
     """On GPUs, with all that a support ticket needs."""
-    states = [{"uuid": f"GPU-{n}", "bus_id": f"00000000:{n}B:00.0", "uncorrected": int(n == 2)} for n in range(4)]
-    ways = [["X" if row == column else "NV18" for column in range(4)] for row in range(4)]
-    gpus: dict[str, ev.Json] = {"driver": "570.124", "states": [*states], "topology": [*ways], "xids": []}
+    states: list[ev.Json] = [
+        {"uuid": f"GPU-{n}", "bus_id": f"00000000:{n}B:00.0", "uncorrected": int(n == 2)} for n in range(4)
+    ]
+    ways: list[ev.Json] = [["X" if row == column else "NV18" for column in range(4)] for row in range(4)]
+    gpus: dict[str, ev.Json] = {"driver": "570.124", "states": states, "topology": ways, "xids": []}
     facts: dict[str, ev.Json] = {
         "platform": "Linux-6.8",
         "cpus": 64,
@@ -1292,40 +1344,40 @@ def hang_infrastructure() -> FakeBox:
     }
     box = FakeBox(4, limits=SHORT, dry_run=False)
     box.box(ev.BoxReady({"python": "3.12", "torch": "2.13.0", "cuda": "12.9", "nccl": "2.27"}, facts, ("H200",) * 4))
-    box = hangs(box.begins(), "nccl:all_reduce", 4096).tries("diagnostic")
+    box = hangs(box.begins(), "nccl:all_reduce", 4096).tries(Purpose.DIAGNOSTIC)
     return hangs(box, "nccl:all_reduce", 64).done()
 
 
 @case
 def hang_infrastructure_at_a_guess() -> FakeBox:
     """The test takes no notice of the preset."""
-    return hangs(hangs(first_attempt()).tries("diagnostic")).done()
+    return hangs(hangs(first_attempt()).tries(Purpose.DIAGNOSTIC)).done()
 
 
 @case
 def hang_of_the_full_preset_only() -> FakeBox:
-    return hangs(first_attempt()).tries("diagnostic").passes().ends().done()
+    return hangs(first_attempt()).tries(Purpose.DIAGNOSTIC).passes().ends().done()
 
 
 @case
 def hang_whose_diagnostic_preset_dies() -> FakeBox:
-    box = hangs(first_attempt()).tries("diagnostic").enters((0, 1, 3), seq=3).exits(2, -9, "SIGKILL").after(0.3)
-    return box.acts("exit", "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
+    box = hangs(first_attempt()).tries(Purpose.DIAGNOSTIC).enters((0, 1, 3), seq=3).exits(2, -9, "SIGKILL").after(0.3)
+    return box.acts(ActReason.EXIT, "a rank's process ended", (0, 1, 3), (2,), (), 0.3).aborts("exit").done()
 
 
 @case
 def unclear_infrastructure() -> FakeBox:
     def stops(box: FakeBox) -> FakeBox:
-        box.after(60.0).acts("test-limit", "the test ran longer than 60 s")
+        box.after(60.0).acts(ActReason.TEST_LIMIT, "the test ran longer than 60 s")
         return box.at(range(4)).aborts("test-limit").after(0.5)
 
     box = FakeBox(limits=ev.Limits(stall=120, test=60)).begins()
-    return stops(stops(box).tries("diagnostic")).done()
+    return stops(stops(box).tries(Purpose.DIAGNOSTIC)).done()
 
 
 @case
 def collective_mismatch_that_torch_confirms() -> FakeBox:
-    box = differs(first_attempt(2)).tries("detail")
+    box = differs(first_attempt(2)).tries(Purpose.DETAIL)
     for rank, mine, other in ((0, "ALLREDUCE", "BROADCAST"), (1, "BROADCAST", "ALLREDUCE")):
         told = (
             f"Detected mismatch between collectives on ranks. Rank {rank} is running collective: "
@@ -1338,9 +1390,9 @@ def collective_mismatch_that_torch_confirms() -> FakeBox:
 
 @case
 def collective_mismatch_that_torch_does_not_see() -> FakeBox:
-    return differs(first_attempt(2)).tries("detail").passes().ends().done()
+    return differs(first_attempt(2)).tries(Purpose.DETAIL).passes().ends().done()
 
 
 @case
 def collective_mismatch_that_torch_may_not_look_at() -> FakeBox:
-    return differs(first_attempt(2)).refuses("detail", "unsafe-fsdp").done()
+    return differs(first_attempt(2)).refuses(Purpose.DETAIL, NotRun.UNSAFE_FSDP).done()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason, NotRun, Stream
 from tests.golden.build import died, in_step, others_wait
 from tests.scenario import PEER_CLOSED, FakeBox
 
@@ -24,7 +25,7 @@ def stalled(ranks: int, missing: tuple[int, ...]) -> FakeBox:
     box = in_step(ranks)
     waiting = box.others(*missing)
     box.enters(waiting, seq=2).after(31.0)
-    return box.acts("stall", "", waiting, missing, (), 31.0)
+    return box.acts(ActReason.STALL, "", waiting, missing, (), 31.0)
 
 
 @case
@@ -40,7 +41,7 @@ def rank_death_victims(ranks: int) -> FakeBox:
 def rank_death_oom_killed(ranks: int) -> FakeBox:
     box = others_wait(in_step(ranks), 3).writes(3, "loading shard 7\n")
     for rank in box.others(3):
-        box.writes(rank, f"step 12, loss {rank / 10}\n", "stdout")
+        box.writes(rank, f"step 12, loss {rank / 10}\n", Stream.STDOUT)
     return died(box.exits(3, None, "SIGKILL", True), 3)
 
 
@@ -50,7 +51,7 @@ def rank_death_of_every_second(ranks: int) -> FakeBox:
     box.enters(box.others(*dead), seq=2).after(2.0)
     for rank in dead:
         box.writes(rank, f"an error on rank {rank}\n").exits(rank, None, "SIGABRT")
-    return box.after(0.2).acts("exit", "", box.others(*dead), dead, (), 2.2).aborts("exit").done()
+    return box.after(0.2).acts(ActReason.EXIT, "", box.others(*dead), dead, (), 2.2).aborts("exit").done()
 
 
 @case
@@ -82,14 +83,14 @@ def straggler_of_every_pair(ranks: int) -> FakeBox:
     for rank in waiting:
         box.announces(f"{rank // 2 + 1}", (rank, rank + 1)).enters(rank, group=f"{rank // 2 + 1}")
     missing = box.others(*waiting)
-    return box.after(31.0).acts("stall", "", waiting, missing, (), 31.0).at(missing).aborts("stall").done()
+    return box.after(31.0).acts(ActReason.STALL, "", waiting, missing, (), 31.0).at(missing).aborts("stall").done()
 
 
 @case
 def compile_skew_of_some(ranks: int) -> FakeBox:
     box, slow = in_step(ranks), some(ranks)
     box.samples(slow, compiling=("dynamo_compile",)).enters(box.others(*slow), seq=7).after(31.0)
-    return box.acts("skew", "", box.others(*slow), slow, slow, 31.0).aborts("skew").done()
+    return box.acts(ActReason.SKEW, "", box.others(*slow), slow, slow, 31.0).aborts("skew").done()
 
 
 @case
@@ -98,7 +99,7 @@ def collective_mismatch_of_many_sizes(ranks: int) -> FakeBox:
     box.enters(box.others(*odd), seq=2)
     for rank in odd:
         box.enters(rank, seq=2, numel=16 + rank)
-    return box.after(0.4).acts("mismatch", "size differs").aborts("mismatch").done()
+    return box.after(0.4).acts(ActReason.MISMATCH, "size differs").aborts("mismatch").done()
 
 
 @case
@@ -107,13 +108,13 @@ def startup_failure_import_on_every_second(ranks: int) -> FakeBox:
     for rank in range(ranks):
         missing = ("suite/test_step.py", f"E   ModuleNotFoundError: No module named 'fast{rank % 10}'")
         box.collects(rank, (), missing) if rank % 2 == 0 else box.collects(rank)
-    return box.gives_up("collection").done()
+    return box.gives_up(NotRun.COLLECTION).done()
 
 
 @case
 def startup_failure_too_slow(ranks: int) -> FakeBox:
     box = FakeBox(ranks).starts_world().readies(range(0, ranks, 3)).collects(range(0, ranks, 6)).after(60)
-    return box.acts("startup-limit", "not ready").gives_up("startup-limit").done()
+    return box.acts(ActReason.STARTUP_LIMIT, "not ready").gives_up(NotRun.STARTUP_LIMIT).done()
 
 
 @case
@@ -121,13 +122,13 @@ def startup_failure_exits(ranks: int) -> FakeBox:
     box = FakeBox(ranks).starts_world()
     for rank in range(ranks):
         box.exits(rank, 1 if rank % 3 else 3)
-    return box.acts("exit").gives_up("exit").done()
+    return box.acts(ActReason.EXIT).gives_up(NotRun.EXIT).done()
 
 
 @case
 def hang_point_to_point(ranks: int) -> FakeBox:
     box = in_step(ranks).blocked(range(ranks)).after(31.0)
-    return box.acts("stall", "", range(ranks), (), (), 31.0).aborts("stall").done()
+    return box.acts(ActReason.STALL, "", range(ranks), (), (), 31.0).aborts("stall").done()
 
 
 @case
@@ -135,4 +136,4 @@ def overtime(ranks: int) -> FakeBox:
     box = in_step(ranks).after(100.0)
     for rank in range(ranks):
         box.box(ev.Sampled(rank, 0, True, "R", (), 0.0, 90.0, 90.0))
-    return box.acts("test-limit", "100 s").aborts("test-limit").done()
+    return box.acts(ActReason.TEST_LIMIT, "100 s").aborts("test-limit").done()

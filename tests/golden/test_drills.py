@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.markers import Expectation
 from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.vocabulary import ActReason
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.text import failure_text, headline
 from tests.golden.drills import cases
@@ -54,7 +57,7 @@ def two_tests() -> FakeBox:
     box = FakeBox(2, ("a.py::test_first", "a.py::test_second")).begins()
     box.enters((0, 1)).after(0.1).completes().passes().ends().after(40)
     box.begins(1).enters(0).after(0.1).exits(1, signal="SIGKILL").after(0.2)
-    return box.acts("exit", "", (0,), (1,)).aborts("exit").done()
+    return box.acts(ActReason.EXIT, "", (0,), (1,)).aborts("exit").done()
 
 
 @pytest.mark.parametrize(("index", "code"), [(0, "passed"), (1, "rank-death")])
@@ -99,13 +102,13 @@ def test_a_machine_is_taken_out_of_texts() -> None:
 def test_a_case_is_kept_replaced_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "HERE", tmp_path)
     monkeypatch.setattr(cases, "TABLE", tmp_path / "verdicts.json")
-    expected, nodeid = cases.Expectation("rank-death", (1,)), "drills/test_deaths.py::test_killed[9]"
+    expected, nodeid = Expectation(Code.RANK_DEATH, (1,)), "drills/test_deaths.py::test_killed[9]"
     for _ in range(2):
         cases.keep(nodeid, expected, distilled(two_tests().events, 1, lambda text: text))
     (drill,) = cases.load().values()
     assert (drill.file, drill.expected) == ("deaths-killed-9.jsonl", expected)
     assert len(read_all(drill.recording)) > 10
-    assert cases.differences(cases.Expectation("straggler", (0,), "frozen"), cases.judged(drill.recording)) == [
+    assert cases.differences(Expectation(Code.STRAGGLER, (0,), "frozen"), cases.judged(drill.recording)) == [
         "code 'rank-death', not 'straggler'",
         "ranks (1,), not (0,)",
         "cause 'signal:SIGKILL', not 'frozen'",

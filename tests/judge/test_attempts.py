@@ -7,21 +7,22 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.next_steps import Commands
-from pytest_megacpp.judge.verdicts import GREEN, Attempt, Certainty, Code, Outcome, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, Certainty, Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ActReason, Purpose
 from tests.scenario import NODEID, FakeBox
 
 COMMANDS = Commands("run-1", "h200x8", "t", "local", True, 2, Limits())
 CODES = (Code.PASSED, Code.COMPILE_SKEW, Code.NOT_RUN)
-Tried = tuple[str, Code]
+MEASURED, WARM_UP, DIAGNOSTIC, DETAIL = Purpose.MEASURED, Purpose.WARM_UP, Purpose.DIAGNOSTIC, Purpose.DETAIL
+Tried = tuple[Purpose, Code]
 
 
 def settled(*tried: Tried, certainty: Certainty = Certainty.CERTAIN) -> TestResult:
     verdicts = [Verdict(code, f"{purpose} {code}", (n,), None, certainty) for n, (purpose, code) in enumerate(tried)]
-    outcomes = [Outcome.PASSED if code in GREEN else Outcome.FAILED for _, code in tried]
+    outcomes = [Outcome.PASSED if code.is_green else Outcome.FAILED for _, code in tried]
     pairs = list(zip(outcomes, verdicts, strict=True))
     results = [TestResult(n, "t", outcome, verdict) for n, (outcome, verdict) in enumerate(pairs)]
     attempts = [Attempt(n, tried[n][0], outcome, verdict) for n, (outcome, verdict) in enumerate(pairs)]
@@ -29,8 +30,8 @@ def settled(*tried: Tried, certainty: Certainty = Certainty.CERTAIN) -> TestResu
 
 
 def is_green(result: TestResult) -> bool:
-    assert (result.outcome is Outcome.PASSED) == (result.verdict.code in GREEN)
-    return result.verdict.code in GREEN
+    assert (result.outcome is Outcome.PASSED) == result.verdict.code.is_green
+    return result.verdict.code.is_green
 
 
 @pytest.mark.parametrize("first", list(itertools.product((MEASURED, WARM_UP), CODES)), ids="-".join)
@@ -39,7 +40,7 @@ def test_only_a_measured_attempt_that_passes_ends_a_failure(first: Tried) -> Non
     further = list(itertools.product((MEASURED, WARM_UP, DIAGNOSTIC, DETAIL), CODES))
     for rest in itertools.chain.from_iterable(itertools.product(further, repeat=n) for n in (1, 2, 3)):
         counting = [(purpose, code) for purpose, code in (first, *rest) if purpose in (MEASURED, WARM_UP)]
-        failures = [n for n, (_, code) in enumerate(counting) if code not in GREEN]
+        failures = [n for n, (_, code) in enumerate(counting) if not code.is_green]
         healed = (MEASURED, Code.PASSED) in counting[failures[-1] + 1 :] if failures else True
         if is_green(settled(first, *rest)):
             assert healed, rest
@@ -86,10 +87,10 @@ def test_torch_s_own_comparison_weighs(said: Code, before: Certainty, after: Cer
     assert (verdict.code, verdict.certainty) == (Code.COLLECTIVE_MISMATCH, after)
 
 
-@pytest.mark.parametrize("purpose", [DETAIL, DIAGNOSTIC, "nonsense"])
-def test_a_damaged_recording_has_a_first_attempt_that_counts(purpose: str) -> None:
+@pytest.mark.parametrize("purpose", [DETAIL, DIAGNOSTIC, Purpose.FIRST])
+def test_a_damaged_recording_has_a_first_attempt_that_counts(purpose: Purpose) -> None:
     box = FakeBox(2).box(ev.TestPlanned(0, NODEID, 2, purpose=purpose)).begins().enters(0).after(31.0)
-    box.acts("stall", "", (0,), (1,), (), 31.0).aborts("stall").tries(purpose).passes().ends().done()
+    box.acts(ActReason.STALL, "", (0,), (1,), (), 31.0).aborts("stall").tries(purpose).passes().ends().done()
     (result,) = judge_run(box.timeline()).tests
     assert not is_green(result)
     assert [attempt.purpose for attempt in result.attempts] == [MEASURED, purpose]
@@ -97,7 +98,7 @@ def test_a_damaged_recording_has_a_first_attempt_that_counts(purpose: str) -> No
 
 def test_an_attempt_on_fewer_ranks_is_none_at_the_test() -> None:
     box = FakeBox(2).world_ready().begins().enters(0).after(31.0)
-    box.acts("stall", "", (0,), (1,), (), 31.0).aborts("stall")
+    box.acts(ActReason.STALL, "", (0,), (1,), (), 31.0).aborts("stall")
     box.starts_world(1).readies().collects()
     box.plans(MEASURED).begins(1).passes().ends().done()
     assert [is_green(result) for result in judge_run(box.timeline()).tests if result.index == 0] == [False]

@@ -4,9 +4,11 @@ import pytest
 
 from pytest_megacpp.box.alarms import all_waits
 from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage
 from tests.scenario import FakeBox
 
 
@@ -30,9 +32,9 @@ def test_a_rank_that_left_one_new_group_out() -> None:
         making(box, rank, "1", (0, 1, 2), made=True)
         making(box, rank, "2", (0, 1, 2, 3))
     making(box, 3, "1", (0, 1, 2, 3))
-    box.blocked((0, 1, 2, 3), "new_group").after(31.0).acts("stall", "", (0, 1, 2, 3), ()).aborts("stall")
+    box.blocked((0, 1, 2, 3), "new_group").after(31.0).acts(ActReason.STALL, "", (0, 1, 2, 3), ()).aborts("stall")
     found = judged(box.done())
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (3,))
     assert found.certainty is Certainty.CERTAIN
     assert "new_group" in found.summary
 
@@ -43,8 +45,8 @@ def test_a_rank_that_gloo_let_through_its_own_new_group() -> None:
         making(box, rank, "1", (0, 1, 2), made=True)
         making(box, rank, "2", (0, 1, 2, 3))
     making(box, 3, "1", (0, 1, 2, 3), made=True).enters(3, "gloo:all_reduce", 1, group="1").after(31.0)
-    found = judged(box.acts("stall", "", (0, 1, 2, 3), ()).aborts("stall").done())
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+    found = judged(box.acts(ActReason.STALL, "", (0, 1, 2, 3), ()).aborts("stall").done())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (3,))
     assert "new_group" in found.summary
 
 
@@ -52,9 +54,9 @@ def test_a_rank_that_names_other_members() -> None:
     box = FakeBox(4).begins()
     for rank in (0, 1, 2, 3):
         making(box, rank, "1", (0, 1) if rank == 2 else (0, 1, 2, 3))
-    box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    box.blocked((0, 1, 3), "new_group").at(2).after(31.0).acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall")
     found = judged(box.done())
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (2,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (2,))
     assert found.certainty is Certainty.CERTAIN
     assert "rank 2 with ranks 0,1, at tp.py:22; ranks 0,1,3 with ranks 0-3, at tp.py:20" in found.summary
 
@@ -63,7 +65,7 @@ def test_a_rank_that_does_not_come_to_a_new_group() -> None:
     box = FakeBox(4).begins()
     for rank in (0, 1, 3):
         making(box, rank, "1", (0, 1, 2, 3))
-    box.at(2).after(31.0).acts("stall", "", (0, 1, 3), (2,)).aborts("stall")
+    box.at(2).after(31.0).acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.CERTAIN)
     assert "never entered new_group" in found.summary
@@ -105,7 +107,7 @@ def test_who_is_missing_in_a_world_of_its_own() -> None:
     box = FakeBox(4).begins()
     for rank in range(4):
         scoped(box, rank, "a" if rank < 2 else "b", 2)
-    box.enters(2, "gloo:all_reduce", 1).at((0, 1, 3)).after(31.0).acts("stall", "", (2,), (3,)).aborts("stall")
+    box.enters(2, "gloo:all_reduce", 1).at((0, 1, 3)).after(31.0).acts(ActReason.STALL, "", (2,), (3,)).aborts("stall")
     assert judged(box.done()).blamed_ranks == (3,)
 
 
@@ -120,7 +122,7 @@ def one_of_two() -> FakeBox:
 def test_who_does_not_come_to_a_world_of_its_own(pair: str) -> None:
     box = one_of_two()
     box = box.passes((0, 1)) if pair == "passed" else box.at((0, 1))
-    box.at(3).after(21).acts("stall", "", (2,), (3,), waited_s=20.0).aborts("stall")
+    box.at(3).after(21).acts(ActReason.STALL, "", (2,), (3,), waited_s=20.0).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
     assert "rank 2 waited 20 s in init_process_group" in found.summary
@@ -132,7 +134,7 @@ def test_who_does_not_come_to_a_world_of_its_own_until_the_test_limit(
 ) -> None:
     """As boxes before 2026-12 saw it."""
     box = one_of_two().passes((0, 1)).at(3).after(waited_s).samples(3, cpu_s=9.0).at(3)
-    found = judged(box.acts("test-limit").aborts("test-limit").done())
+    found = judged(box.acts(ActReason.TEST_LIMIT).aborts("test-limit").done())
     assert (found.code, found.blamed_ranks, found.certainty) == (code, blamed, Certainty.GUESS)
     assert "rank 2 waited" in found.summary
 
@@ -141,7 +143,7 @@ def test_a_test_that_was_slow_elsewhere_is_still_overtime() -> None:
     box = FakeBox(4, limits=ev.Limits(stall=20, test=60)).begins().after(40)
     box.enters(range(4)).completes().after(0.1)
     box.blocked(2).at((0, 1, 3)).after(15).samples((0, 1, 3), cpu_s=19.0).at((0, 1, 3))
-    found = judged(box.acts("test-limit").aborts("test-limit").done())
+    found = judged(box.acts(ActReason.TEST_LIMIT).aborts("test-limit").done())
     assert (found.code, found.certainty) == (Code.OVERTIME, Certainty.CERTAIN)
 
 
@@ -217,7 +219,7 @@ def test_who_is_missing_in_a_world_beside_the_default_group() -> None:
     for rank in (0, 2, 3):
         beside(box, rank, "weights", "a", 3)
     box.enters((0, 2), "gloo:broadcast", 1, group="weights").at((1, 3)).after(31.0)
-    found = judged(box.acts("stall", "", (0, 2), (3,)).aborts("stall").done())
+    found = judged(box.acts(ActReason.STALL, "", (0, 2), (3,)).aborts("stall").done())
     assert (found.blamed_ranks, found.certainty) == ((3,), Certainty.CERTAIN)
 
 
@@ -240,7 +242,7 @@ def test_pairs_of_an_earlier_test_wait_for_their_own() -> None:
     for rank in range(4):
         making(box, rank, "1", (0, 1) if rank < 2 else (2, 3), made=True)
     box.passes().ends().begins(1).enters(0, "gloo:all_reduce", 1, group="1").at((1, 2, 3)).after(31.0)
-    timeline = box.acts("stall", "", (0,), (1,)).aborts("stall").done().timeline()
+    timeline = box.acts(ActReason.STALL, "", (0,), (1,)).aborts("stall").done().timeline()
     assert judge_test(timeline, 1).verdict.blamed_ranks == (1,)
 
 
@@ -248,10 +250,10 @@ def test_a_second_default_group_is_waited_for_like_the_first() -> None:
     box = FakeBox(3).begins()
     for rank in range(3):
         making(box, rank, "0", (), made=True)
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
     for rank in (0, 1):
         making(box, rank, "0", ())
-    box.at(2).after(31.0).acts("stall", "", (0, 1), (2,)).aborts("stall")
+    box.at(2).after(31.0).acts(ActReason.STALL, "", (0, 1), (2,)).aborts("stall")
     found = judged(box.done())
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
 
@@ -275,7 +277,7 @@ NO_MESH = "[/gloo/transport/tcp/pair.cc:144] connectFullMesh failed with Connect
 
 def gives_up(box: FakeBox, rank: int, message: str, *, late: int, passed: tuple[int, ...] = ()) -> Verdict:
     box.passes(passed).after(10).raises(rank, "DistStoreError", message).at(late).after(1)
-    return judged(box.acts("failure-stuck", "", (rank,), (late,)).aborts("failure-stuck").done())
+    return judged(box.acts(ActReason.FAILURE_STUCK, "", (rank,), (late,)).aborts("failure-stuck").done())
 
 
 def pair_of_two_and_three(*came: int, made: bool = False) -> FakeBox:
@@ -290,7 +292,7 @@ def pair_of_two_and_three(*came: int, made: bool = False) -> FakeBox:
 
 def test_a_number_in_a_group_is_not_the_launch_s() -> None:
     found = gives_up(pair_of_two_and_three(2), 2, ADDRESS.format("1", 1), late=3, passed=(0, 1))
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "rendezvous", (3,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, Stage.RENDEZVOUS, (3,))
     assert found.certainty is Certainty.CERTAIN
 
 
@@ -331,7 +333,7 @@ def test_who_found_a_world_of_its_own_is_not_missing_in_another() -> None:
     box = FakeBox(4).begins()
     scoped(scoped(box, 0, "a", 2), 1, "a", 2)
     for rank in (0, 1):
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
     found = gives_up(box, 2, "client socket has timed out after 10000ms", late=3, passed=(0, 1))
     assert found.blamed_ranks == (3,)
 
@@ -342,7 +344,7 @@ def test_ranks_that_number_themselves_in_another_order() -> None:
     for rank in (0, 1, 2):
         box.rank(ev.GroupBegun(rank, 0, "0", (), 4, True, default=True, number=3 - rank))
     box.after(10).raises((0, 1, 2), "DistStoreError", "wait timeout after 9ms, keys: /default_pg/0//cpu//0/0")
-    found = judged(box.at(3).after(1).acts("failure-stuck", "", (0, 1, 2), (3,)).aborts("failure-stuck").done())
+    found = judged(box.at(3).after(1).acts(ActReason.FAILURE_STUCK, "", (0, 1, 2), (3,)).aborts("failure-stuck").done())
     assert found.blamed_ranks == (3,)
 
 
@@ -386,7 +388,7 @@ def issues(box: FakeBox, rank: int, *issued: tuple[int, str, float, bool]) -> Fa
     """Collectives of two groups of that name: (process group, operation, when, done), each number 1."""
     entries = tuple(ev.Collective(HASHED, 1, op, 8, 8, "Float", "[[8]]", t, over, pg=pg) for pg, op, t, over in issued)
     status = tuple(ev.GroupStatus(e.pg, 1, int(e.done)) for e in entries)
-    return box.say(ev.FlightRecorded(rank, 0, "poll", entries, status))
+    return box.say(ev.FlightRecorded(rank, 0, FlightOrigin.POLL, entries, status))
 
 
 def made_again(*, announced: bool = True) -> tuple[FakeBox, float, float]:
@@ -429,7 +431,7 @@ def test_a_mismatch_in_a_group_that_was_made_again_is_seen() -> None:
 def test_who_does_not_come_to_a_group_that_was_made_again() -> None:
     box, first_s, second_s = made_again()
     issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, False)).at(1).after(31.0)
-    found = judged(box.acts("stall", "", (0,), (1,)).aborts("stall").done())
+    found = judged(box.acts(ActReason.STALL, "", (0,), (1,)).aborts("stall").done())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.CERTAIN)
 
 
@@ -498,11 +500,11 @@ def lists_differ(*through: int, odd: tuple[int, ...] = (1,)) -> FakeBox:
 
 
 def stalls(box: FakeBox, *missing: int) -> Verdict:
-    return judged(box.after(31.0).acts("stall", "", (), missing).aborts("stall").done())
+    return judged(box.after(31.0).acts(ActReason.STALL, "", (), missing).aborts("stall").done())
 
 
 def says_that_rank_1_differs(found: Verdict) -> None:
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (1,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (1,))
     assert found.certainty is Certainty.CERTAIN
     assert "rank 1 called new_group for group 1 with other members" in found.summary
     assert "rank 1 with ranks 0-2, at tp.py:21; ranks 0,2,3 with ranks 0-3" in found.summary
@@ -527,12 +529,12 @@ def test_the_rank_that_differs_waits_in_the_making() -> None:
 def test_an_innocent_rank_fails_in_the_making(said: str) -> None:
     box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1)
     box.rank(ev.GroupCreated(3, 0, "1", FOUR, failed=True)).raises(3, "RuntimeError", said).after(1.0)
-    says_that_rank_1_differs(judged(box.acts("failure-stuck", "", THREE, (3,)).aborts("failure-stuck").done()))
+    says_that_rank_1_differs(judged(box.acts(ActReason.FAILURE_STUCK, "", THREE, (3,)).aborts("failure-stuck").done()))
 
 
 def test_an_innocent_process_aborts_in_the_making() -> None:
     box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1).after(0.5).exits(3, -6, "SIGABRT").after(0.2)
-    says_that_rank_1_differs(judged(box.acts("exit", "", THREE, (3,)).aborts("exit").done()))
+    says_that_rank_1_differs(judged(box.acts(ActReason.EXIT, "", THREE, (3,)).aborts("exit").done()))
 
 
 def test_the_group_is_made_and_waited_in() -> None:
@@ -542,7 +544,7 @@ def test_the_group_is_made_and_waited_in() -> None:
 
 def test_the_group_is_made_and_breaks_in_use() -> None:
     box = lists_differ(*FOUR).enters(FOUR, "gloo:all_reduce", 1, group="1").after(0.5).loses_peer((0, 3)).after(0.5)
-    says_that_rank_1_differs(judged(box.acts("failure-stuck", "", (1, 2), (0,)).aborts("failure-stuck").done()))
+    says_that_rank_1_differs(judged(box.acts(ActReason.FAILURE_STUCK, "", (1, 2), (0,)).aborts("failure-stuck").done()))
 
 
 def test_the_group_is_made_and_used_and_nobody_notices() -> None:
@@ -577,10 +579,10 @@ def test_a_world_that_was_left_between_tests_is_left_on_all_ranks_alike() -> Non
     for rank in FOUR:
         making(box, rank, "0", (), made=True)
     for rank in (0, 1):
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
     box.passes().ends()
     for rank, test in ((2, 0), (3, None)):
-        box.rank(ev.FlightRecorded(rank, test, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, test, FlightOrigin.DESTROY, (), ()))
     box.begins(1)
     for rank in FOUR:
         making(box, rank, "0", (), made=True)
@@ -594,19 +596,19 @@ def test_a_straggler_beside_a_group_that_nobody_uses() -> None:
 
 def test_an_error_of_a_rank_s_own_beside_it() -> None:
     box = lists_differ(*FOUR).enters((0, 1, 3), "gloo:all_reduce", 1).raises(2).after(1.0)
-    found = judged(box.acts("failure-stuck", "", (0, 1, 3), (2,)).aborts("failure-stuck").done())
+    found = judged(box.acts(ActReason.FAILURE_STUCK, "", (0, 1, 3), (2,)).aborts("failure-stuck").done())
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (2,))
 
 
 def test_a_rank_that_was_killed_in_the_making_was_killed() -> None:
     box = lists_differ(0, 1, 2).enters(THREE, "gloo:all_reduce", 1).after(0.5).exits(3, -9, "SIGKILL").after(0.2)
-    found = judged(box.acts("exit", "", THREE, (3,)).aborts("exit").done())
+    found = judged(box.acts(ActReason.EXIT, "", THREE, (3,)).aborts("exit").done())
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (3,))
 
 
 def test_two_against_two_blame_nobody() -> None:
     found = stalls(lists_differ(odd=(1, 2)).blocked(FOUR, "new_group"))
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", ())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, ())
     assert "ranks called new_group for group 1 with different members" in found.summary
 
 
@@ -615,7 +617,7 @@ def test_a_majority_of_the_few_that_came_is_no_certain_one() -> None:
     for rank in range(4):
         making(box, rank, "1", THREE if rank == 1 else tuple(range(8)))
     found = stalls(box.blocked(range(4), "new_group").at(range(4, 8)), 4, 5, 6, 7)
-    assert (found.cause, found.blamed_ranks, found.certainty) == ("members", (1,), Certainty.LIKELY)
+    assert (found.cause, found.blamed_ranks, found.certainty) == (VerdictCause.MEMBERS, (1,), Certainty.LIKELY)
 
 
 def test_a_rank_that_takes_the_groups_in_another_order() -> None:
@@ -626,7 +628,7 @@ def test_a_rank_that_takes_the_groups_in_another_order() -> None:
         making(box, rank, "1", lists[0], made=True)
         making(box, rank, "2", lists[1], made=rank > 1 and rank in lists[1])
     found = stalls(box.enters((2, 3), "gloo:all_reduce", 1).blocked((0, 1), "new_group"))
-    assert (found.cause, found.blamed_ranks, found.certainty) == ("members", (1,), Certainty.CERTAIN)
+    assert (found.cause, found.blamed_ranks, found.certainty) == (VerdictCause.MEMBERS, (1,), Certainty.CERTAIN)
 
 
 def test_a_rank_that_left_one_new_group_out_and_went_on() -> None:
@@ -637,7 +639,7 @@ def test_a_rank_that_left_one_new_group_out_and_went_on() -> None:
         making(box, rank, "2", FOUR)
     making(box, 3, "1", FOUR, made=True).at(3).blocked(THREE, "new_group")
     found = stalls(box, 3)
-    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "members", (3,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (3,))
 
 
 def test_pairs_beside_a_rank_that_means_all() -> None:
@@ -646,7 +648,7 @@ def test_pairs_beside_a_rank_that_means_all() -> None:
     for rank, members in enumerate([(0, 1), (0, 1), (2, 3), (2, 3), (0, 1, 2, 3, 4)]):
         making(box, rank, "1", members, made=rank < 4)
     found = stalls(box.blocked(4, "new_group"))
-    assert (found.cause, found.blamed_ranks) == ("members", (4,))
+    assert (found.cause, found.blamed_ranks) == (VerdictCause.MEMBERS, (4,))
 
 
 # -- a collective here, new_group there ----------------------------------------------------------------------
@@ -673,7 +675,7 @@ def test_who_failed_in_the_making_had_come() -> None:
         making(box, rank, "0", (), made=True)
     box.enters(FOUR).completes()
     for rank in FOUR:
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), ()))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
     for rank in (0, 2, 3):
         making(box, rank, "0", ())
     box.rank(ev.GroupCreated(2, 0, "0", (), failed=True)).raises(2, "RuntimeError", NO_MESH)

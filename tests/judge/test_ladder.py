@@ -4,16 +4,17 @@ import pytest
 
 from pytest_megacpp.judge.ladder import next_purpose
 from pytest_megacpp.judge.verdicts import Attempt, Code, Outcome, Verdict
-from pytest_megacpp.recording.plan import DETAIL, DIAGNOSTIC, MEASURED, WARM_UP
+from pytest_megacpp.recording.vocabulary import Preset, Purpose
 
+MEASURED, WARM_UP, DIAGNOSTIC, DETAIL = Purpose.MEASURED, Purpose.WARM_UP, Purpose.DIAGNOSTIC, Purpose.DETAIL
 SKEW, MISMATCH, HANG, UNCLEAR = Code.COMPILE_SKEW, Code.COLLECTIVE_MISMATCH, Code.HANG, Code.UNCLEAR
 PASSED, DEATH, NOT_RUN = Code.PASSED, Code.RANK_DEATH, Code.NOT_RUN
 CLEAR = sorted(set(Code) - {SKEW, MISMATCH, HANG, UNCLEAR})
 
-Tried = tuple[tuple[str, Code], ...]
+Tried = tuple[tuple[Purpose, Code], ...]
 
 
-def after(*tried: tuple[str, Code], preset: str = "full") -> str | None:
+def after(*tried: tuple[Purpose, Code], preset: Preset = Preset.FULL) -> Purpose | None:
     outcome = {PASSED: Outcome.PASSED}
     attempts = [Attempt(n, p, outcome.get(c, Outcome.FAILED), Verdict(c, "")) for n, (p, c) in enumerate(tried)]
     return next_purpose(attempts, preset)
@@ -21,7 +22,7 @@ def after(*tried: tuple[str, Code], preset: str = "full") -> str | None:
 
 @pytest.mark.parametrize("purpose", [MEASURED, WARM_UP])
 @pytest.mark.parametrize("code", CLEAR)
-def test_what_is_clear_is_never_tried_again(purpose: str, code: Code) -> None:
+def test_what_is_clear_is_never_tried_again(purpose: Purpose, code: Code) -> None:
     assert after((purpose, code)) is None
 
 
@@ -50,11 +51,11 @@ def test_the_order_of_diagnosis(tried: Tried, then: str | None) -> None:
 
 @pytest.mark.parametrize("purpose", [DIAGNOSTIC, DETAIL])
 @pytest.mark.parametrize("code", sorted(Code))
-def test_what_looks_for_a_cause_is_the_last(purpose: str, code: Code) -> None:
+def test_what_looks_for_a_cause_is_the_last(purpose: Purpose, code: Code) -> None:
     assert after((MEASURED, HANG), (purpose, code)) is None
 
 
 @pytest.mark.parametrize("code", [HANG, UNCLEAR])
 def test_the_diagnostic_preset_is_not_tried_on_itself(code: Code) -> None:
-    assert after((MEASURED, code), preset="diagnostic") is None
-    assert after((MEASURED, SKEW), preset="diagnostic") == WARM_UP
+    assert after((MEASURED, code), preset=Preset.DIAGNOSTIC) is None
+    assert after((MEASURED, SKEW), preset=Preset.DIAGNOSTIC) == WARM_UP

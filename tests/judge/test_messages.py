@@ -137,8 +137,11 @@ def test_ranks_that_checkpointing_names() -> None:
 
 
 def test_ranks_that_a_monitored_barrier_names() -> None:
-    assert absent("[Rank 0]: Ranks 1, 3 failed to pass monitoredBarrier in 2000 ms") == (0, {1, 3})
-    assert absent("[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms\n Original exception: …") == (0, {2})
+    assert absent("[Rank 0]: Ranks 1, 3 failed to pass monitoredBarrier in 2000 ms") == (0, frozenset({1, 3}))
+    assert absent("[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms\n Original exception: …") == (
+        0,
+        frozenset({2}),
+    )
     assert absent("Rank 1 successfully reached monitoredBarrier, but received errors … from rank 0.") is None
 
 

@@ -1,12 +1,15 @@
 """What one rank's reports come to, what a run is told beside its tests, and rules that golden cases don't show."""
 
+from typing import Any
+
 import pytest
 
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.outcomes import Said, said
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.reports import Said, said
 from pytest_megacpp.recording.timeline import RankView
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, NotRun, ReportOutcome, TestPhase
 from tests.golden.build import in_step
 from tests.scenario import NODEID, PEER_CLOSED, FakeBox
 
@@ -15,7 +18,8 @@ def reported(**outcomes: str) -> RankView:
     view = RankView(0, finished_s=1.0)
     for when, outcome in outcomes.items():
         word, _, xfail = outcome.partition("/")
-        view.reports[when] = (0.5, ev.Reported(0, 0, when, word, 0.1, xfail=xfail or None))
+        phase = TestPhase(when)
+        view.reports[phase] = (0.5, ev.Reported(0, 0, phase, ReportOutcome(word), 0.1, xfail=xfail or None))
     return view
 
 
@@ -38,7 +42,7 @@ def judged(box: FakeBox) -> Verdict:
         (reported(setup="passed", teardown="passed"), Said.NOTHING),
         (reported(setup="passed", call="passed"), Said.NOTHING),
         (reported(call="passed", teardown="passed"), Said.NOTHING),
-        (reported(setup="passed", call="rerun", teardown="passed"), Said.NOTHING),
+        (reported(setup="passed", call="other", teardown="passed"), Said.NOTHING),
         (reported(), Said.NOTHING),
     ],
 )
@@ -53,19 +57,20 @@ def test_a_rank_that_never_said_it_was_through() -> None:
 
 
 def test_a_failure_is_not_undone_by_a_later_report() -> None:
-    box = in_step().raises(1).reports("call").finishes().ends().done()
+    box = in_step().raises(1).reports(TestPhase.CALL).finishes().ends().done()
     assert judged(box).blamed_ranks == (1,)
 
 
 def test_a_rerun_that_passes_counts() -> None:
-    box = in_step().reports("call", 1, "rerun").passes().ends().done()
+    box = in_step().reports(TestPhase.CALL, 1, ReportOutcome.OTHER).passes().ends().done()
     assert judged(box).code == Code.PASSED
 
 
 @pytest.mark.parametrize("outcome", ["passed", "xfailed", "xpassed", "skipped"])
 def test_an_unexpected_exit_is_never_green(outcome: str) -> None:
-    more = {"passed": {}, "xpassed": {"xfail": "why"}, "xfailed": {"outcome": "skipped", "xfail": "why"}}
-    box = in_step().skips() if outcome == "skipped" else in_step().reports("call", None, **more[outcome])
+    more: dict[str, dict[str, Any]] = {"passed": {}, "xpassed": {"xfail": "why"}}
+    more["xfailed"] = {"outcome": ReportOutcome.SKIPPED, "xfail": "why"}
+    box = in_step().skips() if outcome == "skipped" else in_step().reports(TestPhase.CALL, None, **more[outcome])
     assert judged(box.finishes().exits(2, 1).ends().done()).code == Code.RANK_DEATH
 
 
@@ -83,7 +88,9 @@ def test_errors_that_are_only_about_peers_blame_somebody_at_last() -> None:
 def test_ranks_that_wait_themselves_are_nobodys_culprits() -> None:
     """One rank's connection broke while all others were still connecting."""
     box = FakeBox().begins().blocked((1, 2, 3), "_new_process_group_helper").after(1.0).loses_peer(0).finishes(0)
-    box.after(1.0).acts("failure-stuck", "", (1, 2, 3), (0,), (), 2.0).blocked((1, 2, 3), "_new_process_group_helper")
+    box.after(1.0).acts(ActReason.FAILURE_STUCK, "", (1, 2, 3), (0,), (), 2.0).blocked(
+        (1, 2, 3), "_new_process_group_helper"
+    )
     found = judged(box.aborts("failure-stuck").done())
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
     assert found.certainty != "certain"
@@ -91,7 +98,7 @@ def test_ranks_that_wait_themselves_are_nobodys_culprits() -> None:
 
 def test_the_same_failure_much_later_is_another_one() -> None:
     box = in_step().enters((0, 3), seq=2).raises(1).after(5.0).raises(2).after(0.4)
-    found = judged(box.acts("failure-stuck", "", (0, 3), (1, 2)).aborts("failure-stuck").done())
+    found = judged(box.acts(ActReason.FAILURE_STUCK, "", (0, 3), (1, 2)).aborts("failure-stuck").done())
     assert found.blamed_ranks == (1,)
     assert [(c.rank, c.cause) for c in found.consequences if c.cause] == [(2, "exception")]
 
@@ -102,7 +109,7 @@ def test_ranks_that_fail_alike_before_the_first_test_are_all_blamed(collected: b
     box = FakeBox().starts_world().readies().collects((0, 1, 2) if collected else ())
     for rank in range(3):
         box.exits(rank, 3).after(1.2)
-    found = judged(box.exits(3, 4).after(0.2).gives_up("exit").done())
+    found = judged(box.exits(3, 4).after(0.2).gives_up(NotRun.EXIT).done())
     assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "exit:3", (0, 1, 2))
     assert [(c.rank, c.cause) for c in found.consequences] == [(3, "exit:4")]
 
@@ -116,7 +123,7 @@ def test_a_skip_before_the_failure_of_a_victim_is_the_cause() -> None:
 def test_durations_are_the_slowest_ranks() -> None:
     box = in_step()
     for rank in range(4):
-        box.rank(ev.Reported(rank, 0, "call", "passed", 1.0 + rank))
+        box.rank(ev.Reported(rank, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0 + rank))
     durations = judge_test(box.finishes().ends().done().timeline(), 0).durations
     assert durations == {"setup": 0.05, "call": 4.0, "teardown": 0.05}
 
@@ -140,7 +147,7 @@ def test_a_failure_outlives_a_lost_box() -> None:
 
 
 def test_what_nobody_could_compare_makes_green_less_certain() -> None:
-    box = in_step().reports("call").finishes(missed={2: 300}).ends().done()
+    box = in_step().reports(TestPhase.CALL).finishes(missed={2: 300}).ends().done()
     verdict = judged(box)
     assert (verdict.code, verdict.certainty) == (Code.PASSED, "likely")
     told = "less certain: rank 2 issued collectives that could not be compared with other ranks'"
@@ -148,9 +155,9 @@ def test_what_nobody_could_compare_makes_green_less_certain() -> None:
 
 
 def test_a_group_that_was_destroyed_is_compared_as_well() -> None:
-    box = in_step().reports("call")
+    box = in_step().reports(TestPhase.CALL)
     for rank in range(4):
         odd = "1-300:b" if rank == 2 else "1-300:a"
-        box.rank(ev.FlightRecorded(rank, 0, "destroy", (), (), (("0", odd),)))
+        box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), (), (("0", odd),)))
     verdict = judged(box.finishes().ends().done())
     assert (verdict.code, verdict.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (2,))

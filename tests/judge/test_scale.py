@@ -5,6 +5,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import KEPT_ENTRIES, KEPT_IN_ALL, kept_entries
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestEnd, TestPhase, WorldReason
 from pytest_megacpp.recording.wire import encode
 
 FEWER_THAN_QUADRATIC = 3.3  # twice is linear, four times would be quadratic; a shared machine is noisy
@@ -41,7 +43,7 @@ class Stream:
         self._said[world, source] += 1
 
     def world(self, found: tuple[int, ...] = ()) -> None:
-        self.say(ev.WorldStarted(self.ranks, "first"))
+        self.say(ev.WorldStarted(self.ranks, WorldReason.FIRST))
         for rank in range(self.ranks):
             self.say(ev.RankCollected(rank, Numbers(found), "d"), source=f"rank {rank}")
 
@@ -62,7 +64,7 @@ class Stream:
 
     def enters(self, test: int, rank: int, seq: int, done: bool, at_s: float) -> None:
         entry = ev.Collective("0", seq, "gloo:all_reduce", 8, 8, "Float", "[[8]]", at_s, done)
-        self.say(ev.FlightRecorded(rank, test, "poll", (entry,), (ev.GroupStatus(0, seq, seq - 1),)))
+        self.say(ev.FlightRecorded(rank, test, FlightOrigin.POLL, (entry,), (ev.GroupStatus(0, seq, seq - 1),)))
 
     def passes(self, test: int, collectives: int) -> None:
         self.say(ev.TestStarted(test, f"t.py::test_{test}", self.ranks, ev.Limits()))
@@ -70,10 +72,10 @@ class Stream:
         for rank in range(self.ranks):
             for seq in range(1, collectives + 1):
                 self.enters(test, rank, seq, True, started_s + seq)
-            for when in ("setup", "call", "teardown"):
-                self.say(ev.Reported(rank, test, when, "passed", 0.1), source=f"rank {rank}")
+            for when in TestPhase:
+                self.say(ev.Reported(rank, test, when, ReportOutcome.PASSED, 0.1), source=f"rank {rank}")
             self.say(ev.Finished(rank, test, True), source=f"rank {rank}")
-        self.say(ev.TestEnded(test, "finished"))
+        self.say(ev.TestEnded(test, TestEnd.FINISHED))
 
     def stalls(self, test: int, missing: int) -> None:
         self.say(ev.TestStarted(test, f"t.py::test_{test}", self.ranks, ev.Limits()))
@@ -82,8 +84,8 @@ class Stream:
             self.enters(test, rank, 1, True, started_s)
             if rank != missing:
                 self.enters(test, rank, 2, False, started_s)
-        self.say(ev.Acted(test, "stall", "", (), (missing,)))
-        self.say(ev.TestEnded(test, "aborted", "stall"))
+        self.say(ev.Acted(test, ActReason.STALL, "", (), (missing,)))
+        self.say(ev.TestEnded(test, TestEnd.ABORTED, "stall"))
 
 
 def healthy(tests: int) -> Stream:
@@ -106,7 +108,7 @@ def unreached(tests: int) -> Stream:
     stream = Stream(64, tests)
     stream.world(found=())
     for test in range(tests):
-        stream.say(ev.TestEnded(test, "not-run", "collection"))
+        stream.say(ev.TestEnded(test, TestEnd.NOT_RUN, "collection"))
     return stream
 
 
@@ -162,7 +164,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize(("ranks", "looks"), [(8, 60), (32, 15)])
 def test_reading_takes_the_same_for_every_event(tmp_path: Path, ranks: int, looks: int) -> None:
     short, long = (watched(ranks, n).write(tmp_path / f"{n}.jsonl") for n in (looks, 4 * looks))
-    once, four_times = (calls(lambda path=path: read_timeline(path)) for path in (short, long))
+    once, four_times = (calls(partial(read_timeline, path)) for path in (short, long))
     assert four_times < 4 * once
 
 
@@ -170,7 +172,7 @@ def test_memory_does_not_grow_with_the_events(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(collectives, "KEPT_ENTRIES", 8)
     short, long = (watched(8, n).write(tmp_path / f"{n}.jsonl") for n in (100, 400))
     read_timeline(short)  # fills caches
-    once, four_times = (peak_bytes(lambda path=path: read_timeline(path)) for path in (short, long))
+    once, four_times = (peak_bytes(partial(read_timeline, path)) for path in (short, long))
     assert long.stat().st_size > 3.9 * short.stat().st_size
     assert four_times < 1.1 * once
 

@@ -5,6 +5,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording.events import Cause
+from pytest_megacpp.recording.vocabulary import ActReason
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 MINE = "/repo/suite/data.py"
@@ -16,7 +17,7 @@ def judged(box: FakeBox) -> Verdict:
 
 
 def stuck(box: FakeBox, waiting: tuple[int, ...], missing: tuple[int, ...]) -> FakeBox:
-    return box.after(1).acts("failure-stuck", "", waiting, missing).aborts("failure-stuck")
+    return box.after(1).acts(ActReason.FAILURE_STUCK, "", waiting, missing).aborts("failure-stuck")
 
 
 def in_barrier(*ranks: int, size: int = 4) -> FakeBox:
@@ -57,7 +58,7 @@ def test_who_loses_its_peer_later_than_those_it_kept_waiting_is_late() -> None:
 
 
 def test_an_exit_is_told_though_its_last_words_are_of_a_peer() -> None:
-    box = in_barrier(0, 2, 3).exits(1, 3).after(0.2).acts("exit", "a rank's process ended")
+    box = in_barrier(0, 2, 3).exits(1, 3).after(0.2).acts(ActReason.EXIT, "a rank's process ended")
     found = judged(box.writes(1, f"RuntimeError: {PEER_CLOSED}\n").aborts("exit"))
     assert (found.code, found.cause, found.blamed_ranks) == (Code.RANK_DEATH, "exit:3", (1,))
     assert found.certainty is Certainty.LIKELY

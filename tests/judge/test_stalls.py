@@ -5,6 +5,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
@@ -19,7 +20,7 @@ def texts(found: Verdict, rank: int | None) -> list[str]:
 
 
 def stalled(box: FakeBox, waiting: tuple[int, ...], missing: tuple[int, ...], **more: tuple[int, ...]) -> FakeBox:
-    return box.acts("stall", "waits", waiting, missing, more.get("compiling", ()), 31.0)
+    return box.acts(ActReason.STALL, "waits", waiting, missing, more.get("compiling", ()), 31.0)
 
 
 def test_of_a_hang_it_says_who_waits_in_what() -> None:
@@ -63,14 +64,14 @@ def test_who_fails_to_join_a_second_group_waits_in_no_collective_of_the_first() 
 
 @pytest.mark.parametrize(("missing", "blamed"), [((-1, 9), ()), ((1, 9), (1,))])
 def test_a_box_that_names_ranks_of_no_world_is_not_believed(missing: tuple[int, ...], blamed: tuple[int, ...]) -> None:
-    found = verdict(FakeBox(2).begins().after(9).acts("compile", "", (), missing).aborts("compile"))
+    found = verdict(FakeBox(2).begins().after(9).acts(ActReason.COMPILE, "", (), missing).aborts("compile"))
     assert (found.code, found.blamed_ranks) == (Code.COMPILE_STALL, blamed)
     assert "compiled too long in one go" in found.summary
 
 
 def test_each_waits_in_what_it_entered_itself() -> None:
     box = FakeBox(3).begins().enters(0, "gloo:barrier", 2).enters((1, 2), "gloo:all_reduce", 2).after(1)
-    found = verdict(box.acts("mismatch", "operation differs").aborts("mismatch"))
+    found = verdict(box.acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (0,))
     assert [c.text for c in found.consequences] == ["waited 1.00 s in all_reduce #2"] * 2
 
@@ -86,7 +87,7 @@ def test_a_broadcast_that_all_entered_hints_at_its_root() -> None:
 
 def test_a_rank_that_destroyed_its_group_is_told_so() -> None:
     box = FakeBox(2).begins().enters((0, 1), seq=1).completes()
-    box.rank(ev.FlightRecorded(1, 0, "destroy", (), ())).enters(0, seq=2).after(31)
+    box.rank(ev.FlightRecorded(1, 0, FlightOrigin.DESTROY, (), ())).enters(0, seq=2).after(31)
     found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
     assert "it had destroyed its process group and was in train.py:88 (load_batch)" in found.summary
@@ -114,7 +115,7 @@ def test_victims_without_a_collective_gave_up() -> None:
 def test_loading_the_compiler_is_told_as_compiling() -> None:
     box = FakeBox(2).begins().enters(0, seq=2).after(130)
     box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step"))
-    found = verdict(box.acts("skew", "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
+    found = verdict(box.acts(ActReason.SKEW, "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
     assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (1,))
 
     told = "rank 1 was still loading torch's compiler in train.py:5 (step) while rank 0 waited 130 s in all_reduce #2"
@@ -131,7 +132,7 @@ def test_a_monitored_barrier_names_who_did_not_come() -> None:
     box.loses_peer(0, "[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms")
     for rank in (1, 3):
         box.loses_peer(rank, f"{reached.format(rank)}\n{PEER_CLOSED}")
-    found = verdict(box.after(0.5).acts("failure-stuck", "", (), ()).aborts("failure-stuck"))
+    found = verdict(box.after(0.5).acts(ActReason.FAILURE_STUCK, "", (), ()).aborts("failure-stuck"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
 
 
@@ -139,7 +140,7 @@ def test_a_monitored_barrier_numbers_ranks_as_its_group_does() -> None:
     box = FakeBox(4).begins().announces("1", (1, 2, 3)).at((0, 3)).after(2.0)
     box.loses_peer(1, "[Rank 0]: Rank 2 failed to pass monitoredBarrier in 2000 ms")
     box.loses_peer(2, f"Rank 1 successfully reached monitoredBarrier, but received errors …\n{PEER_CLOSED}")
-    found = verdict(box.after(0.5).acts("failure-stuck", "", (), ()).aborts("failure-stuck"))
+    found = verdict(box.after(0.5).acts(ActReason.FAILURE_STUCK, "", (), ()).aborts("failure-stuck"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
 
 
@@ -148,7 +149,7 @@ def test_who_waits_itself_is_followed_from_a_monitored_barrier() -> None:
     box = FakeBox(4).begins().announces("1", (1, 3)).enters(1, group="1", seq=1).at(3).after(2.0)
     box.loses_peer(0, "[Rank 0]: Rank 1 failed to pass monitoredBarrier in 2000 ms")
     box.loses_peer(2, PEER_CLOSED)
-    found = verdict(box.after(0.5).acts("failure-stuck", "", (1,), (3,)).aborts("failure-stuck"))
+    found = verdict(box.after(0.5).acts(ActReason.FAILURE_STUCK, "", (1,), (3,)).aborts("failure-stuck"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
 
 
@@ -157,7 +158,7 @@ def compiling_alone(others_compile_s: float) -> Verdict:
     box = FakeBox(2, tests=("a.py::first", "a.py::second")).begins().samples((0, 1), compile_s=2.0).passes().ends()
     box.starts(1).samples(0, compile_s=2.0 + others_compile_s).enters(0, seq=2)
     box.samples(1, compiling=("dynamo_compile",)).stack(1, ("/repo/suite/train.py", 5, "step")).after(130)
-    return judge_test(box.acts("skew", "waits", (0,), (1,), (1,), 130.0).aborts("skew").timeline(), 1).verdict
+    return judge_test(box.acts(ActReason.SKEW, "waits", (0,), (1,), (1,), 130.0).aborts("skew").timeline(), 1).verdict
 
 
 def test_only_one_rank_compiles() -> None:

@@ -18,6 +18,7 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 from pytest_megacpp.recording.wire import read_all
 from tests.gvisor import builds
 from tests.gvisor.conftest import unavailable
@@ -96,7 +97,7 @@ def sandbox(tmp_path: Path) -> list[str]:
 
 def test_a_sandbox_that_its_host_kills_for_memory(tmp_path: Path, sandbox: list[str], group: Path) -> None:
     (tmp_path / "test_grow.py").write_text(GROWS)
-    test = PlannedTest("test_grow.py::test_grow", 2, "full", Limits(), cache_seed="cold")
+    test = PlannedTest("test_grow.py::test_grow", 2, Preset.FULL, Limits(), cache_seed=SeedMode.COLD)
     args = ("-m", "h200x8", "--surface", "local", "--dry-run", "-p", "no:cacheprovider", "test_grow.py")
     plan = Plan("r1", "h200x8", "local", "H200:8", 8, 8, True, False, (test,), args, str(tmp_path))
     ordered = to_json(plan) | {"memory_bytes": ORDERED_BYTES}

@@ -12,8 +12,9 @@ from grpclib import Status
 from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
+from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.recording.words import word_line
+from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces import modal as modal_surface
 from pytest_megacpp.surfaces import modal_client
 from pytest_megacpp.surfaces.modal import ModalBox, ModalSurface
@@ -45,7 +46,7 @@ def started(project: Path, config: ModalConfig | None = None, *, dry_run: bool =
         ranks=1,
         dry_run=dry_run,
         fsdp=False,
-        tests=(PlannedTest("test_a.py::test_a", 1, "full", ev.Limits()),),
+        tests=(PlannedTest("test_a.py::test_a", 1, Preset.FULL, ev.Limits()),),
         args=(),
         cwd=str(project),
     )
@@ -139,7 +140,7 @@ def test_a_desk_that_leaves_the_queue(emulator: Emulator, project: Path) -> None
 
 def test_a_seed_that_is_required_and_not_there_rents_nothing(emulator: Emulator, project: Path) -> None:
     """The desk knows enough of the shape; what only the box knows is looked at there."""
-    tests = (PlannedTest("test_a.py::test_a", 1, "full", ev.Limits(), cache_seed="require"),)
+    tests = (PlannedTest("test_a.py::test_a", 1, Preset.FULL, ev.Limits(), cache_seed=SeedMode.REQUIRE),)
     kind = {"devices": 0, "ranks": 1, "dry_run": True, "fsdp": False, "tests": tests, "cwd": str(project)}
     plan = Plan("r", "h200x8", "modal", "H200:8", args=("-m", "h200x8"), **kind)  # type: ignore[arg-type]
     surface = ModalSurface(ModalConfig(cache_volume=VolumeConfig("/c", "cache", made=True)), SourceConfig())
@@ -267,7 +268,7 @@ def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None
     emulator.cut()
     time.sleep(0.5)
     emulator.mend()
-    box.stop("stopped")
+    box.stop(RunEnd.STOPPED)
     deadline = time.monotonic() + SOON_S
     while box.ended() is None:
         assert time.monotonic() < deadline
@@ -394,7 +395,7 @@ class _Follower:
 def test_a_new_connection_begins_with_all_that_was_said(tmp_path: Path) -> None:
     """The box takes no word twice, and none may be lost with a connection."""
     box = ModalBox("run-1", tmp_path, ModalConfig())
-    words = [Again(0, "warm-up", 0), Enough(1)]
+    words: list[Word] = [Again(0, Purpose.WARM_UP, 0), Enough(1)]
     for word in words:
         box.say(word)
     for follower in (_Follower(), _Follower()):

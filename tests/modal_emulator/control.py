@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
@@ -25,6 +26,7 @@ from tests.modal_emulator.walls import Gvisor
 Result = api_pb2.GenericResult
 SUCCESS, FAILURE = Result.GENERIC_STATUS_SUCCESS, Result.GENERIC_STATUS_FAILURE
 KILLED = 137
+T = TypeVar("T")
 
 
 def token(valid_s: float = 3600.0) -> str:
@@ -109,7 +111,7 @@ class ControlPlane:
 
     async def AppSetTags(self, request: Any) -> Any:
         self.store.app_tags[request.app_id] = dict(request.tags)
-        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
+        return Empty()
 
     async def AppGetTags(self, request: Any) -> Any:
         return api_pb2.AppGetTagsResponse(tags=self.store.app_tags.get(request.app_id, {}))
@@ -219,7 +221,7 @@ class ControlPlane:
                 raise GRPCError(Status.ALREADY_EXISTS, f"{file.filename} already exists")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.store.files[file.sha256_hex])
-        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
+        return Empty()
 
     async def VolumeRemoveFile(self, request: Any) -> Any:
         path = self.store.volume(request.volume_id) / request.path.strip("/")
@@ -230,7 +232,7 @@ class ControlPlane:
             shutil.rmtree(path)
         else:
             path.unlink()
-        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
+        return Empty()
 
     # -- sandboxes -----------------------------------------------------------------------------------------
 
@@ -367,7 +369,7 @@ class ControlPlane:
     async def main_of(self, sandbox: Sandbox) -> Running:
         """The first process, once it is started."""
         await sandbox.started.wait()
-        return _found(sandbox.container and sandbox.container.main, "the sandbox's process")
+        return _found(sandbox.container.main if sandbox.container else None, "the sandbox's process")
 
     async def SandboxGetFromName(self, request: Any) -> Any:
         return self._from_name(request, second=False)
@@ -412,7 +414,7 @@ class ControlPlane:
 
     async def SandboxTagsSet(self, request: Any) -> Any:
         self.of(request.sandbox_id).tags = {tag.tag_name: tag.tag_value for tag in request.tags}
-        return api_pb2.google_dot_protobuf_dot_empty__pb2.Empty()
+        return Empty()
 
     async def TaskGetCommandRouterAccess(self, request: Any) -> Any:
         self.of_task(request.task_id)
@@ -448,7 +450,7 @@ def _entry(volume: Path, path: Path) -> Any:
     return api_pb2.FileEntry(path=str(path.relative_to(volume)), type=kind, size=path.stat().st_size)
 
 
-def _found(value: Any, what: str) -> Any:
+def _found(value: T | None, what: str) -> T:
     if not value:
         raise GRPCError(Status.NOT_FOUND, f"{what} not found")
     return value

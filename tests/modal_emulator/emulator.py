@@ -154,7 +154,8 @@ class Emulator:
     async def _serve(self, server: Server) -> Wire:
         await server.start("127.0.0.1", 0)
         assert server._server is not None
-        wire = Wire(server._server.sockets[0].getsockname()[1])
+        listening: Any = server._server
+        wire = Wire(listening.sockets[0].getsockname()[1])
         await wire.mend()
         return wire
 

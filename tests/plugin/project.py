@@ -78,7 +78,7 @@ class Ran:
 
     def failure(self, name: str) -> str:
         """The text that pytest shows for a failing test."""
-        return next(r["text"] for r in self.of(name).values() if r["outcome"] == "failed")
+        return str(next(r["text"] for r in self.of(name).values() if r["outcome"] == "failed"))
 
     def sections(self, name: str) -> dict[str, str]:
         """Captured sections of a test, all phases together."""

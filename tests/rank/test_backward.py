@@ -28,7 +28,7 @@ def heard() -> Iterator[list[str]]:
 
 def test_each_pass_is_heard(heard: list[str]) -> None:
     weight = torch.ones(3, requires_grad=True)
-    (weight * 2).sum().backward()
+    (weight * 2).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.tolist() == [2, 2, 2]
     assert torch.autograd.grad((weight * 3).sum(), weight)[0].tolist() == [3, 3, 3]
@@ -37,12 +37,12 @@ def test_each_pass_is_heard(heard: list[str]) -> None:
 
 def test_one_that_fails_fails_as_it_did(heard: list[str]) -> None:
     with pytest.raises(RuntimeError, match="does not require grad"):
-        torch.ones(1).backward()
+        torch.ones(1).backward()  # type: ignore[no-untyped-call]
     assert heard == ["begins"]
 
 
 def test_the_function_keeps_its_identity_and_file(heard: list[str]) -> None:
-    assert torch.autograd._engine_run_backward is graph._engine_run_backward
+    assert vars(torch.autograd)["_engine_run_backward"] is graph._engine_run_backward
     assert graph._engine_run_backward.__code__.co_filename == graph.__file__
 
 

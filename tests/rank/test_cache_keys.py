@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from pytest_megacpp.rank.cache_keys import TAG, separate_keys
 @pytest.fixture(autouse=True)
 def _torch_s_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(TAG, "megacpp")
-    with config.patch(cache_key_tag=""):
+    module: Any = config  # torch adds `patch` when it is imported
+    with module.patch(cache_key_tag=""):
         yield
 
 
@@ -43,6 +45,6 @@ def test_torch_s_keys_hold_the_tag(kind: str) -> None:
     known = {"FxGraphHashDetails": FxGraphHashDetails, "AOTAutogradCacheDetails": AOTAutogradCacheDetails}[kind]
     separate_keys(1, 2)
     graph = torch.fx.GraphModule({}, torch.fx.Graph())
-    details = FxGraphHashDetails(graph, [], {}, [])  # type: ignore[arg-type]
+    details = FxGraphHashDetails(graph, [], {}, [])
     assert issubclass(known, FxGraphHashDetails)
     assert details.cache_key_tag == "megacpp-rank1of2"

@@ -39,7 +39,7 @@ def observers(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observe
     monkeypatch.setenv("WORLD_SIZE", "1")
     made = Observers(agent)  # type: ignore[arg-type]
     made.test, made._default_size = 0, 1
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=c10d.HashStore(), rank=0, world_size=1)
     made.issued.begin()
     dist.all_reduce(torch.ones(3))
     yield made
@@ -69,7 +69,8 @@ def test_a_test_may_do_as_it_likes_with_the_world_size(
 
 
 def test_a_group_without_a_name_gets_torchs_own_answer(destroy: Callable[..., Any], agent: Agent) -> None:
-    group = c10d.ProcessGroup(0, 1)
+    make: Any = c10d.ProcessGroup  # torch's stub knows one with a store only
+    group = make(0, 1)
     with pytest.raises(Exception) as theirs:
         dist.destroy_process_group(group)
     with pytest.raises(theirs.type) as ours:

@@ -10,6 +10,7 @@ import pytest
 from pytest_megacpp.rank.errors import KEPT_CAUSES, describe, in_one_line, rendered, stage_of
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.texts import text_of
+from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.recording.wire import encode_fact
 
 
@@ -130,7 +131,12 @@ def test_what_was_being_done_before_the_tests(tmp_path: Path, file: str, code: s
     path.write_text(code)
     namespace: dict[str, Callable[[], object]] = {}
     compiled = compile(code, str(path), "exec")
-    assert stage_of(raised(lambda: (exec(compiled, namespace), namespace["hook"]()))) == stage
+
+    def run() -> None:
+        exec(compiled, namespace)
+        namespace["hook"]()
+
+    assert stage_of(raised(run)) == stage
 
 
 class HidesItsCause(Exception):
@@ -166,7 +172,7 @@ class HoldsItself(Exception):
 
 class TakesNotesOfItsOwn(Exception):
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override]
         raise KeyError("notes")
 
 
@@ -204,11 +210,12 @@ def test_nothing_about_an_exception_keeps_it_from_being_told(kind: type[Exceptio
     shown = "<str()" if kind is Unspeakable else "bad gateway"
     error = raised(fails)
     elsewhere = raised(fails_by_its_own_words).__traceback__
+    assert elsewhere is not None
     for seen in (None, pytest.ExceptionInfo.from_exc_info((type(error), error, elsewhere))):
         told = describe(error, "as pytest shows it", seen)
         assert told.message.startswith(shown)
         assert type(told.message) is type(told.type) is str
-        assert encode_fact(Reported(0, 0, "call", "failed", 0.0, told))
+        assert encode_fact(Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.0, told))
     assert shown in rendered(error) or "str()" in rendered(error)
     assert shown in in_one_line(error, 200)
     assert stage_of(error) in ("plugin", "import")

@@ -1,7 +1,8 @@
 """Configurations of a real matmul kernel, compiled for an H200 as a rank there would: those too large aren't tried."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ class H200:
         return 0
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def matmul(a, b, c, size, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
     rows = tl.program_id(0) * M + tl.arange(0, M)
     columns = tl.program_id(1) * N + tl.arange(0, N)
@@ -65,16 +66,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Said]:
+def said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Said:
     """What a rank tells while it tunes on an H200."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     monkeypatch.setattr(triton.runtime.driver, "_active", H200())
     module = sys.modules[AUTOTUNER]
-    monkeypatch.setattr(module.Autotuner, "prune_configs", module.Autotuner.prune_configs)  # type: ignore[attr-defined]
-    said: Any = Said()
-    observers = Observers(said)
+    monkeypatch.setattr(module.Autotuner, "prune_configs", module.Autotuner.prune_configs)
+    said = Said()
+    agent: Any = said
+    observers = Observers(agent)
     observers.test = 7
-    Staging(observers._dropped, lambda e: said.append(e), lambda: H200_BYTES).install(module)
+    Staging(observers._dropped, said.append, lambda: H200_BYTES).install(module)
     return said
 
 
@@ -140,14 +142,12 @@ def test_a_module_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (package / "__init__.py").write_text("")
     (package / "inner.py").write_text("VALUE = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    before, seen = list(sys.meta_path), []
+    before, seen = list(sys.meta_path), list[object]()
     when_imported("awaited_package.inner", lambda module: seen.append(module.VALUE))
-    import awaited_package  # type: ignore[import-not-found]
-
+    import_module("awaited_package")
     assert seen == []
-    import awaited_package.inner
-
+    import_module("awaited_package.inner")
     assert seen == [3]
     assert sys.meta_path == before
     when_imported("awaited_package.inner", seen.append)
-    assert seen == [3, awaited_package.inner]
+    assert seen == [3, sys.modules["awaited_package.inner"]]

@@ -4,6 +4,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording.events import Event, Fact, Json, TestStarted, WorldStarted
 from pytest_megacpp.recording.numbers import MAX_NUMBER, Numbers
+from pytest_megacpp.recording.vocabulary import WorldReason
 from pytest_megacpp.recording.wire import KINDS
 from tests.recording.telling import BLOCKED, LIMITS
 
@@ -35,7 +37,7 @@ _SCALARS: Mapping[object, st.SearchStrategy[Any]] = {
 
 def instances(cls: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any instance of dataclass `cls`; fields named in `given` come from there."""
-    return st.builds(cls, **{f.name: given.get(f.name, of_hint(f.type)) for f in fields(cls)})
+    return st.builds(cls, **{f.name: given.get(f.name, of_hint(typing.cast(Any, f.type))) for f in fields(cls)})
 
 
 @cache
@@ -44,6 +46,8 @@ def of_hint(hint: Any) -> st.SearchStrategy[Any]:
         return JSON
     if is_dataclass(hint):
         return instances(typing.cast(type, hint))
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return st.sampled_from(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*map(of_hint, args))
@@ -89,9 +93,6 @@ ANY_FACTS = facts(
     size=st.sampled_from([0, 1, 2, 4]),
     name=NAMES,
     group=NAMES,
-    when=NAMES,
-    outcome=st.sampled_from(["passed", "failed", "skipped"]),
-    origin=st.sampled_from(["poll", "evidence", "destroy"]),
     seq=st.integers(0, 5),
     text=st.sampled_from([BLOCKED, "", "x"]),
     main_thread=st.sampled_from(["0x12", "", "hex?"]),
@@ -105,7 +106,7 @@ def any_events(draw: st.DrawFn) -> list[Event]:
     world = st.sampled_from(["", "w1", "w2"])
     stray = draw(st.lists(st.builds(Event, st.just("r"), world, source, st.just(0), TIMES, ANY_FACTS), max_size=30))
     start = [
-        Event("r", "w1", "box", 0, 0.0, WorldStarted(4, "first")),
+        Event("r", "w1", "box", 0, 0.0, WorldStarted(4, WorldReason.FIRST)),
         Event("r", "w1", "box", 1, 1.0, TestStarted(0, "a", 4, LIMITS)),
     ]
     return draw(st.sampled_from([[], start])) + stray

@@ -2,6 +2,7 @@
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import WorldReason
 
 BLOCKED = """Thread 0x0000000000000012 (most recent call first):
   File "/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 9 in recv
@@ -17,7 +18,7 @@ class Telling:
         self.timeline = Timeline()
         self._seq: dict[tuple[str, str], int] = {}
         self.box(0.0, ev.RunStarted("r1", "2026", "h200x8", "local", True, ranks, 1), world="")
-        self.box(1.0, ev.WorldStarted(ranks, "first"))
+        self.box(1.0, ev.WorldStarted(ranks, WorldReason.FIRST))
         if test:
             self.box(2.0, ev.TestStarted(0, "test_a.py::test_a", ranks, LIMITS))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pytest_megacpp.recording.codec import MAX_DEPTH, CodecError, from_json, to_json
 from pytest_megacpp.recording.events import Error, Json, Limits, Recorded, Reported, RunStarted
 from pytest_megacpp.recording.plan import Go, Leave, Plan, PlannedTest, Stop
+from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.recording.wire import KINDS
 from tests.recording.strategies import JSON, instances
 
@@ -25,6 +26,8 @@ class Sample:
     pair: tuple[str, int] = ("", 0)
     many: tuple[tuple[str, ...], ...] = ()
     error: Error | None = None
+    when: TestPhase = TestPhase.CALL
+    outcome: ReportOutcome | None = None
     anything: Json = None
 
 
@@ -46,7 +49,7 @@ def test_what_was_read_is_as_frozen_as_what_was_made() -> None:
 def test_evidence_of_any_form_survives(value: Json) -> None:
     recorded = Recorded(0, 1, "losses", value)
     assert from_json(Recorded, to_json(recorded)) == recorded
-    reported = Reported(0, 1, "call", "passed", 0.5, properties={"x": value, "y": [value]})
+    reported = Reported(0, 1, TestPhase.CALL, ReportOutcome.PASSED, 0.5, properties={"x": value, "y": [value]})
     assert from_json(Reported, to_json(reported)) == reported
 
 
@@ -108,7 +111,7 @@ def test_any_json_anywhere_is_read_or_refused(cls: type, data: st.DataObject, ho
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
     place[key] = hostile
     try:
-        value = from_json(cls, raw)
+        value: object = from_json(cls, raw)
     except CodecError:
         return
     assert from_json(cls, to_json(value)) == value

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from pytest_megacpp.recording.collectives import (
     is_default,
 )
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
+from pytest_megacpp.recording.vocabulary import FlightOrigin
 from pytest_megacpp.recording.waits import Wait, late
 from tests.recording.positions import open_waits
 
@@ -28,7 +30,9 @@ def entry(seq: int, at_s: float = 0.0, **changes: object) -> Collective:
     return replace(told, **changes)  # type: ignore[arg-type]
 
 
-def poll(*entries: Collective, origin: str = "poll", status: Sequence[GroupStatus] = ()) -> FlightRecorded:
+def poll(
+    *entries: Collective, origin: FlightOrigin = FlightOrigin.POLL, status: Sequence[GroupStatus] = ()
+) -> FlightRecorded:
     """What a look at a rank finds; without `status` the counters are those of its entries."""
     counted = {pg: [e for e in entries if e.pg == pg and not e.p2p] for pg in {e.pg for e in entries}}
     numbers = tuple(
@@ -138,7 +142,7 @@ def test_a_collective_is_done_when_a_look_says_so_or_leaves_it_out() -> None:
 
 
 def test_only_a_poll_that_counts_the_group_ends_what_it_leaves_out() -> None:
-    last_words = told(poll(entry(1)), poll(entry(2), origin="failure"))
+    last_words = told(poll(entry(1)), poll(entry(2), origin=FlightOrigin.FAILURE))
     other_group = told(poll(entry(1)), poll(entry(1, group="1", pg=1)))
     assert [e.seq for e in last_words.pending()] == [1, 2]
     assert [(e.group, e.seq) for e in other_group.pending()] == [("0", 1), ("1", 1)]
@@ -180,7 +184,7 @@ def test_point_to_point_is_left_out() -> None:
 
 def test_names_and_numbers_restart_when_the_default_group_is_destroyed() -> None:
     first, second = entry(1, 1.0, done=True), entry(1, 9.0, op="gloo:broadcast", pg=7)
-    rank = told(poll(first, origin="destroy"))
+    rank = told(poll(first, origin=FlightOrigin.DESTROY))
     rank.restart(5.0)
     rank.update(poll(first, second))
     assert list(rank.entries) == [("0", 1), ("0@1", 1)]
@@ -220,8 +224,8 @@ def test_the_last_is_the_latest_by_time() -> None:
 def test_memory_is_bounded() -> None:
     rank = RankCollectives()
     for i in range(3 * KEPT_ENTRIES):
-        rank.update(poll(entry(i), origin="evidence"))
-        rank.update(poll(entry(1, i + 0.5, group=f"g{i}", pg=i), origin="evidence"))
+        rank.update(poll(entry(i), origin=FlightOrigin.EVIDENCE))
+        rank.update(poll(entry(1, i + 0.5, group=f"g{i}", pg=i), origin=FlightOrigin.EVIDENCE))
     sizes = [len(d) for d in (rank.entries, rank.unfinished, rank.enqueued, rank.completed, rank.groups)]
     assert max(sizes) <= KEPT_ENTRIES
     assert set(rank.unfinished) <= set(rank.entries)
@@ -247,7 +251,7 @@ def test_ranks_that_agree() -> None:
         ({"dtype": "Half", "numel_in": 4}, "dtype", ("all_reduce(Float [[8]])", "all_reduce(Half [[8]])")),
     ],
 )
-def test_the_majority_decides_who_is_odd(odd: dict[str, object], aspect: str, variants: tuple[str, str]) -> None:
+def test_the_majority_decides_who_is_odd(odd: dict[str, Any], aspect: str, variants: tuple[str, str]) -> None:
     ranks = issued(entry(1), entry(1), entry(1, **odd), entry(1))
     (found,) = disagreements(dict(enumerate(ranks)), Groups(4))
     assert (found.group, found.seq, found.aspect, found.odd) == ("0", 1, aspect, (2,))
@@ -296,8 +300,8 @@ def test_strangers_have_no_vote() -> None:
 
 
 def test_the_lowest_number_of_a_group_comes_first() -> None:
-    ours = told(poll(entry(11), entry(2), origin="evidence"))
-    theirs = told(poll(entry(11, op="barrier"), entry(2, op="barrier"), origin="evidence"))
+    ours = told(poll(entry(11), entry(2), origin=FlightOrigin.EVIDENCE))
+    theirs = told(poll(entry(11, op="barrier"), entry(2, op="barrier"), origin=FlightOrigin.EVIDENCE))
     assert [d.seq for d in disagreements({0: ours, 1: theirs}, Groups(2))] == [2, 11]
 
 
@@ -378,7 +382,7 @@ def programs(draw: st.DrawFn) -> Program:
 def test_waits_are_what_truly_holds_ranks_however_often_one_looked(program: Program, data: st.DataObject) -> None:
     groups = Groups(program.size)
     for name, members in program.steps:
-        groups.announce(name, members)
+        groups.announce(name, tuple(sorted(members)))
     ranks = {}
     for r in range(program.size):
         earlier = data.draw(st.lists(st.integers(1, max(1, program.came[r])), max_size=4).map(sorted))
@@ -412,10 +416,10 @@ def test_one_who_issues_something_else_is_found(program: Program, data: st.DataO
         if r == culprit:
             wrong = program.entered(r).index(step)
             entries[wrong] = replace(entries[wrong], op="gloo:broadcast")
-        ranks[r] = told(poll(*entries, origin="evidence"))
+        ranks[r] = told(poll(*entries, origin=FlightOrigin.EVIDENCE))
     groups = Groups(program.size)
     for name, members in program.steps:
-        groups.announce(name, members)
+        groups.announce(name, tuple(sorted(members)))
     (found,) = disagreements(ranks, groups)
     assert (found.group, found.seq, found.odd) == (program.steps[step][0], program.seq(step), (culprit,))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_megacpp.judge.causes import VerdictCause, cause_of
 from pytest_megacpp.recording.errors import Kind, classify, classify_output, nvls_line, origin
 from pytest_megacpp.recording.events import Cause, Error
 from tests.scenario import ENFORCE, PEER_CLOSED, TIMED_OUT
@@ -162,7 +163,8 @@ def test_an_error_raised_from_a_peers_error_is_one_too() -> None:
 
 def test_only_peers_errors_are_secondary() -> None:
     assert {kind for kind in Kind if kind.secondary} == {Kind.PEER, Kind.JOIN}
-    assert {kind.cause for kind in Kind} == {"exception", "cuda-oom", "cuda-error", "nvls"}
+    named = {Kind.CUDA_OOM: VerdictCause.CUDA_OOM, Kind.CUDA: VerdictCause.CUDA_ERROR, Kind.NVLS: VerdictCause.NVLS}
+    assert {kind: cause_of(kind) for kind in Kind} == dict.fromkeys(Kind, VerdictCause.EXCEPTION) | named
 
 
 @pytest.mark.parametrize(

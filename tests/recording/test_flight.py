@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.flight import read_flight_recorder, read_record
+from pytest_megacpp.recording.vocabulary import FlightOrigin
 from pytest_megacpp.recording.wire import encode, read_all
 from tests.recording.strategies import JSON
 
@@ -135,7 +136,7 @@ def test_what_is_accepted_can_be_recorded(changes: dict[str, Any], status: Any) 
             entries, counters = read_flight_recorder(text, EPOCH_S)
         except ValueError:
             continue
-        told = ev.Event("r1", "w1", "box", 0, 1.0, ev.FlightRecorded(0, 0, "poll", entries, counters))
+        told = ev.Event("r1", "w1", "box", 0, 1.0, ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, counters))
         assert read_all(encode(told)) == [told]
 
 

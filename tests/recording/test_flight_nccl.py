@@ -8,6 +8,7 @@ import pytest
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.collectives import Groups, RankCollectives, disagreements
 from pytest_megacpp.recording.flight import GLOO, read_flight_recorder, read_record, together
+from pytest_megacpp.recording.vocabulary import FlightOrigin
 from pytest_megacpp.recording.waits import Wait
 from tests.recording.positions import message_waits, open_waits
 
@@ -101,7 +102,7 @@ def test_two_recorders_of_a_process_count_apart_under_the_same_names() -> None:
     assert [(e.op, e.group) for e in entries] == [("gloo:barrier", "0" + GLOO), ("nccl:all_reduce", "0")]
     assert len({s.pg for s in status}) == 2
     seen = RankCollectives()
-    seen.update(ev.FlightRecorded(0, 0, "poll", entries, status))
+    seen.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, status))
     groups = Groups(2)
     groups.announce("0", (0, 1))
     assert disagreements({0: seen}, groups) == ()
@@ -119,7 +120,7 @@ def entry(op: str, seq: int = 1, *, started: bool = False, p2p: bool = False, gr
 def world(*ranks: tuple[ev.Collective, ...]) -> dict[int, RankCollectives]:
     found = {rank: RankCollectives() for rank in range(len(ranks))}
     for rank, entries in enumerate(ranks):
-        found[rank].update(ev.FlightRecorded(rank, 0, "poll", entries, ()))
+        found[rank].update(ev.FlightRecorded(rank, 0, FlightOrigin.POLL, entries, ()))
     return found
 
 

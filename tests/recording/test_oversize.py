@@ -10,6 +10,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.oversize import encoded
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, dump_line, encode_fact
 from tests.recording.strategies import facts
 from tests.scenario import FakeBox
@@ -17,10 +18,12 @@ from tests.scenario import FakeBox
 MANY = 60_000
 HUGE: list[ev.RankFact] = [
     ev.RankCollected(1, Numbers(range(0, 10 * MANY, 2)), "d"),
-    ev.Reported(1, 0, "teardown", "passed", 0.1, properties={f"property {i}": i for i in range(MANY)}),
-    ev.Reported(1, 0, "call", "failed", 0.1, ev.Error("E", "m", "f", 1, "t", ("x" * 20,) * MANY)),
+    ev.Reported(
+        1, 0, TestPhase.TEARDOWN, ReportOutcome.PASSED, 0.1, properties={f"property {i}": i for i in range(MANY)}
+    ),
+    ev.Reported(1, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.1, ev.Error("E", "m", "f", 1, "t", ("x" * 20,) * MANY)),
     ev.Finished(1, 0, True, digests={f"group {i}": "1-2:abcdef" for i in range(MANY)}),
-    ev.FlightRecorded(1, 0, "poll", (), tuple(ev.GroupStatus(i, 1, 1) for i in range(MANY))),
+    ev.FlightRecorded(1, 0, FlightOrigin.POLL, (), tuple(ev.GroupStatus(i, 1, 1) for i in range(MANY))),
     ev.Recorded(1, 0, "losses", list(range(5 * MANY))),
     ev.ConfigsDropped(1, 0, "kernel", tuple(f"BLOCK={i}" * 2 for i in range(MANY)), 1),
     ev.Compiled(1, 0, 1.0, 1, 0, 1, {"inductor": tuple(f"key {i:019}" for i in range(MANY))}),
@@ -65,7 +68,9 @@ def test_whatever_is_refused_is_said_to_be_missing(fact: ev.Fact) -> None:
 
 
 def test_properties_beyond_measure_cost_no_result() -> None:
-    fact = ev.Reported(0, 0, "teardown", "passed", 0.1, properties={f"property {i}": i for i in range(MANY)})
+    fact = ev.Reported(
+        0, 0, TestPhase.TEARDOWN, ReportOutcome.PASSED, 0.1, properties={f"property {i}": i for i in range(MANY)}
+    )
     told, _ = encoded(fact, as_line)
     assert isinstance(told, ev.Reported)
     assert (told.outcome, told.properties) == ("passed", {})
@@ -75,7 +80,7 @@ def test_properties_beyond_measure_cost_no_result() -> None:
 def test_a_rank_that_can_not_say_what_it_collected_is_no_rank_that_collected_nothing() -> None:
     box = FakeBox(2).starts_world().readies().collects((0,))
     box.rank(encoded(HUGE[0], as_line)[0])
-    verdict = judge_test(box.box(ev.TestEnded(0, "not-run", "broken")).done().timeline(), 0).verdict
+    verdict = judge_test(box.box(ev.TestEnded(0, TestEnd.NOT_RUN, "broken")).done().timeline(), 0).verdict
     assert (verdict.code, verdict.cause, verdict.blamed_ranks) == (Code.STARTUP_FAILURE, "collection", (1,))
     assert "300000 tests) is too long for the recording: run fewer at a time" in verdict.summary
 

@@ -4,6 +4,8 @@ import base64
 import json
 import re
 import string
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from urllib.parse import quote, quote_plus
 
@@ -249,7 +251,12 @@ def test_the_values_of_credentials_go_from_any_text(text: str, redacted: str) ->
     assert Redactor(ENV).text(text) == redacted
 
 
-FORMS = {
+def behind(others: int, value: str) -> str:
+    """In base64 with so many bytes before it."""
+    return base64.b64encode(b"u" * others + value.encode()).decode()
+
+
+FORMS: dict[str, Callable[[str], str]] = {
     "as it is": lambda value: value,
     "json": lambda value: json.dumps({"a": value}),
     "json of json": lambda value: json.dumps(json.dumps({"a": value}, ensure_ascii=False), ensure_ascii=False),
@@ -259,7 +266,7 @@ FORMS = {
     "form": lambda value: quote_plus(value),
     "hex": lambda value: value.encode().hex(),
     "HEX": lambda value: value.encode().hex().upper(),
-    **{f"base64 behind {n}": lambda value, n=n: base64.b64encode(b"u" * n + value.encode()).decode() for n in range(4)},
+    **{f"base64 behind {n}": partial(behind, n) for n in range(4)},
     "base64 in a login": lambda value: base64.b64encode(f"user:{value}:more".encode()).decode(),
     "base64 of a URL": lambda value: base64.urlsafe_b64encode(f"?>{value}".encode()).decode().rstrip("="),
 }

@@ -7,11 +7,22 @@ import pytest
 
 from pytest_megacpp.box.seeding import Seeding
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.verdicts import GREEN
+from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.reports import green_attempt, is_green
 from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    Lost,
+    Preset,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    SeedMode,
+    TestPhase,
+)
 from pytest_megacpp.recording.wire import read_all
 from tests.box.seeding import SHAPE
 from tests.scenario import NODEID, FakeBox
@@ -25,51 +36,54 @@ def two(**more: bool) -> FakeBox:
 
 
 def _reruns() -> FakeBox:
-    return two().reports("call", 0, "rerun").reports("call", 1).finishes()
+    return two().reports(TestPhase.CALL, 0, ReportOutcome.OTHER).reports(TestPhase.CALL, 1).finishes()
 
 
 def _unrun(must_run: bool) -> FakeBox:
-    unrun = {"outcome": "skipped", "xfail": "reason: [NOTRUN] hangs"}
-    return FakeBox(2, must_run=must_run).starts().reports("setup", None, **unrun).finishes()
+    box, reason = FakeBox(2, must_run=must_run).starts(), "reason: [NOTRUN] hangs"
+    return box.reports(TestPhase.SETUP, None, ReportOutcome.SKIPPED, xfail=reason).finishes()
 
 
 RED: dict[str, Callable[[], FakeBox]] = {
-    "only one rank skips": lambda: two().skips(0).reports("call", 1).finishes(),
-    "a rank has no call": lambda: two().reports("call", 1).finishes(),
+    "only one rank skips": lambda: two().skips(0).reports(TestPhase.CALL, 1).finishes(),
+    "a rank has no call": lambda: two().reports(TestPhase.CALL, 1).finishes(),
     "no rank has a call": lambda: two().finishes(),
     "a rank was rerun": _reruns,
-    "a rank is muted": lambda: two().passes().box(ev.Muted(0, ev.Muted.REPORTS, 0)),
-    "a rank is not through": lambda: two().passes(0).reports("call", 1),
+    "a rank is muted": lambda: two().passes().box(ev.Muted(0, Lost.REPORTS, 0)),
+    "a rank is not through": lambda: two().passes(0).reports(TestPhase.CALL, 1),
     "a gate takes no skip": lambda: two(must_run=True).skips().finishes(),
     "a gate takes no xfail that doesn't run": lambda: _unrun(True),
     "a process ends after its last report": lambda: two().passes().exits(1, None, "SIGSEGV"),
-    "a rank raises": lambda: two().raises(0).reports("call", 1).finishes(),
-    "digests differ": lambda: two().reports("call").finishes(digests={0: "1-9:aa", 1: "1-9:bb"}),
+    "a rank raises": lambda: two().raises(0).reports(TestPhase.CALL, 1).finishes(),
+    "digests differ": lambda: two().reports(TestPhase.CALL).finishes(digests={0: "1-9:aa", 1: "1-9:bb"}),
     "too few ranks": lambda: FakeBox(2, sizes=[4]).begins().passes(),
 }
 WELL: dict[str, Callable[[], FakeBox]] = {
     "passed": lambda: two().passes(),
     "skipped": lambda: two().skips().finishes(),
     "xfailed on one rank": lambda: (
-        two().reports("call", 0, "skipped", xfail="why").reports("call", 1, xfail="why").finishes()
+        two()
+        .reports(TestPhase.CALL, 0, ReportOutcome.SKIPPED, xfail="why")
+        .reports(TestPhase.CALL, 1, xfail="why")
+        .finishes()
     ),
-    "xpassed": lambda: two().reports("call", None, xfail="why").finishes(),
+    "xpassed": lambda: two().reports(TestPhase.CALL, None, xfail="why").finishes(),
     "xfail that doesn't run": lambda: _unrun(False),
 }
 
 
 def why_not_kept(timeline: Timeline, tmp_path: Path, must_run: bool = False) -> str:
-    test = PlannedTest(NODEID, 2, "full", ev.Limits(), must_run=must_run)
-    seed = SeedPlan("auto", (str(tmp_path / "seeds"),))
+    test = PlannedTest(NODEID, 2, Preset.FULL, ev.Limits(), must_run=must_run)
+    seed = SeedPlan(SeedMode.AUTO, (str(tmp_path / "seeds"),))
     run = Seeding(Plan("r1", "h200x8", "local", "H200:8", 2, 2, True, False, (test,), (), ".", seed), SHAPE, tmp_path)
     run.begin()
-    return run.keep(timeline, "completed").detail
+    return run.keep(timeline, RunEnd.COMPLETED).detail
 
 
 @pytest.mark.parametrize("name", RED)
 def test_a_red_run_keeps_no_seed(name: str, tmp_path: Path) -> None:
     timeline = RED[name]().ends().done().timeline()
-    assert judge_test(timeline, 0).verdict.code not in GREEN
+    assert not judge_test(timeline, 0).verdict.code.is_green
     assert not is_green(timeline, timeline.tests[0])
     assert why_not_kept(timeline, tmp_path) == f"not kept: the run isn't green ({NODEID})"
 
@@ -77,7 +91,7 @@ def test_a_red_run_keeps_no_seed(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WELL)
 def test_a_green_run_does(name: str, tmp_path: Path) -> None:
     timeline = WELL[name]().ends().done().timeline()
-    assert judge_test(timeline, 0).verdict.code in GREEN
+    assert judge_test(timeline, 0).verdict.code.is_green
     assert is_green(timeline, timeline.tests[0])
     assert "green" not in why_not_kept(timeline, tmp_path)
 
@@ -93,28 +107,29 @@ def test_a_test_whose_line_of_the_plan_is_lost_is_not_green(name: str) -> None:
     events = [e for e in WELL[name]().ends().done().events if not isinstance(e.fact, ev.TestPlanned)]
     timeline = fold(events)
     verdict = judge_test(timeline, 0).verdict
-    assert (verdict.code, verdict.cause, verdict.blamed_ranks) == ("not-run", "plan-lost", ())
+    assert (verdict.code, verdict.cause, verdict.blamed_ranks) == (Code.NOT_RUN, VerdictCause.PLAN_LOST, ())
     assert not is_green(timeline, timeline.tests[0])
 
 
 def test_a_failure_as_expected_that_leaves_others_waiting_is_not_green_without_a_plan() -> None:
-    box = FakeBox(4).begins().enters((0, 1, 2), seq=2).reports("call", 3, "skipped", xfail="why").finishes(3)
-    box.after(6.0).acts("stall", "", (0, 1, 2), (3,), (), 6.0).aborts("stall").done()
-    assert judge_test(box.timeline(), 0).verdict.code == "xfailed"
+    box = FakeBox(4).begins().enters((0, 1, 2), seq=2)
+    box.reports(TestPhase.CALL, 3, ReportOutcome.SKIPPED, xfail="why").finishes(3)
+    box.after(6.0).acts(ActReason.STALL, "", (0, 1, 2), (3,), (), 6.0).aborts("stall").done()
+    assert judge_test(box.timeline(), 0).verdict.code is Code.XFAILED
     lost = fold([e for e in box.events if not isinstance(e.fact, ev.TestPlanned)])
-    assert judge_test(lost, 0).verdict.code not in GREEN
+    assert not judge_test(lost, 0).verdict.code.is_green
 
 
 @pytest.mark.parametrize(
     ("skips", "purpose", "green"),
-    [(False, "measured", True), (True, "measured", False), (False, "warm-up", False)],
+    [(False, Purpose.MEASURED, True), (True, Purpose.MEASURED, False), (False, Purpose.WARM_UP, False)],
     ids=["measured", "measured-skipped", "warm-up"],
 )
-def test_only_a_measured_attempt_takes_a_failure_away(skips: bool, purpose: str, green: bool) -> None:
+def test_only_a_measured_attempt_takes_a_failure_away(skips: bool, purpose: Purpose, green: bool) -> None:
     box = two().raises((0, 1)).finishes().ends().tries(purpose)
     timeline = (box.skips().finishes() if skips else box.passes()).ends().done().timeline()
     assert (green_attempt(timeline, 0) is not None) == green
-    assert (judge_test(timeline, 0).verdict.code in GREEN) == green
+    assert judge_test(timeline, 0).verdict.code.is_green == green
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -122,4 +137,4 @@ def test_in_all_that_is_recorded_the_desk_agrees(name: str) -> None:
     timeline = fold(read_all((GOLDEN / name).read_bytes()))
     for result in judge_run(timeline).tests:
         attempt = green_attempt(timeline, result.index)
-        assert attempt is None or result.verdict.code in GREEN
+        assert attempt is None or result.verdict.code.is_green

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,19 +28,38 @@ from pytest_megacpp.recording.timeline import (
     Timeline,
     fold,
 )
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    FlightOrigin,
+    ForwardOrigin,
+    Lost,
+    ProblemCode,
+    Purpose,
+    ReportOutcome,
+    RunEnd,
+    SettingOrigin,
+    StackMethod,
+    Stage,
+    Stream,
+    TestEnd,
+    TestPhase,
+    WorldReason,
+)
 from pytest_megacpp.recording.waits import Moment, wait_graph
 from pytest_megacpp.recording.wire import RANK_KINDS
 from tests.fuzzing import fuzzer
 from tests.recording.strategies import any_events, streams
 from tests.recording.telling import BLOCKED, LIMITS, Telling
 
-
-def sample(rank: int = 0, *, cpu_s: float = 0.0, main_s: float = 0.0, answered: bool = True, **more: object) -> ev.Fact:
-    told = {"state": "S", "compiling": (), "compile_s": 0.0, "output_bytes": 0, "test": 0} | more
-    return ev.Sampled(rank=rank, answered=answered, cpu_s=cpu_s, main_cpu_s=main_s, **told)  # type: ignore[arg-type]
+PASSED, FAILED = ReportOutcome.PASSED, ReportOutcome.FAILED
 
 
-def look(rank: int, *entries: ev.Collective, origin: str = "poll") -> ev.FlightRecorded:
+def sample(rank: int = 0, *, cpu_s: float = 0.0, main_s: float = 0.0, answered: bool = True, **more: Any) -> ev.Fact:
+    told: dict[str, Any] = {"state": "S", "compiling": (), "compile_s": 0.0, "output_bytes": 0, "test": 0} | more
+    return ev.Sampled(rank=rank, answered=answered, cpu_s=cpu_s, main_cpu_s=main_s, **told)
+
+
+def look(rank: int, *entries: ev.Collective, origin: FlightOrigin = FlightOrigin.POLL) -> ev.FlightRecorded:
     status = (ev.GroupStatus(0, max((e.seq for e in entries), default=0), 0),)
     return ev.FlightRecorded(rank, 0, origin, entries, status)
 
@@ -54,9 +74,20 @@ def entered(seq: int, at_s: float, done: bool = False) -> ev.Collective:
 def test_what_is_known_of_a_run() -> None:
     told = Telling(2, test=False)
     told.box(0.5, ev.TestPlanned(0, "test_a.py::test_a", 2), ev.BoxReady({"torch": "2.13"}, {}), world="")
-    told.box(0.6, ev.EnvironmentSet("A", "1", "plugin", "so"), ev.EnvironmentSet("A", None, "user", "no"), world="")
-    told.box(0.7, ev.Capability("py-spy", False), ev.ProblemFound("blocked", "box", "no"), ev.Progress("x"), world="")
-    told.box(9.0, ev.RunFinished("completed"), world="")
+    told.box(
+        0.6,
+        ev.EnvironmentSet("A", "1", SettingOrigin.PLUGIN, "so"),
+        ev.EnvironmentSet("A", None, SettingOrigin.USER, "no"),
+        world="",
+    )
+    told.box(
+        0.7,
+        ev.Capability("py-spy", False),
+        ev.ProblemFound(ProblemCode.BLOCKED, "box", "no"),
+        ev.Progress("x"),
+        world="",
+    )
+    told.box(9.0, ev.RunFinished(RunEnd.COMPLETED), world="")
     run = told.timeline
     assert (run.run_id, list(run.planned), run.last_s) == ("r1", [0], 9.0)
     assert run.environment["A"].value is None
@@ -70,7 +101,9 @@ def test_start_up_of_a_world() -> None:
     told = Telling(2, test=False)
     told.box(1.1, ev.RankStarted(0, 100), ev.RankStarted(1, 101))
     told.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, Numbers((0,)), "d"))
-    told.rank(2.5, ev.RankBroken(1, "import", "ImportError", "no x", ""), ev.RankBroken(1, "plugin", "X", "later", ""))
+    told.rank(
+        2.5, ev.RankBroken(1, Stage.IMPORT, "ImportError", "no x", ""), ev.RankBroken(1, Stage.PLUGIN, "X", "later", "")
+    )
     told.box(3.0, ev.RankExited(1, 1), ev.WorldEnded("start-up failed"))
     world = told.timeline.worlds["w1"]
     assert world.pids == {0: 100, 1: 101}
@@ -91,7 +124,7 @@ def test_the_first_exit_counts() -> None:
 
 def test_a_test_not_reached_names_its_world() -> None:
     told = Telling(test=False)
-    told.box(4.0, ev.TestEnded(7, "not-run", "broken"))
+    told.box(4.0, ev.TestEnded(7, TestEnd.NOT_RUN, "broken"))
     assert told.timeline.unreached[7][0] == "w1"
     assert 7 not in told.timeline.tests
 
@@ -105,9 +138,9 @@ def test_a_rank_goes_through_a_test() -> None:
     assert told.of(0).open_phase == "step"
     told.rank(4.0, ev.PhaseEnded(0, 0, "step"), ev.PhaseEnded(0, 0, "never began"))
     assert told.of(0).phases == [Phase("call", 3.0), Phase("step", 3.0, 4.0)]
-    told.rank(4.5, ev.Recorded(0, 0, "loss", [1.0]), ev.FirstForward(0, 0, "model", 2.0, "test"))
+    told.rank(4.5, ev.Recorded(0, 0, "loss", [1.0]), ev.FirstForward(0, 0, "model", 2.0, ForwardOrigin.TEST))
     told.rank(4.6, ev.Compiled(0, 0, 1.0, 2, 3, 4))
-    told.rank(5.0, ev.Reported(0, 0, "call", "passed", 2.0), ev.Finished(0, 0, True, entered=3))
+    told.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 2.0), ev.Finished(0, 0, True, entered=3))
     rank = told.of(0)
     assert (rank.finished_s, rank.group_clean, rank.out, rank.gone, rank.failure) == (5.0, True, True, False, None)
     assert rank.records == {"loss": [1.0]}
@@ -116,9 +149,9 @@ def test_a_rank_goes_through_a_test() -> None:
 
 def test_the_earliest_failure_counts_and_stays() -> None:
     told = Telling()
-    told.rank(6.0, ev.Reported(0, 0, "teardown", "failed", 1.0))
-    told.rank(5.0, ev.Reported(0, 0, "call", "failed", 1.0))
-    told.rank(7.0, ev.Reported(0, 0, "call", "passed", 1.0))
+    told.rank(6.0, ev.Reported(0, 0, TestPhase.TEARDOWN, ReportOutcome.FAILED, 1.0))
+    told.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0))
+    told.rank(7.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0))
     failure = told.of(0).failure
     assert failure is not None
     assert (failure[0], failure[1].when) == (5.0, "call")
@@ -134,8 +167,8 @@ def test_a_test_runs_once() -> None:
 
 def test_what_ranks_say_while_the_box_ends_them_is_no_testimony() -> None:
     told = Telling()
-    told.box(5.0, ev.TestEnded(0, "aborted", "stall"))
-    told.rank(5.1, ev.Reported(0, 0, "call", "failed", 1.0), ev.Finished(0, 0, False))
+    told.box(5.0, ev.TestEnded(0, TestEnd.ABORTED, "stall"))
+    told.rank(5.1, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), ev.Finished(0, 0, False))
     told.box(5.2, ev.RankExited(0, None, "SIGTERM", expected=True))
     assert (told.of(0).failure, told.of(0).finished_s, told.of(0).exit) == (None, None, None)
     assert told.test.ended_s == 5.0
@@ -144,7 +177,7 @@ def test_what_ranks_say_while_the_box_ends_them_is_no_testimony() -> None:
 def test_taking_evidence_is_no_progress_and_ends_no_wait() -> None:
     told = Telling()
     told.rank(3.0, look(0, entered(1, 2.9)))
-    told.box(9.0, ev.Acted(0, "stall"), ev.Acted(0, "test-limit"))
+    told.box(9.0, ev.Acted(0, ActReason.STALL), ev.Acted(0, ActReason.TEST_LIMIT))
     busy_s = told.of(0).busy_s
     told.box(9.1, sample(0, main_s=50.0), sample(0, main_s=60.0))
     told.rank(9.2, look(0))
@@ -174,7 +207,7 @@ def test_a_small_share_of_a_busy_machine_is_computing_too(share: float, computes
 
 
 @pytest.mark.parametrize("more", [{"output_bytes": 5}, {"compile_s": 0.5}, {"compiling": ("compile_inductor",)}])
-def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[str, object]) -> None:
+def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[str, Any]) -> None:
     told = Telling()
     told.box(3.0, sample(0))
     told.box(8.0, sample(0, **more))
@@ -208,7 +241,7 @@ def test_collectives_keep_a_rank_busy() -> None:
 
 def test_a_thread_that_waits_for_a_peer_is_blocked_since_it_was_last_busy() -> None:
     told = Telling()
-    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
     assert told.of(0).blocked_since() == 2.0
     told.rank(6.0, ev.PhaseStarted(0, 0, "next"))
     assert told.of(0).blocked_since() is None
@@ -217,13 +250,17 @@ def test_a_thread_that_waits_for_a_peer_is_blocked_since_it_was_last_busy() -> N
 @pytest.mark.parametrize("text", ["", "nothing", BLOCKED.replace("distributed_c10d", "nn")])
 def test_other_stacks_block_nothing(text: str) -> None:
     told = Telling()
-    told.box(5.0, ev.StackTaken(0, 0, "traceback", bool(text), text))
+    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, bool(text), text))
     assert told.of(0).blocked_since() is None
 
 
 def test_the_newest_readable_stack_counts() -> None:
     told = Telling()
-    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED), ev.StackTaken(0, 0, "traceback", False, ""))
+    told.box(
+        5.0,
+        ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED),
+        ev.StackTaken(0, 0, StackMethod.TRACEBACK, False, ""),
+    )
     stack = told.of(0).stack()
     assert stack is not None
     assert stack[0] == 5.0
@@ -231,7 +268,9 @@ def test_the_newest_readable_stack_counts() -> None:
 
 def test_stacks_and_output_outside_a_test_belong_to_the_world() -> None:
     told = Telling(test=False)
-    told.box(5.0, ev.StackTaken(0, None, "traceback", True, BLOCKED), ev.OutputRead(1, None, "stderr", "oops"))
+    told.box(
+        5.0, ev.StackTaken(0, None, StackMethod.TRACEBACK, True, BLOCKED), ev.OutputRead(1, None, Stream.STDERR, "oops")
+    )
     world = told.timeline.worlds["w1"]
     assert (list(world.stacks), list(world.output)) == ([0], [(1, "stderr")])
 
@@ -242,10 +281,10 @@ def test_stacks_and_output_outside_a_test_belong_to_the_world() -> None:
 def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -> None:
     told = Telling(4)
     told.rank(3.0, ev.GroupCreated(1, 0, "7", (1, 3)))
-    told.box(4.0, ev.TestEnded(0, "finished"), ev.TestStarted(1, "b", 4, LIMITS))
+    told.box(4.0, ev.TestEnded(0, TestEnd.FINISHED), ev.TestStarted(1, "b", 4, LIMITS))
     second = told.timeline.tests[1]
     assert second.groups.of("7", ()) == {1, 3}
-    told.rank(5.0, ev.FlightRecorded(1, 1, "destroy", (), ()), ev.GroupCreated(1, 1, "7", (0, 1)))
+    told.rank(5.0, ev.FlightRecorded(1, 1, FlightOrigin.DESTROY, (), ()), ev.GroupCreated(1, 1, "7", (0, 1)))
     assert second.groups.of("7@1", ()) == {0, 1}
     assert second.groups.of("7", ()) == {1, 3}
 
@@ -256,7 +295,7 @@ def test_a_rank_that_has_made_its_group_does_not_wait_in_it() -> None:
     told = Telling(2)
     told.rank(3.0, ev.GroupBegun(0, 0, "1", (0, 1), 2, True))
     stack = f'Thread 0x12 (most recent call first):\n  File "{c10d}", line 9 in new_group\n'
-    told.box(3.1, ev.StackTaken(0, 0, "traceback", True, stack))
+    told.box(3.1, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, stack))
     assert told.of(0).blocked_since() is not None
     assert not told.of(0).would_be_seen_moving()
     told.rank(8.0, ev.GroupCreated(0, 0, "1", (0, 1), "gloo"))
@@ -283,10 +322,10 @@ def test_waits_of_a_test() -> None:
         (ev.Finished(0, 5, True), "w1", "rank 0"),
         (ev.Capability("worker_server", False), "w1", "rank 0"),
         (ev.TestStarted(3, "x", 2, LIMITS), "w1", "rank 0"),
-        (ev.RunFinished("completed"), "", "rank 0"),
-        (ev.WorldStarted(2, "again"), "w1", "box"),
-        (ev.WorldStarted(0, "nobody"), "w2", "box"),
-        (ev.WorldStarted(MAX_WORLD_SIZE + 1, "too many"), "w2", "box"),
+        (ev.RunFinished(RunEnd.COMPLETED), "", "rank 0"),
+        (ev.WorldStarted(2, WorldReason.NEXT), "w1", "box"),
+        (ev.WorldStarted(0, WorldReason.NEXT), "w2", "box"),
+        (ev.WorldStarted(MAX_WORLD_SIZE + 1, WorldReason.NEXT), "w2", "box"),
         (ev.RankExited(4, 0), "w1", "box"),
         (ev.TestPlanned(3, "a", 0), "", "box"),
         (ev.TestPlanned(3, "a", 10**18), "", "box"),
@@ -301,7 +340,7 @@ def test_stray_facts_are_counted_and_dropped(fact: ev.Fact, world: str, source: 
     assert all(v.finished_s is None and not v.gone for v in told.test.ranks.values())
 
 
-AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose="measured")
+AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose=Purpose.MEASURED)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +352,7 @@ AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose="measured")
         replace(AGAIN, of=7),
         replace(AGAIN, test=0),
         replace(AGAIN, test=2, of=1),
-        replace(AGAIN, purpose="warm-up"),
+        replace(AGAIN, purpose=Purpose.WARM_UP),
     ],
 )
 def test_a_further_attempt_is_one_at_the_same_test_and_stays_so(other: ev.TestPlanned) -> None:
@@ -331,9 +370,9 @@ def test_attempts_at_one_test_have_an_end() -> None:
 
 def test_a_fact_of_another_worlds_test_is_stray() -> None:
     told = Telling()
-    told.box(3.0, ev.WorldStarted(2, "next"), world="w2")
-    told.rank(4.0, ev.Reported(0, 0, "call", "failed", 1.0), world="w2")
-    told.box(4.0, ev.TestEnded(0, "aborted"), world="w2")
+    told.box(3.0, ev.WorldStarted(2, WorldReason.NEXT), world="w2")
+    told.rank(4.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), world="w2")
+    told.box(4.0, ev.TestEnded(0, TestEnd.ABORTED), world="w2")
     assert told.timeline.stray == 1
     assert told.of(0).failure is None
     assert told.test.ended is None
@@ -343,7 +382,7 @@ def test_a_short_recording_can_not_ask_for_much_memory() -> None:
     """Each line would be a test on thousands of ranks."""
     run = Timeline()
     for number in range(200):
-        run.add(ev.Event("r", f"w{number}", "box", 0, 1.0, ev.WorldStarted(MAX_WORLD_SIZE, "next")))
+        run.add(ev.Event("r", f"w{number}", "box", 0, 1.0, ev.WorldStarted(MAX_WORLD_SIZE, WorldReason.NEXT)))
         run.add(ev.Event("r", f"w{number}", "box", 1, 1.0, ev.TestStarted(number, "a", MAX_WORLD_SIZE, LIMITS)))
     assert sum(test.size for test in run.tests.values()) <= FREE_VIEWS + 400 * VIEWS_PER_EVENT
     assert run.stray == 200 - len(run.tests)
@@ -388,11 +427,11 @@ def test_no_event_makes_it_raise_and_its_views_can_be_asked(events: list[ev.Even
 @given(st.permutations(range(3)), st.lists(st.integers(0, 2), max_size=30))
 def test_only_the_order_within_a_source_matters(order: list[int], picks: list[int]) -> None:
     """Facts of different ranks at given times may arrive interleaved in any way."""
-    speech = {
+    speech: dict[int, list[tuple[float, ev.RankFact]]] = {
         r: [
             (3.0 + r, ev.PhaseStarted(r, 0, "call")),
             (4.0 + r, look(r, entered(1, 3.5 + r))),
-            (5.0 + r, ev.Reported(r, 0, "call", "passed" if r else "failed", 1.0)),
+            (5.0 + r, ev.Reported(r, 0, TestPhase.CALL, PASSED if r else FAILED, 1.0)),
             (6.0 + r, ev.Finished(r, 0, True)),
         ]
         for r in range(3)
@@ -426,10 +465,10 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
         told: dict[str, ev.Fact] = {
             "rank-ready": ev.RankReady(0, i, name),
             "rank-collected": ev.RankCollected(0, Numbers((i,)), name),
-            "rank-broken": ev.RankBroken(0, name, "", "", ""),
+            "rank-broken": ev.RankBroken(0, Stage.PLUGIN, name, name, ""),
             "phase-started": ev.PhaseStarted(0, 0, name),
             "phase-ended": ev.PhaseEnded(0, 0, name),
-            "reported": ev.Reported(0, 0, name, "passed", 1.0),
+            "reported": ev.Reported(0, 0, list(TestPhase)[i % 3], PASSED, 1.0),
             "thread-raised": ev.ThreadRaised(0, 0, name, ev.Error("", "", "", 0, "")),
             "warned": ev.Warned(0, 0, name, name, name, i),
             "finished": ev.Finished(0, 0, True, digests={name: name}),
@@ -437,19 +476,19 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "group-begun": ev.GroupBegun(0, 0, name, (0, 1), 2, True, name),
             "group-created": ev.GroupCreated(0, 0, name, (0, 1)),
             "flight-recorded": ev.FlightRecorded(
-                0, 0, "evidence", (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()
+                0, 0, FlightOrigin.EVIDENCE, (ev.Collective(name, i, "x", 1, 1, "", "", 5.0, False, pg=i),), ()
             ),
             "recorded": ev.Recorded(0, 0, name, i),
             "bucket-read": ev.BucketRead(0, 0, name, name, i),
-            "first-forward": ev.FirstForward(0, 0, name, 1.0, "test"),
+            "first-forward": ev.FirstForward(0, 0, name, 1.0, ForwardOrigin.TEST),
             "warmup-skipped": ev.WarmupSkipped(0, 0, name),
             "compiled": ev.Compiled(0, 0, 1.0, i, 0, 0, {name: (name,)}),
             "configs-dropped": ev.ConfigsDropped(0, 0, name, (name,), i),
             "capability": ev.Capability(name, False, rank=0),
-            "muted": ev.Muted(0, name, 0),
+            "muted": ev.Muted(0, Lost.EXTRAS, 0),
             "sampled": sample(0, cpu_s=float(i)),
-            "stack-taken": ev.StackTaken(0, 0, "traceback", True, BLOCKED),
-            "output-read": ev.OutputRead(0, 0, "stdout", name),
+            "stack-taken": ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED),
+            "output-read": ev.OutputRead(0, 0, Stream.STDOUT, name),
         }
         return told[kind]
 
@@ -466,7 +505,7 @@ def test_what_is_kept_is_enough() -> None:
     told = Telling()
     for i in range(2 * KEPT_PHASES):
         told.rank(3.0, ev.PhaseStarted(0, 0, f"p{i}"), ev.Recorded(0, 0, f"k{i}", i))
-        told.box(4.0 + i, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+        told.box(4.0 + i, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
     told.rank(5.0, ev.Recorded(0, 0, "k0", "newer"))
     rank = told.of(0)
     assert (len(rank.phases), len(rank.records), len(rank.stacks)) == (KEPT_PHASES, KEPT_RECORDS, KEPT_STACKS)
@@ -486,7 +525,12 @@ def test_reads_of_a_bucket_keep_the_first_path_and_the_largest_count() -> None:
 def test_problems_and_steps_have_an_end() -> None:
     told = Telling()
     for i in range(2 * KEPT_PROBLEMS):
-        told.box(3.0 + i, ev.ProblemFound("blocked", "", f"problem {i}"), ev.Progress("seed", f"step {i}"), world="")
+        told.box(
+            3.0 + i,
+            ev.ProblemFound(ProblemCode.BLOCKED, "", f"problem {i}"),
+            ev.Progress("seed", f"step {i}"),
+            world="",
+        )
     run = told.timeline
     assert [p.detail for _, p in run.problems] == [f"problem {i}" for i in range(KEPT_PROBLEMS)]
     assert len(run.progress) == KEPT_PROGRESS
@@ -497,7 +541,7 @@ def test_a_plan_has_an_end_and_room_for_further_attempts(monkeypatch: pytest.Mon
     monkeypatch.setattr(timeline, "MAX_TESTS", 3)
     told = Telling()
     first = [ev.TestPlanned(i, f"t{i}", 2) for i in range(5)]
-    further = [ev.TestPlanned(10 + i, "t0", 2, of=0, purpose="measured") for i in range(5)]
+    further = [ev.TestPlanned(10 + i, "t0", 2, of=0, purpose=Purpose.MEASURED) for i in range(5)]
     told.box(3.0, *first, *further, *first, *further, world="")
     assert list(told.timeline.planned) == [0, 1, 2, 10, 11, 12]
     assert told.timeline.stray == 2 * (2 + 2)
@@ -507,7 +551,7 @@ def test_worlds_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline, "MAX_WORLDS", 3)
     told = Telling()
     for i in range(1, 6):
-        told.box(3.0, ev.WorldStarted(2, "first"), world=f"w{i}")
+        told.box(3.0, ev.WorldStarted(2, WorldReason.FIRST), world=f"w{i}")
     assert list(told.timeline.worlds) == ["w1", "w2", "w3"]
     assert told.timeline.stray == 2
 
@@ -546,7 +590,7 @@ def test_fold_is_add_after_add(events: list[ev.Event]) -> None:
 def test_looks_that_a_busy_box_writes_late_are_no_clock_that_goes_back() -> None:
     told = Telling()
     told.box(9.0, ev.RankExited(1, 0))
-    told.box(5.0, sample(0), ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(5.0, sample(0), ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
     told.box(9.5, sample(1))
     assert told.timeline.backwards == 0
     told.box(4.0, sample(1))
@@ -588,17 +632,17 @@ def test_a_wait_that_a_stack_shows_begins_when_the_stack_was_first_seen() -> Non
     told = Telling()
     told.box(3.0, ticks("S", 0.0))
     for time_s in (5.0, 6.0, 9.0):
-        told.box(time_s, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+        told.box(time_s, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
         assert told.of(0).blocked_since() == 5.0
-    told.box(10.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED.replace("line 4", "line 5")))
+    told.box(10.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED.replace("line 4", "line 5")))
     assert told.of(0).blocked_since() == 10.0
 
 
 def test_such_a_wait_starts_anew_when_anybody_received_something() -> None:
     told = Telling()
     told.box(3.0, ticks("S", 0.0, packets=7))
-    told.box(5.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
     told.box(6.0, ticks("S", 0.0, packets=9))
     assert told.of(0).blocked_since() is None
-    told.box(7.0, ev.StackTaken(0, 0, "traceback", True, BLOCKED))
+    told.box(7.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
     assert told.of(0).blocked_since() == 6.0

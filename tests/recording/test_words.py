@@ -4,10 +4,11 @@ import pytest
 
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
 from pytest_megacpp.recording.words import Word, read_word, word_line
 
 
-@pytest.mark.parametrize("word", [Again(3, "warm-up", 7), Enough(0), Stop("stopped")])
+@pytest.mark.parametrize("word", [Again(3, Purpose.WARM_UP, 7), Enough(0), Stop(RunEnd.STOPPED)])
 def test_a_word_arrives_as_it_was_said(word: Word) -> None:
     line = word_line(word)
     assert line.endswith(b"\n")
@@ -20,6 +21,11 @@ def test_what_is_no_word_is_none(line: bytes) -> None:
     assert read_word(line) is None
 
 
+def test_a_stop_for_a_reason_of_tomorrow_is_a_stop() -> None:
+    """A newer desk may follow an older box (`--attach`)."""
+    assert read_word(b'{"stop":{"reason":"of-tomorrow"}}') == Stop(RunEnd.STOPPED)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -30,6 +36,7 @@ def test_what_is_no_word_is_none(line: bytes) -> None:
         b'{"enough":{"item":1.5}}',
         b'{"again":{"item":1}}',
         b'{"again":{"item":1,"purpose":["warm-up"],"after":1}}',
+        b'{"again":{"item":1,"purpose":"of-tomorrow","after":1}}',
         b'{"stop":"stopped"}',
     ],
 )

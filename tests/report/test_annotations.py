@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import StackMethod
 from pytest_megacpp.report.annotations import Annotation, summary, telling_line, workflow_commands
 from tests.report.story import NODEID, Story, killed, result
 
@@ -74,7 +75,7 @@ def test_a_straggler_is_annotated_where_it_stood(
     assert story.timeline.started is not None
     story.timeline.started = replace(story.timeline.started, cwd=cwd)
     story.box(2.0, ev.RankReady(1, 7, "0x7f01"), source="rank 1")
-    story.box(12.0, ev.StackTaken(1, 0, "traceback", True, DUMP.format(files[0], 88, files[1])))
+    story.box(12.0, ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, DUMP.format(files[0], 88, files[1])))
     verdict = Verdict(Code.STRAGGLER, "rank 1 was elsewhere", (1,))
     assert telling_line(result(verdict), story.timeline) == place
 

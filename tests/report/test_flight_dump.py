@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ActReason
 from pytest_megacpp.report.flight_dump import KEPT, flight_dumps
 from tests.golden.drills.cases import HERE
 from tests.golden.drills.distil import read
@@ -82,7 +83,7 @@ def test_missing_ranks_are_found(analyse: Analyse, drill: str, ranks: set[int]) 
 def hanging() -> FakeBox:
     """Rank 1 stays away; the stacks of the others were taken."""
     box = FakeBox(3).begins().enters(range(3)).after(0.1).completes().enters((0, 2), seq=2).after(5)
-    return box.acts("stall", "", (0, 2), (1,)).blocked((0, 2), "all_reduce").at(1).aborts()
+    return box.acts(ActReason.STALL, "", (0, 2), (1,)).blocked((0, 2), "all_reduce").at(1).aborts()
 
 
 def test_a_waiting_rank_has_its_stack_where_it_waits() -> None:

@@ -9,6 +9,15 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import (
+    ForwardOrigin,
+    Preset,
+    SeedMode,
+    SeedState,
+    SettingOrigin,
+    SettingPhase,
+    Stage,
+)
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_status
@@ -71,7 +80,7 @@ def test_what_the_ranks_did_is_told() -> None:
     for rank, seconds in ((0, 2.5), (1, 26.5)):
         story.rank(10.5, ev.PhaseStarted(rank, 0, "call"))
         story.rank(10.6, ev.PhaseStarted(rank, 0, "step"))
-        story.rank(11.0, ev.FirstForward(rank, 0, "block", seconds, "test"))
+        story.rank(11.0, ev.FirstForward(rank, 0, "block", seconds, ForwardOrigin.TEST))
         story.rank(11.0, ev.Compiled(rank, 0, seconds - 1, 3, 2, 1))
         story.rank(11.0, ev.Recorded(rank, 0, "distributed_mode", "fsdp2"))
         story.waits(rank, 11.0 + 4 * rank, done=True)
@@ -96,14 +105,15 @@ def test_what_the_ranks_did_is_told() -> None:
 
 
 def test_the_first_forward_is_the_test_s_own_else_the_warm_up_s_else_the_longest_seen() -> None:
-    def told(*said: tuple[str, float]) -> object:
+    def told(*said: tuple[ForwardOrigin, float]) -> object:
         story = Story(1)
         for origin, seconds in said:
             story.rank(11.0, ev.FirstForward(0, 0, "Model", seconds, origin))
-        return receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["ranks"][0]  # type: ignore[index, call-overload]
+        return receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["ranks"][0]  # type: ignore[index]
 
-    seen = [("automatic", 1.0), ("automatic", 9.0), ("automatic", 2.0)]
-    found = [told(), told(*seen), told(*seen, ("warmup", 4.0)), told(*seen, ("warmup", 4.0), ("test", 3.0))]
+    seen = [(ForwardOrigin.AUTOMATIC, seconds) for seconds in (1.0, 9.0, 2.0)]
+    warm, named = (ForwardOrigin.WARM_UP, 4.0), (ForwardOrigin.TEST, 3.0)
+    found = [told(), told(*seen), told(*seen, warm), told(*seen, warm, named)]
     assert [rank["first_forward_s"] for rank in found] == [None, 9.0, 4.0, 3.0]  # type: ignore[index]
     assert [f["origin"] for f in found[-1]["first_forwards"]] == ["automatic"] * 3 + ["warmup", "test"]  # type: ignore[index]
 
@@ -112,7 +122,7 @@ def test_what_became_of_a_warm_up_is_told_for_each_rank() -> None:
     story = Story(4)
     for rank in (0, 1):
         story.rank(11.0, ev.PhaseStarted(rank, 0, "warmup"))
-    story.rank(14.0, ev.FirstForward(0, 0, "warmup", 2.5, "warmup"))
+    story.rank(14.0, ev.FirstForward(0, 0, "warmup", 2.5, ForwardOrigin.WARM_UP))
     story.rank(14.0, ev.PhaseEnded(0, 0, "warmup"))
     story.rank(14.0, ev.WarmupSkipped(2, 0, "user_disabled"))
     document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
@@ -176,7 +186,7 @@ def test_a_mode_is_never_invented() -> None:
 
 def test_a_broken_start_is_told() -> None:
     story = Story(2, released=False)
-    story.rank(5.0, ev.RankBroken(1, "import", "ImportError", "no x", "Traceback"))
+    story.rank(5.0, ev.RankBroken(1, Stage.IMPORT, "ImportError", "no x", "Traceback"))
     story.box(6.0, ev.RankExited(1, 3))
     verdict = Verdict(Code.STARTUP_FAILURE, "rank 1 could not import", (1,))
     document = json.loads(json.dumps(receipt(result(verdict, Outcome.ERROR), story.timeline, META, redact=same)))
@@ -185,14 +195,14 @@ def test_a_broken_start_is_told() -> None:
 
 
 def test_the_preset_is_told_of_a_test_that_never_began() -> None:
-    story = Story(2, released=False, preset="diagnostic")
+    story = Story(2, released=False, preset=Preset.DIAGNOSTIC)
     assert receipt(result(Verdict(Code.BLOCKED, "")), story.timeline, META, redact=same)["preset"] == "diagnostic"
 
 
 def test_a_receipt_lists_what_its_own_test_lacked() -> None:
     story = Story(2)
     short = ev.SeedShort(0, (1,), ("fabc",)), ev.SeedShort(7, (0, 1))
-    story.box(1.0, ev.SeedChecked("auto", "partial", "k", "i", "r0", 1, 4, 10, short), world="")
+    story.box(1.0, ev.SeedChecked(SeedMode.AUTO, SeedState.PARTIAL, "k", "i", "r0", 1, 4, 10, short), world="")
     seed: Any = receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)["seed"]
     assert (seed["coverage"], seed["missing"]) == (0.25, [{"nodeid": NODEID, "ranks": [1], "keys": ["fabc"]}])
     whole: Any = run_json(META, RunStatus.PASSED, [NODEID], {}, {}, story.timeline, redact=same)["seed"]
@@ -201,8 +211,11 @@ def test_a_receipt_lists_what_its_own_test_lacked() -> None:
 
 def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
     story = Story(1)
-    story.box(1.0, ev.EnvironmentSet("TORCH_DISTRIBUTED_DEBUG", "INFO", "plugin", "more words", "import"))
-    story.box(1.0, ev.EnvironmentSet("OLD", None, "plugin", "one host"))
+    story.box(
+        1.0,
+        ev.EnvironmentSet("TORCH_DISTRIBUTED_DEBUG", "INFO", SettingOrigin.PLUGIN, "more words", SettingPhase.IMPORT),
+    )
+    story.box(1.0, ev.EnvironmentSet("OLD", None, SettingOrigin.PLUGIN, "one host"))
     document = json.loads(json.dumps(receipt(result(Verdict(Code.PASSED, "")), story.timeline, META, redact=same)))
     assert document["environment"] == {
         "TORCH_DISTRIBUTED_DEBUG": {"value": "INFO", "source": "plugin", "phase": "import", "reason": "more words"},
@@ -212,8 +225,8 @@ def test_a_variable_says_who_set_it_until_when_it_counts_and_why() -> None:
 
 def test_every_text_is_redacted() -> None:
     story = Story(2)
-    story.box(1.0, ev.EnvironmentSet("WANDB_API_KEY", "s3cret-by-name", "user", "yours"))
-    story.box(1.0, ev.EnvironmentSet("PLAIN", "hush", "user", "yours"))
+    story.box(1.0, ev.EnvironmentSet("WANDB_API_KEY", "s3cret-by-name", SettingOrigin.USER, "yours"))
+    story.box(1.0, ev.EnvironmentSet("PLAIN", "hush", SettingOrigin.USER, "yours"))
     story.raises(1, 12.0, "hush")
     story.rank(12.0, ev.Recorded(1, 0, "hush", {"hush": ["hush"]}))
     story.prints(0, 12.0, "hush")
@@ -236,7 +249,7 @@ def test_run_json_has_every_field_while_running_and_after() -> None:
         ev.BoxReady({"torch": "2.13.0"}, {"cpus": 2, "gpus": {"driver": "570"}, "machine": RENTED}, ("NVIDIA H200",)),
     )
     nodeids = [NODEID, "other"]
-    expects = {"code": "rank-death", "ranks": [3], "cause": None}
+    expects: ev.Json = {"code": "rank-death", "ranks": [3], "cause": None}
     meta = replace(META, drills={"other": expects})
     running = run_json(meta, RunStatus.RUNNING, nodeids, {}, {}, story.timeline, redact=same)
     over = run_json(META, RunStatus.FAILED, nodeids, {0: judged}, {0: "receipts/x.json"}, story.timeline, redact=same)

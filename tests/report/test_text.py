@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict, Witness
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stage, Stream, TestEnd, TestPhase, WarmUp
 from pytest_megacpp.report.text import failure_text, headline
 from tests.report.story import NODEID, Story, killed, result
 
@@ -77,7 +78,7 @@ def test_the_blamed_rank_s_traceback_is_shown_in_full() -> None:
 
 
 def test_a_failure_while_warming_up_says_so() -> None:
-    story = Story(warmup="explicit_warmup_allowed")
+    story = Story(warmup=WarmUp.RUNS)
     story.raises(3, 12.0)
     text = shown(story, result(Verdict(Code.TEST_FAILED, "rank 3 raised ValueError: no shards", (3,), "exception")))
     assert "\n  certain · cause exception · while warming up · lane h200x8, 4 ranks" in text
@@ -96,7 +97,7 @@ def test_a_living_rank_is_shown_where_it_stood() -> None:
     story = Story()
     story.rank(9.0, ev.RankReady(1, 100, "0x10"))
     dump = 'Thread 0x10 (most recent call first):\n  File "/repo/suite/train.py", line 31 in load\n'
-    story.box(20.0, ev.StackTaken(1, 0, "faulthandler", True, dump))
+    story.box(20.0, ev.StackTaken(1, 0, StackMethod.FAULTHANDLER, True, dump))
     story.box(20.0, ev.Sampled(1, 0, True, "S", (), 0.0, 1.0))
     text = shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,), certainty=Certainty.LIKELY)))
     assert "1 ✗busy" in text
@@ -107,7 +108,7 @@ def test_a_living_rank_is_shown_where_it_stood() -> None:
 def test_a_rank_compiling_when_the_box_ended_it_is_shown_compiling() -> None:
     story = Story(2)
     story.box(12.0, ev.Sampled(1, 0, True, "R", ("dynamo_compile",), 1.0, 1.0))
-    story.box(20.0, ev.Acted(0, "skew", "", (0,), (1,), (1,), 8.0))
+    story.box(20.0, ev.Acted(0, ActReason.SKEW, "", (0,), (1,), (1,), 8.0))
     story.box(21.0, ev.RankExited(1, None, "SIGTERM", expected=True))
     assert "1 ✗compiling" in shown(story, result(Verdict(Code.COMPILE_SKEW, "rank 1 compiled", (1,))))
 
@@ -115,7 +116,7 @@ def test_a_rank_compiling_when_the_box_ended_it_is_shown_compiling() -> None:
 def test_ranks_that_failed_only_when_the_box_acted_are_shown_waiting() -> None:
     story = Story(2)
     story.waits(0, 11.0)
-    story.box(20.0, ev.Acted(0, "stall", "", (0,), (1,), (), 9.0))
+    story.box(20.0, ev.Acted(0, ActReason.STALL, "", (0,), (1,), (), 9.0))
     story.waits(0, 20.1, done=True)
     story.raises(0, 20.2, "aborted", "RuntimeError")
     assert "0 wait" in shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,))))
@@ -139,8 +140,8 @@ def test_ranks_that_only_lost_their_peer_are_shown_so() -> None:
 
 def test_a_broken_start_shows_the_stage_and_the_error() -> None:
     story = Story(2, released=False)
-    story.rank(5.0, ev.RankBroken(1, "import", "ModuleNotFoundError", "No module named 'x'", "Traceback …"))
-    verdict = Verdict(Code.STARTUP_FAILURE, "rank 1 could not import", (1,), "import", phase="setup")
+    story.rank(5.0, ev.RankBroken(1, Stage.IMPORT, "ModuleNotFoundError", "No module named 'x'", "Traceback …"))
+    verdict = Verdict(Code.STARTUP_FAILURE, "rank 1 could not import", (1,), "import", phase=TestPhase.SETUP)
     text = shown(story, result(verdict, Outcome.ERROR))
     assert "0 starting   1 ✗ModuleNotFoundError" in text
     assert "rank 1 raised in import\n│ Traceback …" in text
@@ -151,7 +152,7 @@ def test_a_collection_error_is_shown() -> None:
     story = Story(1, released=False)
     errors = (ev.CollectError("suite/test_step.py", "E   SyntaxError"), ev.CollectError("other.py", "E   Other"))
     story.rank(5.0, ev.RankCollected(0, Numbers(), "d", errors))
-    story.box(6.0, ev.TestEnded(0, "not-run", ""))
+    story.box(6.0, ev.TestEnded(0, TestEnd.NOT_RUN, ""))
     text = shown(story, result(Verdict(Code.STARTUP_FAILURE, "rank 0 could not collect", (0,), "collection")))
     assert "rank 0 could not collect suite/test_step.py\n│ E   SyntaxError" in text
     assert "Other" not in text
@@ -185,7 +186,7 @@ def test_incomplete_evidence_is_said() -> None:
 
 def test_many_lines_of_evidence_are_bounded() -> None:
     story, judged = killed(4)
-    evidence = tuple(Evidence(1, 11.0 + n, "counters", f"look {n}") for n in range(100))
+    evidence = tuple(Evidence(1, 11.0 + n, Witness.COUNTERS, f"look {n}") for n in range(100))
     text = shown(story, result(replace(judged.verdict, evidence=evidence)))
     assert "look 13" in text
     assert "look 14" not in text
@@ -213,7 +214,9 @@ def test_what_ranks_wrote_can_t_act() -> None:
     story = Story(2)
     story.raises(1, 12.0, evil, evil)
     story.prints(0, 12.0, evil)
-    verdict = Verdict(Code.RANK_DEATH, evil, (1,), evil, evidence=(Evidence(1, 1.0, evil, evil),), next_step=evil)
+    verdict = Verdict(
+        Code.RANK_DEATH, evil, (1,), evil, evidence=(Evidence(1, 1.0, Witness.OUTPUT, evil),), next_step=evil
+    )
     text = shown(story, result(replace(verdict, consequences=(Consequence(0, evil),))), evil)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert not re.search("^ *::", text, re.MULTILINE)
@@ -228,7 +231,9 @@ VERDICTS = st.builds(
     blamed_ranks=st.lists(RANKS, max_size=4).map(tuple),
     cause=st.none() | TEXTS,
     certainty=st.sampled_from(Certainty),
-    evidence=st.lists(st.builds(Evidence, st.none() | RANKS, st.none() | st.floats(0, 99), TEXTS, TEXTS)).map(tuple),
+    evidence=st.lists(
+        st.builds(Evidence, st.none() | RANKS, st.none() | st.floats(0, 99), st.sampled_from(Witness), TEXTS)
+    ).map(tuple),
     consequences=st.lists(st.builds(Consequence, RANKS, TEXTS, st.none() | TEXTS)).map(tuple),
     next_step=TEXTS,
 )
@@ -237,10 +242,10 @@ FACTS = st.one_of(
     st.builds(
         ev.Sampled, RANKS, st.just(0), st.booleans(), st.sampled_from("RSDTZ"), st.just(()), st.just(0.0), st.just(0.0)
     ),
-    st.builds(ev.StackTaken, RANKS, st.just(0), st.just("faulthandler"), st.booleans(), TEXTS),
-    st.builds(ev.OutputRead, RANKS, st.just(0), st.sampled_from(["stdout", "stderr"]), TEXTS),
-    st.builds(ev.RankBroken, RANKS, TEXTS, TEXTS, TEXTS, TEXTS),
-    st.builds(ev.Acted, st.just(0), TEXTS, waiting=st.lists(RANKS).map(tuple)),
+    st.builds(ev.StackTaken, RANKS, st.just(0), st.sampled_from(StackMethod), st.booleans(), TEXTS),
+    st.builds(ev.OutputRead, RANKS, st.just(0), st.sampled_from(Stream), TEXTS),
+    st.builds(ev.RankBroken, RANKS, st.sampled_from(Stage), TEXTS, TEXTS, TEXTS),
+    st.builds(ev.Acted, st.just(0), st.sampled_from(ActReason), waiting=st.lists(RANKS).map(tuple)),
     st.builds(ev.PhaseStarted, RANKS, st.just(0), TEXTS),
     st.builds(ev.Finished, RANKS, st.just(0), st.booleans()),
 )

@@ -3,6 +3,7 @@
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ActReason, FaultKind, Purpose
 from pytest_megacpp.report.ticket import KEPT_GROUPS, ticket
 from tests.scenario import FakeBox
 
@@ -17,7 +18,7 @@ FACTS: dict[str, ev.Json] = {"gpus": GPUS, "image": "im-1", "machine": RENTED}
 
 
 def hung(box: FakeBox) -> FakeBox:
-    box.after(0.5).acts("stall", "everybody waits", range(box.ranks), (), (), 31.0)
+    box.after(0.5).acts(ActReason.STALL, "everybody waits", range(box.ranks), (), (), 31.0)
     return box.blocked(range(box.ranks)).aborts("stall")
 
 
@@ -29,8 +30,10 @@ def told(timeline: Timeline, **known: str) -> list[str]:
 
 def test_all_that_is_known_of_the_machine() -> None:
     box = FakeBox(2, dry_run=False).box(ev.BoxReady({"torch": "2.13.0"}, FACTS, ("H200",)))
-    box.begins().box(ev.DeviceFault("xid", 74, 0, "GPU-0", 0, "NVLink error"))
-    lines = told(hung(hung(box).tries("diagnostic")).done().timeline(), app="ap-1", sandbox="sb-1", recording="r.jsonl")
+    box.begins().box(ev.DeviceFault(FaultKind.XID, 74, 0, "GPU-0", 0, "NVLink error"))
+    lines = told(
+        hung(hung(box).tries(Purpose.DIAGNOSTIC)).done().timeline(), app="ap-1", sandbox="sb-1", recording="r.jsonl"
+    )
     for line in (
         "run run-1, began 2026-11-22T21:45:01.000Z (UTC)",
         "app ap-1",
@@ -50,7 +53,7 @@ def test_all_that_is_known_of_the_machine() -> None:
 
 
 def test_nothing_is_said_of_what_nobody_knows() -> None:
-    lines = told(hung(hung(FakeBox(2).begins()).tries("diagnostic")).done().timeline())
+    lines = told(hung(hung(FakeBox(2).begins()).tries(Purpose.DIAGNOSTIC)).done().timeline())
     assert {line.partition(" ")[0] for line in lines} == {"run", "place", "attempt"}
 
 
@@ -58,6 +61,6 @@ def test_ranks_that_came_to_different_places_are_bounded() -> None:
     box = FakeBox(64).begins()
     for rank in range(64):
         box.enters(rank, f"gloo:op_{'x' * rank}", 3)
-    lines = told(hung(hung(box).tries("diagnostic")).done().timeline())
+    lines = told(hung(hung(box).tries(Purpose.DIAGNOSTIC)).done().timeline())
     assert sum(line.startswith("attempt rank") for line in lines) == KEPT_GROUPS + 2  # and the rest, and the second's
     assert any(line.endswith("in the receipt") for line in lines)

@@ -18,6 +18,7 @@ from pytest_megacpp.desk.rundir import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal_config import ModalConfig
@@ -46,7 +47,7 @@ class Ground:
             ranks=1,
             dry_run=not refused,
             fsdp=False,
-            tests=(PlannedTest("test_a.py::test_a", 1, "full", ev.Limits()),),
+            tests=(PlannedTest("test_a.py::test_a", 1, Preset.FULL, ev.Limits()),),
             args=("test_a.py",),
             cwd=str(self.project),
             seed=SeedPlan(stores=(str(self.project / "seeds"),)),
@@ -174,7 +175,7 @@ def test_reading_never_waits(ground: Ground) -> None:
 def test_a_box_that_is_asked_to_stop(ground: Ground) -> None:
     heard = ground.start(refused=False)
     heard.until(lambda: heard.timeline.progress and heard.timeline.progress[-1][1].phase == "preload")
-    heard.box.stop("stopped")
+    heard.box.stop(RunEnd.STOPPED)
     heard.to_the_end()
     assert heard.finished == "stopped"
     assert ground.left(heard.plan.run_id) == []
@@ -240,9 +241,9 @@ def test_what_a_desk_says_arrives(ground: Ground) -> None:
     run = ground.project / "lane" / "runs" / plan.run_id
     run.mkdir(parents=True)
     heard = Heard(ground.surface.start(plan, run), plan, run)
-    heard.box.say(Again(7, "nonsense", 3))
+    heard.box.say(Again(7, Purpose.DETAIL, 3))
     heard.until(lambda: 0 in heard.timeline.tests and heard.timeline.tests[0].ended is not None)
-    heard.box.say(Again(0, "diagnostic", 0))
+    heard.box.say(Again(0, Purpose.DIAGNOSTIC, 0))
     heard.until(lambda: 1 in heard.timeline.tests and heard.timeline.tests[1].ended is not None)
     heard.box.say(Enough(0))
     heard.to_the_end()

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import DataSet, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 from pytest_megacpp.surfaces.elsewhere import plan_elsewhere
 from pytest_megacpp.surfaces.source import Layout, SourceError
 
@@ -35,10 +36,10 @@ def plan(tmp_path: Path) -> Plan:
         ranks=8,
         dry_run=False,
         fsdp=False,
-        tests=(PlannedTest("tests/test_a.py::test_a", 8, "full", Limits()),),
+        tests=(PlannedTest("tests/test_a.py::test_a", 8, Preset.FULL, Limits()),),
         args=("-m", "h200x8", f"{top}/tests", "--junitxml=out.xml"),
         cwd=str(top / "tests"),
-        seed=SeedPlan("require", ("/home/me/.cache",), 8),
+        seed=SeedPlan(SeedMode.REQUIRE, ("/home/me/.cache",), 8),
         path=(str(top / "src"), "/usr/lib/python3.11", f"{top.parent}/lib", str(top.parent)),
         environment={"A": "theirs", "B": "1"},
         root="..",
@@ -53,7 +54,7 @@ def test_every_path_is_the_boxs(plan: Plan, tmp_path: Path) -> None:
     assert (there.root, there.ini) == ("..", "../pyproject.toml")
     assert there.args == ("-m", "h200x8", f"{HOME}/p/tests", "--junitxml=out.xml")
     assert there.path == (f"{HOME}/p/src", f"{HOME}/lib")
-    assert there.seed == SeedPlan("require", ("/megacpp/cache/seeds",), 8, image="ours")
+    assert there.seed == SeedPlan(SeedMode.REQUIRE, ("/megacpp/cache/seeds",), 8, image="ours")
     assert there.data == (DataSet("tokens", "/megacpp/data/tokens"),)
     assert str(tmp_path) not in repr(there)
 

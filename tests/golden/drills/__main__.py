@@ -39,7 +39,7 @@ class Collected:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
             mark = item.get_closest_marker(DRILL_MARK)
-            passes = Expectation(str(Code.PASSED))
+            passes = Expectation(Code.PASSED)
             self.expected[item.nodeid] = expectation(mark, item.nodeid) if mark is not None else passes
 
 

@@ -43,8 +43,9 @@ def judged(recording: bytes) -> Verdict:
 
 def differences(expected: Expectation, verdict: Verdict) -> list[str]:
     """In what a verdict isn't the expected one; what the mark doesn't name may be anything."""
-    wanted = {"code": expected.code, "ranks": expected.ranks, "cause": expected.cause}
-    found = {"code": str(verdict.code), "ranks": tuple(sorted(verdict.blamed_ranks)), "cause": verdict.cause}
+    wanted = {"code": str(expected.code), "ranks": expected.ranks, "cause": expected.cause}
+    cause = None if verdict.cause is None else str(verdict.cause)
+    found = {"code": str(verdict.code), "ranks": tuple(sorted(verdict.blamed_ranks)), "cause": cause}
     return [f"{n} {found[n]!r}, not {wanted[n]!r}" for n in wanted if wanted[n] is not None and wanted[n] != found[n]]
 
 

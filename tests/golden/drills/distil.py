@@ -138,8 +138,9 @@ def _of_world(fact: Fact, index: int, earlier_s: float) -> Fact | None:
         case ev.FlightRecorded():
             entries = tuple(replace(e, entered_s=round(e.entered_s - earlier_s, 4)) for e in fact.entries)
             return replace(fact, test=_renumbered(fact.test), entries=entries)
-    other: Any = fact
-    return replace(other, test=_renumbered(other.test)) if hasattr(other, "test") else fact
+        case _:
+            other: Any = fact
+            return replace(other, test=_renumbered(other.test)) if hasattr(other, "test") else fact
 
 
 def _renumbered(test: int | None) -> int | None:

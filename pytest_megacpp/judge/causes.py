@@ -1,0 +1,66 @@
+"""Owns the closed causes of verdicts; must not know which rule finds one, nor what to do about it.
+
+Causes that other rooms name are words of theirs: a `Stage`, a `RunEnd`, a `NotRun`, an `Aspect`, what a surface calls a
+problem. Some have a number or a name in them: `exit:3`, `signal:SIGSEGV`, `xid:79`. `docs/verdicts.md` explains all.
+"""
+
+from enum import StrEnum
+from typing import assert_never
+
+from pytest_megacpp.recording.errors import Kind
+
+
+class VerdictCause(StrEnum):
+    """Causes that the judge finds."""
+
+    # of a rank
+    EXCEPTION = "exception"
+    CUDA_OOM = "cuda-oom"
+    CUDA_ERROR = "cuda-error"
+    OOM_KILLED = "oom-killed"
+    EXIT_UNKNOWN = "exit:unknown"
+    EXIT_0 = "exit:0"
+    # of a test
+    SKIPPED_ON_SOME_RANKS = "skipped-on-some-ranks"
+    XPASSED_STRICT = "xpassed-strict"
+    # of a wait
+    NO_PROGRESS = "no-progress"
+    FROZEN = "frozen"
+    LEFT_EARLY = "left-early"
+    DEVICE_BUSY = "device-busy"
+    GIL_HELD = "gil-held"
+    INFRASTRUCTURE = "infrastructure"
+    # of a mismatch
+    GROUP_ORDER = "group-order"
+    MEMBERS = "members"
+    # of a limit
+    STARTUP_LIMIT = "startup-limit"
+    RUN_LIMIT = "run-limit"
+    # of a device
+    ECC = "ecc"
+    NVLS = "nvls"
+    # of a box
+    OOM = "oom"
+    BROKEN = "broken"
+    CUT_OFF = "cut-off"
+    # of a test without a result
+    SKIPPED = "skipped"
+    WORLD_SIZE = "world-size"
+    NO_RESULT = "no-result"
+    NOT_RECORDED = "not-recorded"
+    PLAN_LOST = "plan-lost"
+
+
+def cause_of(kind: Kind) -> VerdictCause:
+    """The verdict's cause, where such an error is one."""
+    match kind:
+        case Kind.CUDA_OOM:
+            return VerdictCause.CUDA_OOM
+        case Kind.CUDA:
+            return VerdictCause.CUDA_ERROR
+        case Kind.NVLS:
+            return VerdictCause.NVLS
+        case Kind.OWN | Kind.MEMORY | Kind.PEER | Kind.JOIN | Kind.MISMATCH | Kind.RENDEZVOUS:
+            return VerdictCause.EXCEPTION
+        case _:
+            assert_never(kind)
