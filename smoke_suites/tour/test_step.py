@@ -1,4 +1,4 @@
-"""Drills to read: each breaks one rank on purpose, and passes when its verdict is reached. `-rP` prints the verdicts."""
+"""Drills to read: each breaks one rank on purpose and passes when its verdict is reached. `-rP` prints the verdict."""
 
 from __future__ import annotations
 
