@@ -94,20 +94,26 @@ def reports(
     wrong: str | None = None,
     more: Mapping[str, object] | None = None,
     known: Mapping[str, str] | None = None,
+    drill: bool = False,
 ) -> Iterator[pytest.TestReport]:
     """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
-    for JUnit, `known` is what else of it a support ticket needs.
+    for JUnit, `known` is what else of it a support ticket needs. A drill that passed has its verdict as a section,
+    which `pytest -rP` shows.
     """
     make = _Maker(item, result, timeline.tests.get(result.number), more or {})
+
+    def verdict_text() -> str:
+        return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
+
     phase = result.verdict.phase if result.verdict.phase in ("setup", "call", "teardown") else "call"
     match result.outcome:
         case Outcome.PASSED:
-            yield from (make("setup"), make("call"))
+            verdict = (("Verdict", verdict_text()),) if drill else ()
+            yield from (make("setup"), make("call", sections=verdict))
         case Outcome.FAILED | Outcome.ERROR:
-            text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known)
-            text = f"{wrong}\n\n{text}" if wrong else text
+            text = f"{wrong}\n\n{verdict_text()}" if wrong else verdict_text()
             failed_in = "call" if result.outcome is Outcome.FAILED else "teardown" if phase == "teardown" else "setup"
-            longrepr = VerdictText(clean(text), _crash(item, result, make.view, wrong))
+            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
             if failed_in != "setup":
                 yield make("setup")
             if failed_in == "teardown":
@@ -137,7 +143,12 @@ class _Maker:
     more: Mapping[str, object]
 
     def __call__(
-        self, when: str, outcome: str = "passed", longrepr: Any = None, wasxfail: str | None = None
+        self,
+        when: str,
+        outcome: str = "passed",
+        longrepr: Any = None,
+        wasxfail: str | None = None,
+        sections: Iterable[tuple[str, str]] = (),
     ) -> pytest.TestReport:
         extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
         shown = when != "setup" or outcome == "failed"  # JUnit reads properties and output from the teardown
@@ -148,7 +159,7 @@ class _Maker:
             outcome=outcome,  # type: ignore[arg-type]
             longrepr=longrepr,
             when=when,  # type: ignore[arg-type]
-            sections=list(_sections(self.view, teardown=when == "teardown")) if shown else (),
+            sections=[*sections, *(_sections(self.view, teardown=when == "teardown") if shown else ())],
             duration=self.result.durations.get(when, 0.0),
             user_properties=self._properties() if shown else [],
             **extra,
