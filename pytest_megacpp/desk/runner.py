@@ -416,7 +416,8 @@ class LaneRunner:
 
     # -- what happened -------------------------------------------------------------------------------------
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    # As a string: pytest exports the name since 8.4, and 8.2 is supported.
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         if self.unreported:
             terminalreporter.section("lane tests without a result", red=True)
             for line in unreported_lines(self.unreported, self._config.pluginmanager):
@@ -446,7 +447,7 @@ class LaneRunner:
         if self._announcer is not None:
             self._announce(self._announcer, terminalreporter)
 
-    def _announce(self, announcer: Announcer, terminalreporter: pytest.TerminalReporter) -> None:
+    def _announce(self, announcer: Announcer, terminalreporter: "pytest.TerminalReporter") -> None:
         """GitHub reads commands from the beginning of a line."""
         keeper = self._gatekeeper
         announcer.complain(keeper.complaints if keeper else ())
@@ -457,7 +458,7 @@ class LaneRunner:
             terminalreporter.write_line(line)
 
 
-def _line(reporter: pytest.TerminalReporter, text: str, **markup: bool) -> None:
+def _line(reporter: "pytest.TerminalReporter", text: str, **markup: bool) -> None:
     """What a box or a rank wrote of it must not act on a terminal, or as a command of a workflow."""
     reporter.line(clean(text).replace("\n", " ")[:LINE_CHARS], **markup)
 

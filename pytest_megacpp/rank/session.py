@@ -115,6 +115,7 @@ class RankSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
+        _keep_plain_writer(config)
         for name in _DESK_PLUGINS:
             plugin = config.pluginmanager.get_plugin(name)
             if plugin is not None:
@@ -355,6 +356,16 @@ class RankSession:
             properties=_properties(report) if report.when == "teardown" else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
+
+
+def _keep_plain_writer(config: pytest.Config) -> None:
+    """Lets pytest explain a failed comparison once no reporter is left: before 9.1 it asks the reporter's writer for
+    colours, and where there is none, its own error takes the place of the explanation.
+    """
+    if config.pluginmanager.has_plugin("terminalreporter"):
+        writer = config.get_terminal_writer()
+        writer.hasmarkup = False
+        config.get_terminal_writer = lambda: writer  # type: ignore[method-assign]
 
 
 def _unrendered(item: pytest.Item, call: pytest.CallInfo[None], why: Exception) -> pytest.TestReport:

@@ -145,6 +145,7 @@ FATES = """
         def test_of_unittest_failing(self):
             self.assertEqual(self.value, 4)
 
+    @pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="pytest 9")
     def test_subtests(subtests):
         for i in range(3):
             with subtests.test(i=i):
@@ -256,7 +257,7 @@ FATE = {
     "TestFamily::test_second": "passed",
     "TestOldStyle::test_of_unittest": "passed",
     "TestOldStyle::test_of_unittest_failing": "failed",
-    "test_subtests": "failed",
+    "test_subtests": "failed" if hasattr(pytest, "Subtests") else "skipped",
     "test_record_property": "passed",
 }
 

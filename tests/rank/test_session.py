@@ -22,6 +22,15 @@ def test_evidence_keeps_its_tracebacks_whatever_the_terminal_shows(
     assert config.option.basetemp == str(pytester.path)
 
 
+def test_a_comparison_can_be_explained_when_no_reporter_is_left(pytester: pytest.Pytester) -> None:
+    """pytest before 9.1 asks for the reporter's writer then."""
+    config = pytester.parseconfigure("-p", "no:megacpp", "--color=yes")
+    session._keep_plain_writer(config)
+    config.pluginmanager.unregister(name="terminalreporter")
+    assert config.get_terminal_writer().hasmarkup is False
+    assert config.hook.pytest_assertrepr_compare(config=config, op="==", left=1, right=2) is not None
+
+
 def test_of_many_collection_errors_those_are_told_that_took_planned_tests_along() -> None:
     others = [CollectError(f"tests/other_{i}.py", "E   ImportError: x") for i in range(5_000)]
     mine = [CollectError(place, "E   ImportError: y") for place in ("tests/test_mine.py", "tests/test_a.py::TestB")]
