@@ -150,10 +150,26 @@ def test_the_constraints_agree_with_the_cuda_builds_of_torch() -> None:
     assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
 
 
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+INDEX = re.compile(
+    r"\| \[(?P<number>\d{4})\]\((?P<file>[^)]+)\) \| (?P<title>[^|]+) \| (?P<line>[^|]+) \| (?P<status>[^|]+) \|"
+)
+STATUS = re.compile(r"in force|(?:amended|replaced) by \d{4}\b.*")
+
+
 def test_every_decision_has_a_number_of_its_own() -> None:
-    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-    numbers = [path.name.partition("-")[0] for path in decisions]
+    numbers = [path.name.partition("-")[0] for path in DECISIONS]
     assert len(numbers) == len(set(numbers)) > 0
     assert all(
-        path.read_text(encoding="utf-8").startswith(f"# {n} ") for path, n in zip(decisions, numbers, strict=True)
+        path.read_text(encoding="utf-8").startswith(f"# {n} ") for path, n in zip(DECISIONS, numbers, strict=True)
     )
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """In order, under its own title, with a status that somebody chose."""
+    lines = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [row for line in lines if (row := INDEX.fullmatch(line))]
+    listed = {row["file"]: f"# {row['number']} {row['title']}" for row in rows}
+    assert listed == {path.name: path.read_text(encoding="utf-8").partition("\n")[0] for path in DECISIONS}
+    assert list(listed) == [path.name for path in DECISIONS]
+    assert all(STATUS.fullmatch(row["status"]) for row in rows)
