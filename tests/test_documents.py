@@ -1,6 +1,7 @@
 """What documents promise is what the program takes: every setting is documented, every workflow's command accepted."""
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
@@ -130,14 +131,28 @@ def test_the_gate_s_required_check_is_not_green_without_an_answer(
     assert (done.returncode, "::error::" in done.stdout) == (code, bool(code))
 
 
+def readme_s_test_command() -> str:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = readme.splitlines()
+    (command,) = [line for line in lines if line.startswith("pip install -c") and "smoke_suites" not in line]
+    return command
+
+
 def test_ci_runs_the_readme_s_test_command() -> None:
     """Word for word: what a user is promised is what a change must pass."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = [
-        line for line in readme.splitlines() if line.startswith("pip install -c") and "smoke_suites" not in line
-    ]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert f"    {command}\n" in script
+    assert f"    {readme_s_test_command()}\n" in script
+
+
+def test_the_task_runner_runs_the_readme_s_test_command() -> None:
+    """Read from the source: nox may not be installed."""
+    constants = {
+        node.targets[0].id: node.value
+        for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    side_by_side = ast.literal_eval(constants["SIDE_BY_SIDE"])
+    assert readme_s_test_command().endswith(f" && pytest {' '.join(side_by_side)}")
 
 
 TRITON_OF_TORCH = {"2.11.0": "3.6.0", "2.12.1": "3.7.1", "2.13.0": "3.7.1"}  # by the metadata of the wheels on PyPI
