@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 WORKFLOWS = sorted([*(ROOT / "docs" / "workflows").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 COMMAND = re.compile(r"(?:^|run: |\s)((?:pytest|megacpp run|megacpp gate) [^|\n]*(?:\n {10}[^\n]+)*)")
+
+
+def _pages(top: Path, *, deep: bool) -> Iterator[Path]:
+    """Markdown in a directory of the project, and below it."""
+    yield from top.glob("**/*.md" if deep else "*.md")
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -188,3 +194,51 @@ def test_every_decision_is_in_the_index() -> None:
     assert listed == {path.name: path.read_text(encoding="utf-8").partition("\n")[0] for path in DECISIONS}
     assert list(listed) == [path.name for path in DECISIONS]
     assert all(STATUS.fullmatch(row["status"]) for row in rows)
+
+
+# -- links and names of files ----------------------------------------------------------------------------------
+
+PAGES = sorted(path for top in (".", ".github", "docs", "benchmarks") for path in _pages(ROOT / top, deep=top != "."))
+LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<file>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+
+
+def prose(path: Path) -> str:
+    return CODE_BLOCK.sub("", path.read_text(encoding="utf-8"))
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    """As GitHub makes them of headings: lower case, without punctuation, blanks as hyphens."""
+    texts = (re.sub(r"\]\([^)]*\)", "", heading).lower() for heading in HEADING.findall(prose(path)))
+    return frozenset(re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in LINK.finditer(prose(page)):
+        target = (page.parent / link["file"]).resolve() if link["file"] else page
+        is_there = target.exists() and (link["anchor"] is None or link["anchor"] in anchors(target))
+        broken += [] if is_there else [link[0]]
+    assert broken == []
+
+
+PLACE = re.compile(r"`(?P<path>[\w.-]*[\w-]/[\w./-]*|[\w-]+\.(?:md|py|toml|txt))(?:::(?P<name>[\w.]+))?`")
+
+
+def test_contributing_names_places_that_are_there() -> None:
+    """`path` or `path::name`, of the project or the package, so that a list of places to touch can't outlive them."""
+    places = list(PLACE.finditer(prose(ROOT / "CONTRIBUTING.md")))
+    assert len(places) > 30
+    tops = (ROOT, ROOT / "pytest_megacpp")
+    missing = [p[0] for p in places if not any(_is_there(top / p["path"], p["name"]) for top in tops)]
+    assert missing == []
+
+
+def _is_there(path: Path, name: str | None) -> bool:
+    if name is None or not path.is_file():
+        return name is None and path.exists()
+    text = path.read_text(encoding="utf-8")
+    return all(re.search(rf"\b{re.escape(word)}\b", text) for word in name.split("."))
