@@ -23,12 +23,15 @@ untouched: Callable[..., Any]
 
 def watch(around: Callable[[], AbstractContextManager[object]]) -> None:
     """Every pass of this process runs within `around()` from now on. Raises Unwatchable."""
+    import torch
     from torch.autograd import graph
 
     global _around, untouched
     function: Any = getattr(graph, "_engine_run_backward", None)
     if not isinstance(function, types.FunctionType) or function.__closure__:
         raise Unwatchable("torch.autograd.graph._engine_run_backward isn't the function that it was")
+    if not hasattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback"):
+        raise Unwatchable("this torch doesn't say whether its compiler is at work")
     own = function.__code__
     untouched = types.FunctionType(own, function.__globals__, function.__name__, function.__defaults__)
     _around = around

@@ -50,3 +50,12 @@ def test_another_torch_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "_engine_run_backward", print)
     with pytest.raises(backward.Unwatchable):
         backward.watch(contextlib.nullcontext)
+
+
+def test_a_torch_that_hides_its_compiler_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be asked for would raise in every pass of a test."""
+    own = graph._engine_run_backward.__code__
+    monkeypatch.delattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback")
+    with pytest.raises(backward.Unwatchable):
+        backward.watch(contextlib.nullcontext)
+    assert graph._engine_run_backward.__code__ is own
