@@ -1,10 +1,12 @@
 """What documents promise is what the program takes: every setting is documented, every workflow's command accepted."""
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,11 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 WORKFLOWS = sorted([*(ROOT / "docs" / "workflows").glob("*.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")])
 COMMAND = re.compile(r"(?:^|run: |\s)((?:pytest|megacpp run|megacpp gate) [^|\n]*(?:\n {10}[^\n]+)*)")
+
+
+def _pages(top: Path, *, deep: bool) -> Iterator[Path]:
+    """Markdown in a directory of the project, and below it."""
+    yield from top.glob("**/*.md" if deep else "*.md")
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -65,11 +72,7 @@ def test_init_writes_the_documented_workflow() -> None:
 
 def test_there_are_commands() -> None:
     assert len(list(commands())) > 8
-    assert all(
-        f"workflows/{path.name}" in GUIDE
-        for path in WORKFLOWS
-        if path.parent.name == "workflows" and "docs" in path.parts
-    )
+    assert all(f"workflows/{path.name}" in GUIDE for path in WORKFLOWS if path.parent.parent == ROOT / "docs")
 
 
 @pytest.mark.parametrize(("workflow", "command"), list(commands()))
@@ -130,14 +133,28 @@ def test_the_gate_s_required_check_is_not_green_without_an_answer(
     assert (done.returncode, "::error::" in done.stdout) == (code, bool(code))
 
 
+def readme_s_test_command() -> str:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = readme.splitlines()
+    (command,) = [line for line in lines if line.startswith("pip install -c") and "&& pytest -n" in line]
+    return command
+
+
 def test_ci_runs_the_readme_s_test_command() -> None:
     """Word for word: what a user is promised is what a change must pass."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = [
-        line for line in readme.splitlines() if line.startswith("pip install -c") and "smoke_suites" not in line
-    ]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert f"    {command}\n" in script
+    assert f"    {readme_s_test_command()}\n" in script
+
+
+def test_the_task_runner_runs_the_readme_s_test_command() -> None:
+    """Read from the source: nox may not be installed."""
+    constants = {
+        node.targets[0].id: node.value
+        for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    side_by_side = ast.literal_eval(constants["SIDE_BY_SIDE"])
+    assert readme_s_test_command().endswith(f" && pytest {' '.join(side_by_side)}")
 
 
 TRITON_OF_TORCH = {"2.11.0": "3.6.0", "2.12.1": "3.7.1", "2.13.0": "3.7.1"}  # by the metadata of the wheels on PyPI
@@ -150,10 +167,74 @@ def test_the_constraints_agree_with_the_cuda_builds_of_torch() -> None:
     assert pins["triton"] == TRITON_OF_TORCH[pins["torch"]]
 
 
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+INDEX = re.compile(
+    r"\| \[(?P<number>\d{4})\]\((?P<file>[^)]+)\) \| (?P<title>[^|]+) \| (?P<line>[^|]+) \| (?P<status>[^|]+) \|"
+)
+STATUS = re.compile(r"in force|(?:amended|replaced) by \d{4}\b.*")
+
+
 def test_every_decision_has_a_number_of_its_own() -> None:
-    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-    numbers = [path.name.partition("-")[0] for path in decisions]
+    numbers = [path.name.partition("-")[0] for path in DECISIONS]
     assert len(numbers) == len(set(numbers)) > 0
     assert all(
-        path.read_text(encoding="utf-8").startswith(f"# {n} ") for path, n in zip(decisions, numbers, strict=True)
+        path.read_text(encoding="utf-8").startswith(f"# {n} ") for path, n in zip(DECISIONS, numbers, strict=True)
     )
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """In order, under its own title, with a status that somebody chose."""
+    lines = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [row for line in lines if (row := INDEX.fullmatch(line))]
+    listed = {row["file"]: f"# {row['number']} {row['title']}" for row in rows}
+    assert listed == {path.name: path.read_text(encoding="utf-8").partition("\n")[0] for path in DECISIONS}
+    assert list(listed) == [path.name for path in DECISIONS]
+    assert all(STATUS.fullmatch(row["status"]) for row in rows)
+
+
+# -- links and names of files ----------------------------------------------------------------------------------
+
+PAGES = sorted(path for top in (".", ".github", "docs", "benchmarks") for path in _pages(ROOT / top, deep=top != "."))
+LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<file>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+
+
+def prose(path: Path) -> str:
+    return CODE_BLOCK.sub("", path.read_text(encoding="utf-8"))
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    """As GitHub makes them of headings: lower case, without punctuation, blanks as hyphens."""
+    texts = (re.sub(r"\]\([^)]*\)", "", heading).lower() for heading in HEADING.findall(prose(path)))
+    return frozenset(re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in LINK.finditer(prose(page)):
+        target = (page.parent / link["file"]).resolve() if link["file"] else page
+        is_there = target.exists() and (link["anchor"] is None or link["anchor"] in anchors(target))
+        broken += [] if is_there else [link[0]]
+    assert broken == []
+
+
+PLACE = re.compile(r"`(?P<path>[\w.-]*[\w-]/[\w./-]*|[\w-]+\.(?:md|py|toml|txt))(?:::(?P<name>[\w.]+))?`")
+
+
+def test_contributing_names_places_that_are_there() -> None:
+    """`path` or `path::name`, of the project or the package, so that a list of places to touch can't outlive them."""
+    places = list(PLACE.finditer(prose(ROOT / "CONTRIBUTING.md")))
+    assert len(places) > 30
+    tops = (ROOT, ROOT / "pytest_megacpp")
+    missing = [p[0] for p in places if not any(_is_there(top / p["path"], p["name"]) for top in tops)]
+    assert missing == []
+
+
+def _is_there(path: Path, name: str | None) -> bool:
+    if name is None or not path.is_file():
+        return name is None and path.exists()
+    text = path.read_text(encoding="utf-8")
+    return all(re.search(rf"\b{re.escape(word)}\b", text) for word in name.split("."))

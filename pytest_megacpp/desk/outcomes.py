@@ -97,19 +97,25 @@ def reports(
     wrong: str | None = None,
     more: Mapping[str, object] | None = None,
     known: Mapping[str, str] | None = None,
+    drill: bool = False,
 ) -> Iterator[pytest.TestReport]:
     """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
-    for JUnit, `known` is what else of it a support ticket needs.
+    for JUnit, `known` is what else of it a support ticket needs. A drill that passed has its verdict as a section,
+    which `pytest -rP` shows.
     """
     make = _Maker(item, result, timeline.tests.get(result.number), more or {})
+
+    def verdict_text() -> str:
+        return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
+
     match result.outcome:
         case Outcome.PASSED:
-            yield from (make(SETUP), make(CALL))
+            verdict = (("Verdict", verdict_text()),) if drill else ()
+            yield from (make(SETUP), make(CALL, sections=verdict))
         case Outcome.FAILED | Outcome.ERROR:
-            text = failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known)
-            text = f"{wrong}\n\n{text}" if wrong else text
+            text = f"{wrong}\n\n{verdict_text()}" if wrong else verdict_text()
             failed_in = _failed_in(result)
-            longrepr = VerdictText(clean(text), _crash(item, result, make.view, wrong))
+            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
             if failed_in is not SETUP:
                 yield make(SETUP)
             if failed_in is TEARDOWN:
@@ -153,6 +159,7 @@ class _Maker:
         outcome: ReportOutcome = ReportOutcome.PASSED,
         longrepr: Any = None,
         wasxfail: str | None = None,
+        sections: Iterable[tuple[str, str]] = (),
     ) -> pytest.TestReport:
         extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
         # JUnit reads properties and output from the teardown
@@ -164,7 +171,7 @@ class _Maker:
             outcome=outcome.value,  # type: ignore[arg-type]  # plain texts: pytest-xdist sends no others
             longrepr=longrepr,
             when=when.value,  # type: ignore[arg-type]
-            sections=list(_sections(self.view, teardown=when is TEARDOWN)) if shown else (),
+            sections=[*sections, *(_sections(self.view, teardown=when is TEARDOWN) if shown else ())],
             duration=self.result.durations.get(when, 0.0),
             user_properties=self._properties() if shown else [],
             **extra,

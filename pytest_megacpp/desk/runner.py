@@ -338,6 +338,7 @@ class LaneRunner:
             wrong=wrong,
             more=run.properties(placed.index),
             known=run.known(placed.index, here),
+            drill=placed.drill is not None,
         )
         self._report(item, nextitem, told)
         self._warnings.of_test(item, run.timeline, placed.index)

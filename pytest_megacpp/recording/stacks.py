@@ -18,6 +18,7 @@ _GENERATED = r"[/\\]\w{2}[/\\]c[a-z2-7]{51}\.py$"  # by Inductor, in its cache
 _LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|{_OWN}|{_GENERATED}")
 _TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")
 _FRAMED = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\]native_calls\.py$")
+_WRAPPER = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\](?:native_calls|observers)\.py$")
 
 # A thread whose innermost frames are a library's, and one of them lies in these modules, waits for a peer.
 _COMMUNICATION = re.compile(
@@ -106,6 +107,11 @@ def _number(identity: str) -> int | None:
 def is_users(frame: Frame) -> bool:
     """Whether it lies outside of Python's, torch's and this plugin's own code."""
     return not _LIBRARY.search(frame.file)
+
+
+def is_wrapper(frame: Frame) -> bool:
+    """Whether it only passes a call of torch's on, so that the plugin sees it."""
+    return bool(_WRAPPER.search(frame.file))
 
 
 def user_frame(thread: Thread) -> Frame | None:

@@ -10,7 +10,7 @@ from itertools import groupby, takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import Thread, is_users, short_path
+from pytest_megacpp.recording.stacks import Thread, is_users, is_wrapper, short_path
 from pytest_megacpp.recording.vocabulary import Stage, Stream, TestPhase
 from pytest_megacpp.report.clean import bounded_lines, one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, quoted
@@ -142,8 +142,11 @@ def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
 
 
 def _frames(thread: Thread, cwd: str) -> list[str]:
-    """The innermost frames down to the test function; of many in a row that aren't the user's the first ones."""
-    tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), thread.frames)) or list(thread.frames)
+    """The innermost frames down to the test function; of many in a row that aren't the user's the first ones. Those
+    of the plugin's wrappers are left out.
+    """
+    called = [frame for frame in thread.frames if not is_wrapper(frame)]
+    tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), called)) or called
     lines: list[str] = []
     for whole, run in groupby(tested, key=is_users):
         frames = list(run)

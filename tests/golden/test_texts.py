@@ -11,9 +11,10 @@ from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.receipt import receipt_name
 from pytest_megacpp.report.text import failure_text
+from tests.golden.build import CASES
 
 HERE = Path(__file__).parent
-RECORDED = sorted(path.parent.name for path in HERE.glob("*/recording.jsonl"))
+NAMES = sorted({*CASES, *(path.parent.name for path in HERE.glob("*/recording.jsonl"))})
 
 
 def told(recording: bytes) -> str:
@@ -26,7 +27,7 @@ def told(recording: bytes) -> str:
     )
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_text(name: str) -> None:
     text, path = told((HERE / name / "recording.jsonl").read_bytes()), HERE / name / "text.txt"
     if os.environ.get("MEGACPP_GOLDEN") == "rewrite":
@@ -34,7 +35,7 @@ def test_text(name: str) -> None:
     assert path.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_only_what_others_wrote_is_wider_than_a_page(name: str) -> None:
     lines = told((HERE / name / "recording.jsonl").read_bytes()).split("\n")
     ours = [line for line in lines if "│" not in line and not line.startswith(("next ", "         "))]

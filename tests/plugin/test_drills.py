@@ -99,7 +99,7 @@ AFTERMATH = """
 def drills(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     project = Project(tmp_path_factory.mktemp("drills"))
     project.write("test_drills.py", DRILLS)
-    return project.pytest(*LANE)
+    return project.pytest(*LANE, "-rP")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,16 @@ def test_a_drill_passes_when_exactly_its_verdict_is_reached(drills: Ran, name: s
     if why:
         assert drills.failure(name).startswith(why)
         assert why in drills.text
+
+
+def test_a_drill_that_passed_shows_its_verdict_on_request(drills: Ran) -> None:
+    _, _, passes = drills.text.partition("= PASSES =")
+    _, _, shown = passes.partition(" test_with_its_cause _")
+    shown, _, _ = shown.partition("____ test_")
+    assert "- Verdict -" in shown
+    assert "rank-death · rank 1 was killed by SIGKILL" in shown
+    _, _, healthy = passes.partition(" test_healthy _")
+    assert "- Verdict -" not in healthy
 
 
 def test_artefacts_keep_the_verdict_and_have_the_drill_s_outcome(drills: Ran) -> None:

@@ -105,6 +105,21 @@ def test_a_living_rank_is_shown_where_it_stood() -> None:
     assert "where rank 1 stood, most recent call first\n│ /repo/suite/train.py:31 in load" in text
 
 
+def test_frames_of_the_plugin_s_wrappers_are_left_out() -> None:
+    story = Story()
+    story.rank(9.0, ev.RankReady(1, 100, "0x10"))
+    site = "/venv/lib/python3.11/site-packages"
+    frames = [
+        f'File "{site}/pytest_megacpp/rank/native_calls.py", line 44 in wait',
+        f'File "{site}/torch/distributed/distributed_c10d.py", line 3151 in broadcast',
+        'File "/repo/suite/train.py", line 31 in load',
+    ]
+    dump = "\n  ".join(["Thread 0x10 (most recent call first):", *frames]) + "\n"
+    story.box(20.0, ev.StackTaken(1, 0, "traceback", True, dump))
+    text = shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,), certainty=Certainty.LIKELY)))
+    assert "call first\n│ torch/distributed/distributed_c10d.py:3151 in broadcast\n│ /repo/suite/train.py:31" in text
+
+
 def test_a_rank_compiling_when_the_box_ended_it_is_shown_compiling() -> None:
     story = Story(2)
     story.box(12.0, ev.Sampled(1, 0, True, "R", ("dynamo_compile",), 1.0, 1.0))
