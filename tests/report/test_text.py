@@ -115,7 +115,7 @@ def test_frames_of_the_plugin_s_wrappers_are_left_out() -> None:
         'File "/repo/suite/train.py", line 31 in load',
     ]
     dump = "\n  ".join(["Thread 0x10 (most recent call first):", *frames]) + "\n"
-    story.box(20.0, ev.StackTaken(1, 0, "traceback", True, dump))
+    story.box(20.0, ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, dump))
     text = shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,), certainty=Certainty.LIKELY)))
     assert "call first\n│ torch/distributed/distributed_c10d.py:3151 in broadcast\n│ /repo/suite/train.py:31" in text
 
