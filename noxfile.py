@@ -41,7 +41,7 @@ GATE = (
     "tests/box/test_contract.py",
     "tests/box/test_preload.py",
     "tests/box/test_probe.py",
-    "tests/box/test_recorders.py",
+    "tests/box/test_flight_recorders.py",
     "tests/box/test_watch.py",
     "tests/rank",
     "tests/plugin/test_outcomes.py",

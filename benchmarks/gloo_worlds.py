@@ -17,9 +17,9 @@ from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
-from pytest_megacpp.box import contract, loopback, preflight
-from pytest_megacpp.box.stores import ADDRESS
-from pytest_megacpp.box.torchrun_env import rank_environment
+from pytest_megacpp.box.host import contract, loopback, preflight
+from pytest_megacpp.box.worlds.stores import ADDRESS
+from pytest_megacpp.box.worlds.torchrun_env import rank_environment
 
 CONNECT_S = 30.0  # until gloo gives up
 WORLD_S = 90.0  # until this gives up on a world

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_megacpp.desk.options import add_options
+from pytest_megacpp.desk.config.options import add_options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,19 +15,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from pytest_megacpp.desk.lanes import LaneMarks
+    from pytest_megacpp.desk.hooks.lanes import LaneMarks
 
     marks = LaneMarks(config)
     config.pluginmanager.register(marks, "megacpp-marks")
     if marks.in_rank or marks.in_worker:
         return
     if marks.asked:
-        from pytest_megacpp.desk.runner import LaneRunner
+        from pytest_megacpp.desk.hooks.runner import LaneRunner
 
         runner = LaneRunner(config, marks)
         config.pluginmanager.register(runner, "megacpp-runner")
         if runner.distributed:
-            from pytest_megacpp.desk.controller import LaneController
+            from pytest_megacpp.desk.hooks.xdist import LaneController
 
             config.pluginmanager.register(LaneController(runner), "megacpp-controller")
     elif marks.options.gate_since_given:
@@ -43,7 +43,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     option = config.option
     if code != pytest.ExitCode.OK or option.help or option.version or option.markers:
         return code
-    from pytest_megacpp.desk.lanes import LaneMarks
+    from pytest_megacpp.desk.hooks.lanes import LaneMarks
 
     marks = config.pluginmanager.get_plugin("megacpp-marks") or LaneMarks(config)
     runner = config.pluginmanager.get_plugin("megacpp-runner")

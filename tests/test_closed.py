@@ -73,7 +73,7 @@ ADDITIONS = {
         "box/supervisor.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
     ),
     "a word of the desk": Addition(
-        "recording/words.py",
+        "recording/commands.py",
         "Word: TypeAlias = Again | Enough | Stop",
         "Word: TypeAlias = Again | Enough | Stop | int",
         frozenset({"box.main:_obey"}),

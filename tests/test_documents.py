@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_megacpp.desk import cli
-from pytest_megacpp.desk.options import KEYS, LANE_KEYS, OPTION_KEYS, read_gate, read_lanes, read_table, twin
-from pytest_megacpp.desk.rules import GATE_KEYS
-from pytest_megacpp.desk.starter import WORKFLOW
+from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.commands.init import WORKFLOW
+from pytest_megacpp.desk.config.gate import GATE_KEYS
+from pytest_megacpp.desk.config.options import KEYS, LANE_KEYS, OPTION_KEYS, read_gate, read_lanes, read_table, twin
 
 pytest_plugins = "pytester"
 
@@ -86,7 +86,7 @@ def test_a_workflow_s_command_is_accepted(
     arguments = words[2:] if words[0] == "megacpp" else words[1:]
     options = [word for word in arguments if not word.startswith(("tests", "smoke_suites", "${{"))]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makeconftest("from pytest_megacpp.desk.options import add_options as pytest_addoption")
+    pytester.makeconftest("from pytest_megacpp.desk.config.options import add_options as pytest_addoption")
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\n")
     pytester.parseconfig("-p", "no:megacpp", *options)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 
 ROOT = Path(__file__).parents[1]
 STEP = """

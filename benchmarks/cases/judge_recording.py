@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pytest_megacpp.desk.runs import no_garbage_collection, read_timeline
+from pytest_megacpp.desk.run.runs import no_garbage_collection, read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.report.text import failure_text
 

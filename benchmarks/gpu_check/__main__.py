@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_S = 690.0

@@ -1,6 +1,7 @@
 """Owns what NVML and nvidia-smi answer, and how fast, while the device does nothing and while a kernel loops.
 
-The box asks the same way: NVML by its C library (`box/faults.py`), nvidia-smi by its output (`box/gpus.py`).
+The box asks the same way: NVML by its C library (`box/gpus/faults.py`), nvidia-smi by its output
+(`box/gpus/survey.py`).
 """
 
 import ctypes
@@ -12,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pytest_megacpp.box.faults import CORRECTED, UNCORRECTED, Nvml, ears
-from pytest_megacpp.box.gpus import STATE, parse_state
+from pytest_megacpp.box.gpus.faults import CORRECTED, UNCORRECTED, Nvml, ears
+from pytest_megacpp.box.gpus.survey import STATE, parse_state
 from tests.gpu.conftest import gpu_name
 
 LOOPS = 20

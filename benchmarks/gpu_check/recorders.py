@@ -18,9 +18,9 @@ import json, os, sys, tempfile, time
 import torch
 import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
-from pytest_megacpp.box.probe import ask, handlers
-from pytest_megacpp.box.recorders import Recorders
-from pytest_megacpp.rank import recorders as own
+from pytest_megacpp.box.look.probe import ask, handlers
+from pytest_megacpp.box.look.flight_recorders import Recorders
+from pytest_megacpp.rank import flight_recorders as own
 
 path = os.path.join(tempfile.mkdtemp(), "ws")
 server = c10d._WorkerServer(path)

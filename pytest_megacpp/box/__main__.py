@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pytest_megacpp.box import contract, process
+from pytest_megacpp.box.host import contract, process
 from pytest_megacpp.box.scratch import make, sweep
 
 SWEEP_S = 5.0

@@ -22,30 +22,32 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from pytest_megacpp.box import contract, interpreters, kernel, loopback, preflight, process
 from pytest_megacpp.box import supervisor as sv
-from pytest_megacpp.box.admission import Admission
-from pytest_megacpp.box.data import Fetch
-from pytest_megacpp.box.faults import FaultWatch, Heard, device_of, ears
-from pytest_megacpp.box.interpreters import Interpreters, hash_seeds
-from pytest_megacpp.box.line import Line
-from pytest_megacpp.box.memory import Ledger, allowance
-from pytest_megacpp.box.oom import OomWitness
-from pytest_megacpp.box.output import OutputMarks
-from pytest_megacpp.box.pump import TICK_S, Pump
-from pytest_megacpp.box.recorder import Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box.data.data_sets import Fetch
+from pytest_megacpp.box.event_loop import TICK_S, Pump
+from pytest_megacpp.box.gpus.faults import FaultWatch, Heard, device_of, ears
+from pytest_megacpp.box.host import contract, kernel, loopback, preflight, process
+from pytest_megacpp.box.host.memory import Ledger, allowance
+from pytest_megacpp.box.host.oom import OomWitness
+from pytest_megacpp.box.logs.output import OutputMarks
+from pytest_megacpp.box.logs.redaction import redact_file
+from pytest_megacpp.box.look.watch import CrashWatch, ProcessTable, RankWatch
+from pytest_megacpp.box.recorder import Recorder, RecordingFailed
 from pytest_megacpp.box.scratch import PREFIX, lost
-from pytest_megacpp.box.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
-from pytest_megacpp.box.watch import CrashWatch, ProcessTable, RankWatch
-from pytest_megacpp.box.world import NoTorch, RankProcess, StartFailed, World
+from pytest_megacpp.box.seed.seeding import Seeding, has_cache_of_its_own, left_to_user, shape_of
+from pytest_megacpp.box.worlds import interpreters
+from pytest_megacpp.box.worlds.admission import Admission
+from pytest_megacpp.box.worlds.interpreters import Interpreters, hash_seeds
+from pytest_megacpp.box.worlds.rank_channel import Line
+from pytest_megacpp.box.worlds.world import NoTorch, RankProcess, StartFailed, World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.commands import Word, read_word
 from pytest_megacpp.recording.greeting import Channel
 from pytest_megacpp.recording.plan import Again, Enough, Go, Leave, Plan, Stop
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.texts import beginning
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, Purpose, ReportOutcome, RunEnd
-from pytest_megacpp.recording.words import Word, read_word
 
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
@@ -685,7 +687,7 @@ def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:
 
 def _clean_plan(path: str, redactor: Redactor) -> None:
     """The run keeps a plan without the configured secrets. Where box and desk are killed before, the next desk needs
-    them to know what to take out of the logs (`desk/leftovers.py`).
+    them to know what to take out of the logs (`desk/run/leftovers.py`).
     """
     if not redact_file(path, redactor):
         with contextlib.suppress(OSError):

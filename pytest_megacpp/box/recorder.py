@@ -3,26 +3,19 @@
 import contextlib
 import dataclasses
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import IO, Any
+from typing import Any
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.oversize import encoded
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.secret_shapes import KEY_ENDS, OPEN_KEY
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 
 _WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted, ev.RankReady, ev.GroupCreated)
-
-
-PORTION_CHARS = 4 << 20
-MAX_KEY_CHARS = 64 << 10
-_AS_WRITTEN: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 class RecordingFailed(OSError):
@@ -106,39 +99,3 @@ class Recorder:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _for_us(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _rest_of_key(log: IO[str], portion: str) -> str:
-    """What else belongs to a private key that `portion` ends in: by its lines alone it can't be told."""
-    rest: list[str] = []
-    left = MAX_KEY_CHARS if OPEN_KEY.search(portion) else 0
-    while left > 0 and (line := log.readline(MAX_KEY_CHARS)):
-        rest.append(line)
-        left = 0 if KEY_ENDS in line else left - len(line)
-    return "".join(rest)
-
-
-def redact_file(path: str, redactor: Redactor) -> bool:
-    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched. Who may read it stays.
-    Returns whether no secret is left.
-    """
-    beside = f"{path}.tmp"
-    try:
-        with open(path, **_AS_WRITTEN) as log, open(beside, "w", opener=_for_us, **_AS_WRITTEN) as copy:
-            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(log.fileno()).st_mode))
-            changed = False
-            while portion := log.read(PORTION_CHARS) + log.readline(PORTION_CHARS):
-                portion += _rest_of_key(log, portion)
-                cleaned = redactor.text(portion)
-                changed = changed or cleaned != portion
-                copy.write(cleaned)
-        os.replace(beside, path) if changed else os.unlink(beside)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        return False
-    return True

@@ -1,1 +1,1 @@
-
+"""Where somebody types pytest: from options to reports."""

@@ -16,10 +16,10 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import MemoryLimit, ProblemCause
 
 NEAR_LIMIT = 0.9
-"""Of the limit. A record is at most 1 % of it behind the box's last look there (`box/memory.py`)."""
+"""Of the limit. A record is at most 1 % of it behind the box's last look there (`box/host/memory.py`)."""
 FORESIGHT_S = 1.0  # the box looks every second, so this is what nobody saw
 YOUNG_S = 2 * FORESIGHT_S
-"""A rate that is older says nothing of the end: records are made of changes only (`box/memory.py`)."""
+"""A rate that is older says nothing of the end: records are made of changes only (`box/host/memory.py`)."""
 OWN_SHARE = 0.3
 """Of a machine's memory, which every program of it uses: the least that the ranks hold for it to be their matter."""
 FAST = 0.05  # of the limit in a second

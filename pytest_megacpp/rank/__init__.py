@@ -1,1 +1,1 @@
-
+"""What runs inside a rank's process."""

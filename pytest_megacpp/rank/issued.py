@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.known_calls import KnownCalls, Place, Recorded
-from pytest_megacpp.rank.recorders import Dump
 from pytest_megacpp.recording.collectives import signature
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
 from pytest_megacpp.recording.issued import Digests, Issue, hashed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_megacpp.rank.agent import Agent
-from pytest_megacpp.rank.patience import Patience
+from pytest_megacpp.rank.group_timeouts import Patience
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
 from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.timeline import KEPT_RECORDS

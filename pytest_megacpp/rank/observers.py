@@ -1,6 +1,6 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Four of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `staging` (triton's
+Four of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `autotune` (triton's
 tuner) and `native_calls` (frames for calls of C++).
 An observer that fails says so once as a missing capability; the test goes on.
 """
@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 
 from pytest_megacpp.rank import backward, first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.autotune import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
+from pytest_megacpp.rank.flight_recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
+from pytest_megacpp.rank.group_timeouts import Patience
 from pytest_megacpp.rank.issued import Issued
-from pytest_megacpp.rank.patience import Patience
-from pytest_megacpp.rank.recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
-from pytest_megacpp.rank.staging import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.recording.events import (
     Capability,
     Compiled,

@@ -22,7 +22,7 @@ from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
-from pytest_megacpp.rank.warned import Warnings
+from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,

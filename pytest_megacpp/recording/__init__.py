@@ -1,1 +1,1 @@
-
+"""What all parts speak: the facts of a run, how they become bytes and views."""

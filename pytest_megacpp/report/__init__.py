@@ -1,1 +1,1 @@
-
+"""Texts and documents from judged tests."""

@@ -17,9 +17,9 @@ from pytest_megacpp.recording.texts import cut_middle
 from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, ForwardOrigin, WarmUp
 from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
+from pytest_megacpp.report.rank_output import Raised, raised
 from pytest_megacpp.report.run_json import Redact, RunMeta, circumstances, cost_of_test, redacted
 from pytest_megacpp.report.states import Scene, last_line, scene
-from pytest_megacpp.report.testimony import Raised, raised
 
 SCHEMA = "megacpp.receipt/1"
 MAX_SLUG_CHARS = 80

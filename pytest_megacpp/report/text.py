@@ -14,11 +14,11 @@ from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import EvidenceSource, TestPhase, WarmUp
+from pytest_megacpp.report.attempts import ladder
 from pytest_megacpp.report.clean import clean, one_line
-from pytest_megacpp.report.ladder import ladder
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
+from pytest_megacpp.report.rank_output import last_lines, testimonies
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
-from pytest_megacpp.report.testimony import last_lines, testimonies
 from pytest_megacpp.report.ticket import ticket
 
 ITEMISED_RANKS = 16

@@ -1,1 +1,1 @@
-
+"""Where a box runs."""

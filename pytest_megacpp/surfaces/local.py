@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import IO
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
-from pytest_megacpp.recording.words import Word, word_line
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
-from pytest_megacpp.surfaces.standstill import STOPPED_S, Standstill
+from pytest_megacpp.surfaces.stopped_box import STOPPED_S, Standstill
 
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.vocabulary import RunEnd
-from pytest_megacpp.recording.words import Word
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.vocabulary import RunEnd
-from pytest_megacpp.recording.words import Word
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 
 

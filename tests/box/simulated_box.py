@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_megacpp.box import supervisor as sv
-from pytest_megacpp.box.line import Line
+from pytest_megacpp.box.worlds.rank_channel import Line
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.admission import SILENT_CONNECTIONS, Admission
-from pytest_megacpp.box.pump import Pump
+from pytest_megacpp.box.event_loop import Pump
+from pytest_megacpp.box.worlds.admission import SILENT_CONNECTIONS, Admission
 from pytest_megacpp.recording.greeting import GREETING_BYTES, Channel, greeting, new_token, opened_by
 
 TOKENS = {"w1.0": "0123456789abcdef" * 2, "w1.1": "fedcba9876543210" * 2}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import archive
-from pytest_megacpp.box.archive import Packed, pack, unpack
+from pytest_megacpp.box.seed import archive
+from pytest_megacpp.box.seed.archive import Packed, pack, unpack
 from pytest_megacpp.recording.seed_layout import SeedError, SeedRefused
 from tests.box.seeding import contents, fill
 from tests.fuzzing import fuzzer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import start
+from pytest_megacpp.box.remote import start
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.codec import to_json
@@ -107,5 +107,5 @@ def test_an_older_python_is_asked_before_anything_it_cannot_read(
     monkeypatch.setenv("PYTHONPATH", "/the/images/own")
     assert start.main("__main__", str(directory / "plan.json"), str(directory)) == os.EX_UNAVAILABLE
     assert causes(told(directory)) == [("environment", "python")] * 2
-    assert start.main("follow", str(directory), "0") == os.EX_UNAVAILABLE
-    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(START.parents[2]), "/the/images/own"]
+    assert start.main("remote.follow", str(directory), "0") == os.EX_UNAVAILABLE
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(START.parents[3]), "/the/images/own"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import memory, oom
-from pytest_megacpp.box.cgroups import Membership, memberships
-from pytest_megacpp.box.kernel_identity import names_gvisor
+from pytest_megacpp.box.host import memory, oom
+from pytest_megacpp.box.host.cgroups import Membership, memberships
+from pytest_megacpp.box.host.kernel_identity import names_gvisor
 
 
 def test_lines_of_both_versions(tmp_path: Path) -> None:

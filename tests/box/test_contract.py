@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import contract
-from pytest_megacpp.box.contract import LaunchShape, Setting, apply, refusals, resolve
+from pytest_megacpp.box.host import contract
+from pytest_megacpp.box.host.contract import LaunchShape, Setting, apply, refusals, resolve
 from pytest_megacpp.recording.vocabulary import SettingOrigin
 
 H200X8 = LaunchShape(cuda=True, ranks=8, cpus=64, cache_dir="/cache", fsdp=True)

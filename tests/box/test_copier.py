@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import copier
-from pytest_megacpp.box.copier import Cancelled, Copier, CopyFailed, listing, read_manifest, state_of
+from pytest_megacpp.box.data import copier
+from pytest_megacpp.box.data.copier import Cancelled, Copier, CopyFailed, listing, read_manifest, state_of
 
 FILES = {"a.bin": b"0123456789", "sub/b.bin": b"abcdefghijklm", "sub/deep/c": b"", "d": b"x"}
 TOTAL = sum(map(len, FILES.values()))

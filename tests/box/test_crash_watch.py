@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.watch import MAX_DUMP_BYTES, CrashWatch, RankWatch, Target
+from pytest_megacpp.box.look.watch import MAX_DUMP_BYTES, CrashWatch, RankWatch, Target
 
 
 class Looking(RankWatch):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_megacpp.box.exits import watch_exit
+from pytest_megacpp.box.worlds.exits import watch_exit
 
 Method = Literal["spawn", "forkserver"]
 METHODS: tuple[Method, ...] = ("spawn", "forkserver")

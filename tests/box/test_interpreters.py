@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
-from pytest_megacpp.box.interpreters import MAX_SEED, InterpreterLost, Interpreters, hash_seeds
+from pytest_megacpp.box.host import process
+from pytest_megacpp.box.worlds.interpreters import MAX_SEED, InterpreterLost, Interpreters, hash_seeds
 
 WORD = "forces"
 

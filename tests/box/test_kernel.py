@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import kernel
+from pytest_megacpp.box.host import kernel
 from pytest_megacpp.judge.certainty import HARMS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kernel.md"

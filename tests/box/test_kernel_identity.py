@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import kernel_identity
-from pytest_megacpp.box.kernel_identity import BUILT, GREETING, names_gvisor
+from pytest_megacpp.box.host import kernel_identity
+from pytest_megacpp.box.host.kernel_identity import BUILT, GREETING, names_gvisor
 
 LINUX_LOG = "[    0.000000] Linux version 6.12.0 (gcc)\n[   12.000000] runsc: Starting gVisor...\n"
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pytest_megacpp.box import loopback
+from pytest_megacpp.box.host import loopback
 
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import interpreters
-from pytest_megacpp.box.interpreters import InterpreterLost, Interpreters
-from pytest_megacpp.box.line import MAX_GARBAGE_LINES
 from pytest_megacpp.box.main import FLOOD_SHARE, NEEDED, Box
 from pytest_megacpp.box.recorder import Recorder
-from pytest_megacpp.box.world import RankProcess, World
+from pytest_megacpp.box.worlds import interpreters
+from pytest_megacpp.box.worlds.interpreters import InterpreterLost, Interpreters
+from pytest_megacpp.box.worlds.rank_channel import MAX_GARBAGE_LINES
+from pytest_megacpp.box.worlds.world import RankProcess, World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.redact import Redactor

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
-from pytest_megacpp.box.memory import (
+from pytest_megacpp.box.host import process
+from pytest_megacpp.box.host.memory import (
     CALM_S,
     NEAR_S,
     Allowance,
@@ -19,7 +19,7 @@ from pytest_megacpp.box.memory import (
     resident_by_rank,
     resident_bytes,
 )
-from pytest_megacpp.box.process import Stat
+from pytest_megacpp.box.host.process import Stat
 from pytest_megacpp.recording.events import MemoryUsed
 from pytest_megacpp.recording.vocabulary import MemoryLimit
 
@@ -129,7 +129,7 @@ def test_a_rank_has_what_its_children_have(eater: "subprocess.Popen[bytes]") -> 
 
 
 def test_a_daemon_counts_by_its_session_and_a_stranger_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: pid)
+    monkeypatch.setattr("pytest_megacpp.box.host.memory.resident_bytes", lambda pid: pid)
     rank, daemon, stranger = Stat(10, "S", 1, 10, 10, 0.0), Stat(11, "S", 1, 10, 10, 0.0), Stat(12, "S", 1, 12, 12, 0.0)
     assert resident_by_rank({0: 10, 1: 99}, [rank, daemon, stranger]) == {0: 21}
 
@@ -143,7 +143,9 @@ class Box:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.used: int | None = GIB
         self.looks, self.reads, self.now_s = 0, 0, 0.0
-        monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: self.used or 0 if pid == 11 else 7)
+        monkeypatch.setattr(
+            "pytest_megacpp.box.host.memory.resident_bytes", lambda pid: self.used or 0 if pid == 11 else 7
+        )
         self.ledger = Ledger(Allowance(16 * GIB, MemoryLimit.ORDERED, self._use), self._processes)
 
     def _use(self) -> int | None:
@@ -236,7 +238,7 @@ def test_a_rank_that_grows_while_others_shrink_is_recorded_near_the_limit(
     monkeypatch: pytest.MonkeyPatch, box: Box
 ) -> None:
     box.look(15 * GIB)
-    monkeypatch.setattr("pytest_megacpp.box.memory.resident_bytes", lambda pid: 9 * GIB if pid == 10 else 6 * GIB)
+    monkeypatch.setattr("pytest_megacpp.box.host.memory.resident_bytes", lambda pid: 9 * GIB if pid == 10 else 6 * GIB)
     other = box.look(15 * GIB)
     assert other is not None
     assert [one.rank for one in other.ranks] == [0, 1]

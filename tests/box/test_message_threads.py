@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.message_threads import NAMES, MessageThreads
-from pytest_megacpp.box.watch import ProcessTable, RankWatch, Target
+from pytest_megacpp.box.look.message_threads import NAMES, MessageThreads
+from pytest_megacpp.box.look.watch import ProcessTable, RankWatch, Target
 from pytest_megacpp.recording.events import Fact, Sampled
 
 SPINNING = """

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import kernel
-from pytest_megacpp.box.oom import OomWitness
+from pytest_megacpp.box.host import kernel
+from pytest_megacpp.box.host.oom import OomWitness
 
 KILLED = "6,1234,5678,-;Memory cgroup out of memory: Killed process {pid} (python) total-vm:9kB, anon-rss:8kB\n"
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import logs as logs_module
-from pytest_megacpp.box import output as output_module
-from pytest_megacpp.box.output import HEAD_BYTES, TAIL_BYTES, OutputMarks
+from pytest_megacpp.box.logs import output as output_module
+from pytest_megacpp.box.logs import size as logs_module
+from pytest_megacpp.box.logs.output import HEAD_BYTES, TAIL_BYTES, OutputMarks
 from pytest_megacpp.recording.events import OutputRead
 from pytest_megacpp.recording.vocabulary import Stream
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import preflight
-from pytest_megacpp.box.fitness import Problem
-from pytest_megacpp.box.preflight import Device, DeviceList, Survey, parse_devices, problems, visible_devices
+from pytest_megacpp.box.gpus.fitness import Problem
+from pytest_megacpp.box.host import preflight
+from pytest_megacpp.box.host.preflight import Device, DeviceList, Survey, parse_devices, problems, visible_devices
 from pytest_megacpp.recording.events import Json
 
 H200 = "".join(f"{i}, NVIDIA H200, GPU-{i}7a1c4e2-0000-4a4a-8c8c-00000000000{i}, 143771, 570.86.15\n" for i in range(8))
@@ -260,8 +260,9 @@ def test_the_cuda_that_torch_was_built_for_is_read(
 
 def test_surveying_does_not_import_torch() -> None:
     code = (
-        "import sys, pathlib; from pytest_megacpp.box import contract, preflight, torchrun_env; "
+        "import sys, pathlib; from pytest_megacpp.box.host import contract, preflight; "
+        "from pytest_megacpp.box.worlds import torchrun_env; "
         "preflight.survey(pathlib.Path('.')); sys.exit('torch' in sys.modules)"
     )
-    root = Path(preflight.__file__).parents[2]
+    root = Path(preflight.__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0

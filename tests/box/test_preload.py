@@ -36,7 +36,7 @@ def preload(project: Path, *modules: str) -> dict[str, object]:
     order = json.dumps(
         {"path": [str(project), *sys.path], "modules": modules, "report": str(report), "hash_seed": None}
     )
-    code = "import os, sys; os.environ['MEGACPP_PRELOAD'] = sys.argv[1]; import pytest_megacpp.box.preload as p"
+    code = "import os, sys; os.environ['MEGACPP_PRELOAD'] = sys.argv[1]; import pytest_megacpp.box.worlds.preload as p"
     subprocess.run([sys.executable, "-c", code, order], check=True, timeout=60)
     told: dict[str, object] = json.loads(report.read_text())
     return told
@@ -61,6 +61,6 @@ def test_what_does_not_import_is_told_and_the_rest_goes_on(project: Path) -> Non
 
 
 def test_the_box_reads_the_report(project: Path) -> None:
-    from pytest_megacpp.box.preload import Preloaded
+    from pytest_megacpp.box.worlds.preload import Preloaded
 
     assert from_json(Preloaded, preload(project, "broken")).failed.keys() == {"broken"}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import probe
-from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
+from pytest_megacpp.box.look import probe
+from pytest_megacpp.box.look.probe import ask, handlers, read_wait_counters
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.wire import encode, read_all
 from tests.recording.strategies import JSON

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 
 PARENT = """
 import subprocess, sys
@@ -20,7 +20,7 @@ sys.stdin.read()
 """
 CHILD = """
 import time
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 REFUSE
 process.die_with_parent()
 print("follows", flush=True)
@@ -72,7 +72,7 @@ def test_signals_of_a_background_job_become_what_they_were(blocked: bool) -> Non
                 signal.signal(sig, signal.SIG_IGN)
 
     code = (
-        "from pytest_megacpp.box import process; import os, signal\n"
+        "from pytest_megacpp.box.host import process; import os, signal\n"
         "print(*process.default_signals())\n"
         "print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))\n"
         "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGPIPE))\n"
@@ -84,7 +84,7 @@ def test_signals_of_a_background_job_become_what_they_were(blocked: bool) -> Non
 
 
 def test_there_is_nothing_to_undo_in_an_ordinary_process() -> None:
-    code = "from pytest_megacpp.box import process; print(process.default_signals())"
+    code = "from pytest_megacpp.box.host import process; print(process.default_signals())"
     ran = subprocess.run([sys.executable, "-c", code], preexec_fn=by_default, capture_output=True, text=True)
     assert ran.stdout == "()\n"
 
@@ -153,7 +153,7 @@ def test_without_proc_nobody_is_called_dead(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_status_of_a_child_is_kept_where_sigchld_was_ignored(kept: bool) -> None:
     code = (
-        "import subprocess, sys; from pytest_megacpp.box import process\n"
+        "import subprocess, sys; from pytest_megacpp.box.host import process\n"
         f"if {kept}: process.keep_status_of_children()\n"
         "print(subprocess.call([sys.executable, '-c', 'raise SystemExit(3)']))"
     )
@@ -167,7 +167,7 @@ def test_the_status_of_a_child_is_kept_where_sigchld_was_ignored(kept: bool) -> 
 
 def test_a_fork_does_not_adopt_what_its_parent_adopts() -> None:
     code = (
-        "from pytest_megacpp.box import process; import os\n"
+        "from pytest_megacpp.box.host import process; import os\n"
         "process.adopt_orphans(); print(process.adopts_orphans(), flush=True)\n"
         "if os.fork() == 0: print(process.adopts_orphans(), flush=True)\n"
         "else: os.wait()"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.box import recorder as recorder_module
-from pytest_megacpp.box.recorder import MAX_KEY_CHARS, Recorder, RecordingFailed, redact_file
+from pytest_megacpp.box.logs import redaction
+from pytest_megacpp.box.logs.redaction import MAX_KEY_CHARS, redact_file
+from pytest_megacpp.box.recorder import Recorder, RecordingFailed
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.redact import Redactor
@@ -205,14 +206,14 @@ def test_a_private_key_across_two_portions_of_a_log(tmp_path: Path, monkeypatch:
     lines = ["-----BEGIN RSA PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED", "Mj9 x0", *["k3Ys"] * 20]
     key = "\n".join([*lines, "-----END RSA PRIVATE KEY-----"])
     for portion in range(len(head), len(head + key) + 10):
-        monkeypatch.setattr(recorder_module, "PORTION_CHARS", portion)
+        monkeypatch.setattr(redaction, "PORTION_CHARS", portion)
         log.write_text(f"{head}{key}\n{tail}")
         assert redact_file(str(log), REDACTOR)
         assert log.read_text() == f"{head}[redacted:private-key]\n{tail}"
 
 
 def test_a_key_without_an_end_takes_a_part_of_a_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "PORTION_CHARS", 100)
+    monkeypatch.setattr(redaction, "PORTION_CHARS", 100)
     read: list[int] = []
 
     def as_it_is(text: str) -> str:
@@ -228,11 +229,11 @@ def test_a_key_without_an_end_takes_a_part_of_a_log_only(tmp_path: Path, monkeyp
 
 
 def test_the_rest_of_a_key_takes_time_linear_in_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "MAX_KEY_CHARS", 1 << 20)
+    monkeypatch.setattr(redaction, "MAX_KEY_CHARS", 1 << 20)
 
     def cpu_s(lines: int) -> float:
         log, began_s = io.StringIO("\n" * lines), time.process_time()
-        assert len(recorder_module._rest_of_key(log, "-----BEGIN PRIVATE KEY-----\n")) == lines
+        assert len(redaction._rest_of_key(log, "-----BEGIN PRIVATE KEY-----\n")) == lines
         return time.process_time() - began_s
 
     assert min(cpu_s(80_000) for _ in range(3)) < 8 * min(cpu_s(20_000) for _ in range(3))  # quadratic: 16 times

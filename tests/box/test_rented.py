@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_megacpp.box.preflight import DeviceList, Survey
-from pytest_megacpp.box.rented import machine
+from pytest_megacpp.box.host.preflight import DeviceList, Survey
+from pytest_megacpp.box.host.rented import machine
 
 CONTAINER = {
     "MODAL_SANDBOX_ID": "sb-1",

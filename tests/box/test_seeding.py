@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import seeding
-from pytest_megacpp.box.contract import Setting
-from pytest_megacpp.box.graphs import graph_dir
-from pytest_megacpp.box.preflight import Device, DeviceList, Survey
-from pytest_megacpp.box.seeding import Seeding, left_to_user, shape_of
-from pytest_megacpp.box.seeds import SeedStore
+from pytest_megacpp.box.host.contract import Setting
+from pytest_megacpp.box.host.preflight import Device, DeviceList, Survey
+from pytest_megacpp.box.seed import seeding
+from pytest_megacpp.box.seed.compiled_graphs import graph_dir
+from pytest_megacpp.box.seed.seeding import Seeding, left_to_user, shape_of
+from pytest_megacpp.box.seed.store import SeedStore
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command

@@ -9,7 +9,7 @@ from pytest_megacpp.box import main
 from pytest_megacpp.box import supervisor as sv
 from pytest_megacpp.box.main import Box
 from pytest_megacpp.box.recorder import Recorder
-from pytest_megacpp.box.world import StartFailed
+from pytest_megacpp.box.worlds.world import StartFailed
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd, WorldReason

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import stores
-from pytest_megacpp.box.stores import Stores, StoresLost
+from pytest_megacpp.box.worlds import stores
+from pytest_megacpp.box.worlds.stores import Stores, StoresLost
 
 
 def started(target: Callable[..., None], args: tuple[object, ...]) -> BaseProcess:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.torchrun_env import rank_environment
+from pytest_megacpp.box.worlds.torchrun_env import rank_environment
 
 TORCHRUN_DEADLINE_S = 120
 CHOSEN_ANEW_BY_EVERY_LAUNCH = {"MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE"}

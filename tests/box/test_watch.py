@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
-from pytest_megacpp.box import watch as watching
-from pytest_megacpp.box.process import Stat, cpu_s_by_session, stat
-from pytest_megacpp.box.watch import ProcessTable, RankWatch, Target
+from pytest_megacpp.box.host import process
+from pytest_megacpp.box.host.process import Stat, cpu_s_by_session, stat
+from pytest_megacpp.box.look import watch as watching
+from pytest_megacpp.box.look.watch import ProcessTable, RankWatch, Target
 from pytest_megacpp.recording.events import Capability, Fact, Sampled, StackTaken
 
 

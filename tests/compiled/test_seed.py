@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.graphs import graph_dir
-from pytest_megacpp.box.seeds import SeedStore, lacking
+from pytest_megacpp.box.seed.compiled_graphs import graph_dir
+from pytest_megacpp.box.seed.store import SeedStore, lacking
 from pytest_megacpp.recording.seed import Manifest
 from tests.plugin.project import LANE, WITHOUT_NUMPY, Project, Ran
 

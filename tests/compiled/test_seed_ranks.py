@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.seeds import SeedStore
+from pytest_megacpp.box.seed.store import SeedStore
 from tests.plugin.project import LANE, Project, Ran
 
 SUITE = """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.changes import changes_since, python_files
+from pytest_megacpp.desk.gate.changes import changes_since, python_files
 from tests.desk.repository import Repository
 
 

@@ -8,9 +8,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pytest_megacpp.desk import cli, doctor
-from pytest_megacpp.desk.readers import Readers
-from pytest_megacpp.desk.rundir import RunDirectory
+from pytest_megacpp.desk.commands import cli, doctor
+from pytest_megacpp.desk.commands.variable_readers import Readers
+from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.judge.verdicts import Code, Outcome, RunResult, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
@@ -120,7 +120,7 @@ def test_judge_judges_anew(megacpp: Megacpp, tmp_path: Path) -> None:
 
 def test_a_recording_from_a_pipe_is_judged(tmp_path: Path) -> None:
     recording = Path(__file__).parents[1] / "golden" / "passed" / "recording.jsonl"
-    command = [sys.executable, "-m", "pytest_megacpp.desk.cli", "judge", "-", "--lane-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "judge", "-", "--lane-dir", str(tmp_path)]
     root, told = Path(__file__).parents[2], recording.read_bytes()
     done = subprocess.run(command, cwd=root, input=told, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -189,7 +189,7 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     for number in range(3):
         a_run(tmp_path / str(number))
-    command = f"{sys.executable} -m pytest_megacpp.desk.cli runs --lane-dir {tmp_path / '0'} | true"
+    command = f"{sys.executable} -m pytest_megacpp.desk.commands.cli runs --lane-dir {tmp_path / '0'} | true"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=root, capture_output=True, text=True, timeout=60, check=False
@@ -200,7 +200,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 def test_a_poor_terminal_gets_escapes(tmp_path: Path) -> None:
     a_run(tmp_path, lane="überlane")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest_megacpp.desk.cli", "runs", "--lane-dir", str(tmp_path)],
+        [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "runs", "--lane-dir", str(tmp_path)],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_megacpp.desk.markers import Expectation
-from pytest_megacpp.desk.outcomes import drill_result
+from pytest_megacpp.desk.config.markers import Expectation
+from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 
 

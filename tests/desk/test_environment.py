@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.environment import refused
-from pytest_megacpp.desk.launch import Place
-from pytest_megacpp.desk.options import Options, read_lanes
+from pytest_megacpp.desk.config.options import Options, read_lanes
+from pytest_megacpp.desk.run.environment import refused
+from pytest_megacpp.desk.run.launch import Place
 
 DETAIL = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
 INFO = {"TORCH_DISTRIBUTED_DEBUG": "INFO"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.gate import Gate, as_json, decide, explained
-from pytest_megacpp.desk.rules import Rule
+from pytest_megacpp.desk.config.gate import Rule
+from pytest_megacpp.desk.gate.decide import Gate, as_json, decide, explained
 from tests.desk.repository import Repository
 
 KERNELS = Rule("kernels", ("**/kernels/**", "!*.md"), ("suites/kernels",))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.changes import python_files
-from pytest_megacpp.desk.imports import ImportGraph, Reach
+from pytest_megacpp.desk.gate.changes import python_files
+from pytest_megacpp.desk.gate.imports import ImportGraph, Reach
 
 ROOT = Path(__file__).parents[2]
 LOADED = """
@@ -115,7 +115,7 @@ def test_what_only_looks_dynamic_is_not(tmp_path: Path) -> None:
     assert reached(tmp_path, {"tests/test_it.py": said}).opaque == ()
 
 
-@pytest.mark.parametrize("module", ["tests.report.test_text", "tests.desk.test_cli", "tests.plugin.test_gatekeeper"])
+@pytest.mark.parametrize("module", ["tests.report.test_text", "tests.desk.test_cli", "tests.plugin.test_gate"])
 def test_what_python_really_loads_is_reached(module: str) -> None:
     """Of this repository, by an interpreter of its own."""
     command = [sys.executable, "-c", LOADED, module]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import recorder
-from pytest_megacpp.desk import leftovers
-from pytest_megacpp.desk.rundir import RunDirectory, mark_interrupted, read_run_json
+from pytest_megacpp.box.logs import redaction
+from pytest_megacpp.desk.run import leftovers
+from pytest_megacpp.desk.run.directory import RunDirectory, mark_interrupted, read_run_json
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.receipt import receipt_names
 
@@ -69,7 +69,7 @@ def test_whoever_is_killed_at_it_leaves_it_to_the_next(
     def until_killed(*arguments: object) -> bool:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return recorder.redact_file(*arguments)  # type: ignore[arg-type]
+        return redaction.redact_file(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(leftovers, "redact_file", until_killed)

@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_megacpp.desk.markers import Expectation, MarkerArguments, expectation, marker_arguments
+from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk import cli
-from pytest_megacpp.desk.options import read_options
+from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.config.options import read_options
 
 pytest_plugins = "pytester"
 
@@ -34,7 +34,7 @@ def test_a_next_step_is_accepted(command: str, pytester: pytest.Pytester, monkey
         assert isinstance(cli.parser().parse_args(arguments), argparse.Namespace)
         return
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    pytester.makeconftest("from pytest_megacpp.desk.options import add_options as pytest_addoption")
+    pytester.makeconftest("from pytest_megacpp.desk.config.options import add_options as pytest_addoption")
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\n")
     options = [word for word in arguments if "::" not in word]
     assert read_options(pytester.parseconfig("-p", "no:megacpp", *options)).surface == "local"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.options import Options, misspelt_twins, read_options
-from pytest_megacpp.desk.words import LIMIT_NAMES
+from pytest_megacpp.desk.config.checks import LIMIT_NAMES
+from pytest_megacpp.desk.config.options import Options, misspelt_twins, read_options
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
@@ -12,7 +12,7 @@ from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 pytest_plugins = "pytester"
 
 Read = Callable[..., Options]
-CONFTEST = "from pytest_megacpp.desk.options import add_options as pytest_addoption"
+CONFTEST = "from pytest_megacpp.desk.config.options import add_options as pytest_addoption"
 
 
 @pytest.fixture

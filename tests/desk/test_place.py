@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk import launch
-from pytest_megacpp.desk.launch import Place, choose_place, surface_of
-from pytest_megacpp.desk.options import Options, read_lanes
-from pytest_megacpp.surfaces import modal_credentials
+from pytest_megacpp.desk.config.options import Options, read_lanes
+from pytest_megacpp.desk.run import launch
+from pytest_megacpp.desk.run.launch import Place, choose_place, surface_of
 from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.surfaces.modal import credentials
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
 
@@ -18,7 +18,7 @@ TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
 @pytest.fixture(autouse=True)
 def client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is installed here doesn't matter."""
-    monkeypatch.setattr(modal_credentials, "find_spec", lambda name: object())
+    monkeypatch.setattr(credentials, "find_spec", lambda name: object())
 
 
 def options(**asked: object) -> Options:
@@ -103,18 +103,18 @@ def test_the_local_surface() -> None:
 def test_a_token_in_the_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "modal.toml"
     environ = {"MODAL_CONFIG_PATH": str(file)}
-    assert not modal_credentials.configured(environ)
+    assert not credentials.configured(environ)
     file.write_text('[default]\ntoken_id = "ak-1"\ntoken_secret = "as-1"\n')
-    assert modal_credentials.configured(environ)
+    assert credentials.configured(environ)
 
 
 def test_half_a_token_is_none() -> None:
-    assert not modal_credentials.configured({"HOME": "/nowhere", "MODAL_TOKEN_ID": "ak-1"})
+    assert not credentials.configured({"HOME": "/nowhere", "MODAL_TOKEN_ID": "ak-1"})
 
 
 def test_a_token_without_the_client_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modal_credentials, "find_spec", lambda name: None)
-    assert not modal_credentials.configured(TOKEN)
+    monkeypatch.setattr(credentials, "find_spec", lambda name: None)
+    assert not credentials.configured(TOKEN)
 
 
 def test_more_tests_than_a_run_holds_are_refused_at_once(

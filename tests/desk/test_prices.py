@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.options import Options, read_options
-from pytest_megacpp.desk.prices import (
+from pytest_megacpp.desk.config.options import Options, read_options
+from pytest_megacpp.desk.config.prices import (
     END_S,
     GPU_USD_PER_HOUR,
     SHORTEST_RUN_S,
@@ -20,7 +20,7 @@ from pytest_megacpp.desk.prices import (
     read_prices,
     rented,
 )
-from pytest_megacpp.desk.replay import rate_elsewhere
+from pytest_megacpp.desk.run.replay import rate_elsewhere
 from pytest_megacpp.recording.events import RunStarted
 from pytest_megacpp.report.money import Rate
 
@@ -165,7 +165,7 @@ def test_nonsense_is_told(toml: str, told: str) -> None:
 def options(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Options:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path))
-    pytester.makeconftest("from pytest_megacpp.desk.options import add_options as pytest_addoption")
+    pytester.makeconftest("from pytest_megacpp.desk.config.options import add_options as pytest_addoption")
     pytester.makepyprojecttoml("[tool.pytest_megacpp.prices]\ngpu = { H200 = 4 }\ncpu_core = 0\nmemory_gib = 0\n")
     return read_options(pytester.parseconfig("-p", "no:megacpp"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.project import identity
+from pytest_megacpp.desk.config.project import identity
 
 
 def cloned(root: Path, url: str) -> Path:

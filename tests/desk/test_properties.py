@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_megacpp.desk.outcomes import reports
+from pytest_megacpp.desk.hooks.reports import reports
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.pytest_files import DEFAULT, is_test_file, read_test_files
+from pytest_megacpp.desk.gate.pytest_files import DEFAULT, is_test_file, read_test_files
 
 
 @pytest.mark.parametrize(

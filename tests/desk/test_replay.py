@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk import replay
-from pytest_megacpp.desk.runs import read_timeline
+from pytest_megacpp.desk.run import replay
+from pytest_megacpp.desk.run.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline

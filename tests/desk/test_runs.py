@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.runs import RunNotFound, find_recording, find_run, read_timeline
+from pytest_megacpp.desk.run.runs import RunNotFound, find_recording, find_run, read_timeline
 from pytest_megacpp.recording.events import Event, RunStarted, TestPlanned
 from pytest_megacpp.recording.wire import encode
 

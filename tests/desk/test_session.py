@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk import session
-from pytest_megacpp.desk.rundir import RunDirectory
-from pytest_megacpp.desk.session import LaneRun
+from pytest_megacpp.desk.run import session
+from pytest_megacpp.desk.run.directory import RunDirectory
+from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd
-from pytest_megacpp.recording.words import Word
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from pytest_megacpp.surfaces.replay import ReplaySurface

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from pytest_megacpp.desk import signals
+from pytest_megacpp.desk.hooks import signals
 
-CODE = "from pytest_megacpp.desk import signals; print(signals.header_line(7))"
+CODE = "from pytest_megacpp.desk.hooks import signals; print(signals.header_line(7))"
 
 
 def header(*ignored: signal.Signals) -> str:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.desk.rundir import dump_json
+from pytest_megacpp.desk.run.directory import dump_json
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.events import FlightRecorded

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.markers import Expectation
+from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording import events as ev

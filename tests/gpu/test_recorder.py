@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch._C._distributed_c10d as c10d
 from torch._C._distributed_c10d import _WorkerServer
-from pytest_megacpp.box.probe import ask, handlers, read_wait_counters
+from pytest_megacpp.box.look.probe import ask, handlers, read_wait_counters
 
 path = sys.argv[1]
 server = _WorkerServer(path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.gvisor.builds import Build
 from tests.gvisor.sandbox import Files, Job, Sandbox
 

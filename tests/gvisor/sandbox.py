@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.gvisor.builds import Build
 
 RUNNING = "running"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.gvisor.builds import ROOT, Build
 
 DRILLS = "smoke_suites/drills"

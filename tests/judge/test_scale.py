@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk.runs import read_timeline
+from pytest_megacpp.desk.run.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import collectives
 from pytest_megacpp.recording import events as ev

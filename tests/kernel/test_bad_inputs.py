@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
-from pytest_megacpp.box.logs import LINE_BYTES, MAX_LOG_BYTES
+from pytest_megacpp.box.host import process
+from pytest_megacpp.box.logs.size import LINE_BYTES, MAX_LOG_BYTES
 from tests.kernel import lacking
 from tests.plugin.project import LANE, Project, Ran
 
@@ -70,7 +70,7 @@ HARMLESS = {
 ENDS = """
     import ctypes, os, signal, time
     import pytest, torch, torch.distributed as dist
-    from pytest_megacpp.box.logs import MAX_LOG_BYTES
+    from pytest_megacpp.box.logs.size import MAX_LOG_BYTES
 
     pytestmark = pytest.mark.h200x8(ranks=2)
 
@@ -273,7 +273,7 @@ def kill_box(project: Project) -> None:
 
 
 def test_cpus_that_gvisor_calls_unknown_are_told_apart(tmp_path: Path) -> None:
-    from pytest_megacpp.box.preflight import cpu_model
+    from pytest_megacpp.box.host.preflight import cpu_model
 
     def model(number: int, flags: str) -> str:
         file = tmp_path / f"cpuinfo-{number}"

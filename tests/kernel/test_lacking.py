@@ -9,7 +9,7 @@ from tests.kernel import lacking
 
 _PRELUDE = """
 import ctypes, errno, fcntl, os, signal, socket, subprocess, sys
-from pytest_megacpp.box import loopback
+from pytest_megacpp.box.host import loopback
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *arguments):
     if libc.syscall(number, *arguments) < 0:

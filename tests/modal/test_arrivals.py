@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from pytest_megacpp.desk.data_options import read_data
+from pytest_megacpp.desk.config.data import read_data
 from tests.modal.test_desk import LANE, Site, site
 
 __all__ = ["site"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_megacpp
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.wire import read_all
 from tests.modal_emulator import Emulator
@@ -218,7 +218,7 @@ def test_detach_and_attach(site: Site) -> None:
     assert left.run["status"] == "detached"
     run_id = left.run["run_id"]
     assert f"pytest --attach {run_id}" in left.text
-    megacpp = [sys.executable, "-m", "pytest_megacpp.desk.cli", "runs"]
+    megacpp = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "runs"]
     listed = subprocess.run(megacpp, cwd=site.root, capture_output=True, text=True, timeout=60, check=True).stdout
     assert f"{run_id}  detached  h200x8  modal (dry run)" in listed
     elsewhere = ("-m", "h200x8", "--attach", run_id, "--lane-dir", "elsewhere")

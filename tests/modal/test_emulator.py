@@ -11,7 +11,7 @@ import modal
 import pytest
 from grpclib import Status
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.modal_emulator import Emulator
 
 BOTH = pytest.mark.parametrize("gpu", ["H200:8", None], ids=["first-generation", "second-generation"])

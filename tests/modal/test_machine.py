@@ -6,9 +6,9 @@ from pathlib import Path
 import modal
 import pytest
 
-from pytest_megacpp.surfaces import modal_client
-from pytest_megacpp.surfaces.modal_client import Runtime, runtime
-from pytest_megacpp.surfaces.modal_config import RUNTIME_VARIABLE, RUNTIMES
+from pytest_megacpp.surfaces.modal import client
+from pytest_megacpp.surfaces.modal.client import Runtime, runtime
+from pytest_megacpp.surfaces.modal.config import RUNTIME_VARIABLE, RUNTIMES
 from tests.modal.test_desk import LANE, SETTINGS, Site, site
 from tests.modal_emulator import Emulator
 
@@ -87,14 +87,14 @@ def sandbox(emulator: Emulator) -> modal.Sandbox:
 def test_an_end_is_waited_for(emulator: Emulator, tmp_path: Path) -> None:
     emulator.faults.end_s = 1.0
     rented = sandbox(emulator)
-    assert modal_client.terminate(rented)
+    assert client.terminate(rented)
     assert emulator.sandboxes[0].result is not None
-    assert modal_client.terminate(rented), "ending what has ended is no mistake"
+    assert client.terminate(rented), "ending what has ended is no mistake"
 
 
 def test_an_end_is_not_waited_for_without_end(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator.faults.end_s = 30.0
-    monkeypatch.setattr(modal_client, "ENDED_S", 0.5)
+    monkeypatch.setattr(client, "ENDED_S", 0.5)
     rented = sandbox(emulator)
-    assert not modal_client.terminate(rented)
+    assert not client.terminate(rented)
     assert emulator.sandboxes[0].result is None, "it had not ended when the wait was over"

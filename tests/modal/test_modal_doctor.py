@@ -5,7 +5,8 @@ from pathlib import Path
 import modal
 import pytest
 
-from pytest_megacpp.desk import cli, launch
+from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.run import launch
 from tests.modal_emulator import Emulator
 
 CONFIGURED = """

@@ -10,10 +10,10 @@ from typing import Any
 import modal
 import pytest
 
-from pytest_megacpp.box.seeds import SeedStore
-from pytest_megacpp.surfaces.image_recipe import Recipe
-from pytest_megacpp.surfaces.modal_config import BAKED_DIR, ImageConfig
-from pytest_megacpp.surfaces.modal_image import ImageError, after, image, with_seed
+from pytest_megacpp.box.seed.store import SeedStore
+from pytest_megacpp.surfaces.modal.config import BAKED_DIR, ImageConfig
+from pytest_megacpp.surfaces.modal.image import ImageError, after, image, with_seed
+from pytest_megacpp.surfaces.modal.image_recipe import Recipe
 from tests.box.seeding import SHAPE, fill, manifest
 from tests.modal_emulator import Emulator
 

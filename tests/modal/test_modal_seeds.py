@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.seeds import SeedStore
-from pytest_megacpp.desk import cli
+from pytest_megacpp.box.seed.store import SeedStore
+from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.recording.seed import Manifest
 from pytest_megacpp.recording.seed_layout import SeedError, SeedRefused
-from pytest_megacpp.surfaces.modal_config import CACHE_DIR, VolumeConfig
-from pytest_megacpp.surfaces.modal_seeds import ModalShelf
+from pytest_megacpp.surfaces.modal.config import CACHE_DIR, VolumeConfig
+from pytest_megacpp.surfaces.modal.seeds import ModalShelf
 from tests.box.seeding import SHAPE, fill, manifest, seeded
 from tests.modal_emulator import Emulator
 

@@ -9,16 +9,16 @@ import modal
 import pytest
 from grpclib import Status
 
-from pytest_megacpp.desk.rundir import new_run_id, utc_now
+from pytest_megacpp.desk.run.directory import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.recording.words import Word, word_line
-from pytest_megacpp.surfaces import modal as modal_surface
-from pytest_megacpp.surfaces import modal_client
-from pytest_megacpp.surfaces.modal import ModalBox, ModalSurface
-from pytest_megacpp.surfaces.modal_config import ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal import client
+from pytest_megacpp.surfaces.modal import surface as modal_surface
+from pytest_megacpp.surfaces.modal.config import ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal.surface import ModalBox, ModalSurface
 from pytest_megacpp.surfaces.source import SourceConfig
 from tests.modal_emulator import Emulator
 from tests.modal_emulator.control import Result
@@ -100,13 +100,13 @@ def test_bad_credentials(emulator: Emulator, project: Path) -> None:
 
 def test_unreachable(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client itself would try for a minute."""
-    monkeypatch.setattr(modal_client, "HELLO_S", 1.0)
+    monkeypatch.setattr(client, "HELLO_S", 1.0)
     emulator.cut()
     assert problem_of(started(project)).cause == "unreachable"
 
 
 def test_silence(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modal_client, "HELLO_S", 1.0)
+    monkeypatch.setattr(client, "HELLO_S", 1.0)
     emulator.silence()
     assert problem_of(started(project)).cause == "unreachable"
 
@@ -114,7 +114,7 @@ def test_silence(emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPa
 def test_a_failing_build_shows_its_last_lines(emulator: Emulator, project: Path) -> None:
     emulator.faults.build_fails = True
     emulator.faults.build_log = ("Step 1", "ERROR: No matching distribution found for torchx")
-    from pytest_megacpp.surfaces.modal_config import ImageConfig
+    from pytest_megacpp.surfaces.modal.config import ImageConfig
 
     problem = problem_of(started(project, ModalConfig(image=ImageConfig(packages=("torchx",)))))
     assert (problem.code, problem.cause) == ("environment", "image-build")
@@ -289,8 +289,8 @@ def test_a_network_that_falls_silent_for_good(
     """Two followers that don't come, then the sandbox's own output: it has no beats, and is silent as well."""
     monkeypatch.setattr(modal_surface, "SILENT_S", 0.5)
     monkeypatch.setattr(modal_surface, "OUTPUT_SILENT_S", 1.5)
-    monkeypatch.setattr(modal_client, "POLL_S", 0.5)
-    monkeypatch.setattr(modal_client, "CALL_S", 0.5)
+    monkeypatch.setattr(client, "POLL_S", 0.5)
+    monkeypatch.setattr(client, "CALL_S", 0.5)
     box = started(project, ModalConfig(lease_s=6.0), dry_run=True)
     deadline = time.monotonic() + SOON_S
     while not said(box, ev.RunStarted):
@@ -360,10 +360,10 @@ def test_of_a_volume_only_records_are_read_and_only_so_much(emulator: Emulator, 
         asked.append(path)
         return {"recording.jsonl": 60, "box.log": 100}.get(path, 0)
 
-    read = dict(modal_client.stored("records", "run", limit_of))
+    read = dict(client.stored("records", "run", limit_of))
     assert read == {"recording.jsonl": b"x" * 60, "box.log": b"x" * 100}
     assert "weights.bin" in asked
-    assert list(modal_client.stored("records", "nowhere", limit_of)) == []
+    assert list(client.stored("records", "nowhere", limit_of)) == []
 
 
 def test_a_run_that_is_nowhere(emulator: Emulator, project: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.gvisor.sandbox import Job
 from tests.modal_emulator.walls import Gvisor, walls
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.kernel import lacking
 
 LIMIT_S = 120.0
@@ -140,7 +140,7 @@ class Project:
 
     def megacpp(self, *args: str, env: dict[str, str] | None = None) -> Ran:
         """The `megacpp` command from its start to its end."""
-        with self.start(*args, env=env, module="pytest_megacpp.desk.cli") as desk:
+        with self.start(*args, env=env, module="pytest_megacpp.desk.commands.cli") as desk:
             return desk.ran()
 
     def runs(self) -> list[Path]:

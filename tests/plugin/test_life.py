@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box import process
+from pytest_megacpp.box.host import process
 from tests.plugin.project import LANE, Desk, Json, Project, Ran, command
 
 GONE_S = 30.0  # a box that imports torch, on a busy machine, hears of its end only afterwards
@@ -64,7 +64,7 @@ class Family:
         return cls(desk.child.pid, guard, box, interpreters, ranks)
 
 
-ADOPTED = "from pytest_megacpp.box import process as p; p.adopt_orphans(); print(p.adopts_orphans())"
+ADOPTED = "from pytest_megacpp.box.host import process as p; p.adopt_orphans(); print(p.adopts_orphans())"
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from pytest_megacpp.desk.runs import read_timeline
+from pytest_megacpp.desk.run.runs import read_timeline
 from tests.plugin.project import LANE, Project
 
 TESTS = """
@@ -32,7 +32,7 @@ def test_a_running_run_is_shown_as_running(project: Project) -> None:
             return recording is not None and recording.exists() and 1 in read_timeline(recording).tests
 
         desk.wait_until(in_slow)
-        command = [sys.executable, "-m", "pytest_megacpp.desk.cli", "show"]
+        command = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "show"]
         shown = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
         assert shown.returncode == 0, shown.stderr
         assert "running: 1 of 3 tests done (1 passed)" in shown.stdout

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._C import _distributed_c10d as c10d
 
+from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
-from pytest_megacpp.rank.recorders import Dump
 from pytest_megacpp.recording.collectives import Groups, differing
 from pytest_megacpp.recording.issued import stretches
 

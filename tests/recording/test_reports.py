@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.seeding import Seeding
+from pytest_megacpp.box.seed.seeding import Seeding
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import process
-from pytest_megacpp.desk.rundir import new_run_id, utc_now
+from pytest_megacpp.box.host import process
+from pytest_megacpp.desk.run.directory import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.surfaces.local import LocalSurface
-from pytest_megacpp.surfaces.modal_config import ModalConfig
+from pytest_megacpp.surfaces.modal.config import ModalConfig
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface
 from pytest_megacpp.surfaces.source import SourceConfig
 
@@ -119,7 +119,7 @@ def _local(project: Path) -> Ground:
 
 
 def _modal(project: Path, emulator: Any) -> Ground:
-    from pytest_megacpp.surfaces.modal import ModalSurface
+    from pytest_megacpp.surfaces.modal.surface import ModalSurface
 
     def of_run(run_id: str) -> list[int]:
         found = [s for s in emulator.sandboxes if s.name == run_id and s.container is not None]

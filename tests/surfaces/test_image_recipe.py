@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from pytest_megacpp.surfaces.image_recipe import default_recipe, desk_versions
-from pytest_megacpp.surfaces.modal_config import ImageConfig
+from pytest_megacpp.surfaces.modal.config import ImageConfig
+from pytest_megacpp.surfaces.modal.image_recipe import default_recipe, desk_versions
 
 DESK = {
     "torch": "2.13.0+cpu",

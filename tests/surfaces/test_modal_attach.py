@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording.events import ProblemFound
-from pytest_megacpp.surfaces import modal_client as client
-from pytest_megacpp.surfaces.modal import ModalSurface
-from pytest_megacpp.surfaces.modal_config import ModalConfig
+from pytest_megacpp.surfaces.modal import client
+from pytest_megacpp.surfaces.modal.config import ModalConfig
+from pytest_megacpp.surfaces.modal.surface import ModalSurface
 from pytest_megacpp.surfaces.source import SourceConfig
 
 RUN = "20261129-233000-0a0b"

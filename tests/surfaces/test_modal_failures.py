@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.recording.events import ProblemFound
-from pytest_megacpp.surfaces import modal_failures as failures
-from pytest_megacpp.surfaces.modal_failures import Late, gone, trouble
+from pytest_megacpp.surfaces.modal import failures
+from pytest_megacpp.surfaces.modal.failures import Late, gone, trouble
 
 DOCS = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text(encoding="utf-8")
 

@@ -265,7 +265,7 @@ def test_paths_in_arguments_are_the_boxs(desk: str, box: str, source: Source, pr
 def test_the_plugin_itself_is_sent_ready_to_be_found(tmp_path: Path) -> None:
     stage(own_package(), tmp_path)
     code = (
-        "import importlib.metadata as m, pytest_megacpp.box.start as s;"
+        "import importlib.metadata as m, pytest_megacpp.box.remote.start as s;"
         "print(s.__file__); print([e.value for e in m.entry_points(group='pytest11') if e.name == 'megacpp'])"
     )
 
@@ -276,7 +276,7 @@ def test_the_plugin_itself_is_sent_ready_to_be_found(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == [
-        str(tmp_path / "pytest_megacpp/box/start.py"),
+        str(tmp_path / "pytest_megacpp/box/remote/start.py"),
         "['pytest_megacpp.plugin']",
     ]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.lanes import DRILL_MARK
-from pytest_megacpp.desk.markers import Expectation, expectation
-from pytest_megacpp.desk.rundir import RECORDING, run_paths
+from pytest_megacpp.desk.config.markers import Expectation, expectation
+from pytest_megacpp.desk.config.options import DRILL_MARK
+from pytest_megacpp.desk.run.directory import RECORDING, run_paths
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Event

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_megacpp.desk.markers import Expectation
+from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Verdict
 from pytest_megacpp.recording.codec import from_json, to_json

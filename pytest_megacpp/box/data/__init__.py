@@ -1,0 +1,1 @@
+"""Data sets, copied once to where ranks read them."""

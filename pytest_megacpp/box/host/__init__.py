@@ -1,0 +1,1 @@
+"""What the machine is and has: kernel, processes, memory, network, and the environment of a launch."""

@@ -1,0 +1,96 @@
+"""Owns how a far desk speaks to its box: files in the run's directory, written by whoever hears the desk.
+
+`lease` is touched whenever the desk says anything, `words` grows by each line that is for the box (some come twice,
+from a follower after the other), `fetched` says that the desk has everything, `ended` is the box's own: nothing of it
+is left but its records.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pytest_megacpp.recording.codec import CodecError
+from pytest_megacpp.recording.commands import Word, read_word, word_line
+from pytest_megacpp.recording.wire import read_object
+
+WORDS_BYTES = 1 << 20
+
+
+class Control:
+    """The desk's words, left in files by its followers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "control"
+
+    def lease_age_s(self) -> float:
+        """Seconds since a desk was last heard; infinite when there never was one."""
+        try:
+            return time.time() - (self.directory / "lease").stat().st_mtime
+        except OSError:
+            return float("inf")
+
+    def listening(self) -> None:
+        (self.directory / "lease").touch()
+
+    def pass_on(self, word: Word) -> None:
+        """One write each: two followers may hear the same desk."""
+        with (self.directory / "words").open("ab", buffering=0) as words:
+            words.write(word_line(word))
+
+    def words(self, offset: int) -> bytes:
+        """Whole lines since the byte `offset`."""
+        try:
+            with (self.directory / "words").open("rb") as words:
+                words.seek(offset)
+                data = words.read(WORDS_BYTES)
+        except OSError:
+            return b""
+        return data[: data.rfind(b"\n") + 1]
+
+    def say_fetched(self) -> None:
+        self._write("fetched", "")
+
+    def fetched(self) -> bool:
+        return (self.directory / "fetched").exists()
+
+    def say_ended(self, status: int) -> None:
+        self._write("ended", str(status))
+
+    def ended(self) -> int | None:
+        """The guard's exit status once nothing of the box is left."""
+        try:
+            return int((self.directory / "ended").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self.directory / f".{name}.{os.getpid()}"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(self.directory / name)
+
+
+class Desk:
+    """What the desk says, heard in a thread of its own. `heard_s` is when it last said anything."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.heard_s = time.monotonic()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin.buffer:
+            self.heard_s = time.monotonic()
+            with contextlib.suppress(CodecError, OSError):
+                self._control.listening()
+                self._obey(line)
+
+    def _obey(self, line: bytes) -> None:
+        word = read_word(line)
+        if word is not None:
+            self._control.pass_on(word)
+        elif read_object(line).get("fetched"):
+            self._control.say_fetched()

@@ -1,0 +1,1 @@
+"""Compile caches: the store of seeds, and what a run does with them."""

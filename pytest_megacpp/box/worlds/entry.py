@@ -1,0 +1,35 @@
+"""Owns the first lines of a rank's process, reached by pickle reference; must not import what runs in a rank."""
+
+import ctypes
+import importlib
+import os
+import sys
+
+from pytest_megacpp.box.host.process import die_with_parent
+
+
+def run_rank(environment: dict[str, str], stdout: str, stderr: str) -> None:
+    """Runs `pytest_megacpp.rank.main.main()` with these variables and log files, in a session of its own, which ends
+    with the interpreter that it is a fork of.
+    """
+    os.setsid()
+    die_with_parent()
+    os.environ.update(environment)
+    environment.clear()  # multiprocessing keeps its arguments, and the rank's secret is among them
+    ctypes.CDLL(None).fflush(None)  # what the interpreter left in C's buffers is not this rank's to write
+    for stream, log in ((sys.stdout, stdout), (sys.stderr, stderr)):
+        stream.flush()
+        with open(log, "w+b") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    _draw_anew()
+    importlib.import_module("pytest_megacpp.rank.main").main()
+
+
+def _draw_anew() -> None:
+    """Each process of torchrun's draws the seeds of its generators. Python's is seeded anew in every fork; torch's (the
+    CPU's, devices begin with a fixed one) and numpy's are what the import left.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()

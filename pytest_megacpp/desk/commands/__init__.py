@@ -1,0 +1,1 @@
+"""The megacpp command, one module per subcommand."""

@@ -1,0 +1,299 @@
+"""Owns the `megacpp` command: arguments, exit codes, where to look; must not know how runs are made, judged or shown.
+
+Every command first marks the runs whose desk died. Results go to stdout, complaints to stderr.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, assert_never
+
+import pytest
+
+from pytest_megacpp.desk.commands import show as show_command
+from pytest_megacpp.desk.config.checks import text
+from pytest_megacpp.desk.config.options import (
+    DEFAULT_LANE_DIR,
+    TABLE,
+    read_environment,
+    read_gate,
+    read_lanes,
+    read_table,
+    twin,
+)
+from pytest_megacpp.desk.run import runs
+from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
+from pytest_megacpp.recording.seed_layout import SeedError, named
+from pytest_megacpp.report.clean import clean, one_line
+
+OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = """exit codes:
+  0  done; run: passed; show, judge: every test is green; doctor: a launch can start
+  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing; seed show: damaged
+  2  bad arguments, no such run or seed, a recording with nothing readable in it; run: blocked, or the infrastructure
+     failed
+"""
+
+
+class Desk:
+    """Where a command looks: the project's configuration and its lane directory."""
+
+    def __init__(self, given: str | None) -> None:
+        self.root = root = _root(Path.cwd())
+        self.settings = read_table(root / "pyproject.toml")
+        given = given or os.environ.get(twin("lane_dir"), "").strip() or None
+        named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
+        self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()
+
+
+Command = Callable[[Desk, argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code of the process."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"] and words[1:] not in (["-h"], ["--help"]):  # all that follows is pytest's
+        return _pytest(words[1:])
+    arguments = parser().parse_args(words)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; nothing may be flushed to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it parses has the command to run in `run`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    megacpp = argparse.ArgumentParser(
+        "megacpp", description="Runs distributed lanes and looks at runs.", epilog=EXIT_CODES, formatter_class=raw
+    )
+    commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Command, about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
+        made.add_argument("--lane-dir", metavar="DIR", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
+        made.set_defaults(run=run)
+        return made
+
+    about_run = "run pytest for a script: 0 passed, 1 failed, 2 blocked or infrastructure"
+    run = commands.add_parser("run", help=about_run, description=about_run, epilog=EXIT_CODES, formatter_class=raw)
+    run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
+    command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
+    gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
+    since = os.environ.get(twin("gate_since")) or None
+    gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
+    gate.add_argument(
+        "places", metavar="PATH", nargs="*", help="where lane tests are, as pytest is given (default: all)"
+    )
+    gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
+    command("runs", _runs, "list the runs of this project")
+    show = command("show", _show, "show a run and the text of each failing test")
+    show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
+    judge = command("judge", _judge, "judge a recording again")
+    judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
+    doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
+    doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
+    _add_seed(commands)
+    return megacpp
+
+
+def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "look at the compile caches that green runs left, and tidy them"
+    seed = commands.add_parser("seed", help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
+    seed.set_defaults(run=_seed, lane_dir=None)
+    actions = seed.add_subparsers(required=True, metavar="ACTION", dest="action")
+
+    def action(name: str, about: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
+        made.add_argument("--surface", choices=("local", "modal"), default="local", help="whose seeds (default: here)")
+        return made
+
+    action("list", "list the seeds by launch shape; * marks the last known good ones")
+    for name, about in (
+        ("show", "show all that is known of a seed"),
+        ("promote", "make a seed the last known good one of its shape"),
+    ):
+        action(name, about).add_argument("name", metavar="ID", help="id, or its beginning")
+    drop = action("drop", "remove seeds")
+    drop.add_argument("names", metavar="ID", nargs="+", help="ids, or their beginnings")
+    bake = action("bake", "write the last known good seeds into a directory, to be copied into an image")
+    bake.add_argument("directory", metavar="DIR", type=Path, help="a new directory, or one that was baked before")
+    bake.add_argument("--lane", metavar="NAME", help="only the seeds of this lane")
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    from pytest_megacpp.desk.commands.run import run
+
+    return int(run(arguments))
+
+
+def _root(start: Path) -> Path:
+    """The nearest directory upwards that has runs or configures lanes, else one with a pyproject.toml, else `start`."""
+    upwards = (start, *start.parents)
+    ours = (place for place in upwards if (place / DEFAULT_LANE_DIR).is_dir() or _configures(place))
+    projects = (place for place in upwards if (place / "pyproject.toml").is_file())
+    return next(ours, None) or next(projects, start)
+
+
+def _configures(place: Path) -> bool:
+    try:
+        return b"tool.pytest_megacpp" in (place / "pyproject.toml").read_bytes()
+    except OSError:
+        return False
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command: Command = arguments.run
+    try:
+        desk = Desk(arguments.lane_dir)
+        _clean_up(desk.lane_dir)
+        return command(desk, arguments)
+    except BrokenPipeError:
+        raise
+    except (runs.RunNotFound, SeedError, pytest.UsageError) as error:
+        _complain(str(error))
+    except OSError as error:
+        _complain(f"{error.filename or 'a file'} can't be read: {error.strerror or error}")
+    return UNREADABLE
+
+
+def _clean_up(lane_dir: Path) -> None:
+    for entry in mark_interrupted(lane_dir, _sweep()):
+        problem = f", but {entry.problem}" if entry.problem else ""
+        _complain(f"run {entry.run_id} was cut off; it is now marked as interrupted{problem}")
+
+
+def _sweep() -> Callable[[str], object] | None:
+    try:
+        from pytest_megacpp.surfaces.local import sweep
+    except ImportError:
+        return None
+    return sweep
+
+
+def _complain(said: str) -> None:
+    print(f"megacpp: {said}", file=sys.stderr)
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Prints; what the terminal's encoding lacks is shown as its escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        print(clean(line).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _runs(desk: Desk, arguments: argparse.Namespace) -> int:
+    _say(show_command.runs_table(desk.lane_dir))
+    return OK
+
+
+def _init(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk.commands.init import TRY_IT, write_starter
+
+    _say(f"{written.name:<34}{written.told}" for written in write_starter(Path.cwd()))
+    _say(["", f"try it: {TRY_IT}"])
+    return OK
+
+
+def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk.gate.decide import decide, explained, few, unguarded
+    from pytest_megacpp.desk.gate.pytest_files import read_test_files
+
+    since = arguments.since or desk.settings.get("gate_since")
+    revision = text(since, what="the revision", where="megacpp gate --since")
+    rules = read_gate(desk.settings)
+    test_files, lanes = read_test_files(desk.root), tuple(read_lanes(desk.settings.get("lanes", {})))
+    gate = decide(revision, rules, desk.root, test_files, sys.path)
+    places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]
+    alone = unguarded(gate, places, test_files, lanes)
+    told = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
+    _say(explained(gate, everything=arguments.explain))
+    _say(f"  {line}" for line in (told if arguments.explain else few(told)))
+    triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
+    _say([f"triggered: {', '.join(triggered) or 'none'}"])
+    return OK
+
+
+def _from_project(given: str | Path, root: Path) -> str:
+    """What pytest would take from where the command was typed, as rules spell it. Raises UsageError."""
+    path, root = Path(str(given).partition("::")[0]).resolve(), root.resolve()
+    if not path.exists() or not path.is_relative_to(root):
+        raise pytest.UsageError(f"{given}: there is nothing of that name in {root}")
+    return path.relative_to(root).as_posix()
+
+
+def _show(desk: Desk, arguments: argparse.Namespace) -> int:
+    gate = show_command.gate_alone(desk.lane_dir, arguments.name)
+    if gate is not None:
+        _say(gate.lines)
+        return FAILED if gate.failed else OK
+    seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
+    _say(show_command.run_shown(seen))
+    return FAILED if seen.bad or not (seen.result.tests or seen.goes_on) else OK
+
+
+def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
+    named = arguments.name
+    seen = show_command.judged(Path("/dev/stdin") if named == "-" else runs.find_recording(desk.lane_dir, named))
+    _say(show_command.judgement_shown(seen))
+    green = seen.result.tests and all(test.outcome not in show_command.BAD for test in seen.result.tests)
+    return OK if green else FAILED
+
+
+def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
+    if arguments.surface == "modal":
+        return _doctor_of_modal(desk)
+    from pytest_megacpp.desk.commands.doctor import examine
+
+    lanes = read_lanes(desk.settings.get("lanes", {}))
+    lines, ready = examine(desk.lane_dir, lanes, read_environment(desk.settings.get("environment", {})))
+    _say(lines)
+    return OK if ready else FAILED
+
+
+def _doctor_of_modal(desk: Desk) -> int:
+    from pytest_megacpp.desk.commands.modal_doctor import Examination
+
+    examination = Examination(desk.settings, read_lanes(desk.settings.get("lanes", {})), desk.lane_dir, desk.root)
+    for line in examination.lines():
+        _say([line])
+        sys.stdout.flush()  # building an image takes its time
+    return OK if examination.ready else FAILED
+
+
+_SeedAction: TypeAlias = Literal["list", "show", "promote", "drop", "bake"]
+
+
+def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
+    from pytest_megacpp.desk.commands import seed as seed_command
+
+    held = seed_command.shelf(desk.settings, desk.root, arguments.surface)
+    action: _SeedAction = arguments.action
+    match action:
+        case "list":
+            _say(seed_command.listed(held, utc_now()))
+        case "show":
+            seed = named(held.seeds(), arguments.name)
+            _say(seed_command.shown(seed))
+            return OK if seed.manifest is not None else FAILED
+        case "promote":
+            _say(seed_command.promoted(held, arguments.name))
+        case "drop":
+            _say(seed_command.dropped(held, arguments.names))
+        case "bake":
+            _say(seed_command.baked(held, arguments.directory, arguments.lane, desk.settings, desk.root))
+        case _:
+            assert_never(action)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

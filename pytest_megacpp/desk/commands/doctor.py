@@ -1,0 +1,183 @@
+"""Owns the account of this machine for `megacpp doctor`: what a lane would find here; must not know a run.
+
+torch is looked at as files and metadata, never imported.
+"""
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pytest_megacpp.box.gpus.survey import GpuSurvey, Matrix
+from pytest_megacpp.box.host import contract, kernel, loopback, preflight
+from pytest_megacpp.desk.commands.variable_readers import Readers, find_readers
+from pytest_megacpp.desk.config.options import LaneConfig
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import grouped, wrapped
+
+
+def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
+    """The account, line by line, and whether a dry run can start here."""
+    survey = preflight.survey(lane_dir)
+    ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
+    lines = [
+        *_pairs("versions", survey.versions),
+        *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
+        *_kernel(lane_dir),
+        *_devices(survey),
+        *(line for lane in lanes.values() for line in _lane(lane, survey)),
+        f"surface modal{'':<11}not looked at here: megacpp doctor --surface modal",
+        "",
+        *_variables(survey, lanes.values(), environment),
+    ]
+    return lines, ready
+
+
+def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
+    yield title
+    yield from (f"  {name:<21} {one_line(value)}" for name, value in values.items())
+    yield ""
+
+
+def _told(name: str, value: object) -> str:
+    if value is None:
+        return "not told"
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value / (1 << 30):.1f} GiB"
+    return str(value)
+
+
+def _kernel(directory: Path) -> Iterator[str]:
+    """Every interface that box and ranks use, and what follows where it is missing."""
+    missing = kernel.missing(directory)
+    yield f"kernel {platform.release()}"
+    for row in kernel.INTERFACES:
+        why = missing.get(row.name)
+        yield f"  {row.name:<21} {'works' if why is None else f'missing: {one_line(why)}'} ({row.call})"
+        if why is not None:
+            yield from wrapped(f"for: {row.purpose}", "      ")
+            yield from wrapped(f"instead: {row.fallback}", "      ")
+            yield from wrapped(f"lost: {row.lost}", "      ")
+    yield ""
+
+
+def _devices(survey: preflight.Survey) -> Iterator[str]:
+    found = survey.devices
+    yield "devices"
+    if found.failure:
+        yield f"  could not be listed: {one_line(found.failure)}"
+    elif not found.devices:
+        yield "  none: lanes run dry here, on CPU and gloo"
+    for device in found.devices:
+        memory = "" if device.memory_mib is None else f"{device.memory_mib / 1024:.0f} GiB, "
+        yield f"  {device.index:<22}{one_line(device.name)}, {memory}driver {one_line(device.driver)}"
+    for name, value in _beyond_names(survey.gpus):
+        yield f"  {name:<22}{one_line(value)}"
+    yield ""
+
+
+def _beyond_names(told: GpuSurvey) -> Iterator[tuple[str, str]]:
+    """What can be said of all GPUs in a line each; nothing where nothing is known."""
+    if told.cuda is not None:
+        yield "cuda of the driver", told.cuda
+    if told.topology is not None and len(told.topology) > 1:
+        yield "linked by", _ways(told.topology)
+    if told.peers is not None and len(told.peers) > 1:
+        yield "peer access", _ways(told.peers)
+    if any(state.uncorrected for state in told.states):
+        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in told.states)
+    if told.xids:
+        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in told.xids)
+
+
+def _ways(matrix: Matrix) -> str:
+    """`NV18 (56 ways)`: a pair is two, it may differ by direction."""
+    ways = Counter(how for row in matrix for how in row if how != "X")
+    return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
+
+
+def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
+    """What the lane would come to here; the reasons when it can't be the real thing."""
+    real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
+    dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
+    answer = "can't run here" if dry else "dry run only" if real else "can run here"
+    yield f"lane {lane.name:<19}{answer} ({lane.gpu}, {lane.ranks} ranks)"
+    yield from (f"  {problem.text}" for problem in dry or real)
+
+
+def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
+    """Every contract variable as a rank of the largest lane would get it, and who reads it; then other lanes' own."""
+    largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
+    settings = _resolved(survey, largest, environment)
+    readers = find_readers(setting.name for setting in settings)
+    redactor = Redactor({**os.environ, **environment, **largest.environment})
+    yield f"environment of every rank (lane {largest.name}, FSDP)"
+    yield from _table(settings, readers, redactor)
+    yield from (f"  {refusal}" for refusal in contract.refusals(settings))
+    yield "  before: an import of torch or triton, the first process group, the first compile"
+    yield "  read by: the first file that names it"
+    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
+    if not readers.complete:
+        yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
+    for lane in others:
+        yield from _differences(lane, settings, _resolved(survey, lane, environment), environment)
+
+
+def _resolved(
+    survey: preflight.Survey, lane: LaneConfig, environment: Mapping[str, str]
+) -> tuple[contract.Setting, ...]:
+    shape = contract.LaunchShape(
+        cuda=bool(survey.devices.devices),
+        ranks=lane.ranks,
+        cpus=preflight.cpu_count(),
+        cache_dir="(the run's own)",
+        fsdp=True,
+        loopback=loopback.for_gloo(),
+    )
+    configured = {**environment, **lane.environment}
+    return contract.resolve({**os.environ, **configured}, shape=shape, chosen=configured.keys())
+
+
+def _differences(
+    lane: LaneConfig,
+    shown: Sequence[contract.Setting],
+    settings: Sequence[contract.Setting],
+    environment: Mapping[str, str],
+) -> Iterator[str]:
+    """What ranks of this lane get otherwise than those shown, each with its source."""
+    redactor = Redactor({**os.environ, **environment, **lane.environment})
+    own = [f"{_assigned(setting, redactor)} ({setting.source})" for setting in settings if setting not in shown]
+    gone = sorted({setting.name for setting in shown} - {setting.name for setting in settings})
+    lines = [*own, *(f"{name} not set" for name in gone), *contract.refusals(settings)]
+    yield f"environment of lane {lane.name}: as above{', except' if lines else ''}"
+    yield from (f"  {line}" for line in lines)
+
+
+def _assigned(setting: contract.Setting, redactor: Redactor) -> str:
+    if setting.value is None:
+        return f"{setting.name} unset"
+    shown = redactor.environment({setting.name: setting.value})[setting.name]
+    return f"{setting.name} = {one_line(shown, 60)}"
+
+
+def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Redactor) -> Iterator[str]:
+    for setting in settings:
+        if setting.value is not None:
+            yield f"  {_assigned(setting, redactor)}"
+            about = f"{setting.source}, before {setting.phase}, {_reader(setting, readers)}"
+            yield from wrapped(f"{about}: {one_line(redactor.text(setting.reason))}", "      ")
+    removed = grouped((s.reason, s.name) for s in settings if s.value is None)
+    for reason, names in removed.items():
+        yield from wrapped(f"unset: {' '.join(names)}", "  ", "      ")
+        yield from wrapped(one_line(redactor.text(reason)), "      ")
+
+
+def _reader(setting: contract.Setting, readers: Readers) -> str:
+    """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
+    if setting.name in readers.found:
+        return f"read by {readers.found[setting.name]}"
+    if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND, contract.NCCL2):
+        return f"read by {setting.read_by}, which isn't installed here"
+    return "nothing installed reads it *"

@@ -1,0 +1,150 @@
+"""Owns `megacpp init`: what a repository needs for its first lane test; must not write over anything that is there.
+
+A pyproject.toml without our table gets it at its end; every other file is only made where none is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_megacpp.desk.config.options import TABLE, read_table
+from pytest_megacpp.desk.run.directory import replace_file
+
+TEST_FILE = "smoke_suites/test_first_smoke.py"
+WORKFLOW_FILE = ".github/workflows/megacpp.yml"
+TRY_IT = f"pytest -m h200x8 --surface local --dry-run {TEST_FILE}"
+
+CONFIGURATION = """\
+[tool.pytest_megacpp]
+# What the command line (--surface) or a variable (MEGACPP_SURFACE) says wins over what stands here.
+# surface = "auto"          # where lane tests run: auto, local or modal
+# dry_run = true            # CPU and gloo even where there are GPUs
+# lane_dir = ".megacpp"     # where runs are kept; it ignores itself in git
+# preload = ["torch.fx"]    # modules that all ranks need, imported once for all
+
+# Seconds; --lane-limit NAME=SECONDS and arguments of the marks win over this.
+# [tool.pytest_megacpp.limits]
+# startup = 300             # until all ranks have collected their tests
+# skew = 120                # waiting in a collective while a missing peer compiles
+# stall = 120               # waiting in a collective while a missing peer doesn't
+# test = 900                # one test
+
+# A lane is a mark and a fixture: this makes @pytest.mark.h100x2 and modal_h100x2. h200x8 is built in.
+# [tool.pytest_megacpp.lanes.h100x2]
+# gpu = "H100:2"
+
+# The gate: pytest -m h200x8 --gate-since origin/main runs these tests only when what they guard changed.
+[[tool.pytest_megacpp.gate]]
+name = "smoke"
+paths = ["**/kernels/**", "**/*.cu", "**/*.cuh"]  # gitwildmatch, as in .gitignore
+run = ["smoke_suites"]                            # directories, files or node ids
+follow_imports = true                             # and when a module that a test imports changed, directly or not
+"""
+
+TEST = '''\
+"""The first lane test: every rank runs it, and the box says what happened when one doesn't.
+
+pytest -m h200x8 --surface local --dry-run    here, on CPU and gloo
+pytest -m h200x8                              on eight GPUs
+"""
+
+import pytest
+
+
+@pytest.mark.h200x8(ranks=2)  # without ranks: all ranks of the lane
+def test_all_ranks_agree(modal_h200x8):
+    import torch
+    import torch.distributed as dist
+
+    lane = modal_h200x8  # the default process group is initialised
+    total = torch.full((4,), float(lane.rank + 1), device=lane.device)
+    dist.all_reduce(total)
+    assert total.tolist() == [lane.ranks * (lane.ranks + 1) / 2] * 4
+    lane.assert_same(total)
+    lane.record("distributed_mode", "ddp")
+'''
+
+WORKFLOW = """\
+# Lane tests as a dry run on every pull request: CPU and gloo, no GPU, no secrets, safe for forks.
+# It proves launch and logic, and says nothing about GPUs; for the real gate see the plugin's docs/workflows.
+name: lane tests (dry run)
+
+on:
+  pull_request:
+  push:
+    branches: [main]
+
+permissions:
+  contents: read
+
+concurrency:
+  group: lanes-${{ github.ref }}
+  cancel-in-progress: true
+
+jobs:
+  dry-run:
+    runs-on: ubuntu-latest
+    timeout-minutes: 30
+    steps:
+      - uses: actions/checkout@v4
+        with:
+          fetch-depth: 0  # the gate compares with where this branch left its base
+          persist-credentials: false
+      - uses: actions/setup-python@v5
+        with:
+          python-version: "3.12"
+          cache: pip
+          cache-dependency-path: pyproject.toml
+      - run: pip install torch --index-url https://download.pytorch.org/whl/cpu
+      - run: pip install pytest-megacpp  # and what your tests import: pip install -e .
+      - name: Lane tests whose subject changed
+        if: github.event_name == 'pull_request'
+        run: pytest -m h200x8 --surface local --dry-run --gate-since "origin/$GITHUB_BASE_REF" smoke_suites
+      - name: All lane tests
+        if: github.event_name != 'pull_request'
+        run: pytest -m h200x8 --surface local --dry-run smoke_suites
+      - uses: actions/upload-artifact@v4
+        if: failure()
+        with:
+          name: lane-runs
+          path: .megacpp/runs
+          include-hidden-files: true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file of the starter: what became of it."""
+
+    name: str
+    told: str
+
+
+def write_starter(root: Path) -> Iterator[Written]:
+    """Writes what isn't there yet below `root`. Raises UsageError for a pyproject.toml that can't be read, OSError."""
+    yield _configure(root / "pyproject.toml")
+    for name, text in ((TEST_FILE, TEST), (WORKFLOW_FILE, WORKFLOW)):
+        yield _make(root / name, name, text)
+
+
+def _configure(pyproject: Path) -> Written:
+    name = pyproject.name
+    if not pyproject.exists():
+        return _make(pyproject, name, CONFIGURATION)
+    read_table(pyproject)
+    there = pyproject.read_text(encoding="utf-8")
+    if "tool.pytest_megacpp" in there:
+        return Written(name, f"left as it is: it has {TABLE} already")
+    newline = "" if there.endswith("\n") or not there else "\n"
+    replace_file(pyproject.resolve(), f"{there}{newline}\n{CONFIGURATION}".encode())
+    return Written(name, f"{TABLE} added at its end")
+
+
+def _make(path: Path, name: str, text: str) -> Written:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return Written(name, "left as it is: it is there already")
+    return Written(name, "written")

@@ -1,0 +1,197 @@
+"""Owns what `megacpp seed` does and prints; must not know arguments, exit codes or where seeds are kept."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import IO, Protocol
+
+import pytest
+
+from pytest_megacpp.box.seed.store import SeedStore
+from pytest_megacpp.desk.config.checks import known
+from pytest_megacpp.desk.config.modal import read_modal
+from pytest_megacpp.desk.config.options import read_lanes
+from pytest_megacpp.desk.config.seed import project_of, read_seed
+from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shape
+from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import columns, counted, grouped
+from pytest_megacpp.surfaces.modal.config import CACHE_DIR, CACHE_VOLUME, VolumeConfig
+
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+AGES_S = (("day", 86_400), ("hour", 3600), ("minute", 60))
+
+
+class Shelf(Protocol):
+    """Where seeds are kept. Every method raises SeedError."""
+
+    @property
+    def place(self) -> str: ...
+
+    def seeds(self) -> list[Kept]:
+        """The newest first."""
+        ...
+
+    def promote(self, name: str) -> Kept: ...
+
+    def drop(self, name: str) -> tuple[Kept, Kept | None]: ...
+
+    def copy(self, manifest: Manifest, file: IO[bytes]) -> None:
+        """Writes an archive to a file, unchecked."""
+        ...
+
+
+def shelf(settings: Mapping[str, object], root: Path, surface: str) -> Shelf:
+    """This machine's, or the one in the volume of compile caches on Modal. Raises UsageError."""
+    if surface == "local":
+        return SeedStore(read_seed(settings.get("seed", {}), root).dir)
+    from pytest_megacpp.surfaces.modal.seeds import ModalShelf
+
+    config = read_modal(settings.get("modal", {}), untrusted=False)
+    return ModalShelf(config.cache_volume or VolumeConfig(CACHE_DIR, CACHE_VOLUME), config.environment)
+
+
+# -- what is there -------------------------------------------------------------------------------------------------
+
+
+def listed(held: Shelf, now: datetime) -> Iterator[str]:
+    """A line for each seed below one for its shape; `*` marks the last known good ones."""
+    seeds = held.seeds()
+    if not seeds:
+        yield f"no seeds in {one_line(held.place)} yet: a green run leaves one"
+    for key, alike in grouped((seed.key, seed) for seed in seeds).items():
+        yield _shape_told(key, alike)
+        yield from columns([_row(seed, now) for seed in alike], "  ")
+    if seeds:
+        total_bytes = sum(seed.held_bytes for seed in seeds)
+        yield f"{counted(len(seeds), 'seed')}, {_size(total_bytes)} in {one_line(held.place)}"
+
+
+def _shape_told(key: str, seeds: Sequence[Kept]) -> str:
+    shape = next((seed.manifest.shape for seed in seeds if seed.manifest is not None), None)
+    if shape is None:
+        return f"{key}: nothing readable"
+    torch = shape.versions.get("torch") or "of an unknown version"
+    parts = (shape.lane, shape.gpu, counted(shape.ranks, "rank"), shape.preset, f"torch {torch}", _devices(shape))
+    whose = f"{one_line(shape.project, 80)}: " if shape.project else ""
+    return f"{whose}{' · '.join(one_line(part, 60) for part in parts)} ({key})"
+
+
+def _devices(shape: Shape) -> str:
+    return f"{len(shape.devices)} × {', '.join(dict.fromkeys(shape.devices)) or 'unknown'}"
+
+
+def _row(seed: Kept, now: datetime) -> tuple[str, ...]:
+    mark = "*" if seed.good else " "
+    if seed.manifest is None:
+        return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), "", f"damaged: {seed.damage}"
+    made = seed.manifest
+    wanted = sum(test.world_size for test in made.tests)
+    told = f"{counted(len(made.tests), 'test')}, {made.size[0]} of {wanted} pairs of test and rank"
+    return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), told, f"run {one_line(made.run, 40)}"
+
+
+def shown(seed: Kept) -> Iterator[str]:
+    """All that is known of one seed."""
+    yield f"seed {seed.id}{', the last known good one of its shape' if seed.good else ''}"
+    if seed.manifest is None:
+        yield f"  damaged: {seed.damage}; megacpp seed drop {seed.id}"
+        return
+    yield from columns([(one_line(name, 60), one_line(told)) for name, told in _facts(seed.manifest)], "  ")
+    for test in seed.manifest.tests:
+        yield from ("", *_test_told(test))
+
+
+def _facts(made: Manifest) -> Iterator[tuple[str, str]]:
+    shape = made.shape
+    yield from (("shape", shape.key), ("lane", shape.lane), ("gpu", shape.gpu), ("devices", _devices(shape)))
+    if shape.project:
+        yield "project", shape.project
+    yield from (("ranks", str(shape.ranks)), ("preset", shape.preset), ("image", shape.image or "none"))
+    yield from (*shape.versions.items(), *shape.settings.items())
+    yield from (("run", made.run), ("revision", made.revision or "unknown"), ("made", made.created_at))
+    yield "cache", f"{_size(made.cache_bytes)} in {counted(made.files, 'file')}"
+    yield "archive", f"{_size(made.archive_bytes)}, sha256 {made.sha256}"
+
+
+def _test_told(test: SeededTest) -> Iterator[str]:
+    revision = f" at {one_line(test.revision, 40)}" if test.revision else ""
+    ranks = counted(test.world_size, "rank")
+    yield f"{one_line(test.nodeid)} ({one_line(test.preset, 40)}, {ranks}), run {one_line(test.run, 40)}{revision}"
+    head = ("RANK", "DEVICE", "COLD", "WARM", "KEYS")
+    yield from columns([head, *map(_rank_row, test.ranks)], "  ")
+
+
+def _rank_row(graphs: RankGraphs) -> tuple[str, ...]:
+    keys = ", ".join(f"{one_line(cache, 40)} {len(some)}" for cache, some in graphs.keys.items()) or "none"
+    return str(graphs.rank), one_line(graphs.device, 40), _seconds(graphs.cold_s), _seconds(graphs.warm_s), keys
+
+
+def _seconds(value_s: float | None) -> str:
+    return "?" if value_s is None else f"{value_s:.1f} s"
+
+
+def _size(value_bytes: int) -> str:
+    """`512 bytes`, `1.5 GiB`."""
+    power = min(max(value_bytes.bit_length() - 1, 0) // 10, len(UNITS) - 1)
+    return f"{value_bytes} bytes" if not power else f"{value_bytes / (1 << 10 * power):.1f} {UNITS[power]}"
+
+
+def _age(seed_id: str, now: datetime) -> str:
+    """`2 hours`; ids are checked to be of digits, not to be of this world."""
+    try:
+        made = datetime.strptime(seed_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return "?"
+    age_s = (now - made).total_seconds()
+    return next((counted(int(age_s // each_s), unit) for unit, each_s in AGES_S if age_s >= each_s), "now")
+
+
+# -- what changes --------------------------------------------------------------------------------------------------
+
+
+def promoted(held: Shelf, name: str) -> Iterator[str]:
+    seed = held.promote(name)
+    yield f"{seed.id} is the last known good seed of its shape ({seed.key})"
+
+
+def dropped(held: Shelf, names: Sequence[str]) -> Iterator[str]:
+    """Nothing is dropped when one of the names means nothing."""
+    seeds = held.seeds()
+    for seed_id in dict.fromkeys(named(seeds, name).id for name in names):
+        seed, good = held.drop(seed_id)
+        now_good = f"the last known good of its shape is {good.id}" if good else "its shape has no seed any more"
+        yield f"dropped {seed.id} ({_size(seed.held_bytes)}); {now_good}"
+
+
+def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str, object], root: Path) -> Iterator[str]:
+    """Makes `directory` a store of the project's last known good seeds, of a lane or all, and of nothing else. Raises
+    UsageError where something else is in it, and SeedError where no seed is there to go in.
+    """
+    if lane is not None:
+        known(lane, read_lanes(settings.get("lanes", {})), what="lane", where="--lane")
+    strange = foreign(os.listdir(directory)) if directory.is_dir() else []
+    if strange:
+        raise pytest.UsageError(f"{directory} has other things in it ({strange[0]}): name a new directory")
+    project = project_of(read_seed(settings.get("seed", {}), root), root)
+    goods = list(_goods(held.seeds(), lane, project))
+    if not goods:
+        whose = f"of lane {lane} " if lane is not None else ""
+        raise SeedError(f"no last known good seed {whose}in {held.place}: a green run leaves one (megacpp seed list)")
+    image = SeedStore(directory)
+    for made in goods:
+        image.adopt(made, partial(held.copy, made))
+        yield f"{made.id}  {one_line(made.shape.lane, 40)}  {_size(made.archive_bytes)}"
+    for seed in image.seeds():
+        if seed.id not in {made.id for made in goods}:
+            image.drop(seed.id)
+    yield f"{counted(len(goods), 'seed')} in {directory}: COPY it to an image (docs/seed.md)"
+
+
+def _goods(seeds: Iterable[Kept], lane: str | None, project: str) -> Iterator[Manifest]:
+    """A project's; those of before projects had names go along, and serve nobody."""
+    for made in (seed.manifest for seed in seeds if seed.good):
+        if made is not None and lane in (None, made.shape.lane) and made.shape.project in ("", project):
+            yield made

@@ -1,0 +1,235 @@
+"""Owns what `megacpp runs`, `show` and `judge` print; must not know arguments, exit codes or how judging works."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_megacpp.desk.config.markers import Expectation
+from pytest_megacpp.desk.hooks.reports import drill_result
+from pytest_megacpp.desk.run import runs
+from pytest_megacpp.desk.run.directory import RECORDING, RUN_JSON, read_run_json, run_paths
+from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
+from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.attempts import climbed
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.flight_dump import record_name
+from pytest_megacpp.report.layout import columns
+from pytest_megacpp.report.run_json import RunStatus
+from pytest_megacpp.report.running import is_through, running_lines
+from pytest_megacpp.report.text import failure_text, headline
+
+WIDTH = 120
+BAD = (Outcome.FAILED, Outcome.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A recording judged now, beside what its own run made of it (`document`, empty without a `run.json`)."""
+
+    run: Path
+    document: Mapping[str, Any]
+    timeline: Timeline
+    result: RunResult
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a desk or a box is at work on it: a run whose desk died has been marked by now."""
+        return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
+
+    @property
+    def so_far(self) -> tuple[TestResult, ...]:
+        """As the run will report them, which so far may have said nothing of them."""
+        return tuple(_drilled(test, _entry(test, self.document).get("expects")) for test in self.result.tests)
+
+    @property
+    def bad(self) -> list[TestResult]:
+        """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said. Of a run
+        that goes on, only what is through: the others have no verdict yet.
+        """
+        tests = self.result.tests
+        if self.goes_on:
+            tests = tuple(test for test in self.so_far if is_through(test, self.timeline))
+        return [test for test in tests if _reported(test, self.document) in BAD]
+
+
+@dataclass(frozen=True, slots=True)
+class GateAlone:
+    """A gate that started nothing, as its `run.json` keeps it."""
+
+    lines: tuple[str, ...]
+    failed: bool
+
+
+def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
+    """What `name` decided, if that is a run without a recording because a gate started nothing; else None."""
+    try:
+        run = runs.find_run(lane_dir, name)
+    except runs.RunNotFound:
+        return None
+    document = {} if (run / RECORDING).is_file() else read_run_json(run) or {}
+    gate = document.get("gate")
+    if not isinstance(gate, dict):
+        return None
+    rules = [rule for rule in _listed(gate, "rules") if isinstance(rule, dict)]
+    told = [f"gate since {gate.get('since')}: nothing was started", *_rules_told(rules)]
+    complaints = [str(complaint) for complaint in _listed(gate, "complaints")]
+    lines = [one_line(line, 500) for line in (*told, *complaints)]
+    return GateAlone((*columns([_row(run, document)]), *lines), bool(complaints))
+
+
+def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for rule in rules:
+        reasons = "; ".join(map(str, _listed(rule, "why"))) or "nothing that it watches changed"
+        yield f"rule {rule.get('name')}: {'triggered' if rule.get('triggered') else 'not triggered'}: {reasons}"
+
+
+def _listed(document: Mapping[str, Any], name: str) -> list[Any]:
+    """Of a `run.json` that anybody may have written."""
+    value = document.get(name)
+    return value if isinstance(value, list) else []
+
+
+def judged(recording: Path) -> Judged:
+    """Raises RunNotFound for a recording in which nothing is left to judge, OSError for one that can't be read."""
+    from pytest_megacpp.judge.arbiter import judge_run
+
+    with runs.no_garbage_collection():
+        timeline = runs.read_timeline(recording)
+        result = judge_run(timeline)
+    seen = Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
+    if not timeline.planned and not timeline.tests and not seen.goes_on:
+        why = runs.first_damage(timeline)
+        raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
+    return seen
+
+
+def _silent_s(run: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - (run / RECORDING).stat().st_mtime)
+    except OSError:
+        return None
+
+
+def runs_table(lane_dir: Path) -> Iterator[str]:
+    """One line per run, oldest first."""
+    rows = [_row(path, read_run_json(path)) for path in run_paths(lane_dir)]
+    if not rows:
+        yield f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir"
+        return
+    yield from columns([("RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"), *rows])
+
+
+def run_shown(seen: Judged) -> Iterator[str]:
+    """The run in one line, where it lies, and the text of each failing test."""
+    yield from columns([_row(seen.run, seen.document)])
+    yield _typed(seen.run)
+    if seen.goes_on:
+        yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
+    if seen.document.get("status") == RunStatus.DETACHED:
+        yield f"it works on without this desk: pytest --attach {seen.run.name}"
+    for test in seen.bad:
+        yield from ("", *_text(test, seen))
+
+
+def judgement_shown(seen: Judged) -> Iterator[str]:
+    """Every test as judged now: a line for a green one, the text for a failing one, then the counts."""
+    for test in seen.result.tests:
+        if test.outcome in BAD:
+            yield from (*_text(test, seen), "")
+        else:
+            steps = climbed(test)
+            told = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
+            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {told}"
+    outcomes = [test.outcome for test in seen.result.tests]
+    yield _counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
+
+
+def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
+    told = _entry(test, document).get("outcome")
+    return told if isinstance(told, str) else test.outcome
+
+
+def _drilled(test: TestResult, expects: object) -> TestResult:
+    """A fault drill passes by the verdict that it expects."""
+    try:
+        return drill_result(test, from_json(Expectation, expects))[0]
+    except CodecError:
+        return test
+
+
+def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    tests = document.get("tests")
+    entry = tests[test.index] if isinstance(tests, list) and test.index < len(tests) else None
+    return entry if isinstance(entry, dict) and entry.get("nodeid") == test.nodeid else {}
+
+
+def _text(test: TestResult, seen: Judged) -> list[str]:
+    told = _entry(test, seen.document).get("receipt")
+    receipt = _typed(seen.run / told) if isinstance(told, str) else None
+    started = seen.timeline.started
+    lane = started.lane if started else "?"
+    flight, known = _flight(test, told, seen.run, test.number), _known(test, told, seen)
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, known=known)
+    return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
+
+
+def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
+    """What a support ticket needs beside the recording."""
+    ids, recording = seen.document.get("ids"), seen.run / "recording.jsonl"
+    named = {name: ids.get(name) for name in ("app", "sandbox")} if isinstance(ids, dict) else {}
+    flights = (_flight(test, receipt, seen.run, attempt.number) for attempt in test.attempts)
+    known = named | {
+        "flight": ", ".join(filter(None, flights)),
+        "recording": _typed(recording) if recording.is_file() else None,
+    }
+    return {name: text for name, text in known.items() if isinstance(text, str) and text}
+
+
+def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | None:
+    """Where the flight records of an attempt lie that were written with a receipt."""
+    if not isinstance(receipt, str):
+        return None
+    records = run / record_name(receipt, test, number)
+    return _typed(records) if records.is_dir() else None
+
+
+def _typed(path: Path) -> str:
+    """The path as somebody standing here would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _row(path: Path, document: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if not document:
+        return path.name, f"no {RUN_JSON}", "", "", "", ""
+    return (
+        path.name,
+        _field(document, "status"),
+        _field(document, "lane"),
+        _field(document, "surface") + (" (dry run)" if document.get("dry_run") is True else ""),
+        _counted(document.get("counts")),
+        _duration(document),
+    )
+
+
+def _field(document: Mapping[str, Any], name: str) -> str:
+    return one_line(str(document.get(name) or "?"), 40)
+
+
+def _counted(counts: object) -> str:
+    """`3 passed, 1 failed`."""
+    if not isinstance(counts, dict):
+        return "?"
+    told = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
+    return ", ".join(told) or "no result"
+
+
+def _duration(document: Mapping[str, Any]) -> str:
+    try:
+        started, finished = (datetime.fromisoformat(document[name]) for name in ("started_at", "finished_at"))
+        return f"{(finished - started).total_seconds():.1f} s"
+    except (KeyError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,1 @@
+"""The lanes' part of a pytest session."""

@@ -1,0 +1,264 @@
+"""Owns a judged lane test as pytest reports; must not judge."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+import pytest
+
+from pytest_megacpp.desk.config.markers import Expectation
+from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
+from pytest_megacpp.recording.events import Error, Reported
+from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
+from pytest_megacpp.report.attempts import climbed
+from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.text import failure_text, headline
+
+SETUP, CALL, TEARDOWN = TestPhase
+SECTION_CHARS = 6_000
+REASON_CHARS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Crash:
+    """What pytest's summary line and annotations read from a failure."""
+
+    path: str
+    lineno: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message}"
+
+
+class VerdictText:
+    """A failure as pytest prints it: our text, with the headline for the summary."""
+
+    def __init__(self, text: str, crash: _Crash) -> None:
+        self._text = text
+        self.reprcrash = crash
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, tw: Any) -> None:
+        first, _, rest = self._text.partition("\n")
+        tw.line(first, red=True, bold=True)
+        tw.line(rest)
+
+
+def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult, str | None]:
+    """The outcome of a test that expects a verdict, and what was wrong with it. What kept it from being tested is an
+    error, as for any test.
+    """
+    wrong = _difference(result.verdict, expected)
+    missed = Outcome.ERROR if result.outcome is Outcome.ERROR else Outcome.FAILED
+    return replace(result, outcome=Outcome.PASSED if wrong is None else missed), wrong
+
+
+def _difference(reached: Verdict, expected: Expectation) -> str | None:
+    if expected.code is not reached.code:
+        return f"expected verdict {expected.code}, got {reached.code}"
+    blamed = tuple(sorted(reached.blamed_ranks))
+    if expected.ranks not in (None, blamed):
+        return f"expected blamed ranks {list(expected.ranks or ())}, got {list(blamed)}"
+    cause = None if reached.cause is None else str(reached.cause)
+    if expected.cause not in (None, cause):
+        return f"expected cause {expected.cause!r}, got {cause!r}"
+    return None
+
+
+def left_reports(item: pytest.Item, run_id: str) -> Iterator[pytest.TestReport]:
+    """Of a test that runs on without this desk: skipped here, never passed."""
+    path, line, _ = item.location
+    why = f"Skipped: it runs on Modal; its result: pytest --attach {run_id}"
+    for when, outcome, longrepr in (("setup", "skipped", (path, (line or 0) + 1, why)), ("teardown", "passed", None)):
+        yield pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),
+            outcome=outcome,  # type: ignore[arg-type]
+            longrepr=longrepr,
+            when=when,  # type: ignore[arg-type]
+        )
+
+
+def reports(
+    item: pytest.Item,
+    result: TestResult,
+    timeline: Timeline,
+    *,
+    receipt: str | None,
+    flight: str | None,
+    lane: str,
+    wrong: str | None = None,
+    more: Mapping[str, object] | None = None,
+    known: Mapping[str, str] | None = None,
+    drill: bool = False,
+) -> Iterator[pytest.TestReport]:
+    """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
+    for JUnit, `known` is what else of it a support ticket needs. A drill that passed has its verdict as a section,
+    which `pytest -rP` shows.
+    """
+    make = _Maker(item, result, timeline.tests.get(result.number), more or {})
+
+    def verdict_text() -> str:
+        return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
+
+    match result.outcome:
+        case Outcome.PASSED:
+            verdict = (("Verdict", verdict_text()),) if drill else ()
+            yield from (make(SETUP), make(CALL, sections=verdict))
+        case Outcome.FAILED | Outcome.ERROR:
+            text = f"{wrong}\n\n{verdict_text()}" if wrong else verdict_text()
+            failed_in = _failed_in(result)
+            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
+            if failed_in is not SETUP:
+                yield make(SETUP)
+            if failed_in is TEARDOWN:
+                yield make(CALL)
+                yield make(TEARDOWN, ReportOutcome.FAILED, longrepr)
+                return
+            yield make(failed_in, ReportOutcome.FAILED, longrepr)
+            if (broken := make.broken_teardown()) is not None:
+                yield make(TEARDOWN, ReportOutcome.FAILED, broken)
+                return
+        case Outcome.SKIPPED:
+            yield from make.skipped()
+        case Outcome.XFAILED:
+            yield make(SETUP)
+            yield make(CALL, ReportOutcome.SKIPPED, result.verdict.summary, wasxfail=make.xfail_reason())
+        case Outcome.XPASSED:
+            yield make(SETUP)
+            yield make(CALL, wasxfail=make.xfail_reason())
+        case _:
+            assert_never(result.outcome)
+    yield make(TEARDOWN)
+
+
+def _failed_in(result: TestResult) -> TestPhase:
+    """The phase whose report is red: pytest calls a failure of the call `failed`, one of the others an error."""
+    if result.outcome is Outcome.FAILED:
+        return CALL
+    return TEARDOWN if result.verdict.phase is TEARDOWN else SETUP
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    item: pytest.Item
+    result: TestResult
+    view: TestView | None
+    more: Mapping[str, object]
+
+    def __call__(
+        self,
+        when: TestPhase,
+        outcome: ReportOutcome = ReportOutcome.PASSED,
+        longrepr: Any = None,
+        wasxfail: str | None = None,
+        sections: Iterable[tuple[str, str]] = (),
+    ) -> pytest.TestReport:
+        extra: dict[str, Any] = {} if wasxfail is None else {"wasxfail": one_line(wasxfail, REASON_CHARS)}
+        # JUnit reads properties and output from the teardown
+        shown = when is not SETUP or outcome is ReportOutcome.FAILED
+        return pytest.TestReport(
+            nodeid=self.item.nodeid,
+            location=self.item.location,
+            keywords=dict.fromkeys(self.item.keywords, 1),
+            outcome=outcome.value,  # type: ignore[arg-type]  # plain texts: pytest-xdist sends no others
+            longrepr=longrepr,
+            when=when.value,  # type: ignore[arg-type]
+            sections=[*sections, *(_sections(self.view, teardown=when is TEARDOWN) if shown else ())],
+            duration=self.result.durations.get(when, 0.0),
+            user_properties=self._properties() if shown else [],
+            **extra,
+        )
+
+    def broken_teardown(self) -> str | None:
+        """What ranks raised in teardown after another failure, which pytest counts as an error of its own."""
+        raised: dict[str, list[int]] = defaultdict(list)
+        for rank in self.view.ranks.values() if self.view else ():
+            _, report = rank.reports.get(TEARDOWN, (0.0, None))
+            if report is not None and report.outcome is ReportOutcome.FAILED and report.error is not None:
+                raised[clean(report.error.traceback[-SECTION_CHARS:])].append(rank.rank)
+        texts = [f"{ranks_named(ranks)} raised in teardown\n{text}" for text, ranks in raised.items()]
+        return "\n\n".join(texts) or None
+
+    def skipped(self) -> Iterator[pytest.TestReport]:
+        """Where and why the ranks skipped."""
+        report = next(iter(self._reports(ReportOutcome.SKIPPED)), None)
+        where = (str(self.item.path), 0, f"Skipped: {self.result.verdict.summary}")
+        if report is not None and report.skip is not None:
+            where = (one_line(report.skip.file), report.skip.line, one_line(report.skip.reason, REASON_CHARS))
+        if report is not None and report.when is CALL:
+            yield self(SETUP)
+            yield self(CALL, ReportOutcome.SKIPPED, where)
+        else:
+            yield self(SETUP, ReportOutcome.SKIPPED, where)
+
+    def xfail_reason(self) -> str:
+        return next((r.xfail for r in self._reports() if r.xfail), "")
+
+    def _reports(self, outcome: ReportOutcome | None = None) -> Iterator[Reported]:
+        for rank in self._ranks():
+            for _, report in rank.reports.values():
+                if outcome is None or report.outcome is outcome:
+                    yield report
+
+    def _properties(self) -> list[tuple[str, object]]:
+        verdict = self.result.verdict
+        last = {one_line(name): value for report in self._reports() for name, value in report.properties.items()}
+        found: dict[str, object] = {name: _shown(value) for name, value in last.items()}
+        found["megacpp_verdict"] = str(verdict.code)
+        if verdict.blamed_ranks:
+            found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
+        if verdict.cause:
+            found["megacpp_cause"] = str(verdict.cause)
+        if (steps := climbed(self.result)) is not None:
+            found["megacpp_attempts"] = steps
+        firsts = [s for rank in self._ranks() if (s := rank.first_forward_s) is not None]
+        if firsts:
+            found["megacpp_first_forward_s"] = round(max(firsts), 3)  # the slowest rank's
+        return [*found.items(), *((f"megacpp_{name}", value) for name, value in self.more.items())]
+
+    def _ranks(self) -> Iterable[RankView]:
+        return self.view.ranks.values() if self.view else ()
+
+
+def _shown(value: object) -> object:
+    return value if isinstance(value, bool | int | float | None) else clean(str(value))
+
+
+def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:
+    error = _blamed_error(result, view)
+    path, line, _ = item.location
+    message = wrong or headline(result.verdict)
+    if error and error.file:
+        return _Crash(one_line(error.file), error.line, one_line(message, REASON_CHARS))
+    return _Crash(path, (line or 0) + 1, one_line(message, REASON_CHARS))
+
+
+def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:
+    for rank in result.verdict.blamed_ranks if view else ():
+        failure = view.ranks[rank].failure if view and rank in view.ranks else None
+        if failure is not None:
+            return failure[1].error
+    return None
+
+
+def _sections(view: TestView | None, *, teardown: bool) -> Iterator[tuple[str, str]]:
+    """What the ranks wrote and logged, without or with the teardown's; equal texts of several ranks once."""
+    if view is None:
+        return
+    texts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for rank in view.ranks.values():
+        for stream, output in rank.output.items():
+            texts[f"Captured {one_line(stream, 20)}", clean(output.text[-SECTION_CHARS:])].append(rank.rank)
+        for _, report in rank.reports.values():
+            for heading, text in report.sections if teardown or report.when is not TEARDOWN else ():
+                texts[one_line(heading, 80), clean(text[-SECTION_CHARS:])].append(rank.rank)
+    for (heading, text), ranks in texts.items():
+        yield f"{heading} of {ranks_named(ranks)}", text

@@ -1,0 +1,343 @@
+"""Owns `DIR/runs/<run_id>/` on disk: names, locks, files that appear whole; must not know what is in them.
+
+Cheap to import: the start of every session looks for runs that were cut off.
+
+A desk holds an exclusive lock on its run for its life. So a `run.json` that says `running` while nobody holds the
+lock was left by a desk that died, and the next start cleans its files (`leftovers`) and marks it `interrupted`.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+RECORDING = "recording.jsonl"
+RUN_JSON = "run.json"
+LATEST = "latest"
+OWN_ENTRIES = frozenset({"runs", LATEST, "cache", "seeds", ".gitignore"})
+RESERVE = ".reserve"
+RESERVE_BYTES = 128 << 10
+HEAD_BYTES = 4096
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+
+Now = Callable[[], datetime]
+Sweep = Callable[[str], object]
+"""Ends what is left of a run's processes, by run id."""
+
+
+class LaneDirError(Exception):
+    """The lane directory can't be used; the text says how to mend it."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def iso(moment: datetime) -> str:
+    """`2026-11-22T21:45:01.250Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_run_id(now: datetime) -> str:
+    """`20261122-214501-3f9a`: sorts by time (UTC)."""
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+class RunDirectory:
+    """One run's directory, locked until `close`. Make it with `create`."""
+
+    def __init__(self, lane_dir: Path, run_id: str, lock: "IO[str] | None") -> None:
+        self.lane_dir = lane_dir
+        self.run_id = run_id
+        self.path = lane_dir / "runs" / run_id
+        self._lock = lock
+
+    @classmethod
+    def create(cls, lane_dir: Path, now: Now = utc_now) -> "RunDirectory":
+        """A new, empty run, named in `DIR/latest`.
+
+        Raises:
+            LaneDirError: the directory can't be made or written.
+        """
+        try:
+            _prepare(lane_dir)
+            run_id, lock = _new_run(lane_dir, now)
+            replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
+        except OSError as error:
+            raise LaneDirError(_mend(lane_dir, error)) from error
+        directory = cls(lane_dir, run_id, lock)
+        _reserve(directory.path)
+        return directory
+
+    @classmethod
+    def reopen(cls, lane_dir: Path, run_id: str) -> "RunDirectory":
+        """The directory of a run that began before, perhaps elsewhere.
+
+        Raises:
+            LaneDirError: it can't be made or written, or another desk works with it.
+        """
+        path = lane_dir / "runs" / run_id
+        try:
+            _prepare(lane_dir)
+            path.mkdir(exist_ok=True)
+            lock = _lock_where_possible(path)
+            replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
+        except OSError as error:
+            raise LaneDirError(_mend(lane_dir, error)) from error
+        if lock is None and (path / ".lock").exists():
+            raise LaneDirError(
+                f"another desk works with run {run_id} in {lane_dir}: wait for it, or name another --lane-dir"
+            )
+        return cls(lane_dir, run_id, lock)
+
+    @property
+    def recording(self) -> Path:
+        return self.path / RECORDING
+
+    def write_json(self, name: str, document: Mapping[str, object], *, fsync: bool = False) -> Path:
+        """`name` (relative to the run) with `document`, whole or not at all. Raises OSError."""
+        return self.write(name, dump_json(document), fsync=fsync)
+
+    def write(self, name: str, data: bytes, *, fsync: bool = False) -> Path:
+        """`name` (relative to the run) with `data`, whole or not at all. Raises OSError.
+
+        On a full disk `run.json` gets the room that was reserved for it.
+        """
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            replace_file(target, data, fsync=fsync)
+        except OSError as error:
+            if name != RUN_JSON or error.errno not in FULL:
+                raise
+            _free_reserve(self.path)
+            replace_file(target, data, fsync=fsync)
+        return target
+
+    def close(self) -> None:
+        """Lets go of the run. Its `run.json` should be final by now."""
+        _free_reserve(self.path)
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def dump_json(document: Mapping[str, object]) -> bytes:
+    """JSON to be read by people too: a line per field, entry of a field or item of it, written at C speed.
+
+    Numbers that JSON can't say (NaN, infinity) are written as texts.
+    """
+    try:
+        return _spread(document)
+    except ValueError:
+        return _spread({key: _finite(value) for key, value in document.items()})
+
+
+def _spread(document: Mapping[str, object]) -> bytes:
+    fields = (f"{json.dumps(key)}: {_field(value)}" for key, value in document.items())
+    return ("{\n " + ",\n ".join(fields) + "\n}\n").encode()
+
+
+def _field(value: object) -> str:
+    match value:
+        case dict() if value:
+            entries = (f"{json.dumps(str(key))}: {_compact(item)}" for key, item in value.items())
+            return "{\n  " + ",\n  ".join(entries) + "\n }"
+        case list() if value:
+            return "[\n  " + ",\n  ".join(map(_compact, value)) + "\n ]"
+        case _:
+            return _compact(value)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if value - value == 0 else repr(value)
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+def replace_file(target: Path, data: bytes, *, fsync: bool = False) -> None:
+    """Writes beside `target`, then renames. Raises OSError and leaves nothing behind."""
+    beside = target.with_name(f".{target.name[:80]}.{os.getpid()}.{os.urandom(2).hex()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if fsync:
+                os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _prepare(lane_dir: Path) -> None:
+    """The directory with its `.gitignore`; one that holds other things too is only ignored from `runs` down."""
+    runs = lane_dir / "runs"
+    ours = not lane_dir.is_dir() or all(entry.name in OWN_ENTRIES for entry in lane_dir.iterdir())
+    runs.mkdir(parents=True, exist_ok=True)
+    if not (lane_dir / ".gitignore").exists():
+        replace_file((lane_dir if ours else runs) / ".gitignore", b"*\n")
+
+
+def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
+    while True:
+        run_id = new_run_id(now())
+        with contextlib.suppress(FileExistsError):
+            (lane_dir / "runs" / run_id).mkdir()
+            return run_id, _lock_where_possible(lane_dir / "runs" / run_id)
+
+
+def _reserve(run: Path) -> None:
+    """Room on the disk for the last `run.json`: whatever else fills it, a run can say how it ended."""
+    with contextlib.suppress(OSError), (run / RESERVE).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+
+def _free_reserve(run: Path) -> None:
+    with contextlib.suppress(OSError):
+        (run / RESERVE).unlink()
+
+
+def _lock_where_possible(run: Path) -> "IO[str] | None":
+    """A file system without locks costs only the mark on interrupted runs. Raises OSError for other reasons."""
+    try:
+        return _try_lock(run)
+    except OSError as error:
+        if error.errno in UNLOCKABLE:
+            return None
+        raise
+
+
+def _mend(lane_dir: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    at = f" ({error.filename})" if error.filename and Path(error.filename) != lane_dir else ""
+    return (
+        f"the lane directory {lane_dir} can't be used: {reason}{at}. "
+        "Free or mend it, or name a directory that can be written: --lane-dir DIR (lane_dir in [tool.pytest_megacpp])"
+    )
+
+
+def _try_lock(run: Path) -> "IO[str] | None":
+    """The run's lock, or None while another process holds it. Raises OSError."""
+    import fcntl
+
+    file = (run / ".lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def run_paths(lane_dir: Path) -> list[Path]:
+    """The runs of a lane directory, oldest first."""
+    try:
+        found = [path for path in (lane_dir / "runs").iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def read_run_json(run: Path) -> dict[str, Any] | None:
+    """What `run.json` says; None when there is none or it can't be read."""
+    try:
+        document = json.loads((run / RUN_JSON).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A run whose desk died. `problem` says what could not be cleaned up after it."""
+
+    run_id: str
+    problem: str | None = None
+
+
+def mark_interrupted(lane_dir: Path, sweep: Sweep | None = None, now: Now = utc_now) -> tuple[Interrupted, ...]:
+    """Ends what dead desks left: their processes by `sweep`, then their `run.json`. Never raises."""
+    marked = (_mark(run, sweep, now) for run in run_paths(lane_dir) if _says_running(run))
+    return tuple(entry for entry in marked if entry is not None)
+
+
+def _says_running(run: Path) -> bool:
+    try:
+        with (run / RUN_JSON).open("rb") as file:
+            return b'"running"' in file.read(HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
+    try:
+        lock = _try_lock(run)
+    except OSError:
+        return None
+    if lock is None:
+        return None
+    with lock:
+        document = read_run_json(run)
+        if document is None or document.get("status") != "running":
+            return None
+        problem = _swept(run.name, sweep)
+        document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
+        document, unclean = _tidied(run, document)
+        problem = problem or unclean
+        _free_reserve(run)
+        try:
+            replace_file(run / RUN_JSON, dump_json(document))
+        except OSError as error:
+            problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
+        return Interrupted(run.name, problem)
+
+
+def _swept(run_id: str, sweep: Sweep | None) -> str | None:
+    try:
+        if sweep is not None:
+            sweep(run_id)
+    except Exception as error:  # cleaning up after another run must not fail this one
+        return f"its processes could not be ended: {error!r}"
+    return None
+
+
+def _tidied(run: Path, document: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned."""
+    from pytest_megacpp.desk.run.leftovers import clean, known_secrets, with_receipts
+
+    unclean = clean(run, known_secrets(run))
+    return with_receipts(run, document), unclean
+
+
+def _last_sign(run: Path, now: Now) -> datetime:
+    """When the run's recording last grew; without a recording, now."""
+    try:
+        return datetime.fromtimestamp((run / RECORDING).stat().st_mtime, UTC)
+    except OSError:
+        return now()

@@ -1,0 +1,43 @@
+"""Owns where a launch's variables come from, to refuse what would break it before anything is started or rented; must
+not know the contract's values.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from pytest_megacpp.box.host.contract import OBJECTIONS, objection, refusal
+from pytest_megacpp.desk.config.options import ENVIRONMENT, Options, lane_environment
+from pytest_megacpp.desk.run.launch import Place
+from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.recording.vocabulary import ProblemCode
+
+AMBIENT = "the environment of pytest (your shell, CI, or a plugin such as pytest-env)"
+
+
+def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str]) -> ProblemFound | None:
+    """The first variable with a value that nothing can be launched with, and where to mend it. `environ` is the desk's.
+
+    What only the box has (its image, secrets of Modal) the box refuses itself.
+    """
+    for name in OBJECTIONS:
+        for given, where in _origins(options, lane, place, environ):
+            if name in given:
+                if (why := objection(name, given[name])) is not None:
+                    told = refusal(name, given[name], why, where)
+                    return ProblemFound(ProblemCode.BLOCKED, "environment", told, f"mend {name} in {where}, then rerun")
+                break
+    return None
+
+
+def _origins(
+    options: Options, lane: str, place: Place, environ: Mapping[str, str]
+) -> Iterator[tuple[Mapping[str, str], str]]:
+    """The first that names a variable decides it."""
+    file = options.project / "pyproject.toml"
+    yield options.lanes[lane].environment, f"{lane_environment(lane)} of {file}"
+    yield options.environment, f"{ENVIRONMENT} of {file}"
+    if place.surface == "local":
+        yield environ, AMBIENT
+        return
+    yield options.modal.env, f"env of [tool.pytest_megacpp.modal] of {file}"
+    passed = {name: environ[name] for name in options.modal.pass_env if name in environ}
+    yield passed, f"{AMBIENT}, which pass_env of [tool.pytest_megacpp.modal] passes on"

@@ -1,0 +1,260 @@
+"""Owns turning selected items into a plan and choosing where it runs; must not start anything."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
+from pytest_megacpp.desk.config.options import DRILL_MARK, Options
+from pytest_megacpp.desk.config.paths import user_cache_dir
+from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, own_machine, rented
+from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.vocabulary import SeedMode
+from pytest_megacpp.report.money import Rate
+from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.surfaces.modal.config import BAKED_DIR, VM
+from pytest_megacpp.surfaces.modal.credentials import configured
+from pytest_megacpp.surfaces.modal.rates import account_prices, remembered
+from pytest_megacpp.surfaces.protocol import Surface
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where lanes run. `notice` says it in one line for the header, `details` are further lines about the machine."""
+
+    surface: str
+    dry_run: bool
+    notice: str
+    details: tuple[str, ...] = ()
+
+
+def choose_place(options: Options, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
+    """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
+    if options.surface == "modal" or (options.surface == "auto" and configured(environ)):
+        return _on_modal(options)
+    if options.detach:
+        raise pytest.UsageError("--detach leaves a run on Modal: say --surface modal")
+    if options.surface == "auto" and environ.get("CI") and not options.dry_run:
+        raise pytest.UsageError(
+            "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
+            " say --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
+        )
+    if options.untrusted:
+        raise pytest.UsageError(
+            "--untrusted: a stranger's code needs a machine of its own, not this one: --surface modal"
+        )
+    found = devices()
+    dry_run = options.dry_run or found == 0
+    if dry_run and not options.dry_run and environ.get("CI"):
+        raise pytest.UsageError(
+            "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run in silence:"
+            " say --dry-run for a CPU dry run, or run the job where the GPUs are"
+        )
+    if not dry_run:
+        return Place("local", False, f"local, {found} GPUs")
+    why = "asked for" if options.dry_run else "this machine has no GPU"
+    return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
+
+
+def _on_modal(options: Options) -> Place:
+    """Raises UsageError for GPUs on a runtime that has none."""
+    details = options.modal.machine_notices(gpu=not options.dry_run)
+    if options.dry_run:
+        notice = "Modal, dry run in a CPU sandbox: proves launch and logic, not GPU behaviour"
+        return Place("modal", True, notice, details)
+    if options.modal.runtime == VM:
+        raise pytest.UsageError(
+            'runtime = "vm" in [tool.pytest_megacpp.modal] has no GPUs: remove it or say "gvisor",'
+            " or run without GPUs (--dry-run)"
+        )
+    return Place("modal", False, "Modal", details)
+
+
+def rate_of(place: Place, options: Options, lane: str, ranks: int) -> Rate:
+    """What a box of this lane costs there."""
+    if place.surface != "modal":
+        return own_machine(options.prices, 0 if place.dry_run else ranks)
+    cpu, memory_mib = options.modal.machine(ranks)
+    machine = Machine(None if place.dry_run else options.lanes[lane].gpu, cpu, memory_mib)
+    return rented(machine, options.prices, account_prices(remembered(rates_file(), time.time()), LIST_PRICES))
+
+
+def longest_s(place: Place, options: Options, lane: str) -> float | None:
+    """How long a box may take at most, whatever its tests: None when nothing bounds it."""
+    run_s = options.run_limit_s(lane)
+    return options.modal.times(run_s or 0.0)[0] if place.surface == "modal" else run_s
+
+
+def worst_s(plan: Plan, longest: float | None) -> float:
+    """How long a run can take by its limits: every test fails and needs ranks of its own."""
+    tests_s = sum(_worst_s(test, triage=plan.triage) for test in plan.tests)
+    return min(limit for limit in (tests_s, plan.run_s, longest) if limit)
+
+
+def _worst_s(test: PlannedTest, *, triage: bool) -> float:
+    """A test that may have to warm up runs twice, the first time with the time to compile; a ladder has four rungs."""
+    once_s = test.limits.startup + test.limits.test
+    if triage and not test.drill:
+        return 4 * once_s + test.limits.compile
+    return 2 * once_s + test.limits.compile if test.cache_seed.warms_up and not test.drill else once_s
+
+
+def rates_file() -> Path:
+    """Where Modal's last answer about prices is kept."""
+    return user_cache_dir() / "modal-rates.json"
+
+
+def surface_of(place: Place, options: Options, tags: Mapping[str, str]) -> Surface:
+    """What runs boxes there; `tags` name the run's revision and suite where that is kept."""
+    if place.surface == "local":
+        return LocalSurface()
+    from pytest_megacpp.surfaces.modal.surface import ModalSurface
+
+    return ModalSurface(options.modal, options.source, (options.lane_dir,), tags, options.detach, rates_file())
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A lane item and what its marks say; `drill` is the verdict that it expects. `must_run`: a gate takes no skip."""
+
+    item: pytest.Item
+    arguments: MarkerArguments
+    drill: Expectation | None
+    must_run: bool = False
+
+
+def select(
+    items: Sequence[pytest.Item],
+    lane: str,
+    timeout_s: Callable[[pytest.Item], float | None],
+    must_run: Callable[[pytest.Item], bool],
+) -> tuple[Selected, ...]:
+    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for a mark without sense,
+    and for more tests than a run holds.
+    """
+    if len(items) > MAX_TESTS:
+        told = f"{len(items)} tests are marked {lane}, and one run holds {MAX_TESTS}"
+        raise pytest.UsageError(f"{told}: select fewer at a time (-k, paths)")
+    chosen = ((item, _arguments(item, lane, timeout_s(item)), _drill(item)) for item in items)
+    return tuple(Selected(item, marks, drill, drill is None and must_run(item)) for item, marks, drill in chosen)
+
+
+def _arguments(item: pytest.Item, lane: str, timeout_s: float | None) -> MarkerArguments:
+    marked = marker_arguments(item.iter_markers(lane), item.nodeid)
+    return marked if timeout_s is None else replace(marked, limits={"test": timeout_s, **marked.limits})
+
+
+def _drill(item: pytest.Item) -> Expectation | None:
+    mark = item.get_closest_marker(DRILL_MARK)
+    return expectation(mark, item.nodeid) if mark is not None else None
+
+
+def make_plan(
+    run_id: str, lane: str, selected: Sequence[Selected], options: Options, place: Place, config: pytest.Config
+) -> Plan:
+    """The plan of one box for all selected tests of a lane."""
+    shape = options.lanes[lane]
+    tests = tuple(_planned(s, lane, options, dry_run=place.dry_run) for s in selected)
+    ranks = max((t.ranks for t in tests), default=shape.ranks)
+    from pytest_megacpp.desk.config.seed import project_of
+
+    invocation, kept = config.invocation_params, options.seed
+    return Plan(
+        run_id=run_id,
+        lane=lane,
+        surface=place.surface,
+        gpu=shape.gpu,
+        devices=0 if place.dry_run else ranks,
+        ranks=ranks,
+        dry_run=place.dry_run,
+        fsdp=any(test.shards for test in tests),
+        tests=tests,
+        args=_arguments_of_ranks(config),
+        cwd=str(invocation.dir),
+        seed=SeedPlan(
+            mode=options.cache_seed_for(None, dry_run=place.dry_run),
+            stores=(str(kept.dir), BAKED_DIR),
+            ranks=options.ranks or shape.ranks,
+            preset=options.preset_for(lane, None),
+            min_bytes=kept.min_bytes,
+            keep=kept.keep,
+            max_bytes=kept.max_bytes,
+            project=project_of(kept, options.project),
+        ),
+        run_s=options.run_limit_s(lane, [s.arguments.limits for s in selected]) or 0.0,
+        maxfail=int(config.getoption("maxfail", 0) or 0),
+        preload=options.preload,
+        path=_sys_path(),
+        root=os.path.relpath(config.rootpath, invocation.dir),
+        ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
+        environment=options.environment_for(lane),
+        triage=options.triage,
+        hash_seed=options.hash_seed,
+        data=_data_here(options, lane) if place.surface == "local" else (),
+    )
+
+
+def _data_here(options: Options, lane: str) -> tuple[DataSet, ...]:
+    """On a box elsewhere its surface says where they are."""
+    if not options.data:
+        return ()
+    from pytest_megacpp.surfaces.data_config import here
+
+    return here(options.data, user_cache_dir() / "data", {**os.environ, **options.environment_for(lane)})
+
+
+def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:
+    """The user's own; pytest-randomly's ranks all get the desk's seed, or each would draw one."""
+    args = tuple(str(a) for a in config.invocation_params.args)
+    seed = config.getoption("randomly_seed", None)
+    if type(seed) is not int:
+        return args
+    at = args.index("--") if "--" in args else len(args)
+    return (*args[:at], f"--randomly-seed={seed}", *args[at:])
+
+
+def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) -> PlannedTest:
+    marked = selected.arguments
+    return PlannedTest(
+        nodeid=selected.item.nodeid,
+        ranks=_ranks(selected, lane, options),
+        preset=options.preset_for(lane, marked.preset),
+        limits=options.limits_for(lane, marked.limits),
+        fresh=marked.fresh or (marked.cache_seed is SeedMode.COLD and options.cache_seed is not SeedMode.COLD),
+        drill=selected.drill is not None,
+        must_run=selected.must_run,
+        cache_seed=options.cache_seed_for(marked.cache_seed, dry_run=dry_run),
+        shards=_shards(Path(selected.item.path)),
+    )
+
+
+def _ranks(selected: Selected, lane: str, options: Options) -> int:
+    shape = options.lanes[lane]
+    ranks = selected.arguments.ranks or options.ranks or shape.ranks
+    if ranks > shape.devices:
+        asked = "its marker" if selected.arguments.ranks else "--ranks"
+        raise pytest.UsageError(
+            f"{selected.item.nodeid}: {asked} asks for {ranks} ranks, but lane {lane} is {shape.gpu}: at most"
+            f" {shape.devices}. For more, configure a larger lane in [tool.pytest_megacpp.lanes]"
+        )
+    return ranks
+
+
+@cache
+def _shards(path: Path) -> bool:
+    """Whether a test file is about FSDP, which decides one variable of the contract."""
+    try:
+        return "fsdp" in f"{path}\n{path.read_text(encoding='utf-8', errors='replace')}".lower()
+    except OSError:
+        return False
+
+
+def _sys_path() -> tuple[str, ...]:
+    import sys
+
+    return tuple(os.path.abspath(p) if p else os.getcwd() for p in sys.path)

@@ -1,0 +1,273 @@
+"""Owns runs that others made: a recording as a run of its own, a run elsewhere to listen to; must not judge."""
+
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.config.options import Options
+from pytest_megacpp.desk.run.directory import RunDirectory
+from pytest_megacpp.desk.run.launch import Place, rate_of
+from pytest_megacpp.desk.run.reattach import Asked, Recollection
+from pytest_megacpp.desk.run.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
+from pytest_megacpp.desk.run.session import POLL_S, LaneRun
+from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
+from pytest_megacpp.recording.events import Limits, Progress, RunStarted
+from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest
+from pytest_megacpp.recording.redact import Redactor, number_of
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Preset, TestPhase
+from pytest_megacpp.recording.wire import Decoder
+from pytest_megacpp.report.money import Rate
+from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.surfaces.modal.failures import is_an_end
+from pytest_megacpp.surfaces.protocol import RunningBox
+from pytest_megacpp.surfaces.replay import ReplaySurface
+
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+class Recorded:
+    """A recording that `--replay` named. Raises UsageError when there is none, or nothing readable in it."""
+
+    def __init__(self, options: Options, name: str) -> None:
+        self._options = options
+        try:
+            self.path = find_recording(options.lane_dir, name)
+            self._timeline = read_timeline(self.path)
+        except RunNotFound as e:
+            raise pytest.UsageError(f"--replay {name}: {e}") from None
+        except OSError as e:
+            raise pytest.UsageError(f"--replay {name} can't be read: {e.strerror or e}") from None
+        if self._timeline.started is None:
+            why = first_damage(self._timeline)
+            raise pytest.UsageError(
+                f"--replay {name}: no beginning of a run in it{why}; it takes a run's recording.jsonl"
+            )
+        self._started = self._timeline.started
+
+    @property
+    def notice(self) -> str:
+        path = self.path
+        where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"replay of {self._options.replay} ({where})"
+
+    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
+        """The run and the index of each node id. A test that isn't on record gets its result here."""
+        directory = RunDirectory.create(self._options.lane_dir)
+        return _recorded_run(
+            self._timeline,
+            self._options,
+            directory,
+            nodeids,
+            lambda run: run.start(ReplaySurface(self.path)),
+            heard=self._timeline,
+        )
+
+
+class Elsewhere:
+    """A run on Modal that `--attach` named: what it recorded, and what it yet will. Raises UsageError. `lanes` are
+    those of this session.
+    """
+
+    def __init__(self, options: Options, name: str, lanes: Sequence[str] = ()) -> None:
+        self._options = options
+        self._lanes = lanes
+        self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
+
+    def _known_here(self, name: str) -> str:
+        try:
+            return find_run(self._options.lane_dir, name).name
+        except RunNotFound as e:
+            raise pytest.UsageError(
+                f"--attach {name}: say the whole run id, such as 20261122-214501-3f9a ({e})"
+            ) from None
+
+    @property
+    def notice(self) -> str:
+        return f"listening to run {self._run_id} on Modal"
+
+    def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
+        """As soon as the box has told what it runs, or when nothing is left of it. Raises UsageError when there is no
+        such run, or when Modal can't be asked, and LaneDirError.
+        """
+        from pytest_megacpp.surfaces.modal.surface import ModalSurface
+
+        before = Recollection.of(self._options.lane_dir, self._run_id)
+        if before.surface not in (None, "modal"):
+            raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
+        directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
+        before.put_aside()
+        box = ModalSurface(self._options.modal, self._options.source).attach(self._run_id, directory.path)
+        try:
+            head, timeline = _beginning(box, progress)
+            if timeline.started is None:
+                return self._without_a_box(box, before, directory, nodeids)
+        except BaseException:
+            box.end()
+            before.put_back()
+            directory.close()
+            before.leave_no_trace()
+            raise
+        rate = rate_elsewhere(timeline.started, self._options)
+
+        def follow(run: LaneRun) -> None:
+            run.meta = replace(run.meta, rate=rate)
+            run.earlier = before.rejoin
+            run.follow(box, head)
+
+        return _recorded_run(timeline, self._options, directory, nodeids, follow)
+
+    def _without_a_box(
+        self, box: RunningBox, before: Recollection, directory: RunDirectory, nodeids: Sequence[str]
+    ) -> tuple[LaneRun, dict[str, int]]:
+        """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
+        ended = box.ended()
+        problem = ended.problem if ended is not None else None
+        if problem is None or not (is_an_end(problem) or before.was_there(problem)):
+            why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
+            mend = f": {problem.mend}" if problem is not None and problem.mend else ""
+            raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
+        box.end()
+        before.put_back()
+        asked = Asked(self._lanes[0] if self._lanes else "", self._options, Redactor(os.environ).ids(nodeids))
+        known = before.account(asked, problem)
+
+        def lose(run: LaneRun) -> None:
+            run.meta = replace(run.meta, ids=before.ids, git=before.git)
+            run.lose(known.problem, known.told)
+
+        return _recorded_run(known.timeline, self._options, directory, nodeids, lose, heard=known.timeline)
+
+
+def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
+    """What the box costs by today's prices; not known for a lane that isn't configured here."""
+    if started.lane not in options.lanes:
+        return Rate()
+    return rate_of(Place(started.surface, started.dry_run, ""), options, started.lane, started.ranks)
+
+
+def _beginning(box: RunningBox, progress: Callable[[Progress], object]) -> tuple[bytes, Timeline]:
+    """What was read until all tests are named or the box has ended."""
+    head, decoder, timeline = b"", Decoder(), Timeline()
+    while timeline.started is None or len(timeline.planned) < timeline.started.tests:
+        ended = box.ended()
+        data = box.read()
+        for event in decoder.feed(data):
+            timeline.add(event)
+            if isinstance(event.fact, Progress) and event.source == "surface":
+                progress(event.fact)
+        head += data
+        if ended is not None and not data:
+            break
+        if not data:
+            time.sleep(POLL_S)
+    return head, timeline
+
+
+def _recorded_run(
+    timeline: Timeline,
+    options: Options,
+    directory: RunDirectory,
+    nodeids: Sequence[str],
+    begin: Callable[[LaneRun], object],
+    heard: Timeline | None = None,
+) -> tuple[LaneRun, dict[str, int]]:
+    """A run with the recording's numbers, begun, and the index of each node id. `heard`: what it needn't read again."""
+    started = timeline.started
+    assert started is not None
+    recorded = _tests(timeline)
+    redactor = Redactor(os.environ)
+    index_of = recorded_as(nodeids, [test.nodeid for test in recorded], redactor.text)
+    unknown = [nodeid for nodeid in nodeids if nodeid not in index_of]
+    index_of |= {nodeid: len(recorded) + n for n, nodeid in enumerate(unknown)}
+    missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
+    lane = options.lanes.get(started.lane)
+    plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
+    run = LaneRun(plan, directory, redactor, _meta(plan, started), heard or Timeline())
+    begin(run)
+    similar = {number_of(redactor.text(test.nodeid))[0] for test in recorded}
+    for nodeid in unknown:
+        ambiguous = redactor.text(nodeid) in similar
+        run.amend(index_of[nodeid], _not_recorded(index_of[nodeid], nodeid, ambiguous=ambiguous))
+    return run, index_of
+
+
+def recorded_as(nodeids: Sequence[str], recorded: Sequence[str], redact: Callable[[str], str]) -> dict[str, int]:
+    """The place in a recording of each node id that is found there. Ids with secrets are recorded without them, and
+    numbered in their own order where that makes them equal: they are found if all of them are there, here and there.
+    """
+    found = {nodeid: index for index, nodeid in enumerate(recorded)}
+    there: dict[str, dict[int, int]] = defaultdict(dict)
+    for index, nodeid in enumerate(recorded):
+        text, number = number_of(redact(nodeid))
+        there[text][number] = index
+    here: dict[str, list[str]] = defaultdict(list)
+    for nodeid in sorted(set(nodeids)):
+        here[redact(nodeid)].append(nodeid)
+    for text, alike in here.items():
+        places = there[text]
+        if sorted(places) == list(range(1, len(alike) + 1)):
+            found |= {nodeid: places[number] for number, nodeid in enumerate(alike, 1) if nodeid not in found}
+    return {nodeid: found[nodeid] for nodeid in nodeids if nodeid in found}
+
+
+def _tests(timeline: Timeline) -> list[PlannedTest]:
+    """The recorded tests in their order; damage may have taken a name."""
+    further = {number for numbers in timeline.further.values() for number in numbers}
+    numbers = [n for n in (*timeline.planned, *timeline.tests) if n < MAX_TESTS and n not in further]
+    return [_test(timeline, n) for n in range(max(numbers, default=-1) + 1)]
+
+
+def _test(timeline: Timeline, number: int) -> PlannedTest:
+    planned, seen = timeline.planned.get(number), timeline.tests.get(number)
+    nodeid = planned.nodeid if planned else seen.nodeid if seen else f"(test {number}, its name is lost)"
+    ranks = planned.ranks if planned else seen.size if seen else 1
+    preset = seen.preset if seen else planned.preset if planned else Preset.FULL
+    return PlannedTest(nodeid, ranks, preset, seen.limits if seen else Limits())
+
+
+def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, ...]) -> Plan:
+    return Plan(
+        run_id=run_id,
+        lane=started.lane,
+        surface=started.surface,
+        gpu=gpu,
+        devices=0 if started.dry_run else started.ranks,
+        ranks=started.ranks,
+        dry_run=started.dry_run,
+        fsdp=False,
+        tests=tests,
+        args=(),
+        cwd=started.cwd,
+    )
+
+
+def _meta(plan: Plan, started: RunStarted) -> RunMeta:
+    return RunMeta(
+        run_id=plan.run_id,
+        lane=plan.lane,
+        surface=plan.surface,
+        dry_run=plan.dry_run,
+        ranks=plan.ranks,
+        requested_gpu=plan.gpu,
+        started_at=started.started_at,
+    )
+
+
+def _not_recorded(index: int, nodeid: str, *, ambiguous: bool) -> TestResult:
+    next_step = "run it itself, or select only tests that the recording has (-k, -m, node ids)"
+    summary = "this test is not in the recording"
+    if ambiguous:
+        summary = "which test of the recording this is can't be told: a secret was taken out of its id"
+        next_step = "run it itself, or select all tests whose ids differ in the secret only, as the run did"
+    verdict = Verdict(
+        Code.NOT_RUN, summary, cause=VerdictCause.NOT_RECORDED, next_step=next_step, phase=TestPhase.SETUP
+    )
+    return TestResult(index, nodeid, Outcome.ERROR, verdict)

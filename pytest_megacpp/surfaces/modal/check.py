@@ -1,0 +1,105 @@
+"""Owns looking at what a launch on Modal would need, without renting a GPU; must not know lanes or who asks.
+
+The image is built if it isn't yet: that is where launches fail most, and the next one doesn't wait for it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytest_megacpp.surfaces.modal import client
+from pytest_megacpp.surfaces.modal.calls import call
+from pytest_megacpp.surfaces.modal.config import ImageConfig, ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal.failures import Late, SurfaceTrouble
+
+IMAGE_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `mend` says what to do when it isn't `ok`."""
+
+    name: str
+    ok: bool
+    told: str
+    mend: str = ""
+
+
+def checks(config: ModalConfig, top: Path) -> Iterator[Check]:
+    """One after another; without an account nothing else can be looked at."""
+    account = _tried("account", _account)
+    yield account
+    if account.ok:
+        yield from (_tried(f"secret {name}", partial(_secret, name, config)) for name in _secrets(config))
+        yield from (_tried(f"volume {v.name}", partial(_volume, v, config)) for v in config.mounts("RUN"))
+        yield _tried("image", partial(_image, config, top))
+
+
+def _tried(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except SurfaceTrouble as e:
+        return Check(name, False, e.problem.detail, e.problem.mend)
+    except Exception as e:
+        return Check(name, False, f"{type(e).__name__}: {e}")
+
+
+def _account() -> Check:
+    client.connect()
+    modal = client.client()
+    name = call("the workspace", client.CALL_S, lambda: modal.Workspace.from_context().hydrate().name)
+    return Check("account", True, f"workspace {name}, client {modal.__version__}")
+
+
+def _secrets(config: ModalConfig) -> tuple[str, ...]:
+    pull = (config.image.pull_secret,) if config.image.pull_secret is not None else ()
+    buckets = (bucket.secret for bucket in config.buckets().values() if bucket.secret is not None)
+    return tuple(dict.fromkeys((*config.secrets, *pull, *buckets)))
+
+
+def _secret(name: str, config: ModalConfig) -> Check:
+    modal = client.client()
+    if _is_there(modal.Secret.from_name(name, environment_name=config.environment)):
+        return Check(f"secret {name}", True, "is there")
+    return Check(f"secret {name}", False, "there is no such secret", f"modal secret create {name}")
+
+
+def _volume(volume: VolumeConfig, config: ModalConfig) -> Check:
+    modal = client.client()
+    at = f"{volume.path}, read-only" if volume.read_only else volume.path
+    if _is_there(modal.Volume.from_name(volume.name, environment_name=config.environment)):
+        return Check(f"volume {volume.name}", True, f"is there, for {at}")
+    if volume.made:
+        return Check(f"volume {volume.name}", True, f"will be made, for {at}")
+    mend = f"modal volume create {volume.name}"
+    return Check(f"volume {volume.name}", False, f"there is no such volume, for {at}", mend)
+
+
+def _is_there(thing: Any) -> bool:
+    try:
+        call("Modal", client.CALL_S, thing.hydrate)
+    except Late:
+        raise
+    except Exception as e:
+        if type(e).__name__ == "NotFoundError":
+            return False
+        raise
+    return True
+
+
+def _image(config: ModalConfig, top: Path) -> Check:
+    from pytest_megacpp.surfaces.modal.image import ImageError, image
+
+    try:
+        described = image(config.image, top, config.environment)
+    except ImageError as e:
+        return Check("image", False, str(e), "mend the function, or image in [tool.pytest_megacpp.modal]")
+    app = client.app(config.app, config.environment, {})
+    client.build(described, app, "the image", IMAGE_S)
+    return Check("image", True, f"{_named(config.image)} is built ({described.object_id})")
+
+
+def _named(config: ImageConfig) -> str:
+    return config.factory or config.reference or "the default one"

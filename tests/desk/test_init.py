@@ -1,0 +1,126 @@
+"""What `megacpp init` and `megacpp gate` write and say; running the result is the plugin's tests' business."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.commands.init import CONFIGURATION, TEST_FILE, TRY_IT, WORKFLOW, WORKFLOW_FILE
+from pytest_megacpp.desk.config.options import read_gate, read_lanes, read_limits, read_table
+from tests.desk.repository import Repository
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_empty_place_gets_everything(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[:3]] == ["pyproject.toml", TEST_FILE, WORKFLOW_FILE]
+    assert all(line.endswith("written") for line in told[:3])
+    assert told[-1] == f"try it: {TRY_IT}"
+    rules = read_gate(read_table(place / "pyproject.toml"))
+    assert [rule.run for rule in rules] == [("smoke_suites",)]
+    ast.parse((place / TEST_FILE).read_text())
+    assert (place / WORKFLOW_FILE).read_text() == WORKFLOW
+
+
+def test_what_is_there_stays(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["init"])
+    for name in ("pyproject.toml", TEST_FILE, WORKFLOW_FILE):
+        (place / name).write_text("[tool.pytest_megacpp]\n# mine\n")
+    capsys.readouterr()
+    assert cli.main(["init"]) == 0
+    assert capsys.readouterr().out.count("left as it is") == 3
+    for name in ("pyproject.toml", TEST_FILE, WORKFLOW_FILE):
+        assert (place / name).read_text() == "[tool.pytest_megacpp]\n# mine\n"
+
+
+def test_a_pyproject_without_our_table_gets_it_at_its_end(place: Path) -> None:
+    before = "[project]\nname = 'it'\n\n[tool.pytest.ini_options]\naddopts = '-ra'"
+    (place / "pyproject.toml").write_text(before)
+    cli.main(["init"])
+    after = (place / "pyproject.toml").read_text()
+    assert after.startswith(before)
+    assert after.endswith(CONFIGURATION)
+    assert read_gate(read_table(place / "pyproject.toml"))
+
+
+def test_a_pyproject_that_cannot_be_read_is_not_touched(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = "[tool.pytest_megacpp\n"
+    (place / "pyproject.toml").write_text(broken)
+    assert cli.main(["init"]) == 2
+    assert "pyproject.toml" in capsys.readouterr().err
+    assert (place / "pyproject.toml").read_text() == broken
+
+
+def test_every_commented_setting_is_one_that_this_version_takes(place: Path) -> None:
+    """Each comment that looks like TOML, taken out of its comment."""
+    lines = [line.removeprefix("# ") for line in CONFIGURATION.splitlines()]
+    kept = [line for line in lines if "=" in line.partition("#")[0] or line.startswith(("[", '"""'))]
+    kept = [line for line in kept if not line.startswith(("A lane", "Seconds"))]
+    (place / "pyproject.toml").write_text("\n".join(kept))
+    settings = read_table(place / "pyproject.toml")
+    assert settings.keys() == {"surface", "dry_run", "lane_dir", "preload", "limits", "lanes", "gate"}
+    assert read_limits(settings["limits"], "") == {"startup": 300, "skew": 120, "stall": 120, "test": 900}
+    assert "h100x2" in read_lanes(settings["lanes"])
+
+
+def test_the_gate_is_explained_without_running_anything(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository.new(place)
+    cli.main(["init"])
+    repository.commit()
+    repository.git("tag", "base")
+    capsys.readouterr()
+    assert cli.main(["gate", "--since", "base"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "triggered: none"
+    for number in range(6):
+        repository.write(f"kernels/k{number}.cu")
+    assert cli.main(["gate", "--since", "base", "--explain"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == "triggered: smoke"
+    assert sum(".cu matches" in line for line in told) == 6
+    assert f"    test file {TEST_FILE}" in told
+
+
+def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository.new(place)
+    cli.main(["init"])
+    repository.write("other/test_new.py", "def test_new(modal_h200x8): pass")
+    repository.write("other/test_ordinary.py", "def test_ordinary(): pass")
+    repository.commit()
+    repository.git("tag", "base")
+    for places, triggered in (
+        (["./other/test_new.py::test_new"], "tests without a rule"),
+        ([], "tests without a rule"),
+        (["smoke_suites"], "none"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["gate", "--since", "base", *places]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert told[-1] == f"triggered: {triggered}"
+        assert ("  no rule guards other/test_new.py: its lane tests always run" in told) is (triggered != "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gate"], "megacpp gate --since: the revision must be a text"),
+        (["gate", "--since", "HEAD", "smoke_suits"], "smoke_suits: there is nothing of that name in"),
+        (["gate", "--since", "nonsense"], "git knows no such revision here"),
+    ],
+)
+def test_a_gate_without_sense_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    repository = Repository.new(place)
+    cli.main(["init"])
+    repository.commit()
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err

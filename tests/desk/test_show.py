@@ -1,0 +1,47 @@
+"""What is printed of a `run.json` that anybody may have written, or of one whose run goes on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.commands.show import gate_alone, judged, run_shown
+from pytest_megacpp.recording.vocabulary import ActReason
+from tests.golden.build import in_step
+from tests.scenario import NODEID
+
+RUN = "20261130-120000-0a0b"
+
+
+@pytest.mark.parametrize("odd", [5, "all", {"a": 1}, [[1], 2], None])
+def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
+    run = tmp_path / "runs" / RUN
+    run.mkdir(parents=True)
+    gate = {"since": "main", "rules": odd, "complaints": odd, "why": odd}
+    for told in (gate, gate | {"rules": [{"name": "kernels", "triggered": True, "why": odd}]}):
+        (run / "run.json").write_text(json.dumps({"status": "failed", "gate": told}))
+        shown = gate_alone(tmp_path, RUN)
+        assert shown is not None
+        assert any("nothing was started" in line for line in shown.lines)
+
+
+@pytest.mark.parametrize(
+    ("expects", "outcome"),
+    [
+        ({"code": "rank-death", "ranks": [2], "cause": None}, "passed"),
+        ({"code": "rank-death", "ranks": [1], "cause": None}, "failed"),
+        (None, "failed"),
+        ({"code": 5}, "failed"),
+        ([], "failed"),
+    ],
+)
+def test_a_drill_of_a_run_that_goes_on(tmp_path: Path, expects: object, outcome: str) -> None:
+    """It fails on purpose, and passes by its verdict before its run says so."""
+    box = in_step().exits(2, -9, "SIGKILL").acts(ActReason.EXIT, "", (0, 1, 3), (2,)).aborts("exit")
+    (tmp_path / "recording.jsonl").write_bytes(box.recording())
+    entry: Mapping[str, object] = {"nodeid": NODEID, "outcome": None, "receipt": None, "expects": expects}
+    (tmp_path / "run.json").write_text(json.dumps({"status": "running", "tests": [entry]}))
+    seen = judged(tmp_path / "recording.jsonl")
+    assert any(f"1 of 1 test done (1 {outcome})" in line for line in run_shown(seen))
+    assert [test.nodeid for test in seen.bad] == ([] if outcome == "passed" else [NODEID])
