@@ -81,7 +81,7 @@ ADDITIONS = {
     "a verdict code": member(
         "judge/verdicts.py", 'BLOCKED = "blocked"', "judge.verdicts:_traits_of", "judge.next_steps:usual_step"
     ),
-    "an outcome": member("judge/verdicts.py", 'ERROR = "error"', "desk.outcomes:reports"),
+    "an outcome": member("judge/verdicts.py", 'ERROR = "error"', "desk.hooks.reports:reports"),
     "a reason to act": member(
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),
