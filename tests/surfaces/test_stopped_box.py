@@ -34,11 +34,11 @@ os.wait()
 def guard() -> "Iterator[subprocess.Popen[bytes]]":
     with subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True) as child:
         until(lambda: len(process.descendants(child.pid)) == 2)
+        family = [p.pid for p in process.descendants(child.pid)]  # its rank has another parent once the box is gone
         try:
             yield child
         finally:
-            process.end_all(p.pid for p in process.descendants(child.pid))
-            process.end_all([child.pid])
+            process.end_all([*family, child.pid])
 
 
 def until(seen: Callable[[], object], limit_s: float = 20.0) -> None:
