@@ -177,8 +177,8 @@ class Consequence:
 class Verdict:
     """The one finding that explains a test's outcome (design 2.5). `summary` is one sentence, cause first.
 
-    `phase` is the pytest phase in which it happened. `cause`: a member of `causes.Cause`, another closed word of the
-    recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, what a surface calls its problem).
+    `phase` is the pytest phase in which it happened. `cause`: a member of `causes.VerdictCause`, another closed word of
+    the recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, what a surface calls its problem).
     """
 
     code: Code
