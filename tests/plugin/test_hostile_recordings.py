@@ -7,6 +7,7 @@ import json
 import re
 import types
 from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
@@ -29,7 +30,11 @@ COMMAND = re.compile(r"^\s*::[^\n]*::|##\w*\[", re.MULTILINE)
 
 
 def hostile(value: Any, hint: Any) -> Any:
-    """The value with every string in it made hostile, keys of free objects included; `hint` is its type."""
+    """The value with every string in it made hostile, keys of free objects included; `hint` is its type. Words of
+    closed sets stay: with another one the whole event is unknown, and nothing of it is shown.
+    """
+    if closed(hint) is not None:
+        return value
     if isinstance(value, dict):
         of = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
         if of is not None:
@@ -40,6 +45,11 @@ def hostile(value: Any, hint: Any) -> Any:
         inner = next(iter(get_args(hint)), None)
         return [hostile(one, inner) for one in value]
     return value + HOSTILE if isinstance(value, str) else value
+
+
+def closed(hint: Any) -> type[StrEnum] | None:
+    """The closed set that a value of this type is from."""
+    return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and issubclass(one, StrEnum)), None)
 
 
 def spoilt(recorded: list[str], kind: str, kept: Collection[str] = ()) -> str:
@@ -98,6 +108,8 @@ def simplest(hint: Any) -> Any:
             return {"x": simplest(get_args(hint)[1])} if get_args(hint) else {}
         case of if dataclasses.is_dataclass(of):
             return {f.name: simplest(get_type_hints(of)[f.name]) for f in dataclasses.fields(of)}
+        case of if (words := closed(of)) is not None:
+            return next(iter(words)).value
         case of if of in (str, int, float, bool):
             return "x" if of is str else of(0)
         case _:
