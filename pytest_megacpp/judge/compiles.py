@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from pytest_megacpp.judge import aftermath, wait_graph
+from pytest_megacpp.judge import aftermath, wait_roots
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence, Witness
-from pytest_megacpp.judge.wait_graph import Standstill
+from pytest_megacpp.judge.wait_roots import Standstill
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
@@ -21,7 +21,7 @@ ALONE = "alone"
 def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
     """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
     own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
-    resting = case.why is ActReason.STALL and all(wait_graph.quiet_s(case, r) >= case.test.limits.stall for r in own)
+    resting = case.why is ActReason.STALL and all(wait_roots.quiet_s(case, r) >= case.test.limits.stall for r in own)
     return own if resting else ()
 
 
@@ -35,18 +35,18 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
         joined(
             (
                 f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)}{_called_from(case, blamed)} while "
-                f"{wait_graph.wait_text(case, still)}{what}",
+                f"{wait_roots.wait_text(case, still)}{what}",
                 _only(blamed, alone) if alone else "",
             )
         ),
         blamed,
         VerdictCause.NO_PROGRESS if at_rest else None,
-        wait_graph.phase(case, still, blamed),
-        (*wait_graph.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
-        (*wait_graph.waiters(case, still, blamed), *others),
+        wait_roots.phase(case, still, blamed),
+        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
+        (*wait_roots.waiters(case, still, blamed), *others),
         frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
-        (*wait_graph.doubts(case, still), *_compile_doubts(case, blamed)),
-        time_s=wait_graph.since_s(case, still),
+        (*wait_roots.doubts(case, still), *_compile_doubts(case, blamed)),
+        time_s=wait_roots.since_s(case, still),
         variant=ALONE if alone else "",
     )
 

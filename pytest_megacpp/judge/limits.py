@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, stalls, wait_graph
+from pytest_megacpp.judge import aftermath, stalls, wait_roots
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
-from pytest_megacpp.judge.wait_graph import Standstill, standstill
+from pytest_megacpp.judge.wait_roots import Standstill, standstill
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
@@ -25,7 +25,7 @@ def find(case: Case) -> Finding | None:
 def _limit(case: Case) -> Finding:
     """A limit passed: who moved last decides."""
     present = [r for r in sorted(case.ranks) if not case.is_through(r)]
-    quiet_s = min((wait_graph.quiet_s(case, r) for r in present), default=0.0)
+    quiet_s = min((wait_roots.quiet_s(case, r) for r in present), default=0.0)
     stall_s = case.test.limits.stall
     if not present or not _was_watched(case, present):
         return _unclear(case, present, "nothing was seen of what they did")
@@ -57,7 +57,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         blamed,
         None,
         case.phase_of(blamed[0]),
-        (*wait_graph.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
+        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
         relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
         time_s=case.end_s,

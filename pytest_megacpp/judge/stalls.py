@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
-from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_graph
+from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
 from pytest_megacpp.judge.case import Case, Trouble
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
-from pytest_megacpp.judge.wait_graph import Standstill, standstill
+from pytest_megacpp.judge.wait_roots import Standstill, standstill
 from pytest_megacpp.recording.collectives import incarnation
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
@@ -44,7 +44,7 @@ def find(case: Case) -> Finding | None:
 
 def _gave_up(case: Case) -> Finding:
     """Ranks stopped waiting by their own time-out, or found their peer gone."""
-    still = wait_graph.as_victims_say(case) or standstill(case)
+    still = wait_roots.as_victims_say(case) or standstill(case)
     if still.cycle:
         return waited(case, still)
     absent = _absent(case, still.roots)
@@ -110,19 +110,19 @@ def _straggler(case: Case, still: Standstill) -> Finding:
     causes = {_cause(case, r) for r in blamed}
     return Finding(
         Code.STRAGGLER,
-        joined((_where_they_were(case, still, blamed), wait_graph.wait_text(case, still))),
+        joined((_where_they_were(case, still, blamed), wait_roots.wait_text(case, still))),
         blamed,
         causes.pop() if len(causes) == 1 else None,
-        wait_graph.phase(case, still, blamed),
+        wait_roots.phase(case, still, blamed),
         (
-            *wait_graph.wait_evidence(case, still),
+            *wait_roots.wait_evidence(case, still),
             *aftermath.first_few(blamed, lambda r: _late_evidence(case, still, r)),
         ),
-        wait_graph.waiters(case, still, blamed),
-        wait_graph.relies(case, still) | {Source.COUNTERS},
-        (*wait_graph.doubts(case, still), *_root_doubts(case, blamed)),
+        wait_roots.waiters(case, still, blamed),
+        wait_roots.relies(case, still) | {Source.COUNTERS},
+        (*wait_roots.doubts(case, still), *_root_doubts(case, blamed)),
         Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
-        wait_graph.since_s(case, still),
+        wait_roots.since_s(case, still),
     )
 
 
@@ -246,7 +246,7 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
         return Evidence(rank, view.stacks[-1][0], Witness.STACK, "its server answers, its interpreter doesn't")
     where = case.location(rank)
     if where:
-        return wait_graph.stack_evidence(case, rank, f"is in {where}")
+        return wait_roots.stack_evidence(case, rank, f"is in {where}")
     return (
         Evidence(rank, view.sample_s, Witness.BOX, "answers" if case.answers(rank) else "doesn't answer")
         if sample
@@ -276,7 +276,7 @@ def _astray(case: Case, blamed: Sequence[int]) -> tuple[Trouble, ...]:
 
 def _hang(case: Case, still: Standstill) -> Finding:
     waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
-    waited = seconds(case.waited_s(wait_graph.since_s(case, still)))
+    waited = seconds(case.waited_s(wait_roots.since_s(case, still)))
     if not still.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
         return _not_together(case, still, waiting)
     return Finding(
@@ -285,10 +285,10 @@ def _hang(case: Case, still: Standstill) -> Finding:
         waiting,
         None,
         case.phase_of(waiting[0]) if waiting else TestPhase.CALL,
-        wait_graph.wait_evidence(case, still),
-        relies=wait_graph.relies(case, still),
-        doubts=wait_graph.doubts(case, still),
-        time_s=wait_graph.since_s(case, still),
+        wait_roots.wait_evidence(case, still),
+        relies=wait_roots.relies(case, still),
+        doubts=wait_roots.doubts(case, still),
+        time_s=wait_roots.since_s(case, still),
     )
 
 
@@ -311,20 +311,20 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
     )
     return Finding(
         Code.STARTUP_FAILURE,
-        joined((what, wait_graph.wait_text(case, still))),
+        joined((what, wait_roots.wait_text(case, still))),
         blamed,
         Stage.RENDEZVOUS,
         TestPhase.SETUP,
-        (*wait_graph.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
-        wait_graph.waiters(case, still, blamed),
+        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
+        wait_roots.waiters(case, still, blamed),
         relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),
         doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
-        time_s=wait_graph.since_s(case, still),
+        time_s=wait_roots.since_s(case, still),
     )
 
 
 def _seeking_evidence(case: Case, rank: int) -> Evidence | None:
-    return wait_graph.stack_evidence(case, rank, "is on its way to the store, in torch.distributed.rendezvous")
+    return wait_roots.stack_evidence(case, rank, "is on its way to the store, in torch.distributed.rendezvous")
 
 
 def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
