@@ -166,6 +166,7 @@ def _entry(
     entry: Mapping[str, Any], epoch_s: float, closing: Mapping[tuple[int, int], Mapping[str, Any]]
 ) -> Collective:
     sizes_in, sizes_out = entry.get("input_sizes") or [], entry.get("output_sizes") or []
+    numel_in, dtype = numel_and_dtype(entry.get("input_dtypes") or [], sizes_in)
     closes = closing.get(_batch(entry))
     p2p = bool(entry.get("is_p2p")) or entry is closes
     state = closes if closes is not None and p2p else entry
@@ -173,9 +174,9 @@ def _entry(
         group=str(entry["process_group"][0]),
         seq=int(entry["p2p_seq_id"] if p2p else entry["collective_seq_id"]),
         op=str(entry["profiling_name"]),
-        numel_in=_numel(sizes_in),
+        numel_in=numel_in,
         numel_out=_numel(sizes_out),
-        dtype=",".join(sorted({str(d) for d in entry.get("input_dtypes") or []})),
+        dtype=dtype,
         sizes=_compact(sizes_in),
         entered_s=_seconds(entry["time_created_ns"], epoch_s),
         done=bool(state.get("retired")) or state.get("state") == "completed",
