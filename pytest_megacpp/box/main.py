@@ -672,11 +672,7 @@ def _name(world: World, rank: RankProcess) -> str:
 def take_signals(box: Box) -> None:
     """SIGTERM and SIGINT end the run in order."""
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(sig, lambda number, _: box.stop(RunEnd.INTERRUPTED, f"the box got {_signal_name(number)}"))
-
-
-def _signal_name(number: int) -> str:
-    return signal.Signals(number).name
+        signal.signal(sig, lambda number, _: box.stop(RunEnd.INTERRUPTED, f"the box got {process.signal_name(number)}"))
 
 
 def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:
