@@ -16,7 +16,7 @@ from pytest_megacpp.judge.phrases import file_line, joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.collectives import Contradiction
 from pytest_megacpp.recording.errors import Kind
-from pytest_megacpp.recording.flight import GLOO
+from pytest_megacpp.recording.flight import without_backend
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.waits import Wait
 
@@ -35,7 +35,7 @@ def find(case: Case) -> Finding | None:
 
 def name_of(wait: Wait) -> str:
     """The group's name without the members that some ranks mean by it."""
-    return _bare(wait.group).partition("[")[0]
+    return without_backend(wait.group).partition("[")[0]
 
 
 # -- what follows from it ----------------------------------------------------------------------------------------
@@ -75,18 +75,14 @@ def _fails_in(case: Case, trouble: Trouble, found: Iterable[Contradiction]) -> b
 def _failed_within(case: Case, trouble: Trouble, found: Contradiction) -> bool:
     """Whether its last collective was one in such a group."""
     last = case.last_entered(trouble.rank, trouble.time_s)
-    within = last is not None and _bare(last.group) == found.group
+    within = last is not None and without_backend(last.group) == found.group
     return within and trouble.kind in _FOLLOWS and _contradicted(case, trouble.rank, found)
 
 
 def _is_used(case: Case, found: Contradiction) -> bool:
     """By a rank that is contradicted."""
-    users = (r for r, view in case.ranks.items() for name in view.collectives.enqueued if _bare(name) == found.group)
-    return any(_contradicted(case, rank, found) for rank in users)
-
-
-def _bare(name: str) -> str:
-    return name.replace(GLOO, "")
+    used = {rank: map(without_backend, view.collectives.enqueued) for rank, view in case.ranks.items()}
+    return any(found.group in names and _contradicted(case, rank, found) for rank, names in used.items())
 
 
 def _contradicted(case: Case, rank: int, found: Contradiction) -> bool:

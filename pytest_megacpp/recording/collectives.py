@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never
 
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
-from pytest_megacpp.recording.flight import GLOO
+from pytest_megacpp.recording.flight import GLOO, without_backend
 from pytest_megacpp.recording.issued import Digests, hashed, stretches
 from pytest_megacpp.recording.ranks import rank_list
 from pytest_megacpp.recording.vocabulary import FlightOrigin
@@ -114,8 +114,7 @@ class RankCollectives:
             self._close([key for key in self.unfinished if key not in listed], seen.status)
         while len(self.entries) > self.kept:
             self._drop(next(iter(self.entries)))
-        while len(self.groups) > KEPT_GROUPS:
-            del self.groups[next(iter(self.groups))]
+        _trim(self.groups)
         return rose
 
     def _is_open(self, message: Collective) -> bool:
@@ -191,12 +190,10 @@ class RankCollectives:
         before = self.named(name)
         lives = self.lives.pop(name, [])
         if lives and not self.held:  # what is open in it has gone with it
-            self.unfinished = {key: None for key in self.unfinished if key[0].replace(GLOO, "") != before}
+            self.unfinished = {key: None for key in self.unfinished if without_backend(key[0]) != before}
         self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
-        while len(self.lives) > KEPT_GROUPS:
-            del self.lives[next(iter(self.lives))]
-        while len(self.given) > KEPT_GROUPS:
-            del self.given[next(iter(self.given))]
+        _trim(self.lives)
+        _trim(self.given)
 
     def failed(self, name: str, *, default: bool) -> None:
         """That group was not made: the next one of this name is no other."""
@@ -232,6 +229,12 @@ class RankCollectives:
         """The newest that it had entered by then."""
         entries = (e for e in self.entries.values() if e.entered_s <= until_s)
         return max(entries, key=lambda e: (e.entered_s, e.seq), default=None)
+
+
+def _trim(kept: dict[Any, Any]) -> None:
+    """The oldest go, beyond as many groups as are kept."""
+    while len(kept) > KEPT_GROUPS:
+        del kept[next(iter(kept))]
 
 
 def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
@@ -347,13 +350,12 @@ class Groups:
 
     def _tell(self, name: str, told: Scoped) -> Scoped:
         scoped = self._scoped.setdefault(name, told)
-        if len(self._scoped) > KEPT_GROUPS:
-            del self._scoped[next(iter(self._scoped))]
+        _trim(self._scoped)
         return scoped
 
     def lacks_members(self, name: str) -> bool:
         """Whether fewer have come to a group in a world of its own than it is to have."""
-        name = name.replace(GLOO, "")
+        name = without_backend(name)
         scoped = self._scoped.get(name)
         if scoped is None or any(other.scope == scoped.scope and not other.size for other in self._scoped.values()):
             return False
@@ -364,7 +366,7 @@ class Groups:
         world; where these are too few, ranks that are in no other group of this name to which all came; else any.
         Everybody, where nothing is told of the group.
         """
-        name = name.replace(GLOO, "")
+        name = without_backend(name)
         scoped = self._scoped.get(name)
         if scoped is None:
             return self.everyone
@@ -387,14 +389,13 @@ class Groups:
         told = self._numbers.setdefault(name, {})
         claims = {rank, told.get(number, rank)}
         told[number] = rank if claims == {rank} else number if number in claims else NOBODY
-        if len(self._numbers) > KEPT_GROUPS:
-            del self._numbers[next(iter(self._numbers))]
+        _trim(self._numbers)
 
     def in_order(self, name: str, rank: int) -> tuple[int, ...]:
         """The members that `rank` means by this name, in the order of their numbers; empty where that isn't known. In a
         world ranks have the numbers that they give themselves, in other groups those of the list.
         """
-        name = name.replace(GLOO, "")
+        name = without_backend(name)
         if (announced := self.announced(name, rank)) is not None and announced.ranks:
             return announced.ranks
         members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
@@ -415,8 +416,7 @@ class Groups:
     def made(self, name: str, rank: int, members: tuple[int, ...]) -> None:
         """`rank` is through with making that group, of these members."""
         self._made.setdefault(name, {})[rank] = members
-        if len(self._made) > KEPT_GROUPS:
-            del self._made[next(iter(self._made))]
+        _trim(self._made)
 
     def made_by(self, name: str, members: tuple[int, ...]) -> frozenset[int]:
         """The ranks that are through with making it of these members."""
@@ -432,12 +432,12 @@ class Groups:
         if announced is None or not announced.ranks:
             return name
         own = f"{name}[{rank_list(announced.ranks)}]"
-        self.members.setdefault(own.replace(GLOO, ""), self._set_of(announced.ranks))
+        self.members.setdefault(without_backend(own), self._set_of(announced.ranks))
         return own
 
     def announced(self, name: str, rank: int) -> Announced | None:
         """What `rank` said of it."""
-        return self._announced.get(name.replace(GLOO, ""), {}).get(rank)
+        return self._announced.get(without_backend(name), {}).get(rank)
 
     def named_by(self, name: str, rank: int) -> frozenset[int] | None:
         """The members that `rank` named; None when it named none of this group at all."""
@@ -456,9 +456,8 @@ class Groups:
             by_list[self._set_of(announced.ranks)].append(rank)
         lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
         odd, tie, right, meant_by = list[int](), False, dict[int, int](), dict[int, list[int]]()
-        for number, (members, ranks) in enumerate(
-            lists
-        ):  # `right`: whose list stands; `meant_by`: lists with that rank
+        # `right`: which list stands for a rank; `meant_by`: the standing lists that it is in.
+        for number, (members, ranks) in enumerate(lists):
             rivals = {right[r] for r in members if r in right} | {n for r in ranks for n in meant_by.get(r, ())}
             if rivals:
                 odd += ranks
@@ -479,18 +478,18 @@ class Groups:
         self.disputed.pop(name, None)
 
     def disputes(self, name: str) -> bool:
-        return name.replace(GLOO, "") in self.disputed
+        return without_backend(name) in self.disputed
 
     def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
         """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
-        name = name.replace(GLOO, "")
+        name = without_backend(name)
         if name in self.members:
             return self.members[name]
         return self.everyone if is_default(name) else frozenset(seen)
 
     def knows(self, name: str) -> bool:
         """Whether the members were told, or are known as everybody is."""
-        return name.replace(GLOO, "") in self.members or is_default(name)
+        return without_backend(name) in self.members or is_default(name)
 
 
 class Aspect(StrEnum):

@@ -133,6 +133,11 @@ def _numbered(read: Read, first: int) -> Read:
     return tuple(replace(e, pg=e.pg + first) for e in entries), tuple(replace(s, pg=s.pg + first) for s in status)
 
 
+def without_backend(group: str) -> str:
+    """The group's own name: that of its collectives on gloo, beside NCCL's, says so."""
+    return group.replace(GLOO, "")
+
+
 def tells_start(op: str) -> bool:
     """Whether the recorder that has this operation tells when its device began it, if it was asked to time it."""
     return op.startswith("nccl:")
