@@ -11,10 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-
-class Unwatchable(RuntimeError):
-    """This torch runs backward passes in another way."""
-
+from pytest_megacpp.rank.compiler import Unwatchable, as_torchs
 
 _around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 untouched: Callable[..., Any]
@@ -35,12 +32,7 @@ def watch(around: Callable[[], AbstractContextManager[object]]) -> None:
     own = function.__code__
     untouched = types.FunctionType(own, function.__globals__, function.__name__, function.__defaults__)
     _around = around
-    function.__code__ = _watched.__code__.replace(
-        co_filename=own.co_filename,
-        co_name=own.co_name,
-        co_qualname=own.co_qualname,
-        co_firstlineno=own.co_firstlineno,
-    )
+    function.__code__ = as_torchs(_watched.__code__, own)
 
 
 def _watched(*args, **kwargs):  # type: ignore[no-untyped-def]

@@ -4,6 +4,20 @@ import contextlib
 from types import CodeType
 
 
+class Unwatchable(RuntimeError):
+    """This torch does in another way what was to be watched."""
+
+
+def as_torchs(code: CodeType, original: CodeType) -> CodeType:
+    """`code` with the name and file of torch's: by its file the compiler decides whether to leave a frame alone."""
+    return code.replace(
+        co_filename=original.co_filename,
+        co_name=original.co_name,
+        co_qualname=original.co_qualname,
+        co_firstlineno=original.co_firstlineno,
+    )
+
+
 def left_alone_by_compiler(code: CodeType) -> None:
     """What is called from anywhere, inside a compiled region too, isn't compiled there with its arguments' values in
     mind. A torch that can't be told so compiles it.

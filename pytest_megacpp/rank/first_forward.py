@@ -16,16 +16,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from pytest_megacpp.rank.compiler import Unwatchable, as_torchs
+
 KEPT_MODULES = 4  # different ones, per test
 WATCHED_CALLS = 64  # outermost ones, per test; later ones aren't even looked at
 _TORCHS_NAMES = ("_compiled_call_impl", "_call_impl")
 
 Told: TypeAlias = Callable[[str, float], None]
 """Gets the class name of a module and the seconds of its first call."""
-
-
-class Unwatchable(RuntimeError):
-    """This torch calls modules in another way."""
 
 
 class _Watch:
@@ -37,7 +35,7 @@ class _Watch:
         self._tell = tell
         self._calls = 0
         self._seen: list[weakref.ref[Any]] = []
-        self._code = _as_torchs(_watched.__code__, function.__code__)
+        self._code = as_torchs(_watched.__code__, function.__code__)
 
     def begin(self) -> None:
         self._function.__code__ = self._code
@@ -109,16 +107,6 @@ def called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return _watch.untouched(module, *args, **kwargs)
     return _watch.call(module, args, kwargs)
-
-
-def _as_torchs(code: types.CodeType, original: types.CodeType) -> types.CodeType:
-    """Which frames the compiler leaves alone, it decides by their file."""
-    return code.replace(
-        co_filename=original.co_filename,
-        co_name=original.co_name,
-        co_qualname=original.co_qualname,
-        co_firstlineno=original.co_firstlineno,
-    )
 
 
 def _name(module: Any) -> str:

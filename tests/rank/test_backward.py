@@ -8,6 +8,7 @@ import torch
 from torch.autograd import graph
 
 from pytest_megacpp.rank import backward
+from pytest_megacpp.rank.compiler import Unwatchable
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_function_keeps_its_identity_and_file(heard: list[str]) -> None:
 
 def test_another_torch_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "_engine_run_backward", print)
-    with pytest.raises(backward.Unwatchable):
+    with pytest.raises(Unwatchable):
         backward.watch(contextlib.nullcontext)
 
 
@@ -56,6 +57,6 @@ def test_a_torch_that_hides_its_compiler_is_left_alone(monkeypatch: pytest.Monke
     """What can't be asked for would raise in every pass of a test."""
     own = graph._engine_run_backward.__code__
     monkeypatch.delattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback")
-    with pytest.raises(backward.Unwatchable):
+    with pytest.raises(Unwatchable):
         backward.watch(contextlib.nullcontext)
     assert graph._engine_run_backward.__code__ is own

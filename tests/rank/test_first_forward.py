@@ -10,7 +10,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from pytest_megacpp.rank import first_forward
-from pytest_megacpp.rank.first_forward import KEPT_MODULES, WATCHED_CALLS, Unwatchable, watching
+from pytest_megacpp.rank.compiler import Unwatchable
+from pytest_megacpp.rank.first_forward import KEPT_MODULES, WATCHED_CALLS, watching
 
 TORCHS_CODE = torch.nn.Module.__call__.__code__
 
