@@ -8,7 +8,6 @@ needs the interpreter lock, which a process that waits for its device has releas
 import contextlib
 import functools
 import json
-import os
 import pickle
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_megacpp.rank.torch_state import group_exists, on_cuda
 from pytest_megacpp.recording.flight import HOOKED, NOTHING, Read, is_nccl, read_hooked, read_record, together
 
 LOOK_S = 1.0
@@ -40,10 +40,10 @@ def dumps(entries: bool = True) -> tuple[Dump, ...]:
 
     A full ring of 64 takes 0.3 ms as a pickle without stack traces, counters 4 µs (CPU build of torch 2.13).
     """
-    if not _initialized():
+    if not group_exists():
         return ()
     gloo = Dump("gloo", _pickled("_dump_fr_trace", entries))
-    if not _on_cuda():
+    if not on_cuda():
         return (gloo,)
     legacy = _legacy(entries)
     hooks = HOOKED if has_hooks() else ()
@@ -66,12 +66,12 @@ def _legacy(entries: bool) -> Any:
 
 def read_recorders(epoch_s: float, newest: int) -> Read:
     """The newest entries of this process's recorders; none: only the counters. Empty without a process group."""
-    return read_dumps(dumps(newest > 0 or _on_cuda()), epoch_s, newest)
+    return read_dumps(dumps(newest > 0 or on_cuda()), epoch_s, newest)
 
 
 def read_dumps(taken: Sequence[Dump], epoch_s: float, newest: int) -> Read:
     """As `read_recorders`, of what was dumped."""
-    if not _on_cuda():
+    if not on_cuda():
         return read_record(taken[0].data, epoch_s, newest) if taken else NOTHING
     newest = max(newest, ENTRIES)
     of = {dump.recorder: dump.data for dump in taken}
@@ -174,13 +174,3 @@ def _is_recorded(backend: str) -> bool:
         dump = getattr(c10d, "_dump_nccl_trace_json", None)
         text = dump(False, False) if dump is not None else "{}"
     return bool(json.loads(text).get("pg_status"))
-
-
-def _on_cuda() -> bool:
-    return os.environ.get("MEGACPP_DEVICE") == "cuda"
-
-
-def _initialized() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.is_initialized()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.group_timeouts import Patience
+from pytest_megacpp.rank.torch_state import on_cuda
 from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
 from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.timeline import KEPT_RECORDS
@@ -51,7 +52,7 @@ class Lane:
         self.rank = int(os.environ["RANK"])
         self.ranks = int(os.environ["WORLD_SIZE"])
         self.local_rank = int(os.environ["LOCAL_RANK"])
-        cuda = os.environ.get("MEGACPP_DEVICE") == "cuda"
+        cuda = on_cuda()
         self.backend = "nccl" if cuda else "gloo"
         self.device: torch.device = torch.device("cuda", self.local_rank) if cuda else torch.device("cpu")
 

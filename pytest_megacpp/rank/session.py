@@ -23,6 +23,7 @@ from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.rank.python_warnings import Warnings
+from pytest_megacpp.rank.torch_state import group_exists
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -258,7 +259,7 @@ class RankSession:
 
     def _drop_group(self) -> None:
         self._owns_group = self._leaked = False
-        if _group_exists():
+        if group_exists():
             with contextlib.suppress(Exception):
                 import torch.distributed as dist
 
@@ -266,7 +267,7 @@ class RankSession:
 
     def _group_after_test(self, counted: Counters) -> tuple[bool, bool]:
         """(clean, foreign): the plugin's own group can serve the next test · a fixture's group stays."""
-        if not _group_exists():
+        if not group_exists():
             self._owns_group = False
             return False, False
         if not self._owns_group:
@@ -309,7 +310,7 @@ class RankSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         self._phase(TestPhase.CALL)
-        self._group_before_call = _group_exists()
+        self._group_before_call = group_exists()
         with self.observers.first_forwards():
             yield
 
@@ -419,12 +420,6 @@ def _places(nodeid: str) -> Iterator[str]:
 
 def _nothing_in_flight(counted: Counters) -> bool:
     return all(entered == completed for entered, completed in counted.values())
-
-
-def _group_exists() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.is_initialized()
 
 
 def _fixture(lane: str) -> str:
