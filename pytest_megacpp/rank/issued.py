@@ -66,7 +66,7 @@ class Issued:
 
     def _begin(self) -> None:
         self._burst = self._most // 2
-        if self.may_be_behind():
+        if self.behind() or self.may_hide():
             self._take(self._dump(True))
         self._digests, self._missed = Digests(), 0
 
@@ -77,11 +77,11 @@ class Issued:
         except Exception:  # whoever reads then says so
             return True
 
-    def may_be_behind(self) -> bool:
-        """As `behind`, where it has to be certain: only gloo's counters tell all. Those of NCCL also number messages,
-        which have numbers of their own, so they may come back to where they were.
+    def may_hide(self) -> bool:
+        """Whether something may have been issued that the counters don't show: only gloo's show all. Those of NCCL also
+        number messages, which have numbers of their own, so they may come back to where they were.
         """
-        return self.behind() or any(recorder != "gloo" for recorder, _ in self._counters)
+        return any(recorder != "gloo" for recorder, _ in self._counters)
 
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Python has issued one more collective."""

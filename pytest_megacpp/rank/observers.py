@@ -23,6 +23,7 @@ from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.flight_recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
 from pytest_megacpp.rank.group_timeouts import Patience
 from pytest_megacpp.rank.issued import Issued
+from pytest_megacpp.rank.torch_state import group_exists, on_cuda
 from pytest_megacpp.recording.events import (
     Capability,
     Compiled,
@@ -92,7 +93,7 @@ class Observers:
             separate_keys(self.agent.rank, self._launched)
         except Exception as e:
             self._missing("cache_key_tag", e)
-        if os.environ.get("MEGACPP_DEVICE") == "cuda":
+        if on_cuda():
             pruning = Staging(self._dropped, lambda e: self._missing("shared_memory", e), _shared_memory_bytes)
             when_imported(AUTOTUNER, pruning.install)
 
@@ -246,7 +247,7 @@ class Observers:
 
     def _around_backward(self) -> contextlib.AbstractContextManager[object]:
         """What DDP's reducer issues passes through no Python."""
-        return self.issued.burst() if _group_exists() else contextlib.nullcontext()
+        return self.issued.burst() if group_exists() else contextlib.nullcontext()
 
     def _hear_cache_keys(self) -> None:
         """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""
@@ -281,7 +282,7 @@ class Observers:
         """
         if self.issued.behind():
             self._send_flight_record(FlightOrigin.FINISH, 1)
-        elif self.issued.may_be_behind():
+        elif self.issued.may_hide():
             self.issued.take()
         return self._comparable(self.issued.end()), self.issued.missed
 
@@ -380,13 +381,13 @@ def _shared_memory_bytes() -> int:
 
 
 def _backend_name(group: Any) -> str:
-    backend = device_backend(group) if os.environ.get("MEGACPP_DEVICE") == "cuda" else None
+    backend = device_backend(group) if on_cuda() else None
     return str((group if backend is None else backend).name())
 
 
 def _capturing() -> Callable[[], bool]:
     """Tells whether the current stream is captured."""
-    if os.environ.get("MEGACPP_DEVICE") != "cuda":
+    if not on_cuda():
         return lambda: False
     import torch
 
@@ -427,12 +428,6 @@ def _asked_at() -> tuple[str, int]:
             return ending(at.file, FILE_CHARS), at.line
         frame = frame.f_back  # type: ignore[assignment]
     return "", 0
-
-
-def _group_exists() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_initialized()
 
 
 def _world_group() -> Any:

@@ -116,7 +116,7 @@ def test_the_end_of_a_test_is_read_where_counters_may_hide_something(
 ) -> None:
     monkeypatch.setattr(observers.issued, "behind", lambda: False)
     assert observers.finished() == ({}, 0)
-    monkeypatch.setattr(observers.issued, "may_be_behind", lambda: True)
+    monkeypatch.setattr(observers.issued, "may_hide", lambda: True)
     digests, missed = observers.finished()
     assert (list(digests), missed) == (["0"], 0)
 

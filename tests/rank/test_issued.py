@@ -416,7 +416,7 @@ def test_counters_of_nccl_may_come_back_to_where_they_were(recorder: Recorder) -
     recorder.issue(1)
     recorder.issue(1, is_p2p=True, p2p_seq_id=1)
     recorder.enqueued["0"] = 1
-    assert issued.may_be_behind()
+    assert issued.behind() or issued.may_hide()
     issued.begin()
     recorder.enqueued["0"] = 2
     recorder.issue(1)
