@@ -312,18 +312,26 @@ def gave_up(case: Case, lost: Sequence[Trouble], summary: str = "") -> Finding:
     """Nothing but peers' errors, and no peer that could be their cause: they are all there is to show."""
     blamed = tuple(sorted(t.rank for t in lost))
     causes = {t.cause for t in lost}
+    cause = causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION
     what = joined((summary, of_ranks(blamed, aftermath.said(lost[0]))), ": ")
+    doubts = (Doubt(Source.COLLECTIVES, "no rank was found that caused it"), *_exit_doubts(case, blamed))
+    return _of_victims(case, lost, what, cause, doubts)
+
+
+def _of_victims(case: Case, victims: Sequence[Trouble], what: str, cause: str, doubts: tuple[Doubt, ...]) -> Finding:
+    """What ranks that lost their peers come to, where they are blamed themselves."""
+    blamed = tuple(sorted(t.rank for t in victims))
     return Finding(
         _left_others_waiting(case, blamed),
         joined((what, aftermath.sentence(case, blamed))),
         blamed,
-        causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION,
-        lost[0].phase,
-        _evidence(case, lost, blamed),
+        cause,
+        victims[0].phase,
+        _evidence(case, victims, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        (Doubt(Source.COLLECTIVES, "no rank was found that caused it"), *_exit_doubts(case, blamed)),
-        time_s=lost[0].time_s,
+        doubts,
+        time_s=victims[0].time_s,
     )
 
 
@@ -337,22 +345,8 @@ def began(case: Case) -> Finding | None:
     found = [t for t in aftermath.victims(case) if t.began]
     if not found:
         return None
-    blamed = tuple(sorted(t.rank for t in found))
-    told = dict.fromkeys(of_ranks([t.rank for t in found if t.began == own], f"raised {own}") for own in _own(found))
+    own = list(dict.fromkeys(t.began for t in found))[:2]
+    raised = (of_ranks([t.rank for t in found if t.began == error], f"raised {error}") for error in own)
     then = of_ranks([found[0].rank], f"lost its peer while it handled that ({found[0].place})")
-    return Finding(
-        _left_others_waiting(case, blamed),
-        joined((*told, then, aftermath.sentence(case, blamed))),
-        blamed,
-        VerdictCause.EXCEPTION,
-        found[0].phase,
-        _evidence(case, found, blamed),
-        aftermath.consequences(case, blamed),
-        frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        (Doubt(Source.COLLECTIVES, "it is not known that its peers waited for it because of that"),),
-        time_s=found[0].time_s,
-    )
-
-
-def _own(victims: Sequence[Trouble]) -> list[str]:
-    return list(dict.fromkeys(t.began for t in victims))[:2]
+    doubt = Doubt(Source.COLLECTIVES, "it is not known that its peers waited for it because of that")
+    return _of_victims(case, found, joined((*raised, then)), VerdictCause.EXCEPTION, (doubt,))

@@ -181,7 +181,7 @@ def _classified(error: Error) -> Kind:
     in_own_words = short in _OWN_WORDS
     if in_own_words and (error.raised_in or _CAUSE not in error.traceback):
         return Kind.OWN
-    communicating = _is_of_communication(short, error)
+    communicating = _is_of_communication(short, error.message, error.raised_in, error.traceback)
     said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating)
     kind = _TYPES.get(short) or said
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
@@ -202,15 +202,15 @@ def origin(error: Error) -> Cause | None:
     return None if _kind_behind(chain[-1]).secondary else chain[-1]
 
 
-def _is_of_communication(short: str, error: Error) -> bool | None:
+def _is_of_communication(short: str, message: str, raised_in: str, traceback: str = "") -> bool | None:
     """Whether it was raised where ranks communicate, None where that isn't known. Without `raised_in` a traceback that
     is on its way tells.
     """
-    if short.startswith("Dist") or _NATIVE.search(error.message):
+    if short.startswith("Dist") or _NATIVE.search(message):
         return True
-    if error.raised_in:
-        return is_communication(error.raised_in)
-    return "torch/distributed/" in error.traceback or None
+    if raised_in:
+        return is_communication(raised_in)
+    return "torch/distributed/" in traceback or None
 
 
 _PART = " · "  # `rank.errors` puts it between a group's own words and those of its parts
@@ -233,8 +233,7 @@ def _kind_behind(cause: Cause) -> Kind:
     parts = cause.message.split(_PART)[1:]
     if parts and short.endswith("Group"):
         return _kind_together([_kind_of(part, None) for part in parts])
-    communicating: bool | None = short.startswith("Dist") or bool(_NATIVE.search(cause.message))
-    communicating = communicating or (is_communication(cause.raised_in) if cause.raised_in else None)
+    communicating = _is_of_communication(short, cause.message, cause.raised_in)
     return _kind_of(f"{cause.type}: {cause.message}", communicating)
 
 
