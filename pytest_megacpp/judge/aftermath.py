@@ -112,7 +112,7 @@ def _failed(trouble: Trouble) -> Consequence:
 def said(trouble: Trouble) -> str:
     """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
     where = f" ({trouble.place})" if trouble.place else ""
-    verb = "raised " if trouble.source is TroubleSource.REPORT else ""
+    verb = "raised " if trouble.source in (TroubleSource.REPORT, TroubleSource.HANDLED) else ""
     return f"{verb}{trouble.text}{where}"
 
 

@@ -6,7 +6,7 @@ left without an answer is never green.
 
 from collections.abc import Callable
 
-from pytest_megacpp.judge import deaths, devices, limits, mismatches, outcomes, stalls, startup
+from pytest_megacpp.judge import deaths, devices, handling, limits, mismatches, outcomes, stalls, startup
 from pytest_megacpp.judge.aftermath import bucket_reads, threads_that_raised
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.case import Case
@@ -128,7 +128,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
     for rule in (*rules, startup.cut_short, outcomes.incomplete):
         found = rule(case)
         if found is not None:
-            return found
+            return handling.behind(case, found)
     return _unexplained(case)
 
 

@@ -38,20 +38,24 @@ _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
+_SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
 
 
 class TroubleSource(StrEnum):
-    """What shows a rank's trouble: its own report, its end, or that it can't run tests."""
+    """What shows a rank's trouble: its own report, its end, that it can't run tests, or an exception that it was
+    handling when it called for its peers.
+    """
 
     REPORT = "report"
+    HANDLED = "handled"
     EXIT = "exit"
     BROKEN = "broken"
 
     @property
     def witness(self) -> Witness:
         match self:
-            case TroubleSource.REPORT:
+            case TroubleSource.REPORT | TroubleSource.HANDLED:
                 return Witness.REPORT
             case TroubleSource.EXIT:
                 return Witness.EXIT
@@ -196,6 +200,25 @@ class Case:
             self.phase_at(view.rank, time_s),
             time_s if exited.alive_s is None else exited.alive_s,
         )
+
+    @cached_property
+    def handled(self) -> dict[int, Trouble]:
+        """Exceptions of ranks' own that they were handling in the call for their peers in which they stayed."""
+        found = [self._handled(view) for view in self.ranks.values() if self._stays_in_a_call(view)]
+        return {t.rank: t for t in found if t is not None and not t.secondary and t.kind is not Kind.MISMATCH}
+
+    def _stays_in_a_call(self, view: RankView) -> bool:
+        waits = bool(view.collectives.pending()) or view.rank in self.blocked
+        return waits and view.rank not in self.troubles and not self.is_through(view.rank)
+
+    def _handled(self, view: RankView) -> Trouble | None:
+        time_s, error = view.handles(self.end_s) or (0.0, None)
+        entries = view.collectives.entries.values()
+        if error is None or any(e.done and e.entered_s > time_s + _SAME_CALL_S for e in entries):
+            return None
+        kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)
+        phase = self.phase_at(view.rank, time_s)
+        return Trouble(view.rank, time_s, TroubleSource.HANDLED, kind, cause_of(kind), error_text(error), where, phase)
 
     def _alone(self, kind: Kind) -> Kind:
         """A world of one has no peers: whatever it met is its own."""

@@ -131,7 +131,7 @@ def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:
     causes = {t.cause for t in own}
     return Finding(
         Code.TEST_FAILED,
-        _raised_what(own),
+        raised_what(own),
         blamed,
         causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION,
         min(own, key=lambda t: t.time_s).phase,
@@ -142,7 +142,7 @@ def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:
     )
 
 
-def _raised_what(own: Sequence[Trouble]) -> str:
+def raised_what(own: Sequence[Trouble]) -> str:
     """The same exception of several ranks once; of many different ones the first two."""
     groups: dict[tuple[str, ...], list[Trouble]] = defaultdict(list)
     for trouble in own:
@@ -247,7 +247,7 @@ def not_joined(case: Case) -> Finding | None:
     blamed = tuple(sorted(absent or (busy if all_came else ())))
     return Finding(
         Code.STARTUP_FAILURE,
-        joined((_who_did_not_join(case, absent, strangers), _raised_what(lost))),
+        joined((_who_did_not_join(case, absent, strangers), raised_what(lost))),
         blamed,
         Stage.RENDEZVOUS,
         TestPhase.SETUP,

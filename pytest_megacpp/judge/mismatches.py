@@ -37,12 +37,14 @@ def find(case: Case) -> Finding | None:
 
 
 def _recorded(case: Case) -> Finding | None:
+    first = earliest(case)
+    return _disagreement(case, first, _diverged_s(case, first)) if first is not None else None
+
+
+def earliest(case: Case) -> Disagreement | None:
+    """The number under which ranks first issued different collectives, as far as it is recorded."""
     found = case.test.disagreements()
-    if not found:
-        return None
-    dated = [(_diverged_s(case, d), d) for d in found]
-    since_s, first = min(dated, key=lambda pair: (pair[0], pair[1].group, pair[1].seq))
-    return _disagreement(case, first, since_s)
+    return min(found, key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
 
 
 def _diverged_s(case: Case, found: Disagreement) -> float:

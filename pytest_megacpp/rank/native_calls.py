@@ -29,9 +29,18 @@ _ISSUING = (
 )
 
 
-def install() -> None:
-    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Raises
-    whatever a torch without these classes raises.
+Before = Callable[[], object]
+Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
+"""Gets the group, the method and its arguments."""
+
+
+def _nothing() -> None:
+    """Is called before a call that nobody asked about."""
+
+
+def install(before_store: Before = _nothing) -> None:
+    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Calls
+    `before_store` before those of stores. Raises whatever a torch without these classes raises.
     """
     import torch
     from torch._C import _distributed_c10d as native
@@ -40,36 +49,37 @@ def install() -> None:
         owner = getattr(native, class_name)
         for method in methods:
             if hasattr(owner, method):  # queue_pop and barrier are newer than the oldest torch
-                setattr(owner, method, _framed(getattr(owner, method), method))
+                before = before_store if class_name == "Store" else _nothing
+                setattr(owner, method, _framed(getattr(owner, method), method, before))
     _future: Any = torch._C.Future
     _future.wait = _framed(_future.wait, "wait")
 
 
-Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
-"""Gets the group, the method and its arguments."""
-
-
-def tell_issued(about: Told) -> None:
-    """Calls `about` after each collective and message that Python has issued in a process group."""
+def tell_issued(about: Told, before: Before = _nothing) -> None:
+    """Calls `before` before and `about` after each collective and message that Python issues in a process group."""
     from torch._C import _distributed_c10d as native
 
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
-            setattr(group, method, _framed(getattr(group, method), method, about))
+            setattr(group, method, _framed(getattr(group, method), method, before, about))
 
 
-def _framed(native: Callable[..., Any], method: str, about: Told | None = None) -> Callable[..., Any]:
+def _framed(
+    native: Callable[..., Any], method: str, before: Before = _nothing, about: Told | None = None
+) -> Callable[..., Any]:
     """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
     override, which it would otherwise take this for.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        before()
         return native(self, *args, **kwargs)
 
     def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        before()
         result = native(self, *args, **kwargs)
         about(self, method, args, kwargs)  # type: ignore[misc]
         return result

@@ -1,7 +1,7 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Four of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `autotune` (triton's
-tuner) and `native_calls` (frames for calls of C++).
+Five of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `autotune` (triton's
+tuner), `native_calls` (frames for calls of C++) and `handling` (exceptions that are being handled).
 An observer that fails says so once as a missing capability; the test goes on.
 """
 
@@ -22,6 +22,7 @@ from pytest_megacpp.rank.cache_keys import separate_keys
 from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.flight_recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
 from pytest_megacpp.rank.group_timeouts import Patience
+from pytest_megacpp.rank.handling import Handling
 from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.torch_state import group_exists, on_cuda
 from pytest_megacpp.recording.events import (
@@ -29,10 +30,12 @@ from pytest_megacpp.recording.events import (
     Compiled,
     ConfigsDropped,
     DeviceUsed,
+    Error,
     FirstForward,
     FlightRecorded,
     GroupBegun,
     GroupCreated,
+    Handles,
 )
 from pytest_megacpp.recording.flight import Read, is_nccl
 from pytest_megacpp.recording.stacks import Frame, is_users
@@ -56,6 +59,7 @@ class Observers:
         self.groups_created = 0
         self.patience = Patience()
         self.issued = Issued(dumps, lambda e: self._missing(EvidenceSource.FLIGHT_RECORDER, e), capturing=_capturing())
+        self.handling = Handling(self._handles)
         self._compile_before = (0.0, 0, 0, 0)
         self._cache_keys: dict[tuple[str, str], None] = {}
         self._server: Any = None
@@ -81,7 +85,7 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.tell_issued(self.issued.call)
+            native_calls.tell_issued(self.issued.call, self.handling.look)
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
@@ -110,7 +114,7 @@ class Observers:
     def frame_native_calls(self) -> bool:
         """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
         try:
-            native_calls.install()
+            native_calls.install(self.handling.look)
         except Exception as e:
             self._missing("native_calls", e)
             return False
@@ -316,6 +320,9 @@ class Observers:
         self._missing(
             EvidenceSource.FLIGHT_RECORDER, LookupError(f"{backend} has issued collectives that torch did not record")
         )
+
+    def _handles(self, error: Error | None) -> None:
+        self.agent.send(Handles(self.agent.rank, self.test, error))
 
     def check_recorders(self) -> None:
         """After a test: says so where a backend has issued collectives that no recorder has."""

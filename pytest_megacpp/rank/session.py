@@ -183,6 +183,7 @@ class RankSession:
         following = self._items.get(go.next_item) if go.next_item is not None else None
         self._go, self.observers.test = go, go.test
         self.observers.issued.begin()
+        self.observers.handling.begin()
         self._set_apart(go)
         self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for

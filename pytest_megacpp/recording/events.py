@@ -399,6 +399,17 @@ class Error:
 
 
 @dataclass(frozen=True, slots=True)
+class Handles:
+    """The exception that a rank was handling (in `except`, `finally` or an `__exit__`) when it issued a collective or
+    asked a store. It hasn't been reported, and may never be. `error` None: the next call came without one.
+    """
+
+    rank: int
+    test: int | None
+    error: Error | None
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     file: str
     line: int
@@ -734,6 +745,7 @@ RankFact: TypeAlias = (
     | PhaseEnded
     | Reported
     | ThreadRaised
+    | Handles
     | Warned
     | Finished
     | GroupBegun

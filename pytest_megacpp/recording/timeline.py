@@ -51,6 +51,7 @@ KEPT_RECORDS = 256
 KEPT_DATA_SETS = 64
 KEPT_ATTEMPTS = 64  # at one test, after the first
 KEPT_THREADS = 8
+KEPT_HANDLED = 8  # the newest
 KEPT_WARNINGS = 256
 KEPT_PHASES = 1024
 KEPT_JOININGS = 16
@@ -150,6 +151,7 @@ class RankView:
     phases: list[Phase] = field(default_factory=list)
     reports: dict[TestPhase, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
+    handled: list[tuple[float, ev.Error | None]] = field(default_factory=list)  # while it called for its peers
     warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
     group_clean: bool = False
@@ -206,6 +208,11 @@ class RankView:
         """The group that it was making at that time, or had just failed to make."""
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].failed or self.joining(at_s)) else None
+
+    def handles(self, at_s: float) -> tuple[float, ev.Error] | None:
+        """The exception that it was handling at its last call for its peers by that time, and when that was."""
+        newest = next(((time_s, error) for time_s, error in reversed(self.handled) if time_s <= at_s), None)
+        return (newest[0], newest[1]) if newest is not None and newest[1] is not None else None
 
     @property
     def spins(self) -> bool:
@@ -407,6 +414,7 @@ _TestFact: TypeAlias = (
     | ev.Reported
     | ev.Finished
     | ev.ThreadRaised
+    | ev.Handles
     | ev.Warned
     | ev.Recorded
     | ev.BucketRead
@@ -856,6 +864,8 @@ def _apply(view: RankView, time_s: float, fact: _TestFact) -> None:
         case ev.ThreadRaised():
             if len(view.threads) < KEPT_THREADS:
                 view.threads.append((time_s, fact))
+        case ev.Handles():
+            view.handled = [*view.handled[-(KEPT_HANDLED - 1) :], (time_s, fact.error)]
         case ev.Warned():
             _keep(view.warnings, fact, None, KEPT_WARNINGS)
         case ev.Recorded():

@@ -470,6 +470,7 @@ def test_a_talkative_rank_fills_no_memory(kind: str) -> None:
             "phase-ended": ev.PhaseEnded(0, 0, name),
             "reported": ev.Reported(0, 0, list(TestPhase)[i % 3], PASSED, 1.0),
             "thread-raised": ev.ThreadRaised(0, 0, name, ev.Error("", "", "", 0, "")),
+            "handles": ev.Handles(0, 0, ev.Error("", name, "", 0, "")),
             "warned": ev.Warned(0, 0, name, name, name, i),
             "finished": ev.Finished(0, 0, True, digests={name: name}),
             "device-used": ev.DeviceUsed(0, i, name, name),

@@ -1,0 +1,74 @@
+"""What is said about ranks that called for their peers while they handled an exception."""
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason
+from tests.scenario import PEER_CLOSED, FakeBox
+
+
+def verdict(box: FakeBox) -> Verdict:
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def apart(box: FakeBox, in_barrier: tuple[int, ...], seq: int = 2) -> Verdict:
+    """The others are in an all_reduce of that number."""
+    box.enters(box.others(*in_barrier), seq=seq).enters(in_barrier, "gloo:barrier", seq).after(0.4)
+    return verdict(box.acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
+
+
+def test_the_majority_that_raised_is_the_cause() -> None:
+    found = apart(FakeBox(4).begins().handles((1, 2, 3)), (1, 2, 3))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.RANK_DEATH, "exception", (1, 2, 3))
+    assert found.certainty is Certainty.LIKELY
+    assert "ValueError: bad shard" in found.summary
+    assert "rank 0 then waited in all_reduce #2" in found.summary
+
+
+def test_one_that_raised_is_the_cause_and_its_exception_is_said() -> None:
+    found = apart(FakeBox(4).begins().handles(1), (1,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (1,), Certainty.LIKELY)
+    assert "rank 1 raised ValueError: bad shard" in found.summary
+
+
+def test_what_all_ranks_handle_is_how_the_test_goes() -> None:
+    found = apart(FakeBox(4).begins().handles((0, 1, 2, 3), "queue.Empty", ""), (1,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (1,), Certainty.CERTAIN)
+
+
+def test_exceptions_that_fit_no_side_leave_a_doubt() -> None:
+    found = apart(FakeBox(4).begins().handles((2, 3)), (1,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (1,), Certainty.LIKELY)
+    assert any("ranks 2,3 handled an exception" in e.text for e in found.evidence)
+
+
+def test_what_was_handled_before_is_over() -> None:
+    box = FakeBox(4).begins().handles(1).enters(1, seq=2).after(0.1).rank(ev.Handles(1, 0, None))
+    found = apart(box.enters((0, 2, 3), seq=2).after(0.1).completes((0, 1, 2, 3)), (1,), 3)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (1,), Certainty.CERTAIN)
+
+
+def test_a_handler_that_went_on_without_another_word_is_not_blamed_for_it() -> None:
+    """Collectives that C++ issues aren't noticed: the rank's last word is old."""
+    box = FakeBox(4).begins().handles(1).after(0.1).enters(1, seq=2).enters((0, 2, 3), seq=2).after(0.1)
+    found = apart(box.completes((0, 1, 2, 3)).after(0.1), (1,), 3)
+    assert (found.code, found.certainty) == (Code.COLLECTIVE_MISMATCH, Certainty.CERTAIN)
+
+
+def test_a_straggler_in_its_error_handling_raised() -> None:
+    box = FakeBox(4).begins().enters((0, 2, 3), seq=2).handles(1).after(6)
+    box.acts(ActReason.STALL, "waiting", (0, 2, 3), (1,), waited_s=6.0).blocked(1, "Store.get")
+    found = verdict(box.aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (1,))
+    assert found.certainty is not Certainty.CERTAIN
+    assert "ValueError: bad shard" in found.summary
+
+
+def test_those_who_wait_in_their_error_handling_are_no_cause() -> None:
+    box = FakeBox(4).begins().handles((0, 2, 3), "queue.Empty", "").enters((0, 2, 3), seq=2).after(6)
+    found = verdict(box.acts(ActReason.STALL, "waiting", (0, 2, 3), (1,), waited_s=6.0).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+
+
+def test_an_exception_about_a_peer_is_nobody_s_own() -> None:
+    assert apart(FakeBox(4).begins().handles(1, "RuntimeError", PEER_CLOSED), (1,)).code is Code.COLLECTIVE_MISMATCH
