@@ -47,7 +47,7 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
         frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
         (*wait_roots.doubts(case, still), *_compile_doubts(case, blamed)),
         time_s=wait_roots.since_s(case, still),
-        variant=ALONE if alone else "",
+        variant=ALONE if alone and not at_rest else "",
     )
 
 

@@ -15,6 +15,7 @@ from pytest_megacpp.judge.phrases import joined
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
 
+HANDLED = "handled"
 _KEPT = 4
 
 
@@ -65,6 +66,7 @@ def _raised(case: Case, own: Sequence[Trouble], found: Finding) -> Finding:
         found.relies | {Source.REPORTS},
         (*found.doubts, Doubt(Source.COLLECTIVES, "the exception was not reported: it was seen being handled")),
         time_s=min(t.time_s for t in own),
+        variant=HANDLED,
     )
 
 

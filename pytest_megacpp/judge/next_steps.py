@@ -13,6 +13,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.compiles import ALONE
 from pytest_megacpp.judge.devices import BROKEN
 from pytest_megacpp.judge.findings import Finding
+from pytest_megacpp.judge.handling import HANDLED
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.ranks import ranks_named
@@ -228,6 +229,10 @@ VARIANTS = {
         "find out why only {who} compiles: a branch on the rank, other shapes or settings there (TORCH_LOGS=recompiles"
         " says what it guards on); let all ranks call the compiled function, or none\n{show}"
     ),
+    HANDLED: (
+        "fix what {who} raised; a collective in `finally` or `except` only works where every rank gets there after the"
+        " same collectives\n{rerun}"
+    ),
 }
 
 # Where a warm-up would change nothing.
@@ -247,7 +252,7 @@ DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layer
 
 def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
     """What to do next; `mend` is what the box itself proposed."""
-    special = STEPS.get((finding.code, finding.cause)) if finding.cause else VARIANTS.get(finding.variant)
+    special = VARIANTS.get(finding.variant) or STEPS.get((finding.code, finding.cause or ""))
     if finding.code is Code.COMPILE_SKEW and command.warm:
         special = special or WARM_SKEW
     step = special or usual_step(finding.code)

@@ -29,6 +29,7 @@ def test_one_that_raised_is_the_cause_and_its_exception_is_said() -> None:
     found = apart(FakeBox(4).begins().handles(1), (1,))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (1,), Certainty.LIKELY)
     assert "rank 1 raised ValueError: bad shard" in found.summary
+    assert found.next_step.startswith("fix what rank 1 raised")
 
 
 def test_what_all_ranks_handle_is_how_the_test_goes() -> None:
