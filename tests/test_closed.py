@@ -34,6 +34,15 @@ class Teleported:
 RankFact: TypeAlias = (
     Teleported
 """
+BOX_FACT = """
+@dataclass(frozen=True, slots=True)
+class BoxTeleported:
+    place: str
+
+
+Fact: TypeAlias = (
+    BoxTeleported
+"""
 ACTION = """
 @dataclass(frozen=True, slots=True)
 class Teleport:
@@ -63,11 +72,11 @@ ADDITIONS = {
     "a fact of a rank": Addition(
         "recording/events.py", "\nRankFact: TypeAlias = (\n", FACT + "    | ", frozenset({"recording.timeline:add"})
     ),
-    "a fact of a rank in a test": Addition(
-        "recording/timeline.py",
-        "_TestFact: TypeAlias = (\n",
-        "_TestFact: TypeAlias = (\n    ev.WorldEnded\n    | ",
-        frozenset({"recording.timeline:_add_to_rank", "recording.timeline:_apply"}),
+    "a fact of the box": Addition(
+        "recording/events.py",
+        "\nFact: TypeAlias = (\n",
+        BOX_FACT + "    | ",
+        frozenset({"recording.timeline:add"}),
     ),
     "an action": Addition(
         "box/supervisor.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})

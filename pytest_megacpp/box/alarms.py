@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pytest_megacpp.recording.collectives import Number, disagreements
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
-from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
 

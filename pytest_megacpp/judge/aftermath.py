@@ -14,7 +14,7 @@ from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.events import BucketRead, ThreadRaised
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome
 from pytest_megacpp.recording.waits import Wait
 

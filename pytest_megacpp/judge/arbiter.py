@@ -29,7 +29,8 @@ from pytest_megacpp.judge.verdicts import (
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ActReason, Purpose, WarmUp
 
 Rule = Callable[[Case], Finding | None]

@@ -28,7 +28,8 @@ from pytest_megacpp.recording.stacks import (
     threads,
     user_frame,
 )
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 

@@ -30,7 +30,8 @@ from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import main_thread, user_frame
-from pytest_megacpp.recording.timeline import FROZEN_STATES, Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import FROZEN_STATES, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, NotRun, RunEnd, Stage, Stream, TestPhase
 
 KEPT_NODEIDS = 10

@@ -36,7 +36,7 @@ from functools import cached_property
 from pytest_megacpp.recording.collectives import Groups, Number, RankCollectives, bare_op
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.stacks import communication_call
-from pytest_megacpp.recording.timeline import Joining, RankView, TestView
+from pytest_megacpp.recording.views import Joining, RankView, TestView
 
 NO_NUMBER: Number = ("", 0)  # of all calls that only stacks show
 _MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")

@@ -22,7 +22,8 @@ from typing import TypeAlias
 from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.collectives import RankCollectives, bare_op, is_default
 from pytest_megacpp.recording.events import Collective
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 
 Dump: TypeAlias = dict[str, object]
 

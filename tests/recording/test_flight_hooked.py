@@ -20,7 +20,7 @@ from pytest_megacpp.recording.flight import (
     tells_start,
     together,
 )
-from pytest_megacpp.recording.timeline import RankView
+from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 from tests.recording.positions import open_waits
 
