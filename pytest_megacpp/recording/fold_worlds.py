@@ -106,28 +106,25 @@ def _new_test(world: WorldView, time_s: float, fact: ev.TestStarted) -> TestView
     groups = Groups(world.size)
     for group, members in world.groups.items():
         groups.announce(group, members)
-    kept = kept_entries(world.size)
-    ranks = {
-        r: RankView(
-            r,
-            *_threads_of(world, r),
-            RankCollectives(time_s, kept),
-            progress_s=time_s,
-            busy_s=time_s,
-            issued_s=time_s,
-            compiled_before_s=world.compile_s.get(r, 0.0),
-        )
-        for r in range(world.size)
-    }
+    ranks = {rank: _new_rank(world, rank, time_s) for rank in range(world.size)}
     return TestView(
         fact.test, fact.nodeid, world.name, world.size, fact.preset, fact.limits, time_s, groups, ranks, fact.warmup
     )
 
 
-def _threads_of(world: WorldView, rank: int) -> tuple[str, bool]:
-    """The identity of the rank's main thread, and whether native calls have frames."""
-    ready = world.ready[rank][1] if rank in world.ready else None
-    return (ready.main_thread, ready.frames_native_calls) if ready else ("", False)
+def _new_rank(world: WorldView, rank: int, time_s: float) -> RankView:
+    view = RankView(
+        rank,
+        collectives=RankCollectives(time_s, kept_entries(world.size)),
+        progress_s=time_s,
+        busy_s=time_s,
+        issued_s=time_s,
+        compiled_before_s=world.compile_s.get(rank, 0.0),
+    )
+    if rank in world.ready:
+        ready = world.ready[rank][1]
+        view.main_thread, view.frames_native_calls = ready.main_thread, ready.frames_native_calls
+    return view
 
 
 def acted(run: RunView, world: WorldView, time_s: float, fact: ev.Acted) -> None:
