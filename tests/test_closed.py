@@ -95,7 +95,7 @@ ADDITIONS = {
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),
     "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.supervisor:_attempt"),
-    "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.startup:_what_failed"),
+    "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.world_starts:_what_failed"),
     "a limit of memory": member(VOCABULARY, 'MACHINE = "machine"', "judge.memory:_whose"),
     "what reports come to": member("recording/reports.py", 'NOTHING = "nothing"', "judge.outcomes:_agreed"),
     "a kind of error": member("recording/errors.py", 'NVLS = "nvls"', "judge.causes:cause_of"),
