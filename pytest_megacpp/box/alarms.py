@@ -26,7 +26,8 @@ ran (decision 0009), or, where the kernel counts no runs, since the stack was fi
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Number, disagreements
+from pytest_megacpp.recording.agreement import disagreements
+from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.views import RankView, TestView

@@ -1,6 +1,6 @@
 """Owns collections that stop growing; must not know what they hold, or how much of it is enough."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -21,3 +21,9 @@ def append(kept: list[V], value: V, most: int) -> None:
 def newest(kept: list[V], value: V, most: int) -> list[V]:
     """The newest of `kept`, and then `value`."""
     return [*kept[max(0, len(kept) - most + 1) :], value]
+
+
+def drop_oldest(kept: dict[Any, Any], most: int) -> None:
+    """Takes out what was added first, until no more than `most` are left."""
+    while len(kept) > most:
+        del kept[next(iter(kept))]

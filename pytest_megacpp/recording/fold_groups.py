@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import keep, newest
-from pytest_megacpp.recording.collectives import KEPT_GROUPS, Scoped, is_default
+from pytest_megacpp.recording.groups import KEPT_GROUPS, Scoped, is_default
 from pytest_megacpp.recording.views import Joining, RunView, TestView, WorldView
 
 KEPT_SCOPE_CHARS = 40

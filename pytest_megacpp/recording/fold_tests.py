@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import append, keep
-from pytest_megacpp.recording.collectives import KEPT_GROUPS
+from pytest_megacpp.recording.groups import KEPT_GROUPS
 from pytest_megacpp.recording.views import Phase, RankView, RunView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome
 

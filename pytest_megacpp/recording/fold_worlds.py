@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import append, keep
-from pytest_megacpp.recording.collectives import Groups, RankCollectives, kept_entries
+from pytest_megacpp.recording.collectives import RankCollectives, kept_entries
 from pytest_megacpp.recording.fold_groups import announce
 from pytest_megacpp.recording.fold_run import MAX_ATTEMPTS
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.views import RankView, RunView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import TestEnd
 

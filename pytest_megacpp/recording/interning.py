@@ -7,7 +7,7 @@ of ranks times the size of the plan.
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pytest_megacpp.recording.collectives import KEPT_GROUPS
+from pytest_megacpp.recording.groups import KEPT_GROUPS
 from pytest_megacpp.recording.numbers import Numbers
 
 T = TypeVar("T")

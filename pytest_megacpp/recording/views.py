@@ -7,9 +7,11 @@ Views are written by the fold only (`timeline`); box, judge and reports read the
 from dataclasses import dataclass, field, replace
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Disagreement, Groups, RankCollectives, differing, disagreements
+from pytest_megacpp.recording.agreement import Disagreement, differing, disagreements
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.interning import Interned
 from pytest_megacpp.recording.stacks import (
     Thread,
@@ -268,7 +270,7 @@ class TestView:
 
     def differing(self) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
-        `collectives.differing`.
+        `agreement.differing`.
         """
         told = {
             rank: view.digests

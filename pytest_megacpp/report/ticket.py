@@ -5,8 +5,8 @@ judged. Whoever runs the machine has neither the repository nor this plugin, so 
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult
-from pytest_megacpp.recording.collectives import describe
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.operations import describe
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording import fold_run, interning
-from pytest_megacpp.recording.collectives import disagreements
+from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.events import KEPT_RECORDS
 from pytest_megacpp.recording.fold_looks import KEPT_STACKS
 from pytest_megacpp.recording.fold_run import KEPT_ATTEMPTS, KEPT_DAMAGE, KEPT_PROBLEMS, KEPT_PROGRESS, MAX_WORLD_SIZE
