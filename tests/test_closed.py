@@ -34,6 +34,15 @@ class Teleported:
 RankFact: TypeAlias = (
     Teleported
 """
+BOX_FACT = """
+@dataclass(frozen=True, slots=True)
+class BoxTeleported:
+    place: str
+
+
+Fact: TypeAlias = (
+    BoxTeleported
+"""
 ACTION = """
 @dataclass(frozen=True, slots=True)
 class Teleport:
@@ -63,11 +72,11 @@ ADDITIONS = {
     "a fact of a rank": Addition(
         "recording/events.py", "\nRankFact: TypeAlias = (\n", FACT + "    | ", frozenset({"recording.timeline:add"})
     ),
-    "a fact of a rank in a test": Addition(
-        "recording/timeline.py",
-        "_TestFact: TypeAlias = (\n",
-        "_TestFact: TypeAlias = (\n    ev.WorldEnded\n    | ",
-        frozenset({"recording.timeline:_add_to_rank", "recording.timeline:_apply"}),
+    "a fact of the box": Addition(
+        "recording/events.py",
+        "\nFact: TypeAlias = (\n",
+        BOX_FACT + "    | ",
+        frozenset({"recording.timeline:add"}),
     ),
     "an action": Addition(
         "box/supervisor.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
@@ -86,7 +95,7 @@ ADDITIONS = {
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),
     "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.supervisor:_attempt"),
-    "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.startup:_what_failed"),
+    "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.world_starts:_what_failed"),
     "a limit of memory": member(VOCABULARY, 'MACHINE = "machine"', "judge.memory:_whose"),
     "what reports come to": member("recording/reports.py", 'NOTHING = "nothing"', "judge.outcomes:_agreed"),
     "a kind of error": member("recording/errors.py", 'NVLS = "nvls"', "judge.causes:cause_of"),

@@ -26,10 +26,11 @@ ran (decision 0009), or, where the kernel counts no runs, since the stack was fi
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_megacpp.recording.collectives import Number, disagreements
+from pytest_megacpp.recording.agreement import disagreements
+from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
-from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
 

@@ -12,7 +12,8 @@ from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_look_at, to_pr
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest
 from pytest_megacpp.recording.reports import goes_well, issued_alike, said
-from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView, WorldView
 from pytest_megacpp.recording.vocabulary import (
     ActReason,
     NotRun,

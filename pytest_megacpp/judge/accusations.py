@@ -17,7 +17,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import file_line, joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code
-from pytest_megacpp.recording.collectives import bare_op
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_ACCUSERS = 8

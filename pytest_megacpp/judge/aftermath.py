@@ -10,11 +10,11 @@ from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, error_text
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
-from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.events import BucketRead, ThreadRaised
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome
 from pytest_megacpp.recording.waits import Wait
 

@@ -6,7 +6,7 @@ left without an answer is never green.
 
 from collections.abc import Callable
 
-from pytest_megacpp.judge import deaths, devices, handling, limits, mismatches, outcomes, stalls, startup
+from pytest_megacpp.judge import deaths, devices, handling, limits, mismatches, outcomes, run_end, stalls, startup
 from pytest_megacpp.judge.aftermath import bucket_reads, threads_that_raised
 from pytest_megacpp.judge.attempts import settle
 from pytest_megacpp.judge.case import Case
@@ -29,7 +29,8 @@ from pytest_megacpp.judge.verdicts import (
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ActReason, Purpose, WarmUp
 
 Rule = Callable[[Case], Finding | None]
@@ -110,7 +111,7 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         certainty,
         tuple(dict.fromkeys((*finding.evidence, *reasons))),
         finding.consequences,
-        next_step(finding, commands(timeline, nodeid, index, climbed=climbed), startup.mend(timeline, finding)),
+        next_step(finding, commands(timeline, nodeid, index, climbed=climbed), run_end.remedy(timeline, finding)),
         finding.phase,
     )
     return TestResult(index, nodeid, finding.code.traits.outcome_in(finding.phase), verdict, _durations(view))
@@ -125,7 +126,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
     case = Case(timeline, view, timeline.worlds[view.world])
     faults = (devices.broken, _fault)
     rules = (*faults, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
-    for rule in (*rules, startup.cut_short, outcomes.incomplete):
+    for rule in (*rules, run_end.cut_short, outcomes.incomplete):
         found = rule(case)
         if found is not None:
             return handling.behind(case, found)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.next_steps import DIAGNOSTIC_PASSES, INFRASTRUCTURE, SAME_AT_BOTH_SIZES, Commands, fill
 from pytest_megacpp.judge.verdicts import Attempt, Certainty, Code, Evidence, TestResult, Verdict, Witness
-from pytest_megacpp.recording.collectives import describe
+from pytest_megacpp.recording.operations import describe
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Purpose
 

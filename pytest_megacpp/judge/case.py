@@ -17,9 +17,9 @@ from pytest_megacpp.judge.phrases import file_line, joined, place, plain
 from pytest_megacpp.judge.verdicts import Witness
 from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.reports import is_strict_xpass
 from pytest_megacpp.recording.stacks import (
     Frame,
@@ -28,7 +28,8 @@ from pytest_megacpp.recording.stacks import (
     threads,
     user_frame,
 )
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 

@@ -10,7 +10,7 @@ from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import Standstill, standstill
-from pytest_megacpp.recording.collectives import bare_op
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 

@@ -14,9 +14,9 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import file_line, joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.collectives import Contradiction
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import without_backend
+from pytest_megacpp.recording.groups import Contradiction
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.waits import Wait
 

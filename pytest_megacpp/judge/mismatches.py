@@ -14,8 +14,9 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Doubt, Finding, Source
 from pytest_megacpp.judge.phrases import joined, plain, seconds
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.collectives import Aspect, Disagreement, bare_op
+from pytest_megacpp.recording.agreement import Aspect, Disagreement
 from pytest_megacpp.recording.errors import Kind
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.vocabulary import TestPhase

@@ -17,7 +17,8 @@ from pytest_megacpp.judge.handling import HANDLED
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset, ProblemCause, Purpose, RunEnd, SeedMode, Stage, WarmUp
 
 

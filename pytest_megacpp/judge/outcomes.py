@@ -17,7 +17,7 @@ from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.reports import Said, is_full, is_xfail, kept_from_running, said, together
-from pytest_megacpp.recording.timeline import RankView, TestView
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
 

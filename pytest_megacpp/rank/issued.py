@@ -16,9 +16,9 @@ from typing import Any
 
 from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.known_calls import KnownCalls, Place, Recorded
-from pytest_megacpp.recording.collectives import signature
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
 from pytest_megacpp.recording.issued import Digests, Issue, hashed
+from pytest_megacpp.recording.operations import signature
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
 DEFAULT_RING = 64

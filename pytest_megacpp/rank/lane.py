@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.group_timeouts import Patience
 from pytest_megacpp.rank.torch_state import on_cuda
-from pytest_megacpp.recording.events import FirstForward, PhaseEnded, PhaseStarted, Recorded, WarmupSkipped
+from pytest_megacpp.recording.events import (
+    KEPT_RECORDS,
+    FirstForward,
+    PhaseEnded,
+    PhaseStarted,
+    Recorded,
+    WarmupSkipped,
+)
 from pytest_megacpp.recording.plan import Go, Plan
-from pytest_megacpp.recording.timeline import KEPT_RECORDS
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, ForwardOrigin, Preset
 
 if TYPE_CHECKING:

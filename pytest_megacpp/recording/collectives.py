@@ -1,25 +1,24 @@
-"""Owns what collectives each rank issued, in which groups, and whether ranks agree; must not know who waits, limits or
-blame.
+"""Owns what collectives one rank issued in a test, and which of them are not finished; must not know its peers, who
+waits, limits or blame.
 
-Pure: flight-recorder entries in, frozen findings out. A collective is named by (group, sequence number), and a group by
-its world, name, how often the world was left before and how often that name was given before: ranks may be members of
-several worlds (default groups) in one launch, whose groups have names in common and nothing else, and torch gives the
-name of a destroyed group again. The launch's own world has no name of its own; another one is named by what its members
-found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
+Pure: flight records in, views out. A collective is named by (group, sequence number), and a group by its world, name,
+how often the world was left before and how often that name was given before: ranks may be members of several worlds
+(default groups) in one launch, whose groups have names in common and nothing else, and torch gives the name of a
+destroyed group again (docs/decisions/0075 and 0077). The launch's own world has no name of its own; another one is
+named by what its members found in its store (`0~5f3a`). Messages (`p2p`; only NCCL's recorder has them) count
 differently on each rank, so `waits` matches them by their partners.
 """
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import islice
-from typing import Any, TypeAlias, assert_never
+from typing import TypeAlias
 
+from pytest_megacpp.recording.bounded import drop_oldest
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
 from pytest_megacpp.recording.flight import GLOO, without_backend
-from pytest_megacpp.recording.issued import Digests, hashed, stretches
-from pytest_megacpp.recording.ranks import rank_list
+from pytest_megacpp.recording.groups import KEPT_GROUPS
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
@@ -27,25 +26,12 @@ Number: TypeAlias = tuple[str, int]  # group and sequence number
 KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
 KEPT_IN_ALL = 65_536  # of a test
 KEPT_LEAST = 32
-KEPT_GROUPS = 512
-NOBODY = -1
 KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
-# Operations whose ranks must agree on the element count of their input; others may differ by design
-# (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
-_SAME_INPUT = {
-    "all_reduce",
-    "allreduce",
-    "broadcast",
-    "reduce",
-    "all_gather",
-    "allgather",
-    "_all_gather_base",
-    "all_gather_into_tensor",
-    "reduce_scatter",
-    "_reduce_scatter_base",
-    "reduce_scatter_tensor",
-}
+
+def kept_entries(ranks: int) -> int:
+    """How many collectives of each of so many ranks are remembered: memory is bounded for all of them together."""
+    return min(KEPT_ENTRIES, max(KEPT_LEAST, KEPT_IN_ALL // ranks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +100,7 @@ class RankCollectives:
             self._close([key for key in self.unfinished if key not in listed], seen.status)
         while len(self.entries) > self.kept:
             self._drop(next(iter(self.entries)))
-        _trim(self.groups)
+        drop_oldest(self.groups, KEPT_GROUPS)
         return rose
 
     def _is_open(self, message: Collective) -> bool:
@@ -192,8 +178,8 @@ class RankCollectives:
         if lives and not self.held:  # what is open in it has gone with it
             self.unfinished = {key: None for key in self.unfinished if without_backend(key[0]) != before}
         self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
-        _trim(self.lives)
-        _trim(self.given)
+        drop_oldest(self.lives, KEPT_GROUPS)
+        drop_oldest(self.given, KEPT_GROUPS)
 
     def failed(self, name: str, *, default: bool) -> None:
         """That group was not made: the next one of this name is no other."""
@@ -231,12 +217,6 @@ class RankCollectives:
         return max(entries, key=lambda e: (e.entered_s, e.seq), default=None)
 
 
-def _trim(kept: dict[Any, Any]) -> None:
-    """The oldest go, beyond as many groups as are kept."""
-    while len(kept) > KEPT_GROUPS:
-        del kept[next(iter(kept))]
-
-
 def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
     """Counters only grow; of too many groups the ones that were not heard of for longest are forgotten. Whether
     anything is new.
@@ -246,388 +226,3 @@ def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
     if len(counts) > KEPT_GROUPS:
         del counts[next(iter(counts))]
     return now != known
-
-
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """What a rank said of a group: its members, none where that is everybody, and where it asked for it."""
-
-    ranks: tuple[int, ...] = ()
-    at: tuple[str, int] = ("", 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Contradiction:
-    """Ranks named different members of a group, first at `since_s`: not just each its own group under one name, but
-    some named a rank as member that named others. `lists` holds members and who named these, the most frequent first;
-    `odd` are the ranks outside the majority, empty on a tie.
-    """
-
-    group: str
-    lists: tuple[tuple[frozenset[int], tuple[int, ...]], ...]
-    odd: tuple[int, ...]
-    since_s: float
-
-
-@dataclass(slots=True)
-class Scoped:
-    """What is told of a group in a world that isn't all of the launch: its `name` there, the world's `scope`, how many
-    members it is to have (0: nobody knows, so a peer may use another name; -1: no member said so yet), and who is not
-    to be one.
-    """
-
-    name: str
-    scope: str
-    size: int = -1
-    outside: set[int] = field(default_factory=set)
-
-
-@dataclass
-class Groups:
-    """Members of each process group by name, as its members announced them. Equal lists of members are one object: in a
-    world of a thousand ranks each rank announces each list.
-    """
-
-    world_size: int
-    members: dict[str, frozenset[int]] = field(default_factory=dict)
-    disputed: dict[str, float] = field(default_factory=dict)  # since when
-    everyone: frozenset[int] = field(init=False)
-    _announced: dict[str, dict[int, Announced]] = field(default_factory=dict)  # by group and rank
-    _once: dict[Announced, Announced] = field(default_factory=dict)
-    _scoped: dict[str, Scoped] = field(default_factory=dict)
-    _made: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
-    _numbers: dict[str, dict[int, int]] = field(default_factory=dict)  # ranks of a world, by their numbers in it
-    _lists: dict[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.everyone = frozenset(range(self.world_size))
-
-    def announce(
-        self,
-        name: str,
-        ranks: tuple[int, ...],
-        by: int | None = None,
-        time_s: float = 0.0,
-        at: tuple[str, int] = ("", 0),
-    ) -> None:
-        """Members of group `name`, by the word of one of them; no ranks means everybody. `at`: file and line.
-        `disputed` are groups of which two ranks named different members.
-        """
-        known, announced = self.members.pop(name, None), self._announced.pop(name, {})
-        self.members[name] = members = self._set_of(ranks)
-        newest = next(reversed(announced), by)
-        if newest != by and by is not None and known != members:
-            self.disputed.setdefault(name, time_s)
-        if by is not None:
-            announced.pop(by, None)
-            if len(self._once) >= KEPT_GROUPS:
-                self._once.clear()
-            announced[by] = self._once.setdefault(told := Announced(ranks, at), told)
-        self._announced[name] = announced
-        if len(self.members) > KEPT_GROUPS:
-            self._forget(next(iter(self.members)))
-
-    def _set_of(self, ranks: tuple[int, ...]) -> frozenset[int]:
-        if ranks not in self._lists:
-            if len(self._lists) >= KEPT_GROUPS:
-                self._lists.clear()
-            self._lists[ranks] = frozenset(ranks) & self.everyone or self.everyone
-        return self._lists[ranks]
-
-    def join(self, name: str, rank: int, size: int, told: Scoped) -> None:
-        """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
-        self._tell(name, told).size = size
-        announced = self._announced.setdefault(name, {})
-        announced[rank] = Announced()
-        if len(announced) == size:
-            self.members[name] = frozenset(announced)
-        if len(self._announced) > KEPT_GROUPS:
-            self._forget(next(iter(self._announced)))
-
-    def stay_out(self, name: str, rank: int, told: Scoped) -> None:
-        """`rank` is no member of a group in its world."""
-        self._tell(name, told).outside.add(rank)
-
-    def _tell(self, name: str, told: Scoped) -> Scoped:
-        scoped = self._scoped.setdefault(name, told)
-        _trim(self._scoped)
-        return scoped
-
-    def lacks_members(self, name: str) -> bool:
-        """Whether fewer have come to a group in a world of its own than it is to have."""
-        name = without_backend(name)
-        scoped = self._scoped.get(name)
-        if scoped is None or any(other.scope == scoped.scope and not other.size for other in self._scoped.values()):
-            return False
-        return len(self._announced.get(name, ())) < scoped.size
-
-    def could_be_lacking(self, name: str) -> frozenset[int]:
-        """The ranks among which the members are that a group in a world of its own still lacks: the others of its
-        world; where these are too few, ranks that are in no other group of this name to which all came; else any.
-        Everybody, where nothing is told of the group.
-        """
-        name = without_backend(name)
-        scoped = self._scoped.get(name)
-        if scoped is None:
-            return self.everyone
-        joined = frozenset(self._announced.get(name, ()))
-        left = self.everyone - joined - scoped.outside
-        fellows = self._came(told for told, other in self._scoped.items() if other.scope == scoped.scope)
-        rivals = (t for t, other in self._scoped.items() if other.name == scoped.name and other.scope != scoped.scope)
-        elsewhere = self._came(told for told in rivals if told in self.members)
-        least = max(1, scoped.size - len(joined))
-        return next((ranks for ranks in (left & fellows, left - elsewhere) if len(ranks) >= least), left)
-
-    def _came(self, names: Iterable[str]) -> frozenset[int]:
-        """The ranks that came to these groups."""
-        return frozenset(rank for name in names for rank in self._announced.get(name, ()))
-
-    def number(self, name: str, rank: int, number: int) -> None:
-        """`rank` says what its number is in a world. Of several that say the same, it is that of the launch's rank of
-        this number; where none of them is, nobody's.
-        """
-        told = self._numbers.setdefault(name, {})
-        claims = {rank, told.get(number, rank)}
-        told[number] = rank if claims == {rank} else number if number in claims else NOBODY
-        _trim(self._numbers)
-
-    def in_order(self, name: str, rank: int) -> tuple[int, ...]:
-        """The members that `rank` means by this name, in the order of their numbers; empty where that isn't known. In a
-        world ranks have the numbers that they give themselves, in other groups those of the list.
-        """
-        name = without_backend(name)
-        if (announced := self.announced(name, rank)) is not None and announced.ranks:
-            return announced.ranks
-        members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
-        if all(members[number : number + 1] == (rank,) for number, rank in told.items()):
-            return members
-        left = [rank for rank in members if rank not in told.values()]
-        order = tuple(told[n] if n in told else left.pop() for n in range(len(members)) if n in told or len(left) == 1)
-        return order if sorted(order) == list(members) else ()
-
-    def orders(self, rank: int) -> frozenset[tuple[int, ...]]:
-        """The members of each group that `rank` knows, in the order of their numbers, where that is known."""
-        return frozenset(self.in_order(name, rank) for name in ("0", *self.members)) - {()}
-
-    def begin(self, name: str, rank: int) -> None:
-        """`rank` makes that group, whatever it made under this name before."""
-        self._made.get(name, {}).pop(rank, None)
-
-    def made(self, name: str, rank: int, members: tuple[int, ...]) -> None:
-        """`rank` is through with making that group, of these members."""
-        self._made.setdefault(name, {})[rank] = members
-        _trim(self._made)
-
-    def made_by(self, name: str, members: tuple[int, ...]) -> frozenset[int]:
-        """The ranks that are through with making it of these members."""
-        return frozenset(r for r, made in self._made.get(name, {}).items() if made == members)
-
-    def as_named_by(self, rank: int, name: str) -> str:
-        """The group that a rank means by a name: where ranks named different members, each list is a group of its own
-        (`1[0-2]`).
-        """
-        if not self.disputes(name):
-            return name
-        announced = self.announced(name, rank)
-        if announced is None or not announced.ranks:
-            return name
-        own = f"{name}[{rank_list(announced.ranks)}]"
-        self.members.setdefault(without_backend(own), self._set_of(announced.ranks))
-        return own
-
-    def announced(self, name: str, rank: int) -> Announced | None:
-        """What `rank` said of it."""
-        return self._announced.get(without_backend(name), {}).get(rank)
-
-    def named_by(self, name: str, rank: int) -> frozenset[int] | None:
-        """The members that `rank` named; None when it named none of this group at all."""
-        announced = self.announced(name, rank)
-        return None if announced is None else self._set_of(announced.ranks)
-
-    def contradictions(self) -> tuple[Contradiction, ...]:
-        """The earliest first."""
-        found = [self._contradiction(name, since_s) for name, since_s in self.disputed.items()]
-        return tuple(sorted((c for c in found if c is not None), key=lambda c: c.since_s))
-
-    def _contradiction(self, name: str, since_s: float) -> Contradiction | None:
-        """Lists that exclude each other can't both be right; the one that more ranks named is."""
-        by_list: dict[frozenset[int], list[int]] = defaultdict(list)
-        for rank, announced in sorted(self._announced.get(name, {}).items(), key=lambda entry: entry[0]):
-            by_list[self._set_of(announced.ranks)].append(rank)
-        lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
-        odd, tie, right, meant_by = list[int](), False, dict[int, int](), dict[int, list[int]]()
-        # `right`: which list stands for a rank; `meant_by`: the standing lists that it is in.
-        for number, (members, ranks) in enumerate(lists):
-            rivals = {right[r] for r in members if r in right} | {n for r in ranks for n in meant_by.get(r, ())}
-            if rivals:
-                odd += ranks
-                tie |= max(len(lists[n][1]) for n in rivals) == len(ranks)
-                continue
-            right |= dict.fromkeys(ranks, number)
-            for rank in members:
-                meant_by.setdefault(rank, []).append(number)
-        if not odd:
-            return None
-        told = tuple((members, tuple(ranks)) for members, ranks in lists)
-        return Contradiction(name, told, () if tie else tuple(sorted(odd)), since_s)
-
-    def _forget(self, name: str) -> None:
-        self.members.pop(name, None)
-        self._announced.pop(name, None)
-        self._scoped.pop(name, None)
-        self.disputed.pop(name, None)
-
-    def disputes(self, name: str) -> bool:
-        return without_backend(name) in self.disputed
-
-    def of(self, name: str, seen: Iterable[int]) -> frozenset[int]:
-        """The members; for a group that nobody announced, those seen using it (the default group: everybody)."""
-        name = without_backend(name)
-        if name in self.members:
-            return self.members[name]
-        return self.everyone if is_default(name) else frozenset(seen)
-
-    def knows(self, name: str) -> bool:
-        """Whether the members were told, or are known as everybody is."""
-        return without_backend(name) in self.members or is_default(name)
-
-
-class Aspect(StrEnum):
-    """In what collectives differ that ranks issued under one number."""
-
-    OPERATION = "operation"
-    DTYPE = "dtype"
-    SIZE = "size"
-
-    def of(self, entry: Collective) -> object:
-        """What a rank issued, as far as this goes."""
-        match self:
-            case Aspect.OPERATION:
-                return bare_op(entry.op)
-            case Aspect.DTYPE:
-                return entry.dtype
-            case Aspect.SIZE:
-                return entry.numel_in
-            case _:
-                assert_never(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """Ranks issued different collectives under one number. `variants` maps a description to its ranks.
-
-    `odd` holds the ranks outside the majority, empty on a tie.
-    """
-
-    group: str
-    seq: int
-    aspect: Aspect
-    variants: tuple[tuple[str, tuple[int, ...]], ...]
-    odd: tuple[int, ...]
-
-
-def kept_entries(ranks: int) -> int:
-    """How many collectives of each of so many ranks are remembered: memory is bounded for all of them together."""
-    return min(KEPT_ENTRIES, max(KEPT_LEAST, KEPT_IN_ALL // ranks))
-
-
-def is_default(group: str) -> bool:
-    """Whether the name is that of the launch's own default group, in any incarnation."""
-    return group.partition("@")[0].removesuffix(GLOO) in ("0", "default_pg")
-
-
-def incarnation(group: str) -> int:
-    """How often the default group had been destroyed when this one was made, as far as its name tells."""
-    number = group.rpartition("@")[2] if "@" in group else "0"
-    return int(number) if number.isdecimal() and number.isascii() else 0
-
-
-def bare_op(op: str) -> str:
-    """`gloo:all_reduce` → `all_reduce`."""
-    return op.rsplit(":", 1)[-1]
-
-
-def disagreements(
-    ranks: Mapping[int, RankCollectives], groups: Groups, among: set[Number] | None = None
-) -> tuple[Disagreement, ...]:
-    """Numbers under which members of a group issued different operations, dtypes or sizes; the lowest number per group
-    first. Groups whose members aren't known are left out. `among`: only these numbers are looked at.
-    """
-    table: dict[Number, dict[int, Collective]] = defaultdict(dict)
-    for rank, seen in ranks.items():
-        for group, seq in seen.entries if among is None else among & seen.entries.keys():
-            own = groups.as_named_by(rank, group)
-            if groups.knows(own) and rank in groups.of(own, ()):
-                table[own, seq][rank] = seen.entries[group, seq]
-    found = []
-    for key in sorted(table):
-        aspect = _aspect(table[key].values())
-        if aspect:
-            found.append(_disagreement(key, aspect, table[key]))
-    return tuple(found)
-
-
-def _signature(entry: Collective) -> tuple[str, str, int]:
-    return signature(entry.op, entry.dtype, entry.numel_in)
-
-
-def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
-    """What members of a group must agree on: operation, and for most of them dtype and elements."""
-    op = bare_op(op)
-    return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
-
-
-def _aspect(entries: Iterable[Collective]) -> Aspect | None:
-    """The first in which they differ."""
-    ops, dtypes, sizes = (set(part) for part in zip(*map(_signature, entries), strict=True))
-    if len(ops) > 1:
-        return Aspect.OPERATION
-    return Aspect.DTYPE if len(dtypes) > 1 else Aspect.SIZE if len(sizes) > 1 else None
-
-
-def digests(entries: Iterable[Collective]) -> dict[str, str]:
-    """Per group, what `disagreements` would compare, in few characters (see `issued`). Of several groups that had one
-    name after each other only the newest counts.
-    """
-    found = Digests()
-    found.add(
-        (e.group, e.pg, e.seq, hashed(_signature(e))) for e in sorted(entries, key=lambda e: (e.pg, e.seq)) if not e.p2p
-    )
-    return found.end()
-
-
-def differing(
-    told: Mapping[int, Mapping[str, str]], groups: Groups
-) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
-    """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends).
-    """
-    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for rank in sorted(told):
-        for group, digest in told[rank].items():
-            own = groups.as_named_by(rank, group)
-            if rank in groups.of(own, (rank,)):
-                for first, stretch in stretches(digest).items():
-                    found[own, first][stretch].append(rank)
-    return tuple(
-        (group, first, {stretch: tuple(ranks) for stretch, ranks in variants.items()})
-        for (group, first), variants in sorted(found.items())
-        if len(variants) > 1
-    )
-
-
-def describe(entry: Collective) -> str:
-    """`all_reduce(Float [[8]])`."""
-    inner = " ".join(part for part in (entry.dtype, entry.sizes) if part)
-    return f"{bare_op(entry.op)}({inner})"
-
-
-def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]) -> Disagreement:
-    votes = Counter(map(aspect.of, entries.values()))
-    (top, count), *rest = votes.most_common()
-    tie = bool(rest) and rest[0][1] == count
-    odd = () if tie else tuple(r for r in sorted(entries) if aspect.of(entries[r]) != top)
-    by_text: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(entries):
-        by_text[describe(entries[rank])].append(rank)
-    return Disagreement(key[0], key[1], aspect, tuple((t, tuple(rs)) for t, rs in by_text.items()), odd)

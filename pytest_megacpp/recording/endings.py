@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pytest_megacpp.recording.events import RankExited
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import WorldView
 
 _ASKED_TO_END = frozenset({"SIGTERM", "SIGKILL"})  # what the box sends to those that don't leave by themselves
 

@@ -628,6 +628,10 @@ class OutputRead:
     cut_bytes: int = 0
 
 
+KEPT_RECORDS = 256
+"""Different keys of `Recorded` in one test on one rank; the lane refuses more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """`lane.record(key, value)`."""

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from pytest_megacpp.recording.events import Reported
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, Purpose, ReportOutcome, TestEnd, TestPhase
 
 _UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`

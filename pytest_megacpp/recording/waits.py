@@ -33,10 +33,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pytest_megacpp.recording.collectives import Groups, Number, RankCollectives, bare_op
+from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.groups import Groups
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.stacks import communication_call
-from pytest_megacpp.recording.timeline import Joining, RankView, TestView
+from pytest_megacpp.recording.views import Joining, RankView, TestView
 
 NO_NUMBER: Number = ("", 0)  # of all calls that only stacks show
 _MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
-from pytest_megacpp.recording.timeline import RankView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.states import rank_states, scene

@@ -20,9 +20,12 @@ from functools import cache
 from typing import TypeAlias
 
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.collectives import RankCollectives, bare_op, is_default
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.events import Collective
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.groups import is_default
+from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 
 Dump: TypeAlias = dict[str, object]
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.collectives import RankCollectives, describe
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.events import LIMIT_NAMES, ConfigsDropped, Json
+from pytest_megacpp.recording.operations import describe
 from pytest_megacpp.recording.texts import cut_middle
-from pytest_megacpp.recording.timeline import Phase, RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import Phase, RankView, TestView
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, ForwardOrigin, WarmUp
 from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
 from pytest_megacpp.report.rank_output import Raised, raised

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import WarmUp
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted

@@ -10,9 +10,10 @@ from enum import Enum, auto
 
 from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import bare_op
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.stacks import Thread, communication_call, user_frame, waits_for_peer
-from pytest_megacpp.recording.timeline import FROZEN_STATES, RankView, TestView, Timeline, WorldView
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import FROZEN_STATES, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stream, TestPhase
 from pytest_megacpp.report.clean import one_line, useful_lines
 

@@ -5,10 +5,11 @@ judged. Whoever runs the machine has neither the repository nor this plugin, so 
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.judge.verdicts import Attempt, TestResult
-from pytest_megacpp.recording.collectives import describe
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.operations import describe
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, wrapped
 

@@ -13,8 +13,8 @@ from math import inf
 from typing import TypeAlias
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import digests
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, StackMethod, TestPhase
+from tests.recording.digesting import digests
 
 FOREVER = inf
 MAIN_THREAD = "0x12"

@@ -17,8 +17,9 @@ from pytest_megacpp.box.alarms import (
     to_probe,
 )
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import disagreements
-from pytest_megacpp.recording.timeline import TestView, fold
+from pytest_megacpp.recording.agreement import disagreements
+from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestPhase, WarmUp
 from tests.box.simulated import (
     FOREVER,

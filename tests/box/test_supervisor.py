@@ -15,7 +15,7 @@ from pytest_megacpp.box.alarms import Clocks, alarm
 from pytest_megacpp.box.supervisor import AGAIN_S, MAX_ATTEMPTS, START_SETTLE_S, warm_up_limits
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, PlannedTest
-from pytest_megacpp.recording.timeline import TestView
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Lost, Preset, Purpose, ReportOutcome, Stage, TestEnd, TestPhase, WarmUp
 from pytest_megacpp.recording.wire import dump_line, encode_fact
 from tests.box.simulated import FOREVER, Collect, Compile, Die, Fail, Idle, Program, Receive, Step, Work

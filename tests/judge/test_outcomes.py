@@ -8,7 +8,7 @@ from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import Said, said
-from pytest_megacpp.recording.timeline import RankView
+from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, NotRun, ReportOutcome, TestPhase
 from tests.golden.build import in_step
 from tests.scenario import NODEID, PEER_CLOSED, FakeBox

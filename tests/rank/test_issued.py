@@ -16,7 +16,8 @@ from torch._C import _distributed_c10d as c10d
 
 from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
-from pytest_megacpp.recording.collectives import Groups, differing
+from pytest_megacpp.recording.agreement import differing
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import stretches
 
 RING = 64

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from pytest_megacpp.recording.collectives import Groups, RankCollectives
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.waits import Position, Wait, find_waits
 
 

@@ -1,7 +1,8 @@
 """Owns telling a run to a timeline, fact by fact, as a box would stamp it; must not know what is expected of it."""
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import WorldReason
 
 BLOCKED = """Thread 0x0000000000000012 (most recent call first):

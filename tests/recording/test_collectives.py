@@ -9,19 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.recording.collectives import (
-    KEPT_ENTRIES,
-    Groups,
-    RankCollectives,
-    bare_op,
-    describe,
-    digests,
-    disagreements,
-    is_default,
-)
+from pytest_megacpp.recording.agreement import disagreements
+from pytest_megacpp.recording.collectives import KEPT_ENTRIES, RankCollectives
 from pytest_megacpp.recording.events import Collective, FlightRecorded, GroupStatus
+from pytest_megacpp.recording.groups import Groups, is_default
+from pytest_megacpp.recording.operations import bare_op, describe
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 from pytest_megacpp.recording.waits import Wait, late
+from tests.recording.digesting import digests
 from tests.recording.positions import open_waits
 
 

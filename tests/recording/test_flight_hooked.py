@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Groups, RankCollectives
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.flight import (
     OtherRecorder,
     Read,
@@ -20,7 +20,8 @@ from pytest_megacpp.recording.flight import (
     tells_start,
     together,
 )
-from pytest_megacpp.recording.timeline import RankView
+from pytest_megacpp.recording.groups import Groups
+from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 from tests.recording.positions import open_waits
 

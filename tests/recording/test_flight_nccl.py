@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.collectives import Groups, RankCollectives, disagreements
+from pytest_megacpp.recording.agreement import disagreements
+from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.flight import GLOO, read_flight_recorder, read_record, together
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 from pytest_megacpp.recording.waits import Wait
 from tests.recording.positions import message_waits, open_waits

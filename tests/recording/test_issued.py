@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.recording.collectives import Groups, differing
+from pytest_megacpp.recording.agreement import differing
+from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import SHORTEST, Digests, Issue, stretches
 
 

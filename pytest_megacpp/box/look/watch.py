@@ -29,7 +29,7 @@ from pytest_megacpp.recording.events import (
 from pytest_megacpp.recording.flight import Read
 from pytest_megacpp.recording.stacks import main_thread
 from pytest_megacpp.recording.texts import beginning
-from pytest_megacpp.recording.timeline import FROZEN_STATES
+from pytest_megacpp.recording.views import FROZEN_STATES
 from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, StackMethod
 
 FASTEST_S = 0.1

@@ -36,7 +36,8 @@ from pytest_megacpp.recording.seed import (
 )
 from pytest_megacpp.recording.seed_layout import Kept, SeedError
 from pytest_megacpp.recording.texts import beginning
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import (
     ProblemCause,
     ProblemCode,

@@ -11,7 +11,8 @@ from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
-from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.report.attempts import climbed
 from pytest_megacpp.report.clean import clean, one_line

@@ -29,7 +29,8 @@ from pytest_megacpp.recording.events import (
 )
 from pytest_megacpp.recording.plan import Again, Enough, Plan
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.timeline import TestView, Timeline
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCause, ProblemCode, RunEnd
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.report.attempts import climbed

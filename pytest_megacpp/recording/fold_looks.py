@@ -1,0 +1,87 @@
+"""Owns how looks at a rank from outside are folded, in a test and between tests: samples, flight records, stacks, logs;
+must not know what is done about what they show.
+
+The box takes these, most of them at every look; a rank's own flight records before it destroys a group belong here too.
+"""
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.bounded import newest
+from pytest_megacpp.recording.fold_tests import in_test, keep_digests
+from pytest_megacpp.recording.views import RankView, RunView, WorldView
+from pytest_megacpp.recording.vocabulary import FlightOrigin
+
+RUNNING = "R"  # the kernel's letter for a thread that has a core, or waits for one
+
+
+def sampled(run: RunView, world: WorldView, time_s: float, fact: ev.Sampled) -> None:
+    world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
+    if not in_test(run, world, time_s, fact, _sampled_in_test):
+        world.samples[fact.rank] = fact
+
+
+def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
+    last, by_ticks = view.sample, fact.main_runs is None
+    runs_on = by_ticks and last is not None and last.state == fact.state == RUNNING
+    if view.tree_cpu.computes(time_s, fact.cpu_s, by_ticks=by_ticks) or (last is not None and _moved(last, fact)):
+        view.progress_s = time_s
+    if view.main_cpu.computes(time_s, fact.main_cpu_s, by_ticks=by_ticks):
+        view.busy_s = time_s
+    if runs_on:  # at two looks in a row, which no thread is that sleeps 10 ms at a time: docs/decisions/0060
+        view.busy_s = view.progress_s = time_s
+    if last is not None and (fact.main_runs, fact.packets) != (last.main_runs, last.packets):
+        view.ran_s = max(view.ran_s, time_s)
+    view.has_compiled |= bool(fact.compiling) or fact.compile_s > view.compiled_before_s
+    if fact.answered:
+        view.answered_s = time_s
+        if not fact.compiling:
+            view.compiling_since_s = None
+        elif view.compiling_since_s is None:
+            view.compiling_since_s = time_s
+    view.first_sample = view.first_sample or fact
+    view.sample, view.sample_s = fact, time_s
+
+
+def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:
+    """Whether the rank wrote or compiled something between two looks."""
+    return now.output_bytes > last.output_bytes or now.compile_s > last.compile_s or now.compiling != last.compiling
+
+
+def flight_recorded(run: RunView, world: WorldView, time_s: float, fact: ev.FlightRecorded) -> None:
+    """Says nothing between tests, but that groups are gone. `RankCollectives` bounds what it keeps."""
+    if fact.origin is FlightOrigin.DESTROY:
+        world.begun.pop(fact.rank, None)
+    in_test(run, world, time_s, fact, _flight_recorded_in_test)
+
+
+def _flight_recorded_in_test(view: RankView, time_s: float, fact: ev.FlightRecorded) -> None:
+    if view.collectives.update(fact):
+        view.progress_s = view.busy_s = view.issued_s = time_s
+    keep_digests(view, fact.digests)
+    if fact.origin is FlightOrigin.DESTROY:
+        view.collectives.restart(time_s)
+
+
+KEPT_STACKS = 8  # the newest
+
+
+def stack_taken(run: RunView, world: WorldView, time_s: float, fact: ev.StackTaken) -> None:
+    if not in_test(run, world, time_s, fact, _stack_taken_in_test):
+        world.stacks[fact.rank] = (time_s, fact)
+
+
+def _stack_taken_in_test(view: RankView, time_s: float, fact: ev.StackTaken) -> None:
+    before = view.stack()
+    view.stacks = newest(view.stacks, (time_s, fact), KEPT_STACKS)
+    now = view.stack()
+    if before is None or now is None or before[1].frames != now[1].frames:
+        view.same_stack_s = time_s
+
+
+def output_read(run: RunView, world: WorldView, time_s: float, fact: ev.OutputRead) -> None:
+    """One per stream is kept, the newest."""
+    if not in_test(run, world, time_s, fact, _output_read_in_test):
+        world.output[fact.rank, fact.stream] = fact
+
+
+def _output_read_in_test(view: RankView, time_s: float, fact: ev.OutputRead) -> None:
+    view.output[fact.stream] = fact

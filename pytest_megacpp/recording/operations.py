@@ -1,0 +1,38 @@
+"""Owns what the name of a collective operation says, and what members of its group must agree on; must not know
+recorders or ranks.
+"""
+
+from pytest_megacpp.recording.events import Collective
+
+# Operations whose ranks must agree on the element count of their input; others may differ by design
+# (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
+_SAME_INPUT = {
+    "all_reduce",
+    "allreduce",
+    "broadcast",
+    "reduce",
+    "all_gather",
+    "allgather",
+    "_all_gather_base",
+    "all_gather_into_tensor",
+    "reduce_scatter",
+    "_reduce_scatter_base",
+    "reduce_scatter_tensor",
+}
+
+
+def bare_op(op: str) -> str:
+    """`gloo:all_reduce` → `all_reduce`."""
+    return op.rsplit(":", 1)[-1]
+
+
+def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
+    """What members of a group must agree on: operation, and for most of them dtype and elements."""
+    op = bare_op(op)
+    return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
+
+
+def describe(entry: Collective) -> str:
+    """`all_reduce(Float [[8]])`."""
+    inner = " ".join(part for part in (entry.dtype, entry.sizes) if part)
+    return f"{bare_op(entry.op)}({inner})"
