@@ -76,7 +76,7 @@ ADDITIONS = {
         "recording/commands.py",
         "Word: TypeAlias = Again | Enough | Stop",
         "Word: TypeAlias = Again | Enough | Stop | int",
-        frozenset({"box.main:_obey"}),
+        frozenset({"box.desk_commands:_handle_command"}),
     ),
     "a verdict code": member(
         "judge/verdicts.py", 'BLOCKED = "blocked"', "judge.verdicts:_traits_of", "judge.next_steps:usual_step"

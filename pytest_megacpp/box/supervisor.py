@@ -160,7 +160,7 @@ class Supervisor:
             purpose = Purpose.WARM_UP if reason is WarmUp.RUNS else Purpose.MEASURED
             self._attempts[item] = self._attempt(item, purpose, reason)
 
-    def asked(self, wanted: Again, now_s: float) -> tuple[Action, ...]:
+    def asked(self, wanted: Again, now_s: float) -> tuple[Write, ...]:
         """What the desk wants. An order without sense is none; one that would do harm is planned and never run."""
         self._heard_s = now_s
         if not self._makes_sense(wanted):
@@ -190,7 +190,7 @@ class Supervisor:
             return NotRun.UNSAFE_NCCL
         return NotRun.UNSAFE_FSDP if self.plan.tests[wanted.item].shards else None
 
-    def _again(self, wanted: Again) -> tuple[Action, ...]:
+    def _again(self, wanted: Again) -> tuple[Write, ...]:
         """Plans one more attempt."""
         number = len(self._attempts)
         self.queue.append(number)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pytest_megacpp.box import supervisor as sv
-from pytest_megacpp.box.worlds.rank_channel import Line
+from pytest_megacpp.box.worlds.rank_channel import RankChannel
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan
@@ -77,7 +77,7 @@ class LiveWorld:
     size: int
     number: int
     released: list[int] = field(default_factory=list)
-    lines: dict[int, Line] = field(default_factory=dict)
+    lines: dict[int, RankChannel] = field(default_factory=dict)
     promised: int | None = None
     watching: Watching | None = None
     ending: bool = False
@@ -169,7 +169,7 @@ class SimulatedBox:
                 self._hear(name, live, rank, data)
 
     def _hear(self, world: str, live: LiveWorld, rank: int, data: bytes) -> None:
-        for fact, at_s in live.lines.setdefault(rank, Line(rank)).feed(data, self.now_s):
+        for fact, at_s in live.lines.setdefault(rank, RankChannel(rank)).feed(data, self.now_s):
             self.tell(at_s, world, "box" if isinstance(fact, ev.Muted) else f"rank {rank}", fact)
 
     def _pass(self, seconds: float) -> None:

@@ -118,7 +118,7 @@ class RankWatch(threading.Thread):
         self._test: int | None = None
         self._since_s = 0.0
         self._wake = threading.Event()
-        self._hurried = threading.Event()
+        self._is_poll_due = threading.Event()
         self._looking = threading.Lock()
         self._silent_s = 0.0
         self._stopped = False
@@ -131,10 +131,10 @@ class RankWatch(threading.Thread):
         self._seen, self._last = None, ()
         self._wake.set()
 
-    def hurry(self) -> None:
+    def poll_soon(self) -> None:
         """Something happened: look soon, and often again, as in a young test."""
         self._since_s = time.monotonic()
-        self._hurried.set()
+        self._is_poll_due.set()
 
     def pause(self) -> None:
         self._test = None
@@ -149,9 +149,9 @@ class RankWatch(threading.Thread):
             self._wake.wait()
             if self._stopped:
                 return
-            self._hurried.clear()
+            self._is_poll_due.clear()
             since_s, test = self._since_s, self._test
-            self._hurried.wait(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
+            self._is_poll_due.wait(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
             if test is not None and (test, since_s) == (self._test, self._since_s) and not self._stopped:
                 self.look(test)
 

@@ -24,6 +24,8 @@ from pytest_megacpp.box.host import process
 from pytest_megacpp.box.worlds.preload import HASH_SEED, Preloaded, importing_beside, restore
 from pytest_megacpp.recording.codec import from_json
 
+NEEDED_OF_TORCH = ("torch", "torch.distributed")
+EVERY_RANK_NEEDS = (*NEEDED_OF_TORCH, "pytest", "pytest_megacpp.rank.main")
 NUMBER = 2
 MAX_SEED = (1 << 32) - 1
 PRELOAD_S = 300.0  # what an interpreter that hangs in an import may take; its ranks would then hang there too

@@ -28,7 +28,7 @@ _ONCE = (*_ONCE_IN_A_LIFE, *_ONCE_IN_A_TEST)
 
 
 @dataclass
-class Line:
+class RankChannel:
     """The receiving end of one rank's line. `feed` is given the bytes in any portions."""
 
     rank: int

@@ -15,6 +15,7 @@ from pytest_megacpp.box.worlds.entry import run_rank
 from pytest_megacpp.box.worlds.exits import watch_exit
 from pytest_megacpp.box.worlds.interpreters import Interpreter, InterpreterLost, Interpreters
 from pytest_megacpp.box.worlds.preload import HASH_SEED
+from pytest_megacpp.box.worlds.rank_channel import RankChannel
 from pytest_megacpp.box.worlds.stores import ADDRESS, Stores
 from pytest_megacpp.box.worlds.torchrun_env import rank_environment
 from pytest_megacpp.recording.codec import to_json
@@ -43,6 +44,9 @@ class RankProcess:
     crash: socket.socket | None = None
     signalled: bool = False
     exited: bool = False
+
+    def __post_init__(self) -> None:
+        self.channel = RankChannel(self.rank)
 
     @property
     def pid(self) -> int:
