@@ -25,7 +25,7 @@ Observation: TypeAlias = tuple[str, ev.Fact, float]  # world, what another threa
 
 
 class RunContext:
-    """One run, from its first event. `worlds` are those that live, by name; `ranks` adds and removes them."""
+    """One run, from its first event. `worlds` are those that live, by name: `ranks` adds and removes them."""
 
     def __init__(self, plan: Plan, directory: Path, scratch: Path, recorder: Recorder, redactor: Redactor) -> None:
         self.plan = plan

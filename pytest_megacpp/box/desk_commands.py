@@ -14,7 +14,9 @@ MAX_WORD_BYTES = 1 << 16  # what is longer is none of the desk's commands
 
 
 class DeskCommands:
-    """Reads commands whenever the pump finds some. The end of `control` means that the desk is gone."""
+    """Reads the commands that arrive on `control`, one per line. The end of the stream means that the desk is gone, and
+    stops the run.
+    """
 
     def __init__(self, context: RunContext, control: int) -> None:
         self._context = context
@@ -24,7 +26,6 @@ class DeskCommands:
         context.pump.register(control, self._read_commands)
 
     def _read_commands(self) -> None:
-        """One a line. The desk's silence for good is a stop as well."""
         try:
             data = os.read(self._control, 65536)
         except BlockingIOError:
@@ -46,7 +47,7 @@ class DeskCommands:
             case Stop():
                 self._context.stop(command.reason, "the desk asked for it")
             case Again():
-                for action in supervisor.asked(command, now_s):
+                for action in supervisor.request_attempt(command, now_s):
                     recorder.write(action.fact, action.world)
             case Enough():
                 supervisor.settle(command.item, now_s)

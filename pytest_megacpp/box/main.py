@@ -72,7 +72,7 @@ class Box:
             self._context.account_for_memory()
 
     def _look_after(self) -> None:
-        """Checks from time to time, while nothing happens, what nobody reports."""
+        """Checks, while nothing happens, what has to be asked for: the scratch directory and the sizes of logs."""
         now_s = self._context.recorder.now_s()
         if now_s - self._looked_s > LOOK_EVERY_S:
             self._looked_s = now_s
@@ -162,14 +162,14 @@ def _stop(context: RunContext, signal_number: int) -> None:
 
 
 def _as_recorded(plan: Plan, redactor: Redactor) -> Plan:
-    """The box itself needs no secret of a test's id; ranks read the plan in scratch."""
+    """Returns the plan with secrets taken out of test ids. Ranks read the original one in the scratch directory."""
     ids = redactor.ids(test.nodeid for test in plan.tests)
     return replace(plan, tests=tuple(replace(test, nodeid=one) for test, one in zip(plan.tests, ids, strict=True)))
 
 
 def _clean_plan(path: str, redactor: Redactor) -> None:
-    """The run keeps a plan without the configured secrets. Where box and desk are killed before, the next desk needs
-    them to know what to take out of the logs (`desk/run/leftovers.py`).
+    """Takes the configured secrets out of the plan that the run keeps. Where box and desk are killed before, the next
+    desk needs them to know what to take out of the logs (`desk/run/leftovers.py`).
     """
     if not redact_file(path, redactor):
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_megacpp.box.context import RunContext
 from pytest_megacpp.box.data.data_sets import Fetch
 from pytest_megacpp.box.event_loop import TICK_S
-from pytest_megacpp.box.gpus.faults import FaultWatch, Heard, device_of, ears
+from pytest_megacpp.box.gpus.faults import FaultWatch, GpuFault, device_of, open_fault_sources
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
 from pytest_megacpp.box.seed.seeding import Seeding, left_to_user, shape_of
 from pytest_megacpp.box.worlds.admission import Admission
@@ -67,14 +67,14 @@ def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting,
         fsdp=context.plan.fsdp,
         loopback=loopback.for_gloo(),
     )
-    theirs = {**os.environ, **configured}
-    settings = contract.resolve(theirs, shape=shape, chosen=configured.keys())
+    inherited = {**os.environ, **configured}
+    settings = contract.resolve(inherited, shape=shape, chosen=configured.keys())
     for s in settings:
         context.recorder.write(ev.EnvironmentSet(s.name, s.value, s.source, s.reason, s.phase))
     if refused := contract.refusals(settings):
         mend = "mend the box's image or secrets, where it comes from, or set another value in the configuration"
         raise Refused(ev.ProblemFound(ProblemCode.BLOCKED, "environment", " ".join(refused), mend))
-    child = contract.apply(theirs, settings)
+    child = contract.apply(inherited, settings)
     os.environ.clear()
     os.environ.update(child)
     return settings
@@ -107,7 +107,7 @@ def _load_seed(
     """
     shape = shape_of(context.plan, survey, settings, os.environ)
     cache.mkdir(parents=True)
-    theirs = left_to_user(settings, os.environ)
+    why_unused = left_to_user(settings, os.environ)
 
     def say(text: str) -> None:
         context.recorder.write(ev.Progress(BoxStep.SEED, text))
@@ -116,11 +116,11 @@ def _load_seed(
         context.pump.once(0.0)  # reads what the desk said meanwhile
         return context.supervisor.stop is not None
 
-    seeding = Seeding(context.plan, shape, cache, theirs, say, is_stopped)
+    seeding = Seeding(context.plan, shape, cache, why_unused, say, is_stopped)
     context.recorder.write(seeding.begin())
     if (problem := seeding.refusal()) is not None:
         raise Refused(problem)
-    context.supervisor.begin_warm(seeding.reasons())
+    context.supervisor.plan_warm_ups(seeding.reasons())
     return seeding
 
 
@@ -147,16 +147,16 @@ def _watch_for_faults(context: RunContext, survey: preflight.Survey) -> None:
     if not bus_ids:
         return
 
-    def report(heard: Heard) -> None:
+    def report(fault: GpuFault) -> None:
         """Called from the watch's thread."""
-        device, uuid = device_of(heard, bus_ids)
-        owner = context.owner_of(heard.pid) if heard.pid is not None else None
+        device, uuid = device_of(fault, bus_ids)
+        owner = context.owner_of(fault.pid) if fault.pid is not None else None
         world, rank = owner or (context.newest_world(), None)
-        context.report(world, ev.DeviceFault(heard.kind, heard.code, device, uuid, rank, heard.text))
+        context.report(world, ev.DeviceFault(fault.kind, fault.code, device, uuid, rank, fault.text))
 
-    found, missing = ears(tuple(bus_ids))
-    for ear in found:
-        FaultWatch(ear, report).start()
+    found, missing = open_fault_sources(tuple(bus_ids))
+    for source in found:
+        FaultWatch(source, report).start()
     context.recorder.write(ev.Capability("device_faults", bool(found), beginning("; ".join(missing.values()), 200)))
 
 

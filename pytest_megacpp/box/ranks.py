@@ -37,7 +37,7 @@ FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recor
 
 
 class Ranks:
-    """One thread, the loop's, calls everything here."""
+    """The ranks of all worlds that live. Only the loop's thread calls this."""
 
     def __init__(self, context: RunContext, prepared: Prepared, watches: Watches) -> None:
         self._context = context
@@ -144,7 +144,7 @@ class Ranks:
         return any(v.group_foreign for t in tests for v in t.ranks.values())
 
     def output(self, world: str, test: int | None) -> Iterator[ev.Fact]:
-        """Yields what the ranks wrote since the test began."""
+        """Returns what the ranks wrote since the test began."""
         yield from self._output[world].read(test)
 
     def trim_logs(self) -> None:
@@ -154,7 +154,7 @@ class Ranks:
     # -- what ranks say ------------------------------------------------------------------------------------
 
     def _connect(self, world: World, rank: RankProcess, channel: Channel, line: socket.socket) -> None:
-        """One line of a rank is for what it says, another for the dump of a crash."""
+        """Takes a connection that a rank opened: one is for what it reports, another for the dump of a crash."""
         match channel:
             case Channel.FACTS:
                 rank.line = line
@@ -166,8 +166,8 @@ class Ranks:
                 assert_never(channel)
 
     def _receive(self, world: World, rank: RankProcess) -> bool:
-        """Takes in what has arrived and never waits; returns whether there was something. A child of the rank may keep
-        the line open after its end.
+        """Records what has arrived, without waiting; returns whether there was something. A child of the rank may keep
+        the line open after the rank's end.
         """
         assert rank.line is not None
         try:
@@ -205,7 +205,9 @@ class Ranks:
             self._watches.poll_soon(world)
 
     def _record_exit(self, world: World, rank: RankProcess) -> None:
-        """Its last words first, then the exit: a report that travelled before the end came before it."""
+        """Records that a rank's process ended, after all that it sent before: reports that left before the end must be
+        recorded before it.
+        """
         if rank.exited:
             return
         if not world.ending:
@@ -234,8 +236,9 @@ class Ranks:
             self.end(world, reason, graceful=False)
 
     def end(self, name: str, reason: str, *, graceful: bool) -> None:
-        """Leave, SIGTERM, grace, SIGKILL; then whatever the ranks left behind. Nothing survives this. A world that the
-        run's end kept from starting needs no end.
+        """Ends a world: asks its ranks to leave where `graceful`, then SIGTERM, then SIGKILL, then whatever they left
+        behind. No process survives this. Does nothing for a world that was never started because the run was about to
+        end.
         """
         world = self._context.worlds.get(name)
         if world is None:

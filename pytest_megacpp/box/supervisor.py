@@ -38,7 +38,9 @@ MAX_ATTEMPTS = 4  # at one test, whoever asks
 
 
 def warm_up_limits(limits: Limits) -> Limits:
-    """A peer that compiles is waited for as long as it may compile, and the test ends later by as much."""
+    """Returns the limits of a warm-up: peers are waited for as long as a compile may take, and the test may take longer
+    by as much.
+    """
     return replace(limits, skew=max(limits.skew, limits.compile), test=limits.test + limits.compile)
 
 
@@ -62,7 +64,7 @@ class StartWorld:
 
 @dataclass(frozen=True, slots=True)
 class EndWorld:
-    """`graceful`: ranks are asked to leave first, so that their fixtures are torn down."""
+    """End a world. `graceful`: ranks are asked to leave first, so that their fixtures are torn down."""
 
     name: str
     reason: str
@@ -71,7 +73,7 @@ class EndWorld:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A fact of the supervisor's own."""
+    """Record a fact of the supervisor's own."""
 
     world: str
     fact: Fact
@@ -79,7 +81,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """All ranks of the world may begin the attempt `test`; `next_item` is the test of the plan that comes after it."""
+    """Let all ranks of the world begin the attempt `test`; `next_item` is the test of the plan that comes after it."""
 
     world: str
     test: int
@@ -90,7 +92,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class TakeEvidence:
-    """Ask every living rank of the world for all it can say. `stacks_of` None: everything, else only stacks."""
+    """Ask living ranks of the world for evidence: all of them for everything or, where `stacks_of` names ranks, these
+    for their stacks only.
+    """
 
     world: str
     test: int | None
@@ -99,7 +103,7 @@ class TakeEvidence:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Look at all ranks of the world now, as the watch does from time to time, and where some of them are."""
+    """Look at all ranks of the world now instead of when the next look is due, and take the stacks of some."""
 
     world: str
     test: int
@@ -108,7 +112,7 @@ class LookAgain:
 
 @dataclass(frozen=True, slots=True)
 class ReadOutput:
-    """Put what the ranks wrote during the test into the recording."""
+    """Record what the ranks wrote during the test."""
 
     world: str
     test: int | None
@@ -125,7 +129,7 @@ Action: TypeAlias = StartWorld | EndWorld | Write | Release | TakeEvidence | Loo
 
 @dataclass
 class Supervisor:
-    """The state between two steps."""
+    """The course of one run, as far as it has come. `stop`, set from outside, ends it at the next step."""
 
     plan: Plan
     timeline: Timeline
@@ -140,7 +144,7 @@ class Supervisor:
     _clean: dict[str, bool] = field(default_factory=dict)
     _attempts: list[Attempt] = field(default_factory=list)
     _warmed: set[str] = field(default_factory=set)  # worlds in which a warm-up ran
-    _heard_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
+    _desk_active_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
     _made: int = 0
     _start_failures: dict[int, int] = field(default_factory=dict)
     _clocks: Clocks = field(default_factory=Clocks)
@@ -154,53 +158,59 @@ class Supervisor:
         self.queue = list(range(len(self.plan.tests)))
         self._clocks = Clocks(self._pauses)
 
-    def begin_warm(self, reasons: Mapping[int, WarmUp]) -> None:
-        """Tells for each test of the plan whether its first attempt is a warm-up, or why it is none."""
+    def plan_warm_ups(self, reasons: Mapping[int, WarmUp]) -> None:
+        """Plans the first attempts: for each test of the plan, whether it is a warm-up, or why it is none."""
         for item, reason in reasons.items():
             purpose = Purpose.WARM_UP if reason is WarmUp.RUNS else Purpose.MEASURED
             self._attempts[item] = self._attempt(item, purpose, reason)
 
-    def asked(self, wanted: Again, now_s: float) -> tuple[Write, ...]:
-        """What the desk wants. An order without sense is none; one that would do harm is planned and never run."""
-        self._heard_s = now_s
-        if not self._makes_sense(wanted):
+    def request_attempt(self, order: Again, now_s: float) -> tuple[Write, ...]:
+        """Plans the attempt that the desk orders and returns what to record. An order that is not valid is ignored; one
+        that is unsafe is planned and declined, so that the recording shows both (decision 0050).
+        """
+        self._desk_active_s = now_s
+        if not self._is_valid(order):
             return ()
-        planned, why = self._again(wanted), self._harm(wanted)
-        return (*planned, self._refused(self.queue.pop(), why)) if why is not None else planned
+        planned, why = self._plan_attempt(order), self._why_unsafe(order)
+        return (*planned, self._declined(self.queue.pop(), why)) if why is not None else planned
 
     def settle(self, item: int, now_s: float) -> None:
-        """The desk wants no further attempt at a test of the plan."""
-        self._heard_s = now_s
+        """Takes note that the desk wants no further attempt at a test of the plan."""
+        self._desk_active_s = now_s
         if 0 <= item < len(self.plan.tests):
             self.settled.add(item)
 
-    def _makes_sense(self, wanted: Again) -> bool:
-        """Whether it follows from the newest attempt, which has ended; so an order that comes twice is one."""
-        numbers = [n for n, attempt in enumerate(self._attempts) if attempt.item == wanted.item]
-        view = self.timeline.tests.get(wanted.after)
-        is_open = self.plan.triage and not self.finished and self.stop is None and wanted.item not in self.settled
-        follows = numbers[-1:] == [wanted.after] and view is not None and view.ended is not None
-        return is_open and follows and len(numbers) < MAX_ATTEMPTS and wanted.purpose is not Purpose.FIRST
+    def _is_valid(self, order: Again) -> bool:
+        """Returns whether the order follows from the newest attempt at the test, which must have ended. So the second
+        of two equal orders is ignored.
+        """
+        numbers = [n for n, attempt in enumerate(self._attempts) if attempt.item == order.item]
+        view = self.timeline.tests.get(order.after)
+        is_open = self.plan.triage and not self.finished and self.stop is None and order.item not in self.settled
+        follows = numbers[-1:] == [order.after] and view is not None and view.ended is not None
+        return is_open and follows and len(numbers) < MAX_ATTEMPTS and order.purpose is not Purpose.FIRST
 
-    def _harm(self, wanted: Again) -> NotRun | None:
-        """Why torch may not compare the collectives of a test; None when it may."""
-        if wanted.purpose is not Purpose.DETAIL:
+    def _why_unsafe(self, order: Again) -> NotRun | None:
+        """Returns why torch may not compare the collectives of the test; None where it may, or where the order doesn't
+        ask for it.
+        """
+        if order.purpose is not Purpose.DETAIL:
             return None
         if not self.plan.dry_run:
             return NotRun.UNSAFE_NCCL
-        return NotRun.UNSAFE_FSDP if self.plan.tests[wanted.item].shards else None
+        return NotRun.UNSAFE_FSDP if self.plan.tests[order.item].shards else None
 
-    def _again(self, wanted: Again) -> tuple[Write, ...]:
-        """Plans one more attempt."""
+    def _plan_attempt(self, order: Again) -> tuple[Write, ...]:
+        """Puts one more attempt at the end of the queue."""
         number = len(self._attempts)
         self.queue.append(number)
-        self._attempts.append(replace(self._attempt(wanted.item, wanted.purpose), after=wanted.after))
-        test, of = self._attempts[number].planned, wanted.item
-        fact = TestPlanned(number, test.nodeid, test.ranks, test.must_run, of, wanted.purpose, test.preset)
+        self._attempts.append(replace(self._attempt(order.item, order.purpose), after=order.after))
+        test, of = self._attempts[number].planned, order.item
+        fact = TestPlanned(number, test.nodeid, test.ranks, test.must_run, of, order.purpose, test.preset)
         return (Write("", fact),)
 
-    def _refused(self, number: int, why: NotRun) -> Write:
-        """The end of a further attempt that never began."""
+    def _declined(self, number: int, why: NotRun) -> Write:
+        """Returns the end of a further attempt that never began."""
         after = self._attempts[number].after
         assert after is not None
         return Write(self.timeline.tests[after].world, TestEnded(number, TestEnd.NOT_RUN, why))
@@ -220,7 +230,7 @@ class Supervisor:
                 assert_never(purpose)
 
     def step(self, now_s: float) -> tuple[Action, ...]:
-        """What to do now; empty while there is nothing to do but wait."""
+        """Returns what to do now; nothing while there is only waiting to do."""
         if self._idle_since_s is not None and now_s - self._idle_since_s > PAUSE_S:
             self._pauses.append((self._idle_since_s, now_s))
         actions = self._decide(now_s)
@@ -228,7 +238,7 @@ class Supervisor:
         return actions
 
     def why_to_end(self, now_s: float) -> tuple[RunEnd, str] | None:
-        """Reason and detail when the run must go no further, whatever it is doing."""
+        """Returns reason and detail where the run must go no further, whatever it is doing; else None."""
         if self.stop is not None:
             return self.stop
         if self.plan.run_s and now_s > self.plan.run_s:
@@ -240,19 +250,21 @@ class Supervisor:
     def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
-        if self.running is None and not self.queue and not self._may_get_more(now_s):
+        if self.running is None and not self.queue and not self._may_be_asked_for_more(now_s):
             return self._completed(RunEnd.COMPLETED)  # whatever the desk said: it may have left because all is done
         if (end := self.why_to_end(now_s)) is not None:
             return self._stopped(*end)
         if self.running is not None:
-            self._heard_s = now_s
+            self._desk_active_s = now_s
             return self._watch(self.timeline.tests[self.running], now_s)
         return self._next(now_s)
 
-    def _may_get_more(self, now_s: float) -> bool:
-        """A desk that climbs a ladder of attempts says when it has enough."""
+    def _may_be_asked_for_more(self, now_s: float) -> bool:
+        """Returns whether the desk may still order attempts: until it has settled every test, or was silent for
+        AGAIN_S.
+        """
         wants = self.plan.triage and self.stop is None and len(self.settled) < len(self.plan.tests)
-        return wants and now_s - self._heard_s < AGAIN_S
+        return wants and now_s - self._desk_active_s < AGAIN_S
 
     # -- ends ----------------------------------------------------------------------------------------------
 
@@ -281,10 +293,10 @@ class Supervisor:
     def _next(self, now_s: float) -> tuple[Action, ...]:
         if not self.queue:
             return ()
-        if (held := self._held(now_s)) is not None:
+        if (held := self._at_maxfail(now_s)) is not None:
             return held
-        if self._is_too_dear(self.queue[0], now_s):
-            return (self._refused(self.queue.pop(0), NotRun.UNAFFORDABLE),)
+        if self._exceeds_budget(self.queue[0], now_s):
+            return (self._declined(self.queue.pop(0), NotRun.UNAFFORDABLE),)
         attempt = self._attempts[self.queue[0]]
         test = attempt.planned
         name = self._worlds.get(test.ranks)
@@ -304,26 +316,30 @@ class Supervisor:
             return (self._not_collected(world, self.queue.pop(0)),)
         return self._release(world)
 
-    def _held(self, now_s: float) -> tuple[Action, ...] | None:
-        """What to do instead of the next test, where as many failed as asked for."""
+    def _at_maxfail(self, now_s: float) -> tuple[Action, ...] | None:
+        """Returns what to do instead of the next test, once `maxfail` tests have failed; None to go on."""
         if not self.plan.maxfail or len(self.failed) < self.plan.maxfail:
             return None
         if not self._may_pass_yet(now_s):
             return self._completed(RunEnd.STOPPED, f"{len(self.failed)} failed, as many as asked for")
-        return None if self._further_first() else ()
+        return None if self._prefer_further_attempts() else ()
 
     def _may_pass_yet(self, now_s: float) -> bool:
-        """Whether a failure may be none in the end; until that is known, only further attempts at tests are run."""
+        """Returns whether some of the failures may still become passes. Until that is known, only further attempts at
+        tests are run.
+        """
         decided = self.failed & self.settled
-        return len(decided) < self.plan.maxfail and (self._further_first() or self._may_get_more(now_s))
+        return len(decided) < self.plan.maxfail and (
+            self._prefer_further_attempts() or self._may_be_asked_for_more(now_s)
+        )
 
-    def _further_first(self) -> bool:
-        """Puts the first further attempt at the head of the queue, if there is one."""
+    def _prefer_further_attempts(self) -> bool:
+        """Moves further attempts to the head of the queue; returns whether there is one."""
         self.queue.sort(key=lambda number: number < len(self.plan.tests))
         return self.queue[0] >= len(self.plan.tests)
 
-    def _is_too_dear(self, number: int, now_s: float) -> bool:
-        """Whether the run would end in a further attempt that takes as long as the one from which it follows."""
+    def _exceeds_budget(self, number: int, now_s: float) -> bool:
+        """Returns whether a further attempt that takes as long as the attempt it follows from would outlast the run."""
         attempt, ends_s = self._attempts[number], [s for s in (self.plan.run_s, self.plan.budget_s) if s]
         if attempt.after is None or attempt.purpose is Purpose.MEASURED or not ends_s:
             return False
@@ -357,7 +373,9 @@ class Supervisor:
             self.failed.add(attempt.item)
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
-        """A world on its way: nothing, or the end of it for the test that waits (and others without a chance)."""
+        """Returns what to do while a world starts: nothing, or its end where it failed or took too long. With it end
+        the test that waits for it and, after several failures, all tests of that size.
+        """
         failed_s = min((t for t, _ in (*world.broken.values(), *world.exits.values())), default=None)
         if failed_s is not None and _has_settled(world, failed_s, now_s):
             why, attempts = (NotRun.BROKEN, START_ATTEMPTS) if world.broken else (NotRun.EXIT, 1)
@@ -393,7 +411,7 @@ class Supervisor:
         return (Write(world.name, started), Release(world.name, test, attempt, following, keep))
 
     def _next_in(self, world: WorldView) -> int | None:
-        """The test of the plan that this world runs next, as far as that can be told."""
+        """Returns the test of the plan that this world runs next; None where it runs none, or that is not known."""
         for number in self.queue:
             attempt = self._attempts[number]
             known = all(attempt.item in seen.found for _, seen in world.collected.values())
@@ -403,7 +421,9 @@ class Supervisor:
         return None
 
     def _is_to_be_measured_elsewhere(self, number: int, world: str) -> bool:
-        """What a process compiled itself says nothing about a cache."""
+        """Returns whether this is a measurement that needs a new world: what a process compiled itself during a warm-up
+        says nothing about the cache.
+        """
         further = number >= len(self.plan.tests)
         return further and self._attempts[number].purpose is Purpose.MEASURED and world in self._warmed
 
@@ -442,7 +462,7 @@ class Supervisor:
         self.running = None
         alike = issued_alike(view)
         well = alike and goes_well(self.timeline, view)
-        more, end = self._counted(view, well=well), Write(view.world, TestEnded(view.index, TestEnd.FINISHED))
+        more, end = self._count(view, well=well), Write(view.world, TestEnded(view.index, TestEnd.FINISHED))
         if alike and _report_alike(view):
             self._clean[view.world] = self._is_clean(view)
             fresh = self._attempts[view.index].planned.fresh
@@ -451,8 +471,10 @@ class Supervisor:
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*more, *evidence, end, self._end(view.size, "a test failed in it", graceful=True))
 
-    def _counted(self, view: TestView, *, well: bool) -> tuple[Action, ...]:
-        """Counts a test of which all ranks are through; what follows from that."""
+    def _count(self, view: TestView, *, well: bool) -> tuple[Action, ...]:
+        """Counts a test of which all ranks are through as passed or failed; returns the plan of the attempt that
+        follows a warm-up.
+        """
         attempt = self._attempts[view.index]
         if not well:
             self._count_failure(view.index)
@@ -460,18 +482,20 @@ class Supervisor:
         if attempt.purpose is Purpose.MEASURED and not _is_skipped(view):
             self.failed.discard(attempt.item)
         warmed = attempt.purpose is Purpose.WARM_UP and view.compiled()
-        return self._again(Again(attempt.item, Purpose.MEASURED, view.index)) if warmed else ()
+        return self._plan_attempt(Again(attempt.item, Purpose.MEASURED, view.index)) if warmed else ()
 
     @staticmethod
     def _is_clean(view: TestView) -> bool:
-        """Every rank says so, and all counted the same collectives."""
+        """Returns whether the process group may stay: every rank reports it clean, and all counted the same
+        collectives.
+        """
         counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1
 
 
 def _has_settled(world: WorldView, failed_s: float, now_s: float) -> bool:
-    """Whether no other rank is still on its way to the same failure: each has answered, or took over twice as long as
-    the first one did from being up.
+    """Returns whether no other rank is still on its way to the same failure: each has answered, or took over twice as
+    long from being up as the first one that failed.
     """
     answered = world.broken.keys() | world.exits.keys() | world.collected.keys()
     if len(answered) == world.size:
@@ -481,19 +505,21 @@ def _has_settled(world: WorldView, failed_s: float, now_s: float) -> bool:
 
 
 def _alarm_pause_s(view: TestView, now_s: float) -> float:
-    """A long test in which all goes well is not asked every moment what is wrong with it."""
+    """Returns the seconds between two evaluations of the alarms: a long test in which all goes well needs fewer."""
     if any(rank.out or rank.failure for rank in view.ranks.values()):
         return ALARM_EVERY_S
     return min(ALARM_CALM_S, max(ALARM_EVERY_S, ALARM_SHARE * (now_s - view.started_s)))
 
 
 def _report_alike(view: TestView) -> bool:
-    """Whether all ranks report the same and none failed: its world goes on. A skip under a gate harms nothing."""
+    """Returns whether all ranks report the same green outcome, so that their world goes on. A skip under a gate does no
+    harm.
+    """
     outcomes = {said(rank) for rank in view.ranks.values()}
     return len(outcomes) == 1 and all(outcome.is_green for outcome in outcomes)
 
 
 def _is_skipped(view: TestView) -> bool:
-    """What was skipped takes no failure away."""
+    """Returns whether the test was skipped: a skip doesn't clear an earlier failure."""
     reports = (r for v in view.ranks.values() for _, r in v.reports.values())
     return any(r.outcome is ReportOutcome.SKIPPED and r.xfail is None for r in reports)

@@ -16,7 +16,7 @@ EVIDENCE_S = 3.0  # all ranks together
 
 
 class Watches:
-    """By world. What they see is handed to the loop, which records it."""
+    """The watches of each world, by its name. What they see is handed to the loop, which records it."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context

@@ -18,7 +18,9 @@ NARROWEST_BYTES = 1  # Linux makes it some four kilobytes, bookkeeping included:
 
 
 class CrashLine:
-    """Lives as long as the process. Raises OSError when the box isn't there."""
+    """The connection for the dump of a crash (decision 0007). Lives as long as the process. Raises OSError when the box
+    isn't there.
+    """
 
     def __init__(self, path: str, token: str) -> None:
         self._line = socket.socket(socket.AF_UNIX)
@@ -29,7 +31,7 @@ class CrashLine:
             fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
 
     def use(self) -> None:
-        """From now on dumps go there; pytest's own plugin points them elsewhere."""
+        """Directs dumps there from now on; pytest's own plugin directs them elsewhere."""
         faulthandler.enable(file=self._line.fileno(), all_threads=True)
 
 

@@ -30,8 +30,8 @@ _ISSUING = (
 
 
 def install() -> None:
-    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Raises
-    whatever a torch without these classes raises.
+    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a Python frame.
+    Raises whatever a torch without these classes raises.
     """
     import torch
     from torch._C import _distributed_c10d as native
@@ -50,7 +50,7 @@ Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
 
 
 def tell_issued(about: Told) -> None:
-    """Calls `about` after each collective and message that Python has issued in a process group."""
+    """Has `about` called after each collective and message that Python issues in a process group."""
     from torch._C import _distributed_c10d as native
 
     group: Any = native.ProcessGroup
@@ -60,8 +60,8 @@ def tell_issued(about: Told) -> None:
 
 
 def _framed(native: Callable[..., Any], method: str, about: Told | None = None) -> Callable[..., Any]:
-    """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
-    override, which it would otherwise take this for.
+    """Returns a function in Python that calls the method. It has the method's name, and `self` first: by these pybind11
+    recognises a call of C++ that comes back to it from an override, which it would otherwise take this for.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

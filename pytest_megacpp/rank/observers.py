@@ -61,8 +61,8 @@ class Observers:
         self._server: Any = None
         self._launched = int(os.environ.get("WORLD_SIZE", "0"))  # a test may change the variable
         self._default_size = 0  # of the default group that was made last
-        self._told_device = False
-        self._told_missing: set[str] = set()
+        self._device_sent = False
+        self._reported_missing: set[str] = set()
 
     def install(self) -> None:
         """Patches process-group creation and destruction, the time-out of groups made without one, and how torch
@@ -86,7 +86,7 @@ class Observers:
         except Exception as e:
             self._missing("issued_collectives", e)
         try:
-            self._hear_cache_keys()
+            self._watch_cache_keys()
         except Exception as e:
             self._missing("cache_keys", e)
         try:
@@ -98,7 +98,7 @@ class Observers:
             when_imported(AUTOTUNER, pruning.install)
 
     def start_worker_server(self, path: str) -> None:
-        """torch's C++ server that answers the box without the GIL; lives as long as this object."""
+        """Starts torch's C++ server that answers the box without the GIL; it lives as long as this object."""
         try:
             from torch._C._distributed_c10d import _WorkerServer
 
@@ -108,7 +108,7 @@ class Observers:
             self._missing(EvidenceSource.WORKER_SERVER, e)
 
     def frame_native_calls(self) -> bool:
-        """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
+        """Makes torch's blocking native calls visible on stacks; returns whether that worked for all of them."""
         try:
             native_calls.install()
         except Exception as e:
@@ -117,13 +117,15 @@ class Observers:
         return True
 
     def _missing(self, name: str, error: Exception) -> None:
-        if name in self._told_missing:
+        if name in self._reported_missing:
             return
-        self._told_missing.add(name)
+        self._reported_missing.add(name)
         self.agent.send(Capability(name, False, in_one_line(error, 200), self.agent.rank))
 
     def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
-        """NCCL's own 10 minutes would end a rank that waits for a compile; the box decides first."""
+        """Returns torch's function for default time-outs with longer ones: NCCL's own 10 minutes would end a rank that
+        waits for a compile, before the box decides.
+        """
 
         @functools.wraps(default)
         def patient(*args: Any, **kwargs: Any) -> timedelta:
@@ -154,7 +156,9 @@ class Observers:
         return created
 
     def _after_split(self, split: Callable[..., Any]) -> Callable[..., Any]:
-        """NCCL splits groups without torch's helper: their members are known afterwards only."""
+        """Returns torch's function for splitting groups, which then announces the new group. NCCL splits without
+        torch's helper, so the members are known only afterwards.
+        """
 
         @functools.wraps(split)
         def created(*args: Any, **kwargs: Any) -> Any:
@@ -179,7 +183,9 @@ class Observers:
     def _begin_group(
         self, parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> GroupBegun | None:
-        """Announces a group before its members wait for each other; None where torch's arguments aren't as known."""
+        """Announces a group before its members wait for each other. Returns None where torch's arguments aren't the
+        known ones.
+        """
         try:
             asked = parameters.bind(*args, **kwargs).arguments
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
@@ -190,8 +196,8 @@ class Observers:
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
             number = None if group_rank is None or group_rank < 0 else int(group_rank)
-            told = name, ranks, size if known else 0, member, scope, default, number
-            begun = GroupBegun(self.agent.rank, self.test, *told, *_asked_at())
+            known_fields = name, ranks, size if known else 0, member, scope, default, number
+            begun = GroupBegun(self.agent.rank, self.test, *known_fields, *_asked_at())
         except Exception as e:
             self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return None
@@ -208,15 +214,15 @@ class Observers:
         backend = _backend_name(group)
         ranks = begun.ranks if begun is not None else ()
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
-        if not self._told_device and is_nccl(backend):
-            self._told_device = True
-            Lookout(self.agent.epoch_s, self._seen_by_itself, self._unrecorded).start()
+        if not self._device_sent and is_nccl(backend):
+            self._device_sent = True
+            Lookout(self.agent.epoch_s, self._send_own_record, self._unrecorded).start()
             try:
-                self._tell_device()
+                self._send_device()
             except Exception as e:
                 self._missing("device", e)
 
-    def _tell_device(self) -> None:
+    def _send_device(self) -> None:
         import torch
 
         index = torch.cuda.current_device()
@@ -227,7 +233,7 @@ class Observers:
         @functools.wraps(destroy)
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             try:
-                self._tell_before_destruction(group)
+                self._send_before_destruction(group)
             except Exception as e:
                 self.issued.lose()
                 self._missing(EvidenceSource.FLIGHT_RECORDER, e)
@@ -237,7 +243,7 @@ class Observers:
 
         return destroyed
 
-    def _tell_before_destruction(self, group: Any) -> None:
+    def _send_before_destruction(self, group: Any) -> None:
         whole = group is None or group is _world_group()
         ending = None if whole else _group_name(group)
         origin = FlightOrigin.DESTROY if whole else FlightOrigin.FINISH
@@ -246,11 +252,15 @@ class Observers:
             self.issued.restart()
 
     def _around_backward(self) -> contextlib.AbstractContextManager[object]:
-        """What DDP's reducer issues passes through no Python."""
+        """Returns a context with room for what DDP's reducer issues in a backward pass, which
+        passes through no Python.
+        """
         return self.issued.burst() if group_exists() else contextlib.nullcontext()
 
-    def _hear_cache_keys(self) -> None:
-        """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""
+    def _watch_cache_keys(self) -> None:
+        """Watches which keys each cache of the compiler stored or found. The function that torch calls for that is
+        loaded with torch.
+        """
         from torch.compiler import _cache
 
         manager: Any = _cache.CacheArtifactManager
@@ -268,7 +278,7 @@ class Observers:
             self._cache_keys[str(cache), str(key)[:KEY_CHARS]] = None
 
     def counters(self) -> Counters:
-        """Counted from each group's beginning; cheap."""
+        """Returns the collectives counted since each group's beginning; cheap."""
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
@@ -287,7 +297,7 @@ class Observers:
         return self._comparable(self.issued.end()), self.issued.missed
 
     def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
-        """Of groups that go (`ending`, or all of them) the digests go along."""
+        """Sends the newest entries, with the digests of groups that end (`ending`, or all of them)."""
         try:
             if (taken := self.issued.take()) is None:
                 return
@@ -304,12 +314,13 @@ class Observers:
             self.agent.send(fact, hold=True)
 
     def _comparable(self, digests: dict[str, str]) -> dict[str, str]:
-        """What other ranks must have issued as well. A default group of another size than the world is one of several
-        (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
+        """Returns the digests that other ranks must have as well. A default group of another size than the world is one
+        of several (trainers and workers, a world of one in every process): their groups have names in common, and
+        nothing else.
         """
         return digests if self._default_size == self._launched else {}
 
-    def _seen_by_itself(self, seen: Read) -> None:
+    def _send_own_record(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, FlightOrigin.OWN, *seen))
 
     def _unrecorded(self, backend: str) -> None:
@@ -318,8 +329,8 @@ class Observers:
         )
 
     def check_recorders(self) -> None:
-        """After a test: says so where a backend has issued collectives that no recorder has."""
-        if self._told_device and (backend := unrecorded()):
+        """Reports, after a test, a backend that has issued collectives that no recorder has."""
+        if self._device_sent and (backend := unrecorded()):
             self._unrecorded(backend)
 
     @contextlib.contextmanager
@@ -361,7 +372,7 @@ class Observers:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Without the greeting that torch writes at every start of the server."""
+    """Keeps out of stderr what torch writes at every start of the server."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -373,7 +384,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _shared_memory_bytes() -> int:
-    """The most that a block may have on this rank's device."""
+    """Returns the most bytes of shared memory that a block may have on this rank's device."""
     import torch
 
     device: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -386,7 +397,7 @@ def _backend_name(group: Any) -> str:
 
 
 def _capturing() -> Callable[[], bool]:
-    """Tells whether the current stream is captured."""
+    """Returns a function that tells whether the current stream is captured."""
     if not on_cuda():
         return lambda: False
     import torch
@@ -401,7 +412,7 @@ def _capturing() -> Callable[[], bool]:
 
 
 def _group_name(group: Any) -> str:
-    """Empty where it has none: torch says so when it is asked to destroy it."""
+    """Returns the group's name; empty where it has none, as torch reports when it is asked to destroy it."""
     try:
         return str(group.group_name)
     except Exception:  # whatever the test passed
@@ -409,8 +420,9 @@ def _group_name(group: Any) -> str:
 
 
 def _world_name(store: Any, rank: int) -> tuple[str, bool]:
-    """The same for all members of a default group that isn't the whole launch: whoever asks its store first names it.
-    Without an answer a rank is alone in it, and who else may come to the world will not be known.
+    """Returns the name that all members of a default group share which isn't the whole launch, and whether it is known:
+    whoever asks the group's store first names it. Without an answer the rank has a name of its own, and who else may
+    come to the world will not be known.
     """
     alone = f"{rank}-{uuid.uuid4().hex[:8]}"
     try:
@@ -420,7 +432,7 @@ def _world_name(store: Any, rank: int) -> tuple[str, bool]:
 
 
 def _asked_at() -> tuple[str, int]:
-    """File and line of the user's code that is being run; no file where there is none."""
+    """Returns file and line of the user's code that is being run; no file where there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         at = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
@@ -442,7 +454,7 @@ def _by_cache(used: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
 
 
 def _compile_totals() -> tuple[float, int, int, int]:
-    """Seconds, graphs, cache hits and misses of this process so far."""
+    """Returns seconds, graphs, cache hits and misses of this process so far."""
     utils = sys.modules.get("torch._dynamo.utils")
     if utils is None:
         return 0.0, 0, 0, 0

@@ -104,7 +104,7 @@ class RankSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Before pytest-cov begins to measure: eight ranks would write over the desk's data."""
+        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
         if hasattr(early_config.known_args_namespace, "cov_source"):
             early_config.known_args_namespace.cov_source = None
         yield
@@ -140,7 +140,7 @@ class RankSession:
         return result
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
-        self.warnings.hear(warning_message, when)
+        self.warnings.report(warning_message, when)
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.gave_up = self.gave_up or excinfo.value
@@ -190,7 +190,7 @@ class RankSession:
         except Exception:
             traceback.print_exc()
         self._prepare_group(go)
-        self._hear_threads()
+        self._watch_threads()
         self.observers.compile_started()
         before = self.observers.counters()
         self.hot_reads.begin(go.test)
@@ -214,7 +214,7 @@ class RankSession:
         self.observers.test = None
 
     def _set_apart(self, go: Go) -> None:
-        """What makes this attempt another than most; its world has no other test."""
+        """Applies what sets this attempt apart from most; its world has no other test."""
         if go.detail:
             import torch.distributed as dist
 
@@ -225,31 +225,33 @@ class RankSession:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(empty, "inductor")
             os.environ["TRITON_CACHE_DIR"] = os.path.join(empty, "triton")
 
-    def _hear_threads(self) -> None:
-        """pytest keeps what ends a thread to itself until the phase is over, which may never be."""
-        theirs = threading.excepthook
-        if getattr(theirs, "heard", False):
+    def _watch_threads(self) -> None:
+        """Reports at once what ends a thread: pytest keeps it to itself until the phase is over, which may never be."""
+        previous = threading.excepthook
+        if getattr(previous, "is_megacpp", False):
             return
 
         def hook(args: threading.ExceptHookArgs, /) -> None:
             self._thread_raised(args)
-            theirs(args)
+            previous(args)
 
-        hook.heard = True  # type: ignore[attr-defined]
+        hook.is_megacpp = True  # type: ignore[attr-defined]
         threading.excepthook = hook
 
     def _thread_raised(self, args: threading.ExceptHookArgs) -> None:
         error = args.exc_value
         if error is None:
             return
-        told = describe(error, rendered(error))
+        described = describe(error, rendered(error))
         name = args.thread.name if args.thread is not None else ""
-        self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, told))
+        self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, described))
 
     def _report_beside(self, go: Go, error: BaseException) -> None:
-        """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
-        told = describe(error, rendered(error, limit=-2))
-        self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, told))
+        """Reports an exception of which pytest makes no report: it ends a session. The rank that raised it reports it
+        before that.
+        """
+        described = describe(error, rendered(error, limit=-2))
+        self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, described))
 
     def _prepare_group(self, go: Go) -> None:
         """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay."""
@@ -266,7 +268,9 @@ class RankSession:
                 dist.destroy_process_group()
 
     def _group_after_test(self, counted: Counters) -> tuple[bool, bool]:
-        """(clean, foreign): the plugin's own group can serve the next test · a fixture's group stays."""
+        """Returns (clean, foreign): whether the plugin's own group can serve the next test, and whether a fixture's
+        group stays.
+        """
         if not group_exists():
             self._owns_group = False
             return False, False
@@ -277,7 +281,9 @@ class RankSession:
         return alone and _nothing_in_flight(counted), False
 
     def _settled_counters(self) -> Counters:
-        """A finished collective is retired by another thread, a moment after the call returned."""
+        """Returns the counters once they are settled: another thread retires a finished collective a moment after the
+        call returned.
+        """
         counted = self.observers.counters()
         for _ in range(SETTLE_LOOKS):
             if _nothing_in_flight(counted):
@@ -287,7 +293,7 @@ class RankSession:
         return counted
 
     def lane(self) -> Lane:
-        """The handle for the test that asks; initialises the default process group."""
+        """Returns the handle for the test that asks; initialises the default process group."""
         assert self._go is not None
         lane = Lane(self.agent, self.observers.patience, self._go, self.plan)
         if lane.ensure_group():
@@ -297,7 +303,7 @@ class RankSession:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self) -> bool:
-        """No timer of pytest-timeout's: the box watches the limits of all ranks."""
+        """Keeps pytest-timeout from setting a timer: the box watches the limits of all ranks."""
         return True
 
     # -- reports -------------------------------------------------------------------------------------------
@@ -320,7 +326,9 @@ class RankSession:
         yield
 
     def _phase(self, phase: TestPhase) -> None:
-        """Set-up's beginning travels with what follows; a rank that never gets further shows no phase at all."""
+        """Announces a phase. The beginning of set-up travels with what follows; a rank that never gets further shows no
+        phase at all.
+        """
         self._current = phase
         if self._go is not None:
             begun = PhaseStarted(self.agent.rank, self._go.test, phase.value)
@@ -364,12 +372,14 @@ class RankSession:
         self.agent.send(fact, at_s, hold=not failed)
 
     def _phase_of(self, report: pytest.TestReport) -> TestPhase:
-        """A plugin's report of something else counts for the phase that the test is in."""
+        """Returns the phase that a report counts for. A plugin's report of something else counts for the phase that the
+        test is in.
+        """
         return TestPhase(report.when) if report.when in _PHASES else self._current
 
 
 def _outcome(report: pytest.TestReport) -> ReportOutcome:
-    """pytest's type allows three words, plugins report others (`rerun`)."""
+    """Returns the outcome. pytest's type allows three words, plugins report others (`rerun`)."""
     return ReportOutcome(report.outcome) if report.outcome in _OUTCOMES else ReportOutcome.OTHER
 
 
@@ -388,23 +398,25 @@ def _keep_plain_writer(config: pytest.Config) -> None:
 
 
 def _unrendered(item: pytest.Item, call: pytest.CallInfo[None], why: Exception) -> pytest.TestReport:
-    """The report of an exception that pytest can't render (a property of it raises): red, with what can be said."""
+    """Returns a report for an exception that pytest can't render, since a property of it raises: failed, with the
+    traceback as Python prints it.
+    """
     assert call.excinfo is not None
-    said = f"{rendered(call.excinfo.value)}\npytest could not render this exception: {rendered(why, limit=-1)}"
+    text = f"{rendered(call.excinfo.value)}\npytest could not render this exception: {rendered(why, limit=-1)}"
     times = {"duration": call.duration, "start": call.start, "stop": call.stop}
-    return pytest.TestReport(item.nodeid, item.location, {}, "failed", said, call.when, **times)  # type: ignore[arg-type]
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, call.when, **times)  # type: ignore[arg-type]
 
 
 def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
-    """Found but not planned, of tests that are planned with other parameters."""
+    """Returns tests that were found but not planned, of those that are planned with other parameters."""
     lacking = {nodeid.partition("[")[0] for nodeid in planned if nodeid not in found}
     known = set(planned)
     return tuple(n for n in found if n not in known and n.partition("[")[0] in lacking)[:KEPT_UNPLANNED]
 
 
 def _most_telling(found: Sequence[CollectError], lacking: Sequence[str], kept: int) -> tuple[CollectError, ...]:
-    """First those that took planned tests along, of their file or a directory above. Where some of these are left out,
-    what stands for them says so.
+    """Returns the collection errors to report, first those that took planned tests along, of their file or a directory
+    above. Where some are left out, the last one counts them.
     """
     above = {".", *(place for nodeid in lacking for place in _places(nodeid))}
     first = [one for one in found if one.nodeid in above]
@@ -414,7 +426,7 @@ def _most_telling(found: Sequence[CollectError], lacking: Sequence[str], kept: i
 
 
 def _places(nodeid: str) -> Iterator[str]:
-    """The directories, file and classes that a test lies in."""
+    """Yields the directories, file and classes that a test lies in."""
     return (nodeid[: found.start()] for found in re.finditer(r"/|::", nodeid))
 
 
@@ -434,24 +446,24 @@ def _skip(report: pytest.TestReport) -> Skip | None:
 
 
 def _sections(report: pytest.TestReport) -> tuple[tuple[str, str], ...]:
-    """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
+    """Returns what plugins added for this phase (captured logging); streams go to the rank's log files instead."""
     mine = [(heading, _without_c10d(text)) for heading, text in report.sections if heading.endswith(f" {report.when}")]
     return tuple((heading, ending(text, 16_000)) for heading, text in mine if text.strip())
 
 
 def _properties(report: pytest.TestReport) -> dict[str, Json]:
-    told: dict[str, Json] = {text_of(k): text_of(v) for k, v in report.user_properties[:KEPT_PROPERTIES]}
+    properties: dict[str, Json] = {text_of(k): text_of(v) for k, v in report.user_properties[:KEPT_PROPERTIES]}
     more = len(report.user_properties) - KEPT_PROPERTIES
-    return told | {LEFT_OUT: f"{more} more properties"} if more > 0 else told
+    return properties | {LEFT_OUT: f"{more} more properties"} if more > 0 else properties
 
 
 def _without_c10d(text: str) -> str:
-    """Without torch's own debug records of every failed collective, which repeat the exception."""
+    """Drops torch's own debug records of every failed collective, which repeat the exception."""
     return "".join(line for line in text.splitlines(keepends=True) if "c10d-NullHandler" not in line)
 
 
 def lane_fixture(session: RankSession) -> types.ModuleType:
-    """A plugin with the lane's fixture."""
+    """Returns a plugin with the lane's fixture."""
     name = _fixture(session.plan.lane)
 
     @pytest.fixture(name=name)

@@ -92,7 +92,7 @@ class SimulatedBox:
         self.plan = scenario.plan
         self.timeline = Timeline()
         self.supervisor = sv.Supervisor(self.plan, self.timeline)
-        self.supervisor.begin_warm(scenario.warming)
+        self.supervisor.plan_warm_ups(scenario.warming)
         for item, test in enumerate(self.plan.tests):
             self.timeline.add(ev.Event("r1", "", "box", item, 0.0, ev.TestPlanned(item, test.nodeid, test.ranks)))
         self.now_s = 0.0
@@ -124,7 +124,7 @@ class SimulatedBox:
 
     def hear(self, wanted: Again, now_s: float) -> bool:
         """An order of the desk; whether anything came of it."""
-        actions = self.supervisor.asked(wanted, now_s)
+        actions = self.supervisor.request_attempt(wanted, now_s)
         for action in actions:
             self._perform(action)
         return bool(actions)

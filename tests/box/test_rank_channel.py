@@ -183,13 +183,13 @@ def test_of_a_flood_the_same_is_heard_in_whatever_portions_it_comes(data: bytes,
 def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read of a quarter of a million of them took the box a tenth of a second, in which it heard no other rank."""
     looked_at: list[bytes] = []
-    look = RankChannel._heard
+    look = RankChannel._read_fact
 
     def heard_one(line: RankChannel, data: bytes, now_s: float) -> list[tuple[ev.Fact, float]]:
         looked_at.append(data)
         return look(line, data, now_s)
 
-    monkeypatch.setattr(RankChannel, "_heard", heard_one)
+    monkeypatch.setattr(RankChannel, "_read_fact", heard_one)
     line, last = muted_line(), ev.Finished(0, 0, True)
     looked_at.clear()
     assert heard(line, flood * 10_000 + said(last) + flood * 10_000) == [last]

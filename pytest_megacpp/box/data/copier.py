@@ -34,7 +34,7 @@ _NO_NAME = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 
 
 class CopyFailed(Exception):
-    """The text says what is wrong; `mend` what to do."""
+    """A data set can't be copied. The text says what is wrong, `mend` what to do."""
 
     def __init__(self, text: str, mend: str = "") -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ class CopyFailed(Exception):
 
 
 class Cancelled(Exception):
-    """Somebody asked for an end; what is done stays done."""
+    """The copy was cancelled; what is copied stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ class Wanted:
 
     @property
     def part(self) -> str:
-        """The name of its half, which a changed file doesn't share."""
+        """The name of its partial copy, which a changed file doesn't share."""
         text = f"{self.path}\0{self.size_bytes}\0{self.mtime_ns}"
         return hashlib.blake2s(os.fsencode(text), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file of the target, as the source had it; without a digest one that may be there or not."""
+    """A file of the target, as the source had it. Without a digest it may be there or not."""
 
     size_bytes: int
     mtime_ns: int
@@ -114,12 +114,12 @@ class Copier:
         return state_of(self.target)
 
     def copy(self) -> None:
-        """Returns when the target is whole. Raises CopyFailed or Cancelled."""
+        """Makes the target whole. Raises CopyFailed or Cancelled."""
         if _is_below(self.target, self.source):
             raise CopyFailed(f"{self.target} is in {self.source}: each copy would copy those before it", _NOT_WITHIN)
         wanted = listing(self.source, self.include, self.exclude)
         self.tally.of_files, self.tally.of_bytes = len(wanted), sum(file.size_bytes for file in wanted)
-        with self._told("prepared"):
+        with self._explaining_errors("prepared"):
             self.target.mkdir(parents=True, exist_ok=True)
             self._state.mkdir(exist_ok=True)
             with self._alone():
@@ -162,7 +162,7 @@ class Copier:
         return stat.S_ISREG(seen.st_mode) and seen.st_size == file.size_bytes
 
     def _remove(self, path: str) -> None:
-        """A file that the source lost, and directories that are empty without it."""
+        """Removes a file that the source no longer has, and directories that are empty without it."""
         file = self._place(path)
         with suppress(FileNotFoundError, NotADirectoryError):
             file.unlink()
@@ -171,7 +171,9 @@ class Copier:
                 directory.rmdir()
 
     def _place(self, path: str) -> Path:
-        """Where a file goes. Raises CopyFailed when that isn't in the target: earlier tests could write there."""
+        """Returns where a file goes. Raises CopyFailed where that isn't in the target: earlier
+        tests could write there.
+        """
         place = self.target / path
         root = os.path.realpath(self.target)
         parent = os.path.realpath(place.parent)
@@ -182,7 +184,7 @@ class Copier:
     # -- many files --------------------------------------------------------------------------------------
 
     def _copy_all(self, files: Sequence[Wanted], manifest: "Manifest") -> None:
-        """Several at a time; the first trouble ends all."""
+        """Copies several files at a time; the first failure ends all."""
         stopped = threading.Event()
         with ThreadPoolExecutor(WORKERS, "megacpp-copy") as pool:
             work = [pool.submit(self._copy_one, file, manifest, stopped) for file in files]
@@ -196,7 +198,7 @@ class Copier:
             raise min(failed, key=lambda error: isinstance(error, Cancelled))
 
     def _copy_one(self, file: Wanted, manifest: "Manifest", stopped: threading.Event) -> None:
-        with self._told("copied", file):
+        with self._explaining_errors("copied", file):
             place = self._place(file.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             part = self._state / "parts" / file.part
@@ -211,7 +213,7 @@ class Copier:
         self.tally.finish(1)
 
     def _fill(self, file: Wanted, part: Path, stopped: threading.Event) -> str:
-        """The part made whole; its digest, which was read back. Raises Cancelled or CopyFailed."""
+        """Completes the partial copy; returns its digest, which was read back. Raises Cancelled or CopyFailed."""
         with (self.source / file.path).open("rb", buffering=0) as source:
             with part.open("r+b" if part.exists() else "w+b", buffering=0) as target:
                 digest, done_bytes = self._resume(source, target)
@@ -236,8 +238,8 @@ class Copier:
         return digest.hexdigest()
 
     def _resume(self, source: IO[bytes], target: IO[bytes]) -> "tuple[hashlib._Hash, int]":
-        """The digest of what can be kept of an earlier beginning, and its length; both files stand behind it. Its last
-        block may be torn, and the one before must be the source's still.
+        """Returns the digest and the length of what can be kept of an earlier partial copy, and positions both files
+        behind it. Its last block may be torn, and the one before must still be the source's.
         """
         digest = hashlib.sha256()
         blocks = (os.fstat(target.fileno()).st_size - 1) // BLOCK_BYTES
@@ -255,8 +257,8 @@ class Copier:
         return digest, kept_bytes
 
     @contextmanager
-    def _told(self, what: str, file: Wanted | None = None) -> Iterator[None]:
-        """Turns the system's complaints into the user's."""
+    def _explaining_errors(self, what: str, file: Wanted | None = None) -> Iterator[None]:
+        """Raises CopyFailed with what the user can do in place of an OSError."""
         try:
             yield
         except OSError as error:
@@ -267,7 +269,9 @@ class Copier:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The kernel frees the lock of a copier that dies. Where there are no locks, nothing is guarded."""
+        """Waits until no other process copies to this target. The kernel frees the lock of a copier that dies; where
+        there are no locks, nothing is guarded.
+        """
         with (self._state / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
             while not _locked(lock):
                 lock.seek(0)
@@ -295,19 +299,21 @@ class Manifest:
 
     @classmethod
     def read(cls, target: Path, origin: str) -> "Manifest":
-        """The one that is there, if it makes sense. Raises CopyFailed when the target belongs to another source."""
+        """Returns the manifest of the target, an empty one where there is none that is valid. Raises CopyFailed where
+        the target belongs to another source.
+        """
         manifest = cls(state_of(target) / "manifest.json", origin)
-        told = read_manifest(target)
-        if told is None:
+        found = read_manifest(target)
+        if found is None:
             return manifest
-        if told.get("origin") != origin:
+        if found.get("origin") != origin:
             raise CopyFailed(
-                f"{target} is a copy of {told.get('origin')}, not of {origin}",
+                f"{target} is a copy of {found.get('origin')}, not of {origin}",
                 "give this data set a place of its own (volume), or remove that directory",
             )
         try:
-            manifest.files = {str(path): _kept(*entry) for path, entry in dict(told["files"]).items()}
-            manifest.complete = told["complete"] is True
+            manifest.files = {str(path): _kept(*entry) for path, entry in dict(found["files"]).items()}
+            manifest.complete = found["complete"] is True
         except (KeyError, TypeError, ValueError):
             manifest.files = {}
         return manifest
@@ -325,30 +331,30 @@ class Manifest:
     def _save(self) -> None:
         began_s = self.clock()
         files = {path: [kept.size_bytes, kept.mtime_ns, kept.sha256] for path, kept in self.files.items()}
-        told = {"schema": SCHEMA, "origin": self.origin, "complete": self.complete, "files": files}
+        written = {"schema": SCHEMA, "origin": self.origin, "complete": self.complete, "files": files}
         beside = self.file.with_suffix(".new")
-        beside.write_text(json.dumps(told), encoding="utf-8")
+        beside.write_text(json.dumps(written), encoding="utf-8")
         os.replace(beside, self.file)
         self._saved_s = self.clock() + 10 * (self.clock() - began_s)  # a large one less often
 
 
 def state_of(target: Path) -> Path:
-    """Beside a copy, so that it holds nothing but the source's files."""
+    """Returns the directory of a copy's state, beside the copy, so that this holds nothing but the source's files."""
     return target.with_name(f".megacpp-{target.name}")
 
 
 def read_manifest(target: Path) -> dict[str, Any] | None:
-    """What a target says about itself; None without a manifest that can be read."""
+    """Returns the manifest of a target; None where there is none that can be read."""
     try:
-        told = json.loads((state_of(target) / "manifest.json").read_bytes())
+        found = json.loads((state_of(target) / "manifest.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) and told.get("schema") == SCHEMA else None
+    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
 
 
 def listing(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Wanted]:
-    """The files of a directory that are wanted, in order. Raises CopyFailed for what can't be copied, and for nothing:
-    a mount that shows nothing must not empty a copy.
+    """Returns the files of a directory that are wanted, in order. Raises CopyFailed for what can't be copied, and where
+    there are none: a mount that shows nothing must not empty a copy.
     """
     root = Path(os.path.realpath(source))
     wanted, unwanted = _any(include) if include else None, _any(exclude)
@@ -365,7 +371,7 @@ _Pattern: TypeAlias = re.Pattern[str] | None
 
 
 def _walk(root: Path, below: str, wanted: _Pattern, unwanted: _Pattern, way: tuple[str, ...]) -> Iterator[Wanted]:
-    """`way` are the real directories that led here."""
+    """Yields the wanted files below a directory; `way` are the real directories that led to it."""
     with os.scandir(root / below) as entries:
         inside = list(entries)
     for entry in inside:
@@ -386,7 +392,7 @@ def _walk(root: Path, below: str, wanted: _Pattern, unwanted: _Pattern, way: tup
 
 
 def _real(entry: "os.DirEntry[str]", root: Path, path: str) -> str:
-    """Where a link leads. Raises CopyFailed when that is nowhere, or outside of the source."""
+    """Returns where a link leads. Raises CopyFailed when that is nowhere, or outside of the source."""
     real = os.path.realpath(entry.path)
     if not real.startswith(f"{str(root).rstrip('/')}/"):
         raise CopyFailed(f"the link {_shown(path)} leads out of the source, to {real}", _EXCLUDE)
@@ -418,7 +424,7 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def _read(file: IO[bytes], size_bytes: int) -> bytes:
-    """As much as there is of `size_bytes`; one read may bring less."""
+    """Returns up to `size_bytes`, as much as there is; a single read may return less."""
     found = b""
     while len(found) < size_bytes and (more := file.read(size_bytes - len(found))):
         found += more
@@ -432,7 +438,7 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def _digest_of(file: Path) -> str:
-    """Read from the store, where the system lets go of what it remembers."""
+    """Returns the digest of a file as its store has it, after having the system drop its cached pages."""
     with file.open("rb") as opened:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -452,7 +458,7 @@ def _explained(error: OSError, what: str, copier: Copier) -> CopyFailed:
 
 
 def gib(size_bytes: int) -> str:
-    """`1.2`; small things don't vanish."""
+    """Returns GiB as a number such as `1.2`; small sizes keep enough digits not to be zero."""
     value = size_bytes / (1 << 30)
     return f"{value:.1f}" if value >= 0.1 or not size_bytes else f"{value:.2g}"
 

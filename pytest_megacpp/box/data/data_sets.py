@@ -16,7 +16,9 @@ SAY_SELDOM_S = 10.0  # in a long copy
 
 
 class Fetch(threading.Thread):
-    """Looks at each data set and copies those that have a source, one after another. `problem` is there at the end."""
+    """Checks each data set, or copies it where it has a source, one after another. `problem` is set before the thread
+    ends.
+    """
 
     def __init__(self, data: Sequence[DataSet], run_id: str) -> None:
         super().__init__(daemon=True, name="megacpp-data")
@@ -61,11 +63,11 @@ class Fetch(threading.Thread):
         self._over.put(f"{one.name} {described(copier.tally, time.monotonic() - began_s)}")
 
     def cancel(self) -> None:
-        """Ends soon after; what is copied stays."""
+        """Ends the thread soon; what is copied stays."""
         self._cancelled.set()
 
     def news(self, now_s: float) -> Iterator[Progress]:
-        """What is through, and how far the copy is: every second, of a long one more seldom."""
+        """Yields what is done, and how far the copy is: every second, and more rarely in a long one."""
         while not self._over.empty():
             yield Progress(BoxStep.DATA, self._over.get())
         now = self._now
@@ -81,7 +83,7 @@ class Fetch(threading.Thread):
 
 
 def described(tally: Tally, running_s: float) -> str:
-    """`3 of 12 files, 1.2 of 4.0 GiB, 310 MB/s`."""
+    """Returns a text such as `3 of 12 files, 1.2 of 4.0 GiB, 310 MB/s`."""
     if tally.waits_for:
         return f"waits for {tally.waits_for}, which copies the same"
     if not tally.of_files:
@@ -93,12 +95,12 @@ def described(tally: Tally, running_s: float) -> str:
 
 
 def _look(one: DataSet) -> None:
-    """A data set that nobody copies here must be there, whole. Raises CopyFailed."""
+    """Checks that a data set that nobody copies here is there, and whole. Raises CopyFailed."""
     if not one.target:
         return
     target = Path(one.target)
-    told = read_manifest(target)
-    if told is not None and told.get("complete") is not True:
+    manifest = read_manifest(target)
+    if manifest is not None and manifest.get("complete") is not True:
         raise CopyFailed(f"{target} is a copy that isn't whole", "let a run copy it that may: docs/data.md")
     if not target.is_dir() or not any(target.iterdir()):
         raise CopyFailed(f"there is nothing in {target}", "put the files there, or name where they come from (source)")

@@ -84,24 +84,25 @@ class Survey:
     gpus: GpuSurvey = field(default_factory=GpuSurvey)
 
     def all_facts(self) -> dict[str, Json]:
-        """For the recording: also what a rented machine says of itself (`machine`), and `gpus` where there are some."""
+        """Returns the facts to record: with what a rented machine reports of itself (`machine`), and `gpus` where there
+        are some.
+        """
         rented = machine(os.environ)
         own = self.facts | ({"machine": rented} if rented else {})
         return own | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
 
 
 def survey(directory: Path, *, list_devices: bool = True, ordered_bytes: int | None = None) -> Survey:
-    """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices.
+    """Returns everything `problems` asks for. `directory` is where the run will write; a dry run needs no devices;
     `ordered_bytes` of memory were ordered for this box.
     """
     listed = devices() if list_devices else DeviceList()
-    told = ask(_answer_in_time, read_kernel_log) if listed.devices else GpuSurvey()
-    return Survey(versions(), facts(directory, ordered_bytes), listed, told)
+    gpus = ask(_answer_in_time, read_kernel_log) if listed.devices else GpuSurvey()
+    return Survey(versions(), facts(directory, ordered_bytes), listed, gpus)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and what matters beside it, by package name; what isn't installed isn't listed.
-
+    """Returns the versions of Python and of packages that matter, by package name; what isn't installed isn't listed.
     `cuda` is what torch was built for, `nccl` the library that torch brought along.
     """
     found = {"python": platform.python_version()}
@@ -115,13 +116,13 @@ def versions() -> dict[str, str]:
 
 
 def _torchs_cuda() -> str | None:
-    """As torch's own `version.py` has it, which is read, not imported."""
+    """Returns the CUDA in torch's own `version.py`, which is read, not imported."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         spec = importlib.util.find_spec("torch")
         if spec is not None and spec.origin is not None:
             source = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8", errors="replace")
-            told = re.search(r"""^cuda\b[^=\n]*=\s*['"](?P<version>[\d.]+)['"]""", source, re.MULTILINE)
-            return told["version"] if told else None
+            found = re.search(r"""^cuda\b[^=\n]*=\s*['"](?P<version>[\d.]+)['"]""", source, re.MULTILINE)
+            return found["version"] if found else None
     return None
 
 
@@ -133,8 +134,8 @@ def _nccl() -> str | None:
 
 
 def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
-    """What the machine offers, None where it doesn't tell; `shm_bytes` is the size of /dev/shm. `memory_from`: the
-    memory is what was ordered, what a cgroup allows, or the machine's.
+    """Returns what the machine offers, None where it doesn't tell. `shm_bytes` is the size of /dev/shm; `memory_from`
+    says whether the memory is what was ordered, what a cgroup allows, or the machine's.
     """
     allowed = allowance(ordered_bytes)
     return {
@@ -156,16 +157,16 @@ def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name, and a digest of what it can do: code that was compiled for it may not run on another. gVisor
-    calls every model `unknown`: there family and number stand for the name. Where nothing is known of the CPU, the
+    """Returns the CPU's name, and a digest of what it can do: code that was compiled for it may not run on another.
+    gVisor calls every model `unknown`; there family and number replace the name. Where nothing is known of the CPU, the
     host's name keeps it apart from others.
     """
     try:
-        told = cpuinfo.read_text(encoding="utf-8", errors="replace")
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        told = ""
-    can = _of_cpu(told, "flags") or _of_cpu(told, "Features")
-    name = _cpu_name(told)
+        text = ""
+    can = _of_cpu(text, "flags") or _of_cpu(text, "Features")
+    name = _cpu_name(text)
     if not (can or name):
         return f"{platform.machine()} (of {platform.node() or 'a host without a name'})"
     digest = hashlib.blake2s(" ".join(sorted(can.split())).encode(), digest_size=4).hexdigest()
@@ -175,28 +176,28 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 _CPU_NUMBERS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
 
 
-def _cpu_name(told: str) -> str:
-    name = _of_cpu(told, "model name")
+def _cpu_name(text: str) -> str:
+    name = _of_cpu(text, "model name")
     if name not in ("", "unknown"):
         return name
-    return " ".join(number for key in _CPU_NUMBERS if (number := _of_cpu(told, key)) not in ("", "unknown"))
+    return " ".join(number for key in _CPU_NUMBERS if (number := _of_cpu(text, key)) not in ("", "unknown"))
 
 
-def _of_cpu(told: str, key: str) -> str:
-    """What /proc/cpuinfo says of the first CPU."""
-    found = re.search(rf"^{re.escape(key)}[ \t]*:[ \t]*(.+)$", told, re.MULTILINE)
+def _of_cpu(text: str, key: str) -> str:
+    """Returns the value of a key of the first CPU in /proc/cpuinfo; empty where it has none."""
+    found = re.search(rf"^{re.escape(key)}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE)
     return found[1].strip() if found else ""
 
 
 def cpu_count() -> int:
-    """CPUs that this process may run on."""
+    """Returns on how many CPUs this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _semaphores() -> bool | str:
-    """Whether multiprocessing has them, by which ranks are started, or why not."""
+    """Returns whether multiprocessing has semaphores, which starting ranks takes, or why not."""
     try:
         multiprocessing.get_context("fork").Lock()
     except (OSError, ImportError) as e:
@@ -205,13 +206,13 @@ def _semaphores() -> bool | str:
 
 
 def _descriptors() -> int | None:
-    """How many files this process may have open."""
+    """Returns how many files this process may have open; None where there is no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _interfaces() -> bool | str:
-    """Whether network interfaces can be listed, as gloo and NCCL do before anything else, or why not."""
+    """Returns whether network interfaces can be listed, as gloo and NCCL do before anything else, or why not."""
     try:
         return bool(socket.if_nameindex()) or "there are none"
     except OSError as e:
@@ -219,12 +220,14 @@ def _interfaces() -> bool | str:
 
 
 def _loopback_connects() -> bool | str:
-    """Whether a process can connect to another one here, as ranks do to their store, or why not."""
+    """Returns whether a process can connect to another one here, as ranks do to their store, or why not."""
     return loopback.why_unreachable() or True
 
 
 def _disk_bytes(directory: Path, *, free: bool) -> int | None:
-    """Of the file system of `directory`, or of its nearest parent that exists."""
+    """Returns the size (or what is `free`) of the file system of `directory`, for free space of its nearest parent that
+    exists; None where that is not known.
+    """
     for place in (directory, *directory.absolute().parents):
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(place)
@@ -241,9 +244,7 @@ def devices(
     deadline_s: float = QUERY_DEADLINE_S,
     visible: str | None = None,
 ) -> DeviceList:
-    """The GPUs that ranks will see. `visible` stands for `CUDA_VISIBLE_DEVICES`, by default this process's
-    own.
-
+    """Returns the GPUs that ranks will see. `visible` stands for `CUDA_VISIBLE_DEVICES`, by default this process's own.
     No `nvidia-smi` means no devices. One that fails or doesn't answer in `deadline_s` is a `failure`.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
@@ -261,8 +262,8 @@ def _describe(error: OSError | subprocess.SubprocessError | ValueError) -> str:
         case subprocess.TimeoutExpired():
             return f"nvidia-smi did not answer in {error.timeout:g} s"
         case subprocess.CalledProcessError():
-            said = " ".join(str(error.output).split())
-            return f"nvidia-smi failed with exit status {error.returncode}: {beginning(said, 300)}"
+            output = " ".join(str(error.output).split())
+            return f"nvidia-smi failed with exit status {error.returncode}: {beginning(output, 300)}"
         case _:
             return f"nvidia-smi could not be read: {error}"
 
@@ -272,7 +273,9 @@ def _answer_in_time(command: Sequence[str]) -> str:
 
 
 def _answer(command: Sequence[str], deadline_s: float) -> str:
-    """Its output; a process that can't be killed (stuck in the driver) is left behind, not waited for."""
+    """Returns the command's output. A process that can't be killed (stuck in the driver) is left behind, not waited
+    for.
+    """
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -294,10 +297,8 @@ def _answer(command: Sequence[str], deadline_s: float) -> str:
 
 
 def parse_devices(output: str) -> tuple[Device, ...]:
-    """The lines of `QUERY`; other lines (the driver's warnings) are passed over.
-
-    Raises:
-        ValueError: there are lines, and none is a device.
+    """Returns the devices in the output of `QUERY`; other lines (the driver's warnings) are passed over. Raises
+    ValueError where there are lines and none is a device.
     """
     rows = [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
     found = tuple(_device(row) for row in rows if len(row) == 5 and row[0].isdecimal())
@@ -312,7 +313,7 @@ def _device(row: Sequence[str]) -> Device:
 
 
 def visible_devices(listed: Sequence[Device], visible: str | None) -> tuple[Device, ...]:
-    """What `CUDA_VISIBLE_DEVICES` leaves, in its order and, as CUDA has it, up to the first bad entry."""
+    """Returns what `CUDA_VISIBLE_DEVICES` leaves, in its order and, as CUDA does it, up to the first invalid entry."""
     if visible is None:
         return tuple(listed)
     seen: list[Device] = []
@@ -331,11 +332,9 @@ def _named(entry: str, listed: Iterable[Device]) -> Device | None:
 
 
 def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dry_run: bool) -> tuple[Problem, ...]:
-    """Why the lane can't be run here; empty when it can.
-
-    `requested_gpu` is a GPU type as Modal spells it (`H200`, `A100-80GB`, `H100!`), with or without a count;
-    None or `any` accepts every type. `requested_count` is the number of devices, one for each rank; a dry run has
-    only the ranks.
+    """Returns why the lane can't be run here; nothing where it can. `requested_gpu` is a GPU type as Modal spells it
+    (`H200`, `A100-80GB`, `H100!`), with or without a count; None or `any` accepts every type. `requested_count` is the
+    number of devices, one for each rank; a dry run has only the ranks.
     """
     found = [*_version_problems(box.versions), *_kernel_problems(box.facts)]
     found += [*_network_problems(box.facts), *_disk_problems(box.facts)]
@@ -369,7 +368,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 def _kernel_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
-    """What ranks can't be started, seen or ended without."""
+    """Yields interfaces without which ranks can't be started, watched or ended."""
     if machine.get("proc") is False:
         yield Problem(
             "proc",
@@ -410,7 +409,9 @@ def _disk_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
 
 
 def _descriptor_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[Problem]:
-    """With too few a box fails somewhere in mid-run, in whose words nobody recognises why."""
+    """Yields a limit of open files that is too low: the box would fail in mid-run, with an error that doesn't name the
+    cause.
+    """
     limit, needed = machine.get("descriptors"), DESCRIPTORS + DESCRIPTORS_PER_RANK * ranks
     if isinstance(limit, int) and limit < needed:
         yield Problem(
@@ -462,7 +463,7 @@ _ALSO_KNOWN_AS = {"A10": ("A10", "A10G"), "B200+": ("B200", "B300")}
 
 
 def is_type(device: Device, requested_gpu: str | None) -> bool:
-    """Whether a device is of a type as Modal spells it: `H200` is `NVIDIA H200`, not `NVIDIA GH200 480GB`."""
+    """Returns whether a device is of a type as Modal spells it: `H200` is `NVIDIA H200`, not `NVIDIA GH200 480GB`."""
     wanted = _type_name(requested_gpu).upper().removesuffix("!")
     if wanted in ("", "ANY"):
         return True
@@ -481,5 +482,5 @@ def _is_exactly(device: Device, wanted: str) -> bool:
 
 
 def _has_about(device: Device, size_gb: int) -> bool:
-    """Drivers tell 81559 MiB of a card sold as 80 GB, 40960 of one sold as 40."""
+    """Returns whether the device is sold as one of this size: drivers report 81559 MiB for 80 GB and 40960 for 40."""
     return device.memory_mib is None or abs(device.memory_mib / 1024 - size_gb) <= 0.1 * size_gb

@@ -54,12 +54,12 @@ _NOT_IN_KEYS = (*CACHE_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTO
 _VERSIONS = ("python", "torch", "triton", "cuda")
 SLOW_S = 1.0  # compile seconds above this, and nearer to the cold ones than to the warm, tell of no help
 KEPT_KEYS = 8  # of those that a test lacks, in the recording
-TOLD_BYTES = 512 << 10  # of what tests lack: one line of the recording takes no more than twice as much
+SHORTFALL_BYTES = 512 << 10  # of what tests lack: one line of the recording takes no more than twice as much
 LARGE_BYTES = 256 << 20  # packing that takes seconds, so that somebody who waits is told
 
 
 def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: Mapping[str, str]) -> Shape:
-    """The launch shape. `settings` is the resolved contract, `environ` what ranks inherit."""
+    """Returns the launch shape. `settings` is the resolved contract, `environ` what ranks inherit."""
     ranks = plan.seed.ranks or plan.ranks  # of the lane: a selection of smaller tests has the same shape
     devices = tuple(device.name for device in survey.devices.devices)[:ranks] or (cpu_model(),)
     versions = {name: survey.versions[name] for name in _VERSIONS if name in survey.versions}
@@ -82,15 +82,15 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
 
 @dataclass
 class Seeding:
-    """The compile cache of one run: a working copy in `cache`, empty at first. `theirs`: what the
-    operator's own variables made of it, where seeds can neither fill nor read it. Large caches take minutes to unpack
-    and to pack: `say` hears of that, and `is_stopped` is asked meanwhile.
+    """The compile cache of one run: a working copy in `cache`, empty at first. `why_unused` is not empty where the
+    operator's own variables keep seeds from filling or reading it. Large caches take minutes to unpack and to pack:
+    `say` reports that, and `is_stopped` is asked meanwhile.
     """
 
     plan: Plan
     shape: Shape
     cache: Path
-    theirs: str = ""
+    why_unused: str = ""
     say: Callable[[str], object] = lambda text: None
     is_stopped: Callable[[], bool] = lambda: False
     base: Manifest | None = None
@@ -102,7 +102,7 @@ class Seeding:
     # -- the beginning -------------------------------------------------------------------------------------
 
     def begin(self) -> SeedChecked:
-        """Fills the working copy and says what it is worth."""
+        """Fills the working copy from a seed, if there is one, and returns what it is worth to this run's tests."""
         state, detail = self._fill()
         self._there = graph_keys(self.cache)
         self._short = self._coverage(self._known)
@@ -123,18 +123,18 @@ class Seeding:
             covered=self._short.covered,
             wanted=self._short.wanted,
             cache_bytes=size_bytes,
-            missing=self._told(self._short),
+            missing=self._shortfall(self._short),
             detail=detail,
         )
         return self.checked
 
     def _fill(self) -> tuple[SeedState, str]:
-        """Unpacks the first good seed of the stores. Where there is none, the state is `absent` or `foreign`, and it is
-        told why, or what is wrong with it.
+        """Unpacks the first good seed of the stores. Returns the state and, where there is no such seed (`absent`,
+        `foreign`), why, or what is wrong with the one that is there.
         """
-        if self.theirs or self.plan.seed.mode is SeedMode.COLD:
-            return SeedState.ABSENT, self.theirs or "cold was asked for"
-        told: list[str] = []
+        if self.why_unused or self.plan.seed.mode is SeedMode.COLD:
+            return SeedState.ABSENT, self.why_unused or "cold was asked for"
+        reasons: list[str] = []
         others: list[Kept] = []
         for store in (SeedStore(Path(directory)) for directory in self.plan.seed.stores if directory):
             try:
@@ -145,13 +145,13 @@ class Seeding:
                     self._begin_with(found, store)
                     return SeedState.WARM, ""
             except (SeedError, OSError) as e:
-                told.append(str(e))
-        told += self._passed_over(others)
-        nearest = "" if told else self._nearest(others)
-        return SeedState.FOREIGN if nearest else SeedState.ABSENT, nearest or "; ".join(told)
+                reasons.append(str(e))
+        reasons += self._passed_over(others)
+        nearest = "" if reasons else self._nearest(others)
+        return SeedState.FOREIGN if nearest else SeedState.ABSENT, nearest or "; ".join(reasons)
 
     def _passed_over(self, others: Sequence[Kept]) -> Iterator[str]:
-        """Of this very shape: what damage keeps from use, and what nobody made the last known good one."""
+        """Yields why seeds of this very shape are not used: they are damaged, or none is marked good."""
         for seed in others:
             if seed.key == self.shape.key and seed.good:
                 yield f"seed {seed.id} is refused: {seed.damage}"
@@ -166,7 +166,7 @@ class Seeding:
             self._forget_wanted()
 
     def _nearest(self, others: Sequence[Kept]) -> str:
-        """What keeps the seed of the most similar launch of this project's lane from counting."""
+        """Returns how the seed of the most similar launch of this project's lane differs; empty where there is none."""
         mine, projects = self.shape, ("", self.shape.project)
         shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
         differing = [mine.differences(s) for s in shapes if s.lane == mine.lane and s.project in projects]
@@ -174,7 +174,9 @@ class Seeding:
         return beginning(f"only of other launches: {'; '.join(nearest)}", 400) if nearest else ""
 
     def _forget_wanted(self) -> None:
-        """Of the tests of this run nothing is taken over; what other tests need stays, or the new seed had less."""
+        """Drops from the cache what tests of this run need, and keeps what other tests need: the new seed would else
+        lack it.
+        """
         wanted = set(self._wanted().values())
         self._known = tuple(test for test in self._known if Wanted.of(test) not in wanted)
         if not self._known:
@@ -188,44 +190,46 @@ class Seeding:
                     shutil.rmtree(place, ignore_errors=True)
 
     def _wanted(self) -> dict[int, Wanted]:
-        """By index in the plan; a drill's failure is wanted, so nothing is kept warm for it."""
+        """Returns what is to be kept warm, by index in the plan. A drill is meant to fail, so
+        nothing is kept for it.
+        """
         tests = [(i, t) for i, t in enumerate(self.plan.tests) if not (t.drill or has_cache_of_its_own(t, self.plan))]
         return {i: Wanted(test.nodeid, test.preset, test.ranks) for i, test in tests}
 
     def _coverage(self, known: Sequence[SeededTest]) -> Coverage:
         return coverage(known, self._wanted().values(), lacking(known, self.cache))
 
-    def _told(self, short: Coverage) -> tuple[SeedShort, ...]:
+    def _shortfall(self, short: Coverage) -> tuple[SeedShort, ...]:
         by_nodeid = {wanted.nodeid: i for i, wanted in self._wanted().items()}
         return _fitting([SeedShort(by_nodeid[m.nodeid], m.ranks, m.keys[:KEPT_KEYS]) for m in short.missing])
 
     def refusal(self) -> ProblemFound | None:
-        """Why the launch may not begin: a test that requires a warm seed lacks one."""
+        """Returns why the launch may not begin, where a test requires a warm seed and lacks one."""
         uncovered = {missing.nodeid for missing in self._short.missing}
         unmet = [t for t in self.plan.tests if not t.drill and t.cache_seed is SeedMode.REQUIRE]
         unmet = [t for t in unmet if self.base is None or t.nodeid in uncovered]
         if not unmet or self.checked is None:
             return None
         seen = self.checked
-        told = f"the seed is {seen.state}: {seen.covered} of {seen.wanted} pairs of test and rank are covered"
-        told += f" ({seen.detail})" if seen.detail else ""
+        found = f"the seed is {seen.state}: {seen.covered} of {seen.wanted} pairs of test and rank are covered"
+        found += f" ({seen.detail})" if seen.detail else ""
         lacks = "; ".join(_named(test, self._short) for test in unmet[:3])
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
-        if self.theirs:
+        if self.why_unused:
             mend = "take the variable away, or require no seed (--cache-seed auto, the marker's cache_seed)"
-            return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(told, 800), mend)
-        detail = beginning(f"{told}. Not warm: {lacks}{more}", 800)
+            return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(found, 800), mend)
+        detail = beginning(f"{found}. Not warm: {lacks}{more}", 800)
         return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, detail, warming_command(self.plan))
 
     def reasons(self) -> dict[int, WarmUp]:
-        """Why each test's first attempt is a warm-up, or needs none."""
+        """Returns why each test's first attempt is a warm-up, or needs none."""
         uncovered = {missing.nodeid for missing in self._short.missing}
         return {i: self._reason(test, test.nodeid in uncovered) for i, test in enumerate(self.plan.tests)}
 
     def _reason(self, test: PlannedTest, uncovered: bool) -> WarmUp:
         if test.drill:
             return WarmUp.DRILL
-        if test.cache_seed is SeedMode.COLD or self.theirs:
+        if test.cache_seed is SeedMode.COLD or self.why_unused:
             return WarmUp.USER_DISABLED
         if not uncovered and test.cache_seed is not SeedMode.REFRESH:
             return WarmUp.SEED_WARM
@@ -234,8 +238,8 @@ class Seeding:
     # -- the end -------------------------------------------------------------------------------------------
 
     def keep(self, timeline: Timeline, reason: RunEnd) -> SeedKept:
-        """Publishes what the run compiled, if it was green and is worth it; says what the cache is worth now. Never
-        raises: tests may have left anything there.
+        """Publishes what the run compiled, if the run was green and it is worth keeping; returns what the cache is
+        worth now. Never raises, since tests may have left anything there.
         """
         began = self.checked
         assert began is not None
@@ -252,8 +256,8 @@ class Seeding:
         missed = list(self._missed(timeline))
         helped = None if self.base is None or not self._short.covered else not missed
         missed += self._compiled_again(timeline, {short.test for short in missed})
-        told = state, "", False, now.covered, now.wanted, _bytes_of(self.cache)
-        kept = SeedKept(*told, helped, _fitting(missed))
+        worth = state, "", False, now.covered, now.wanted, _bytes_of(self.cache)
+        kept = SeedKept(*worth, helped, _fitting(missed))
         why_not = self._why_not(timeline, reason, known)
         if why_not:
             return replace(kept, detail=why_not)
@@ -262,8 +266,8 @@ class Seeding:
         return self._publish(kept, known)
 
     def _why_not(self, timeline: Timeline, reason: RunEnd, known: Sequence[SeededTest]) -> str:
-        if self.theirs:
-            return self.theirs
+        if self.why_unused:
+            return self.why_unused
         if not any(self.plan.seed.stores[:1]):
             return "there is no place to keep it"
         if reason is not RunEnd.COMPLETED:
@@ -296,7 +300,7 @@ class Seeding:
         return replace(kept, id=published.manifest.id, promoted=published.promoted, detail=published.reason)
 
     def _measured(self, timeline: Timeline) -> Iterable[SeededTest]:
-        """What the tests needed that passed on every rank."""
+        """Yields what those tests needed that passed on every rank."""
         for item, test in self._wanted().items():
             last = green_attempt(timeline, item)
             if last is None:
@@ -306,7 +310,9 @@ class Seeding:
             yield SeededTest(test.nodeid, test.preset, test.world_size, graphs, self.plan.run_id, self.plan.revision)
 
     def _graphs(self, rank: int, attempts: Sequence[TestView], last: TestView) -> RankGraphs:
-        """Keys of all attempts. The last one's seconds are warm ones if its graphs had been compiled before."""
+        """Returns the keys of all attempts. The last one's seconds are warm ones if its graphs had been compiled
+        before.
+        """
         views = [view.ranks[rank] for view in attempts if rank in view.ranks]
         keys: dict[str, dict[str, None]] = {}
         for view in views:
@@ -325,7 +331,7 @@ class Seeding:
         )
 
     def _missed(self, timeline: Timeline) -> Iterable[SeedShort]:
-        """Pairs that the seed should have served, and that compiled all the same."""
+        """Yields pairs of test and rank that the seed should have served, and that compiled all the same."""
         uncovered = {(m.nodeid, rank) for m in self._short.missing for rank in m.ranks}
         before = {Wanted.of(test): {g.rank: g for g in test.ranks} for test in self._known}
         for item, wanted in self._wanted().items():
@@ -341,9 +347,11 @@ class Seeding:
             if missed:
                 yield _short_of(item, missed)
 
-    def _compiled_again(self, timeline: Timeline, told: Collection[int]) -> Iterable[SeedShort]:
-        """Tests that after their warm-up compiled what it had not."""
-        for item in self._wanted().keys() - told:
+    def _compiled_again(self, timeline: Timeline, recorded: Collection[int]) -> Iterable[SeedShort]:
+        """Yields tests that after their warm-up compiled what the warm-up had not; those that are `recorded` are left
+        out.
+        """
+        for item in self._wanted().keys() - recorded:
             *before, last = (timeline.tests.get(number) for number in counting(timeline, item))
             known = {key for view in before if view is not None for seen in view.ranks.values() for key in _keys(seen)}
             ranks = sorted(last.ranks.items()) if before and last is not None else ()
@@ -357,29 +365,31 @@ class Seeding:
 
 
 def _short_of(test: int, keys_of: Mapping[int, Sequence[str]]) -> SeedShort:
-    """Of a test, by rank."""
+    """Returns what a test lacks, by rank."""
     keys = dict.fromkeys(key for keys in keys_of.values() for key in keys)
     return SeedShort(test, tuple(keys_of), tuple(keys)[:KEPT_KEYS])
 
 
 def _fitting(short: Sequence[SeedShort]) -> tuple[SeedShort, ...]:
-    """As many as one line of the recording takes."""
+    """Returns as many as fit into one line of the recording."""
     sizes_bytes = accumulate(len(json.dumps(to_json(one))) for one in short)
-    return tuple(one for one, total_bytes in zip(short, sizes_bytes, strict=True) if total_bytes <= TOLD_BYTES)
+    return tuple(one for one, total_bytes in zip(short, sizes_bytes, strict=True) if total_bytes <= SHORTFALL_BYTES)
 
 
 def _needs(tests: Sequence[SeededTest]) -> dict[Wanted, tuple[dict[str, tuple[str, ...]], ...]]:
-    """What is needed by whom, whoever measured it."""
+    """Returns the keys that each test and rank needs, whoever measured them."""
     return {Wanted.of(test): tuple(graphs.keys for graphs in test.ranks) for test in tests}
 
 
 def has_cache_of_its_own(test: PlannedTest, plan: Plan) -> bool:
-    """One that is to run cold among others that aren't gets an empty cache."""
+    """Returns whether a test gets an empty cache: it is to run cold, while others aren't."""
     return test.cache_seed is SeedMode.COLD and plan.seed.mode is not SeedMode.COLD
 
 
 def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str:
-    """Why seeds have no part in a run: the operator decides where the compile cache lies, or that there is none."""
+    """Returns why seeds have no part in a run: the operator decides where the compile cache lies, or that there is
+    none. Empty where they have.
+    """
     settings = tuple(settings)
     moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not SettingOrigin.PLUGIN), None)
     if moved is not None:
@@ -414,7 +424,7 @@ def _named(test: PlannedTest, short: Coverage) -> str:
 
 
 def _bytes_of(directory: Path) -> int:
-    """As far as it can be seen; a file may go meanwhile."""
+    """Returns the bytes of all files below a directory that can be seen. Files may vanish meanwhile."""
     total_bytes = 0
     for folder, _, names in os.walk(directory):
         for name in names:
