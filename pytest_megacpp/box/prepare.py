@@ -72,7 +72,10 @@ def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting,
     for s in settings:
         context.recorder.write(ev.EnvironmentSet(s.name, s.value, s.source, s.reason, s.phase))
     if refused := contract.refusals(settings):
-        mend = "mend the box's image or secrets, where it comes from, or set another value in the configuration"
+        mend = (
+            "fix the variable where it is set (the image or a secret), "
+            "or override it in [tool.pytest_megacpp.environment]"
+        )
         raise Refused(ev.ProblemFound(ProblemCode.BLOCKED, "environment", " ".join(refused), mend))
     child = contract.apply(inherited, settings)
     os.environ.clear()

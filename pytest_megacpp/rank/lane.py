@@ -228,5 +228,5 @@ def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def _reason(skip: str) -> str:
     if not skip.isidentifier() or len(skip) > MAX_REASON_CHARS:
-        raise ValueError(f"skip={skip!r} is no name: give the reason as one identifier, such as skip='user_disabled'")
+        raise ValueError(f"skip={skip!r} is not an identifier: give the reason as one, such as skip='user_disabled'")
     return skip

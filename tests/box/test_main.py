@@ -120,7 +120,7 @@ class Imports:
 
     @staticmethod
     def learn() -> None:
-        raise InterpreterLost("the interpreter was not through: it was importing slow")
+        raise InterpreterLost("the interpreter had not finished its imports: it was importing slow")
 
 
 def test_imports_without_end_are_no_reason_to_wait_for_ever(

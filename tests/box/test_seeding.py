@@ -64,9 +64,7 @@ def test_a_seed_that_nobody_made_the_last_known_good_one_is_named(store: SeedSto
     (store.directory / SHAPE.key / "good").unlink()
     began = begun(store, tmp_path / "cache")
     assert (began.state, began.covered) == ("absent", 0)
-    assert began.detail == (
-        f"seed {made.id} would serve, but isn't the last known good one: megacpp seed promote {made.id}"
-    )
+    assert began.detail == (f"seed {made.id} matches but is not marked good: megacpp seed promote {made.id}")
 
 
 def test_projects_do_not_get_each_other_s_seeds(store: SeedStore, tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     ]
     assert left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}) == ""
     assert left_to_user([ours[0], replace(ours[1], source=SettingOrigin.USER)], {}).startswith(
-        "TRITON_CACHE_DIR is yours"
+        "TRITON_CACHE_DIR is set by you"
     )
     tag = Setting("TORCH_COMPILE_CACHE_KEY_TAG", "megacpp", SettingOrigin.PLUGIN, "", SettingPhase.IMPORT, "torch")
     assert left_to_user([*ours, tag], {}) == ""
@@ -151,8 +149,8 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     assert (seeding.begin().state, seeding.reasons()) == ("absent", {0: "user_disabled"})
     refused = seeding.refusal()
     assert refused is not None
-    assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is yours" in refused.detail) == ("own-cache", True)
-    assert "take the variable away" in refused.mend
+    assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is set by you" in refused.detail) == ("own-cache", True)
+    assert "unset the variable" in refused.mend
 
 
 def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:

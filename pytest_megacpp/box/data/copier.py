@@ -309,7 +309,7 @@ class Manifest:
         if found.get("origin") != origin:
             raise CopyFailed(
                 f"{target} is a copy of {found.get('origin')}, not of {origin}",
-                "give this data set a place of its own (volume), or remove that directory",
+                "give this data set another directory (volume), or remove that one",
             )
         try:
             manifest.files = {str(path): _kept(*entry) for path, entry in dict(found["files"]).items()}
@@ -472,8 +472,8 @@ def _shown(path: str) -> str:
     return repr(path)
 
 
-_EXCLUDE = "leave it out by exclude of the data set, or mend it in the source"
+_EXCLUDE = "exclude it (exclude of the data set), or fix it in the source"
 _NOT_WITHIN = "name a source that doesn't hold its own copy (the copy moves with XDG_CACHE_HOME)"
 _READABLE = "look at the source and the target of the data set, and at who may read and write there"
-_START_ANEW = "remove what is in its way there"
+_START_ANEW = "remove what is in its way in the target"
 _BAD_STORE = "the store doesn't keep what is written: try again, and look at the disk or volume"

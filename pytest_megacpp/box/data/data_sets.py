@@ -101,6 +101,6 @@ def _look(one: DataSet) -> None:
     target = Path(one.target)
     manifest = read_manifest(target)
     if manifest is not None and manifest.get("complete") is not True:
-        raise CopyFailed(f"{target} is a copy that isn't whole", "let a run copy it that may: docs/data.md")
+        raise CopyFailed(f"{target} is a copy that isn't whole", "have a run copy it that is allowed to: docs/data.md")
     if not target.is_dir() or not any(target.iterdir()):
         raise CopyFailed(f"there is nothing in {target}", "put the files there, or name where they come from (source)")

@@ -352,10 +352,10 @@ def _version_problems(installed: Mapping[str, str]) -> Iterable[Problem]:
     for package, (oldest, too_new) in SUPPORTED.items():
         version = installed.get(package)
         if version is None:
-            yield Problem(package, f"{package} is not installed here, and ranks need it: {INSTALL}, or mend the image")
+            yield Problem(package, f"{package} is not installed here, and ranks need it: {INSTALL}, or fix the image")
         elif _major_minor(version) < oldest or (too_new is not None and _major_minor(version) >= too_new):
             known = f"at least {_dotted(oldest)}" + (f", below {_dotted(too_new)}" if too_new is not None else "")
-            yield Problem(package, f"{package} {version} is not supported ({known}): {INSTALL}, or mend the image")
+            yield Problem(package, f"{package} {version} is not supported ({known}): {INSTALL}, or fix the image")
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -133,7 +133,7 @@ class Seeding:
         `foreign`), why, or what is wrong with the one that is there.
         """
         if self.why_unused or self.plan.seed.mode is SeedMode.COLD:
-            return SeedState.ABSENT, self.why_unused or "cold was asked for"
+            return SeedState.ABSENT, self.why_unused or "a cold start was requested"
         reasons: list[str] = []
         others: list[Kept] = []
         for store in (SeedStore(Path(directory)) for directory in self.plan.seed.stores if directory):
@@ -157,7 +157,7 @@ class Seeding:
                 yield f"seed {seed.id} is refused: {seed.damage}"
         idle = next((s.id for s in others if s.key == self.shape.key and s.manifest is not None), None)
         if idle is not None:
-            yield f"seed {idle} would serve, but isn't the last known good one: megacpp seed promote {idle}"
+            yield f"seed {idle} matches but is not marked good: megacpp seed promote {idle}"
 
     def _begin_with(self, seed: Manifest, store: SeedStore) -> None:
         store.unpack(seed, self.cache, self._go_on)
@@ -171,7 +171,7 @@ class Seeding:
         shapes = [seed.manifest.shape for seed in others if seed.manifest is not None]
         differing = [mine.differences(s) for s in shapes if s.lane == mine.lane and s.project in projects]
         nearest = min(filter(None, differing), key=len, default=None)
-        return beginning(f"only of other launches: {'; '.join(nearest)}", 400) if nearest else ""
+        return beginning(f"only seeds for other launch shapes were found: {'; '.join(nearest)}", 400) if nearest else ""
 
     def _forget_wanted(self) -> None:
         """Drops from the cache what tests of this run need, and keeps what other tests need: the new seed would else
@@ -216,7 +216,7 @@ class Seeding:
         lacks = "; ".join(_named(test, self._short) for test in unmet[:3])
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
         if self.why_unused:
-            mend = "take the variable away, or require no seed (--cache-seed auto, the marker's cache_seed)"
+            mend = "unset the variable, or require no seed (--cache-seed auto, the marker's cache_seed)"
             return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(found, 800), mend)
         detail = beginning(f"{found}. Not warm: {lacks}{more}", 800)
         return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, detail, warming_command(self.plan))
@@ -269,7 +269,7 @@ class Seeding:
         if self.why_unused:
             return self.why_unused
         if not any(self.plan.seed.stores[:1]):
-            return "there is no place to keep it"
+            return "no directory of seeds to keep it in"
         if reason is not RunEnd.COMPLETED:
             return f"not kept: the run was {reason}"
         red = [t for i, t in enumerate(self.plan.tests) if not t.drill and not green_attempt(timeline, i)]
@@ -393,11 +393,11 @@ def left_to_user(settings: Iterable[Setting], environ: Mapping[str, str]) -> str
     settings = tuple(settings)
     moved = next((s.name for s in settings if s.name in CACHE_VARIABLES and s.source is not SettingOrigin.PLUGIN), None)
     if moved is not None:
-        return f"{moved} is yours: no seed fills or reads that cache"
+        return f"{moved} is set by you: no seed fills or reads that cache"
     if any(s.name == CACHE_KEY_TAG and not s.value for s in settings):
-        return f"{CACHE_KEY_TAG} is empty by your choice: keys don't tell ranks apart, and a seed is shared by all"
+        return f"{CACHE_KEY_TAG} is set empty by you: keys don't tell ranks apart, and a seed is shared by all"
     off = next((f"{name}={value}" for name, value in _SWITCHES.items() if environ.get(name) == value), None)
-    return f"{off} is yours: without that cache there is nothing to keep" if off else ""
+    return f"{off} is set by you: without that cache there is nothing to keep" if off else ""
 
 
 def _keys(view: RankView) -> Iterator[str]:

@@ -355,12 +355,12 @@ def _failed(directory: Path, done: str, error: OSError) -> str:
     if error.errno in _FULL:
         return f"no room for a seed in {directory}: {reason}; free some (megacpp seed drop ID), or {_ELSEWHERE}"
     if error.errno in _DENIED:
-        return f"the seeds in {directory} can't be {done}: {reason}; give the right to, or {_ELSEWHERE}"
+        return f"the seeds in {directory} can't be {done}: {reason}; grant the permission, or {_ELSEWHERE}"
     why = f"{error.filename or directory}: {reason}"
-    return f"the seeds in {directory} can't be {done}: {why}; mend it, or {_ELSEWHERE}"
+    return f"the seeds in {directory} can't be {done}: {why}; fix that, or {_ELSEWHERE}"
 
 
-_ELSEWHERE = "name another place as dir in [tool.pytest_megacpp.seed]"
+_ELSEWHERE = "set dir in [tool.pytest_megacpp.seed]"
 
 
 def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) -> str:
@@ -368,7 +368,7 @@ def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) 
     if error.errno in _FULL:
         return f"no room to unpack seed {seed_id} in {target.parent}: {reason}; free some there"
     if error.filename == str(source) and error.errno == errno.ENOENT:
-        return f"seed {seed_id} is gone: another run, or somebody, removed it; rerun"
+        return f"seed {seed_id} was removed meanwhile; rerun"
     if error.filename == str(source):
-        return f"seed {seed_id} can't be read: {source}: {reason}; see its rights, or megacpp seed drop {seed_id}"
+        return f"seed {seed_id} can't be read: {source}: {reason}; check permissions, or megacpp seed drop {seed_id}"
     return f"seed {seed_id} can't be unpacked: {error.filename2 or error.filename or target}: {reason}"

@@ -34,7 +34,7 @@ PRELOAD_S = 300.0  # what an interpreter that hangs in an import may take; its r
 class InterpreterLost(OSError):
     """An interpreter ended, or did not finish its imports in time."""
 
-    mend = "see box.log in the run's directory; a module that stands in `preload` can be taken out of it"
+    mend = "see box.log in the run's directory; a module named in `preload` can be removed there"
 
 
 def hash_seeds(environ: Mapping[str, str], chosen: int | None) -> tuple[str, ...]:
@@ -88,7 +88,9 @@ class Interpreter:
             return from_json(Preloaded, json.loads(self._report.read_text()))
         if not self.is_alive():
             raise self._lost()
-        raise InterpreterLost(f"{self._name} was not through after {PRELOAD_S:g} s: it was {self._doing()}")
+        raise InterpreterLost(
+            f"{self._name} had not finished its imports after {PRELOAD_S:g} s: it was {self._doing()}"
+        )
 
     def kill(self) -> None:
         if self.is_alive():
