@@ -70,7 +70,7 @@ ADDITIONS = {
         frozenset({"recording.timeline:_add_to_rank", "recording.timeline:_apply"}),
     ),
     "an action": Addition(
-        "box/supervisor.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
+        "box/actions.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
     ),
     "a word of the desk": Addition(
         "recording/commands.py",
@@ -85,7 +85,7 @@ ADDITIONS = {
     "a reason to act": member(
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),
-    "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.supervisor:_attempt"),
+    "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.attempts:_attempt"),
     "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.startup:_what_failed"),
     "a limit of memory": member(VOCABULARY, 'MACHINE = "machine"', "judge.memory:_whose"),
     "what reports come to": member("recording/reports.py", 'NOTHING = "nothing"', "judge.outcomes:_agreed"),

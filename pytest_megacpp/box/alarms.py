@@ -353,7 +353,7 @@ def _rests_s(rank: RankView) -> float | None:
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """Acts when the test took longer than its limit. Warm-ups have additional time, as much as a compile may take,
-    unless the whole test is a warm-up: its limit includes that already (`supervisor.warm_up_limits`).
+    unless the whole test is a warm-up: its limit includes that already (`attempts.warm_up_limits`).
     """
     limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
     extra_s = 0.0 if view.warmup is WarmUp.RUNS else limits.compile

@@ -16,7 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
-from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.actions import (
+    Action,
+    EndWorld,
+    Finish,
+    LookAgain,
+    ReadOutput,
+    Release,
+    StartWorld,
+    TakeEvidence,
+    Write,
+)
 from pytest_megacpp.box.context import RunContext
 from pytest_megacpp.box.desk_commands import DeskCommands
 from pytest_megacpp.box.host import process
@@ -24,6 +34,7 @@ from pytest_megacpp.box.logs.redaction import redact_file
 from pytest_megacpp.box.prepare import Prepared, Refused, prepare
 from pytest_megacpp.box.ranks import Ranks
 from pytest_megacpp.box.recorder import Recorder, RecordingFailed
+from pytest_megacpp.box.seed.keeping import keep
 from pytest_megacpp.box.watches import Watches
 from pytest_megacpp.box.worlds.world import StartFailed
 from pytest_megacpp.recording import events as ev
@@ -41,7 +52,7 @@ class Box:
 
     def __init__(self, context: RunContext, prepared: Prepared) -> None:
         self._context = context
-        self._seeding = prepared.seeding
+        self._seed = prepared.seed
         self._watches = Watches(context)
         self._ranks = Ranks(context, prepared, self._watches)
         self._looked_s = 0.0
@@ -81,24 +92,24 @@ class Box:
 
     # -- what the supervisor says --------------------------------------------------------------------------
 
-    def _perform(self, action: sv.Action) -> None:
+    def _perform(self, action: Action) -> None:
         match action:
-            case sv.StartWorld():
+            case StartWorld():
                 self._ranks.start(action)
-            case sv.EndWorld():
+            case EndWorld():
                 self._ranks.end(action.name, action.reason, graceful=action.graceful)
-            case sv.Write():
+            case Write():
                 self._write(action.world, action.fact)
-            case sv.Release():
+            case Release():
                 self._ranks.release(action)
-            case sv.TakeEvidence():
+            case TakeEvidence():
                 self._watches.take_evidence(action)
-            case sv.LookAgain():
+            case LookAgain():
                 self._watches.look_again(action)
-            case sv.ReadOutput():
+            case ReadOutput():
                 for fact in self._ranks.output(action.world, action.test):
                     self._context.recorder.write(fact, action.world)
-            case sv.Finish():
+            case Finish():
                 self._finish(action)
             case _:
                 assert_never(action)
@@ -108,10 +119,10 @@ class Box:
             self._watches.pause(world)
         self._context.recorder.write(fact, world)
 
-    def _finish(self, action: sv.Finish) -> None:
+    def _finish(self, action: Finish) -> None:
         recorder = self._context.recorder
         self._ranks.end_all(action.reason)
-        recorder.write(self._seeding.keep(recorder.timeline, action.reason))
+        recorder.write(keep(self._seed, recorder.timeline, action.reason))
         recorder.write(ev.RunFinished(action.reason, action.detail))
 
 

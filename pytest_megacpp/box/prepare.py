@@ -14,7 +14,10 @@ from pytest_megacpp.box.data.data_sets import Fetch
 from pytest_megacpp.box.event_loop import TICK_S
 from pytest_megacpp.box.gpus.faults import FaultWatch, GpuFault, device_of, open_fault_sources
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
-from pytest_megacpp.box.seed.seeding import Seeding, left_to_user, shape_of
+from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
+from pytest_megacpp.box.seed.loading import LoadedSeed, load
+from pytest_megacpp.box.seed.shape import left_to_user, shape_of
+from pytest_megacpp.box.seed.working_copy import WorkingCopy
 from pytest_megacpp.box.worlds.admission import Admission
 from pytest_megacpp.box.worlds.interpreters import EVERY_RANK_NEEDS, Interpreters, hash_seeds
 from pytest_megacpp.box.worlds.world import StartFailed
@@ -29,7 +32,7 @@ LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hol
 class Prepared:
     """What worlds need: ranks connect to `admission` and are forked from `interpreters`, which still import."""
 
-    seeding: Seeding
+    seed: LoadedSeed
     admission: Admission
     interpreters: Interpreters
 
@@ -47,13 +50,13 @@ def prepare(context: RunContext) -> Prepared:
     cache = context.scratch / "cache"
     settings = _apply_contract(context, cache)
     survey = _survey(context)
-    seeding = _load_seed(context, cache, settings, survey)
+    seed = _load_seed(context, cache, settings, survey)
     _record_capabilities(context)
     admission = _listen_for_ranks(context)
     _watch_for_faults(context, survey)
     interpreters = _start_interpreters(context)
     _fetch_data(context)
-    return Prepared(seeding, admission, interpreters)
+    return Prepared(seed, admission, interpreters)
 
 
 def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting, ...]:
@@ -62,7 +65,7 @@ def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting,
     shape = contract.LaunchShape(
         cuda=not context.plan.dry_run,
         ranks=context.plan.ranks,
-        cpus=preflight.cpu_count(),
+        cpus=cpu_count(),
         cache_dir=str(cache),
         fsdp=context.plan.fsdp,
         loopback=loopback.for_gloo(),
@@ -83,10 +86,10 @@ def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting,
     return settings
 
 
-def _survey(context: RunContext) -> preflight.Survey:
+def _survey(context: RunContext) -> Survey:
     """Records what the box is. Raises Refused where that is not what was asked for."""
     plan = context.plan
-    survey = preflight.survey(context.directory, list_devices=not plan.dry_run, ordered_bytes=plan.memory_bytes)
+    survey = survey_host(context.directory, list_devices=not plan.dry_run, ordered_bytes=plan.memory_bytes)
     names = tuple(d.name for d in survey.devices.devices)
     image: dict[str, ev.Json] = {"image": plan.seed.image} if plan.seed.image else {}
     context.recorder.write(ev.BoxReady(survey.versions, survey.all_facts() | image, names))
@@ -102,9 +105,7 @@ def _survey(context: RunContext) -> preflight.Survey:
     return survey
 
 
-def _load_seed(
-    context: RunContext, cache: Path, settings: tuple[contract.Setting, ...], survey: preflight.Survey
-) -> Seeding:
+def _load_seed(context: RunContext, cache: Path, settings: tuple[contract.Setting, ...], survey: Survey) -> LoadedSeed:
     """Fills the compile cache from a seed, before anything costs time. Raises Refused where a test needs a better one
     than there is.
     """
@@ -119,12 +120,12 @@ def _load_seed(
         context.pump.once(0.0)  # reads what the desk said meanwhile
         return context.supervisor.stop is not None
 
-    seeding = Seeding(context.plan, shape, cache, why_unused, say, is_stopped)
-    context.recorder.write(seeding.begin())
-    if (problem := seeding.refusal()) is not None:
+    seed = load(WorkingCopy(context.plan, shape, cache, why_unused, say, is_stopped))
+    context.recorder.write(seed.checked)
+    if (problem := seed.refusal()) is not None:
         raise Refused(problem)
-    context.supervisor.plan_warm_ups(seeding.reasons())
-    return seeding
+    context.supervisor.attempts.plan_warm_ups(seed.reasons())
+    return seed
 
 
 def _record_capabilities(context: RunContext) -> None:
@@ -143,7 +144,7 @@ def _listen_for_ranks(context: RunContext) -> Admission:
         raise Refused(ev.ProblemFound(ProblemCode.ENVIRONMENT, "kernel", detail, mend)) from e
 
 
-def _watch_for_faults(context: RunContext, survey: preflight.Survey) -> None:
+def _watch_for_faults(context: RunContext, survey: Survey) -> None:
     """Has errors of the lane's GPUs recorded from now on."""
     states = {state.uuid: state.bus_id for state in survey.gpus.states}
     bus_ids = {d.uuid: states.get(d.uuid, "") for d in survey.devices.devices}  # in the lane's order

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import assert_never
 
+from pytest_megacpp.box.actions import Release, StartWorld
 from pytest_megacpp.box.context import RunContext
 from pytest_megacpp.box.host import process
 from pytest_megacpp.box.host.oom import OomWitness
 from pytest_megacpp.box.logs.output import OutputMarks
 from pytest_megacpp.box.logs.redaction import redact_file
 from pytest_megacpp.box.prepare import Prepared
-from pytest_megacpp.box.seed.seeding import has_cache_of_its_own
-from pytest_megacpp.box.supervisor import Release, StartWorld
+from pytest_megacpp.box.seed.working_copy import has_cache_of_its_own
 from pytest_megacpp.box.watches import Watches
 from pytest_megacpp.box.worlds import interpreters
 from pytest_megacpp.box.worlds.interpreters import NEEDED_OF_TORCH

@@ -1,27 +1,35 @@
-"""Owns the course of a run: which world, which test, when it ends; must not touch a process, a clock or a file.
+"""Owns the course of a run: which world, when a test begins and ends; must not touch a process, a clock or a file.
 
 `step` looks at the timeline and says what to do next. The box does it, adds the facts that come of it to the
 timeline and asks again. Every path takes a test off the queue or waits under a limit, so a run ends.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias, assert_never
+from dataclasses import dataclass, field
 
+from pytest_megacpp.box.actions import (
+    Action,
+    EndWorld,
+    Finish,
+    LookAgain,
+    ReadOutput,
+    Release,
+    StartWorld,
+    TakeEvidence,
+    Write,
+)
 from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_look_at, to_probe
-from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
-from pytest_megacpp.recording.plan import Again, Plan, PlannedTest
+from pytest_megacpp.box.attempts import Attempts
+from pytest_megacpp.recording.events import Acted, TestEnded, TestStarted
+from pytest_megacpp.recording.plan import Again, Plan
 from pytest_megacpp.recording.reports import goes_well, issued_alike, said
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
 from pytest_megacpp.recording.vocabulary import (
     ActReason,
     NotRun,
-    Preset,
     Purpose,
     ReportOutcome,
     RunEnd,
     TestEnd,
-    WarmUp,
     WorldReason,
 )
 
@@ -32,99 +40,8 @@ START_SETTLE_S = 2.0  # after a rank broke or died in start-up: others may do so
 MAX_START_SETTLE_S = 10.0
 START_ATTEMPTS = 2
 PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
-LOOK_AGAIN_S = 1.5  # after a pause, for looks and words of ranks to come in
-AGAIN_S = 120.0  # for a desk to say whether it wants more attempts
-MAX_ATTEMPTS = 4  # at one test, whoever asks
-
-
-def warm_up_limits(limits: Limits) -> Limits:
-    """Returns the limits of a warm-up: peers are waited for as long as a compile may take, and the test may take longer
-    by as much.
-    """
-    return replace(limits, skew=max(limits.skew, limits.compile), test=limits.test + limits.compile)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One run of test `item` of the plan; `planned` is that test with this attempt's limits and preset."""
-
-    item: int
-    purpose: Purpose
-    planned: PlannedTest
-    warmup: WarmUp | None = None
-    after: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartWorld:
-    name: str
-    size: int
-    reason: WorldReason
-
-
-@dataclass(frozen=True, slots=True)
-class EndWorld:
-    """End a world. `graceful`: ranks are asked to leave first, so that their fixtures are torn down."""
-
-    name: str
-    reason: str
-    graceful: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Record a fact of the supervisor's own."""
-
-    world: str
-    fact: Fact
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Let all ranks of the world begin the attempt `test`; `next_item` is the test of the plan that comes after it."""
-
-    world: str
-    test: int
-    attempt: Attempt
-    next_item: int | None
-    keep_group: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TakeEvidence:
-    """Ask living ranks of the world for evidence: all of them for everything or, where `stacks_of` names ranks, these
-    for their stacks only.
-    """
-
-    world: str
-    test: int | None
-    stacks_of: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LookAgain:
-    """Look at all ranks of the world now instead of when the next look is due, and take the stacks of some."""
-
-    world: str
-    test: int
-    stacks_of: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOutput:
-    """Record what the ranks wrote during the test."""
-
-    world: str
-    test: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    reason: RunEnd
-    detail: str = ""
-
-
-Action: TypeAlias = StartWorld | EndWorld | Write | Release | TakeEvidence | LookAgain | ReadOutput | Finish
+LOOK_AGAIN_S = 1.5  # after a pause, for looks and for what ranks send to come in
+AGAIN_S = 120.0  # for a desk to order another attempt, or to settle the test (decision 0050)
 
 
 @dataclass
@@ -133,16 +50,12 @@ class Supervisor:
 
     plan: Plan
     timeline: Timeline
-    queue: list[int] = field(default_factory=list)
     running: int | None = None
     stop: tuple[RunEnd, str] | None = None
     finished: bool = False
-    failed: set[int] = field(default_factory=set)  # tests of the plan, as their last attempt that counts has it
-    settled: set[int] = field(default_factory=set)  # tests of the plan at which the desk wants no further attempt
     _worlds: dict[int, str] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
     _clean: dict[str, bool] = field(default_factory=dict)
-    _attempts: list[Attempt] = field(default_factory=list)
     _warmed: set[str] = field(default_factory=set)  # worlds in which a warm-up ran
     _desk_active_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
     _made: int = 0
@@ -154,80 +67,18 @@ class Supervisor:
     _idle_since_s: float | None = None
 
     def __post_init__(self) -> None:
-        self._attempts = [Attempt(i, Purpose.MEASURED, test) for i, test in enumerate(self.plan.tests)]
-        self.queue = list(range(len(self.plan.tests)))
+        self.attempts = Attempts(self.plan, self.timeline)
         self._clocks = Clocks(self._pauses)
 
-    def plan_warm_ups(self, reasons: Mapping[int, WarmUp]) -> None:
-        """Plans the first attempts: for each test of the plan, whether it is a warm-up, or why it is none."""
-        for item, reason in reasons.items():
-            purpose = Purpose.WARM_UP if reason is WarmUp.RUNS else Purpose.MEASURED
-            self._attempts[item] = self._attempt(item, purpose, reason)
-
     def request_attempt(self, order: Again, now_s: float) -> tuple[Write, ...]:
-        """Plans the attempt that the desk orders and returns what to record. An order that is not valid is ignored; one
-        that is unsafe is planned and declined, so that the recording shows both (decision 0050).
-        """
+        """Plans the attempt that the desk orders, unless the run ends, and returns what to record."""
         self._desk_active_s = now_s
-        if not self._is_valid(order):
-            return ()
-        planned, why = self._plan_attempt(order), self._why_unsafe(order)
-        return (*planned, self._declined(self.queue.pop(), why)) if why is not None else planned
+        return () if self.finished or self.stop is not None else self.attempts.request(order)
 
     def settle(self, item: int, now_s: float) -> None:
         """Takes note that the desk wants no further attempt at a test of the plan."""
         self._desk_active_s = now_s
-        if 0 <= item < len(self.plan.tests):
-            self.settled.add(item)
-
-    def _is_valid(self, order: Again) -> bool:
-        """Returns whether the order follows from the newest attempt at the test, which must have ended. So the second
-        of two equal orders is ignored.
-        """
-        numbers = [n for n, attempt in enumerate(self._attempts) if attempt.item == order.item]
-        view = self.timeline.tests.get(order.after)
-        is_open = self.plan.triage and not self.finished and self.stop is None and order.item not in self.settled
-        follows = numbers[-1:] == [order.after] and view is not None and view.ended is not None
-        return is_open and follows and len(numbers) < MAX_ATTEMPTS and order.purpose is not Purpose.FIRST
-
-    def _why_unsafe(self, order: Again) -> NotRun | None:
-        """Returns why torch may not compare the collectives of the test; None where it may, or where the order doesn't
-        ask for it.
-        """
-        if order.purpose is not Purpose.DETAIL:
-            return None
-        if not self.plan.dry_run:
-            return NotRun.UNSAFE_NCCL
-        return NotRun.UNSAFE_FSDP if self.plan.tests[order.item].shards else None
-
-    def _plan_attempt(self, order: Again) -> tuple[Write, ...]:
-        """Puts one more attempt at the end of the queue."""
-        number = len(self._attempts)
-        self.queue.append(number)
-        self._attempts.append(replace(self._attempt(order.item, order.purpose), after=order.after))
-        test, of = self._attempts[number].planned, order.item
-        fact = TestPlanned(number, test.nodeid, test.ranks, test.must_run, of, order.purpose, test.preset)
-        return (Write("", fact),)
-
-    def _declined(self, number: int, why: NotRun) -> Write:
-        """Returns the end of a further attempt that never began."""
-        after = self._attempts[number].after
-        assert after is not None
-        return Write(self.timeline.tests[after].world, TestEnded(number, TestEnd.NOT_RUN, why))
-
-    def _attempt(self, item: int, purpose: Purpose, reason: WarmUp | None = None) -> Attempt:
-        test = self.plan.tests[item]
-        match purpose:
-            case Purpose.WARM_UP:
-                return Attempt(item, purpose, replace(test, limits=warm_up_limits(test.limits)), WarmUp.RUNS)
-            case Purpose.DIAGNOSTIC:
-                return Attempt(item, purpose, replace(test, preset=Preset.DIAGNOSTIC))
-            case Purpose.DETAIL:
-                return Attempt(item, purpose, replace(test, fresh=True), reason)
-            case Purpose.MEASURED | Purpose.FIRST:
-                return Attempt(item, purpose, test, reason)
-            case _:
-                assert_never(purpose)
+        self.attempts.settle(item)
 
     def step(self, now_s: float) -> tuple[Action, ...]:
         """Returns what to do now; nothing while there is only waiting to do."""
@@ -250,7 +101,7 @@ class Supervisor:
     def _decide(self, now_s: float) -> tuple[Action, ...]:
         if self.finished:
             return ()
-        if self.running is None and not self.queue and not self._may_be_asked_for_more(now_s):
+        if self.running is None and not self.attempts.queue and not self._may_be_asked_for_more(now_s):
             return self._completed(RunEnd.COMPLETED)  # whatever the desk said: it may have left because all is done
         if (end := self.why_to_end(now_s)) is not None:
             return self._stopped(*end)
@@ -263,7 +114,7 @@ class Supervisor:
         """Returns whether the desk may still order attempts: until it has settled every test, or was silent for
         AGAIN_S.
         """
-        wants = self.plan.triage and self.stop is None and len(self.settled) < len(self.plan.tests)
+        wants = self.plan.triage and self.stop is None and not self.attempts.are_settled()
         return wants and now_s - self._desk_active_s < AGAIN_S
 
     # -- ends ----------------------------------------------------------------------------------------------
@@ -291,19 +142,19 @@ class Supervisor:
     # -- between tests -------------------------------------------------------------------------------------
 
     def _next(self, now_s: float) -> tuple[Action, ...]:
-        if not self.queue:
+        if not self.attempts.queue:
             return ()
         if (held := self._at_maxfail(now_s)) is not None:
             return held
-        if self._exceeds_budget(self.queue[0], now_s):
-            return (self._declined(self.queue.pop(0), NotRun.UNAFFORDABLE),)
-        attempt = self._attempts[self.queue[0]]
+        if self.attempts.exceeds_budget(self.attempts.queue[0], now_s):
+            return (self.attempts.declined(self.attempts.queue.pop(0), NotRun.UNAFFORDABLE),)
+        attempt = self.attempts[self.attempts.queue[0]]
         test = attempt.planned
         name = self._worlds.get(test.ranks)
         if name is None:
             return self._start(test.ranks)
         world = self.timeline.worlds[name]
-        if self._is_to_be_measured_elsewhere(self.queue[0], name):
+        if self._is_to_be_measured_elsewhere(self.attempts.queue[0], name):
             return (self._end(test.ranks, "what was compiled in it is no measure of a cache", graceful=True),)
         if test.fresh and name in self._used:
             return (self._end(test.ranks, "the test asks for a fresh world", graceful=True),)
@@ -313,38 +164,25 @@ class Supervisor:
         if lost or len(world.collected) < world.size:
             return self._starting(world, test.limits.startup, now_s)
         if any(attempt.item not in seen.found for _, seen in world.collected.values()):
-            return (self._not_collected(world, self.queue.pop(0)),)
+            return (self._not_collected(world, self.attempts.queue.pop(0)),)
         return self._release(world)
 
     def _at_maxfail(self, now_s: float) -> tuple[Action, ...] | None:
         """Returns what to do instead of the next test, once `maxfail` tests have failed; None to go on."""
-        if not self.plan.maxfail or len(self.failed) < self.plan.maxfail:
+        if not self.plan.maxfail or len(self.attempts.failed) < self.plan.maxfail:
             return None
         if not self._may_pass_yet(now_s):
-            return self._completed(RunEnd.STOPPED, f"{len(self.failed)} failed, as many as asked for")
-        return None if self._prefer_further_attempts() else ()
+            return self._completed(RunEnd.STOPPED, f"{len(self.attempts.failed)} failed, as many as asked for")
+        return None if self.attempts.prefer_further() else ()
 
     def _may_pass_yet(self, now_s: float) -> bool:
         """Returns whether some of the failures may still become passes. Until that is known, only further attempts at
         tests are run.
         """
-        decided = self.failed & self.settled
+        decided = self.attempts.failed & self.attempts.settled
         return len(decided) < self.plan.maxfail and (
-            self._prefer_further_attempts() or self._may_be_asked_for_more(now_s)
+            self.attempts.prefer_further() or self._may_be_asked_for_more(now_s)
         )
-
-    def _prefer_further_attempts(self) -> bool:
-        """Moves further attempts to the head of the queue; returns whether there is one."""
-        self.queue.sort(key=lambda number: number < len(self.plan.tests))
-        return self.queue[0] >= len(self.plan.tests)
-
-    def _exceeds_budget(self, number: int, now_s: float) -> bool:
-        """Returns whether a further attempt that takes as long as the attempt it follows from would outlast the run."""
-        attempt, ends_s = self._attempts[number], [s for s in (self.plan.run_s, self.plan.budget_s) if s]
-        if attempt.after is None or attempt.purpose is Purpose.MEASURED or not ends_s:
-            return False
-        before = self.timeline.tests[attempt.after]
-        return now_s + (before.ended_s or now_s) - before.started_s > min(ends_s)
 
     def _start(self, size: int) -> tuple[Action, ...]:
         others = () if self.plan.dry_run else tuple(self._worlds)
@@ -358,19 +196,14 @@ class Supervisor:
         return EndWorld(self._worlds.pop(size), reason, graceful)
 
     def _not_collected(self, world: WorldView, test: int) -> Write:
-        nodeid = self._attempts[test].planned.nodeid
+        nodeid = self.attempts[test].planned.nodeid
         if all(seen.skip_of(nodeid) for _, seen in world.collected.values()):
             return Write(world.name, TestEnded(test, TestEnd.NOT_RUN, NotRun.SKIPPED))
         return self._not_run(world.name, test, NotRun.COLLECTION)
 
     def _not_run(self, world: str, test: int, why: NotRun) -> Write:
-        self._count_failure(test)
+        self.attempts.count_failure(test)
         return Write(world, TestEnded(test, TestEnd.NOT_RUN, why))
-
-    def _count_failure(self, test: int) -> None:
-        attempt = self._attempts[test]
-        if attempt.purpose.counts and not attempt.planned.drill:
-            self.failed.add(attempt.item)
 
     def _starting(self, world: WorldView, limit_s: float, now_s: float) -> tuple[Action, ...]:
         """Returns what to do while a world starts: nothing, or its end where it failed or took too long. With it end
@@ -388,16 +221,16 @@ class Supervisor:
     def _not_started(self, world: WorldView, why: NotRun, attempts: int = 1) -> tuple[Action, ...]:
         failed = self._start_failures.get(world.size, 0) + attempts
         self._start_failures[world.size] = failed
-        hit = [t for t in self.queue if self._attempts[t].planned.ranks == world.size]
+        hit = [t for t in self.attempts.queue if self.attempts[t].planned.ranks == world.size]
         hit = hit if failed >= START_ATTEMPTS else hit[:1]
-        self.queue = [t for t in self.queue if t not in hit]
+        self.attempts.queue = [t for t in self.attempts.queue if t not in hit]
         ends = tuple(self._not_run(world.name, t, why) for t in hit)
         end = self._end(world.size, f"start-up failed: {why}", graceful=False)
         return (TakeEvidence(world.name, None), ReadOutput(world.name, None), *ends, end)
 
     def _release(self, world: WorldView) -> tuple[Action, ...]:
-        test = self.queue.pop(0)
-        attempt = self._attempts[test]
+        test = self.attempts.queue.pop(0)
+        attempt = self.attempts[test]
         planned = attempt.planned
         self._start_failures.pop(world.size, None)
         self.running, self._clocks, self._alarm_s = test, Clocks(self._pauses), 0.0
@@ -412,8 +245,8 @@ class Supervisor:
 
     def _next_in(self, world: WorldView) -> int | None:
         """Returns the test of the plan that this world runs next; None where it runs none, or that is not known."""
-        for number in self.queue:
-            attempt = self._attempts[number]
+        for number in self.attempts.queue:
+            attempt = self.attempts[number]
             known = all(attempt.item in seen.found for _, seen in world.collected.values())
             if attempt.planned.ranks == world.size and known:
                 elsewhere = self._is_to_be_measured_elsewhere(number, world.name)
@@ -424,8 +257,11 @@ class Supervisor:
         """Returns whether this is a measurement that needs a new world: what a process compiled itself during a warm-up
         says nothing about the cache.
         """
-        further = number >= len(self.plan.tests)
-        return further and self._attempts[number].purpose is Purpose.MEASURED and world in self._warmed
+        return (
+            self.attempts.is_further(number)
+            and self.attempts[number].purpose is Purpose.MEASURED
+            and world in self._warmed
+        )
 
     # -- in a test -----------------------------------------------------------------------------------------
 
@@ -449,7 +285,7 @@ class Supervisor:
 
     def _abort(self, view: TestView, acted: Acted) -> tuple[Action, ...]:
         self.running = None
-        self._count_failure(view.index)
+        self.attempts.count_failure(view.index)
         return (
             Write(view.world, acted),
             TakeEvidence(view.world, view.index),
@@ -465,7 +301,7 @@ class Supervisor:
         more, end = self._count(view, well=well), Write(view.world, TestEnded(view.index, TestEnd.FINISHED))
         if alike and _report_alike(view):
             self._clean[view.world] = self._is_clean(view)
-            fresh = self._attempts[view.index].planned.fresh
+            fresh = self.attempts[view.index].planned.fresh
             ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
             return (*more, ReadOutput(view.world, view.index), end, *ends)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
@@ -475,14 +311,14 @@ class Supervisor:
         """Counts a test of which all ranks are through as passed or failed; returns the plan of the attempt that
         follows a warm-up.
         """
-        attempt = self._attempts[view.index]
+        attempt = self.attempts[view.index]
         if not well:
-            self._count_failure(view.index)
+            self.attempts.count_failure(view.index)
             return ()
         if attempt.purpose is Purpose.MEASURED and not _is_skipped(view):
-            self.failed.discard(attempt.item)
+            self.attempts.failed.discard(attempt.item)
         warmed = attempt.purpose is Purpose.WARM_UP and view.compiled()
-        return self._plan_attempt(Again(attempt.item, Purpose.MEASURED, view.index)) if warmed else ()
+        return self.attempts.plan_further(Again(attempt.item, Purpose.MEASURED, view.index)) if warmed else ()
 
     @staticmethod
     def _is_clean(view: TestView) -> bool:

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from pytest_megacpp.box.actions import LookAgain, TakeEvidence
 from pytest_megacpp.box.context import RunContext
 from pytest_megacpp.box.look.watch import CrashWatch, RankWatch
-from pytest_megacpp.box.supervisor import LookAgain, TakeEvidence
 from pytest_megacpp.box.worlds.world import World
 
 EVIDENCE_S = 3.0  # all ranks together

@@ -27,7 +27,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.commands import word_line
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, Stop
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd
+from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd, SeedState
 from pytest_megacpp.recording.wire import read_all
 
 
@@ -48,8 +48,8 @@ def context(tmp_path: Path) -> Iterator[RunContext]:
 
 
 def prepared(interpreters: Any = None) -> Any:
-    seeding = SimpleNamespace(keep=lambda timeline, why: ev.Progress("seed"))
-    return Prepared(seeding, SimpleNamespace(close=lambda: None), interpreters)  # type: ignore[arg-type]
+    seed = SimpleNamespace(checked=SimpleNamespace(state=SeedState.ABSENT, covered=0, wanted=0))
+    return Prepared(seed, SimpleNamespace(close=lambda: None), interpreters)  # type: ignore[arg-type]
 
 
 def fails(error: Exception) -> Callable[..., None]:

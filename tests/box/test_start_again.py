@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import supervisor as sv
+from pytest_megacpp.box.actions import StartWorld
 from pytest_megacpp.box.context import NEEDED, RunContext
 from pytest_megacpp.box.ranks import Ranks
 from pytest_megacpp.box.recorder import Recorder
@@ -41,7 +41,7 @@ def test_no_world_starts_without_what_its_ranks_need(context: RunContext, name: 
     (context.scratch / name).unlink()
     prepared: Any = SimpleNamespace(admission=None, interpreters=None)
     with pytest.raises(StartFailed):
-        Ranks(context, prepared, Watches(context)).start(sv.StartWorld("w2", 2, WorldReason.NEXT))
+        Ranks(context, prepared, Watches(context)).start(StartWorld("w2", 2, WorldReason.NEXT))
     assert problems(context) == [("environment", "scratch")]
     assert "w2" not in context.recorder.timeline.worlds
 

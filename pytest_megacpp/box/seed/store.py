@@ -368,7 +368,7 @@ def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) 
     if error.errno in _FULL:
         return f"no room to unpack seed {seed_id} in {target.parent}: {reason}; free some there"
     if error.filename == str(source) and error.errno == errno.ENOENT:
-        return f"seed {seed_id} was removed meanwhile; rerun"
+        return f"seed {seed_id} is gone: it was removed meanwhile; rerun"
     if error.filename == str(source):
         return f"seed {seed_id} can't be read: {source}: {reason}; check permissions, or megacpp seed drop {seed_id}"
     return f"seed {seed_id} can't be unpacked: {error.filename2 or error.filename or target}: {reason}"
