@@ -1,8 +1,9 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Four of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `autotune` (triton's
-tuner) and `native_calls` (frames for calls of C++).
-An observer that fails says so once as a missing capability; the test goes on.
+Some of what it sets up has a module: `first_forward` (module calls), `backward`, `autotune` (triton's tuner),
+`native_calls` (frames for calls of C++), `compile_counts`. The wrappers around the making and the end of groups stay
+here: `recording.stacks` leaves out frames of this file.
+An observer that fails is reported once as a missing capability; the test goes on.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pytest_megacpp.rank import backward, first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.autotune import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.rank.cache_keys import separate_keys
+from pytest_megacpp.rank.compile_counts import CompileCounts
 from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.flight_recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
 from pytest_megacpp.rank.group_timeouts import Patience
@@ -26,7 +28,6 @@ from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.torch_state import group_exists, on_cuda
 from pytest_megacpp.recording.events import (
     Capability,
-    Compiled,
     ConfigsDropped,
     DeviceUsed,
     FirstForward,
@@ -40,8 +41,6 @@ from pytest_megacpp.recording.texts import ending
 from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, ForwardOrigin
 
 SENT_ENTRIES = 64
-KEPT_KEYS = 4096  # of compile caches, per test
-KEY_CHARS = 200  # all of them fit one line of the recording
 
 Counters: TypeAlias = dict[int, tuple[int, int]]
 """(entered, completed) collectives by process group."""
@@ -56,8 +55,7 @@ class Observers:
         self.groups_created = 0
         self.patience = Patience()
         self.issued = Issued(dumps, lambda e: self._missing(EvidenceSource.FLIGHT_RECORDER, e), capturing=_capturing())
-        self._compile_before = (0.0, 0, 0, 0)
-        self._cache_keys: dict[tuple[str, str], None] = {}
+        self.compile_counts = CompileCounts()
         self._server: Any = None
         self._launched = int(os.environ.get("WORLD_SIZE", "0"))  # a test may change the variable
         self._default_size = 0  # of the default group that was made last
@@ -86,7 +84,7 @@ class Observers:
         except Exception as e:
             self._missing("issued_collectives", e)
         try:
-            self._watch_cache_keys()
+            self.compile_counts.watch_keys()
         except Exception as e:
             self._missing("cache_keys", e)
         try:
@@ -257,26 +255,6 @@ class Observers:
         """
         return self.issued.burst() if group_exists() else contextlib.nullcontext()
 
-    def _watch_cache_keys(self) -> None:
-        """Watches which keys each cache of the compiler stored or found. The function that torch calls for that is
-        loaded with torch.
-        """
-        from torch.compiler import _cache
-
-        manager: Any = _cache.CacheArtifactManager
-        record = manager.record_artifact
-
-        @functools.wraps(record)
-        def recorded(artifact_type: str, key: str, content: Any) -> None:
-            self._used_key(artifact_type, key)
-            record(artifact_type, key, content)
-
-        manager.record_artifact = staticmethod(recorded)
-
-    def _used_key(self, cache: str, key: str) -> None:
-        if len(self._cache_keys) < KEPT_KEYS:
-            self._cache_keys[str(cache), str(key)[:KEY_CHARS]] = None
-
     def counters(self) -> Counters:
         """Returns the collectives counted since each group's beginning; cheap."""
         _, status = read_recorders(self.agent.epoch_s, 0)
@@ -352,22 +330,10 @@ class Observers:
         if self.test is not None:
             self.agent.send(ConfigsDropped(self.agent.rank, self.test, kernel, dropped, limit_bytes, kept))
 
-    def compile_started(self) -> None:
-        """Remembers the compile totals at the start of a test."""
-        self._compile_before = _compile_totals()
-        self._cache_keys.clear()
-
     def send_compiled(self) -> None:
         """Sends what this test compiled, when it compiled anything."""
-        if self.test is None:
-            return
-        now = _compile_totals()
-        totals = zip(self._compile_before, now, strict=True)
-        seconds, graphs, hits, misses = (b - a if b >= a else b for a, b in totals)  # a test may have set them to 0
-        keys = _by_cache(tuple(self._cache_keys))  # another thread may go on
-        if graphs or hits or misses or seconds or keys:
-            counts = int(graphs), int(hits), int(misses)
-            self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts, keys), hold=True)
+        if self.test is not None and (compiled := self.compile_counts.compiled(self.agent.rank, self.test)) is not None:
+            self.agent.send(compiled, hold=True)
 
 
 @contextlib.contextmanager
@@ -446,27 +412,3 @@ def _world_group() -> Any:
     import torch.distributed as dist
 
     return dist.group.WORLD
-
-
-def _by_cache(used: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
-    caches = dict.fromkeys(cache for cache, _ in used)
-    return {cache: tuple(key for c, key in used if c == cache) for cache in caches}
-
-
-def _compile_totals() -> tuple[float, int, int, int]:
-    """Returns seconds, graphs, cache hits and misses of this process so far."""
-    utils = sys.modules.get("torch._dynamo.utils")
-    if utils is None:
-        return 0.0, 0, 0, 0
-    counters = utils.counters
-    inductor, autograd = counters.get("inductor", {}), counters.get("aot_autograd", {})
-    seconds = sum(sum(utils.compilation_time_metrics.get(k, ())) for k in _OUTERMOST)
-    return (
-        float(seconds),
-        int(counters.get("stats", {}).get("unique_graphs", 0)),
-        int(inductor.get("fxgraph_cache_hit", 0)) + int(autograd.get("autograd_cache_hit", 0)),
-        int(inductor.get("fxgraph_cache_miss", 0)) + int(autograd.get("autograd_cache_miss", 0)),
-    )
-
-
-_OUTERMOST = ("_compile.compile_inner", "backward._backward_impl")
