@@ -1,4 +1,4 @@
-"""Owns waiting: for what happens at descriptors, and for what other threads hand over; must not know what it means.
+"""Owns waiting for descriptors and for what other threads hand over; must not know what any of it means.
 
 One thread waits and handles. Others only hand over, which wakes it.
 """

@@ -30,7 +30,9 @@ LET_GO_S = 5.0  # for a copier to end, which a mount that doesn't answer may hol
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What worlds need: ranks connect to `admission` and are forked from `interpreters`, which still import."""
+    """What the loop needs: `seed` filled the compile cache, ranks connect to `admission` and are forked from
+    `interpreters`, which may still be importing.
+    """
 
     seed: LoadedSeed
     admission: Admission

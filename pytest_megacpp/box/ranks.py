@@ -32,8 +32,8 @@ from pytest_megacpp.recording.vocabulary import BoxStep, Purpose, ReportOutcome
 LEAVE_S = 8.0  # for session fixtures and exit handlers after the last test
 TERM_S = 2.0  # between SIGTERM and SIGKILL
 KILL_S = 5.0  # for the kernel to take a killed process down
-LAST_READS = 64  # of a line whose rank is gone: all that a socket holds, though somebody goes on writing
-FLOOD_SHARE = 0.03  # of the box's time, for a rank that says more than is recorded
+LAST_READS = 64  # of a line whose rank is gone: all that its socket holds, though a child may go on writing
+FLOOD_SHARE = 0.03  # of the box's time, for a rank that sends more than is recorded (decision 0010)
 
 
 class Ranks:
@@ -257,7 +257,7 @@ class Ranks:
                 process.send(rank.pid, sig)
             if pump.until(gone, grace_s):
                 break
-        for rank in world.ranks.values():  # a group outlives its leader
+        for rank in world.ranks.values():  # a process group outlives its leader
             with contextlib.suppress(OSError):
                 os.killpg(rank.pid, signal.SIGKILL)
         process.end_all(world.strays())

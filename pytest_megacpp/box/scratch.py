@@ -32,7 +32,7 @@ def make() -> str:
         return unborn
     place, name = os.path.split(unborn)
     born = os.path.join(place, name.removeprefix("new-"))
-    os.rename(unborn, born)  # only now can a sweep see it
+    os.rename(unborn, born)  # only now a sweep can see it
     with contextlib.suppress(OSError):  # where a directory can't be locked, nobody looks for a lock on one
         fcntl.flock(os.open(born, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)
     return born

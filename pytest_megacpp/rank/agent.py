@@ -1,7 +1,6 @@
 """Owns a rank's line to the box: facts out, commands in; must not know pytest, torch or what facts mean.
 
-The box is the only one who is waited for, and only between tests. When the line breaks the box is gone, and
-so is the point of this process.
+A rank waits for nobody but the box, and only between tests. When the line breaks the box is gone, so the process ends.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Owns being there when a backward pass runs; must not know what for.
+"""Owns running every backward pass within a context; must not know what for.
 
 All passes go through one function of torch. As with `first_forward`, it keeps its identity and its file: torch's
 compiler tells by these which frames it leaves alone, and a function of ours in its place changes where graphs break

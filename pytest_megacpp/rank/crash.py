@@ -1,4 +1,4 @@
-"""Owns how a crashing interpreter says so: its dump goes to the box, which looks before it listens.
+"""Owns how a crash is reported: the dump goes to the box, which looks at the process before it reads on.
 
 The line is so narrow that faulthandler blocks after its first words. Until the box reads on, the process stands still
 inside its signal handler, and its worker server can still say in which collective it was; then it dies. Where the

@@ -1,6 +1,6 @@
 """Owns reading this process's flight recorders, and noticing that they miss something; must not know tests.
 
-Which recorders there are is told by what torch's functions accept. A recorder that a hook writes is seen by the box
+What torch's functions accept shows which recorders there are. A recorder that a hook writes is seen by the box
 in part only (its worker server leaves out what is over), so this process looks at it itself, once a second. The look
 needs the interpreter lock, which a process that waits for its device has released.
 """

@@ -102,7 +102,7 @@ def _outlast(*limits_s: float) -> timedelta:
 
 
 def _backends() -> list[Any]:
-    """Yields the backends of all groups that this process is a member of."""
+    """Returns the backends of all groups that this process is a member of."""
     from torch.distributed import distributed_c10d as c10d
 
     found: dict[Any, None] = {}

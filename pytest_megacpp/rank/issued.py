@@ -4,7 +4,7 @@ what tests are, or whether ranks agree.
 A recorder keeps its newest 64 entries. So the ring is read whenever so many collectives may have been issued: calls
 that Python makes are counted one by one (`native_calls`), those that C++ makes (DDP's reducer) are in the recorder's
 own counters, which are looked at around every backward pass and cost a hundredth of the entries. Entries are numbered,
-so what is lost is known, and told. Decision 79 has the measurements.
+so what is lost is known, and reported. Decision 0079 has the measurements.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pytest_megacpp.recording.issued import Digests, Issue, hashed
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
 DEFAULT_RING = 64
-PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 79)
+PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 0079)
 
 Dumping = Callable[[bool], Sequence[Dump]]
 

@@ -28,7 +28,7 @@ from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.texts import ending
 from pytest_megacpp.recording.vocabulary import Stage
 
-_SAID_CHARS = 8_000
+_SHOWN_CHARS = 8_000
 _LOOKED_AT_BYTES = 128 << 10
 _STAGES = {pytest.ExitCode.USAGE_ERROR: Stage.USAGE, pytest.ExitCode.INTERNAL_ERROR: Stage.PLUGIN}
 
@@ -105,7 +105,7 @@ def _end_of(stderr: str) -> str:
     try:
         with open(stderr, encoding="utf-8", errors="replace") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - _LOOKED_AT_BYTES))
-            return ending(f.read(), _SAID_CHARS)
+            return ending(f.read(), _SHOWN_CHARS)
     except OSError:
         return ""
 

@@ -1,4 +1,4 @@
-"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them, and telling of each collective
+"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them, and reporting each collective
 that Python issues; must not know who reads stacks, or counts.
 
 `work.wait()`, `store.get()` and the making of a `TCPStore` are C++ and leave no frame of their own: on a stack, a
@@ -49,7 +49,7 @@ Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
 """Gets the group, the method and its arguments."""
 
 
-def tell_issued(about: Told) -> None:
+def report_issued(about: Told) -> None:
     """Has `about` called after each collective and message that Python issues in a process group."""
     from torch._C import _distributed_c10d as native
 

@@ -79,7 +79,7 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.tell_issued(self.issued.call)
+            native_calls.report_issued(self.issued.call)
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)

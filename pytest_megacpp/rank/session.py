@@ -175,7 +175,7 @@ class RankSession:
         following = self._items.get(go.next_item) if go.next_item is not None else None
         self._go, self.observers.test = go, go.test
         self.observers.issued.begin()
-        self._set_apart(go)
+        self._apply_purpose(go)
         self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
@@ -205,8 +205,8 @@ class RankSession:
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
         self.observers.test = None
 
-    def _set_apart(self, go: Go) -> None:
-        """Applies what sets this attempt apart from most; its world has no other test."""
+    def _apply_purpose(self, go: Go) -> None:
+        """Applies what this attempt asks of its processes; its world has no other test."""
         if go.detail:
             import torch.distributed as dist
 

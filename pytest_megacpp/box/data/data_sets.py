@@ -1,4 +1,4 @@
-"""Owns bringing a plan's data sets to where ranks read them, and saying how far that is; must not know a test."""
+"""Owns bringing a plan's data sets to where ranks read them, and reporting how far that is; must not know a test."""
 
 import queue
 import threading
@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pytest_megacpp.box.data.copier import Cancelled, Copier, CopyFailed, Tally, gib, read_manifest
+from pytest_megacpp.box.data.copier import Copier, Tally, gib
+from pytest_megacpp.box.data.failures import Cancelled, CopyFailed
+from pytest_megacpp.box.data.manifest import read_manifest
 from pytest_megacpp.recording.events import ProblemFound, Progress
 from pytest_megacpp.recording.plan import DataSet
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode
 
-SAY_EVERY_S = 1.0
-SAY_SELDOM_S = 10.0  # in a long copy
+REPORT_EVERY_S = 1.0
+REPORT_SELDOM_S = 10.0  # in a long copy
 
 
 class Fetch(threading.Thread):
@@ -75,10 +77,10 @@ class Fetch(threading.Thread):
             self._began_s = None
             return
         if self._began_s is None:
-            self._began_s, self._next_s = now_s, now_s + SAY_EVERY_S
+            self._began_s, self._next_s = now_s, now_s + REPORT_EVERY_S
         if now_s >= self._next_s:
             running_s = now_s - self._began_s
-            self._next_s = now_s + min(max(SAY_EVERY_S, running_s / 20), SAY_SELDOM_S)
+            self._next_s = now_s + min(max(REPORT_EVERY_S, running_s / 20), REPORT_SELDOM_S)
             yield Progress(BoxStep.DATA, f"{now[0]} {described(now[1], running_s)}")
 
 

@@ -1,4 +1,4 @@
-"""Owns hearing of GPU errors while tests run: Xids and ECC, from the kernel log or NVML; must not judge them.
+"""Owns noticing GPU errors while tests run: Xids and ECC, from the kernel log or NVML; must not judge them.
 
 The kernel log names the process, NVML only the GPU, so where the log can be read Xids are taken from there. NVML is
 asked in the box's own process, through its C library: the forkserver and the ranks stay untouched by it.

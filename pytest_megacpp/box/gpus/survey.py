@@ -1,4 +1,4 @@
-"""Owns what `nvidia-smi` and the kernel log tell of GPUs beyond their names: health, users, links; must not judge.
+"""Owns what `nvidia-smi` and the kernel log report about GPUs beyond their names: health, users, links; must not judge.
 
 Parsers take recorded text. What a driver doesn't tell (`N/A`, an element that isn't there, a question that fails) is
 None, never a guess. Formats: NVIDIA's nvidia-smi manual and its `nvsmi_device` document type.

@@ -132,8 +132,8 @@ def _hole_punching(directory: Path) -> str:
 
 
 def _crash_look(_: Path) -> str:
-    """Checks that a crash dump doesn't fit into the socket's buffer: the process would be gone before it can be looked
-    at (decision 0007).
+    """Checks that a crash dump doesn't fit into the socket's buffer. Else the process would be gone before it can be
+    looked at (decision 0007).
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
@@ -155,7 +155,7 @@ def _file_locks(_: Path) -> str:
 
 
 def _unix_sockets(_: Path) -> str:
-    """Makes a listening socket, not a pair: a filter of address families lets socketpair(2) pass."""
+    """Makes one socket, not a pair: a filter of address families lets socketpair(2) pass."""
     socket.socket(socket.AF_UNIX).close()
     return ""
 

@@ -1,6 +1,6 @@
 """Owns which flight recorders a rank's worker server has, and reading them; must not know when to look, nor why.
 
-Which there are is told by what the server offers, not by torch's version:
+What the server offers shows which ones there are; torch's version doesn't:
 
 * `fr_trace_json` is gloo's recorder, in every build.
 * `dump_nccl_trace_json` is the legacy NCCL backend's, in builds with CUDA.

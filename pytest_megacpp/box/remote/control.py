@@ -1,4 +1,4 @@
-"""Owns how a far desk speaks to its box: files in the run's directory, written by whoever hears the desk.
+"""Owns how a remote desk gives commands to its box: files in the run's directory, written by its followers.
 
 `lease` is touched whenever the desk says anything, `words` grows by each line that is for the box (some come twice,
 from a follower after the other), `fetched` says that the desk has everything, `ended` is the box's own: nothing of it

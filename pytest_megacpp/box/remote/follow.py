@@ -1,4 +1,4 @@
-"""Owns telling a far desk what happens: the recording from a byte offset on, then the logs; must not know a run.
+"""Owns streaming a run to a remote desk: the recording from a byte offset on, then the logs; must not know a run.
 
 `python -m pytest_megacpp.box.remote.follow DIRECTORY OFFSET`. Standard output carries whole lines of the recording as
 they are, and between them lines that begin with `#`: `#beat` while nothing happens, so that a silent network is

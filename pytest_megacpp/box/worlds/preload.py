@@ -1,7 +1,7 @@
 """Owns what an interpreter imports once for all ranks; must not touch CUDA or import the project's tests.
 
 It dies with its parent thread, so that nothing outlives a killed box. A module that starts CUDA while it
-is imported spoils the process: a fork of it can't use a device. That is found out here, and told in a file.
+is imported spoils the process: a fork of it can't use a device. This module finds that out, and reports it in a file.
 """
 
 import contextlib

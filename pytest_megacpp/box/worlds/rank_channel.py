@@ -11,14 +11,15 @@ from pytest_megacpp.recording.events import Fact, Muted
 from pytest_megacpp.recording.vocabulary import Lost
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, ended_lines, read_object, read_time
 
-# What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
+# What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on
+# (decision 0010).
 ANYTHING_BYTES = 8 << 20
 TESTIMONY_BYTES = 16 << 20
 MAX_GARBAGE_LINES = 10_000
 MAX_GARBAGE_BYTES = 1 << 20
 """In one test; each line takes some 5 µs to refuse, 1 MiB of many small values 50 ms, and honest ranks send none."""
 
-_VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # an honest rank names the kind as early
+_VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # a real rank's line has the kind within 44 bytes
 _IS_VITAL = re.compile(_VITAL)
 _VITAL_LINES = re.compile(rb"\n" + _VITAL + rb"[^\n]*")
 
