@@ -24,8 +24,8 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
     versions = {name: survey.versions[name] for name in _VERSIONS if name in survey.versions}
     if survey.devices.devices:
         versions["driver"] = survey.devices.devices[0].driver
-    theirs = {name: value for name, value in environ.items() if name.startswith(_OF_COMPILERS)}
-    ours = {s.name: s.value for s in settings if s.name.startswith(_OF_COMPILERS) and s.value is not None}
+    inherited = {name: value for name, value in environ.items() if name.startswith(_OF_COMPILERS)}
+    resolved = {s.name: s.value for s in settings if s.name.startswith(_OF_COMPILERS) and s.value is not None}
     return Shape(
         lane=plan.lane,
         gpu="cpu" if plan.dry_run else plan.gpu,
@@ -34,7 +34,7 @@ def shape_of(plan: Plan, survey: Survey, settings: Iterable[Setting], environ: M
         preset=plan.seed.preset,
         image=plan.seed.image,
         versions=versions,
-        settings={n: v for n, v in sorted({**theirs, **ours}.items()) if n not in _NOT_IN_KEYS},
+        settings={n: v for n, v in sorted({**inherited, **resolved}.items()) if n not in _NOT_IN_KEYS},
         project=plan.seed.project,
     )
 

@@ -39,7 +39,7 @@ class InterpreterLost(OSError):
 
 def hash_seeds(environ: Mapping[str, str], chosen: int | None) -> tuple[str, ...]:
     """Returns the hash seed of each interpreter. One that the user's environment fixes holds for all ranks, as under
-    torchrun; else they are `chosen` and the next one, drawn where nobody chose. None is 0, which would switch off
+    torchrun; else they are `chosen` and the next one, drawn where nobody chose. No seed is 0, which would switch off
     salting.
     """
     fixed = environ.get(HASH_SEED, "")
