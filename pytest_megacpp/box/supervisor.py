@@ -39,8 +39,8 @@ ALARM_SHARE = 0.05  # of a test's age
 START_SETTLE_S = 2.0  # after a rank broke or died in start-up: others may do so for the same reason, or collect
 MAX_START_SETTLE_S = 10.0
 START_ATTEMPTS = 2
-PAUSE_S = 2.0  # a box that has nothing to do asks again many times a second; one that didn't was stopped itself
-LOOK_AGAIN_S = 1.5  # after a pause, for looks and for what ranks send to come in
+PAUSE_S = 2.0  # between two steps: an idle box makes many a second, so it was stopped itself
+LOOK_AGAIN_S = 1.5  # after a pause of the box: looks and reports of ranks come in, before alarms count
 AGAIN_S = 120.0  # for a desk to order another attempt, or to settle the test (decision 0050)
 
 
@@ -57,7 +57,7 @@ class Supervisor:
     _used: set[str] = field(default_factory=set)
     _clean: dict[str, bool] = field(default_factory=dict)
     _warmed: set[str] = field(default_factory=set)  # worlds in which a warm-up ran
-    _desk_active_s: float = 0.0  # when a desk that may want more was last heard, or a test ended
+    _desk_active_s: float = 0.0  # when the desk last gave a command, or a test ran
     _made: int = 0
     _start_failures: dict[int, int] = field(default_factory=dict)
     _clocks: Clocks = field(default_factory=Clocks)
@@ -102,7 +102,7 @@ class Supervisor:
         if self.finished:
             return ()
         if self.running is None and not self.attempts.queue and not self._may_be_asked_for_more(now_s):
-            return self._completed(RunEnd.COMPLETED)  # whatever the desk said: it may have left because all is done
+            return self._completed(RunEnd.COMPLETED)  # even after a stop: the desk may have left because all is done
         if (end := self.why_to_end(now_s)) is not None:
             return self._stopped(*end)
         if self.running is not None:
@@ -172,7 +172,7 @@ class Supervisor:
         if not self.plan.maxfail or len(self.attempts.failed) < self.plan.maxfail:
             return None
         if not self._may_pass_yet(now_s):
-            return self._completed(RunEnd.STOPPED, f"{len(self.attempts.failed)} failed, as many as asked for")
+            return self._completed(RunEnd.STOPPED, f"{len(self.attempts.failed)} failed, the limit of --maxfail")
         return None if self.attempts.prefer_further() else ()
 
     def _may_pass_yet(self, now_s: float) -> bool:
