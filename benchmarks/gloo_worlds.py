@@ -17,7 +17,8 @@ from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
-from pytest_megacpp.box.host import contract, loopback, preflight
+from pytest_megacpp.box.host import contract, loopback
+from pytest_megacpp.box.host.survey import cpu_count
 from pytest_megacpp.box.worlds.stores import ADDRESS
 from pytest_megacpp.box.worlds.torchrun_env import rank_environment
 
@@ -49,9 +50,7 @@ def main() -> int:
 def box_environment(ranks: int) -> dict[str, str]:
     """What ranks of a dry run inherit from their box."""
     loopback.lists_ipv4_first.cache_clear()
-    shape = contract.LaunchShape(
-        cuda=False, ranks=ranks, cpus=preflight.cpu_count(), cache_dir="", loopback=loopback.for_gloo()
-    )
+    shape = contract.LaunchShape(cuda=False, ranks=ranks, cpus=cpu_count(), cache_dir="", loopback=loopback.for_gloo())
     return contract.apply(os.environ, contract.resolve(os.environ, shape=shape))
 
 

@@ -79,13 +79,13 @@ ADDITIONS = {
         frozenset({"recording.timeline:add"}),
     ),
     "an action": Addition(
-        "box/supervisor.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
+        "box/actions.py", "\nAction: TypeAlias = StartWorld", ACTION, frozenset({"box.main:_perform"})
     ),
     "a word of the desk": Addition(
         "recording/commands.py",
         "Word: TypeAlias = Again | Enough | Stop",
         "Word: TypeAlias = Again | Enough | Stop | int",
-        frozenset({"box.main:_obey"}),
+        frozenset({"box.desk_commands:_handle_command"}),
     ),
     "a verdict code": member(
         "judge/verdicts.py", 'BLOCKED = "blocked"', "judge.verdicts:_traits_of", "judge.next_steps:usual_step"
@@ -94,7 +94,7 @@ ADDITIONS = {
     "a reason to act": member(
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),
-    "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.supervisor:_attempt"),
+    "a purpose": member(VOCABULARY, 'MEASURED = "measured"  # to be judged', "box.attempts:_attempt"),
     "a stage": member(VOCABULARY, 'RENDEZVOUS = "rendezvous"', "judge.world_starts:_what_failed"),
     "a limit of memory": member(VOCABULARY, 'MACHINE = "machine"', "judge.memory:_whose"),
     "what reports come to": member("recording/reports.py", 'NOTHING = "nothing"', "judge.outcomes:_agreed"),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pytest_megacpp.box.gpus.faults import CORRECTED, UNCORRECTED, Nvml, ears
+from pytest_megacpp.box.gpus.faults import CORRECTED, UNCORRECTED, Nvml, open_fault_sources
 from pytest_megacpp.box.gpus.survey import STATE, parse_state
 from tests.gpu.conftest import gpu_name
 
@@ -99,12 +99,12 @@ def events() -> dict[str, Any]:
     """Whether the box can listen for errors of the device."""
     _, _, states = parse_state(subprocess.run(STATE, capture_output=True, text=True, timeout=20, check=True).stdout)
     uuids = [state.uuid for state in states]
-    found, missing = ears(uuids)
+    found, missing = open_fault_sources(uuids)
     heard = Nvml(uuids, CORRECTED | UNCORRECTED)
     return {
-        "ears": [type(ear).__name__ for ear in found],
+        "fault_sources": [type(source).__name__ for source in found],
         "missing": missing,
-        "wait": asked(lambda: str(list(heard.hear(0.1))), 5),
+        "wait": asked(lambda: str(list(heard.read(0.1))), 5),
     }
 
 

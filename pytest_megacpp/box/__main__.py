@@ -22,7 +22,7 @@ _UNKNOWN = 70
 
 
 def main(plan: str, directory: str) -> int:
-    _obey_library_path(plan)
+    _restart_with_library_path(plan)
     found = process.default_signals()
     process.adopt_orphans()
     guard = os.getpid()
@@ -41,20 +41,20 @@ def main(plan: str, directory: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _obey_library_path(plan: str) -> None:
-    """The loader reads LD_LIBRARY_PATH once, as a program starts. So this one starts anew with the contract's, and
-    what the box itself loads is as in its ranks. The contract still gets to see what it was.
+def _restart_with_library_path(plan: str) -> None:
+    """Starts this program anew where the contract changes LD_LIBRARY_PATH: the loader reads it only as a program
+    starts, and the box is to load the libraries that its ranks load. STARTED_WITH keeps the old value for the contract.
     """
     if STARTED_WITH in os.environ:
         _set(contract.LIBRARY_PATH, os.environ.pop(STARTED_WITH))
         return
     with open(plan, encoding="utf-8") as f:
         configured = json.load(f).get("environment", {})
-    theirs = os.environ.get(contract.LIBRARY_PATH, "")
-    ours = contract.library_path({**os.environ, **configured}, chosen=configured) or ""
-    if ours != theirs:
-        os.environ[STARTED_WITH] = theirs
-        _set(contract.LIBRARY_PATH, ours)
+    inherited = os.environ.get(contract.LIBRARY_PATH, "")
+    wanted = contract.library_path({**os.environ, **configured}, chosen=configured) or ""
+    if wanted != inherited:
+        os.environ[STARTED_WITH] = inherited
+        _set(contract.LIBRARY_PATH, wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -82,7 +82,7 @@ def _box(plan: str, directory: str, scratch: str, guard: int, signals: tuple[str
 
 
 def _wait_for(box: int) -> int:
-    """The box's exit status; other children that end meanwhile are orphans it adopted."""
+    """Returns the box's exit status. Other children that end meanwhile are orphans that this process adopted."""
     while True:
         try:
             pid, status = os.wait()
@@ -93,7 +93,7 @@ def _wait_for(box: int) -> int:
 
 
 def _sweep() -> None:
-    """Ends what the box left behind."""
+    """Ends what the box left behind, for at most SWEEP_S."""
     deadline = time.monotonic() + SWEEP_S
     while (left := _left()) and time.monotonic() < deadline:
         process.end_all(left)
@@ -104,7 +104,9 @@ def _sweep() -> None:
 
 
 def _left() -> list[int]:
-    """Descendants; where orphans aren't adopted, also processes that were started with this guard's mark."""
+    """Returns the ids of descendants and, where orphans aren't adopted, of processes that were started with this
+    guard's mark.
+    """
     below = [p.pid for p in process.descendants(os.getpid())]
     return below if process.adopts_orphans() else [*below, *process.marked(GUARD, str(os.getpid()))]
 

@@ -47,9 +47,9 @@ QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 @dataclass
 class Clocks:
-    """What adds up while a test runs: waiting seconds per wait, for peers that compile and for others; `late` names
-    who holds up each open wait. The time of a collective goes on where ranks give up on it, messages have no number.
-    In `pauses` the box itself stood still: nothing was seen, so no limit counts them.
+    """Seconds that add up while a test runs, per wait: for peers that compile, and for others. `late` names the ranks
+    that hold up each open wait. The time of a collective goes on when ranks give up on it; messages have no number.
+    During `pauses` the box itself stood still and saw nothing, so no limit counts them.
     """
 
     pauses: list[tuple[float, float]] = field(default_factory=list)
@@ -93,13 +93,17 @@ class Clocks:
                 clock[number] = clock.get(number, 0.0) + elapsed_s
 
     def _new_messages(self, longest_s: float) -> None:
-        """All messages have one number, but nobody waits for one longer than that."""
+        """Bounds the clocks of messages, which share one number, by the time that the longest open wait for one has
+        lasted.
+        """
         for clock in (self.compiling_s, self.plain_s):
             if NO_NUMBER in clock:
                 clock[NO_NUMBER] = min(clock[NO_NUMBER], longest_s)
 
     def _was_compiling(self, number: Number, seconds: float) -> None:
-        """What looked like ordinary code for so long, at most, was the import of the compiler."""
+        """Moves up to `seconds` from one clock to the other: what looked like ordinary code was the import of the
+        compiler.
+        """
         moved_s = min(seconds, self.plain_s.get(number, 0.0))
         self.plain_s[number] = self.plain_s.get(number, 0.0) - moved_s
         self.compiling_s[number] = self.compiling_s.get(number, 0.0) + moved_s
@@ -108,11 +112,11 @@ class Clocks:
         return self.compiling_s.get(number, 0.0) + self.plain_s.get(number, 0.0)
 
     def since(self, time_s: float, now_s: float) -> float:
-        """Seconds since then, without pauses."""
+        """Returns the seconds since `time_s`, without pauses."""
         return now_s - time_s - sum(max(0.0, end_s - max(start_s, time_s)) for start_s, end_s in self.pauses)
 
     def to_compare(self, view: TestView) -> set[Number]:
-        """Collectives that ranks issued since the last call, and those that didn't match then."""
+        """Returns the collectives that ranks issued since the last call, and those that didn't match then."""
         numbers = self.suspects
         for rank in view.ranks.values():
             numbers |= set(rank.collectives.changed_since(self.compared.get(rank.rank, 0)))
@@ -124,7 +128,7 @@ Rule = Callable[[TestView, Clocks, float], Acted | None]
 
 
 def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """The first reason to end this test now, None while it may go on."""
+    """Returns the first reason to end this test now, or None while it may go on."""
     clocks.advance(view, now_s)
     for rule in (_exit, _mismatch, _stuck_on_failure, _waited_too_long, _compiled_too_long, _nobody_moves, _overtime):
         acted = rule(view, clocks, now_s)
@@ -134,7 +138,7 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def all_waits(view: TestView) -> tuple[Wait, ...]:
-    """Who waits for whom now, by whatever shows it."""
+    """Returns who waits for whom now, by whatever shows it."""
     gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
     graph = _graph(view, gave_up_s)
     return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(view, graph, gave_up_s)
@@ -147,14 +151,16 @@ def _graph(view: TestView, gave_up_s: Mapping[int, float]) -> WaitGraph:
 
 
 def _goes_on(view: TestView, wait: Wait, gave_up_s: Mapping[int, float]) -> bool:
-    """Of ranks that all gave up, the wait is over once no missing one can come."""
+    """Returns whether the wait is still open. Where all of its ranks gave up, it is over once no
+    missing one can come.
+    """
     waits = any(r not in gave_up_s for r in wait.waiting)
     return waits or not wait.missing or any(not view.ranks[r].out for r in wait.missing)
 
 
 def _unnumbered(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
-    """The wait of ranks that only their stacks, or the call they failed in, show waiting, or that use a world to which
-    not all have come: whom for is a guess.
+    """Returns the wait, if any, of ranks that wait only by their stacks or by the call they failed in, or that use a
+    world to which not all have come. For whom they wait is a guess.
     """
     lacking = [w for w in graph.waits if not w.missing and view.groups.lacks_members(w.group)]
     blocked = {r: since_s for r, (_, since_s) in graph.calls.items()}
@@ -167,14 +173,16 @@ def _unnumbered(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]
 
 
 def _gave_up_s(rank: RankView) -> float | None:
-    """When this rank failed for lack of a peer: one that didn't come, or that is gone."""
+    """Returns when this rank failed because a peer didn't come or is gone; None where it didn't."""
     if rank.failure is None or (error := rank.failure[1].error) is None:
         return None
     return rank.failure[0] if classify(error).secondary else None
 
 
 def _waits(rank: RankView, now_s: float) -> bool:
-    """It waits for a peer, as far as is known. On a device the recorder alone must do."""
+    """Returns whether the rank is known to wait for a peer. On a device, where a waiting host burns a core, the
+    recorder decides alone.
+    """
     if rank.spins:
         return True
     if not rank.collectives.pending():
@@ -183,7 +191,7 @@ def _waits(rank: RankView, now_s: float) -> bool:
 
 
 def _begun(rank: RankView) -> bool:
-    """Its device is known to have begun all it waits for; one that computes still doesn't wait."""
+    """Returns whether the device is known to have begun all that the rank waits for; else it may still compute."""
     return all(e.started for e in (*rank.collectives.pending(), *rank.collectives.messages))
 
 
@@ -202,19 +210,19 @@ def _acted(view: TestView, why: ActReason, detail: str, wait: Wait | None = None
 
 
 def _compiles(rank: RankView, now_s: float) -> bool:
-    """By its counters, or by a fresh stack before they begin."""
+    """Returns whether the rank compiles, by its counters or, before these begin, by a fresh stack."""
     fresh = bool(rank.stacks) and now_s - rank.stacks[-1][0] < FRESH_S
     return rank.compiling or (fresh and not rank.out and rank.imports_compiler())
 
 
 def _looked_before_s(rank: RankView) -> float:
-    """When it was looked at before the last time."""
+    """Returns when the stack before the newest one was taken."""
     return rank.stacks[-2][0] if len(rank.stacks) > 1 else float("-inf")
 
 
 def to_look_at(view: TestView, acted: Acted) -> tuple[int, ...]:
-    """Ranks of whom nobody knows where they are: missing, and busy since their stack was last asked for; or known to
-    wait by a stack of which nothing says whether it is old.
+    """Returns the ranks whose stack is needed before acting: missing ones that were busy since their stack was last
+    taken, and ones known to wait only by a stack that may be old.
     """
     missing = acted.missing if acted.why is ActReason.STALL else ()
     unseen = {r for r in missing if not view.ranks[r].out and not view.ranks[r].looked_at()}
@@ -244,7 +252,7 @@ def _mismatch(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """Somebody failed or left, and everybody else waits: nothing can free them."""
+    """Acts when a rank failed or left and all others wait, so that nothing can free them (decision 0004)."""
     losses = [t for v in view.ranks.values() if (t := _lost_s(v)) is not None]
     if not losses:
         return None
@@ -261,7 +269,7 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
 
 
 def _lost_s(rank: RankView) -> float | None:
-    """When this rank failed or left the test."""
+    """Returns when this rank failed or left the test; None where it did neither."""
     times = [t for t in (rank.finished_s, rank.exit_s) if t is not None]
     if rank.failure:
         times.append(rank.failure[0])
@@ -269,7 +277,9 @@ def _lost_s(rank: RankView) -> float | None:
 
 
 def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float | None:
-    """Since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there."""
+    """Returns since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there; None where it
+    doesn't.
+    """
     since = [w.since_s for w in waits if rank.rank in w.waiting]
     if since and _waits(rank, now_s):
         return max(max(since), rank.rests_s)
@@ -291,19 +301,21 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
 
 
 def _skew_s(view: TestView, late_ranks: Collection[int]) -> float:
-    """How long others may wait for ranks that compile, or did; for a warm-up, as long as they may compile."""
+    """Returns how many seconds others may wait for ranks that compile or have compiled; in a warm-up, as long as a
+    compile may take.
+    """
     warm_up = bool(late_ranks) and all(view.ranks[r].warms_up for r in late_ranks)
     return max(view.limits.skew, view.limits.compile) if warm_up else view.limits.skew
 
 
 def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
-    """Whoever compiles now has the skew limit, whatever it did before."""
+    """Returns whether all of these ranks compile now: then the limit `skew` holds, whatever they did before."""
     return bool(ranks) and all(_compiles(view.ranks[r], now_s) for r in ranks)
 
 
 def _compile_rests(view: TestView, clocks: Clocks, number: Number, now_s: float) -> bool:
-    """Nothing moved for `stall` in the ranks that compile; one that waits for another's lock can't move, and one that
-    sleeps moves when it chose to.
+    """Returns whether nothing moved for `stall` in the ranks that compile. A rank that waits for another's file lock
+    can't move, and one that sleeps moves when it chose to, so both are left out.
     """
     late_ranks = [view.ranks[r] for r in clocks.late[number]]
     compiling = [v for v in late_ranks if v.compiling and not v.awaits_file_lock]
@@ -320,9 +332,9 @@ def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | 
 
 
 def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """All wait and nobody is missing: everybody receives, or a collective that all entered doesn't end.
-
-    Nobody is missing since the last one came; who came and went at once is known before those it freed are seen free.
+    """Acts when all wait and nobody is missing: every rank receives, or a collective that all entered doesn't end. Time
+    counts from when the last rank came, since one that came and went at once is known before those that it freed are
+    seen free.
     """
     ranks = view.unfinished()
     if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
@@ -336,12 +348,14 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def _rests_s(rank: RankView) -> float | None:
-    """Since when it does nothing else."""
+    """Returns since when the rank does nothing but wait; None where it doesn't wait."""
     return rank.rests_s if rank.spins or rank.collectives.pending() else rank.blocked_since()
 
 
 def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
-    """Warm-ups have time of their own, as much as a compile may take; where the whole test is one, its limit has it."""
+    """Acts when the test took longer than its limit. Warm-ups have additional time, as much as a compile may take,
+    unless the whole test is a warm-up: its limit includes that already (`attempts.warm_up_limits`).
+    """
     limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
     extra_s = 0.0 if view.warmup is WarmUp.RUNS else limits.compile
     if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), extra_s) <= limits.test:
@@ -350,7 +364,7 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 
 def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
-    """How long some rank or other warmed up, without pauses."""
+    """Returns for how many seconds at least one rank warmed up, without pauses."""
     warmed_s, until_s = 0.0, view.started_s
     for start_s, end_s in sorted(span for rank in view.ranks.values() for span in rank.warmups(now_s)):
         start_s = max(start_s, until_s)
@@ -361,8 +375,8 @@ def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:
-    """Ranks whose stack is worth a look: quiet ones, those that others wait for, and those on their way to a compile;
-    none that was looked at lately.
+    """Returns the ranks whose stack is worth a look: quiet ones, ones that others wait for, and ones about to compile;
+    none whose stack was taken lately.
     """
     failed = any(_lost_s(v) is not None for v in view.ranks.values())
     after_s = 0.3 if failed else min(2.0, view.limits.stall / 3)
@@ -375,14 +389,16 @@ def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:
 
 
 def _awaited_s(view: TestView, clocks: Clocks) -> dict[int, float]:
-    """Since how long others wait for a rank; those that wait only a moment left out."""
+    """Returns, by rank, for how many seconds others have waited for it; short waits are left out."""
     after_s = min(AWAITED_S, view.limits.stall / 4, view.limits.skew / 4)
     waits = [(ranks, clocks.waited_s(number)) for number, ranks in clocks.late.items()]
     return {r: waited_s for ranks, waited_s in waits for r in ranks if waited_s > after_s}
 
 
 def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
-    """Once it is quiet, from time to time, and whenever it had been awake and is quiet again."""
+    """Returns whether a stack of a quiet rank is due: when it becomes quiet, again when it moved and is quiet again,
+    and from time to time, ever more rarely.
+    """
     quiet_s = now_s - rank.busy_s
     looked_s = _looked_s(rank) if rank.stacks else rank.busy_s
     again = looked_s < rank.ran_s and now_s - rank.ran_s > after_s
@@ -391,7 +407,7 @@ def _is_quiet(rank: RankView, after_s: float, now_s: float) -> bool:
 
 
 def _is_awaited(rank: RankView, awaited_s: Mapping[int, float], now_s: float) -> bool:
-    """A compiling one says so by itself."""
+    """Returns whether a stack of an awaited rank is due. One that compiles shows that by its counters."""
     waited_s = awaited_s.get(rank.rank)
     if waited_s is None or rank.compiling:
         return False

@@ -1,4 +1,4 @@
-"""Owns waiting: for what happens at descriptors, and for what other threads hand over; must not know what it means.
+"""Owns waiting for descriptors and for what other threads hand over; must not know what any of it means.
 
 One thread waits and handles. Others only hand over, which wakes it.
 """
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 class Pump(Generic[T]):
-    """`take` gets each thing that was handed over. `looked_s` is when, by `clock`, the last look began whose findings
-    are all handled: what ends and is only found later was alive then.
+    """`take` is called with each thing that was handed over. `looked_s` is when, by `clock`, the last look began of
+    which everything is handled: a process that is found to have ended later was alive then.
     """
 
     def __init__(self, take: Callable[[T], object], clock: Callable[[], float]) -> None:
@@ -37,31 +37,33 @@ class Pump(Generic[T]):
         self._selector.register(source, selectors.EVENT_READ, handle)
 
     def forget(self, source: Any) -> None:
-        """Also what never was registered, or is closed."""
+        """Stops listening to `source`, which may never have been registered, or be closed."""
         self._resting.pop(source, None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(source)
 
     def rest(self, source: Any, for_s: float) -> None:
-        """Doesn't listen to one for a while; what it says waits, and so does who says it."""
+        """Doesn't listen to `source` for `for_s` seconds. What it sends stays in its buffer, so its sender has to wait
+        as well.
+        """
         key = self._selector.unregister(source)
         self._resting[source] = time.monotonic() + for_s, key.data
 
     def hand_over(self, thing: T) -> None:
-        """Called from other threads."""
+        """Has `take` called with `thing` by the thread that waits. May be called from any thread."""
         self._things.put(thing)
         with contextlib.suppress(OSError):
             self._wake_write.send(b".")
 
     def drain(self) -> None:
-        """Takes what was handed over."""
+        """Takes all that was handed over."""
         with contextlib.suppress(BlockingIOError):
             self._wake_read.recv(65536, socket.MSG_DONTWAIT)
         while not self._things.empty():
             self._take(self._things.get())
 
     def once(self, wait_s: float = TICK_S) -> None:
-        """Handles what happened, waiting at most `wait_s` for something to happen."""
+        """Handles what happened, after waiting at most `wait_s` for something to happen."""
         ready = self._selector.select(self._rested(wait_s))
         looked_s = self._clock()
         for key, _ in ready:
@@ -70,7 +72,9 @@ class Pump(Generic[T]):
         self.looked_s = looked_s
 
     def _rested(self, wait_s: float) -> float:
-        """Listens again to those that have rested enough; returns how long to wait, at most until the next has."""
+        """Listens again to sources that have rested long enough. Returns how long to wait, at most until the next one
+        has.
+        """
         now_s = time.monotonic()
         for source, (due_s, handle) in list(self._resting.items()):
             if due_s <= now_s:
@@ -81,7 +85,7 @@ class Pump(Generic[T]):
         return wait_s
 
     def until(self, done: Callable[[], bool], limit_s: float) -> bool:
-        """Goes on until something is so; false when it isn't within the time."""
+        """Handles what happens until `done` returns true; returns whether it did within `limit_s`."""
         deadline = time.monotonic() + limit_s
         while not done():
             left = deadline - time.monotonic()

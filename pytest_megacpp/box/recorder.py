@@ -19,7 +19,7 @@ _WITHOUT_FREE_TEXT = (ev.FlightRecorded, ev.Sampled, ev.Finished, ev.RankStarted
 
 
 class RecordingFailed(OSError):
-    """The recording can't be written: the run has to end."""
+    """The recording can't be written, so the run has to end."""
 
 
 class Recorder:
@@ -46,16 +46,16 @@ class Recorder:
         key = world, source
         time_s = self.now_s() if at_s is None else at_s
         stamp = self._run_id, world, source, self._seq[key], time_s
-        told, line = encoded(self._clean(fact), lambda one: encode(ev.Event(*stamp, one)))
+        recorded, line = encoded(self._clean(fact), lambda one: encode(ev.Event(*stamp, one)))
         self._lines.append(line)
         if not self._holds:
             self._flush()
         self._seq[key] += 1
-        self.timeline.add(ev.Event(*stamp, told))
+        self.timeline.add(ev.Event(*stamp, recorded))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Facts written inside reach the file at once, at the end. Raises RecordingFailed."""
+        """Holds back what is written inside, and appends it at the end in one piece. Raises RecordingFailed."""
         self._holds = True
         try:
             yield

@@ -23,7 +23,7 @@ LOCK = "held"
 
 
 def make() -> str:
-    """A new directory, held until this process and all that are forked from it have ended."""
+    """Returns a new directory, locked until this process and all that are forked from it have ended."""
     unborn = tempfile.mkdtemp(prefix=f"new-{PREFIX}", dir=_place())
     lock = os.open(os.path.join(unborn, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -32,14 +32,14 @@ def make() -> str:
         return unborn
     place, name = os.path.split(unborn)
     born = os.path.join(place, name.removeprefix("new-"))
-    os.rename(unborn, born)  # only now can a sweep see it
+    os.rename(unborn, born)  # only now a sweep can see it
     with contextlib.suppress(OSError):  # where a directory can't be locked, nobody looks for a lock on one
         fcntl.flock(os.open(born, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_SH)
     return born
 
 
 def lost(directory: str, names: Iterable[str]) -> list[str]:
-    """Which of these somebody has removed from it."""
+    """Returns those of `names` that somebody has removed from the directory."""
     return [name for name in names if not os.path.lexists(os.path.join(directory, name))]
 
 
@@ -51,7 +51,7 @@ def _place() -> str:
 
 
 def sweep() -> None:
-    """Removes what nobody holds any more."""
+    """Removes directories of earlier runs whose lock nobody holds any more."""
     for directory in glob.glob(os.path.join(glob.escape(_place()), f"{PREFIX}*")):
         with contextlib.suppress(OSError):
             lock = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -1,7 +1,6 @@
 """Owns a rank's line to the box: facts out, commands in; must not know pytest, torch or what facts mean.
 
-The box is the only one who is waited for, and only between tests. When the line breaks the box is gone, and
-so is the point of this process.
+A rank waits for nobody but the box, and only between tests. When the line breaks the box is gone, so the process ends.
 """
 
 import contextlib
@@ -21,9 +20,8 @@ BOX_GONE = 71
 
 
 class Agent:
-    """`send` is safe from any thread, silent in forked children. Times are the box's, in seconds.
-
-    `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
+    """The connection to the box. `send` is safe from any thread, and does nothing in forked children. Times are the
+    box's, in seconds; `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
     """
 
     def __init__(self, path: str, token: str, rank: int, origin_s: float, epoch_s: float) -> None:
@@ -40,7 +38,7 @@ class Agent:
         self._lines = self._socket.makefile("rb")
 
     def _in_child(self) -> None:
-        """A forked child is nobody's rank: it must neither speak for one nor keep its line open."""
+        """Closes the line in a forked child, which must neither report as the rank nor keep its line open."""
         self._socket.close()
         self._lock = threading.Lock()
 
@@ -49,12 +47,12 @@ class Agent:
 
     def send(self, fact: RankFact, at_s: float | None = None, *, hold: bool = False, wait: bool = True) -> None:
         """Sends a fact; `hold` lets it travel with the next one, which must follow at once. Without `wait` it is
-        dropped where somebody sends already.
+        dropped where another thread is sending.
         """
         if os.getpid() != self._pid:
             return
         head = {"t": round(self.now_s() if at_s is None else at_s, 6)}
-        _, line = encoded(fact, lambda told: dump_line(head | encode_fact(told)))
+        _, line = encoded(fact, lambda shortened: dump_line(head | encode_fact(shortened)))
         if not self._lock.acquire(wait):
             return
         try:
@@ -73,7 +71,7 @@ class Agent:
             os._exit(BOX_GONE)
 
     def receive(self) -> Go | Leave:
-        """The box's next command; blocks. The end of the line is a `Leave`."""
+        """Waits for the box's next command and returns it. The end of the line is a `Leave`."""
         if os.getpid() != self._pid:  # a forked child that came back from its test
             os._exit(0)
         try:
@@ -87,7 +85,9 @@ class Agent:
 
 
 def _leave_word(error: OSError) -> None:
-    """For the log of a rank whose line broke: either the box is gone, or the test closed what isn't its own."""
+    """Writes to the log why the line broke: either the box is gone, or the test closed a descriptor
+    that isn't its own.
+    """
     why = f"megacpp: this rank's line to the box broke ({error.strerror}), so it ends with status {BOX_GONE}"
     mend = "does the test close file descriptors that it didn't open, such as os.closerange or a daemon's start?"
     with contextlib.suppress(OSError):

@@ -18,8 +18,9 @@ Need: TypeAlias = tuple[Any, int | None]
 
 
 class Staging:
-    """`tell` gets the kernel's name, what was dropped, the limit in bytes, and whether all was kept because none fits;
-    `failed` what kept this from working.
+    """Drops configurations of autotuned kernels that don't fit into the device's shared memory. `tell` gets the
+    kernel's name, what was dropped, the limit in bytes, and whether all was kept because none fits; `failed` gets what
+    kept this from working.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Staging:
         self._limit_bytes = limit_bytes
 
     def install(self, module: Any) -> None:
-        """`module` is triton's, with the class of autotuned kernels."""
+        """Patches `module`, the one of triton that has the class of autotuned kernels."""
         try:
             module.Autotuner.prune_configs = self._fitting(module.Autotuner.prune_configs)
         except Exception as e:
@@ -62,7 +63,7 @@ class Staging:
 
 
 def fitting(needs: Iterable[Need], limit_bytes: int) -> tuple[list[Any], tuple[str, ...]]:
-    """Configurations that fit, or whose need isn't known; and, as texts, those that don't."""
+    """Returns the configurations that fit, or whose need isn't known, and as texts those that don't."""
     known = list(needs)
     too_large = [(config, need) for config, need in known if need is not None and need > limit_bytes]
     kept = [config for config, need in known if need is None or need <= limit_bytes]
@@ -74,9 +75,8 @@ def _text(config: Any) -> str:
 
 
 def shared_bytes(autotuner: Any, config: Any, kwargs: dict[str, Any]) -> int | None:
-    """What a block of the kernel needs that is compiled for this configuration and the arguments at hand.
-
-    Its `pre_hook` is called as before each launch: it may decide shapes that are compiled in.
+    """Returns the bytes that a block of the kernel needs, compiled for this configuration and these arguments. Its
+    `pre_hook` is called as before each launch: it may decide shapes that are compiled in.
     """
     try:
         if config.pre_hook is not None:
@@ -88,7 +88,7 @@ def shared_bytes(autotuner: Any, config: Any, kwargs: dict[str, Any]) -> int | N
 
 
 def when_imported(name: str, action: Callable[[Any], None]) -> None:
-    """Calls `action` with the module once it is loaded; at once when it is."""
+    """Calls `action` with the module once it is imported; at once where it is already."""
     if name in sys.modules:
         action(sys.modules[name])
     else:
@@ -96,7 +96,7 @@ def when_imported(name: str, action: Callable[[Any], None]) -> None:
 
 
 class _Awaited:
-    """A finder that finds one module once."""
+    """An import finder that waits for one module and finds it once."""
 
     def __init__(self, name: str, action: Callable[[Any], None]) -> None:
         self._name = name

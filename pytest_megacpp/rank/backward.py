@@ -1,4 +1,4 @@
-"""Owns being there when a backward pass runs; must not know what for.
+"""Owns running every backward pass within a context; must not know what for.
 
 All passes go through one function of torch. As with `first_forward`, it keeps its identity and its file: torch's
 compiler tells by these which frames it leaves alone, and a function of ours in its place changes where graphs break
@@ -19,7 +19,7 @@ untouched: Callable[..., Any]
 
 
 def watch(around: Callable[[], AbstractContextManager[object]]) -> None:
-    """Every pass of this process runs within `around()` from now on. Raises Unwatchable."""
+    """Has every backward pass of this process run within `around()` from now on. Raises Unwatchable."""
     import torch
     from torch.autograd import graph
 
@@ -36,7 +36,7 @@ def watch(around: Callable[[], AbstractContextManager[object]]) -> None:
 
 
 def _watched(*args, **kwargs):  # type: ignore[no-untyped-def]
-    """The code that torch's function has from then on. Its globals are torch's."""
+    """The code that torch's function gets. Its globals are torch's."""
     __tracebackhide__ = True
     from pytest_megacpp.rank.backward import called, untouched
 
@@ -46,7 +46,7 @@ def _watched(*args, **kwargs):  # type: ignore[no-untyped-def]
 
 
 def called(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One pass."""
+    """Runs one pass."""
     __tracebackhide__ = True
     with _around():
         return untouched(*args, **kwargs)

@@ -5,11 +5,13 @@ from types import CodeType
 
 
 class Unwatchable(RuntimeError):
-    """This torch does in another way what was to be watched."""
+    """This torch is built differently where it was to be watched."""
 
 
 def as_torchs(code: CodeType, original: CodeType) -> CodeType:
-    """`code` with the name and file of torch's: by its file the compiler decides whether to leave a frame alone."""
+    """Returns `code` with the name and file of torch's: by its file the compiler decides whether to leave a frame
+    alone.
+    """
     return code.replace(
         co_filename=original.co_filename,
         co_name=original.co_name,
@@ -19,8 +21,8 @@ def as_torchs(code: CodeType, original: CodeType) -> CodeType:
 
 
 def left_alone_by_compiler(code: CodeType) -> None:
-    """What is called from anywhere, inside a compiled region too, isn't compiled there with its arguments' values in
-    mind. A torch that can't be told so compiles it.
+    """Keeps the compiler from compiling code that is called from anywhere, compiled regions included, once for each
+    value of its arguments. A torch that has no mark for that compiles it.
     """
     with contextlib.suppress(Exception):
         from torch._C._dynamo import eval_frame

@@ -1,4 +1,4 @@
-"""Owns how a crashing interpreter says so: its dump goes to the box, which looks before it listens.
+"""Owns how a crash is reported: the dump goes to the box, which looks at the process before it reads on.
 
 The line is so narrow that faulthandler blocks after its first words. Until the box reads on, the process stands still
 inside its signal handler, and its worker server can still say in which collective it was; then it dies. Where the
@@ -18,7 +18,9 @@ NARROWEST_BYTES = 1  # Linux makes it some four kilobytes, bookkeeping included:
 
 
 class CrashLine:
-    """Lives as long as the process. Raises OSError when the box isn't there."""
+    """The connection for the dump of a crash (decision 0007). Lives as long as the process. Raises OSError when the box
+    isn't there.
+    """
 
     def __init__(self, path: str, token: str) -> None:
         self._line = socket.socket(socket.AF_UNIX)
@@ -29,7 +31,7 @@ class CrashLine:
             fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
 
     def use(self) -> None:
-        """From now on dumps go there; pytest's own plugin points them elsewhere."""
+        """Directs dumps there from now on; pytest's own plugin directs them elsewhere."""
         faulthandler.enable(file=self._line.fileno(), all_threads=True)
 
 

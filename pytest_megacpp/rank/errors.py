@@ -28,8 +28,8 @@ _OWN_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.
 
 
 def describe(error: BaseException, longrepr: str, found: pytest.ExceptionInfo[BaseException] | None = None) -> Error:
-    """The exception with the innermost frame of the user's code and a rendering of it. `found`: as pytest caught it;
-    an exception may hide its own traceback.
+    """Returns the exception with the innermost frame of the user's code and a rendering of it. `found` is the exception
+    as pytest caught it: an exception may hide its own traceback.
     """
     file, line = guarded(lambda: _user_line(found or pytest.ExceptionInfo.from_exception(error)), ("", 0))
     causes, shown = _causes(error), ending(longrepr, _MAX_CHARS)
@@ -37,25 +37,27 @@ def describe(error: BaseException, longrepr: str, found: pytest.ExceptionInfo[Ba
 
 
 def rendered(error: BaseException, limit: int | None = None) -> str:
-    """Its traceback as Python prints it; its name and text where that fails. `limit` as in `traceback`."""
+    """Returns its traceback as Python prints it; its name and text where that fails. `limit` as in `traceback`."""
     plain = f"{_name(error)}: {_message(error)}\n"
     return guarded(lambda: "".join(traceback.format_exception(error, limit=limit)), plain)
 
 
 def in_one_line(error: BaseException, limit: int) -> str:
-    """The name of its class and its text."""
+    """Returns the name of its class and its text."""
     return beginning(f"{class_of(error)}: {text_of(error)}", limit)
 
 
 def _name(error: BaseException) -> str:
-    """With its module, as Python shows it."""
+    """Returns the name of its class, with its module, as Python shows it."""
     name = class_of(error)
     module = guarded(lambda: str(type(error).__module__), "")
     return name if module in ("builtins", "") else f"{module}.{name}"
 
 
 def _causes(error: BaseException) -> tuple[Cause, ...]:
-    """What it was raised from, or what was being handled, nearest first; then what a group holds."""
+    """Returns what it was raised from, or what was being handled, nearest first; then the exceptions that a group
+    holds.
+    """
     found = [error]
     while len(found) <= KEPT_CAUSES:
         before = guarded(lambda: _before(found[-1]), None)
@@ -67,7 +69,9 @@ def _causes(error: BaseException) -> tuple[Cause, ...]:
 
 
 def _before(error: BaseException) -> BaseException | None:
-    """`None` is told from an exception that takes itself for false."""
+    """Returns the exception from which this one was raised, or that was being handled. Compares with None, since an
+    exception may be false in a boolean context.
+    """
     cause = error.__cause__
     before = cause if cause is not None else error.__context__
     return before if isinstance(before, BaseException) else None
@@ -78,7 +82,7 @@ def _is_raised_from(error: BaseException, cause: BaseException) -> bool:
 
 
 def _held(error: BaseException) -> Sequence[BaseException]:
-    """The first exceptions of a group, and of what is like one: groups came with Python 3.11."""
+    """Returns the first exceptions of a group, or of what is like one: groups came with Python 3.11."""
 
     def held() -> list[BaseException]:
         parts = getattr(error, "exceptions", ()) if hasattr(error, "derive") else ()
@@ -92,7 +96,7 @@ def _cause(error: BaseException, *, explicit: bool) -> Cause:
 
 
 def _raised_in(error: BaseException) -> str:
-    """The file of the innermost frame; empty for one that was never raised."""
+    """Returns the file of the innermost frame; empty for an exception that was never raised."""
 
     def innermost() -> str:
         frames = traceback.walk_tb(error.__traceback__)
@@ -102,7 +106,9 @@ def _raised_in(error: BaseException) -> str:
 
 
 def stage_of(error: BaseException) -> Stage:
-    """What was being done before the tests when this was raised: conftest, import (of a test file) or plugin."""
+    """Returns what was being done before the tests when this was raised: conftest, import (of a
+    test file) or plugin.
+    """
     nothing: list[types.CodeType] = []
     codes = guarded(lambda: [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)], nothing)
     own = [c for c in codes if not _is_library(c.co_filename) and os.path.isfile(c.co_filename)]
@@ -116,7 +122,7 @@ def _is_library(path: str) -> bool:
 
 
 def _message(error: BaseException, depth: int = 0) -> str:
-    """`str` of it, with its notes; of a group, of what it holds too."""
+    """Returns `str` of it, with its notes; for a group, also those of what it holds."""
     held = _held(error) if depth < _DEEPEST_GROUP else ()
     try:
         parts = ["".join((str(error),)), *(f"{class_of(e)}: {_message(e, depth + 1)}" for e in held)]
@@ -133,7 +139,7 @@ def _notes(error: BaseException) -> Sequence[str]:
 
 
 def _user_line(excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, int]:
-    """File (relative to the working directory where possible) and 1-based line."""
+    """Returns the file (relative to the working directory where possible) and the 1-based line in the user's code."""
     entries = [e for e in excinfo.traceback if not _is_library(str(e.path))]
     if not entries:
         return "", 0

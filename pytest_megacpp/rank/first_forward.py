@@ -27,7 +27,7 @@ Told: TypeAlias = Callable[[str, float], None]
 
 
 class _Watch:
-    """Of one test. Modules are told apart as objects."""
+    """The first forwards of one test. Modules are told apart as objects."""
 
     def __init__(self, function: types.FunctionType, tell: Told) -> None:
         self.untouched = types.FunctionType(function.__code__, function.__globals__, function.__name__)
@@ -44,7 +44,7 @@ class _Watch:
         self._function.__code__ = self.untouched.__code__
 
     def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The outermost call: in it, nothing is watched."""
+        """Makes the outermost call; calls within it are not watched."""
         __tracebackhide__ = True
         self.end()
         start_s = time.monotonic()
@@ -68,10 +68,8 @@ _watch: _Watch | None = None
 
 @contextlib.contextmanager
 def watching(tell: Told) -> Iterator[None]:
-    """Tells the first outermost calls of modules in this block, as far as the main thread makes them.
-
-    Raises:
-        Unwatchable: before the block.
+    """Calls `tell` with the first outermost call of each module that the main thread makes in this block. Raises
+    Unwatchable before the block.
     """
     import torch
 
@@ -101,7 +99,7 @@ def _watched(self, *args, **kwargs):  # type: ignore[no-untyped-def]
 
 
 def called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An outermost call, of whichever thread."""
+    """Makes an outermost call, in whichever thread."""
     __tracebackhide__ = True
     assert _watch is not None
     if threading.current_thread() is not threading.main_thread():
@@ -110,7 +108,9 @@ def called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _name(module: Any) -> str:
-    """Of the class that the user wrote: without what `fully_shard` and `torch.compile` put around it."""
+    """Returns the name of the class that the user wrote, without what `fully_shard` and
+    `torch.compile` put around it.
+    """
     kind = type(module)
     if kind.__name__.startswith("FSDP") and len(kind.__bases__) == 2 and kind.__bases__[0].__name__ == "FSDPModule":
         kind = kind.__bases__[1]

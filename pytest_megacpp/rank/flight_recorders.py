@@ -1,6 +1,6 @@
 """Owns reading this process's flight recorders, and noticing that they miss something; must not know tests.
 
-Which recorders there are is told by what torch's functions accept. A recorder that a hook writes is seen by the box
+What torch's functions accept shows which recorders there are. A recorder that a hook writes is seen by the box
 in part only (its worker server leaves out what is over), so this process looks at it itself, once a second. The look
 needs the interpreter lock, which a process that waits for its device has released.
 """
@@ -36,9 +36,9 @@ class Dump:
 
 
 def dumps(entries: bool = True) -> tuple[Dump, ...]:
-    """All of this process's recorders; without their entries only their counters. None without a process group.
-
-    A full ring of 64 takes 0.3 ms as a pickle without stack traces, counters 4 µs (CPU build of torch 2.13).
+    """Returns what all recorders of this process hold, or only their counters where `entries` is false. Empty without a
+    process group. A full ring of 64 takes 0.3 ms as a pickle without stack traces, counters 4 µs (CPU build of torch
+    2.13).
     """
     if not group_exists():
         return ()
@@ -65,12 +65,14 @@ def _legacy(entries: bool) -> Any:
 
 
 def read_recorders(epoch_s: float, newest: int) -> Read:
-    """The newest entries of this process's recorders; none: only the counters. Empty without a process group."""
+    """Returns the `newest` entries of this process's recorders; with 0 only the counters. Empty without a process
+    group.
+    """
     return read_dumps(dumps(newest > 0 or on_cuda()), epoch_s, newest)
 
 
 def read_dumps(taken: Sequence[Dump], epoch_s: float, newest: int) -> Read:
-    """As `read_recorders`, of what was dumped."""
+    """Returns the same as `read_recorders`, from dumps."""
     if not on_cuda():
         return read_record(taken[0].data, epoch_s, newest) if taken else NOTHING
     newest = max(newest, ENTRIES)
@@ -81,13 +83,13 @@ def read_dumps(taken: Sequence[Dump], epoch_s: float, newest: int) -> Read:
 
 
 def _all(reads: Iterable[Read]) -> Read:
-    """These backends count their groups by one counter."""
+    """Returns the reads of several recorders as one: their backends count groups by one counter."""
     reads = tuple(reads)
     return tuple(e for entries, _ in reads for e in entries), tuple(s for _, status in reads for s in status)
 
 
 def read_hooks(epoch_s: float, newest: int) -> Read:
-    """What the recorders hold that torch's hook writes."""
+    """Returns what the recorders hold that torch's hook writes."""
     backends = HOOKED if has_hooks() else ()
     return _all(
         read_hooked(_pickled("_dump_fr_trace", True, backend=backend), epoch_s, backend, newest) for backend in backends
@@ -96,7 +98,7 @@ def read_hooks(epoch_s: float, newest: int) -> Read:
 
 @functools.cache
 def has_hooks() -> bool:
-    """Whether this torch has a recorder per backend (2.15 has, 2.14 refuses the argument)."""
+    """Returns whether this torch has a recorder per backend (2.15 has, 2.14 refuses the argument)."""
     from torch._C import _distributed_c10d as c10d
 
     dump: Any = c10d._dump_fr_trace_json  # type: ignore[attr-defined]
@@ -108,8 +110,8 @@ def has_hooks() -> bool:
 
 
 class Lookout(threading.Thread):
-    """Looks once a second while there are groups of NCCL: sends what a hook recorded, and says of a backend that has
-    issued collectives of which its recorder has none.
+    """Looks once a second while there are NCCL groups: sends what a hook recorded, and reports a backend that has
+    issued collectives of which its recorder has none (decision 0070).
     """
 
     def __init__(self, epoch_s: float, send: Callable[[Read], object], unrecorded: Callable[[str], object]) -> None:
@@ -127,7 +129,7 @@ class Lookout(threading.Thread):
                 self.look()
 
     def look(self) -> None:
-        """One look. A backend counts what it issues a moment before the recorder has it, so two looks must agree."""
+        """Looks once. A backend counts what it issues a moment before the recorder has it, so two looks must agree."""
         if (seen := read_hooks(self._epoch_s, ENTRIES)) != self._last:
             self._last = seen
             self._send(together(NOTHING, NOTHING, seen))
@@ -138,12 +140,14 @@ class Lookout(threading.Thread):
 
 
 def unrecorded() -> str:
-    """A backend of NCCL that has issued collectives of which its recorder knows nothing; empty where all is well."""
+    """Returns an NCCL backend that has issued collectives of which its recorder knows nothing; empty where there is
+    none.
+    """
     return next((name for name, issued in _issued() if issued and not _is_recorded(name)), "")
 
 
 def _issued() -> Iterator[tuple[str, int]]:
-    """Per process group of NCCL its backend's name, and how many collectives that has counted."""
+    """Yields for each NCCL process group its backend's name, and how many collectives that has counted."""
     from torch.distributed import distributed_c10d as c10d
 
     for group in tuple(c10d._world.pg_map):
@@ -154,7 +158,9 @@ def _issued() -> Iterator[tuple[str, int]]:
 
 
 def device_backend(group: Any) -> Any:
-    """What serves the group's devices; None where nothing does. The group itself calls all but a few "custom"."""
+    """Returns the backend that serves the group's devices; None where none does. The group itself calls all but a few
+    "custom".
+    """
     import torch
 
     try:
@@ -164,7 +170,7 @@ def device_backend(group: Any) -> Any:
 
 
 def _is_recorded(backend: str) -> bool:
-    """Whether the backend's recorder has counted anything at all, for whatever group."""
+    """Returns whether the backend's recorder has counted anything at all, for whatever group."""
     from torch._C import _distributed_c10d as c10d
 
     if backend in HOOKED:

@@ -23,13 +23,13 @@ BOX_FIRST_S = 600.0  # a group without a time-out of its own outlasts every limi
 
 
 class _Implied(timedelta):
-    """The time-out of a group whose maker named none; torch's own would be `default`."""
+    """The time-out of a group whose maker named none; `default` is what torch would use."""
 
     default: timedelta
 
 
 class Patience:
-    """Time-outs of all groups of this process. Not for several threads at once."""
+    """The time-outs of all groups of this process. Not safe for several threads at once."""
 
     def __init__(self) -> None:
         self._steady = self._warm = timedelta()
@@ -38,7 +38,7 @@ class Patience:
         self._afterwards: dict[Any, timedelta] = {}  # by backend: what it has when the warm-up is over
 
     def begin(self, limits: Limits) -> None:
-        """A test with these limits begins; groups that stay from the last one follow."""
+        """Begins a test with these limits; groups that stay from the last one get them too."""
         before, self._steady = self._steady, _outlast(limits.skew, limits.stall, limits.test)
         self._warm = max(self._steady, _outlast(limits.compile))
         self._has_warmed = False
@@ -49,20 +49,20 @@ class Patience:
                     _give(backend, self._steady)
 
     def implied(self, default: timedelta) -> timedelta:
-        """The time-out of a group that is made without one, torch's own being `default`."""
+        """Returns the time-out for a group that is made without one; `default` is what torch would use."""
         ours = self._warm if self._warming else self._steady
         made = _Implied(seconds=max(default, ours).total_seconds())
         made.default = default
         return made
 
     def created(self, timeout: timedelta | None) -> None:
-        """A group was made with this time-out."""
+        """Takes note of a group that was made with this time-out."""
         if self._warming:
             self._extend(max(timeout.default, self._steady) if isinstance(timeout, _Implied) else timeout)
 
     @contextlib.contextmanager
     def warming(self) -> Iterator[None]:
-        """While it lasts, every group has at least the time that a compile may take."""
+        """Extends the time-outs of all groups, within this block, to at least the time that a compile may take."""
         if self._warming:  # a warm-up within a warm-up
             yield
             return
@@ -80,14 +80,16 @@ class Patience:
             self._afterwards.clear()
 
     def _set_heartbeat(self) -> None:
-        """Of groups that are made from now on."""
+        """Sets the heartbeat of groups that are made from now on."""
         if self._rules_heartbeat:
             strict_s = int(self._steady.total_seconds())
             is_strict = self._has_warmed and not self._warming and strict_s < RELAXED_HEARTBEAT_S
             os.environ[HEARTBEAT] = str(strict_s if is_strict else RELAXED_HEARTBEAT_S)
 
     def _extend(self, afterwards: timedelta | None = None) -> None:
-        """All that aren't extended yet; `afterwards` they get this, or what they have."""
+        """Extends the time-outs of all groups that aren't extended yet; afterwards they get `afterwards`, or what they
+        have.
+        """
         for backend in _backends():
             has = _timeout(backend)
             if has is not None and backend not in self._afterwards:
@@ -100,7 +102,7 @@ def _outlast(*limits_s: float) -> timedelta:
 
 
 def _backends() -> list[Any]:
-    """Those of all groups that this process is a member of."""
+    """Returns the backends of all groups that this process is a member of."""
     from torch.distributed import distributed_c10d as c10d
 
     found: dict[Any, None] = {}
@@ -115,7 +117,9 @@ def _timeout(backend: Any) -> timedelta | None:
 
 
 def _is(timeout: timedelta | None, given: timedelta) -> bool:
-    """torch 2.14 returns some time-outs a millisecond shorter than they were given (9000 s: 8999.999 s)."""
+    """Returns whether two time-outs are the same: torch 2.14 returns some a millisecond shorter than they were given
+    (9000 s: 8999.999 s).
+    """
     return timeout is not None and abs(timeout - given) <= timedelta(milliseconds=1)
 
 

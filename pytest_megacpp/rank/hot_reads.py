@@ -22,8 +22,8 @@ _SLOT_BYTES = _COUNT.size + PATH_BYTES
 
 
 class HotReads:
-    """Tells each data set's first read in a test at once, and their number at its end. Forked children write into
-    memory that they share with the rank; their numbers may miss what several read at the same moment.
+    """Reports each data set's first read in a test at once, and the number of reads at its end. Forked children write
+    into memory that they share with the rank; their numbers may lack what several read at the same moment.
     """
 
     def __init__(self, agent: Agent, data: Sequence[DataSet]) -> None:
@@ -39,10 +39,10 @@ class HotReads:
         self._test: int | None = None
 
     def install(self) -> None:
-        """For the rest of the process; not at all where nothing has a source."""
+        """Watches reads for the rest of the process; not at all where no data set has a source."""
         if self._prefixes:
-            left_alone_by_compiler(self._heard.__code__)
-            sys.addaudithook(self._heard)
+            left_alone_by_compiler(self._audit.__code__)
+            sys.addaudithook(self._audit)
 
     def begin(self, test: int) -> None:
         self._slots[:] = bytes(len(self._slots))
@@ -53,8 +53,10 @@ class HotReads:
             self._tell(at, wait=True)
         self._test = None
 
-    def _heard(self, event: str, args: tuple[object, ...], events: frozenset[str] = _EVENTS) -> None:
-        """An audit hook outlives the names of its module: an interpreter that ends (3.12) has taken them away."""
+    def _audit(self, event: str, args: tuple[object, ...], events: frozenset[str] = _EVENTS) -> None:
+        """Counts a read of a data set. An audit hook outlives the names of its module: an interpreter that ends (3.12)
+        has taken them away, so it gets `events` as a default.
+        """
         if event not in events or self._test is None:
             return
         try:

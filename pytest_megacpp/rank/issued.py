@@ -4,7 +4,7 @@ what tests are, or whether ranks agree.
 A recorder keeps its newest 64 entries. So the ring is read whenever so many collectives may have been issued: calls
 that Python makes are counted one by one (`native_calls`), those that C++ makes (DDP's reducer) are in the recorder's
 own counters, which are looked at around every backward pass and cost a hundredth of the entries. Entries are numbered,
-so what is lost is known, and told. Decision 79 has the measurements.
+so what is lost is known, and reported. Decision 0079 has the measurements.
 """
 
 import contextlib
@@ -22,14 +22,15 @@ from pytest_megacpp.recording.operations import signature
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
 DEFAULT_RING = 64
-PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 79)
+PATIENCE_S = 1.0  # for another thread's read, which takes a few milliseconds (decision 0079)
 
 Dumping = Callable[[bool], Sequence[Dump]]
 
 
 class Issued:
-    """Of one rank. `dump` reads its recorders, with or without their entries; `failed` hears, once, why it can't.
-    `capturing`: whether this thread's stream is recorded into a CUDA graph now.
+    """The collectives that one rank issued in a test. `dump` reads its recorders, with or without their entries;
+    `failed` is called once with what keeps them from being read; `capturing` tells whether this thread's stream is
+    recorded into a CUDA graph now.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Issued:
         return self._missed if self._exact else max(self._missed, 1)
 
     def begin(self) -> None:
-        """What was issued until now belongs to nothing."""
+        """Forgets what was issued until now."""
         self._exact = True
         self._surely(self._begin)
 
@@ -71,20 +72,20 @@ class Issued:
         self._digests, self._missed = Digests(), 0
 
     def behind(self) -> bool:
-        """Whether anything was issued since the recorders were read."""
+        """Returns whether anything was issued since the recorders were read."""
         try:
             return _counters(self._dump(False)) != self._counters
         except Exception:  # whoever reads then says so
             return True
 
     def may_hide(self) -> bool:
-        """Whether something may have been issued that the counters don't show: only gloo's show all. Those of NCCL also
-        number messages, which have numbers of their own, so they may come back to where they were.
+        """Returns whether something may have been issued that the counters don't show: only gloo's show all. NCCL's
+        also number messages, which have numbers of their own, so they may come back to where they were.
         """
         return any(recorder != "gloo" for recorder, _ in self._counters)
 
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Python has issued one more collective."""
+        """Takes note that Python has issued one more collective."""
         if self._capturing():
             self._captured()
             return
@@ -98,7 +99,9 @@ class Issued:
 
     @contextlib.contextmanager
     def burst(self) -> Iterator[None]:
-        """In this block unknown numbers may be issued; there must be room for as many as in the one before."""
+        """Makes room for an unknown number of collectives that may be issued in this block: as many as in the one
+        before.
+        """
         if self._capturing():
             self._captured()  # for all that anybody knows
             yield
@@ -114,8 +117,9 @@ class Issued:
                 self._alone(lambda: self._measure(*began))
 
     def _captured(self) -> None:
-        """No recorder has what a CUDA graph captures (decision 70), nor may one be read meanwhile: NCCL's asks the
-        device which of its collectives are over, which CUDA forbids during a capture.
+        """Takes note of a collective that a CUDA graph captures: no recorder has it (decision 0070), nor may one be
+        read meanwhile, since NCCL's asks the device which of its collectives are over, which CUDA forbids during a
+        capture.
         """
         self._known.lose()
         self._missed += 1
@@ -124,14 +128,16 @@ class Issued:
         return self._leave_room(_total(self._dump(False)))
 
     def _measure(self, began: int | None = None) -> None:
-        """Within another burst the largest of them counts: what comes then is the rest of that one."""
+        """Measures a burst. Within another burst the largest of them counts: what comes then is the
+        rest of that one.
+        """
         total = _total(self._dump(False))
         if began is not None:
             self._burst = max(total - began, self._burst if self._open else 0)
         self._leave_room(total)
 
     def _leave_room(self, total: int) -> int:
-        """For another burst; calls are counted on from here."""
+        """Leaves room for another burst; calls are counted from here on."""
         self._calls = total - sum(self._counters.values())
         if self._calls + self._burst > self._most:
             self._settle()
@@ -153,28 +159,30 @@ class Issued:
         return taken
 
     def end(self, group: str | None = None) -> dict[str, str]:
-        """The digests of one group, which ends, or of all; none where they may lack something."""
+        """Returns the digests of one group, which ends, or of all; none where they may lack something."""
         ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
         self._surely(lambda: [ended.update(self._digests.end(name)) for name in names])
         return ended if self._exact else {}
 
     def lose(self) -> None:
-        """Something wasn't taken in, who knows what."""
+        """Takes note that an unknown part was lost."""
         self._exact = False
 
     def restart(self) -> None:
-        """The recorders' counters begin again."""
+        """Takes note that the recorders' counters begin again."""
         self._surely(lambda: self._read(()))
 
     def _alone(self, action: Callable[[], object]) -> None:
-        """One thread at a time; another one doesn't wait, what it issued is taken in now or later."""
+        """Calls `action`, unless another thread is at it: this one doesn't wait then, since what it issued is taken in
+        now or later.
+        """
         if self._lock.acquire(blocking=False):
             self._locked(action)
 
     def _surely(self, action: Callable[[], object]) -> bool:
-        """As `_alone`, where there is no later; whether it was done. A thread that interrupts itself while it reads
-        would wait for ever.
+        """Calls `action` once no other thread is at it, where there is no later; returns whether it did. A thread that
+        interrupts itself while it reads would wait for ever, so waiting ends after PATIENCE_S.
         """
         done = self._lock.acquire(timeout=PATIENCE_S)
         if done:
@@ -190,7 +198,9 @@ class Issued:
             self._lock.release()
 
     def _guarded(self, action: Callable[[], object]) -> None:
-        """What fails, or is interrupted by a time-out's signal, may have taken in a half."""
+        """Calls `action`. Where that fails, or is interrupted by a time-out's signal, it may have taken in a half, so
+        the digests are lost.
+        """
         try:
             action()
         except Exception as e:
@@ -201,7 +211,7 @@ class Issued:
             raise
 
     def _settle(self) -> None:
-        """Takes in what is new, by the ring only where nothing else tells it."""
+        """Takes in what is new, from the ring only where nothing else has it."""
         taken = self._dump(False)
         now = _counters(taken)
         issued = self._known.issued(self._counters, now)
@@ -265,7 +275,9 @@ def _numel(one: Fresh) -> int:
 
 
 def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
-    """Numbers in torch's pickles, texts in its JSON; those of hooked recorders begin with -1."""
+    """Returns the counters by group: numbers in torch's pickles, texts in its JSON. Those of hooked recorders begin
+    with -1.
+    """
     return {
         (dump.recorder, int(pg)): int(status.get("last_enqueued_collective", 0))
         for dump in taken

@@ -30,7 +30,7 @@ Call: TypeAlias = tuple[Any, ...]  # group, method, and of each tensor what tell
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An entry, as it is told of this rank; `group`: as Python names it."""
+    """An entry of this rank; `group` is the name that Python knows it by."""
 
     place: Place
     group: str
@@ -39,7 +39,7 @@ class Recorded:
 
 
 class KnownCalls:
-    """Those of one rank since the recorders were read last."""
+    """The calls of one rank since its recorders were last read."""
 
     def __init__(self) -> None:
         self._calls: list[Call] | None = []
@@ -47,11 +47,11 @@ class KnownCalls:
         self._thread = threading.get_ident()
 
     def begin(self) -> None:
-        """The recorders were read."""
+        """Begins anew: the recorders were read."""
         self._calls = []
 
     def add(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """A call that has returned."""
+        """Adds a call that has returned."""
         thread = threading.get_ident()
         if thread != self._thread:
             self._thread, self._calls = thread, None
@@ -63,11 +63,11 @@ class KnownCalls:
                 self._calls.append(call)
 
     def lose(self) -> None:
-        """Something else was issued."""
+        """Takes note that something else was issued."""
         self._calls = None
 
     def issued(self, before: Mapping[Place, int], now: Mapping[Place, int]) -> list[Issue] | None:
-        """What was issued while the groups' counters rose so, None where the ring has to tell."""
+        """Returns what was issued while the groups' counters rose so; None where only the ring can tell."""
         if self._calls is None:
             return None
         found = [self._learned.get(call) for call in self._calls]
@@ -80,7 +80,9 @@ class KnownCalls:
         return [(*one.issue[:2], next(numbers[one.place]), one.issue[3]) for one in found if one]
 
     def learn(self, entries: Iterable[Recorded], now: Mapping[Place, int]) -> None:
-        """`entries`: all that are new, by their numbers; `now`: the counters that were read with them."""
+        """Learns what calls look like in the recorders. `entries` are all that are new, by their numbers; `now` the
+        counters that were read with them.
+        """
         calls: dict[str, list[Call]] = defaultdict(list)
         for call in self._calls or ():
             calls[call[0]].append(call)
@@ -101,7 +103,7 @@ class KnownCalls:
 
 
 def _are(made: Sequence[Call], recorded: Sequence[Recorded], now: Mapping[Place, int]) -> bool:
-    """Whether they are the same, one by one."""
+    """Returns whether calls and entries are the same, one by one."""
     if len(made) != len(recorded) or len({one.place for one in recorded}) != 1 or recorded[0].place[0] in HOOKED:
         return False
     last = now.get(recorded[0].place, 0)
@@ -109,11 +111,11 @@ def _are(made: Sequence[Call], recorded: Sequence[Recorded], now: Mapping[Place,
 
 
 def _call(group: Any, method: str, args: Sequence[Any]) -> Call | None:
-    told: list[Any] = [group.group_name, method]
+    signature: list[Any] = [group.group_name, method]
     for arg in args:
         for one in arg if type(arg) in _LISTS else (arg,):
             if isinstance(one, torch.Tensor):
-                told += (one.dtype, one.layout, one.is_cuda), one.numel()
+                signature += (one.dtype, one.layout, one.is_cuda), one.numel()
             elif type(one) in _LISTS:  # of tensors, or nobody knows
                 return None
-    return tuple(told)
+    return tuple(signature)

@@ -66,7 +66,7 @@ class Lane:
         return f"<Lane {self.lane} rank {self.rank} of {self.ranks} on {self.device}>"
 
     def ensure_group(self) -> bool:
-        """Initialises the default process group unless somebody did; True when this call did."""
+        """Initialises the default process group unless it is; returns whether this call did."""
         import torch
         import torch.distributed as dist
 
@@ -80,7 +80,7 @@ class Lane:
         return True
 
     def mesh(self, shape: Sequence[int], names: Sequence[str]) -> DeviceMesh:
-        """A device mesh over all ranks; the product of `shape` is the world size."""
+        """Returns a device mesh over all ranks; the product of `shape` is the world size."""
         from torch.distributed.device_mesh import init_device_mesh
 
         return init_device_mesh(self.device.type, tuple(shape), mesh_dim_names=tuple(names))
@@ -140,7 +140,7 @@ class Lane:
             self._agent.send(PhaseEnded(self.rank, self._test, name))
 
     def pick(self, *, full: T, diagnostic: T) -> T:
-        """The value for the preset of this run."""
+        """Returns the value for the preset of this run."""
         return full if self.preset == Preset.FULL else diagnostic
 
     def data(self, name: str) -> Path:
@@ -195,7 +195,9 @@ class Lane:
             raise AssertionError(f"tensor differs on ranks {odd}:\n{lines}")
 
     def _gathered(self, text: str) -> list[str]:
-        """The text of every rank, by tensors: torch's object collectives need numpy, which torch doesn't require."""
+        """Returns the text of every rank. It is gathered by tensors: torch's object collectives need numpy, which torch
+        doesn't require.
+        """
         import torch
         import torch.distributed as dist
 
@@ -207,7 +209,9 @@ class Lane:
 
 
 def _signature(tensor: torch.Tensor) -> str:
-    """A digest of shape, dtype and bytes, then shape and dtype in words, as far as they fit into SIGNATURE_BYTES."""
+    """Returns a digest of shape, dtype and bytes, then shape and dtype in words, as far as they fit into
+    SIGNATURE_BYTES.
+    """
     flat = _flat_bytes(tensor)
     described = f"{tensor.dtype} shape {tuple(tensor.shape)}"
     digest = hashlib.sha256(described.encode())
@@ -216,9 +220,8 @@ def _signature(tensor: torch.Tensor) -> str:
 
 
 def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's elements as bytes in this process's memory, where their address is `data_ptr()`.
-
-    Read from there, since `numpy()` needs numpy and `bytes(storage)` takes seconds per MiB.
+    """Returns the tensor's elements as bytes in this process's memory, where their address is `data_ptr()`. They are
+    read from there, since `numpy()` needs numpy and `bytes(storage)` takes seconds per MiB.
     """
     import torch
 
@@ -231,5 +234,5 @@ def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def _reason(skip: str) -> str:
     if not skip.isidentifier() or len(skip) > MAX_REASON_CHARS:
-        raise ValueError(f"skip={skip!r} is no name: give the reason as one identifier, such as skip='user_disabled'")
+        raise ValueError(f"skip={skip!r} is not an identifier: give the reason as one, such as skip='user_disabled'")
     return skip

@@ -28,13 +28,13 @@ from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.texts import ending
 from pytest_megacpp.recording.vocabulary import Stage
 
-_SAID_CHARS = 8_000
+_SHOWN_CHARS = 8_000
 _LOOKED_AT_BYTES = 128 << 10
 _STAGES = {pytest.ExitCode.USAGE_ERROR: Stage.USAGE, pytest.ExitCode.INTERNAL_ERROR: Stage.PLUGIN}
 
 
 def main() -> None:
-    """Runs until the box says leave; never returns."""
+    """Runs the rank until the box tells it to leave; never returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method(None, force=True)  # ours is no business of the test's own children
     for stream in (sys.stdout, sys.stderr):
@@ -72,8 +72,9 @@ def _serve(agent: Agent, crash: CrashLine, rank: int, stderr: str) -> int:
 
 
 def _arguments(plan: Plan) -> list[str]:
-    """The user's arguments, with output left to the rank's own log files. pytest would look for its root anew, and
-    paths in options that it doesn't know yet (a directory for artefacts that exists by now) would lead it elsewhere.
+    """Returns the user's arguments, with output left to the rank's own log files. pytest would look for its root anew,
+    and paths in options that it doesn't know yet (a directory for artefacts that exists by now) would lead it
+    elsewhere.
     """
     ini = ["-c", plan.ini] if plan.ini else []
     at = plan.args.index("--") if "--" in plan.args else len(plan.args)
@@ -81,13 +82,13 @@ def _arguments(plan: Plan) -> list[str]:
 
 
 def _broken(rank: int, error: BaseException) -> RankBroken:
-    """An exception that ended pytest before it had collected."""
-    told = describe(error, rendered(error))
-    return RankBroken(rank, stage_of(error), told.type, told.message, told.traceback)
+    """Returns the fact for an exception that ended pytest before it had collected."""
+    broken = describe(error, rendered(error))
+    return RankBroken(rank, stage_of(error), broken.type, broken.message, broken.traceback)
 
 
 def _refused(rank: int, code: int | pytest.ExitCode, text: str) -> RankBroken:
-    """pytest said on its error stream why it won't begin."""
+    """Returns the fact for a pytest that didn't begin and wrote the reason to its error stream."""
     stage = _STAGES.get(pytest.ExitCode(code), Stage.COLLECTION)
     if "ImportError while loading conftest" in text or "ConftestImportFailure" in text:
         stage = Stage.CONFTEST
@@ -97,19 +98,21 @@ def _refused(rank: int, code: int | pytest.ExitCode, text: str) -> RankBroken:
 
 
 def _end_of(stderr: str) -> str:
-    """What pytest said before it gave up, by this rank's own log; more is read than told, to see where to begin."""
+    """Returns what pytest wrote before it gave up, from this rank's own log. More is read than returned, to find where
+    it begins.
+    """
     sys.stderr.flush()
     try:
         with open(stderr, encoding="utf-8", errors="replace") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - _LOOKED_AT_BYTES))
-            return ending(f.read(), _SAID_CHARS)
+            return ending(f.read(), _SHOWN_CHARS)
     except OSError:
         return ""
 
 
 def _leave(code: int) -> None:
-    """Exit handlers run as in a script, where one that fails says so and changes nothing; then the process ends,
-    whatever threads are left.
+    """Ends the process. Exit handlers run as in a script, where one that fails prints that and changes nothing; threads
+    that are left don't keep the process alive.
     """
     try:
         atexit._run_exitfuncs()

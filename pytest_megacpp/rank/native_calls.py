@@ -1,4 +1,4 @@
-"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them, and telling of each collective
+"""Owns giving torch's blocking native calls a Python frame, so that a stack shows them, and reporting each collective
 that Python issues; must not know who reads stacks, or counts.
 
 `work.wait()`, `store.get()` and the making of a `TCPStore` are C++ and leave no frame of their own: on a stack, a
@@ -39,7 +39,7 @@ def _nothing() -> None:
 
 
 def install(before_store: Before = _nothing) -> None:
-    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a frame. Calls
+    """Gives the blocking methods of `torch.distributed`'s native classes, and of torch's futures, a Python frame. Calls
     `before_store` before those of stores. Raises whatever a torch without these classes raises.
     """
     import torch
@@ -55,7 +55,7 @@ def install(before_store: Before = _nothing) -> None:
     _future.wait = _framed(_future.wait, "wait")
 
 
-def tell_issued(about: Told, before: Before = _nothing) -> None:
+def report_issued(about: Told, before: Before = _nothing) -> None:
     """Calls `before` before and `about` after each collective and message that Python issues in a process group."""
     from torch._C import _distributed_c10d as native
 
@@ -68,8 +68,8 @@ def tell_issued(about: Told, before: Before = _nothing) -> None:
 def _framed(
     native: Callable[..., Any], method: str, before: Before = _nothing, about: Told | None = None
 ) -> Callable[..., Any]:
-    """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
-    override, which it would otherwise take this for.
+    """Returns a function in Python that calls the method. It has the method's name, and `self` first: by these pybind11
+    recognises a call of C++ that comes back to it from an override, which it would otherwise take this for.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

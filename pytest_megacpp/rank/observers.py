@@ -1,8 +1,9 @@
 """Owns the patches of torch in a rank, and what a rank can tell about itself; must not decide anything.
 
-Five of what it sets up lie in modules of their own: `first_forward` (module calls), `backward`, `autotune` (triton's
-tuner), `native_calls` (frames for calls of C++) and `handling` (exceptions that are being handled).
-An observer that fails says so once as a missing capability; the test goes on.
+Some of what it sets up has a module: `first_forward` (module calls), `backward`, `autotune` (triton's tuner),
+`native_calls` (frames for calls of C++), `handling` (exceptions that are being handled), `compile_counts`. The wrappers
+around the making and the end of groups stay here: `recording.stacks` leaves out frames of this file.
+An observer that fails is reported once as a missing capability; the test goes on.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pytest_megacpp.rank import backward, first_forward, native_calls
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.autotune import AUTOTUNER, Staging, when_imported
 from pytest_megacpp.rank.cache_keys import separate_keys
+from pytest_megacpp.rank.compile_counts import CompileCounts
 from pytest_megacpp.rank.errors import FILE_CHARS, in_one_line
 from pytest_megacpp.rank.flight_recorders import Lookout, device_backend, dumps, read_dumps, read_recorders, unrecorded
 from pytest_megacpp.rank.group_timeouts import Patience
@@ -27,7 +29,6 @@ from pytest_megacpp.rank.issued import Issued
 from pytest_megacpp.rank.torch_state import group_exists, on_cuda
 from pytest_megacpp.recording.events import (
     Capability,
-    Compiled,
     ConfigsDropped,
     DeviceUsed,
     Error,
@@ -43,8 +44,6 @@ from pytest_megacpp.recording.texts import ending
 from pytest_megacpp.recording.vocabulary import EvidenceSource, FlightOrigin, ForwardOrigin
 
 SENT_ENTRIES = 64
-KEPT_KEYS = 4096  # of compile caches, per test
-KEY_CHARS = 200  # all of them fit one line of the recording
 
 Counters: TypeAlias = dict[int, tuple[int, int]]
 """(entered, completed) collectives by process group."""
@@ -60,13 +59,12 @@ class Observers:
         self.patience = Patience()
         self.issued = Issued(dumps, lambda e: self._missing(EvidenceSource.FLIGHT_RECORDER, e), capturing=_capturing())
         self.handling = Handling(self._handles)
-        self._compile_before = (0.0, 0, 0, 0)
-        self._cache_keys: dict[tuple[str, str], None] = {}
+        self.compile_counts = CompileCounts()
         self._server: Any = None
         self._launched = int(os.environ.get("WORLD_SIZE", "0"))  # a test may change the variable
         self._default_size = 0  # of the default group that was made last
-        self._told_device = False
-        self._told_missing: set[str] = set()
+        self._device_sent = False
+        self._reported_missing: set[str] = set()
 
     def install(self) -> None:
         """Patches process-group creation and destruction, the time-out of groups made without one, and how torch
@@ -85,12 +83,12 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.tell_issued(self.issued.call, self.handling.look)
+            native_calls.report_issued(self.issued.call, self.handling.look)
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
         try:
-            self._hear_cache_keys()
+            self.compile_counts.watch_keys()
         except Exception as e:
             self._missing("cache_keys", e)
         try:
@@ -102,7 +100,7 @@ class Observers:
             when_imported(AUTOTUNER, pruning.install)
 
     def start_worker_server(self, path: str) -> None:
-        """torch's C++ server that answers the box without the GIL; lives as long as this object."""
+        """Starts torch's C++ server that answers the box without the GIL; it lives as long as this object."""
         try:
             from torch._C._distributed_c10d import _WorkerServer
 
@@ -112,7 +110,7 @@ class Observers:
             self._missing(EvidenceSource.WORKER_SERVER, e)
 
     def frame_native_calls(self) -> bool:
-        """Makes torch's blocking native calls visible on stacks; whether that worked for all of them."""
+        """Makes torch's blocking native calls visible on stacks; returns whether that worked for all of them."""
         try:
             native_calls.install(self.handling.look)
         except Exception as e:
@@ -121,13 +119,15 @@ class Observers:
         return True
 
     def _missing(self, name: str, error: Exception) -> None:
-        if name in self._told_missing:
+        if name in self._reported_missing:
             return
-        self._told_missing.add(name)
+        self._reported_missing.add(name)
         self.agent.send(Capability(name, False, in_one_line(error, 200), self.agent.rank))
 
     def _longer(self, default: Callable[..., timedelta]) -> Callable[..., timedelta]:
-        """NCCL's own 10 minutes would end a rank that waits for a compile; the box decides first."""
+        """Returns torch's function for default time-outs with longer ones: NCCL's own 10 minutes would end a rank that
+        waits for a compile, before the box decides.
+        """
 
         @functools.wraps(default)
         def patient(*args: Any, **kwargs: Any) -> timedelta:
@@ -158,7 +158,9 @@ class Observers:
         return created
 
     def _after_split(self, split: Callable[..., Any]) -> Callable[..., Any]:
-        """NCCL splits groups without torch's helper: their members are known afterwards only."""
+        """Returns torch's function for splitting groups, which then announces the new group. NCCL splits without
+        torch's helper, so the members are known only afterwards.
+        """
 
         @functools.wraps(split)
         def created(*args: Any, **kwargs: Any) -> Any:
@@ -183,7 +185,9 @@ class Observers:
     def _begin_group(
         self, parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> GroupBegun | None:
-        """Announces a group before its members wait for each other; None where torch's arguments aren't as known."""
+        """Announces a group before its members wait for each other. Returns None where torch's arguments aren't the
+        known ones.
+        """
         try:
             asked = parameters.bind(*args, **kwargs).arguments
             ranks = tuple(int(r) for r in asked["global_ranks_in_group"] or ())
@@ -194,8 +198,8 @@ class Observers:
             default = not ranks and asked.get("group_desc") == "default_pg"
             member = not ranks or (group_rank is not None and group_rank >= 0)
             number = None if group_rank is None or group_rank < 0 else int(group_rank)
-            told = name, ranks, size if known else 0, member, scope, default, number
-            begun = GroupBegun(self.agent.rank, self.test, *told, *_asked_at())
+            known_fields = name, ranks, size if known else 0, member, scope, default, number
+            begun = GroupBegun(self.agent.rank, self.test, *known_fields, *_asked_at())
         except Exception as e:
             self._missing(EvidenceSource.GROUP_MEMBERS, e)
             return None
@@ -212,15 +216,15 @@ class Observers:
         backend = _backend_name(group)
         ranks = begun.ranks if begun is not None else ()
         self.agent.send(GroupCreated(self.agent.rank, self.test, str(name), ranks, backend))
-        if not self._told_device and is_nccl(backend):
-            self._told_device = True
-            Lookout(self.agent.epoch_s, self._seen_by_itself, self._unrecorded).start()
+        if not self._device_sent and is_nccl(backend):
+            self._device_sent = True
+            Lookout(self.agent.epoch_s, self._send_own_record, self._unrecorded).start()
             try:
-                self._tell_device()
+                self._send_device()
             except Exception as e:
                 self._missing("device", e)
 
-    def _tell_device(self) -> None:
+    def _send_device(self) -> None:
         import torch
 
         index = torch.cuda.current_device()
@@ -231,7 +235,7 @@ class Observers:
         @functools.wraps(destroy)
         def destroyed(group: Any = None, *args: Any, **kwargs: Any) -> Any:
             try:
-                self._tell_before_destruction(group)
+                self._send_before_destruction(group)
             except Exception as e:
                 self.issued.lose()
                 self._missing(EvidenceSource.FLIGHT_RECORDER, e)
@@ -241,7 +245,7 @@ class Observers:
 
         return destroyed
 
-    def _tell_before_destruction(self, group: Any) -> None:
+    def _send_before_destruction(self, group: Any) -> None:
         whole = group is None or group is _world_group()
         ending = None if whole else _group_name(group)
         origin = FlightOrigin.DESTROY if whole else FlightOrigin.FINISH
@@ -250,29 +254,13 @@ class Observers:
             self.issued.restart()
 
     def _around_backward(self) -> contextlib.AbstractContextManager[object]:
-        """What DDP's reducer issues passes through no Python."""
+        """Returns a context with room for what DDP's reducer issues in a backward pass, which
+        passes through no Python.
+        """
         return self.issued.burst() if group_exists() else contextlib.nullcontext()
 
-    def _hear_cache_keys(self) -> None:
-        """Each cache of the compiler reports there what it stored or found; it is loaded with torch."""
-        from torch.compiler import _cache
-
-        manager: Any = _cache.CacheArtifactManager
-        record = manager.record_artifact
-
-        @functools.wraps(record)
-        def recorded(artifact_type: str, key: str, content: Any) -> None:
-            self._used_key(artifact_type, key)
-            record(artifact_type, key, content)
-
-        manager.record_artifact = staticmethod(recorded)
-
-    def _used_key(self, cache: str, key: str) -> None:
-        if len(self._cache_keys) < KEPT_KEYS:
-            self._cache_keys[str(cache), str(key)[:KEY_CHARS]] = None
-
     def counters(self) -> Counters:
-        """Counted from each group's beginning; cheap."""
+        """Returns the collectives counted since each group's beginning; cheap."""
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
@@ -291,7 +279,7 @@ class Observers:
         return self._comparable(self.issued.end()), self.issued.missed
 
     def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
-        """Of groups that go (`ending`, or all of them) the digests go along."""
+        """Sends the newest entries, with the digests of groups that end (`ending`, or all of them)."""
         try:
             if (taken := self.issued.take()) is None:
                 return
@@ -308,12 +296,13 @@ class Observers:
             self.agent.send(fact, hold=True)
 
     def _comparable(self, digests: dict[str, str]) -> dict[str, str]:
-        """What other ranks must have issued as well. A default group of another size than the world is one of several
-        (trainers and workers, a world of one in every process): their groups have names in common, and nothing else.
+        """Returns the digests that other ranks must have as well. A default group of another size than the world is one
+        of several (trainers and workers, a world of one in every process): their groups have names in common, and
+        nothing else.
         """
         return digests if self._default_size == self._launched else {}
 
-    def _seen_by_itself(self, seen: Read) -> None:
+    def _send_own_record(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, FlightOrigin.OWN, *seen))
 
     def _unrecorded(self, backend: str) -> None:
@@ -325,8 +314,8 @@ class Observers:
         self.agent.send(Handles(self.agent.rank, self.test, error))
 
     def check_recorders(self) -> None:
-        """After a test: says so where a backend has issued collectives that no recorder has."""
-        if self._told_device and (backend := unrecorded()):
+        """Reports, after a test, a backend that has issued collectives that no recorder has."""
+        if self._device_sent and (backend := unrecorded()):
             self._unrecorded(backend)
 
     @contextlib.contextmanager
@@ -348,27 +337,15 @@ class Observers:
         if self.test is not None:
             self.agent.send(ConfigsDropped(self.agent.rank, self.test, kernel, dropped, limit_bytes, kept))
 
-    def compile_started(self) -> None:
-        """Remembers the compile totals at the start of a test."""
-        self._compile_before = _compile_totals()
-        self._cache_keys.clear()
-
     def send_compiled(self) -> None:
         """Sends what this test compiled, when it compiled anything."""
-        if self.test is None:
-            return
-        now = _compile_totals()
-        totals = zip(self._compile_before, now, strict=True)
-        seconds, graphs, hits, misses = (b - a if b >= a else b for a, b in totals)  # a test may have set them to 0
-        keys = _by_cache(tuple(self._cache_keys))  # another thread may go on
-        if graphs or hits or misses or seconds or keys:
-            counts = int(graphs), int(hits), int(misses)
-            self.agent.send(Compiled(self.agent.rank, self.test, round(seconds, 3), *counts, keys), hold=True)
+        if self.test is not None and (compiled := self.compile_counts.compiled(self.agent.rank, self.test)) is not None:
+            self.agent.send(compiled, hold=True)
 
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Without the greeting that torch writes at every start of the server."""
+    """Keeps out of stderr what torch writes at every start of the server."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -380,7 +357,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _shared_memory_bytes() -> int:
-    """The most that a block may have on this rank's device."""
+    """Returns the most bytes of shared memory that a block may have on this rank's device."""
     import torch
 
     device: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -393,7 +370,7 @@ def _backend_name(group: Any) -> str:
 
 
 def _capturing() -> Callable[[], bool]:
-    """Tells whether the current stream is captured."""
+    """Returns a function that tells whether the current stream is captured."""
     if not on_cuda():
         return lambda: False
     import torch
@@ -408,7 +385,7 @@ def _capturing() -> Callable[[], bool]:
 
 
 def _group_name(group: Any) -> str:
-    """Empty where it has none: torch says so when it is asked to destroy it."""
+    """Returns the group's name; empty where it has none, as torch reports when it is asked to destroy it."""
     try:
         return str(group.group_name)
     except Exception:  # whatever the test passed
@@ -416,8 +393,9 @@ def _group_name(group: Any) -> str:
 
 
 def _world_name(store: Any, rank: int) -> tuple[str, bool]:
-    """The same for all members of a default group that isn't the whole launch: whoever asks its store first names it.
-    Without an answer a rank is alone in it, and who else may come to the world will not be known.
+    """Returns the name that all members of a default group share which isn't the whole launch, and whether it is known:
+    whoever asks the group's store first names it. Without an answer the rank has a name of its own, and who else may
+    come to the world will not be known.
     """
     alone = f"{rank}-{uuid.uuid4().hex[:8]}"
     try:
@@ -427,7 +405,7 @@ def _world_name(store: Any, rank: int) -> tuple[str, bool]:
 
 
 def _asked_at() -> tuple[str, int]:
-    """File and line of the user's code that is being run; no file where there is none."""
+    """Returns file and line of the user's code that is being run; no file where there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         at = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
@@ -441,27 +419,3 @@ def _world_group() -> Any:
     import torch.distributed as dist
 
     return dist.group.WORLD
-
-
-def _by_cache(used: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
-    caches = dict.fromkeys(cache for cache, _ in used)
-    return {cache: tuple(key for c, key in used if c == cache) for cache in caches}
-
-
-def _compile_totals() -> tuple[float, int, int, int]:
-    """Seconds, graphs, cache hits and misses of this process so far."""
-    utils = sys.modules.get("torch._dynamo.utils")
-    if utils is None:
-        return 0.0, 0, 0, 0
-    counters = utils.counters
-    inductor, autograd = counters.get("inductor", {}), counters.get("aot_autograd", {})
-    seconds = sum(sum(utils.compilation_time_metrics.get(k, ())) for k in _OUTERMOST)
-    return (
-        float(seconds),
-        int(counters.get("stats", {}).get("unique_graphs", 0)),
-        int(inductor.get("fxgraph_cache_hit", 0)) + int(autograd.get("autograd_cache_hit", 0)),
-        int(inductor.get("fxgraph_cache_miss", 0)) + int(autograd.get("autograd_cache_miss", 0)),
-    )
-
-
-_OUTERMOST = ("_compile.compile_inner", "backward._backward_impl")

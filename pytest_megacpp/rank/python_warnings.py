@@ -20,7 +20,9 @@ SOURCE_CHARS = 300
 
 
 class Warnings:
-    """Before the first `begin` it hears what is raised while conftests and tests are imported."""
+    """Sends each warning once per test. Before the first `begin` it takes those that are raised while conftests and
+    tests are imported.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -30,8 +32,8 @@ class Warnings:
     def begin(self, test: int) -> None:
         self._test, self._sent = test, set()
 
-    def hear(self, raised: warnings.WarningMessage, when: str) -> None:
-        """Sends it, unless it was sent. `when` is pytest's: config, collect or runtest."""
+    def report(self, raised: warnings.WarningMessage, when: str) -> None:
+        """Sends the warning, unless it was sent. `when` is pytest's: config, collect or runtest."""
         if when == "config" and issubclass(raised.category, pytest.PytestWarning):
             return  # pytest's own about its set-up, which ranks have from the desk
         rank, test = self._agent.rank, self._test

@@ -6,39 +6,37 @@ Every report leaves the rank at once, before the next phase begins, without aski
 import contextlib
 import hashlib
 import os
-import re
 import threading
 import time
 import traceback
 import types
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
+from pytest_megacpp.rank.collection import most_telling, other_parameters
 from pytest_megacpp.rank.crash import CrashLine
+from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.rank.python_warnings import Warnings
-from pytest_megacpp.rank.torch_state import group_exists
+from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
     Finished,
-    Json,
     PhaseStarted,
     RankCollected,
     Reported,
-    Skip,
     ThreadRaised,
 )
 from pytest_megacpp.recording.numbers import Numbers
-from pytest_megacpp.recording.oversize import LEFT_OUT
 from pytest_megacpp.recording.plan import Go, Plan
-from pytest_megacpp.recording.texts import beginning, ending, text_of
+from pytest_megacpp.recording.texts import beginning, text_of
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 
 # What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
@@ -64,12 +62,9 @@ _DESK_OPTIONS: dict[str, object] = {
 }
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
-KEPT_UNPLANNED = 64
-KEPT_PROPERTIES = 256
-SHOWN_CHARS = 8_000
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
-_PHASES, _OUTCOMES = frozenset(TestPhase), frozenset(ReportOutcome)
+_PHASES = frozenset(TestPhase)
 _DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
 
 
@@ -92,19 +87,16 @@ class RankSession:
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
         self._skipped: list[CollectError] = []
+        self._group = DefaultGroup(observers)
         self._go: Go | None = None
         self._raised: tuple[float, Error] | None = None
-        self._owns_group = False
-        self._leaked = False
         self._current = TestPhase.CALL
-        self._group_before_call = False
-        self._groups_at_start = 0
 
     # -- start ---------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Before pytest-cov begins to measure: eight ranks would write over the desk's data."""
+        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
         if hasattr(early_config.known_args_namespace, "cov_source"):
             early_config.known_args_namespace.cov_source = None
         yield
@@ -129,7 +121,7 @@ class RankSession:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors.append(CollectError(report.nodeid or ".", _shown(report)))
+            self._errors.append(CollectError(report.nodeid or ".", shown(report)))
         elif report.skipped and isinstance(report.longrepr, tuple):
             self._skipped.append(CollectError(report.nodeid or ".", beginning(text_of(report.longrepr[-1]), 1_000)))
 
@@ -140,7 +132,7 @@ class RankSession:
         return result
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
-        self.warnings.hear(warning_message, when)
+        self.warnings.report(warning_message, when)
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.gave_up = self.gave_up or excinfo.value
@@ -162,10 +154,10 @@ class RankSession:
                 self.agent.rank,
                 Numbers(self._items),
                 digest,
-                _most_telling(self._errors, lacking, KEPT_ERRORS),
+                most_telling(self._errors, lacking, KEPT_ERRORS),
                 Numbers(with_lane),
-                _most_telling(self._skipped, lacking, KEPT_SKIPPED),
-                _other_parameters(nodeids, by_nodeid.keys()),
+                most_telling(self._skipped, lacking, KEPT_SKIPPED),
+                other_parameters(nodeids, by_nodeid.keys()),
             )
         )
 
@@ -184,15 +176,15 @@ class RankSession:
         self._go, self.observers.test = go, go.test
         self.observers.issued.begin()
         self.observers.handling.begin()
-        self._set_apart(go)
+        self._apply_purpose(go)
         self.observers.patience.begin(go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
             traceback.print_exc()
-        self._prepare_group(go)
-        self._hear_threads()
-        self.observers.compile_started()
+        self._group.prepare(go)
+        self._watch_threads()
+        self.observers.compile_counts.begin()
         before = self.observers.counters()
         self.hot_reads.begin(go.test)
         self.warnings.begin(go.test)
@@ -208,14 +200,14 @@ class RankSession:
         with contextlib.suppress(Exception):
             self.observers.check_recorders()
         counted = self._settled_counters()
-        clean, foreign = self._group_after_test(counted)
+        clean, foreign = self._group.after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         digests, missed = self.observers.finished()
         self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
         self.observers.test = None
 
-    def _set_apart(self, go: Go) -> None:
-        """What makes this attempt another than most; its world has no other test."""
+    def _apply_purpose(self, go: Go) -> None:
+        """Applies what this attempt asks of its processes; its world has no other test."""
         if go.detail:
             import torch.distributed as dist
 
@@ -226,79 +218,57 @@ class RankSession:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(empty, "inductor")
             os.environ["TRITON_CACHE_DIR"] = os.path.join(empty, "triton")
 
-    def _hear_threads(self) -> None:
-        """pytest keeps what ends a thread to itself until the phase is over, which may never be."""
-        theirs = threading.excepthook
-        if getattr(theirs, "heard", False):
+    def _watch_threads(self) -> None:
+        """Reports at once what ends a thread: pytest keeps it to itself until the phase is over, which may never be."""
+        previous = threading.excepthook
+        if getattr(previous, "is_megacpp", False):
             return
 
         def hook(args: threading.ExceptHookArgs, /) -> None:
             self._thread_raised(args)
-            theirs(args)
+            previous(args)
 
-        hook.heard = True  # type: ignore[attr-defined]
+        hook.is_megacpp = True  # type: ignore[attr-defined]
         threading.excepthook = hook
 
     def _thread_raised(self, args: threading.ExceptHookArgs) -> None:
         error = args.exc_value
         if error is None:
             return
-        told = describe(error, rendered(error))
+        described = describe(error, rendered(error))
         name = args.thread.name if args.thread is not None else ""
-        self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, told))
+        self.agent.send(ThreadRaised(self.agent.rank, self.observers.test, name, described))
 
     def _report_beside(self, go: Go, error: BaseException) -> None:
-        """What pytest makes no report of: it ends a session. The rank that raised it says so before that."""
-        told = describe(error, rendered(error, limit=-2))
-        self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, told))
-
-    def _prepare_group(self, go: Go) -> None:
-        """Drops the group of an earlier test, unless it is the plugin's and the box lets it stay."""
-        if self._leaked or (self._owns_group and not go.keep_group):
-            self._drop_group()
-        os.environ["MASTER_PORT"] = str(go.store_port)
-
-    def _drop_group(self) -> None:
-        self._owns_group = self._leaked = False
-        if group_exists():
-            with contextlib.suppress(Exception):
-                import torch.distributed as dist
-
-                dist.destroy_process_group()
-
-    def _group_after_test(self, counted: Counters) -> tuple[bool, bool]:
-        """(clean, foreign): the plugin's own group can serve the next test · a fixture's group stays."""
-        if not group_exists():
-            self._owns_group = False
-            return False, False
-        if not self._owns_group:
-            self._leaked = not self._group_before_call
-            return False, not self._leaked
-        alone = self.observers.groups_created == self._groups_at_start
-        return alone and _nothing_in_flight(counted), False
+        """Reports an exception of which pytest makes no report: it ends a session. The rank that raised it reports it
+        before that.
+        """
+        described = describe(error, rendered(error, limit=-2))
+        self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, described))
 
     def _settled_counters(self) -> Counters:
-        """A finished collective is retired by another thread, a moment after the call returned."""
+        """Returns the counters once they are settled: another thread retires a finished collective a moment after the
+        call returned.
+        """
         counted = self.observers.counters()
         for _ in range(SETTLE_LOOKS):
-            if _nothing_in_flight(counted):
+            if nothing_in_flight(counted):
                 break
             time.sleep(SETTLE_S)
             counted = self.observers.counters()
         return counted
 
     def lane(self) -> Lane:
-        """The handle for the test that asks; initialises the default process group."""
+        """Returns the handle for the test that asks; initialises the default process group."""
         assert self._go is not None
         lane = Lane(self.agent, self.observers.patience, self._go, self.plan)
         if lane.ensure_group():
-            self._owns_group = True
-            self._groups_at_start = self.observers.groups_created
+            self._group.made_by_plugin()
         return lane
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self) -> bool:
-        """No timer of pytest-timeout's: the box watches the limits of all ranks."""
+        """Keeps pytest-timeout from setting a timer: the box watches the limits of all ranks."""
         return True
 
     # -- reports -------------------------------------------------------------------------------------------
@@ -311,7 +281,7 @@ class RankSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         self._phase(TestPhase.CALL)
-        self._group_before_call = group_exists()
+        self._group.before_call()
         with self.observers.first_forwards():
             yield
 
@@ -321,7 +291,9 @@ class RankSession:
         yield
 
     def _phase(self, phase: TestPhase) -> None:
-        """Set-up's beginning travels with what follows; a rank that never gets further shows no phase at all."""
+        """Announces a phase. The beginning of set-up travels with what follows; a rank that never gets further shows no
+        phase at all.
+        """
         self._current = phase
         if self._go is not None:
             begun = PhaseStarted(self.agent.rank, self._go.test, phase.value)
@@ -335,7 +307,7 @@ class RankSession:
         except Exception as e:
             if call.excinfo is None:
                 raise
-            report = _unrendered(item, call, e)
+            report = unrendered(item, call, e)
         self._raised = None
         if call.excinfo is not None:
             self._raised = at_s, describe(call.excinfo.value, text_of(report.longrepr), call.excinfo)
@@ -346,7 +318,7 @@ class RankSession:
         if self._go is None:
             return
         at_s, error = self._raised or (None, None)
-        outcome, phase = _outcome(report), self._phase_of(report)
+        outcome, phase = outcome_of(report), self._phase_of(report)
         failed = outcome is ReportOutcome.FAILED
         if failed:
             self.observers.send_flight_record(FlightOrigin.FAILURE)
@@ -356,26 +328,19 @@ class RankSession:
             when=phase,
             outcome=outcome,
             duration_s=round(report.duration, 6),
-            error=(error or Error("", _shown(report), "", 0, "")) if failed else None,
-            skip=_skip(report),
+            error=(error or Error("", shown(report), "", 0, "")) if failed else None,
+            skip=skip_of(report),
             xfail=getattr(report, "wasxfail", None),
-            sections=_sections(report),
-            properties=_properties(report) if phase is TestPhase.TEARDOWN else {},
+            sections=sections_of(report),
+            properties=properties_of(report) if phase is TestPhase.TEARDOWN else {},
         )
         self.agent.send(fact, at_s, hold=not failed)
 
     def _phase_of(self, report: pytest.TestReport) -> TestPhase:
-        """A plugin's report of something else counts for the phase that the test is in."""
+        """Returns the phase that a report counts for. A plugin's report of something else counts for the phase that the
+        test is in.
+        """
         return TestPhase(report.when) if report.when in _PHASES else self._current
-
-
-def _outcome(report: pytest.TestReport) -> ReportOutcome:
-    """pytest's type allows three words, plugins report others (`rerun`)."""
-    return ReportOutcome(report.outcome) if report.outcome in _OUTCOMES else ReportOutcome.OTHER
-
-
-def _shown(report: pytest.CollectReport | pytest.TestReport) -> str:
-    return ending(text_of(report.longrepr), SHOWN_CHARS)
 
 
 def _keep_plain_writer(config: pytest.Config) -> None:
@@ -388,71 +353,12 @@ def _keep_plain_writer(config: pytest.Config) -> None:
         config.get_terminal_writer = lambda: writer  # type: ignore[method-assign]
 
 
-def _unrendered(item: pytest.Item, call: pytest.CallInfo[None], why: Exception) -> pytest.TestReport:
-    """The report of an exception that pytest can't render (a property of it raises): red, with what can be said."""
-    assert call.excinfo is not None
-    said = f"{rendered(call.excinfo.value)}\npytest could not render this exception: {rendered(why, limit=-1)}"
-    times = {"duration": call.duration, "start": call.start, "stop": call.stop}
-    return pytest.TestReport(item.nodeid, item.location, {}, "failed", said, call.when, **times)  # type: ignore[arg-type]
-
-
-def _other_parameters(planned: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
-    """Found but not planned, of tests that are planned with other parameters."""
-    lacking = {nodeid.partition("[")[0] for nodeid in planned if nodeid not in found}
-    known = set(planned)
-    return tuple(n for n in found if n not in known and n.partition("[")[0] in lacking)[:KEPT_UNPLANNED]
-
-
-def _most_telling(found: Sequence[CollectError], lacking: Sequence[str], kept: int) -> tuple[CollectError, ...]:
-    """First those that took planned tests along, of their file or a directory above. Where some of these are left out,
-    what stands for them says so.
-    """
-    above = {".", *(place for nodeid in lacking for place in _places(nodeid))}
-    first = [one for one in found if one.nodeid in above]
-    if len(first) > kept:
-        return (*first[:kept], CollectError(".", f"{len(first) - kept} more like this are left out of the recording"))
-    return tuple(first + [one for one in found if one.nodeid not in above])[:kept]
-
-
-def _places(nodeid: str) -> Iterator[str]:
-    """The directories, file and classes that a test lies in."""
-    return (nodeid[: found.start()] for found in re.finditer(r"/|::", nodeid))
-
-
-def _nothing_in_flight(counted: Counters) -> bool:
-    return all(entered == completed for entered, completed in counted.values())
-
-
 def _fixture(lane: str) -> str:
     return f"modal_{lane}"
 
 
-def _skip(report: pytest.TestReport) -> Skip | None:
-    if not report.skipped or not isinstance(report.longrepr, tuple):
-        return None
-    file, line, reason = report.longrepr
-    return Skip(str(file), int(line or 0), str(reason))
-
-
-def _sections(report: pytest.TestReport) -> tuple[tuple[str, str], ...]:
-    """What plugins added for this phase (captured logging); streams go to the rank's log files instead."""
-    mine = [(heading, _without_c10d(text)) for heading, text in report.sections if heading.endswith(f" {report.when}")]
-    return tuple((heading, ending(text, 16_000)) for heading, text in mine if text.strip())
-
-
-def _properties(report: pytest.TestReport) -> dict[str, Json]:
-    told: dict[str, Json] = {text_of(k): text_of(v) for k, v in report.user_properties[:KEPT_PROPERTIES]}
-    more = len(report.user_properties) - KEPT_PROPERTIES
-    return told | {LEFT_OUT: f"{more} more properties"} if more > 0 else told
-
-
-def _without_c10d(text: str) -> str:
-    """Without torch's own debug records of every failed collective, which repeat the exception."""
-    return "".join(line for line in text.splitlines(keepends=True) if "c10d-NullHandler" not in line)
-
-
 def lane_fixture(session: RankSession) -> types.ModuleType:
-    """A plugin with the lane's fixture."""
+    """Returns a plugin with the lane's fixture."""
     name = _fixture(session.plan.lane)
 
     @pytest.fixture(name=name)

@@ -10,8 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pytest_megacpp.box import supervisor as sv
-from pytest_megacpp.box.worlds.rank_channel import Line
+from pytest_megacpp.box.actions import (
+    Action,
+    EndWorld,
+    Finish,
+    LookAgain,
+    ReadOutput,
+    Release,
+    StartWorld,
+    TakeEvidence,
+    Write,
+)
+from pytest_megacpp.box.supervisor import Supervisor
+from pytest_megacpp.box.worlds.rank_channel import RankChannel
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest, SeedPlan
@@ -77,7 +88,7 @@ class LiveWorld:
     size: int
     number: int
     released: list[int] = field(default_factory=list)
-    lines: dict[int, Line] = field(default_factory=dict)
+    lines: dict[int, RankChannel] = field(default_factory=dict)
     promised: int | None = None
     watching: Watching | None = None
     ending: bool = False
@@ -91,8 +102,8 @@ class SimulatedBox:
         self.patience_s = patience_s  # for a desk that has nothing to say
         self.plan = scenario.plan
         self.timeline = Timeline()
-        self.supervisor = sv.Supervisor(self.plan, self.timeline)
-        self.supervisor.begin_warm(scenario.warming)
+        self.supervisor = Supervisor(self.plan, self.timeline)
+        self.supervisor.attempts.plan_warm_ups(scenario.warming)
         for item, test in enumerate(self.plan.tests):
             self.timeline.add(ev.Event("r1", "", "box", item, 0.0, ev.TestPlanned(item, test.nodeid, test.ranks)))
         self.now_s = 0.0
@@ -105,7 +116,7 @@ class SimulatedBox:
         self.acted: dict[int, ev.Acted] = {}
         self.released: list[int] = []
         self.desk: Callable[[int, float], None] | None = None  # hears of the end of each attempt a moment later
-        self.finish: sv.Finish | None = None
+        self.finish: Finish | None = None
         self._running: int | None = None
         self._seq: Counter[tuple[str, str]] = Counter()
         self._order = itertools.count()
@@ -124,7 +135,7 @@ class SimulatedBox:
 
     def hear(self, wanted: Again, now_s: float) -> bool:
         """An order of the desk; whether anything came of it."""
-        actions = self.supervisor.asked(wanted, now_s)
+        actions = self.supervisor.request_attempt(wanted, now_s)
         for action in actions:
             self._perform(action)
         return bool(actions)
@@ -169,7 +180,7 @@ class SimulatedBox:
                 self._hear(name, live, rank, data)
 
     def _hear(self, world: str, live: LiveWorld, rank: int, data: bytes) -> None:
-        for fact, at_s in live.lines.setdefault(rank, Line(rank)).feed(data, self.now_s):
+        for fact, at_s in live.lines.setdefault(rank, RankChannel(rank)).feed(data, self.now_s):
             self.tell(at_s, world, "box" if isinstance(fact, ev.Muted) else f"rank {rank}", fact)
 
     def _pass(self, seconds: float) -> None:
@@ -183,31 +194,31 @@ class SimulatedBox:
 
     # -- what the supervisor says --------------------------------------------------------------------------
 
-    def _perform(self, action: sv.Action) -> None:
+    def _perform(self, action: Action) -> None:
         match action:
-            case sv.StartWorld():
+            case StartWorld():
                 self._start(action)
-            case sv.EndWorld():
+            case EndWorld():
                 self._end(action)
-            case sv.Write():
+            case Write():
                 self._write(action)
-            case sv.Release():
+            case Release():
                 self._release(action)
-            case sv.TakeEvidence():
+            case TakeEvidence():
                 watching = self.worlds[action.world].watching
                 if watching is not None and action.test is not None:
                     watching.evidence(self.now_s, action.stacks_of)
                 self._pass(EVIDENCE_S)
-            case sv.LookAgain():
+            case LookAgain():
                 watching = self.worlds[action.world].watching
                 assert watching is not None
                 watching.look_again(self.now_s, action.stacks_of)
-            case sv.ReadOutput():
+            case ReadOutput():
                 assert action.world in self.worlds
-            case sv.Finish():
+            case Finish():
                 self.finish = action
 
-    def _start(self, action: sv.StartWorld) -> None:
+    def _start(self, action: StartWorld) -> None:
         assert action.name not in self.timeline.worlds
         assert self._running is None
         if self.plan.dry_run:
@@ -254,7 +265,7 @@ class SimulatedBox:
         elif live is not None and not (live.ending and isinstance(fact, ev.RankExited)):
             self.tell(at_s, world, source, fact)
 
-    def _end(self, action: sv.EndWorld) -> None:
+    def _end(self, action: EndWorld) -> None:
         live = self.worlds[action.name]
         assert self._running not in live.released, "its test has not ended"
         live.ending = True
@@ -268,7 +279,7 @@ class SimulatedBox:
         self.tell(self.now_s, action.name, "box", ev.WorldEnded(action.reason))
         del self.worlds[action.name]
 
-    def _write(self, action: sv.Write) -> None:
+    def _write(self, action: Write) -> None:
         further = isinstance(action.fact, ev.TestPlanned | ev.TestEnded) and action.fact.test >= len(self.plan.tests)
         assert action.world in self.worlds or further
         match action.fact:
@@ -297,7 +308,7 @@ class SimulatedBox:
                 pass
         self.tell(self.now_s, action.world, "box", action.fact)
 
-    def _release(self, action: sv.Release) -> None:
+    def _release(self, action: Release) -> None:
         live, view = self.worlds[action.world], self.timeline.worlds[action.world]
         item, test = action.attempt.item, self.plan.tests[action.attempt.item]
         assert self._running == action.test
@@ -318,7 +329,7 @@ class SimulatedBox:
         self.released.append(action.test)
         self._let_run(action, live)
 
-    def _let_run(self, action: sv.Release, live: LiveWorld) -> None:
+    def _let_run(self, action: Release, live: LiveWorld) -> None:
         programs = self.scenario.programs.get(action.test, [()] * live.size)
         for rank in range(live.size) if action.test in self.scenario.compiling else ():
             self.tell(self.now_s, action.world, f"rank {rank}", ev.Compiled(rank, action.test, 9.0, 1, 0, 1))

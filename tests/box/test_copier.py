@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.box.data import copier
-from pytest_megacpp.box.data.copier import Cancelled, Copier, CopyFailed, listing, read_manifest, state_of
+from pytest_megacpp.box.data.copier import Copier
+from pytest_megacpp.box.data.failures import Cancelled, CopyFailed
+from pytest_megacpp.box.data.manifest import Manifest, read_manifest, state_of
+from pytest_megacpp.box.data.source import listing
 
 FILES = {"a.bin": b"0123456789", "sub/b.bin": b"abcdefghijklm", "sub/deep/c": b"", "d": b"x"}
 TOTAL = sum(map(len, FILES.values()))
@@ -268,7 +271,7 @@ def test_a_full_target_says_what_is_missing(source: Path, target: Path, monkeypa
 
     first_only = iter([True])
 
-    def full_soon(manifest: copier.Manifest) -> None:
+    def full_soon(manifest: Manifest) -> None:
         if not next(first_only, False):
             full(manifest, b"")
 
@@ -280,7 +283,7 @@ def test_a_full_target_says_what_is_missing(source: Path, target: Path, monkeypa
         assert list((state_of(target) / "parts").iterdir()) == []
     with monkeypatch.context() as patch:
         patch.setattr(copier, "_write", full)
-        patch.setattr(copier.Manifest, "_save", full_soon)
+        patch.setattr(Manifest, "_save", full_soon)
         (target / "d").unlink()
         told = str(refused(source, target, include=["^sub/b", "^d"]))  # of either: they are copied side by side
         assert re.match("'(sub/b.bin|d)' can't be copied: no space", told)

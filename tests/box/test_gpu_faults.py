@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box.gpus import faults
-from pytest_megacpp.box.gpus.faults import Heard, KernelLog, Nvml, device_of, ears
+from pytest_megacpp.box.gpus.faults import GpuFault, KernelLog, Nvml, device_of, open_fault_sources
 from pytest_megacpp.recording.vocabulary import FaultKind
 
 BUS_IDS = {"GPU-a": "00000000:00:06.0", "GPU-b": "00000000:9A:00.0"}
@@ -20,36 +20,36 @@ SAID = (
 def test_the_kernel_log_names_code_slot_and_process(tmp_path: Path) -> None:
     log = tmp_path / "kmsg"
     log.write_bytes(b"4,1,1,-;Xids from before don't count\n")
-    ear = KernelLog(str(log))
+    source = KernelLog(str(log))
     with log.open("ab") as f:
         f.write(SAID)
-    (heard,) = ear.hear(0.0)
-    assert (heard.kind, heard.code, heard.bus_id, heard.pid) == (FaultKind.XID, 31, "0000:00:06", 454)
-    assert "MMU Fault" in heard.text
-    assert list(ear.hear(0.0)) == []
+    (fault,) = source.read(0.0)
+    assert (fault.kind, fault.code, fault.bus_id, fault.pid) == (FaultKind.XID, 31, "0000:00:06", 454)
+    assert "MMU Fault" in fault.text
+    assert list(source.read(0.0)) == []
 
 
 def test_other_lines_and_hostile_ones_are_nothing(tmp_path: Path) -> None:
     log = tmp_path / "kmsg"
     log.write_bytes(b"")
-    ear = KernelLog(str(log))
+    source = KernelLog(str(log))
     log.write_bytes(b"NVRM: Xid (PCI:): x, pid=\n\xff\xfe NVRM Xid\nusb 1-1: new device\n")
-    assert list(ear.hear(0.0)) == []
+    assert list(source.read(0.0)) == []
 
 
 @pytest.mark.parametrize(
-    ("heard", "found"),
+    ("fault", "found"),
     [
-        (Heard(FaultKind.XID, 31, bus_id="0000:00:06"), (0, "GPU-a")),
-        (Heard(FaultKind.XID, 31, bus_id="0000:9a:00"), (1, "GPU-b")),
-        (Heard(FaultKind.ECC, 2, uuid="GPU-b"), (1, "GPU-b")),
-        (Heard(FaultKind.XID, 79, bus_id="0000:ff:00"), (None, "")),
-        (Heard(FaultKind.XID, 79, bus_id="nonsense"), (None, "")),
-        (Heard(FaultKind.XID, 79), (None, "")),
+        (GpuFault(FaultKind.XID, 31, bus_id="0000:00:06"), (0, "GPU-a")),
+        (GpuFault(FaultKind.XID, 31, bus_id="0000:9a:00"), (1, "GPU-b")),
+        (GpuFault(FaultKind.ECC, 2, uuid="GPU-b"), (1, "GPU-b")),
+        (GpuFault(FaultKind.XID, 79, bus_id="0000:ff:00"), (None, "")),
+        (GpuFault(FaultKind.XID, 79, bus_id="nonsense"), (None, "")),
+        (GpuFault(FaultKind.XID, 79), (None, "")),
     ],
 )
-def test_which_gpu_is_meant(heard: Heard, found: tuple[int | None, str]) -> None:
-    assert device_of(heard, BUS_IDS) == found
+def test_which_gpu_is_meant(fault: GpuFault, found: tuple[int | None, str]) -> None:
+    assert device_of(fault, BUS_IDS) == found
 
 
 class FakeLibrary:
@@ -93,13 +93,13 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
 
 
 def test_nvml_tells_xids_and_memory_errors(nvml: FakeLibrary) -> None:
-    ear = Nvml(["GPU-a"], 8 | 2)
+    source = Nvml(["GPU-a"], 8 | 2)
     assert nvml.registered == [8 | 2]
-    assert [next(iter(ear.hear(0.0))) for _ in range(2)] == [
-        Heard(FaultKind.XID, 43, uuid="GPU-a"),
-        Heard(FaultKind.ECC, 2, uuid="GPU-a"),
+    assert [next(iter(source.read(0.0))) for _ in range(2)] == [
+        GpuFault(FaultKind.XID, 43, uuid="GPU-a"),
+        GpuFault(FaultKind.ECC, 2, uuid="GPU-a"),
     ]
-    assert list(ear.hear(0.0)) == []
+    assert list(source.read(0.0)) == []
 
 
 def test_an_unknown_gpu_is_an_error_of_the_library(nvml: FakeLibrary) -> None:
@@ -114,8 +114,8 @@ def test_nvml_listens_for_xids_only_where_the_kernel_log_can_not_be_read(
         raise PermissionError(1, "not permitted")
 
     monkeypatch.setattr(os, "open", refuse)
-    found, missing = ears(["GPU-a"])
-    assert [type(ear) for ear in found] == [Nvml]
+    found, missing = open_fault_sources(["GPU-a"])
+    assert [type(source) for source in found] == [Nvml]
     assert nvml.registered == [8 | 2 | 1]
     assert list(missing) == ["kernel_log"]
 
@@ -126,6 +126,6 @@ def test_without_any_source_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     monkeypatch.setattr(faults, "KernelLog", lambda: absent("/dev/kmsg"))
-    found, missing = ears(["GPU-a"])
+    found, missing = open_fault_sources(["GPU-a"])
     assert found == []
     assert missing.keys() == {"kernel_log", "nvml"}

@@ -10,9 +10,9 @@ import pytest
 
 SCRIPT = """
 import json, os, sys
-from pytest_megacpp.box.__main__ import _obey_library_path
+from pytest_megacpp.box.__main__ import _restart_with_library_path
 
-_obey_library_path(sys.argv[1])
+_restart_with_library_path(sys.argv[1])
 with open("/proc/self/environ") as f:
     started = dict(pair.split("=", 1) for pair in f.read().split("\\0") if "=" in pair)
 print(json.dumps([started.get("LD_LIBRARY_PATH"), os.environ.get("LD_LIBRARY_PATH"), sorted(os.environ), os.getpid()]))

@@ -149,7 +149,7 @@ def test_those_that_hang_in_an_import_are_killed(begun: Callable[..., Interprete
     (tmp_path / "hangs.py").write_text(code)
     interpreters = begun("11", "12", modules=("json", "hangs"))
     wait_until(lambda: len([*tmp_path.glob("*.here")]) == 2)
-    with pytest.raises(InterpreterLost, match="11 was not through after 300 s: it was importing hangs"):
+    with pytest.raises(InterpreterLost, match="11 had not finished its imports after 300 s: it was importing hangs"):
         interpreters.learn()
     wait_until(lambda: not any(one.is_alive() for one in interpreters._all))
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_megacpp.box.gpus.devices import Device, DeviceList, devices, parse_devices, visible_devices
 from pytest_megacpp.box.gpus.fitness import Problem
-from pytest_megacpp.box.host import preflight
-from pytest_megacpp.box.host.preflight import Device, DeviceList, Survey, parse_devices, problems, visible_devices
+from pytest_megacpp.box.host import preflight, survey
+from pytest_megacpp.box.host.preflight import problems
+from pytest_megacpp.box.host.survey import Survey, survey_host
 from pytest_megacpp.recording.events import Json
 
 H200 = "".join(f"{i}, NVIDIA H200, GPU-{i}7a1c4e2-0000-4a4a-8c8c-00000000000{i}, 143771, 570.86.15\n" for i in range(8))
@@ -81,13 +83,13 @@ def python(code: str) -> list[str]:
 
 
 def test_the_drivers_tool_is_asked() -> None:
-    found = preflight.devices(command=python(f"print({MIXED!r})"), visible="1")
+    found = devices(command=python(f"print({MIXED!r})"), visible="1")
     assert [d.uuid for d in found.devices] == ["GPU-a1"]
     assert found.failure is None
 
 
 def test_no_tool_means_no_devices() -> None:
-    assert preflight.devices(command=["no-such-nvidia-smi"]) == DeviceList()
+    assert devices(command=["no-such-nvidia-smi"]) == DeviceList()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_no_tool_means_no_devices() -> None:
     ids=["fails", "nonsense", "stuck"],
 )
 def test_a_broken_tool_is_told_and_never_waited_for(code: str, failure: str) -> None:
-    found = preflight.devices(command=python(code), deadline_s=0.3 if "pause" in code else 30)
+    found = devices(command=python(code), deadline_s=0.3 if "pause" in code else 30)
     assert found.devices == ()
     assert found.failure is not None
     assert failure in found.failure
@@ -228,14 +230,14 @@ def test_a_dry_run_needs_torch_and_disk_but_no_devices() -> None:
 
 
 def test_this_machine_is_surveyed(tmp_path: Path) -> None:
-    survey = preflight.survey(tmp_path / "not" / "there" / "yet")
-    assert {"python", "pytest"} <= set(survey.versions)
-    assert json.loads(json.dumps(survey.facts)) == survey.facts
+    found = survey_host(tmp_path / "not" / "there" / "yet")
+    assert {"python", "pytest"} <= set(found.versions)
+    assert json.loads(json.dumps(found.facts)) == found.facts
     for name in ("cpus", "memory_bytes", "free_disk_bytes"):
-        value = survey.facts[name]
+        value = found.facts[name]
         assert isinstance(value, int)
         assert value > 0
-    assert preflight.survey(tmp_path, list_devices=False).devices == DeviceList()
+    assert survey_host(tmp_path, list_devices=False).devices == DeviceList()
 
 
 @pytest.mark.parametrize(
@@ -255,14 +257,14 @@ def test_the_cuda_that_torch_was_built_for_is_read(
     (tmp_path / "torch" / "version.py").write_text(source)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert preflight.versions().get("cuda") == cuda
+    assert survey.versions().get("cuda") == cuda
 
 
 def test_surveying_does_not_import_torch() -> None:
     code = (
-        "import sys, pathlib; from pytest_megacpp.box.host import contract, preflight; "
+        "import sys, pathlib; from pytest_megacpp.box.host import contract, survey; "
         "from pytest_megacpp.box.worlds import torchrun_env; "
-        "preflight.survey(pathlib.Path('.')); sys.exit('torch' in sys.modules)"
+        "survey.survey_host(pathlib.Path('.')); sys.exit('torch' in sys.modules)"
     )
     root = Path(preflight.__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0

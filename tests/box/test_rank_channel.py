@@ -13,7 +13,7 @@ from pytest_megacpp.box.worlds.rank_channel import (
     MAX_GARBAGE_BYTES,
     MAX_GARBAGE_LINES,
     TESTIMONY_BYTES,
-    Line,
+    RankChannel,
 )
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome
@@ -33,7 +33,7 @@ def said(fact: ev.Fact, at_s: object = 1.0) -> bytes:
     return dump_line({"t": at_s} | encode_fact(fact))
 
 
-def heard(line: Line, data: bytes, now_s: float = NOW_S) -> list[ev.Fact]:
+def heard(line: RankChannel, data: bytes, now_s: float = NOW_S) -> list[ev.Fact]:
     return [fact for fact, _ in line.feed(data, now_s)]
 
 
@@ -48,7 +48,7 @@ def flood(fact: ev.Fact, total_bytes: int) -> Iterator[bytes]:
     st.lists(st.tuples(ANY_FACTS, st.floats(allow_nan=True)), max_size=30), st.lists(st.integers(1, 400), max_size=8)
 )
 def test_only_what_a_rank_may_say_is_heard(told: list[tuple[ev.Fact, float]], cuts: list[int]) -> None:
-    data, line = b"".join(json.dumps({"t": t} | encode_fact(f)).encode() + b"\n" for f, t in told), Line(1)
+    data, line = b"".join(json.dumps({"t": t} | encode_fact(f)).encode() + b"\n" for f, t in told), RankChannel(1)
     found: list[tuple[ev.Fact, float]] = []
     for size in itertools.cycle(cuts or [64]):
         if not data:
@@ -64,7 +64,7 @@ def test_only_what_a_rank_may_say_is_heard(told: list[tuple[ev.Fact, float]], cu
 @fuzzer()
 @given(st.binary(max_size=600))
 def test_any_bytes_are_read(data: bytes) -> None:
-    line = Line(0)
+    line = RankChannel(0)
     line.feed(data, NOW_S)
     assert not line.endless
 
@@ -90,22 +90,22 @@ def test_any_bytes_are_read(data: bytes) -> None:
     ids=lambda data: repr(data[:50]),
 )
 def test_nonsense_is_not_heard(data: bytes) -> None:
-    assert heard(Line(0), data + b"\n") == []
+    assert heard(RankChannel(0), data + b"\n") == []
 
 
 def test_a_key_that_comes_twice_is_one_key() -> None:
     data = b'{"t":1,"kind":"rank-exited","kind":"finished","rank":1,"rank":0,"test":0,"group_clean":true}\n'
-    assert heard(Line(0), data) == [ev.Finished(0, 0, True)]
+    assert heard(RankChannel(0), data) == [ev.Finished(0, 0, True)]
 
 
 def test_times_are_neither_of_the_past_nor_of_the_future() -> None:
-    line = Line(0)
+    line = RankChannel(0)
     facts = [said(ev.PhaseStarted(0, 0, "x"), at_s) for at_s in (3.0, -1e308, 2.0, 1e308, 4)]
     assert [at_s for _, at_s in line.feed(b"".join(facts), 5.0)] == [3.0, 3.0, 3.0, 5.0, 5.0]
 
 
 def test_what_is_said_once_counts_once() -> None:
-    line = Line(0)
+    line = RankChannel(0)
     collected, other = ev.RankCollected(0, Numbers((0,)), "d"), ev.RankCollected(0, Numbers((0, 1, 2)), "e")
     assert heard(line, said(collected) + said(other)) == [collected]
     finished = ev.Finished(0, 0, True)
@@ -115,7 +115,7 @@ def test_what_is_said_once_counts_once() -> None:
 
 
 def test_a_line_without_an_end_is_noticed() -> None:
-    line = Line(0)
+    line = RankChannel(0)
     line.feed(b"x" * (MAX_LINE_BYTES + 1), NOW_S)
     assert line.endless
 
@@ -130,7 +130,7 @@ def test_a_line_without_an_end_is_noticed() -> None:
     ids=lambda fact: type(fact).__name__,
 )
 def test_a_flood_ends_and_what_verdicts_rest_on_is_still_heard(fact: ev.Fact) -> None:
-    line, taken_bytes, found = Line(0), 0, []
+    line, taken_bytes, found = RankChannel(0), 0, []
     for portion in flood(fact, 2 * ANYTHING_BYTES):
         for one in heard(line, portion):
             if one == fact:
@@ -148,7 +148,7 @@ def test_a_flood_ends_and_what_verdicts_rest_on_is_still_heard(fact: ev.Fact) ->
 @pytest.mark.parametrize("garbage", [b"\n", b"x\n", b'{"kind":"finished"}\n', b'{"t":1,"kind":"finished","rank":1}\n'])
 def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
     """What can't be read, and what is another rank's, is refused one by one only so often."""
-    line = Line(0)
+    line = RankChannel(0)
     found = heard(line, garbage * (MAX_GARBAGE_LINES + 100))
     assert found == [ev.Muted(0, Lost.EXTRAS)]
     assert line.floods
@@ -158,8 +158,8 @@ def test_a_flood_of_nonsense_ends_too(garbage: bytes) -> None:
     assert not line.floods
 
 
-def muted_line() -> Line:
-    return Line(0, _muted=Lost.EXTRAS)
+def muted_line() -> RankChannel:
+    return RankChannel(0, _muted=Lost.EXTRAS)
 
 
 WORDS = [b"\n", b"x", b'"kind":"finished"', b" " * 44, said(ev.Finished(0, 0, True)), said(ev.Recorded(0, 0, "k", 1))]
@@ -183,13 +183,13 @@ def test_of_a_flood_the_same_is_heard_in_whatever_portions_it_comes(data: bytes,
 def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read of a quarter of a million of them took the box a tenth of a second, in which it heard no other rank."""
     looked_at: list[bytes] = []
-    look = Line._heard
+    look = RankChannel._read_fact
 
-    def heard_one(line: Line, data: bytes, now_s: float) -> list[tuple[ev.Fact, float]]:
+    def heard_one(line: RankChannel, data: bytes, now_s: float) -> list[tuple[ev.Fact, float]]:
         looked_at.append(data)
         return look(line, data, now_s)
 
-    monkeypatch.setattr(Line, "_heard", heard_one)
+    monkeypatch.setattr(RankChannel, "_read_fact", heard_one)
     line, last = muted_line(), ev.Finished(0, 0, True)
     looked_at.clear()
     assert heard(line, flood * 10_000 + said(last) + flood * 10_000) == [last]
@@ -198,14 +198,14 @@ def test_lines_of_a_flood_are_not_looked_at_one_by_one(flood: bytes, monkeypatch
 
 def test_a_flood_of_long_nonsense_ends_after_few_lines() -> None:
     """One such line takes a hundred times as long to refuse as ten thousand short ones would allow."""
-    line, garbage = Line(0), b'{"t":1,"kind":"finished","x":[' + b"[]," * (MAX_GARBAGE_BYTES // 8) + b"0]}\n"
+    line, garbage = RankChannel(0), b'{"t":1,"kind":"finished","x":[' + b"[]," * (MAX_GARBAGE_BYTES // 8) + b"0]}\n"
     found = [heard(line, garbage) for _ in range(4)]
     assert found == [[], [], [ev.Muted(0, Lost.EXTRAS)], []]
     assert line.floods
 
 
 def test_a_flood_of_reports_ends_too() -> None:
-    line, found = Line(0), []
+    line, found = RankChannel(0), []
     report = ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0, sections=(("log", "x" * 4000),))
     for portion in flood(report, 2 * TESTIMONY_BYTES):
         found += [one for one in heard(line, portion) if one != report]
@@ -233,7 +233,7 @@ def test_a_test_without_its_extras_is_less_certain() -> None:
 
 def test_a_rank_that_could_not_say_something_may_say_so_and_nobody_takes_it_back() -> None:
     lost = [ev.Muted(0, Lost.REPORTS, 0), ev.Muted(0, Lost.EXTRAS, 0)]
-    assert heard(Line(0), b"".join(map(said, lost))) == lost
+    assert heard(RankChannel(0), b"".join(map(said, lost))) == lost
     box = FakeBox(2).begins().rank(lost[0]).rank(lost[1])
     assert box.timeline().tests[0].ranks[0].muted == Lost.REPORTS
 

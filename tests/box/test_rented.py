@@ -2,8 +2,9 @@
 
 import pytest
 
-from pytest_megacpp.box.host.preflight import DeviceList, Survey
+from pytest_megacpp.box.gpus.devices import DeviceList
 from pytest_megacpp.box.host.rented import machine
+from pytest_megacpp.box.host.survey import Survey
 
 CONTAINER = {
     "MODAL_SANDBOX_ID": "sb-1",

@@ -284,7 +284,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(store: SeedStore, tmp_path: Pat
     made = store.publish(manifest(), cache).manifest
     with small_disk(tmp_path / "small", "size=100k"):
         small = SeedStore(tmp_path / "small" / "store")
-        with pytest.raises(SeedError, match=r"no room for a seed in .*; free some \(megacpp seed drop ID\), or name"):
+        with pytest.raises(SeedError, match=r"no room for a seed in .*; free some \(megacpp seed drop ID\), or set"):
             small.publish(manifest(), cache)
         assert names(small.directory / KEY) == []
         with pytest.raises(SeedError, match=rf"no room to unpack seed {made.id} in .*small"):
@@ -300,7 +300,7 @@ def test_a_store_that_can_only_be_read(cache: Path, tmp_path: Path) -> None:
         assert store.good(KEY) == made
         store.unpack(made, tmp_path / "work")
         for change in (lambda: store.publish(manifest(), cache), lambda: store.drop(made.id), store.prune):
-            with pytest.raises(SeedError, match=r"can't be written: Read-only file system; .*another place"):
+            with pytest.raises(SeedError, match=r"can't be written: Read-only file system; .*set dir in"):
                 change()
 
 
@@ -308,7 +308,7 @@ def test_a_store_that_is_no_directory(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = SeedStore(tmp_path / "file")
     for look in (store.seeds, lambda: store.good(KEY)):
-        with pytest.raises(SeedError, match=r"can't be read: .*it is no directory; mend it"):
+        with pytest.raises(SeedError, match=r"can't be read: .*it is no directory; fix that"):
             look()
     with pytest.raises(SeedError, match="can't be written"):
         store.publish(manifest(), cache)

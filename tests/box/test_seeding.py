@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box.gpus.devices import Device, DeviceList
 from pytest_megacpp.box.host.contract import Setting
-from pytest_megacpp.box.host.preflight import Device, DeviceList, Survey
-from pytest_megacpp.box.seed import seeding
+from pytest_megacpp.box.host.survey import Survey
 from pytest_megacpp.box.seed.compiled_graphs import graph_dir
-from pytest_megacpp.box.seed.seeding import Seeding, left_to_user, shape_of
+from pytest_megacpp.box.seed.keeping import keep
+from pytest_megacpp.box.seed.loading import load
+from pytest_megacpp.box.seed.shape import left_to_user, shape_of
 from pytest_megacpp.box.seed.store import SeedStore
+from pytest_megacpp.box.seed.working_copy import WorkingCopy
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits, SeedChecked
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, warming_command
@@ -56,7 +59,7 @@ def plan(store: SeedStore, *args: str) -> Plan:
 
 def begun(store: SeedStore, cache: Path) -> SeedChecked:
     cache.mkdir()
-    return Seeding(plan(store), SHAPE, cache).begin()
+    return load(WorkingCopy(plan(store), SHAPE, cache)).checked
 
 
 def test_a_seed_that_nobody_made_the_last_known_good_one_is_named(store: SeedStore, tmp_path: Path) -> None:
@@ -64,9 +67,7 @@ def test_a_seed_that_nobody_made_the_last_known_good_one_is_named(store: SeedSto
     (store.directory / SHAPE.key / "good").unlink()
     began = begun(store, tmp_path / "cache")
     assert (began.state, began.covered) == ("absent", 0)
-    assert began.detail == (
-        f"seed {made.id} would serve, but isn't the last known good one: megacpp seed promote {made.id}"
-    )
+    assert began.detail == (f"seed {made.id} matches but is not marked good: megacpp seed promote {made.id}")
 
 
 def test_projects_do_not_get_each_other_s_seeds(store: SeedStore, tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_projects_do_not_get_each_other_s_seeds(store: SeedStore, tmp_path: Path
     mine, theirs = replace(SHAPE, project="mine"), replace(SHAPE, project="theirs")
     made = store.publish(manifest(shape=theirs), fill(tmp_path / "made")).manifest
     (tmp_path / "cache").mkdir()
-    began = Seeding(plan(store), mine, tmp_path / "cache").begin()
+    began = load(WorkingCopy(plan(store), mine, tmp_path / "cache")).checked
     assert (began.state, began.covered, began.detail) == ("absent", 0, "")
     assert not any((tmp_path / "cache").iterdir())
     ours = store.publish(manifest(shape=mine), tmp_path / "made").manifest
@@ -95,7 +96,7 @@ def test_a_damaged_seed_is_named_with_one_that_would_serve(store: SeedStore, tmp
 def test_what_many_tests_lack_fits_the_recording(store: SeedStore, tmp_path: Path) -> None:
     asked = plan(store)
     tests = tuple(replace(asked.tests[0], nodeid=f"test_a.py::test_{number}", ranks=64) for number in range(5000))
-    began = Seeding(replace(asked, tests=tests), SHAPE, tmp_path).begin()
+    began = load(WorkingCopy(replace(asked, tests=tests), SHAPE, tmp_path)).checked
     assert (began.wanted, began.missing[0].test) == (320_000, 0)
     assert len(encode(ev.Event("r1", "", "box", 0, 1.0, began))) < MAX_LINE_BYTES
 
@@ -103,10 +104,9 @@ def test_what_many_tests_lack_fits_the_recording(store: SeedStore, tmp_path: Pat
 def test_a_cache_that_can_not_be_looked_at_costs_the_run_nothing(
     store: SeedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Seeding(plan(store), SHAPE, tmp_path)
-    run.begin()
-    monkeypatch.setattr(seeding, "_bytes_of", lambda cache: 1 / 0)
-    kept = run.keep(Timeline(), RunEnd.COMPLETED)
+    seed = load(WorkingCopy(plan(store), SHAPE, tmp_path))
+    monkeypatch.setattr(WorkingCopy, "size_bytes", lambda copy: 1 / 0)
+    kept = keep(seed, Timeline(), RunEnd.COMPLETED)
     assert (kept.state, kept.wanted, kept.detail) == ("absent", 2, "not kept: ZeroDivisionError('division by zero')")
 
 
@@ -138,7 +138,7 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     ]
     assert left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}) == ""
     assert left_to_user([ours[0], replace(ours[1], source=SettingOrigin.USER)], {}).startswith(
-        "TRITON_CACHE_DIR is yours"
+        "TRITON_CACHE_DIR is set by you"
     )
     tag = Setting("TORCH_COMPILE_CACHE_KEY_TAG", "megacpp", SettingOrigin.PLUGIN, "", SettingPhase.IMPORT, "torch")
     assert left_to_user([*ours, tag], {}) == ""
@@ -147,12 +147,12 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     off = left_to_user(ours, {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0"})
     store.publish(manifest(), fill(tmp_path / "made"))
     (tmp_path / "cache").mkdir()
-    seeding = Seeding(plan(store), SHAPE, tmp_path / "cache", off)
-    assert (seeding.begin().state, seeding.reasons()) == ("absent", {0: "user_disabled"})
-    refused = seeding.refusal()
+    seed = load(WorkingCopy(plan(store), SHAPE, tmp_path / "cache", off))
+    assert (seed.checked.state, seed.reasons()) == ("absent", {0: "user_disabled"})
+    refused = seed.refusal()
     assert refused is not None
-    assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is yours" in refused.detail) == ("own-cache", True)
-    assert "take the variable away" in refused.mend
+    assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is set by you" in refused.detail) == ("own-cache", True)
+    assert "unset the variable" in refused.mend
 
 
 def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:
@@ -160,8 +160,7 @@ def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_
     asked = replace(
         plan(store), tests=(PlannedTest("test_a.py::test_a", 2, Preset.FULL, Limits(), cache_seed=SeedMode.AUTO),)
     )
-    seeding = Seeding(asked, SHAPE, tmp_path / "cache")
-    began = seeding.begin()
+    seed = load(WorkingCopy(asked, SHAPE, tmp_path / "cache"))
     story = Story(2, warmup=WarmUp.RUNS)
     for rank in (0, 1):
         story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 1, {"inductor": (f"kept{rank}",)}))
@@ -170,18 +169,17 @@ def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_
     story.box(14.0, ev.TestStarted(1, NODEID, 2, Limits()))
     story.rank(15.0, ev.Compiled(0, 1, 0.5, 1, 1, 0, {"inductor": ("kept0",)}))
     story.rank(15.0, ev.Compiled(1, 1, 9.0, 1, 0, 1, {"inductor": ("new1",)}))
-    kept = seeding.keep(story.timeline, RunEnd.STOPPED)
+    kept = keep(seed, story.timeline, RunEnd.STOPPED)
     assert (kept.helped, kept.missed) == (None, (ev.SeedShort(0, (1,), ("new1",)),))
-    story.box(16.0, began, world="")
+    story.box(16.0, seed.checked, world="")
     story.box(17.0, kept, world="")
     assert ended_lines(story.timeline)[1] == f"the warm-up did not help {NODEID}: rank 1 compiled again (missed new1)"
 
 
 def test_graphs_of_a_cache_that_a_test_had_for_itself_are_no_seed_s_to_keep(store: SeedStore, tmp_path: Path) -> None:
     """Or it would lack them for ever."""
-    seeding = Seeding(plan(store), SHAPE, tmp_path / "cache")
     (tmp_path / "cache").mkdir()
-    seeding.begin()
+    seed = load(WorkingCopy(plan(store), SHAPE, tmp_path / "cache"))
     place = graph_dir(tmp_path / "cache", "inductor", "fshared")
     assert place is not None
     place.mkdir(parents=True)
@@ -191,7 +189,7 @@ def test_graphs_of_a_cache_that_a_test_had_for_itself_are_no_seed_s_to_keep(stor
         story.rank(11.0, ev.Compiled(rank, 0, 9.0, 1, 0, 2, {"inductor": ("fshared", "fprivate")}))
         story.passes(rank, 12.0)
     story.box(13.0, ev.TestEnded(0, TestEnd.FINISHED))
-    kept = seeding.keep(story.timeline, RunEnd.COMPLETED)
+    kept = keep(seed, story.timeline, RunEnd.COMPLETED)
     assert (kept.state, kept.covered, kept.promoted) == ("warm", 2, True)
     made = store.good(SHAPE.key)
     assert made is not None

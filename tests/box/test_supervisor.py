@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_megacpp.box import supervisor
+from pytest_megacpp.box.actions import EndWorld, Release, Write
 from pytest_megacpp.box.alarms import Clocks, alarm
-from pytest_megacpp.box.supervisor import AGAIN_S, MAX_ATTEMPTS, START_SETTLE_S, warm_up_limits
+from pytest_megacpp.box.attempts import MAX_ATTEMPTS, warm_up_limits
+from pytest_megacpp.box.supervisor import AGAIN_S, START_SETTLE_S
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, PlannedTest
 from pytest_megacpp.recording.views import TestView
@@ -77,7 +79,7 @@ def test_nothing_to_do() -> None:
 def test_one_world_serves_all_tests_of_its_size(size: int) -> None:
     box = run(*[planned(size)] * 4, programs={i: [HEALTHY] * size for i in range(4)})
     assert outcomes(box) == dict.fromkeys(range(4), ("finished", ""))
-    assert (box.made, box.released, len(box.supervisor.failed)) == (1, [0, 1, 2, 3], 0)
+    assert (box.made, box.released, len(box.supervisor.attempts.failed)) == (1, [0, 1, 2, 3], 0)
 
 
 def test_worlds_of_several_sizes_live_side_by_side_without_devices_and_one_by_one_with() -> None:
@@ -94,7 +96,7 @@ def test_a_fresh_test_gets_a_world_of_its_own() -> None:
 def test_the_world_of_a_failed_test_is_replaced() -> None:
     box = run(planned(), planned(), planned(), programs={0: faulty(2, "raises")})
     assert [r for r, _ in outcomes(box).values()] == ["aborted", "finished", "finished"]
-    assert (box.made, len(box.supervisor.failed)) == (2, 1)
+    assert (box.made, len(box.supervisor.attempts.failed)) == (2, 1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -105,7 +107,7 @@ def test_whatever_a_rank_does_the_next_test_runs(fault: str, size: int) -> None:
     assert (finish(box), box.released) == ("completed", [0, 1])
     if size > 1:
         assert box.made == (1 if fault in HARMLESS else 2)
-        assert len(box.supervisor.failed) == (0 if fault in HARMLESS else 1)
+        assert len(box.supervisor.attempts.failed) == (0 if fault in HARMLESS else 1)
 
 
 def test_a_drill_that_fails_does_not_count() -> None:
@@ -114,7 +116,7 @@ def test_a_drill_that_fails_does_not_count() -> None:
     programs = {0: faulty(2, "raises"), 1: faulty(2, "is killed")}
     box = run(*tests, maxfail=1, programs=programs, births=births)
     assert [r for r, _ in outcomes(box).values()] == ["aborted", "aborted", "not-run", "finished"]
-    assert (len(box.supervisor.failed), finish(box)) == (0, "completed")
+    assert (len(box.supervisor.attempts.failed), finish(box)) == (0, "completed")
 
 
 def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> None:
@@ -122,7 +124,7 @@ def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> Non
     box = SimulatedBox(Scenario(plan(*[planned()] * 5), {i: [HEALTHY] * 2 for i in range(5)}, {}, {0: frozenset({4})}))
     release = box._release
 
-    def released(action: supervisor.Release) -> None:
+    def released(action: Release) -> None:
         asked.append(action.keep_group)
         release(action)
 
@@ -134,7 +136,7 @@ def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> Non
 def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> None:
     box = run(planned(), planned(), programs={0: [[Collect(wait=False)], [Collect("gloo:broadcast", wait=False)]]})
     assert outcomes(box)[0] == ("finished", "")
-    assert (box.made, len(box.supervisor.failed)) == (2, 1)
+    assert (box.made, len(box.supervisor.attempts.failed)) == (2, 1)
 
 
 def _half_xfailed() -> FakeBox:
@@ -162,11 +164,11 @@ def test_a_test_counts_as_failed_where_the_desk_calls_it_red(
     """A world in which ranks did different things ends all the same."""
     box = told()
     course = supervisor.Supervisor(plan(planned()), box.timeline())
-    course.queue, course.running, course._worlds = [], 0, {2: box.world}
+    course.attempts.queue, course.running, course._worlds = [], 0, {2: box.world}
     actions = course.step(box.now_s)
-    assert supervisor.Write(box.world, ev.TestEnded(0, TestEnd.FINISHED)) in actions
-    assert len(course.failed) == failed
-    assert any(isinstance(action, supervisor.EndWorld) for action in actions) == (not goes_on)
+    assert Write(box.world, ev.TestEnded(0, TestEnd.FINISHED)) in actions
+    assert len(course.attempts.failed) == failed
+    assert any(isinstance(action, EndWorld) for action in actions) == (not goes_on)
 
 
 @pytest.mark.parametrize(("theirs", "worlds"), [("1-9:aa", 1), ("1-9:bb", 2), ("5-9:bb", 1), ("1:bb", 1), ("", 1)])
@@ -199,7 +201,7 @@ def test_only_the_same_stretch_of_collectives_is_compared(theirs: str, worlds: i
 def test_a_rank_that_never_gets_there_costs_two_worlds_at_most(birth: Birth, why: str, worlds: int, size: int) -> None:
     box = run(*[planned(size)] * 5, births={(0, size - 1): birth})
     assert outcomes(box) == dict.fromkeys(range(5), ("not-run", why))
-    assert (box.made, box.released, len(box.supervisor.failed)) == (worlds, [], 5)
+    assert (box.made, box.released, len(box.supervisor.attempts.failed)) == (worlds, [], 5)
 
 
 def test_other_sizes_go_on_when_one_can_not_start() -> None:
@@ -241,7 +243,7 @@ def test_a_slow_rank_is_waited_for() -> None:
 def test_a_test_that_a_rank_does_not_find_is_not_run_and_the_others_are() -> None:
     box = run(*[planned()] * 4, lacking={1: frozenset({1, 2})}, programs={i: [HEALTHY] * 2 for i in range(4)})
     assert [r for r, _ in outcomes(box).values()] == ["finished", "not-run", "not-run", "finished"]
-    assert (box.made, len(box.supervisor.failed)) == (1, 2)
+    assert (box.made, len(box.supervisor.attempts.failed)) == (1, 2)
 
 
 # -- between tests --------------------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ def test_nobody_is_blamed_for_what_the_box_did_not_see(at_s: float, seconds: flo
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - HARMLESS))
 def test_a_pause_hides_no_fault(fault: str) -> None:
     box = run(planned(), planned(), programs={0: faulty(2, fault), 1: [HEALTHY] * 2}, pauses=[(1.0, 30.0)])
-    assert (outcomes(box)[1], len(box.supervisor.failed)) == (("finished", ""), 1)
+    assert (outcomes(box)[1], len(box.supervisor.attempts.failed)) == (("finished", ""), 1)
 
 
 # -- any run ---------------------------------------------------------------------------------------------------
@@ -398,7 +400,7 @@ def test_every_run_ends_and_every_test_has_one_end(scenario: Scenario) -> None:
     else:
         assert finish(box) in ("stopped", "run-limit", "interrupted")
     assert all(w.ended is not None for w in box.timeline.worlds.values())
-    assert len(box.supervisor.failed) == sum(_counts(box, test) for test in box.reasons)
+    assert len(box.supervisor.attempts.failed) == sum(_counts(box, test) for test in box.reasons)
 
 
 def _counts(box: SimulatedBox, test: int) -> bool:
@@ -443,7 +445,7 @@ def test_a_further_attempt_is_planned_before_the_one_ends_from_which_it_follows(
 def test_a_warm_up_that_fails_is_the_result(fault: str) -> None:
     programs = {0: faulty(2, fault)}
     box = run(planned(), programs=programs, warming=cold(1), compiling=frozenset({0}))
-    assert (box.released, len(box.supervisor.failed)) == ([0], 1)
+    assert (box.released, len(box.supervisor.attempts.failed)) == ([0], 1)
 
 
 def test_a_peer_that_compiles_is_waited_for_in_a_warm_up() -> None:
@@ -482,7 +484,7 @@ def test_a_warm_up_that_a_desk_orders_is_followed_by_a_measured_attempt() -> Non
     assert outcomes(box) == {0: ("aborted", "skew"), **dict.fromkeys((1, 2, 3), ("finished", ""))}
     assert [box.timeline.planned[n].purpose for n in box.timeline.attempts(0)] == [Purpose.FIRST, WARM_UP, MEASURED]
     assert box.timeline.tests[2].world != box.timeline.tests[3].world
-    assert (finish(box), box.supervisor.failed) == ("completed", set())
+    assert (finish(box), box.supervisor.attempts.failed) == ("completed", set())
 
 
 def test_a_box_ends_as_soon_as_its_desk_has_enough() -> None:
@@ -507,7 +509,7 @@ def test_a_failure_that_stays_one_ends_the_run_at_once() -> None:
 def test_a_diagnostic_attempt_makes_no_failure_of_a_test_nor_mends_one() -> None:
     programs = {0: faulty(2, "raises"), 1: WELL, 2: WELL, 3: faulty(2, "raises")}
     box = climbed(Scenario(plan(planned(), planned()), programs), [DIAGNOSTIC], [DIAGNOSTIC])
-    assert box.supervisor.failed == {0}
+    assert box.supervisor.attempts.failed == {0}
     assert [box.timeline.tests[n].preset for n in (2, 3)] == [Preset.DIAGNOSTIC] * 2
 
 
@@ -600,7 +602,7 @@ def test_every_ladder_ends(scenario: Scenario, dice: Random) -> None:
     assert set(box.released) <= set(box.reasons) <= set(attempts)
     if finish(box) == "completed":
         assert set(box.reasons) == set(attempts)
-    assert box.supervisor.failed <= set(items)
+    assert box.supervisor.attempts.failed <= set(items)
 
 
 def test_without_triage_nothing_is_tried_again() -> None:

@@ -1193,7 +1193,7 @@ def box_lost_connection() -> FakeBox:
 def not_run_stopped() -> FakeBox:
     """-x: the first failure ends the run."""
     box = FakeBox(tests=(NODEID + "_2", NODEID)).world_ready().begins(1).raises(range(4)).finishes().ends()
-    return box.done(RunEnd.STOPPED, "1 failed, as many as asked for")
+    return box.done(RunEnd.STOPPED, "1 failed, the limit of --maxfail")
 
 
 @case

@@ -273,7 +273,7 @@ def kill_box(project: Project) -> None:
 
 
 def test_cpus_that_gvisor_calls_unknown_are_told_apart(tmp_path: Path) -> None:
-    from pytest_megacpp.box.host.preflight import cpu_model
+    from pytest_megacpp.box.host.survey import cpu_model
 
     def model(number: int, flags: str) -> str:
         file = tmp_path / f"cpuinfo-{number}"

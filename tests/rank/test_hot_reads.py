@@ -41,7 +41,7 @@ class Hooked:
         self.reads = HotReads(self.line, data)  # type: ignore[arg-type]
 
     def __call__(self, event: str, *args: object) -> None:
-        self.reads._heard(event, args)
+        self.reads._audit(event, args)
 
     @property
     def told(self) -> list[tuple[int, str, str, int]]:

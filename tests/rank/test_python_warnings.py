@@ -43,8 +43,8 @@ def test_one_warning_of_a_loop_is_sent_once_per_test(heard: Warnings, line: Line
     for test in (0, 1):
         heard.begin(test)
         for _ in range(3):
-            heard.hear(raised("again"), "runtest")
-        heard.hear(raised("again", line=2), "runtest")
+            heard.report(raised("again"), "runtest")
+        heard.report(raised("again", line=2), "runtest")
     assert [(w.test, w.line) for w in line.told] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert line.told[0].category == "builtins.UserWarning"
     assert line.told[0].source.startswith('"""What a rank sends')
@@ -52,19 +52,19 @@ def test_one_warning_of_a_loop_is_sent_once_per_test(heard: Warnings, line: Line
 
 def test_so_many_different_ones_are_sent_and_that_there_were_more(heard: Warnings, line: Line) -> None:
     for number in range(3 * KEPT):
-        heard.hear(raised(f"the {number}th"), "collect")
+        heard.report(raised(f"the {number}th"), "collect")
     assert [w.message for w in line.told[:-1]] == [f"the {number}th" for number in range(KEPT)]
     assert f"more than {KEPT} different warnings" in line.told[-1].message
     heard.begin(0)
-    heard.hear(raised("of a test"), "runtest")
+    heard.report(raised("of a test"), "runtest")
     assert line.told[-1].message == "of a test"
 
 
 def test_no_warning_is_too_odd(heard: Warnings, line: Line) -> None:
-    heard.hear(raised(Unprintable(), Unprintable), "runtest")
-    heard.hear(raised("x " * TEXT_CHARS), "runtest")
-    heard.hear(warnings.WarningMessage("m", UserWarning, "no\0file", 1), "runtest")
-    heard.hear(warnings.WarningMessage("m", UserWarning, "f", 1, line="y " * SOURCE_CHARS), "runtest")
+    heard.report(raised(Unprintable(), Unprintable), "runtest")
+    heard.report(raised("x " * TEXT_CHARS), "runtest")
+    heard.report(warnings.WarningMessage("m", UserWarning, "no\0file", 1), "runtest")
+    heard.report(warnings.WarningMessage("m", UserWarning, "f", 1, line="y " * SOURCE_CHARS), "runtest")
     assert "Unprintable failed" in line.told[0].message
     assert [len(w.message) for w in line.told[1:]] == [TEXT_CHARS, 1, 1]
     assert [len(w.source) for w in line.told[2:]] == [0, SOURCE_CHARS]
@@ -76,7 +76,7 @@ def test_no_half_of_a_secret_is_sent(heard: Warnings, line: Line, before: str) -
     for number, limit in enumerate((TEXT_CHARS, SOURCE_CHARS)):
         told = "a " * (limit // 2 - 10) + before + "ghp_0123456789abcdefghijABCDEFGHIJ012345"
         message, source = (told, "x") if number == 0 else ("m", told)
-        heard.hear(warnings.WarningMessage(message, UserWarning, "f", 1, line=source), "runtest")
+        heard.report(warnings.WarningMessage(message, UserWarning, "f", 1, line=source), "runtest")
         sent = (line.told[-1].message, line.told[-1].source)[number]
         assert told.startswith(sent)
         assert "ghp_" not in sent
@@ -84,6 +84,6 @@ def test_no_half_of_a_secret_is_sent(heard: Warnings, line: Line, before: str) -
 
 
 def test_what_pytest_says_of_its_own_set_up_is_the_desk_s(heard: Warnings, line: Line) -> None:
-    heard.hear(raised("unknown option", pytest.PytestConfigWarning), "config")
-    heard.hear(raised("of a conftest"), "config")
+    heard.report(raised("unknown option", pytest.PytestConfigWarning), "config")
+    heard.report(raised("of a conftest"), "config")
     assert [w.message for w in line.told] == ["of a conftest"]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.seed.seeding import Seeding
+from pytest_megacpp.box.seed.keeping import keep
+from pytest_megacpp.box.seed.loading import load
+from pytest_megacpp.box.seed.working_copy import WorkingCopy
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code
@@ -75,9 +77,8 @@ WELL: dict[str, Callable[[], FakeBox]] = {
 def why_not_kept(timeline: Timeline, tmp_path: Path, must_run: bool = False) -> str:
     test = PlannedTest(NODEID, 2, Preset.FULL, ev.Limits(), must_run=must_run)
     seed = SeedPlan(SeedMode.AUTO, (str(tmp_path / "seeds"),))
-    run = Seeding(Plan("r1", "h200x8", "local", "H200:8", 2, 2, True, False, (test,), (), ".", seed), SHAPE, tmp_path)
-    run.begin()
-    return run.keep(timeline, RunEnd.COMPLETED).detail
+    plan = Plan("r1", "h200x8", "local", "H200:8", 2, 2, True, False, (test,), (), ".", seed)
+    return keep(load(WorkingCopy(plan, SHAPE, tmp_path)), timeline, RunEnd.COMPLETED).detail
 
 
 @pytest.mark.parametrize("name", RED)

@@ -76,10 +76,10 @@ def test_a_long_text_without_a_space_is_not_lost() -> None:
 
 
 NO_TEXTS = {
-    "rank.observers: str(key)[:KEY_CHARS]": "a key of a compile cache, by which the box finds its files",
+    "rank.compile_counts: str(key)[:KEY_CHARS]": "a key of a compile cache, by which the box finds its files",
     "rank.lane: f'digest {digest.hexdigest()[:16]} {described}'[:SIGNATURE_BYTES]": "a tensor's, read by peers",
     "rank.hot_reads: os.fsencode(path)[:PATH_BYTES]": "compared with paths, in shared memory",
-    "box.main: tail[:MAX_WORD_BYTES]": "words of the desk",
+    "box.desk_commands: tail[:MAX_WORD_BYTES]": "commands of the desk",
 }
 
 

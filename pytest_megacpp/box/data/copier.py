@@ -7,66 +7,29 @@ done. What the manifest names and the source no longer has is removed; anything 
 import errno
 import fcntl
 import hashlib
-import json
 import os
-import re
 import shutil
 import socket
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO
 
-SCHEMA = "megacpp.data/1"
+from pytest_megacpp.box.data.failures import EXCLUDE, READABLE, Cancelled, CopyFailed, shown
+from pytest_megacpp.box.data.manifest import CopiedFile, Manifest, state_of
+from pytest_megacpp.box.data.source import SourceFile, listing
+
 BLOCK_BYTES = 8 << 20
 WORKERS = 16  # a bucket answers each file late, and several at once as fast as one
-SAVE_EVERY_S = 5.0  # what a killed copier may have to do again
 ASK_AGAIN_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_NAME = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
-
-
-class CopyFailed(Exception):
-    """The text says what is wrong; `mend` what to do."""
-
-    def __init__(self, text: str, mend: str = "") -> None:
-        super().__init__(text)
-        self.mend = mend
-
-
-class Cancelled(Exception):
-    """Somebody asked for an end; what is done stays done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A file of the source. `path` is relative, with `/`."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-    @property
-    def part(self) -> str:
-        """The name of its half, which a changed file doesn't share."""
-        text = f"{self.path}\0{self.size_bytes}\0{self.mtime_ns}"
-        return hashlib.blake2s(os.fsencode(text), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A file of the target, as the source had it; without a digest one that may be there or not."""
-
-    size_bytes: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass
@@ -114,18 +77,18 @@ class Copier:
         return state_of(self.target)
 
     def copy(self) -> None:
-        """Returns when the target is whole. Raises CopyFailed or Cancelled."""
+        """Makes the target whole. Raises CopyFailed or Cancelled."""
         if _is_below(self.target, self.source):
             raise CopyFailed(f"{self.target} is in {self.source}: each copy would copy those before it", _NOT_WITHIN)
         wanted = listing(self.source, self.include, self.exclude)
         self.tally.of_files, self.tally.of_bytes = len(wanted), sum(file.size_bytes for file in wanted)
-        with self._told("prepared"):
+        with self._explaining_errors("prepared"):
             self.target.mkdir(parents=True, exist_ok=True)
             self._state.mkdir(exist_ok=True)
             with self._alone():
                 self._bring(wanted)
 
-    def _bring(self, wanted: Sequence[Wanted]) -> None:
+    def _bring(self, wanted: Sequence[SourceFile]) -> None:
         manifest = Manifest.read(self.target, self.origin)
         there = [file for file in wanted if self._has(manifest, file)]
         self.tally.add(sum(file.size_bytes for file in there), moved=False)
@@ -135,7 +98,7 @@ class Copier:
         if not (missing or gone) and manifest.complete:
             return
         manifest.complete = False
-        manifest.files |= {file.path: Kept(file.size_bytes, file.mtime_ns, "") for file in missing}
+        manifest.files |= {file.path: CopiedFile(file.size_bytes, file.mtime_ns, "") for file in missing}
         manifest.save()
         (self._state / "parts").mkdir(exist_ok=True)
         for path in gone:
@@ -151,7 +114,7 @@ class Copier:
         manifest.save()
         shutil.rmtree(self._state / "parts", ignore_errors=True)
 
-    def _has(self, manifest: "Manifest", file: Wanted) -> bool:
+    def _has(self, manifest: Manifest, file: SourceFile) -> bool:
         kept = manifest.files.get(file.path)
         if kept is None or not kept.sha256 or (kept.size_bytes, kept.mtime_ns) != (file.size_bytes, file.mtime_ns):
             return False
@@ -162,7 +125,7 @@ class Copier:
         return stat.S_ISREG(seen.st_mode) and seen.st_size == file.size_bytes
 
     def _remove(self, path: str) -> None:
-        """A file that the source lost, and directories that are empty without it."""
+        """Removes a file that the source no longer has, and directories that are empty without it."""
         file = self._place(path)
         with suppress(FileNotFoundError, NotADirectoryError):
             file.unlink()
@@ -171,18 +134,20 @@ class Copier:
                 directory.rmdir()
 
     def _place(self, path: str) -> Path:
-        """Where a file goes. Raises CopyFailed when that isn't in the target: earlier tests could write there."""
+        """Returns where a file goes. Raises CopyFailed where that isn't in the target: earlier
+        tests could write there.
+        """
         place = self.target / path
         root = os.path.realpath(self.target)
         parent = os.path.realpath(place.parent)
         if (parent != root and not parent.startswith(f"{root}/")) or place.name in ("", ".."):
-            raise CopyFailed(f"{_shown(path)} would be copied to {parent}, outside of {self.target}", _START_ANEW)
+            raise CopyFailed(f"{shown(path)} would be copied to {parent}, outside of {self.target}", _START_ANEW)
         return place
 
     # -- many files --------------------------------------------------------------------------------------
 
-    def _copy_all(self, files: Sequence[Wanted], manifest: "Manifest") -> None:
-        """Several at a time; the first trouble ends all."""
+    def _copy_all(self, files: Sequence[SourceFile], manifest: Manifest) -> None:
+        """Copies several files at a time; the first failure ends all."""
         stopped = threading.Event()
         with ThreadPoolExecutor(WORKERS, "megacpp-copy") as pool:
             work = [pool.submit(self._copy_one, file, manifest, stopped) for file in files]
@@ -195,8 +160,8 @@ class Copier:
         if failed:
             raise min(failed, key=lambda error: isinstance(error, Cancelled))
 
-    def _copy_one(self, file: Wanted, manifest: "Manifest", stopped: threading.Event) -> None:
-        with self._told("copied", file):
+    def _copy_one(self, file: SourceFile, manifest: Manifest, stopped: threading.Event) -> None:
+        with self._explaining_errors("copied", file):
             place = self._place(file.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             part = self._state / "parts" / file.part
@@ -207,11 +172,11 @@ class Copier:
                     part.unlink()
                 raise
             os.replace(part, place)
-            manifest.add(file.path, Kept(file.size_bytes, file.mtime_ns, digest))
+            manifest.add(file.path, CopiedFile(file.size_bytes, file.mtime_ns, digest))
         self.tally.finish(1)
 
-    def _fill(self, file: Wanted, part: Path, stopped: threading.Event) -> str:
-        """The part made whole; its digest, which was read back. Raises Cancelled or CopyFailed."""
+    def _fill(self, file: SourceFile, part: Path, stopped: threading.Event) -> str:
+        """Completes the partial copy; returns its digest, which was read back. Raises Cancelled or CopyFailed."""
         with (self.source / file.path).open("rb", buffering=0) as source:
             with part.open("r+b" if part.exists() else "w+b", buffering=0) as target:
                 digest, done_bytes = self._resume(source, target)
@@ -227,17 +192,15 @@ class Copier:
             seen = os.fstat(source.fileno())
         if done_bytes != file.size_bytes or (seen.st_size, seen.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
             part.unlink()
-            raise CopyFailed(
-                f"{_shown(file.path)} changed while it was copied", "run it again once nobody writes there"
-            )
+            raise CopyFailed(f"{shown(file.path)} changed while it was copied", "run it again once nobody writes there")
         if _digest_of(part) != digest.hexdigest():
             part.unlink()
-            raise CopyFailed(f"{_shown(file.path)} reads differently than it was written", _BAD_STORE)
+            raise CopyFailed(f"{shown(file.path)} reads differently than it was written", _BAD_STORE)
         return digest.hexdigest()
 
     def _resume(self, source: IO[bytes], target: IO[bytes]) -> "tuple[hashlib._Hash, int]":
-        """The digest of what can be kept of an earlier beginning, and its length; both files stand behind it. Its last
-        block may be torn, and the one before must be the source's still.
+        """Returns the digest and the length of what can be kept of an earlier partial copy, and positions both files
+        behind it. Its last block may be torn, and the one before must still be the source's.
         """
         digest = hashlib.sha256()
         blocks = (os.fstat(target.fileno()).st_size - 1) // BLOCK_BYTES
@@ -255,19 +218,21 @@ class Copier:
         return digest, kept_bytes
 
     @contextmanager
-    def _told(self, what: str, file: Wanted | None = None) -> Iterator[None]:
-        """Turns the system's complaints into the user's."""
+    def _explaining_errors(self, what: str, file: SourceFile | None = None) -> Iterator[None]:
+        """Raises CopyFailed with what the user can do in place of an OSError."""
         try:
             yield
         except OSError as error:
-            name = _shown(file.path) if file is not None else str(self.target)
+            name = shown(file.path) if file is not None else str(self.target)
             raise _explained(error, f"{name} can't be {what}", self) from error
 
     # -- one copier at a time ------------------------------------------------------------------------------
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The kernel frees the lock of a copier that dies. Where there are no locks, nothing is guarded."""
+        """Waits until no other process copies to this target. The kernel frees the lock of a copier that dies; where
+        there are no locks, nothing is guarded.
+        """
         with (self._state / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
             while not _locked(lock):
                 lock.seek(0)
@@ -279,130 +244,6 @@ class Copier:
             lock.write(f"{self.who} on {socket.gethostname()}, process {os.getpid()}")
             lock.flush()
             yield
-
-
-@dataclass
-class Manifest:
-    """What the target holds, by path. Written whole or not at all; safe to use from several threads."""
-
-    file: Path
-    origin: str
-    files: dict[str, Kept] = field(default_factory=dict)
-    complete: bool = False
-    clock: Callable[[], float] = time.monotonic
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _saved_s: float = 0.0
-
-    @classmethod
-    def read(cls, target: Path, origin: str) -> "Manifest":
-        """The one that is there, if it makes sense. Raises CopyFailed when the target belongs to another source."""
-        manifest = cls(state_of(target) / "manifest.json", origin)
-        told = read_manifest(target)
-        if told is None:
-            return manifest
-        if told.get("origin") != origin:
-            raise CopyFailed(
-                f"{target} is a copy of {told.get('origin')}, not of {origin}",
-                "give this data set a place of its own (volume), or remove that directory",
-            )
-        try:
-            manifest.files = {str(path): _kept(*entry) for path, entry in dict(told["files"]).items()}
-            manifest.complete = told["complete"] is True
-        except (KeyError, TypeError, ValueError):
-            manifest.files = {}
-        return manifest
-
-    def add(self, path: str, kept: Kept) -> None:
-        with self._lock:
-            self.files[path] = kept
-            if self.clock() - self._saved_s > SAVE_EVERY_S:
-                self._save()
-
-    def save(self) -> None:
-        with self._lock:
-            self._save()
-
-    def _save(self) -> None:
-        began_s = self.clock()
-        files = {path: [kept.size_bytes, kept.mtime_ns, kept.sha256] for path, kept in self.files.items()}
-        told = {"schema": SCHEMA, "origin": self.origin, "complete": self.complete, "files": files}
-        beside = self.file.with_suffix(".new")
-        beside.write_text(json.dumps(told), encoding="utf-8")
-        os.replace(beside, self.file)
-        self._saved_s = self.clock() + 10 * (self.clock() - began_s)  # a large one less often
-
-
-def state_of(target: Path) -> Path:
-    """Beside a copy, so that it holds nothing but the source's files."""
-    return target.with_name(f".megacpp-{target.name}")
-
-
-def read_manifest(target: Path) -> dict[str, Any] | None:
-    """What a target says about itself; None without a manifest that can be read."""
-    try:
-        told = json.loads((state_of(target) / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) and told.get("schema") == SCHEMA else None
-
-
-def listing(source: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Wanted]:
-    """The files of a directory that are wanted, in order. Raises CopyFailed for what can't be copied, and for nothing:
-    a mount that shows nothing must not empty a copy.
-    """
-    root = Path(os.path.realpath(source))
-    wanted, unwanted = _any(include) if include else None, _any(exclude)
-    try:
-        found = sorted(_walk(root, "", wanted, unwanted, (str(root),)), key=lambda file: file.path)
-    except OSError as error:
-        raise CopyFailed(f"{error.filename or source} can't be read: {error.strerror}", _READABLE) from error
-    if not found:
-        raise CopyFailed(f"there is no file to copy in {source}", "look at source, include and exclude of the data set")
-    return found
-
-
-_Pattern: TypeAlias = re.Pattern[str] | None
-
-
-def _walk(root: Path, below: str, wanted: _Pattern, unwanted: _Pattern, way: tuple[str, ...]) -> Iterator[Wanted]:
-    """`way` are the real directories that led here."""
-    with os.scandir(root / below) as entries:
-        inside = list(entries)
-    for entry in inside:
-        path = f"{below}{entry.name}"
-        if unwanted and (unwanted.match(path) or (entry.is_dir() and unwanted.match(f"{path}/"))):
-            continue
-        real = _real(entry, root, path) if entry.is_symlink() else None
-        if entry.is_dir():
-            real = real or f"{way[-1]}/{entry.name}"
-            if real in way:
-                raise CopyFailed(f"the link {_shown(path)} leads back to a directory around it", _EXCLUDE)
-            yield from _walk(root, f"{path}/", wanted, unwanted, (*way, real))
-        elif wanted is None or wanted.match(path):
-            seen = entry.stat()
-            if not stat.S_ISREG(seen.st_mode):
-                raise CopyFailed(f"{_shown(path)} is no file", _EXCLUDE)
-            yield Wanted(path, seen.st_size, seen.st_mtime_ns)
-
-
-def _real(entry: "os.DirEntry[str]", root: Path, path: str) -> str:
-    """Where a link leads. Raises CopyFailed when that is nowhere, or outside of the source."""
-    real = os.path.realpath(entry.path)
-    if not real.startswith(f"{str(root).rstrip('/')}/"):
-        raise CopyFailed(f"the link {_shown(path)} leads out of the source, to {real}", _EXCLUDE)
-    if not os.path.exists(real):
-        raise CopyFailed(f"the link {_shown(path)} leads to {real}, which isn't there", _EXCLUDE)
-    return real
-
-
-def _any(patterns: Sequence[str]) -> _Pattern:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
-
-
-def _kept(size_bytes: object, mtime_ns: object, sha256: object) -> Kept:
-    if not (isinstance(size_bytes, int) and isinstance(mtime_ns, int) and isinstance(sha256, str)):
-        raise ValueError(size_bytes)
-    return Kept(size_bytes, mtime_ns, sha256)
 
 
 def _locked(lock: IO[str]) -> bool:
@@ -418,7 +259,7 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def _read(file: IO[bytes], size_bytes: int) -> bytes:
-    """As much as there is of `size_bytes`; one read may bring less."""
+    """Returns up to `size_bytes`, as much as there is; a single read may return less."""
     found = b""
     while len(found) < size_bytes and (more := file.read(size_bytes - len(found))):
         found += more
@@ -432,7 +273,7 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def _digest_of(file: Path) -> str:
-    """Read from the store, where the system lets go of what it remembers."""
+    """Returns the digest of a file as its store has it, after having the system drop its cached pages."""
     with file.open("rb") as opened:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -447,12 +288,12 @@ def _explained(error: OSError, what: str, copier: Copier) -> CopyFailed:
             f"make room there, or copy less (include, exclude); what is copied already stays: {copier.target}",
         )
     if error.errno in _NO_NAME:
-        return CopyFailed(f"{what}: {copier.target} takes no such name ({error.strerror})", _EXCLUDE)
-    return CopyFailed(f"{what}: {error.strerror or error}", _READABLE)
+        return CopyFailed(f"{what}: {copier.target} takes no such name ({error.strerror})", EXCLUDE)
+    return CopyFailed(f"{what}: {error.strerror or error}", READABLE)
 
 
 def gib(size_bytes: int) -> str:
-    """`1.2`; small things don't vanish."""
+    """Returns GiB as a number such as `1.2`; small sizes keep enough digits not to be zero."""
     value = size_bytes / (1 << 30)
     return f"{value:.1f}" if value >= 0.1 or not size_bytes else f"{value:.2g}"
 
@@ -462,12 +303,6 @@ def _is_below(target: Path, source: Path) -> bool:
     return inner == outer or inner.startswith(f"{outer.rstrip('/')}/")
 
 
-def _shown(path: str) -> str:
-    return repr(path)
-
-
-_EXCLUDE = "leave it out by exclude of the data set, or mend it in the source"
 _NOT_WITHIN = "name a source that doesn't hold its own copy (the copy moves with XDG_CACHE_HOME)"
-_READABLE = "look at the source and the target of the data set, and at who may read and write there"
-_START_ANEW = "remove what is in its way there"
+_START_ANEW = "remove what is in its way in the target"
 _BAD_STORE = "the store doesn't keep what is written: try again, and look at the disk or volume"

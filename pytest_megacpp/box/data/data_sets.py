@@ -1,4 +1,4 @@
-"""Owns bringing a plan's data sets to where ranks read them, and saying how far that is; must not know a test."""
+"""Owns bringing a plan's data sets to where ranks read them, and reporting how far that is; must not know a test."""
 
 import queue
 import threading
@@ -6,17 +6,21 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pytest_megacpp.box.data.copier import Cancelled, Copier, CopyFailed, Tally, gib, read_manifest
+from pytest_megacpp.box.data.copier import Copier, Tally, gib
+from pytest_megacpp.box.data.failures import Cancelled, CopyFailed
+from pytest_megacpp.box.data.manifest import read_manifest
 from pytest_megacpp.recording.events import ProblemFound, Progress
 from pytest_megacpp.recording.plan import DataSet
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode
 
-SAY_EVERY_S = 1.0
-SAY_SELDOM_S = 10.0  # in a long copy
+REPORT_EVERY_S = 1.0
+REPORT_SELDOM_S = 10.0  # in a long copy
 
 
 class Fetch(threading.Thread):
-    """Looks at each data set and copies those that have a source, one after another. `problem` is there at the end."""
+    """Checks each data set, or copies it where it has a source, one after another. `problem` is set before the thread
+    ends.
+    """
 
     def __init__(self, data: Sequence[DataSet], run_id: str) -> None:
         super().__init__(daemon=True, name="megacpp-data")
@@ -61,11 +65,11 @@ class Fetch(threading.Thread):
         self._over.put(f"{one.name} {described(copier.tally, time.monotonic() - began_s)}")
 
     def cancel(self) -> None:
-        """Ends soon after; what is copied stays."""
+        """Ends the thread soon; what is copied stays."""
         self._cancelled.set()
 
     def news(self, now_s: float) -> Iterator[Progress]:
-        """What is through, and how far the copy is: every second, of a long one more seldom."""
+        """Yields what is done, and how far the copy is: every second, and more rarely in a long one."""
         while not self._over.empty():
             yield Progress(BoxStep.DATA, self._over.get())
         now = self._now
@@ -73,15 +77,15 @@ class Fetch(threading.Thread):
             self._began_s = None
             return
         if self._began_s is None:
-            self._began_s, self._next_s = now_s, now_s + SAY_EVERY_S
+            self._began_s, self._next_s = now_s, now_s + REPORT_EVERY_S
         if now_s >= self._next_s:
             running_s = now_s - self._began_s
-            self._next_s = now_s + min(max(SAY_EVERY_S, running_s / 20), SAY_SELDOM_S)
+            self._next_s = now_s + min(max(REPORT_EVERY_S, running_s / 20), REPORT_SELDOM_S)
             yield Progress(BoxStep.DATA, f"{now[0]} {described(now[1], running_s)}")
 
 
 def described(tally: Tally, running_s: float) -> str:
-    """`3 of 12 files, 1.2 of 4.0 GiB, 310 MB/s`."""
+    """Returns a text such as `3 of 12 files, 1.2 of 4.0 GiB, 310 MB/s`."""
     if tally.waits_for:
         return f"waits for {tally.waits_for}, which copies the same"
     if not tally.of_files:
@@ -93,12 +97,12 @@ def described(tally: Tally, running_s: float) -> str:
 
 
 def _look(one: DataSet) -> None:
-    """A data set that nobody copies here must be there, whole. Raises CopyFailed."""
+    """Checks that a data set that nobody copies here is there, and whole. Raises CopyFailed."""
     if not one.target:
         return
     target = Path(one.target)
-    told = read_manifest(target)
-    if told is not None and told.get("complete") is not True:
-        raise CopyFailed(f"{target} is a copy that isn't whole", "let a run copy it that may: docs/data.md")
+    manifest = read_manifest(target)
+    if manifest is not None and manifest.get("complete") is not True:
+        raise CopyFailed(f"{target} is a copy that isn't whole", "have a run copy it that is allowed to: docs/data.md")
     if not target.is_dir() or not any(target.iterdir()):
         raise CopyFailed(f"there is nothing in {target}", "put the files there, or name where they come from (source)")

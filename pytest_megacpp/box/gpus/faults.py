@@ -1,4 +1,4 @@
-"""Owns hearing of GPU errors while tests run: Xids and ECC, from the kernel log or NVML; must not judge them.
+"""Owns noticing GPU errors while tests run: Xids and ECC, from the kernel log or NVML; must not judge them.
 
 The kernel log names the process, NVML only the GPU, so where the log can be read Xids are taken from there. NVML is
 asked in the box's own process, through its C library: the forkserver and the ranks stay untouched by it.
@@ -25,8 +25,8 @@ _NAMES_PID = re.compile(r"\bpid='?(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """An error as its source told it. `bus_id` or `uuid` says which GPU, `pid` which process, where known."""
+class GpuFault:
+    """An error as its source reports it. `bus_id` or `uuid` names the GPU, `pid` the process, where known."""
 
     kind: FaultKind
     code: int
@@ -36,33 +36,33 @@ class Heard:
     pid: int | None = None
 
 
-class Ear(Protocol):
-    """A source of errors."""
+class FaultSource(Protocol):
+    """Where GPU errors are read from."""
 
-    def hear(self, wait_s: float) -> Iterable[Heard]:
-        """What was reported since the last call, after waiting at most `wait_s` for something; never raises."""
+    def read(self, wait_s: float) -> Iterable[GpuFault]:
+        """Yields what was reported since the last call, after waiting at most `wait_s` for something. Never raises."""
 
 
 class KernelLog:
-    """Xids from /dev/kmsg, from now on. Raises OSError when it can't be read."""
+    """Xids from /dev/kmsg, beginning now. Raises OSError where it can't be read."""
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self._log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             os.lseek(self._log, 0, os.SEEK_END)
 
-    def hear(self, wait_s: float) -> Iterable[Heard]:
+    def read(self, wait_s: float) -> Iterable[GpuFault]:
         select.select([self._log], [], [], wait_s)
         with contextlib.suppress(OSError):
             while record := os.read(self._log, 8192):
                 for xid in parse_xids(record.decode(errors="replace")):
                     named = _NAMES_PID.search(xid.text)
                     pid = int(named[1]) if named else None
-                    yield Heard(FaultKind.XID, xid.code, xid.text, bus_id=xid.bus_id, pid=pid)
+                    yield GpuFault(FaultKind.XID, xid.code, xid.text, bus_id=xid.bus_id, pid=pid)
 
 
 class _NvmlEvent(ctypes.Structure):
-    """`nvmlEventData_t`."""
+    """NVML's struct `nvmlEventData_t`."""
 
     _fields_ = (
         ("device", ctypes.c_void_p),
@@ -74,7 +74,7 @@ class _NvmlEvent(ctypes.Structure):
 
 
 class Nvml:
-    """Events of the GPUs with these ids, by NVIDIA's management library. Raises OSError when there is none."""
+    """Events of the GPUs with these ids, from NVIDIA's management library. Raises OSError where there is none."""
 
     def __init__(self, uuids: Sequence[str], kinds: int) -> None:
         self._library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -93,20 +93,20 @@ class Nvml:
         if code:
             raise OSError(f"{function} answers {code}")
 
-    def hear(self, wait_s: float) -> Iterable[Heard]:
+    def read(self, wait_s: float) -> Iterable[GpuFault]:
         event = _NvmlEvent()
         code = self._library.nvmlEventSetWait_v2(self._events, ctypes.byref(event), ctypes.c_uint(int(wait_s * 1000)))
         if code == 0:
             kind = FaultKind.XID if event.type == _XID_EVENT else FaultKind.ECC
             number = int(event.data if kind is FaultKind.XID else event.type)
-            yield Heard(kind, number, uuid=self._uuids.get(event.device, ""))
+            yield GpuFault(kind, number, uuid=self._uuids.get(event.device, ""))
         elif code != _NVML_TIMEOUT:
             threading.Event().wait(wait_s)
 
 
-def ears(uuids: Sequence[str]) -> tuple[list[Ear], dict[str, str]]:
-    """The sources that can be had, and why the others can't."""
-    found: list[Ear] = []
+def open_fault_sources(uuids: Sequence[str]) -> tuple[list[FaultSource], dict[str, str]]:
+    """Returns the sources that can be opened, and by name why others can't."""
+    found: list[FaultSource] = []
     missing: dict[str, str] = {}
     kinds = CORRECTED | UNCORRECTED
     try:
@@ -122,29 +122,33 @@ def ears(uuids: Sequence[str]) -> tuple[list[Ear], dict[str, str]]:
 
 
 class FaultWatch(threading.Thread):
-    """Listens to one source until the process ends; `tell` is called from this thread."""
+    """Reads one source until the process ends. `report` is called from this thread."""
 
-    def __init__(self, ear: Ear, tell: Callable[[Heard], None]) -> None:
+    def __init__(self, source: FaultSource, report: Callable[[GpuFault], None]) -> None:
         super().__init__(name="faults", daemon=True)
-        self._ear = ear
-        self._tell = tell
+        self._source = source
+        self._report = report
 
     def run(self) -> None:
         while True:
-            for heard in self._ear.hear(WAIT_S):
-                self._tell(heard)
+            for fault in self._source.read(WAIT_S):
+                self._report(fault)
 
 
-def device_of(heard: Heard, bus_ids: Mapping[str, str]) -> tuple[int | None, str]:
-    """(place among the lane's GPUs, id) of the one that is meant; `bus_ids` by uuid, in the lane's order."""
+def device_of(fault: GpuFault, bus_ids: Mapping[str, str]) -> tuple[int | None, str]:
+    """Returns which GPU is meant: its index in the lane (None where it is not one of them) and its id. `bus_ids` are by
+    uuid, in the lane's order.
+    """
     for place, (uuid, bus_id) in enumerate(bus_ids.items()):
-        if (heard.uuid and heard.uuid == uuid) or (heard.bus_id and _slot(heard.bus_id) == _slot(bus_id)):
+        if (fault.uuid and fault.uuid == uuid) or (fault.bus_id and _slot(fault.bus_id) == _slot(bus_id)):
             return place, uuid
-    return None, heard.uuid
+    return None, fault.uuid
 
 
 def _slot(bus_id: str) -> tuple[int, ...]:
-    """`0000:00:06` of the kernel and `00000000:00:06.0` of the driver are the same slot."""
+    """Returns the numbers of a PCI slot: `0000:00:06` of the kernel and `00000000:00:06.0` of the driver are the same
+    one.
+    """
     parts = bus_id.partition(".")[0].split(":")[-3:]
     try:
         return tuple(int(part, 16) for part in parts)

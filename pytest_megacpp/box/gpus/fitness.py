@@ -17,14 +17,14 @@ SHOWN_PROCESSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a lane can't be run: `cause` is a word for machines, `text` a sentence with its mend."""
+    """Why a lane can't be run: `cause` is a word for machines, `text` a sentence with what to do."""
 
     cause: str
     text: str
 
 
 def gpu_problems(survey: GpuSurvey, uuids: Sequence[str]) -> Iterable[Problem]:
-    """Of the GPUs with these ids, which are the lane's in its order."""
+    """Yields what is wrong with the GPUs of these ids, which are the lane's, in its order."""
     states = {state.uuid: (index, state) for index, state in enumerate(survey.states)}
     for rank, uuid in enumerate(uuids):
         if uuid in states:
@@ -34,7 +34,9 @@ def gpu_problems(survey: GpuSurvey, uuids: Sequence[str]) -> Iterable[Problem]:
 
 
 def cuda_problems(built_for: str | None, survey: GpuSurvey, *, compat: bool) -> Iterable[Problem]:
-    """`built_for` is the CUDA of the installed torch, `compat` whether NVIDIA's compatibility libraries are there."""
+    """Yields why torch can't use these GPUs. `built_for` is the CUDA of the installed torch, `compat` whether NVIDIA's
+    compatibility libraries are there.
+    """
     if built_for is None or survey.cuda is None or compat:
         return
     if _major(built_for) > _major(survey.cuda):
@@ -71,7 +73,9 @@ def _state_problems(rank: int, state: GpuState) -> Iterable[Problem]:
 
 
 def _users(state: GpuState) -> str | None:
-    """Who computes on a GPU of which a good part is taken; drawing a desktop is no offence."""
+    """Returns the processes that compute on a GPU of which a good part of the memory is taken. Processes that draw a
+    desktop don't count.
+    """
     if state.used_mib is None or not state.memory_mib or state.used_mib < BUSY_SHARE * state.memory_mib:
         return None
     computing = [process for process in state.processes if "C" in process.kind]
@@ -83,16 +87,18 @@ def _users(state: GpuState) -> str | None:
 
 
 def _link_problems(indices: Sequence[int], survey: GpuSurvey) -> Iterable[Problem]:
-    """NVLink that most GPUs of the lane have among each other and a few lack."""
+    """Yields GPUs that lack the NVLinks that most GPUs of the lane have among each other."""
     if survey.topology is None or not indices or max(indices) >= len(survey.topology):
         return
     odd, usual = odd_ones_out([[survey.topology[a][b] for b in indices] for a in indices])
     for rank in odd:
         links = _links_of(survey, survey.states[indices[rank]].uuid)
-        told = f", {links.active} of its {links.total} NVLinks are active" if links is not None and links.total else ""
+        active = (
+            f", {links.active} of its {links.total} NVLinks are active" if links is not None and links.total else ""
+        )
         yield Problem(
             "nvlink",
-            f"GPU {rank} is not connected to the others as they are among each other ({usual}){told}: "
+            f"GPU {rank} is not connected to the others as they are among each other ({usual}){active}: "
             "take another machine, or look at nvidia-smi topo -m and nvidia-smi nvlink -s",
         )
 
@@ -102,7 +108,9 @@ def _links_of(survey: GpuSurvey, uuid: str) -> Links | None:
 
 
 def odd_ones_out(matrix: Matrix | Sequence[Sequence[str]]) -> tuple[list[int], str]:
-    """GPUs outside the full mesh of one kind of NVLink that most are in, and that kind; none without such a mesh."""
+    """Returns the GPUs outside the full mesh of one kind of NVLink that most of them form, and that kind; no GPUs where
+    there is no such mesh.
+    """
     size = len(matrix)
     pairs = Counter(matrix[a][b] for a in range(size) for b in range(size) if a != b)
     for usual, _ in pairs.most_common():

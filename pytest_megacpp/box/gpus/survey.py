@@ -1,4 +1,4 @@
-"""Owns what `nvidia-smi` and the kernel log tell of GPUs beyond their names: health, users, links; must not judge.
+"""Owns what `nvidia-smi` and the kernel log report about GPUs beyond their names: health, users, links; must not judge.
 
 Parsers take recorded text. What a driver doesn't tell (`N/A`, an element that isn't there, a question that fails) is
 None, never a guess. Formats: NVIDIA's nvidia-smi manual and its `nvsmi_device` document type.
@@ -103,19 +103,19 @@ class GpuSurvey:
 
 
 def ask(answer: Answer, kernel_log: Callable[[], str | None]) -> GpuSurvey:
-    """Everything, asked at the same time. Never raises: a question without an answer leaves its fields None."""
+    """Asks everything at the same time. Never raises: a question without an answer leaves its fields None."""
     with ThreadPoolExecutor(4) as pool:
-        state = pool.submit(_told, answer, STATE, parse_state)
-        topology = pool.submit(_told, answer, TOPOLOGY, parse_matrix)
-        peers = pool.submit(_told, answer, PEERS, parse_matrix)
-        links = pool.submit(_told, answer, LINKS, parse_links)
+        state = pool.submit(_parsed, answer, STATE, parse_state)
+        topology = pool.submit(_parsed, answer, TOPOLOGY, parse_matrix)
+        peers = pool.submit(_parsed, answer, PEERS, parse_matrix)
+        links = pool.submit(_parsed, answer, LINKS, parse_links)
     log = kernel_log()
     driver, cuda, states = state.result() or (None, None, ())
     xids = None if log is None else parse_xids(log)
     return GpuSurvey(driver, cuda, states, topology.result(), peers.result(), links.result(), xids)
 
 
-def _told(answer: Answer, question: Sequence[str], parse: Callable[[str], T]) -> T | None:
+def _parsed(answer: Answer, question: Sequence[str], parse: Callable[[str], T]) -> T | None:
     try:
         return parse(answer(question))
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -126,7 +126,9 @@ def _told(answer: Answer, question: Sequence[str], parse: Callable[[str], T]) ->
 
 
 def parse_state(xml: str) -> tuple[str | None, str | None, tuple[GpuState, ...]]:
-    """Driver, its newest CUDA, and every GPU. Raises ValueError for what is no answer of `nvidia-smi -q -x`."""
+    """Returns driver, its newest CUDA, and the state of every GPU. Raises ValueError where the text is not an answer of
+    `nvidia-smi -q -x`.
+    """
     document = re.search(r"<nvidia_smi_log>.*</nvidia_smi_log>", xml, re.DOTALL)  # there may be warnings around it
     try:
         root = ElementTree.fromstring(document[0] if document else "")
@@ -165,32 +167,32 @@ def _process(info: ElementTree.Element) -> GpuProcess:
 
 
 def _text(element: ElementTree.Element, path: str) -> str | None:
-    said = (element.findtext(path) or "").strip()
-    return None if said.strip("[]") in _NOT_TOLD else said
+    text = (element.findtext(path) or "").strip()
+    return None if text.strip("[]") in _NOT_TOLD else text
 
 
-def _mib(said: str | None) -> int | None:
-    """`143771 MiB`."""
-    found = re.fullmatch(r"(\d+)(?: MiB)?", said or "")
+def _mib(text: str | None) -> int | None:
+    """Returns the number in a text such as `143771 MiB`."""
+    found = re.fullmatch(r"(\d+)(?: MiB)?", text or "")
     return int(found[1]) if found else None
 
 
-def _switch(said: str | None) -> bool | None:
-    return {"enabled": True, "yes": True, "disabled": False, "no": False}.get((said or "").lower())
+def _switch(text: str | None) -> bool | None:
+    return {"enabled": True, "yes": True, "disabled": False, "no": False}.get((text or "").lower())
 
 
 def _first_switch(gpu: ElementTree.Element, *paths: str) -> bool | None:
-    """Cards remap rows or, before Ampere, retire pages."""
+    """Returns the first of these switches that the card has: it remaps rows or, before Ampere, retires pages."""
     return next((known for path in paths if (known := _switch(_text(gpu, path))) is not None), None)
 
 
 def _uncorrected(gpu: ElementTree.Element, path: str) -> int | None:
-    """The sum of the counters of uncorrectable errors, whose names changed with the architectures."""
+    """Returns the sum of the counters of uncorrectable errors, whose names changed with the architectures."""
     counters = gpu.find(path)
     if counters is None:
         return None
     named = [*counters.iterfind("double_bit/total"), *(c for c in counters if "uncorrectable" in c.tag)]
-    counts = [int(said) for c in named if (said := (c.text or "").strip()).isdecimal()]
+    counts = [int(text) for c in named if (text := (c.text or "").strip()).isdecimal()]
     return sum(counts) if counts else None
 
 
@@ -213,7 +215,9 @@ def parse_matrix(output: str) -> Matrix:
 
 
 def parse_links(output: str) -> tuple[Links, ...]:
-    """`nvidia-smi nvlink -s`; a GPU without NVLink has none. Raises ValueError when no GPU is listed."""
+    """Returns the links by GPU from `nvidia-smi nvlink -s`; a GPU without NVLink has none. Raises ValueError where no
+    GPU is listed.
+    """
     found: list[Links] = []
     for line in output.splitlines():
         if gpu := re.match(r"GPU \d+: .*\(UUID: (?P<uuid>[^)]+)\)", line):
@@ -235,7 +239,7 @@ def _with_link(links: Links, state: str) -> Links:
 
 
 def parse_xids(log: str) -> tuple[Xid, ...]:
-    """The last Xid errors in a kernel log, oldest first."""
+    """Returns the last Xid errors in a kernel log, oldest first."""
     found = [
         Xid(m["bus"], int(m["code"]), beginning(m["text"].strip(), 200))
         for m in map(_XID.search, log.splitlines())
@@ -245,20 +249,20 @@ def parse_xids(log: str) -> tuple[Xid, ...]:
 
 
 def read_kernel_log(path: str = "/dev/kmsg") -> str | None:
-    """What the kernel has said so far; None where it may not be read, as in most containers."""
+    """Returns what the kernel has logged so far; None where it may not be read, as in most containers."""
     try:
         log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
-    said: list[bytes] = []
+    records: list[bytes] = []
     with contextlib.suppress(BlockingIOError), os.fdopen(log, "rb", buffering=0) as file:
-        while len(said) < KERNEL_LOG_RECORDS and (record := _record(file.fileno())):
-            said.append(record)
-    return b"\n".join(said).decode(errors="replace")
+        while len(records) < KERNEL_LOG_RECORDS and (record := _record(file.fileno())):
+            records.append(record)
+    return b"\n".join(records).decode(errors="replace")
 
 
 def _record(log: int) -> bytes:
-    """The next one; those overwritten meanwhile are passed over."""
+    """Returns the next record. Records that were overwritten meanwhile are passed over."""
     while True:
         try:
             return os.read(log, 8192)

@@ -24,12 +24,12 @@ class Membership:
 
     @property
     def counts_memory(self) -> bool:
-        """Whether its group may count memory: v2's may, of v1's only that of the controller."""
+        """Whether the group may count memory: any group of v2, of v1 only that of the memory controller."""
         return self.is_v2 or "memory" in self.controllers
 
 
 def memberships(file: Path = MEMBERSHIP) -> Iterator[Membership]:
-    """Those that can be read; lines that aren't of the form `number:controllers:path` are left out."""
+    """Yields the memberships that can be read; lines not of the form `number:controllers:path` are left out."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -60,7 +60,7 @@ class Setting:
 
 
 class ContractRefused(ValueError):
-    """The operator's environment would break the launch; the text says how to mend it."""
+    """The operator's environment would break the launch; the text says how to fix it."""
 
 
 Objection = Callable[[str], str | None]
@@ -76,7 +76,7 @@ class _Row:
     reason: str
     older_name: str | None = None
     filtered: bool = False
-    theirs_stays: bool = False  # also where the table has no value
+    user_value_stays: bool = False  # also where the table has no value
 
     def becomes(self, value: str | None, source: SettingOrigin, reason: str, name: str | None = None) -> Setting:
         return Setting(name or self.name, value, source, reason, self.phase, self.read_by)
@@ -129,7 +129,7 @@ OBJECTIONS: Mapping[str, Objection] = {
 
 
 def objection(name: str, value: str) -> str | None:
-    """Why nothing can be launched with this value, mend included; None when it can."""
+    """Returns why nothing can be launched with this value, and what to do about it; None where it is fine."""
     return OBJECTIONS[name](value) if name in OBJECTIONS else None
 
 
@@ -257,11 +257,13 @@ def _gloo_interface_row(interface: str | None) -> _Row:
     about = "one host: no host name to resolve, no outer interface"
     if interface is None:
         about = "the kernel lists no loopback interface, or not in one order: gloo goes by the host's name"
-    return _Row("GLOO_SOCKET_IFNAME", interface, SettingPhase.GROUP, _TORCH, about, theirs_stays=True)
+    return _Row("GLOO_SOCKET_IFNAME", interface, SettingPhase.GROUP, _TORCH, about, user_value_stays=True)
 
 
 def _flight_recorder_rows() -> Iterable[_Row]:
-    """The older name isn't set too: torch would print a deprecation warning in every rank."""
+    """Yields the rows of the flight recorder. The older name isn't set too: torch would print a deprecation warning in
+    every rank.
+    """
     yield _Row(
         FLIGHT_RECORDER,
         str(FLIGHT_RECORDER_ENTRIES),
@@ -355,11 +357,9 @@ FABRIC_TUNING = (
 def resolve(
     user_env: Mapping[str, str], *, shape: LaunchShape, chosen: Collection[str] = frozenset()
 ) -> tuple[Setting, ...]:
-    """Decide every variable of the contract, in the table's order.
-
-    `user_env` is the environment that the box inherits plus what the operator configured. `chosen` names
-    variables that the operator set for this launch on purpose (not inherited from an image or a shell): only
-    those keep a value that the table takes away.
+    """Decides every variable of the contract, in the table's order. `user_env` is the environment that the box inherits
+    plus what the operator configured. `chosen` names variables that the operator set for this launch on purpose (not
+    inherited from an image or a shell): only those keep a value that the table takes away.
     """
     return tuple(_resolve_row(row, user_env, chosen) for row in _table(shape))
 
@@ -368,14 +368,14 @@ def _resolve_row(row: _Row, user_env: Mapping[str, str], chosen: Collection[str]
     for name in filter(None, (row.older_name, row.name)):
         if name in user_env and (why := objection(name, user_env[name])) is not None:
             return row.becomes(user_env[name], SettingOrigin.REFUSED, why, name)
-    theirs = user_env.get(row.name)
-    if theirs is None:
+    user_value = user_env.get(row.name)
+    if user_value is None:
         return _without_user_value(row, user_env)
     if row.filtered and row.name not in chosen:
-        return _without_vendor_directories(row, theirs)
-    if row.value is None and row.name not in chosen and not row.theirs_stays:
-        return row.becomes(None, SettingOrigin.PLUGIN, f"{row.reason} (was {theirs!r})")
-    return row.becomes(theirs, SettingOrigin.USER, _user_reason(row, theirs))
+        return _without_vendor_directories(row, user_value)
+    if row.value is None and row.name not in chosen and not row.user_value_stays:
+        return row.becomes(None, SettingOrigin.PLUGIN, f"{row.reason} (was {user_value!r})")
+    return row.becomes(user_value, SettingOrigin.USER, _user_reason(row, user_value))
 
 
 _VERSION = r"\d[\d.]*(?:-\d+)?(?:\+cuda[\d.]+)?(?:_(?:x86_64|aarch64))?"  # as NVIDIA's archives are named
@@ -389,9 +389,9 @@ _VENDOR_DIRECTORY = re.compile(
 
 
 def is_vendor_directory(path: str) -> bool:
-    """Whether libraries of NVIDIA that torch brings along would be found there first: below a CUDA toolkit, in a
-    `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so the driver's libraries, which nobody else brings:
-    `/usr/local/nvidia/lib64`, and a toolkit's `compat` for a driver that is older than torch's CUDA.
+    """Returns whether libraries of NVIDIA that torch brings along would be found there first: below a CUDA toolkit, in
+    a `nvidia-*` package, the HPC SDK, or below an NCCL or cuDNN. Not so the driver's libraries, which nobody else
+    brings: `/usr/local/nvidia/lib64`, and a toolkit's `compat` for a driver that is older than torch's CUDA.
     """
     return _VENDOR_DIRECTORY.search(os.path.normpath(path)) is not None
 
@@ -401,11 +401,11 @@ def library_path(user_env: Mapping[str, str], chosen: Collection[str] = ()) -> s
     return _resolve_row(_LIBRARY_PATH_ROW, user_env, chosen).value
 
 
-def _without_vendor_directories(row: _Row, theirs: str) -> Setting:
-    directories = theirs.split(":")
+def _without_vendor_directories(row: _Row, user_value: str) -> Setting:
+    directories = user_value.split(":")
     removed = [path for path in directories if is_vendor_directory(path)]
     if not removed:
-        return row.becomes(theirs, SettingOrigin.USER, f"your value is kept as it is: {row.reason}")
+        return row.becomes(user_value, SettingOrigin.USER, f"your value is kept as it is: {row.reason}")
     kept = ":".join(path for path in directories if path not in removed)
     return row.becomes(kept or None, SettingOrigin.PLUGIN, f"{row.reason} (removed: {', '.join(removed)})")
 
@@ -417,31 +417,29 @@ def _without_user_value(row: _Row, user_env: Mapping[str, str]) -> Setting:
     return row.becomes(user_env[row.older_name], SettingOrigin.USER, newer)
 
 
-def _user_reason(row: _Row, theirs: str) -> str:
+def _user_reason(row: _Row, user_value: str) -> str:
     if row.filtered:
         return f"you chose it for this launch, so it is kept whole; else {row.reason}"
     if row.value is None:
         return f"you chose it; else it would be unset: {row.reason}"
-    if row.value == theirs:
+    if row.value == user_value:
         return f"you set the value that the lane uses: {row.reason}"
     return f"your value is kept; the lane's would be {row.value}: {row.reason}"
 
 
 def refusals(settings: Iterable[Setting]) -> tuple[str, ...]:
-    """One text with the mend for each variable that forbids the launch; empty when it may start."""
+    """Returns one text for each variable that forbids the launch, with what to do about it; none where it may start."""
     return tuple(refusal(s.name, s.value or "", s.reason) for s in settings if s.source is SettingOrigin.REFUSED)
 
 
 def refusal(name: str, value: str, why: str, where: str = "") -> str:
-    """`NAME='value' in PLACE is refused: …`."""
+    """Returns `NAME='value' in PLACE is refused: …`."""
     return f"{name}={value!r}{f' in {where}' if where else ''} is refused: {why}."
 
 
 def apply(env: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, str]:
-    """The environment of the children: `env` with every setting applied.
-
-    Raises:
-        ContractRefused: some setting is refused; nothing may be launched with it.
+    """Returns the environment of the children: `env` with every setting applied. Raises ContractRefused where a setting
+    forbids the launch.
     """
     settings = tuple(settings)
     if refused := refusals(settings):

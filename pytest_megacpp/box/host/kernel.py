@@ -33,7 +33,7 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One row. `name` is that of its capability in the recording, `call` how manuals name it."""
+    """One row of the table. `name` is that of its capability in the recording, `call` what manuals call it."""
 
     name: str
     call: str
@@ -86,7 +86,7 @@ def _readable(path: str) -> Probe:
 
 
 def _parent_death_signal(_: Path) -> str:
-    """Sets what is set."""
+    """Sets the signal that is set already, so nothing changes."""
     now = ctypes.c_int(0)
     return process.prctl(process.PR_GET_PDEATHSIG, ctypes.byref(now)) or process.prctl(
         process.PR_SET_PDEATHSIG, now.value
@@ -94,12 +94,14 @@ def _parent_death_signal(_: Path) -> str:
 
 
 def _subreaper(_: Path) -> str:
-    """By what becomes of an orphan: gVisor of 2022-12 accepts the call and does nothing."""
+    """Tries it with an orphan: gVisor of 2022-12 accepts the call and does nothing."""
     return "" if _adopts() else "refused, or accepted and orphans go elsewhere all the same"
 
 
 def _adopts() -> bool:
-    """As this process found out, else by one of its own, since it takes one thread to try."""
+    """Returns what this process found out at its start; one that didn't asks a process of its own, since only a process
+    with one thread can try.
+    """
     known = process.adopts_orphans()
     if known is not None:
         return known
@@ -130,7 +132,9 @@ def _hole_punching(directory: Path) -> str:
 
 
 def _crash_look(_: Path) -> str:
-    """A crash dump must not fit: the process would be gone before it can be looked at."""
+    """Checks that a crash dump doesn't fit into the socket's buffer. Else the process would be gone before it can be
+    looked at (decision 0007).
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -151,7 +155,7 @@ def _file_locks(_: Path) -> str:
 
 
 def _unix_sockets(_: Path) -> str:
-    """Not by a pair: a filter of address families lets socketpair(2) pass."""
+    """Makes one socket, not a pair: a filter of address families lets socketpair(2) pass."""
     socket.socket(socket.AF_UNIX).close()
     return ""
 

@@ -19,7 +19,7 @@ _LOG_BYTES = 16 << 10  # the whole log of a gVisor has about 700 bytes
 
 
 def kernel_log_head() -> str:
-    """What syslog(2) reads first; empty where it is refused."""
+    """Returns the beginning of the kernel log as syslog(2) reads it; empty where that is refused."""
     log = ctypes.create_string_buffer(_LOG_BYTES)
     with contextlib.suppress(AttributeError):
         got = ctypes.CDLL(None).klogctl(_READ_ALL, log, _LOG_BYTES)
@@ -28,7 +28,7 @@ def kernel_log_head() -> str:
 
 
 def names_gvisor(release: str, version: str, proc: Path, log: Callable[[], str]) -> bool:
-    """Whether one of the four witnesses says so; the log is asked last."""
+    """Returns whether one of the four witnesses names gVisor; the log is asked last."""
     if "gvisor" in release.lower() or BUILT in version:
         return True
     return os.path.exists(proc / "sentry-meminfo") or log().startswith(GREETING)
@@ -36,6 +36,6 @@ def names_gvisor(release: str, version: str, proc: Path, log: Callable[[], str])
 
 @cache
 def is_gvisor() -> bool:
-    """Whether this process runs on gVisor's kernel; false where nothing shows it."""
+    """Returns whether this process runs on gVisor's kernel; false where nothing shows it."""
     system = os.uname()
     return names_gvisor(system.release, system.version, Path("/proc"), kernel_log_head)

@@ -18,7 +18,7 @@ CONNECT_S = 2.0
 
 
 class _Interface(ctypes.Structure):
-    """`struct ifaddrs`, as far as it is read."""
+    """The first fields of `struct ifaddrs`."""
 
 
 _Interface._fields_ = [

@@ -56,7 +56,7 @@ class Cgroup:
         return limit if limit is not None and limit < NO_LIMIT_BYTES else None
 
     def used_bytes(self) -> int | None:
-        """Without the page cache of files, which is given back before anything is killed."""
+        """Returns the memory in use, without the page cache of files, which is given back before anything is killed."""
         used = _number(self.directory / self.names.used)
         if used is None:
             return None
@@ -65,7 +65,9 @@ class Cgroup:
 
 
 def cgroups(mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> Iterator[Cgroup]:
-    """The memory groups of this process, its own first, then those above; a container sees its own as the root."""
+    """Yields the memory groups of this process, its own first, then those above. A container sees its own group as the
+    root.
+    """
     for member in list(memberships(membership)) or [Membership((), "/")]:
         if member.counts_memory:
             yield from _groups(mounted, _V2 if member.is_v2 else _V1, member.path)
@@ -95,9 +97,8 @@ def allowance(
     proc: Path = Path("/proc"),
     gvisor: bool | None = None,
 ) -> Allowance | None:
-    """The smallest limit that is known; None where nothing is. What is used may still be impossible to read.
-
-    gVisor's own figures are the sandbox's where they say what is used, and the host's where they say what there is.
+    """Returns the smallest limit that is known; None where none is. What is used may still be impossible to read.
+    gVisor's own figures describe the sandbox in what is used, and the host in what there is.
     """
     gvisor = is_gvisor() if gvisor is None else gvisor
     found = list(cgroups() if groups is None else groups)
@@ -137,7 +138,7 @@ def _entry_bytes(file: Path, name: str) -> int | None:
 
 
 def _entry(file: Path, name: str) -> int | None:
-    """The number beside a name, in a file of such lines."""
+    """Returns the number beside a name, in a file of such lines."""
     with contextlib.suppress(OSError, ValueError):
         for line in file.read_text(encoding="ascii", errors="replace").splitlines():
             words = line.split()
@@ -153,14 +154,14 @@ def _number(file: Path) -> int | None:
 
 
 def resident_bytes(pid: int) -> int:
-    """0 when the process is gone."""
+    """Returns the resident bytes of a process; 0 when it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as f:
         return int(f.read().split()[1]) * _PAGE_BYTES
     return 0
 
 
 def resident_by_rank(ranks: Mapping[int, int], processes: Iterable[Stat]) -> dict[int, int]:
-    """Resident bytes of each rank (`ranks` has their process ids) and of what it started."""
+    """Returns the resident bytes of each rank (`ranks` has their process ids), with those of what it started."""
     by_pid = {p.pid: p for p in processes}
     rank_of = {pid: rank for rank, pid in ranks.items()}
     total = {rank: 0 for pid, rank in rank_of.items() if pid in by_pid}
@@ -172,7 +173,7 @@ def resident_by_rank(ranks: Mapping[int, int], processes: Iterable[Stat]) -> dic
 
 
 def _owner(process: Stat, by_pid: Mapping[int, Stat], rank_of: Mapping[int, int]) -> int | None:
-    """The rank from which a process descends, or to whose session it belongs."""
+    """Returns the rank from which a process descends, or to whose session it belongs."""
     seen: set[int] = set()
     above: Stat | None = process
     while above is not None and above.pid not in seen:
@@ -200,7 +201,7 @@ class Ledger:
     _ranks: dict[str, tuple[float, dict[int, int]]] = field(default_factory=dict)
 
     def look(self, now_s: float, worlds: Callable[[], Ranks]) -> tuple[str, MemoryUsed] | None:
-        """A record, with its world, when there is something new to say."""
+        """Returns a record, with its world, when there is something new to record."""
         if now_s < self._due_s:
             return None
         self._due_s = now_s + CALM_S
@@ -223,7 +224,7 @@ class Ledger:
         return world, self._written
 
     def _is_near(self, used: int, growth_bytes_s: float) -> bool:
-        """By what is used, or soon will be."""
+        """Returns whether the limit is near, by what is used or, at this growth, soon will be."""
         return used + 4 * max(0.0, growth_bytes_s) >= NEAR * self.allowed.limit_bytes
 
     def _is_news(self, used: int) -> bool:
@@ -234,18 +235,18 @@ class Ledger:
         return abs(used - before) >= step * limit or used >= 2 * max(before, FIRST_BYTES)
 
     def _has_stopped(self, growth_bytes_s: float) -> bool:
-        """Whether what is on record as a fast growth is one no more."""
+        """Returns whether a growth that is on record as fast has stopped."""
         limit, written_bytes_s = self.allowed.limit_bytes, self._written.growth_bytes_s if self._written else 0.0
         return written_bytes_s >= STEP * limit and growth_bytes_s < MOVED * limit
 
     def _has_grown(self, ranks: tuple[RankMemory, ...]) -> bool:
-        """Whether a rank has become larger by a step, which the total may hide."""
+        """Returns whether a rank has grown by a step, which the total may hide."""
         before = {one.rank: one.used_bytes for one in self._written.ranks} if self._written else {}
         grown = (one.used_bytes - before.get(one.rank, 0) for one in ranks)
         return any(bytes_ >= STEP_NEAR * self.allowed.limit_bytes for bytes_ in grown)
 
     def _measure(self, now_s: float, worlds: Ranks) -> tuple[str, tuple[RankMemory, ...]]:
-        """The world whose rank uses most, and its ranks, the largest first."""
+        """Returns the world whose rank uses most, and its ranks, the largest first."""
         processes = list(self.processes())
         found = {name: resident_by_rank(ranks, processes) for name, ranks in worlds.items()}
         world = max(found, key=lambda name: max(found[name].values(), default=0), default="")
@@ -256,7 +257,7 @@ class Ledger:
 
 
 def _rate(before: tuple[float, int] | None, now: tuple[float, int]) -> float:
-    """Bytes per second; 0 where that is not known."""
+    """Returns bytes per second; 0 where that is not known."""
     if before is None or not 0 < now[0] - before[0] <= RATE_S:
         return 0.0
     return round((now[1] - before[1]) / (now[0] - before[0]), 1)

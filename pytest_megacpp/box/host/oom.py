@@ -20,7 +20,7 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the only one who
 
 
 class OomWitness:
-    """Counts from its beginning; `look` makes that now. `cgroups` is where the hierarchies are mounted."""
+    """Counts OOM kills since it was made, or since the last `look`. `cgroups` is where the hierarchies are mounted."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class OomWitness:
         self.close()
 
     def close(self) -> None:
-        """Reads the kernel log no more. More than once is fine."""
+        """Stops reading the kernel log. May be called more than once."""
         if self._log is not None:
             os.close(self._log)
             self._log = None
@@ -64,11 +64,11 @@ class OomWitness:
         return self._log is not None
 
     def look(self) -> None:
-        """What was killed until now explains no later death: a worker of a test that is over, say."""
+        """Forgets the kills until now: a worker of an earlier test, for example, explains no later death."""
         self._before = _oom_kills(self._counter)
 
     def killed(self, pid: int) -> bool | None:
-        """Whether the kernel killed `pid` for memory; None when there is no witness."""
+        """Returns whether the kernel killed `pid` for memory; None where neither witness is within reach."""
         if self._log is not None:
             self._named |= set(_killed_pids(self._log))
             return pid in self._named
@@ -77,7 +77,7 @@ class OomWitness:
 
 
 def _counters(cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The files that count this process's group's kills."""
+    """Yields the files that count the kills of this process's group."""
     for member in memberships(membership):
         if member.counts_memory:
             hierarchy, name = ("", "memory.events") if member.is_v2 else ("memory", "memory.oom_control")
@@ -87,7 +87,7 @@ def _counters(cgroups: Path, membership: Path) -> Iterator[Path]:
 
 
 def _accounts_for_memory(group: Path) -> bool:
-    """Linux has the events of a group where it has its size: counters alone are somebody's stub."""
+    """Returns whether the group's counters are Linux's own, which stand beside its size. Counters alone are a stub."""
     return os.path.exists(group / "memory.current")
 
 
@@ -109,7 +109,7 @@ def _link(path: Path) -> str:
 
 
 def _open_at_end(path: Path) -> int | None:
-    """A descriptor on the kernel log that reads what comes from now on."""
+    """Returns a descriptor on the kernel log that reads what comes from now on; None where it can't be read."""
     try:
         log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -1,37 +1,15 @@
-"""Owns what the box is before anything costs time; must not know torch, CUDA or a rank.
+"""Owns why a lane can't be run on this box, by what its survey found; must not ask the machine itself.
 
-Versions come from package metadata and devices from `nvidia-smi`, with a deadline: nothing here imports torch
-or initialises CUDA or NVML in the process, so a fork server can follow. What can't be read is None or absent,
-and what is absent is never a problem by itself, except torch and pytest.
+What is absent from a survey is never a problem by itself, except torch and pytest.
 """
 
-import contextlib
-import csv
-import hashlib
-import importlib.metadata
-import importlib.util
-import multiprocessing
-import os
-import platform
 import re
-import resource
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
+from pytest_megacpp.box.gpus.devices import Device, DeviceList
 from pytest_megacpp.box.gpus.fitness import Problem, cuda_problems, gpu_problems
-from pytest_megacpp.box.gpus.survey import GpuSurvey, ask, read_kernel_log
-from pytest_megacpp.box.host import loopback
-from pytest_megacpp.box.host.kernel_identity import is_gvisor
-from pytest_megacpp.box.host.memory import NO_LIMIT_BYTES, allowance
-from pytest_megacpp.box.host.process import has_proc
-from pytest_megacpp.box.host.rented import machine
-from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.box.host.survey import Survey
 from pytest_megacpp.recording.events import Json
-from pytest_megacpp.recording.texts import beginning
 
 MIB = 1 << 20
 SHM_BYTES_PER_RANK = 64 * MIB
@@ -46,296 +24,12 @@ SUPPORTED: Mapping[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
 }
 """What ranks need, by package: the oldest version that will do, and the first that is too new to be known."""
 INSTALL = "pip install 'pytest-megacpp[local]'"
-COMPATIBILITY_LIBRARIES = "/usr/local/cuda/compat"
-QUERY = (
-    "nvidia-smi",
-    "--query-gpu=index,name,uuid,memory.total,driver_version",
-    "--format=csv,noheader,nounits",
-)
-QUERY_DEADLINE_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One GPU as the driver lists it; `memory_mib` is None where the driver doesn't tell."""
-
-    index: int
-    name: str
-    uuid: str
-    memory_mib: int | None
-    driver: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceList:
-    """The devices that ranks will see; `failure` says why the driver could not be asked, when it is there."""
-
-    devices: tuple[Device, ...] = ()
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """The box: versions by package name, facts by name, devices, and what is known of them beyond their names."""
-
-    versions: dict[str, str]
-    facts: dict[str, Json]
-    devices: DeviceList
-    gpus: GpuSurvey = field(default_factory=GpuSurvey)
-
-    def all_facts(self) -> dict[str, Json]:
-        """For the recording: also what a rented machine says of itself (`machine`), and `gpus` where there are some."""
-        rented = machine(os.environ)
-        own = self.facts | ({"machine": rented} if rented else {})
-        return own | ({"gpus": to_json(self.gpus)} if self.gpus != GpuSurvey() else {})
-
-
-def survey(directory: Path, *, list_devices: bool = True, ordered_bytes: int | None = None) -> Survey:
-    """Everything `problems` asks for; `directory` is where the run will write, a dry run needs no devices.
-    `ordered_bytes` of memory were ordered for this box.
-    """
-    listed = devices() if list_devices else DeviceList()
-    told = ask(_answer_in_time, read_kernel_log) if listed.devices else GpuSurvey()
-    return Survey(versions(), facts(directory, ordered_bytes), listed, told)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and what matters beside it, by package name; what isn't installed isn't listed.
-
-    `cuda` is what torch was built for, `nccl` the library that torch brought along.
-    """
-    found = {"python": platform.python_version()}
-    for package in ("pytest", "pytest-megacpp", "torch", "triton"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    for name, version in (("cuda", _torchs_cuda()), ("nccl", _nccl())):
-        if version is not None:
-            found[name] = version
-    return found
-
-
-def _torchs_cuda() -> str | None:
-    """As torch's own `version.py` has it, which is read, not imported."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        spec = importlib.util.find_spec("torch")
-        if spec is not None and spec.origin is not None:
-            source = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8", errors="replace")
-            told = re.search(r"""^cuda\b[^=\n]*=\s*['"](?P<version>[\d.]+)['"]""", source, re.MULTILINE)
-            return told["version"] if told else None
-    return None
-
-
-def _nccl() -> str | None:
-    for cuda in ("cu13", "cu12", "cu11"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(f"nvidia-nccl-{cuda}")
-    return None
-
-
-def facts(directory: Path, ordered_bytes: int | None = None) -> dict[str, Json]:
-    """What the machine offers, None where it doesn't tell; `shm_bytes` is the size of /dev/shm. `memory_from`: the
-    memory is what was ordered, what a cgroup allows, or the machine's.
-    """
-    allowed = allowance(ordered_bytes)
-    return {
-        "platform": platform.platform(),
-        "gvisor": is_gvisor(),
-        "cpus": cpu_count(),
-        "memory_bytes": allowed.limit_bytes if allowed else None,
-        "memory_from": allowed.source if allowed else None,
-        "shm_bytes": _disk_bytes(Path("/dev/shm"), free=False),
-        "free_disk_bytes": _disk_bytes(directory, free=True),
-        "semaphores": _semaphores(),
-        "descriptors": _descriptors(),
-        "proc": has_proc(),
-        "interfaces": _interfaces(),
-        "loopback_connects": _loopback_connects(),
-        "loopback": loopback.name(),
-        "cuda_compatibility_libraries": os.path.isdir(COMPATIBILITY_LIBRARIES),
-    }
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name, and a digest of what it can do: code that was compiled for it may not run on another. gVisor
-    calls every model `unknown`: there family and number stand for the name. Where nothing is known of the CPU, the
-    host's name keeps it apart from others.
-    """
-    try:
-        told = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        told = ""
-    can = _of_cpu(told, "flags") or _of_cpu(told, "Features")
-    name = _cpu_name(told)
-    if not (can or name):
-        return f"{platform.machine()} (of {platform.node() or 'a host without a name'})"
-    digest = hashlib.blake2s(" ".join(sorted(can.split())).encode(), digest_size=4).hexdigest()
-    return f"{name or platform.machine()} ({digest})"
-
-
-_CPU_NUMBERS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
-
-
-def _cpu_name(told: str) -> str:
-    name = _of_cpu(told, "model name")
-    if name not in ("", "unknown"):
-        return name
-    return " ".join(number for key in _CPU_NUMBERS if (number := _of_cpu(told, key)) not in ("", "unknown"))
-
-
-def _of_cpu(told: str, key: str) -> str:
-    """What /proc/cpuinfo says of the first CPU."""
-    found = re.search(rf"^{re.escape(key)}[ \t]*:[ \t]*(.+)$", told, re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def cpu_count() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _semaphores() -> bool | str:
-    """Whether multiprocessing has them, by which ranks are started, or why not."""
-    try:
-        multiprocessing.get_context("fork").Lock()
-    except (OSError, ImportError) as e:
-        return str(e)
-    return True
-
-
-def _descriptors() -> int | None:
-    """How many files this process may have open."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _interfaces() -> bool | str:
-    """Whether network interfaces can be listed, as gloo and NCCL do before anything else, or why not."""
-    try:
-        return bool(socket.if_nameindex()) or "there are none"
-    except OSError as e:
-        return str(e)
-
-
-def _loopback_connects() -> bool | str:
-    """Whether a process can connect to another one here, as ranks do to their store, or why not."""
-    return loopback.why_unreachable() or True
-
-
-def _disk_bytes(directory: Path, *, free: bool) -> int | None:
-    """Of the file system of `directory`, or of its nearest parent that exists."""
-    for place in (directory, *directory.absolute().parents):
-        with contextlib.suppress(OSError):
-            usage = shutil.disk_usage(place)
-            size = usage.free if free else usage.total
-            return size if size < NO_LIMIT_BYTES else None  # gVisor tells 2**63 of the host's file systems
-        if not free:
-            break
-    return None
-
-
-def devices(
-    *,
-    command: Sequence[str] = QUERY,
-    deadline_s: float = QUERY_DEADLINE_S,
-    visible: str | None = None,
-) -> DeviceList:
-    """The GPUs that ranks will see. `visible` stands for `CUDA_VISIBLE_DEVICES`, by default this process's
-    own.
-
-    No `nvidia-smi` means no devices. One that fails or doesn't answer in `deadline_s` is a `failure`.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
-    if shutil.which(command[0]) is None:
-        return DeviceList()
-    try:
-        listed = parse_devices(_answer(command, deadline_s))
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return DeviceList(failure=_describe(error))
-    return DeviceList(visible_devices(listed, visible))
-
-
-def _describe(error: OSError | subprocess.SubprocessError | ValueError) -> str:
-    match error:
-        case subprocess.TimeoutExpired():
-            return f"nvidia-smi did not answer in {error.timeout:g} s"
-        case subprocess.CalledProcessError():
-            said = " ".join(str(error.output).split())
-            return f"nvidia-smi failed with exit status {error.returncode}: {beginning(said, 300)}"
-        case _:
-            return f"nvidia-smi could not be read: {error}"
-
-
-def _answer_in_time(command: Sequence[str]) -> str:
-    return _answer(command, QUERY_DEADLINE_S)
-
-
-def _answer(command: Sequence[str], deadline_s: float) -> str:
-    """Its output; a process that can't be killed (stuck in the driver) is left behind, not waited for."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
-        output, _ = process.communicate(timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=1)
-        raise
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, list(command), output)
-    return output
-
-
-def parse_devices(output: str) -> tuple[Device, ...]:
-    """The lines of `QUERY`; other lines (the driver's warnings) are passed over.
-
-    Raises:
-        ValueError: there are lines, and none is a device.
-    """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
-    found = tuple(_device(row) for row in rows if len(row) == 5 and row[0].isdecimal())
-    if rows and not found and output.strip() != "No devices were found":
-        raise ValueError(f"no device in {beginning(output.strip(), 300)!r}")
-    return found
-
-
-def _device(row: Sequence[str]) -> Device:
-    index, name, uuid, memory, driver = row
-    return Device(int(index), name, uuid, int(memory) if memory.isdecimal() else None, driver)
-
-
-def visible_devices(listed: Sequence[Device], visible: str | None) -> tuple[Device, ...]:
-    """What `CUDA_VISIBLE_DEVICES` leaves, in its order and, as CUDA has it, up to the first bad entry."""
-    if visible is None:
-        return tuple(listed)
-    seen: list[Device] = []
-    for entry in visible.split(","):
-        device = _named(entry.strip(), listed)
-        if device is None:
-            break
-        seen.append(device)
-    return tuple(seen)
-
-
-def _named(entry: str, listed: Iterable[Device]) -> Device | None:
-    if entry.isdecimal():
-        return next((device for device in listed if device.index == int(entry)), None)
-    return next((device for device in listed if entry and device.uuid.startswith(entry)), None)
 
 
 def problems(box: Survey, *, requested_gpu: str | None, requested_count: int, dry_run: bool) -> tuple[Problem, ...]:
-    """Why the lane can't be run here; empty when it can.
-
-    `requested_gpu` is a GPU type as Modal spells it (`H200`, `A100-80GB`, `H100!`), with or without a count;
-    None or `any` accepts every type. `requested_count` is the number of devices, one for each rank; a dry run has
-    only the ranks.
+    """Returns why the lane can't be run here; nothing where it can. `requested_gpu` is a GPU type as Modal spells it
+    (`H200`, `A100-80GB`, `H100!`), with or without a count; None or `any` accepts every type. `requested_count` is the
+    number of devices, one for each rank; a dry run has only the ranks.
     """
     found = [*_version_problems(box.versions), *_kernel_problems(box.facts)]
     found += [*_network_problems(box.facts), *_disk_problems(box.facts)]
@@ -353,10 +47,10 @@ def _version_problems(installed: Mapping[str, str]) -> Iterable[Problem]:
     for package, (oldest, too_new) in SUPPORTED.items():
         version = installed.get(package)
         if version is None:
-            yield Problem(package, f"{package} is not installed here, and ranks need it: {INSTALL}, or mend the image")
+            yield Problem(package, f"{package} is not installed here, and ranks need it: {INSTALL}, or fix the image")
         elif _major_minor(version) < oldest or (too_new is not None and _major_minor(version) >= too_new):
             known = f"at least {_dotted(oldest)}" + (f", below {_dotted(too_new)}" if too_new is not None else "")
-            yield Problem(package, f"{package} {version} is not supported ({known}): {INSTALL}, or mend the image")
+            yield Problem(package, f"{package} {version} is not supported ({known}): {INSTALL}, or fix the image")
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -369,7 +63,7 @@ def _major_minor(version: str) -> tuple[int, int]:
 
 
 def _kernel_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
-    """What ranks can't be started, seen or ended without."""
+    """Yields interfaces without which ranks can't be started, watched or ended."""
     if machine.get("proc") is False:
         yield Problem(
             "proc",
@@ -410,7 +104,9 @@ def _disk_problems(machine: Mapping[str, Json]) -> Iterable[Problem]:
 
 
 def _descriptor_problems(machine: Mapping[str, Json], ranks: int) -> Iterable[Problem]:
-    """With too few a box fails somewhere in mid-run, in whose words nobody recognises why."""
+    """Yields a limit of open files that is too low: the box would fail in mid-run, with an error that doesn't name the
+    cause.
+    """
     limit, needed = machine.get("descriptors"), DESCRIPTORS + DESCRIPTORS_PER_RANK * ranks
     if isinstance(limit, int) and limit < needed:
         yield Problem(
@@ -462,7 +158,7 @@ _ALSO_KNOWN_AS = {"A10": ("A10", "A10G"), "B200+": ("B200", "B300")}
 
 
 def is_type(device: Device, requested_gpu: str | None) -> bool:
-    """Whether a device is of a type as Modal spells it: `H200` is `NVIDIA H200`, not `NVIDIA GH200 480GB`."""
+    """Returns whether a device is of a type as Modal spells it: `H200` is `NVIDIA H200`, not `NVIDIA GH200 480GB`."""
     wanted = _type_name(requested_gpu).upper().removesuffix("!")
     if wanted in ("", "ANY"):
         return True
@@ -481,5 +177,5 @@ def _is_exactly(device: Device, wanted: str) -> bool:
 
 
 def _has_about(device: Device, size_gb: int) -> bool:
-    """Drivers tell 81559 MiB of a card sold as 80 GB, 40960 of one sold as 40."""
+    """Returns whether the device is sold as one of this size: drivers report 81559 MiB for 80 GB and 40960 for 40."""
     return device.memory_mib is None or abs(device.memory_mib / 1024 - size_gb) <= 0.1 * size_gb

@@ -57,29 +57,29 @@ def _follow(parent: int, sig: signal.Signals) -> None:
 
 
 def adopt_orphans() -> None:
-    """Orphaned descendants become children of this process, so that it can find and end them. Where the kernel refuses,
+    """Makes orphaned descendants children of this process, so that it can find and end them. Where the kernel refuses,
     they go to the first process of the machine or container, and `marked` finds those that kept the run's environment.
     """
     _adopts[os.getpid()] = not prctl(PR_SET_CHILD_SUBREAPER, 1) and _orphans_come_here()
 
 
 def adopts_orphans() -> bool | None:
-    """Whether this process adopts orphans, which a fork of it doesn't; None when it was not asked to."""
+    """Returns whether this process adopts orphans, which a fork of it doesn't; None where it was not asked to."""
     return _adopts.get(os.getpid())
 
 
 def _orphans_come_here() -> bool:
-    """Tries it with an orphan: gVisor of 2022-12 accepts the wish and gives orphans to the first process all the same.
-    Must be called while this process has one thread.
+    """Returns whether an orphan becomes a child of this process, by making one: gVisor of 2022-12 accepts the call and
+    gives orphans to the first process all the same. Must be called while this process has one thread.
     """
-    answer, told = os.pipe()
+    reader, writer = os.pipe()
     parent = os.fork()
     if parent == 0:
-        os._exit(_leave_an_orphan(told))
-    os.close(told)
+        os._exit(_leave_an_orphan(writer))
+    os.close(writer)
     os.waitpid(parent, 0)
-    came, _, _ = os.read(answer, 64).partition(b" ")
-    os.close(answer)
+    came, _, _ = os.read(reader, 64).partition(b" ")
+    os.close(reader)
     if int(came or 0) != os.getpid():
         return False
     with contextlib.suppress(ChildProcessError):
@@ -87,13 +87,13 @@ def _orphans_come_here() -> bool:
     return True
 
 
-def _leave_an_orphan(told: int) -> int:
-    """Its word is the process that it came to."""
+def _leave_an_orphan(writer: int) -> int:
+    """Starts a process, leaves it an orphan, and has it write the id of its new parent to the pipe."""
     parent = os.getpid()
     if os.fork() == 0:
         while os.getppid() == parent:
             time.sleep(0.001)
-        os.write(told, f"{os.getppid()} ".encode())
+        os.write(writer, f"{os.getppid()} ".encode())
         os._exit(0)
     return 0
 
@@ -110,8 +110,8 @@ def default_signals() -> tuple[str, ...]:
 
 
 def keep_status_of_children() -> None:
-    """Where SIGCHLD is ignored, which a process inherits, the kernel reaps children itself, and `subprocess` takes each
-    for one that ended well.
+    """Restores SIGCHLD. Where it is ignored, which a process inherits, the kernel reaps children itself, and
+    `subprocess` takes each for one that ended well.
     """
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -138,7 +138,7 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """None when the process is gone, or can't be seen."""
+    """Returns the line of a process; None when it is gone, or can't be seen."""
     rest = _fields_of(f"/proc/{pid}/stat")
     if rest is None:
         return None
@@ -146,7 +146,7 @@ def stat(pid: int) -> Stat | None:
 
 
 def _fields_of(stat_file: str) -> list[str] | None:
-    """What stands in it behind the process's name, which may hold anything."""
+    """Returns the fields behind the process's name, which may hold anything."""
     try:
         with open(stat_file, "rb") as f:
             text = f.read().decode(errors="replace")
@@ -186,7 +186,7 @@ def main_thread(pid: int) -> ThreadTime:
 
 
 def thread_cpu_s(task: str) -> float:
-    """CPU seconds of the thread with this directory in /proc; 0.0 when it is gone."""
+    """Returns the CPU seconds of the thread with this directory in /proc; 0.0 when it is gone."""
     rest = _fields_of(f"{task}/stat")
     return 0.0 if rest is None else _seconds(rest[11:13])
 
@@ -202,12 +202,12 @@ def _switches(status_file: str) -> int | None:
 
 
 def has_proc() -> bool:
-    """Whether processes can be looked at in /proc."""
+    """Returns whether processes can be looked at in /proc."""
     return stat(os.getpid()) is not None
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended. Without /proc one that ended and wasn't reaped counts as alive."""
+    """Returns whether a process has not ended. Without /proc one that ended and wasn't reaped counts as alive."""
     seen = stat(pid)
     if seen is not None or has_proc():
         return seen is not None and seen.state not in "ZX"
@@ -230,7 +230,7 @@ def all_processes() -> list[Stat]:
 
 
 def descendants(root: int, processes: Iterable[Stat] | None = None) -> list[Stat]:
-    """Every living process below `root`, parents first."""
+    """Returns every living process below `root`, parents first."""
     children: dict[int, list[Stat]] = {}
     for process in processes if processes is not None else all_processes():
         children.setdefault(process.parent, []).append(process)
@@ -244,7 +244,7 @@ def descendants(root: int, processes: Iterable[Stat] | None = None) -> list[Stat
 
 
 def cpu_s_by_session(processes: Iterable[Stat]) -> dict[int, float]:
-    """CPU seconds of each session, with those of the sessions that its processes started."""
+    """Returns the CPU seconds of each session, with those of the sessions that its processes started."""
     by_pid = {p.pid: p for p in processes}
     own: dict[int, float] = defaultdict(float)
     for p in by_pid.values():
@@ -266,7 +266,7 @@ def marked(name: str, value: str) -> list[int]:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """The environment that a process was started with; empty when it can't be read."""
+    """Returns the environment that a process was started with; empty when it can't be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as f:
             pairs = f.read().decode(errors="replace").split("\0")
@@ -276,7 +276,7 @@ def environment_of(pid: int) -> dict[str, str]:
 
 
 def send(pid: int, sig: signal.Signals) -> None:
-    """A signal to the process, and to its group when it leads one."""
+    """Sends a signal to the process, and to its group when it leads one."""
     with contextlib.suppress(OSError):
         if os.getpgid(pid) == pid:
             os.killpg(pid, sig)
@@ -285,7 +285,7 @@ def send(pid: int, sig: signal.Signals) -> None:
 
 
 def end_all(pids: Iterable[int]) -> None:
-    """SIGKILL, at once, group by group."""
+    """Sends SIGKILL to the processes and their groups, without waiting for their end."""
     for pid in pids:
         send(pid, signal.SIGKILL)
 

@@ -21,7 +21,9 @@ MAX_CHARS = 200
 
 
 def machine(environ: Mapping[str, str]) -> dict[str, Json]:
-    """The machine by the names of `VARIABLES`, None for what is not reported; empty when it is not a rented one."""
+    """Returns the machine by the names of `VARIABLES`, None for what is not reported; empty when it is not a rented
+    one.
+    """
     if not any(environ.get(mark) for mark in _MARKS):
         return {}
     return {name: beginning(environ.get(variable) or "", MAX_CHARS) or None for name, variable in VARIABLES.items()}

@@ -33,14 +33,14 @@ class OutputMarks:
         self._cut_before: dict[_Key, int] = {}  # of them, those of earlier tests
 
     def begin(self) -> None:
-        """What tests before this one wrote has been read, so that their middles aren't needed."""
+        """Marks the ends of the logs. What earlier tests wrote has been read, so the middle of it isn't needed."""
         self._marks, self._cut_before = {}, {}
         self.trim()
         self._cut_before = dict(self._cut)
         self._marks = {key: _size(path) for key, path in self._each()}
 
     def trim(self) -> None:
-        """Gives the disk back what a test wrote beyond its first and its last megabytes."""
+        """Frees the disk space of what a test wrote between its first and its last megabytes (decision 0010)."""
         for key, path in self._each():
             start, end = self._marks.get(key, 0) + KEPT_HEAD_BYTES, _size(path) - KEPT_TAIL_BYTES
             new = max(start, self._trimmed[key])
@@ -53,12 +53,12 @@ class OutputMarks:
                 self._cut[key] += cut_out(path, *between_lines(path, start, end), self._cut_of_test(key))
 
     def shorten(self) -> None:
-        """When nobody writes any more."""
+        """Shortens logs that nobody writes any more."""
         for key, path in self._each():
             shorten(path, self._cut[key])
 
     def read(self, test: int | None) -> Iterator[OutputRead]:
-        """What was written since `begin`; streams without anything are left out."""
+        """Yields what was written since `begin`; streams without anything are left out."""
         for (rank, stream), path in self._each():
             start, end = self._marks.get((rank, stream), 0), _size(path)
             if end > start:
@@ -99,6 +99,6 @@ def _slice(path: str, start: int, end: int, already_cut_bytes: int) -> tuple[str
 
 
 def _whole_lines(head: bytes, tail: bytes) -> tuple[bytes, bytes]:
-    """Without the lines that the cut goes through, which may hold half of a secret."""
+    """Returns both parts without the lines that the cut goes through, which may hold half of a secret."""
     head_end, tail_start = head.rfind(b"\n"), tail.find(b"\n") + 1
     return head[:head_end] if head_end > 0 else head, tail[tail_start:]

@@ -18,7 +18,9 @@ def _for_us(path: str, flags: int) -> int:
 
 
 def _rest_of_key(log: IO[str], portion: str) -> str:
-    """What else belongs to a private key that `portion` ends in: by its lines alone it can't be told."""
+    """Returns what follows in the log of a private key that `portion` ends in: its lines alone don't show that they are
+    one.
+    """
     rest: list[str] = []
     left = MAX_KEY_CHARS if OPEN_KEY.search(portion) else 0
     while left > 0 and (line := log.readline(MAX_KEY_CHARS)):
@@ -28,8 +30,8 @@ def _rest_of_key(log: IO[str], portion: str) -> str:
 
 
 def redact_file(path: str, redactor: Redactor) -> bool:
-    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched. Who may read it stays.
-    Returns whether no secret is left.
+    """Takes secrets out of a log in place, portion by portion; leaves a clean one untouched, and its permissions as
+    they are. Returns whether no secret is left.
     """
     beside = f"{path}.tmp"
     try:

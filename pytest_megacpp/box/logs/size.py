@@ -23,7 +23,7 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
 
 def between_lines(path: str, start: int, end: int) -> tuple[int, int]:
-    """The part from `start` to `end`, with the lines that either offset lies in; as it is where it can't be read."""
+    """Returns the part from `start` to `end`, widened to whole lines; unchanged where the log can't be read."""
     try:
         with open(path, "rb") as log:
             before = max(0, start - LINE_BYTES)
@@ -37,7 +37,9 @@ def between_lines(path: str, start: int, end: int) -> tuple[int, int]:
 
 
 def give_back(path: str, start: int, end: int) -> bool:
-    """Frees what lies between the two offsets; reads as zeros from now on. False where the file system can't."""
+    """Frees the space between the two offsets, which reads as zeros from then on. Returns False where the file system
+    can't.
+    """
     try:
         log = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -52,8 +54,8 @@ def give_back(path: str, start: int, end: int) -> bool:
 
 
 def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
-    """Takes out what lies between the two offsets, although others append meanwhile; a mark stands there instead, which
-    counts `cut_bytes` of earlier cuts as well. Returns by how much the log got shorter, 0 where it can't be written.
+    """Removes what lies between the two offsets, although others append meanwhile, and puts a mark there, which counts
+    `cut_bytes` of earlier cuts as well. Returns by how many bytes the log got shorter, 0 where it can't be written.
     """
     try:
         log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -76,7 +78,9 @@ def cut_out(path: str, start: int, end: int, cut_bytes: int = 0) -> int:
 
 
 def _line_behind(read: bytearray, offset: int) -> int:
-    """Where the first line behind an offset begins; the offset itself where there is nothing before it, or no end."""
+    """Returns where the first line behind an offset begins; the offset itself where there is nothing before it, or no
+    line end.
+    """
     return read.find(b"\n", offset, offset + LINE_BYTES) + 1 or offset if offset > 0 else 0
 
 

@@ -1,6 +1,6 @@
 """Owns which flight recorders a rank's worker server has, and reading them; must not know when to look, nor why.
 
-Which there are is told by what the server offers, not by torch's version:
+What the server offers shows which ones there are; torch's version doesn't:
 
 * `fr_trace_json` is gloo's recorder, in every build.
 * `dump_nccl_trace_json` is the legacy NCCL backend's, in builds with CUDA.
@@ -28,8 +28,8 @@ GLOO_HANDLER, LEGACY_HANDLER, HOOKS_HANDLER = "fr_trace_json", "dump_nccl_trace_
 
 @dataclass(slots=True)
 class Recorders:
-    """Those of the rank whose server listens at `worker`; `nccl`: it has a device. Until the server said what it
-    offers, it is asked as one of torch 2.11 to 2.14.
+    """The recorders of the rank whose server listens at `worker`; `nccl`: the rank has a device. Until it is known what
+    the server offers, it is asked as one of torch 2.11 to 2.14.
     """
 
     worker: str
@@ -39,13 +39,15 @@ class Recorders:
     _hooks: bool = False
 
     def learn(self, handlers: Collection[str]) -> str:
-        """Takes in what the server offers; why no operation of NCCL will be seen, empty where it can be."""
+        """Takes note of what the server offers. Returns why no operation of NCCL will be seen; empty where one can be
+        seen.
+        """
         self._legacy, self._hooks = LEGACY_HANDLER in handlers, HOOKS_HANDLER in handlers
         blind = self.nccl and not (self._legacy or self._hooks)
         return "torch's worker server has no recorder of NCCL's collectives" if blind else ""
 
     def read(self) -> Read:
-        """Raises OSError or ValueError."""
+        """Returns the newest entries and the status of each group. Raises OSError or ValueError."""
         gloo = read_flight_recorder(ask(self.worker, GLOO_HANDLER), self.epoch_s)
         return together(self._of_legacy(), gloo, self._of_hooks()) if self.nccl else gloo
 
@@ -56,7 +58,7 @@ class Recorders:
         return read_flight_recorder(dump, self.epoch_s)
 
     def _of_hooks(self) -> Read:
-        """All backends of hooks count their groups by one counter, so their numbers don't meet."""
+        """Returns what hooks recorded. All their backends count groups by one counter, so their numbers don't meet."""
         reads = [self._of_hook(backend) for backend in HOOKED] if self._hooks else []
         return tuple(e for entries, _ in reads for e in entries), tuple(s for _, status in reads for s in status)
 

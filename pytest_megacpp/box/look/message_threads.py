@@ -15,14 +15,16 @@ NAMES = (b"gloo_", b"pt_gloo_", b"pt_tcpstore", b"pt_workerserver", b"pt_nccl_",
 
 
 class MessageThreads:
-    """Those of one process. A thread's name is read until it is one of them: a new thread has its maker's."""
+    """The threads of one process that carry torch's messages. A thread's name is read again until it is one of them,
+    since a new thread has its maker's.
+    """
 
     def __init__(self, pid: int) -> None:
         self._tasks = f"/proc/{pid}/task"
         self._known: set[str] = set()
 
     def cpu_s(self) -> float:
-        """CPU seconds that those alive have used so far; 0.0 where threads can't be seen."""
+        """Returns the CPU seconds that living ones have used; 0.0 where threads can't be seen."""
         with contextlib.suppress(OSError):
             return sum(process.thread_cpu_s(f"{self._tasks}/{tid}") for tid in self._alive())
         return 0.0

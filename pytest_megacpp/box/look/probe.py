@@ -16,7 +16,7 @@ MAX_ANSWER_BYTES = 16 << 20
 
 
 class _ImpatientSocket(socket.socket):
-    """All its reads together end in time: an answer that drips is none."""
+    """Bounds all of its reads together: an answer that drips counts as none."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(socket.AF_UNIX)
@@ -43,7 +43,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(path: str, handler: str, timeout_s: float = ASK_S, **arguments: str) -> bytes:
-    """The answer of a handler; raises OSError (also on a time-out or a bad status)."""
+    """Returns the answer of a handler. Raises OSError, also on a time-out or a bad status."""
     query = f"?{urlencode(arguments)}" if arguments else ""
     return _answer(path, "POST", f"/handler/{handler}{query}", timeout_s)
 
@@ -64,7 +64,7 @@ def _answer(path: str, method: str, url: str, timeout_s: float) -> bytes:
 
 
 def handlers(path: str) -> tuple[str, ...]:
-    """The names that a worker server answers to; raises OSError."""
+    """Returns the names that a worker server answers to. Raises OSError."""
     try:
         names = json.loads(_answer(path, "GET", "/handler/", ASK_S))
     except (ValueError, RecursionError) as e:
@@ -95,9 +95,8 @@ _TOTALS = ("dynamo_compile", "entire_backward_compile")
 
 
 def read_wait_counters(body: bytes) -> tuple[tuple[str, ...], float]:
-    """(compile counters active now, compile seconds so far). Waiting on an Inductor file lock counts as compiling.
-
-    Raises ValueError.
+    """Returns the compile counters that are active now, and the compile seconds so far. Waiting on an Inductor file
+    lock counts as compiling. Raises ValueError.
     """
     try:
         return _wait_counters(json.loads(body))

@@ -76,7 +76,7 @@ class ProcessTable:
         self._state: dict[int, str] = {}
 
     def look(self, pid: int) -> tuple[str, float]:
-        """(state letter of the process, CPU seconds of its session and those below)."""
+        """Returns the state letter of the process, and the CPU seconds of its session and those below."""
         with self._lock:
             now_s = time.monotonic()
             if pid not in self._members or now_s - self._searched_s > SEARCH_S:
@@ -87,13 +87,13 @@ class ProcessTable:
             return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
 
     def processes(self) -> list[process.Stat]:
-        """The box's descendants, as the last search found them; that was at most a second ago."""
+        """Returns the box's descendants as of the last search, at most a second ago."""
         with self._lock:
             self._search(time.monotonic())
             return [stat for pid in self._members if (stat := process.stat(pid)) is not None]
 
     def _search(self, now_s: float) -> None:
-        """With the lock held."""
+        """Searches for descendants where that is due. The caller holds the lock."""
         if now_s - self._searched_s > SEARCH_S:
             self._members = tuple(p.pid for p in process.descendants(os.getpid()))
             self._searched_s, self._read_s = now_s, 0.0
@@ -118,7 +118,7 @@ class RankWatch(threading.Thread):
         self._test: int | None = None
         self._since_s = 0.0
         self._wake = threading.Event()
-        self._hurried = threading.Event()
+        self._is_poll_due = threading.Event()
         self._looking = threading.Lock()
         self._silent_s = 0.0
         self._stopped = False
@@ -131,10 +131,10 @@ class RankWatch(threading.Thread):
         self._seen, self._last = None, ()
         self._wake.set()
 
-    def hurry(self) -> None:
-        """Something happened: look soon, and often again, as in a young test."""
+    def poll_soon(self) -> None:
+        """Looks soon, and often again, as in a young test: something happened."""
         self._since_s = time.monotonic()
-        self._hurried.set()
+        self._is_poll_due.set()
 
     def pause(self) -> None:
         self._test = None
@@ -149,14 +149,14 @@ class RankWatch(threading.Thread):
             self._wake.wait()
             if self._stopped:
                 return
-            self._hurried.clear()
+            self._is_poll_due.clear()
             since_s, test = self._since_s, self._test
-            self._hurried.wait(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
+            self._is_poll_due.wait(min(SLOWEST_S, max(FASTEST_S, 0.05 * (time.monotonic() - since_s))))
             if test is not None and (test, since_s) == (self._test, self._since_s) and not self._stopped:
                 self.look(test)
 
     def look(self, test: int) -> None:
-        """One poll: state, counters, collectives."""
+        """Looks once: state, counters, collectives."""
         with self._looking:
             self._examine()
             sample = self._sample(test)
@@ -167,7 +167,7 @@ class RankWatch(threading.Thread):
                 self._look_at_collectives(test)
 
     def _examine(self) -> None:
-        """Once: says what this torch's worker server can't answer, since verdicts are less certain without it."""
+        """Records once what this torch's worker server can't answer, since verdicts are less certain without it."""
         if self._examined:
             return
         try:
@@ -218,12 +218,12 @@ class RankWatch(threading.Thread):
             self._report(FlightRecorded(self.target.rank, test, FlightOrigin.POLL, kept, status))
 
     def flight_record(self) -> Read:
-        """Raises OSError or ValueError."""
+        """Returns the newest entries and the status of each group. Raises OSError or ValueError."""
         return self._recorders.read()
 
     def evidence(self, test: int | None, *, stack: bool) -> None:
-        """Everything this rank can still say, before it is ended: counters, collectives, its stack. One whose
-        server is silent isn't asked twice: its time-outs would add up.
+        """Reports everything that can be learnt of this rank before it is ended: counters, collectives, its stack. One
+        whose server is silent isn't asked twice: its time-outs would add up.
         """
         sample = self._sample(test)
         self._report(sample)
@@ -242,16 +242,16 @@ class RankWatch(threading.Thread):
             self._report(FlightRecorded(self.target.rank, test, origin, kept, status))
 
     def last_look(self) -> None:
-        """At a process that stands still in a crash: its collectives."""
+        """Reports the collectives of a process that stands still in a crash (decision 0007)."""
         self._flight_recorder(FlightOrigin.FAILURE, self._test)
 
     def stack(self, test: int | None) -> None:
-        """What its worker server answers, which perturbs nothing."""
+        """Reports the stack that the worker server answers with, which perturbs nothing."""
         self._stack(test, self._means[:1])
 
     @property
     def _means(self) -> Means:
-        """Ways to see a stack, a signal last."""
+        """The ways to get a stack, a signal last."""
         return (
             (StackMethod.TRACEBACK, self._traceback),
             (StackMethod.PY_SPY, self._pyspy),
@@ -259,7 +259,7 @@ class RankWatch(threading.Thread):
         )
 
     def _stack(self, test: int | None, means: Means) -> None:
-        """By the first means that answers."""
+        """Reports the first of the stacks that can be had."""
         for method, take in means:
             text = take()
             self._report(StackTaken(self.target.rank, test, method, bool(text), text, _innermost_line(text)))
@@ -267,7 +267,7 @@ class RankWatch(threading.Thread):
                 return
 
     def _stands_still(self) -> bool:
-        """Whether it answers nobody, so that asking only costs a time-out."""
+        """Returns whether the process answers nobody, so that asking only costs a time-out."""
         return self._table.look(self.target.pid)[0] in FROZEN_STATES
 
     def _traceback(self) -> str:
@@ -280,7 +280,9 @@ class RankWatch(threading.Thread):
             return ""
 
     def _pyspy(self) -> str:
-        """Full file names tell the user's code from libraries, which is why its worker server's handler won't do."""
+        """Returns py-spy's stack, empty where there is none. Full file names tell the user's code from libraries, which
+        is why the worker server's own py-spy handler won't do.
+        """
         command = ("py-spy", "dump", "--nonblocking", "--full-filenames", "--pid", str(self.target.pid))
         try:
             dump = subprocess.run(command, capture_output=True, timeout=2 * STACK_S, check=True).stdout
@@ -290,7 +292,9 @@ class RankWatch(threading.Thread):
             return ""
 
     def _signal(self) -> str:
-        """faulthandler on SIGUSR1, read back from the rank's stderr; perturbs a sleeping system call."""
+        """Returns the stack that faulthandler writes to the rank's stderr on SIGUSR1; empty where it doesn't. The
+        signal may interrupt a system call.
+        """
         import signal
 
         if self._stands_still():
@@ -311,8 +315,8 @@ class RankWatch(threading.Thread):
 
 
 class CrashWatch(threading.Thread):
-    """Waits for a crash of one rank. While nobody reads what it writes it stands still, and can be looked at. Whatever
-    comes beyond the longest dump is refused: the line is closed.
+    """Waits for a crash of one rank. Until its dump is read the process stands still, and can be looked at (decision
+    0007). What comes beyond the longest dump is refused by closing the line.
     """
 
     def __init__(self, line: socket.socket, watch: RankWatch) -> None:

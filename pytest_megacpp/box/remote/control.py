@@ -1,4 +1,4 @@
-"""Owns how a far desk speaks to its box: files in the run's directory, written by whoever hears the desk.
+"""Owns how a remote desk gives commands to its box: files in the run's directory, written by its followers.
 
 `lease` is touched whenever the desk says anything, `words` grows by each line that is for the box (some come twice,
 from a follower after the other), `fetched` says that the desk has everything, `ended` is the box's own: nothing of it
@@ -20,13 +20,13 @@ WORDS_BYTES = 1 << 20
 
 
 class Control:
-    """The desk's words, left in files by its followers."""
+    """The desk's commands, left in files by its followers."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "control"
 
     def lease_age_s(self) -> float:
-        """Seconds since a desk was last heard; infinite when there never was one."""
+        """Returns the seconds since a desk last said anything; infinite when there never was one."""
         try:
             return time.time() - (self.directory / "lease").stat().st_mtime
         except OSError:
@@ -36,12 +36,12 @@ class Control:
         (self.directory / "lease").touch()
 
     def pass_on(self, word: Word) -> None:
-        """One write each: two followers may hear the same desk."""
+        """Appends a command in one write, since two followers may read from the same desk."""
         with (self.directory / "words").open("ab", buffering=0) as words:
             words.write(word_line(word))
 
     def words(self, offset: int) -> bytes:
-        """Whole lines since the byte `offset`."""
+        """Returns the whole lines since the byte `offset`."""
         try:
             with (self.directory / "words").open("rb") as words:
                 words.seek(offset)
@@ -60,7 +60,7 @@ class Control:
         self._write("ended", str(status))
 
     def ended(self) -> int | None:
-        """The guard's exit status once nothing of the box is left."""
+        """Returns the guard's exit status once nothing of the box is left; None before."""
         try:
             return int((self.directory / "ended").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -73,7 +73,7 @@ class Control:
 
 
 class Desk:
-    """What the desk says, heard in a thread of its own. `heard_s` is when it last said anything."""
+    """Reads what the desk says, in a thread of its own. `heard_s` is when it last said anything."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -86,9 +86,9 @@ class Desk:
             self.heard_s = time.monotonic()
             with contextlib.suppress(CodecError, OSError):
                 self._control.listening()
-                self._obey(line)
+                self._handle_command(line)
 
-    def _obey(self, line: bytes) -> None:
+    def _handle_command(self, line: bytes) -> None:
         word = read_word(line)
         if word is not None:
             self._control.pass_on(word)

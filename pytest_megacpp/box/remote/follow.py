@@ -1,4 +1,4 @@
-"""Owns telling a far desk what happens: the recording from a byte offset on, then the logs; must not know a run.
+"""Owns streaming a run to a remote desk: the recording from a byte offset on, then the logs; must not know a run.
 
 `python -m pytest_megacpp.box.remote.follow DIRECTORY OFFSET`. Standard output carries whole lines of the recording as
 they are, and between them lines that begin with `#`: `#beat` while nothing happens, so that a silent network is
@@ -44,7 +44,7 @@ def main(directory: str, offset: str) -> int:
 
 
 def _lines(recording: Path, offset: int, control: Control, desk: Desk) -> Iterator[bytes]:
-    """Whole lines until the box has ended, and beats; a torn last line at the very end."""
+    """Yields whole lines until the box has ended, and signs of life between them; a torn last line at the very end."""
     tail, said_s = b"", time.monotonic()
     while time.monotonic() - desk.heard_s < SILENT_S:
         ended = control.ended() is not None  # before reading: what is written later than this is read next time
@@ -75,7 +75,7 @@ def _read(recording: Path, offset: int) -> bytes:
 
 
 def _logs(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Every log with its path in the run, as long as there is room."""
+    """Yields every log with its path in the run, as long as there is room."""
     left = LOGS_BYTES
     for path in [*sorted(run.glob("*.log")), *sorted(run.glob("ranks/*/*/*.log"))]:
         with contextlib.suppress(OSError), path.open("rb") as file:

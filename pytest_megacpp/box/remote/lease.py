@@ -27,7 +27,7 @@ _BULK = (b'"kind":"sampled"', b'"origin":"poll"')
 
 
 def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
-    """The exit status is the guard's."""
+    """Runs the guard under a lease. Returns the guard's exit status."""
     run = Path(directory)
     control = Control(run)
     control.directory.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,9 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
 
 
 def _watch(guard: "subprocess.Popen[bytes]", control: Control, lease_s: float, echo: "Echo") -> int:
-    """Until the box has ended. A lease that ran out, and a signal, close the guard's input: the box ends in order."""
+    """Waits until the box has ended. A lease that ran out, and a signal, close the guard's input: the box ends in
+    order.
+    """
     assert guard.stdin is not None
     stdin = guard.stdin
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -82,7 +84,7 @@ def _close(stdin: object) -> None:
 
 
 class Echo:
-    """Repeats whole lines of the recording on standard output, without what only polls add."""
+    """Repeats whole lines of the recording on standard output, except the facts that polls add."""
 
     def __init__(self, recording: Path) -> None:
         self._recording = recording
@@ -114,7 +116,7 @@ class Echo:
 
 
 def _clean(log: Path, configured: Mapping[str, str]) -> None:
-    """Takes secrets out of what guard and box wrote, which only ends when they do. Most write nothing."""
+    """Takes secrets out of what guard and box wrote, which is complete only when they have ended."""
     if log.exists() and log.stat().st_size:
         from pytest_megacpp.box.logs.redaction import redact_file
         from pytest_megacpp.recording.redact import Redactor
@@ -123,9 +125,8 @@ def _clean(log: Path, configured: Mapping[str, str]) -> None:
 
 
 def _keep(run: Path, keep: Path) -> None:
-    """The records in the run's own directory of a volume, each whole or not at all; what can't be kept costs no result.
-
-    The recording comes last: whoever sees it sees everything.
+    """Copies the records into the run's own directory of a volume, each whole or not at all; what can't be copied costs
+    no result. The recording comes last, so that whoever sees it sees everything.
     """
     try:
         for source in sorted(run.glob("ranks/*/*/*.log")):
@@ -146,7 +147,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _linger(control: Control, listening_s: float) -> None:
-    """Gives a desk that listens the time to fetch the logs."""
+    """Gives a desk that still listens the time to fetch the logs."""
     deadline = time.monotonic() + LINGER_S
     while time.monotonic() < deadline and not control.fetched() and control.lease_age_s() < listening_s:
         time.sleep(POLL_S)

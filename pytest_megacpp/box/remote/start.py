@@ -2,8 +2,8 @@
 
 `python3 …/pytest_megacpp/box/remote/start.py MODULE ARGUMENTS…` runs a module of `pytest_megacpp.box`. Run as a file,
 it needs nothing installed and no variable set, and what it starts finds the package, whatever the image says. A Python
-that is too old for the rest is told in the recording, where every other problem of a box is told, and on standard
-output for desks that can't read the recording's file.
+that is too old for the rest is reported in the recording, as every other problem of a box is, and on standard output
+for desks that can't read the recording's file.
 """
 
 import importlib

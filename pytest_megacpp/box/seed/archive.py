@@ -33,7 +33,7 @@ _PASSING_DIRECTORIES = re.compile(r"locks|tmp\..*")
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What is in an archive, `cache_bytes` in `files`, and what it is as a file."""
+    """What is in an archive (`cache_bytes` in `files`), and the size and checksum of its file."""
 
     cache_bytes: int
     files: int
@@ -78,9 +78,9 @@ class _Hashing:
 
 
 def pack(cache_dir: Path, archive: Path, max_bytes: int, each_chunk: Callable[[], object] = lambda: None) -> Packed:
-    """Writes `archive`, which must not exist yet, and sees it to the disk. Locks, temporary files, links and sockets
-    stay out. `each_chunk` is called all along; what it raises ends the work. Raises OSError, and SeedError for a cache
-    that is too large or changes meanwhile.
+    """Writes `archive`, which must not exist yet, and syncs it to the disk. Locks, temporary files, links and sockets
+    are left out. `each_chunk` is called throughout; what it raises ends the work. Raises OSError, and SeedError for a
+    cache that is too large or changes meanwhile.
     """
     files = sorted(_regular_files(cache_dir))
     sizes_bytes = sum((cache_dir / name).lstat().st_size + 2 * BLOCK_BYTES for name in files)
@@ -125,7 +125,7 @@ def _add(tar: tarfile.TarFile, top: Path, name: str) -> int:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name can only be that of a file below a directory, and can be shown."""
+    """Returns whether a name can only be that of a file below a directory, and can be shown."""
     if not name.isprintable() or len(name) > MAX_NAME_CHARS or name.count("/") > MAX_NAME_SLASHES:
         return False
     return not any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/"))
@@ -136,7 +136,7 @@ def _mode(mode: int) -> int:
 
 
 def receive(archive: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, str]:
-    """Has `write` bring the bytes of an archive, which must not exist yet: how many came, and their sha256."""
+    """Has `write` bring the bytes of an archive, which must not exist yet. Returns how many came, and their sha256."""
     with archive.open("xb") as raw:
         out = _Hashing(raw)
         write(out)  # type: ignore[arg-type]
@@ -149,9 +149,9 @@ def receive(archive: Path, write: Callable[[IO[bytes]], object]) -> tuple[int, s
 
 
 def unpack(archive: Path, expected: Packed, target: Path, each_chunk: Callable[[], object] = lambda: None) -> None:
-    """Makes `target`, which must not exist or be empty, whole or not at all; so what `each_chunk` raises, which is
-    called all along, leaves nothing. Raises OSError, and SeedRefused for an
-    archive that isn't what was expected, or has anything but regular files with plain names.
+    """Makes `target`, which must not exist or be empty, whole or not at all. `each_chunk` is called throughout; what it
+    raises ends the work and leaves nothing. Raises OSError, and SeedRefused for an archive that isn't what was
+    expected, or has anything but regular files with plain names.
     """
     if expected.files > MAX_FILES or expected.archive_bytes > MAX_BYTES:
         raise SeedRefused(f"it has {expected.files} files in {expected.archive_bytes} bytes, more than any seed")
@@ -177,7 +177,9 @@ def _opened(archive: Path, expected: Packed) -> Iterator[IO[bytes]]:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, no link, to read; anything else is an OSError, and nothing that could block is waited for."""
+    """Returns a regular file to read. Anything else, links included, is an OSError, and nothing that could block is
+    waited for.
+    """
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -204,7 +206,7 @@ class _Unpacking:
         self._check_end()
 
     def _header(self) -> tarfile.TarInfo | None:
-        """The next one, with its long name if it has one; None at the end mark."""
+        """Returns the next header, with its long name if it has one; None at the end mark."""
         info = self._block()
         if info is None or info.type != tarfile.GNUTYPE_LONGNAME:
             return info
@@ -272,7 +274,7 @@ class _Unpacking:
             self._made.add(parent)
 
     def _check_end(self) -> None:
-        """What follows the end mark is only read to be hashed."""
+        """Reads what follows the end mark, only to hash it."""
         while self._source.read(CHUNK_BYTES):
             pass
         if self._source.total_bytes != self._expected.archive_bytes or self._source.sha256 != self._expected.sha256:

@@ -14,7 +14,7 @@ CACHES = ("inductor", "aot_autograd")
 
 
 def graph_dir(cache_dir: Path, cache: str, key: str) -> Path | None:
-    """Where the graph of a key would lie; None for what has no place, or can't be a key."""
+    """Returns where the graph of a key would lie; None for a cache without such places, or for what can't be a key."""
     if _KEY.fullmatch(key) is None:
         return None
     match cache:
@@ -27,7 +27,7 @@ def graph_dir(cache_dir: Path, cache: str, key: str) -> Path | None:
 
 
 def has_graph(cache_dir: Path, cache: str, key: str) -> bool:
-    """Whether it is there; what has no place of its own is taken as there."""
+    """Returns whether the graph is there; one that has no place of its own counts as there."""
     if cache not in CACHES:
         return True
     place = graph_dir(cache_dir, cache, key)
@@ -35,7 +35,7 @@ def has_graph(cache_dir: Path, cache: str, key: str) -> bool:
 
 
 def graph_keys(cache_dir: Path) -> dict[str, set[str]]:
-    """Keys of all graphs that are there, by cache."""
+    """Returns the keys of all graphs that are there, by cache."""
     inductor = cache_dir / "inductor"
     groups = [inductor / "fxgraph" / name for name in _listed(inductor / "fxgraph")]
     graphs = [group / key for group in groups for key in _listed(group)]

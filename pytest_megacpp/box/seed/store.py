@@ -71,8 +71,8 @@ class SeedStore:
     # -- what it has -----------------------------------------------------------------------------------------------
 
     def seeds(self, key: str | None = None) -> list[Kept]:
-        """All of them, or those of one shape, the newest first; damaged ones say so."""
-        with self._told("read"):
+        """Returns all seeds, or those of one shape, the newest first, damaged ones included."""
+        with self._explaining_errors("read"):
             self._must_be_a_directory()
             keys = [key] if key is not None else self._keys()
             return newest_first(seed for one in keys for seed in self._of_shape(one))
@@ -85,7 +85,7 @@ class SeedStore:
             raise NotADirectoryError(errno.ENOTDIR, "it is no directory", str(self.directory))
 
     def _of_shape(self, key: str) -> Iterator[Kept]:
-        """One that another run removes meanwhile is gone, not damaged."""
+        """Yields the seeds of a shape. One that another run removes meanwhile is left out, not damaged."""
         good = self._good_id(key)
         for name in filter(is_id, _listed(self.directory / key)):
             seed = self._look(key, name, good)
@@ -101,14 +101,14 @@ class SeedStore:
         return good_id(_read(self.directory / key / GOOD, 64) or b"")
 
     def good(self, key: str) -> Manifest | None:
-        """The last known good seed of a shape; None without one, or where it is damaged."""
-        with self._told("read"):
+        """Returns the last known good seed of a shape; None where there is none, or it is damaged."""
+        with self._explaining_errors("read"):
             self._must_be_a_directory()
             seed_id = self._good_id(key) if GOOD in _listed(self.directory / key) else None
         return None if seed_id is None else self._look(key, seed_id, seed_id).manifest
 
     def find(self, name: str) -> Kept:
-        """The seed of this id, or of the only id that begins so."""
+        """Returns the seed of this id, or of the only id that begins so."""
         return named(self.seeds(), name)
 
     # -- what changes ----------------------------------------------------------------------------------------------
@@ -120,12 +120,12 @@ class SeedStore:
         max_bytes: int = DEFAULT_MAX_BYTES // 2,
         each_chunk: Callable[[], object] = lambda: None,
     ) -> Published:
-        """Packs a cache directory under a new id; `manifest` says all but that and the sizes. The seed becomes the last
-        known good one of its shape unless it is smaller than that. What `each_chunk` raises ends the packing.
+        """Packs a cache directory under a new id; `manifest` has everything but that and the sizes. The seed becomes
+        the last known good one of its shape unless it is smaller than that. What `each_chunk` raises ends the packing.
         """
         shape = self.directory / manifest.shape.key
         manifest = replace(manifest, id=new_id(manifest.created_at, os.urandom(NONCE_BYTES)))
-        with self._told("written"):
+        with self._explaining_errors("written"):
             shape.mkdir(parents=True, exist_ok=True)
             _sweep(shape)
             with _beside(shape, manifest.id) as directory:
@@ -151,16 +151,16 @@ class SeedStore:
         seed = self.find(name)
         if seed.manifest is None:
             raise SeedError(f"{seed.id} is damaged and can't be promoted: {seed.damage}; megacpp seed drop {seed.id}")
-        with self._told("written"), self._locked():
+        with self._explaining_errors("written"), self._locked():
             self._mark(seed.key, seed.id)
         return replace(seed, good=True)
 
     def drop(self, name: str) -> tuple[Kept, Kept | None]:
-        """Removes a seed, and says which one is the last known good one of its shape then: the newest whole one, where
-        it was that itself.
+        """Removes a seed. Returns it and the last known good one of its shape, which is the newest whole one if the
+        removed one was it.
         """
         seed = self.find(name)
-        with self._told("written"), self._locked():
+        with self._explaining_errors("written"), self._locked():
             self._remove(seed)
             good = heir(self.seeds(seed.key))
             if good is None:
@@ -170,12 +170,12 @@ class SeedStore:
         return seed, good
 
     def prune(self, keep: int = DEFAULT_KEEP, max_bytes: int = DEFAULT_MAX_BYTES) -> list[Kept]:
-        """Removes what is more than `keep` seeds of a shape, then the oldest ones until the store has `max_bytes`, and
-        says which; never a last known good one.
+        """Removes what is more than `keep` seeds of a shape, then the oldest ones until the store has at most
+        `max_bytes`; never a last known good one. Returns what it removed.
         """
         if not self.directory.is_dir():
             return []
-        with self._told("written"), self._locked():
+        with self._explaining_errors("written"), self._locked():
             gone = surplus(self.seeds(), keep, max_bytes)
             for seed in gone:
                 self._remove(seed)
@@ -184,9 +184,9 @@ class SeedStore:
         return gone
 
     def adopt(self, manifest: Manifest, write: Callable[[IO[bytes]], object]) -> None:
-        """Takes a seed of another store, whose archive `write` brings, as the last known good one of its shape."""
+        """Takes over a seed of another store, whose archive `write` brings, as the last known good one of its shape."""
         shape = self.directory / manifest.shape.key
-        with self._told("written"):
+        with self._explaining_errors("written"):
             shape.mkdir(parents=True, exist_ok=True)
             _sweep(shape)
             there = self._look(manifest.shape.key, manifest.id, None)
@@ -202,7 +202,7 @@ class SeedStore:
                 self._mark(manifest.shape.key, manifest.id)
 
     def _remove(self, seed: Kept) -> None:
-        """It is gone at once, though its files take a while."""
+        """Renames the seed away, so that it is gone at once, and then removes its files."""
         gone = self.directory / seed.key / f"{_BESIDE}{seed.id}.gone"
         with contextlib.suppress(FileNotFoundError):
             (self.directory / seed.key / seed.id).rename(gone)
@@ -222,15 +222,15 @@ class SeedStore:
 
     def copy(self, manifest: Manifest, file: IO[bytes]) -> None:
         """Writes the archive of a seed to a file, unchecked."""
-        with self._told("read"), archive.open_regular(self._archive(manifest)) as source:
+        with self._explaining_errors("read"), archive.open_regular(self._archive(manifest)) as source:
             shutil.copyfileobj(source, file, archive.CHUNK_BYTES)
 
     def _archive(self, manifest: Manifest) -> Path:
         return self.directory / manifest.shape.key / manifest.id / ARCHIVE
 
     def unpack(self, manifest: Manifest, target: Path, each_chunk: Callable[[], object] = lambda: None) -> None:
-        """The cache of a seed as directory `target`, which must not exist or be empty: whole or not at all. Raises
-        SeedRefused for one that is damaged or hostile. What `each_chunk` raises ends the work.
+        """Unpacks the cache of a seed as directory `target`, which must not exist or be empty, whole or not at all.
+        Raises SeedRefused for one that is damaged or hostile. What `each_chunk` raises ends the work.
         """
         packed = archive.Packed(manifest.cache_bytes, manifest.files, manifest.archive_bytes, manifest.sha256)
         path = self._archive(manifest)
@@ -245,7 +245,9 @@ class SeedStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone with the marks, as far as the file system can; a process that stopped within is not waited for."""
+        """Holds the lock of the marks, as far as the file system has locks. A process that stopped while holding it is
+        waited for LOCK_S at most.
+        """
         with (self.directory / ".lock").open("ab") as file:
             deadline = time.monotonic() + LOCK_S
             while not _tried(file.fileno()) and time.monotonic() < deadline:
@@ -253,7 +255,8 @@ class SeedStore:
             yield
 
     @contextlib.contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+    def _explaining_errors(self, done: str) -> Iterator[None]:
+        """Raises SeedError with what the user can do in place of an OSError."""
         try:
             yield
         except OSError as error:
@@ -261,8 +264,8 @@ class SeedStore:
 
 
 def lacking(tests: Sequence[SeededTest], cache_dir: Path) -> dict[str, set[str]]:
-    """Keys by cache that tests name and an unpacked cache doesn't have. Only Inductor's graphs and autograd's have a
-    place by their key; other keys are taken as there.
+    """Returns the keys, by cache, that tests name and an unpacked cache doesn't have. Only Inductor's graphs and
+    autograd's have a place by their key; other keys count as there.
     """
     named_keys: dict[str, set[str]] = {}
     for keys in (rank.keys for test in tests for rank in test.ranks):
@@ -276,7 +279,7 @@ def lacking(tests: Sequence[SeededTest], cache_dir: Path) -> dict[str, set[str]]
 
 
 def _listed(directory: Path) -> list[str]:
-    """Names in a directory; none where there is no such directory."""
+    """Returns the names in a directory; none where there is no such directory."""
     try:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -284,7 +287,7 @@ def _listed(directory: Path) -> list[str]:
 
 
 def _read(path: Path, limit_bytes: int) -> bytes | None:
-    """The beginning of a regular file; None for one that isn't there or can't be read."""
+    """Returns the beginning of a regular file; None for one that isn't there or can't be read."""
     try:
         with archive.open_regular(path) as file:
             return file.read(limit_bytes)
@@ -308,7 +311,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """What was renamed stays renamed; a file system that can't say so is believed."""
+    """Has renames in the directory survive a crash, where the file system can."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -319,7 +322,7 @@ def _sync(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(shape: Path, seed_id: str) -> Iterator[Path]:
-    """A directory to be renamed; what wasn't is removed."""
+    """Yields a new directory, to be filled and renamed; removes it where it was not renamed."""
     directory = shape / f"{_BESIDE}{seed_id}.{os.urandom(2).hex()}"
     directory.mkdir()
     try:
@@ -339,7 +342,7 @@ def _sweep(shape: Path) -> None:
 
 
 def _tried(handle: int) -> bool:
-    """Whether there is nothing more to wait for: the lock is ours, or there are none here."""
+    """Returns whether there is nothing more to wait for: this process has the lock, or there are no locks here."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -352,12 +355,12 @@ def _failed(directory: Path, done: str, error: OSError) -> str:
     if error.errno in _FULL:
         return f"no room for a seed in {directory}: {reason}; free some (megacpp seed drop ID), or {_ELSEWHERE}"
     if error.errno in _DENIED:
-        return f"the seeds in {directory} can't be {done}: {reason}; give the right to, or {_ELSEWHERE}"
-    told = f"{error.filename or directory}: {reason}"
-    return f"the seeds in {directory} can't be {done}: {told}; mend it, or {_ELSEWHERE}"
+        return f"the seeds in {directory} can't be {done}: {reason}; grant the permission, or {_ELSEWHERE}"
+    why = f"{error.filename or directory}: {reason}"
+    return f"the seeds in {directory} can't be {done}: {why}; fix that, or {_ELSEWHERE}"
 
 
-_ELSEWHERE = "name another place as dir in [tool.pytest_megacpp.seed]"
+_ELSEWHERE = "set dir in [tool.pytest_megacpp.seed]"
 
 
 def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) -> str:
@@ -365,7 +368,7 @@ def _unpacking_failed(seed_id: str, source: Path, target: Path, error: OSError) 
     if error.errno in _FULL:
         return f"no room to unpack seed {seed_id} in {target.parent}: {reason}; free some there"
     if error.filename == str(source) and error.errno == errno.ENOENT:
-        return f"seed {seed_id} is gone: another run, or somebody, removed it; rerun"
+        return f"seed {seed_id} is gone: it was removed meanwhile; rerun"
     if error.filename == str(source):
-        return f"seed {seed_id} can't be read: {source}: {reason}; see its rights, or megacpp seed drop {seed_id}"
+        return f"seed {seed_id} can't be read: {source}: {reason}; check permissions, or megacpp seed drop {seed_id}"
     return f"seed {seed_id} can't be unpacked: {error.filename2 or error.filename or target}: {reason}"

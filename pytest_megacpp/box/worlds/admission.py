@@ -17,7 +17,7 @@ Admit: TypeAlias = Callable[[Channel, socket.socket], None]
 
 @dataclass
 class _Guest:
-    """A rank that may still open these channels."""
+    """A rank that may still open the channels in `closed`."""
 
     token: str
     admit: Admit
@@ -25,7 +25,9 @@ class _Guest:
 
 
 class Admission:
-    """`register` and `forget` are the pump's: a handler for each descriptor that has something to read."""
+    """The socket on which ranks connect. `register` and `forget` are the pump's: a handler for each descriptor that has
+    something to read.
+    """
 
     def __init__(self, path: str, register: Callable[[Any, Callable[[], object]], None], forget: Callable[[Any], None]):
         self._register = register
@@ -43,11 +45,13 @@ class Admission:
         self._guests[name] = _Guest(token, admit)
 
     def dismiss(self, name: str) -> None:
-        """Whoever comes for this one from now on is turned away."""
+        """Refuses all further connections of this rank."""
         self._guests.pop(name, None)
 
     def catch_up(self) -> None:
-        """Admits whoever is at the door: a process that ended may have said its last words through a new connection."""
+        """Admits all connections that are waiting: a process that ended may have sent its last report through a new
+        one.
+        """
         for _ in range(BACKLOG):
             if not self._accept():
                 break
@@ -56,7 +60,7 @@ class Admission:
                 self._greeted(connection)
 
     def _accept(self) -> bool:
-        """Returns whether somebody was at the door."""
+        """Accepts a connection; returns whether there was one."""
         try:
             connection, _ = self._listener.accept()
         except OSError:
@@ -68,7 +72,9 @@ class Admission:
         return True
 
     def _greeted(self, connection: socket.socket) -> None:
-        """A greeting is sent in one piece, so what comes in two is none."""
+        """Admits or refuses a connection by its greeting. A greeting is sent in one piece, so one that arrives in two
+        is refused.
+        """
         try:
             data = connection.recv(GREETING_BYTES, socket.MSG_DONTWAIT)
         except OSError:
@@ -98,7 +104,7 @@ class Admission:
 
 
 def _has_spoken(connection: socket.socket) -> bool:
-    """Whether something can be read, its end included."""
+    """Returns whether something can be read, its end included."""
     try:
         connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

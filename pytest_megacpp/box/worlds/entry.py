@@ -26,8 +26,8 @@ def run_rank(environment: dict[str, str], stdout: str, stderr: str) -> None:
 
 
 def _draw_anew() -> None:
-    """Each process of torchrun's draws the seeds of its generators. Python's is seeded anew in every fork; torch's (the
-    CPU's, devices begin with a fixed one) and numpy's are what the import left.
+    """Seeds random generators anew, as every process of torchrun does by itself. Python's is seeded in every fork;
+    torch's (the CPU's, since devices begin with a fixed seed) and numpy's are still those of the import.
     """
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.seed()

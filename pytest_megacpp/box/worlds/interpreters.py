@@ -24,20 +24,23 @@ from pytest_megacpp.box.host import process
 from pytest_megacpp.box.worlds.preload import HASH_SEED, Preloaded, importing_beside, restore
 from pytest_megacpp.recording.codec import from_json
 
+NEEDED_OF_TORCH = ("torch", "torch.distributed")
+EVERY_RANK_NEEDS = (*NEEDED_OF_TORCH, "pytest", "pytest_megacpp.rank.main")
 NUMBER = 2
 MAX_SEED = (1 << 32) - 1
 PRELOAD_S = 300.0  # what an interpreter that hangs in an import may take; its ranks would then hang there too
 
 
 class InterpreterLost(OSError):
-    """An interpreter ended, or came to no end of its imports."""
+    """An interpreter ended, or did not finish its imports in time."""
 
-    mend = "see box.log in the run's directory; a module that stands in `preload` can be taken out of it"
+    mend = "see box.log in the run's directory; a module named in `preload` can be removed there"
 
 
 def hash_seeds(environ: Mapping[str, str], chosen: int | None) -> tuple[str, ...]:
-    """Of each interpreter. What the user's environment fixes holds for all ranks, as under torchrun; else `chosen` and
-    the next one, drawn where nobody chose. Never 0, which salts nothing.
+    """Returns the hash seed of each interpreter. One that the user's environment fixes holds for all ranks, as under
+    torchrun; else they are `chosen` and the next one, drawn where nobody chose. No seed is 0, which would switch off
+    salting.
     """
     fixed = environ.get(HASH_SEED, "")
     if fixed not in ("", "random"):
@@ -56,7 +59,7 @@ class Interpreter:
         self._server: Any = forkserver.ForkServer()
 
     def begin(self) -> None:
-        """Starts it unless it is alive; returns at once."""
+        """Starts the interpreter unless it is alive; returns at once."""
         if self.is_alive():
             return
         for left in (self._report, importing_beside(self._report)):
@@ -76,16 +79,18 @@ class Interpreter:
         return pid is not None and process.is_alive(pid)
 
     def is_through(self) -> bool:
-        """Whether it has imported everything, or never will."""
+        """Returns whether it has imported everything, or never will."""
         return self._report.exists() or not self.is_alive()
 
     def preloaded(self) -> Preloaded:
-        """What came of the imports. Raises InterpreterLost where they came to no end."""
+        """Returns what came of the imports. Raises InterpreterLost where they did not finish."""
         if self._report.exists():
             return from_json(Preloaded, json.loads(self._report.read_text()))
         if not self.is_alive():
             raise self._lost()
-        raise InterpreterLost(f"{self._name} was not through after {PRELOAD_S:g} s: it was {self._doing()}")
+        raise InterpreterLost(
+            f"{self._name} had not finished its imports after {PRELOAD_S:g} s: it was {self._doing()}"
+        )
 
     def kill(self) -> None:
         if self.is_alive():
@@ -97,7 +102,9 @@ class Interpreter:
             self._server._stop()
 
     def start(self, target: Callable[..., None], args: tuple[object, ...]) -> BaseProcess:
-        """Raises InterpreterLost where it has ended: its server would start another one, which hashes by chance."""
+        """Returns a process that was forked from it. Raises InterpreterLost where it has ended: its server would start
+        another one, with a random hash seed.
+        """
         if not self.is_alive():
             raise self._lost()
         forkserver.connect_to_new_process = self._server.connect_to_new_process
@@ -119,7 +126,9 @@ class Interpreter:
 
 
 class Interpreters:
-    """All of a box. `spoiled`: an import started CUDA, so they can't be forked, and each rank has one of its own."""
+    """All interpreters of a box. `spoiled`: an import started CUDA, so they can't be forked, and each rank has one of
+    its own.
+    """
 
     def __init__(self, seeds: Sequence[str], modules: Sequence[str], directory: Path) -> None:
         self._all = [Interpreter(seed, modules, directory / f"preloaded-{i}") for i, seed in enumerate(seeds)]
@@ -127,19 +136,19 @@ class Interpreters:
         self.spoiled = False
 
     def begin(self) -> None:
-        """Starts them side by side, and anew those that were killed; returns at once."""
+        """Starts them side by side, and again those that were killed; returns at once."""
         for one in self._all:
             one.begin()
 
     def are_known(self) -> bool:
-        """Whether `learn` was called, and all is still as it was then."""
+        """Returns whether `learn` was called, and all are still as they were then."""
         return self._known and (self.spoiled or all(one.is_alive() for one in self._all))
 
     def are_through(self) -> bool:
         return all(one.is_through() for one in self._all)
 
     def learn(self) -> Preloaded:
-        """What came of the imports; ends interpreters that nobody can use. Raises InterpreterLost."""
+        """Returns what came of the imports, and ends interpreters that nobody can use. Raises InterpreterLost."""
         try:
             reports = [one.preloaded() for one in self._all]
         except InterpreterLost:
@@ -161,7 +170,7 @@ class Interpreters:
         return None if self.spoiled else self._all[rank.bit_count() % len(self._all)]
 
     def start(self, rank: int, target: Callable[..., None], args: tuple[object, ...]) -> BaseProcess:
-        """A process of this rank."""
+        """Returns a new process for this rank, forked or, where imports spoiled the interpreters, spawned."""
         own = self.of(rank)
         return _started("spawn", target, args) if own is None else own.start(target, args)
 

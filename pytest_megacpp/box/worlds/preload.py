@@ -1,7 +1,7 @@
 """Owns what an interpreter imports once for all ranks; must not touch CUDA or import the project's tests.
 
 It dies with its parent thread, so that nothing outlives a killed box. A module that starts CUDA while it
-is imported spoils the process: a fork of it can't use a device. That is found out here, and told in a file.
+is imported spoils the process: a fork of it can't use a device. This module finds that out, and reports it in a file.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ HASH_SEED = "PYTHONHASHSEED"
 
 
 def is_spoiled() -> bool:
-    """Whether a fork of this process could not use CUDA, by trying one; torch knows it in the child only."""
+    """Returns whether a fork of this process could not use CUDA, by trying one: torch knows it in the child only."""
     torch = sys.modules.get("torch")
     in_bad_fork = getattr(getattr(torch, "_C", None), "_cuda_isInBadFork", None)
     if in_bad_fork is None:  # a CPU build
@@ -35,8 +35,8 @@ def is_spoiled() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Preloaded:
-    """What came of it. `spoiler`: the first module after which forks can't use CUDA, empty when there is none;
-    `failed`: modules that don't import, and why.
+    """The result of the imports. `spoiler`: the first module after which forks can't use CUDA, empty where there is
+    none; `failed`: modules that don't import, and why.
     """
 
     spoiler: str = ""
@@ -44,8 +44,8 @@ class Preloaded:
 
 
 def import_all(names: Iterable[str], begin: Callable[[str], object]) -> Preloaded:
-    """Imports them in order; `begin` is called with each name before. One that fails here, or skips, or exits, does so
-    again, and is reported, in the ranks that need it.
+    """Imports the modules in order; `begin` is called with each name before. One that fails here, or skips, or exits,
+    does so again, and is reported, in the ranks that need it.
     """
     spoiler, failed = "", {}
     for name in names:
@@ -60,12 +60,14 @@ def import_all(names: Iterable[str], begin: Callable[[str], object]) -> Preloade
 
 
 def importing_beside(report: Path) -> Path:
-    """Where stands which module is being imported."""
+    """Returns the file that names the module that is being imported."""
     return report.with_name(f"{report.name}.importing")
 
 
 def _ask_what_compiles_ask() -> None:
-    """What every compile asks first and remembers: the key of this torch, the vector instructions of this CPU."""
+    """Has torch compute what every compile asks first and then remembers: the key of this torch, the vector
+    instructions of this CPU.
+    """
     if "torch._inductor.codecache" in sys.modules:
         with contextlib.suppress(Exception):
             sys.modules["torch._inductor.codecache"].torch_key()
@@ -73,7 +75,7 @@ def _ask_what_compiles_ask() -> None:
 
 
 def restore(name: str, value: str | None) -> None:
-    """Sets a variable of this process to what it was; None: it wasn't there."""
+    """Sets a variable of this process to what it was; None removes it."""
     os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
@@ -81,22 +83,22 @@ def restore(name: str, value: str | None) -> None:
 
 def main(order: str) -> None:
     """Carries out the order (`{"path": …, "modules": …, "report": …, "hash_seed": …}`) and leaves a `Preloaded` in the
-    report, and beside it the name of what it is importing. The hash seed is what ranks find in their environment; None:
-    nothing, so that what they start draws its own.
+    report, and beside it the name of the module that is being imported. The hash seed is what ranks find in their
+    environment; None: nothing, so that processes they start draw their own.
     """
-    told = json.loads(order)
-    sys.path[:] = told["path"]
-    restore(HASH_SEED, told["hash_seed"])
-    importing = importing_beside(Path(told["report"]))
-    preloaded = import_all(told["modules"], importing.write_text)
+    settings = json.loads(order)
+    sys.path[:] = settings["path"]
+    restore(HASH_SEED, settings["hash_seed"])
+    importing = importing_beside(Path(settings["report"]))
+    preloaded = import_all(settings["modules"], importing.write_text)
     importing.write_text("torch._inductor")
     _ask_what_compiles_ask()
     if not preloaded.spoiler and is_spoiled():
         preloaded = replace(preloaded, spoiler="torch._inductor")
     gc.freeze()
-    draft = Path(told["report"] + ".part")
+    draft = Path(settings["report"] + ".part")
     draft.write_text(json.dumps(to_json(preloaded)))
-    draft.replace(told["report"])
+    draft.replace(settings["report"])
 
 
 if "MEGACPP_PRELOAD" in os.environ:

@@ -11,14 +11,15 @@ from pytest_megacpp.recording.events import Fact, Muted
 from pytest_megacpp.recording.vocabulary import Lost
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, RANK_KINDS, decode_fact, ended_lines, read_object, read_time
 
-# What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on.
+# What is recorded of one rank in one test, in bytes as it sent them: anything, then only what verdicts rest on
+# (decision 0010).
 ANYTHING_BYTES = 8 << 20
 TESTIMONY_BYTES = 16 << 20
 MAX_GARBAGE_LINES = 10_000
 MAX_GARBAGE_BYTES = 1 << 20
 """In one test; each line takes some 5 µs to refuse, 1 MiB of many small values 50 ms, and honest ranks send none."""
 
-_VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # an honest rank names the kind as early
+_VITAL = rb'[^\n]{0,44}"kind":"(?:reported|finished|rank-broken)"'  # a real rank's line has the kind within 44 bytes
 _IS_VITAL = re.compile(_VITAL)
 _VITAL_LINES = re.compile(rb"\n" + _VITAL + rb"[^\n]*")
 
@@ -28,8 +29,8 @@ _ONCE = (*_ONCE_IN_A_LIFE, *_ONCE_IN_A_TEST)
 
 
 @dataclass
-class Line:
-    """The receiving end of one rank's line. `feed` is given the bytes in any portions."""
+class RankChannel:
+    """The receiving end of the line on which one rank reports. `feed` takes the bytes in any portions."""
 
     rank: int
     _tail: bytearray = field(default_factory=bytearray)
@@ -38,13 +39,13 @@ class Line:
     _muted: Lost | None = None
     _garbage_lines: int = 0
     _garbage_bytes: int = 0
-    _said: set[type[Fact]] = field(default_factory=set)
+    _seen_kinds: set[type[Fact]] = field(default_factory=set)
 
     def begin(self) -> None:
-        """A test begins: the rank may say as much again."""
+        """Resets the bounds for a new test (decision 0010)."""
         self._taken_bytes, self._muted = 0, None
         self._garbage_lines = self._garbage_bytes = 0
-        self._said -= set(_ONCE_IN_A_TEST)
+        self._seen_kinds -= set(_ONCE_IN_A_TEST)
 
     @property
     def endless(self) -> bool:
@@ -53,16 +54,18 @@ class Line:
 
     @property
     def floods(self) -> bool:
-        """Whether the rank says more than is recorded: whoever reads on should take its time."""
+        """Whether the rank sends more than is recorded, so that its reader should not hurry."""
         return self._muted is not None
 
     def feed(self, data: bytes, now_s: float) -> list[tuple[Fact, float]]:
-        """What is believed of `data`, with its times, which never run backwards nor ahead of `now_s`."""
+        """Returns the facts in `data` that are believed, with their times, which never run backwards nor ahead of
+        `now_s`.
+        """
         if self._muted:
             data = _without_extras(data)
-        return [heard for line in ended_lines(self._tail, data) for heard in self._heard(line, now_s)]
+        return [fact for line in ended_lines(self._tail, data) for fact in self._read_fact(line, now_s)]
 
-    def _heard(self, line: bytes, now_s: float) -> list[tuple[Fact, float]]:
+    def _read_fact(self, line: bytes, now_s: float) -> list[tuple[Fact, float]]:
         if self._muted and not _IS_VITAL.match(line):
             return []
         try:
@@ -71,16 +74,18 @@ class Line:
         except CodecError:
             return self._refused(len(line))
         is_its_own = data["kind"] in RANK_KINDS and getattr(fact, "rank", None) == self.rank
-        if not is_its_own or type(fact) in self._said:
+        if not is_its_own or type(fact) in self._seen_kinds:
             return self._refused(len(line))
         self._last_s = min(max(claimed_s, self._last_s), now_s)
         if isinstance(fact, _ONCE):
-            self._said.add(type(fact))
+            self._seen_kinds.add(type(fact))
             return [(fact, self._last_s)]
         return self._measured(fact, len(line))
 
     def _refused(self, size_bytes: int) -> list[tuple[Fact, float]]:
-        """Nothing; once there is too much of it, that what follows is left out."""
+        """Counts a line that is not believed. Returns nothing or, once there are too many, that what follows is left
+        out.
+        """
         self._garbage_lines += 1
         self._garbage_bytes += size_bytes
         is_bearable = self._garbage_lines <= MAX_GARBAGE_LINES and self._garbage_bytes <= MAX_GARBAGE_BYTES
@@ -90,7 +95,7 @@ class Line:
         return [(Muted(self.rank, Lost.EXTRAS), self._last_s)]
 
     def _measured(self, fact: Fact, size_bytes: int) -> list[tuple[Fact, float]]:
-        """The fact if it fits; else, once, that it and what follows is left out."""
+        """Returns the fact if it fits; else, once, that it and what follows is left out."""
         is_testimony = isinstance(fact, ev.Reported)
         if self._taken_bytes + size_bytes <= (TESTIMONY_BYTES if is_testimony else ANYTHING_BYTES):
             self._taken_bytes += size_bytes
@@ -103,8 +108,8 @@ class Line:
 
 
 def _without_extras(data: bytes) -> bytes:
-    """What of a flood is read line by line: where portions were cut, and what may be vital. Refusing the rest line by
-    line would cost the box the time that others need.
+    """Returns the part of a flood that has to be read line by line: the first and the last line, which may be torn, and
+    what may be vital. Refusing the rest line by line would cost the box the time that others need.
     """
     first, last = data.find(b"\n"), data.rfind(b"\n")
     return data[:first] + b"".join(_VITAL_LINES.findall(data, first, last)) + data[last:] if first < last else data

@@ -27,7 +27,9 @@ class StoresLost(OSError):
 
 
 class Stores:
-    """`start` makes a process of a function and its arguments. A host that was killed has a successor."""
+    """The TCPStores of a world. `start` makes a process of a function and its arguments. A host that was killed has a
+    successor.
+    """
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -35,23 +37,23 @@ class Stores:
         self._host: BaseProcess | None = None
 
     def new(self) -> int:
-        """The port of a fresh store. Raises OSError."""
+        """Returns the port of a new store. Raises OSError."""
         with contextlib.suppress(StoresLost):
             if self._line is not None:
                 return self._ask(self._line)
         return self._ask(self._begin())
 
     def drop(self) -> None:
-        """Closes all but the newest."""
+        """Closes all but the newest store."""
         with contextlib.suppress(OSError):
             if self._line is not None:
                 self._line.send_bytes(_DROP)
 
     def _begin(self) -> Connection:
         self.close()
-        self._line, theirs = multiprocessing.Pipe()
-        with theirs:
-            self._host = self._start(host, (theirs,))
+        self._line, far_end = multiprocessing.Pipe()
+        with far_end:
+            self._host = self._start(host, (far_end,))
         return self._line
 
     @staticmethod
@@ -75,7 +77,9 @@ class Stores:
 
 
 def host(line: Connection) -> None:
-    """Answers with ports until the box hangs up."""
+    """Opens stores and answers with their ports, or closes all but the newest one, as the box asks;
+    until it hangs up.
+    """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from torch.distributed import TCPStore  # type: ignore[attr-defined]

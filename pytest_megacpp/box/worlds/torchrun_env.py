@@ -53,7 +53,9 @@ def rank_environment(
 
 
 def _place(rank: int, world_size: int, role: str) -> dict[str, str]:
-    """One node is one group, so the three kinds of rank and of world size coincide."""
+    """Returns the ranks and world sizes. One node is one group, so the three kinds of rank and of
+    world size coincide.
+    """
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

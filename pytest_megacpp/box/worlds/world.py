@@ -15,6 +15,7 @@ from pytest_megacpp.box.worlds.entry import run_rank
 from pytest_megacpp.box.worlds.exits import watch_exit
 from pytest_megacpp.box.worlds.interpreters import Interpreter, InterpreterLost, Interpreters
 from pytest_megacpp.box.worlds.preload import HASH_SEED
+from pytest_megacpp.box.worlds.rank_channel import RankChannel
 from pytest_megacpp.box.worlds.stores import ADDRESS, Stores
 from pytest_megacpp.box.worlds.torchrun_env import rank_environment
 from pytest_megacpp.recording.codec import to_json
@@ -28,9 +29,9 @@ _NO_STATUS = 255  # what multiprocessing answers when its forkserver died before
 
 @dataclass
 class RankProcess:
-    """One rank's process, a fork of `interpreter` unless that is None. `ended_fd` becomes readable when it ends; None
-    when it had ended before the box looked. Who connects with `token` is this rank. `signalled`: the box sent it a
-    signal to end.
+    """One rank's process, a fork of `interpreter` unless that is None. `ended_fd` becomes readable when it ends; it is
+    None when it had ended before the box looked. Who connects with `token` is this rank. `signalled`: the box sent it a
+    signal to end. `channel` reads what it reports.
     """
 
     rank: int
@@ -44,6 +45,9 @@ class RankProcess:
     signalled: bool = False
     exited: bool = False
 
+    def __post_init__(self) -> None:
+        self.channel = RankChannel(self.rank)
+
     @property
     def pid(self) -> int:
         assert self.handle.pid is not None
@@ -51,11 +55,13 @@ class RankProcess:
 
     @property
     def hash_seed(self) -> str:
-        """By which it hashes strings; empty where nobody knows."""
+        """The seed by which it hashes strings; empty where that is not known."""
         return self.interpreter.hash_seed if self.interpreter is not None else os.environ.get(HASH_SEED, "")
 
     def exit_code(self, wait_s: float = 0.5) -> int | None:
-        """Negative for a signal; None when it can't be learnt, since the interpreter that reaps it is gone."""
+        """Returns the exit code, negative for a signal; None where it can't be learnt, since the interpreter that reaps
+        it is gone.
+        """
         self.handle.join(wait_s)
         code = self.handle.exitcode
         orphaned = self.interpreter is not None and not self.interpreter.is_alive()
@@ -63,7 +69,7 @@ class RankProcess:
 
 
 class StartFailed(Exception):
-    """The processes of a world could not be made; the text says why, `mend` what to do."""
+    """The processes of a world could not be started. The text says why, `mend` what to do."""
 
     cause = "start"
 
@@ -95,7 +101,7 @@ _MENDS: dict[int | None, str] = {
 
 @dataclass
 class World:
-    """N ranks, started. `directory` gets `<rank>/stdout.log` and `stderr.log`."""
+    """N ranks of one start. `directory` gets `<rank>/stdout.log` and `stderr.log`."""
 
     name: str
     size: int
@@ -127,8 +133,8 @@ class World:
         self, rank: int, port: int, environment: Mapping[str, str], interpreters: Interpreters
     ) -> RankProcess:
         token, logs, interpreter = new_token(), self._logs(rank), interpreters.of(rank)
-        told = self._environment(rank, port, environment, token)
-        handle = interpreters.start(rank, run_rank, (told, *logs))
+        variables = self._environment(rank, port, environment, token)
+        handle = interpreters.start(rank, run_rank, (variables, *logs))
         ended_fd = watch_exit(handle, is_own_child=interpreter is None)
         return RankProcess(rank, handle, ended_fd, logs, token, interpreter)
 
@@ -151,7 +157,7 @@ class World:
         return {**environment, **launch, **own}
 
     def worker(self, rank: int) -> str:
-        """Where the rank's worker server listens."""
+        """Returns where the rank's worker server listens."""
         return str(self.scratch / f"{self.name}.{rank}")
 
     def target(self, rank: int, *, nccl: bool) -> Target:
@@ -166,15 +172,15 @@ class World:
     # -- stores --------------------------------------------------------------------------------------------
 
     def new_store(self) -> int:
-        """Has a fresh TCPStore hosted; returns its port. Every test has its own, so no key outlives a test. Raises
-        OSError.
+        """Has a new TCPStore hosted and returns its port. Every test has its own, so no key outlives a test (decision
+        0001). Raises OSError.
         """
         assert self._stores is not None
         self._store_port = self._stores.new()
         return self._store_port
 
     def store_for(self, *, keep: bool) -> int:
-        """The port for the next test: the last test's when its process group stays. Raises StartFailed."""
+        """Returns the port for the next test: the last test's when its process group stays. Raises StartFailed."""
         try:
             return self._store_port if keep and self._store_port else self.new_store()
         except OSError as e:
@@ -202,15 +208,15 @@ class World:
         return [r for r in self.ranks.values() if not r.exited]
 
     def strays(self) -> list[int]:
-        """Living processes that were started in this world and outlived their rank: descendants of this box, or, where
-        orphans go elsewhere, of whomever.
+        """Returns the living processes that were started in this world and outlived their rank: descendants of this box
+        or, where orphans go elsewhere, any process that was started here.
         """
         sessions = {r.pid for r in self.ranks.values()}
         found = process.descendants(os.getpid()) if process.adopts_orphans() else process.all_processes()
         return [p.pid for p in found if p.state not in "ZX" and (p.session in sessions or self._is_marked(p.pid))]
 
     def _is_marked(self, pid: int) -> bool:
-        """Whether a process was started in this world of this box."""
+        """Returns whether a process was started in this world of this box."""
         own = {"MEGACPP_WORLD": self.name, "MEGACPP_GUARD": os.environ.get("MEGACPP_GUARD")}
         return own.items() <= process.environment_of(pid).items()
 
@@ -228,7 +234,7 @@ class World:
 
 
 def _check_descriptors(number: int) -> None:
-    """Raises OSError where ranks were started that the box could then not hear."""
+    """Raises OSError where so few descriptors are left that the box could not accept the ranks' connections."""
     taken: list[int] = []
     try:
         for _ in range(number):

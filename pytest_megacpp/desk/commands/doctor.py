@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_megacpp.box.gpus.survey import GpuSurvey, Matrix
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
+from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
 from pytest_megacpp.desk.commands.variable_readers import Readers, find_readers
 from pytest_megacpp.desk.config.options import LaneConfig
 from pytest_megacpp.recording.redact import Redactor
@@ -20,7 +21,7 @@ from pytest_megacpp.report.layout import grouped, wrapped
 
 def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
     """The account, line by line, and whether a dry run can start here."""
-    survey = preflight.survey(lane_dir)
+    survey = survey_host(lane_dir)
     ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
     lines = [
         *_pairs("versions", survey.versions),
@@ -63,7 +64,7 @@ def _kernel(directory: Path) -> Iterator[str]:
     yield ""
 
 
-def _devices(survey: preflight.Survey) -> Iterator[str]:
+def _devices(survey: Survey) -> Iterator[str]:
     found = survey.devices
     yield "devices"
     if found.failure:
@@ -98,7 +99,7 @@ def _ways(matrix: Matrix) -> str:
     return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
 
 
-def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
+def _lane(lane: LaneConfig, survey: Survey) -> Iterator[str]:
     """What the lane would come to here; the reasons when it can't be the real thing."""
     real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
     dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
@@ -107,7 +108,7 @@ def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
     yield from (f"  {problem.text}" for problem in dry or real)
 
 
-def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
+def _variables(survey: Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
     """Every contract variable as a rank of the largest lane would get it, and who reads it; then other lanes' own."""
     largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
     settings = _resolved(survey, largest, environment)
@@ -125,13 +126,11 @@ def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environmen
         yield from _differences(lane, settings, _resolved(survey, lane, environment), environment)
 
 
-def _resolved(
-    survey: preflight.Survey, lane: LaneConfig, environment: Mapping[str, str]
-) -> tuple[contract.Setting, ...]:
+def _resolved(survey: Survey, lane: LaneConfig, environment: Mapping[str, str]) -> tuple[contract.Setting, ...]:
     shape = contract.LaunchShape(
         cuda=bool(survey.devices.devices),
         ranks=lane.ranks,
-        cpus=preflight.cpu_count(),
+        cpus=cpu_count(),
         cache_dir="(the run's own)",
         fsdp=True,
         loopback=loopback.for_gloo(),

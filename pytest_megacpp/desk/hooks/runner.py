@@ -122,7 +122,7 @@ class LaneRunner:
 
     def _where(self) -> Place:
         if self._chosen is None:
-            from pytest_megacpp.box.host.preflight import devices
+            from pytest_megacpp.box.gpus.devices import devices
 
             self._chosen = choose_place(self._options, os.environ, lambda: len(devices().devices))
         return self._chosen

@@ -1,0 +1,97 @@
+"""Owns the watches of all living ranks: one thread each while its world lives, asked all at once for evidence. Must not
+decide when.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from pytest_megacpp.box.actions import LookAgain, TakeEvidence
+from pytest_megacpp.box.context import RunContext
+from pytest_megacpp.box.look.watch import CrashWatch, RankWatch
+from pytest_megacpp.box.worlds.world import World
+
+EVIDENCE_S = 3.0  # all ranks together
+
+
+class Watches:
+    """The watches of each world, by its name. What they see is handed to the loop, which records it."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._of: dict[str, list[RankWatch]] = {}
+
+    def start(self, world: World) -> None:
+        context = self._context
+        report = partial(context.report, world.name)
+        nccl = not context.plan.dry_run
+        targets = [world.target(r, nccl=nccl) for r in world.ranks]
+        watches = [RankWatch(t, context.processes, context.recorder.epoch_s, report) for t in targets]
+        for watch in watches:
+            watch.start()
+        self._of[world.name] = watches
+
+    def stop(self, world: str) -> None:
+        for watch in self._of.pop(world, ()):
+            watch.stop()
+
+    def begin(self, world: str, test: int) -> None:
+        """A test begins in the world: they look at its ranks from now on."""
+        for watch in self._of[world]:
+            watch.begin(test)
+
+    def pause(self, world: str) -> None:
+        """No test runs in the world: they look at nothing until the next one begins."""
+        for watch in self._of.get(world, ()):
+            watch.pause()
+
+    def poll_soon(self, world: str) -> None:
+        """Something happened in the world: they look soon, and often again."""
+        for watch in self._of.get(world, ()):
+            watch.poll_soon()
+
+    def watch_crash(self, world: str, rank: int, line: socket.socket) -> None:
+        """Has the dump of a crash read from `line`, which the rank holds open until then."""
+        for watch in self._of.get(world, ()):
+            if watch.target.rank == rank:
+                CrashWatch(line, watch).start()
+
+    # -- evidence ------------------------------------------------------------------------------------------
+
+    def take_evidence(self, action: TakeEvidence) -> None:
+        """Asks living ranks for what they can still say, before any of them is ended."""
+        out = self._out_of_test(action.test)
+        asked = self._living(action.world)
+        if action.stacks_of is not None:
+            asked = [w for w in asked if w.target.rank in action.stacks_of]
+        self._ask_all([partial(_ask, w, action, w.target.rank in out) for w in asked])
+
+    def look_again(self, action: LookAgain) -> None:
+        """Looks at living ranks now instead of when the next look is due."""
+        living = self._living(action.world)
+        stacks = [partial(w.stack, action.test) for w in living if w.target.rank in action.stacks_of]
+        self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
+
+    def _living(self, world: str) -> list[RankWatch]:
+        return [w for w in self._of.get(world, ()) if not self._context.worlds[world].ranks[w.target.rank].exited]
+
+    def _out_of_test(self, test: int | None) -> set[int]:
+        """Returns the ranks that are through with the test."""
+        view = self._context.recorder.timeline.tests.get(test) if test is not None else None
+        return {r for r, v in view.ranks.items() if v.out} if view else set()
+
+    def _ask_all(self, questions: Iterable[Callable[[], None]]) -> None:
+        """Asks all ranks at the same time; one that doesn't answer costs its time-out, not the others'."""
+        threads = [threading.Thread(target=question, daemon=True) for question in questions]
+        for thread in threads:
+            thread.start()
+        self._context.pump.until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
+        self._context.pump.drain()
+
+
+def _ask(watch: RankWatch, action: TakeEvidence, out: bool) -> None:
+    if action.stacks_of is None:
+        watch.evidence(action.test, stack=not out)
+    else:
+        watch.stack(action.test)
