@@ -15,7 +15,8 @@ import yaml
 from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.commands.init import WORKFLOW
 from pytest_megacpp.desk.config.gate import GATE_KEYS
-from pytest_megacpp.desk.config.options import KEYS, LANE_KEYS, OPTION_KEYS, read_gate, read_lanes, read_table, twin
+from pytest_megacpp.desk.config.lanes import LANE_KEYS, read_lanes
+from pytest_megacpp.desk.config.options import KEYS, OPTION_KEYS, read_gate, read_settings, twin
 
 pytest_plugins = "pytester"
 
@@ -57,7 +58,7 @@ def test_the_documented_tables_are_accepted(tmp_path: Path) -> None:
         blocks = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
         file = tmp_path / f"{number}.toml"
         file.write_text("\n".join(blocks))
-        settings = read_table(file)
+        settings = read_settings(file)
         assert read_gate(settings)
         assert read_lanes(settings.get("lanes", {}))
 

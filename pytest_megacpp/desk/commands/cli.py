@@ -14,15 +14,9 @@ import pytest
 
 from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.config.checks import text
-from pytest_megacpp.desk.config.options import (
-    DEFAULT_LANE_DIR,
-    TABLE,
-    read_environment,
-    read_gate,
-    read_lanes,
-    read_table,
-    twin,
-)
+from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings, twin
+from pytest_megacpp.desk.config.pyproject import TABLE
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
@@ -42,7 +36,7 @@ class Desk:
 
     def __init__(self, given: str | None) -> None:
         self.root = root = _root(Path.cwd())
-        self.settings = read_table(root / "pyproject.toml")
+        self.settings = read_settings(root / "pyproject.toml")
         given = given or os.environ.get(twin("lane_dir"), "").strip() or None
         named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
         self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()

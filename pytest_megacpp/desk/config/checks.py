@@ -6,9 +6,12 @@ Every complaint is a `pytest.UsageError` that names the place, what was wrong, t
 from collections.abc import Collection
 from enum import StrEnum
 from math import isfinite
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_megacpp.recording.vocabulary import Preset
 
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
 SURFACES = ("auto", "local", "modal")
@@ -26,6 +29,13 @@ def known(word: object, valid: Collection[str], *, what: str, where: str) -> str
 def member(word: object, cls: type[E], *, what: str, where: str) -> E:
     """The member of `cls` that a user wrote; raises UsageError. A member without a text can't be asked for."""
     return cls(known(word, [one.value for one in cls if one.value], what=what, where=where))
+
+
+def preset(value: object, *, where: str) -> "Preset":
+    """The preset that a user wrote; raises UsageError."""
+    from pytest_megacpp.recording.vocabulary import Preset
+
+    return member(value, Preset, what="preset", where=where)
 
 
 def nearest(word: object, valid: Collection[str]) -> str:

@@ -6,11 +6,9 @@ asks for its limits.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
-from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +22,13 @@ from pytest_megacpp.desk.config.checks import (
     flag,
     known,
     member,
+    preset,
     said_flag,
     seconds,
-    table,
     text,
 )
+from pytest_megacpp.desk.config.lanes import LaneConfig, read_environment, read_lanes, read_limits
+from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.config.gate import Rule
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from pytest_megacpp.surfaces.modal.config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
 
-DRILL_MARK = "expect_verdict"
-TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
 MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
 OPTION_KEYS = (  # each an option and a variable too
@@ -49,30 +47,6 @@ OPTION_KEYS = (  # each an option and a variable too
     *("lane_annotations", "lane_budget", "cache_seed", "triage", "hash_seed"),
 )
 KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed", "data")
-RESERVED_MARKS = frozenset(
-    {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
-    | {DRILL_MARK}
-)
-_GPU = re.compile(r"(?P<type>[A-Za-z0-9][A-Za-z0-9_+!-]*)(?::(?P<count>[1-9]\d{0,4}))?")
-
-
-@dataclass(frozen=True)
-class LaneConfig:
-    """A named launch shape: `gpu` as Modal spells it (`H200:8`), `ranks` the world size, `limits` in seconds. Its
-    `environment` beats that of all lanes.
-    """
-
-    name: str
-    gpu: str
-    ranks: int
-    preset: "Preset | None" = None
-    limits: Mapping[str, float] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def devices(self) -> int:
-        """How many GPUs `gpu` asks for."""
-        return int(self.gpu.partition(":")[2] or 1)
 
 
 @dataclass(frozen=True)
@@ -293,15 +267,15 @@ def misspelt_twins(environ: Mapping[str, str]) -> list[str]:
 
 def read_options(config: pytest.Config) -> Options:
     """Command line, variables and configuration, checked. Raises UsageError."""
-    pyproject = nearest_table(config.rootpath)
-    settings = read_table(pyproject)
+    pyproject = nearest_pyproject(config.rootpath)
+    settings = read_settings(pyproject)
     chosen = _Chooser(config, settings, os.environ)
     return Options(
         surface=chosen("surface", _surface) or "auto",
         surface_given=config.getoption("megacpp_surface") is not None,
         ranks=chosen("ranks", lambda value, where: count(value, what="the world size", where=where)),
         dry_run=chosen("dry_run", _flag) or False,
-        preset=chosen("preset", _preset),
+        preset=chosen("preset", lambda value, where: preset(value, where=where)),
         lane_dir=_lane_dir(config, settings),
         replay=chosen("replay", lambda value, where: text(value, what="the recording", where=where)),
         gate_since=chosen("gate_since", lambda value, where: text(value, what="the revision", where=where)),
@@ -371,36 +345,9 @@ class _Chooser:
         return check(self._settings[name], f"{name} in {TABLE}") if name in self._settings else None
 
 
-def nearest_table(directory: Path) -> Path:
-    """The closest pyproject.toml, from `directory` upwards, that speaks of the plugin: pytest's rootdir may be a
-    subdirectory of the project.
-    """
-    for place in (directory, *directory.parents):
-        file = place / "pyproject.toml"
-        try:
-            if b"pytest_megacpp" in file.read_bytes():
-                return file
-        except OSError:
-            continue
-    return directory / "pyproject.toml"
-
-
-def read_table(pyproject: Path) -> dict[str, object]:
+def read_settings(pyproject: Path) -> dict[str, object]:
     """`[tool.pytest_megacpp]`, its keys checked; empty without a file or without the table. Raises UsageError."""
-    try:
-        data = pyproject.read_bytes()
-    except OSError:
-        return {}
-    if b"pytest_megacpp" not in data:
-        return {}
-    import tomllib
-
-    try:
-        tool = tomllib.loads(data.decode()).get("tool", {})
-    except ValueError as error:
-        raise pytest.UsageError(f"{pyproject}: {error}") from None
-    settings = table(tool, what="[tool]", where=str(pyproject)).get("pytest_megacpp", {})
-    settings = table(settings, what=TABLE, where=str(pyproject))
+    settings = read_table(pyproject)
     for key in settings:
         known(key, KEYS, what="key", where=TABLE)
     return settings
@@ -413,15 +360,6 @@ def read_gate(settings: Mapping[str, object]) -> "tuple[Rule, ...]":
     from pytest_megacpp.desk.config.gate import read_rules
 
     return read_rules(settings["gate"])
-
-
-def read_limits(value: object, where: str) -> dict[str, float]:
-    """A table of limits in seconds. Raises UsageError."""
-    limits = table(value, what="it", where=where)
-    return {
-        known(name, LIMIT_NAMES, what="limit", where=where): seconds(value, what=name, where=where)
-        for name, value in limits.items()
-    }
 
 
 def _surface(value: object, where: str) -> str:
@@ -458,12 +396,6 @@ def _budget(value: object, where: str) -> float:
     return read_budget(value, where)
 
 
-def _preset(value: object, where: str) -> "Preset":
-    from pytest_megacpp.recording.vocabulary import Preset
-
-    return member(value, Preset, what="preset", where=where)
-
-
 def _lane_dir(config: pytest.Config, settings: Mapping[str, object]) -> Path:
     """What was typed counts from where it was typed, the configuration from its own directory."""
     given, told = config.getoption("megacpp_lane_dir"), os.environ.get(twin("lane_dir"), "").strip()
@@ -490,62 +422,6 @@ def _given_limit(entry: str, where: str) -> tuple[str, float]:
     return name, seconds(value.strip(), what=name, where=where)
 
 
-BUILT_IN_LANE = LaneConfig("h200x8", "H200:8", 8)
-LANE_KEYS = ("gpu", "ranks", "preset", "limits", "environment", *LIMIT_NAMES)
-ENVIRONMENT = "[tool.pytest_megacpp.environment]"
-
-
-def read_lanes(value: object) -> dict[str, LaneConfig]:
-    """The built-in lane and the configured ones, which may change it. Raises UsageError."""
-    tables = table(value, what="it", where="[tool.pytest_megacpp.lanes]")
-    configured = {name: _lane(name, settings) for name, settings in tables.items()}
-    return {BUILT_IN_LANE.name: BUILT_IN_LANE, **configured}
-
-
-def _lane(name: str, value: object) -> LaneConfig:
-    where = f"[tool.pytest_megacpp.lanes.{name}]"
-    if not name.isidentifier() or iskeyword(name) or name in RESERVED_MARKS:
-        raise pytest.UsageError(f"{where}: {name!r} can't be a marker's name; use letters, digits and _ (b200x8)")
-    settings = table(value, what="it", where=where)
-    for key in settings:
-        known(key, LANE_KEYS, what="key", where=where)
-    base = BUILT_IN_LANE if name == BUILT_IN_LANE.name else None
-    lane = LaneConfig(
-        name,
-        gpu=_gpu(settings.get("gpu", base.gpu if base else None), where),
-        ranks=1,
-        preset=_lane_preset(settings, where),
-        limits=_lane_limits(settings, where),
-        environment=read_environment(settings.get("environment", {}), lane_environment(name)),
-    )
-    ranks = count(settings.get("ranks", lane.devices), what="ranks", where=where)
-    if ranks > lane.devices:
-        told = f"{where}: {ranks} ranks don't fit on gpu = {lane.gpu!r}; each rank has a device of its own"
-        raise pytest.UsageError(told)
-    return replace(lane, ranks=ranks)
-
-
-def lane_environment(lane: str) -> str:
-    """The table in which a lane has variables of its own."""
-    return f"[tool.pytest_megacpp.lanes.{lane}.environment]"
-
-
-def _gpu(value: object, where: str) -> str:
-    if not isinstance(value, str) or not _GPU.fullmatch(value):
-        raise pytest.UsageError(f'{where}: gpu must say type and number, such as gpu = "B200:8", not {value!r}')
-    return value
-
-
-def _lane_preset(settings: Mapping[str, object], where: str) -> "Preset | None":
-    return _preset(settings["preset"], where) if "preset" in settings else None
-
-
-def _lane_limits(settings: Mapping[str, object], where: str) -> dict[str, float]:
-    """Limits may stand in the lane's table or in a table of their own."""
-    direct = {name: settings[name] for name in LIMIT_NAMES if name in settings}
-    return read_limits(direct, where) | read_limits(settings.get("limits", {}), f"{where[:-1]}.limits]")
-
-
 def _preload(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) and _is_module(name) for name in value):
         raise pytest.UsageError(f'preload in {TABLE} must be a list of module names, such as ["numpy"], not {value!r}')
@@ -554,12 +430,3 @@ def _preload(value: object) -> tuple[str, ...]:
 
 def _is_module(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
-
-
-def read_environment(value: object, where: str = ENVIRONMENT) -> dict[str, str]:
-    """A table of variables. Raises UsageError."""
-    variables = table(value, what="it", where=where)
-    for name, content in variables.items():
-        if not isinstance(content, str) or "\0" in content or not name or "=" in name or "\0" in name:
-            raise pytest.UsageError(f'{where}: variables are texts, such as {name} = "1"; not {content!r}')
-    return {name: str(content) for name, content in variables.items()}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.config.git import look, named
+from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.markers import Expectation
-from pytest_megacpp.desk.config.options import LaneConfig, Options, misspelt_twins
+from pytest_megacpp.desk.config.options import Options, misspelt_twins
 from pytest_megacpp.desk.config.prices import allowance, estimate
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
