@@ -60,7 +60,7 @@ def test_patterns_mean_what_they_mean_in_gitignore() -> None:
             'say where it comes from, source = "s3://bucket/prefix" or a directory, or which volume has it already',
         ),
         ("[x]\nsrc = '/d'", "unknown key 'src'; did you mean 'source'?"),
-        ("[x]\nsource = 3", "source must be a text, not 3"),
+        ("[x]\nsource = 3", "source must be a non-empty string, not 3"),
         ("[x]\nsource = 'http://a/b'", 'source must be "s3://bucket/prefix", "gs://bucket/prefix" or a directory'),
         ("[x]\nsource = 's3://'", 'source must be "s3://bucket/prefix"'),
         ("[x]\nsource = 's3://corpus/a//b'", "source has a prefix that no bucket lists: 'a//b'"),

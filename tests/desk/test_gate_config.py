@@ -57,7 +57,7 @@ def test_a_skip_can_be_allowed() -> None:
         ([{"paths": [], "run": ["a"]}], "watches nothing: give it paths or follow_imports = true"),
         ([{"paths": ["a"]}], "runs nothing: say which tests it guards"),
         ([{"paths": "a", "run": ["a"]}], 'paths must be a list, such as ["**/kernels/**"], not'),
-        ([{"paths": ["a"], "run": [3]}], "an entry of run must be a text, not 3"),
+        ([{"paths": ["a"], "run": [3]}], "an entry of run must be a non-empty string, not 3"),
         ([{"paths": ["a"], "run": ["a"], "follow_imports": "yes"}], "follow_imports must be true or false, not 'yes'"),
         ([{"paths": ["a"], "run": ["../a"]}], "'../a' in run must lie in the project"),
         ([{"paths": ["a"], "run": ["/a"]}], "'/a' in run must lie in the project"),

@@ -126,7 +126,7 @@ def test_images(toml: str, image: ImageConfig) -> None:
         ("volumes = { '/a/../b' = 'v' }", "'/a/../b' must be a path in the box"),
         ("volumes = { '/megacpp/runs' = 'v' }", "is the plugin's own place"),
         ("volumes = { '/w' = { volume = 'v', readonly = true } }", "unknown key 'readonly'; did you mean 'read_only'?"),
-        ("volumes = { '/w' = { read_only = true } }", "it must be a text, not None"),
+        ("volumes = { '/w' = { read_only = true } }", "it must be a non-empty string, not None"),
         ("region = 3", "region must be a region or a list of them"),
         ("runtime = 'runc'", "unknown runtime 'runc'. Known: gvisor, vm"),
         ("runtime = 'gVisor'", "unknown runtime 'gVisor'; did you mean 'gvisor'?"),

@@ -15,7 +15,8 @@ import pytest
 from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.config.checks import text
 from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
-from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings, twin
+from pytest_megacpp.desk.config.option import variable_of
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings
 from pytest_megacpp.desk.config.pyproject import TABLE
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
@@ -37,7 +38,7 @@ class Desk:
     def __init__(self, given: str | None) -> None:
         self.root = root = _root(Path.cwd())
         self.settings = read_settings(root / "pyproject.toml")
-        given = given or os.environ.get(twin("lane_dir"), "").strip() or None
+        given = given or os.environ.get(variable_of("lane_dir"), "").strip() or None
         named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
         self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()
 
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
     command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
     gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
-    since = os.environ.get(twin("gate_since")) or None
+    since = os.environ.get(variable_of("gate_since")) or None
     gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
     gate.add_argument(
         "places", metavar="PATH", nargs="*", help="where lane tests are, as pytest is given (default: all)"
@@ -203,7 +204,7 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
 
     since = arguments.since or desk.settings.get("gate_since")
     revision = text(since, what="the revision", where="megacpp gate --since")
-    rules = read_gate(desk.settings)
+    rules = read_gate(desk.settings.get("gate", []))
     test_files, lanes = read_test_files(desk.root), tuple(read_lanes(desk.settings.get("lanes", {})))
     gate = decide(revision, rules, desk.root, test_files, sys.path)
     places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import LIMIT_NAMES, count, known, preset, seconds, table
+from pytest_megacpp.desk.config.checks import LIMIT_NAMES, Unparsed, count, known, preset, seconds, table
 
 if TYPE_CHECKING:
     from pytest_megacpp.recording.vocabulary import Preset
 
 DRILL_MARK = "expect_verdict"
 LANE_KEYS = ("gpu", "ranks", "preset", "limits", "environment", *LIMIT_NAMES)
+LIMITS = "[tool.pytest_megacpp.limits]"
 ENVIRONMENT = "[tool.pytest_megacpp.environment]"
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
@@ -99,13 +100,22 @@ def _lane_limits(settings: Mapping[str, object], where: str) -> dict[str, float]
     return read_limits(direct, where) | read_limits(settings.get("limits", {}), f"{where[:-1]}.limits]")
 
 
-def read_limits(value: object, where: str) -> dict[str, float]:
+def read_limits(value: object, where: str = LIMITS) -> dict[str, float]:
     """A table of limits in seconds. Raises UsageError."""
     limits = table(value, what="it", where=where)
     return {
         known(name, LIMIT_NAMES, what="limit", where=where): seconds(value, what=name, where=where)
         for name, value in limits.items()
     }
+
+
+def limit_entry(value: object, *, where: str) -> tuple[str, float]:
+    """A limit as `NAME=SECONDS`. Raises UsageError."""
+    name, equals, time_s = str(value).partition("=")
+    if not equals:
+        raise pytest.UsageError(f"{where}: write NAME=SECONDS, with NAME one of {', '.join(LIMIT_NAMES)}")
+    name = known(name.strip(), LIMIT_NAMES, what="limit", where=where)
+    return name, seconds(Unparsed(time_s.strip()), what=name, where=where)
 
 
 def read_environment(value: object, where: str = ENVIRONMENT) -> dict[str, str]:
