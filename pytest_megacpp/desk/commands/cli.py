@@ -17,7 +17,7 @@ from pytest_megacpp.desk.config.checks import text
 from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
 from pytest_megacpp.desk.config.option import variable_of
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings
-from pytest_megacpp.desk.config.pyproject import TABLE
+from pytest_megacpp.desk.config.pyproject import TABLE, misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
@@ -149,6 +149,8 @@ def _run(arguments: argparse.Namespace) -> int:
     command: Command = arguments.run
     try:
         desk = Desk(arguments.lane_dir)
+        if (misspelt := misspelt_table(desk.root)) is not None:
+            _complain(misspelt)
         _clean_up(desk.lane_dir)
         return command(desk, arguments)
     except BrokenPipeError:

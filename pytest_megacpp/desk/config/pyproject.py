@@ -1,26 +1,24 @@
 """Owns finding and reading `[tool.pytest_megacpp]` in pyproject.toml; must not know what may be in it."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_megacpp.desk.config.checks import table
 
-TABLE = "[tool.pytest_megacpp]"
+NAME = "pytest_megacpp"
+TABLE = f"[tool.{NAME}]"
+_HEADER = re.compile(r"^[ \t]*\[{1,2}[ \t]*tool[ \t]*\.[ \t]*[\"']?(?P<name>[\w-]+)", re.MULTILINE)
+NEARLY = 0.88  # `pytest_mega` just is; `pytest-cpp`, which is another plugin, isn't with 0.83
 
 
 def nearest_pyproject(directory: Path) -> Path:
     """The closest pyproject.toml, from `directory` upwards, that speaks of the plugin: pytest's rootdir may be a
     subdirectory of the project.
     """
-    for place in (directory, *directory.parents):
-        file = place / "pyproject.toml"
-        try:
-            if b"pytest_megacpp" in file.read_bytes():
-                return file
-        except OSError:
-            continue
-    return directory / "pyproject.toml"
+    return next((file for file, data in _upwards(directory) if NAME in data), directory / "pyproject.toml")
 
 
 def read_table(pyproject: Path) -> dict[str, object]:
@@ -29,7 +27,7 @@ def read_table(pyproject: Path) -> dict[str, object]:
         data = pyproject.read_bytes()
     except OSError:
         return {}
-    if b"pytest_megacpp" not in data:
+    if NAME.encode() not in data:
         return {}
     import tomllib
 
@@ -37,5 +35,38 @@ def read_table(pyproject: Path) -> dict[str, object]:
         tool = tomllib.loads(data.decode()).get("tool", {})
     except ValueError as error:
         raise pytest.UsageError(f"{pyproject}: {error}") from None
-    settings = table(tool, what="[tool]", where=str(pyproject)).get("pytest_megacpp", {})
+    settings = table(tool, what="[tool]", where=str(pyproject)).get(NAME, {})
     return table(settings, what=TABLE, where=str(pyproject))
+
+
+def misspelt_table(directory: Path) -> str | None:
+    """What to say of a table whose name is nearly ours, in the nearest file that speaks of the plugin or below it: no
+    other tool complains of it either.
+    """
+    for file, data in _upwards(directory):
+        for name in dict.fromkeys(found["name"] for found in _HEADER.finditer(data)):
+            if _is_nearly_ours(name):
+                return f"{file}: [tool.{name}] means nothing to pytest-megacpp; did you mean {TABLE}?"
+        if NAME in data:
+            break
+    return None
+
+
+def _is_nearly_ours(name: str) -> bool:
+    folded = name.replace("-", "_").lower()
+    if name == NAME or not ("meg" in folded or "cpp" in folded):
+        return False  # most sessions need not load difflib
+    from difflib import get_close_matches
+
+    return bool(get_close_matches(folded, [NAME], cutoff=NEARLY))
+
+
+def _upwards(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Every pyproject.toml that can be read, the closest first; bytes that are no UTF-8 are replaced."""
+    for place in (directory, *directory.parents):
+        file = place / "pyproject.toml"
+        try:
+            data = file.read_bytes()
+        except OSError:
+            continue
+        yield file, data.decode(errors="replace")
