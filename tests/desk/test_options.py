@@ -186,7 +186,7 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
         ("limits = 3", "it must be a table, not 3"),
         ("limits = {stal = 3}", "[tool.pytest_megacpp.limits]: unknown limit 'stal'; did you mean 'stall'?"),
         ("limits = {stall = 0}", "stall must be a number of seconds above 0, not 0"),
-        ("lanes = {x = {}}", "[tool.pytest_megacpp.lanes.x]: gpu must say type and number"),
+        ("lanes = {x = {}}", "[tool.pytest_megacpp.lanes.x]: gpu must be a type and a number"),
         ("lanes = {x = {gpu = 'B200:0'}}", "not 'B200:0'"),
         ("lanes = {x = {gpu = 'B200:8', rank = 3}}", "unknown key 'rank'; did you mean 'ranks'?"),
         ("lanes = {x = {gpu = 'B200:4', ranks = 8}}", "8 ranks don't fit on gpu = 'B200:4'"),
@@ -199,11 +199,11 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
         ("preload = ['a b']", "not ['a b']"),
         (
             "lanes.a1.gpu = 'L4'\nlanes.a1.environment = {A = 1}",
-            "lanes.a1.environment]: variables are texts, such as A",
+            "lanes.a1.environment]: variables are strings, such as A",
         ),
         ("preset = 'diagnostics'", "unknown preset 'diagnostics'; did you mean 'diagnostic'?"),
         ("lanes.a1 = {gpu = 'L4', preset = 'tiny'}", "[tool.pytest_megacpp.lanes.a1]: unknown preset 'tiny'"),
-        ("environment = {A = 1}", 'variables are texts, such as A = "1"; not 1'),
+        ("environment = {A = 1}", 'variables are strings, such as A = "1"; not 1'),
     ],
 )
 def test_wrong_configuration_is_said(read: Read, toml: str, said: str) -> None:

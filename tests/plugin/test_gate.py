@@ -158,7 +158,7 @@ def test_no_rules_are_a_usage_error(gated: Gated) -> None:
     gated.write("pyproject.toml", "[tool.pytest.ini_options]\n[tool.pytest_megacpp]\n")
     ran = gated.pytest(*GATE)
     assert ran.code == pytest.ExitCode.USAGE_ERROR
-    assert "there is no rule to gate by: write at least one [[tool.pytest_megacpp.gate]]" in ran.text
+    assert "no gate rule is configured: add at least one [[tool.pytest_megacpp.gate]]" in ran.text
 
 
 def test_a_variable_gates_lane_sessions_only(gated: Gated) -> None:

@@ -67,7 +67,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line; what it parses has the command to run in `run`."""
     raw = argparse.RawDescriptionHelpFormatter
     megacpp = argparse.ArgumentParser(
-        "megacpp", description="Runs distributed lanes and looks at runs.", epilog=EXIT_CODES, formatter_class=raw
+        "megacpp",
+        description="Run distributed lane tests and inspect their runs.",
+        epilog=EXIT_CODES,
+        formatter_class=raw,
     )
     commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
 
@@ -80,20 +83,22 @@ def parser() -> argparse.ArgumentParser:
     about_run = "run pytest for a script: 0 passed, 1 failed, 2 blocked or infrastructure"
     run = commands.add_parser("run", help=about_run, description=about_run, epilog=EXIT_CODES, formatter_class=raw)
     run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
-    command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
-    gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
+    command("init", _init, "write a first configuration, lane test and workflow; existing files are left alone")
+    gate = command("gate", _gate, "show which gate rules a change triggers, without running anything")
     since = os.environ.get(variable_of("gate_since")) or None
-    gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
     gate.add_argument(
-        "places", metavar="PATH", nargs="*", help="where lane tests are, as pytest is given (default: all)"
+        "--since", metavar="REV", default=since, help="compare with the merge base of REV and this branch"
     )
-    gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
+    gate.add_argument(
+        "places", metavar="PATH", nargs="*", help="where lane tests are, as for pytest (default: everywhere)"
+    )
+    gate.add_argument("--explain", action="store_true", help="show every reason, and each test file with its own")
     command("runs", _runs, "list the runs of this project")
     show = command("show", _show, "show a run and the text of each failing test")
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
-    doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
+    doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or Modal")
     doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
     _add_seed(commands)
     return megacpp
@@ -101,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     raw = argparse.RawDescriptionHelpFormatter
-    about = "look at the compile caches that green runs left, and tidy them"
+    about = "inspect and manage seeds, the compile caches that green runs left"
     seed = commands.add_parser("seed", help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
     seed.set_defaults(run=_seed, lane_dir=None)
     actions = seed.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -113,7 +118,7 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     action("list", "list the seeds by launch shape; * marks the last known good ones")
     for name, about in (
-        ("show", "show all that is known of a seed"),
+        ("show", "show everything that is known about a seed"),
         ("promote", "make a seed the last known good one of its shape"),
     ):
         action(name, about).add_argument("name", metavar="ID", help="id, or its beginning")

@@ -110,7 +110,7 @@ def flag(value: object, *, what: str, where: str) -> bool:
 def _flag_in_words(value: str, where: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if value.lower() not in words:
-        raise pytest.UsageError(f"{where}: it must be 1 or 0 (true, false, yes, no, on, off), not {value!r}")
+        raise pytest.UsageError(f"{where}: it must be 1 or 0 (or true, false, yes, no, on, off), not {value!r}")
     return words[value.lower()]
 
 

@@ -86,7 +86,7 @@ def lane_environment(lane: str) -> str:
 
 def _gpu(value: object, where: str) -> str:
     if not isinstance(value, str) or not _GPU.fullmatch(value):
-        raise pytest.UsageError(f'{where}: gpu must say type and number, such as gpu = "B200:8", not {value!r}')
+        raise pytest.UsageError(f'{where}: gpu must be a type and a number, such as gpu = "B200:8", not {value!r}')
     return value
 
 
@@ -123,5 +123,5 @@ def read_environment(value: object, where: str = ENVIRONMENT) -> dict[str, str]:
     variables = table(value, what="it", where=where)
     for name, content in variables.items():
         if not isinstance(content, str) or "\0" in content or not name or "=" in name or "\0" in name:
-            raise pytest.UsageError(f'{where}: variables are texts, such as {name} = "1"; not {content!r}')
+            raise pytest.UsageError(f'{where}: variables are strings, such as {name} = "1"; not {content!r}')
     return {name: str(content) for name, content in variables.items()}
