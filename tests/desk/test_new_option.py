@@ -27,7 +27,7 @@ def pytest_report_header(config):
     return f"depth: {read_options(config).colour_depth!r}"
 """
 DOCUMENTS = """\
-from pytest_megacpp.desk.config.option import configuration_table, readme_table
+from pytest_megacpp.desk.config.declarations import configuration_table, readme_table
 from pytest_megacpp.desk.config.options import Options
 print(configuration_table(Options), readme_table(Options))
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.config.checks import ANNOTATIONS, LIMIT_NAMES, SURFACES
-from pytest_megacpp.desk.config.option import misspelt_variables, options_of
+from pytest_megacpp.desk.config.declarations import misspelt_variables, options_of
 from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
@@ -83,7 +83,7 @@ environment = {NCCL_DEBUG = "TRACE", NCCL_ALGO = "Ring"}
 """
 
 
-def test_the_twins(read: Read, pytester: pytest.Pytester) -> None:
+def test_the_table(read: Read, pytester: pytest.Pytester) -> None:
     options = read(toml=TOML)
     assert (options.surface, options.surface_given, options.ranks, options.dry_run) == ("local", False, 2, True)
     assert options.lane_dir == pytester.path / "build" / "lanes"
@@ -102,7 +102,7 @@ def test_a_lane_s_variables_beat_those_of_all_lanes(read: Read) -> None:
     assert options.environment_for("h100x2") == {"NCCL_DEBUG": "TRACE", "NCCL_ALGO": "Ring"}
 
 
-def test_the_command_line_beats_the_twin(read: Read, pytester: pytest.Pytester) -> None:
+def test_the_command_line_beats_the_table(read: Read, pytester: pytest.Pytester) -> None:
     options = read("--surface=auto", "--ranks=8", "--preset=full", "--lane-dir=/lanes", toml=TOML)
     assert (options.surface, options.surface_given, options.ranks, options.preset) == ("auto", True, 8, "full")
     assert options.lane_dir == Path("/lanes")

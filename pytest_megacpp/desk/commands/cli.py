@@ -14,8 +14,8 @@ import pytest
 
 from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.config.checks import text
+from pytest_megacpp.desk.config.declarations import variable_of
 from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
-from pytest_megacpp.desk.config.option import variable_of
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings
 from pytest_megacpp.desk.config.pyproject import TABLE, misspelt_table
 from pytest_megacpp.desk.run import runs

@@ -74,8 +74,7 @@ def _lane(name: str, value: object) -> LaneConfig:
     )
     ranks = count(settings.get("ranks", lane.devices), what="ranks", where=where)
     if ranks > lane.devices:
-        told = f"{where}: {ranks} ranks don't fit on gpu = {lane.gpu!r}; each rank has a device of its own"
-        raise pytest.UsageError(told)
+        raise pytest.UsageError(f"{where}: {ranks} ranks don't fit on gpu = {lane.gpu!r}: each rank has its own device")
     return replace(lane, ranks=ranks)
 
 

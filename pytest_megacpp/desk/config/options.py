@@ -1,6 +1,6 @@
 """Owns what the user asked for, on the command line, in `MEGACPP_*` and `[tool.pytest_megacpp]`; not how it is done.
 
-Each option and each table is declared once, as a field of `Options`; what follows from a declaration is in `option`.
+Each option and each table is declared once, as a field of `Options`; what follows from that is in `declarations`.
 Every session pays for importing this module, so it needs pytest and what pytest itself has already imported, and
 nothing of the recording's language until a lane test asks for its limits.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_megacpp.desk.config import option as declarations
+from pytest_megacpp.desk.config import declarations
 from pytest_megacpp.desk.config.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
@@ -27,8 +27,8 @@ from pytest_megacpp.desk.config.checks import (
     preset,
     text,
 )
+from pytest_megacpp.desk.config.declarations import deferred_table, option, pairs, switch, table
 from pytest_megacpp.desk.config.lanes import LaneConfig, limit_entry, read_environment, read_lanes, read_limits
-from pytest_megacpp.desk.config.option import deferred_table, option, pairs, switch, table
 from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.config.declarations import misspelt_variables
 from pytest_megacpp.desk.config.git import look, named
 from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.markers import Expectation
-from pytest_megacpp.desk.config.option import misspelt_variables
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance, estimate
 from pytest_megacpp.desk.gate.enforce import Gatekeeper

@@ -1,7 +1,8 @@
 """Owns how an option or a table is declared, and what follows from that: command line, variable, key of the table and
 documentation; must not know which options there are.
 
-A declaration is a field of a dataclass. Of `lane_dir` follow `--lane-dir`, `MEGACPP_LANE_DIR` and the key `lane_dir`.
+A declaration is a field of a dataclass. From its name, such as `lane_dir`, follow `--lane-dir`, `MEGACPP_LANE_DIR` and
+the key `lane_dir`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,16 @@ import pytest
 from pytest_megacpp.desk.config.checks import Unparsed, flag
 from pytest_megacpp.desk.config.pyproject import TABLE
 
+_DECLARED = "megacpp"  # the key of a field's metadata
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Check(Protocol[T_co]):
-    """Returns what a value means; `where` it was written is for messages. Raises UsageError.
+    """Returns the checked value; `where` it was written is for messages. Raises UsageError.
 
-    A relative path that it returns counts from where the value was written.
+    A relative path that it returns counts from the directory of what was written: the working directory for the
+    command line and variables, pytest's root directory for the table.
     """
 
     def __call__(self, value: object, /, *, where: str) -> T_co: ...
@@ -32,9 +35,10 @@ class Check(Protocol[T_co]):
 class Option:
     """One option. `help` is for the terminal, `more` continues it in the documents; no `metavar`: it takes no value.
 
-    `default` is what nobody wrote, as it would be written in the table; None: the option is None.
+    `default` is checked like a value of the table; without one, an option that nobody wrote is None.
 
-    `excludes` other options of the command line, each for a reason; one that is only configured then has no effect.
+    `excludes` has other options of the command line, with the reasons: a usage error where both are on the command
+    line; an option that only a variable or the table sets then has no effect.
     """
 
     check: Check[Any]
@@ -50,6 +54,8 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
+    """A key that is no option; `read` checks it, and `absent` stands for one that isn't there."""
+
     read: Callable[[Any], Any]
     absent: object
 
@@ -80,10 +86,18 @@ def option(check: Check[Any], **declared: Any) -> Any:
 
 
 def switch(*, help: str, more: str = "", only_typed: bool = False, excludes: Mapping[str, str] | None = None) -> bool:
-    """An option without a value; `only_typed` on the command line, so neither a variable nor a key stands for it."""
-    check = partial(flag, what="it")
-    has_twins = not only_typed
-    value: bool = _declare(Option(check, help, more, None, False, False, has_twins, has_twins, excludes or {}))
+    """An option without a value; `only_typed` on the command line, so it has neither a variable nor a key."""
+    value: bool = _declare(
+        Option(
+            partial(flag, what="it"),
+            help,
+            more,
+            default=False,
+            has_variable=not only_typed,
+            has_key=not only_typed,
+            excludes=excludes or {},
+        )
+    )
     return value
 
 
@@ -112,9 +126,6 @@ class deferred_table(cached_property[T]):
 def _declare(declared: Option | _Table) -> Any:
     """A field of a dataclass; for a type checker it is the value that the field will have."""
     return field(metadata={_DECLARED: declared})
-
-
-_DECLARED = "megacpp"
 
 
 def options_of(cls: Any) -> dict[str, Option]:
