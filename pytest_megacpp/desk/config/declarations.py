@@ -2,21 +2,23 @@
 documentation; must not know which options there are.
 
 A declaration is a field of a dataclass. From its name, such as `lane_dir`, follow `--lane-dir`, `MEGACPP_LANE_DIR` and
-the key `lane_dir`.
+the key `lane_dir`. Every session pays for importing this module, so it has no dataclass: creating one costs as much as
+the rest of the module.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
 import pytest
 
 from pytest_megacpp.desk.config.checks import Unparsed, flag
 from pytest_megacpp.desk.config.pyproject import TABLE
 
-_DECLARED = "megacpp"  # the key of a field's metadata
+_OPTION, _TABLE = "megacpp-option", "megacpp-table"  # keys of a field's metadata
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -31,8 +33,7 @@ class Check(Protocol[T_co]):
     def __call__(self, value: object, /, *, where: str) -> T_co: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option. `help` is for the terminal, `more` continues it in the documents; no `metavar`: it takes no value.
 
     `default` is checked like a value of the table; without one, an option that nobody wrote is None.
@@ -49,15 +50,7 @@ class Option:
     is_repeatable: bool = False
     has_variable: bool = True
     has_key: bool = True
-    excludes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A key that is no option; `read` checks it, and `absent` stands for one that isn't there."""
-
-    read: Callable[[Any], Any]
-    absent: object
+    excludes: Mapping[str, str] = MappingProxyType({})
 
 
 # -- declaring -----------------------------------------------------------------------------------------------------
@@ -82,22 +75,21 @@ def option(
 
 def option(check: Check[Any], **declared: Any) -> Any:
     """An option with a value; without a default it is None where nobody wrote one."""
-    return _declare(Option(check, **declared))
+    return field(metadata={_OPTION: Option(check, **declared)})
 
 
 def switch(*, help: str, more: str = "", only_typed: bool = False, excludes: Mapping[str, str] | None = None) -> bool:
     """An option without a value; `only_typed` on the command line, so it has neither a variable nor a key."""
-    value: bool = _declare(
-        Option(
-            partial(flag, what="it"),
-            help,
-            more,
-            default=False,
-            has_variable=not only_typed,
-            has_key=not only_typed,
-            excludes=excludes or {},
-        )
+    declared = Option(
+        partial(flag, what="it"),
+        help,
+        more,
+        default=False,
+        has_variable=not only_typed,
+        has_key=not only_typed,
+        excludes=excludes or {},
     )
+    value: bool = field(metadata={_OPTION: declared})
     return value
 
 
@@ -105,13 +97,14 @@ def pairs(check: Check[tuple[str, T]], *, metavar: str, help: str, more: str = "
     """A repeatable option without a key: `check` takes one entry; its variable has several, between commas or blanks.
     The command line's entries override the variable's.
     """
-    value: Mapping[str, T] = _declare(Option(check, help, more, metavar, is_repeatable=True, has_key=False))
+    declared = Option(check, help, more, metavar, is_repeatable=True, has_key=False)
+    value: Mapping[str, T] = field(metadata={_OPTION: declared})
     return value
 
 
 def table(read: Callable[[Any], T], *, absent: object) -> T:
     """A table, or another key that is no option: what `read` makes of it, or of `absent` where it isn't there."""
-    value: T = _declare(_Table(read, absent))
+    value: T = field(metadata={_TABLE: (read, absent)})
     return value
 
 
@@ -123,14 +116,14 @@ class deferred_table(cached_property[T]):
         self.__doc__ = read.__doc__
 
 
-def _declare(declared: Option | _Table) -> Any:
-    """A field of a dataclass; for a type checker it is the value that the field will have."""
-    return field(metadata={_DECLARED: declared})
-
-
 def options_of(cls: Any) -> dict[str, Option]:
     """What a class declares, in its order."""
-    return {name: declared for name, declared in _declarations(cls) if isinstance(declared, Option)}
+    return {one.name: one.metadata[_OPTION] for one in fields(cls) if _OPTION in one.metadata}
+
+
+def _tables_of(cls: Any) -> dict[str, tuple[Callable[[object], Any], object]]:
+    """How each is read, and what stands for one that isn't there."""
+    return {one.name: one.metadata[_TABLE] for one in fields(cls) if _TABLE in one.metadata}
 
 
 def deferred_tables_of(cls: type) -> tuple[str, ...]:
@@ -139,12 +132,8 @@ def deferred_tables_of(cls: type) -> tuple[str, ...]:
 
 def keys_of(cls: type) -> tuple[str, ...]:
     """What may be in the table."""
-    declared = (name for name, one in _declarations(cls) if isinstance(one, _Table) or one.has_key)
-    return (*declared, *deferred_tables_of(cls))
-
-
-def _declarations(cls: Any) -> Iterator[tuple[str, Option | _Table]]:
-    return ((one.name, one.metadata[_DECLARED]) for one in fields(cls) if _DECLARED in one.metadata)
+    options = (name for name, declared in options_of(cls).items() if declared.has_key)
+    return (*options, *_tables_of(cls), *deferred_tables_of(cls))
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -188,13 +177,13 @@ def _dest(name: str) -> str:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Sources:
     """Where an option may be written. The command line overrides the variable, which overrides the table."""
 
-    config: pytest.Config
-    environ: Mapping[str, str]
-    settings: Mapping[str, object]
+    def __init__(self, config: pytest.Config, environ: Mapping[str, str], settings: Mapping[str, object]) -> None:
+        self.config = config
+        self.environ = environ
+        self.settings = settings
 
     def given(self, name: str) -> Any:
         """What the command line says; None where it doesn't."""
@@ -205,52 +194,48 @@ class Sources:
         return self.environ.get(variable_of(name), "").strip()
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A relative path counts from `base`."""
-
-    value: object
-    where: str
-    base: Path
+_Written: TypeAlias = tuple[object, str, Path]
+"""A value, where it was written, and the directory from which it counts if it is a relative path."""
 
 
 def read_declared(cls: type, sources: Sources) -> dict[str, Any]:
     """The fields that a class declares, checked. Raises UsageError."""
     options = {name: _read(name, declared, sources) for name, declared in options_of(cls).items()}
-    tables = ((name, one) for name, one in _declarations(cls) if isinstance(one, _Table))
-    return options | {name: one.read(sources.settings.get(name, one.absent)) for name, one in tables}
+    tables = _tables_of(cls).items()
+    return options | {name: read(sources.settings.get(name, absent)) for name, (read, absent) in tables}
 
 
 def _read(name: str, declared: Option, sources: Sources) -> Any:
     if declared.is_repeatable:
-        return dict(declared.check(one.value, where=one.where) for one in _entries(name, sources))
+        return dict(declared.check(entry, where=where) for entry, where in _entries(name, sources))
     written = _first(name, declared, sources)
     if written is None:
         return None
-    value = declared.check(written.value, where=written.where)
+    given, where, base = written
+    value = declared.check(given, where=where)
     if value and _is_excluded(name, declared, sources):
         return declared.default
-    return written.base / value if isinstance(value, Path) else value
+    return base / value if isinstance(value, Path) else value
 
 
 def _first(name: str, declared: Option, sources: Sources) -> _Written | None:
     typed_in, configured_in = sources.config.invocation_params.dir, sources.config.rootpath
     if (given := sources.given(name)) is not None:
-        return _Written(given if given is True else Unparsed(given), argument_of(name), typed_in)
+        return given if given is True else Unparsed(given), argument_of(name), typed_in
     if declared.has_variable and (content := sources.variable(name)):
-        return _Written(Unparsed(content), variable_of(name), typed_in)
+        return Unparsed(content), variable_of(name), typed_in
     if declared.has_key and name in sources.settings:
-        return _Written(sources.settings[name], f"{name} in {TABLE}", configured_in)
-    return None if declared.default is None else _Written(declared.default, "the default", configured_in)
+        return sources.settings[name], f"{name} in {TABLE}", configured_in
+    return None if declared.default is None else (declared.default, "the default", configured_in)
 
 
-def _entries(name: str, sources: Sources) -> Iterator[_Written]:
-    typed_in = sources.config.invocation_params.dir
+def _entries(name: str, sources: Sources) -> Iterator[tuple[Unparsed, str]]:
+    """Each entry of a repeatable option, and where it was written."""
     for where, entries in (
         (variable_of(name), sources.variable(name).replace(",", " ").split()),
         (argument_of(name), sources.given(name) or ()),
     ):
-        yield from (_Written(Unparsed(entry), f"{where} {entry}", typed_in) for entry in entries)
+        yield from ((Unparsed(entry), f"{where} {entry}") for entry in entries)
 
 
 def _is_excluded(name: str, declared: Option, sources: Sources) -> bool:

@@ -76,7 +76,7 @@ def _is_module(name: str) -> bool:
 # -- options -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
     """All options and tables, checked, in the order in which users read about them.
 

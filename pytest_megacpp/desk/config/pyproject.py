@@ -10,7 +10,7 @@ from pytest_megacpp.desk.config.checks import table
 
 NAME = "pytest_megacpp"
 TABLE = f"[tool.{NAME}]"
-_HEADER = re.compile(r"^[ \t]*\[{1,2}[ \t]*tool[ \t]*\.[ \t]*[\"']?(?P<name>[\w-]+)", re.MULTILINE)
+_HEADER = r"\[{1,2}[ \t]*tool[ \t]*\.[ \t]*[\"']?(?P<name>[\w-]+)"  # compiled where a line looks like ours
 NEARLY = 0.88  # `pytest_mega` just is; `pytest-cpp`, which is another plugin, isn't with 0.83
 
 
@@ -44,21 +44,25 @@ def misspelt_table(directory: Path) -> str | None:
     other tool complains of it either.
     """
     for file, data in _upwards(directory):
-        for name in dict.fromkeys(found["name"] for found in _HEADER.finditer(data)):
-            if _is_nearly_ours(name):
+        for line in map(str.strip, data.splitlines()):
+            if line.startswith("[") and (name := _misspelt_name(line)):
                 return f"{file}: [tool.{name}] means nothing to pytest-megacpp; did you mean {TABLE}?"
         if NAME in data:
             break
     return None
 
 
-def _is_nearly_ours(name: str) -> bool:
-    folded = name.replace("-", "_").lower()
-    if name == NAME or not ("meg" in folded or "cpp" in folded):
-        return False  # most sessions need not load difflib
+def _misspelt_name(header: str) -> str | None:
+    """The name of a table of a tool, if it is nearly ours."""
+    folded = header.lower()
+    if not ("meg" in folded or "cpp" in folded):
+        return None  # most sessions need neither a pattern nor difflib
+    found = re.match(_HEADER, header)
+    if found is None or found["name"] == NAME:
+        return None
     from difflib import get_close_matches
 
-    return bool(get_close_matches(folded, [NAME], cutoff=NEARLY))
+    return found["name"] if get_close_matches(found["name"].replace("-", "_").lower(), [NAME], cutoff=NEARLY) else None
 
 
 def _upwards(directory: Path) -> Iterator[tuple[Path, str]]:
