@@ -16,8 +16,8 @@ from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.config.checks import text
 from pytest_megacpp.desk.config.declarations import variable_of
 from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
-from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_settings
-from pytest_megacpp.desk.config.pyproject import TABLE, misspelt_table
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_lane_dir, read_settings
+from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
@@ -38,9 +38,7 @@ class Desk:
     def __init__(self, given: str | None) -> None:
         self.root = root = _root(Path.cwd())
         self.settings = read_settings(root / "pyproject.toml")
-        given = given or os.environ.get(variable_of("lane_dir"), "").strip() or None
-        named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
-        self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()
+        self.lane_dir = read_lane_dir(given or None, self.settings, root)
 
 
 Command = Callable[[Desk, argparse.Namespace], int]

@@ -170,6 +170,11 @@ def add_option(group: pytest.OptionGroup, name: str, declared: Option) -> None:
     group.addoption(argument_of(name), dest=_dest(name), default=None, help=declared.help, **how)
 
 
+def given_of(cls: type, config: pytest.Config) -> dict[str, Any]:
+    """What the command line says of each option; None where it doesn't."""
+    return {name: config.getoption(_dest(name)) for name in options_of(cls)}
+
+
 def _dest(name: str) -> str:
     return f"megacpp_{name}"
 
@@ -178,16 +183,25 @@ def _dest(name: str) -> str:
 
 
 class Sources:
-    """Where an option may be written. The command line overrides the variable, which overrides the table."""
+    """Where an option may be written. The command line (`given`) overrides the variable, which overrides the table.
 
-    def __init__(self, config: pytest.Config, environ: Mapping[str, str], settings: Mapping[str, object]) -> None:
-        self.config = config
+    A relative path counts from `typed_in`, that of a table from `configured_in`.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        environ: Mapping[str, str],
+        settings: Mapping[str, object],
+        *,
+        typed_in: Path,
+        configured_in: Path,
+    ) -> None:
+        self.given = {name: value for name, value in given.items() if value is not None}
         self.environ = environ
         self.settings = settings
-
-    def given(self, name: str) -> Any:
-        """What the command line says; None where it doesn't."""
-        return self.config.getoption(_dest(name))
+        self.typed_in = typed_in
+        self.configured_in = configured_in
 
     def variable(self, name: str) -> str:
         """A variable that is set to nothing is not set: that is how CI systems leave out an input."""
@@ -200,12 +214,13 @@ _Written: TypeAlias = tuple[object, str, Path]
 
 def read_declared(cls: type, sources: Sources) -> dict[str, Any]:
     """The fields that a class declares, checked. Raises UsageError."""
-    options = {name: _read(name, declared, sources) for name, declared in options_of(cls).items()}
+    options = {name: read_option(name, declared, sources) for name, declared in options_of(cls).items()}
     tables = _tables_of(cls).items()
     return options | {name: read(sources.settings.get(name, absent)) for name, (read, absent) in tables}
 
 
-def _read(name: str, declared: Option, sources: Sources) -> Any:
+def read_option(name: str, declared: Option, sources: Sources) -> Any:
+    """One option, checked. Raises UsageError."""
     if declared.is_repeatable:
         return dict(declared.check(entry, where=where) for entry, where in _entries(name, sources))
     written = _first(name, declared, sources)
@@ -219,29 +234,29 @@ def _read(name: str, declared: Option, sources: Sources) -> Any:
 
 
 def _first(name: str, declared: Option, sources: Sources) -> _Written | None:
-    typed_in, configured_in = sources.config.invocation_params.dir, sources.config.rootpath
-    if (given := sources.given(name)) is not None:
-        return given if given is True else Unparsed(given), argument_of(name), typed_in
+    if name in sources.given:
+        given = sources.given[name]
+        return given if given is True else Unparsed(given), argument_of(name), sources.typed_in
     if declared.has_variable and (content := sources.variable(name)):
-        return Unparsed(content), variable_of(name), typed_in
+        return Unparsed(content), variable_of(name), sources.typed_in
     if declared.has_key and name in sources.settings:
-        return sources.settings[name], f"{name} in {TABLE}", configured_in
-    return None if declared.default is None else (declared.default, "the default", configured_in)
+        return sources.settings[name], f"{name} in {TABLE}", sources.configured_in
+    return None if declared.default is None else (declared.default, "the default", sources.configured_in)
 
 
 def _entries(name: str, sources: Sources) -> Iterator[tuple[Unparsed, str]]:
     """Each entry of a repeatable option, and where it was written."""
     for where, entries in (
         (variable_of(name), sources.variable(name).replace(",", " ").split()),
-        (argument_of(name), sources.given(name) or ()),
+        (argument_of(name), sources.given.get(name, ())),
     ):
         yield from ((Unparsed(entry), f"{where} {entry}") for entry in entries)
 
 
 def _is_excluded(name: str, declared: Option, sources: Sources) -> bool:
     """Raises UsageError if both are on the command line."""
-    other = next((other for other in declared.excludes if sources.given(other)), None)
-    if other is not None and sources.given(name):
+    other = next((other for other in declared.excludes if sources.given.get(other)), None)
+    if other is not None and name in sources.given:
         why = declared.excludes[other]
         raise pytest.UsageError(f"{argument_of(name)} and {argument_of(other)} exclude each other: {why}")
     return other is not None

@@ -285,14 +285,21 @@ def read_options(config: pytest.Config) -> Options:
     """Command line, variables and configuration, checked. Raises UsageError."""
     pyproject = nearest_pyproject(config.rootpath)
     settings = read_settings(pyproject)
-    sources = declarations.Sources(config, os.environ, settings)
-    names = declarations.options_of(Options)
+    given, typed_in = declarations.given_of(Options, config), config.invocation_params.dir
+    sources = declarations.Sources(given, os.environ, settings, typed_in=typed_in, configured_in=config.rootpath)
     return Options(
         **declarations.read_declared(Options, sources),
-        given=frozenset(name for name in names if sources.given(name) is not None),
+        given=frozenset(sources.given),
         project=pyproject.parent,
         tables={name: settings[name] for name in declarations.deferred_tables_of(Options) if name in settings},
     )
+
+
+def read_lane_dir(given: str | None, settings: Mapping[str, object], root: Path) -> Path:
+    """That of a command, where `given` is its `--lane-dir` and the configuration is in `root`. Raises UsageError."""
+    sources = declarations.Sources({"lane_dir": given}, os.environ, settings, typed_in=Path(), configured_in=root)
+    directory: Path = declarations.read_option("lane_dir", declarations.options_of(Options)["lane_dir"], sources)
+    return directory
 
 
 def read_settings(pyproject: Path) -> dict[str, object]:
