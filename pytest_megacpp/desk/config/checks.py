@@ -6,6 +6,7 @@ Every complaint is a `pytest.UsageError` that names the place, what was wrong, t
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -119,6 +120,22 @@ def text(value: object, *, what: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise pytest.UsageError(f"{where}: {what} must be a non-empty string, not {value!r}")
     return value
+
+
+def directory(value: object, *, where: str) -> Path:
+    """`value` as a path, with `~` expanded; raises UsageError."""
+    return Path(text(value, what="the directory", where=where)).expanduser()
+
+
+def module_names(value: object, *, where: str) -> tuple[str, ...]:
+    """`value` if it is a list of dotted names; raises UsageError."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and _is_dotted(name) for name in value):
+        raise pytest.UsageError(f'{where} must be a list of module names, such as ["numpy"], not {value!r}')
+    return tuple(value)
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def table(value: object, *, what: str, where: str) -> dict[str, object]:

@@ -22,8 +22,10 @@ from pytest_megacpp.desk.config.checks import (
     budget,
     cache_seed,
     count,
+    directory,
     hash_seed,
     known,
+    module_names,
     preset,
     text,
 )
@@ -44,16 +46,6 @@ if TYPE_CHECKING:
 DEFAULT_LANE_DIR = ".megacpp"
 
 
-# -- checks of single options --------------------------------------------------------------------------------------
-
-
-def _directory(value: object, *, where: str) -> Path:
-    return Path(text(value, what="the directory", where=where)).expanduser()
-
-
-# -- checks of single tables ---------------------------------------------------------------------------------------
-
-
 def read_gate(value: object) -> "tuple[Rule, ...]":
     """The rules of the gate. Raises UsageError."""
     if value == []:
@@ -61,19 +53,6 @@ def read_gate(value: object) -> "tuple[Rule, ...]":
     from pytest_megacpp.desk.config.gate import read_rules
 
     return read_rules(value)
-
-
-def _read_preload(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and _is_module(name) for name in value):
-        raise pytest.UsageError(f'preload in {TABLE} must be a list of module names, such as ["numpy"], not {value!r}')
-    return tuple(value)
-
-
-def _is_module(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
-
-
-# -- options -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +117,7 @@ class Options:
         more=" ([threat model](threat-model.md))",
     )
     lane_dir: Path = option(
-        _directory,
+        directory,
         default=DEFAULT_LANE_DIR,
         metavar="DIR",
         help=f"where runs are kept (default: {DEFAULT_LANE_DIR})",
@@ -187,7 +166,7 @@ class Options:
 
     limits: Mapping[str, float] = table(read_limits, absent={})
     lanes: Mapping[str, LaneConfig] = table(read_lanes, absent={})
-    preload: tuple[str, ...] = table(_read_preload, absent=[])
+    preload: tuple[str, ...] = table(partial(module_names, where=f"preload in {TABLE}"), absent=[])
     environment: Mapping[str, str] = table(read_environment, absent={})
     gate: "tuple[Rule, ...]" = table(read_gate, absent=[])
 
