@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_megacpp.desk.config.options import add_options
+from pytest_megacpp.desk.config.pyproject import misspelt_table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(marks, "megacpp-marks")
     if marks.in_rank or marks.in_worker:
         return
+    if (misspelt := misspelt_table(config.rootpath)) is not None:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(misspelt), stacklevel=2)
     if marks.asked:
         from pytest_megacpp.desk.hooks.runner import LaneRunner
 

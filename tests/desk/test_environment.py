@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.options import Options, read_lanes
+from pytest_megacpp.desk.config.lanes import read_lanes
+from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run.environment import refused
 from pytest_megacpp.desk.run.launch import Place
 

@@ -52,15 +52,18 @@ def test_a_skip_can_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"paths": []}, "gate in [tool.pytest_megacpp] must be tables, each under [[tool.pytest_megacpp.gate]]"),
+        (
+            {"paths": []},
+            "gate in [tool.pytest_megacpp] must be an array of tables, each under [[tool.pytest_megacpp.gate]]",
+        ),
         ([{"path": ["a"]}], "number 1: unknown key 'path'; did you mean 'paths'?"),
         ([{"paths": [], "run": ["a"]}], "watches nothing: give it paths or follow_imports = true"),
         ([{"paths": ["a"]}], "runs nothing: say which tests it guards"),
         ([{"paths": "a", "run": ["a"]}], 'paths must be a list, such as ["**/kernels/**"], not'),
-        ([{"paths": ["a"], "run": [3]}], "an entry of run must be a text, not 3"),
+        ([{"paths": ["a"], "run": [3]}], "an entry of run must be a non-empty string, not 3"),
         ([{"paths": ["a"], "run": ["a"], "follow_imports": "yes"}], "follow_imports must be true or false, not 'yes'"),
-        ([{"paths": ["a"], "run": ["../a"]}], "'../a' in run must lie in the project"),
-        ([{"paths": ["a"], "run": ["/a"]}], "'/a' in run must lie in the project"),
+        ([{"paths": ["a"], "run": ["../a"]}], "'../a' in run must be inside the project"),
+        ([{"paths": ["a"], "run": ["/a"]}], "'/a' in run must be inside the project"),
         ([{"paths": ["a"], "run": ["a"]}, {"paths": ["b"], "run": ["a"]}], "two rules are called 'a'"),
     ],
 )
@@ -71,7 +74,7 @@ def test_a_rule_without_sense_is_refused(value: object, said: str) -> None:
 
 
 def test_no_rules_and_rules_for_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(pytest.UsageError, match="there is no rule to gate by: write at least one"):
+    with pytest.raises(pytest.UsageError, match="no gate rule is configured: add at least one"):
         check_places((), tmp_path)
-    with pytest.raises(pytest.UsageError, match=r"it runs 'suites', but .* isn't there"):
+    with pytest.raises(pytest.UsageError, match=r"it runs 'suites', but .* does not exist"):
         check_places([rule("suites/test_a.py::test_b".partition("/")[0])], tmp_path)

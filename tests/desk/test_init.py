@@ -7,7 +7,8 @@ import pytest
 
 from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.commands.init import CONFIGURATION, TEST_FILE, TRY_IT, WORKFLOW, WORKFLOW_FILE
-from pytest_megacpp.desk.config.options import read_gate, read_lanes, read_limits, read_table
+from pytest_megacpp.desk.config.lanes import read_lanes, read_limits
+from pytest_megacpp.desk.config.options import read_gate, read_settings
 from tests.desk.repository import Repository
 
 
@@ -23,7 +24,7 @@ def test_an_empty_place_gets_everything(place: Path, capsys: pytest.CaptureFixtu
     assert [line.split()[0] for line in told[:3]] == ["pyproject.toml", TEST_FILE, WORKFLOW_FILE]
     assert all(line.endswith("written") for line in told[:3])
     assert told[-1] == f"try it: {TRY_IT}"
-    rules = read_gate(read_table(place / "pyproject.toml"))
+    rules = read_gate(read_settings(place / "pyproject.toml")["gate"])
     assert [rule.run for rule in rules] == [("smoke_suites",)]
     ast.parse((place / TEST_FILE).read_text())
     assert (place / WORKFLOW_FILE).read_text() == WORKFLOW
@@ -47,7 +48,7 @@ def test_a_pyproject_without_our_table_gets_it_at_its_end(place: Path) -> None:
     after = (place / "pyproject.toml").read_text()
     assert after.startswith(before)
     assert after.endswith(CONFIGURATION)
-    assert read_gate(read_table(place / "pyproject.toml"))
+    assert read_gate(read_settings(place / "pyproject.toml")["gate"])
 
 
 def test_a_pyproject_that_cannot_be_read_is_not_touched(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +65,7 @@ def test_every_commented_setting_is_one_that_this_version_takes(place: Path) -> 
     kept = [line for line in lines if "=" in line.partition("#")[0] or line.startswith(("[", '"""'))]
     kept = [line for line in kept if not line.startswith(("A lane", "Seconds"))]
     (place / "pyproject.toml").write_text("\n".join(kept))
-    settings = read_table(place / "pyproject.toml")
+    settings = read_settings(place / "pyproject.toml")
     assert settings.keys() == {"surface", "dry_run", "lane_dir", "preload", "limits", "lanes", "gate"}
     assert read_limits(settings["limits"], "") == {"startup": 300, "skew": 120, "stall": 120, "test": 900}
     assert "h100x2" in read_lanes(settings["lanes"])
@@ -111,7 +112,7 @@ def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gate"], "megacpp gate --since: the revision must be a text"),
+        (["gate"], "megacpp gate --since: the revision must be a non-empty string"),
         (["gate", "--since", "HEAD", "smoke_suits"], "smoke_suits: there is nothing of that name in"),
         (["gate", "--since", "nonsense"], "git knows no such revision here"),
     ],

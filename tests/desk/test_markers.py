@@ -70,7 +70,7 @@ def test_a_drill_names_a_verdict_and_maybe_ranks_and_cause() -> None:
         (("hang",), {"rank": 3}, "did you mean 'ranks'"),
         (("hang", ["3"]), {}, "ranks must be a list of ranks"),
         (("hang", [True]), {}, "ranks must be a list of ranks"),
-        (("hang",), {"cause": ""}, "cause must be a text"),
+        (("hang",), {"cause": ""}, "cause must be a non-empty string"),
     ],
 )
 def test_a_drill_that_says_nothing_sensible(args: tuple[object, ...], kwargs: dict[str, object], said: str) -> None:

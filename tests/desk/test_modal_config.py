@@ -126,7 +126,7 @@ def test_images(toml: str, image: ImageConfig) -> None:
         ("volumes = { '/a/../b' = 'v' }", "'/a/../b' must be a path in the box"),
         ("volumes = { '/megacpp/runs' = 'v' }", "is the plugin's own place"),
         ("volumes = { '/w' = { volume = 'v', readonly = true } }", "unknown key 'readonly'; did you mean 'read_only'?"),
-        ("volumes = { '/w' = { read_only = true } }", "it must be a text, not None"),
+        ("volumes = { '/w' = { read_only = true } }", "it must be a non-empty string, not None"),
         ("region = 3", "region must be a region or a list of them"),
         ("runtime = 'runc'", "unknown runtime 'runc'. Known: gvisor, vm"),
         ("runtime = 'gVisor'", "unknown runtime 'gVisor'; did you mean 'gvisor'?"),
@@ -150,11 +150,11 @@ def test_nonsense_is_told_with_its_mend(toml: str, told: str) -> None:
     ("toml", "told"),
     [
         ("exlude = []", "unknown key 'exlude'; did you mean 'exclude'?"),
-        ("exclude = 'x'", "exclude must be a list of texts"),
-        ("include = ['../x']", "include names files inside the project, not '../x'; see extra"),
-        ("include = ['/etc/x']", "include names files inside the project"),
+        ("exclude = 'x'", "exclude must be a list of strings"),
+        ("include = ['../x']", "include takes paths inside the project, not '../x'; use extra for others"),
+        ("include = ['/etc/x']", "include takes paths inside the project"),
         ("max_mib = 0", "max_mib must be a whole number of at least 1"),
-        ("exclude = ['!']", "a pattern of exclude makes no sense"),
+        ("exclude = ['!']", "invalid pattern in exclude"),
     ],
 )
 def test_nonsense_about_the_source_is_told(toml: str, told: str) -> None:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import LIMIT_NAMES
-from pytest_megacpp.desk.config.options import Options, misspelt_twins, read_options
+from pytest_megacpp.desk.config.checks import ANNOTATIONS, LIMIT_NAMES, SURFACES
+from pytest_megacpp.desk.config.declarations import misspelt_variables, options_of
+from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
@@ -82,7 +83,7 @@ environment = {NCCL_DEBUG = "TRACE", NCCL_ALGO = "Ring"}
 """
 
 
-def test_the_twins(read: Read, pytester: pytest.Pytester) -> None:
+def test_the_table(read: Read, pytester: pytest.Pytester) -> None:
     options = read(toml=TOML)
     assert (options.surface, options.surface_given, options.ranks, options.dry_run) == ("local", False, 2, True)
     assert options.lane_dir == pytester.path / "build" / "lanes"
@@ -101,7 +102,7 @@ def test_a_lane_s_variables_beat_those_of_all_lanes(read: Read) -> None:
     assert options.environment_for("h100x2") == {"NCCL_DEBUG": "TRACE", "NCCL_ALGO": "Ring"}
 
 
-def test_the_command_line_beats_the_twin(read: Read, pytester: pytest.Pytester) -> None:
+def test_the_command_line_beats_the_table(read: Read, pytester: pytest.Pytester) -> None:
     options = read("--surface=auto", "--ranks=8", "--preset=full", "--lane-dir=/lanes", toml=TOML)
     assert (options.surface, options.surface_given, options.ranks, options.preset) == ("auto", True, 8, "full")
     assert options.lane_dir == Path("/lanes")
@@ -151,8 +152,9 @@ def test_the_built_in_lane_can_be_changed(read: Read) -> None:
         (["--lane-limit=stall=-3"], "above 0, not '-3'"),
         (["--lane-limit=stall=nan"], "above 0, not 'nan'"),
         (["--lane-limit=stall=inf"], "above 0, not 'inf'"),
-        (["--lane-dir="], "--lane-dir: the directory must be a text"),
-        (["--replay="], "--replay: the recording must be a text"),
+        (["--attach=x", "--replay=latest"], "--attach and --replay exclude each other: the results are either"),
+        (["--lane-dir="], "--lane-dir: the directory must be a non-empty string"),
+        (["--replay="], "--replay: the recording must be a non-empty string"),
     ],
 )
 def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -> None:
@@ -172,13 +174,19 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
         ("triage = 'yes'", "must be true or false, not 'yes'"),
         ("ranks = '0'", "ranks in [tool.pytest_megacpp]: the world size"),
         ("ranks = true", "at least 1, not True"),
+        ("ranks = '4'", "at least 1, not '4'; write the number without quotes"),
+        (
+            "limits = {stall = '5'}",
+            "seconds above 0, not '5'; write the number without quotes",
+        ),
+        ("lane_budget = '5'", "a budget is a number of dollars above 0, such as 5 or 0.50, not '5'; write"),
         ("dry_run = 1", "must be true or false, not 1"),
         ("surface = 3", "unknown surface 3"),
-        ("lane_dir = 3", "lane_dir in [tool.pytest_megacpp]: it must be a text, not 3"),
+        ("lane_dir = 3", "lane_dir in [tool.pytest_megacpp]: the directory must be a non-empty string, not 3"),
         ("limits = 3", "it must be a table, not 3"),
         ("limits = {stal = 3}", "[tool.pytest_megacpp.limits]: unknown limit 'stal'; did you mean 'stall'?"),
         ("limits = {stall = 0}", "stall must be a number of seconds above 0, not 0"),
-        ("lanes = {x = {}}", "[tool.pytest_megacpp.lanes.x]: gpu must say type and number"),
+        ("lanes = {x = {}}", "[tool.pytest_megacpp.lanes.x]: gpu must be a type and a number"),
         ("lanes = {x = {gpu = 'B200:0'}}", "not 'B200:0'"),
         ("lanes = {x = {gpu = 'B200:8', rank = 3}}", "unknown key 'rank'; did you mean 'ranks'?"),
         ("lanes = {x = {gpu = 'B200:4', ranks = 8}}", "8 ranks don't fit on gpu = 'B200:4'"),
@@ -191,11 +199,11 @@ def test_wrong_arguments_are_said(read: Read, arguments: list[str], said: str) -
         ("preload = ['a b']", "not ['a b']"),
         (
             "lanes.a1.gpu = 'L4'\nlanes.a1.environment = {A = 1}",
-            "lanes.a1.environment]: variables are texts, such as A",
+            "lanes.a1.environment]: variables are strings, such as A",
         ),
         ("preset = 'diagnostics'", "unknown preset 'diagnostics'; did you mean 'diagnostic'?"),
         ("lanes.a1 = {gpu = 'L4', preset = 'tiny'}", "[tool.pytest_megacpp.lanes.a1]: unknown preset 'tiny'"),
-        ("environment = {A = 1}", 'variables are texts, such as A = "1"; not 1'),
+        ("environment = {A = 1}", 'variables are strings, such as A = "1"; not 1'),
     ],
 )
 def test_wrong_configuration_is_said(read: Read, toml: str, said: str) -> None:
@@ -209,6 +217,15 @@ def test_a_broken_pyproject_that_pytest_does_not_read_is_said(pytester: pytest.P
     pytester.path.joinpath("pyproject.toml").write_text("[tool.pytest_megacpp\n")
     with pytest.raises(pytest.UsageError, match=r"pyproject\.toml: "):
         read_options(pytester.parseconfig("-p", "no:megacpp"))
+
+
+def test_the_choices_in_the_help_are_those_that_are_accepted() -> None:
+    """They are written out: importing the enums would cost every session."""
+    shown = {name: declared.metavar for name, declared in options_of(Options).items()}
+    assert shown["preset"] == f"{{{','.join(Preset)}}}"
+    assert shown["cache_seed"] == f"{{{','.join(mode for mode in SeedMode if mode)}}}"
+    assert shown["surface"] == f"{{{','.join(SURFACES)}}}"
+    assert shown["lane_annotations"] == f"{{{','.join(ANNOTATIONS)}}}"
 
 
 def test_the_names_of_limits_are_the_same_everywhere() -> None:
@@ -226,10 +243,10 @@ def test_the_names_of_limits_are_the_same_everywhere() -> None:
         ({"MEGACPP_PRESET": "diagnostic"}, "preset", "diagnostic"),
         ({"MEGACPP_REPLAY": "latest"}, "replay", "latest"),
         ({"MEGACPP_LANE_DIR": "/lanes"}, "lane_dir", Path("/lanes")),
-        ({"MEGACPP_LANE_LIMIT": "stall=3, test=4.5"}, "given_limits", {"stall": 3.0, "test": 4.5}),
+        ({"MEGACPP_LANE_LIMIT": "stall=3, test=4.5"}, "lane_limit", {"stall": 3.0, "test": 4.5}),
     ],
 )
-def test_every_option_has_a_variable(
+def test_an_option_s_variable_is_read(
     read: Read, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], field: str, value: object
 ) -> None:
     for name, content in variables.items():
@@ -244,7 +261,7 @@ def test_the_command_line_beats_the_variable_which_beats_the_configuration(
     monkeypatch.setenv("MEGACPP_DRY_RUN", "0")
     monkeypatch.setenv("MEGACPP_LANE_LIMIT", "stall=3,test=4")
     options = read("--ranks=8", "--lane-limit=stall=5", toml=TOML)
-    assert (options.ranks, options.dry_run, options.given_limits) == (8, False, {"stall": 5.0, "test": 4.0})
+    assert (options.ranks, options.dry_run, options.lane_limit) == (8, False, {"stall": 5.0, "test": 4.0})
     assert read(toml=TOML).ranks == 4
 
 
@@ -275,7 +292,7 @@ def test_wrong_variables_are_said(
 def test_a_variable_that_looks_like_ours_is_told() -> None:
     environ = {"MEGACPP_SURFCE": "modal", "MEGACPP_TOKENIZER": "x", "MEGACPP_RUN_ID": "y", "MEGACPP_PRESET": "full"}
     said = "the variable MEGACPP_SURFCE means nothing here; did you mean 'MEGACPP_SURFACE'?"
-    assert misspelt_twins(environ) == [said]
+    assert misspelt_variables(Options, environ) == [said]
 
 
 def test_the_seeds_directory_counts_from_the_configuration(read: Read, pytester: pytest.Pytester) -> None:

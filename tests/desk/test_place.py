@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk.config.options import Options, read_lanes
+from pytest_megacpp.desk.config.lanes import read_lanes
+from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run import launch
 from pytest_megacpp.desk.run.launch import Place, choose_place, surface_of
 from pytest_megacpp.surfaces.local import LocalSurface

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.config.checks import Unparsed, budget
 from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.desk.config.prices import (
     END_S,
@@ -16,7 +17,6 @@ from pytest_megacpp.desk.config.prices import (
     allowance,
     estimate,
     own_machine,
-    read_budget,
     read_prices,
     rented,
 )
@@ -126,13 +126,13 @@ def test_the_estimate(rate: Rate, worst_s: float | None, budget_usd: float | Non
 
 @pytest.mark.parametrize(("given", "usd"), [("5", 5.0), (0.5, 0.5), ("1e2", 100.0)])
 def test_budgets(given: object, usd: float) -> None:
-    assert read_budget(given, "--lane-budget") == usd
+    assert budget(Unparsed(given) if isinstance(given, str) else given, where="--lane-budget") == usd
 
 
 @pytest.mark.parametrize("given", ["", "five", 0, -1, True, "nan", "inf", None, "$5"])
 def test_no_budgets(given: object) -> None:
     with pytest.raises(pytest.UsageError, match="a budget is a number of dollars above 0"):
-        read_budget(given, "--lane-budget")
+        budget(Unparsed(given) if isinstance(given, str) else given, where="--lane-budget")
 
 
 # -- the configuration ---------------------------------------------------------------------------------------------

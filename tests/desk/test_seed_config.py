@@ -39,9 +39,9 @@ def test_projects_without_a_name_share_only_a_store_that_they_name(tmp_path: Pat
         ("keep = 0", "keep must be a whole number of at least 1, not 0"),
         ("max_bytes = 1.5", "max_bytes must be a whole number"),
         ("min_bytes = true", "min_bytes must be a whole number"),
-        ("dir = 1", "dir must be a text, not 1"),
-        ("dir = ''", "dir must be a text"),
-        ("project = 1", "project must be a text, not 1"),
+        ("dir = 1", "dir must be a non-empty string, not 1"),
+        ("dir = ''", "dir must be a non-empty string"),
+        ("project = 1", "project must be a non-empty string, not 1"),
     ],
 )
 def test_nonsense_is_told(toml: str, told: str) -> None:

@@ -142,7 +142,7 @@ def test_a_gate_does_not_degrade_to_a_dry_run(gated: Gated) -> None:
     ("arguments", "said"),
     [
         ((*LANE, "--gate-since", "origin/main"), "--gate-since origin/main: git knows no such revision here"),
-        ((*LANE, "--gate-since", ""), "--gate-since: the revision must be a text"),
+        ((*LANE, "--gate-since", ""), "--gate-since: the revision must be a non-empty string"),
         (("--gate-since", "main"), "--gate-since gates lane tests, and none were asked for: add -m LANE or --surface"),
         ((*LANE, "--gate-since", "main", "--replay", "latest"), "--gate-since with --replay makes no sense"),
     ],
@@ -158,7 +158,7 @@ def test_no_rules_are_a_usage_error(gated: Gated) -> None:
     gated.write("pyproject.toml", "[tool.pytest.ini_options]\n[tool.pytest_megacpp]\n")
     ran = gated.pytest(*GATE)
     assert ran.code == pytest.ExitCode.USAGE_ERROR
-    assert "there is no rule to gate by: write at least one [[tool.pytest_megacpp.gate]]" in ran.text
+    assert "no gate rule is configured: add at least one [[tool.pytest_megacpp.gate]]" in ran.text
 
 
 def test_a_variable_gates_lane_sessions_only(gated: Gated) -> None:

@@ -14,15 +14,10 @@ import pytest
 
 from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.config.checks import text
-from pytest_megacpp.desk.config.options import (
-    DEFAULT_LANE_DIR,
-    TABLE,
-    read_environment,
-    read_gate,
-    read_lanes,
-    read_table,
-    twin,
-)
+from pytest_megacpp.desk.config.declarations import variable_of
+from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_lane_dir, read_settings
+from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
@@ -42,10 +37,8 @@ class Desk:
 
     def __init__(self, given: str | None) -> None:
         self.root = root = _root(Path.cwd())
-        self.settings = read_table(root / "pyproject.toml")
-        given = given or os.environ.get(twin("lane_dir"), "").strip() or None
-        named = text(self.settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
-        self.lane_dir = root / Path(named).expanduser() if given is None else Path(given).expanduser()
+        self.settings = read_settings(root / "pyproject.toml")
+        self.lane_dir = read_lane_dir(given or None, self.settings, root)
 
 
 Command = Callable[[Desk, argparse.Namespace], int]
@@ -72,7 +65,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line; what it parses has the command to run in `run`."""
     raw = argparse.RawDescriptionHelpFormatter
     megacpp = argparse.ArgumentParser(
-        "megacpp", description="Runs distributed lanes and looks at runs.", epilog=EXIT_CODES, formatter_class=raw
+        "megacpp",
+        description="Run distributed lane tests and inspect their runs.",
+        epilog=EXIT_CODES,
+        formatter_class=raw,
     )
     commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
 
@@ -85,20 +81,22 @@ def parser() -> argparse.ArgumentParser:
     about_run = "run pytest for a script: 0 passed, 1 failed, 2 blocked or infrastructure"
     run = commands.add_parser("run", help=about_run, description=about_run, epilog=EXIT_CODES, formatter_class=raw)
     run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
-    command("init", _init, "write a first configuration, lane test and workflow; what is there stays as it is")
-    gate = command("gate", _gate, "say which rules of the gate a change triggers, and run nothing")
-    since = os.environ.get(twin("gate_since")) or None
-    gate.add_argument("--since", metavar="REV", default=since, help="compare with where this branch left REV")
+    command("init", _init, "write a first configuration, lane test and workflow; existing files are left alone")
+    gate = command("gate", _gate, "show which gate rules a change triggers, without running anything")
+    since = os.environ.get(variable_of("gate_since")) or None
     gate.add_argument(
-        "places", metavar="PATH", nargs="*", help="where lane tests are, as pytest is given (default: all)"
+        "--since", metavar="REV", default=since, help="compare with the merge base of REV and this branch"
     )
-    gate.add_argument("--explain", action="store_true", help="every reason, and every test file with its own")
+    gate.add_argument(
+        "places", metavar="PATH", nargs="*", help="where lane tests are, as for pytest (default: everywhere)"
+    )
+    gate.add_argument("--explain", action="store_true", help="show every reason, and each test file with its own")
     command("runs", _runs, "list the runs of this project")
     show = command("show", _show, "show a run and the text of each failing test")
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
-    doctor = command("doctor", _doctor, "say what a lane would find on this machine, or on Modal")
+    doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or Modal")
     doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
     _add_seed(commands)
     return megacpp
@@ -106,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     raw = argparse.RawDescriptionHelpFormatter
-    about = "look at the compile caches that green runs left, and tidy them"
+    about = "inspect and manage seeds, the compile caches that green runs left"
     seed = commands.add_parser("seed", help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
     seed.set_defaults(run=_seed, lane_dir=None)
     actions = seed.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -118,7 +116,7 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     action("list", "list the seeds by launch shape; * marks the last known good ones")
     for name, about in (
-        ("show", "show all that is known of a seed"),
+        ("show", "show everything that is known about a seed"),
         ("promote", "make a seed the last known good one of its shape"),
     ):
         action(name, about).add_argument("name", metavar="ID", help="id, or its beginning")
@@ -154,6 +152,8 @@ def _run(arguments: argparse.Namespace) -> int:
     command: Command = arguments.run
     try:
         desk = Desk(arguments.lane_dir)
+        if (misspelt := misspelt_table(desk.root)) is not None:
+            _complain(misspelt)
         _clean_up(desk.lane_dir)
         return command(desk, arguments)
     except BrokenPipeError:
@@ -209,7 +209,7 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
 
     since = arguments.since or desk.settings.get("gate_since")
     revision = text(since, what="the revision", where="megacpp gate --since")
-    rules = read_gate(desk.settings)
+    rules = read_gate(desk.settings.get("gate", []))
     test_files, lanes = read_test_files(desk.root), tuple(read_lanes(desk.settings.get("lanes", {})))
     gate = decide(revision, rules, desk.root, test_files, sys.path)
     places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]

@@ -13,7 +13,7 @@ from pytest_megacpp.box.gpus.survey import GpuSurvey, Matrix
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
 from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
 from pytest_megacpp.desk.commands.variable_readers import Readers, find_readers
-from pytest_megacpp.desk.config.options import LaneConfig
+from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped, wrapped

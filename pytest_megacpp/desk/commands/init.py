@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_megacpp.desk.config.options import TABLE, read_table
+from pytest_megacpp.desk.config.options import read_settings
+from pytest_megacpp.desk.config.pyproject import TABLE
 from pytest_megacpp.desk.run.directory import replace_file
 
 TEST_FILE = "smoke_suites/test_first_smoke.py"
@@ -131,7 +132,7 @@ def _configure(pyproject: Path) -> Written:
     name = pyproject.name
     if not pyproject.exists():
         return _make(pyproject, name, CONFIGURATION)
-    read_table(pyproject)
+    read_settings(pyproject)
     there = pyproject.read_text(encoding="utf-8")
     if "tool.pytest_megacpp" in there:
         return Written(name, f"left as it is: it has {TABLE} already")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_megacpp.desk.config.data import read_data
+from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.modal import read_modal
-from pytest_megacpp.desk.config.options import LaneConfig
 from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, Prices, estimate, read_prices, rented
 from pytest_megacpp.desk.config.source import read_source
 from pytest_megacpp.desk.run.launch import rates_file

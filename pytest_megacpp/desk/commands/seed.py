@@ -11,8 +11,8 @@ import pytest
 
 from pytest_megacpp.box.seed.store import SeedStore
 from pytest_megacpp.desk.config.checks import known
+from pytest_megacpp.desk.config.lanes import read_lanes
 from pytest_megacpp.desk.config.modal import read_modal
-from pytest_megacpp.desk.config.options import read_lanes
 from pytest_megacpp.desk.config.seed import project_of, read_seed
 from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shape
 from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named

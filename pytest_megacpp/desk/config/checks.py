@@ -3,17 +3,30 @@
 Every complaint is a `pytest.UsageError` that names the place, what was wrong, the nearest valid word and all of them.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from math import isfinite
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
 SURFACES = ("auto", "local", "modal")
 ANNOTATIONS = ("auto", "on", "off")
+MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
 E = TypeVar("E", bound=StrEnum)
+
+
+class Unparsed(str):
+    """What a command line or a variable holds: a string even where a number or a truth value is meant. pyproject.toml
+    and markers have values of those types, so a plain string there is a mistake.
+    """
+
+    __slots__ = ()
 
 
 def known(word: object, valid: Collection[str], *, what: str, where: str) -> str:
@@ -26,6 +39,20 @@ def known(word: object, valid: Collection[str], *, what: str, where: str) -> str
 def member(word: object, cls: type[E], *, what: str, where: str) -> E:
     """The member of `cls` that a user wrote; raises UsageError. A member without a text can't be asked for."""
     return cls(known(word, [one.value for one in cls if one.value], what=what, where=where))
+
+
+def preset(value: object, *, where: str) -> "Preset":
+    """The preset that a user wrote; raises UsageError."""
+    from pytest_megacpp.recording.vocabulary import Preset
+
+    return member(value, Preset, what="preset", where=where)
+
+
+def cache_seed(value: object, *, where: str) -> "SeedMode":
+    """What is asked of the compile cache; raises UsageError."""
+    from pytest_megacpp.recording.vocabulary import SeedMode
+
+    return member(value, SeedMode, what="cache seed", where=where)
 
 
 def nearest(word: object, valid: Collection[str]) -> str:
@@ -41,38 +68,74 @@ def count(value: object, *, what: str, where: str) -> int:
     """`value` as a whole number of at least 1; raises UsageError."""
     number = _whole(value)
     if number is None or number < 1:
-        raise pytest.UsageError(f"{where}: {what} must be a whole number of at least 1, not {value!r}")
+        hint = _unquoted(_whole, value)
+        raise pytest.UsageError(f"{where}: {what} must be a whole number of at least 1, not {value!r}{hint}")
     return number
+
+
+def hash_seed(value: object, *, where: str) -> int:
+    """`value` as a seed of Python's string hashes; raises UsageError."""
+    seed = count(value, what="the hash seed", where=where)
+    if seed > MAX_HASH_SEED:
+        raise pytest.UsageError(f"{where}: Python has hash seeds up to {MAX_HASH_SEED}, not {seed}")
+    return seed
 
 
 def seconds(value: object, *, what: str, where: str) -> float:
     """`value` as a time in seconds above 0; raises UsageError."""
     number = _real(value)
     if number is None or not isfinite(number) or number <= 0:
-        raise pytest.UsageError(f"{where}: {what} must be a number of seconds above 0, not {value!r}")
+        hint = _unquoted(_real, value)
+        raise pytest.UsageError(f"{where}: {what} must be a number of seconds above 0, not {value!r}{hint}")
     return number
 
 
+def budget(value: object, *, where: str) -> float:
+    """`value` as dollars above 0; raises UsageError."""
+    usd = _real(value)
+    if usd is None or not 0 < usd < 1e9:
+        not_this = f"{value!r}{_unquoted(_real, value)}"
+        raise pytest.UsageError(f"{where}: a budget is a number of dollars above 0, such as 5 or 0.50, not {not_this}")
+    return usd
+
+
 def flag(value: object, *, what: str, where: str) -> bool:
-    """`value` if it is a truth value; raises UsageError."""
+    """`value` as a truth value; raises UsageError."""
+    if isinstance(value, Unparsed):
+        return _flag_in_words(value, where)
     if not isinstance(value, bool):
         raise pytest.UsageError(f"{where}: {what} must be true or false, not {value!r}")
     return value
 
 
-def said_flag(value: str, *, where: str) -> bool:
-    """A truth value in words, as variables hold it; raises UsageError."""
+def _flag_in_words(value: str, where: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if value.lower() not in words:
-        raise pytest.UsageError(f"{where}: it must be 1 or 0 (true, false, yes, no, on, off), not {value!r}")
+        raise pytest.UsageError(f"{where}: it must be 1 or 0 (or true, false, yes, no, on, off), not {value!r}")
     return words[value.lower()]
 
 
 def text(value: object, *, what: str, where: str) -> str:
-    """`value` if it is a text that says something; raises UsageError."""
+    """`value` if it is a string that isn't blank; raises UsageError."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise pytest.UsageError(f"{where}: {what} must be a text, not {value!r}")
+        raise pytest.UsageError(f"{where}: {what} must be a non-empty string, not {value!r}")
     return value
+
+
+def directory(value: object, *, where: str) -> Path:
+    """`value` as a path, with `~` expanded; raises UsageError."""
+    return Path(text(value, what="the directory", where=where)).expanduser()
+
+
+def module_names(value: object, *, where: str) -> tuple[str, ...]:
+    """`value` if it is a list of dotted names; raises UsageError."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and _is_dotted(name) for name in value):
+        raise pytest.UsageError(f'{where} must be a list of module names, such as ["numpy"], not {value!r}')
+    return tuple(value)
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def table(value: object, *, what: str, where: str) -> dict[str, object]:
@@ -85,13 +148,19 @@ def table(value: object, *, what: str, where: str) -> dict[str, object]:
 def _whole(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else None
+    return int(value) if isinstance(value, Unparsed) and value.isascii() and value.isdecimal() else None
 
 
 def _real(value: object) -> float | None:
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
+    if isinstance(value, int | float | Unparsed) and not isinstance(value, bool):
         try:
             return float(value)
         except (ValueError, OverflowError):
             return None
     return None
+
+
+def _unquoted(parse: Callable[[object], object], value: object) -> str:
+    """A hint for a number that is written as a string."""
+    is_number = type(value) is str and parse(Unparsed(value)) is not None
+    return "; write the number without quotes" if is_number else ""

@@ -36,7 +36,7 @@ def _data_set(name: str, value: object, project: Path) -> DataConfig:
         _only_with(settings, ("include", "exclude"), "there is a source to copy from", where)
         if "volume" not in settings:
             raise pytest.UsageError(
-                f'{where}: say where it comes from, source = "s3://bucket/prefix" or a directory, or which volume has '
+                f'{where}: give a source, source = "s3://bucket/prefix" or a directory, or the volume that has '
                 'it already, volume = "corpus/tokens"'
             )
     volume, directory = _volume(settings, where)
@@ -64,7 +64,7 @@ def _directory(source: Path, project: Path, where: str) -> Path:
     directory = Path(os.path.abspath(source))
     if project.resolve().is_relative_to(directory.resolve()):
         raise pytest.UsageError(
-            f"{where}: source = {str(directory)!r} has the project itself in it; name a directory of data"
+            f"{where}: source = {str(directory)!r} contains the project itself; name a directory of data"
         )
     return directory
 
@@ -72,7 +72,7 @@ def _directory(source: Path, project: Path, where: str) -> Path:
 def _bucket(found: "re.Match[str]", settings: Mapping[str, object], where: str) -> Bucket:
     prefix = (found["prefix"] or "").strip("/")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-        raise pytest.UsageError(f"{where}: source has a prefix that no bucket lists: {prefix!r}")
+        raise pytest.UsageError(f"{where}: source has an invalid prefix: {prefix!r}")
     default = GOOGLE if found["scheme"] == "gs" else None
     return Bucket(
         url=found[0],
@@ -103,7 +103,7 @@ def _secret(settings: Mapping[str, object], where: str) -> str | None:
 
 def _only_with(settings: Mapping[str, object], keys: tuple[str, ...], when: str, where: str) -> None:
     if given := [key for key in keys if key in settings]:
-        raise pytest.UsageError(f"{where}: {' and '.join(given)} means something only when {when}; remove it")
+        raise pytest.UsageError(f"{where}: {' and '.join(given)} is valid only when {when}; remove it")
 
 
 def _volume(settings: Mapping[str, object], where: str) -> tuple[str | None, str]:
@@ -125,10 +125,10 @@ def _patterns(settings: Mapping[str, object], key: str, where: str) -> tuple[str
     if negated := [one for one in value if one.startswith("!")]:
         other = "exclude" if key == "include" else "include"
         raise pytest.UsageError(
-            f"{where}: {negated[0]!r} in {key} takes back; name it in {other} instead, without the !"
+            f"{where}: {negated[0]!r} in {key} is a negated pattern; put it in {other} instead, without the !"
         )
     try:
         spec = PathSpec.from_lines("gitignore", value)
     except ValueError as error:
-        raise pytest.UsageError(f"{where}: a pattern of {key} makes no sense: {error}") from None
+        raise pytest.UsageError(f"{where}: invalid pattern in {key}: {error}") from None
     return tuple(pattern.regex.pattern for pattern in spec.patterns if pattern.regex is not None)

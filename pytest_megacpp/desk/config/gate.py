@@ -52,13 +52,15 @@ def _names(entry: str, nodeid: str) -> bool:
 
 
 def read_rules(value: object, where: str = WHERE) -> tuple[Rule, ...]:
-    """Raises UsageError for a rule that makes no sense."""
+    """Raises UsageError for an invalid rule."""
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise pytest.UsageError(f"gate in [tool.pytest_megacpp] must be tables, each under {where}, not {value!r}")
+        raise pytest.UsageError(
+            f"gate in [tool.pytest_megacpp] must be an array of tables, each under {where}, not {value!r}"
+        )
     rules = tuple(_rule(number, entry) for number, entry in enumerate(value, 1))
     names = [rule.name for rule in rules]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise pytest.UsageError(f"{where}: two rules are called {twice!r}; give each a name of its own")
+        raise pytest.UsageError(f"{where}: two rules are called {twice!r}; rename one of them")
     return rules
 
 
@@ -97,7 +99,7 @@ def _place(entry: str, key: str, where: str) -> str:
     no, path, colons, name = ("!" * entry.startswith("!"), *entry.removeprefix("!").partition("::"))
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
-        raise pytest.UsageError(f"{where}: {entry!r} in {key} must lie in the project; write it from its directory")
+        raise pytest.UsageError(f"{where}: {entry!r} in {key} must be inside the project, relative to its directory")
     return f"{no}{pure}{colons}{name}"
 
 
@@ -105,9 +107,11 @@ def check_places(rules: Iterable[Rule], project: Path) -> None:
     """A rule that names what isn't there would never run anything. Raises UsageError."""
     if not rules:
         raise pytest.UsageError(
-            f"there is no rule to gate by: write at least one {WHERE} into pyproject.toml, such as {EXAMPLE}"
+            f"no gate rule is configured: add at least one {WHERE} to pyproject.toml, such as {EXAMPLE}"
         )
     for rule in rules:
         for place in rule.places:
             if not (project / place).exists():
-                raise pytest.UsageError(f"{WHERE} {rule.name!r}: it runs {place!r}, but {project / place} isn't there")
+                raise pytest.UsageError(
+                    f"{WHERE} {rule.name!r}: it runs {place!r}, but {project / place} does not exist"
+                )

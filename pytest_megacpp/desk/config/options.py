@@ -1,34 +1,37 @@
 """Owns what the user asked for, on the command line, in `MEGACPP_*` and `[tool.pytest_megacpp]`; not how it is done.
 
-The command line beats the variables, which beat the configuration. Every session pays for importing this module, so it
-needs pytest and what pytest itself has already imported, and nothing of the recording's language until a lane test
-asks for its limits.
+Each option and each table is declared once, as a field of `Options`; what follows from that is in `declarations`.
+Every session pays for importing this module, so it needs pytest and what pytest itself has already imported, and
+nothing of the recording's language until a lane test asks for its limits.
 """
 
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from keyword import iskeyword
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_megacpp.desk.config import declarations
 from pytest_megacpp.desk.config.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
     SURFACES,
+    budget,
+    cache_seed,
     count,
-    flag,
+    directory,
+    hash_seed,
     known,
-    member,
-    said_flag,
-    seconds,
-    table,
+    module_names,
+    preset,
     text,
 )
+from pytest_megacpp.desk.config.declarations import deferred_table, option, pairs, switch, table
+from pytest_megacpp.desk.config.lanes import LaneConfig, limit_entry, read_environment, read_lanes, read_limits
+from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.config.gate import Rule
@@ -40,133 +43,191 @@ if TYPE_CHECKING:
     from pytest_megacpp.surfaces.modal.config import ModalConfig
     from pytest_megacpp.surfaces.source import SourceConfig
 
-DRILL_MARK = "expect_verdict"
-TABLE = "[tool.pytest_megacpp]"
 DEFAULT_LANE_DIR = ".megacpp"
-MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
-OPTION_KEYS = (  # each an option and a variable too
-    *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
-    *("lane_annotations", "lane_budget", "cache_seed", "triage", "hash_seed"),
-)
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed", "data")
-RESERVED_MARKS = frozenset(
-    {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
-    | {DRILL_MARK}
-)
-_GPU = re.compile(r"(?P<type>[A-Za-z0-9][A-Za-z0-9_+!-]*)(?::(?P<count>[1-9]\d{0,4}))?")
 
 
-@dataclass(frozen=True)
-class LaneConfig:
-    """A named launch shape: `gpu` as Modal spells it (`H200:8`), `ranks` the world size, `limits` in seconds. Its
-    `environment` beats that of all lanes.
-    """
+def read_gate(value: object) -> "tuple[Rule, ...]":
+    """The rules of the gate. Raises UsageError."""
+    if value == []:
+        return ()  # most sessions have none
+    from pytest_megacpp.desk.config.gate import read_rules
 
-    name: str
-    gpu: str
-    ranks: int
-    preset: "Preset | None" = None
-    limits: Mapping[str, float] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def devices(self) -> int:
-        """How many GPUs `gpu` asks for."""
-        return int(self.gpu.partition(":")[2] or 1)
+    return read_rules(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
-    """All options, checked. `surface_given`: on the command line, which asks for lane tests; `ranks` None: the lane's.
+    """All options and tables, checked, in the order in which users read about them.
 
-    `detach`: leave once the run is submitted; `attach`: the id of a run on Modal to listen to.
-
-    `untrusted`: the tests are a stranger's. `budget_usd` is what a run may cost. `tables` are read when needed.
-
-    `replay` is what `desk.run.runs.find_recording` accepts. `gate_since` is a revision; what `rules` name counts from
-    `project`, the directory of the configuration. `given_limits` come from the command line, `limits` from the
-    configuration; lanes have more of their own. `annotations`: auto, on, off.
-
-    `cache_seed` None: nobody said. `triage`: go on by the order of diagnosis.
-
-    `hash_seed`: of the first ranks' string hashes; None: drawn.
+    `given` are the names of the options on the command line. `project` is the directory of the configuration. `tables`
+    are those that are checked when they are asked for.
     """
 
-    surface: str
-    surface_given: bool
-    ranks: int | None
-    dry_run: bool
-    preset: "Preset | None"
-    lane_dir: Path
-    replay: str | None
-    gate_since: str | None
-    gate_since_given: bool
-    rules: "tuple[Rule, ...]"
+    given: frozenset[str]
     project: Path
-    annotations: str
-    cache_seed: "SeedMode | None"
-    triage: bool
-    hash_seed: int | None
-    given_limits: Mapping[str, float]
-    limits: Mapping[str, float]
-    lanes: Mapping[str, LaneConfig]
-    preload: tuple[str, ...]
-    environment: Mapping[str, str]
-    untrusted: bool
-    budget_usd: float | None
     tables: Mapping[str, object]
-    detach: bool = False
-    attach: str | None = None
 
-    @cached_property
-    def modal(self) -> "ModalConfig":
-        """`[tool.pytest_megacpp.modal]`, loaded when it is asked for. Raises UsageError."""
+    surface: str = option(
+        partial(known, valid=SURFACES, what="surface"),
+        default="auto",
+        metavar="{auto,local,modal}",
+        help="where lane tests run; on the command line it also requests them",
+        more=". `auto` is Modal where credentials are configured, otherwise a local dry run on a machine without GPUs, "
+        "announced in the header. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, and "
+        "so is `local` on a machine without GPUs: a gate never degrades silently",
+    )
+    ranks: int | None = option(
+        partial(count, what="the world size"),
+        metavar="N",
+        help="world size of lane tests that do not fix their own",
+    )
+    dry_run: bool = switch(help="use CPU and gloo even where there are GPUs")
+    preset: "Preset | None" = option(preset, metavar="{full,diagnostic}", help="which size the suites build")
+    cache_seed: "SeedMode | None" = option(
+        cache_seed,
+        metavar="{auto,require,cold,refresh}",
+        help="which compile cache to begin with: warm up first where it lacks something (auto; the default on GPUs), "
+        "refuse to run in that case (require), begin without one (cold), or warm up again (refresh)",
+        more="; see [seeds](seed.md)",
+    )
+    triage: bool = switch(
+        help="on compile skew, mismatch or hang, retry automatically with a warm-up, the diagnostic preset or torch's "
+        "own comparison, and report every attempt",
+        more=" ([triage](triage.md))",
+        excludes={
+            "detach": "nobody judges the tests of a detached run, so none can be retried",
+            "attach": "the run was submitted already and can't be told to retry anything",
+            "replay": "a recording can't be run again",
+        },
+    )
+    lane_limit: Mapping[str, float] = pairs(
+        limit_entry,
+        metavar="NAME=SECONDS",
+        help=f"override a limit ({', '.join(LIMIT_NAMES)}); repeatable",
+        more=". The variable takes several (`stall=60,test=300`); in the configuration, limits have a "
+        "[table](configuration.md#tables)",
+    )
+    lane_budget: float | None = option(
+        budget,
+        metavar="USD",
+        help="refuse a launch that cannot start for this amount, and end a run before it costs more; for each lane",
+    )
+    untrusted: bool = switch(
+        help="treat the code as untrusted: no secrets, no open network, no shared cache",
+        more=" ([threat model](threat-model.md))",
+    )
+    lane_dir: Path = option(
+        directory,
+        default=DEFAULT_LANE_DIR,
+        metavar="DIR",
+        help=f"where runs are kept (default: {DEFAULT_LANE_DIR})",
+    )
+    gate_since: str | None = option(
+        partial(text, what="the revision"),
+        metavar="REV",
+        help="run only the lane tests affected by changes since REV, according to the rules in "
+        "[[tool.pytest_megacpp.gate]]",
+        more=" ([gating pull requests](guide.md))",
+    )
+    lane_annotations: str = option(
+        partial(known, valid=ANNOTATIONS, what="choice"),
+        default="auto",
+        metavar="{auto,on,off}",
+        help="GitHub annotations and a step summary (auto: in a GitHub workflow)",
+    )
+    replay: str | None = option(
+        partial(text, what="the recording"),
+        metavar="RECORDING",
+        help="judge a recording, given by path or run id, instead of running on a machine",
+    )
+    detach: bool = switch(
+        only_typed=True,
+        help="submit to Modal, print the run id and exit",
+        more="; the session skips its lane tests",
+    )
+    attach: str | None = option(
+        partial(text, what="the run"),
+        metavar="RUN",
+        has_variable=False,
+        has_key=False,
+        help="fetch the results of a Modal run, streaming them if it is still running",
+        more=", as often as you like; if nothing is left of the run, its tests are `box-lost`",
+        excludes={
+            "detach": "one submits a run, the other needs one that was submitted",
+            "replay": "the results are either a run's on Modal or a recording's",
+        },
+    )
+    hash_seed: int | None = option(
+        hash_seed,
+        metavar="N",
+        help="salt the string hashes of ranks with N and N+1, as recorded in a receipt; drawn at random if not given",
+        more=" ([chance](environment.md#chance))",
+    )
+
+    limits: Mapping[str, float] = table(read_limits, absent={})
+    lanes: Mapping[str, LaneConfig] = table(read_lanes, absent={})
+    preload: tuple[str, ...] = table(partial(module_names, where=f"preload in {TABLE}"), absent=[])
+    environment: Mapping[str, str] = table(read_environment, absent={})
+    gate: "tuple[Rule, ...]" = table(read_gate, absent=[])
+
+    @deferred_table
+    def modal(self, written: object) -> "ModalConfig":
+        """Raises UsageError."""
         from pytest_megacpp.desk.config.modal import read_modal
 
-        return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted, data=self.data)
+        return read_modal(written, untrusted=self.untrusted, data=self.data)
 
-    @cached_property
-    def data(self) -> "tuple[DataConfig, ...]":
-        """`[tool.pytest_megacpp.data]`, loaded when it is asked for and there. Raises UsageError."""
-        if "data" not in self.tables:
+    @deferred_table
+    def data(self, written: object) -> "tuple[DataConfig, ...]":
+        """Raises UsageError."""
+        if written == {}:
             return ()
         from pytest_megacpp.desk.config.data import read_data
 
-        return read_data(self.tables["data"], self.project)
+        return read_data(written, self.project)
 
-    @cached_property
-    def prices(self) -> "Prices":
-        """`[tool.pytest_megacpp.prices]`, loaded when it is asked for. Raises UsageError."""
+    @deferred_table
+    def prices(self, written: object) -> "Prices":
+        """Raises UsageError."""
         from pytest_megacpp.desk.config.prices import read_prices
 
-        return read_prices(self.tables.get("prices", {}), untrusted=self.untrusted)
+        return read_prices(written, untrusted=self.untrusted)
 
-    @cached_property
-    def source(self) -> "SourceConfig":
-        """`[tool.pytest_megacpp.source]`, loaded when it is asked for. Raises UsageError."""
+    @deferred_table
+    def source(self, written: object) -> "SourceConfig":
+        """Raises UsageError."""
         from pytest_megacpp.desk.config.source import read_source
 
-        return read_source(self.tables.get("source", {}))
+        return read_source(written)
 
-    @cached_property
-    def seed(self) -> "SeedConfig":
-        """`[tool.pytest_megacpp.seed]`, loaded when it is asked for. Raises UsageError."""
+    @deferred_table
+    def seed(self, written: object) -> "SeedConfig":
+        """Raises UsageError."""
         from pytest_megacpp.desk.config.seed import read_seed
 
-        return read_seed(self.tables.get("seed", {}), self.project)
+        return read_seed(written, self.project)
+
+    @property
+    def surface_given(self) -> bool:
+        """Whether the command line asks for lane tests by their surface; a variable or key doesn't."""
+        return "surface" in self.given
+
+    @property
+    def gate_since_given(self) -> bool:
+        return "gate_since" in self.given
 
     def limits_for(self, lane: str, marker: Mapping[str, float]) -> "Limits":
         """The limits of one test: command line, marker, lane, configuration, default; the first that names one."""
         from pytest_megacpp.recording.events import Limits
 
-        merged = {**self.limits, **self.lanes[lane].limits, **marker, **self.given_limits}
+        merged = {**self.limits, **self.lanes[lane].limits, **marker, **self.lane_limit}
         return Limits(**{name: value for name, value in merged.items() if name != "run"})
 
     def run_limit_s(self, lane: str, markers: Iterable[Mapping[str, float]] = ()) -> float | None:
         """The limit of the whole box: of several markers the longest; None without one."""
         asked = [marker["run"] for marker in markers if "run" in marker]
         merged = {**self.limits, **self.lanes[lane].limits, **({"run": max(asked)} if asked else {})}
-        return (merged | dict(self.given_limits)).get("run")
+        return (merged | dict(self.lane_limit)).get("run")
 
     def environment_for(self, lane: str) -> dict[str, str]:
         """What is set for a launch: the lane's variables, then those of all lanes."""
@@ -189,377 +250,40 @@ class Options:
         return marker or self.preset or self.lanes[lane].preset or Preset.FULL
 
 
+KEYS = declarations.keys_of(Options)
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declares the command line."""
     group = parser.getgroup("megacpp", "distributed lanes (pytest-megacpp)")
-    add = group.addoption
-    add(
-        "--surface",
-        metavar="{auto,local,modal}",
-        dest="megacpp_surface",
-        help="where lane tests run; giving it asks for them",
-    )
-    add("--ranks", metavar="N", dest="megacpp_ranks", help="world size of lane tests that don't fix their own")
-    add("--dry-run", action="store_true", default=None, dest="megacpp_dry_run", help="run lanes on CPU/gloo")
-    add("--preset", metavar="{full,diagnostic}", dest="megacpp_preset", help="which size the suites build")
-    add(
-        "--cache-seed",
-        metavar="{auto,require,cold,refresh}",
-        dest="megacpp_cache_seed",
-        help="the compile cache to begin with: warm up first where it lacks something (auto; the default on GPUs),"
-        " refuse then (require), begin without on purpose (cold), or warm up again (refresh)",
-    )
-    add(
-        "--triage",
-        action="store_true",
-        default=None,
-        dest="megacpp_triage",
-        help="after a compile skew, a mismatch or a hang go on by the order of diagnosis, and report both outcomes",
-    )
-    add(
-        "--hash-seed",
-        metavar="N",
-        dest="megacpp_hash_seed",
-        help="salt the string hashes of ranks with N and N+1, as a receipt of a run says; drawn without it",
-    )
-    add(
-        "--lane-limit",
-        metavar="NAME=SECONDS",
-        action="append",
-        default=[],
-        dest="megacpp_lane_limit",
-        help=f"override a limit ({', '.join(LIMIT_NAMES)}); repeatable",
-    )
-    add(
-        "--untrusted",
-        action="store_true",
-        default=None,
-        dest="megacpp_untrusted",
-        help="the code is a stranger's: its box gets no secrets, no open network and no shared cache",
-    )
-    add(
-        "--lane-budget",
-        metavar="USD",
-        dest="megacpp_lane_budget",
-        help="refuse a launch, and end a run, that would cost more; for each lane of the session",
-    )
-    add("--lane-dir", metavar="DIR", dest="megacpp_lane_dir", help=f"where runs are kept (default: {DEFAULT_LANE_DIR})")
-    add(
-        "--lane-annotations",
-        metavar="{auto,on,off}",
-        dest="megacpp_lane_annotations",
-        help="GitHub annotations and a step summary (auto: in a GitHub workflow)",
-    )
-    add(
-        "--gate-since",
-        metavar="REV",
-        dest="megacpp_gate_since",
-        help="run only lane tests that what changed since REV may touch, by the rules of [[tool.pytest_megacpp.gate]]",
-    )
-    add(
-        "--replay",
-        metavar="RECORDING",
-        dest="megacpp_replay",
-        help="judge a recording (or run id) in place of a machine",
-    )
-    add(
-        "--detach",
-        action="store_true",
-        dest="megacpp_detach",
-        help="submit to Modal and leave with the run id",
-    )
-    add(
-        "--attach",
-        metavar="RUN",
-        dest="megacpp_attach",
-        help="take the results of a run on Modal, live if it works yet",
-    )
-
-
-def twin(name: str) -> str:
-    """The variable that stands for an option: `lane_dir` → `MEGACPP_LANE_DIR`."""
-    return f"MEGACPP_{name.upper()}"
-
-
-def misspelt_twins(environ: Mapping[str, str]) -> list[str]:
-    """A line for each variable that looks like one of ours and is none; ranks' own and users' are left in peace."""
-    from difflib import get_close_matches
-
-    twins = [twin(name) for name in (*OPTION_KEYS, "lane_limit")]
-    ours = (name for name in sorted(environ) if name.startswith("MEGACPP_") and name not in twins)
-    near = ((name, get_close_matches(name, twins, n=1, cutoff=0.9)) for name in ours)
-    return [f"the variable {name} means nothing here; did you mean {found[0]!r}?" for name, found in near if found]
+    for name, declared in declarations.options_of(Options).items():
+        declarations.add_option(group, name, declared)
 
 
 def read_options(config: pytest.Config) -> Options:
     """Command line, variables and configuration, checked. Raises UsageError."""
-    pyproject = nearest_table(config.rootpath)
-    settings = read_table(pyproject)
-    chosen = _Chooser(config, settings, os.environ)
+    pyproject = nearest_pyproject(config.rootpath)
+    settings = read_settings(pyproject)
+    given, typed_in = declarations.given_of(Options, config), config.invocation_params.dir
+    sources = declarations.Sources(given, os.environ, settings, typed_in=typed_in, configured_in=config.rootpath)
     return Options(
-        surface=chosen("surface", _surface) or "auto",
-        surface_given=config.getoption("megacpp_surface") is not None,
-        ranks=chosen("ranks", lambda value, where: count(value, what="the world size", where=where)),
-        dry_run=chosen("dry_run", _flag) or False,
-        preset=chosen("preset", _preset),
-        lane_dir=_lane_dir(config, settings),
-        replay=chosen("replay", lambda value, where: text(value, what="the recording", where=where)),
-        gate_since=chosen("gate_since", lambda value, where: text(value, what="the revision", where=where)),
-        gate_since_given=config.getoption("megacpp_gate_since") is not None,
-        rules=read_gate(settings),
+        **declarations.read_declared(Options, sources),
+        given=frozenset(sources.given),
         project=pyproject.parent,
-        annotations=chosen("lane_annotations", _annotations) or "auto",
-        cache_seed=chosen("cache_seed", _cache_seed),
-        triage=_triage(config, chosen("triage", _flag) or False),
-        hash_seed=chosen("hash_seed", _hash_seed),
-        given_limits=_given_limits(config.getoption("megacpp_lane_limit"), os.environ),
-        limits=read_limits(settings.get("limits", {}), "[tool.pytest_megacpp.limits]"),
-        lanes=read_lanes(settings.get("lanes", {})),
-        preload=_preload(settings.get("preload", [])),
-        environment=read_environment(settings.get("environment", {})),
-        untrusted=chosen("untrusted", _flag) or False,
-        budget_usd=chosen("lane_budget", _budget),
-        tables={name: settings[name] for name in ("modal", "source", "prices", "seed", "data") if name in settings},
-        detach=bool(config.getoption("megacpp_detach")),
-        attach=_attach(config),
+        tables={name: settings[name] for name in declarations.deferred_tables_of(Options) if name in settings},
     )
 
 
-def _attach(config: pytest.Config) -> str | None:
-    """The run to listen to; it excludes what would start or replace one."""
-    given = config.getoption("megacpp_attach")
-    if given is None:
-        return None
-    for other in ("detach", "replay"):
-        if config.getoption(f"megacpp_{other}"):
-            raise pytest.UsageError(f"--attach and --{other} exclude each other")
-    return text(given, what="the run", where="--attach")
+def read_lane_dir(given: str | None, settings: Mapping[str, object], root: Path) -> Path:
+    """That of a command, where `given` is its `--lane-dir` and the configuration is in `root`. Raises UsageError."""
+    sources = declarations.Sources({"lane_dir": given}, os.environ, settings, typed_in=Path(), configured_in=root)
+    directory: Path = declarations.read_option("lane_dir", declarations.options_of(Options)["lane_dir"], sources)
+    return directory
 
 
-def _triage(config: pytest.Config, wanted: bool) -> bool:
-    """Whoever configured it for good gets it where it makes sense."""
-    impossible = {
-        "detach": "a detached run has nobody to judge it, so nothing can be tried again",
-        "attach": "the run was submitted already, and listens to nobody",
-        "replay": "a recording can't be run again",
-    }
-    for other, why in impossible.items():
-        if wanted and config.getoption(f"megacpp_{other}"):
-            if config.getoption("megacpp_triage"):
-                raise pytest.UsageError(f"--triage and --{other} exclude each other: {why}")
-            return False
-    return wanted
-
-
-class _Chooser:
-    """The value of an option: the command line's, else its variable's, else the configuration's, else None.
-
-    A variable that is set to nothing is not set: that is how CI systems leave out an input.
-    """
-
-    def __init__(self, config: pytest.Config, settings: Mapping[str, object], environ: Mapping[str, str]) -> None:
-        self._config = config
-        self._settings = settings
-        self._environ = environ
-
-    def __call__(self, name: str, check: Callable[[object, str], Any]) -> Any:
-        given = self._config.getoption(f"megacpp_{name}")
-        if given is not None:
-            return check(given, f"--{name.replace('_', '-')}")
-        if self._environ.get(twin(name), "").strip():
-            return check(self._environ[twin(name)].strip(), twin(name))
-        return check(self._settings[name], f"{name} in {TABLE}") if name in self._settings else None
-
-
-def nearest_table(directory: Path) -> Path:
-    """The closest pyproject.toml, from `directory` upwards, that speaks of the plugin: pytest's rootdir may be a
-    subdirectory of the project.
-    """
-    for place in (directory, *directory.parents):
-        file = place / "pyproject.toml"
-        try:
-            if b"pytest_megacpp" in file.read_bytes():
-                return file
-        except OSError:
-            continue
-    return directory / "pyproject.toml"
-
-
-def read_table(pyproject: Path) -> dict[str, object]:
+def read_settings(pyproject: Path) -> dict[str, object]:
     """`[tool.pytest_megacpp]`, its keys checked; empty without a file or without the table. Raises UsageError."""
-    try:
-        data = pyproject.read_bytes()
-    except OSError:
-        return {}
-    if b"pytest_megacpp" not in data:
-        return {}
-    import tomllib
-
-    try:
-        tool = tomllib.loads(data.decode()).get("tool", {})
-    except ValueError as error:
-        raise pytest.UsageError(f"{pyproject}: {error}") from None
-    settings = table(tool, what="[tool]", where=str(pyproject)).get("pytest_megacpp", {})
-    settings = table(settings, what=TABLE, where=str(pyproject))
+    settings = read_table(pyproject)
     for key in settings:
         known(key, KEYS, what="key", where=TABLE)
     return settings
-
-
-def read_gate(settings: Mapping[str, object]) -> "tuple[Rule, ...]":
-    """The rules of the gate; none without a table of them. Raises UsageError."""
-    if "gate" not in settings:
-        return ()
-    from pytest_megacpp.desk.config.gate import read_rules
-
-    return read_rules(settings["gate"])
-
-
-def read_limits(value: object, where: str) -> dict[str, float]:
-    """A table of limits in seconds. Raises UsageError."""
-    limits = table(value, what="it", where=where)
-    return {
-        known(name, LIMIT_NAMES, what="limit", where=where): seconds(value, what=name, where=where)
-        for name, value in limits.items()
-    }
-
-
-def _surface(value: object, where: str) -> str:
-    return known(value, SURFACES, what="surface", where=where)
-
-
-def _flag(value: object, where: str) -> bool:
-    """A variable can only say it in words."""
-    if isinstance(value, str) and where.startswith("MEGACPP_"):
-        return said_flag(value, where=where)
-    return flag(value, what="it", where=where)
-
-
-def _annotations(value: object, where: str) -> str:
-    return known(value, ANNOTATIONS, what="choice", where=where)
-
-
-def _hash_seed(value: object, where: str) -> int:
-    seed = count(value, what="the hash seed", where=where)
-    if seed > MAX_HASH_SEED:
-        raise pytest.UsageError(f"{where}: Python has hash seeds up to {MAX_HASH_SEED}, not {seed}")
-    return seed
-
-
-def _cache_seed(value: object, where: str) -> "SeedMode":
-    from pytest_megacpp.recording.vocabulary import SeedMode
-
-    return member(value, SeedMode, what="cache seed", where=where)
-
-
-def _budget(value: object, where: str) -> float:
-    from pytest_megacpp.desk.config.prices import read_budget
-
-    return read_budget(value, where)
-
-
-def _preset(value: object, where: str) -> "Preset":
-    from pytest_megacpp.recording.vocabulary import Preset
-
-    return member(value, Preset, what="preset", where=where)
-
-
-def _lane_dir(config: pytest.Config, settings: Mapping[str, object]) -> Path:
-    """What was typed counts from where it was typed, the configuration from its own directory."""
-    given, told = config.getoption("megacpp_lane_dir"), os.environ.get(twin("lane_dir"), "").strip()
-    if given is not None or told:
-        given = text(told if given is None else given, what="the directory", where="--lane-dir")
-        return config.invocation_params.dir / Path(given).expanduser()
-    configured = text(settings.get("lane_dir", DEFAULT_LANE_DIR), what="it", where=f"lane_dir in {TABLE}")
-    return config.rootpath / Path(configured).expanduser()
-
-
-def _given_limits(given: Iterable[str], environ: Mapping[str, str]) -> dict[str, float]:
-    """Of the command line and of its variable, whose entries stand between commas or blanks."""
-    variable = twin("lane_limit")
-    told = [(entry, f"{variable} {entry}") for entry in environ.get(variable, "").replace(",", " ").split()]
-    entries = [*told, *((entry, f"--lane-limit {entry}") for entry in given)]
-    return dict(_given_limit(entry, where) for entry, where in entries)
-
-
-def _given_limit(entry: str, where: str) -> tuple[str, float]:
-    name, equals, value = entry.partition("=")
-    if not equals:
-        raise pytest.UsageError(f"{where}: write NAME=SECONDS, with NAME one of {', '.join(LIMIT_NAMES)}")
-    name = known(name.strip(), LIMIT_NAMES, what="limit", where=where)
-    return name, seconds(value.strip(), what=name, where=where)
-
-
-BUILT_IN_LANE = LaneConfig("h200x8", "H200:8", 8)
-LANE_KEYS = ("gpu", "ranks", "preset", "limits", "environment", *LIMIT_NAMES)
-ENVIRONMENT = "[tool.pytest_megacpp.environment]"
-
-
-def read_lanes(value: object) -> dict[str, LaneConfig]:
-    """The built-in lane and the configured ones, which may change it. Raises UsageError."""
-    tables = table(value, what="it", where="[tool.pytest_megacpp.lanes]")
-    configured = {name: _lane(name, settings) for name, settings in tables.items()}
-    return {BUILT_IN_LANE.name: BUILT_IN_LANE, **configured}
-
-
-def _lane(name: str, value: object) -> LaneConfig:
-    where = f"[tool.pytest_megacpp.lanes.{name}]"
-    if not name.isidentifier() or iskeyword(name) or name in RESERVED_MARKS:
-        raise pytest.UsageError(f"{where}: {name!r} can't be a marker's name; use letters, digits and _ (b200x8)")
-    settings = table(value, what="it", where=where)
-    for key in settings:
-        known(key, LANE_KEYS, what="key", where=where)
-    base = BUILT_IN_LANE if name == BUILT_IN_LANE.name else None
-    lane = LaneConfig(
-        name,
-        gpu=_gpu(settings.get("gpu", base.gpu if base else None), where),
-        ranks=1,
-        preset=_lane_preset(settings, where),
-        limits=_lane_limits(settings, where),
-        environment=read_environment(settings.get("environment", {}), lane_environment(name)),
-    )
-    ranks = count(settings.get("ranks", lane.devices), what="ranks", where=where)
-    if ranks > lane.devices:
-        told = f"{where}: {ranks} ranks don't fit on gpu = {lane.gpu!r}; each rank has a device of its own"
-        raise pytest.UsageError(told)
-    return replace(lane, ranks=ranks)
-
-
-def lane_environment(lane: str) -> str:
-    """The table in which a lane has variables of its own."""
-    return f"[tool.pytest_megacpp.lanes.{lane}.environment]"
-
-
-def _gpu(value: object, where: str) -> str:
-    if not isinstance(value, str) or not _GPU.fullmatch(value):
-        raise pytest.UsageError(f'{where}: gpu must say type and number, such as gpu = "B200:8", not {value!r}')
-    return value
-
-
-def _lane_preset(settings: Mapping[str, object], where: str) -> "Preset | None":
-    return _preset(settings["preset"], where) if "preset" in settings else None
-
-
-def _lane_limits(settings: Mapping[str, object], where: str) -> dict[str, float]:
-    """Limits may stand in the lane's table or in a table of their own."""
-    direct = {name: settings[name] for name in LIMIT_NAMES if name in settings}
-    return read_limits(direct, where) | read_limits(settings.get("limits", {}), f"{where[:-1]}.limits]")
-
-
-def _preload(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and _is_module(name) for name in value):
-        raise pytest.UsageError(f'preload in {TABLE} must be a list of module names, such as ["numpy"], not {value!r}')
-    return tuple(value)
-
-
-def _is_module(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
-
-
-def read_environment(value: object, where: str = ENVIRONMENT) -> dict[str, str]:
-    """A table of variables. Raises UsageError."""
-    variables = table(value, what="it", where=where)
-    for name, content in variables.items():
-        if not isinstance(content, str) or "\0" in content or not name or "=" in name or "\0" in name:
-            raise pytest.UsageError(f'{where}: variables are texts, such as {name} = "1"; not {content!r}')
-    return {name: str(content) for name, content in variables.items()}

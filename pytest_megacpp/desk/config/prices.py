@@ -94,17 +94,6 @@ def _price(settings: Mapping[str, object], key: str) -> float | None:
     return float(value)
 
 
-def read_budget(value: object, where: str) -> float:
-    """`--lane-budget`: dollars above 0. Raises UsageError."""
-    try:
-        usd = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
-    except ValueError:
-        usd = 0.0
-    if not 0 < usd < 1e9:
-        raise pytest.UsageError(f"{where}: a budget is a number of dollars above 0, such as 5 or 0.50, not {value!r}")
-    return usd
-
-
 # -- what a box costs ----------------------------------------------------------------------------------------------
 
 

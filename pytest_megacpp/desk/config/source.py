@@ -22,14 +22,16 @@ def read_source(value: object) -> SourceConfig:
     _check_patterns(exclude, "exclude")
     for pattern in include:
         if pattern.startswith(("/", "!")) or ".." in pattern.split("/"):
-            raise pytest.UsageError(f"{TABLE}: include names files inside the project, not {pattern!r}; see extra")
+            raise pytest.UsageError(
+                f"{TABLE}: include takes paths inside the project, not {pattern!r}; use extra for others"
+            )
     return SourceConfig(include, exclude, extra, max_mib * MIB)
 
 
 def _texts(settings: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = settings.get(key, [])
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise pytest.UsageError(f'{TABLE}: {key} must be a list of texts, such as ["assets/**"], not {value!r}')
+        raise pytest.UsageError(f'{TABLE}: {key} must be a list of strings, such as ["assets/**"], not {value!r}')
     return tuple(value)
 
 
@@ -37,4 +39,4 @@ def _check_patterns(patterns: tuple[str, ...], key: str) -> None:
     try:
         PathSpec.from_lines("gitignore", patterns)
     except ValueError as error:
-        raise pytest.UsageError(f"{TABLE}: a pattern of {key} makes no sense: {error}") from None
+        raise pytest.UsageError(f"{TABLE}: invalid pattern in {key}: {error}") from None

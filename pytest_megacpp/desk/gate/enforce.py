@@ -49,7 +49,7 @@ class Gatekeeper:
         assert options.gate_since is not None
         patterns = [str(pattern) for pattern in config.getini("python_files")]
         places = [*sys.path, *map(str, config.getini("pythonpath"))]
-        gate = decide(options.gate_since, options.rules, options.project, patterns, places)
+        gate = decide(options.gate_since, options.gate, options.project, patterns, places)
         return cls(gate, lanes, lane_of)
 
     def header(self) -> list[str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.config.declarations import misspelt_variables
 from pytest_megacpp.desk.config.git import look, named
+from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.markers import Expectation
-from pytest_megacpp.desk.config.options import LaneConfig, Options, misspelt_twins
+from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance, estimate
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
@@ -93,7 +95,7 @@ class LaneRunner:
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
         self._warnings = RankWarnings(config)
         config.pluginmanager.register(self._warnings, "megacpp-warnings")
-        wanted = is_wanted(self._options.annotations, os.environ)
+        wanted = is_wanted(self._options.lane_annotations, os.environ)
         self._announcer = Announcer(config.invocation_params.dir, config.rootpath) if wanted else None
 
     def _post_gatekeeper(self) -> Gatekeeper | None:
@@ -141,7 +143,7 @@ class LaneRunner:
             *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
             f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",
-            *(f"megacpp: {line}" for line in misspelt_twins(os.environ)),
+            *(f"megacpp: {line}" for line in misspelt_variables(Options, os.environ)),
             *(f"megacpp: {line}" for line in [signals.header_line(os.getpid())] if line),
         ]
 
@@ -188,7 +190,7 @@ class LaneRunner:
         """What a box of the lane costs, as far as that is known before tests are; empty when it is free."""
         place, options = self._where(), self._options
         rate = rate_of(place, options, lane.name, options.ranks or lane.ranks)
-        said = estimate(rate, longest_s(place, options, lane.name), options.budget_usd)
+        said = estimate(rate, longest_s(place, options, lane.name), options.lane_budget)
         return f"{lane.name} costs {said}" if said else ""
 
     # -- the session ---------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ class LaneRunner:
             rate=rate,
         )
         unfit = refused(self._options, lane, place, os.environ)
-        allowed = allowance(self._options.budget_usd, rate)
+        allowed = allowance(self._options.lane_budget, rate)
         plan = replace(plan, budget_s=allowed.run_s, revision=named(meta.git))
         run = LaneRun(plan, directory, redactor, meta)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
@@ -292,7 +294,7 @@ class LaneRunner:
         return placed is not None and placed.run.is_through(placed.index)
 
     def _say_worst(self, run: LaneRun, longest: float | None) -> None:
-        said = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.budget_usd)
+        said = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.lane_budget)
         if said:
             self._say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {said}")
 

@@ -5,7 +5,8 @@ not know the contract's values.
 from collections.abc import Iterator, Mapping
 
 from pytest_megacpp.box.host.contract import OBJECTIONS, objection, refusal
-from pytest_megacpp.desk.config.options import ENVIRONMENT, Options, lane_environment
+from pytest_megacpp.desk.config.lanes import ENVIRONMENT, lane_environment
+from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run.launch import Place
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.vocabulary import ProblemCode

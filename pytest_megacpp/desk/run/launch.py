@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
-from pytest_megacpp.desk.config.options import DRILL_MARK, Options
+from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.paths import user_cache_dir
 from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan

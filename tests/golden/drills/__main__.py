@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.markers import Expectation, expectation
-from pytest_megacpp.desk.config.options import DRILL_MARK
 from pytest_megacpp.desk.run.directory import RECORDING, run_paths
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Code
