@@ -197,6 +197,17 @@ def test_the_architecture_page_has_a_line_for_each_folder() -> None:
     assert not missing
 
 
+def test_ranks_load_no_fold() -> None:
+    """Each of a box's ranks pays for what it imports. Folding is for box and desk."""
+    needed, waiting = set[str](), [module for module in MODULES if folder_of(module) == "rank"]
+    while waiting:
+        module = waiting.pop()
+        needed.add(module)
+        waiting += (own(imports_at_run_time(MODULES[module])) & MODULES.keys()) - needed
+    assert "recording.events" in needed
+    assert not needed & {"recording.timeline", "recording.views", "recording.collectives", "recording.groups"}
+
+
 def test_importing_the_plugin_costs_nothing() -> None:
     script = "import pytest_megacpp.plugin, sys; print(*sys.modules, sep='\\n')"
     command = [sys.executable, "-c", script]

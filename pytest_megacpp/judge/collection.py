@@ -57,7 +57,7 @@ def _reason(skipped: dict[int, str]) -> str:
 
 
 def _skipped(world: WorldView, skipped: dict[int, str], nodeid: str) -> Finding:
-    """All ranks skip the whole file, which the desk did not: a library that only the box lacks."""
+    """Returns the finding where all ranks skip the whole file, which the desk did not: the box lacks a library."""
     return Finding(
         Code.SKIPPED,
         _reason(skipped) or f"skipped on all {world.size} ranks",
@@ -79,7 +79,9 @@ def _other(world: WorldView, rank: int, nodeid: str) -> str:
 
 
 def _in_its_place(world: WorldView, lacking: Sequence[int], nodeid: str) -> str:
-    """`; in its place: test_a[x] on rank 0 …`, where these ranks have the test with other parameters; else empty."""
+    """Returns `; in its place: test_a[x] on rank 0 …`, where these ranks have the test with other parameters; else
+    empty.
+    """
     others: dict[str, list[int]] = defaultdict(list)
     for rank in lacking:
         if other := _other(world, rank, nodeid):
@@ -89,7 +91,7 @@ def _in_its_place(world: WorldView, lacking: Sequence[int], nodeid: str) -> str:
 
 
 def _others(world: WorldView, lacking: Sequence[int]) -> str:
-    """Who did collect it."""
+    """Returns the ranks that did collect the test, as text."""
     others = [r for r in world.collected if r not in lacking]
     return ranks_named(others) if others else "only the desk"
 

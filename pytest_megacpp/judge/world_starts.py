@@ -111,7 +111,7 @@ def _written_of_nvls(world: WorldView, rank: int) -> str:
 
 
 def _without_nvls(timeline: Timeline, failures: Sequence[StartupFailure]) -> Finding:
-    """As for a test that runs (judge/devices.py): the machine's matter, and no rank's."""
+    """Returns the same finding as for a test that runs (`judge.devices`): the machine is at fault, and no rank."""
     first = failures[0]
     hit = [f.rank for f in failures if f.nvls]
     return Finding(
@@ -156,7 +156,7 @@ def _relies(world: WorldView, first: StartupFailure, blamed: Iterable[int]) -> f
 
 
 def _may_be_oom(world: WorldView, first: StartupFailure, blamed: Iterable[int]) -> bool:
-    """Whether a rank was killed where nobody can say by what."""
+    """Whether a rank was killed and no witness can tell by what."""
     return first.source is Witness.EXIT and may_be_oom(world.exits[r][1] for r in blamed if r in world.exits)
 
 
@@ -189,7 +189,7 @@ def _too_slow(world: WorldView, acted: ev.Acted) -> Finding:
 
 
 def _step(world: WorldView, rank: int) -> str:
-    """How far a rank came, and where it is."""
+    """Returns how far a rank came, and where it is."""
     if rank in world.ready:
         where = _whereabouts(world, rank)
         return "had not collected the tests" + (f": {where}" if where else "")
@@ -197,7 +197,7 @@ def _step(world: WorldView, rank: int) -> str:
 
 
 def _whereabouts(world: WorldView, rank: int) -> str:
-    """`still in test_a.py:3 (<module>)`; empty when nothing is known."""
+    """Returns where a rank is: `still in test_a.py:3 (<module>)`; empty when nothing is known."""
     if rank in world.samples and world.samples[rank].state in FROZEN_STATES:
         return "frozen, stopped by a signal"
     taken = world.stacks[rank][1] if rank in world.stacks else None

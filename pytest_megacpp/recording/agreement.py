@@ -18,14 +18,14 @@ from pytest_megacpp.recording.operations import bare_op, describe, signature
 
 
 class Aspect(StrEnum):
-    """In what collectives differ that ranks issued under one number."""
+    """What differs between collectives that ranks issued under one number."""
 
     OPERATION = "operation"
     DTYPE = "dtype"
     SIZE = "size"
 
     def of(self, entry: Collective) -> object:
-        """What a rank issued, as far as this goes."""
+        """The part of a rank's entry that this aspect compares."""
         match self:
             case Aspect.OPERATION:
                 return bare_op(entry.op)
@@ -72,7 +72,7 @@ def disagreements(
 
 
 def _aspect(entries: Iterable[Collective]) -> Aspect | None:
-    """The first in which they differ."""
+    """The first aspect in which they differ; None where they are alike."""
     ops, dtypes, sizes = (
         set(part) for part in zip(*(signature(e.op, e.dtype, e.numel_in) for e in entries), strict=True)
     )
@@ -93,14 +93,14 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 
 
 def differing(
-    told: Mapping[int, Mapping[str, str]], groups: Groups
+    digests: Mapping[int, Mapping[str, str]], groups: Groups
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
-    """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends).
+    """Groups whose members have different digests (by rank and group) from one number on: (group, that number, ranks by
+    what each issued up to where its stretch ends).
     """
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for rank in sorted(told):
-        for group, digest in told[rank].items():
+    for rank in sorted(digests):
+        for group, digest in digests[rank].items():
             own = groups.as_named_by(rank, group)
             if rank in groups.of(own, (rank,)):
                 for first, stretch in stretches(digest).items():

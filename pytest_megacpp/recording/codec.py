@@ -48,7 +48,7 @@ def to_json(value: object) -> Any:
 
 
 def from_json(cls: type[T], data: object) -> T:
-    """`data` as an instance of dataclass `cls`; raises CodecError."""
+    """Returns `data` as an instance of dataclass `cls`; raises CodecError."""
     result: T = _reader(typing.cast(Any, cls))(data)
     return result
 
@@ -200,14 +200,14 @@ def _dataclass_reader(cls: type) -> Reader:
     Recordings have millions of events, and this is where most of the time to read one goes.
     """
     hints = typing.get_type_hints(cls)
-    scope: dict[str, Any] = {"cls": cls, "thawed": thawed(cls), "absent": _ABSENT, "refuse": _refuser(cls)}
+    scope: dict[str, Any] = {"cls": cls, "mutable_twin": mutable_twin(cls), "absent": _ABSENT, "refuse": _refuser(cls)}
     lines = ["def read(value):", "    if type(value) is not dict: refuse(value)", "    get = value.get"]
     for f in fields(cls):
         hint = hints[f.name]
         scope[f"read_{f.name}"] = _field_reader(f, _reader(hint))
         scope[f"members_{f.name}"] = _members(hint) if _is_enum(hint) else {}
         lines += _lines(f.name, hint)
-    lines.append(f"    made = thawed({', '.join(f'_{f.name}' for f in fields(cls))})")
+    lines.append(f"    made = mutable_twin({', '.join(f'_{f.name}' for f in fields(cls))})")
     lines += ["    made.__class__ = cls", "    return made"]
     exec("\n".join(lines), scope)
     reader: Reader = scope["read"]
@@ -225,7 +225,7 @@ def _lines(name: str, hint: Any) -> list[str]:
     return [take, f"    {read}"]
 
 
-def thawed(cls: type) -> Callable[..., Any]:
+def mutable_twin(cls: type) -> Callable[..., Any]:
     """A class of the same fields and layout whose instances may still be changed, also into instances of `cls`.
 
     A frozen dataclass sets every field through `object.__setattr__`: that takes as long as reading the JSON.

@@ -23,8 +23,9 @@ from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
 
-KEPT_ENTRIES = 512  # of a rank, in worlds of up to 128
-KEPT_IN_ALL = 65_536  # of a test
+# How many entries are kept of each rank: docs/decisions/0040 says what that costs in large worlds.
+KEPT_ENTRIES = 512  # in worlds of up to 128 ranks
+KEPT_IN_ALL = 65_536  # of all ranks of a test together
 KEPT_LEAST = 32
 KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
@@ -44,7 +45,7 @@ class Life:
 
     @property
     def added(self) -> str:
-        """What tells its name from those of others."""
+        """What is added to its name to tell it from other groups of that name."""
         return f" ({self.number}){self.world}" if self.number > 1 else self.world
 
 
@@ -55,7 +56,7 @@ class RankCollectives:
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
     (`0@1`), counted per world. A group that is made again under its name (`4be1 (2)`) starts from 1 as well; an entry
     belongs to the one that was begun last before it. Entries from before `floor_s` belong to an earlier test or
-    incarnation. They are kept as they were recorded: whether one is over by now says `is_done`.
+    incarnation. Entries are kept as they were recorded: `is_done` says whether one has ended since.
     """
 
     floor_s: float = 0.0
@@ -79,7 +80,7 @@ class RankCollectives:
         self.changed = deque(maxlen=self.kept)
 
     def update(self, seen: FlightRecorded) -> bool:
-        """Takes in what was seen; whether a counter rose."""
+        """Takes in what was seen; returns whether a counter rose."""
         if self.held and seen.origin is not FlightOrigin.EVIDENCE:
             seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
         else:
@@ -143,7 +144,7 @@ class RankCollectives:
 
     @property
     def incarnation(self) -> int:
-        """How often it left this world before."""
+        """How often the rank left this world before."""
         return self.incarnations.get(self.scope, 0)
 
     def named(self, group: str, at_s: float = float("inf")) -> str:
@@ -155,12 +156,14 @@ class RankCollectives:
 
     @property
     def _of_this_world(self) -> str:
-        """What is added to names of its groups."""
+        """What is added to the names of groups of the world that the rank is in."""
         name = f"~{self.scope}" if self.scope else ""
         return f"{name}@{self.incarnation}" if self.incarnation else name
 
     def enter(self, scope: str, time_s: float) -> None:
-        """Its groups are those of that world from now on. The one that it was in it has aborted, if not destroyed."""
+        """The rank begins the default group of a world: its groups are of that world from now on. A world that it did
+        not destroy before, it has aborted.
+        """
         if self.world_since_s is not None and self.world_since_s < time_s:
             self.restart(time_s)
         self.world_since_s = time_s
@@ -168,7 +171,7 @@ class RankCollectives:
             self.scope = scope
 
     def begin(self, name: str, time_s: float, beside: str | None = None) -> None:
-        """It makes a group beside its default one; `beside`: which is all of that world."""
+        """The rank makes a group beside its default one; `beside`: a group of all ranks of that world."""
         if (known := self.lives.get(name)) and known[-1].since_s == time_s:  # said twice
             return
         world = self._of_this_world if beside is None else f"~{beside}" if beside else ""
@@ -182,7 +185,7 @@ class RankCollectives:
         drop_oldest(self.given, KEPT_GROUPS)
 
     def failed(self, name: str, *, default: bool) -> None:
-        """That group was not made: the next one of this name is no other."""
+        """The group was not made: the next one of this name takes its number."""
         if default:
             self.world_since_s = None
         elif lives := self.lives.get(name):
@@ -200,26 +203,26 @@ class RankCollectives:
             self.unfinished.clear()
 
     def changed_since(self, changes: int) -> Iterable[Number]:
-        """What was issued since `changes` was so high."""
+        """The collectives that were issued since `changes` had this value."""
         return islice(reversed(self.changed), max(0, self.changes - changes))
 
     def is_done(self, entry: Collective) -> bool:
-        """Whether one of `entries` is over by now."""
+        """Whether one of `entries` has ended by now."""
         return (entry.group, entry.seq) not in self.unfinished
 
     def pending(self) -> tuple[Collective, ...]:
-        """Entered and not finished, oldest first."""
+        """The collectives that were entered and are not finished, the oldest first."""
         return tuple(sorted((self.entries[key] for key in self.unfinished), key=lambda e: e.entered_s))
 
     def last(self, until_s: float = float("inf")) -> Collective | None:
-        """The newest that it had entered by then."""
+        """The newest collective that the rank had entered by then."""
         entries = (e for e in self.entries.values() if e.entered_s <= until_s)
         return max(entries, key=lambda e: (e.entered_s, e.seq), default=None)
 
 
 def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:
-    """Counters only grow; of too many groups the ones that were not heard of for longest are forgotten. Whether
-    anything is new.
+    """Raises a counter, which never falls. Of too many groups those that were not seen for longest are forgotten.
+    Returns whether anything is new.
     """
     known = counts.pop(group, None)
     counts[group] = now = max(known or 0, count)

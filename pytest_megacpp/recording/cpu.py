@@ -1,8 +1,8 @@
 """Owns when the CPU time of a process or thread shows that it computes; must not know ranks, waits or limits.
 
 A rank that waits still spends CPU time: it polls, answers the box, collects garbage. Only what is more than such
-housekeeping counts as progress. Decision: docs/decisions/0060 (what tells computing from waiting where the kernel
-samples CPU time).
+housekeeping counts as progress. To receive a message costs less than that (docs/decisions/0009): where nothing but
+messages pass, the runs of the main thread have to show it.
 """
 
 from dataclasses import dataclass

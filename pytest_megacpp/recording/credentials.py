@@ -58,7 +58,7 @@ def _underlined(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What a text assigns to a name like a credential's: where it stands, and whether it can only be a secret."""
+    """What a text assigns to a name like a credential's: its place, and whether it can only be a secret."""
 
     start: int
     end: int
@@ -85,7 +85,7 @@ def _end_of_word(text: str, start: int) -> int:
 
 
 def _value(text: str, match: re.Match[str]) -> str:
-    """What stands behind an assignment: up to the quote that it began with, else the next word."""
+    """What is assigned: up to the quote that it began with, else the next word."""
     start, quote = match.end(), match["quote"]
     if quote is not None:
         end = text.find(quote, start, start + MAX_QUOTED_CHARS)

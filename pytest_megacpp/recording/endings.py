@@ -30,7 +30,7 @@ class BadEnding:
 
 
 def bad_endings(timeline: Timeline) -> tuple[BadEnding, ...]:
-    """Those of a run so far, in the order of worlds."""
+    """The bad endings of a run so far, in the order of worlds."""
     spans: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
     for test in timeline.tests.values():
         spans[test.world].append((test.started_s, test.ended_s))
@@ -50,8 +50,8 @@ def _of_world(world: WorldView, spans: list[tuple[float, float | None]]) -> Iter
 
 
 def _left_badly(exited: RankExited) -> bool:
-    """Of one that was asked to leave; nothing where its status wasn't learnt. What follows a signal of the box's is the
-    box's doing, but for a crash; whether it had sent one is not told in recordings of before.
+    """How a rank that was asked to leave ended badly; empty where its status wasn't learnt. What follows a signal of
+    the box's is the box's doing, but for a crash; older recordings don't say whether it had sent one.
     """
     if exited.signal in _ASKED_TO_END:
         return exited.signalled is False or bool(exited.oom_killed)

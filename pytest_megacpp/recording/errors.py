@@ -3,12 +3,12 @@ times or blame.
 
 Box and judge ask here. An error is about a peer when only gloo, NCCL or c10d say what it says. Texts that others say as
 well ("Connection reset by peer", "wait timeout after 500 ms") are about a peer only where ranks communicate:
-`raised_in` a module of torch's that does, or by its C++, or where NCCL is named. What stands behind an exception counts
+`raised_in` a module of torch's that does, or by its C++, or where NCCL is named. The causes of an exception count
 like the exception itself: one that was raised from a peer's error, or while one was handled, is about the peer too, and
 so is a group of which all parts are. Such an error is *secondary*: it is the cause only where no rank has trouble of
 its own and none is missing (decision 76).
 
-In a process's output the same line must say it, or the frame that stands above it. Warnings of torch's C++ count for
+In a process's output the same line must say it, or the frame above it. Warnings of torch's C++ count for
 nothing there: the process went on.
 
 The texts are torch 2.13's as measured, NCCL's as read in its source, and for NVLS those of public logs
@@ -64,7 +64,9 @@ class Sign:
     loose: bool = False
 
     def counts(self, communicating: bool | None) -> bool:
-        """`communicating`: None where it isn't known."""
+        """Whether the sign counts. `communicating`: whether the error was raised where ranks communicate, None where
+        that isn't known.
+        """
         return communicating or not (self.in_torch or (self.loose and communicating is False))
 
 
@@ -161,7 +163,7 @@ def classify(error: Error) -> Kind:
 
 
 def _cut(error: Error) -> Error:
-    """As much of it as is read."""
+    """As much of the text as is read."""
     chain = error.chain[:KEPT_CAUSES]
     causes = tuple(replace(c, type=c.type[-300:], message=c.message[:TEXT_CHARS]) for c in chain)
     message, traceback = error.message[:TEXT_CHARS], error.traceback[-TEXT_CHARS:]
@@ -203,8 +205,8 @@ def origin(error: Error) -> Cause | None:
 
 
 def _is_of_communication(short: str, message: str, raised_in: str, traceback: str = "") -> bool | None:
-    """Whether it was raised where ranks communicate, None where that isn't known. Without `raised_in` a traceback that
-    is on its way tells.
+    """Whether the error was raised where ranks communicate, None where that isn't known. Without `raised_in` a
+    traceback that is on its way tells.
     """
     if short.startswith("Dist") or _NATIVE.search(message):
         return True
@@ -217,14 +219,14 @@ _PART = " · "  # `rank.errors` puts it between a group's own words and those of
 
 
 def _held(error: Error) -> tuple[Cause, ...]:
-    """Those of its causes that a group holds."""
+    """The causes of an error that an exception group holds."""
     if _PART not in error.message:
         return ()
     return tuple(c for c in error.chain if not c.explicit and f"{_PART}{c.type}: " in error.message)
 
 
 def _kind_together(kinds: Sequence[Kind]) -> Kind:
-    """Of a group: about a peer only if all its parts are."""
+    """What an exception group is about: a peer only if all its parts are."""
     return next((kind for kind in kinds if not kind.secondary), kinds[0])
 
 
@@ -297,7 +299,7 @@ _NVLS_SIGNS = tuple(sign.pattern for sign in SIGNS if sign.kind is Kind.NVLS)
 
 
 def _nvls_end(text: str) -> int:
-    """Where the last words of NVLS end in a text that has some."""
+    """The position at which the last message about NVLS ends, in a text that has one."""
     return max((said.end() for pattern in _NVLS_SIGNS for said in pattern.finditer(text)), default=0)
 
 

@@ -2,6 +2,9 @@
 
 Times are seconds on the box's monotonic clock since the run began. `rank` fields are global ranks of the
 event's world. A fact says what was seen, never what it means: meaning is the judge's.
+
+All kinds are in one module, because everybody reads them by one name (`ev.Sampled`) and the unions at the end close the
+set. A new kind goes to the section of what it is about.
 """
 
 from dataclasses import dataclass, field, fields
@@ -34,6 +37,9 @@ from pytest_megacpp.recording.vocabulary import (
 )
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+# -- the run, as the box reports it ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,9 @@ class RunFinished:
     detail: str = ""
 
 
+# -- a world and its ranks -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class WorldStarted:
     size: int
@@ -211,7 +220,7 @@ class RankReady:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUsed:
-    """The GPU of a rank, told when it makes its first NCCL group; `index` counts the devices that the rank sees."""
+    """The GPU of a rank, reported when it makes its first NCCL group; `index` counts the devices that the rank sees."""
 
     rank: int
     index: int
@@ -223,7 +232,8 @@ class DeviceUsed:
 class DeviceFault:
     """A GPU's driver reported it. `code`, of an Xid: that of NVIDIA's catalogue; of ECC: 1 corrected, 2 not.
 
-    `device` is its place among the lane's GPUs, `rank` the rank whose process it names; None where that isn't told.
+    `device` is its place among the lane's GPUs, `rank` the rank whose process it names; None where the driver doesn't
+    say.
     """
 
     error: FaultKind
@@ -277,7 +287,7 @@ class RankExited:
     """A rank's process ended. `code` None: not learnt. `oom_killed` None: this box can't tell.
 
     `expected` is true when the box itself ended the rank or asked it to leave; `signalled`, if it had sent a signal by
-    then (None: not told, as before 2026-12). `alive_s` is when it was last seen alive: it ended between then and the
+    then (None: unknown, as before 2026-12). `alive_s` is when it was last seen alive: it ended between then and the
     time of this fact, which a busy box writes late.
     """
 
@@ -290,9 +300,12 @@ class RankExited:
     signalled: bool | None = None
 
 
+# -- a test, as the box runs it --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds; names as users write them (design 2.4)."""
+    """Seconds; names as users write them (docs/configuration.md)."""
 
     startup: float = 300.0
     skew: float = 120.0
@@ -349,6 +362,9 @@ class TestEnded:
     detail: str = ""
 
 
+# -- a test, as a rank reports it ------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
     rank: int
@@ -393,9 +409,9 @@ class Error:
 
     @property
     def chain(self) -> tuple[Cause, ...]:
-        """What stands behind it, nearest first."""
-        told = (text.partition(": ") for text in self.context)
-        return self.causes or tuple(Cause(kind, message, "", False) for kind, _, message in told)
+        """The exceptions behind it, nearest first."""
+        older = (text.partition(": ") for text in self.context)
+        return self.causes or tuple(Cause(kind, message, "", False) for kind, _, message in older)
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,6 +495,9 @@ class Finished:
     missed: int = 0
 
 
+# -- groups and collectives ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class GroupBegun:
     """A rank begins to make a process group, which may wait for the other members. `ranks` are its members as this rank
@@ -486,7 +505,7 @@ class GroupBegun:
     names a world that isn't all of the launch, the same on all its members; of its other groups, `ranks` count in it.
     A `size` of 0: that name is this rank's alone, since the store knows none, and says nothing of who else comes.
     `number` is this rank's own in the group, None where it is no member. `file` and `line` are where the user's code
-    asked for it. Before 2026-12 neither was told.
+    asked for it. Recordings from before 2026-12 have neither.
     """
 
     rank: int
@@ -554,6 +573,9 @@ class FlightRecorded:
     entries: tuple[Collective, ...]
     status: tuple[GroupStatus, ...]
     digests: tuple[tuple[str, str], ...] = ()
+
+
+# -- what the box sees of ranks and memory ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,6 +648,9 @@ class OutputRead:
     stream: Stream
     text: str
     cut_bytes: int = 0
+
+
+# -- what a test says of itself, and compiling -----------------------------------------------------------------
 
 
 KEPT_RECORDS = 256
@@ -713,6 +738,9 @@ class Muted:
     test: int | None = None
 
 
+# -- what the reader found in the bytes ------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Events first..last of a source never arrived (made by the reader, not written)."""
@@ -739,6 +767,8 @@ class Unknown:
     kind: str
     why: str = ""
 
+
+# -- all of them -----------------------------------------------------------------------------------------------
 
 RankFact: TypeAlias = (
     RankReady

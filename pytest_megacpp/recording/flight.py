@@ -107,7 +107,7 @@ def fresh(data: Any, after: int) -> tuple[Fresh, ...]:
 
 
 def numel_and_dtype(dtypes: Sequence[str], sizes: Sequence[Sequence[int]]) -> tuple[int, str]:
-    """As a `Collective` has them."""
+    """The number of elements and the dtype, as a `Collective` has them."""
     return _numel(sizes), ",".join(sorted(set(map(str, dtypes))))
 
 
@@ -118,7 +118,7 @@ def _by_entries(pg: int, entries: Sequence[Collective]) -> GroupStatus:
 
 
 def together(nccl: Read, gloo: Read, hooked: Read = NOTHING) -> Read:
-    """What a process's recorders say, in the order of time."""
+    """What the recorders of a process hold together, in the order of time."""
     hooked = _numbered(hooked, HOOKED_PG)
     marked = tuple(replace(e, group=e.group + GLOO) for e in gloo[0])
     gloo = _numbered((marked, gloo[1]), GLOO_PG)
@@ -128,13 +128,13 @@ def together(nccl: Read, gloo: Read, hooked: Read = NOTHING) -> Read:
 
 
 def _numbered(read: Read, first: int) -> Read:
-    """Under numbers that no other recorder of the process uses."""
+    """The same, with group numbers that no other recorder of the process uses."""
     entries, status = read
     return tuple(replace(e, pg=e.pg + first) for e in entries), tuple(replace(s, pg=s.pg + first) for s in status)
 
 
 def without_backend(group: str) -> str:
-    """The group's own name: that of its collectives on gloo, beside NCCL's, says so."""
+    """The name of a group without the mark of its collectives on gloo, which it has beside those on NCCL."""
     return group.replace(GLOO, "")
 
 
@@ -144,7 +144,7 @@ def tells_start(op: str) -> bool:
 
 
 def is_nccl(op: str) -> bool:
-    """Whether it is an operation of any of NCCL's backends."""
+    """Whether the operation is one of any of NCCL's backends."""
     return op.startswith("nccl")
 
 

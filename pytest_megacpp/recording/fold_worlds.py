@@ -79,8 +79,8 @@ def device_fault(run: RunView, world: WorldView, time_s: float, fact: ev.DeviceF
 
 # -- its tests ---------------------------------------------------------------------------------------------
 
-# Every rank of a test says more than one fact: with this bound memory grows with the length of a recording, whatever
-# sizes it claims. docs/decisions/0040 has the figures of large worlds.
+# Every rank reports more than one fact of each test. With this bound memory grows with the length of a recording,
+# whatever sizes of worlds a hostile one claims.
 VIEWS_PER_EVENT = 4
 FREE_VIEWS = 100_000
 

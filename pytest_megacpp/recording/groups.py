@@ -51,7 +51,7 @@ class Contradiction:
 
 @dataclass(slots=True)
 class Scoped:
-    """What is told of a group in a world that isn't all of the launch: its `name` there, the world's `scope`, how many
+    """What is known of a group in a world that isn't all of the launch: its `name` there, the world's `scope`, how many
     members it is to have (0: nobody knows, so a peer may use another name; -1: no member said so yet), and who is not
     to be one.
     """
@@ -102,7 +102,8 @@ class Groups:
             announced.pop(by, None)
             if len(self._once) >= KEPT_GROUPS:
                 self._once.clear()
-            announced[by] = self._once.setdefault(told := Announced(ranks, at), told)
+            word = Announced(ranks, at)
+            announced[by] = self._once.setdefault(word, word)
         self._announced[name] = announced
         if len(self.members) > KEPT_GROUPS:
             self._forget(next(iter(self.members)))
@@ -114,9 +115,9 @@ class Groups:
             self._lists[ranks] = frozenset(ranks) & self.everyone or self.everyone
         return self._lists[ranks]
 
-    def join(self, name: str, rank: int, size: int, told: Scoped) -> None:
+    def join(self, name: str, rank: int, size: int, scoped: Scoped) -> None:
         """`rank` is one of `size` members of a group in a world of its own: they are known when all have said so."""
-        self._tell(name, told).size = size
+        self._keep_scoped(name, scoped).size = size
         announced = self._announced.setdefault(name, {})
         announced[rank] = Announced()
         if len(announced) == size:
@@ -124,12 +125,13 @@ class Groups:
         if len(self._announced) > KEPT_GROUPS:
             self._forget(next(iter(self._announced)))
 
-    def stay_out(self, name: str, rank: int, told: Scoped) -> None:
+    def stay_out(self, name: str, rank: int, scoped: Scoped) -> None:
         """`rank` is no member of a group in its world."""
-        self._tell(name, told).outside.add(rank)
+        self._keep_scoped(name, scoped).outside.add(rank)
 
-    def _tell(self, name: str, told: Scoped) -> Scoped:
-        scoped = self._scoped.setdefault(name, told)
+    def _keep_scoped(self, name: str, scoped: Scoped) -> Scoped:
+        """What is known of the group; `scoped` unless something was."""
+        scoped = self._scoped.setdefault(name, scoped)
         drop_oldest(self._scoped, KEPT_GROUPS)
         return scoped
 
@@ -144,7 +146,7 @@ class Groups:
     def could_be_lacking(self, name: str) -> frozenset[int]:
         """The ranks among which the members are that a group in a world of its own still lacks: the others of its
         world; where these are too few, ranks that are in no other group of this name to which all came; else any.
-        Everybody, where nothing is told of the group.
+        Everybody, where nothing is known of the group.
         """
         name = without_backend(name)
         scoped = self._scoped.get(name)
@@ -152,9 +154,9 @@ class Groups:
             return self.everyone
         joined = frozenset(self._announced.get(name, ()))
         left = self.everyone - joined - scoped.outside
-        fellows = self._came(told for told, other in self._scoped.items() if other.scope == scoped.scope)
+        fellows = self._came(other_name for other_name, other in self._scoped.items() if other.scope == scoped.scope)
         rivals = (t for t, other in self._scoped.items() if other.name == scoped.name and other.scope != scoped.scope)
-        elsewhere = self._came(told for told in rivals if told in self.members)
+        elsewhere = self._came(rival for rival in rivals if rival in self.members)
         least = max(1, scoped.size - len(joined))
         return next((ranks for ranks in (left & fellows, left - elsewhere) if len(ranks) >= least), left)
 
@@ -166,9 +168,9 @@ class Groups:
         """`rank` says what its number is in a world. Of several that say the same, it is that of the launch's rank of
         this number; where none of them is, nobody's.
         """
-        told = self._numbers.setdefault(name, {})
-        claims = {rank, told.get(number, rank)}
-        told[number] = rank if claims == {rank} else number if number in claims else NOBODY
+        ranks = self._numbers.setdefault(name, {})
+        claims = {rank, ranks.get(number, rank)}
+        ranks[number] = rank if claims == {rank} else number if number in claims else NOBODY
         drop_oldest(self._numbers, KEPT_GROUPS)
 
     def in_order(self, name: str, rank: int) -> tuple[int, ...]:
@@ -178,11 +180,15 @@ class Groups:
         name = without_backend(name)
         if (announced := self.announced(name, rank)) is not None and announced.ranks:
             return announced.ranks
-        members, told = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
-        if all(members[number : number + 1] == (rank,) for number, rank in told.items()):
+        members, by_number = tuple(sorted(self.of(name, ()))), self._numbers.get(name, {})
+        if all(members[number : number + 1] == (rank,) for number, rank in by_number.items()):
             return members
-        left = [rank for rank in members if rank not in told.values()]
-        order = tuple(told[n] if n in told else left.pop() for n in range(len(members)) if n in told or len(left) == 1)
+        left = [rank for rank in members if rank not in by_number.values()]
+        order = tuple(
+            by_number[n] if n in by_number else left.pop()
+            for n in range(len(members))
+            if n in by_number or len(left) == 1
+        )
         return order if sorted(order) == list(members) else ()
 
     def orders(self, rank: int) -> frozenset[tuple[int, ...]]:
@@ -216,7 +222,7 @@ class Groups:
         return own
 
     def announced(self, name: str, rank: int) -> Announced | None:
-        """What `rank` said of it."""
+        """What `rank` said of the group; None where it said nothing."""
         return self._announced.get(without_backend(name), {}).get(rank)
 
     def named_by(self, name: str, rank: int) -> frozenset[int] | None:
@@ -225,7 +231,7 @@ class Groups:
         return None if announced is None else self._set_of(announced.ranks)
 
     def contradictions(self) -> tuple[Contradiction, ...]:
-        """The earliest first."""
+        """The groups of which ranks named members that exclude each other; the earliest first."""
         found = [self._contradiction(name, since_s) for name, since_s in self.disputed.items()]
         return tuple(sorted((c for c in found if c is not None), key=lambda c: c.since_s))
 
@@ -236,7 +242,7 @@ class Groups:
             by_list[self._set_of(announced.ranks)].append(rank)
         lists = sorted(by_list.items(), key=lambda entry: (-len(entry[1]), entry[1]))
         odd, tie, right, meant_by = list[int](), False, dict[int, int](), dict[int, list[int]]()
-        # `right`: which list stands for a rank; `meant_by`: the standing lists that it is in.
+        # `right`: the list that counts for a rank; `meant_by`: the lists that count and have it as a member.
         for number, (members, ranks) in enumerate(lists):
             rivals = {right[r] for r in members if r in right} | {n for r in ranks for n in meant_by.get(r, ())}
             if rivals:
@@ -248,8 +254,8 @@ class Groups:
                 meant_by.setdefault(rank, []).append(number)
         if not odd:
             return None
-        told = tuple((members, tuple(ranks)) for members, ranks in lists)
-        return Contradiction(name, told, () if tie else tuple(sorted(odd)), since_s)
+        named = tuple((members, tuple(ranks)) for members, ranks in lists)
+        return Contradiction(name, named, () if tie else tuple(sorted(odd)), since_s)
 
     def _forget(self, name: str) -> None:
         self.members.pop(name, None)
@@ -268,5 +274,5 @@ class Groups:
         return self.everyone if is_default(name) else frozenset(seen)
 
     def knows(self, name: str) -> bool:
-        """Whether the members were told, or are known as everybody is."""
+        """Whether the members are known: they were announced, or the group is the default one."""
         return without_backend(name) in self.members or is_default(name)

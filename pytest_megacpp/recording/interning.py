@@ -24,7 +24,7 @@ class Interned:
     _members: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
 
     def texts(self, texts: tuple[T, ...]) -> tuple[T, ...] | None:
-        """None, when these would be more than is kept."""
+        """Returns None when these would be more than is kept."""
         known = self._texts.get(texts)
         if known is not None:
             return known  # type: ignore[return-value]  # equal, so of the same types

@@ -3,7 +3,8 @@ know recorders, worlds or blame.
 
 A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 1024-1203:77c1…`. Where stretches end is
 the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
-rank lost of its own recorder ends the stretch that it lies in, which isn't told then: the others still can be compared.
+rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
+compared.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ Issue: TypeAlias = tuple[str, int, int, int]
 
 
 def hashed(signature: object) -> int:
-    """The same in every process, whatever its hash seed."""
+    """A hash that is the same in every process, whatever its hash seed."""
     return int.from_bytes(hashlib.blake2s(repr(signature).encode(), digest_size=8).digest()) % _PRIME
 
 
@@ -30,7 +31,7 @@ class _Group:
     """One life of a group: `pg` is another one when it is made anew under its name."""
 
     pg: int
-    told: list[str] = field(default_factory=list)  # stretches that are over
+    ended: list[str] = field(default_factory=list)  # digests of the stretches that are over
     first: int = 0  # of the open stretch; 0: there is none
     last: int = 0
     until: int = 0  # the last number that may be in it
@@ -38,14 +39,14 @@ class _Group:
     torn: int | None = None  # a number of which a part may be lost
 
     def add(self, seq: int, signature: int) -> bool:
-        """Whether it could be taken in. Operations that are issued as one have one number."""
+        """Takes in one collective; returns whether it could be. Operations that are issued as one have one number."""
         if seq == self.torn:
             return False
         if self.last and not 0 <= seq - self.last <= 1:
             self.tear(seq)
             return False
         if self.first and seq > self.until:
-            self.told.append(self._open())
+            self.ended.append(self._open())
             self.first = 0
         if not self.first:
             self.first, self.until, self.value = seq, _end_of_stretch(seq), 0
@@ -57,7 +58,7 @@ class _Group:
         self.first, self.last, self.torn = 0, 0, seq
 
     def digest(self) -> str:
-        return " ".join((*self.told, self._open()) if self.first else self.told)
+        return " ".join((*self.ended, self._open()) if self.first else self.ended)
 
     def _open(self) -> str:
         return f"{self.first}-{self.last}:{self.value:016x}"
@@ -69,7 +70,7 @@ def _end_of_stretch(seq: int) -> int:
 
 
 class Digests:
-    """Of all groups that one rank issued collectives in."""
+    """The digests of all groups in which one rank issued collectives."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
@@ -77,7 +78,7 @@ class Digests:
         self._lossy = False
 
     def add(self, issues: Iterable[Issue]) -> int:
-        """In the order of their numbers per group. Returns of how many nothing can be said."""
+        """Takes in collectives, in the order of their numbers per group. Returns of how many nothing can be said."""
         lost = 0
         for name, pg, seq, signature in issues:
             group = self._groups.get(name)
@@ -100,13 +101,15 @@ class Digests:
         self._lossy = True
 
     def end(self, name: str | None = None) -> dict[str, str]:
-        """What there is to tell of a group, or of all of them, which end now."""
-        told = {n: digest for n, group in self._groups.items() if name in (None, n) and (digest := group.digest())}
+        """Ends a group, or all of them; returns their digests, by group."""
+        digests = {n: digest for n, group in self._groups.items() if name in (None, n) and (digest := group.digest())}
         for ended in [n for n in self._groups if name in (None, n)]:
             del self._groups[ended]
-        return told
+        return digests
 
 
 def stretches(digest: str) -> Mapping[str, str]:
-    """By their first number, `first-last:hash` of each. Before 2026-12 there was one, and earlier none at all."""
+    """The stretches of a digest, `first-last:hash`, by their first number. Before 2026-12 a digest was one stretch, and
+    earlier it named no numbers: then there is none.
+    """
     return {first: one for one in digest.split() if (first := one.partition("-")[0]) != one}

@@ -47,10 +47,10 @@ class Numbers:
 
     def to_json(self) -> list[int | list[int]]:
         """`[0, 1, [4, 9]]`: numbers, and the first and last of many in a row."""
-        told: list[int | list[int]] = []
+        spans: list[int | list[int]] = []
         for first, last in zip(self._firsts, self._lasts, strict=True):
-            told += [[first, last]] if last - first + 1 >= _WORTH_A_SPAN else range(first, last + 1)
-        return told
+            spans += [[first, last]] if last - first + 1 >= _WORTH_A_SPAN else range(first, last + 1)
+        return spans
 
     @classmethod
     def from_json(cls, value: object) -> "Numbers":
@@ -60,12 +60,12 @@ class Numbers:
         return cls(spans=map(_span, value))
 
 
-def _span(told: object) -> Span:
-    match told:
+def _span(value: object) -> Span:
+    match value:
         case [first, last] if type(first) is type(last) is int and first <= last:
             return first, last
-        case _ if type(told) is int:
-            return told, told
+        case _ if type(value) is int:
+            return value, value
     raise ValueError("expected a number, or the first and last of some")
 
 

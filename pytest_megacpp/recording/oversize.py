@@ -18,9 +18,9 @@ LEFT_OUT = "left out by megacpp"
 def encoded(fact: ev.Fact, encode: Callable[[ev.Fact], bytes]) -> tuple[ev.Fact, bytes]:
     """The first of the fact and what can stand in for it that `encode` takes, and its line. Raises CodecError."""
     refused = CodecError()
-    for told in (fact, *_in_place_of(fact)):
+    for candidate in (fact, *_in_place_of(fact)):
         try:
-            return told, encode(told)
+            return candidate, encode(candidate)
         except CodecError as e:
             refused = e
     raise refused

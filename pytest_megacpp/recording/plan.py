@@ -72,7 +72,7 @@ class DataSet:
 
     @property
     def variable(self) -> str:
-        """Where ranks and what they start find its path."""
+        """The variable in which ranks, and what they start, find its path."""
         return f"MEGACPP_DATA_{self.name.upper()}"
 
 

@@ -59,8 +59,8 @@ class Redactor:
         return self._outside_placeholders(text, self._without_assigned)
 
     def ids(self, ids: Iterable[str]) -> list[str]:
-        """Ids without their secrets; those that were different still are: `test[[redacted:KIND]] #2`. The numbers go by
-        the order of the ids themselves, in whatever order they come.
+        """Returns ids without their secrets; ids that were different still are: `test[[redacted:KIND]] #2`. The numbers
+        go by the order of the ids themselves, in whatever order they come.
         """
         ids = list(ids)
         alike: dict[str, list[str]] = {}
@@ -105,12 +105,12 @@ _NUMBER = re.compile(r" #([0-9]{1,6})$")
 
 
 def numbered(text: str, number: int) -> str:
-    """The id of one of several that come to the same text without their secrets."""
+    """The id of one of several whose texts are the same without their secrets."""
     return text if number == 1 else f"{text} #{number}"
 
 
 def number_of(text: str) -> tuple[str, int]:
-    """What `numbered` was made of."""
+    """The text and number from which `numbered` made an id."""
     found = _NUMBER.search(text) if _MARK in text else None
     return (text[: found.start()], int(found[1])) if found else (text, 1)
 
@@ -120,8 +120,8 @@ def _placeholder(label: str) -> str:
 
 
 def _either(texts: Iterable[str]) -> re.Pattern[str]:
-    """Any of the texts, the longest first so that one inside another doesn't hide the rest of it. They are grouped by
-    their first characters, which takes half the time to search for a hundred of them.
+    """A pattern of any of the texts, the longest first so that one inside another doesn't hide the rest of it. They are
+    grouped by their first characters, which takes half the time to search for a hundred of them.
     """
     longest_first = sorted(set(texts), key=lambda text: (text[0], -len(text), text))
     grouped = itertools.groupby(longest_first, key=lambda text: text[0])
@@ -148,17 +148,21 @@ def _labels_of_values(credentials: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_telling(text: str) -> bool:
-    """Long enough, and not a word, so that blanking it everywhere blanks nothing else."""
+    """Whether a value is long enough, and not a word, so that blanking it everywhere blanks nothing else."""
     return len(text) >= (MIN_SECRET_DIGITS if text.isdecimal() else MIN_SECRET_CHARS) and not is_word(text)
 
 
 def is_word(text: str) -> bool:
-    """`postgres`: what stands in texts for itself. It is taken out only where it is assigned to a credential's name."""
+    """Whether a value is an ordinary word (`postgres`). It is taken out only where it is assigned to a credential's
+    name.
+    """
     return text.isalpha() and len(text) <= MAX_WORD_CHARS and (text.isupper() or text[1:].islower())
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The value as it is, as JSON, `repr`, URLs, base64 and hex show it; also line by line, for logs are read so."""
+    """The forms of a value: as it is, as JSON, `repr`, URLs, base64 and hex show it; also line by line, as logs are
+    read.
+    """
     yield from filter(_is_telling, _as_text(value))
     yield from (code for code in _encoded(value) if len(code) >= MIN_ENCODED_CHARS and not code.isdecimal())
     lines = value.splitlines()
@@ -175,13 +179,13 @@ def _as_text(value: str) -> Iterator[str]:
 
 
 def _encoded(value: str) -> Iterator[str]:
-    """What stays the same of its base64 whatever stands around it, and its hex."""
+    """The part of a value's base64 that is the same whatever surrounds the value, and its hex."""
     data = value.strip().encode("utf-8", "surrogatepass")
     if len(data) < MIN_SECRET_CHARS:
         return
     for before in range(3):
         code = base64.b64encode(bytes(before) + data)
         whole = len(code) if not (before + len(data)) % 3 else len(code) - 4 + (before + len(data)) % 3
-        told = code[(0, 2, 3)[before] : whole].decode()
-        yield from (told, told.translate(str.maketrans("+/", "-_")))
+        stable = code[(0, 2, 3)[before] : whole].decode()
+        yield from (stable, stable.translate(str.maketrans("+/", "-_")))
     yield from (data.hex(), data.hex().upper())

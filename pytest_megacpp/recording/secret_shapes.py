@@ -37,7 +37,7 @@ _SEGMENT = re.compile(rf"[A-Za-z0-9]{{{MIN_RANDOM_CHARS},}}")
 
 
 def looks_random(text: str) -> bool:
-    """Whether some run of letters and digits in it was drawn, not written by somebody."""
+    """Whether some run of letters and digits in the text is random, not written by somebody."""
     return any(len(run) < MAX_PIECE_CHARS * len(_PIECE.findall(run)) for run in _SEGMENT.findall(text))
 
 

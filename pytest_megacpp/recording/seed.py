@@ -39,8 +39,8 @@ class Shape:
     def key(self) -> str:
         """A name for the shape, fit for a directory."""
         fields = {name: value for name, value in to_json(self).items() if name != "project" or value}
-        told = json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")
-        return hashlib.blake2s(told, digest_size=8).hexdigest()
+        text = json.dumps(fields, sort_keys=True).encode("utf-8", "surrogatepass")
+        return hashlib.blake2s(text, digest_size=8).hexdigest()
 
     def differences(self, other: "Shape") -> tuple[str, ...]:
         """Where `other`, of a seed, differs: `torch 2.12.0, here 2.13.0`."""
@@ -106,7 +106,7 @@ class Manifest:
     schema: str = SCHEMA
 
     def of(self, wanted: "Wanted") -> SeededTest | None:
-        """What is known of a test of this size."""
+        """What the seed knows of a test of this size."""
         return next((test for test in self.tests if Wanted.of(test) == wanted), None)
 
     @property
@@ -149,7 +149,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """0 to 1; nothing wanted is all covered."""
+        """The share that is covered, from 0 to 1; 1 where nothing is wanted."""
         return round(self.covered / self.wanted, 4) if self.wanted else 1.0
 
 

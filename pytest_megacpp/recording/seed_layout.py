@@ -1,4 +1,5 @@
-"""Owns how a store of seeds is laid out, and which of its seeds count; must not know where one lies or how it is read.
+"""Owns how a store of seeds is laid out, and which of its seeds count; must not know where a store is or how it is
+read.
 
 `<shape key>/<seed id>/` has `manifest.json` and `cache.tar`; `<shape key>/good` names the last known good seed. What a
 store holds may have been written by anybody who could write there.
@@ -24,7 +25,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class SeedError(Exception):
-    """A seed can't be had, kept or made; the text says why and how to mend it."""
+    """A seed can't be had, kept or made; the text says why and how to fix it."""
 
 
 class SeedRefused(SeedError):
@@ -60,7 +61,7 @@ def new_id(created_at: str, nonce: bytes) -> str:
 
 
 def good_id(data: bytes) -> str | None:
-    """What a `good` file names; None for nonsense."""
+    """The id that a `good` file names; None where it names none."""
     name = data[:64].decode("ascii", "replace").strip()
     return name if is_id(name) else None
 
@@ -120,7 +121,7 @@ def named(seeds: Sequence[Kept], name: str) -> Kept:
     raise SeedError(f"there is no seed {name!r}: megacpp seed list says which there are")
 
 
-def heir(seeds: Iterable[Kept]) -> Kept | None:
+def next_good(seeds: Iterable[Kept]) -> Kept | None:
     """Which of one shape's seeds, newest first, is to be the last known good: the one that is, or the newest whole."""
     whole = [seed for seed in seeds if seed.manifest is not None]
     return next((seed for seed in whole if seed.good), whole[0] if whole else None)

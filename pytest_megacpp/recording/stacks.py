@@ -84,7 +84,7 @@ def _frame(line: str) -> Frame | None:
 
 
 def short_path(file: str, cwd: str) -> str:
-    """As a reader knows the file: below `cwd`, or from the package on in an installation."""
+    """The path as a reader knows the file: below `cwd`, or from the package on in an installation."""
     installed = re.split(r"[/\\](?:site|dist)-packages[/\\]", file)
     if len(installed) > 1:
         return installed[-1]
@@ -105,12 +105,12 @@ def _number(identity: str) -> int | None:
 
 
 def is_users(frame: Frame) -> bool:
-    """Whether it lies outside of Python's, torch's and this plugin's own code."""
+    """Whether the file is outside of Python's, torch's and this plugin's own code."""
     return not _LIBRARY.search(frame.file)
 
 
 def is_wrapper(frame: Frame) -> bool:
-    """Whether it only passes a call of torch's on, so that the plugin sees it."""
+    """Whether the file only passes a call of torch's on, so that the plugin sees it."""
     return bool(_WRAPPER.search(frame.file))
 
 
@@ -125,7 +125,7 @@ def is_communication(file: str) -> bool:
 
 
 def _in_native_wait(thread: Thread) -> bool:
-    """A native call without a frame: the caller's line is the innermost one."""
+    """Whether the thread waits in a native call without a frame: the caller's line is the innermost one."""
     if thread.framed or not thread.frames or _LIBRARY.search(thread.frames[0].file):
         return False
     return bool(_WAITING.search(thread.line) or _POLLING.search(thread.line))
@@ -155,19 +155,21 @@ def _user_depth(thread: Thread) -> int:
 
 
 def _may_wait_natively(thread: Thread) -> bool:
-    """As far as the source line can tell; where native calls have no frame, an unknown line could be a wait."""
+    """Whether the source line could be a wait in native code; where native calls have no frame, an unknown line could
+    be a wait.
+    """
     if _in_native_wait(thread) or _POLLING.search(thread.line):
         return True
     return not thread.framed and _user_depth(thread) == 0 and not thread.line
 
 
 def joins_group(thread: Thread) -> bool:
-    """Whether it makes a process group, where torch may look for its peers again and again."""
+    """Whether the thread makes a process group, where torch may look for its peers again and again."""
     return any(f.function in _JOINING and _COMMUNICATION.search(f.file) for f in thread.frames)
 
 
 def seeks_store(thread: Thread) -> bool:
-    """Whether it is still on its way to the store through which a group's ranks find together."""
+    """Whether the thread still connects to the store through which the ranks of a group find each other."""
     return any(_RENDEZVOUS.search(f.file) for f in thread.frames)
 
 
@@ -179,7 +181,7 @@ def imports_compiler(dump: str) -> bool:
 
 
 def sleeps(thread: Thread) -> bool:
-    """Whether it does nothing for a time that it chose itself."""
+    """Whether the thread does nothing for a time that it chose itself."""
     return bool(_SLEEPING.search(thread.line))
 
 

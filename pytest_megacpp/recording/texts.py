@@ -19,7 +19,7 @@ _FIRST_WORD = re.compile(r"[^\s'\"`]*")
 
 
 def guarded(read: Callable[[], T], otherwise: T) -> T:
-    """What it returns; `otherwise` where it raises, which objects of a test may do whatever is asked of them."""
+    """What the call returns; `otherwise` where it raises, which objects of a test may do whatever is asked of them."""
     try:
         return read()
     except BaseException:  # also what pytest.skip() and sys.exit() raise
@@ -27,17 +27,17 @@ def guarded(read: Callable[[], T], otherwise: T) -> T:
 
 
 def class_of(value: object) -> str:
-    """The name of its class: a metaclass may have made that a property, too."""
+    """The name of an object's class: a metaclass may have made that a property, too."""
     return guarded(lambda: "".join((type(value).__qualname__,)), "an object")
 
 
 def text_of(value: object) -> str:
-    """`str` of it, or what is known of it where that fails. Never a subclass of `str`, which may raise later."""
+    """`str` of an object, or what is known of it where that fails. Never a subclass of `str`, which may raise later."""
     return guarded(lambda: "".join((str(value),)), f"<str() of a {class_of(value)} failed>")
 
 
 def beginning(text: str, limit: int) -> str:
-    """At most so many characters of it; it ends before the word that would be cut."""
+    """At most so many characters of a text; they end before the word that would be cut."""
     if len(text) <= limit:
         return text
     key = _key_across(text, limit)
@@ -48,8 +48,8 @@ def beginning(text: str, limit: int) -> str:
 
 
 def ending(text: str, limit: int) -> str:
-    """At most so many of its last characters; it begins after the line that would be cut, which may hold the name that
-    makes a word a secret, or after the word where that line is long.
+    """At most so many of the last characters of a text; they begin after the line that would be cut, which may hold the
+    name that makes a word a secret, or after the word where that line is long.
     """
     cut = len(text) - limit
     if cut <= 0:

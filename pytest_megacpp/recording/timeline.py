@@ -19,7 +19,7 @@ F = TypeVar("F", bound=ev.Fact)
 T = TypeVar("T", bound=OfATest)
 
 KEPT_SOURCES = 131_072
-BACKWARDS_S = 1.0  # threads that report of ranks overtake each other by less
+BACKWARDS_S = 1.0  # threads that report of ranks overtake each other by less, see docs/decisions/0031
 _LOOKS = (ev.Sampled, ev.FlightRecorded, ev.StackTaken)  # by threads of the box, or a rank's own
 
 
@@ -155,7 +155,9 @@ class Timeline(RunView):
         return None if world is None or (rank is not None and not 0 <= rank < world.size) else world
 
     def _check_clock(self, event: ev.Event) -> None:
-        """Looks at one rank are in order. A busy box writes them after facts of its own that are younger."""
+        """Counts stamps that go backwards. Looks at one rank are in order; a busy box writes them after facts of its
+        own that are younger.
+        """
         looked_at = event.fact.rank if isinstance(event.fact, _LOOKS) else None
         key = event.world, event.source, looked_at
         if event.time_s < self._stamps_s.get(key, 0.0) - BACKWARDS_S and event.source != "reader":

@@ -107,25 +107,26 @@ class RankView:
 
     @property
     def gone(self) -> bool:
+        """Whether the rank's process ended."""
         return self.exit is not None
 
     @property
     def out(self) -> bool:
-        """Through with the test, one way or the other: it will enter no further collective."""
+        """Whether the rank is through with the test, one way or the other: it will enter no further collective."""
         return self.gone or self.finished_s is not None
 
     @property
     def frozen(self) -> bool:
-        """Stopped by a signal or a debugger when it was last looked at."""
+        """Whether the rank was stopped by a signal or a debugger when it was last looked at."""
         return self.sample is not None and self.sample.state in FROZEN_STATES
 
     def joining(self, at_s: float) -> Joining | None:
-        """The group that it was making at that time."""
+        """The group that the rank was making at that time."""
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].end_s is None or begun[-1].end_s > at_s) else None
 
     def not_joined(self, at_s: float) -> Joining | None:
-        """The group that it was making at that time, or had just failed to make."""
+        """The group that the rank was making at that time, or had just failed to make."""
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].failed or self.joining(at_s)) else None
 
@@ -136,27 +137,28 @@ class RankView:
 
     @property
     def spins(self) -> bool:
-        """It is in an NCCL call: its host may burn CPU while it waits, and its caller may be anywhere."""
+        """Whether the rank is in an NCCL call: its host may burn CPU while it waits, and its caller may be anywhere."""
         seen = self.collectives
         return any(is_nccl(e.op) for e in (*seen.pending(), *seen.messages))
 
     @property
     def rests_s(self) -> float:
-        """Since when its main thread does nothing but wait, as far as is known."""
+        """The time since which its main thread does nothing but wait, as far as is known."""
         return self.issued_s if self.spins else self.busy_s
 
     @property
     def moved_s(self) -> float:
-        """When it last made progress; burnt CPU is none while it waits on a device."""
+        """When the rank last made progress. CPU time is no progress while it waits on a device."""
         return self.issued_s if self.spins else self.progress_s
 
     @property
     def compiling(self) -> bool:
+        """Whether a compile counter was active at the last look that was answered."""
         return self.compiling_since_s is not None and not self.out
 
     @property
     def awaits_file_lock(self) -> bool:
-        """Another process compiles the same; this one only waits for the result."""
+        """Whether another process compiles the same and this one only waits for the result."""
         return self.sample is not None and "filelock.enter" in self.sample.compiling
 
     @property
@@ -177,23 +179,26 @@ class RankView:
 
     @property
     def warms_up(self) -> bool:
+        """Whether the rank is in its warm-up step."""
         return not self.out and any(p.name == WARM_UP_PHASE and p.end_s is None for p in self.phases)
 
     def warmups(self, now_s: float) -> tuple[tuple[float, float], ...]:
-        """Start and end of each warm-up, the last one's perhaps its own end or now."""
+        """Start and end of each warm-up. One that is still open ends with the rank, or now."""
         end_s = min((s for s in (self.exit_s, self.finished_s) if s is not None), default=now_s)
         return tuple((p.start_s, end_s if p.end_s is None else p.end_s) for p in self.phases if p.name == WARM_UP_PHASE)
 
     @property
     def first_forward_s(self) -> float | None:
         """What the test itself called its first forward, else its warm-up, else the longest that was seen."""
-        told = [(f.origin, f.seconds) for _, f in self.first_forwards]
+        timed = [(f.origin, f.seconds) for _, f in self.first_forwards]
         by_the_test = (ForwardOrigin.TEST, ForwardOrigin.WARM_UP)
-        named = [seconds for wanted in by_the_test for origin, seconds in told if origin is wanted]
-        return named[0] if named else max((seconds for _, seconds in told), default=None)
+        named = [seconds for wanted in by_the_test for origin, seconds in timed if origin is wanted]
+        return named[0] if named else max((seconds for _, seconds in timed), default=None)
 
     def blocked_since(self) -> float | None:
-        """Since when the main thread is known, by its stack, to wait for a peer in one call; None when it isn't."""
+        """The time since which the main thread is known, by its stack, to wait for a peer in one call; None when it
+        doesn't.
+        """
         taken = self.stack() if self.looked_at() else None
         if taken is None or not waits_for_peer(taken[1]):
             return None
@@ -239,7 +244,7 @@ class RankView:
         return bool(self.stacks) and imports_compiler(self.stacks[-1][1].text)
 
     def stack(self) -> tuple[float, Thread] | None:
-        """When and what the newest readable stack of the main thread was."""
+        """The newest readable stack of the main thread, and when it was taken."""
         for time_s, taken in reversed(self.stacks):
             thread = main_thread(taken.text, self.main_thread) if taken.ok else None
             if thread:
@@ -270,7 +275,7 @@ class TestView:
 
     @property
     def passed(self) -> bool:
-        """Every rank went through it without a failure."""
+        """Whether every rank went through the test without a failure."""
         finished = self.ended is not None and self.ended.reason is TestEnd.FINISHED
         return finished and all(rank.finished_s is not None and rank.failure is None for rank in self.ranks.values())
 
@@ -278,12 +283,12 @@ class TestView:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `agreement.differing`.
         """
-        told = {
+        digests = {
             rank: view.digests
             for rank, view in self.ranks.items()
             if view.counted is not None and view.went_on_to_the_end
         }
-        return differing(told, self.groups)
+        return differing(digests, self.groups)
 
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""
@@ -295,6 +300,7 @@ class TestView:
         return any(rank.compiled is not None and rank.compiled.cache_misses for rank in self.ranks.values())
 
     def unfinished(self) -> tuple[RankView, ...]:
+        """The ranks that are not through with the test."""
         return tuple(view for view in self.ranks.values() if not view.out)
 
 

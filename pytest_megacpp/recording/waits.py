@@ -19,9 +19,10 @@ What counts as waiting, the surest first:
 Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
 has left the test, or failed on its own is in nothing, and has not arrived anywhere.
 
-What counts as progress is decided in `timeline`; which clock runs when, and why each threshold is what it is, opens
-`box.alarms`. Decisions: 0004 (a test that is provably stuck ends at once), 0008 (look again before acting), 0011 (who
-waits is whose device began), 0060 (sampled CPU time), 0074 (what a frame is), 0075 (which groups are the same).
+What counts as progress is decided in `fold_tests` and `fold_looks`; which clock runs when, and why each threshold is
+what it is, is said at the top of `box.alarms`. Decisions: 0004 (a test that is provably stuck ends at once), 0008 (look
+again before acting), 0011 (who waits is whose device began), 0060 (sampled CPU time), 0074 (what a frame is), 0075
+(which groups are the same).
 
 Waits lead from rank to rank; the ranks at their end that don't wait are the *roots*. Without a root, waits of different
 groups whose missing ranks sit in one another are a *cycle*.
@@ -63,7 +64,7 @@ class Wait:
 
     @property
     def number(self) -> Number:
-        """Distinguishes it from every other wait."""
+        """A number that distinguishes this wait from every other one."""
         if self.partner is not None:
             return f"{self.group} {self.op} {self.waiting}", self.seq
         return (f"{self.group} {self.op} {self.members}" if self.makes_group else self.group), self.seq
@@ -120,7 +121,7 @@ class Position:
         return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
 
     def has_arrived(self, number: Number) -> bool:
-        """Whether it entered that collective by then; one that is frozen in it has not."""
+        """Whether the rank entered that collective by then; a rank that is frozen in it has not."""
         entry = self.seen.entries.get(number)
         if entry is None:
             return self.seen.enqueued.get(number[0], 0) >= number[1]
@@ -160,13 +161,13 @@ class WaitGraph:
         return tuple(sorted(roots)), tuple(visited.values())
 
     def cycle(self, visited: Iterable[Wait]) -> tuple[Wait, ...]:
-        """Those of different groups whose missing ranks sit in another of them."""
+        """The waits of different groups whose missing ranks are in another of these waits."""
         tangled = [w for w in visited if any(r in self.waiting_in for r in w.missing)]
         return tuple(tangled) if len({w.number[0] for w in tangled}) > 1 else ()
 
 
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
-    """Who waits for whom, by whatever shows it."""
+    """The graph of who waits for whom, by whatever shows it."""
     positions = {v.rank: Position.of(v, moment) for v in view.ranks.values()}
     waits = find_waits(positions, view.groups)
     pending = {r for wait in waits for r in wait.waiting}
@@ -181,7 +182,7 @@ def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
 
 
 def _call(view: RankView) -> tuple[str, float] | None:
-    """The call that its stack shows it blocked in, and since when."""
+    """The call in which its stack shows the rank blocked, and since when."""
     since_s, taken = view.blocked_since(), view.stack()
     if view.frozen or since_s is None or taken is None:
         return None

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from pytest_megacpp.recording import events
-from pytest_megacpp.recording.codec import CodecError, UnknownWord, from_json, thawed, to_json
+from pytest_megacpp.recording.codec import CodecError, UnknownWord, from_json, mutable_twin, to_json
 from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 from pytest_megacpp.recording.texts import cut_middle
 
@@ -91,7 +91,7 @@ def decode_fact(data: Mapping[str, Any]) -> Fact:
 
 
 def dump_line(data: object) -> bytes:
-    """One JSON line; its texts are cut when it would be longer than a reader accepts, CodecError when that is vain."""
+    """One JSON line; its texts are cut when it would be longer than a reader accepts, CodecError when it still is."""
     line = _dump(data)
     for chars in _FEWER_CHARS:
         if len(line) <= MAX_LINE_BYTES:
@@ -144,17 +144,17 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse)
 _BLANKS = b" \t\r\n"
 
 
-_EVENT = thawed(Event)
+_EVENT = mutable_twin(Event)
 
 
 def _decode_line(line: bytes) -> Event:
     data = read_object(line)
     version = data.get("v")
     if version != VERSION:
-        told = repr(version)[:20] if isinstance(version, int | str) else type(version).__name__
+        found = repr(version)[:20] if isinstance(version, int | str) else type(version).__name__
         newer = type(version) is int and version > VERSION
-        mend = "; a newer pytest-megacpp reads it" if newer else ""
-        raise CodecError(f"recording version {told}, this reader knows {VERSION}{mend}")
+        advice = "; a newer pytest-megacpp reads it" if newer else ""
+        raise CodecError(f"recording version {found}, this reader knows {VERSION}{advice}")
     get = data.get
     run, world, source, seq, time_s = get("run"), get("world"), get("src"), get("seq"), get("t")
     if not (type(run) is type(world) is type(source) is str):

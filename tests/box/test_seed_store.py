@@ -89,8 +89,8 @@ def test_dropping_the_good_one_leaves_the_newest_whole_one(store: SeedStore, cac
     damaged = store.publish(replace(SMALL, created_at="2026-11-26T08:00:00Z"), cache).manifest
     (store.directory / KEY / damaged.id / "cache.tar").unlink()
     newer = store.publish(SMALL, cache).manifest
-    dropped, heir = store.drop(old.id)
-    assert (dropped.id, heir and heir.manifest) == (old.id, newer)
+    dropped, next_good = store.drop(old.id)
+    assert (dropped.id, next_good and next_good.manifest) == (old.id, newer)
     assert store.good(KEY) == newer
     assert store.drop(newer.id)[1] is None
     assert store.good(KEY) is None

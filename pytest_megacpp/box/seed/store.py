@@ -28,13 +28,13 @@ from pytest_megacpp.recording.seed_layout import (
     SeedError,
     SeedRefused,
     good_id,
-    heir,
     is_id,
     is_key,
     looked_at,
     named,
     new_id,
     newest_first,
+    next_good,
     smaller,
     surplus,
     write_manifest,
@@ -162,7 +162,7 @@ class SeedStore:
         seed = self.find(name)
         with self._explaining_errors("written"), self._locked():
             self._remove(seed)
-            good = heir(self.seeds(seed.key))
+            good = next_good(self.seeds(seed.key))
             if good is None:
                 (self.directory / seed.key / GOOD).unlink(missing_ok=True)
             elif not good.good:

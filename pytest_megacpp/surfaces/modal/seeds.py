@@ -22,12 +22,12 @@ from pytest_megacpp.recording.seed_layout import (
     Kept,
     SeedError,
     good_id,
-    heir,
     is_id,
     is_key,
     looked_at,
     named,
     newest_first,
+    next_good,
 )
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, SeedMode
 from pytest_megacpp.surfaces.modal import client
@@ -80,7 +80,7 @@ class ModalShelf:
         """The mark goes first: it never names what isn't there."""
         seeds = self.seeds()
         seed = named(seeds, name)
-        good = heir(other for other in seeds if other.key == seed.key and other.id != seed.id)
+        good = next_good(other for other in seeds if other.key == seed.key and other.id != seed.id)
         with _told():
             if seed.good and good is not None:
                 self._mark(good)
