@@ -484,6 +484,7 @@ class Box:
         living = self._living(action.world)
         stacks = [partial(w.stack, action.test) for w in living if w.target.rank in action.stacks_of]
         self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
+        self._pump.once(0.0)  # who went on to the end says so by itself
 
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self.watches.get(world, ()) if not self.worlds[world].ranks[w.target.rank].exited]
