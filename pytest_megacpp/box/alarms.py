@@ -15,8 +15,9 @@ counts as stalled. A test's own clock (`test`) stops while ranks warm up. What c
 are folded (`recording.fold_looks`): CPU time, output, compile counters, collectives.
 
 *When the box acts at once.* A rank's process ended; ranks issued collectives that don't match; or a rank failed or left
-and everybody else waits, so that nothing can free them (decision 0004). The waits below let companions of such an event
-arrive first.
+and everybody else waits for one that doesn't come, so that nothing can free them (decision 0004). Where all members
+entered a collective, or a call may be answered by a rank that is still there, bytes may be on their way: that only the
+stall limit ends (decision 0081). The waits below let companions of such an event arrive first.
 
 *Before it acts on looks*, which may be a second old, the box looks again, and an alarm that is gone by then is dropped
 (`ActReason.rests_on_looks`, decision 0008). Since when a rank waits that only its stack shows, is since its thread last
@@ -30,6 +31,7 @@ from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
+from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
@@ -43,6 +45,8 @@ AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
+_OF_KEYS = frozenset({"Store.get", "Store.multi_get", "Store.queue_pop"})
+_OF_PEERS = _OF_KEYS | {"send", "recv", "init_process_group", "new_group"}
 
 
 @dataclass
@@ -256,15 +260,14 @@ def _stuck_on_failure(view: TestView, clocks: Clocks, now_s: float) -> Acted | N
     losses = [t for v in view.ranks.values() if (t := _lost_s(v)) is not None]
     if not losses:
         return None
-    waits = [w for w in clocks.waits if w.missing and (w.group, w.seq) != NO_NUMBER]
-    stuck = [_stuck_since(waits, v, now_s) for v in view.unfinished()]
+    stuck = [_stuck_since(view, clocks.waits, v, now_s) for v in view.unfinished()]
     if not stuck or any(since is None for since in stuck):
         return None
     by_stack = any(not v.spins and not (v.collectives.pending() and v.looked_at()) for v in view.unfinished())
     since_s = max([*losses, *(s for s in stuck if s is not None)])
     if now_s - since_s < (STUCK_BY_STACK_S if by_stack else STUCK_S):
         return None
-    wait = next(iter(clocks.waits), None)
+    wait = next((w for w in clocks.waits if w.missing), next(iter(clocks.waits), None))
     return _acted(view, ActReason.FAILURE_STUCK, "every rank left in the test waits", wait, now_s)
 
 
@@ -276,14 +279,40 @@ def _lost_s(rank: RankView) -> float | None:
     return min(times, default=None)
 
 
-def _stuck_since(waits: Iterable[Wait], rank: RankView, now_s: float) -> float | None:
-    """Returns since when this rank waits, in one of `waits` or by its stack, for a peer that isn't there; None where it
-    doesn't.
+def _stuck_since(view: TestView, waits: Iterable[Wait], rank: RankView, now_s: float) -> float | None:
+    """Since when this rank waits for what can't come, if everybody else in the test does so too. None where it may come
+    through: what is recorded of it counts more than its stack.
     """
-    since = [w.since_s for w in waits if rank.rank in w.waiting]
-    if since and _waits(rank, now_s):
-        return max(max(since), rank.rests_s)
-    return rank.blocked_since()
+    if rank.frozen or not _waits(rank, now_s):
+        return None
+    held = [w for w in waits if rank.rank in w.waiting and (w.group, w.seq) != NO_NUMBER]
+    recorded = len(rank.collectives.pending()) + len(rank.collectives.messages)
+    if not held and not recorded:
+        return rank.blocked_since() if _is_unanswered(view, rank) else None
+    if len(held) < recorded or not all(_lacks_a_peer(view, rank, w) for w in held):
+        return None
+    return max(*(w.since_s for w in held), rank.rests_s)
+
+
+def _lacks_a_peer(view: TestView, rank: RankView, wait: Wait) -> bool:
+    """Whether it is known that a peer has not come. One whose own message is over may have sent it before this rank's
+    device began to receive.
+    """
+    if wait.partner is not None:
+        return bool(wait.missing) and _begun(rank)
+    return bool(wait.missing) and (wait.makes_group or view.groups.knows(wait.group))
+
+
+def _is_unanswered(view: TestView, rank: RankView) -> bool:
+    """Whether nobody is left who could answer the call that its stack shows. A rank that waits itself sets no key, but
+    it may be sending. Collectives that nobody records, and calls that ranks serve after they left (rpc), may go on.
+    Where a rank failed on its own, the test is over anyway.
+    """
+    if any(v.failure is not None and _gave_up_s(v) is None for v in view.ranks.values()):
+        return True
+    taken = rank.stack()
+    call = communication_call(taken[1]) if taken is not None else None
+    return call in _OF_KEYS or (call in _OF_PEERS and len(view.unfinished()) == 1)
 
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:

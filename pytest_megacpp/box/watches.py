@@ -72,6 +72,7 @@ class Watches:
         living = self._living(action.world)
         stacks = [partial(w.stack, action.test) for w in living if w.target.rank in action.stacks_of]
         self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
+        self._context.pump.once(0.0)  # ranks that went on to the end say so themselves
 
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self._of.get(world, ()) if not self._context.worlds[world].ranks[w.target.rank].exited]

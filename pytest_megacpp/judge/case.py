@@ -260,6 +260,11 @@ class Case:
         over_s = self.ranks[rank].finished_s
         return rank not in self.troubles and over_s is not None and over_s <= self.moment_s
 
+    def came_through(self, rank: int) -> bool:
+        """Through with the test, without trouble, be it while the box was ending it."""
+        view = self.ranks[rank]
+        return rank not in self.troubles and view.finished_s is not None and view.went_on_to_the_end
+
     def has_left(self, rank: int) -> bool:
         """Through with the test, or with its body while others are still in it; without trouble, by the moment."""
         return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))

@@ -48,7 +48,8 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         return stalls.waited(case, still)
     if busy := tuple(r for r in present if case.has_only_queued(r)):
         return _devices_busy(case, still, busy, quiet_s)
-    blamed = still.waiting or tuple(present)
+    waiting = still.waiting or tuple(present)
+    blamed = wait_roots.hung(case, waiting) or waiting
     where = dict.fromkeys(w for r in blamed[:16] if (w := case.location(r)))
     at = f", in {next(iter(where))}" if len(where) == 1 else ""
     return Finding(
@@ -58,6 +59,8 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         None,
         case.phase_of(blamed[0]),
         (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
+        wait_roots.waiters(case, still, blamed),
+        doubts=wait_roots.hung_doubts(case, waiting, blamed),
         relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
         certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
         time_s=case.end_s,

@@ -21,7 +21,6 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
 
-_ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 KEPT_PLACES = 4
 
 
@@ -279,16 +278,32 @@ def _hang(case: Case, still: Standstill) -> Finding:
     waited = seconds(case.waited_s(wait_roots.since_s(case, still)))
     if not still.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
         return _not_together(case, still, waiting)
+    blamed = wait_roots.hung(case, waiting)
+    if waiting and not blamed:
+        return _overtaken(case, waiting)
+    what = f"everybody waits and nobody is missing: {_in_what(case, blamed, waited)}"
     return Finding(
         Code.HANG,
-        joined((f"everybody waits and nobody is missing: {_in_what(case, waiting, waited)}", _rooted(still))),
-        waiting,
+        joined((what, aftermath.sentence(case, blamed), _rooted(still))),
+        blamed,
         None,
-        case.phase_of(waiting[0]) if waiting else TestPhase.CALL,
+        case.phase_of(blamed[0]) if blamed else TestPhase.CALL,
         wait_roots.wait_evidence(case, still),
+        wait_roots.waiters(case, still, blamed),
         relies=wait_roots.relies(case, still),
-        doubts=wait_roots.doubts(case, still),
+        doubts=(*wait_roots.doubts(case, still), *wait_roots.hung_doubts(case, waiting, blamed)),
         time_s=wait_roots.since_s(case, still),
+    )
+
+
+def _overtaken(case: Case, waiting: Sequence[int]) -> Finding:
+    """All of them came through while the box was ending the test: nobody hung."""
+    return Finding(
+        Code.UNCLEAR,
+        f"the box ended the test ({case.why}) when {ranks_named(waiting)} were about to end it themselves",
+        evidence=(Evidence(None, case.end_s, Witness.BOX, f"ended the test ({case.why})"),),
+        certainty=Certainty.GUESS,
+        time_s=case.end_s,
     )
 
 
@@ -340,5 +355,5 @@ def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
 
 def _rooted(still: Standstill) -> str:
     """What the flight recorder can't show."""
-    whole = [w for w in still.waits if not w.missing and w.op in _ROOTED]
+    whole = [w for w in still.waits if not w.missing and w.op in wait_roots.ROOTED]
     return f"all entered {whole[0]}, so they may not agree on its root" if whole else ""

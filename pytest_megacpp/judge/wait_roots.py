@@ -4,7 +4,7 @@ Waiting ranks are followed to those they wait for, until somebody is found who d
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
@@ -17,6 +17,7 @@ from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
+ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 
 
@@ -93,7 +94,9 @@ def _started_long_ago(case: Case) -> list[Wait]:
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
-    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
+    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there, unless
+    it is recorded to lack nobody.
+    """
     if any(r not in waiting and r not in case.troubles and not case.is_through(r) for r in case.ranks):
         return ()
     together: dict[object, list[int]] = defaultdict(list)
@@ -101,6 +104,9 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
         wait, call = case.waiting_in.get(rank), case.blocked.get(rank)
         together[wait.number if wait else "message" if call in _MESSAGES else call].append(rank)
     most = max(together.values(), key=len, default=[])
+    wait = case.waiting_in.get(most[0]) if most else None
+    if wait is not None and not wait.missing and case.knows_members(wait.group):
+        return ()
     return tuple(r for r in waiting if r not in most) if 2 * len(most) > len(case.ranks) else ()
 
 
@@ -112,6 +118,32 @@ def _as_box_saw(case: Case) -> Standstill | None:
     waiting = tuple(r for r in acted.waiting if r in case.ranks)
     missing = tuple(r for r in acted.missing if r in case.ranks and r not in waiting)
     return Standstill((), waiting, missing, by_box=True) if waiting else None
+
+
+def hung(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
+    """Of ranks that all wait, those in what nobody is missing from, if there are some: others may only wait for them.
+    Members that are through with it count where they may have named another root. Nobody who came through after all.
+    """
+    still = tuple(r for r in waiting if not case.came_through(r))
+    whole = {r for w in case.waits if not w.missing for r in _agreeing(case, w)}
+    return tuple(r for r in still if r in whole) or still
+
+
+def _agreeing(case: Case, wait: Wait) -> Collection[int]:
+    """The ranks that have to agree on what all of them entered, and may not."""
+    return case.test.groups.of(wait.group, wait.waiting) if wait.op in ROOTED else wait.waiting
+
+
+def hung_doubts(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Doubt, ...]:
+    """Why these may not be the ones that hang."""
+    through = [r for r in waiting if case.came_through(r)]
+    beside = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
+    found = []
+    if through:
+        found.append(Doubt(Source.COLLECTIVES, f"{ranks_named(through)} came through while the box ended the test"))
+    if beside:
+        found.append(Doubt(Source.GROUPS, f"whom {ranks_named(beside)} waited for is not recorded"))
+    return tuple(found)
 
 
 # -- as text and evidence ----------------------------------------------------------------------------------

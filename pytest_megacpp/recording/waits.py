@@ -30,7 +30,7 @@ groups whose missing ranks sit in one another are a *cycle*.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -161,9 +161,30 @@ class WaitGraph:
         return tuple(sorted(roots)), tuple(visited.values())
 
     def cycle(self, visited: Iterable[Wait]) -> tuple[Wait, ...]:
-        """The waits of different groups whose missing ranks are in another of these waits."""
+        """The waits of different groups whose missing ranks are in another of these waits, if one leads back to itself:
+        a chain that ends in what all members came to is none.
+        """
         tangled = [w for w in visited if any(r in self.waiting_in for r in w.missing)]
-        return tuple(tangled) if len({w.number[0] for w in tangled}) > 1 else ()
+        is_one = len({w.number[0] for w in tangled}) > 1 and any(self._leads_back(w) for w in tangled)
+        return tuple(tangled) if is_one else ()
+
+    def _leads_back(self, wait: Wait) -> bool:
+        """Whether a wait is followed to itself, by all that its missing ranks are in."""
+        todo, seen = set(wait.missing), set[int]()
+        while todo:
+            rank = todo.pop()
+            seen.add(rank)
+            todo |= {r for w in self._holding.get(rank, ()) for r in w.missing} - seen
+        return bool(seen & set(wait.waiting))
+
+    @cached_property
+    def _holding(self) -> Mapping[int, Sequence[Wait]]:
+        """All waits of each rank."""
+        found: dict[int, list[Wait]] = defaultdict(list)
+        for wait in self.waits:
+            for rank in wait.waiting:
+                found[rank].append(wait)
+        return found
 
 
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:

@@ -35,7 +35,7 @@ _COUNTERS = {
     "lock": ("compile_inductor", "filelock.enter"),
     "asleep": ("compile_inductor",),
 }
-BLOCKED, AT_HOME = _STACK.format(_C10D), _STACK.format("/u/model.py")
+BLOCKED, AT_HOME = _STACK.format(_C10D).replace("in f", "in recv"), _STACK.format("/u/model.py")
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,14 @@ class Receive:
 
 @dataclass(frozen=True)
 class Collect:
-    """A collective of `ranks` (None: everybody); without `wait` it goes on meanwhile."""
+    """A collective of `ranks` (None: everybody). It `lasts_s` once all came; without `wait` it goes on meanwhile."""
 
     op: str = "gloo:all_reduce"
     group: str = "0"
     ranks: tuple[int, ...] | None = None
     numel: int = 8
     wait: bool = True
+    lasts_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ class Ranks:
         arrived = self._arrived[entry.group, entry.seq]
         issued = {(e.step.op, e.step.numel) for e in arrived.values()}
         whole = len(issued) == 1 and all(m in arrived for m in members)
-        return max(arrived[m].entered_s for m in members) if whole else inf
+        return max(arrived[m].entered_s for m in members) + entry.step.lasts_s if whole else inf
 
     # -- what can be seen ----------------------------------------------------------------------------------
 

@@ -212,6 +212,95 @@ def test_a_failed_test_whose_others_go_on_together_runs_to_its_end() -> None:
     assert Rehearsal(*programs).alarm() is None
 
 
+SLOW_S = 3.0
+
+
+def slow(op: str = "gloo:all_reduce", ranks: tuple[int, ...] | None = None, lasts_s: float = SLOW_S) -> Collect:
+    """Its bytes take their time once all have come: gloo's threads move them while the main thread sleeps."""
+    return Collect(op, "1" if ranks else "0", ranks, lasts_s=lasts_s)
+
+
+@pytest.mark.parametrize("op", ["gloo:all_reduce", "gloo:reduce", "gloo:broadcast", "gloo:scatter", "gloo:all_to_all"])
+def test_a_slow_collective_of_a_group_may_end_when_others_have_left(op: str) -> None:
+    """A rank that is no member has nothing else to do."""
+    some = slow(op, (0, 1, 2))
+    assert Rehearsal([some], [some], [some], []).alarm() is None
+    assert Rehearsal([Work(1), some], [some], [Idle(1.5), some], [], [Idle(2)]).alarm() is None
+
+
+def test_a_slow_collective_may_end_when_some_members_are_through_with_it() -> None:
+    """Those that send to the root go on, and leave, before it has everything."""
+    gathers, sends = slow("gloo:gather"), Collect("gloo:gather", wait=False)
+    assert Rehearsal([gathers], [sends], [sends], [sends]).alarm() is None
+    assert Rehearsal([Work(1), gathers], [sends], [Idle(1.5), sends], [sends]).alarm() is None
+
+
+def test_a_slow_collective_may_end_when_a_rank_failed() -> None:
+    some = slow(ranks=(1, 2))
+    assert Rehearsal([Fail()], [some], [some]).alarm() is None
+
+
+def test_who_waits_for_a_member_of_a_slow_collective_may_come_through() -> None:
+    some, all_three = slow(ranks=(0, 1)), Collect("gloo:barrier", "2", (0, 1, 2))
+    assert Rehearsal([some, all_three], [some, all_three], [all_three], []).alarm() is None
+
+
+def test_a_rank_in_a_slow_collective_may_have_another_open_that_a_lost_one_never_enters() -> None:
+    beside, some = Collect(wait=False), slow(ranks=(0, 1))
+    assert Rehearsal([beside, some], [beside, some], []).alarm(0.9 * SLOW_S) is None
+
+
+def test_a_slow_message_may_arrive_when_others_have_left() -> None:
+    """Which of the two sends isn't recorded."""
+    assert Rehearsal([Receive(SLOW_S)], [Receive(SLOW_S)], [], []).alarm() is None
+
+
+def test_a_slow_message_may_arrive_from_a_rank_that_waits_for_another() -> None:
+    """Rank 1 sends in the background."""
+    pair = Collect("gloo:barrier", "1", (0, 1))
+    assert Rehearsal([Receive(SLOW_S), pair], [pair], []).alarm() is None
+
+
+def test_a_group_is_slow_to_be_made_when_others_have_left() -> None:
+    """All members are making it: a name server may take seconds."""
+    rehearsal = Rehearsal([Receive(SLOW_S)], [Receive(SLOW_S)], [])
+    for rank in (0, 1):
+        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1), 2, True))
+    assert rehearsal.alarm() is None
+
+
+def test_a_group_that_one_member_never_makes_ends_the_test_when_that_one_has_left() -> None:
+    rehearsal = Rehearsal([Receive(FOREVER)], [Receive(FOREVER)], [])
+    for rank in (0, 1):
+        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1, 2), 3, True))
+    acted = expect(rehearsal, ActReason.FAILURE_STUCK, STUCK_BY_STACK_S, 1.0)
+    assert (acted.waiting, acted.missing) == ((0, 1), (2,))
+
+
+def test_ranks_that_use_a_group_which_nobody_announced_may_be_all_of_it() -> None:
+    """Two pairs of one name: ranks 2 and 3 did less in theirs, and have left."""
+    some, alike = slow(ranks=(0, 1)), Collect("gloo:all_reduce", "1", (2, 3))
+    assert unannounced([some, some], [some, some], [alike], [alike]).alarm() is None
+
+
+def unannounced(*programs: Program) -> Rehearsal:
+    """Groups whose members nobody tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "_groups", lambda *_: {})
+        return Rehearsal(*programs)
+
+
+def test_what_could_still_come_through_ends_at_the_stall_limit() -> None:
+    expect(Rehearsal([Receive(FOREVER)], [Receive(FOREVER)], []), ActReason.STALL, LIMITS.stall, SLACK_S)
+    for_ever = slow(ranks=(0, 1), lasts_s=FOREVER)
+    acted = expect(Rehearsal([for_ever], [for_ever], []), ActReason.STALL, LIMITS.stall, SLACK_S)
+    assert (acted.waiting, acted.missing) == ((0, 1), ())
+
+
+def test_a_message_that_only_a_rank_which_left_could_send_ends_the_test_at_once() -> None:
+    expect(Rehearsal([], [Receive(FOREVER)]), ActReason.FAILURE_STUCK, STUCK_BY_STACK_S, 1.0)
+
+
 # -- stall, skew, compile ----------------------------------------------------------------------------------------
 
 
@@ -273,9 +362,11 @@ def test_a_pair_that_is_slow_to_find_together_is_left_alone(late: Step) -> None:
 
 
 def test_nobody_in_another_world_is_missing_where_two_ranks_look_for_each_other() -> None:
-    """Rank 3 has another address: that ranks 0 and 1 compute meanwhile is nothing to them."""
+    """Rank 3 has another address: that ranks 0 and 1 compute meanwhile is nothing to them. They may still find together
+    when those have left.
+    """
     rehearsal = worlds(Rehearsal([Work(20)], [Work(20)], [Receive(FOREVER)], [Receive(FOREVER)]), *PAIR)
-    acted = expect(worlds(rehearsal, (2, "b", 2), (3, "c", 2), made=False), ActReason.FAILURE_STUCK, 20, SLACK_S)
+    acted = expect(worlds(rehearsal, (2, "b", 2), (3, "c", 2), made=False), ActReason.STALL, 20 + LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((2, 3), ())
 
 
@@ -586,6 +677,9 @@ def healthy(draw: st.DrawFn) -> list[Program]:
             program.append(pace(0.85 * LIMITS.stall if rank == late else draw(st.sampled_from([0.0, 0.05, 0.4]))))
             program.extend([some] * (rank in members))
             program.append(Collect())
+    last = tuple(range(draw(st.integers(0, size))))  # the others leave meanwhile
+    for rank in last:
+        programs[rank].append(Collect(group="last", ranks=last, lasts_s=0.3 * LIMITS.stall))
     return list(programs)
 
 

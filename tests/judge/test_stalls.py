@@ -85,6 +85,52 @@ def test_a_broadcast_that_all_entered_hints_at_its_root() -> None:
     assert "may not agree on its root" in found.summary
 
 
+def test_who_waits_for_ranks_that_hang_in_a_group_of_theirs_is_not_blamed() -> None:
+    box = FakeBox(4).begins().announces("1", (2, 3)).enters((2, 3), "gloo:broadcast", 5, group="1").after(1)
+    box.enters((0, 1), "gloo:barrier", 1).after(31)
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.HANG, (2, 3), Certainty.CERTAIN)
+    assert "ranks 2,3 waited 32 s in broadcast #5; ranks 0,1 then waited in barrier #1" in found.summary
+    assert {c.rank for c in found.consequences} == {0, 1}
+
+
+def test_who_waits_behind_several_groups_for_ranks_that_hang_is_not_blamed() -> None:
+    """Nor did anybody take the groups in another order: this chain has an end."""
+    box = FakeBox(6).begins().announces("1", (2, 3)).announces("2", (0, 4, 5)).announces("3", (0, 1, 2, 3))
+    box.enters((2, 3), "gloo:all_reduce", 5, group="1").enters((0, 1), "gloo:barrier", 1, group="3")
+    box.enters((4, 5), "gloo:all_gather", 3, group="2").after(31)
+    found = verdict(stalled(box, tuple(range(6)), ()).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.HANG, (2, 3))
+
+
+def test_whom_a_rank_in_a_message_waits_for_beside_a_hang_is_not_known() -> None:
+    box = (
+        FakeBox(3).begins().announces("1", (1, 2)).enters((1, 2), "gloo:all_reduce", 5, group="1").blocked(0).after(31)
+    )
+    found = verdict(stalled(box, (0, 1, 2), ()).blocked(0).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.HANG, (1, 2), Certainty.LIKELY)
+
+
+def test_at_the_tests_limit_too_only_those_that_hang_are_blamed() -> None:
+    box = FakeBox(4).begins().announces("1", (2, 3)).enters((2, 3), "gloo:broadcast", 5, group="1").after(1)
+    box.enters((0, 1), "gloo:barrier", 1).after(899)
+    found = verdict(box.acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
+    assert (found.code, found.blamed_ranks) == (Code.HANG, (2, 3))
+
+
+def test_who_came_through_while_the_box_ended_the_test_did_not_hang() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2, 3), "gloo:gather", 1).after(2)
+    box.acts(ActReason.STALL, "", (0, 1, 2), ()).completes((1, 2, 3)).passes((1, 2, 3))
+    found = verdict(box.aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.HANG, (0,), Certainty.LIKELY)
+
+
+def test_where_all_came_through_while_the_box_ended_the_test_nobody_is_blamed() -> None:
+    box = FakeBox(2).begins().enters((0, 1), "gloo:all_reduce", 1).after(2)
+    found = verdict(box.acts(ActReason.STALL, "", (0, 1), ()).completes().passes().aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.UNCLEAR, (), Certainty.GUESS)
+
+
 def test_a_rank_that_destroyed_its_group_is_told_so() -> None:
     box = FakeBox(2).begins().enters((0, 1), seq=1).completes()
     box.rank(ev.FlightRecorded(1, 0, FlightOrigin.DESTROY, (), ())).enters(0, seq=2).after(31)
