@@ -395,6 +395,7 @@ class WorldView:
     test: int | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     begun: dict[int, dict[str, ev.GroupBegun]] = field(default_factory=dict)  # groups that live, by rank and name
+    left: dict[int, set[str]] = field(default_factory=dict)  # scopes of default groups that a rank had and has no more
     devices: dict[int, ev.DeviceUsed] = field(default_factory=dict)
     faults: list[tuple[float, ev.DeviceFault]] = field(default_factory=list)
     ended: ev.WorldEnded | None = None
@@ -632,6 +633,7 @@ class Timeline:
         fact = replace(fact, ranks=self._members_of(world, fact.ranks), scope=fact.scope[:KEPT_SCOPE_CHARS])
         if fact.default:
             world.begun.pop(fact.rank, None)
+            world.left.get(fact.rank, set()).discard(fact.scope)
         _keep(world.begun.setdefault(fact.rank, {}), fact.name, fact, KEPT_GROUPS)
         if world.test is None:
             return
@@ -656,7 +658,7 @@ class Timeline:
         members, known = self._members_of(world, fact.ranks), world.begun.get(fact.rank, {})
         begun = known.get(fact.name)
         if fact.failed:
-            known.pop(fact.name, None)
+            _leave(world, fact.rank, known.pop(fact.name, None))
         elif fact.name not in known:  # made by other means than torch's helper, or before 2026-12
             _keep(world.groups, fact.name, members, KEPT_GROUPS)
         if world.test is None:
@@ -730,6 +732,7 @@ class Timeline:
         )
         world.test = fact.test
         test = self.tests[fact.test]
+        _count_left(world, test)
         for begun in (group for of_rank in world.begun.values() for group in of_rank.values()):
             name = _announce(test, time_s, begun)  # it outlived the test that made it
             test.groups.made(name, begun.rank, begun.ranks)
@@ -760,7 +763,8 @@ class Timeline:
 
     def _add_to_rank(self, world: WorldView, time_s: float, fact: _TestFact) -> None:
         if isinstance(fact, ev.FlightRecorded) and fact.origin is FlightOrigin.DESTROY:
-            world.begun.pop(fact.rank, None)
+            for group in world.begun.pop(fact.rank, {}).values():
+                _leave(world, fact.rank, group)
         if isinstance(fact, ev.Sampled):
             world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
         test = world.test if fact.test is None else fact.test
@@ -776,6 +780,23 @@ class Timeline:
             world.samples[fact.rank] = fact
         elif not isinstance(fact, ev.FlightRecorded | ev.Muted):
             self.stray += 1
+
+
+def _leave(world: WorldView, rank: int, group: ev.GroupBegun | None) -> None:
+    left = world.left.setdefault(rank, set())
+    if group is not None and group.default and len(left) < KEPT_GROUPS:
+        left.add(group.scope)
+
+
+def _count_left(world: WorldView, test: TestView) -> None:
+    """Where only some ranks left a default group in an earlier test, the others will do so in this one: whoever makes
+    the next one has left one before. A rank of which neither is on record counts from zero.
+    """
+    held = {rank: {g.scope for g in groups.values() if g.default} for rank, groups in world.begun.items()}
+    outlived = set().union(*held.values())
+    for rank, left in world.left.items():
+        left &= outlived - held.get(rank, set())
+        test.ranks[rank].collectives.incarnations |= dict.fromkeys(left, 1)
 
 
 def _announce(test: TestView, time_s: float, fact: ev.GroupBegun) -> str:

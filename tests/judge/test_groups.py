@@ -9,7 +9,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage
-from tests.scenario import FakeBox
+from tests.scenario import NODEID, FakeBox
 
 
 def judged(box: FakeBox) -> Verdict:
@@ -681,3 +681,38 @@ def test_who_failed_in_the_making_had_come() -> None:
     box.rank(ev.GroupCreated(2, 0, "0", (), failed=True)).raises(2, "RuntimeError", NO_MESH)
     found = stalls(box.at(1).blocked((0, 3), "init_process_group"), 1, 2)
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+
+
+def after_a_leak(limits: ev.Limits | None = None) -> FakeBox:
+    """Rank 0 destroyed its default group in the test before, the plugin drops the others' in this one."""
+    box = FakeBox(4, (NODEID, NODEID + "_2"), limits=limits).begins()
+    for rank in range(4):
+        making(box, rank, "0", (), made=True)
+    box.rank(ev.FlightRecorded(0, 0, FlightOrigin.DESTROY, (), ())).passes().ends().begins(1)
+    for rank in (1, 2, 3):
+        box.rank(ev.FlightRecorded(rank, 1, FlightOrigin.DESTROY, (), ()))
+    for rank in range(4):
+        making(box, rank, "0", (), made=True)
+    return box.after(0.1)
+
+
+def test_a_group_that_outlived_a_test_on_some_ranks_does_not_part_them() -> None:
+    box = after_a_leak().enters((1, 2, 3)).enters(0, dtype="Int").completes().passes().ends()
+    found = judge_test(box.done().timeline(), 1).verdict
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "dtype", (0,))
+
+
+def test_nor_is_the_plugins_own_cleaning_up_held_against_a_rank() -> None:
+    box = after_a_leak(ev.Limits(stall=20, test=60)).enters((0, 1, 3)).at(2).after(31.0)
+    found = judge_test(box.acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall").done().timeline(), 1).verdict
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.CERTAIN)
+    assert "destroyed" not in found.summary
+
+
+def test_a_rank_whose_leaving_is_not_on_record_has_left_nothing() -> None:
+    box = FakeBox(4, (NODEID, NODEID + "_2")).begins()
+    for rank in (1, 2, 3):  # what rank 0 said is lost
+        making(box, rank, "0", (), made=True)
+    box.passes().ends().begins(1).enters((0, 1, 2, 3))
+    view = box.done().timeline().tests[1]
+    assert {next(iter(r.collectives.entries)) for r in view.ranks.values()} == {("0", 1)}
