@@ -40,42 +40,62 @@ def install() -> None:
         owner = getattr(native, class_name)
         for method in methods:
             if hasattr(owner, method):  # queue_pop and barrier are newer than the oldest torch
-                setattr(owner, method, _framed(getattr(owner, method), method))
+                setattr(owner, method, _framed(getattr(owner, method), method, fails=class_name == "Work"))
     _future: Any = torch._C.Future
-    _future.wait = _framed(_future.wait, "wait")
+    _future.wait = _framed(_future.wait, "wait", fails=True)
 
 
 Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
 """Gets the group, the method and its arguments."""
 
 
-def tell_issued(about: Told) -> None:
-    """Calls `about` after each collective and message that Python has issued in a process group."""
+_hear_failure: Callable[[], object] = bool
+
+
+def tell_issued(about: Told, failed: Callable[[], object] = bool) -> None:
+    """Calls `about` after each collective and message that Python has issued in a process group, and `failed` when one
+    raises, or waiting for it does.
+    """
     from torch._C import _distributed_c10d as native
 
+    global _hear_failure
+    _hear_failure = failed
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
             setattr(group, method, _framed(getattr(group, method), method, about))
 
 
-def _framed(native: Callable[..., Any], method: str, about: Told | None = None) -> Callable[..., Any]:
+def _framed(
+    native: Callable[..., Any], method: str, about: Told | None = None, *, fails: bool = False
+) -> Callable[..., Any]:
     """Has the method's name and `self` first: by these pybind11 knows a call of C++ that comes back to it from an
-    override, which it would otherwise take this for.
+    override, which it would otherwise take this for. `fails`: what it raises tells that a collective may have failed.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         return native(self, *args, **kwargs)
 
+    def hearing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return native(self, *args, **kwargs)
+        except BaseException:
+            _hear_failure()
+            raise
+
     def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        result = native(self, *args, **kwargs)
+        try:
+            result = native(self, *args, **kwargs)
+        except BaseException:
+            _hear_failure()
+            raise
         about(self, method, args, kwargs)  # type: ignore[misc]
         return result
 
-    if about is not None:
-        call = telling
+    call = telling if about is not None else hearing if fails else call
     call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)
     return functools.wraps(native)(call)

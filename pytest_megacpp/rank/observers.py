@@ -81,10 +81,13 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.tell_issued(self.issued.call)
+            native_calls.tell_issued(self.issued.call, self.issued.fail)
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
+        if self.issued.off:
+            why = LookupError("TORCH_FR_BUFFER_SIZE switches torch's flight recorder off")
+            self._missing(EvidenceSource.FLIGHT_RECORDER, why)
         try:
             self._hear_cache_keys()
         except Exception as e:

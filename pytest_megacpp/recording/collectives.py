@@ -10,7 +10,7 @@ differently on each rank, so `waits` matches them by their partners.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
@@ -29,6 +29,7 @@ KEPT_IN_ALL = 65_536  # of a test
 KEPT_LEAST = 32
 KEPT_GROUPS = 512
 NOBODY = -1
+COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
 KEPT_LIVES = 128  # of groups of one name; as many collectives of a rank are looked at when a test ends
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
@@ -600,20 +601,65 @@ def differing(
     told: Mapping[int, Mapping[str, str]], groups: Groups
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
     """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends).
+    up to where its stretch ends). Groups whose members aren't known are left out.
     """
-    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for group, by_rank in _by_group(told, groups).items():
+        for rank, its in by_rank.items():
+            if groups.knows(group) and rank in groups.of(group, ()):
+                for first, stretch in its.items():
+                    found[group, first][rank] = stretch
+    compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
+    return tuple(one for one in compared if len(one[2]) > 1)
+
+
+def uncompared(told: Mapping[int, Mapping[str, str]], groups: Groups) -> tuple[str, ...]:
+    """Groups of which `differing` says nothing, or not all: nobody knows the members, one has no digest of the same
+    stretches, or ranks agree only in what completed.
+    """
+    return tuple(
+        sorted(
+            group
+            for group, by_rank in _by_group(told, groups).items()
+            if not groups.knows(group) or not _all_equal(by_rank.get(rank, {}) for rank in groups.of(group, ()))
+        )
+    )
+
+
+def _by_group(told: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[str, dict[int, Mapping[str, str]]]:
+    """The stretches of each rank."""
+    found: dict[str, dict[int, Mapping[str, str]]] = defaultdict(dict)
     for rank in sorted(told):
         for group, digest in told[rank].items():
-            own = groups.as_named_by(rank, group)
-            if rank in groups.of(own, (rank,)):
-                for first, stretch in stretches(digest).items():
-                    found[own, first][stretch].append(rank)
-    return tuple(
-        (group, first, {stretch: tuple(ranks) for stretch, ranks in variants.items()})
-        for (group, first), variants in sorted(found.items())
-        if len(variants) > 1
-    )
+            if its := stretches(digest):  # the oldest recordings have others
+                found[groups.as_named_by(rank, group)][rank] = its
+    return found
+
+
+def _all_equal(told: Iterable[Mapping[str, str]]) -> bool:
+    """Whether members tell of the same stretches, and the same of each."""
+    return len({tuple((first, its.partition("|")[0]) for first, its in one.items()) for one in told}) < 2
+
+
+def _variants(told: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third."""
+    ranks: dict[str, list[int]] = defaultdict(list)
+    few = len(set(told.values())) <= COMPARED_TAILS
+    for rank, stretch in told.items():
+        ranks[stretch if few else stretch.partition("|")[0]].append(rank)
+    left, found = list(ranks), dict[str, tuple[int, ...]]()
+    while left:
+        alike = [left.pop(0)]
+        for one in alike if any("|" in stretch for stretch in ranks) else ():
+            alike += (more := [other for other in left if _agree(one.split("|"), other.split("|"))])
+            left = [other for other in left if other not in more]
+        found[alike[0].partition("|")[0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
+    return found
+
+
+def _agree(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether one is what the other was before collectives that may not have completed."""
+    return ours[0] in theirs or theirs[0] in ours
 
 
 def describe(entry: Collective) -> str:

@@ -20,6 +20,7 @@ from pytest_megacpp.recording.collectives import (
     disagreements,
     is_default,
     kept_entries,
+    uncompared,
 )
 from pytest_megacpp.recording.flight import is_nccl
 from pytest_megacpp.recording.plan import MAX_TESTS
@@ -351,12 +352,15 @@ class TestView:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `collectives.differing`.
         """
-        told = {
-            rank: view.digests
-            for rank, view in self.ranks.items()
-            if view.counted is not None and view.went_on_to_the_end
-        }
-        return differing(told, self.groups)
+        return differing(self._digests(), self.groups)
+
+    def uncompared(self) -> tuple[str, ...]:
+        """Groups of which the digests don't tell whether these ranks issued the same."""
+        return uncompared(self._digests(), self.groups)
+
+    def _digests(self) -> dict[int, dict[str, str]]:
+        through = {r: v for r, v in self.ranks.items() if v.counted is not None and v.went_on_to_the_end}
+        return {rank: view.digests for rank, view in through.items()}
 
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""

@@ -8,7 +8,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
-from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage, TestPhase
 from tests.scenario import NODEID, FakeBox
 
 
@@ -716,3 +716,35 @@ def test_a_rank_whose_leaving_is_not_on_record_has_left_nothing() -> None:
     box.passes().ends().begins(1).enters((0, 1, 2, 3))
     view = box.done().timeline().tests[1]
     assert {next(iter(r.collectives.entries)) for r in view.ranks.values()} == {("0", 1)}
+
+
+def through(told: dict[int, dict[str, str]]) -> Verdict:
+    """Ranks pass, with these digests."""
+    box = FakeBox(4).begins().reports(TestPhase.CALL).phase("teardown").reports(TestPhase.TEARDOWN)
+    for rank in range(4):
+        box.rank(ev.Finished(rank, 0, True, digests=told.get(rank, {})))
+    return judged(box.ends().done())
+
+
+@pytest.mark.parametrize(
+    ("told", "group"),
+    [
+        ({rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:aa"}}, " of group 0"),
+        ({rank: {"0@1" if rank else "0": "1-3:aa"} for rank in range(4)}, " of group 0"),
+        ({rank: {"0": "1-3:aa"} for rank in (0, 2, 3)}, " of group 0"),
+        ({rank: {"0": "1-1023:aa" + " 1024-1024:bb" * (not rank)} for rank in range(4)}, " of group 0"),
+        ({rank: {"": "1-2:aa" if rank < 2 else "1-1:bb"} for rank in range(4)}, ""),
+    ],
+    ids=["a-time-out-handled", "names-apart", "one-tells-none", "one-stretch-more", "groups-without-names"],
+)
+def test_digests_that_can_not_be_compared_are_a_doubt(told: dict[int, dict[str, str]], group: str) -> None:
+    found = through(told)
+    assert (found.code, found.certainty) == (Code.PASSED, Certainty.LIKELY)
+    said = f"less certain: ranks issued collectives{group} that could not be compared with other ranks'"
+    assert [e.text for e in found.evidence] == [said]
+
+
+def test_before_what_did_not_complete_they_are_compared() -> None:
+    told = {rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:cc"}}
+    found = through(told)
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
