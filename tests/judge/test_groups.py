@@ -9,6 +9,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage, TestPhase
+from pytest_megacpp.recording.waits import Moment, wait_graph
 from tests.scenario import NODEID, FakeBox
 
 
@@ -748,3 +749,18 @@ def test_before_what_did_not_complete_they_are_compared() -> None:
     told = {rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:cc"}}
     found = through(told)
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
+
+
+@pytest.mark.parametrize("added", ["", "@1"])
+def test_who_is_in_a_group_without_a_name_is_not_known(added: str) -> None:
+    """Ranks 0 and 1 have one, 2 and 3 another, and nobody can tell: only stacks show that rank 0 waits."""
+    box = FakeBox(4, limits=ev.Limits(stall=20, test=60)).begins()
+    if added:
+        for rank in range(4):
+            box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
+    box.enters((0, 1, 2, 3), group="").completes().after(1.0).enters(0, seq=2, group="").blocked(0, "wait").at(1)
+    view = box.passes((2, 3)).timeline().tests[0]
+    assert {group for group, _ in view.ranks[0].collectives.entries} == {added}
+    assert wait_graph(view, Moment()).waits == ()
+    found = judged(box.after(31.0).acts(ActReason.STALL, "", (0,), ()).aborts("stall").done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
