@@ -242,6 +242,8 @@ class Observers:
 
     def _tell_before_destruction(self, group: Any) -> None:
         whole = group is None or group is _world_group()
+        if whole and not group_exists():  # torch says so; who leaves none has left no more worlds than its peers
+            return
         ending = None if whole else _group_name(group)
         origin = FlightOrigin.DESTROY if whole else FlightOrigin.FINISH
         self._send_flight_record(origin, SENT_ENTRIES if whole else 1, ending)
