@@ -64,11 +64,16 @@ def _finding(case: Case, code: Code, summary: str) -> Finding:
 
 
 def _uncompared(case: Case) -> tuple[Doubt, ...]:
-    """Collectives that a rank lost: that the ranks issued the same is true of the others only."""
-    missed = {rank: view.counted.missed for rank, view in case.ranks.items() if view.counted and view.counted.missed}
-    if not missed:
+    """Collectives that a rank lost, or that not all members of their group tell of: that the ranks issued the same is
+    true of the others only.
+    """
+    missed = [rank for rank, view in sorted(case.ranks.items()) if view.counted and view.counted.missed]
+    groups = () if missed else case.test.uncompared()
+    if not missed and not groups:
         return ()
-    text = f"{ranks_named(sorted(missed))} issued collectives that could not be compared with other ranks'"
+    who = ranks_named(missed) if missed else "ranks"
+    where = f" of group {plain(groups[0], 40)}" if groups and groups[0] else ""
+    text = f"{who} issued collectives{where} that could not be compared with other ranks'"
     return (Doubt(Source.COLLECTIVES, text),)
 
 

@@ -5,6 +5,11 @@ A recorder keeps its newest 64 entries. So the ring is read whenever so many col
 that Python makes are counted one by one (`native_calls`), those that C++ makes (DDP's reducer) are in the recorder's
 own counters, which are looked at around every backward pass and cost a hundredth of the entries. Entries are numbered,
 so what is lost is known, and reported. Decision 0079 has the measurements.
+
+What a peer never came to can't complete, and a test may handle that: where a collective has failed, or is still open,
+digests have the time before it, too (decision 0083). Gloo's recorder calls one that failed complete, so failures are
+noticed where they are raised. A recorder that is switched off has nothing, not even counters: then nothing is known of
+any call.
 """
 
 import contextlib
@@ -15,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from pytest_megacpp.rank.flight_recorders import Dump
-from pytest_megacpp.rank.known_calls import KnownCalls, Place, Recorded
+from pytest_megacpp.rank.known_calls import MESSAGES, KnownCalls, Place, Recorded
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
 from pytest_megacpp.recording.issued import Digests, Issue, hashed
 from pytest_megacpp.recording.operations import signature
@@ -45,7 +50,9 @@ class Issued:
         self._dump = dump
         self._failed = failed
         self._capturing = capturing
-        self._most = max((ring or _ring()) - SPARE_ENTRIES, 1)
+        ring = _ring() if ring is None else ring
+        self.off = ring <= 0
+        self._most = max(ring - SPARE_ENTRIES, 1)
         self._digests = Digests()
         self._taken: dict[str, int] = {}  # the newest record of each recorder
         self._burst = self._most // 2  # collectives that came without a call at once
@@ -53,6 +60,8 @@ class Issued:
         self._calls = 0
         self._known = KnownCalls()
         self._counters: dict[Place, int] = {}  # of the recorders, when they were last read
+        self._completed: dict[int, int] = {}  # by a group's number in digests, when they were last looked at
+        self._unsure = False  # which collectives of the test have completed
         self._lock = threading.Lock()
 
     @property
@@ -62,7 +71,7 @@ class Issued:
 
     def begin(self) -> None:
         """Forgets what was issued until now."""
-        self._exact = True
+        self._exact, self._unsure = True, False
         self._surely(self._begin)
 
     def _begin(self) -> None:
@@ -74,7 +83,9 @@ class Issued:
     def behind(self) -> bool:
         """Returns whether anything was issued since the recorders were read."""
         try:
-            return _counters(self._dump(False)) != self._counters
+            taken = self._dump(False)
+            self._completed = _completed(taken)
+            return _counters(taken) != self._counters
         except Exception:  # whoever reads then says so
             return True
 
@@ -86,6 +97,9 @@ class Issued:
 
     def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Takes note that Python has issued one more collective."""
+        if self.off:
+            self._missed += method not in MESSAGES
+            return
         if self._capturing():
             self._captured()
             return
@@ -102,6 +116,10 @@ class Issued:
         """Makes room for an unknown number of collectives that may be issued in this block: as many as in the one
         before.
         """
+        if self.off:
+            self._missed += 1  # for all that anybody knows
+            yield
+            return
         if self._capturing():
             self._captured()  # for all that anybody knows
             yield
@@ -111,6 +129,9 @@ class Issued:
         self._alone(lambda: began.append(self._make_room()))
         try:
             yield
+        except BaseException:
+            self.fail()
+            raise
         finally:
             self._open.discard(one)
             if not self._capturing():  # a graph may begin or end in a hook
@@ -162,8 +183,15 @@ class Issued:
         """Returns the digests of one group, which ends, or of all; none where they may lack something."""
         ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        self._surely(lambda: [ended.update(self._digests.end(name)) for name in names])
+        self._surely(lambda: [ended.update(self._digests.end(name, self._complete)) for name in names])
         return ended if self._exact else {}
+
+    def fail(self) -> None:
+        """A collective has failed, or was given up, nobody knows which."""
+        self._unsure = True
+
+    def _complete(self, pg: int) -> int | None:
+        return 0 if self._unsure else self._completed.get(pg)
 
     def lose(self) -> None:
         """Takes note that an unknown part was lost."""
@@ -225,7 +253,7 @@ class Issued:
         self._read(taken)
 
     def _read(self, taken: Sequence[Dump]) -> None:
-        self._calls, self._counters = 0, _counters(taken)
+        self._calls, self._counters, self._completed = 0, _counters(taken), _completed(taken)
         self._known.begin()
 
     def _take(self, taken: Sequence[Dump]) -> None:
@@ -285,10 +313,26 @@ def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
     }
 
 
+def _completed(taken: Sequence[Dump]) -> dict[int, int]:
+    """By the numbers that groups have in digests; recorders whose counters number operations of any kind tell none."""
+    beside = len(taken) > 1
+    return {
+        int(pg) + (GLOO_PG if beside and dump.recorder == "gloo" else 0): int(status["last_completed_collective"])
+        for dump in taken
+        if dump.recorder not in HOOKED
+        for pg, status in (dump.data.get("pg_status") or {}).items()
+        if "last_completed_collective" in status
+    }
+
+
 def _total(taken: Sequence[Dump]) -> int:
     return sum(_counters(taken).values())
 
 
 def _ring() -> int:
+    """As torch reads it: what isn't more than 0 switches the recorders off."""
     text = os.environ.get("TORCH_FR_BUFFER_SIZE") or os.environ.get("TORCH_NCCL_TRACE_BUFFER_SIZE") or ""
-    return int(text) if text.isdecimal() else DEFAULT_RING
+    try:
+        return int(text)
+    except ValueError:
+        return DEFAULT_RING

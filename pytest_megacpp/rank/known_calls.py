@@ -22,7 +22,8 @@ from pytest_megacpp.recording.issued import Issue
 
 KEPT = 4096  # different calls
 _LISTS = (list, tuple)
-LEFT_TO_THE_RING = frozenset({"send", "recv", "recv_anysource", "_start_coalescing"})
+MESSAGES = frozenset({"send", "recv", "recv_anysource"})
+LEFT_TO_THE_RING = MESSAGES | {"_start_coalescing"}
 
 Place: TypeAlias = tuple[str, int]  # recorder, and the number that a group has there
 Call: TypeAlias = tuple[Any, ...]  # group, method, and of each tensor what tells it apart

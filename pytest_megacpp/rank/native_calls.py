@@ -50,15 +50,23 @@ def install(before_store: Before = _nothing) -> None:
         for method in methods:
             if hasattr(owner, method):  # queue_pop and barrier are newer than the oldest torch
                 before = before_store if class_name == "Store" else _nothing
-                setattr(owner, method, _framed(getattr(owner, method), method, before))
+                framed = _framed(getattr(owner, method), method, before, fails=class_name == "Work")
+                setattr(owner, method, framed)
     _future: Any = torch._C.Future
-    _future.wait = _framed(_future.wait, "wait")
+    _future.wait = _framed(_future.wait, "wait", fails=True)
 
 
-def report_issued(about: Told, before: Before = _nothing) -> None:
-    """Calls `before` before and `about` after each collective and message that Python issues in a process group."""
+_report_failure: Callable[[], object] = _nothing
+
+
+def report_issued(about: Told, failed: Callable[[], object] = _nothing, before: Before = _nothing) -> None:
+    """Calls `before` before and `about` after each collective and message that Python issues in a process group, and
+    `failed` when one raises, or waiting for it does.
+    """
     from torch._C import _distributed_c10d as native
 
+    global _report_failure
+    _report_failure = failed
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
@@ -66,10 +74,16 @@ def report_issued(about: Told, before: Before = _nothing) -> None:
 
 
 def _framed(
-    native: Callable[..., Any], method: str, before: Before = _nothing, about: Told | None = None
+    native: Callable[..., Any],
+    method: str,
+    before: Before = _nothing,
+    about: Told | None = None,
+    *,
+    fails: bool = False,
 ) -> Callable[..., Any]:
     """Returns a function in Python that calls the method. It has the method's name, and `self` first: by these pybind11
-    recognises a call of C++ that comes back to it from an override, which it would otherwise take this for.
+    recognises a call of C++ that comes back to it from an override, which it would otherwise take this for. `fails`:
+    what it raises shows that a collective may have failed.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -77,15 +91,26 @@ def _framed(
         before()
         return native(self, *args, **kwargs)
 
+    def hearing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return native(self, *args, **kwargs)
+        except BaseException:
+            _report_failure()
+            raise
+
     def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         before()
-        result = native(self, *args, **kwargs)
+        try:
+            result = native(self, *args, **kwargs)
+        except BaseException:
+            _report_failure()
+            raise
         about(self, method, args, kwargs)  # type: ignore[misc]
         return result
 
-    if about is not None:
-        call = telling
+    call = telling if about is not None else hearing if fails else call
     call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)
     return functools.wraps(native)(call)

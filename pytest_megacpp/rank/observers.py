@@ -83,10 +83,13 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.report_issued(self.issued.call, self.handling.look)
+            native_calls.report_issued(self.issued.call, self.issued.fail, self.handling.look)
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
+        if self.issued.off:
+            why = LookupError("TORCH_FR_BUFFER_SIZE switches torch's flight recorder off")
+            self._missing(EvidenceSource.FLIGHT_RECORDER, why)
         try:
             self.compile_counts.watch_keys()
         except Exception as e:
@@ -247,6 +250,8 @@ class Observers:
 
     def _send_before_destruction(self, group: Any) -> None:
         whole = group is None or group is _world_group()
+        if whole and not group_exists():  # torch says so; who leaves none has left no more worlds than its peers
+            return
         ending = None if whole else _group_name(group)
         origin = FlightOrigin.DESTROY if whole else FlightOrigin.FINISH
         self._send_flight_record(origin, SENT_ENTRIES if whole else 1, ending)

@@ -5,7 +5,7 @@ docs/decisions/0005 and 0079 say why digests are taken, and of what.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -15,6 +15,8 @@ from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import stretches
 from pytest_megacpp.recording.operations import bare_op, describe, signature
+
+COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
 
 
 class Aspect(StrEnum):
@@ -95,18 +97,63 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 def differing(
     digests: Mapping[int, Mapping[str, str]], groups: Groups
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
-    """Groups whose members have different digests (by rank and group) from one number on: (group, that number, ranks by
-    what each issued up to where its stretch ends).
+    """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
+    up to where its stretch ends). Groups whose members aren't known are left out.
     """
-    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for group, by_rank in _by_group(digests, groups).items():
+        for rank, its in by_rank.items():
+            if groups.knows(group) and rank in groups.of(group, ()):
+                for first, stretch in its.items():
+                    found[group, first][rank] = stretch
+    compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
+    return tuple(one for one in compared if len(one[2]) > 1)
+
+
+def uncompared(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> tuple[str, ...]:
+    """Groups of which `differing` says nothing, or not all: nobody knows the members, one has no digest of the same
+    stretches, or ranks agree only in what completed.
+    """
+    return tuple(
+        sorted(
+            group
+            for group, by_rank in _by_group(digests, groups).items()
+            if not groups.knows(group) or not _all_equal(by_rank.get(rank, {}) for rank in groups.of(group, ()))
+        )
+    )
+
+
+def _by_group(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[str, dict[int, Mapping[str, str]]]:
+    """The stretches of each rank."""
+    found: dict[str, dict[int, Mapping[str, str]]] = defaultdict(dict)
     for rank in sorted(digests):
         for group, digest in digests[rank].items():
-            own = groups.as_named_by(rank, group)
-            if rank in groups.of(own, (rank,)):
-                for first, stretch in stretches(digest).items():
-                    found[own, first][stretch].append(rank)
-    return tuple(
-        (group, first, {stretch: tuple(ranks) for stretch, ranks in variants.items()})
-        for (group, first), variants in sorted(found.items())
-        if len(variants) > 1
-    )
+            if its := stretches(digest):  # the oldest recordings have others
+                found[groups.as_named_by(rank, group)][rank] = its
+    return found
+
+
+def _all_equal(by_rank: Iterable[Mapping[str, str]]) -> bool:
+    """Whether members tell of the same stretches, and the same of each."""
+    return len({tuple((first, its.partition("|")[0]) for first, its in one.items()) for one in by_rank}) < 2
+
+
+def _variants(by_rank: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third."""
+    ranks: dict[str, list[int]] = defaultdict(list)
+    few = len(set(by_rank.values())) <= COMPARED_TAILS
+    for rank, stretch in by_rank.items():
+        ranks[stretch if few else stretch.partition("|")[0]].append(rank)
+    left, found = list(ranks), dict[str, tuple[int, ...]]()
+    while left:
+        alike = [left.pop(0)]
+        for one in alike if any("|" in stretch for stretch in ranks) else ():
+            alike += (more := [other for other in left if _agree(one.split("|"), other.split("|"))])
+            left = [other for other in left if other not in more]
+        found[alike[0].partition("|")[0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
+    return found
+
+
+def _agree(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether one is what the other was before collectives that may not have completed."""
+    return ours[0] in theirs or theirs[0] in ours

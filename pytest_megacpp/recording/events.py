@@ -482,7 +482,8 @@ class Finished:
     `group_foreign`: a group that a fixture of the user's keeps still hangs on this test's store. `entered` and
     `completed` count this test's collectives; `digests` holds one per group over all of them (see `issued`), equal on
     all its members unless they issued different ones. `missed`: collectives that left the recorder before they could be
-    taken in, so that nothing is known of them; 1 or more where it is unknown what a rank could not take in.
+    taken in, so that nothing is known of them; 1 or more where it is unknown what a rank could not take in. Where no
+    recorder is on, all that Python issued.
     """
 
     rank: int

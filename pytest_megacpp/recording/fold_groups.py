@@ -18,6 +18,7 @@ def group_begun(run: RunView, world: WorldView, time_s: float, fact: ev.GroupBeg
     fact = replace(fact, ranks=members, scope=fact.scope[:KEPT_SCOPE_CHARS])
     if fact.default:
         world.begun.pop(fact.rank, None)
+        world.left.get(fact.rank, set()).discard(fact.scope)
     keep(world.begun.setdefault(fact.rank, {}), fact.name, fact, KEPT_GROUPS)
     if world.test is None:
         return
@@ -54,7 +55,7 @@ def group_created(run: RunView, world: WorldView, time_s: float, fact: ev.GroupC
     members, known = run.interned.members(fact.ranks, world.size), world.begun.get(fact.rank, {})
     begun = known.get(fact.name)
     if fact.failed:
-        known.pop(fact.name, None)
+        leave(world, fact.rank, known.pop(fact.name, None))
     elif begun is None:  # made by other means than torch's helper, or before 2026-12
         keep(world.groups, fact.name, members, KEPT_GROUPS)
     if world.test is not None:
@@ -79,3 +80,21 @@ def _created_in(
         if begun is None and not is_default(fact.name):
             view.collectives.begin(fact.name, time_s)
         test.groups.announce(view.collectives.named(fact.name), members, fact.rank, time_s)
+
+
+def leave(world: WorldView, rank: int, group: ev.GroupBegun | None) -> None:
+    """Takes note of a default group that the rank had, and has no more."""
+    left = world.left.setdefault(rank, set())
+    if group is not None and group.default and len(left) < KEPT_GROUPS:
+        left.add(group.scope)
+
+
+def count_left(world: WorldView, test: TestView) -> None:
+    """Where only some ranks left a default group in an earlier test, the others will do so in this one: whoever makes
+    the next one has left one before. A rank of which neither is on record counts from zero.
+    """
+    held = {rank: {g.scope for g in groups.values() if g.default} for rank, groups in world.begun.items()}
+    outlived = set().union(*held.values())
+    for rank, left in world.left.items():
+        left &= outlived - held.get(rank, set())
+        test.ranks[rank].collectives.incarnations |= dict.fromkeys(left, 1)

@@ -6,6 +6,7 @@ The box takes these, most of them at every look; a rank's own flight records bef
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import newest
+from pytest_megacpp.recording.fold_groups import leave
 from pytest_megacpp.recording.fold_tests import in_test, keep_digests
 from pytest_megacpp.recording.views import RankView, RunView, WorldView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
@@ -49,7 +50,8 @@ def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:
 def flight_recorded(run: RunView, world: WorldView, time_s: float, fact: ev.FlightRecorded) -> None:
     """Says nothing between tests, but that groups are gone. `RankCollectives` bounds what it keeps."""
     if fact.origin is FlightOrigin.DESTROY:
-        world.begun.pop(fact.rank, None)
+        for group in world.begun.pop(fact.rank, {}).values():
+            leave(world, fact.rank, group)
     in_test(run, world, time_s, fact, _flight_recorded_in_test)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import append, keep
 from pytest_megacpp.recording.collectives import RankCollectives, kept_entries
-from pytest_megacpp.recording.fold_groups import announce
+from pytest_megacpp.recording.fold_groups import announce, count_left
 from pytest_megacpp.recording.fold_run import MAX_ATTEMPTS
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.views import RankView, RunView, TestView, WorldView
@@ -98,6 +98,7 @@ def test_started(run: RunView, world: WorldView, time_s: float, fact: ev.TestSta
     run.rank_views += world.size
     run.tests[fact.test] = test = _new_test(world, time_s, fact)
     world.test = fact.test
+    count_left(world, test)
     for begun in (group for of_rank in world.begun.values() for group in of_rank.values()):
         name = announce(test, time_s, begun)  # the group outlived the test that made it
         test.groups.made(name, begun.rank, begun.ranks)

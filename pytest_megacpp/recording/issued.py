@@ -4,17 +4,20 @@ know recorders, worlds or blame.
 A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 1024-1203:77c1…`. Where stretches end is
 the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
 rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
-compared.
+compared. Where the newest collectives may not have completed (they are open, or one of the test has failed), the digest
+also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 SHORTEST = 1024  # numbers
 _SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
 _PRIME = (1 << 61) - 1
+KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
 Issue: TypeAlias = tuple[str, int, int, int]
@@ -37,6 +40,7 @@ class _Group:
     until: int = 0  # the last number that may be in it
     value: int = 0
     torn: int | None = None  # a number of which a part may be lost
+    before: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))  # ends of the open stretch
 
     def add(self, seq: int, signature: int) -> bool:
         """Takes in one collective; returns whether it could be. Operations that are issued as one have one number."""
@@ -50,6 +54,9 @@ class _Group:
             self.first = 0
         if not self.first:
             self.first, self.until, self.value = seq, _end_of_stretch(seq), 0
+            self.before.clear()
+        elif seq != self.last:
+            self.before.append((self.last, self.value))
         self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
         return True
 
@@ -57,11 +64,18 @@ class _Group:
         """Entries are lost; `seq` is the first number of which one was seen again."""
         self.first, self.last, self.torn = 0, 0, seq
 
-    def digest(self) -> str:
-        return " ".join((*self.ended, self._open()) if self.first else self.ended)
+    def digest(self, complete: int | None = None) -> str:
+        """`complete`: the number up to which all are known to have completed, if not all are."""
+        if not self.first:
+            return " ".join(self.ended)
+        tails = [self._until(*end) for end in reversed(self.before) if complete is not None and end[0] >= complete]
+        return " ".join((*self.ended, "|".join((self._open(), *tails))))
 
     def _open(self) -> str:
-        return f"{self.first}-{self.last}:{self.value:016x}"
+        return self._until(self.last, self.value)
+
+    def _until(self, last: int, value: int) -> str:
+        return f"{self.first}-{last}:{value:016x}"
 
 
 def _end_of_stretch(seq: int) -> int:
@@ -100,16 +114,17 @@ class Digests:
         self._torn.update(self._groups)
         self._lossy = True
 
-    def end(self, name: str | None = None) -> dict[str, str]:
-        """Ends a group, or all of them; returns their digests, by group."""
-        digests = {n: digest for n, group in self._groups.items() if name in (None, n) and (digest := group.digest())}
-        for ended in [n for n in self._groups if name in (None, n)]:
-            del self._groups[ended]
-        return digests
+    def end(self, name: str | None = None, complete: Callable[[int], int | None] = lambda _: None) -> dict[str, str]:
+        """Ends a group, or all of them; returns their digests, by group. `complete` is asked for a group's number: up
+        to which collective all have completed, None if all have.
+        """
+        ended = [n for n in self._groups if name in (None, n)]
+        groups = {n: self._groups.pop(n) for n in ended}
+        return {n: digest for n, group in groups.items() if (digest := group.digest(complete(group.pg)))}
 
 
 def stretches(digest: str) -> Mapping[str, str]:
-    """The stretches of a digest, `first-last:hash`, by their first number. Before 2026-12 a digest was one stretch, and
-    earlier it named no numbers: then there is none.
+    """The stretches of a digest, `first-last:hash` with what each was before, by their first number. Before 2026-12 a
+    digest was one stretch, and earlier it named no numbers: then there is none.
     """
     return {first: one for one in digest.split() if (first := one.partition("-")[0]) != one}

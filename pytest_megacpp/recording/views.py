@@ -7,7 +7,7 @@ Views are written by the fold only (`timeline`); box, judge and reports read the
 from dataclasses import dataclass, field, replace
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.agreement import Disagreement, differing, disagreements
+from pytest_megacpp.recording.agreement import Disagreement, differing, disagreements, uncompared
 from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
@@ -283,12 +283,15 @@ class TestView:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `agreement.differing`.
         """
-        digests = {
-            rank: view.digests
-            for rank, view in self.ranks.items()
-            if view.counted is not None and view.went_on_to_the_end
-        }
-        return differing(digests, self.groups)
+        return differing(self._digests(), self.groups)
+
+    def uncompared(self) -> tuple[str, ...]:
+        """Groups of which the digests don't tell whether these ranks issued the same."""
+        return uncompared(self._digests(), self.groups)
+
+    def _digests(self) -> dict[int, dict[str, str]]:
+        through = {r: v for r, v in self.ranks.items() if v.counted is not None and v.went_on_to_the_end}
+        return {rank: view.digests for rank, view in through.items()}
 
     def disagreements(self) -> tuple[Disagreement, ...]:
         """Numbers under which ranks issued different collectives, in groups whose members are known."""
@@ -328,6 +331,7 @@ class WorldView:
     test: int | None = None
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     begun: dict[int, dict[str, ev.GroupBegun]] = field(default_factory=dict)  # groups that live, by rank and name
+    left: dict[int, set[str]] = field(default_factory=dict)  # scopes of default groups that a rank had and has no more
     devices: dict[int, ev.DeviceUsed] = field(default_factory=dict)
     faults: list[tuple[float, ev.DeviceFault]] = field(default_factory=list)
     ended: ev.WorldEnded | None = None

@@ -14,7 +14,9 @@ What counts as waiting, the surest first:
   world of its own has known members only when all have come: until then, its making is a call like the next ones.
 * *A call that only a stack shows* (`recv` of gloo, a store, rpc): its innermost library frame is one of torch's that
   communicate, and the thread did not run since. Whom it waits for is not recorded: the ranks that don't wait themselves
-  are a guess; of a world that lacks members, those of them that could be one.
+  are a guess; of a world that lacks members, those of them that could be one. A collective of a group without a name is
+  no better: a process group that was made without torch's help (`ProcessGroupGloo(store, 0, 2)`) has none, so that
+  several in one launch look like one.
 
 Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
 has left the test, or failed on its own is in nothing, and has not arrived anywhere.
@@ -36,6 +38,7 @@ from functools import cached_property
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.flight import without_backend
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.stacks import communication_call
@@ -225,7 +228,7 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
     for rank, position in positions.items():
         for name in position.seen.enqueued:
             users[groups.as_named_by(rank, name)].add(rank)
-        for entry in position.inside:
+        for entry in filter(_has_named_group, position.inside):
             inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
     waits = []
     for (group, seq), arrived in inside.items():
@@ -235,6 +238,11 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
     waits += _messages({r: p.messages for r, p in positions.items()}, groups)
     waits += _makings(positions, groups)
     return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
+
+
+def _has_named_group(entry: Collective) -> bool:
+    """Whether there is more than what is added to names."""
+    return without_backend(entry.group)[:1] not in ("", "~", "@")
 
 
 def _collective(number: Number, arrived: Mapping[int, Collective], absent: frozenset[int]) -> Wait:

@@ -8,8 +8,9 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
-from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage
-from tests.scenario import FakeBox
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage, TestPhase
+from pytest_megacpp.recording.waits import Moment, wait_graph
+from tests.scenario import NODEID, FakeBox
 
 
 def judged(box: FakeBox) -> Verdict:
@@ -681,3 +682,85 @@ def test_who_failed_in_the_making_had_come() -> None:
     box.rank(ev.GroupCreated(2, 0, "0", (), failed=True)).raises(2, "RuntimeError", NO_MESH)
     found = stalls(box.at(1).blocked((0, 3), "init_process_group"), 1, 2)
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
+
+
+def after_a_leak(limits: ev.Limits | None = None) -> FakeBox:
+    """Rank 0 destroyed its default group in the test before, the plugin drops the others' in this one."""
+    box = FakeBox(4, (NODEID, NODEID + "_2"), limits=limits).begins()
+    for rank in range(4):
+        making(box, rank, "0", (), made=True)
+    box.rank(ev.FlightRecorded(0, 0, FlightOrigin.DESTROY, (), ())).passes().ends().begins(1)
+    for rank in (1, 2, 3):
+        box.rank(ev.FlightRecorded(rank, 1, FlightOrigin.DESTROY, (), ()))
+    for rank in range(4):
+        making(box, rank, "0", (), made=True)
+    return box.after(0.1)
+
+
+def test_a_group_that_outlived_a_test_on_some_ranks_does_not_part_them() -> None:
+    box = after_a_leak().enters((1, 2, 3)).enters(0, dtype="Int").completes().passes().ends()
+    found = judge_test(box.done().timeline(), 1).verdict
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, "dtype", (0,))
+
+
+def test_nor_is_the_plugins_own_cleaning_up_held_against_a_rank() -> None:
+    box = after_a_leak(ev.Limits(stall=20, test=60)).enters((0, 1, 3)).at(2).after(31.0)
+    found = judge_test(box.acts(ActReason.STALL, "", (0, 1, 3), (2,)).aborts("stall").done().timeline(), 1).verdict
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.CERTAIN)
+    assert "destroyed" not in found.summary
+
+
+def test_a_rank_whose_leaving_is_not_on_record_has_left_nothing() -> None:
+    box = FakeBox(4, (NODEID, NODEID + "_2")).begins()
+    for rank in (1, 2, 3):  # what rank 0 said is lost
+        making(box, rank, "0", (), made=True)
+    box.passes().ends().begins(1).enters((0, 1, 2, 3))
+    view = box.done().timeline().tests[1]
+    assert {next(iter(r.collectives.entries)) for r in view.ranks.values()} == {("0", 1)}
+
+
+def through(told: dict[int, dict[str, str]]) -> Verdict:
+    """Ranks pass, with these digests."""
+    box = FakeBox(4).begins().reports(TestPhase.CALL).phase("teardown").reports(TestPhase.TEARDOWN)
+    for rank in range(4):
+        box.rank(ev.Finished(rank, 0, True, digests=told.get(rank, {})))
+    return judged(box.ends().done())
+
+
+@pytest.mark.parametrize(
+    ("told", "group"),
+    [
+        ({rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:aa"}}, " of group 0"),
+        ({rank: {"0@1" if rank else "0": "1-3:aa"} for rank in range(4)}, " of group 0"),
+        ({rank: {"0": "1-3:aa"} for rank in (0, 2, 3)}, " of group 0"),
+        ({rank: {"0": "1-1023:aa" + " 1024-1024:bb" * (not rank)} for rank in range(4)}, " of group 0"),
+        ({rank: {"": "1-2:aa" if rank < 2 else "1-1:bb"} for rank in range(4)}, ""),
+    ],
+    ids=["a-time-out-handled", "names-apart", "one-tells-none", "one-stretch-more", "groups-without-names"],
+)
+def test_digests_that_can_not_be_compared_are_a_doubt(told: dict[int, dict[str, str]], group: str) -> None:
+    found = through(told)
+    assert (found.code, found.certainty) == (Code.PASSED, Certainty.LIKELY)
+    said = f"less certain: ranks issued collectives{group} that could not be compared with other ranks'"
+    assert [e.text for e in found.evidence] == [said]
+
+
+def test_before_what_did_not_complete_they_are_compared() -> None:
+    told = {rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:cc"}}
+    found = through(told)
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
+
+
+@pytest.mark.parametrize("added", ["", "@1"])
+def test_who_is_in_a_group_without_a_name_is_not_known(added: str) -> None:
+    """Ranks 0 and 1 have one, 2 and 3 another, and nobody can tell: only stacks show that rank 0 waits."""
+    box = FakeBox(4, limits=ev.Limits(stall=20, test=60)).begins()
+    if added:
+        for rank in range(4):
+            box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), ()))
+    box.enters((0, 1, 2, 3), group="").completes().after(1.0).enters(0, seq=2, group="").blocked(0, "wait").at(1)
+    view = box.passes((2, 3)).timeline().tests[0]
+    assert {group for group, _ in view.ranks[0].collectives.entries} == {added}
+    assert wait_graph(view, Moment()).waits == ()
+    found = judged(box.after(31.0).acts(ActReason.STALL, "", (0,), ()).aborts("stall").done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)

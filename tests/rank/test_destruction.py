@@ -12,6 +12,7 @@ from torch._C import _distributed_c10d as c10d
 
 from pytest_megacpp.rank.observers import Observers
 from pytest_megacpp.recording.events import Capability, FlightRecorded
+from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 
 class Agent:
@@ -77,6 +78,13 @@ def test_a_group_without_a_name_gets_torchs_own_answer(destroy: Callable[..., An
         destroy(group)
     assert str(ours.value) == str(theirs.value)
     assert agent.lacking() == []
+
+
+def test_where_there_is_no_group_none_is_said_to_go(destroy: Callable[..., Any], agent: Agent) -> None:
+    destroy()
+    with pytest.raises((AssertionError, ValueError, RuntimeError)):
+        destroy()
+    assert [fact.origin for fact in agent.sent if isinstance(fact, FlightRecorded)] == [FlightOrigin.DESTROY]
 
 
 @pytest.mark.parametrize("broken", ["take", "end", "restart"])

@@ -105,7 +105,7 @@ def test_stores_and_collectives_ask_before_they_wait(monkeypatch: pytest.MonkeyP
                 monkeypatch.setattr(owner, name, value)  # so that all come back
     monkeypatch.setattr(native.TCPStore, "__init__", native.TCPStore.__init__)
     native_calls.install(lambda: calls.append("store"))
-    native_calls.report_issued(lambda *_: calls.append("issued"), lambda: calls.append("before"))
+    native_calls.report_issued(lambda *_: calls.append("issued"), before=lambda: calls.append("before"))
     store = native.HashStore()
     store.set("key", "value")
     store.get("key")

@@ -85,6 +85,64 @@ def test_calls_that_are_counted_are_never_lost(issued: Issued, recorder: Recorde
     assert recorder.reads <= 5_000 / (RING - SPARE_ENTRIES) + 3
 
 
+def ends(issued: Issued) -> list[str]:
+    """The last numbers of what is told of group 0."""
+    return [one.partition(":")[0] for one in issued.end()["0"].split("|")]
+
+
+def test_where_a_collective_failed_digests_tell_of_the_time_before(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(3)
+    issued.fail()  # gloo's recorder says that they are over
+    issued.take()
+    assert ends(issued) == ["1-3", "1-2", "1-1"]
+    issued.begin()
+    recorder.issue(1)
+    issued.take()
+    assert ends(issued) == ["4-4"]
+
+
+def test_so_they_do_where_one_is_open(recorder: Recorder) -> None:
+    completed = {"last_completed_collective": 3}
+
+    def dump(entries: bool) -> Sequence[Dump]:
+        (taken,) = recorder.dump(entries)
+        taken.data["pg_status"]["0"] |= completed
+        return (taken,)
+
+    recorder.issue(1)
+    issued = Issued(dump, lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    recorder.issue(3)
+    issued.take()
+    assert ends(issued) == ["2-4", "2-3"]
+    recorder.issue(1)
+    issued.take()
+    completed["last_completed_collective"] = 5
+    assert not issued.behind()
+    assert ends(issued) == ["5-5"]
+
+
+def test_a_backward_pass_that_raises_has_failed(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(2)
+    with pytest.raises(RuntimeError), issued.burst():
+        raise RuntimeError("connection closed by peer")
+    issued.take()
+    assert ends(issued) == ["1-2", "1-1"]
+
+
+@pytest.mark.parametrize("size", ["0", "-1"])
+def test_of_a_recorder_that_is_switched_off_nothing_is_known(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", size)
+    issued = Issued(lambda _: (Dump("gloo", {"entries": [], "pg_status": {}}),), lambda e: pytest.fail(str(e)))
+    issued.begin()
+    issued.call(GROUPS[0], "send", ([torch.ones(1)], 1, 0), {})
+    assert issued.missed == 0
+    issued.call(GROUPS[0], "allreduce", ([torch.ones(1)], None), {})
+    with issued.burst():
+        pass
+    assert (issued.end(), issued.missed) == ({}, 2)
+
+
 def test_calls_that_are_known_need_no_read(issued: Issued, recorder: Recorder) -> None:
     for n in range(5_000):
         call(issued, recorder, n % 3, size=n % 7)

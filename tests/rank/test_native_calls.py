@@ -54,6 +54,19 @@ def test_calls_answer_and_fail_as_they_did() -> None:
     assert future.wait() == 3
 
 
+def test_what_a_collective_raises_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(native_calls, "_report_failure", lambda: heard.append("failed"))
+    future: torch.futures.Future[int] = torch.futures.Future()
+    future.set_exception(ValueError("connection closed by peer"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="closed"):
+        future.wait()
+    assert heard == ["failed"]
+    with pytest.raises(torch.distributed.DistStoreError):  # says nothing of collectives
+        native.HashStore().wait(["nothing"], timedelta(milliseconds=10))
+    assert heard == ["failed"]
+
+
 def test_a_store_written_in_python_does_not_recurse() -> None:
     class Own(native.Store):
         def get(self, key: str) -> bytes:

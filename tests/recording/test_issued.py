@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.recording.agreement import differing
+from pytest_megacpp.recording.agreement import differing, uncompared
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import SHORTEST, Digests, Issue, stretches
 
@@ -44,6 +44,52 @@ def test_one_that_differs_is_seen_in_its_stretch(odd: int) -> None:
 
 def test_one_more_is_seen() -> None:
     assert compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3002)))) == ["2048"]
+
+
+def told(last: int, complete: int | None = None, odd: int | None = None) -> dict[str, str]:
+    digests = Digests()
+    digests.add(issues(range(1, last + 1), odd))
+    return digests.end(complete=lambda _: complete)
+
+
+@pytest.mark.parametrize(("last", "complete"), [(4, 3), (4, 0), (60, 3), (64, 0)])
+def test_one_more_that_may_not_have_completed_is_none(last: int, complete: int) -> None:
+    ranks = dict(enumerate((told(last, complete), told(3), told(last, complete))))
+    assert differing(ranks, Groups(3)) == ()
+    assert uncompared(ranks, Groups(3)) == ("0",)
+
+
+def test_what_completed_before_it_is_compared() -> None:
+    ((_, first, variants),) = differing(dict(enumerate((told(4, 3), told(3, odd=3), told(4, 3)))), Groups(3))
+    assert (first, list(variants.values())) == ("1", [(0, 2), (1,)])
+
+
+def test_so_is_what_all_issued() -> None:
+    equal = dict(enumerate((told(4, 3), told(4), told(4, 0))))
+    assert (differing(equal, Groups(3)), uncompared(equal, Groups(3))) == ((), ())
+    ((_, _, variants),) = differing(dict(enumerate((told(4, 4), told(4, 4, odd=4), told(4)))), Groups(3))
+    assert list(variants.values()) == [(0, 2), (1,)]
+
+
+def test_ranks_of_which_one_differs_are_told_from_those_that_gave_up_earlier() -> None:
+    ranks = dict(enumerate((told(4, 3), told(4, odd=4), told(3, 2), told(4, 3))))
+    ((_, _, variants),) = differing(ranks, Groups(4))
+    assert list(variants.values()) == [(0, 2, 3), (1,)]
+
+
+def test_a_failure_excuses_no_other_collective() -> None:
+    ranks = dict(enumerate((told(9, 0), told(9, 0, odd=5), told(9, 0))))
+    ((_, _, variants),) = differing(ranks, Groups(3))
+    assert list(variants.values()) == [(0, 2), (1,)]
+
+
+def test_one_to_whom_it_completed_is_no_odd_one() -> None:
+    assert differing(dict(enumerate((told(4), told(3), told(4, 3)))), Groups(3)) == ()
+
+
+def test_a_stretch_that_one_lacks_is_compared_with_nobodys() -> None:
+    ranks = {0: told(1023), 1: told(1024)}
+    assert (differing(ranks, Groups(2)), uncompared(ranks, Groups(2))) == ((), ("0",))
 
 
 def test_two_in_another_order_are_seen_although_they_are_swapped_back_later() -> None:
