@@ -43,7 +43,7 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
     if named is None or (first not in named.accusers and first.rank not in named.blamed) or case.exits:
         return None
     others = [t for t in named.accusers if t.rank not in named.blamed]
-    then = of_ranks([t.rank for t in others], f"raised {others[0].text.partition(':')[0]} for it") if others else ""
+    then = of_ranks([t.rank for t in others], f"then raised {others[0].text.partition(':')[0]}") if others else ""
     whole = len(named.accusers) == case.test.size
     return Finding(
         Code.RANK_DEATH if aftermath.stuck(case, [t.rank for t in own]) else Code.TEST_FAILED,
@@ -54,7 +54,7 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),
         frozenset({Source.REPORTS}),
-        named.doubts if whole else (Doubt(Source.REPORTS, "not all ranks raised it"), *named.doubts),
+        named.doubts if whole else (Doubt(Source.REPORTS, "not every rank raised this error"), *named.doubts),
         time_s=first.time_s,
     )
 
@@ -75,7 +75,9 @@ def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _
     number, failed = named[0], next(iter(reported.values()))
     where = file_line(*messages.place_of(next(said[r] for r in reported), number))
     what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
-    doubts = (Doubt(Source.COLLECTIVES, "without communication a checkpoint calls every rank 0"),) if alone else ()
+    doubts = (
+        (Doubt(Source.COLLECTIVES, "a checkpoint saved without communication calls every rank 0"),) if alone else ()
+    )
     return _Accusation(tuple(members[n] for n in named), what, accusers, doubts)
 
 
@@ -105,7 +107,7 @@ def _counted(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Ac
     if not odd or None in groups:
         return None
     told = "; ".join(text for group in groups if group and (text := group[1]))
-    return _Accusation(odd, f"built another model than the other ranks for DDP: {told}", accusers)
+    return _Accusation(odd, f"built a different model for DDP than the other ranks: {told}", accusers)
 
 
 def _by_group(case: Case, accusers: Sequence[Trouble]) -> list[tuple[int, ...]]:
@@ -126,4 +128,4 @@ def _odd(ranks: Sequence[int], counts: Mapping[int, str]) -> tuple[tuple[int, ..
         return None
     odd = tuple(r for r in ranks if counts[r] != usual)
     those = ", ".join(dict.fromkeys(counts[r] for r in odd))
-    return odd, f"{those}, {ranks_named(r for r in ranks if counts[r] == usual)} {usual}" if odd else ""
+    return odd, f"{those} instead of {usual} ({ranks_named(r for r in ranks if counts[r] == usual)})" if odd else ""

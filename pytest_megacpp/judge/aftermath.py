@@ -119,7 +119,7 @@ def said(trouble: Trouble) -> str:
 def wait_evidence(wait: Wait) -> Evidence:
     """Who was in a collective and who wasn't."""
     absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
-    verb = "began" if wait.began else "entered"
+    verb = "started" if wait.began else "entered"
     text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
     return Evidence(None, wait.since_s, Witness.FLIGHT_RECORDER, text)
 
@@ -136,7 +136,7 @@ def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
 
 def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
     place = file_line(fact.error.file, fact.error.line)
-    text = f"thread {plain(fact.thread, 60)} ended: {error_text(fact.error)}" + (f" ({place})" if place else "")
+    text = f"thread {plain(fact.thread, 60)} died with {error_text(fact.error)}" + (f" ({place})" if place else "")
     return Evidence(rank, time_s, Witness.REPORT, text)
 
 
@@ -148,7 +148,7 @@ def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
 
 def _read_evidence(time_s: float, rank: int, fact: BucketRead) -> Evidence:
     name = plain(fact.name, 80)
-    text = f"read the source of data set {name!r}, not its copy: use lane.data({name!r})"
+    text = f"read data set {name!r} from its source instead of its local copy: use lane.data({name!r})"
     return Evidence(rank, time_s, Witness.REPORT, text)
 
 

@@ -93,14 +93,14 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         certainty = certainty.lowered()
         reasons = (
             *reasons,
-            Evidence(None, timeline.last_s, Witness.BOX, "less certain: the recording stops in this test"),
+            Evidence(None, timeline.last_s, Witness.BOX, "less certain: the recording stops during this test"),
         )
     if view is not None and not finding.code.is_green:
         reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
         certainty = certainty.lowered()
-        text = f"less certain: {ranks_named(muted)} said more than is recorded of a test; the rest is left out"
+        text = f"less certain: {ranks_named(muted)} exceeded the event limit of a test; later events were dropped"
         reasons = (*reasons, Evidence(None, None, Witness.BOX, text))
     verdict = Verdict(
         finding.code,
@@ -149,7 +149,7 @@ def _unexplained(case: Case) -> Finding:
     told = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
     return Finding(
         Code.UNCLEAR,
-        f"the box ended the test ({told}), and no evidence for a cause is left",
+        f"the box ended the test ({told}), but the recording holds no evidence of a cause",
         evidence=(Evidence(None, case.end_s, Witness.BOX, told),),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
@@ -170,9 +170,9 @@ def _problems(timeline: Timeline) -> tuple[str, ...]:
     found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
     told = len(timeline.planned) - sum(map(len, timeline.further.values()))
-    found += [f"{lost} events of the recording are lost"] if lost else []
-    found += [f"{len(timeline.damaged)} lines of the recording can't be read"] if timeline.damaged else []
-    found += [f"{timeline.unknown} events are of kinds that this version doesn't know"] if timeline.unknown else []
+    found += [f"events missing from the recording: {lost}"] if lost else []
+    found += [f"unreadable lines in the recording: {len(timeline.damaged)}"] if timeline.damaged else []
+    found += [f"events of kinds unknown to this version: {timeline.unknown}"] if timeline.unknown else []
     if timeline.started is not None and timeline.started.tests != told:
-        found.append(f"{timeline.started.tests} tests were selected, the recording names {told}")
+        found.append(f"{timeline.started.tests} tests were selected, but the recording lists {told}")
     return (*found, *(plain(str(ending)) for ending in bad_endings(timeline)))

@@ -54,12 +54,12 @@ def _proves(attempt: Attempt) -> bool:
 def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, alike: bool) -> Verdict:
     """`alike`: nothing shows that the preset made a difference."""
     if tried.verdict.code.is_green:
-        told = _told("the diagnostic preset passes: it is this model or its size, not the machine")
+        told = _told("the diagnostic preset passes: the cause is this model or its size, not the machine")
         step = fill(DIAGNOSTIC_PASSES, command, verdict.blamed_ranks)
         return replace(verdict, evidence=(*verdict.evidence, told), next_step=step)
     if not tried.verdict.code.traits.is_open:
         return verdict
-    doubt = "less certain: ranks issued the same collectives with both presets, so the test may build no smaller twin"
+    doubt = "less certain: ranks issued the same collectives with both presets, so the test may ignore the preset"
     return replace(
         verdict,
         cause=VerdictCause.INFRASTRUCTURE,
@@ -75,7 +75,7 @@ def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, al
 
 
 def _how(tried: Attempt) -> str:
-    return "hangs" if tried.verdict.code is Code.HANG else "stays unclear"
+    return "hangs" if tried.verdict.code is Code.HANG else "is unclear"
 
 
 def _told(text: str) -> Evidence:
@@ -98,7 +98,9 @@ def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] |
 
 def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
     if tried.verdict.code.is_green:
-        told = _told("less certain: it passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)")
+        told = _told(
+            "less certain: the test passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)"
+        )
         return replace(verdict, certainty=verdict.certainty.lowered(), evidence=(*verdict.evidence, told))
     if tried.verdict.code is not Code.COLLECTIVE_MISMATCH:
         return verdict

@@ -153,7 +153,7 @@ class Case:
         if view.failure is None or view.failure[0] > self.cutoff_s or is_strict_xpass(view.failure[1]):
             return None
         time_s, report = view.failure
-        error = report.error or ev.Error("", "reported failed without an error", "", 0, "")
+        error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
         kind = self._alone(errors.classify(error))
         where = file_line(error.file, error.line)
         return Trouble(
@@ -174,7 +174,7 @@ class Case:
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
         kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
-        text = f"{broken.stage} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
+        text = f"{broken.stage} failed: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
         phase = self.phase_at(view.rank, time_s)
         return Trouble(view.rank, time_s, TroubleSource.BROKEN, kind, cause_of(kind), text, "", phase)
 
@@ -427,7 +427,7 @@ def exit_text(exited: ev.RankExited) -> str:
     if exited.signal:
         return f"was killed by {plain(exited.signal, 20)}"
     if exited.code is None:
-        return "exited, how is not known"
+        return "exited with an unknown status"
     return f"exited with code {exited.code}"
 
 

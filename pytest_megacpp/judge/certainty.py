@@ -54,7 +54,7 @@ def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Do
 
 def _clocks(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Doubt, frozenset[Source]]]:
     if timeline.backwards and Source.CLOCKS in relies:
-        text = f"{timeline.backwards} stamps of the recording go backwards: what came first, and how long, is unsure"
+        text = f"{timeline.backwards} timestamps run backwards, so order and durations are uncertain"
         yield Doubt(None, text), frozenset({Source.CLOCKS})
 
 
@@ -62,14 +62,14 @@ def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Doubt, froze
     """What could have been said of this world, and what nobody can tell where it belongs."""
     lost = sum(n for name, n in timeline.lost.items() if world is None or name in ("", world))
     parts = [
-        f"{number} {what}"
+        f"{what}: {number}"
         for number, what in (
-            (lost, "events are lost"),
-            (len(timeline.damaged), "lines can't be read"),
-            (timeline.unknown, "events are of kinds that this version doesn't know"),
-            (timeline.stray, "events don't fit the run"),
+            (lost, "missing events"),
+            (len(timeline.damaged), "unreadable lines"),
+            (timeline.unknown, "events of unknown kinds"),
+            (timeline.stray, "events that don't belong to the run"),
         )
         if number
     ]
     if parts:
-        yield Doubt(None, f"the recording has holes: {', '.join(parts)}"), frozenset()
+        yield Doubt(None, f"the recording is incomplete: {', '.join(parts)}"), frozenset()

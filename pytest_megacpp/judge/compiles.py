@@ -29,7 +29,7 @@ def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: boo
     """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
     what = f" in {still.what}" if still.waits else ""
     alone = _compiled_nothing(case, still, blamed)
-    others = tuple(Consequence(r, "was missing as well", Code.STRAGGLER) for r in still.roots if r not in blamed)
+    others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in still.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
         joined(
@@ -76,7 +76,7 @@ def _called_from(case: Case, blamed: Sequence[int]) -> str:
 def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
     if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
-    return f"{'in a compile that makes no progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
+    return f"{'compiling without progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:
@@ -91,8 +91,8 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
     names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
     if not names and view.imports_compiler():
         return Evidence(rank, view.stacks[-1][0], Witness.STACK, "loads torch's compiler")
-    total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
-    text = f"compiling: {names or 'until just now'}{total}"
+    total = f"; {seconds(view.sample.compile_s)} in total so far" if view.sample.compile_s else ""
+    text = f"compiling: {names}{total}" if names else f"had just stopped compiling{total}"
     return Evidence(rank, view.compiling_since_s or view.sample_s, Witness.COUNTERS, text)
 
 
@@ -103,13 +103,13 @@ def stall(case: Case) -> Finding:
     long = tuple(sorted(r for r, s in since.items() if case.end_s - s >= limit_s - 1.0))
     acted = case.test.acted
     blamed = long or tuple(sorted(since)) or tuple(r for r in (acted.missing if acted else ()) if r in case.ranks)
-    who = ranks_named(blamed) if blamed else "some rank"
+    who = ranks_named(blamed) if blamed else "a rank"
     how_long = f"for {_compiled_for(case, blamed)}" if since else "too long"
-    doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show who compiled for so long"),)
+    doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show which rank compiled that long"),)
     waiting = set(aftermath.stuck(case, blamed))
     return Finding(
         Code.COMPILE_STALL,
-        f"{who} compiled {how_long} in one go, the limit is {seconds(limit_s)}",
+        f"{who} compiled {how_long} without a break; the compile limit is {seconds(limit_s)}",
         blamed,
         None,
         case.phase_of(blamed[0]) if blamed else TestPhase.CALL,
@@ -128,4 +128,8 @@ def _compile_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     """The box said that they compile, and neither counters nor stacks say so."""
     views = [case.ranks[r] for r in blamed]
     idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
-    return (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compile, the recording doesn't"),) if idle else ()
+    return (
+        (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compiling, but the recording doesn't show it"),)
+        if idle
+        else ()
+    )

@@ -101,7 +101,7 @@ def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
 
 def _order_doubts(first: Trouble, others: Sequence[Trouble]) -> tuple[Doubt, ...]:
     close = [t for t in others if _may_precede(t, first) and _may_precede(first, t)]
-    text = f"{ranks_named(t.rank for t in close)} failed at about the same time: which was first can't be told"
+    text = f"{ranks_named(t.rank for t in close)} failed at about the same time, so which failed first is uncertain"
     return (Doubt(Source.REPORTS, text),) if close else ()
 
 
@@ -109,15 +109,15 @@ def _exit_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     exits = {r: case.exits[r][1] for r in blamed if r in case.exits}
     doubts: list[Doubt] = []
     if any(e.code is None and e.signal is None for e in exits.values()):
-        doubts.append(Doubt(Source.EXITS, "how the process ended was not learnt"))
+        doubts.append(Doubt(Source.EXITS, "how the process ended is unknown"))
     if _may_be_oom(case, blamed):
         doubts.append(Doubt(Source.MEMORY, NO_OOM_WITNESS))
     odd = [r for r, e in exits.items() if e.oom_killed and e.signal not in (None, "SIGKILL")]
     if odd:
-        doubts.append(Doubt(Source.MEMORY, f"an OOM kill was seen, but {ranks_named(odd)} ended by another signal"))
+        doubts.append(Doubt(Source.MEMORY, f"an OOM kill was recorded, but {ranks_named(odd)} ended by another signal"))
     undead = [r for r in exits if _answered_afterwards(case, r)]
     if undead:
-        doubts.append(Doubt(Source.EXITS, f"{ranks_named(undead)} still answered after that"))
+        doubts.append(Doubt(Source.EXITS, f"{ranks_named(undead)} still responded afterwards"))
     return tuple(doubts)
 
 
@@ -148,7 +148,8 @@ def _raised_what(own: Sequence[Trouble]) -> str:
     for trouble in own:
         groups[trouble.signature].append(trouble)
     parts = [of_ranks([t.rank for t in g], aftermath.said(g[0])) for g in groups.values()]
-    more = f"{len(parts) - 2} more different failures" if len(parts) > 2 else ""
+    others = len(parts) - 2
+    more = f"{others} other failure{'s' if others > 1 else ''}" if others > 0 else ""
     return joined((*parts[:2], more))
 
 
@@ -192,7 +193,7 @@ def _no_oom_kill(case: Case, rank: int) -> Evidence | None:
     time_s, exited = case.exits.get(rank, (0.0, None))
     if exited is None or exited.signal != "SIGKILL" or exited.oom_killed is not False:
         return None
-    return Evidence(rank, time_s, Witness.BOX, "the kernel tells of no OOM kill: some process sent SIGKILL")
+    return Evidence(rank, time_s, Witness.BOX, "the kernel reports no OOM kill, so SIGKILL came from another process")
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:
@@ -254,7 +255,7 @@ def not_joined(case: Case) -> Finding | None:
         tuple(aftermath.trouble_evidence(t) for t in lost[:KEPT_TROUBLES]),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
-        () if named or strangers else (Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
+        () if named or strangers else (Doubt(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
         time_s=lost[0].time_s,
     )
 
@@ -304,7 +305,7 @@ def _who_did_not_join(case: Case, absent: Collection[int], strangers: Collection
     if absent:
         return f"{ranks_named(absent)} did not join the process group in time"
     if strangers:
-        return f"the process group asks for {ranks_named(strangers)}, but the world has {case.test.size} ranks"
+        return f"the process group expects {ranks_named(strangers)}, but the world has only {case.test.size} ranks"
     return "ranks could not join the process group"
 
 
@@ -314,7 +315,7 @@ def gave_up(case: Case, lost: Sequence[Trouble], summary: str = "") -> Finding:
     causes = {t.cause for t in lost}
     cause = causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION
     what = joined((summary, of_ranks(blamed, aftermath.said(lost[0]))), ": ")
-    doubts = (Doubt(Source.COLLECTIVES, "no rank was found that caused it"), *_exit_doubts(case, blamed))
+    doubts = (Doubt(Source.COLLECTIVES, "no rank was found that caused this"), *_exit_doubts(case, blamed))
     return _of_victims(case, lost, what, cause, doubts)
 
 
@@ -347,6 +348,6 @@ def began(case: Case) -> Finding | None:
         return None
     own = list(dict.fromkeys(t.began for t in found))[:2]
     raised = (of_ranks([t.rank for t in found if t.began == error], f"raised {error}") for error in own)
-    then = of_ranks([found[0].rank], f"lost its peer while it handled that ({found[0].place})")
-    doubt = Doubt(Source.COLLECTIVES, "it is not known that its peers waited for it because of that")
+    then = of_ranks([found[0].rank], f"then lost its peer while handling this error ({found[0].place})")
+    doubt = Doubt(Source.COLLECTIVES, "the recording doesn't show that its peers waited because of this error")
     return _of_victims(case, found, joined((*raised, then)), VerdictCause.EXCEPTION, (doubt,))

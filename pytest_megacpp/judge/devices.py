@@ -25,20 +25,20 @@ UNCORRECTED = 2
 KEPT_FAULTS = 4
 BROKEN = {
     48: "a double-bit memory error",
-    62: "its power or thermal controller stopped",
-    64: "faulty memory that can't be taken out of use",
+    62: "the power or thermal controller stopped",
+    64: "faulty memory that could not be retired",
     74: "an NVLink error",
-    79: "it has fallen off the bus",
+    79: "the GPU has fallen off the bus",
     95: "an uncontained memory error",
-    119: "its firmware does not answer",
-    120: "its firmware failed",
+    119: "the GPU firmware does not respond",
+    120: "the GPU firmware failed",
     140: "an unrecovered memory error",
 }
 _MEANS = {
-    13: "a kernel did something illegal",
-    31: "a kernel touched memory that isn't mapped",
+    13: "a kernel performed an illegal operation",
+    31: "a kernel accessed unmapped memory",
     43: "a kernel was stopped after an error",
-    45: "its work was removed after an error",
+    45: "pending work was discarded after an error",
     94: "a contained memory error",
 }
 
@@ -52,7 +52,7 @@ def broken(case: Case) -> Finding | None:
     rank = rank_of(case, first)
     owner = f" (rank {rank})" if rank is not None else ""
     hit = sorted(case.troubles)
-    effect = f"{ranks_named(hit)} failed with it" if hit else aftermath.sentence(case, ())
+    effect = f"{ranks_named(hit)} failed as a result" if hit else aftermath.sentence(case, ())
     return Finding(
         Code.ENVIRONMENT,
         joined((f"GPU {_place(first)}{owner} failed: {_meaning(first)}", effect)),
@@ -133,12 +133,12 @@ def _name(fault: DeviceFault) -> str:
 
 
 def _place(fault: DeviceFault) -> str:
-    return str(fault.device) if fault.device is not None else plain(fault.uuid, 60) or "of unknown place"
+    return str(fault.device) if fault.device is not None else plain(fault.uuid, 60) or "(unknown index)"
 
 
 def _meaning(fault: DeviceFault) -> str:
     if fault.error is not FaultKind.XID:
-        return "a memory error that ECC can't correct" if fault.code == UNCORRECTED else "a corrected memory error"
+        return "an uncorrectable memory error (ECC)" if fault.code == UNCORRECTED else "a corrected memory error"
     means = BROKEN.get(fault.code) or _MEANS.get(fault.code)
     return f"Xid {fault.code}{f', {means}' if means else ''}"
 

@@ -28,14 +28,16 @@ def _limit(case: Case) -> Finding:
     quiet_s = min((wait_roots.quiet_s(case, r) for r in present), default=0.0)
     stall_s = case.test.limits.stall
     if not present or not _was_watched(case, present):
-        return _unclear(case, present, "nothing was seen of what they did")
+        return _unclear(case, present, "the ranks were never observed")
     if quiet_s >= stall_s:
         return _nobody_moved(case, present, quiet_s)
     if case.why is ActReason.TEST_LIMIT and (waited := _waited_for_somebody(case)):
         return waited
     if quiet_s < min(stall_s, max(RECENT_S, case.test.limits.test / 4)):
         return _overtime(case, present)
-    return _unclear(case, present, f"nobody had moved for {seconds(quiet_s)}, which is less than the stall limit")
+    return _unclear(
+        case, present, f"no rank made progress for {seconds(quiet_s)}, but that is shorter than the stall limit"
+    )
 
 
 def _was_watched(case: Case, present: Iterable[int]) -> bool:
@@ -53,7 +55,7 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
     at = f", in {next(iter(where))}" if len(where) == 1 else ""
     return Finding(
         Code.HANG,
-        f"{was(blamed)} without progress for {seconds(quiet_s)} when the {_name(case)} limit passed{at}",
+        f"{ranks_named(blamed)} had made no progress for {seconds(quiet_s)} when the {_name(case)} limit passed{at}",
         blamed,
         None,
         case.phase_of(blamed[0]),
@@ -77,20 +79,22 @@ def _waited_for_somebody(case: Case) -> Finding | None:
     if waited_s < (case.end_s - case.test.started_s) / 2:
         return None
     present = [r for r in sorted(case.ranks) if not case.is_through(r)]
-    return _unclear(case, present, f"a wait of {seconds(waited_s)} is less than the stall limit")
+    return _unclear(
+        case, present, f"the longest wait was {seconds(waited_s)}, but that is shorter than the stall limit"
+    )
 
 
 def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s: float) -> Finding:
     """Hosts queued a collective behind kernels that don't end; whether they are hung or only long is not told."""
-    its = "its device has" if len(busy) == 1 else "their devices have"
+    its = "its GPU has" if len(busy) == 1 else "their GPUs have"
     queued = case.ranks[busy[0]].collectives.pending()[0]
     what = f"{bare_op(plain(queued.op, 60))} #{queued.seq}"
     where = case.location(busy[0])
     at = f", in {where}" if where else ""
     return Finding(
         Code.HANG,
-        f"{ranks_named(busy)} queued {what} {seconds(quiet_s)} before the {_name(case)} limit passed, and {its} not "
-        f"begun it: an earlier kernel does not end{at}",
+        f"{ranks_named(busy)} queued {what} {seconds(quiet_s)} before the {_name(case)} limit passed, but {its} not "
+        f"started it: an earlier kernel is still running{at}",
         busy,
         VerdictCause.DEVICE_BUSY,
         case.phase_of(busy[0]),
@@ -127,7 +131,7 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     limit = f"its limit of {seconds(case.test.limits.test)}" if _name(case) == "test" else "the limit of the whole run"
     compiling = [r for r in present if case.is_compiling(r)]
     still = standstill(case)
-    doing = f"; {ranks_named(compiling)} still compiled" if compiling else _who_waited(still)
+    doing = f"; {was(compiling)} still compiling" if compiling else _who_waited(still)
     return Finding(
         Code.OVERTIME,
         f"the test was still making progress when {limit} passed{doing}",
@@ -151,7 +155,7 @@ def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
     still = standstill(case)
     return Finding(
         Code.UNCLEAR,
-        f"the {_name(case)} limit passed and the evidence doesn't decide: {why}{_who_waited(still)}",
+        f"the {_name(case)} limit passed and the evidence is inconclusive: {why}{_who_waited(still)}",
         (),
         None,
         case.phase_of(present[0]) if present else TestPhase.CALL,

@@ -99,7 +99,7 @@ def _finding(case: Case, found: Contradiction) -> Finding:
     name = plain(found.group.partition("@")[0], 40)
     lists = sorted(found.lists, key=lambda entry: len(entry[1])) if found.odd else found.lists
     told = "; ".join(f"{ranks_named(entry[1])} with {_list(case, found, entry)}" for entry in lists[:KEPT_LISTS])
-    head = f"{ranks_named(found.odd)} called new_group for group {name} with other members than the rest"
+    head = f"{ranks_named(found.odd)} called new_group for group {name} with different members than the other ranks"
     head = head if found.odd else f"ranks called new_group for group {name} with different members"
     phases = [case.phase_of(r) for r in found.odd or found.lists[0][1]]
     return Finding(
@@ -129,14 +129,14 @@ def _list(case: Case, found: Contradiction, entry: tuple[frozenset[int], tuple[i
 
 
 def _evidence(case: Case, found: Contradiction, entry: tuple[frozenset[int], tuple[int, ...]], name: str) -> Evidence:
-    said = f"{ranks_named(entry[1])} announced group {name} of {_list(case, found, entry)}"
+    said = f"{ranks_named(entry[1])} announced group {name} with {_list(case, found, entry)}"
     return Evidence(None, found.since_s, Witness.REPORT, said)
 
 
 def _effect(case: Case, found: Contradiction) -> str:
     if case.test.passed:
-        used = _is_used(case, found)
-        return f"no rank noticed, but {'the results cannot be right' if used else 'the next time it may hang'}"
+        effect = "the results can't be right" if _is_used(case, found) else "it may hang next time"
+        return f"no rank noticed, but {effect}"
     return aftermath.sentence(case, found.odd)
 
 
@@ -146,4 +146,4 @@ def _doubts(found: Contradiction) -> tuple[Doubt, ...]:
     if not found.odd or 2 * len(found.lists[0][1]) > len(everyone):
         return ()
     silent = everyone - {rank for _, ranks in found.lists for rank in ranks}
-    return (Doubt(Source.GROUPS, f"{ranks_named(silent)} did not say who is in it"),) if silent else ()
+    return (Doubt(Source.GROUPS, f"{ranks_named(silent)} did not announce its members"),) if silent else ()

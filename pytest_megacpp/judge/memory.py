@@ -41,7 +41,7 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     )
     return replace(
         finding,
-        summary=f"the box was lost; {who} {told}",
+        summary=f"the box was lost, probably because memory ran out: {who} {told}",
         cause=VerdictCause.OOM,
         certainty=Certainty.LIKELY,
         evidence=(*finding.evidence, Evidence(None, time_s, Witness.BOX, f"{what} {told}")),
@@ -96,7 +96,7 @@ def is_of_the_ranks(last: MemoryUsed) -> bool:
 
 
 def _figures(last: MemoryUsed) -> str:
-    """`15.6 of 16.0 GiB ordered, rank 3 had 12.1 GiB and grew by 2.0 GiB/s`."""
+    """`15.6 of 16.0 GiB (requested), rank 3 used 12.1 GiB, growing by 2.0 GiB/s`."""
     total = f"{_gib(last.total_bytes)} of {_gib(last.limit_bytes)} GiB{_whose(last.limit_from)}"
     grew = "" if any(_grows(one.growth_bytes_s) for one in last.ranks[:1]) else _growth(last.growth_bytes_s)
     return ", ".join([f"{total}{grew}", *_largest(last.ranks)])
@@ -105,9 +105,9 @@ def _figures(last: MemoryUsed) -> str:
 def _whose(limit: MemoryLimit) -> str:
     match limit:
         case MemoryLimit.ORDERED:
-            return " ordered"
+            return " (requested)"
         case MemoryLimit.CGROUP:
-            return " that its cgroup allows"
+            return " (cgroup limit)"
         case MemoryLimit.MACHINE:
             return ""
         case _:
@@ -117,11 +117,11 @@ def _whose(limit: MemoryLimit) -> str:
 def _largest(ranks: Iterable[RankMemory]) -> Iterable[str]:
     largest = max(ranks, key=lambda one: one.used_bytes, default=None)
     if largest is not None:
-        yield f"rank {largest.rank} had {_gib(largest.used_bytes)} GiB{_growth(largest.growth_bytes_s)}"
+        yield f"rank {largest.rank} used {_gib(largest.used_bytes)} GiB{_growth(largest.growth_bytes_s)}"
 
 
 def _growth(bytes_s: float) -> str:
-    return f" and grew by {_gib(bytes_s)} GiB/s" if _grows(bytes_s) else ""
+    return f", growing by {_gib(bytes_s)} GiB/s" if _grows(bytes_s) else ""
 
 
 def _grows(bytes_s: float) -> bool:

@@ -55,7 +55,7 @@ def essence(message: str) -> str:
     if not lines:
         return ""
     if failed := failures(message):
-        more = f" (and of {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
         return next(iter(failed.values())) + more
     if lines[0].endswith(" are not close!"):
         return f"{lines[0]} {'; '.join(line for line in lines[1:] if line.startswith(_DIFFERENCES))}"
@@ -89,7 +89,7 @@ def fingerprints(message: str) -> dict[int, str]:
 def _how_it_ended(worker: re.Match[str]) -> str:
     raised = [line.strip() for line in worker["said"].splitlines() if _EXCEPTION.match(line.strip())]
     said = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
-    return f"worker {worker['rank']} ended with exit code {worker['code']}{said}"
+    return f"worker {worker['rank']} exited with code {worker['code']}{said}"
 
 
 def failures(message: str) -> dict[int, str]:

@@ -62,10 +62,19 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     doubt = Doubt(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
     told = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
-    head = f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''}" if found.odd else "ranks disagree"
+    head = (
+        f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''} in"
+        if found.odd
+        else "ranks disagree on the"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        joined((f"{head} in {found.aspect} at #{found.seq} of group {plain(found.group, 40)}: {told}", _effect(case))),
+        joined(
+            (
+                f"{head} {found.aspect} at collective #{found.seq} of group {plain(found.group, 40)}: {told}",
+                _effect(case),
+            )
+        ),
         found.odd,
         found.aspect,
         _phase(case, found.odd or tuple(r for _, ranks in found.variants for r in ranks)),
@@ -166,7 +175,11 @@ def _digested(case: Case) -> Finding | None:
     group, _, variants = found[0]
     odd = _odd(variants)
     where = f"group {plain(group, 40)}"
-    head = f"{ranks_named(odd)} issued other collectives than the rest" if odd else "ranks issued different collectives"
+    head = (
+        f"{ranks_named(odd)} issued different collectives than the other ranks"
+        if odd
+        else "ranks issued different collectives"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
         f"{head} in {where}: no rank noticed, but the results can't be right",
@@ -174,7 +187,7 @@ def _digested(case: Case) -> Finding | None:
         None,
         TestPhase.CALL,
         tuple(
-            Evidence(None, None, Witness.REPORT, f"{ranks_named(ranks)} issued {_stretch(digest)} of {where}")
+            Evidence(None, None, Witness.REPORT, f"{ranks_named(ranks)} issued {_stretch(digest, where)}")
             for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
         ),
         relies=frozenset({Source.REPORTS, Source.GROUPS}),
@@ -182,10 +195,10 @@ def _digested(case: Case) -> Finding | None:
     )
 
 
-def _stretch(digest: str) -> str:
+def _stretch(digest: str, where: str) -> str:
     numbers, _, hashed = digest.partition(":")
     first, _, last = numbers.partition("-")
-    return f"#{plain(first, 20)} to #{plain(last, 20)} with digest {plain(hashed, 20)}"
+    return f"collectives #{plain(first, 20)} to #{plain(last, 20)} of {where} with digest {plain(hashed, 20)}"
 
 
 # -- by what the runtime said --------------------------------------------------------------------------------
@@ -199,7 +212,9 @@ def _told(case: Case) -> Finding | None:
     odd = _odd(variants) or _by_elimination(case, told)
     what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
     head = (
-        f"{ranks_named(odd)} issued another collective than the others" if odd else "ranks issued different collectives"
+        f"{ranks_named(odd)} issued a different collective than the other ranks"
+        if odd
+        else "ranks issued different collectives"
     )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
@@ -210,9 +225,7 @@ def _told(case: Case) -> Finding | None:
         (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
         aftermath.consequences(case, odd),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        ()
-        if variants
-        else (Doubt(Source.COLLECTIVES, "only the runtime's error tells of it, not the flight recorder"),),
+        () if variants else (Doubt(Source.COLLECTIVES, "only the runtime's error shows it, not the flight recorder"),),
         time_s=min(t.time_s for t in told),
     )
 
@@ -267,7 +280,9 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
     told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
     head = (
-        f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
+        f"{ranks_named(odd)} used the groups in a different order"
+        if odd
+        else "ranks used the groups in different orders"
     )
     return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {told}")
 
@@ -293,15 +308,15 @@ def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
     odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
     made = next((w.op for w in cycle if w.makes_group), None)
     call = made or f"the group of {cycle[0]}"
-    head = f"{ranks_named(odd)} called {call} for another group than the others"
+    head = f"{ranks_named(odd)} called {call} for a different group than the other ranks"
     head = head if odd else f"ranks called {call} for different groups"
     groups = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
     return _tangled(case, cycle, odd, VerdictCause.MEMBERS, f"{head}: {groups};")
 
 
 def _which_group(case: Case, wait: Wait) -> str:
-    """`rank 3 its group 1, of ranks 0-3, at test_tp.py:28 (test_groups)`."""
+    """`rank 3 in group 1 (ranks 0-3), at test_tp.py:28 (test_groups)`."""
     of = sorted(wait.members or {*wait.waiting, *wait.missing})
     where = case.location(wait.waiting[0])
     name = plain(members.name_of(wait).partition("@")[0], 40)
-    return f"{ranks_named(wait.waiting)} in group {name}, of {ranks_named(of)}" + (f", at {where}" if where else "")
+    return f"{ranks_named(wait.waiting)} in group {name} ({ranks_named(of)})" + (f", at {where}" if where else "")

@@ -94,7 +94,7 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
     blamed = tuple(sorted(ranks))
     return Finding(
         Code.TEST_FAILED,
-        f"{ranks_named(blamed)} passed a test that is marked to fail (xfail, strict)",
+        f"{ranks_named(blamed)} passed a test that is marked xfail(strict=True)",
         blamed,
         VerdictCause.XPASSED_STRICT,
         evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, Witness.REPORT, "passed")),
@@ -130,7 +130,7 @@ def under_gate(finding: Finding, view: TestView | None) -> Finding:
     if finding.code is not Code.SKIPPED and not unrun:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
-    told = joined(("the gate was triggered for this test, but it was skipped", why), ": ")
+    told = joined(("the gate requires this test, but it was skipped", why), ": ")
     evidence = finding.evidence or (Evidence(None, finding.time_s, Witness.REPORT, "skipped on every rank"),)
     return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=told, evidence=evidence)
 
@@ -145,7 +145,7 @@ def incomplete(case: Case) -> Finding | None:
     planned = case.timeline.planned.get(case.test.index)
     silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
-        text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
+        text = f"ran on {case.test.size} ranks instead of {planned.ranks}"
         return Finding(
             Code.NOT_RUN, text, (), VerdictCause.WORLD_SIZE, evidence=(Evidence(None, None, Witness.PLAN, text),)
         )
@@ -153,7 +153,7 @@ def incomplete(case: Case) -> Finding | None:
         return _unplanned() if planned is None else None
     return Finding(
         Code.NOT_RUN,
-        f"no complete result came back from {ranks_named(silent)}",
+        f"no complete result was received from {ranks_named(silent)}",
         silent,
         VerdictCause.NO_RESULT,
         evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, Witness.REPORT, _missing(case.ranks[r]))),
@@ -163,12 +163,12 @@ def incomplete(case: Case) -> Finding | None:
 
 
 def _unplanned() -> Finding:
-    text = "the recording lacks its line of the plan: on how many ranks it was to run, and whether it may be skipped"
+    text = "the recording lost this test's line of the plan: its number of ranks is unknown, and so is may_skip"
     return Finding(Code.NOT_RUN, text, (), VerdictCause.PLAN_LOST, evidence=(Evidence(None, None, Witness.PLAN, text),))
 
 
 def _missing(view: RankView) -> str:
     if view.muted is Lost.REPORTS:
-        return "said more than is recorded: reports are left out"
+        return "exceeded the event limit of a test; reports were dropped"
     absent = [when for when in TestPhase if when not in view.reports]
-    return f"no report of {', '.join(absent)}" if absent else "never said that it was through"
+    return f"no report of {', '.join(absent)}" if absent else "never reported that it had finished"

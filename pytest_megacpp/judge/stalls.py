@@ -149,7 +149,8 @@ def _cause(case: Case, rank: int) -> _Cause | None:
 
 def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
     """`rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
-    head = f"{ranks_named(blamed)} {_what_they_did(case, still, blamed)}"
+    is_one_of_them = not still.waits and still.guessed and len(blamed) > 1
+    head = f"{'one or more of ' if is_one_of_them else ''}{ranks_named(blamed)} {_what_they_did(case, still, blamed)}"
     states = dict.fromkeys(_state(case, still, r, len(blamed) == 1) for r in sorted(blamed)[:16])
     if len(states) == 1:
         return f"{head}: {next(iter(states))}"
@@ -159,11 +160,13 @@ def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> st
 
 def _what_they_did(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
     if not still.waits:
-        return "or one of them kept others waiting" if still.guessed and len(blamed) > 1 else "kept others waiting"
+        return "kept others waiting"
     if still.waits[0].partner is not None:
         return f"left {ranks_named(still.waits[0].waiting)} waiting in {still.what}"
+    if all(_late_s(case, still, r) is not None for r in blamed):
+        return f"entered {still.what} too late"
     entered = [r for r in blamed if _entered(case, r, still.waits[0])]
-    verb = "never began" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
+    verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
     return f"{verb} {still.what}"
 
 
@@ -183,6 +186,7 @@ def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
 def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
     """As a sentence about `it` or `they`."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
+    plural = "" if alone else "s"
     where, cause = case.location(rank), _cause(case, rank)
     match cause:
         case VerdictCause.FROZEN:
@@ -190,11 +194,11 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
         case VerdictCause.LEFT_EARLY:
             return f"{it} had already finished the test"
         case VerdictCause.DEVICE_BUSY:
-            return f"{it} queued it behind a kernel that {had} device has not ended" + (
+            return f"{it} queued this collective behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
             )
         case VerdictCause.GIL_HELD:
-            return f"{it} {was_} in native code that holds {had} GIL" + (f", called from {where}" if where else "")
+            return f"{it} {was_} in native code that holds the GIL" + (f", called from {where}" if where else "")
         case None:
             return _place(case, still, rank, alone)
         case _:
@@ -208,11 +212,11 @@ def _place(case: Case, still: Standstill, rank: int, alone: bool) -> str:
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
     if (late_s := _late_s(case, still, rank)) is not None:
-        return f"{it} came {seconds(late_s)} after the first"
+        return f"{it} arrived {seconds(late_s)} after the first rank"
     if where:
         destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, still, rank, alone)) else f"{it} "
         return f"{destroyed}{was_} in {where}"
-    return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not answering"
+    return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not responding"
 
 
 def _destroyed(case: Case, still: Standstill, rank: int, alone: bool) -> str:
@@ -228,7 +232,7 @@ def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
         return root_evidence(case, rank)
     since_s = still.waits[0].since_s
     return Evidence(
-        rank, since_s + late_s, Witness.FLIGHT_RECORDER, f"entered {still.what} {seconds(late_s)} after the first"
+        rank, since_s + late_s, Witness.FLIGHT_RECORDER, f"entered {still.what} {seconds(late_s)} after the first rank"
     )
 
 
@@ -240,15 +244,17 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
         called = view.reports.get(TestPhase.CALL)
         return Evidence(rank, called[0] if called else view.finished_s, Witness.REPORT, "finished the test")
     if case.is_behind(rank):
-        told = "queued what the others wait in; its device has not begun it"
+        told = "queued the collective that the others wait in, but its GPU has not started it"
         return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, told)
     if case.holds_gil(rank):
-        return Evidence(rank, view.stacks[-1][0], Witness.STACK, "its server answers, its interpreter doesn't")
+        return Evidence(
+            rank, view.stacks[-1][0], Witness.STACK, "its worker server responds, but its interpreter does not"
+        )
     where = case.location(rank)
     if where:
         return wait_roots.stack_evidence(case, rank, f"is in {where}")
     return (
-        Evidence(rank, view.sample_s, Witness.BOX, "answers" if case.answers(rank) else "doesn't answer")
+        Evidence(rank, view.sample_s, Witness.BOX, "responds" if case.answers(rank) else "does not respond")
         if sample
         else None
     )
@@ -256,13 +262,15 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
 
 def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
     """A living rank is blamed for where it is, so that should be known."""
-    found = [Doubt(Source.REPORTS, f"rank {t.rank} waited while it handled {t.began}") for t in _astray(case, blamed)]
+    found = [
+        Doubt(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.began}") for t in _astray(case, blamed)
+    ]
     lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.troubles]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:
-        found.append(Doubt(Source.STACKS, f"there is no stack of {ranks_named(lost)}"))
+        found.append(Doubt(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
     if mute:
-        found.append(Doubt(Source.COUNTERS, f"{was(mute)} not answering, so whether it compiled is not known"))
+        found.append(Doubt(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)
 
 
@@ -281,7 +289,7 @@ def _hang(case: Case, still: Standstill) -> Finding:
         return _not_together(case, still, waiting)
     return Finding(
         Code.HANG,
-        joined((f"everybody waits and nobody is missing: {_in_what(case, waiting, waited)}", _rooted(still))),
+        joined((f"{_why_all_wait(still, waiting)}: {_in_what(case, waiting, waited)}", _rooted(still))),
         waiting,
         None,
         case.phase_of(waiting[0]) if waiting else TestPhase.CALL,
@@ -290,6 +298,14 @@ def _hang(case: Case, still: Standstill) -> Finding:
         doubts=wait_roots.doubts(case, still),
         time_s=wait_roots.since_s(case, still),
     )
+
+
+def _why_all_wait(still: Standstill, waiting: Sequence[int]) -> str:
+    """A collective that all its ranks entered can fail to complete for reasons outside the test; a deadlock can't."""
+    have_entered = {r for w in still.waits if not w.missing and w.partner is None for r in w.waiting}
+    if still.waits and set(waiting) <= have_entered:
+        return "no rank is missing, but the collective did not complete"
+    return "deadlock: every rank is waiting and none is missing"
 
 
 def _looking_for_each_other(case: Case, still: Standstill) -> tuple[int, ...]:
@@ -307,7 +323,9 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
     told_apart = 0 < len(lost) < len(waiting)
     blamed = lost if told_apart else tuple(waiting)
     what = (
-        f"{ranks_named(lost)} did not reach the store that the others found" if told_apart else "ranks could not join"
+        f"{ranks_named(lost)} did not reach the store that the other ranks found"
+        if told_apart
+        else "ranks could not join the process group"
     )
     return Finding(
         Code.STARTUP_FAILURE,
@@ -318,13 +336,13 @@ def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Find
         (*wait_roots.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
         wait_roots.waiters(case, still, blamed),
         relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),
-        doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
+        doubts=(Doubt(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
         time_s=wait_roots.since_s(case, still),
     )
 
 
 def _seeking_evidence(case: Case, rank: int) -> Evidence | None:
-    return wait_roots.stack_evidence(case, rank, "is on its way to the store, in torch.distributed.rendezvous")
+    return wait_roots.stack_evidence(case, rank, "is still looking for the store, in torch.distributed.rendezvous")
 
 
 def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
@@ -341,4 +359,4 @@ def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
 def _rooted(still: Standstill) -> str:
     """What the flight recorder can't show."""
     whole = [w for w in still.waits if not w.missing and w.op in _ROOTED]
-    return f"all entered {whole[0]}, so they may not agree on its root" if whole else ""
+    return f"all ranks entered {whole[0]}, so they may disagree on its root" if whole else ""

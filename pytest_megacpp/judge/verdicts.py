@@ -97,15 +97,15 @@ def _traits_of(code: Code) -> CodeTraits:
         case Code.TEST_FAILED | Code.RANK_DEATH | Code.COMPILE_STALL | Code.OVERTIME:
             return CodeTraits()
         case Code.COMPILE_SKEW:
-            return CodeTraits(is_about_collectives=True, triage="--triage does both by itself")
+            return CodeTraits(is_about_collectives=True, triage="--triage does both automatically")
         case Code.COLLECTIVE_MISMATCH:
-            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare them")
+            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare the collectives")
         case Code.STRAGGLER:
             return CodeTraits(is_about_collectives=True)
         case Code.HANG:
-            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out by itself")
+            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out automatically")
         case Code.UNCLEAR:
-            return CodeTraits(is_open=True, triage="--triage finds out by itself")
+            return CodeTraits(is_open=True, triage="--triage finds out automatically")
         case Code.STARTUP_FAILURE:  # an error, but the code's: files that don't import, or not on every rank
             return CodeTraits(Outcome.ERROR, was_tested=False)
         case Code.ENVIRONMENT:  # of an attempt after a failure: a GPU broke while it ran, which is news

@@ -127,15 +127,15 @@ def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
     """Why this picture of who waits may be wrong."""
     found = []
     if still.guessed:
-        found.append(Doubt(Source.GROUPS, "whom they waited for is not recorded"))
+        found.append(Doubt(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
     if still.by_box:
-        found.append(Doubt(Source.COLLECTIVES, "only the box saw the wait, the recording doesn't show it"))
+        found.append(Doubt(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))
     unknown = [w.group for w in still.waits if not case.knows_members(w.group)]
     if unknown:
-        found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are not known"))
+        found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are unknown"))
     disputed = [name for w in still.waits if case.test.groups.disputes(name := w.group.partition("[")[0])]
     if disputed:
-        found.append(Doubt(Source.GROUPS, f"ranks named different members of group {plain(disputed[0], 40)}"))
+        found.append(Doubt(Source.GROUPS, f"ranks announced different members for group {plain(disputed[0], 40)}"))
     return (*found, *_contradictions(case, still))
 
 
@@ -147,7 +147,11 @@ def _contradictions(case: Case, still: Standstill) -> Iterable[Doubt]:
     first = still.waits[0].missing if still.waits else ()
     if set(acted.missing) & {*still.roots, *first}:
         return ()
-    return (Doubt(Source.COLLECTIVES, f"the box saw {ranks_named(acted.missing)} missing, the recording doesn't"),)
+    return (
+        Doubt(
+            Source.COLLECTIVES, f"the box saw {ranks_named(acted.missing)} missing, but the recording doesn't show it"
+        ),
+    )
 
 
 def since_s(case: Case, still: Standstill) -> float:

@@ -121,7 +121,7 @@ def test_which_worker_of_elastic_failed() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     failed = ProcessFailure(local_rank=1, pid=4, exitcode=3, error_file="<N/A>")
-    told = "train.py FAILED: worker 1 ended with exit code 3"
+    told = "train.py FAILED: worker 1 exited with code 3"
     assert essence(str(ChildFailedError("train.py", {1: failed}))) == told
     failed.message = 'Traceback (most recent call last):\n  File "a.py", line 3, in f\nValueError: no shards\n'
     assert essence(str(ChildFailedError("train.py", {1: failed}))) == f"{told}: ValueError: no shards"
