@@ -11,7 +11,7 @@ from typing import TypeAlias, assert_never
 from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording.events import Acted, Fact, Limits, TestEnded, TestPlanned, TestStarted
 from pytest_megacpp.recording.plan import Again, Plan, PlannedTest
-from pytest_megacpp.recording.reports import goes_well, issued_alike, said
+from pytest_megacpp.recording.reports import goes_well, issued_alike, rank_outcome
 from pytest_megacpp.recording.timeline import TestView, Timeline, WorldView
 from pytest_megacpp.recording.vocabulary import (
     ActReason,
@@ -489,7 +489,7 @@ def _alarm_pause_s(view: TestView, now_s: float) -> float:
 
 def _report_alike(view: TestView) -> bool:
     """Whether all ranks report the same and none failed: its world goes on. A skip under a gate harms nothing."""
-    outcomes = {said(rank) for rank in view.ranks.values()}
+    outcomes = {rank_outcome(rank) for rank in view.ranks.values()}
     return len(outcomes) == 1 and all(outcome.is_green for outcome in outcomes)
 
 

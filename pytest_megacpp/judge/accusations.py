@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import file_line, joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.collectives import bare_op
@@ -32,14 +32,14 @@ class _Accusation:
 
     blamed: tuple[int, ...]
     what: str
-    accusers: tuple[Trouble, ...]
-    doubts: tuple[Doubt, ...] = ()
+    accusers: tuple[RankFailure, ...]
+    uncertainties: tuple[Uncertainty, ...] = ()
 
 
-def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
+def find(case: Case, own: Sequence[RankFailure], first: RankFailure) -> Finding | None:
     """The finding for the ranks that others' exceptions name, unless something else was first."""
-    said = {t.rank: t.message for t in own}
-    named = _passed_on(case, own, said) or _counted(case, own, said)
+    messages_by_rank = {t.rank: t.message for t in own}
+    named = _passed_on(case, own, messages_by_rank) or _counted(case, own, messages_by_rank)
     if named is None or (first not in named.accusers and first.rank not in named.blamed) or case.exits:
         return None
     others = [t for t in named.accusers if t.rank not in named.blamed]
@@ -51,17 +51,19 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         named.blamed,
         VerdictCause.EXCEPTION,
         first.phase,
-        tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
+        tuple(aftermath.failure_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),
         frozenset({Source.REPORTS}),
-        named.doubts if whole else (Doubt(Source.REPORTS, "not every rank raised this error"), *named.doubts),
+        named.uncertainties
+        if whole
+        else (Uncertainty(Source.REPORTS, "not every rank raised this error"), *named.uncertainties),
         time_s=first.time_s,
     )
 
 
-def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
+def _passed_on(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
     """What distributed checkpointing tells every rank of those that failed."""
-    reported = {rank: failed for rank, text in said.items() if (failed := messages.failures(text))}
+    reported = {rank: failed for rank, text in messages_by_rank.items() if (failed := messages.failures(text))}
     accusers = tuple(t for t in own if t.rank in reported)
     members = _group_of(case, accusers)
     if len(reported) < 2 or not set(reported) <= set(members):
@@ -73,15 +75,17 @@ def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _
     if alone and not _was_passed_on(case, accusers):
         return None
     number, failed = named[0], next(iter(reported.values()))
-    where = file_line(*messages.place_of(next(said[r] for r in reported), number))
+    where = file_line(*messages.place_of(next(messages_by_rank[r] for r in reported), number))
     what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
-    doubts = (
-        (Doubt(Source.COLLECTIVES, "a checkpoint saved without communication calls every rank 0"),) if alone else ()
+    uncertainties = (
+        (Uncertainty(Source.COLLECTIVES, "a checkpoint saved without communication calls every rank 0"),)
+        if alone
+        else ()
     )
-    return _Accusation(tuple(members[n] for n in named), what, accusers, doubts)
+    return _Accusation(tuple(members[n] for n in named), what, accusers, uncertainties)
 
 
-def _was_passed_on(case: Case, accusers: Sequence[Trouble]) -> bool:
+def _was_passed_on(case: Case, accusers: Sequence[RankFailure]) -> bool:
     """Whether all of them raised right after one and the same collective, of a kind by which it may have come."""
     last = [entry for t in accusers if (entry := case.last_entered(t.rank, t.time_s)) is not None]
     one = len({(entry.group, entry.seq, bare_op(entry.op)) for entry in last}) == 1
@@ -89,33 +93,33 @@ def _was_passed_on(case: Case, accusers: Sequence[Trouble]) -> bool:
     return one and soon and bare_op(last[0].op) in _PASSING_ON
 
 
-def _group_of(case: Case, troubles: Sequence[Trouble]) -> tuple[int, ...]:
+def _group_of(case: Case, failures: Sequence[RankFailure]) -> tuple[int, ...]:
     """The members, in order, of the one group in which all of them had communicated last; empty when it isn't known."""
-    last = [case.last_entered(t.rank, t.time_s) for t in troubles]
+    last = [case.last_entered(t.rank, t.time_s) for t in failures]
     names = {entry.group for entry in last if entry is not None}
     if len(names) != 1 or None in last or not case.knows_members(name := names.pop()):
         return ()
     return () if case.test.groups.disputes(name) else tuple(sorted(case.test.groups.of(name, ())))
 
 
-def _counted(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
+def _counted(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
     """The ranks whose model has more or fewer parameters than most of their group, by each one's word about itself."""
-    counts = {rank: count for rank, text in said.items() if (count := messages.parameters(text))}
+    counts = {rank: count for rank, text in messages_by_rank.items() if (count := messages.parameters(text))}
     accusers = tuple(t for t in own if t.rank in counts)
     groups = [_odd(ranks, counts) for ranks in _by_group(case, accusers)]
     odd = tuple(sorted(rank for group in groups if group for rank in group[0]))
     if not odd or None in groups:
         return None
-    told = "; ".join(text for group in groups if group and (text := group[1]))
-    return _Accusation(odd, f"built a different model for DDP than the other ranks: {told}", accusers)
+    counts_text = "; ".join(text for group in groups if group and (text := group[1]))
+    return _Accusation(odd, f"built a different model for DDP than the other ranks: {counts_text}", accusers)
 
 
-def _by_group(case: Case, accusers: Sequence[Trouble]) -> list[tuple[int, ...]]:
+def _by_group(case: Case, accusers: Sequence[RankFailure]) -> list[tuple[int, ...]]:
     """By their last collectives; without these all are one group if there is no other. Empty where it isn't known."""
     found: dict[str, list[int]] = defaultdict(list)
-    for trouble in accusers:
-        last = case.last_entered(trouble.rank, trouble.time_s)
-        found[last.group if last else ""].append(trouble.rank)
+    for failure in accusers:
+        last = case.last_entered(failure.rank, failure.time_s)
+        found[last.group if last else ""].append(failure.rank)
     others = any(members != case.test.groups.everyone for members in case.test.groups.members.values())
     return [] if "" in found and (others or len(found) > 1) else [tuple(sorted(ranks)) for ranks in found.values()]
 

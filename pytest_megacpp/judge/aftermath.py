@@ -6,7 +6,7 @@ Must not know how the cause was found.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
-from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, error_text
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure, error_text
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
@@ -21,9 +21,9 @@ from pytest_megacpp.recording.waits import Wait
 KEPT_GROUPS = 3
 
 
-def victims(case: Case) -> tuple[Trouble, ...]:
+def victims(case: Case) -> tuple[RankFailure, ...]:
     """Ranks that failed only because a peer was gone or late."""
-    return tuple(t for t in case.troubles.values() if t.secondary)
+    return tuple(t for t in case.failures.values() if t.is_secondary)
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
     waiting |= case.blocked.keys()
     if case.test.acted is not None and case.test.acted.why.is_waiting:
         waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
-    return tuple(sorted(r for r in waiting if r not in blamed and r not in case.troubles))
+    return tuple(sorted(r for r in waiting if r not in blamed and r not in case.failures))
 
 
 def sentence(case: Case, blamed: Collection[int]) -> str:
@@ -41,10 +41,10 @@ def sentence(case: Case, blamed: Collection[int]) -> str:
     lost: dict[str, list[int]] = defaultdict(list)
     for rank in stuck(case, blamed):
         waited[_in_what(case, rank)].append(rank)
-    for trouble in victims(case):
-        if trouble.rank not in blamed:
-            where = _in_last(case, trouble)
-            (waited if where in waited else lost)[where].append(trouble.rank)
+    for failure in victims(case):
+        if failure.rank not in blamed:
+            where = _in_last(case, failure)
+            (waited if where in waited else lost)[where].append(failure.rank)
     parts = [f"{ranks_named(ranks)} then waited {where}" for where, ranks in _largest(waited)]
     parts += [f"{ranks_named(ranks)} then lost {_its(ranks)} peer {where}".rstrip() for where, ranks in _largest(lost)]
     return " and ".join(parts[:KEPT_GROUPS])
@@ -65,8 +65,8 @@ def _in_what(case: Case, rank: int) -> str:
     return f"in {case.blocked[rank]}" if rank in case.blocked else "for a peer"
 
 
-def _in_last(case: Case, trouble: Trouble) -> str:
-    last = case.last_entered(trouble.rank, trouble.time_s)
+def _in_last(case: Case, failure: RankFailure) -> str:
+    last = case.last_entered(failure.rank, failure.time_s)
     return f"in {bare_op(last.op)} #{last.seq}" if last else ""
 
 
@@ -75,11 +75,11 @@ def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]
     waiting = set(stuck(case, blamed))
     found = []
     for rank in sorted(case.ranks):
-        trouble = case.troubles.get(rank)
+        failure = case.failures.get(rank)
         if rank in blamed:
             found += _later_failures(case, rank)
-        elif trouble is not None:
-            found.append(_failed(trouble))
+        elif failure is not None:
+            found.append(_failed(failure))
         elif rank in waiting:
             found.append(Consequence(rank, f"waited {_how_long(case, rank)}{_in_what(case, rank)}"))
     return tuple(found)
@@ -103,17 +103,17 @@ def _how_long(case: Case, rank: int) -> str:
     return f"{seconds(case.waited_s(wait.since_s))} " if wait else ""
 
 
-def _failed(trouble: Trouble) -> Consequence:
-    if trouble.secondary or trouble.kind is Kind.MISMATCH:
-        return Consequence(trouble.rank, trouble.text)
-    return Consequence(trouble.rank, said(trouble), trouble.cause)
+def _failed(failure: RankFailure) -> Consequence:
+    if failure.is_secondary or failure.kind is Kind.MISMATCH:
+        return Consequence(failure.rank, failure.text)
+    return Consequence(failure.rank, described(failure), failure.cause)
 
 
-def said(trouble: Trouble) -> str:
+def described(failure: RankFailure) -> str:
     """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
-    where = f" ({trouble.place})" if trouble.place else ""
-    verb = "raised " if trouble.source is TroubleSource.REPORT else ""
-    return f"{verb}{trouble.text}{where}"
+    where = f" ({failure.place})" if failure.place else ""
+    verb = "raised " if failure.source is FailureSource.REPORT else ""
+    return f"{verb}{failure.text}{where}"
 
 
 def wait_evidence(wait: Wait) -> Evidence:
@@ -124,8 +124,8 @@ def wait_evidence(wait: Wait) -> Evidence:
     return Evidence(None, wait.since_s, Witness.FLIGHT_RECORDER, text)
 
 
-def trouble_evidence(trouble: Trouble) -> Evidence:
-    return Evidence(trouble.rank, trouble.time_s, trouble.source.witness, f"{said(trouble)} in {trouble.phase}")
+def failure_evidence(failure: RankFailure) -> Evidence:
+    return Evidence(failure.rank, failure.time_s, failure.source.witness, f"{described(failure)} in {failure.phase}")
 
 
 def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
@@ -152,7 +152,9 @@ def _read_evidence(time_s: float, rank: int, fact: BucketRead) -> Evidence:
     return Evidence(rank, time_s, Witness.REPORT, text)
 
 
-def first_few(ranks: Collection[int], tell: Callable[[int], Evidence | None], limit: int = 4) -> tuple[Evidence, ...]:
-    """Evidence about the first ranks; a thousand alike say no more."""
-    told = (tell(rank) for rank in sorted(ranks)[:limit])
-    return tuple(e for e in told if e is not None)
+def first_few(
+    ranks: Collection[int], evidence_of: Callable[[int], Evidence | None], limit: int = 4
+) -> tuple[Evidence, ...]:
+    """Returns evidence about the first `limit` ranks: a thousand alike add nothing."""
+    found = (evidence_of(rank) for rank in sorted(ranks)[:limit])
+    return tuple(evidence for evidence in found if evidence is not None)

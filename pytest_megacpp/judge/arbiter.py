@@ -24,7 +24,7 @@ from pytest_megacpp.judge.verdicts import (
     TestResult,
     Verdict,
     Witness,
-    was_climbed,
+    is_escalation,
 )
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
@@ -62,9 +62,9 @@ def _settled(run: Run, index: int) -> TestResult:
     timeline, numbers = run.timeline, run.timeline.attempts(index)
     if len(numbers) == 1:
         return _result(run, index)
-    climbed = was_climbed([_purpose(timeline, number) for number in numbers])
-    results = [_result(run, number, climbed=climbed) for number in numbers]
-    command = commands(timeline, results[0].nodeid, index, climbed=climbed)
+    was_escalated = is_escalation([_purpose(timeline, number) for number in numbers])
+    results = [_result(run, number, was_escalated=was_escalated) for number in numbers]
+    command = commands(timeline, results[0].nodeid, index, was_escalated=was_escalated)
     return settle(results, [_attempt(timeline, result) for result in results], timeline, command)
 
 
@@ -80,8 +80,8 @@ def _purpose(timeline: Timeline, number: int) -> Purpose:
     return Purpose.WARM_UP if view is not None and view.warmup is WarmUp.RUNS else Purpose.MEASURED
 
 
-def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
-    """Of one attempt. `climbed`: the order of diagnosis was followed."""
+def _result(run: Run, index: int, *, was_escalated: bool = False) -> TestResult:
+    """Of one attempt. `was_escalated`: the order of diagnosis was followed."""
     timeline = run.timeline
     view, planned = timeline.tests.get(index), timeline.planned.get(index)
     nodeid = planned.nodeid if planned else view.nodeid if view else ""
@@ -110,7 +110,9 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         certainty,
         tuple(dict.fromkeys((*finding.evidence, *reasons))),
         finding.consequences,
-        next_step(finding, commands(timeline, nodeid, index, climbed=climbed), startup.mend(timeline, finding)),
+        next_step(
+            finding, commands(timeline, nodeid, index, was_escalated=was_escalated), startup.mend(timeline, finding)
+        ),
         finding.phase,
     )
     return TestResult(index, nodeid, finding.code.traits.outcome_in(finding.phase), verdict, _durations(view))
@@ -133,7 +135,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 
 def _fault(case: Case) -> Finding | None:
-    """What ranks did wrong: a mismatch, or a trouble of a rank's own, whichever was first."""
+    """What ranks did wrong: a mismatch, or a failure of a rank's own, whichever was first."""
     found = [f for f in (mismatches.find(case), deaths.find(case)) if f is not None]
     return min(found, key=lambda f: f.time_s, default=None)
 
@@ -146,11 +148,11 @@ def _waiting(case: Case) -> Finding | None:
 def _unexplained(case: Case) -> Finding:
     """The test was ended early and nothing says why."""
     acted = case.test.acted
-    told = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
+    reason = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
     return Finding(
         Code.UNCLEAR,
-        f"the box ended the test ({told}), but the recording holds no evidence of a cause",
-        evidence=(Evidence(None, case.end_s, Witness.BOX, told),),
+        f"the box ended the test ({reason}), but the recording holds no evidence of a cause",
+        evidence=(Evidence(None, case.end_s, Witness.BOX, reason),),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )
@@ -169,10 +171,10 @@ def _problems(timeline: Timeline) -> tuple[str, ...]:
     """What is wrong with the run or its recording beside the tests."""
     found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    told = len(timeline.planned) - sum(map(len, timeline.further.values()))
+    listed = len(timeline.planned) - sum(map(len, timeline.further.values()))
     found += [f"events missing from the recording: {lost}"] if lost else []
     found += [f"unreadable lines in the recording: {len(timeline.damaged)}"] if timeline.damaged else []
     found += [f"events of kinds unknown to this version: {timeline.unknown}"] if timeline.unknown else []
-    if timeline.started is not None and timeline.started.tests != told:
-        found.append(f"{timeline.started.tests} tests were selected, but the recording lists {told}")
+    if timeline.started is not None and timeline.started.tests != listed:
+        found.append(f"{timeline.started.tests} tests were selected, but the recording lists {listed}")
     return (*found, *(plain(str(ending)) for ending in bad_endings(timeline)))

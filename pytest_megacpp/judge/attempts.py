@@ -14,7 +14,7 @@ from pytest_megacpp.recording.collectives import describe
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Purpose
 
-KEPT_WORDS = 4
+KEPT_REPORTS = 4
 
 
 def settle(
@@ -54,12 +54,12 @@ def _proves(attempt: Attempt) -> bool:
 def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, alike: bool) -> Verdict:
     """`alike`: nothing shows that the preset made a difference."""
     if tried.verdict.code.is_green:
-        told = _told("the diagnostic preset passes: the cause is this model or its size, not the machine")
+        evidence = _evidence("the diagnostic preset passes: the cause is this model or its size, not the machine")
         step = fill(DIAGNOSTIC_PASSES, command, verdict.blamed_ranks)
-        return replace(verdict, evidence=(*verdict.evidence, told), next_step=step)
+        return replace(verdict, evidence=(*verdict.evidence, evidence), next_step=step)
     if not tried.verdict.code.traits.is_open:
         return verdict
-    doubt = "less certain: ranks issued the same collectives with both presets, so the test may ignore the preset"
+    uncertainty = "less certain: ranks issued the same collectives with both presets, so the test may ignore the preset"
     return replace(
         verdict,
         cause=VerdictCause.INFRASTRUCTURE,
@@ -67,8 +67,8 @@ def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, al
         certainty=verdict.certainty.at_most(Certainty.GUESS if alike else Certainty.LIKELY),
         evidence=(
             *verdict.evidence,
-            _told(f"with the diagnostic preset: {tried.verdict.summary}"),
-            *([_told(doubt)] if alike else []),
+            _evidence(f"with the diagnostic preset: {tried.verdict.summary}"),
+            *([_evidence(uncertainty)] if alike else []),
         ),
         next_step=fill(SAME_AT_BOTH_SIZES if alike else INFRASTRUCTURE, command, verdict.blamed_ranks),
     )
@@ -78,7 +78,7 @@ def _how(tried: Attempt) -> str:
     return "hangs" if tried.verdict.code is Code.HANG else "is unclear"
 
 
-def _told(text: str) -> Evidence:
+def _evidence(text: str) -> Evidence:
     return Evidence(None, None, Witness.BOX, text)
 
 
@@ -98,18 +98,17 @@ def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] |
 
 def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
     if tried.verdict.code.is_green:
-        told = _told(
+        evidence = _evidence(
             "less certain: the test passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)"
         )
-        return replace(verdict, certainty=verdict.certainty.lowered(), evidence=(*verdict.evidence, told))
+        return replace(verdict, certainty=verdict.certainty.lowered(), evidence=(*verdict.evidence, evidence))
     if tried.verdict.code is not Code.COLLECTIVE_MISMATCH:
         return verdict
-    words = [replace(said, time_s=None) for said in tried.verdict.evidence if said.source is Witness.REPORT][
-        :KEPT_WORDS
-    ]
+    reports = [e for e in tried.verdict.evidence if e.source is Witness.REPORT]
+    confirmed = (replace(report, time_s=None) for report in reports[:KEPT_REPORTS])
     agree = _agree(verdict.blamed_ranks, tried.verdict.blamed_ranks)
     certainty = verdict.certainty.raised() if agree else verdict.certainty
-    return replace(verdict, certainty=certainty, evidence=(*verdict.evidence, *words))
+    return replace(verdict, certainty=certainty, evidence=(*verdict.evidence, *confirmed))
 
 
 def _agree(one: Sequence[int], other: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Owns what is known of one test at the moment that decides: troubles, waits, who had left; must not name a culprit.
+"""Owns what is known of one test at the moment that decides: failures, waits, who had left; must not name a culprit.
 
 The moment is the box's act where there was one. What ranks did afterwards (they were being ended) doesn't count.
 """
@@ -41,8 +41,8 @@ _ORDER = tuple(TestPhase)
 LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
 
 
-class TroubleSource(StrEnum):
-    """What shows a rank's trouble: its own report, its end, or that it can't run tests."""
+class FailureSource(StrEnum):
+    """What shows a rank's failure: its own report, its end, or that it can't run tests."""
 
     REPORT = "report"
     EXIT = "exit"
@@ -51,27 +51,27 @@ class TroubleSource(StrEnum):
     @property
     def witness(self) -> Witness:
         match self:
-            case TroubleSource.REPORT:
+            case FailureSource.REPORT:
                 return Witness.REPORT
-            case TroubleSource.EXIT:
+            case FailureSource.EXIT:
                 return Witness.EXIT
-            case TroubleSource.BROKEN:
+            case FailureSource.BROKEN:
                 return Witness.BOX
             case _:
                 assert_never(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """The first thing that went wrong on one rank. `text` names it in few words; `began`, of a victim, the error of its
-    own that it was handling when it lost its peer.
+class RankFailure:
+    """The first thing that went wrong on one rank.
 
-    It happened at `time_s`, or between `since_s` and then where the box learnt it late.
+    `text` describes it briefly. `own_error` is, for a rank that lost its peer, its own error that it was handling at
+    that time. The failure happened at `time_s`, or between `since_s` and `time_s` if the box noticed it late.
     """
 
     rank: int
     time_s: float
-    source: TroubleSource
+    source: FailureSource
     kind: Kind
     cause: str
     text: str
@@ -79,10 +79,10 @@ class Trouble:
     phase: TestPhase
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
-    began: str = ""
+    own_error: str = ""
 
     @property
-    def secondary(self) -> bool:
+    def is_secondary(self) -> bool:
         return self.kind.secondary
 
     @property
@@ -116,21 +116,21 @@ class Case:
     @cached_property
     def moment_s(self) -> float:
         """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
-        given_up = [self._gave_up_s(t) for t in self.troubles.values() if t.secondary]
+        given_up = [self._gave_up_s(t) for t in self.failures.values() if t.is_secondary]
         return min([*given_up, self.end_s])
 
     def had_given_up(self, rank: int) -> bool:
         """By the moment."""
-        trouble = self.troubles.get(rank)
-        return trouble is not None and trouble.secondary and self._gave_up_s(trouble) <= self.moment_s
+        failure = self.failures.get(rank)
+        return failure is not None and failure.is_secondary and self._gave_up_s(failure) <= self.moment_s
 
-    def _gave_up_s(self, trouble: Trouble) -> float:
+    def _gave_up_s(self, failure: RankFailure) -> float:
         """When a victim's patience ended; on a busy machine it says so much later."""
-        patience = _PATIENCE.search(trouble.text)
-        last = self.last_entered(trouble.rank, trouble.time_s) if patience else None
-        return min(trouble.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else trouble.time_s
+        patience = _PATIENCE.search(failure.text)
+        last = self.last_entered(failure.rank, failure.time_s) if patience else None
+        return min(failure.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else failure.time_s
 
-    # -- troubles ------------------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------
 
     @cached_property
     def cutoff_s(self) -> float:
@@ -140,55 +140,55 @@ class Case:
         return self.end_s + (LATE_WORDS_S if self.test.acted.why.acts_on_trouble else 0.0)
 
     @cached_property
-    def troubles(self) -> dict[int, Trouble]:
-        """The first trouble of each rank that has one, in order of time."""
-        found = [t for view in self.ranks.values() if (t := self._first_trouble(view)) is not None]
+    def failures(self) -> dict[int, RankFailure]:
+        """The first failure of each rank that has one, in order of time."""
+        found = [t for view in self.ranks.values() if (t := self._first_failure(view)) is not None]
         return {t.rank: t for t in sorted(found, key=lambda t: (t.time_s, t.rank))}
 
-    def _first_trouble(self, view: RankView) -> Trouble | None:
+    def _first_failure(self, view: RankView) -> RankFailure | None:
         candidates = [t for t in (self._reported(view), self._broken(view), self._exited(view)) if t is not None]
         return min(candidates, key=lambda t: t.time_s, default=None)
 
-    def _reported(self, view: RankView) -> Trouble | None:
+    def _reported(self, view: RankView) -> RankFailure | None:
         if view.failure is None or view.failure[0] > self.cutoff_s or is_strict_xpass(view.failure[1]):
             return None
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
         kind = self._alone(errors.classify(error))
         where = file_line(error.file, error.line)
-        return Trouble(
+        return RankFailure(
             view.rank,
             time_s,
-            TroubleSource.REPORT,
+            FailureSource.REPORT,
             kind,
             cause_of(kind),
             error_text(error),
             where,
             report.when,
             message=error.message,
-            began=_began(error) if kind.secondary else "",
+            own_error=_own_error(error) if kind.secondary else "",
         )
 
-    def _broken(self, view: RankView) -> Trouble | None:
+    def _broken(self, view: RankView) -> RankFailure | None:
         time_s, broken = self.world.broken.get(view.rank, (0.0, None))
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
         kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
         text = f"{broken.stage} failed: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
         phase = self.phase_at(view.rank, time_s)
-        return Trouble(view.rank, time_s, TroubleSource.BROKEN, kind, cause_of(kind), text, "", phase)
+        return RankFailure(view.rank, time_s, FailureSource.BROKEN, kind, cause_of(kind), text, "", phase)
 
-    def _exited(self, view: RankView) -> Trouble | None:
+    def _exited(self, view: RankView) -> RankFailure | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
         if exited is None:
             return None
         kind = self._alone(_exit_kind(exited, written(view)))
         frame = crash_frame(view)
         where = file_line(frame.file, frame.line) if frame else ""
-        return Trouble(
+        return RankFailure(
             view.rank,
             time_s,
-            TroubleSource.EXIT,
+            FailureSource.EXIT,
             kind,
             exit_cause(exited),
             exit_text(exited),
@@ -232,17 +232,17 @@ class Case:
         return rank in self.exits or (over_s is not None and over_s <= self.end_s)
 
     def has_finished(self, rank: int) -> bool:
-        """Through with the test, without trouble, by the moment."""
+        """Through with the test, without failure, by the moment."""
         over_s = self.ranks[rank].finished_s
-        return rank not in self.troubles and over_s is not None and over_s <= self.moment_s
+        return rank not in self.failures and over_s is not None and over_s <= self.moment_s
 
     def has_left(self, rank: int) -> bool:
-        """Through with the test, or with its body while others are still in it; without trouble, by the moment."""
+        """Through with the test, or with its body while others are still in it; without failure, by the moment."""
         return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))
 
     def _is_past_call(self, rank: int) -> bool:
         called = self.ranks[rank].reports.get(TestPhase.CALL)
-        return called is not None and rank not in self.troubles and called[0] <= self.moment_s
+        return called is not None and rank not in self.failures and called[0] <= self.moment_s
 
     @cached_property
     def _in_call(self) -> tuple[int, ...]:
@@ -305,13 +305,13 @@ class Case:
     @cached_property
     def graph(self) -> WaitGraph:
         """Who waits for whom at the moment."""
-        gave_up = {r for r, t in self.troubles.items() if t.secondary and t.kind is not Kind.JOIN}
-        over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.troubles.keys() - gave_up)
+        gave_up = {r for r, t in self.failures.items() if t.is_secondary and t.kind is not Kind.JOIN}
+        over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.failures.keys() - gave_up)
         moment = Moment(
             self.moment_s,
             frozenset(over),
             frozenset(r for r in self.ranks if self.has_left(r)),
-            {r: t.time_s for r, t in self.troubles.items()},
+            {r: t.time_s for r, t in self.failures.items()},
             frozenset(gave_up - self.exits.keys()),
         )
         return wait_graph(self.test, moment)
@@ -364,23 +364,23 @@ def error_text(error: ev.Error) -> str:
     """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with. What it was
     raised from follows, unless it says that itself.
     """
-    message = _essence(error.message)
+    message = _short_message(error.message)
     kind = errors.short_type(plain(error.type, 80))
     text = f"{kind}: {message}" if kind and message else kind or message
     origin = _origin(error)
-    cause = _essence(origin.message) if origin else ""
+    cause = _short_message(origin.message) if origin else ""
     if origin is None or (cause and cause in message):
         return text
     return f"{text}, from {joined((errors.short_type(plain(origin.type, 80)), cause), ': ')}"
 
 
-def _began(error: ev.Error) -> str:
+def _own_error(error: ev.Error) -> str:
     cause = errors.origin(error)
-    return joined((errors.short_type(plain(cause.type, 80)), _essence(cause.message)), ": ") if cause else ""
+    return joined((errors.short_type(plain(cause.type, 80)), _short_message(cause.message)), ": ") if cause else ""
 
 
-def _essence(message: str) -> str:
-    return plain(messages.essence(_CPP_LINE.sub("", message[:MESSAGE_CHARS])))
+def _short_message(message: str) -> str:
+    return plain(messages.short_message(_CPP_LINE.sub("", message[:MESSAGE_CHARS])))
 
 
 def _origin(error: ev.Error) -> ev.Cause | None:

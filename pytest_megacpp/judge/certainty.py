@@ -5,7 +5,7 @@ A table says which missing capability harms which source. A capability that harm
 
 from collections.abc import Iterable, Mapping
 
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import plain
 from pytest_megacpp.judge.verdicts import Certainty, Evidence, Witness
 from pytest_megacpp.recording.timeline import Timeline
@@ -28,37 +28,37 @@ def weigh(finding: Finding, timeline: Timeline, world: str | None) -> tuple[Cert
     """The finding's certainty, and the reasons why it isn't more. `world`: where it happened, None when not known."""
     certainty, reasons = finding.certainty, []
     harmed: set[Source] = set()
-    doubts = (*_missing(timeline, finding.relies), *((d, _sources(d)) for d in finding.doubts))
-    doubts = (*doubts, *_clocks(timeline, finding.relies), *_holes(timeline, world))
-    for doubt, sources in doubts:
+    uncertainties = (*_missing(timeline, finding.relies), *((d, _sources(d)) for d in finding.uncertainties))
+    uncertainties = (*uncertainties, *_clocks(timeline, finding.relies), *_holes(timeline, world))
+    for uncertainty, sources in uncertainties:
         if sources and sources <= harmed:
             continue
         harmed |= sources
         certainty = certainty.lowered()
-        reasons.append(Evidence(None, None, Witness.BOX, f"less certain: {doubt.text}"))
+        reasons.append(Evidence(None, None, Witness.BOX, f"less certain: {uncertainty.text}"))
     return certainty, tuple(reasons)
 
 
-def _sources(doubt: Doubt) -> frozenset[Source]:
-    return frozenset() if doubt.source is None else frozenset({doubt.source})
+def _sources(uncertainty: Uncertainty) -> frozenset[Source]:
+    return frozenset() if uncertainty.source is None else frozenset({uncertainty.source})
 
 
-def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Doubt, frozenset[Source]]]:
+def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
     """Capabilities that were said to be missing, the most harmful first."""
     absent = {c.name: c for c in timeline.capabilities.values() if not c.available}
     for name, harms in HARMS.items():
         if name in absent and harms & relies:
             detail = plain(absent[name].detail, 120)
-            yield Doubt(None, f"no {name}" + (f" ({detail})" if detail else "")), harms & relies
+            yield Uncertainty(None, f"no {name}" + (f" ({detail})" if detail else "")), harms & relies
 
 
-def _clocks(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Doubt, frozenset[Source]]]:
+def _clocks(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
     if timeline.backwards and Source.CLOCKS in relies:
         text = f"{timeline.backwards} timestamps run backwards, so order and durations are uncertain"
-        yield Doubt(None, text), frozenset({Source.CLOCKS})
+        yield Uncertainty(None, text), frozenset({Source.CLOCKS})
 
 
-def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Doubt, frozenset[Source]]]:
+def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
     """What could have been said of this world, and what nobody can tell where it belongs."""
     lost = sum(n for name, n in timeline.lost.items() if world is None or name in ("", world))
     parts = [
@@ -72,4 +72,4 @@ def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Doubt, froze
         if number
     ]
     if parts:
-        yield Doubt(None, f"the recording is incomplete: {', '.join(parts)}"), frozenset()
+        yield Uncertainty(None, f"the recording is incomplete: {', '.join(parts)}"), frozenset()

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pytest_megacpp.judge import aftermath, wait_roots
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence, Witness
-from pytest_megacpp.judge.wait_roots import Standstill
+from pytest_megacpp.judge.wait_roots import WaitAnalysis
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
@@ -18,42 +18,42 @@ ALONE = "alone"
 """Variant of the finding: the waiting ranks compiled nothing, so the skew is no matter of caches."""
 
 
-def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
+def without_progress(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
     """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
     own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
     resting = case.why is ActReason.STALL and all(wait_roots.quiet_s(case, r) >= case.test.limits.stall for r in own)
     return own if resting else ()
 
 
-def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
-    """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
-    what = f" in {still.what}" if still.waits else ""
-    alone = _compiled_nothing(case, still, blamed)
-    others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in still.roots if r not in blamed)
+def skew(case: Case, analysis: WaitAnalysis, blamed: tuple[int, ...], *, is_stuck: bool) -> Finding:
+    """Others waited for ranks that compile; `is_stuck`: their compile makes no progress."""
+    what = f" in {analysis.what}" if analysis.waits else ""
+    alone = _compiled_nothing(case, analysis, blamed)
+    others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in analysis.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
         joined(
             (
-                f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)}{_called_from(case, blamed)} while "
-                f"{wait_roots.wait_text(case, still)}{what}",
+                f"{was(blamed)} {_compile_state(case, blamed, is_stuck=is_stuck)}{_called_from(case, blamed)} while "
+                f"{wait_roots.wait_text(case, analysis)}{what}",
                 _only(blamed, alone) if alone else "",
             )
         ),
         blamed,
-        VerdictCause.NO_PROGRESS if at_rest else None,
-        wait_roots.phase(case, still, blamed),
-        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
-        (*wait_roots.waiters(case, still, blamed), *others),
+        VerdictCause.NO_PROGRESS if is_stuck else None,
+        wait_roots.phase(case, analysis, blamed),
+        (*wait_roots.wait_evidence(case, analysis), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
+        (*wait_roots.waiters(case, analysis, blamed), *others),
         frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
-        (*wait_roots.doubts(case, still), *_compile_doubts(case, blamed)),
-        time_s=wait_roots.since_s(case, still),
+        (*wait_roots.uncertainties(case, analysis), *_compile_uncertainties(case, blamed)),
+        time_s=wait_roots.since_s(case, analysis),
         variant=ALONE if alone else "",
     )
 
 
-def _compiled_nothing(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[int, ...]:
+def _compiled_nothing(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[int, ...]:
     """The waiting ranks, where counters say of all of them that they compiled nothing in this test."""
-    views = [case.ranks[r] for r in still.waiting if r not in blamed]
+    views = [case.ranks[r] for r in analysis.waiting if r not in blamed]
     asked = all(v.answered_s is not None and not v.has_compiled and v.compiled is None for v in views)
     return tuple(v.rank for v in views) if asked else ()
 
@@ -73,10 +73,10 @@ def _called_from(case: Case, blamed: Sequence[int]) -> str:
     return f" in {next(iter(where))}" if len(where) == 1 else ""
 
 
-def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
+def _compile_state(case: Case, blamed: Sequence[int], *, is_stuck: bool) -> str:
     if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
-    return f"{'compiling without progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
+    return f"{'compiling without progress' if is_stuck else 'still compiling'} ({_compiled_for(case, blamed)})"
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:
@@ -105,7 +105,9 @@ def stall(case: Case) -> Finding:
     blamed = long or tuple(sorted(since)) or tuple(r for r in (acted.missing if acted else ()) if r in case.ranks)
     who = ranks_named(blamed) if blamed else "a rank"
     how_long = f"for {_compiled_for(case, blamed)}" if since else "too long"
-    doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show which rank compiled that long"),)
+    uncertainties = (
+        () if long else (Uncertainty(Source.COUNTERS, "the recording doesn't show which rank compiled that long"),)
+    )
     waiting = set(aftermath.stuck(case, blamed))
     return Finding(
         Code.COMPILE_STALL,
@@ -119,17 +121,17 @@ def stall(case: Case) -> Finding:
         ),
         aftermath.consequences(case, blamed),
         frozenset({Source.COUNTERS, Source.CLOCKS}),
-        doubts,
+        uncertainties,
         time_s=min((since[r] for r in blamed if r in since), default=case.end_s),
     )
 
 
-def _compile_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
+def _compile_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """The box said that they compile, and neither counters nor stacks say so."""
     views = [case.ranks[r] for r in blamed]
     idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
     return (
-        (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compiling, but the recording doesn't show it"),)
+        (Uncertainty(Source.COUNTERS, f"the box saw {ranks_named(idle)} compiling, but the recording doesn't show it"),)
         if idle
         else ()
     )

@@ -8,9 +8,9 @@ hardware or its firmware can cause.
 from collections.abc import Collection, Iterable
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, TroubleSource, written
+from pytest_megacpp.judge.case import LATE_WORDS_S, Case, FailureSource, RankFailure, written
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind, nvls_line
@@ -46,19 +46,19 @@ _MEANS = {
 def broken(case: Case) -> Finding | None:
     """A device failed while the test ran, and the test with it: nothing that the code under test did."""
     faults = [(t, f) for t, f in _during(case) if _is_broken(f)]
-    if not faults or not (case.troubles or case.test.acted):
+    if not faults or not (case.failures or case.test.acted):
         return None
     time_s, first = faults[0]
     rank = rank_of(case, first)
     owner = f" (rank {rank})" if rank is not None else ""
-    hit = sorted(case.troubles)
+    hit = sorted(case.failures)
     effect = f"{ranks_named(hit)} failed as a result" if hit else aftermath.sentence(case, ())
     return Finding(
         Code.ENVIRONMENT,
         joined((f"GPU {_place(first)}{owner} failed: {_meaning(first)}", effect)),
         (),
         _name(first),
-        case.troubles[hit[0]].phase if hit else TestPhase.CALL,
+        case.failures[hit[0]].phase if hit else TestPhase.CALL,
         (*(_evidence(case, t, f) for t, f in faults[:KEPT_FAULTS]), *_failures(case, hit)),
         aftermath.consequences(case, ()),
         certainty=Certainty.CERTAIN if hit else Certainty.LIKELY,
@@ -66,30 +66,31 @@ def broken(case: Case) -> Finding | None:
     )
 
 
-def multicast(case: Case, first: Trouble, doubts: tuple[Doubt, ...]) -> Finding:
-    """NCCL could not set up NVLink SHARP, or the container's kernel refused what it asked of the driver: the machine's
-    matter, and no rank's. Which ranks say so first is chance, so none is blamed. `doubts`: whether another failure came
-    before.
+def multicast(case: Case, first: RankFailure, uncertainties: tuple[Uncertainty, ...]) -> Finding:
+    """Returns the finding for NVLink SHARP that NCCL could not set up, or of which the kernel refused a driver call.
+
+    This is a problem of the machine. Which rank reports it first is chance, so none is blamed. `uncertainties` says
+    whether another failure came before.
     """
-    hit = sorted(t.rank for t in case.troubles.values() if t.kind is Kind.NVLS)
+    hit = sorted(t.rank for t in case.failures.values() if t.kind is Kind.NVLS)
     return Finding(
         Code.ENVIRONMENT,
-        joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.said(first)}", aftermath.sentence(case, hit))),
+        joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.described(first)}", aftermath.sentence(case, hit))),
         (),
         VerdictCause.NVLS,
         first.phase,
         (*nvls_setting(case.timeline), *_failures(case, hit), *_written(case, first)),
         aftermath.consequences(case, ()),
-        frozenset({Source.REPORTS, Source.EXITS} if first.source is TroubleSource.EXIT else {Source.REPORTS}),
-        doubts,
-        certainty=Certainty.LIKELY if first.source is TroubleSource.EXIT else Certainty.CERTAIN,
+        frozenset({Source.REPORTS, Source.EXITS} if first.source is FailureSource.EXIT else {Source.REPORTS}),
+        uncertainties,
+        certainty=Certainty.LIKELY if first.source is FailureSource.EXIT else Certainty.CERTAIN,
         time_s=first.time_s,
     )
 
 
-def _written(case: Case, first: Trouble) -> Iterable[Evidence]:
+def _written(case: Case, first: RankFailure) -> Iterable[Evidence]:
     """What a process wrote of it before it ended: likely the reason, but it need not be."""
-    if first.source is TroubleSource.EXIT:
+    if first.source is FailureSource.EXIT:
         line = plain(nvls_line(written(case.ranks[first.rank])), 300)
         yield Evidence(first.rank, first.time_s, Witness.OUTPUT, f"stderr: {line}")
 
@@ -144,11 +145,11 @@ def _meaning(fault: DeviceFault) -> str:
 
 
 def _evidence(case: Case, time_s: float, fault: DeviceFault) -> Evidence:
-    told = f": {plain(fault.text, 120)}" if fault.text else ""
+    text = f": {plain(fault.text, 120)}" if fault.text else ""
     return Evidence(
-        rank_of(case, fault), time_s, Witness.DEVICE, f"GPU {_place(fault)} reported {_meaning(fault)}{told}"
+        rank_of(case, fault), time_s, Witness.DEVICE, f"GPU {_place(fault)} reported {_meaning(fault)}{text}"
     )
 
 
 def _failures(case: Case, ranks: Iterable[int]) -> tuple[Evidence, ...]:
-    return aftermath.first_few(list(ranks), lambda r: aftermath.trouble_evidence(case.troubles[r]))
+    return aftermath.first_few(list(ranks), lambda r: aftermath.failure_evidence(case.failures[r]))

@@ -9,7 +9,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source
 from pytest_megacpp.judge.phrases import plain, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
-from pytest_megacpp.judge.wait_roots import Standstill, standstill
+from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
@@ -45,12 +45,12 @@ def _was_watched(case: Case, present: Iterable[int]) -> bool:
 
 
 def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
-    still = standstill(case)
-    if still.cycle or (still.roots and (still.waits or still.waiting)):
-        return stalls.waited(case, still)
+    analysis = analyze_waits(case)
+    if analysis.cycle or (analysis.roots and (analysis.waits or analysis.waiting)):
+        return stalls.finding_for(case, analysis)
     if busy := tuple(r for r in present if case.has_only_queued(r)):
-        return _devices_busy(case, still, busy, quiet_s)
-    blamed = still.waiting or tuple(present)
+        return _devices_busy(case, analysis, busy, quiet_s)
+    blamed = analysis.waiting or tuple(present)
     where = dict.fromkeys(w for r in blamed[:16] if (w := case.location(r)))
     at = f", in {next(iter(where))}" if len(where) == 1 else ""
     return Finding(
@@ -59,9 +59,12 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
         blamed,
         None,
         case.phase_of(blamed[0]),
-        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r))),
+        (
+            *wait_roots.wait_evidence(case, analysis),
+            *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r)),
+        ),
         relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
-        certainty=Certainty.CERTAIN if still.waiting else Certainty.GUESS,
+        certainty=Certainty.CERTAIN if analysis.waiting else Certainty.GUESS,
         time_s=case.end_s,
     )
 
@@ -70,12 +73,12 @@ def _waited_for_somebody(case: Case) -> Finding | None:
     """Some moved, while others waited in one call for half of the test or more, for whom isn't recorded: whether that
     is slow or never comes is not known, unless it took longer than the box lets a rank wait.
     """
-    still = standstill(case)
-    if not (still.guessed and case.graph.calls) or any(case.is_compiling(r) for r in still.roots):
+    analysis = analyze_waits(case)
+    if not (analysis.is_guessed and case.graph.calls) or any(case.is_compiling(r) for r in analysis.roots):
         return None
     waited_s = case.end_s - min(since_s for _, since_s in case.graph.calls.values())
     if waited_s >= case.test.limits.stall:
-        return replace(stalls.waited(case, still), certainty=Certainty.GUESS)
+        return replace(stalls.finding_for(case, analysis), certainty=Certainty.GUESS)
     if waited_s < (case.end_s - case.test.started_s) / 2:
         return None
     present = [r for r in sorted(case.ranks) if not case.is_through(r)]
@@ -84,7 +87,7 @@ def _waited_for_somebody(case: Case) -> Finding | None:
     )
 
 
-def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s: float) -> Finding:
+def _devices_busy(case: Case, analysis: WaitAnalysis, busy: tuple[int, ...], quiet_s: float) -> Finding:
     """Hosts queued a collective behind kernels that don't end; whether they are hung or only long is not told."""
     its = "its GPU has" if len(busy) == 1 else "their GPUs have"
     queued = case.ranks[busy[0]].collectives.pending()[0]
@@ -98,7 +101,7 @@ def _devices_busy(case: Case, still: Standstill, busy: tuple[int, ...], quiet_s:
         busy,
         VerdictCause.DEVICE_BUSY,
         case.phase_of(busy[0]),
-        (*_limit_evidence(case, busy), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
+        (*_limit_evidence(case, busy), *(aftermath.wait_evidence(w) for w in analysis.waits[:2])),
         relies=frozenset({Source.COLLECTIVES}),
         certainty=Certainty.LIKELY,
         time_s=case.end_s,
@@ -111,8 +114,8 @@ def _name(case: Case) -> str:
 
 def _limit_evidence(case: Case, present: Sequence[int]) -> tuple[Evidence, ...]:
     acted = case.test.acted
-    told = f"ended the test ({acted.why}): {plain(acted.detail)}" if acted else ""
-    box = (Evidence(None, case.end_s, Witness.BOX, told),) if acted else ()
+    text = f"ended the test ({acted.why}): {plain(acted.detail)}" if acted else ""
+    box = (Evidence(None, case.end_s, Witness.BOX, text),) if acted else ()
     return (*box, *aftermath.first_few(present, lambda r: _progress_evidence(case, r)))
 
 
@@ -130,8 +133,8 @@ def _progress_evidence(case: Case, rank: int) -> Evidence:
 def _overtime(case: Case, present: Sequence[int]) -> Finding:
     limit = f"its limit of {seconds(case.test.limits.test)}" if _name(case) == "test" else "the limit of the whole run"
     compiling = [r for r in present if case.is_compiling(r)]
-    still = standstill(case)
-    doing = f"; {was(compiling)} still compiling" if compiling else _who_waited(still)
+    analysis = analyze_waits(case)
+    doing = f"; {was(compiling)} still compiling" if compiling else _who_waited(analysis)
     return Finding(
         Code.OVERTIME,
         f"the test was still making progress when {limit} passed{doing}",
@@ -144,22 +147,26 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     )
 
 
-def _who_waited(still: Standstill) -> str:
-    if not still.roots or not (still.waits or still.guessed):
+def _who_waited(analysis: WaitAnalysis) -> str:
+    if not analysis.roots or not (analysis.waits or analysis.is_guessed):
         return ""
-    one_of = "one or more of " if still.guessed and len(still.roots) > 1 else ""
-    return f"; {ranks_named(still.waiting)} waited for {one_of}{ranks_named(still.roots)}" if still.waiting else ""
+    one_of = "one or more of " if analysis.is_guessed and len(analysis.roots) > 1 else ""
+    return (
+        f"; {ranks_named(analysis.waiting)} waited for {one_of}{ranks_named(analysis.roots)}"
+        if analysis.waiting
+        else ""
+    )
 
 
 def _unclear(case: Case, present: Sequence[int], why: str) -> Finding:
-    still = standstill(case)
+    analysis = analyze_waits(case)
     return Finding(
         Code.UNCLEAR,
-        f"the {_name(case)} limit passed and the evidence is inconclusive: {why}{_who_waited(still)}",
+        f"the {_name(case)} limit passed and the evidence is inconclusive: {why}{_who_waited(analysis)}",
         (),
         None,
         case.phase_of(present[0]) if present else TestPhase.CALL,
-        (*_limit_evidence(case, present), *(aftermath.wait_evidence(w) for w in still.waits[:2])),
+        (*_limit_evidence(case, present), *(aftermath.wait_evidence(w) for w in analysis.waits[:2])),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )

@@ -33,7 +33,7 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     time_s, last = timeline.memory[0], at_the_end(timeline.memory, timeline.last_s)
     if not (ran_out(last) and is_of_the_ranks(last)) or (_outlived_its_order(last, timeline) and not _is_steep(last)):
         return finding
-    told = _figures(last)
+    figures = _figures(last)
     who, what = (
         ("the machine used", "the machine used")
         if last.limit_from is MemoryLimit.MACHINE
@@ -41,10 +41,10 @@ def explained(finding: Finding, timeline: Timeline) -> Finding:
     )
     return replace(
         finding,
-        summary=f"the box was lost, probably because memory ran out: {who} {told}",
+        summary=f"the box was lost, probably because memory ran out: {who} {figures}",
         cause=VerdictCause.OOM,
         certainty=Certainty.LIKELY,
-        evidence=(*finding.evidence, Evidence(None, time_s, Witness.BOX, f"{what} {told}")),
+        evidence=(*finding.evidence, Evidence(None, time_s, Witness.BOX, f"{what} {figures}")),
     )
 
 

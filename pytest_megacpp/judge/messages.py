@@ -36,7 +36,7 @@ def awaited(message: str) -> Awaited | None:
 _ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
 _CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
-_COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
+_COMPILER_ERROR = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
 _LAST_ERROR = re.compile(r"^Last error:[^\S\n]*\n\s*(\S.*)$", re.MULTILINE)
 _DIFFERENCES = ("Mismatched elements: ", "Greatest absolute difference: ", "Expected ", "Absolute difference: ")
 _WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
@@ -49,7 +49,7 @@ _HAS_PARAMS = re.compile(r"Rank \d{1,6} has (\d+ params), while rank \d{1,6} has
 KEPT_HEADS = 3
 
 
-def essence(message: str) -> str:
+def short_message(message: str) -> str:
     """What a message of many lines comes to: its first line, unless torch, NCCL or a compiler say it further down."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
@@ -72,8 +72,8 @@ def essence(message: str) -> str:
     heads = [lines.pop(0)]
     while heads[-1].endswith(":") and lines and len(heads) < KEPT_HEADS:
         heads.append(lines.pop(0))
-    said = _COMPILER_SAID.search("\n".join(lines)) if "ompile" in heads[-1] else None
-    return " ".join(heads) + (f": {said[0]}" if said else "")
+    diagnostic = _COMPILER_ERROR.search("\n".join(lines)) if "ompile" in heads[-1] else None
+    return " ".join(heads) + (f": {diagnostic[0]}" if diagnostic else "")
 
 
 _FINGERPRINT = re.compile(
@@ -88,8 +88,8 @@ def fingerprints(message: str) -> dict[int, str]:
 
 def _how_it_ended(worker: re.Match[str]) -> str:
     raised = [line.strip() for line in worker["said"].splitlines() if _EXCEPTION.match(line.strip())]
-    said = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
-    return f"worker {worker['rank']} exited with code {worker['code']}{said}"
+    error = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
+    return f"worker {worker['rank']} exited with code {worker['code']}{error}"
 
 
 def failures(message: str) -> dict[int, str]:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, members, messages
-from pytest_megacpp.judge.case import Case, Trouble, TroubleSource
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
-from pytest_megacpp.judge.phrases import joined, plain, seconds
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
+from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.collectives import Aspect, Disagreement, bare_op
 from pytest_megacpp.recording.errors import Kind
@@ -29,14 +29,14 @@ def find(case: Case) -> Finding | None:
     """By the flight recorder or by what ranks said of a group, whichever was first; else by what a rank's runtime said,
     else by what ranks counted themselves.
     """
-    sure = [found for found in (_recorded(case), members.find(case)) if found is not None]
-    return min(sure, key=lambda found: found.time_s, default=None) or _told(case) or _digested(case)
+    sure = [found for found in (_from_recorders(case), members.find(case)) if found is not None]
+    return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
 
 
 # -- under one number --------------------------------------------------------------------------------------
 
 
-def _recorded(case: Case) -> Finding | None:
+def _from_recorders(case: Case) -> Finding | None:
     found = case.test.disagreements()
     if not found:
         return None
@@ -59,9 +59,9 @@ def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
 def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     aborted = () if found.odd else _aborted_unseen(case, found)
     found = _with_aborted(case, found, aborted) if aborted else found
-    doubt = Doubt(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
+    uncertainty = Uncertainty(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
-    told = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
+    variants = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
     head = (
         f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''} in"
         if found.odd
@@ -71,7 +71,7 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         Code.COLLECTIVE_MISMATCH,
         joined(
             (
-                f"{head} {found.aspect} at collective #{found.seq} of group {plain(found.group, 40)}: {told}",
+                f"{head} {found.aspect} at collective #{found.seq} of group {plain(found.group, 40)}: {variants}",
                 _effect(case),
             )
         ),
@@ -84,17 +84,17 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (doubt,) if aborted else (),
+        (uncertainty,) if aborted else (),
         time_s=since_s,
     )
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
     """Ranks that gloo aborted for getting more than they expected, and whose own entry is lost with them."""
-    told = [t.rank for t in case.troubles.values() if t.kind is Kind.MISMATCH and t.source is TroubleSource.EXIT]
+    aborted = [t.rank for t in case.failures.values() if t.kind is Kind.MISMATCH and t.source is FailureSource.EXIT]
     key = (found.group, found.seq)
     return tuple(
-        sorted(r for r in told if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
+        sorted(r for r in aborted if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
     )
 
 
@@ -114,13 +114,13 @@ def _rarest_first(found: Disagreement) -> list[tuple[str, tuple[int, ...]]]:
 
 def _effect(case: Case) -> str:
     """What made it visible; a mismatch that the runtime let pass is worth saying so."""
-    if case.why is None and not case.troubles:
+    if case.why is None and not case.failures:
         return "no rank noticed, but the results can't be right"
     return ""
 
 
 def _phase(case: Case, ranks: Sequence[int]) -> TestPhase:
-    failed = [case.troubles[r].phase for r in ranks if r in case.troubles]
+    failed = [case.failures[r].phase for r in ranks if r in case.failures]
     if failed:
         return failed[0]
     running = [case.phase_of(r) for r in ranks if not case.is_through(r)]
@@ -129,8 +129,8 @@ def _phase(case: Case, ranks: Sequence[int]) -> TestPhase:
 
 def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequence[int]) -> Evidence:
     first_s = min(_entered_s(case, found, r) for r in ranks)
-    said = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
-    return Evidence(None, first_s, Witness.FLIGHT_RECORDER, said)
+    issued = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
+    return Evidence(None, first_s, Witness.FLIGHT_RECORDER, issued)
 
 
 def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
@@ -140,36 +140,36 @@ def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
 
 
 def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | None:
-    wait, trouble = case.waiting_in.get(rank), case.troubles.get(rank)
+    wait, failure = case.waiting_in.get(rank), case.failures.get(rank)
     taken, where = case.ranks[rank].stack(), case.location(rank)
     op = bare_op(plain(text, 160).partition("(")[0])
-    said = f"{op} #{found.seq} is called at "
+    called = f"{op} #{found.seq} is called at "
     if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:
         call = communication_call(taken[1])
         by = f" by {call}" if call not in (None, op, "wait") else ""  # gloo records a reduce_scatter as an all_reduce
-        return Evidence(rank, taken[0], Witness.STACK, f"{said}{where}{by}")
+        return Evidence(rank, taken[0], Witness.STACK, f"{called}{where}{by}")
     if (
-        trouble is not None
-        and trouble.source is TroubleSource.REPORT
-        and trouble.place
-        and _was_in(case, found, trouble)
+        failure is not None
+        and failure.source is FailureSource.REPORT
+        and failure.place
+        and _was_in(case, found, failure)
     ):
-        return Evidence(rank, trouble.time_s, Witness.REPORT, f"{said}{trouble.place}")
+        return Evidence(rank, failure.time_s, Witness.REPORT, f"{called}{failure.place}")
     return None
 
 
-def _was_in(case: Case, found: Disagreement, trouble: Trouble) -> bool:
+def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
     """Whether its error came out of this collective: it entered no later one."""
-    last = case.last_entered(trouble.rank, trouble.time_s)
+    last = case.last_entered(failure.rank, failure.time_s)
     return last is not None and (last.group, last.seq) == (found.group, found.seq)
 
 
 # -- by the ranks' own digests ---------------------------------------------------------------------------------
 
 
-def _digested(case: Case) -> Finding | None:
+def _from_digests(case: Case) -> Finding | None:
     """Every rank passed, and the recorder keeps too few collectives to show where they differ."""
-    found = case.test.differing() if case.test.passed and not case.troubles and case.why is None else ()
+    found = case.test.differing() if case.test.passed and not case.failures and case.why is None else ()
     if not found:
         return None
     group, _, variants = found[0]
@@ -204,12 +204,13 @@ def _stretch(digest: str, where: str) -> str:
 # -- by what the runtime said --------------------------------------------------------------------------------
 
 
-def _told(case: Case) -> Finding | None:
-    told = [t for t in case.troubles.values() if t.kind is Kind.MISMATCH]
-    if not told:
+def _from_runtime_errors(case: Case) -> Finding | None:
+    runtime_errors = [t for t in case.failures.values() if t.kind is Kind.MISMATCH]
+    if not runtime_errors:
         return None
-    variants = _variants_told(case, told)
-    odd = _odd(variants) or _by_elimination(case, told)
+    first = runtime_errors[0]
+    variants = _variants_named(case, runtime_errors)
+    odd = _odd(variants) or _by_elimination(case, runtime_errors)
     what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
     head = (
         f"{ranks_named(odd)} issued a different collective than the other ranks"
@@ -218,36 +219,38 @@ def _told(case: Case) -> Finding | None:
     )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        f"{head}: {what or f'{ranks_named([told[0].rank])} {aftermath.said(told[0])}, sizes did not match'}",
+        f"{head}: {what or f'{of_ranks([first.rank], aftermath.described(first))}, sizes did not match'}",
         odd,
         None if variants else Aspect.SIZE,
-        told[0].phase,
-        (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
+        first.phase,
+        (*(aftermath.failure_evidence(t) for t in runtime_errors[:4]), *_aborts(runtime_errors)),
         aftermath.consequences(case, odd),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
-        () if variants else (Doubt(Source.COLLECTIVES, "only the runtime's error shows it, not the flight recorder"),),
-        time_s=min(t.time_s for t in told),
+        ()
+        if variants
+        else (Uncertainty(Source.COLLECTIVES, "only the runtime's error shows it, not the flight recorder"),),
+        time_s=min(t.time_s for t in runtime_errors),
     )
 
 
-def _by_elimination(case: Case, told: Sequence[Trouble]) -> tuple[int, ...]:
+def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[int, ...]:
     """gloo aborts the rank that expects less than it gets; when all others agree, that rank is the odd one."""
-    aborted = tuple(sorted(t.rank for t in told if t.source is TroubleSource.EXIT))
+    aborted = tuple(sorted(t.rank for t in runtime_errors if t.source is FailureSource.EXIT))
     others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
     alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
     unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
     return aborted if len(alike) == 1 and unseen and len(others) > max(1, len(aborted)) else ()
 
 
-def _variants_told(case: Case, told: Iterable[Trouble]) -> dict[str, tuple[int, ...]]:
-    said: dict[int, str] = {}
-    for trouble in told:
-        failure = case.ranks[trouble.rank].failure
-        error = failure[1].error if failure else None
-        said |= {r: t for r, t in messages.fingerprints(error.message if error else "").items() if r in case.ranks}
+def _variants_named(case: Case, runtime_errors: Iterable[RankFailure]) -> dict[str, tuple[int, ...]]:
+    issued: dict[int, str] = {}
+    for failure in runtime_errors:
+        reported = case.ranks[failure.rank].failure
+        error = reported[1].error if reported else None
+        issued |= {r: t for r, t in messages.fingerprints(error.message if error else "").items() if r in case.ranks}
     by_text: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(said):
-        by_text[said[rank]].append(rank)
+    for rank in sorted(issued):
+        by_text[issued[rank]].append(rank)
     return {text: tuple(ranks) for text, ranks in by_text.items()}
 
 
@@ -259,8 +262,8 @@ def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
     return tuple(sorted(r for text, ranks in variants.items() if text != votes[0][0] for r in ranks))
 
 
-def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
-    aborted = [t for t in told if t.source is TroubleSource.EXIT]
+def _aborts(runtime_errors: Iterable[RankFailure]) -> list[Evidence]:
+    aborted = [t for t in runtime_errors if t.source is FailureSource.EXIT]
     return [
         Evidence(t.rank, t.time_s, Witness.OUTPUT, "stderr: gloo::EnforceNotMet, sizes don't match")
         for t in aborted[:4]
@@ -278,13 +281,13 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
     in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
-    told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
+    waiting = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
     head = (
         f"{ranks_named(odd)} used the groups in a different order"
         if odd
         else "ranks used the groups in different orders"
     )
-    return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {told}")
+    return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {waiting}")
 
 
 def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:

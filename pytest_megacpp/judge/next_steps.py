@@ -32,7 +32,7 @@ class Commands:
     ranks: int
     limits: Limits
     preset: Preset = Preset.FULL
-    climbed: bool = False  # the order of diagnosis was followed
+    was_escalated: bool = False  # the order of diagnosis was followed
     warm: bool = False  # it ran from a cache that has its graphs
     hash_seed: str = ""  # of rank 0, where ranks differed in theirs
 
@@ -59,7 +59,7 @@ class Commands:
         return self.rerun("--lane-limit", f"{limit}={2 * getattr(self.limits, limit):g}")
 
 
-def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = False) -> Commands:
+def commands(timeline: Timeline, nodeid: str, index: int, *, was_escalated: bool = False) -> Commands:
     started, test, planned = timeline.started, timeline.tests.get(index), timeline.planned.get(index)
     limits = test.limits if test else Limits()
     return Commands(
@@ -71,7 +71,7 @@ def commands(timeline: Timeline, nodeid: str, index: int, *, climbed: bool = Fal
         test.size if test else planned.ranks if planned else 0,
         limits,
         test.preset if test else Preset.FULL,
-        climbed,
+        was_escalated,
         _was_warm(timeline, index),
         _hash_seed(timeline, test),
     )
@@ -222,7 +222,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
         " (on Modal: memory_mib in [tool.pytest_megacpp.modal])\n{diagnostic}\n{rerun}"
     ),
     (Code.BLOCKED, ProblemCause.SEED): (
-        "warm up first, on all ranks together: this command warms up and then measures\n{mend}"
+        "warm up first, on all ranks together: this command warms up and then measures\n{remedy}"
     ),
     (Code.NOT_RUN, VerdictCause.SKIPPED): (
         "remove the skip, or allow it by naming the test in may_skip of its gate rule, then rerun\n{rerun}"
@@ -253,32 +253,32 @@ SAME_AT_BOTH_SIZES = (
 DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}"
 
 
-def next_step(finding: Finding, command: Commands, mend: str = "") -> str:
-    """What to do next; `mend` is what the box itself proposed."""
+def next_step(finding: Finding, command: Commands, remedy: str = "") -> str:
+    """What to do next; `remedy` is what the box itself proposed."""
     special = STEPS.get((finding.code, finding.cause)) if finding.cause else VARIANTS.get(finding.variant)
     if finding.code is Code.COMPILE_SKEW and command.warm:
         special = special or WARM_SKEW
     step = special or usual_step(finding.code)
-    if mend and "{mend}" not in step:
-        step = f"{{mend}}\n{step.partition(chr(10))[2]}".rstrip()
-    elif not mend and special is None and finding.code.traits.triage and _may_be_triaged(finding, command):
-        said, _, rest = step.partition("\n")
-        step = f"{said} ({finding.code.traits.triage})\n{{triage}}\n{rest}"
-    return fill(step, command, finding.blamed, mend)
+    if remedy and "{remedy}" not in step:
+        step = f"{{remedy}}\n{step.partition(chr(10))[2]}".rstrip()
+    elif not remedy and special is None and finding.code.traits.triage and _may_be_triaged(finding, command):
+        advice, _, rest = step.partition("\n")
+        step = f"{advice} ({finding.code.traits.triage})\n{{triage}}\n{rest}"
+    return fill(step, command, finding.blamed, remedy)
 
 
 def _may_be_triaged(finding: Finding, command: Commands) -> bool:
     """Torch compares collectives on gloo only, and no preset is smaller than the diagnostic one."""
-    if command.climbed or finding.code is Code.COLLECTIVE_MISMATCH:
-        return command.dry_run and not command.climbed
+    if command.was_escalated or finding.code is Code.COLLECTIVE_MISMATCH:
+        return command.dry_run and not command.was_escalated
     return finding.code is Code.COMPILE_SKEW or command.preset is not Preset.DIAGNOSTIC
 
 
-def fill(step: str, command: Commands, blamed: Sequence[int], mend: str = "") -> str:
+def fill(step: str, command: Commands, blamed: Sequence[int], remedy: str = "") -> str:
     """A step with the commands and ranks of one test."""
     diagnostic = command.rerun("--preset", Preset.DIAGNOSTIC.value)
     return step.format(
-        mend=mend,
+        remedy=remedy,
         who=ranks_named(blamed) if blamed else "the ranks",
         triage=command.rerun("--triage"),
         show=command.show(),

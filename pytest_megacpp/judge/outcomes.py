@@ -11,12 +11,12 @@ from typing import assert_never
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.reports import Said, is_full, is_xfail, kept_from_running, said, together
+from pytest_megacpp.recording.reports import RankOutcome, is_full, is_xfail, kept_from_running, rank_outcome, together
 from pytest_megacpp.recording.timeline import RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
@@ -25,7 +25,7 @@ def find(case: Case) -> Finding | None:
     """The agreed outcome of a test that ended by itself on all ranks, None when there is none."""
     if not ended_by_itself(case):
         return None
-    everything = {rank: said(view) for rank, view in case.ranks.items()}
+    everything = {rank: rank_outcome(view) for rank, view in case.ranks.items()}
     return _agreed(case, everything)
 
 
@@ -36,19 +36,19 @@ def ended_by_itself(case: Case) -> bool:
     return by_itself and not case.exits and full
 
 
-def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
+def _agreed(case: Case, everything: Mapping[int, RankOutcome]) -> Finding | None:
     match outcome := together(everything.values()):
-        case Said.PASSED:
+        case RankOutcome.PASSED:
             return _finding(case, Code.PASSED, f"passed on {_all(case)}")
-        case Said.SKIPPED:
+        case RankOutcome.SKIPPED:
             return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
-        case Said.XFAILED:
-            return _xfailed(case, [r for r, s in everything.items() if s is Said.XFAILED])
-        case Said.XPASSED_STRICT:
-            return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
-        case Said.XPASSED:
+        case RankOutcome.XFAILED:
+            return _xfailed(case, [r for r, s in everything.items() if s is RankOutcome.XFAILED])
+        case RankOutcome.XPASSED_STRICT:
+            return _strict(case, [r for r, s in everything.items() if s is RankOutcome.XPASSED_STRICT])
+        case RankOutcome.XPASSED:
             return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
-        case Said.FAILED | Said.NOTHING | None:
+        case RankOutcome.FAILED | RankOutcome.NOTHING | None:
             return None
         case _:
             assert_never(outcome)
@@ -59,17 +59,17 @@ def _all(case: Case) -> str:
 
 
 def _finding(case: Case, code: Code, summary: str) -> Finding:
-    doubts = _uncompared(case) if code in (Code.PASSED, Code.XPASSED) else ()
-    return Finding(code, summary, relies=frozenset({Source.REPORTS}), doubts=doubts, time_s=case.end_s)
+    uncertainties = _uncompared(case) if code in (Code.PASSED, Code.XPASSED) else ()
+    return Finding(code, summary, relies=frozenset({Source.REPORTS}), uncertainties=uncertainties, time_s=case.end_s)
 
 
-def _uncompared(case: Case) -> tuple[Doubt, ...]:
+def _uncompared(case: Case) -> tuple[Uncertainty, ...]:
     """Collectives that a rank lost: that the ranks issued the same is true of the others only."""
     missed = {rank: view.counted.missed for rank, view in case.ranks.items() if view.counted and view.counted.missed}
     if not missed:
         return ()
     text = f"{ranks_named(sorted(missed))} issued collectives that could not be compared with other ranks'"
-    return (Doubt(Source.COLLECTIVES, text),)
+    return (Uncertainty(Source.COLLECTIVES, text),)
 
 
 def _reason(case: Case) -> str:
@@ -107,12 +107,15 @@ def expected_failure(case: Case) -> Finding | None:
     """Ranks failed as their xfail mark says, and all else is others waiting for them or losing them."""
     if case.test.ended is None or case.exits or not is_full(case.timeline, case.test):
         return None
-    if any(not t.secondary for t in case.troubles.values()):
+    if any(not t.is_secondary for t in case.failures.values()):
         return None
     failed = [r for r, view in case.ranks.items() if _xfailed_early(case, view)]
     stuck = aftermath.stuck(case, failed)
     others_well = all(
-        r in failed or r in stuck or r in case.troubles or said(view) in (Said.PASSED, Said.XPASSED)
+        r in failed
+        or r in stuck
+        or r in case.failures
+        or rank_outcome(view) in (RankOutcome.PASSED, RankOutcome.XPASSED)
         for r, view in case.ranks.items()
     )
     if not failed or not others_well or (case.why is not None and case.why.is_interruption):
@@ -130,9 +133,9 @@ def under_gate(finding: Finding, view: TestView | None) -> Finding:
     if finding.code is not Code.SKIPPED and not unrun:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
-    told = joined(("the gate requires this test, but it was skipped", why), ": ")
+    summary = joined(("the gate requires this test, but it was skipped", why), ": ")
     evidence = finding.evidence or (Evidence(None, finding.time_s, Witness.REPORT, "skipped on every rank"),)
-    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=told, evidence=evidence)
+    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=summary, evidence=evidence)
 
 
 def _kept_from_running(view: TestView) -> str:
@@ -143,7 +146,7 @@ def _kept_from_running(view: TestView) -> str:
 def incomplete(case: Case) -> Finding | None:
     """The test ended, but not every rank's testimony arrived, or nobody knows how many there should be."""
     planned = case.timeline.planned.get(case.test.index)
-    silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
+    silent = tuple(r for r, view in sorted(case.ranks.items()) if rank_outcome(view) is RankOutcome.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
         text = f"ran on {case.test.size} ranks instead of {planned.ranks}"
         return Finding(

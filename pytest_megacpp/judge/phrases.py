@@ -37,10 +37,10 @@ def was(ranks: Iterable[int]) -> str:
     return f"{ranks_named(ranks)} {'was' if len(set(ranks)) == 1 else 'were'}"
 
 
-def of_ranks(ranks: Iterable[int], told: str) -> str:
-    """`rank 3 was killed`, `ranks 0-2 were killed`: what is told of one rank, said of all of them."""
+def of_ranks(ranks: Iterable[int], predicate: str) -> str:
+    """`rank 3 was killed`, `ranks 0-2 were killed`: a predicate in the singular, said of all of them."""
     several = len(set(ranks := tuple(ranks))) > 1
-    return f"{ranks_named(ranks)} {'were ' + told[4:] if several and told.startswith('was ') else told}"
+    return f"{ranks_named(ranks)} {'were ' + predicate[4:] if several and predicate.startswith('was ') else predicate}"
 
 
 def joined(parts: Iterable[str], separator: str = "; ") -> str:

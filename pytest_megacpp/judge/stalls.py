@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
 from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
-from pytest_megacpp.judge.wait_roots import Standstill, standstill
+from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.collectives import incarnation
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
@@ -28,33 +28,35 @@ KEPT_PLACES = 4
 def find(case: Case) -> Finding | None:
     """The finding for a test that the box ended for waiting or compiling, or whose ranks gave up waiting."""
     if aftermath.victims(case):
-        return _gave_up(case)
+        return _timed_out(case)
     match case.why:
         case ActReason.SKEW | ActReason.STALL | ActReason.FAILURE_STUCK:
-            return waited(case, standstill(case))
+            return finding_for(case, analyze_waits(case))
         case ActReason.COMPILE:
             return compiles.stall(case)
         case ActReason.TEST_LIMIT | ActReason.RUN_LIMIT | ActReason.STARTUP_LIMIT | ActReason.STOP:
             return None  # limits, and ends of a run, have families of their own
         case ActReason.EXIT | ActReason.MISMATCH | None:
-            return None  # a rank's trouble or a mismatch, which are looked for before
+            return None  # a rank's failure or a mismatch, which are looked for before
         case _:
             assert_never(case.why)
 
 
-def _gave_up(case: Case) -> Finding:
+def _timed_out(case: Case) -> Finding:
     """Ranks stopped waiting by their own time-out, or found their peer gone."""
-    still = wait_roots.as_victims_say(case) or standstill(case)
-    if still.cycle:
-        return waited(case, still)
-    absent = _absent(case, still.roots)
-    if (began := deaths.began(case)) and not _explained(still, absent):
-        return began
+    analysis = wait_roots.from_barrier_timeouts(case) or analyze_waits(case)
+    if analysis.cycle:
+        return finding_for(case, analysis)
+    absent = _absent(case, analysis.roots)
+    if (own := deaths.handled_own_error(case)) and not _is_explained(analysis, absent):
+        return own
     if absent:
-        return waited(case, replace(still, roots=absent))
-    if still.roots:
-        return deaths.gave_up(case, [t for t in aftermath.victims(case) if t.rank in still.roots])
-    return _bystanders(case) or deaths.gave_up(case, aftermath.victims(case), "ranks lost contact with each other")
+        return finding_for(case, replace(analysis, roots=absent))
+    if analysis.roots:
+        return deaths.only_peers_errors(case, [t for t in aftermath.victims(case) if t.rank in analysis.roots])
+    return _bystanders(case) or deaths.only_peers_errors(
+        case, aftermath.victims(case), "ranks lost contact with each other"
+    )
 
 
 def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
@@ -62,74 +64,79 @@ def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
     it was the first of all, neither had those to which the same happened later.
     """
     first = aftermath.victims(case)[0]
-    alike = [r for r in roots if first.rank in roots and r in case.troubles]
-    alike = [r for r in alike if case.troubles[r].signature == first.signature]
+    alike = [r for r in roots if first.rank in roots and r in case.failures]
+    alike = [r for r in alike if case.failures[r].signature == first.signature]
     return tuple(r for r in roots if r not in alike and not case.had_given_up(r))
 
 
-def _explained(still: Standstill, absent: Sequence[int]) -> bool:
+def _is_explained(analysis: WaitAnalysis, absent: Sequence[int]) -> bool:
     """Whether ranks that others are recorded to wait for are enough of a cause. Where more are missing than came, those
     that came went another way.
     """
-    return bool(absent) and not still.guessed and bool(still.waits) and len(absent) <= len(still.waits[0].waiting)
+    return (
+        bool(absent)
+        and not analysis.is_guessed
+        and bool(analysis.waits)
+        and len(absent) <= len(analysis.waits[0].waiting)
+    )
 
 
 def _bystanders(case: Case) -> Finding | None:
     """Without collectives to go by: the ranks that met no error had left, or are elsewhere."""
-    busy = case.troubles.keys() | case.blocked.keys() | case.waiting_in.keys()
+    busy = case.failures.keys() | case.blocked.keys() | case.waiting_in.keys()
     others = [r for r in sorted(case.ranks) if r not in busy]
     left = tuple(r for r in others if case.has_left(r))
     roots = tuple(r for r in others if r not in left) or left
     if not roots:
         return None
-    waiting = tuple(sorted(case.troubles))
-    return _straggler(case, Standstill((), waiting, roots, guessed=True))
+    waiting = tuple(sorted(case.failures))
+    return _straggler(case, WaitAnalysis((), waiting, roots, is_guessed=True))
 
 
-def waited(case: Case, still: Standstill) -> Finding:
-    """What a standstill is called: by its roots, or by having none."""
-    if still.cycle:
-        return mismatches.across_groups(case, still.cycle)
-    if together := _looking_for_each_other(case, still):
-        return _not_together(case, still, together)
-    compiling = tuple(r for r in still.roots if case.is_compiling(r))
-    plain_roots = tuple(r for r in still.roots if r not in compiling)
+def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
+    """Returns the finding for ranks that wait: by what the roots do, or, without roots, a hang."""
+    if analysis.cycle:
+        return mismatches.across_groups(case, analysis.cycle)
+    if together := _all_in_init(case, analysis):
+        return _could_not_meet(case, analysis, together)
+    compiling = tuple(r for r in analysis.roots if case.is_compiling(r))
+    plain_roots = tuple(r for r in analysis.roots if r not in compiling)
     if compiling and (case.why is ActReason.SKEW or not plain_roots):
-        at_rest = compiles.at_rest(case, compiling)
-        return compiles.skew(case, still, at_rest or compiling, at_rest=bool(at_rest))
-    if still.roots:
-        return _straggler(case, still)
-    return _hang(case, still)
+        stuck = compiles.without_progress(case, compiling)
+        return compiles.skew(case, analysis, stuck or compiling, is_stuck=bool(stuck))
+    if analysis.roots:
+        return _straggler(case, analysis)
+    return _hang(case, analysis)
 
 
 # -- stragglers --------------------------------------------------------------------------------------------
 
 
-def _straggler(case: Case, still: Standstill) -> Finding:
-    blamed = _guilty(case, still)
+def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
+    blamed = _not_compiling(case, analysis)
     causes = {_cause(case, r) for r in blamed}
     return Finding(
         Code.STRAGGLER,
-        joined((_where_they_were(case, still, blamed), wait_roots.wait_text(case, still))),
+        joined((_where_they_were(case, analysis, blamed), wait_roots.wait_text(case, analysis))),
         blamed,
         causes.pop() if len(causes) == 1 else None,
-        wait_roots.phase(case, still, blamed),
+        wait_roots.phase(case, analysis, blamed),
         (
-            *wait_roots.wait_evidence(case, still),
-            *aftermath.first_few(blamed, lambda r: _late_evidence(case, still, r)),
+            *wait_roots.wait_evidence(case, analysis),
+            *aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r)),
         ),
-        wait_roots.waiters(case, still, blamed),
-        wait_roots.relies(case, still) | {Source.COUNTERS},
-        (*wait_roots.doubts(case, still), *_root_doubts(case, blamed)),
-        Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
-        wait_roots.since_s(case, still),
+        wait_roots.waiters(case, analysis, blamed),
+        wait_roots.relies(case, analysis) | {Source.COUNTERS},
+        (*wait_roots.uncertainties(case, analysis), *_root_uncertainties(case, blamed)),
+        Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
+        wait_roots.since_s(case, analysis),
     )
 
 
-def _guilty(case: Case, still: Standstill) -> tuple[int, ...]:
+def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
     """The roots that don't compile: a compiling one is only slow."""
-    busy = tuple(r for r in still.roots if not case.is_compiling(r))
-    return busy or still.roots
+    busy = tuple(r for r in analysis.roots if not case.is_compiling(r))
+    return busy or analysis.roots
 
 
 _Cause: TypeAlias = Literal[
@@ -147,27 +154,29 @@ def _cause(case: Case, rank: int) -> _Cause | None:
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
 
 
-def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
+def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
     """`rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
-    is_one_of_them = not still.waits and still.guessed and len(blamed) > 1
-    head = f"{'one or more of ' if is_one_of_them else ''}{ranks_named(blamed)} {_what_they_did(case, still, blamed)}"
-    states = dict.fromkeys(_state(case, still, r, len(blamed) == 1) for r in sorted(blamed)[:16])
-    if len(states) == 1:
-        return f"{head}: {next(iter(states))}"
-    told = [f"rank {r} {_state(case, still, r, True).partition(' ')[2]}" for r in sorted(blamed)[:2]]
-    return f"{head}: {', '.join(told)}{', …' if len(blamed) > 2 else ''}"
+    is_one_of_them = not analysis.waits and analysis.is_guessed and len(blamed) > 1
+    head = (
+        f"{'one or more of ' if is_one_of_them else ''}{ranks_named(blamed)} {_what_they_did(case, analysis, blamed)}"
+    )
+    distinct = dict.fromkeys(_state(case, analysis, r, len(blamed) == 1) for r in sorted(blamed)[:16])
+    if len(distinct) == 1:
+        return f"{head}: {next(iter(distinct))}"
+    states = [f"rank {r} {_state(case, analysis, r, True).partition(' ')[2]}" for r in sorted(blamed)[:2]]
+    return f"{head}: {', '.join(states)}{', …' if len(blamed) > 2 else ''}"
 
 
-def _what_they_did(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
-    if not still.waits:
+def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
+    if not analysis.waits:
         return "kept others waiting"
-    if still.waits[0].partner is not None:
-        return f"left {ranks_named(still.waits[0].waiting)} waiting in {still.what}"
-    if all(_late_s(case, still, r) is not None for r in blamed):
-        return f"entered {still.what} too late"
-    entered = [r for r in blamed if _entered(case, r, still.waits[0])]
+    if analysis.waits[0].partner is not None:
+        return f"left {ranks_named(analysis.waits[0].waiting)} waiting in {analysis.what}"
+    if all(_late_s(case, analysis, r) is not None for r in blamed):
+        return f"entered {analysis.what} too late"
+    entered = [r for r in blamed if _entered(case, r, analysis.waits[0])]
     verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
-    return f"{verb} {still.what}"
+    return f"{verb} {analysis.what}"
 
 
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
@@ -175,15 +184,15 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
     return entry is not None and entry.entered_s <= case.moment_s
 
 
-def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
+def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
     """How long after the others it entered what they had given up by then (not: were made to give up by the box)."""
-    wait = still.waits[0] if still.waits and case.moment_s < case.end_s else None
+    wait = analysis.waits[0] if analysis.waits and case.moment_s < case.end_s else None
     number = (wait.group, wait.seq) if wait and wait.partner is None else None
     entry = case.ranks[rank].collectives.entries.get(number) if number else None
     return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
 
 
-def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
+def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """As a sentence about `it` or `they`."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
     plural = "" if alone else "s"
@@ -200,39 +209,42 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
         case VerdictCause.GIL_HELD:
             return f"{it} {was_} in native code that holds the GIL" + (f", called from {where}" if where else "")
         case None:
-            return _place(case, still, rank, alone)
+            return _place(case, analysis, rank, alone)
         case _:
             assert_never(cause)
 
 
-def _place(case: Case, still: Standstill, rank: int, alone: bool) -> str:
+def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """As a sentence about one with no excuse."""
     it, was_ = ("it", "was") if alone else ("they", "were")
     where = case.location(rank)
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
-    if (late_s := _late_s(case, still, rank)) is not None:
+    if (late_s := _late_s(case, analysis, rank)) is not None:
         return f"{it} arrived {seconds(late_s)} after the first rank"
     if where:
-        destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, still, rank, alone)) else f"{it} "
+        destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, analysis, rank, alone)) else f"{it} "
         return f"{destroyed}{was_} in {where}"
     return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not responding"
 
 
-def _destroyed(case: Case, still: Standstill, rank: int, alone: bool) -> str:
+def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """Whether it left the group in which the others wait."""
-    group = still.waits[0].group if still.waits else ""
+    group = analysis.waits[0].group if analysis.waits else ""
     its = case.ranks[rank].collectives.incarnation
     gone = bool(group) and its > incarnation(group)
     return f"{'it' if alone else 'they'} had destroyed {'its' if alone else 'their'} process group" if gone else ""
 
 
-def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
-    if (late_s := _late_s(case, still, rank)) is None:
+def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
+    if (late_s := _late_s(case, analysis, rank)) is None:
         return root_evidence(case, rank)
-    since_s = still.waits[0].since_s
+    since_s = analysis.waits[0].since_s
     return Evidence(
-        rank, since_s + late_s, Witness.FLIGHT_RECORDER, f"entered {still.what} {seconds(late_s)} after the first rank"
+        rank,
+        since_s + late_s,
+        Witness.FLIGHT_RECORDER,
+        f"entered {analysis.what} {seconds(late_s)} after the first rank",
     )
 
 
@@ -244,8 +256,8 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
         called = view.reports.get(TestPhase.CALL)
         return Evidence(rank, called[0] if called else view.finished_s, Witness.REPORT, "finished the test")
     if case.is_behind(rank):
-        told = "queued the collective that the others wait in, but its GPU has not started it"
-        return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, told)
+        text = "queued the collective that the others wait in, but its GPU has not started it"
+        return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, text)
     if case.holds_gil(rank):
         return Evidence(
             rank, view.stacks[-1][0], Witness.STACK, "its worker server responds, but its interpreter does not"
@@ -260,84 +272,87 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
     )
 
 
-def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
+def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """A living rank is blamed for where it is, so that should be known."""
     found = [
-        Doubt(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.began}") for t in _astray(case, blamed)
+        Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
+        for t in _astray(case, blamed)
     ]
-    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.troubles]
+    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:
-        found.append(Doubt(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
+        found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
     if mute:
-        found.append(Doubt(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
+        found.append(Uncertainty(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)
 
 
-def _astray(case: Case, blamed: Sequence[int]) -> tuple[Trouble, ...]:
+def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:
     """The first of those that came to their wait out of an error of their own: it may be no wait of the others'."""
-    return tuple(t for t in aftermath.victims(case) if t.began and t.rank not in blamed)[:1]
+    return tuple(t for t in aftermath.victims(case) if t.own_error and t.rank not in blamed)[:1]
 
 
 # -- hangs -------------------------------------------------------------------------------------------------
 
 
-def _hang(case: Case, still: Standstill) -> Finding:
-    waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
-    waited = seconds(case.waited_s(wait_roots.since_s(case, still)))
-    if not still.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
-        return _not_together(case, still, waiting)
+def _hang(case: Case, analysis: WaitAnalysis) -> Finding:
+    waiting = analysis.waiting or tuple(r for r in case.ranks if not case.is_through(r))
+    waited = seconds(case.waited_s(wait_roots.since_s(case, analysis)))
+    if not analysis.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
+        return _could_not_meet(case, analysis, waiting)
     return Finding(
         Code.HANG,
-        joined((f"{_why_all_wait(still, waiting)}: {_in_what(case, waiting, waited)}", _rooted(still))),
+        joined((f"{_why_all_wait(analysis, waiting)}: {_in_what(case, waiting, waited)}", _rooted(analysis))),
         waiting,
         None,
         case.phase_of(waiting[0]) if waiting else TestPhase.CALL,
-        wait_roots.wait_evidence(case, still),
-        relies=wait_roots.relies(case, still),
-        doubts=wait_roots.doubts(case, still),
-        time_s=wait_roots.since_s(case, still),
+        wait_roots.wait_evidence(case, analysis),
+        relies=wait_roots.relies(case, analysis),
+        uncertainties=wait_roots.uncertainties(case, analysis),
+        time_s=wait_roots.since_s(case, analysis),
     )
 
 
-def _why_all_wait(still: Standstill, waiting: Sequence[int]) -> str:
+def _why_all_wait(analysis: WaitAnalysis, waiting: Sequence[int]) -> str:
     """A collective that all its ranks entered can fail to complete for reasons outside the test; a deadlock can't."""
-    have_entered = {r for w in still.waits if not w.missing and w.partner is None for r in w.waiting}
-    if still.waits and set(waiting) <= have_entered:
+    have_entered = {r for w in analysis.waits if not w.missing and w.partner is None for r in w.waiting}
+    if analysis.waits and set(waiting) <= have_entered:
         return "no rank is missing, but the collective did not complete"
     return "deadlock: every rank is waiting and none is missing"
 
 
-def _looking_for_each_other(case: Case, still: Standstill) -> tuple[int, ...]:
+def _all_in_init(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
     """Ranks that make the default group and the missing ones, where these are on their way to it as well."""
-    missing = {r for w in still.waits for r in w.missing}
-    in_init = all(w.op == "init_process_group" and w.makes_group for w in still.waits)
-    if not (still.waits and missing and in_init and {case.blocked.get(r) for r in missing} == {"init_process_group"}):
+    missing = {r for w in analysis.waits for r in w.missing}
+    in_init = all(w.op == "init_process_group" and w.makes_group for w in analysis.waits)
+    if not (
+        analysis.waits and missing and in_init and {case.blocked.get(r) for r in missing} == {"init_process_group"}
+    ):
         return ()
-    return tuple(sorted({*still.waiting, *missing}))
+    return tuple(sorted({*analysis.waiting, *missing}))
 
 
-def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Finding:
+def _could_not_meet(case: Case, analysis: WaitAnalysis, waiting: Sequence[int]) -> Finding:
     """All wait to be joined, so some went elsewhere: those that still look for the store when others have it."""
     lost = tuple(r for r in waiting if case.seeks_store(r))
-    told_apart = 0 < len(lost) < len(waiting)
-    blamed = lost if told_apart else tuple(waiting)
+    are_told_apart = 0 < len(lost) < len(waiting)
+    blamed = lost if are_told_apart else tuple(waiting)
     what = (
         f"{ranks_named(lost)} did not reach the store that the other ranks found"
-        if told_apart
+        if are_told_apart
         else "ranks could not join the process group"
     )
     return Finding(
         Code.STARTUP_FAILURE,
-        joined((what, wait_roots.wait_text(case, still))),
+        joined((what, wait_roots.wait_text(case, analysis))),
         blamed,
         Stage.RENDEZVOUS,
         TestPhase.SETUP,
-        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
-        wait_roots.waiters(case, still, blamed),
+        (*wait_roots.wait_evidence(case, analysis), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
+        wait_roots.waiters(case, analysis, blamed),
         relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),
-        doubts=(Doubt(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
-        time_s=wait_roots.since_s(case, still),
+        uncertainties=(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
+        time_s=wait_roots.since_s(case, analysis),
     )
 
 
@@ -351,12 +366,12 @@ def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
     for rank in waiting:
         wait = case.waiting_in.get(rank)
         places[str(wait) if wait else case.blocked.get(rank, "a distributed call")].append(rank)
-    told = [f"{ranks_named(ranks)} in {what}" for what, ranks in list(places.items())[:KEPT_PLACES]]
+    waits = [f"{ranks_named(ranks)} in {what}" for what, ranks in list(places.items())[:KEPT_PLACES]]
     more = ", …" if len(places) > KEPT_PLACES else ""
-    return ", ".join(told).replace(" in ", f" waited {waited} in ", 1) + more
+    return ", ".join(waits).replace(" in ", f" waited {waited} in ", 1) + more
 
 
-def _rooted(still: Standstill) -> str:
+def _rooted(analysis: WaitAnalysis) -> str:
     """What the flight recorder can't show."""
-    whole = [w for w in still.waits if not w.missing and w.op in _ROOTED]
+    whole = [w for w in analysis.waits if not w.missing and w.op in _ROOTED]
     return f"all ranks entered {whole[0]}, so they may disagree on its root" if whole else ""

@@ -23,7 +23,7 @@ from pytest_megacpp.judge.case import (
 )
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Witness
 from pytest_megacpp.recording import errors
@@ -211,7 +211,7 @@ def _stumbled(world: WorldView, stumbles: Sequence[Stumble]) -> Finding:
         ),
         tuple(Consequence(s.rank, s.told, None if s.secondary else s.cause) for s in others),
         _relies(world, first, blamed),
-        (Doubt(Source.MEMORY, NO_OOM_WITNESS),) if _may_be_oom(world, first, blamed) else (),
+        (Uncertainty(Source.MEMORY, NO_OOM_WITNESS),) if _may_be_oom(world, first, blamed) else (),
         time_s=first.time_s,
     )
 

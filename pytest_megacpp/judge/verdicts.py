@@ -202,7 +202,7 @@ class Attempt:
     verdict: Verdict
 
 
-def was_climbed(purposes: Sequence[Purpose]) -> bool:
+def is_escalation(purposes: Sequence[Purpose]) -> bool:
     """Whether the order of diagnosis was followed: there was more than one attempt and a warm-up before it."""
     return len(purposes) > 1 and list(purposes) != [Purpose.WARM_UP, Purpose.MEASURED]
 
@@ -229,8 +229,8 @@ class TestResult:
         return self.index if self.attempt is None else self.attempt
 
     @property
-    def climbed(self) -> bool:
-        return was_climbed([attempt.purpose for attempt in self.attempts])
+    def was_escalated(self) -> bool:
+        return is_escalation([attempt.purpose for attempt in self.attempts])
 
 
 @dataclass(frozen=True, slots=True)

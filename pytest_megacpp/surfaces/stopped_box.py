@@ -14,7 +14,7 @@ _STOPPED = "T"
 
 
 @dataclass
-class Standstill:
+class StoppedBoxWatch:
     """Looks at the guard and at the box, its child. Time in which the desk itself did not run (the machine slept, a
     container was frozen as a whole) is no time in which it saw a stopped box.
     """

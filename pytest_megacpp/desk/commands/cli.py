@@ -204,7 +204,7 @@ def _init(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
-    from pytest_megacpp.desk.gate.decide import decide, explained, few, unguarded
+    from pytest_megacpp.desk.gate.decide import decide, explained, shortened, unguarded
     from pytest_megacpp.desk.gate.pytest_files import read_test_files
 
     since = arguments.since or desk.settings.get("gate_since")
@@ -216,7 +216,7 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
     alone = unguarded(gate, places, test_files, lanes)
     told = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
     _say(explained(gate, everything=arguments.explain))
-    _say(f"  {line}" for line in (told if arguments.explain else few(told)))
+    _say(f"  {line}" for line in (told if arguments.explain else shortened(told)))
     triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
     _say([f"triggered: {', '.join(triggered) or 'none'}"])
     return OK

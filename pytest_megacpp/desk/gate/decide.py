@@ -279,7 +279,7 @@ def _folders(path: str) -> Iterator[str]:
         yield folder
 
 
-def few(reasons: Sequence[str]) -> tuple[str, ...]:
+def shortened(reasons: Sequence[str]) -> tuple[str, ...]:
     """The first of them, and how many more there are."""
     kept = tuple(dict.fromkeys(reasons))
     more = len(kept) - KEPT_REASONS
@@ -306,7 +306,7 @@ def _explained(decision: Decision, everything: bool) -> Iterator[str]:
         yield f"  rule {name}: does not run, nothing that it watches changed"
         return
     some = "" if decision.why else f", {len(decision.files)} of {len(decision.guarded)} test files"
-    first, *others = decision.reasons if everything else few(decision.reasons)
+    first, *others = decision.reasons if everything else shortened(decision.reasons)
     yield f"  rule {name}: runs{some}: {first}"
     yield from (f"    {reason}" for reason in others)
     if everything:
@@ -329,6 +329,6 @@ def _decision_json(decision: Decision) -> Json:
     return {
         "name": decision.rule.name,
         "triggered": decision.triggered,
-        "why": [*few(decision.reasons)],
+        "why": [*shortened(decision.reasons)],
         "files": [*sorted(decision.files)],
     }
