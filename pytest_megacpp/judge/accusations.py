@@ -1,10 +1,10 @@
 """Owns errors by which several ranks name the rank at fault; must not know who waited or what the box did.
 
-Some of torch's checks end with an exception on every rank, whose text names the one that is to blame: distributed
-checkpointing passes on what a rank's reader or writer raised, DDP counts parameters. Their numbers are those of the
-group in which they communicated, which is that of the last collective. One rank's word isn't enough; where the group
-isn't known, nobody is named, and neither is who hasn't raised itself. A checkpoint without communication calls every
-rank 0.
+Some of torch's checks end with an exception on every rank whose text names the rank at fault: distributed checkpointing
+passes on what the reader or writer of a rank raised, and DDP compares numbers of parameters. The rank numbers in these
+texts are those of the group in which the ranks communicated, which is the group of their last collective. The word of
+one rank isn't enough. If the group isn't known, no rank is named, and a rank that hasn't raised itself is never named.
+A checkpoint that was saved without communication calls every rank 0.
 """
 
 from collections import Counter, defaultdict
@@ -22,13 +22,15 @@ from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_ACCUSERS = 8
 PASSED_ON_S = 1.0
-"""From a checkpoint's last collective to the exception it hands on; it took 0.03 to 0.1 s (decision 76)."""
-_PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # what checkpoints use for it
+"""From a checkpoint's last collective to the exception that it passes on; measured: 0.03 to 0.1 s (decision 76)."""
+_PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # for errors, in checkpoints
 
 
 @dataclass(frozen=True, slots=True)
 class _Accusation:
-    """`what` is the end of a sentence about the `blamed`; `accusers` raised the exceptions that say so."""
+    """What several exceptions say: `what` is the predicate of a sentence about the `blamed` ranks, and the `accusers`
+    raised the exceptions.
+    """
 
     blamed: tuple[int, ...]
     what: str
@@ -37,7 +39,7 @@ class _Accusation:
 
 
 def find(case: Case, own: Sequence[RankFailure], first: RankFailure) -> Finding | None:
-    """The finding for the ranks that others' exceptions name, unless something else was first."""
+    """Returns the finding for the ranks that the exceptions of others name; None if another failure came first."""
     messages_by_rank = {t.rank: t.message for t in own}
     named = _passed_on(case, own, messages_by_rank) or _counted(case, own, messages_by_rank)
     if named is None or (first not in named.accusers and first.rank not in named.blamed) or case.exits:
@@ -62,7 +64,7 @@ def find(case: Case, own: Sequence[RankFailure], first: RankFailure) -> Finding 
 
 
 def _passed_on(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
-    """What distributed checkpointing tells every rank of those that failed."""
+    """Returns the ranks whose failure distributed checkpointing passed on to every rank."""
     reported = {rank: failed for rank, text in messages_by_rank.items() if (failed := messages.failures(text))}
     accusers = tuple(t for t in own if t.rank in reported)
     members = _group_of(case, accusers)
@@ -86,7 +88,9 @@ def _passed_on(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping
 
 
 def _was_passed_on(case: Case, accusers: Sequence[RankFailure]) -> bool:
-    """Whether all of them raised right after one and the same collective, of a kind by which it may have come."""
+    """Returns whether all accusers raised right after the same collective, of a kind that checkpoints use to pass
+    errors on.
+    """
     last = [entry for t in accusers if (entry := case.last_entered(t.rank, t.time_s)) is not None]
     one = len({(entry.group, entry.seq, bare_op(entry.op)) for entry in last}) == 1
     soon = min(t.time_s for t in accusers) - max(entry.entered_s for entry in last) <= PASSED_ON_S
@@ -94,7 +98,9 @@ def _was_passed_on(case: Case, accusers: Sequence[RankFailure]) -> bool:
 
 
 def _group_of(case: Case, failures: Sequence[RankFailure]) -> tuple[int, ...]:
-    """The members, in order, of the one group in which all of them had communicated last; empty when it isn't known."""
+    """Returns the members, in order, of the one group in which all of these ranks communicated last; empty if it isn't
+    known.
+    """
     last = [case.last_entered(t.rank, t.time_s) for t in failures]
     names = {entry.group for entry in last if entry is not None}
     if len(names) != 1 or None in last or not case.knows_members(name := names.pop()):
@@ -103,7 +109,9 @@ def _group_of(case: Case, failures: Sequence[RankFailure]) -> tuple[int, ...]:
 
 
 def _counted(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
-    """The ranks whose model has more or fewer parameters than most of their group, by each one's word about itself."""
+    """Returns the ranks whose model has more or fewer parameters than most of their group, by what each reports about
+    itself.
+    """
     counts = {rank: count for rank, text in messages_by_rank.items() if (count := messages.parameters(text))}
     accusers = tuple(t for t in own if t.rank in counts)
     groups = [_odd(ranks, counts) for ranks in _by_group(case, accusers)]
@@ -115,7 +123,11 @@ def _counted(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[i
 
 
 def _by_group(case: Case, accusers: Sequence[RankFailure]) -> list[tuple[int, ...]]:
-    """By their last collectives; without these all are one group if there is no other. Empty where it isn't known."""
+    """Returns the accusers, grouped by the group of their last collective.
+
+    Ranks without a collective form one group if there is no other group. The result is empty if the groups aren't
+    known.
+    """
     found: dict[str, list[int]] = defaultdict(list)
     for failure in accusers:
         last = case.last_entered(failure.rank, failure.time_s)
@@ -125,7 +137,9 @@ def _by_group(case: Case, accusers: Sequence[RankFailure]) -> list[tuple[int, ..
 
 
 def _odd(ranks: Sequence[int], counts: Mapping[int, str]) -> tuple[tuple[int, ...], str] | None:
-    """The few whose count differs, and how that is told. None where there is no majority."""
+    """Returns the ranks whose count differs from the majority, and a text about the counts; None if there is no
+    majority.
+    """
     votes = Counter(counts[r] for r in ranks).most_common(2)
     usual, most = votes[0]
     if len(votes) > 1 and votes[1][1] == most:

@@ -1,4 +1,4 @@
-"""Owns what the other ranks showed because of a cause: who waited in what, who lost its peer, who failed on its own.
+"""Owns the consequences of a cause on other ranks: which waited in what, lost a peer, or failed by themselves.
 
 Must not know how the cause was found.
 """
@@ -22,12 +22,12 @@ KEPT_GROUPS = 3
 
 
 def victims(case: Case) -> tuple[RankFailure, ...]:
-    """Ranks that failed only because a peer was gone or late."""
+    """Returns the failures that are only about a peer that was gone or late."""
     return tuple(t for t in case.failures.values() if t.is_secondary)
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
-    """Ranks that waited for a peer when the box acted, or where the recording stops."""
+    """Returns the ranks that waited for a peer when the box acted, or where the recording stops."""
     waiting = {r for r, wait in case.waiting_in.items() if wait.missing or set(wait.waiting) & set(blamed)}
     waiting |= case.blocked.keys()
     if case.test.acted is not None and case.test.acted.why.is_waiting:
@@ -36,7 +36,7 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
 
 
 def sentence(case: Case, blamed: Collection[int]) -> str:
-    """`ranks 0-2,4-7 then waited in all_gather #12`; empty when nothing followed."""
+    """Returns for example `ranks 0-2,4-7 then waited in all_gather #12`; empty if there were no consequences."""
     waited: dict[str, list[int]] = defaultdict(list)
     lost: dict[str, list[int]] = defaultdict(list)
     for rank in stuck(case, blamed):
@@ -71,7 +71,7 @@ def _in_last(case: Case, failure: RankFailure) -> str:
 
 
 def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]:
-    """One per rank that isn't blamed and isn't well, in rank order."""
+    """Returns one consequence for each rank that isn't blamed and didn't pass, in order of ranks."""
     waiting = set(stuck(case, blamed))
     found = []
     for rank in sorted(case.ranks):
@@ -86,7 +86,7 @@ def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]
 
 
 def _later_failures(case: Case, rank: int) -> list[Consequence]:
-    """What a blamed rank failed at besides: a teardown after its call."""
+    """Returns further failures of a blamed rank, such as a teardown that failed after its call."""
     failed = [entry for entry in case.ranks[rank].reports.values() if entry[1].outcome is ReportOutcome.FAILED]
     later = sorted(failed, key=lambda entry: entry[0])[1:]
     return [
@@ -110,14 +110,14 @@ def _failed(failure: RankFailure) -> Consequence:
 
 
 def described(failure: RankFailure) -> str:
-    """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
+    """Returns the predicate of a sentence about a rank: `raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
     where = f" ({failure.place})" if failure.place else ""
     verb = "raised " if failure.source is FailureSource.REPORT else ""
     return f"{verb}{failure.text}{where}"
 
 
 def wait_evidence(wait: Wait) -> Evidence:
-    """Who was in a collective and who wasn't."""
+    """Returns which ranks entered a collective and which did not."""
     absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
     verb = "started" if wait.began else "entered"
     text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
@@ -129,7 +129,9 @@ def failure_evidence(failure: RankFailure) -> Evidence:
 
 
 def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
-    """What ended threads beside the main one: a main thread that waits for one waits for good."""
+    """Returns the exceptions that ended other threads than the main one: a main thread that joins such a thread may
+    wait for ever.
+    """
     found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.threads]
     return tuple(_thread_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2])[:KEPT_GROUPS])
 
@@ -141,7 +143,7 @@ def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
 
 
 def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
-    """Reads of data in its source, which are slow, and the slower the more ranks do it."""
+    """Returns reads of a data set from its source. They are slow, and slower the more ranks read."""
     found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.bucket_reads.values()]
     return tuple(_read_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2]))
 

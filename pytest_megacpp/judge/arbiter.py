@@ -1,7 +1,7 @@
-"""Owns the order in which families of rules are asked, and what becomes of the first answer; must not look at events.
+"""Owns the order in which families of rules are asked, and what becomes of the first finding; must not look at events.
 
-Pure: a timeline in, results out. What went wrong first wins; only what no rank caused is judged by limits; what is
-left without an answer is never green.
+Pure: a timeline in, results out. What failed first decides. Limits decide only if no rank caused the end of the test,
+and a test for which no rule has an answer is never green.
 """
 
 from collections.abc import Callable
@@ -36,12 +36,14 @@ Rule = Callable[[Case], Finding | None]
 
 
 def judge_test(timeline: Timeline, index: int) -> TestResult:
-    """The result of one test of the plan, by what is known so far. Never raises, never green without testimony."""
+    """Returns the result of one test of the plan, by what is known so far. Never raises, and is never green unless all
+    ranks reported.
+    """
     return _settled(Run(timeline), index)
 
 
 def judge_run(timeline: Timeline) -> RunResult:
-    """The results of all tests in the plan's order. Linear in the events."""
+    """Returns the results of all tests in the order of the plan. The time is linear in the number of events."""
     run = Run(timeline)
     further = {number for numbers in timeline.further.values() for number in numbers}
     indices = sorted((timeline.planned.keys() | timeline.tests.keys() | timeline.unreached.keys()) - further)
@@ -52,13 +54,13 @@ def judge_run(timeline: Timeline) -> RunResult:
 
 
 def attempts_at(timeline: Timeline, index: int) -> tuple[Attempt, ...]:
-    """All attempts at a test of the plan so far, each by itself."""
+    """Returns all attempts so far at a test of the plan, each judged by itself."""
     run = Run(timeline)
     return tuple(_attempt(timeline, _result(run, number)) for number in timeline.attempts(index))
 
 
 def _settled(run: Run, index: int) -> TestResult:
-    """All attempts at it together."""
+    """Returns the result of all attempts at a test together."""
     timeline, numbers = run.timeline, run.timeline.attempts(index)
     if len(numbers) == 1:
         return _result(run, index)
@@ -73,7 +75,7 @@ def _attempt(timeline: Timeline, result: TestResult) -> Attempt:
 
 
 def _purpose(timeline: Timeline, number: int) -> Purpose:
-    """A first attempt is never one that looks for a cause, whatever a damaged recording says."""
+    """Returns what an attempt was for. A first attempt never looks for a cause, whatever a damaged recording says."""
     view, planned = timeline.tests.get(number), timeline.planned.get(number)
     if planned is not None and planned.of is not None:
         return planned.purpose
@@ -81,7 +83,7 @@ def _purpose(timeline: Timeline, number: int) -> Purpose:
 
 
 def _result(run: Run, index: int, *, was_escalated: bool = False) -> TestResult:
-    """Of one attempt. `was_escalated`: the order of diagnosis was followed."""
+    """Returns the result of one attempt. `was_escalated`: the order of diagnosis was followed."""
     timeline = run.timeline
     view, planned = timeline.tests.get(index), timeline.planned.get(index)
     nodeid = planned.nodeid if planned else view.nodeid if view else ""
@@ -124,6 +126,9 @@ def _world_of(timeline: Timeline, view: TestView | None, index: int) -> str | No
 
 
 def _started(timeline: Timeline, view: TestView) -> Finding:
+    """Asks the rules in their order about a test that began; the first finding decides."""
+    # A broken GPU explains the failures of ranks, and these explain waits. What all ranks agree on is asked before
+    # waits, because a test that ended by itself was not stuck.
     case = Case(timeline, view, timeline.worlds[view.world])
     faults = (devices.broken, _fault)
     rules = (*faults, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
@@ -135,7 +140,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 
 def _fault(case: Case) -> Finding | None:
-    """What ranks did wrong: a mismatch, or a failure of a rank's own, whichever was first."""
+    """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first."""
     found = [f for f in (mismatches.find(case), deaths.find(case)) if f is not None]
     return min(found, key=lambda f: f.time_s, default=None)
 
@@ -146,7 +151,7 @@ def _waiting(case: Case) -> Finding | None:
 
 
 def _unexplained(case: Case) -> Finding:
-    """The test was ended early and nothing says why."""
+    """Returns the finding for a test that was ended early without anything that shows why."""
     acted = case.test.acted
     reason = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
     return Finding(
@@ -159,7 +164,7 @@ def _unexplained(case: Case) -> Finding:
 
 
 def _durations(view: TestView | None) -> dict[str, float]:
-    """Seconds per phase, of the slowest rank."""
+    """Returns the seconds that each phase took on its slowest rank."""
     found: dict[str, float] = {}
     for rank in view.ranks.values() if view else ():
         for when, (_, report) in rank.reports.items():
@@ -168,7 +173,7 @@ def _durations(view: TestView | None) -> dict[str, float]:
 
 
 def _problems(timeline: Timeline) -> tuple[str, ...]:
-    """What is wrong with the run or its recording beside the tests."""
+    """Returns what is wrong with the run or its recording, apart from the tests."""
     found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
     listed = len(timeline.planned) - sum(map(len, timeline.further.values()))

@@ -1,7 +1,7 @@
-"""Owns what several attempts at a test come to together; must not judge any of them.
+"""Owns the one result of several attempts at a test; must not judge any of them.
 
-The last attempt that counts decides: a warm-up only prepares the one that is measured, and what looks for a cause adds
-to a verdict without making it another. A failure stays one until a measured attempt passed.
+The last attempt that counts decides. A warm-up only prepares the measured attempt, and an attempt that looks for a
+cause adds to a verdict without replacing it. A failure remains until a measured attempt passes.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ KEPT_REPORTS = 4
 def settle(
     results: Sequence[TestResult], attempts: Sequence[Attempt], timeline: Timeline, command: Commands
 ) -> TestResult:
-    """The result of a test, from those of all attempts at it, in their order."""
+    """Returns the result of a test from the results of all attempts at it, in their order."""
     counting = [attempt for attempt in attempts if attempt.purpose.counts]
     decides, last = _deciding(counting), attempts[-1]
     result = next(result for result in results if result.index == decides.number)
@@ -34,14 +34,16 @@ def settle(
 
 
 def _deciding(counting: Sequence[Attempt]) -> Attempt:
-    """The last one, unless it proves nothing against a failure before it."""
+    """Returns the last attempt, unless it proves nothing against a failure before it."""
     *before, last = counting
     failed = [attempt for attempt in before if not attempt.verdict.code.is_green]
     return last if not failed or _proves(last) else failed[-1]
 
 
 def _proves(attempt: Attempt) -> bool:
-    """Whether it says more than the failure before it: not a rehearsal, nor what never got to run as long as it may."""
+    """Returns whether an attempt says more than the failure before it: it is no warm-up, and it could run for as long
+    as it may.
+    """
     verdict = attempt.verdict
     if verdict.code.is_green:
         return attempt.purpose is Purpose.MEASURED and verdict.code is not Code.SKIPPED
@@ -52,7 +54,9 @@ def _proves(attempt: Attempt) -> bool:
 
 
 def _after_diagnostic(verdict: Verdict, tried: Attempt, command: Commands, *, alike: bool) -> Verdict:
-    """`alike`: nothing shows that the preset made a difference."""
+    """Returns the verdict after an attempt with the diagnostic preset. `alike`: nothing shows that the preset made a
+    difference.
+    """
     if tried.verdict.code.is_green:
         evidence = _evidence("the diagnostic preset passes: the cause is this model or its size, not the machine")
         step = fill(DIAGNOSTIC_PASSES, command, verdict.blamed_ranks)
@@ -87,7 +91,7 @@ def _are_alike(timeline: Timeline, one: int, other: int) -> bool:
 
 
 def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] | None]:
-    """By rank, its newest collective: how many there were before it, and what it was."""
+    """Returns, by rank, its newest collective: the sequence number and a description; None if it issued none."""
     view = timeline.tests.get(number)
     newest = {rank: seen.collectives.last() for rank, seen in view.ranks.items()} if view else {}
     return {rank: (entry.seq, describe(entry)) if entry is not None else None for rank, entry in newest.items()}
@@ -97,6 +101,7 @@ def _last_issued(timeline: Timeline, number: int) -> dict[int, tuple[int, str] |
 
 
 def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
+    """Returns the verdict after an attempt in which torch compared the collectives itself."""
     if tried.verdict.code.is_green:
         evidence = _evidence(
             "less certain: the test passed while torch compared the collectives (TORCH_DISTRIBUTED_DEBUG=DETAIL)"
@@ -112,5 +117,5 @@ def _after_detail(verdict: Verdict, tried: Attempt) -> Verdict:
 
 
 def _agree(one: Sequence[int], other: Sequence[int]) -> bool:
-    """One that blames nobody contradicts nobody."""
+    """Returns whether two attempts blame the same ranks. An attempt that blames no rank contradicts none."""
     return not one or not other or set(one) == set(other)

@@ -1,6 +1,6 @@
-"""Owns what is known of one test at the moment that decides: failures, waits, who had left; must not name a culprit.
+"""Owns what is known of one test at the moment that decides: failures, waits, who had left; must not blame a rank.
 
-The moment is the box's act where there was one. What ranks did afterwards (they were being ended) doesn't count.
+The moment is when the box acted, if it did. What ranks did afterwards doesn't count, because they were being ended.
 """
 
 import re
@@ -38,11 +38,11 @@ _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
-LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
+LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
 class FailureSource(StrEnum):
-    """What shows a rank's failure: its own report, its end, or that it can't run tests."""
+    """What shows that a rank failed: its own report, the end of its process, or that it can't run tests."""
 
     REPORT = "report"
     EXIT = "exit"
@@ -105,27 +105,27 @@ class Case:
 
     @property
     def why(self) -> ActReason | None:
-        """Why the box ended the test early, None when it didn't."""
+        """Why the box ended the test early; None if it didn't."""
         return self.test.acted.why if self.test.acted else None
 
     @cached_property
     def end_s(self) -> float:
-        """When the box acted, else when the test ended, else where the recording stops."""
+        """When the box acted, else when the test ended, else where the recording stops; seconds of box time."""
         return next((t for t in (self.test.acted_s, self.test.ended_s) if t is not None), self.timeline.last_s)
 
     @cached_property
     def moment_s(self) -> float:
-        """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
+        """The moment at which waits are examined, in box time: when the first rank gave up waiting, else the end."""
         given_up = [self._gave_up_s(t) for t in self.failures.values() if t.is_secondary]
         return min([*given_up, self.end_s])
 
     def had_given_up(self, rank: int) -> bool:
-        """By the moment."""
+        """Returns whether the rank had given up waiting by the moment."""
         failure = self.failures.get(rank)
         return failure is not None and failure.is_secondary and self._gave_up_s(failure) <= self.moment_s
 
     def _gave_up_s(self, failure: RankFailure) -> float:
-        """When a victim's patience ended; on a busy machine it says so much later."""
+        """Returns when a rank's time-out ended its wait. On a busy machine the rank reports it much later."""
         patience = _PATIENCE.search(failure.text)
         last = self.last_entered(failure.rank, failure.time_s) if patience else None
         return min(failure.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else failure.time_s
@@ -134,7 +134,7 @@ class Case:
 
     @cached_property
     def cutoff_s(self) -> float:
-        """What a rank reported later than this was said while it was being ended."""
+        """What a rank reported later than this, it reported while it was being ended."""
         if self.test.acted is None:
             return float("inf")
         return self.end_s + (LATE_WORDS_S if self.test.acted.why.acts_on_trouble else 0.0)
@@ -198,12 +198,12 @@ class Case:
         )
 
     def _alone(self, kind: Kind) -> Kind:
-        """A world of one has no peers: whatever it met is its own."""
+        """Returns the kind of an error; in a world of one, which has no peers, every error is the rank's own."""
         return Kind.OWN if kind.secondary and self.test.size == 1 else kind
 
     @cached_property
     def exits(self) -> dict[int, tuple[float, ev.RankExited]]:
-        """Processes that ended in this test, or before it, without the box's doing."""
+        """Processes that ended during this test or before it, other than by the box; by rank, with the time."""
         found = self.world.exits.items()
         latest_s = min(self.cutoff_s, self._over_s)
         return {r: (t, e) for r, (t, e) in found if not e.expected and t <= latest_s and r in self.ranks}
@@ -213,7 +213,7 @@ class Case:
         return self.test.ended_s if self.test.ended_s is not None else float("inf")
 
     def phase_at(self, rank: int, time_s: float) -> TestPhase:
-        """The pytest phase that a rank was in at that time."""
+        """Returns the pytest phase that a rank was in at `time_s`."""
         view = self.ranks[rank]
         begun = [phase.name for phase in view.phases if phase.start_s <= time_s]
         reached = [phase for phase in TestPhase if phase in begun]
@@ -221,23 +221,25 @@ class Case:
         return max([*reached, *after], key=_ORDER.index, default=TestPhase.SETUP)
 
     def phase_of(self, rank: int) -> TestPhase:
-        """The pytest phase that a rank was in at the moment."""
+        """Returns the pytest phase that a rank was in at the moment."""
         return self.phase_at(rank, self.moment_s)
 
     # -- states at the moment ------------------------------------------------------------------------------
 
     def is_through(self, rank: int) -> bool:
-        """Through with the test in one way or another before the box acted."""
+        """Returns whether the rank had finished the test, or exited, before the box acted."""
         over_s = self.ranks[rank].finished_s
         return rank in self.exits or (over_s is not None and over_s <= self.end_s)
 
     def has_finished(self, rank: int) -> bool:
-        """Through with the test, without failure, by the moment."""
+        """Returns whether the rank had finished the test without a failure by the moment."""
         over_s = self.ranks[rank].finished_s
         return rank not in self.failures and over_s is not None and over_s <= self.moment_s
 
     def has_left(self, rank: int) -> bool:
-        """Through with the test, or with its body while others are still in it; without failure, by the moment."""
+        """Returns whether the rank had, by the moment, finished the test, or its call while others were still in it;
+        without a failure.
+        """
         return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))
 
     def _is_past_call(self, rank: int) -> bool:
@@ -246,7 +248,7 @@ class Case:
 
     @cached_property
     def _in_call(self) -> tuple[int, ...]:
-        """Ranks whose body had not ended."""
+        """Ranks whose call phase had not ended by the moment."""
         called = {r: view.reports.get(TestPhase.CALL) for r, view in self.ranks.items()}
         return tuple(r for r, report in called.items() if report is None or report[0] > self.moment_s)
 
@@ -254,7 +256,7 @@ class Case:
         return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
-        """At the box's act, by its own words or by the counters."""
+        """Returns whether the rank compiled when the box acted, by what the box recorded or by the counters."""
         view, acted = self.ranks[rank], self.test.acted
         if acted is not None and rank in acted.compiling:
             return True
@@ -262,20 +264,24 @@ class Case:
 
     @property
     def times_devices(self) -> bool:
-        """Whether the recorder tells which collectives a device has begun."""
+        """Whether the flight recorder shows which collectives a device has started."""
         setting = self.timeline.environment.get("TORCH_NCCL_ENABLE_TIMING")
         return setting is not None and setting.value == "1"
 
     def has_only_queued(self, rank: int) -> bool:
-        """It is in a collective of NCCL that its device has not begun: an earlier kernel has not ended. Of backends
-        whose recorder knows no beginning this can't be said.
+        """Returns whether the rank waits in a collective of NCCL that its device has not started, so an earlier kernel
+        is running.
+
+        False for backends whose recorder doesn't show when a collective starts.
         """
         entries = self.ranks[rank].collectives.pending()
         queued = [e for e in entries if tells_start(e.op) and not e.started]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
     def is_behind(self, rank: int) -> bool:
-        """Its host has queued a collective that others' devices are in, and its own device has not begun it."""
+        """Returns whether the rank's host has queued a collective that the devices of others have started, but its own
+        has not.
+        """
         return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
@@ -285,7 +291,7 @@ class Case:
         return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
 
     def holds_gil(self, rank: int) -> bool:
-        """Its server answers without the interpreter lock, its interpreter doesn't."""
+        """Returns whether the worker server answers, which doesn't need the GIL, while the interpreter doesn't."""
         view = self.ranks[rank]
         taken = [fact.ok for _, fact in view.stacks if fact.method is StackMethod.TRACEBACK]
         return bool(taken) and not taken[-1] and view.sample is not None and view.sample.answered
@@ -295,7 +301,9 @@ class Case:
         return sample is None or sample.answered
 
     def location(self, rank: int) -> str | None:
-        """Where the rank's own code stood when it was last looked at: `train.py:88 (load_batch)`."""
+        """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that
+        isn't known.
+        """
         taken = self.ranks[rank].stack()
         frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
         return place(frame) if frame else None
@@ -304,7 +312,7 @@ class Case:
 
     @cached_property
     def graph(self) -> WaitGraph:
-        """Who waits for whom at the moment."""
+        """Which rank waits for which at the moment."""
         gave_up = {r for r, t in self.failures.items() if t.is_secondary and t.kind is not Kind.JOIN}
         over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.failures.keys() - gave_up)
         moment = Moment(
@@ -318,16 +326,16 @@ class Case:
 
     @cached_property
     def waits(self) -> tuple[Wait, ...]:
-        """Collectives, messages and makings of groups that ranks were in at the moment, oldest first."""
+        """Collectives, messages and group creations that ranks were in at the moment, oldest first."""
         return tuple(replace(wait, op=plain(wait.op, 60)) for wait in self.graph.waits)
 
     def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
-        """The newest collective that the rank had entered at that time."""
+        """Returns the newest collective that the rank had entered at `until_s`."""
         return self.ranks[rank].collectives.last(until_s)
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:
-        """The oldest wait of each rank that is in one, under the name by which it entered it."""
+        """The oldest wait of each rank that waits, under the name by which the rank entered it."""
         return {r: self._as_entered(r, wait) for wait in reversed(self.waits) for r in wait.waiting}
 
     def _as_entered(self, rank: int, wait: Wait) -> Wait:
@@ -337,11 +345,13 @@ class Case:
 
     @cached_property
     def blocked(self) -> dict[int, str]:
-        """Ranks that only their stack shows waiting for a peer (point to point, a store), and in what."""
+        """Ranks that only their stack shows waiting for a peer (point to point, a store), and the call that they wait
+        in.
+        """
         return {r: call for r, (call, _) in self.graph.calls.items()}
 
     def seeks_store(self, rank: int) -> bool:
-        """It was seen on its way to the store through which ranks find together."""
+        """Returns whether the rank was seen while it looked for the store through which ranks meet."""
         taken = self.ranks[rank].stack()
         return taken is not None and seeks_store(taken[1])
 
@@ -349,20 +359,22 @@ class Case:
         return self.test.groups.knows(group)
 
     def waited_s(self, since_s: float) -> float:
-        """How long at the moment, by the box's own clock where it acted on a wait."""
+        """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
 
 
 def _outside_import(thread: Thread) -> Frame | None:
-    """The innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
+    """Returns the innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
     return next((f for f in thread.frames if not f.file.startswith("<")), None)
 
 
 def error_text(error: ev.Error) -> str:
-    """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with. What it was
-    raised from follows, unless it says that itself.
+    """Returns one line about an error: `ValueError: no shards`.
+
+    The source line of torch's C++ with which gloo begins is left out. The exception from which the error was raised
+    follows, unless the message contains it.
     """
     message = _short_message(error.message)
     kind = errors.short_type(plain(error.type, 80))
@@ -384,19 +396,19 @@ def _short_message(message: str) -> str:
 
 
 def _origin(error: ev.Error) -> ev.Cause | None:
-    """The exception at the beginning of a chain of `raise … from`."""
+    """Returns the exception at the beginning of a chain of `raise … from`; None if there is no chain."""
     explicit = list(takewhile(lambda cause: cause.explicit, error.chain))
     return explicit[-1] if explicit else None
 
 
 def written(view: RankView) -> str:
-    """What the rank wrote last to its error stream during the test."""
+    """Returns the end of what the rank wrote to its error stream during the test."""
     stderr = view.output.get(Stream.STDERR)
     return stderr.text[-errors.TAIL_CHARS :] if stderr else ""
 
 
 def ended_by_itself(exited: ev.RankExited) -> bool:
-    """Whether a process ended by its own decision. Only then can what it wrote be the reason."""
+    """Returns whether a process ended by its own decision. Only then can its output contain the reason."""
     return not exited.oom_killed and (exited.signal == "SIGABRT" or (exited.signal is None and bool(exited.code)))
 
 
@@ -405,7 +417,7 @@ def _exit_kind(exited: ev.RankExited, text: str) -> Kind:
 
 
 def exit_cause(exited: ev.RankExited) -> str:
-    """`oom-killed`, `signal:SIGSEGV`, `exit:3`."""
+    """Returns the cause of a verdict: `oom-killed`, `signal:SIGSEGV`, `exit:3`."""
     if exited.oom_killed:
         return VerdictCause.OOM_KILLED
     if exited.signal:
@@ -414,12 +426,12 @@ def exit_cause(exited: ev.RankExited) -> str:
 
 
 def may_be_oom(exits: Iterable[ev.RankExited]) -> bool:
-    """Whether one of them was killed where nobody can say whether it was for memory."""
+    """Returns whether one of them was killed on a box that can't tell whether it was for memory."""
     return any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits)
 
 
 def exit_text(exited: ev.RankExited) -> str:
-    """As the end of a sentence about a rank: `was OOM-killed`."""
+    """Returns the predicate of a sentence about a rank: `was OOM-killed`."""
     if exited.oom_killed:
         return "was OOM-killed"
     if exited.signal in _CRASHES:
@@ -432,7 +444,7 @@ def exit_text(exited: ev.RankExited) -> str:
 
 
 def crash_frame(view: RankView) -> Frame | None:
-    """The user's frame in the dump that a crashing interpreter writes."""
+    """Returns the user's frame in the dump that a crashing interpreter writes."""
     stderr = view.output.get(Stream.STDERR)
     text = stderr.text if stderr else ""
     at = text.rfind("Fatal Python error")

@@ -1,6 +1,6 @@
 """Owns how certain a finding is: one step less for each source it rests on that is missing, degraded or contradicted.
 
-A table says which missing capability harms which source. A capability that harms several counts once.
+A table says which missing capability affects which source. A capability that affects several sources counts once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,10 @@ HARMS: Mapping[EvidenceSource, frozenset[Source]] = {
 
 
 def weigh(finding: Finding, timeline: Timeline, world: str | None) -> tuple[Certainty, tuple[Evidence, ...]]:
-    """The finding's certainty, and the reasons why it isn't more. `world`: where it happened, None when not known."""
+    """Returns the certainty of a finding and the reasons why it isn't higher.
+
+    `world` is where it happened, None if that isn't known.
+    """
     certainty, reasons = finding.certainty, []
     harmed: set[Source] = set()
     uncertainties = (*_missing(timeline, finding.relies), *((d, _sources(d)) for d in finding.uncertainties))
@@ -44,7 +47,7 @@ def _sources(uncertainty: Uncertainty) -> frozenset[Source]:
 
 
 def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
-    """Capabilities that were said to be missing, the most harmful first."""
+    """Yields the capabilities that were reported missing and on which the finding rests, the most harmful first."""
     absent = {c.name: c for c in timeline.capabilities.values() if not c.available}
     for name, harms in HARMS.items():
         if name in absent and harms & relies:
@@ -53,13 +56,14 @@ def _missing(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Un
 
 
 def _clocks(timeline: Timeline, relies: frozenset[Source]) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
+    """Yields whether timestamps contradict each other."""
     if timeline.backwards and Source.CLOCKS in relies:
         text = f"{timeline.backwards} timestamps run backwards, so order and durations are uncertain"
         yield Uncertainty(None, text), frozenset({Source.CLOCKS})
 
 
 def _holes(timeline: Timeline, world: str | None) -> Iterable[tuple[Uncertainty, frozenset[Source]]]:
-    """What could have been said of this world, and what nobody can tell where it belongs."""
+    """Yields what is missing from the recording of this world, and what can't be assigned to any world."""
     lost = sum(n for name, n in timeline.lost.items() if world is None or name in ("", world))
     parts = [
         f"{what}: {number}"

@@ -1,4 +1,4 @@
-"""Owns ranks that compile for too long while others wait, or by themselves; must not know other reasons to wait."""
+"""Owns ranks that compile for too long, while others wait or by themselves; must not know other reasons to wait."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,21 @@ from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 SHORT_CHARS = 32
 ALONE = "alone"
-"""Variant of the finding: the waiting ranks compiled nothing, so the skew is no matter of caches."""
+"""Variant of the finding: the waiting ranks compiled nothing, so a warm cache would not help."""
 
 
 def without_progress(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
-    """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
+    """Returns the compiling ranks, if none of them makes progress.
+
+    A rank that only waits for another's file lock isn't one of them.
+    """
     own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
     resting = case.why is ActReason.STALL and all(wait_roots.quiet_s(case, r) >= case.test.limits.stall for r in own)
     return own if resting else ()
 
 
 def skew(case: Case, analysis: WaitAnalysis, blamed: tuple[int, ...], *, is_stuck: bool) -> Finding:
-    """Others waited for ranks that compile; `is_stuck`: their compile makes no progress."""
+    """Returns the finding for ranks that compiled while others waited. `is_stuck`: they make no progress."""
     what = f" in {analysis.what}" if analysis.waits else ""
     alone = _compiled_nothing(case, analysis, blamed)
     others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in analysis.roots if r not in blamed)
@@ -52,14 +55,17 @@ def skew(case: Case, analysis: WaitAnalysis, blamed: tuple[int, ...], *, is_stuc
 
 
 def _compiled_nothing(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[int, ...]:
-    """The waiting ranks, where counters say of all of them that they compiled nothing in this test."""
+    """Returns the waiting ranks, if the counters show that none of them compiled in this test; else nothing."""
     views = [case.ranks[r] for r in analysis.waiting if r not in blamed]
     asked = all(v.answered_s is not None and not v.has_compiled and v.compiled is None for v in views)
     return tuple(v.rank for v in views) if asked else ()
 
 
 def _only(blamed: Sequence[int], alone: Sequence[int]) -> str:
-    """`only rank 1 compiles: ranks 0,2,3 compiled nothing in this test`; long lists stand before it already."""
+    """Returns `only rank 1 compiles: ranks 0,2,3 compiled nothing in this test`.
+
+    Long lists of ranks are replaced, because the sentence before has them already.
+    """
     who, others = ranks_named(blamed), ranks_named(alone)
     who = "these" if len(who) > SHORT_CHARS else who
     others = "those that waited" if len(others) > SHORT_CHARS else others
@@ -67,7 +73,9 @@ def _only(blamed: Sequence[int], alone: Sequence[int]) -> str:
 
 
 def _called_from(case: Case, blamed: Sequence[int]) -> str:
-    """The user's line that compiles, if it is known and one: dumps of deep stacks end before it."""
+    """Returns the user's line that compiles, if it is known and the same on all ranks. Dumps of deep stacks don't reach
+    it.
+    """
     stacks = [taken[1] for r in blamed[:16] if (taken := case.ranks[r].stack()) is not None]
     where = dict.fromkeys(place(frame) for stack in stacks if (frame := user_frame(stack)) is not None)
     return f" in {next(iter(where))}" if len(where) == 1 else ""
@@ -97,7 +105,7 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
 
 
 def stall(case: Case) -> Finding:
-    """Ranks compiled beyond their own limit, whoever waited."""
+    """Returns the finding for ranks that compiled longer than their own limit, whether or not others waited."""
     limit_s = case.test.limits.compile
     since = {r: s for r, v in case.ranks.items() if (s := v.compiling_since_s) is not None}
     long = tuple(sorted(r for r, s in since.items() if case.end_s - s >= limit_s - 1.0))
@@ -127,7 +135,7 @@ def stall(case: Case) -> Finding:
 
 
 def _compile_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
-    """The box said that they compile, and neither counters nor stacks say so."""
+    """Returns a reason to doubt that the ranks compiled: the box said so, and neither counters nor stacks show it."""
     views = [case.ranks[r] for r in blamed]
     idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
     return (

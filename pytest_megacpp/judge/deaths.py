@@ -1,7 +1,7 @@
-"""Owns failures that ranks have of themselves: raised, exited, killed; must not know limits or compiling.
+"""Owns failures of ranks by themselves: raised, exited, killed; must not know limits or compiling.
 
-The initiating rank is the earliest whose failure is its own. If others waited for it, or a process ended, that is
-a rank-death; if nobody was left waiting, an ordinary failure of every rank that raised.
+The rank that began it is the earliest one whose failure is its own. If others waited for it, or a process ended, the
+verdict is a rank-death; if no rank was left waiting, it is an ordinary failure of every rank that raised.
 """
 
 from collections import defaultdict
@@ -18,15 +18,15 @@ from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
-TOGETHER_S = 1.0  # the same failure on several ranks within this time has one origin
-TOO_CLOSE_S = 0.01  # two clocks of one host can't order what is closer
+TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
+TOO_CLOSE_S = 0.01  # stamps of two processes that are closer than this can't be ordered
 KEPT_FAILURES = 8
-AFTERWARDS_S = 1.0  # a look that was under way when a process ended is written soon after
+AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
 def find(case: Case) -> Finding | None:
-    """The finding for the earliest failure that is a rank's own, None when there is none."""
+    """Returns the finding for the earliest failure that is a rank's own; None if there is none."""
     own = [t for t in case.failures.values() if not t.is_secondary and t.kind is not Kind.MISMATCH]
     if not own:
         return None
@@ -48,25 +48,36 @@ def find(case: Case) -> Finding | None:
 
 
 def _multicast(own: Sequence[RankFailure], first: RankFailure) -> RankFailure | None:
-    """The earliest failure to set up NVLS, unless a rank had failure of another kind before."""
+    """Returns the earliest failure to set up NVLS, unless a rank failed in another way before."""
     refused = [t for t in own if t.kind is Kind.NVLS and _may_precede(t, first)]
     return min(refused, key=lambda t: t.time_s, default=None)
 
 
 def _first(own: Sequence[RankFailure]) -> RankFailure:
-    """Of what can't be ordered, what can follow from others the least: a signal, then an exit, then a report."""
+    """Returns the earliest failure.
+
+    Of failures that can't be ordered it is the one that is the least likely to follow from the others: a signal, then
+    an exit, then a report.
+    """
     begun = min(own, key=lambda t: t.time_s)
     close = [t for t in own if _may_precede(t, begun)]
     return min(close, key=lambda t: (not _was_killed(t), t.source is not FailureSource.EXIT, t.time_s, t.rank))
 
 
 def _was_killed(failure: RankFailure) -> bool:
-    """By what no rank does to itself when it loses a peer; libraries abort then, launchers send SIGTERM."""
+    """Returns whether something other than the rank itself ended it.
+
+    A lost peer doesn't count: then libraries abort and launchers send SIGTERM.
+    """
     return failure.cause.startswith(("signal:", "oom-")) and failure.cause not in ("signal:SIGABRT", "signal:SIGTERM")
 
 
 def _may_precede(failure: RankFailure, other: RankFailure) -> bool:
-    """A kill may be as old as the box's look before it; of anything else its stamp is believed, as far as clocks go."""
+    """Returns whether one failure may have come before the other.
+
+    A kill may be as old as the box's last look before it (decision 31). Other failures have the time of their stamp,
+    as far as clocks are exact.
+    """
     if _was_killed(failure) and failure.since_s < failure.time_s:
         return failure.since_s <= other.time_s
     return failure.time_s <= other.time_s + TOO_CLOSE_S
@@ -147,7 +158,9 @@ def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:
 
 
 def _raised_what(own: Sequence[RankFailure]) -> str:
-    """The same exception of several ranks once; of many different ones the first two."""
+    """Returns a text about the exceptions: the same one of several ranks once, and of several different ones the first
+    two.
+    """
     groups: dict[tuple[str, ...], list[RankFailure]] = defaultdict(list)
     for failure in own:
         groups[failure.signature].append(failure)
@@ -158,7 +171,7 @@ def _raised_what(own: Sequence[RankFailure]) -> str:
 
 
 def _was_joining(case: Case, failure: RankFailure) -> bool:
-    """It failed on its way into a process group, before any collective."""
+    """Returns whether the rank failed on its way into a process group, before any collective."""
     return (
         failure.kind in (Kind.JOIN, Kind.RENDEZVOUS)
         and failure.phase is not TestPhase.TEARDOWN
@@ -167,7 +180,7 @@ def _was_joining(case: Case, failure: RankFailure) -> bool:
 
 
 def _rendezvous(case: Case, own: Sequence[RankFailure]) -> Finding | None:
-    """Ranks that could not find together never reached what is tested."""
+    """Returns the finding for ranks that could not meet and so never reached what is tested."""
     if case.exits or any(t.kind is not Kind.RENDEZVOUS or not _was_joining(case, t) for t in own):
         return None
     blamed = tuple(sorted(t.rank for t in own))
@@ -201,7 +214,7 @@ def _no_oom_kill(case: Case, rank: int) -> Evidence | None:
 
 
 def _last_output(case: Case, rank: int) -> Evidence | None:
-    """What a process that ended wrote about it: the first lines of a fatal error, else its last line."""
+    """Returns what an ended process wrote about its end: the first lines of a fatal error, else its last line."""
     stderr = case.ranks[rank].output.get(Stream.STDERR)
     if rank not in case.exits or stderr is None:
         return None
@@ -212,7 +225,9 @@ def _last_output(case: Case, rank: int) -> Evidence | None:
 
 
 def skipped_on_some(case: Case) -> Finding | None:
-    """Some ranks skipped what others ran: a rank-dependent skip is a mistake in the test."""
+    """Returns the finding for ranks that skipped what others ran: a skip that depends on the rank is a mistake in the
+    test.
+    """
     skipped = {r: s for r in case.ranks if (s := _skip_of(case, r)) is not None}
     if not skipped or len(skipped) == len(case.ranks):
         return None
@@ -239,7 +254,10 @@ def _skip_of(case: Case, rank: int) -> tuple[float, str] | None:
 
 
 def not_joined(case: Case) -> Finding | None:
-    """Ranks waited in vain for others to join: for those that the store named, else the members that were elsewhere."""
+    """Returns the finding for ranks that waited for others to join until their time-out.
+
+    Blamed are the ranks that the store named, else the members of the group that were elsewhere.
+    """
     lost = aftermath.victims(case)
     if not lost or case.exits or len(lost) < len(case.failures) or not all(_was_joining(case, t) for t in lost):
         return None
@@ -268,8 +286,10 @@ def not_joined(case: Case) -> Finding | None:
 
 @dataclass(frozen=True, slots=True)
 class _Sought:
-    """The group that a rank could not join: its `members` in the order of their numbers, empty where that isn't known,
-    and the `number` in it that the error names.
+    """The group that a rank could not join.
+
+    `members` are in the order of their numbers in the group, and empty if they aren't known. `number` is the number in
+    the group that the error names.
     """
 
     members: tuple[int, ...]
@@ -281,7 +301,10 @@ class _Sought:
 
 
 def _sought(case: Case, failure: RankFailure) -> _Sought:
-    """Numbers in an error are the group's: they mean a rank only where its members are known in their order."""
+    """Returns the group that a rank tried to join.
+
+    Numbers in an error are the group's: they name a rank only if the group's members are known in their order.
+    """
     awaited = messages.awaited(failure.message or failure.text)
     groups, number = case.test.groups, awaited.number if awaited else None
     if (name := _group_sought(case, failure, awaited)) is not None:
@@ -294,7 +317,10 @@ def _sought(case: Case, failure: RankFailure) -> _Sought:
 
 
 def _group_sought(case: Case, failure: RankFailure, awaited: messages.Awaited | None) -> str | None:
-    """By the rank's own word, or by the store's key; None before it got so far, and where NCCL doesn't say."""
+    """Returns the group's name, by the rank's own announcement or by the store's key.
+
+    None if the rank had not announced it yet, and if NCCL doesn't name it.
+    """
     view = case.ranks[failure.rank]
     if (joining := view.not_joined(failure.time_s)) is not None:
         return joining.group
@@ -302,7 +328,7 @@ def _group_sought(case: Case, failure: RankFailure, awaited: messages.Awaited | 
 
 
 def _has_own_world(case: Case, rank: int) -> bool:
-    """Whether it found together with others, or is alone, in a world that isn't the whole launch."""
+    """Returns whether the rank is in a default group that doesn't span the whole launch."""
     seen = case.ranks[rank]
     return bool(seen.collectives.scope) or any("~" in j.group for j in seen.joinings)
 
@@ -316,7 +342,7 @@ def _who_did_not_join(case: Case, absent: Collection[int], strangers: Collection
 
 
 def only_peers_errors(case: Case, lost: Sequence[RankFailure], summary: str = "") -> Finding:
-    """Nothing but peers' errors, and no peer that could be their cause: they are all there is to show."""
+    """Returns the finding for errors about peers without any rank that could have caused them (decision 76)."""
     blamed = tuple(sorted(t.rank for t in lost))
     causes = {t.cause for t in lost}
     cause = causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION
@@ -331,7 +357,7 @@ def only_peers_errors(case: Case, lost: Sequence[RankFailure], summary: str = ""
 def _of_victims(
     case: Case, victims: Sequence[RankFailure], what: str, cause: str, uncertainties: tuple[Uncertainty, ...]
 ) -> Finding:
-    """What ranks that lost their peers come to, where they are blamed themselves."""
+    """Returns the finding for ranks that lost their peers and are blamed themselves."""
     blamed = tuple(sorted(t.rank for t in victims))
     return Finding(
         _left_others_waiting(case, blamed),
@@ -353,7 +379,9 @@ def _left_others_waiting(case: Case, blamed: Collection[int]) -> Code:
 
 
 def handled_own_error(case: Case) -> Finding | None:
-    """Peers' errors only, one of which came while a rank handled an error of its own: in `except` or `finally`."""
+    """Returns the finding for a rank that lost its peers while it handled an error of its own, in `except` or
+    `finally`.
+    """
     found = [t for t in aftermath.victims(case) if t.own_error]
     if not found:
         return None

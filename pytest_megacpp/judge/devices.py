@@ -1,5 +1,5 @@
-"""Owns what GPU errors mean for a test: evidence beside a rank's failure, or a device that is broken; must not know
-how they were heard.
+"""Owns what GPU errors mean for a test: evidence beside a rank's failure, or a broken device; must not know how they
+were read.
 
 The codes are those of NVIDIA's Xid catalogue. Most follow from what a kernel did; the table names those that only the
 hardware or its firmware can cause.
@@ -44,7 +44,9 @@ _MEANS = {
 
 
 def broken(case: Case) -> Finding | None:
-    """A device failed while the test ran, and the test with it: nothing that the code under test did."""
+    """Returns the finding for a device that failed while the test ran, and the test with it; the code under test is not
+    to blame.
+    """
     faults = [(t, f) for t, f in _during(case) if _is_broken(f)]
     if not faults or not (case.failures or case.test.acted):
         return None
@@ -89,14 +91,14 @@ def multicast(case: Case, first: RankFailure, uncertainties: tuple[Uncertainty, 
 
 
 def _written(case: Case, first: RankFailure) -> Iterable[Evidence]:
-    """What a process wrote of it before it ended: likely the reason, but it need not be."""
+    """Yields what a process wrote about NVLS before it ended: likely the reason, but not certainly."""
     if first.source is FailureSource.EXIT:
         line = plain(nvls_line(written(case.ranks[first.rank])), 300)
         yield Evidence(first.rank, first.time_s, Witness.OUTPUT, f"stderr: {line}")
 
 
 def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
-    """What the ranks' environment says of it, where that is recorded."""
+    """Returns the value of the variable in the ranks' environment, if that is recorded."""
     setting = timeline.environment.get(NVLS_VARIABLE)
     if setting is None:
         return ()
@@ -105,13 +107,13 @@ def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
 
 
 def evidence(case: Case, ranks: Collection[int]) -> tuple[Evidence, ...]:
-    """What the drivers of these ranks' devices reported while the test ran."""
+    """Returns what the drivers of these ranks' devices reported while the test ran."""
     found = [(t, f) for t, f in _during(case) if rank_of(case, f) in ranks]
     return tuple(_evidence(case, t, f) for t, f in found[:KEPT_FAULTS])
 
 
 def rank_of(case: Case, fault: DeviceFault) -> int | None:
-    """The rank whose process was named, else the one that uses the device."""
+    """Returns the rank whose process the report names, else the rank that uses the device; None if that isn't known."""
     if fault.rank is not None:
         return fault.rank
     users = [r for r, used in case.world.devices.items() if fault.uuid and used.uuid == fault.uuid]

@@ -1,4 +1,4 @@
-"""Owns what a family of rules hands to the arbiter: a verdict not yet weighed; must not know how it was found."""
+"""Owns what a family of rules hands to the arbiter: a verdict before it is weighed; must not know how it was found."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Owns what it means that a limit of the test or the run passed: who moved last decides; must not know errors."""
+"""Owns what it means that a limit of the test or the run passed: the last progress decides; must not know errors."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,16 +14,16 @@ from pytest_megacpp.recording.collectives import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
-RECENT_S = 5.0  # progress this shortly before a limit is progress, whatever `stall` is
+RECENT_S = 5.0  # a rank that made progress this shortly before a limit counts as active, however short `stall` is
 
 
 def find(case: Case) -> Finding | None:
-    """The finding for a test that the box ended at such a limit."""
+    """Returns the finding for a test that the box ended at a limit of the test or the run; None for any other."""
     return _limit(case) if case.why is not None and case.why.is_limit else None
 
 
 def _limit(case: Case) -> Finding:
-    """A limit passed: who moved last decides."""
+    """Returns the finding by which ranks made progress last before the limit passed."""
     present = [r for r in sorted(case.ranks) if not case.is_through(r)]
     quiet_s = min((wait_roots.quiet_s(case, r) for r in present), default=0.0)
     stall_s = case.test.limits.stall
@@ -45,6 +45,9 @@ def _was_watched(case: Case, present: Iterable[int]) -> bool:
 
 
 def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
+    """Returns the finding for ranks of which none made progress for `stall`: the roots of a wait, a busy device, or a
+    hang.
+    """
     analysis = analyze_waits(case)
     if analysis.cycle or (analysis.roots and (analysis.waits or analysis.waiting)):
         return stalls.finding_for(case, analysis)
@@ -70,8 +73,10 @@ def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding
 
 
 def _waited_for_somebody(case: Case) -> Finding | None:
-    """Some moved, while others waited in one call for half of the test or more, for whom isn't recorded: whether that
-    is slow or never comes is not known, unless it took longer than the box lets a rank wait.
+    """Returns the finding for ranks that waited in one call for half of the test or more, while others made progress.
+
+    The recording doesn't show which ranks they waited for, so the others may be slow or may never come. Only a wait
+    that exceeds the limit of the box is blamed on them. None if there is no such wait.
     """
     analysis = analyze_waits(case)
     if not (analysis.is_guessed and case.graph.calls) or any(case.is_compiling(r) for r in analysis.roots):
@@ -88,7 +93,7 @@ def _waited_for_somebody(case: Case) -> Finding | None:
 
 
 def _devices_busy(case: Case, analysis: WaitAnalysis, busy: tuple[int, ...], quiet_s: float) -> Finding:
-    """Hosts queued a collective behind kernels that don't end; whether they are hung or only long is not told."""
+    """Returns the finding for a collective behind kernels that don't end, which may hang or only be slow."""
     its = "its GPU has" if len(busy) == 1 else "their GPUs have"
     queued = case.ranks[busy[0]].collectives.pending()[0]
     what = f"{bare_op(plain(queued.op, 60))} #{queued.seq}"

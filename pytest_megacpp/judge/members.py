@@ -1,9 +1,9 @@
 """Owns ranks that named different members of one group; must not know limits or who came first.
 
-What counts is what ranks announced before they began to make the group: gloo may let such a group through on some
-ranks, fail on others or keep them waiting, as it happens. Ranks that give groups of their own one name
-(`new_group([0, 1])` here, `new_group([2, 3])` there) contradict nobody. A test that came through with a contradiction
-is not green: the next time it may hang. One that failed in ways that have nothing to do with it failed for those.
+What counts is what ranks announced before they began to create the group: gloo may let such a group through on some
+ranks, fail on others or keep them waiting, depending on timing. Ranks that give one name to groups of their own
+(`new_group([0, 1])` here, `new_group([2, 3])` there) contradict nobody. A test that passed with a contradiction is not
+green, because it may hang the next time. A test that failed for an unrelated reason failed for that reason.
 """
 
 from collections.abc import Iterable
@@ -21,11 +21,13 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.waits import Wait
 
 KEPT_LISTS = 3
-_FOLLOWS = frozenset({Kind.PEER, Kind.JOIN, Kind.MISMATCH})
+_FOLLOWS = frozenset({Kind.PEER, Kind.JOIN, Kind.MISMATCH})  # errors that can follow from a contradiction
 
 
 def find(case: Case) -> Finding | None:
-    """The first contradiction of those whose contradiction shows, unless a rank failed for a reason of its own."""
+    """Returns the finding for the first contradiction with visible effects; None if a rank failed for a reason of its
+    own.
+    """
     found = case.test.groups.contradictions()
     if not found or any(t.kind not in _FOLLOWS and not _fails_in(case, t, found) for t in case.failures.values()):
         return None
@@ -34,7 +36,7 @@ def find(case: Case) -> Finding | None:
 
 
 def name_of(wait: Wait) -> str:
-    """The group's name without the members that some ranks mean by it."""
+    """Returns the group's name without the members that some ranks mean by it."""
     return without_backend(wait.group).partition("[")[0]
 
 
@@ -42,7 +44,7 @@ def name_of(wait: Wait) -> str:
 
 
 def _shows(case: Case, found: Contradiction) -> bool:
-    """Ranks wait for one that named others, failed at that, or came through with it by chance."""
+    """Returns whether ranks wait because of the contradiction, failed because of it, or passed with it by chance."""
     if any(_waits_for_other(case, w, found) for w in case.waits):
         return True
     if any(_fails_in(case, t, (found,)) or _failed_within(case, t, found) for t in case.failures.values()):
@@ -52,7 +54,10 @@ def _shows(case: Case, found: Contradiction) -> bool:
 
 
 def _waits_for_other(case: Case, wait: Wait, found: Contradiction) -> bool:
-    """For one that means another group by this name, or this group by the name in question: it counts differently."""
+    """Returns whether a rank waits for one that means another group by this name.
+
+    That includes one that means this group by the name in question, because it counts groups differently.
+    """
     groups, name = case.test.groups, name_of(wait)
     meant = frozenset(wait.members) or groups.named_by(name, wait.waiting[0])
     if meant is None or wait.partner is not None:
@@ -64,7 +69,10 @@ def _waits_for_other(case: Case, wait: Wait, found: Contradiction) -> bool:
 
 
 def _fails_in(case: Case, failure: RankFailure, found: Iterable[Contradiction]) -> bool:
-    """Whether it failed while it made such a group. A process that something killed did not fail at it."""
+    """Returns whether the rank failed while it created such a group.
+
+    A process that was killed from outside did not fail because of it.
+    """
     exited = case.exits.get(failure.rank)
     if failure.source is FailureSource.EXIT and exited is not None and not ended_by_itself(exited[1]):
         return False
@@ -73,20 +81,20 @@ def _fails_in(case: Case, failure: RankFailure, found: Iterable[Contradiction]) 
 
 
 def _failed_within(case: Case, failure: RankFailure, found: Contradiction) -> bool:
-    """Whether its last collective was one in such a group."""
+    """Returns whether the rank's last collective was one in such a group."""
     last = case.last_entered(failure.rank, failure.time_s)
     within = last is not None and without_backend(last.group) == found.group
     return within and failure.kind in _FOLLOWS and _contradicted(case, failure.rank, found)
 
 
 def _is_used(case: Case, found: Contradiction) -> bool:
-    """By a rank that is contradicted."""
+    """Returns whether a rank that is contradicted used the group."""
     used = {rank: map(without_backend, view.collectives.enqueued) for rank, view in case.ranks.items()}
     return any(found.group in names and _contradicted(case, rank, found) for rank, names in used.items())
 
 
 def _contradicted(case: Case, rank: int, found: Contradiction) -> bool:
-    """Whether a member that it named has named others."""
+    """Returns whether a member that the rank named has named different members."""
     groups = case.test.groups
     meant = groups.named_by(found.group, rank) or frozenset()
     return any(groups.named_by(found.group, other) not in (None, meant) for other in meant)
@@ -121,7 +129,7 @@ def _finding(case: Case, found: Contradiction) -> Finding:
 
 
 def _list(case: Case, found: Contradiction, entry: tuple[frozenset[int], tuple[int, ...]]) -> str:
-    """`ranks 0-3, at test_tp.py:28`."""
+    """Returns for example `ranks 0-3, at test_tp.py:28`."""
     members, ranks = entry
     announced = case.test.groups.announced(found.group, ranks[0])
     where = file_line(*announced.at) if announced is not None else ""
@@ -141,7 +149,7 @@ def _effect(case: Case, found: Contradiction) -> str:
 
 
 def _uncertainties(found: Contradiction) -> tuple[Uncertainty, ...]:
-    """A majority of the few that came says little."""
+    """Returns a reason for doubt if only a minority of the members announced the group."""
     everyone = frozenset().union(*(members | set(ranks) for members, ranks in found.lists))
     if not found.odd or 2 * len(found.lists[0][1]) > len(everyone):
         return ()

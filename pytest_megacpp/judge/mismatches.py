@@ -1,7 +1,8 @@
 """Owns ranks that issued different collectives; must not know limits or whose process ended.
 
-Three ways to see it, the surest first: the flight recorder under one number, ranks that wait for each other across
-groups, and the texts of gloo and torch. The majority is right; on a tie nobody is blamed.
+There are three ways to see it, the most reliable first: flight recorder entries under one sequence number, ranks that
+wait for each other across groups, and the messages of gloo and torch. The majority counts as right; on a tie no rank is
+blamed.
 """
 
 from collections import Counter, defaultdict
@@ -26,8 +27,10 @@ _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
 
 
 def find(case: Case) -> Finding | None:
-    """By the flight recorder or by what ranks said of a group, whichever was first; else by what a rank's runtime said,
-    else by what ranks counted themselves.
+    """Returns the finding for a mismatch; None if there is none.
+
+    The flight recorders and what ranks announced of groups come first, whichever is earlier; then errors of the
+    runtime; then the ranks' own digests.
     """
     sure = [found for found in (_from_recorders(case), members.find(case)) if found is not None]
     return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
@@ -46,7 +49,7 @@ def _from_recorders(case: Case) -> Finding | None:
 
 
 def _diverged_s(case: Case, found: Disagreement) -> float:
-    """When the second kind of collective was first entered under this number."""
+    """Returns when the second kind of collective was first entered under this number."""
     firsts = [min(_entered_s(case, found, r) for r in ranks) for _, ranks in found.variants]
     return sorted(firsts)[1] if len(firsts) > 1 else firsts[0]
 
@@ -90,7 +93,9 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
-    """Ranks that gloo aborted for getting more than they expected, and whose own entry is lost with them."""
+    """Returns ranks that gloo aborted because they received more than they expected, and whose own entry is lost with
+    them.
+    """
     aborted = [t.rank for t in case.failures.values() if t.kind is Kind.MISMATCH and t.source is FailureSource.EXIT]
     key = (found.group, found.seq)
     return tuple(
@@ -99,7 +104,7 @@ def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
 
 
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
-    """They expected the smaller size."""
+    """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
     smallest = min(
         found.variants, key=lambda v: case.ranks[v[1][0]].collectives.entries[found.group, found.seq].numel_in
     )
@@ -113,7 +118,7 @@ def _rarest_first(found: Disagreement) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _effect(case: Case) -> str:
-    """What made it visible; a mismatch that the runtime let pass is worth saying so."""
+    """Returns a warning if the runtime let the mismatch pass."""
     if case.why is None and not case.failures:
         return "no rank noticed, but the results can't be right"
     return ""
@@ -134,7 +139,7 @@ def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequenc
 
 
 def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
-    """Where ranks of each kind were seen in it, by a stack while they waited or by the error that it gave them."""
+    """Returns where ranks of each kind were seen in the collective: by their stack, or by the error that it raised."""
     kinds = {ranks[0]: text for text, ranks in _rarest_first(found)[:KEPT_VARIANTS]}
     return aftermath.first_few(kinds, lambda r: _place(case, found, r, kinds[r]))
 
@@ -159,7 +164,7 @@ def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | 
 
 
 def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
-    """Whether its error came out of this collective: it entered no later one."""
+    """Returns whether the rank's error came out of this collective: it entered no later one."""
     last = case.last_entered(failure.rank, failure.time_s)
     return last is not None and (last.group, last.seq) == (found.group, found.seq)
 
@@ -168,7 +173,7 @@ def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
 
 
 def _from_digests(case: Case) -> Finding | None:
-    """Every rank passed, and the recorder keeps too few collectives to show where they differ."""
+    """Returns the finding for a test that passed, if the ranks' digests differ in collectives that no recorder kept."""
     found = case.test.differing() if case.test.passed and not case.failures and case.why is None else ()
     if not found:
         return None
@@ -205,6 +210,7 @@ def _stretch(digest: str, where: str) -> str:
 
 
 def _from_runtime_errors(case: Case) -> Finding | None:
+    """Returns the finding for a mismatch that gloo or torch reported."""
     runtime_errors = [t for t in case.failures.values() if t.kind is Kind.MISMATCH]
     if not runtime_errors:
         return None
@@ -234,7 +240,10 @@ def _from_runtime_errors(case: Case) -> Finding | None:
 
 
 def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[int, ...]:
-    """gloo aborts the rank that expects less than it gets; when all others agree, that rank is the odd one."""
+    """Returns the ranks that gloo aborted, if all others agree.
+
+    gloo aborts the rank that expects less than it receives.
+    """
     aborted = tuple(sorted(t.rank for t in runtime_errors if t.source is FailureSource.EXIT))
     others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
     alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
@@ -255,7 +264,7 @@ def _variants_named(case: Case, runtime_errors: Iterable[RankFailure]) -> dict[s
 
 
 def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """The ranks outside the majority; nobody on a tie."""
+    """Returns the ranks outside the majority; none on a tie."""
     votes = Counter({text: len(ranks) for text, ranks in variants.items()}).most_common()
     if len(votes) < 2 or votes[0][1] == votes[1][1]:
         return ()
@@ -274,7 +283,9 @@ def _aborts(runtime_errors: Iterable[RankFailure]) -> list[Evidence]:
 
 
 def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
-    """Ranks that entered collectives of several groups in different orders: each waits for the other."""
+    """Returns the finding for ranks that entered collectives of several groups in different orders and wait for each
+    other.
+    """
     contradicted = {c.group for c in case.test.groups.contradictions()}
     if all(w.makes_group for w in cycle) or contradicted & {members.name_of(w) for w in cycle}:
         return _other_members(case, cycle)
@@ -291,7 +302,7 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
 
 
 def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:
-    """Waits of which each waits for another. `what` is said before how long they waited."""
+    """Returns the finding for waits that wait for each other. `what` comes before how long they waited."""
     since_s = min(w.since_s for w in cycle)
     return Finding(
         Code.COLLECTIVE_MISMATCH,
@@ -307,7 +318,7 @@ def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str
 
 
 def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
-    """Ranks that make, or use, different groups where all should be in one: each waits for the others."""
+    """Returns the finding for ranks that create or use different groups where all should be in one."""
     odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
     made = next((w.op for w in cycle if w.makes_group), None)
     call = made or f"the group of {cycle[0]}"
@@ -318,7 +329,7 @@ def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
 
 
 def _which_group(case: Case, wait: Wait) -> str:
-    """`rank 3 in group 1 (ranks 0-3), at test_tp.py:28 (test_groups)`."""
+    """Returns for example `rank 3 in group 1 (ranks 0-3), at test_tp.py:28 (test_groups)`."""
     of = sorted(wait.members or {*wait.waiting, *wait.missing})
     where = case.location(wait.waiting[0])
     name = plain(members.name_of(wait).partition("@")[0], 40)

@@ -1,7 +1,7 @@
 """Owns what to do after a verdict, with the exact command; must not know evidence.
 
-Follows the order of diagnosis: the last useful line of each rank, the receipt, the one real traceback, the seed,
-a rerun after a proper warm-up, at last the diagnostic preset (what hangs there too is infrastructure).
+The order of diagnosis is: the last useful line of each rank, the receipt, the one real traceback, the seed, a rerun
+after a proper warm-up, and finally the diagnostic preset (if that hangs too, suspect the infrastructure).
 """
 
 import shlex
@@ -37,12 +37,12 @@ class Commands:
     hash_seed: str = ""  # of rank 0, where ranks differed in theirs
 
     def rerun(self, *options: str) -> str:
-        """The test alone, on the same surface and size."""
+        """Returns the command that runs only this test, on the same surface and size."""
         words = ["pytest", "-m", self.lane, *self._launch(), *options, self.nodeid]
         return " ".join(shlex.quote(w) for w in words)
 
     def with_the_same_hashes(self) -> str:
-        """The test alone, its sets in the order that they had; empty where that isn't known."""
+        """Returns a rerun in which sets iterate in the same order; empty if the hash seed isn't known."""
         return self.rerun("--hash-seed", self.hash_seed) if self.hash_seed else ""
 
     def _launch(self) -> list[str]:
@@ -55,7 +55,7 @@ class Commands:
         return f"megacpp show {shlex.quote(self.run_id)}" if self.run_id else "megacpp show"
 
     def with_double(self, limit: str) -> str:
-        """The test alone, with twice the limit."""
+        """Returns a rerun with twice the limit."""
         return self.rerun("--lane-limit", f"{limit}={2 * getattr(self.limits, limit):g}")
 
 
@@ -84,7 +84,7 @@ def _hash_seed(timeline: Timeline, test: TestView | None) -> str:
 
 
 def _was_warm(timeline: Timeline, index: int) -> bool:
-    """By what the box saw of the seed, or by a warm-up before it."""
+    """Returns whether the cache was warm, by what the box saw of the seed or by a warm-up before this attempt."""
     test, planned = timeline.tests.get(index), timeline.planned.get(index)
     if planned is None or planned.of is None:
         return test is not None and test.warmup is WarmUp.SEED_WARM
@@ -96,8 +96,10 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
 
 
 def usual_step(code: Code) -> str:
-    """What to do about a verdict, where its cause asks for nothing else. Fields: {who}, {show}, {rerun}, {warm},
-    {diagnostic}, {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with that limit doubled).
+    """Returns what to do about a verdict whose cause requires nothing else.
+
+    Fields: {who}, {show}, {rerun}, {warm}, {diagnostic}, {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with
+    that limit doubled).
     """
     match code:
         case Code.PASSED | Code.SKIPPED | Code.XFAILED:
@@ -148,7 +150,7 @@ def usual_step(code: Code) -> str:
             assert_never(code)
 
 
-# Of a code and a cause, in place of the code's usual step; the fields are the same.
+# What to do about a code with this cause, instead of the code's usual step; the fields are the same.
 STEPS: Mapping[tuple[Code, str], str] = {
     (Code.TEST_FAILED, VerdictCause.CUDA_OOM): "the GPU's memory is full: try the smaller preset\n{diagnostic}",
     (Code.TEST_FAILED, VerdictCause.SKIPPED_ON_SOME_RANKS): (
@@ -236,13 +238,13 @@ VARIANTS = {
     ),
 }
 
-# Where a warm-up would change nothing.
+# For a compile skew although the cache was warm.
 WARM_SKEW = (
     "the cache was warm: find out what {who} still compiled or loaded (loading torch's compiler takes seconds);"
     " raise the limit, or try the diagnostic preset\n{show}\n{raise_skew}\n{diagnostic}"
 )
 
-# What all attempts together say.
+# For the result of several attempts.
 INFRASTRUCTURE = (
     "send the lines under 'for a support ticket' to the operator of the machine, and rerun on another\n{rerun}"
 )
@@ -254,7 +256,7 @@ DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layer
 
 
 def next_step(finding: Finding, command: Commands, remedy: str = "") -> str:
-    """What to do next; `remedy` is what the box itself proposed."""
+    """Returns what to do next. `remedy` is what the box itself proposed."""
     special = STEPS.get((finding.code, finding.cause)) if finding.cause else VARIANTS.get(finding.variant)
     if finding.code is Code.COMPILE_SKEW and command.warm:
         special = special or WARM_SKEW
@@ -268,14 +270,17 @@ def next_step(finding: Finding, command: Commands, remedy: str = "") -> str:
 
 
 def _may_be_triaged(finding: Finding, command: Commands) -> bool:
-    """Torch compares collectives on gloo only, and no preset is smaller than the diagnostic one."""
+    """Returns whether `--triage` would make another attempt.
+
+    Torch compares collectives on gloo only, and no preset is smaller than the diagnostic one.
+    """
     if command.was_escalated or finding.code is Code.COLLECTIVE_MISMATCH:
         return command.dry_run and not command.was_escalated
     return finding.code is Code.COMPILE_SKEW or command.preset is not Preset.DIAGNOSTIC
 
 
 def fill(step: str, command: Commands, blamed: Sequence[int], remedy: str = "") -> str:
-    """A step with the commands and ranks of one test."""
+    """Returns a step with the commands and ranks of one test filled in."""
     diagnostic = command.rerun("--preset", Preset.DIAGNOSTIC.value)
     return step.format(
         remedy=remedy,

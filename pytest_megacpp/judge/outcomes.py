@@ -1,7 +1,7 @@
 """Owns what pytest itself reports, agreed over all ranks: passed, skipped, xfailed, xpassed; must not know faults.
 
-Never green by absence: only a complete testimony of every rank of a test that ended by itself counts, as
-`recording/reports` defines it, and a rank that says nothing makes a not-run, as does a plan that is lost.
+Never green by absence: a test counts only if it ended by itself and every rank reported completely, as
+`recording/reports` defines it. A rank that reports nothing leads to a not-run, and so does a plan that is lost.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, Te
 
 
 def find(case: Case) -> Finding | None:
-    """The agreed outcome of a test that ended by itself on all ranks, None when there is none."""
+    """Returns the agreed outcome of a test that ended by itself on all ranks; None if there is none."""
     if not ended_by_itself(case):
         return None
     everything = {rank: rank_outcome(view) for rank, view in case.ranks.items()}
@@ -30,7 +30,7 @@ def find(case: Case) -> Finding | None:
 
 
 def ended_by_itself(case: Case) -> bool:
-    """All planned ranks ran it to its end, and no process ended on the way."""
+    """Returns whether all planned ranks ran the test to its end and no process ended in between."""
     ended, full = case.test.ended, is_full(case.timeline, case.test)
     by_itself = case.test.acted is None and ended is not None and ended.reason is TestEnd.FINISHED
     return by_itself and not case.exits and full
@@ -64,7 +64,7 @@ def _finding(case: Case, code: Code, summary: str) -> Finding:
 
 
 def _uncompared(case: Case) -> tuple[Uncertainty, ...]:
-    """Collectives that a rank lost: that the ranks issued the same is true of the others only."""
+    """Returns a reason for doubt if a recorder lost collectives: then only the others are known to agree."""
     missed = {rank: view.counted.missed for rank, view in case.ranks.items() if view.counted and view.counted.missed}
     if not missed:
         return ()
@@ -73,14 +73,14 @@ def _uncompared(case: Case) -> tuple[Uncertainty, ...]:
 
 
 def _reason(case: Case) -> str:
-    """Why the first rank skipped."""
+    """Returns why the first rank skipped."""
     reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
     reason = next((plain(r.skip.reason) for r in reports if r.outcome is ReportOutcome.SKIPPED and r.skip), "")
     return reason.removeprefix("Skipped: ")
 
 
 def _xfailed(case: Case, ranks: list[int]) -> Finding:
-    """One rank that fails as expected makes the test fail as expected."""
+    """Returns the finding for an expected failure: one rank that fails as expected is enough."""
     where = _all(case) if len(ranks) == case.test.size else ranks_named(ranks)
     reason = plain(next((r.xfail for r in _reports(case) if r.xfail), ""))
     return _finding(case, Code.XFAILED, f"failed as expected on {where}" + (f": {reason}" if reason else ""))
@@ -104,7 +104,9 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
 
 
 def expected_failure(case: Case) -> Finding | None:
-    """Ranks failed as their xfail mark says, and all else is others waiting for them or losing them."""
+    """Returns the finding for ranks that failed as their xfail mark says while the others only waited for them or lost
+    them.
+    """
     if case.test.ended is None or case.exits or not is_full(case.timeline, case.test):
         return None
     if any(not t.is_secondary for t in case.failures.values()):
@@ -128,7 +130,7 @@ def _xfailed_early(case: Case, view: RankView) -> bool:
 
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:
-    """What a test that a gate wants to run comes to: a skip, however it came about, leaves the question open."""
+    """Returns the finding for a test that a gate requires: a skip, however it came about, becomes a not-run."""
     unrun = _kept_from_running(view) if finding.code is Code.XFAILED and view is not None else ""
     if finding.code is not Code.SKIPPED and not unrun:
         return finding
@@ -144,7 +146,9 @@ def _kept_from_running(view: TestView) -> str:
 
 
 def incomplete(case: Case) -> Finding | None:
-    """The test ended, but not every rank's testimony arrived, or nobody knows how many there should be."""
+    """Returns the finding for a test that ended without complete reports of every rank, or whose number of ranks isn't
+    known.
+    """
     planned = case.timeline.planned.get(case.test.index)
     silent = tuple(r for r, view in sorted(case.ranks.items()) if rank_outcome(view) is RankOutcome.NOTHING)
     if planned is not None and planned.ranks != case.test.size:

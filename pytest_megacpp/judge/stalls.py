@@ -1,7 +1,7 @@
-"""Owns waiting that nobody ended: for a compiling peer, for one that is elsewhere, for nobody; must not know errors.
+"""Owns waits that nothing ended: for a compiling peer, for one that is elsewhere, for none; must not know errors.
 
-Roots of a standstill that compile make a compile-skew, others a straggler; without a root it is a hang, or groups taken
-in different orders.
+The roots of the waits decide: roots that compile are a compile-skew, others are stragglers. Without a root it is a
+hang, or groups used in different orders.
 """
 
 from collections import defaultdict
@@ -26,7 +26,9 @@ KEPT_PLACES = 4
 
 
 def find(case: Case) -> Finding | None:
-    """The finding for a test that the box ended for waiting or compiling, or whose ranks gave up waiting."""
+    """Returns the finding for a test that the box ended because ranks waited or compiled, or whose ranks gave up
+    waiting.
+    """
     if aftermath.victims(case):
         return _timed_out(case)
     match case.why:
@@ -35,15 +37,15 @@ def find(case: Case) -> Finding | None:
         case ActReason.COMPILE:
             return compiles.stall(case)
         case ActReason.TEST_LIMIT | ActReason.RUN_LIMIT | ActReason.STARTUP_LIMIT | ActReason.STOP:
-            return None  # limits, and ends of a run, have families of their own
+            return None  # judged by limits.py; the end of a run by startup.py
         case ActReason.EXIT | ActReason.MISMATCH | None:
-            return None  # a rank's failure or a mismatch, which are looked for before
+            return None  # judged before, by deaths.py and mismatches.py
         case _:
             assert_never(case.why)
 
 
 def _timed_out(case: Case) -> Finding:
-    """Ranks stopped waiting by their own time-out, or found their peer gone."""
+    """Returns the finding for ranks that stopped waiting by their own time-out, or found their peer gone."""
     analysis = wait_roots.from_barrier_timeouts(case) or analyze_waits(case)
     if analysis.cycle:
         return finding_for(case, analysis)
@@ -60,8 +62,10 @@ def _timed_out(case: Case) -> Finding:
 
 
 def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
-    """The roots that were at large. One that had failed itself kept nobody waiting who wasn't waited for before; where
-    it was the first of all, neither had those to which the same happened later.
+    """Returns the roots that kept others waiting.
+
+    A root that had failed itself kept only those waiting that waited before. If it was the first of all failures, the
+    same holds for the roots to which the same happened later.
     """
     first = aftermath.victims(case)[0]
     alike = [r for r in roots if first.rank in roots and r in case.failures]
@@ -70,8 +74,9 @@ def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
 
 
 def _is_explained(analysis: WaitAnalysis, absent: Sequence[int]) -> bool:
-    """Whether ranks that others are recorded to wait for are enough of a cause. Where more are missing than came, those
-    that came went another way.
+    """Returns whether the ranks that others are recorded to wait for explain the failure.
+
+    If more ranks are missing than came, those that came are the ones that went another way.
     """
     return (
         bool(absent)
@@ -82,7 +87,7 @@ def _is_explained(analysis: WaitAnalysis, absent: Sequence[int]) -> bool:
 
 
 def _bystanders(case: Case) -> Finding | None:
-    """Without collectives to go by: the ranks that met no error had left, or are elsewhere."""
+    """Returns a finding without collectives to go by: the ranks that met no error had left, or were elsewhere."""
     busy = case.failures.keys() | case.blocked.keys() | case.waiting_in.keys()
     others = [r for r in sorted(case.ranks) if r not in busy]
     left = tuple(r for r in others if case.has_left(r))
@@ -99,6 +104,8 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
         return mismatches.across_groups(case, analysis.cycle)
     if together := _all_in_init(case, analysis):
         return _could_not_meet(case, analysis, together)
+    # If some roots don't compile, it is a skew only if the box ended the test for that: a rank that sleeps while
+    # another one compiles is a straggler.
     compiling = tuple(r for r in analysis.roots if case.is_compiling(r))
     plain_roots = tuple(r for r in analysis.roots if r not in compiling)
     if compiling and (case.why is ActReason.SKEW or not plain_roots):
@@ -134,7 +141,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """The roots that don't compile: a compiling one is only slow."""
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow."""
     busy = tuple(r for r in analysis.roots if not case.is_compiling(r))
     return busy or analysis.roots
 
@@ -155,7 +162,7 @@ def _cause(case: Case, rank: int) -> _Cause | None:
 
 
 def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
-    """`rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
+    """Returns for example `rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
     is_one_of_them = not analysis.waits and analysis.is_guessed and len(blamed) > 1
     head = (
         f"{'one or more of ' if is_one_of_them else ''}{ranks_named(blamed)} {_what_they_did(case, analysis, blamed)}"
@@ -185,7 +192,10 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
 
 
 def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
-    """How long after the others it entered what they had given up by then (not: were made to give up by the box)."""
+    """Returns how many seconds after the others the rank entered what they had given up by then; None if it never did.
+
+    A wait that the box ended was not given up.
+    """
     wait = analysis.waits[0] if analysis.waits and case.moment_s < case.end_s else None
     number = (wait.group, wait.seq) if wait and wait.partner is None else None
     entry = case.ranks[rank].collectives.entries.get(number) if number else None
@@ -193,7 +203,7 @@ def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
 
 
 def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
-    """As a sentence about `it` or `they`."""
+    """Returns a sentence about `it` or `they`: why these ranks did not come."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
     plural = "" if alone else "s"
     where, cause = case.location(rank), _cause(case, rank)
@@ -215,7 +225,7 @@ def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
 
 
 def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
-    """As a sentence about one with no excuse."""
+    """Returns a sentence about ranks without any cause: where they were."""
     it, was_ = ("it", "was") if alone else ("they", "were")
     where = case.location(rank)
     if rank in case.blocked:
@@ -229,7 +239,7 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
 
 
 def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
-    """Whether it left the group in which the others wait."""
+    """Returns a sentence if the rank destroyed the group in which the others wait; else empty."""
     group = analysis.waits[0].group if analysis.waits else ""
     its = case.ranks[rank].collectives.incarnation
     gone = bool(group) and its > incarnation(group)
@@ -249,6 +259,7 @@ def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | 
 
 
 def root_evidence(case: Case, rank: int) -> Evidence | None:
+    """Returns what shows where a rank was that others waited for."""
     sample, view = case.ranks[rank].sample, case.ranks[rank]
     if case.is_frozen(rank) and sample is not None:
         return Evidence(rank, view.sample_s, Witness.BOX, f"process state {sample.state}: stopped")
@@ -273,7 +284,7 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
 
 
 def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
-    """A living rank is blamed for where it is, so that should be known."""
+    """Returns reasons for doubt about where the blamed ranks were, since a living rank is blamed for that."""
     found = [
         Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
         for t in _astray(case, blamed)
@@ -288,7 +299,9 @@ def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
 
 
 def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:
-    """The first of those that came to their wait out of an error of their own: it may be no wait of the others'."""
+    """Returns the first rank that began its wait while it handled an error of its own: the others may never come to
+    that wait.
+    """
     return tuple(t for t in aftermath.victims(case) if t.own_error and t.rank not in blamed)[:1]
 
 
@@ -314,7 +327,11 @@ def _hang(case: Case, analysis: WaitAnalysis) -> Finding:
 
 
 def _why_all_wait(analysis: WaitAnalysis, waiting: Sequence[int]) -> str:
-    """A collective that all its ranks entered can fail to complete for reasons outside the test; a deadlock can't."""
+    """Returns why ranks wait although none is missing.
+
+    A collective that all its ranks entered can also fail to complete for reasons outside the test; other waits are
+    deadlocks.
+    """
     have_entered = {r for w in analysis.waits if not w.missing and w.partner is None for r in w.waiting}
     if analysis.waits and set(waiting) <= have_entered:
         return "no rank is missing, but the collective did not complete"
@@ -322,7 +339,7 @@ def _why_all_wait(analysis: WaitAnalysis, waiting: Sequence[int]) -> str:
 
 
 def _all_in_init(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """Ranks that make the default group and the missing ones, where these are on their way to it as well."""
+    """Returns the ranks that create the default group and the missing ones, if these are in the same call."""
     missing = {r for w in analysis.waits for r in w.missing}
     in_init = all(w.op == "init_process_group" and w.makes_group for w in analysis.waits)
     if not (
@@ -333,7 +350,10 @@ def _all_in_init(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
 
 
 def _could_not_meet(case: Case, analysis: WaitAnalysis, waiting: Sequence[int]) -> Finding:
-    """All wait to be joined, so some went elsewhere: those that still look for the store when others have it."""
+    """Returns the finding for ranks that all wait in init_process_group, so some went to another place.
+
+    If some still look for the store that the others found, those are blamed.
+    """
     lost = tuple(r for r in waiting if case.seeks_store(r))
     are_told_apart = 0 < len(lost) < len(waiting)
     blamed = lost if are_told_apart else tuple(waiting)
@@ -361,7 +381,7 @@ def _seeking_evidence(case: Case, rank: int) -> Evidence | None:
 
 
 def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
-    """`ranks 0,1 waited 2 s in broadcast #2, ranks 2,3 in recv`."""
+    """Returns for example `ranks 0,1 waited 2 s in broadcast #2, ranks 2,3 in recv`."""
     places: dict[str, list[int]] = defaultdict(list)
     for rank in waiting:
         wait = case.waiting_in.get(rank)
@@ -372,6 +392,6 @@ def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
 
 
 def _rooted(analysis: WaitAnalysis) -> str:
-    """What the flight recorder can't show."""
+    """Returns a hint about a root on which ranks may disagree, since the flight recorder doesn't show it."""
     whole = [w for w in analysis.waits if not w.missing and w.op in _ROOTED]
     return f"all ranks entered {whole[0]}, so they may disagree on its root" if whole else ""

@@ -1,6 +1,7 @@
-"""Owns who waits for whom at the moment that decides, and how that is told; must not know what the missing ranks do.
+"""Owns which ranks wait for which at the moment that decides, and the text about it; must not know what the missing
+ranks do.
 
-Waiting ranks are followed to those they wait for, until somebody is found who doesn't wait: the *root*.
+Waiting ranks are followed to those they wait for, until a rank is found that doesn't wait: the *root*.
 """
 
 from collections import defaultdict
@@ -22,7 +23,11 @@ _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "w
 
 @dataclass(frozen=True, slots=True)
 class WaitAnalysis:
-    """Who waits, for whom, at the moment. `cycle`: waits that wait for each other. `is_guessed`: partners not known."""
+    """Which ranks wait, and for which, at the moment.
+
+    `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
+    `is_from_box`: only the box saw the wait.
+    """
 
     waits: tuple[Wait, ...]
     waiting: tuple[int, ...]
@@ -33,12 +38,14 @@ class WaitAnalysis:
 
     @property
     def what(self) -> str:
-        """What is waited in, as the object of a sentence."""
+        """What they wait in, as the object of a sentence."""
         return str(self.waits[0]) if self.waits else ""
 
 
 def analyze_waits(case: Case) -> WaitAnalysis:
     """Follows the waits of the moment to their roots."""
+    # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
+    # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
     roots, visited = graph.roots(_oldest_waits(case))
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
@@ -54,8 +61,9 @@ def analyze_waits(case: Case) -> WaitAnalysis:
 
 
 def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
-    """Where a rank's time-out in a monitored barrier names the ranks that did not come, it waits for these; whoever of
-    them waits itself is followed.
+    """Returns the waits by the time-outs of monitored barriers, which name the ranks that did not come.
+
+    Those of them that wait themselves are followed to their roots. None if no time-out names a rank.
     """
     victims = aftermath.victims(case)
     named = {rank for t in victims for rank in _named_absent(case, t, victims)}
@@ -70,8 +78,10 @@ def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
 
 
 def _named_absent(case: Case, speaker: RankFailure, victims: Sequence[RankFailure]) -> frozenset[int]:
-    """The ranks that its text names, by the groups that fit: that have all who failed, and the speaker in that place.
-    Nobody where these don't agree.
+    """Returns the ranks that a time-out names.
+
+    The numbers are those of a group that has all failed ranks as members and the reporting rank in that place. Empty if
+    several groups fit and disagree.
     """
     absent = messages.absent(speaker.message)
     if absent is None:
@@ -85,7 +95,8 @@ def _named_absent(case: Case, speaker: RankFailure, victims: Sequence[RankFailur
 
 
 def _oldest_waits(case: Case) -> list[Wait]:
-    """The waits that count: those at least half as old as the oldest."""
+    """Returns the waits that count: those at least half as old as the oldest."""
+    # A young wait is ordinary progress: its members may be on their way, and following it would blame one of them.
     if not case.waits:
         return []
     oldest_s = case.waits[0].since_s
@@ -93,7 +104,8 @@ def _oldest_waits(case: Case) -> list[Wait]:
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
-    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there."""
+    """Returns the few that wait in something else, if every rank waits and most of all ranks wait in the same."""
+    # More than half of *all* ranks: with fewer it isn't clear which of two groups of ranks went the wrong way.
     if any(r not in waiting and r not in case.failures and not case.is_through(r) for r in case.ranks):
         return ()
     together: dict[object, list[int]] = defaultdict(list)
@@ -105,7 +117,7 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
 
 
 def _from_box_report(case: Case) -> WaitAnalysis | None:
-    """What the box said when it acted, where what it had seen is missing from the recording: lines were lost."""
+    """Returns the waits that the box reported when it acted, if lines of the recording about them are lost."""
     acted = case.test.acted
     if acted is None or case.waits or not acted.waiting:
         return None
@@ -118,13 +130,16 @@ def _from_box_report(case: Case) -> WaitAnalysis | None:
 
 
 def relies(case: Case, analysis: WaitAnalysis) -> frozenset[Source]:
-    """What this picture of who waits rests on. A wait that only a stack shows is one as long as the thread slept."""
+    """Returns the sources on which the analysis rests.
+
+    A wait that only a stack shows also rests on whether the thread slept since.
+    """
     by_stack = case.blocked.keys() & set(analysis.waiting)
     return _RELIES | ({Source.WAKEUPS} if by_stack else frozenset())
 
 
 def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]:
-    """Why this picture of who waits may be wrong."""
+    """Returns why the analysis may be wrong."""
     found = []
     if analysis.is_guessed:
         found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
@@ -142,7 +157,9 @@ def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]
 
 
 def _contradictions(case: Case, analysis: WaitAnalysis) -> Iterable[Uncertainty]:
-    """The box named others as missing: lines were lost, or an older box followed other rules."""
+    """Returns a reason for doubt if the box named other ranks as missing: lines were lost, or an older box had other
+    rules.
+    """
     acted = case.test.acted
     if acted is None or not acted.missing or analysis.is_guessed or analysis.is_from_box or case.moment_s < case.end_s:
         return ()
@@ -157,7 +174,7 @@ def _contradictions(case: Case, analysis: WaitAnalysis) -> Iterable[Uncertainty]
 
 
 def since_s(case: Case, analysis: WaitAnalysis) -> float:
-    """When the first of them began to wait."""
+    """Returns when the first of them began to wait."""
     acted = case.test.acted
     if analysis.waits:
         return analysis.waits[0].since_s
@@ -165,7 +182,7 @@ def since_s(case: Case, analysis: WaitAnalysis) -> float:
 
 
 def wait_text(case: Case, analysis: WaitAnalysis) -> str:
-    """`ranks 0,1,3 waited 120 s`, `rank 0 waited 3 s in recv`."""
+    """Returns for example `ranks 0,1,3 waited 120 s` or `rank 0 waited 3 s in recv`."""
     calls = sorted(set(case.blocked.values()))
     where = f" in {calls[0]}" if not analysis.waits and calls else ""
     waited_s = case.waited_s(since_s(case, analysis))
@@ -175,7 +192,7 @@ def wait_text(case: Case, analysis: WaitAnalysis) -> str:
 
 
 def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
-    """Who is in what, where they stand, and what the box said."""
+    """Returns which ranks are in which call, where in the code, and what the box reported."""
     acted = case.test.acted
     waits = tuple(aftermath.wait_evidence(w) for w in analysis.waits[:4])
     first = {w.waiting[0]: str(w) for w in reversed(analysis.waits[:4])} | case.blocked
@@ -191,13 +208,13 @@ def _at(case: Case, rank: int) -> str:
 
 
 def stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
-    """Something that the newest stack of a rank shows."""
+    """Returns evidence from the newest stack of a rank; None if there is no stack."""
     taken = case.ranks[rank].stack()
     return Evidence(rank, taken[0], Witness.STACK, text) if taken else None
 
 
 def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Consequence, ...]:
-    """What the waiting ranks that nobody blames went through."""
+    """Returns the consequences for ranks that waited and aren't blamed."""
     known = {c.rank: c for c in aftermath.consequences(case, blamed)}
     waited = wait_text(case, analysis).partition(" waited")[2]
     for rank in analysis.waiting:
@@ -207,12 +224,12 @@ def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[
 
 
 def phase(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> TestPhase:
-    """Where the blamed ranks are; when they left, where the others wait for them."""
+    """Returns the phase of the blamed ranks; if they had left, the phase in which the others wait for them."""
     present = [r for r in blamed if not case.has_left(r)] or list(analysis.waiting)
     failed = [case.failures[r].phase for r in present if r in case.failures]
     return failed[0] if failed else case.phase_of(present[0]) if present else TestPhase.CALL
 
 
 def quiet_s(case: Case, rank: int) -> float:
-    """How long a rank had made no progress when the test was ended."""
+    """Returns for how many seconds a rank had made no progress when the test was ended."""
     return case.end_s - case.ranks[rank].moved_s
