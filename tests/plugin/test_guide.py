@@ -104,8 +104,8 @@ def test_a_documentation_change_runs_nothing_and_says_so(project: Project) -> No
     project.write("README.md", "A better model.\n")
     ran = project.megacpp("run", *GATE)
     assert (ran.code, ran.outcomes()) == (0, {})
-    assert "rule kernels: does not run, nothing that it watches changed" in ran.text
-    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    assert "rule kernels: does not run, no file that it watches changed" in ran.text
+    assert "2 lane tests left out: no file that their rules watch changed" in ran.text
 
 
 def test_a_kernel_change_runs_the_kernel_suite(project: Project) -> None:

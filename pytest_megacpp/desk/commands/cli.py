@@ -198,7 +198,7 @@ def _runs(desk: Desk, arguments: argparse.Namespace) -> int:
 def _init(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.commands.init import TRY_IT, write_starter
 
-    _say(f"{written.name:<34}{written.told}" for written in write_starter(Path.cwd()))
+    _say(f"{written.name:<34}{written.action}" for written in write_starter(Path.cwd()))
     _say(["", f"try it: {TRY_IT}"])
     return OK
 

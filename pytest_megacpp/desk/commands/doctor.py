@@ -24,7 +24,7 @@ def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mappin
     ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
     lines = [
         *_pairs("versions", survey.versions),
-        *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
+        *_pairs("machine", {name: _shown(name, value) for name, value in survey.facts.items()}),
         *_kernel(lane_dir),
         *_devices(survey),
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
@@ -41,9 +41,9 @@ def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
     yield ""
 
 
-def _told(name: str, value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if value is None:
-        return "not told"
+        return "unknown"
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{value / (1 << 30):.1f} GiB"
     return str(value)
@@ -69,7 +69,7 @@ def _devices(survey: preflight.Survey) -> Iterator[str]:
     if found.failure:
         yield f"  could not be listed: {one_line(found.failure)}"
     elif not found.devices:
-        yield "  none: lanes run dry here, on CPU and gloo"
+        yield "  none: lanes run as dry runs here, on CPU and gloo"
     for device in found.devices:
         memory = "" if device.memory_mib is None else f"{device.memory_mib / 1024:.0f} GiB, "
         yield f"  {device.index:<22}{one_line(device.name)}, {memory}driver {one_line(device.driver)}"
@@ -78,18 +78,18 @@ def _devices(survey: preflight.Survey) -> Iterator[str]:
     yield ""
 
 
-def _beyond_names(told: GpuSurvey) -> Iterator[tuple[str, str]]:
+def _beyond_names(survey: GpuSurvey) -> Iterator[tuple[str, str]]:
     """What can be said of all GPUs in a line each; nothing where nothing is known."""
-    if told.cuda is not None:
-        yield "cuda of the driver", told.cuda
-    if told.topology is not None and len(told.topology) > 1:
-        yield "linked by", _ways(told.topology)
-    if told.peers is not None and len(told.peers) > 1:
-        yield "peer access", _ways(told.peers)
-    if any(state.uncorrected for state in told.states):
-        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in told.states)
-    if told.xids:
-        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in told.xids)
+    if survey.cuda is not None:
+        yield "cuda of the driver", survey.cuda
+    if survey.topology is not None and len(survey.topology) > 1:
+        yield "linked by", _ways(survey.topology)
+    if survey.peers is not None and len(survey.peers) > 1:
+        yield "peer access", _ways(survey.peers)
+    if any(state.uncorrected for state in survey.states):
+        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in survey.states)
+    if survey.xids:
+        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in survey.xids)
 
 
 def _ways(matrix: Matrix) -> str:
@@ -118,7 +118,7 @@ def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environmen
     yield from (f"  {refusal}" for refusal in contract.refusals(settings))
     yield "  before: an import of torch or triton, the first process group, the first compile"
     yield "  read by: the first file that names it"
-    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
+    yield "  * not referenced by the installed torch, triton or NCCL: setting it has no effect here"
     if not readers.complete:
         yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
     for lane in others:

@@ -83,7 +83,7 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
 
 def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for rule in rules:
-        reasons = "; ".join(map(str, _listed(rule, "why"))) or "nothing that it watches changed"
+        reasons = "; ".join(map(str, _listed(rule, "why"))) or "no file that it watches changed"
         yield f"rule {rule.get('name')}: {'triggered' if rule.get('triggered') else 'not triggered'}: {reasons}"
 
 
@@ -130,7 +130,7 @@ def run_shown(seen: Judged) -> Iterator[str]:
     if seen.goes_on:
         yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
     if seen.document.get("status") == RunStatus.DETACHED:
-        yield f"it works on without this desk: pytest --attach {seen.run.name}"
+        yield f"still running; reattach with: pytest --attach {seen.run.name}"
     for test in seen.bad:
         yield from ("", *_text(test, seen))
 
