@@ -30,7 +30,7 @@ def _limit(case: Case) -> Finding:
     if not present or not _was_watched(case, present):
         return _unclear(case, present, "the ranks were never observed")
     if quiet_s >= stall_s:
-        return _nobody_moved(case, present, quiet_s)
+        return _no_progress(case, present, quiet_s)
     if case.why is ActReason.TEST_LIMIT and (waited := _waited_for_somebody(case)):
         return waited
     if quiet_s < min(stall_s, max(RECENT_S, case.test.limits.test / 4)):
@@ -44,7 +44,7 @@ def _was_watched(case: Case, present: Iterable[int]) -> bool:
     return any(case.ranks[r].sample is not None for r in present)
 
 
-def _nobody_moved(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
+def _no_progress(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
     """Returns the finding for ranks of which none made progress for `stall`: the roots of a wait, a busy device, or a
     hang.
     """

@@ -2,7 +2,7 @@
 
 What counts is what ranks announced before they began to create the group: gloo may let such a group through on some
 ranks, fail on others or keep them waiting, depending on timing. Ranks that give one name to groups of their own
-(`new_group([0, 1])` here, `new_group([2, 3])` there) contradict nobody. A test that passed with a contradiction is not
+(`new_group([0, 1])` here, `new_group([2, 3])` there) contradict no one. A test that passed with a contradiction is not
 green, because it may hang the next time. A test that failed for an unrelated reason failed for that reason.
 """
 

@@ -237,7 +237,7 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
         return FAILED if gate.failed else OK
     seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
     _say(show_command.run_shown(seen))
-    return FAILED if seen.bad or not (seen.result.tests or seen.goes_on) else OK
+    return FAILED if seen.bad or not (seen.result.tests or seen.is_running) else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:

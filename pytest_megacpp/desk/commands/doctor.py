@@ -1,6 +1,6 @@
-"""Owns the account of this machine for `megacpp doctor`: what a lane would find here; must not know a run.
+"""Owns what `megacpp doctor` reports about this machine: what a lane would find here; must not know a run.
 
-torch is looked at as files and metadata, never imported.
+torch is inspected as files and metadata, never imported.
 """
 
 import os
@@ -19,7 +19,7 @@ from pytest_megacpp.report.layout import grouped, wrapped
 
 
 def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
-    """The account, line by line, and whether a dry run can start here."""
+    """Returns the report, line by line, and whether a dry run can start here."""
     survey = preflight.survey(lane_dir)
     ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
     lines = [
@@ -50,7 +50,7 @@ def _shown(name: str, value: object) -> str:
 
 
 def _kernel(directory: Path) -> Iterator[str]:
-    """Every interface that box and ranks use, and what follows where it is missing."""
+    """Yields every interface that box and ranks use, and the consequences where it is missing."""
     missing = kernel.missing(directory)
     yield f"kernel {platform.release()}"
     for row in kernel.INTERFACES:
@@ -79,7 +79,7 @@ def _devices(survey: preflight.Survey) -> Iterator[str]:
 
 
 def _beyond_names(survey: GpuSurvey) -> Iterator[tuple[str, str]]:
-    """What can be said of all GPUs in a line each; nothing where nothing is known."""
+    """Yields facts about all GPUs, as far as they are known."""
     if survey.cuda is not None:
         yield "cuda of the driver", survey.cuda
     if survey.topology is not None and len(survey.topology) > 1:
@@ -93,13 +93,13 @@ def _beyond_names(survey: GpuSurvey) -> Iterator[tuple[str, str]]:
 
 
 def _ways(matrix: Matrix) -> str:
-    """`NV18 (56 ways)`: a pair is two, it may differ by direction."""
+    """Returns for example `NV18 (56 ways)`; a pair has two ways, which may differ."""
     ways = Counter(how for row in matrix for how in row if how != "X")
     return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
 
 
 def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
-    """What the lane would come to here; the reasons when it can't be the real thing."""
+    """Yields how the lane could run here, and the reasons if it can't run on GPUs."""
     real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
     dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
     answer = "can't run here" if dry else "dry run only" if real else "can run here"
@@ -108,7 +108,7 @@ def _lane(lane: LaneConfig, survey: preflight.Survey) -> Iterator[str]:
 
 
 def _variables(survey: preflight.Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
-    """Every contract variable as a rank of the largest lane would get it, and who reads it; then other lanes' own."""
+    """Yields each contract variable as a rank of the largest lane gets it and what reads it; then other lanes' own."""
     largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
     settings = _resolved(survey, largest, environment)
     readers = find_readers(setting.name for setting in settings)
@@ -146,7 +146,7 @@ def _differences(
     settings: Sequence[contract.Setting],
     environment: Mapping[str, str],
 ) -> Iterator[str]:
-    """What ranks of this lane get otherwise than those shown, each with its source."""
+    """Yields the variables in which this lane differs from those shown, each with its source."""
     redactor = Redactor({**os.environ, **environment, **lane.environment})
     own = [f"{_assigned(setting, redactor)} ({setting.source})" for setting in settings if setting not in shown]
     gone = sorted({setting.name for setting in shown} - {setting.name for setting in settings})
@@ -175,7 +175,7 @@ def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Red
 
 
 def _reader(setting: contract.Setting, readers: Readers) -> str:
-    """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
+    """Returns what reads a variable. Those of NCCL and its backend can't be looked up in a build without NCCL."""
     if setting.name in readers.found:
         return f"read by {readers.found[setting.name]}"
     if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND, contract.NCCL2):

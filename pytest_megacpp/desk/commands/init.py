@@ -1,6 +1,6 @@
-"""Owns `megacpp init`: what a repository needs for its first lane test; must not write over anything that is there.
+"""Owns `megacpp init`: what a repository needs for its first lane test; must not overwrite anything.
 
-A pyproject.toml without our table gets it at its end; every other file is only made where none is.
+A pyproject.toml without the plugin's table gets it at its end; every other file is only created if it doesn't exist.
 """
 
 from collections.abc import Iterator
@@ -121,7 +121,7 @@ class Written:
 
 
 def write_starter(root: Path) -> Iterator[Written]:
-    """Writes what isn't there yet below `root`. Raises UsageError for a pyproject.toml that can't be read, OSError."""
+    """Creates what doesn't exist yet below `root`. Raises UsageError for an unreadable pyproject.toml, OSError."""
     yield _configure(root / "pyproject.toml")
     for name, text in ((TEST_FILE, TEST), (WORKFLOW_FILE, WORKFLOW)):
         yield _make(root / name, name, text)

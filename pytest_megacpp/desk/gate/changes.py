@@ -2,7 +2,7 @@
 
 Compared is the merge base, not the revision itself: what others merged meanwhile is not this change. Counted are
 commits since, the index, the working tree and untracked files that are not ignored; a rename is both of its names.
-What git can't tell is an answer too (`unknown`), and whoever asks must then take everything as changed.
+What git can't determine is an answer too (`unknown`); then everything must be taken as changed.
 """
 
 import os
