@@ -21,7 +21,7 @@ from pytest_megacpp.box.alarms import SETTLE_S, Clocks, alarm, to_look_at, to_pr
 from pytest_megacpp.box.attempts import Attempts
 from pytest_megacpp.recording.events import Acted, TestEnded, TestStarted
 from pytest_megacpp.recording.plan import Again, Plan
-from pytest_megacpp.recording.reports import goes_well, issued_alike, said
+from pytest_megacpp.recording.reports import goes_well, issued_alike, rank_outcome
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView, WorldView
 from pytest_megacpp.recording.vocabulary import (
@@ -352,7 +352,7 @@ def _report_alike(view: TestView) -> bool:
     """Returns whether all ranks report the same green outcome, so that their world goes on. A skip under a gate does no
     harm.
     """
-    outcomes = {said(rank) for rank in view.ranks.values()}
+    outcomes = {rank_outcome(rank) for rank in view.ranks.values()}
     return len(outcomes) == 1 and all(outcome.is_green for outcome in outcomes)
 
 

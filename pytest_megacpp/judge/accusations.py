@@ -1,10 +1,10 @@
 """Owns errors by which several ranks name the rank at fault; must not know who waited or what the box did.
 
-Some of torch's checks end with an exception on every rank, whose text names the one that is to blame: distributed
-checkpointing passes on what a rank's reader or writer raised, DDP counts parameters. Their numbers are those of the
-group in which they communicated, which is that of the last collective. One rank's word isn't enough; where the group
-isn't known, nobody is named, and neither is who hasn't raised itself. A checkpoint without communication calls every
-rank 0.
+Some of torch's checks end with an exception on every rank whose text names the rank at fault: distributed checkpointing
+passes on what the reader or writer of a rank raised, and DDP compares numbers of parameters. The rank numbers in these
+texts are those of the group in which the ranks communicated, which is the group of their last collective. The word of
+one rank isn't enough. If the group isn't known, no rank is named, and a rank that hasn't raised itself is never named.
+A checkpoint that was saved without communication calls every rank 0.
 """
 
 from collections import Counter, defaultdict
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import file_line, joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.operations import bare_op
@@ -22,28 +22,30 @@ from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_ACCUSERS = 8
 PASSED_ON_S = 1.0
-"""From a checkpoint's last collective to the exception it hands on; it took 0.03 to 0.1 s (decision 76)."""
-_PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # what checkpoints use for it
+"""From a checkpoint's last collective to the exception that it passes on; measured: 0.03 to 0.1 s (decision 76)."""
+_PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # for errors, in checkpoints
 
 
 @dataclass(frozen=True, slots=True)
 class _Accusation:
-    """`what` is the end of a sentence about the `blamed`; `accusers` raised the exceptions that say so."""
+    """What several exceptions say: `what` is the predicate of a sentence about the `blamed` ranks, and the `accusers`
+    raised the exceptions.
+    """
 
     blamed: tuple[int, ...]
     what: str
-    accusers: tuple[Trouble, ...]
-    doubts: tuple[Doubt, ...] = ()
+    accusers: tuple[RankFailure, ...]
+    uncertainties: tuple[Uncertainty, ...] = ()
 
 
-def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
-    """The finding for the ranks that others' exceptions name, unless something else was first."""
-    said = {t.rank: t.message for t in own}
-    named = _passed_on(case, own, said) or _counted(case, own, said)
+def find(case: Case, own: Sequence[RankFailure], first: RankFailure) -> Finding | None:
+    """Returns the finding for the ranks that the exceptions of others name; None if another failure came first."""
+    messages_by_rank = {t.rank: t.message for t in own}
+    named = _passed_on(case, own, messages_by_rank) or _counted(case, own, messages_by_rank)
     if named is None or (first not in named.accusers and first.rank not in named.blamed) or case.exits:
         return None
     others = [t for t in named.accusers if t.rank not in named.blamed]
-    then = of_ranks([t.rank for t in others], f"raised {others[0].text.partition(':')[0]} for it") if others else ""
+    then = of_ranks([t.rank for t in others], f"then raised {others[0].text.partition(':')[0]}") if others else ""
     whole = len(named.accusers) == case.test.size
     return Finding(
         Code.RANK_DEATH if aftermath.stuck(case, [t.rank for t in own]) else Code.TEST_FAILED,
@@ -51,17 +53,19 @@ def find(case: Case, own: Sequence[Trouble], first: Trouble) -> Finding | None:
         named.blamed,
         VerdictCause.EXCEPTION,
         first.phase,
-        tuple(aftermath.trouble_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
+        tuple(aftermath.failure_evidence(t) for t in named.accusers[:KEPT_ACCUSERS]),
         aftermath.consequences(case, named.blamed),
         frozenset({Source.REPORTS}),
-        named.doubts if whole else (Doubt(Source.REPORTS, "not all ranks raised it"), *named.doubts),
+        named.uncertainties
+        if whole
+        else (Uncertainty(Source.REPORTS, "not every rank raised this error"), *named.uncertainties),
         time_s=first.time_s,
     )
 
 
-def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
-    """What distributed checkpointing tells every rank of those that failed."""
-    reported = {rank: failed for rank, text in said.items() if (failed := messages.failures(text))}
+def _passed_on(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
+    """Returns the ranks whose failure distributed checkpointing passed on to every rank."""
+    reported = {rank: failed for rank, text in messages_by_rank.items() if (failed := messages.failures(text))}
     accusers = tuple(t for t in own if t.rank in reported)
     members = _group_of(case, accusers)
     if len(reported) < 2 or not set(reported) <= set(members):
@@ -73,57 +77,73 @@ def _passed_on(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _
     if alone and not _was_passed_on(case, accusers):
         return None
     number, failed = named[0], next(iter(reported.values()))
-    where = file_line(*messages.place_of(next(said[r] for r in reported), number))
+    where = file_line(*messages.place_of(next(messages_by_rank[r] for r in reported), number))
     what = f"raised {plain(failed[number])}" + (f" ({where})" if where else "")
-    doubts = (Doubt(Source.COLLECTIVES, "without communication a checkpoint calls every rank 0"),) if alone else ()
-    return _Accusation(tuple(members[n] for n in named), what, accusers, doubts)
+    uncertainties = (
+        (Uncertainty(Source.COLLECTIVES, "a checkpoint saved without communication calls every rank 0"),)
+        if alone
+        else ()
+    )
+    return _Accusation(tuple(members[n] for n in named), what, accusers, uncertainties)
 
 
-def _was_passed_on(case: Case, accusers: Sequence[Trouble]) -> bool:
-    """Whether all of them raised right after one and the same collective, of a kind by which it may have come."""
+def _was_passed_on(case: Case, accusers: Sequence[RankFailure]) -> bool:
+    """Returns whether all accusers raised right after the same collective, of a kind that checkpoints use to pass
+    errors on.
+    """
     last = [entry for t in accusers if (entry := case.last_entered(t.rank, t.time_s)) is not None]
     one = len({(entry.group, entry.seq, bare_op(entry.op)) for entry in last}) == 1
     soon = min(t.time_s for t in accusers) - max(entry.entered_s for entry in last) <= PASSED_ON_S
     return one and soon and bare_op(last[0].op) in _PASSING_ON
 
 
-def _group_of(case: Case, troubles: Sequence[Trouble]) -> tuple[int, ...]:
-    """The members, in order, of the one group in which all of them had communicated last; empty when it isn't known."""
-    last = [case.last_entered(t.rank, t.time_s) for t in troubles]
+def _group_of(case: Case, failures: Sequence[RankFailure]) -> tuple[int, ...]:
+    """Returns the members, in order, of the one group in which all of these ranks communicated last; empty if it isn't
+    known.
+    """
+    last = [case.last_entered(t.rank, t.time_s) for t in failures]
     names = {entry.group for entry in last if entry is not None}
     if len(names) != 1 or None in last or not case.knows_members(name := names.pop()):
         return ()
     return () if case.test.groups.disputes(name) else tuple(sorted(case.test.groups.of(name, ())))
 
 
-def _counted(case: Case, own: Sequence[Trouble], said: Mapping[int, str]) -> _Accusation | None:
-    """The ranks whose model has more or fewer parameters than most of their group, by each one's word about itself."""
-    counts = {rank: count for rank, text in said.items() if (count := messages.parameters(text))}
+def _counted(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapping[int, str]) -> _Accusation | None:
+    """Returns the ranks whose model has more or fewer parameters than most of their group, by what each reports about
+    itself.
+    """
+    counts = {rank: count for rank, text in messages_by_rank.items() if (count := messages.parameters(text))}
     accusers = tuple(t for t in own if t.rank in counts)
     groups = [_odd(ranks, counts) for ranks in _by_group(case, accusers)]
     odd = tuple(sorted(rank for group in groups if group for rank in group[0]))
     if not odd or None in groups:
         return None
-    told = "; ".join(text for group in groups if group and (text := group[1]))
-    return _Accusation(odd, f"built another model than the other ranks for DDP: {told}", accusers)
+    counts_text = "; ".join(text for group in groups if group and (text := group[1]))
+    return _Accusation(odd, f"built a different model for DDP than the other ranks: {counts_text}", accusers)
 
 
-def _by_group(case: Case, accusers: Sequence[Trouble]) -> list[tuple[int, ...]]:
-    """By their last collectives; without these all are one group if there is no other. Empty where it isn't known."""
+def _by_group(case: Case, accusers: Sequence[RankFailure]) -> list[tuple[int, ...]]:
+    """Returns the accusers, grouped by the group of their last collective.
+
+    Ranks without a collective form one group if there is no other group. The result is empty if the groups aren't
+    known.
+    """
     found: dict[str, list[int]] = defaultdict(list)
-    for trouble in accusers:
-        last = case.last_entered(trouble.rank, trouble.time_s)
-        found[last.group if last else ""].append(trouble.rank)
+    for failure in accusers:
+        last = case.last_entered(failure.rank, failure.time_s)
+        found[last.group if last else ""].append(failure.rank)
     others = any(members != case.test.groups.everyone for members in case.test.groups.members.values())
     return [] if "" in found and (others or len(found) > 1) else [tuple(sorted(ranks)) for ranks in found.values()]
 
 
 def _odd(ranks: Sequence[int], counts: Mapping[int, str]) -> tuple[tuple[int, ...], str] | None:
-    """The few whose count differs, and how that is told. None where there is no majority."""
+    """Returns the ranks whose count differs from the majority, and a text about the counts; None if there is no
+    majority.
+    """
     votes = Counter(counts[r] for r in ranks).most_common(2)
     usual, most = votes[0]
     if len(votes) > 1 and votes[1][1] == most:
         return None
     odd = tuple(r for r in ranks if counts[r] != usual)
     those = ", ".join(dict.fromkeys(counts[r] for r in odd))
-    return odd, f"{those}, {ranks_named(r for r in ranks if counts[r] == usual)} {usual}" if odd else ""
+    return odd, f"{those} instead of {usual} ({ranks_named(r for r in ranks if counts[r] == usual)})" if odd else ""

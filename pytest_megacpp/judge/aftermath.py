@@ -1,4 +1,4 @@
-"""Owns what the other ranks showed because of a cause: who waited in what, who lost its peer, who failed on its own.
+"""Owns the consequences of a cause on other ranks: which waited in what, lost a peer, or failed by themselves.
 
 Must not know how the cause was found.
 """
@@ -6,7 +6,7 @@ Must not know how the cause was found.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
-from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, error_text
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure, error_text
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
@@ -21,30 +21,30 @@ from pytest_megacpp.recording.waits import Wait
 KEPT_GROUPS = 3
 
 
-def victims(case: Case) -> tuple[Trouble, ...]:
-    """Ranks that failed only because a peer was gone or late."""
-    return tuple(t for t in case.troubles.values() if t.secondary)
+def victims(case: Case) -> tuple[RankFailure, ...]:
+    """Returns the failures that are only about a peer that was gone or late."""
+    return tuple(t for t in case.failures.values() if t.is_secondary)
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
-    """Ranks that waited for a peer when the box acted, or where the recording stops."""
+    """Returns the ranks that waited for a peer when the box acted, or where the recording stops."""
     waiting = {r for r, wait in case.waiting_in.items() if wait.missing or set(wait.waiting) & set(blamed)}
     waiting |= case.blocked.keys()
     if case.test.acted is not None and case.test.acted.why.is_waiting:
         waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
-    return tuple(sorted(r for r in waiting if r not in blamed and r not in case.troubles))
+    return tuple(sorted(r for r in waiting if r not in blamed and r not in case.failures))
 
 
 def sentence(case: Case, blamed: Collection[int]) -> str:
-    """`ranks 0-2,4-7 then waited in all_gather #12`; empty when nothing followed."""
+    """Returns for example `ranks 0-2,4-7 then waited in all_gather #12`; empty if there were no consequences."""
     waited: dict[str, list[int]] = defaultdict(list)
     lost: dict[str, list[int]] = defaultdict(list)
     for rank in stuck(case, blamed):
         waited[_in_what(case, rank)].append(rank)
-    for trouble in victims(case):
-        if trouble.rank not in blamed:
-            where = _in_last(case, trouble)
-            (waited if where in waited else lost)[where].append(trouble.rank)
+    for failure in victims(case):
+        if failure.rank not in blamed:
+            where = _in_last(case, failure)
+            (waited if where in waited else lost)[where].append(failure.rank)
     parts = [f"{ranks_named(ranks)} then waited {where}" for where, ranks in _largest(waited)]
     parts += [f"{ranks_named(ranks)} then lost {_its(ranks)} peer {where}".rstrip() for where, ranks in _largest(lost)]
     return " and ".join(parts[:KEPT_GROUPS])
@@ -65,28 +65,28 @@ def _in_what(case: Case, rank: int) -> str:
     return f"in {case.blocked[rank]}" if rank in case.blocked else "for a peer"
 
 
-def _in_last(case: Case, trouble: Trouble) -> str:
-    last = case.last_entered(trouble.rank, trouble.time_s)
+def _in_last(case: Case, failure: RankFailure) -> str:
+    last = case.last_entered(failure.rank, failure.time_s)
     return f"in {bare_op(last.op)} #{last.seq}" if last else ""
 
 
 def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]:
-    """One per rank that isn't blamed and isn't well, in rank order."""
+    """Returns one consequence for each rank that isn't blamed and didn't pass, in order of ranks."""
     waiting = set(stuck(case, blamed))
     found = []
     for rank in sorted(case.ranks):
-        trouble = case.troubles.get(rank)
+        failure = case.failures.get(rank)
         if rank in blamed:
             found += _later_failures(case, rank)
-        elif trouble is not None:
-            found.append(_failed(trouble))
+        elif failure is not None:
+            found.append(_failed(failure))
         elif rank in waiting:
             found.append(Consequence(rank, f"waited {_how_long(case, rank)}{_in_what(case, rank)}"))
     return tuple(found)
 
 
 def _later_failures(case: Case, rank: int) -> list[Consequence]:
-    """What a blamed rank failed at besides: a teardown after its call."""
+    """Returns further failures of a blamed rank, such as a teardown that failed after its call."""
     failed = [entry for entry in case.ranks[rank].reports.values() if entry[1].outcome is ReportOutcome.FAILED]
     later = sorted(failed, key=lambda entry: entry[0])[1:]
     return [
@@ -103,56 +103,60 @@ def _how_long(case: Case, rank: int) -> str:
     return f"{seconds(case.waited_s(wait.since_s))} " if wait else ""
 
 
-def _failed(trouble: Trouble) -> Consequence:
-    if trouble.secondary or trouble.kind is Kind.MISMATCH:
-        return Consequence(trouble.rank, trouble.text)
-    return Consequence(trouble.rank, said(trouble), trouble.cause)
+def _failed(failure: RankFailure) -> Consequence:
+    if failure.is_secondary or failure.kind is Kind.MISMATCH:
+        return Consequence(failure.rank, failure.text)
+    return Consequence(failure.rank, described(failure), failure.cause)
 
 
-def said(trouble: Trouble) -> str:
-    """`raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
-    where = f" ({trouble.place})" if trouble.place else ""
-    verb = "raised " if trouble.source in (TroubleSource.REPORT, TroubleSource.HANDLED) else ""
-    return f"{verb}{trouble.text}{where}"
+def described(failure: RankFailure) -> str:
+    """Returns the predicate of a sentence about a rank: `raised ValueError: boom (train.py:31)`, `was OOM-killed`."""
+    where = f" ({failure.place})" if failure.place else ""
+    verb = "raised " if failure.source in (FailureSource.REPORT, FailureSource.HANDLED) else ""
+    return f"{verb}{failure.text}{where}"
 
 
 def wait_evidence(wait: Wait) -> Evidence:
-    """Who was in a collective and who wasn't."""
+    """Returns which ranks entered a collective and which did not."""
     absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
-    verb = "began" if wait.began else "entered"
+    verb = "started" if wait.began else "entered"
     text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
     return Evidence(None, wait.since_s, Witness.FLIGHT_RECORDER, text)
 
 
-def trouble_evidence(trouble: Trouble) -> Evidence:
-    return Evidence(trouble.rank, trouble.time_s, trouble.source.witness, f"{said(trouble)} in {trouble.phase}")
+def failure_evidence(failure: RankFailure) -> Evidence:
+    return Evidence(failure.rank, failure.time_s, failure.source.witness, f"{described(failure)} in {failure.phase}")
 
 
 def threads_that_raised(view: TestView) -> tuple[Evidence, ...]:
-    """What ended threads beside the main one: a main thread that waits for one waits for good."""
+    """Returns the exceptions that ended other threads than the main one: a main thread that joins such a thread may
+    wait for ever.
+    """
     found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.threads]
     return tuple(_thread_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2])[:KEPT_GROUPS])
 
 
 def _thread_evidence(time_s: float, rank: int, fact: ThreadRaised) -> Evidence:
     place = file_line(fact.error.file, fact.error.line)
-    text = f"thread {plain(fact.thread, 60)} ended: {error_text(fact.error)}" + (f" ({place})" if place else "")
+    text = f"thread {plain(fact.thread, 60)} died with {error_text(fact.error)}" + (f" ({place})" if place else "")
     return Evidence(rank, time_s, Witness.REPORT, text)
 
 
 def bucket_reads(view: TestView) -> tuple[Evidence, ...]:
-    """Reads of data in its source, which are slow, and the slower the more ranks do it."""
+    """Returns reads of a data set from its source. They are slow, and slower the more ranks read."""
     found = [(time_s, rank, fact) for rank, seen in view.ranks.items() for time_s, fact in seen.bucket_reads.values()]
     return tuple(_read_evidence(*entry) for entry in sorted(found, key=lambda f: f[:2]))
 
 
 def _read_evidence(time_s: float, rank: int, fact: BucketRead) -> Evidence:
     name = plain(fact.name, 80)
-    text = f"read the source of data set {name!r}, not its copy: use lane.data({name!r})"
+    text = f"read data set {name!r} from its source instead of its local copy: use lane.data({name!r})"
     return Evidence(rank, time_s, Witness.REPORT, text)
 
 
-def first_few(ranks: Collection[int], tell: Callable[[int], Evidence | None], limit: int = 4) -> tuple[Evidence, ...]:
-    """Evidence about the first ranks; a thousand alike say no more."""
-    told = (tell(rank) for rank in sorted(ranks)[:limit])
-    return tuple(e for e in told if e is not None)
+def first_few(
+    ranks: Collection[int], evidence_of: Callable[[int], Evidence | None], limit: int = 4
+) -> tuple[Evidence, ...]:
+    """Returns evidence about the first `limit` ranks: a thousand alike add nothing."""
+    found = (evidence_of(rank) for rank in sorted(ranks)[:limit])
+    return tuple(evidence for evidence in found if evidence is not None)

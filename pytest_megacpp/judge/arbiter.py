@@ -1,7 +1,7 @@
-"""Owns the order in which families of rules are asked, and what becomes of the first answer; must not look at events.
+"""Owns the order in which families of rules are asked, and what becomes of the first finding; must not look at events.
 
-Pure: a timeline in, results out. What went wrong first wins; only what no rank caused is judged by limits; what is
-left without an answer is never green.
+Pure: a timeline in, results out. What failed first decides. Limits decide only if no rank caused the end of the test,
+and a test for which no rule has an answer is never green.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from pytest_megacpp.judge.verdicts import (
     TestResult,
     Verdict,
     Witness,
-    was_climbed,
+    is_escalation,
 )
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
@@ -37,12 +37,14 @@ Rule = Callable[[Case], Finding | None]
 
 
 def judge_test(timeline: Timeline, index: int) -> TestResult:
-    """The result of one test of the plan, by what is known so far. Never raises, never green without testimony."""
+    """Returns the result of one test of the plan, by what is known so far. Never raises, and is never green unless all
+    ranks reported.
+    """
     return _settled(Run(timeline), index)
 
 
 def judge_run(timeline: Timeline) -> RunResult:
-    """The results of all tests in the plan's order. Linear in the events."""
+    """Returns the results of all tests in the order of the plan. The time is linear in the number of events."""
     run = Run(timeline)
     further = {number for numbers in timeline.further.values() for number in numbers}
     indices = sorted((timeline.planned.keys() | timeline.tests.keys() | timeline.unreached.keys()) - further)
@@ -53,19 +55,19 @@ def judge_run(timeline: Timeline) -> RunResult:
 
 
 def attempts_at(timeline: Timeline, index: int) -> tuple[Attempt, ...]:
-    """All attempts at a test of the plan so far, each by itself."""
+    """Returns all attempts so far at a test of the plan, each judged by itself."""
     run = Run(timeline)
     return tuple(_attempt(timeline, _result(run, number)) for number in timeline.attempts(index))
 
 
 def _settled(run: Run, index: int) -> TestResult:
-    """All attempts at it together."""
+    """Returns the result of all attempts at a test together."""
     timeline, numbers = run.timeline, run.timeline.attempts(index)
     if len(numbers) == 1:
         return _result(run, index)
-    climbed = was_climbed([_purpose(timeline, number) for number in numbers])
-    results = [_result(run, number, climbed=climbed) for number in numbers]
-    command = commands(timeline, results[0].nodeid, index, climbed=climbed)
+    was_escalated = is_escalation([_purpose(timeline, number) for number in numbers])
+    results = [_result(run, number, was_escalated=was_escalated) for number in numbers]
+    command = commands(timeline, results[0].nodeid, index, was_escalated=was_escalated)
     return settle(results, [_attempt(timeline, result) for result in results], timeline, command)
 
 
@@ -74,15 +76,15 @@ def _attempt(timeline: Timeline, result: TestResult) -> Attempt:
 
 
 def _purpose(timeline: Timeline, number: int) -> Purpose:
-    """A first attempt is never one that looks for a cause, whatever a damaged recording says."""
+    """Returns what an attempt was for. A first attempt never looks for a cause, whatever a damaged recording says."""
     view, planned = timeline.tests.get(number), timeline.planned.get(number)
     if planned is not None and planned.of is not None:
         return planned.purpose
     return Purpose.WARM_UP if view is not None and view.warmup is WarmUp.RUNS else Purpose.MEASURED
 
 
-def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
-    """Of one attempt. `climbed`: the order of diagnosis was followed."""
+def _result(run: Run, index: int, *, was_escalated: bool = False) -> TestResult:
+    """Returns the result of one attempt. `was_escalated`: the order of diagnosis was followed."""
     timeline = run.timeline
     view, planned = timeline.tests.get(index), timeline.planned.get(index)
     nodeid = planned.nodeid if planned else view.nodeid if view else ""
@@ -94,14 +96,14 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         certainty = certainty.lowered()
         reasons = (
             *reasons,
-            Evidence(None, timeline.last_s, Witness.BOX, "less certain: the recording stops in this test"),
+            Evidence(None, timeline.last_s, Witness.BOX, "less certain: the recording stops during this test"),
         )
     if view is not None and not finding.code.is_green:
         reasons = (*reasons, *threads_that_raised(view), *bucket_reads(view))
     muted = tuple(v.rank for v in view.ranks.values() if v.muted) if view is not None else ()
     if muted:
         certainty = certainty.lowered()
-        text = f"less certain: {ranks_named(muted)} said more than is recorded of a test; the rest is left out"
+        text = f"less certain: {ranks_named(muted)} exceeded the event limit of a test; later events were dropped"
         reasons = (*reasons, Evidence(None, None, Witness.BOX, text))
     verdict = Verdict(
         finding.code,
@@ -111,7 +113,9 @@ def _result(run: Run, index: int, *, climbed: bool = False) -> TestResult:
         certainty,
         tuple(dict.fromkeys((*finding.evidence, *reasons))),
         finding.consequences,
-        next_step(finding, commands(timeline, nodeid, index, climbed=climbed), run_end.remedy(timeline, finding)),
+        next_step(
+            finding, commands(timeline, nodeid, index, was_escalated=was_escalated), run_end.remedy(timeline, finding)
+        ),
         finding.phase,
     )
     return TestResult(index, nodeid, finding.code.traits.outcome_in(finding.phase), verdict, _durations(view))
@@ -123,6 +127,9 @@ def _world_of(timeline: Timeline, view: TestView | None, index: int) -> str | No
 
 
 def _started(timeline: Timeline, view: TestView) -> Finding:
+    """Asks the rules in their order about a test that began; the first finding decides."""
+    # A broken GPU explains the failures of ranks, and these explain waits. What all ranks agree on is asked before
+    # waits, because a test that ended by itself was not stuck.
     case = Case(timeline, view, timeline.worlds[view.world])
     faults = (devices.broken, _fault)
     rules = (*faults, outcomes.find, outcomes.expected_failure, deaths.skipped_on_some, deaths.not_joined, _waiting)
@@ -134,7 +141,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 
 def _fault(case: Case) -> Finding | None:
-    """What ranks did wrong: a mismatch, or a trouble of a rank's own, whichever was first."""
+    """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first."""
     found = [f for f in (mismatches.find(case), deaths.find(case)) if f is not None]
     return min(found, key=lambda f: f.time_s, default=None)
 
@@ -145,20 +152,20 @@ def _waiting(case: Case) -> Finding | None:
 
 
 def _unexplained(case: Case) -> Finding:
-    """The test was ended early and nothing says why."""
+    """Returns the finding for a test that was ended early without anything that shows why."""
     acted = case.test.acted
-    told = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
+    reason = f"{acted.why}: {plain(acted.detail)}" if acted else "no reason was recorded"
     return Finding(
         Code.UNCLEAR,
-        f"the box ended the test ({told}), and no evidence for a cause is left",
-        evidence=(Evidence(None, case.end_s, Witness.BOX, told),),
+        f"the box ended the test ({reason}), but the recording holds no evidence of a cause",
+        evidence=(Evidence(None, case.end_s, Witness.BOX, reason),),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )
 
 
 def _durations(view: TestView | None) -> dict[str, float]:
-    """Seconds per phase, of the slowest rank."""
+    """Returns the seconds that each phase took on its slowest rank."""
     found: dict[str, float] = {}
     for rank in view.ranks.values() if view else ():
         for when, (_, report) in rank.reports.items():
@@ -167,13 +174,13 @@ def _durations(view: TestView | None) -> dict[str, float]:
 
 
 def _problems(timeline: Timeline) -> tuple[str, ...]:
-    """What is wrong with the run or its recording beside the tests."""
+    """Returns what is wrong with the run or its recording, apart from the tests."""
     found = [f"{p.code}: {plain(p.detail, 400)}" for _, p in timeline.problems]
     lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    told = len(timeline.planned) - sum(map(len, timeline.further.values()))
-    found += [f"{lost} events of the recording are lost"] if lost else []
-    found += [f"{len(timeline.damaged)} lines of the recording can't be read"] if timeline.damaged else []
-    found += [f"{timeline.unknown} events are of kinds that this version doesn't know"] if timeline.unknown else []
-    if timeline.started is not None and timeline.started.tests != told:
-        found.append(f"{timeline.started.tests} tests were selected, the recording names {told}")
+    listed = len(timeline.planned) - sum(map(len, timeline.further.values()))
+    found += [f"events missing from the recording: {lost}"] if lost else []
+    found += [f"unreadable lines in the recording: {len(timeline.damaged)}"] if timeline.damaged else []
+    found += [f"events of kinds unknown to this version: {timeline.unknown}"] if timeline.unknown else []
+    if timeline.started is not None and timeline.started.tests != listed:
+        found.append(f"{timeline.started.tests} tests were selected, but the recording lists {listed}")
     return (*found, *(plain(str(ending)) for ending in bad_endings(timeline)))

@@ -1,6 +1,6 @@
-"""Owns what is known of one test at the moment that decides: troubles, waits, who had left; must not name a culprit.
+"""Owns what is known of one test at the moment that decides: failures, waits, who had left; must not blame a rank.
 
-The moment is the box's act where there was one. What ranks did afterwards (they were being ended) doesn't count.
+The moment is when the box acted, if it did. What ranks did afterwards doesn't count, because they were being ended.
 """
 
 import re
@@ -40,12 +40,12 @@ NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
 _SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
-LATE_WORDS_S = 0.5  # after a death or a failure, others' own words are still on their way so long
+LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
-class TroubleSource(StrEnum):
-    """What shows a rank's trouble: its own report, its end, that it can't run tests, or an exception that it was
-    handling when it called for its peers.
+class FailureSource(StrEnum):
+    """What shows that a rank failed: its own report, the end of its process, that it can't run tests, or an exception
+    that it was handling when it called for its peers.
     """
 
     REPORT = "report"
@@ -56,27 +56,27 @@ class TroubleSource(StrEnum):
     @property
     def witness(self) -> Witness:
         match self:
-            case TroubleSource.REPORT | TroubleSource.HANDLED:
+            case FailureSource.REPORT | FailureSource.HANDLED:
                 return Witness.REPORT
-            case TroubleSource.EXIT:
+            case FailureSource.EXIT:
                 return Witness.EXIT
-            case TroubleSource.BROKEN:
+            case FailureSource.BROKEN:
                 return Witness.BOX
             case _:
                 assert_never(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """The first thing that went wrong on one rank. `text` names it in few words; `began`, of a victim, the error of its
-    own that it was handling when it lost its peer.
+class RankFailure:
+    """The first thing that went wrong on one rank.
 
-    It happened at `time_s`, or between `since_s` and then where the box learnt it late.
+    `text` describes it briefly. `own_error` is, for a rank that lost its peer, its own error that it was handling at
+    that time. The failure happened at `time_s`, or between `since_s` and `time_s` if the box noticed it late.
     """
 
     rank: int
     time_s: float
-    source: TroubleSource
+    source: FailureSource
     kind: Kind
     cause: str
     text: str
@@ -84,10 +84,10 @@ class Trouble:
     phase: TestPhase
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
-    began: str = ""
+    own_error: str = ""
 
     @property
-    def secondary(self) -> bool:
+    def is_secondary(self) -> bool:
         return self.kind.secondary
 
     @property
@@ -110,90 +110,90 @@ class Case:
 
     @property
     def why(self) -> ActReason | None:
-        """Why the box ended the test early, None when it didn't."""
+        """Why the box ended the test early; None if it didn't."""
         return self.test.acted.why if self.test.acted else None
 
     @cached_property
     def end_s(self) -> float:
-        """When the box acted, else when the test ended, else where the recording stops."""
+        """When the box acted, else when the test ended, else where the recording stops; seconds of box time."""
         return next((t for t in (self.test.acted_s, self.test.ended_s) if t is not None), self.timeline.last_s)
 
     @cached_property
     def moment_s(self) -> float:
-        """The moment at which waits are looked at: when the first rank gave up waiting, else the end."""
-        given_up = [self._gave_up_s(t) for t in self.troubles.values() if t.secondary]
+        """The moment at which waits are examined, in box time: when the first rank gave up waiting, else the end."""
+        given_up = [self._gave_up_s(t) for t in self.failures.values() if t.is_secondary]
         return min([*given_up, self.end_s])
 
     def had_given_up(self, rank: int) -> bool:
-        """By the moment."""
-        trouble = self.troubles.get(rank)
-        return trouble is not None and trouble.secondary and self._gave_up_s(trouble) <= self.moment_s
+        """Returns whether the rank had given up waiting by the moment."""
+        failure = self.failures.get(rank)
+        return failure is not None and failure.is_secondary and self._gave_up_s(failure) <= self.moment_s
 
-    def _gave_up_s(self, trouble: Trouble) -> float:
-        """When a victim's patience ended; on a busy machine it says so much later."""
-        patience = _PATIENCE.search(trouble.text)
-        last = self.last_entered(trouble.rank, trouble.time_s) if patience else None
-        return min(trouble.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else trouble.time_s
+    def _gave_up_s(self, failure: RankFailure) -> float:
+        """Returns when a rank's time-out ended its wait. On a busy machine the rank reports it much later."""
+        patience = _PATIENCE.search(failure.text)
+        last = self.last_entered(failure.rank, failure.time_s) if patience else None
+        return min(failure.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else failure.time_s
 
-    # -- troubles ------------------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------
 
     @cached_property
     def cutoff_s(self) -> float:
-        """What a rank reported later than this was said while it was being ended."""
+        """What a rank reported later than this, it reported while it was being ended."""
         if self.test.acted is None:
             return float("inf")
         return self.end_s + (LATE_WORDS_S if self.test.acted.why.acts_on_trouble else 0.0)
 
     @cached_property
-    def troubles(self) -> dict[int, Trouble]:
-        """The first trouble of each rank that has one, in order of time."""
-        found = [t for view in self.ranks.values() if (t := self._first_trouble(view)) is not None]
+    def failures(self) -> dict[int, RankFailure]:
+        """The first failure of each rank that has one, in order of time."""
+        found = [t for view in self.ranks.values() if (t := self._first_failure(view)) is not None]
         return {t.rank: t for t in sorted(found, key=lambda t: (t.time_s, t.rank))}
 
-    def _first_trouble(self, view: RankView) -> Trouble | None:
+    def _first_failure(self, view: RankView) -> RankFailure | None:
         candidates = [t for t in (self._reported(view), self._broken(view), self._exited(view)) if t is not None]
         return min(candidates, key=lambda t: t.time_s, default=None)
 
-    def _reported(self, view: RankView) -> Trouble | None:
+    def _reported(self, view: RankView) -> RankFailure | None:
         if view.failure is None or view.failure[0] > self.cutoff_s or is_strict_xpass(view.failure[1]):
             return None
         time_s, report = view.failure
-        error = report.error or ev.Error("", "reported failed without an error", "", 0, "")
+        error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
         kind = self._alone(errors.classify(error))
         where = file_line(error.file, error.line)
-        return Trouble(
+        return RankFailure(
             view.rank,
             time_s,
-            TroubleSource.REPORT,
+            FailureSource.REPORT,
             kind,
             cause_of(kind),
             error_text(error),
             where,
             report.when,
             message=error.message,
-            began=_began(error) if kind.secondary else "",
+            own_error=_own_error(error) if kind.secondary else "",
         )
 
-    def _broken(self, view: RankView) -> Trouble | None:
+    def _broken(self, view: RankView) -> RankFailure | None:
         time_s, broken = self.world.broken.get(view.rank, (0.0, None))
         if broken is None or not self.test.started_s <= time_s <= min(self.cutoff_s, self._over_s):
             return None
         kind = self._alone(errors.classify(ev.Error(broken.type, broken.message, "", 0, broken.traceback)))
-        text = f"{broken.stage} broke: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
+        text = f"{broken.stage} failed: {errors.short_type(plain(broken.type))}: {plain(broken.message)}"
         phase = self.phase_at(view.rank, time_s)
-        return Trouble(view.rank, time_s, TroubleSource.BROKEN, kind, cause_of(kind), text, "", phase)
+        return RankFailure(view.rank, time_s, FailureSource.BROKEN, kind, cause_of(kind), text, "", phase)
 
-    def _exited(self, view: RankView) -> Trouble | None:
+    def _exited(self, view: RankView) -> RankFailure | None:
         time_s, exited = self.exits.get(view.rank, (0.0, None))
         if exited is None:
             return None
         kind = self._alone(_exit_kind(exited, written(view)))
         frame = crash_frame(view)
         where = file_line(frame.file, frame.line) if frame else ""
-        return Trouble(
+        return RankFailure(
             view.rank,
             time_s,
-            TroubleSource.EXIT,
+            FailureSource.EXIT,
             kind,
             exit_cause(exited),
             exit_text(exited),
@@ -203,31 +203,33 @@ class Case:
         )
 
     @cached_property
-    def handled(self) -> dict[int, Trouble]:
-        """Exceptions of ranks' own that they were handling in the call for their peers in which they stayed."""
+    def handled(self) -> dict[int, RankFailure]:
+        """The exceptions of their own that ranks were handling in the call for their peers in which they stayed."""
         found = [self._handled(view) for view in self.ranks.values() if self._stays_in_a_call(view)]
-        return {t.rank: t for t in found if t is not None and not t.secondary and t.kind is not Kind.MISMATCH}
+        return {f.rank: f for f in found if f is not None and not f.is_secondary and f.kind is not Kind.MISMATCH}
 
     def _stays_in_a_call(self, view: RankView) -> bool:
         waits = bool(view.collectives.pending()) or view.rank in self.blocked
-        return waits and view.rank not in self.troubles and not self.is_through(view.rank)
+        return waits and view.rank not in self.failures and not self.is_through(view.rank)
 
-    def _handled(self, view: RankView) -> Trouble | None:
+    def _handled(self, view: RankView) -> RankFailure | None:
         time_s, error = view.handles(self.end_s) or (0.0, None)
         entries = view.collectives.entries.values()
         if error is None or any(e.done and e.entered_s > time_s + _SAME_CALL_S for e in entries):
             return None
         kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)
         phase = self.phase_at(view.rank, time_s)
-        return Trouble(view.rank, time_s, TroubleSource.HANDLED, kind, cause_of(kind), error_text(error), where, phase)
+        return RankFailure(
+            view.rank, time_s, FailureSource.HANDLED, kind, cause_of(kind), error_text(error), where, phase
+        )
 
     def _alone(self, kind: Kind) -> Kind:
-        """A world of one has no peers: whatever it met is its own."""
+        """Returns the kind of an error; in a world of one, which has no peers, every error is the rank's own."""
         return Kind.OWN if kind.secondary and self.test.size == 1 else kind
 
     @cached_property
     def exits(self) -> dict[int, tuple[float, ev.RankExited]]:
-        """Processes that ended in this test, or before it, without the box's doing."""
+        """Processes that ended during this test or before it, other than by the box; by rank, with the time."""
         found = self.world.exits.items()
         latest_s = min(self.cutoff_s, self._over_s)
         return {r: (t, e) for r, (t, e) in found if not e.expected and t <= latest_s and r in self.ranks}
@@ -237,7 +239,7 @@ class Case:
         return self.test.ended_s if self.test.ended_s is not None else float("inf")
 
     def phase_at(self, rank: int, time_s: float) -> TestPhase:
-        """The pytest phase that a rank was in at that time."""
+        """Returns the pytest phase that a rank was in at `time_s`."""
         view = self.ranks[rank]
         begun = [phase.name for phase in view.phases if phase.start_s <= time_s]
         reached = [phase for phase in TestPhase if phase in begun]
@@ -245,37 +247,39 @@ class Case:
         return max([*reached, *after], key=_ORDER.index, default=TestPhase.SETUP)
 
     def phase_of(self, rank: int) -> TestPhase:
-        """The pytest phase that a rank was in at the moment."""
+        """Returns the pytest phase that a rank was in at the moment."""
         return self.phase_at(rank, self.moment_s)
 
     # -- states at the moment ------------------------------------------------------------------------------
 
     def is_through(self, rank: int) -> bool:
-        """Through with the test in one way or another before the box acted."""
+        """Returns whether the rank had finished the test, or exited, before the box acted."""
         over_s = self.ranks[rank].finished_s
         return rank in self.exits or (over_s is not None and over_s <= self.end_s)
 
     def has_finished(self, rank: int) -> bool:
-        """Through with the test, without trouble, by the moment."""
+        """Returns whether the rank had finished the test without a failure by the moment."""
         over_s = self.ranks[rank].finished_s
-        return rank not in self.troubles and over_s is not None and over_s <= self.moment_s
+        return rank not in self.failures and over_s is not None and over_s <= self.moment_s
 
     def came_through(self, rank: int) -> bool:
-        """Through with the test, without trouble, be it while the box was ending it."""
+        """Returns whether the rank finished the test without a failure, be it while the box was ending it."""
         view = self.ranks[rank]
-        return rank not in self.troubles and view.finished_s is not None and view.went_on_to_the_end
+        return rank not in self.failures and view.finished_s is not None and view.went_on_to_the_end
 
     def has_left(self, rank: int) -> bool:
-        """Through with the test, or with its body while others are still in it; without trouble, by the moment."""
+        """Returns whether the rank had, by the moment, finished the test, or its call while others were still in it;
+        without a failure.
+        """
         return self.has_finished(rank) or (self._is_past_call(rank) and bool(self._in_call))
 
     def _is_past_call(self, rank: int) -> bool:
         called = self.ranks[rank].reports.get(TestPhase.CALL)
-        return called is not None and rank not in self.troubles and called[0] <= self.moment_s
+        return called is not None and rank not in self.failures and called[0] <= self.moment_s
 
     @cached_property
     def _in_call(self) -> tuple[int, ...]:
-        """Ranks whose body had not ended."""
+        """Ranks whose call phase had not ended by the moment."""
         called = {r: view.reports.get(TestPhase.CALL) for r, view in self.ranks.items()}
         return tuple(r for r, report in called.items() if report is None or report[0] > self.moment_s)
 
@@ -283,7 +287,7 @@ class Case:
         return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
-        """At the box's act, by its own words or by the counters."""
+        """Returns whether the rank compiled when the box acted, by what the box recorded or by the counters."""
         view, acted = self.ranks[rank], self.test.acted
         if acted is not None and rank in acted.compiling:
             return True
@@ -291,20 +295,24 @@ class Case:
 
     @property
     def times_devices(self) -> bool:
-        """Whether the recorder tells which collectives a device has begun."""
+        """Whether the flight recorder shows which collectives a device has started."""
         setting = self.timeline.environment.get("TORCH_NCCL_ENABLE_TIMING")
         return setting is not None and setting.value == "1"
 
     def has_only_queued(self, rank: int) -> bool:
-        """It is in a collective of NCCL that its device has not begun: an earlier kernel has not ended. Of backends
-        whose recorder knows no beginning this can't be said.
+        """Returns whether the rank waits in a collective of NCCL that its device has not started, so an earlier kernel
+        is running.
+
+        False for backends whose recorder doesn't show when a collective starts.
         """
         entries = self.ranks[rank].collectives.pending()
         queued = [e for e in entries if tells_start(e.op) and not e.started]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
     def is_behind(self, rank: int) -> bool:
-        """Its host has queued a collective that others' devices are in, and its own device has not begun it."""
+        """Returns whether the rank's host has queued a collective that the devices of others have started, but its own
+        has not.
+        """
         return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
@@ -314,7 +322,7 @@ class Case:
         return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
 
     def holds_gil(self, rank: int) -> bool:
-        """Its server answers without the interpreter lock, its interpreter doesn't."""
+        """Returns whether the worker server answers, which doesn't need the GIL, while the interpreter doesn't."""
         view = self.ranks[rank]
         taken = [fact.ok for _, fact in view.stacks if fact.method is StackMethod.TRACEBACK]
         return bool(taken) and not taken[-1] and view.sample is not None and view.sample.answered
@@ -324,7 +332,9 @@ class Case:
         return sample is None or sample.answered
 
     def location(self, rank: int) -> str | None:
-        """Where the rank's own code stood when it was last looked at: `train.py:88 (load_batch)`."""
+        """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that
+        isn't known.
+        """
         taken = self.ranks[rank].stack()
         frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
         return place(frame) if frame else None
@@ -333,30 +343,30 @@ class Case:
 
     @cached_property
     def graph(self) -> WaitGraph:
-        """Who waits for whom at the moment."""
-        gave_up = {r for r, t in self.troubles.items() if t.secondary and t.kind is not Kind.JOIN}
-        over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.troubles.keys() - gave_up)
+        """Which rank waits for which at the moment."""
+        gave_up = {r for r, t in self.failures.items() if t.is_secondary and t.kind is not Kind.JOIN}
+        over = {r for r in self.ranks if self.has_finished(r)} | self.exits.keys() | (self.failures.keys() - gave_up)
         moment = Moment(
             self.moment_s,
             frozenset(over),
             frozenset(r for r in self.ranks if self.has_left(r)),
-            {r: t.time_s for r, t in self.troubles.items()},
+            {r: t.time_s for r, t in self.failures.items()},
             frozenset(gave_up - self.exits.keys()),
         )
         return wait_graph(self.test, moment)
 
     @cached_property
     def waits(self) -> tuple[Wait, ...]:
-        """Collectives, messages and makings of groups that ranks were in at the moment, oldest first."""
+        """Collectives, messages and group creations that ranks were in at the moment, oldest first."""
         return tuple(replace(wait, op=plain(wait.op, 60)) for wait in self.graph.waits)
 
     def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
-        """The newest collective that the rank had entered at that time."""
+        """Returns the newest collective that the rank had entered at `until_s`."""
         return self.ranks[rank].collectives.last(until_s)
 
     @cached_property
     def waiting_in(self) -> dict[int, Wait]:
-        """The oldest wait of each rank that is in one, under the name by which it entered it."""
+        """The oldest wait of each rank that waits, under the name by which the rank entered it."""
         return {r: self._as_entered(r, wait) for wait in reversed(self.waits) for r in wait.waiting}
 
     def _as_entered(self, rank: int, wait: Wait) -> Wait:
@@ -366,11 +376,13 @@ class Case:
 
     @cached_property
     def blocked(self) -> dict[int, str]:
-        """Ranks that only their stack shows waiting for a peer (point to point, a store), and in what."""
+        """Ranks that only their stack shows waiting for a peer (point to point, a store), and the call that they wait
+        in.
+        """
         return {r: call for r, (call, _) in self.graph.calls.items()}
 
     def seeks_store(self, rank: int) -> bool:
-        """It was seen on its way to the store through which ranks find together."""
+        """Returns whether the rank was seen while it looked for the store through which ranks meet."""
         taken = self.ranks[rank].stack()
         return taken is not None and seeks_store(taken[1])
 
@@ -378,54 +390,56 @@ class Case:
         return self.test.groups.knows(group)
 
     def waited_s(self, since_s: float) -> float:
-        """How long at the moment, by the box's own clock where it acted on a wait."""
+        """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
 
 
 def _outside_import(thread: Thread) -> Frame | None:
-    """The innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
+    """Returns the innermost frame with a file: dumps are cut at 100 frames, and imports of libraries go deeper."""
     return next((f for f in thread.frames if not f.file.startswith("<")), None)
 
 
 def error_text(error: ev.Error) -> str:
-    """`ValueError: no shards`, one line; without the source line of torch's C++ that gloo begins with. What it was
-    raised from follows, unless it says that itself.
+    """Returns one line about an error: `ValueError: no shards`.
+
+    The source line of torch's C++ with which gloo begins is left out. The exception from which the error was raised
+    follows, unless the message contains it.
     """
-    message = _essence(error.message)
+    message = _short_message(error.message)
     kind = errors.short_type(plain(error.type, 80))
     text = f"{kind}: {message}" if kind and message else kind or message
     origin = _origin(error)
-    cause = _essence(origin.message) if origin else ""
+    cause = _short_message(origin.message) if origin else ""
     if origin is None or (cause and cause in message):
         return text
     return f"{text}, from {joined((errors.short_type(plain(origin.type, 80)), cause), ': ')}"
 
 
-def _began(error: ev.Error) -> str:
+def _own_error(error: ev.Error) -> str:
     cause = errors.origin(error)
-    return joined((errors.short_type(plain(cause.type, 80)), _essence(cause.message)), ": ") if cause else ""
+    return joined((errors.short_type(plain(cause.type, 80)), _short_message(cause.message)), ": ") if cause else ""
 
 
-def _essence(message: str) -> str:
-    return plain(messages.essence(_CPP_LINE.sub("", message[:MESSAGE_CHARS])))
+def _short_message(message: str) -> str:
+    return plain(messages.short_message(_CPP_LINE.sub("", message[:MESSAGE_CHARS])))
 
 
 def _origin(error: ev.Error) -> ev.Cause | None:
-    """The exception at the beginning of a chain of `raise … from`."""
+    """Returns the exception at the beginning of a chain of `raise … from`; None if there is no chain."""
     explicit = list(takewhile(lambda cause: cause.explicit, error.chain))
     return explicit[-1] if explicit else None
 
 
 def written(view: RankView) -> str:
-    """What the rank wrote last to its error stream during the test."""
+    """Returns the end of what the rank wrote to its error stream during the test."""
     stderr = view.output.get(Stream.STDERR)
     return stderr.text[-errors.TAIL_CHARS :] if stderr else ""
 
 
 def ended_by_itself(exited: ev.RankExited) -> bool:
-    """Whether a process ended by its own decision. Only then can what it wrote be the reason."""
+    """Returns whether a process ended by its own decision. Only then can its output contain the reason."""
     return not exited.oom_killed and (exited.signal == "SIGABRT" or (exited.signal is None and bool(exited.code)))
 
 
@@ -434,7 +448,7 @@ def _exit_kind(exited: ev.RankExited, text: str) -> Kind:
 
 
 def exit_cause(exited: ev.RankExited) -> str:
-    """`oom-killed`, `signal:SIGSEGV`, `exit:3`."""
+    """Returns the cause of a verdict: `oom-killed`, `signal:SIGSEGV`, `exit:3`."""
     if exited.oom_killed:
         return VerdictCause.OOM_KILLED
     if exited.signal:
@@ -443,12 +457,12 @@ def exit_cause(exited: ev.RankExited) -> str:
 
 
 def may_be_oom(exits: Iterable[ev.RankExited]) -> bool:
-    """Whether one of them was killed where nobody can say whether it was for memory."""
+    """Returns whether one of them was killed on a box that can't tell whether it was for memory."""
     return any(e.signal == "SIGKILL" and e.oom_killed is None for e in exits)
 
 
 def exit_text(exited: ev.RankExited) -> str:
-    """As the end of a sentence about a rank: `was OOM-killed`."""
+    """Returns the predicate of a sentence about a rank: `was OOM-killed`."""
     if exited.oom_killed:
         return "was OOM-killed"
     if exited.signal in _CRASHES:
@@ -456,12 +470,12 @@ def exit_text(exited: ev.RankExited) -> str:
     if exited.signal:
         return f"was killed by {plain(exited.signal, 20)}"
     if exited.code is None:
-        return "exited, how is not known"
+        return "exited with an unknown status"
     return f"exited with code {exited.code}"
 
 
 def crash_frame(view: RankView) -> Frame | None:
-    """The user's frame in the dump that a crashing interpreter writes."""
+    """Returns the user's frame in the dump that a crashing interpreter writes."""
     stderr = view.output.get(Stream.STDERR)
     text = stderr.text if stderr else ""
     at = text.rfind("Fatal Python error")

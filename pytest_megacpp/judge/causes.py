@@ -1,7 +1,8 @@
 """Owns the closed causes of verdicts; must not know which rule finds one, nor what to do about it.
 
-Causes that other rooms name are words of theirs: a `Stage`, a `RunEnd`, a `NotRun`, an `Aspect`, what a surface calls a
-problem. Some have a number or a name in them: `exit:3`, `signal:SIGSEGV`, `xid:79`. `docs/verdicts.md` explains all.
+Causes that other packages name are values of theirs: a `Stage`, a `RunEnd`, a `NotRun`, an `Aspect`, the name that a
+surface gives a problem. Some contain a number or a name: `exit:3`, `signal:SIGSEGV`, `xid:79`. `docs/verdicts.md`
+explains all of them.
 """
 
 from enum import StrEnum
@@ -11,7 +12,7 @@ from pytest_megacpp.recording.errors import Kind
 
 
 class VerdictCause(StrEnum):
-    """Causes that the judge finds."""
+    """Causes that the rules of the judge find."""
 
     # of a rank
     EXCEPTION = "exception"
@@ -52,7 +53,7 @@ class VerdictCause(StrEnum):
 
 
 def cause_of(kind: Kind) -> VerdictCause:
-    """The verdict's cause, where such an error is one."""
+    """Returns the cause of a verdict that rests on such an error."""
     match kind:
         case Kind.CUDA_OOM:
             return VerdictCause.CUDA_OOM

@@ -1,65 +1,71 @@
-"""Owns ranks that compile for too long while others wait, or by themselves; must not know other reasons to wait."""
+"""Owns ranks that compile for too long, while others wait or by themselves; must not know other reasons to wait."""
 
 from collections.abc import Sequence
 
 from pytest_megacpp.judge import aftermath, wait_roots
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence, Witness
-from pytest_megacpp.judge.wait_roots import Standstill
+from pytest_megacpp.judge.wait_roots import WaitAnalysis
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import user_frame
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 SHORT_CHARS = 32
 ALONE = "alone"
-"""Variant of the finding: the waiting ranks compiled nothing, so the skew is no matter of caches."""
+"""Variant of the finding: the waiting ranks compiled nothing, so a warm cache would not help."""
 
 
-def at_rest(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
-    """Those whose compile makes no progress, when none does; who only waits for another's lock is no part of it."""
+def without_progress(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
+    """Returns the compiling ranks, if none of them makes progress.
+
+    A rank that only waits for another's file lock isn't one of them.
+    """
     own = tuple(r for r in compiling if not case.ranks[r].awaits_file_lock)
     resting = case.why is ActReason.STALL and all(wait_roots.quiet_s(case, r) >= case.test.limits.stall for r in own)
     return own if resting else ()
 
 
-def skew(case: Case, still: Standstill, blamed: tuple[int, ...], *, at_rest: bool) -> Finding:
-    """Others waited for ranks that compile; `at_rest`: their compile makes no progress."""
-    what = f" in {still.what}" if still.waits else ""
-    alone = _compiled_nothing(case, still, blamed)
-    others = tuple(Consequence(r, "was missing as well", Code.STRAGGLER) for r in still.roots if r not in blamed)
+def skew(case: Case, analysis: WaitAnalysis, blamed: tuple[int, ...], *, is_stuck: bool) -> Finding:
+    """Returns the finding for ranks that compiled while others waited. `is_stuck`: they make no progress."""
+    what = f" in {analysis.what}" if analysis.waits else ""
+    alone = _compiled_nothing(case, analysis, blamed)
+    others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in analysis.roots if r not in blamed)
     return Finding(
         Code.COMPILE_SKEW,
         joined(
             (
-                f"{was(blamed)} {_compile_state(case, blamed, at_rest=at_rest)}{_called_from(case, blamed)} while "
-                f"{wait_roots.wait_text(case, still)}{what}",
+                f"{was(blamed)} {_compile_state(case, blamed, is_stuck=is_stuck)}{_called_from(case, blamed)} while "
+                f"{wait_roots.wait_text(case, analysis)}{what}",
                 _only(blamed, alone) if alone else "",
             )
         ),
         blamed,
-        VerdictCause.NO_PROGRESS if at_rest else None,
-        wait_roots.phase(case, still, blamed),
-        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
-        (*wait_roots.waiters(case, still, blamed), *others),
+        VerdictCause.NO_PROGRESS if is_stuck else None,
+        wait_roots.phase(case, analysis, blamed),
+        (*wait_roots.wait_evidence(case, analysis), *aftermath.first_few(blamed, lambda r: _compile_evidence(case, r))),
+        (*wait_roots.waiters(case, analysis, blamed), *others),
         frozenset({Source.COLLECTIVES, Source.GROUPS, Source.COUNTERS, Source.CLOCKS}),
-        (*wait_roots.doubts(case, still), *_compile_doubts(case, blamed)),
-        time_s=wait_roots.since_s(case, still),
-        variant=ALONE if alone and not at_rest else "",
+        (*wait_roots.uncertainties(case, analysis), *_compile_uncertainties(case, blamed)),
+        time_s=wait_roots.since_s(case, analysis),
+        variant=ALONE if alone and not is_stuck else "",
     )
 
 
-def _compiled_nothing(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[int, ...]:
-    """The waiting ranks, where counters say of all of them that they compiled nothing in this test."""
-    views = [case.ranks[r] for r in still.waiting if r not in blamed]
+def _compiled_nothing(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[int, ...]:
+    """Returns the waiting ranks, if the counters show that none of them compiled in this test; else nothing."""
+    views = [case.ranks[r] for r in analysis.waiting if r not in blamed]
     asked = all(v.answered_s is not None and not v.has_compiled and v.compiled is None for v in views)
     return tuple(v.rank for v in views) if asked else ()
 
 
 def _only(blamed: Sequence[int], alone: Sequence[int]) -> str:
-    """`only rank 1 compiles: ranks 0,2,3 compiled nothing in this test`; long lists stand before it already."""
+    """Returns `only rank 1 compiles: ranks 0,2,3 compiled nothing in this test`.
+
+    Long lists of ranks are replaced, because the sentence before has them already.
+    """
     who, others = ranks_named(blamed), ranks_named(alone)
     who = "these" if len(who) > SHORT_CHARS else who
     others = "those that waited" if len(others) > SHORT_CHARS else others
@@ -67,16 +73,18 @@ def _only(blamed: Sequence[int], alone: Sequence[int]) -> str:
 
 
 def _called_from(case: Case, blamed: Sequence[int]) -> str:
-    """The user's line that compiles, if it is known and one: dumps of deep stacks end before it."""
+    """Returns the user's line that compiles, if it is known and the same on all ranks. Dumps of deep stacks don't reach
+    it.
+    """
     stacks = [taken[1] for r in blamed[:16] if (taken := case.ranks[r].stack()) is not None]
     where = dict.fromkeys(place(frame) for stack in stacks if (frame := user_frame(stack)) is not None)
     return f" in {next(iter(where))}" if len(where) == 1 else ""
 
 
-def _compile_state(case: Case, blamed: Sequence[int], *, at_rest: bool) -> str:
+def _compile_state(case: Case, blamed: Sequence[int], *, is_stuck: bool) -> str:
     if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
-    return f"{'in a compile that makes no progress' if at_rest else 'still compiling'} ({_compiled_for(case, blamed)})"
+    return f"{'compiling without progress' if is_stuck else 'still compiling'} ({_compiled_for(case, blamed)})"
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:
@@ -91,25 +99,27 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
     names = ", ".join(plain(name, 60) for name in view.sample.compiling[:3])
     if not names and view.imports_compiler():
         return Evidence(rank, view.stacks[-1][0], Witness.STACK, "loads torch's compiler")
-    total = f"; {seconds(view.sample.compile_s)} in all so far" if view.sample.compile_s else ""
-    text = f"compiling: {names or 'until just now'}{total}"
+    total = f"; {seconds(view.sample.compile_s)} in total so far" if view.sample.compile_s else ""
+    text = f"compiling: {names}{total}" if names else f"had just stopped compiling{total}"
     return Evidence(rank, view.compiling_since_s or view.sample_s, Witness.COUNTERS, text)
 
 
 def stall(case: Case) -> Finding:
-    """Ranks compiled beyond their own limit, whoever waited."""
+    """Returns the finding for ranks that compiled longer than their own limit, whether or not others waited."""
     limit_s = case.test.limits.compile
     since = {r: s for r, v in case.ranks.items() if (s := v.compiling_since_s) is not None}
     long = tuple(sorted(r for r, s in since.items() if case.end_s - s >= limit_s - 1.0))
     acted = case.test.acted
     blamed = long or tuple(sorted(since)) or tuple(r for r in (acted.missing if acted else ()) if r in case.ranks)
-    who = ranks_named(blamed) if blamed else "some rank"
+    who = ranks_named(blamed) if blamed else "a rank"
     how_long = f"for {_compiled_for(case, blamed)}" if since else "too long"
-    doubts = () if long else (Doubt(Source.COUNTERS, "the recording doesn't show who compiled for so long"),)
+    uncertainties = (
+        () if long else (Uncertainty(Source.COUNTERS, "the recording doesn't show which rank compiled that long"),)
+    )
     waiting = set(aftermath.stuck(case, blamed))
     return Finding(
         Code.COMPILE_STALL,
-        f"{who} compiled {how_long} in one go, the limit is {seconds(limit_s)}",
+        f"{who} compiled {how_long} without a break; the compile limit is {seconds(limit_s)}",
         blamed,
         None,
         case.phase_of(blamed[0]) if blamed else TestPhase.CALL,
@@ -119,13 +129,17 @@ def stall(case: Case) -> Finding:
         ),
         aftermath.consequences(case, blamed),
         frozenset({Source.COUNTERS, Source.CLOCKS}),
-        doubts,
+        uncertainties,
         time_s=min((since[r] for r in blamed if r in since), default=case.end_s),
     )
 
 
-def _compile_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
-    """The box said that they compile, and neither counters nor stacks say so."""
+def _compile_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+    """Returns a reason to doubt that the ranks compiled: the box said so, and neither counters nor stacks show it."""
     views = [case.ranks[r] for r in blamed]
     idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
-    return (Doubt(Source.COUNTERS, f"the box saw {ranks_named(idle)} compile, the recording doesn't"),) if idle else ()
+    return (
+        (Uncertainty(Source.COUNTERS, f"the box saw {ranks_named(idle)} compiling, but the recording doesn't show it"),)
+        if idle
+        else ()
+    )

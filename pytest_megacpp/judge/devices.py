@@ -1,5 +1,5 @@
-"""Owns what GPU errors mean for a test: evidence beside a rank's failure, or a device that is broken; must not know
-how they were heard.
+"""Owns what GPU errors mean for a test: evidence beside a rank's failure, or a broken device; must not know how they
+were read.
 
 The codes are those of NVIDIA's Xid catalogue. Most follow from what a kernel did; the table names those that only the
 hardware or its firmware can cause.
@@ -8,9 +8,9 @@ hardware or its firmware can cause.
 from collections.abc import Collection, Iterable
 
 from pytest_megacpp.judge import aftermath
-from pytest_megacpp.judge.case import LATE_WORDS_S, Case, Trouble, TroubleSource, written
+from pytest_megacpp.judge.case import LATE_WORDS_S, Case, FailureSource, RankFailure, written
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind, nvls_line
@@ -25,40 +25,42 @@ UNCORRECTED = 2
 KEPT_FAULTS = 4
 BROKEN = {
     48: "a double-bit memory error",
-    62: "its power or thermal controller stopped",
-    64: "faulty memory that can't be taken out of use",
+    62: "the power or thermal controller stopped",
+    64: "faulty memory that could not be retired",
     74: "an NVLink error",
-    79: "it has fallen off the bus",
+    79: "the GPU has fallen off the bus",
     95: "an uncontained memory error",
-    119: "its firmware does not answer",
-    120: "its firmware failed",
+    119: "the GPU firmware does not respond",
+    120: "the GPU firmware failed",
     140: "an unrecovered memory error",
 }
 _MEANS = {
-    13: "a kernel did something illegal",
-    31: "a kernel touched memory that isn't mapped",
+    13: "a kernel performed an illegal operation",
+    31: "a kernel accessed unmapped memory",
     43: "a kernel was stopped after an error",
-    45: "its work was removed after an error",
+    45: "pending work was discarded after an error",
     94: "a contained memory error",
 }
 
 
 def broken(case: Case) -> Finding | None:
-    """A device failed while the test ran, and the test with it: nothing that the code under test did."""
+    """Returns the finding for a device that failed while the test ran, and the test with it; the code under test is not
+    to blame.
+    """
     faults = [(t, f) for t, f in _during(case) if _is_broken(f)]
-    if not faults or not (case.troubles or case.test.acted):
+    if not faults or not (case.failures or case.test.acted):
         return None
     time_s, first = faults[0]
     rank = rank_of(case, first)
     owner = f" (rank {rank})" if rank is not None else ""
-    hit = sorted(case.troubles)
-    effect = f"{ranks_named(hit)} failed with it" if hit else aftermath.sentence(case, ())
+    hit = sorted(case.failures)
+    effect = f"{ranks_named(hit)} failed as a result" if hit else aftermath.sentence(case, ())
     return Finding(
         Code.ENVIRONMENT,
         joined((f"GPU {_place(first)}{owner} failed: {_meaning(first)}", effect)),
         (),
         _name(first),
-        case.troubles[hit[0]].phase if hit else TestPhase.CALL,
+        case.failures[hit[0]].phase if hit else TestPhase.CALL,
         (*(_evidence(case, t, f) for t, f in faults[:KEPT_FAULTS]), *_failures(case, hit)),
         aftermath.consequences(case, ()),
         certainty=Certainty.CERTAIN if hit else Certainty.LIKELY,
@@ -66,36 +68,37 @@ def broken(case: Case) -> Finding | None:
     )
 
 
-def multicast(case: Case, first: Trouble, doubts: tuple[Doubt, ...]) -> Finding:
-    """NCCL could not set up NVLink SHARP, or the container's kernel refused what it asked of the driver: the machine's
-    matter, and no rank's. Which ranks say so first is chance, so none is blamed. `doubts`: whether another failure came
-    before.
+def multicast(case: Case, first: RankFailure, uncertainties: tuple[Uncertainty, ...]) -> Finding:
+    """Returns the finding for NVLink SHARP that NCCL could not set up, or of which the kernel refused a driver call.
+
+    This is a problem of the machine. Which rank reports it first is chance, so none is blamed. `uncertainties` says
+    whether another failure came before.
     """
-    hit = sorted(t.rank for t in case.troubles.values() if t.kind is Kind.NVLS)
+    hit = sorted(t.rank for t in case.failures.values() if t.kind is Kind.NVLS)
     return Finding(
         Code.ENVIRONMENT,
-        joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.said(first)}", aftermath.sentence(case, hit))),
+        joined((f"{NVLS_FAILED}: {ranks_named(hit)} {aftermath.described(first)}", aftermath.sentence(case, hit))),
         (),
         VerdictCause.NVLS,
         first.phase,
         (*nvls_setting(case.timeline), *_failures(case, hit), *_written(case, first)),
         aftermath.consequences(case, ()),
-        frozenset({Source.REPORTS, Source.EXITS} if first.source is TroubleSource.EXIT else {Source.REPORTS}),
-        doubts,
-        certainty=Certainty.LIKELY if first.source is TroubleSource.EXIT else Certainty.CERTAIN,
+        frozenset({Source.REPORTS, Source.EXITS} if first.source is FailureSource.EXIT else {Source.REPORTS}),
+        uncertainties,
+        certainty=Certainty.LIKELY if first.source is FailureSource.EXIT else Certainty.CERTAIN,
         time_s=first.time_s,
     )
 
 
-def _written(case: Case, first: Trouble) -> Iterable[Evidence]:
-    """What a process wrote of it before it ended: likely the reason, but it need not be."""
-    if first.source is TroubleSource.EXIT:
+def _written(case: Case, first: RankFailure) -> Iterable[Evidence]:
+    """Yields what a process wrote about NVLS before it ended: likely the reason, but not certainly."""
+    if first.source is FailureSource.EXIT:
         line = plain(nvls_line(written(case.ranks[first.rank])), 300)
         yield Evidence(first.rank, first.time_s, Witness.OUTPUT, f"stderr: {line}")
 
 
 def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
-    """What the ranks' environment says of it, where that is recorded."""
+    """Returns the value of the variable in the ranks' environment, if that is recorded."""
     setting = timeline.environment.get(NVLS_VARIABLE)
     if setting is None:
         return ()
@@ -104,13 +107,13 @@ def nvls_setting(timeline: Timeline) -> tuple[Evidence, ...]:
 
 
 def evidence(case: Case, ranks: Collection[int]) -> tuple[Evidence, ...]:
-    """What the drivers of these ranks' devices reported while the test ran."""
+    """Returns what the drivers of these ranks' devices reported while the test ran."""
     found = [(t, f) for t, f in _during(case) if rank_of(case, f) in ranks]
     return tuple(_evidence(case, t, f) for t, f in found[:KEPT_FAULTS])
 
 
 def rank_of(case: Case, fault: DeviceFault) -> int | None:
-    """The rank whose process was named, else the one that uses the device."""
+    """Returns the rank whose process the report names, else the rank that uses the device; None if that isn't known."""
     if fault.rank is not None:
         return fault.rank
     users = [r for r, used in case.world.devices.items() if fault.uuid and used.uuid == fault.uuid]
@@ -133,22 +136,22 @@ def _name(fault: DeviceFault) -> str:
 
 
 def _place(fault: DeviceFault) -> str:
-    return str(fault.device) if fault.device is not None else plain(fault.uuid, 60) or "of unknown place"
+    return str(fault.device) if fault.device is not None else plain(fault.uuid, 60) or "(unknown index)"
 
 
 def _meaning(fault: DeviceFault) -> str:
     if fault.error is not FaultKind.XID:
-        return "a memory error that ECC can't correct" if fault.code == UNCORRECTED else "a corrected memory error"
+        return "an uncorrectable memory error (ECC)" if fault.code == UNCORRECTED else "a corrected memory error"
     means = BROKEN.get(fault.code) or _MEANS.get(fault.code)
     return f"Xid {fault.code}{f', {means}' if means else ''}"
 
 
 def _evidence(case: Case, time_s: float, fault: DeviceFault) -> Evidence:
-    told = f": {plain(fault.text, 120)}" if fault.text else ""
+    text = f": {plain(fault.text, 120)}" if fault.text else ""
     return Evidence(
-        rank_of(case, fault), time_s, Witness.DEVICE, f"GPU {_place(fault)} reported {_meaning(fault)}{told}"
+        rank_of(case, fault), time_s, Witness.DEVICE, f"GPU {_place(fault)} reported {_meaning(fault)}{text}"
     )
 
 
 def _failures(case: Case, ranks: Iterable[int]) -> tuple[Evidence, ...]:
-    return aftermath.first_few(list(ranks), lambda r: aftermath.trouble_evidence(case.troubles[r]))
+    return aftermath.first_few(list(ranks), lambda r: aftermath.failure_evidence(case.failures[r]))

@@ -1,8 +1,8 @@
 """Owns the order of diagnosis: which attempt at a test comes next; must not know a box, nor what attempts come to.
 
-Compile skew is answered by a warm-up of all ranks together and one more measured run, what stays unclear by the
-diagnostic preset, a mismatch by letting torch compare the collectives. A plain failure is never tried again. Whether
-an attempt is safe, and can be paid for, is the box's to say.
+Compile skew is followed by a warm-up of all ranks together and another measured run, an inconclusive attempt by the
+diagnostic preset, a mismatch by an attempt in which torch compares the collectives. A plain failure is never tried
+again. Whether an attempt is safe and can be paid for is decided by the box.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from pytest_megacpp.recording.vocabulary import Preset, Purpose
 
 
 def next_purpose(attempts: Sequence[Attempt], preset: Preset) -> Purpose | None:
-    """What the next attempt is for, None when there is none to make. `attempts` are all so far, in order, each at its
-    end; `preset` is the test's own.
+    """Returns what the next attempt is for; None if there is none to make.
+
+    `attempts` are all attempts so far, in order, each of them ended; `preset` is the test's own.
     """
     last, warmed = attempts[-1], any(attempt.purpose is Purpose.WARM_UP for attempt in attempts)
     code = last.verdict.code
@@ -30,5 +31,5 @@ def next_purpose(attempts: Sequence[Attempt], preset: Preset) -> Purpose | None:
 
 
 def is_rehearsal(attempts: Sequence[Attempt]) -> bool:
-    """Whether the last attempt is a warm-up that followed a failure: green, it proves nothing yet."""
+    """Returns whether the last attempt is a warm-up after a failure: if it is green, it proves nothing yet."""
     return len(attempts) > 1 and attempts[-1].purpose is Purpose.WARM_UP

@@ -1,4 +1,4 @@
-"""Owns what a family of rules hands to the arbiter: a verdict not yet weighed; must not know how it was found."""
+"""Owns what a family of rules hands to the arbiter: a verdict before it is weighed; must not know how it was found."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,8 +22,8 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A reason to be less certain. Doubts about the same source count once."""
+class Uncertainty:
+    """A reason to be less certain. Several reasons about the same source count once."""
 
     source: Source | None
     text: str
@@ -31,8 +31,11 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`time_s`: when the trouble began, so that the earliest of several wins. `certainty`: before any doubt. `variant`:
-    of findings with one code and cause that ask for different next steps.
+    """A verdict before it is weighed.
+
+    `time_s` is when the failure began: the earliest of several findings wins. `certainty` is what the rule itself
+    allows, before `uncertainties` and missing sources lower it. `variant` tells findings apart that share code and
+    cause but need different next steps.
     """
 
     code: Code
@@ -43,7 +46,7 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     consequences: tuple[Consequence, ...] = ()
     relies: frozenset[Source] = frozenset()
-    doubts: tuple[Doubt, ...] = ()
+    uncertainties: tuple[Uncertainty, ...] = ()
     certainty: Certainty = Certainty.CERTAIN
     time_s: float = field(default=0.0, compare=False)
     variant: str = ""

@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, deaths, mismatches
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined
 from pytest_megacpp.judge.verdicts import Code, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
@@ -34,13 +34,15 @@ def behind(case: Case, found: Finding) -> Finding:
         return _raised(case, late, found) if found.blamed and len(late) == len(found.blamed) else found
     if _parts(case, found, ranks):
         return _raised(case, own, found)
-    doubt = Doubt(Source.COLLECTIVES, f"{ranks_named(ranks)} handled an exception when they issued it")
-    return replace(found, evidence=(*found.evidence, *_evidence(own)), doubts=(*found.doubts, doubt))
+    uncertainty = Uncertainty(Source.COLLECTIVES, f"{ranks_named(ranks)} handled an exception when they issued it")
+    return replace(
+        found, evidence=(*found.evidence, *_evidence(own)), uncertainties=(*found.uncertainties, uncertainty)
+    )
 
 
 def _present(case: Case) -> set[int]:
     """Ranks that are neither through nor known to have failed."""
-    return {r for r in case.ranks if not case.is_through(r) and r not in case.troubles}
+    return {r for r in case.ranks if not case.is_through(r) and r not in case.failures}
 
 
 def _parts(case: Case, found: Finding, ranks: Collection[int]) -> bool:
@@ -51,7 +53,7 @@ def _parts(case: Case, found: Finding, ranks: Collection[int]) -> bool:
     return all(side <= set(ranks) or side.isdisjoint(ranks) for side in sides)
 
 
-def _raised(case: Case, own: Sequence[Trouble], found: Finding) -> Finding:
+def _raised(case: Case, own: Sequence[RankFailure], found: Finding) -> Finding:
     blamed = tuple(sorted(t.rank for t in own))
     causes = {t.cause for t in own}
     then = "called for the other ranks while handling it"
@@ -64,11 +66,14 @@ def _raised(case: Case, own: Sequence[Trouble], found: Finding) -> Finding:
         (*_evidence(own), *found.evidence),
         aftermath.consequences(case, blamed),
         found.relies | {Source.REPORTS},
-        (*found.doubts, Doubt(Source.COLLECTIVES, "the exception was not reported: it was seen being handled")),
+        (
+            *found.uncertainties,
+            Uncertainty(Source.COLLECTIVES, "the exception was not reported: it was seen being handled"),
+        ),
         time_s=min(t.time_s for t in own),
         variant=HANDLED,
     )
 
 
-def _evidence(own: Sequence[Trouble]) -> tuple[Evidence, ...]:
-    return tuple(aftermath.trouble_evidence(t) for t in own[:_KEPT])
+def _evidence(own: Sequence[RankFailure]) -> tuple[Evidence, ...]:
+    return tuple(aftermath.failure_evidence(t) for t in own[:_KEPT])

@@ -1,11 +1,11 @@
-"""Owns what the text of an error says beside its kind: its essence, and the ranks that it names; must not know times or
-what becomes of it.
+"""Owns what the text of an error says apart from its kind: a short form, and the ranks that it names; must not know
+times, nor what follows from it.
 """
 
 import re
 from dataclasses import dataclass
 
-# As in `/default_pg/0//1//cpu//0/2`, of group 1 in the world 0: the address of its member number 2.
+# For example `/default_pg/0//1//cpu//0/2`: the address of member 2 of group 1 in world 0.
 _KEY_OF_ADDRESS = re.compile(r"keys: (?:\S*/)?([^/\s]*)//cpu//\d+/(\d{1,6})\b")
 _KEY_OF_ID = re.compile(r"keys: (?:\S*/)?([^/\s]*)//cuda//0\b")
 _SEEKS_ID = re.compile(r"retr(?:ei|ie)ving ncclUniqueId from \[0\]")
@@ -14,8 +14,10 @@ _SEEKER = re.compile(r"\[(\d{1,6})\] is setting up NCCL communicator")
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """Whose entry in the store was waited for: gloo's address, NCCL's unique id. `number` is that member's in its
-    group, `seeker` that of the rank that says so; `group` is the group's name, empty where the text has none.
+    """A member of a group whose entry in the store was waited for: gloo's address or NCCL's unique id.
+
+    `number` is that member's number in the group, `seeker` the number of the rank that reports the error. `group` is
+    the name of the group, empty if the text doesn't contain it.
     """
 
     number: int
@@ -24,7 +26,7 @@ class Awaited:
 
 
 def awaited(message: str) -> Awaited | None:
-    """The member that did not come to its group, where an error says so."""
+    """Returns the member that did not come to its group; None if the error doesn't say."""
     if address := _KEY_OF_ADDRESS.search(message):
         return Awaited(int(address[2]), address[1])
     key, seeker = _KEY_OF_ID.search(message), _SEEKER.search(message)
@@ -33,10 +35,10 @@ def awaited(message: str) -> Awaited | None:
     return Awaited(0, key[1] if key else "", int(seeker[1]) if seeker else None)
 
 
-_ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # how torch hands on what a worker or a replica raised
+_ELSEWHERE = re.compile(r"Caught \w+ in (.+?)\.?$")  # torch passes on what a worker or a replica raised
 _CHILD = re.compile(r"-- (Process \d+) terminated with the following error:$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)")
-_COMPILER_SAID = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
+_COMPILER_ERROR = re.compile(r"^.*(?::\d+:\d+: (?:fatal )?error: |\berror: ).*$", re.MULTILINE)
 _LAST_ERROR = re.compile(r"^Last error:[^\S\n]*\n\s*(\S.*)$", re.MULTILINE)
 _DIFFERENCES = ("Mismatched elements: ", "Greatest absolute difference: ", "Expected ", "Absolute difference: ")
 _WORKER = re.compile(  # the root cause in torch elastic's ChildFailedError
@@ -49,13 +51,15 @@ _HAS_PARAMS = re.compile(r"Rank \d{1,6} has (\d+ params), while rank \d{1,6} has
 KEPT_HEADS = 3
 
 
-def essence(message: str) -> str:
-    """What a message of many lines comes to: its first line, unless torch, NCCL or a compiler say it further down."""
+def short_message(message: str) -> str:
+    """Returns one line for a message of many: its first line, unless torch, NCCL or a compiler state the reason further
+    down.
+    """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return ""
     if failed := failures(message):
-        more = f" (and of {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
         return next(iter(failed.values())) + more
     if lines[0].endswith(" are not close!"):
         return f"{lines[0]} {'; '.join(line for line in lines[1:] if line.startswith(_DIFFERENCES))}"
@@ -72,8 +76,8 @@ def essence(message: str) -> str:
     heads = [lines.pop(0)]
     while heads[-1].endswith(":") and lines and len(heads) < KEPT_HEADS:
         heads.append(lines.pop(0))
-    said = _COMPILER_SAID.search("\n".join(lines)) if "ompile" in heads[-1] else None
-    return " ".join(heads) + (f": {said[0]}" if said else "")
+    diagnostic = _COMPILER_ERROR.search("\n".join(lines)) if "ompile" in heads[-1] else None
+    return " ".join(heads) + (f": {diagnostic[0]}" if diagnostic else "")
 
 
 _FINGERPRINT = re.compile(
@@ -82,37 +86,41 @@ _FINGERPRINT = re.compile(
 
 
 def fingerprints(message: str) -> dict[int, str]:
-    """The collectives that torch's own wrapper (TORCH_DISTRIBUTED_DEBUG=DETAIL) names, by rank."""
+    """Returns, by rank, the collectives that torch's own comparison (TORCH_DISTRIBUTED_DEBUG=DETAIL) names."""
     return {int(rank): text for rank, text in _FINGERPRINT.findall(message)}
 
 
 def _how_it_ended(worker: re.Match[str]) -> str:
+    """Returns for example `worker 1 exited with code 3: ValueError: no shards`."""
     raised = [line.strip() for line in worker["said"].splitlines() if _EXCEPTION.match(line.strip())]
-    said = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
-    return f"worker {worker['rank']} ended with exit code {worker['code']}{said}"
+    error = f": {raised[-1]}" if raised and not raised[-1].startswith("To enable traceback") else ""
+    return f"worker {worker['rank']} exited with code {worker['code']}{error}"
 
 
 def failures(message: str) -> dict[int, str]:
-    """By rank, the error that torch's distributed checkpointing passes on in the exception of every rank."""
+    """Returns, by rank, the errors that torch's distributed checkpointing passes on in the exception of every rank."""
     _, *parts = _RANKS_TRACEBACK.split(message)  # rank, traceback, rank, traceback …
     return {int(rank): _raised_last(text) for rank, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _raised_last(traceback: str) -> str:
-    """`OSError: [Errno 28] No space left on device`: what follows the last frame."""
+    """Returns what follows the last frame of a traceback: `OSError: [Errno 28] No space left on device`."""
     lines = traceback.splitlines()
     return next((line.strip() for line in lines if line and not line[0].isspace()), "an exception")
 
 
 def place_of(message: str, rank: int) -> tuple[str, int]:
-    """File and line of the innermost frame in what `failures` has of a rank; empty when it has none."""
+    """Returns file and line of the innermost frame of a rank's part of such a message; empty if it has none."""
     part = message.partition(f"(RANK {rank})")[2].partition("(RANK ")[0]
     frames = re.findall(r'^  File "([^"\n]+)", line (\d{1,9})', part, re.MULTILINE)
     return (frames[-1][0], int(frames[-1][1])) if frames else ("", 0)
 
 
 def absent(message: str) -> tuple[int, frozenset[int]] | None:
-    """Of torch's monitored barrier: the rank that speaks and those that have not come, as the group numbers them."""
+    """Returns the rank that reports a time-out of torch's monitored barrier and the ranks that have not come.
+
+    All numbers are those of the group. None if the message is no such time-out.
+    """
     found = _NOT_PASSED.search(message)
     if found is None:
         return None
@@ -120,6 +128,8 @@ def absent(message: str) -> tuple[int, frozenset[int]] | None:
 
 
 def parameters(message: str) -> str:
-    """How many parameters the model has of the rank that says so, where torch's DDP finds that they differ."""
+    """Returns the number of parameters of the model of the rank that reports, as DDP states it when ranks differ; else
+    empty.
+    """
     found = _HAS_PARAMS.search(message)
     return found[1] if found else ""

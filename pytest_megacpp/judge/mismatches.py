@@ -1,7 +1,8 @@
 """Owns ranks that issued different collectives; must not know limits or whose process ended.
 
-Three ways to see it, the surest first: the flight recorder under one number, ranks that wait for each other across
-groups, and the texts of gloo and torch. The majority is right; on a tie nobody is blamed.
+There are three ways to see it, the most reliable first: flight recorder entries under one sequence number, ranks that
+wait for each other across groups, and the messages of gloo and torch. The majority counts as right; on a tie no rank is
+blamed.
 """
 
 from collections import Counter, defaultdict
@@ -9,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, members, messages
-from pytest_megacpp.judge.case import Case, Trouble, TroubleSource
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
-from pytest_megacpp.judge.phrases import joined, plain, seconds
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
+from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.agreement import Aspect, Disagreement
 from pytest_megacpp.recording.errors import Kind
@@ -27,29 +28,31 @@ _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
 
 
 def find(case: Case) -> Finding | None:
-    """By the flight recorder or by what ranks said of a group, whichever was first; else by what a rank's runtime said,
-    else by what ranks counted themselves.
+    """Returns the finding for a mismatch; None if there is none.
+
+    The flight recorders and what ranks announced of groups come first, whichever is earlier; then errors of the
+    runtime; then the ranks' own digests.
     """
-    sure = [found for found in (_recorded(case), members.find(case)) if found is not None]
-    return min(sure, key=lambda found: found.time_s, default=None) or _told(case) or _digested(case)
+    sure = [found for found in (_from_recorders(case), members.find(case)) if found is not None]
+    return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
 
 
 # -- under one number --------------------------------------------------------------------------------------
 
 
-def _recorded(case: Case) -> Finding | None:
+def _from_recorders(case: Case) -> Finding | None:
     first = earliest(case)
     return _disagreement(case, first, _diverged_s(case, first)) if first is not None else None
 
 
 def earliest(case: Case) -> Disagreement | None:
-    """The number under which ranks first issued different collectives, as far as it is recorded."""
+    """Returns the number under which ranks first issued different collectives, as far as it is recorded."""
     found = case.test.disagreements()
     return min(found, key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
 
 
 def _diverged_s(case: Case, found: Disagreement) -> float:
-    """When the second kind of collective was first entered under this number."""
+    """Returns when the second kind of collective was first entered under this number."""
     firsts = [min(_entered_s(case, found, r) for r in ranks) for _, ranks in found.variants]
     return sorted(firsts)[1] if len(firsts) > 1 else firsts[0]
 
@@ -62,13 +65,22 @@ def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
 def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     aborted = () if found.odd else _aborted_unseen(case, found)
     found = _with_aborted(case, found, aborted) if aborted else found
-    doubt = Doubt(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
+    uncertainty = Uncertainty(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
-    told = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
-    head = f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''}" if found.odd else "ranks disagree"
+    variants = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
+    head = (
+        f"{ranks_named(found.odd)} differ{'s' if len(found.odd) == 1 else ''} in"
+        if found.odd
+        else "ranks disagree on the"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        joined((f"{head} in {found.aspect} at #{found.seq} of group {plain(found.group, 40)}: {told}", _effect(case))),
+        joined(
+            (
+                f"{head} {found.aspect} at collective #{found.seq} of group {plain(found.group, 40)}: {variants}",
+                _effect(case),
+            )
+        ),
         found.odd,
         found.aspect,
         _phase(case, found.odd or tuple(r for _, ranks in found.variants for r in ranks)),
@@ -78,22 +90,24 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (doubt,) if aborted else (),
+        (uncertainty,) if aborted else (),
         time_s=since_s,
     )
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
-    """Ranks that gloo aborted for getting more than they expected, and whose own entry is lost with them."""
-    told = [t.rank for t in case.troubles.values() if t.kind is Kind.MISMATCH and t.source is TroubleSource.EXIT]
+    """Returns ranks that gloo aborted because they received more than they expected, and whose own entry is lost with
+    them.
+    """
+    aborted = [t.rank for t in case.failures.values() if t.kind is Kind.MISMATCH and t.source is FailureSource.EXIT]
     key = (found.group, found.seq)
     return tuple(
-        sorted(r for r in told if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
+        sorted(r for r in aborted if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
     )
 
 
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
-    """They expected the smaller size."""
+    """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
     smallest = min(
         found.variants, key=lambda v: case.ranks[v[1][0]].collectives.entries[found.group, found.seq].numel_in
     )
@@ -107,14 +121,14 @@ def _rarest_first(found: Disagreement) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _effect(case: Case) -> str:
-    """What made it visible; a mismatch that the runtime let pass is worth saying so."""
-    if case.why is None and not case.troubles:
+    """Returns a warning if the runtime let the mismatch pass."""
+    if case.why is None and not case.failures:
         return "no rank noticed, but the results can't be right"
     return ""
 
 
 def _phase(case: Case, ranks: Sequence[int]) -> TestPhase:
-    failed = [case.troubles[r].phase for r in ranks if r in case.troubles]
+    failed = [case.failures[r].phase for r in ranks if r in case.failures]
     if failed:
         return failed[0]
     running = [case.phase_of(r) for r in ranks if not case.is_through(r)]
@@ -123,53 +137,57 @@ def _phase(case: Case, ranks: Sequence[int]) -> TestPhase:
 
 def _variant_evidence(case: Case, found: Disagreement, text: str, ranks: Sequence[int]) -> Evidence:
     first_s = min(_entered_s(case, found, r) for r in ranks)
-    said = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
-    return Evidence(None, first_s, Witness.FLIGHT_RECORDER, said)
+    issued = f"{ranks_named(ranks)} issued {plain(text, 160)} as #{found.seq} of group {plain(found.group, 40)}"
+    return Evidence(None, first_s, Witness.FLIGHT_RECORDER, issued)
 
 
 def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
-    """Where ranks of each kind were seen in it, by a stack while they waited or by the error that it gave them."""
+    """Returns where ranks of each kind were seen in the collective: by their stack, or by the error that it raised."""
     kinds = {ranks[0]: text for text, ranks in _rarest_first(found)[:KEPT_VARIANTS]}
     return aftermath.first_few(kinds, lambda r: _place(case, found, r, kinds[r]))
 
 
 def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | None:
-    wait, trouble = case.waiting_in.get(rank), case.troubles.get(rank)
+    wait, failure = case.waiting_in.get(rank), case.failures.get(rank)
     taken, where = case.ranks[rank].stack(), case.location(rank)
     op = bare_op(plain(text, 160).partition("(")[0])
-    said = f"{op} #{found.seq} is called at "
+    called = f"{op} #{found.seq} is called at "
     if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:
         call = communication_call(taken[1])
         by = f" by {call}" if call not in (None, op, "wait") else ""  # gloo records a reduce_scatter as an all_reduce
-        return Evidence(rank, taken[0], Witness.STACK, f"{said}{where}{by}")
+        return Evidence(rank, taken[0], Witness.STACK, f"{called}{where}{by}")
     if (
-        trouble is not None
-        and trouble.source is TroubleSource.REPORT
-        and trouble.place
-        and _was_in(case, found, trouble)
+        failure is not None
+        and failure.source is FailureSource.REPORT
+        and failure.place
+        and _was_in(case, found, failure)
     ):
-        return Evidence(rank, trouble.time_s, Witness.REPORT, f"{said}{trouble.place}")
+        return Evidence(rank, failure.time_s, Witness.REPORT, f"{called}{failure.place}")
     return None
 
 
-def _was_in(case: Case, found: Disagreement, trouble: Trouble) -> bool:
-    """Whether its error came out of this collective: it entered no later one."""
-    last = case.last_entered(trouble.rank, trouble.time_s)
+def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
+    """Returns whether the rank's error came out of this collective: it entered no later one."""
+    last = case.last_entered(failure.rank, failure.time_s)
     return last is not None and (last.group, last.seq) == (found.group, found.seq)
 
 
 # -- by the ranks' own digests ---------------------------------------------------------------------------------
 
 
-def _digested(case: Case) -> Finding | None:
-    """Every rank passed, and the recorder keeps too few collectives to show where they differ."""
-    found = case.test.differing() if case.test.passed and not case.troubles and case.why is None else ()
+def _from_digests(case: Case) -> Finding | None:
+    """Returns the finding for a test that passed, if the ranks' digests differ in collectives that no recorder kept."""
+    found = case.test.differing() if case.test.passed and not case.failures and case.why is None else ()
     if not found:
         return None
     group, _, variants = found[0]
     odd = _odd(variants)
     where = f"group {plain(group, 40)}"
-    head = f"{ranks_named(odd)} issued other collectives than the rest" if odd else "ranks issued different collectives"
+    head = (
+        f"{ranks_named(odd)} issued different collectives than the other ranks"
+        if odd
+        else "ranks issued different collectives"
+    )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
         f"{head} in {where}: no rank noticed, but the results can't be right",
@@ -177,7 +195,7 @@ def _digested(case: Case) -> Finding | None:
         None,
         TestPhase.CALL,
         tuple(
-            Evidence(None, None, Witness.REPORT, f"{ranks_named(ranks)} issued {_stretch(digest)} of {where}")
+            Evidence(None, None, Witness.REPORT, f"{ranks_named(ranks)} issued {_stretch(digest, where)}")
             for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
         ),
         relies=frozenset({Source.REPORTS, Source.GROUPS}),
@@ -185,72 +203,79 @@ def _digested(case: Case) -> Finding | None:
     )
 
 
-def _stretch(digest: str) -> str:
+def _stretch(digest: str, where: str) -> str:
     numbers, _, hashed = digest.partition(":")
     first, _, last = numbers.partition("-")
-    return f"#{plain(first, 20)} to #{plain(last, 20)} with digest {plain(hashed, 20)}"
+    return f"collectives #{plain(first, 20)} to #{plain(last, 20)} of {where} with digest {plain(hashed, 20)}"
 
 
 # -- by what the runtime said --------------------------------------------------------------------------------
 
 
-def _told(case: Case) -> Finding | None:
-    told = [t for t in case.troubles.values() if t.kind is Kind.MISMATCH]
-    if not told:
+def _from_runtime_errors(case: Case) -> Finding | None:
+    """Returns the finding for a mismatch that gloo or torch reported."""
+    runtime_errors = [t for t in case.failures.values() if t.kind is Kind.MISMATCH]
+    if not runtime_errors:
         return None
-    variants = _variants_told(case, told)
-    odd = _odd(variants) or _by_elimination(case, told)
+    first = runtime_errors[0]
+    variants = _variants_named(case, runtime_errors)
+    odd = _odd(variants) or _by_elimination(case, runtime_errors)
     what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
     head = (
-        f"{ranks_named(odd)} issued another collective than the others" if odd else "ranks issued different collectives"
+        f"{ranks_named(odd)} issued a different collective than the other ranks"
+        if odd
+        else "ranks issued different collectives"
     )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
-        f"{head}: {what or f'{ranks_named([told[0].rank])} {aftermath.said(told[0])}, sizes did not match'}",
+        f"{head}: {what or f'{of_ranks([first.rank], aftermath.described(first))}, sizes did not match'}",
         odd,
         None if variants else Aspect.SIZE,
-        told[0].phase,
-        (*(aftermath.trouble_evidence(t) for t in told[:4]), *_aborts(told)),
+        first.phase,
+        (*(aftermath.failure_evidence(t) for t in runtime_errors[:4]), *_aborts(runtime_errors)),
         aftermath.consequences(case, odd),
         frozenset({Source.REPORTS, Source.COLLECTIVES}),
         ()
         if variants
-        else (Doubt(Source.COLLECTIVES, "only the runtime's error tells of it, not the flight recorder"),),
-        time_s=min(t.time_s for t in told),
+        else (Uncertainty(Source.COLLECTIVES, "only the runtime's error shows it, not the flight recorder"),),
+        time_s=min(t.time_s for t in runtime_errors),
     )
 
 
-def _by_elimination(case: Case, told: Sequence[Trouble]) -> tuple[int, ...]:
-    """gloo aborts the rank that expects less than it gets; when all others agree, that rank is the odd one."""
-    aborted = tuple(sorted(t.rank for t in told if t.source is TroubleSource.EXIT))
+def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[int, ...]:
+    """Returns the ranks that gloo aborted, if all others agree.
+
+    gloo aborts the rank that expects less than it receives.
+    """
+    aborted = tuple(sorted(t.rank for t in runtime_errors if t.source is FailureSource.EXIT))
     others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
     alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
     unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
     return aborted if len(alike) == 1 and unseen and len(others) > max(1, len(aborted)) else ()
 
 
-def _variants_told(case: Case, told: Iterable[Trouble]) -> dict[str, tuple[int, ...]]:
-    said: dict[int, str] = {}
-    for trouble in told:
-        failure = case.ranks[trouble.rank].failure
-        error = failure[1].error if failure else None
-        said |= {r: t for r, t in messages.fingerprints(error.message if error else "").items() if r in case.ranks}
+def _variants_named(case: Case, runtime_errors: Iterable[RankFailure]) -> dict[str, tuple[int, ...]]:
+    issued: dict[int, str] = {}
+    for failure in runtime_errors:
+        reported = case.ranks[failure.rank].failure
+        error = reported[1].error if reported else None
+        issued |= {r: t for r, t in messages.fingerprints(error.message if error else "").items() if r in case.ranks}
     by_text: dict[str, list[int]] = defaultdict(list)
-    for rank in sorted(said):
-        by_text[said[rank]].append(rank)
+    for rank in sorted(issued):
+        by_text[issued[rank]].append(rank)
     return {text: tuple(ranks) for text, ranks in by_text.items()}
 
 
 def _odd(variants: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """The ranks outside the majority; nobody on a tie."""
+    """Returns the ranks outside the majority; none on a tie."""
     votes = Counter({text: len(ranks) for text, ranks in variants.items()}).most_common()
     if len(votes) < 2 or votes[0][1] == votes[1][1]:
         return ()
     return tuple(sorted(r for text, ranks in variants.items() if text != votes[0][0] for r in ranks))
 
 
-def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
-    aborted = [t for t in told if t.source is TroubleSource.EXIT]
+def _aborts(runtime_errors: Iterable[RankFailure]) -> list[Evidence]:
+    aborted = [t for t in runtime_errors if t.source is FailureSource.EXIT]
     return [
         Evidence(t.rank, t.time_s, Witness.OUTPUT, "stderr: gloo::EnforceNotMet, sizes don't match")
         for t in aborted[:4]
@@ -261,22 +286,26 @@ def _aborts(told: Iterable[Trouble]) -> list[Evidence]:
 
 
 def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
-    """Ranks that entered collectives of several groups in different orders: each waits for the other."""
+    """Returns the finding for ranks that entered collectives of several groups in different orders and wait for each
+    other.
+    """
     contradicted = {c.group for c in case.test.groups.contradictions()}
     if all(w.makes_group for w in cycle) or contradicted & {members.name_of(w) for w in cycle}:
         return _other_members(case, cycle)
     in_all = [r for r in sorted(case.ranks) if all(r in (*w.waiting, *w.missing) for w in cycle)]
     votes = {str(i): tuple(r for r in w.waiting if r in in_all) for i, w in enumerate(cycle)}
     odd = _odd({key: ranks for key, ranks in votes.items() if ranks})
-    told = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
+    waiting = ", ".join(f"{ranks_named(w.waiting)} in {w} of group {plain(w.group, 40)}" for w in cycle[:KEPT_VARIANTS])
     head = (
-        f"{ranks_named(odd)} took the groups in another order" if odd else "ranks took the groups in different orders"
+        f"{ranks_named(odd)} used the groups in a different order"
+        if odd
+        else "ranks used the groups in different orders"
     )
-    return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {told}")
+    return _tangled(case, cycle, odd, VerdictCause.GROUP_ORDER, f"{head}: {waiting}")
 
 
 def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:
-    """Waits of which each waits for another. `what` is said before how long they waited."""
+    """Returns the finding for waits that wait for each other. `what` comes before how long they waited."""
     since_s = min(w.since_s for w in cycle)
     return Finding(
         Code.COLLECTIVE_MISMATCH,
@@ -292,19 +321,19 @@ def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str
 
 
 def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:
-    """Ranks that make, or use, different groups where all should be in one: each waits for the others."""
+    """Returns the finding for ranks that create or use different groups where all should be in one."""
     odd = _odd({str(i): w.waiting for i, w in enumerate(cycle)})
     made = next((w.op for w in cycle if w.makes_group), None)
     call = made or f"the group of {cycle[0]}"
-    head = f"{ranks_named(odd)} called {call} for another group than the others"
+    head = f"{ranks_named(odd)} called {call} for a different group than the other ranks"
     head = head if odd else f"ranks called {call} for different groups"
     groups = "; ".join(_which_group(case, w) for w in cycle[:KEPT_VARIANTS])
     return _tangled(case, cycle, odd, VerdictCause.MEMBERS, f"{head}: {groups};")
 
 
 def _which_group(case: Case, wait: Wait) -> str:
-    """`rank 3 its group 1, of ranks 0-3, at test_tp.py:28 (test_groups)`."""
+    """Returns for example `rank 3 in group 1 (ranks 0-3), at test_tp.py:28 (test_groups)`."""
     of = sorted(wait.members or {*wait.waiting, *wait.missing})
     where = case.location(wait.waiting[0])
     name = plain(members.name_of(wait).partition("@")[0], 40)
-    return f"{ranks_named(wait.waiting)} in group {name}, of {ranks_named(of)}" + (f", at {where}" if where else "")
+    return f"{ranks_named(wait.waiting)} in group {name} ({ranks_named(of)})" + (f", at {where}" if where else "")

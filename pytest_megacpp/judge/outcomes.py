@@ -1,7 +1,7 @@
 """Owns what pytest itself reports, agreed over all ranks: passed, skipped, xfailed, xpassed; must not know faults.
 
-Never green by absence: only a complete testimony of every rank of a test that ended by itself counts, as
-`recording/reports` defines it, and a rank that says nothing makes a not-run, as does a plan that is lost.
+Never green by absence: a test counts only if it ended by itself and every rank reported completely, as
+`recording/reports` defines it. A rank that reports nothing leads to a not-run, and so does a plan that is lost.
 """
 
 from collections.abc import Mapping
@@ -11,44 +11,44 @@ from typing import assert_never
 from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.reports import Said, is_full, is_xfail, kept_from_running, said, together
+from pytest_megacpp.recording.reports import RankOutcome, is_full, is_xfail, kept_from_running, rank_outcome, together
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
 
 def find(case: Case) -> Finding | None:
-    """The agreed outcome of a test that ended by itself on all ranks, None when there is none."""
+    """Returns the agreed outcome of a test that ended by itself on all ranks; None if there is none."""
     if not ended_by_itself(case):
         return None
-    everything = {rank: said(view) for rank, view in case.ranks.items()}
+    everything = {rank: rank_outcome(view) for rank, view in case.ranks.items()}
     return _agreed(case, everything)
 
 
 def ended_by_itself(case: Case) -> bool:
-    """All planned ranks ran it to its end, and no process ended on the way."""
+    """Returns whether all planned ranks ran the test to its end and no process ended in between."""
     ended, full = case.test.ended, is_full(case.timeline, case.test)
     by_itself = case.test.acted is None and ended is not None and ended.reason is TestEnd.FINISHED
     return by_itself and not case.exits and full
 
 
-def _agreed(case: Case, everything: Mapping[int, Said]) -> Finding | None:
+def _agreed(case: Case, everything: Mapping[int, RankOutcome]) -> Finding | None:
     match outcome := together(everything.values()):
-        case Said.PASSED:
+        case RankOutcome.PASSED:
             return _finding(case, Code.PASSED, f"passed on {_all(case)}")
-        case Said.SKIPPED:
+        case RankOutcome.SKIPPED:
             return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
-        case Said.XFAILED:
-            return _xfailed(case, [r for r, s in everything.items() if s is Said.XFAILED])
-        case Said.XPASSED_STRICT:
-            return _strict(case, [r for r, s in everything.items() if s is Said.XPASSED_STRICT])
-        case Said.XPASSED:
+        case RankOutcome.XFAILED:
+            return _xfailed(case, [r for r, s in everything.items() if s is RankOutcome.XFAILED])
+        case RankOutcome.XPASSED_STRICT:
+            return _strict(case, [r for r, s in everything.items() if s is RankOutcome.XPASSED_STRICT])
+        case RankOutcome.XPASSED:
             return _finding(case, Code.XPASSED, f"passed on {_all(case)}, but was expected to fail")
-        case Said.FAILED | Said.NOTHING | None:
+        case RankOutcome.FAILED | RankOutcome.NOTHING | None:
             return None
         case _:
             assert_never(outcome)
@@ -59,13 +59,13 @@ def _all(case: Case) -> str:
 
 
 def _finding(case: Case, code: Code, summary: str) -> Finding:
-    doubts = _uncompared(case) if code in (Code.PASSED, Code.XPASSED) else ()
-    return Finding(code, summary, relies=frozenset({Source.REPORTS}), doubts=doubts, time_s=case.end_s)
+    uncertainties = _uncompared(case) if code in (Code.PASSED, Code.XPASSED) else ()
+    return Finding(code, summary, relies=frozenset({Source.REPORTS}), uncertainties=uncertainties, time_s=case.end_s)
 
 
-def _uncompared(case: Case) -> tuple[Doubt, ...]:
-    """Collectives that a rank lost, or that not all members of their group tell of: that the ranks issued the same is
-    true of the others only.
+def _uncompared(case: Case) -> tuple[Uncertainty, ...]:
+    """Returns a reason for doubt if a recorder lost collectives, or not all members of a group have digests of them:
+    then only the others are known to agree.
     """
     missed = [rank for rank, view in sorted(case.ranks.items()) if view.counted and view.counted.missed]
     groups = () if missed else case.test.uncompared()
@@ -74,18 +74,18 @@ def _uncompared(case: Case) -> tuple[Doubt, ...]:
     who = ranks_named(missed) if missed else "ranks"
     where = f" of group {plain(groups[0], 40)}" if groups and groups[0] else ""
     text = f"{who} issued collectives{where} that could not be compared with other ranks'"
-    return (Doubt(Source.COLLECTIVES, text),)
+    return (Uncertainty(Source.COLLECTIVES, text),)
 
 
 def _reason(case: Case) -> str:
-    """Why the first rank skipped."""
+    """Returns why the first rank skipped."""
     reports = [report for view in case.ranks.values() for _, report in view.reports.values()]
     reason = next((plain(r.skip.reason) for r in reports if r.outcome is ReportOutcome.SKIPPED and r.skip), "")
     return reason.removeprefix("Skipped: ")
 
 
 def _xfailed(case: Case, ranks: list[int]) -> Finding:
-    """One rank that fails as expected makes the test fail as expected."""
+    """Returns the finding for an expected failure: one rank that fails as expected is enough."""
     where = _all(case) if len(ranks) == case.test.size else ranks_named(ranks)
     reason = plain(next((r.xfail for r in _reports(case) if r.xfail), ""))
     return _finding(case, Code.XFAILED, f"failed as expected on {where}" + (f": {reason}" if reason else ""))
@@ -99,7 +99,7 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
     blamed = tuple(sorted(ranks))
     return Finding(
         Code.TEST_FAILED,
-        f"{ranks_named(blamed)} passed a test that is marked to fail (xfail, strict)",
+        f"{ranks_named(blamed)} passed a test that is marked xfail(strict=True)",
         blamed,
         VerdictCause.XPASSED_STRICT,
         evidence=aftermath.first_few(blamed, lambda r: Evidence(r, case.ranks[r].finished_s, Witness.REPORT, "passed")),
@@ -109,15 +109,20 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
 
 
 def expected_failure(case: Case) -> Finding | None:
-    """Ranks failed as their xfail mark says, and all else is others waiting for them or losing them."""
+    """Returns the finding for ranks that failed as their xfail mark says while the others only waited for them or lost
+    them.
+    """
     if case.test.ended is None or case.exits or not is_full(case.timeline, case.test):
         return None
-    if any(not t.secondary for t in case.troubles.values()):
+    if any(not t.is_secondary for t in case.failures.values()):
         return None
     failed = [r for r, view in case.ranks.items() if _xfailed_early(case, view)]
     stuck = aftermath.stuck(case, failed)
     others_well = all(
-        r in failed or r in stuck or r in case.troubles or said(view) in (Said.PASSED, Said.XPASSED)
+        r in failed
+        or r in stuck
+        or r in case.failures
+        or rank_outcome(view) in (RankOutcome.PASSED, RankOutcome.XPASSED)
         for r, view in case.ranks.items()
     )
     if not failed or not others_well or (case.why is not None and case.why.is_interruption):
@@ -130,14 +135,14 @@ def _xfailed_early(case: Case, view: RankView) -> bool:
 
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:
-    """What a test that a gate wants to run comes to: a skip, however it came about, leaves the question open."""
+    """Returns the finding for a test that a gate requires: a skip, however it came about, becomes a not-run."""
     unrun = _kept_from_running(view) if finding.code is Code.XFAILED and view is not None else ""
     if finding.code is not Code.SKIPPED and not unrun:
         return finding
     why = f"{unrun} (xfail, run=False)" if unrun else finding.summary
-    told = joined(("the gate was triggered for this test, but it was skipped", why), ": ")
+    summary = joined(("the gate requires this test, but it was skipped", why), ": ")
     evidence = finding.evidence or (Evidence(None, finding.time_s, Witness.REPORT, "skipped on every rank"),)
-    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=told, evidence=evidence)
+    return replace(finding, code=Code.NOT_RUN, cause=VerdictCause.SKIPPED, summary=summary, evidence=evidence)
 
 
 def _kept_from_running(view: TestView) -> str:
@@ -146,11 +151,13 @@ def _kept_from_running(view: TestView) -> str:
 
 
 def incomplete(case: Case) -> Finding | None:
-    """The test ended, but not every rank's testimony arrived, or nobody knows how many there should be."""
+    """Returns the finding for a test that ended without complete reports of every rank, or whose number of ranks isn't
+    known.
+    """
     planned = case.timeline.planned.get(case.test.index)
-    silent = tuple(r for r, view in sorted(case.ranks.items()) if said(view) is Said.NOTHING)
+    silent = tuple(r for r, view in sorted(case.ranks.items()) if rank_outcome(view) is RankOutcome.NOTHING)
     if planned is not None and planned.ranks != case.test.size:
-        text = f"ran on {case.test.size} ranks, {planned.ranks} were asked for"
+        text = f"ran on {case.test.size} ranks instead of {planned.ranks}"
         return Finding(
             Code.NOT_RUN, text, (), VerdictCause.WORLD_SIZE, evidence=(Evidence(None, None, Witness.PLAN, text),)
         )
@@ -158,7 +165,7 @@ def incomplete(case: Case) -> Finding | None:
         return _unplanned() if planned is None else None
     return Finding(
         Code.NOT_RUN,
-        f"no complete result came back from {ranks_named(silent)}",
+        f"no complete result was received from {ranks_named(silent)}",
         silent,
         VerdictCause.NO_RESULT,
         evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, Witness.REPORT, _missing(case.ranks[r]))),
@@ -168,12 +175,12 @@ def incomplete(case: Case) -> Finding | None:
 
 
 def _unplanned() -> Finding:
-    text = "the recording lacks its line of the plan: on how many ranks it was to run, and whether it may be skipped"
+    text = "the recording lost this test's line of the plan: its number of ranks is unknown, and so is may_skip"
     return Finding(Code.NOT_RUN, text, (), VerdictCause.PLAN_LOST, evidence=(Evidence(None, None, Witness.PLAN, text),))
 
 
 def _missing(view: RankView) -> str:
     if view.muted is Lost.REPORTS:
-        return "said more than is recorded: reports are left out"
+        return "exceeded the event limit of a test; reports were dropped"
     absent = [when for when in TestPhase if when not in view.reports]
-    return f"no report of {', '.join(absent)}" if absent else "never said that it was through"
+    return f"no report of {', '.join(absent)}" if absent else "never reported that it had finished"

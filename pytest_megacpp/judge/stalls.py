@@ -1,7 +1,7 @@
-"""Owns waiting that nobody ended: for a compiling peer, for one that is elsewhere, for nobody; must not know errors.
+"""Owns waits that nothing ended: for a compiling peer, for one that is elsewhere, for none; must not know errors.
 
-Roots of a standstill that compile make a compile-skew, others a straggler; without a root it is a hang, or groups taken
-in different orders.
+The roots of the waits decide: roots that compile are a compile-skew, others are stragglers. Without a root it is a
+hang, or groups used in different orders.
 """
 
 from collections import defaultdict
@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
 from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
-from pytest_megacpp.judge.case import Case, Trouble
+from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
-from pytest_megacpp.judge.wait_roots import Standstill, standstill
+from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.groups import incarnation
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
@@ -25,110 +25,124 @@ KEPT_PLACES = 4
 
 
 def find(case: Case) -> Finding | None:
-    """The finding for a test that the box ended for waiting or compiling, or whose ranks gave up waiting."""
+    """Returns the finding for a test that the box ended because ranks waited or compiled, or whose ranks gave up
+    waiting.
+    """
     if aftermath.victims(case):
-        return _gave_up(case)
+        return _timed_out(case)
     match case.why:
         case ActReason.SKEW | ActReason.STALL | ActReason.FAILURE_STUCK:
-            return waited(case, standstill(case))
+            return finding_for(case, analyze_waits(case))
         case ActReason.COMPILE:
             return compiles.stall(case)
         case ActReason.TEST_LIMIT | ActReason.RUN_LIMIT | ActReason.STARTUP_LIMIT | ActReason.STOP:
-            return None  # limits, and ends of a run, have families of their own
+            return None  # judged by limits.py; the end of a run by startup.py
         case ActReason.EXIT | ActReason.MISMATCH | None:
-            return None  # a rank's trouble or a mismatch, which are looked for before
+            return None  # judged before, by deaths.py and mismatches.py
         case _:
             assert_never(case.why)
 
 
-def _gave_up(case: Case) -> Finding:
-    """Ranks stopped waiting by their own time-out, or found their peer gone."""
-    still = wait_roots.as_victims_say(case) or standstill(case)
-    if still.cycle:
-        return waited(case, still)
-    absent = _absent(case, still.roots)
-    if (began := deaths.began(case)) and not _explained(still, absent):
-        return began
+def _timed_out(case: Case) -> Finding:
+    """Returns the finding for ranks that stopped waiting by their own time-out, or found their peer gone."""
+    analysis = wait_roots.from_barrier_timeouts(case) or analyze_waits(case)
+    if analysis.cycle:
+        return finding_for(case, analysis)
+    absent = _absent(case, analysis.roots)
+    if (own := deaths.handled_own_error(case)) and not _is_explained(analysis, absent):
+        return own
     if absent:
-        return waited(case, replace(still, roots=absent))
-    if still.roots:
-        return deaths.gave_up(case, [t for t in aftermath.victims(case) if t.rank in still.roots])
-    return _bystanders(case) or deaths.gave_up(case, aftermath.victims(case), "ranks lost contact with each other")
+        return finding_for(case, replace(analysis, roots=absent))
+    if analysis.roots:
+        return deaths.only_peers_errors(case, [t for t in aftermath.victims(case) if t.rank in analysis.roots])
+    return _bystanders(case) or deaths.only_peers_errors(
+        case, aftermath.victims(case), "ranks lost contact with each other"
+    )
 
 
 def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
-    """The roots that were at large. One that had failed itself kept nobody waiting who wasn't waited for before; where
-    it was the first of all, neither had those to which the same happened later.
+    """Returns the roots that kept others waiting.
+
+    A root that had failed itself kept only those waiting that waited before. If it was the first of all failures, the
+    same holds for the roots to which the same happened later.
     """
     first = aftermath.victims(case)[0]
-    alike = [r for r in roots if first.rank in roots and r in case.troubles]
-    alike = [r for r in alike if case.troubles[r].signature == first.signature]
+    alike = [r for r in roots if first.rank in roots and r in case.failures]
+    alike = [r for r in alike if case.failures[r].signature == first.signature]
     return tuple(r for r in roots if r not in alike and not case.had_given_up(r))
 
 
-def _explained(still: Standstill, absent: Sequence[int]) -> bool:
-    """Whether ranks that others are recorded to wait for are enough of a cause. Where more are missing than came, those
-    that came went another way.
+def _is_explained(analysis: WaitAnalysis, absent: Sequence[int]) -> bool:
+    """Returns whether the ranks that others are recorded to wait for explain the failure.
+
+    If more ranks are missing than came, those that came are the ones that went another way.
     """
-    return bool(absent) and not still.guessed and bool(still.waits) and len(absent) <= len(still.waits[0].waiting)
+    return (
+        bool(absent)
+        and not analysis.is_guessed
+        and bool(analysis.waits)
+        and len(absent) <= len(analysis.waits[0].waiting)
+    )
 
 
 def _bystanders(case: Case) -> Finding | None:
-    """Without collectives to go by: the ranks that met no error had left, or are elsewhere."""
-    busy = case.troubles.keys() | case.blocked.keys() | case.waiting_in.keys()
+    """Returns a finding without collectives to go by: the ranks that met no error had left, or were elsewhere."""
+    busy = case.failures.keys() | case.blocked.keys() | case.waiting_in.keys()
     others = [r for r in sorted(case.ranks) if r not in busy]
     left = tuple(r for r in others if case.has_left(r))
     roots = tuple(r for r in others if r not in left) or left
     if not roots:
         return None
-    waiting = tuple(sorted(case.troubles))
-    return _straggler(case, Standstill((), waiting, roots, guessed=True))
+    waiting = tuple(sorted(case.failures))
+    return _straggler(case, WaitAnalysis((), waiting, roots, is_guessed=True))
 
 
-def waited(case: Case, still: Standstill) -> Finding:
-    """What a standstill is called: by its roots, or by having none."""
-    if still.cycle:
-        return mismatches.across_groups(case, still.cycle)
-    if together := _looking_for_each_other(case, still):
-        return _not_together(case, still, together)
-    compiling = tuple(r for r in still.roots if case.is_compiling(r))
-    plain_roots = tuple(r for r in still.roots if r not in compiling)
+def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
+    """Returns the finding for ranks that wait: by what the roots do, or, without roots, a hang."""
+    if analysis.cycle:
+        return mismatches.across_groups(case, analysis.cycle)
+    if together := _all_in_init(case, analysis):
+        return _could_not_meet(case, analysis, together)
+    # If some roots don't compile, it is a skew only if the box ended the test for that: a rank that sleeps while
+    # another one compiles is a straggler.
+    compiling = tuple(r for r in analysis.roots if case.is_compiling(r))
+    plain_roots = tuple(r for r in analysis.roots if r not in compiling)
     if compiling and (case.why is ActReason.SKEW or not plain_roots):
-        at_rest = compiles.at_rest(case, compiling)
-        return compiles.skew(case, still, at_rest or compiling, at_rest=bool(at_rest))
-    if still.roots:
-        return _straggler(case, still)
-    return _hang(case, still)
+        stuck = compiles.without_progress(case, compiling)
+        return compiles.skew(case, analysis, stuck or compiling, is_stuck=bool(stuck))
+    if analysis.roots:
+        return _straggler(case, analysis)
+    return _hang(case, analysis)
 
 
 # -- stragglers --------------------------------------------------------------------------------------------
 
 
-def _straggler(case: Case, still: Standstill) -> Finding:
-    blamed = _guilty(case, still)
+def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
+    blamed = _not_compiling(case, analysis)
     causes = {_cause(case, r) for r in blamed}
     return Finding(
         Code.STRAGGLER,
-        joined((_where_they_were(case, still, blamed), wait_roots.wait_text(case, still))),
+        joined((_where_they_were(case, analysis, blamed), wait_roots.wait_text(case, analysis))),
         blamed,
         causes.pop() if len(causes) == 1 else None,
-        wait_roots.phase(case, still, blamed),
+        wait_roots.phase(case, analysis, blamed),
         (
-            *wait_roots.wait_evidence(case, still),
-            *aftermath.first_few(blamed, lambda r: _late_evidence(case, still, r)),
+            *wait_roots.wait_evidence(case, analysis),
+            *aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r)),
         ),
-        wait_roots.waiters(case, still, blamed),
-        wait_roots.relies(case, still) | {Source.COUNTERS},
-        (*wait_roots.doubts(case, still), *_root_doubts(case, blamed)),
-        Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
-        wait_roots.since_s(case, still),
+        wait_roots.waiters(case, analysis, blamed),
+        wait_roots.relies(case, analysis) | {Source.COUNTERS},
+        (*wait_roots.uncertainties(case, analysis), *_root_uncertainties(case, blamed)),
+        Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
+        wait_roots.since_s(case, analysis),
     )
 
 
-def _guilty(case: Case, still: Standstill) -> tuple[int, ...]:
-    """The roots that don't compile: a compiling one is only slow."""
-    busy = tuple(r for r in still.roots if not case.is_compiling(r))
-    return busy or still.roots
+def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow."""
+    busy = tuple(r for r in analysis.roots if not case.is_compiling(r))
+    return busy or analysis.roots
 
 
 _Cause: TypeAlias = Literal[
@@ -146,24 +160,29 @@ def _cause(case: Case, rank: int) -> _Cause | None:
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
 
 
-def _where_they_were(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
-    """`rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
-    head = f"{ranks_named(blamed)} {_what_they_did(case, still, blamed)}"
-    states = dict.fromkeys(_state(case, still, r, len(blamed) == 1) for r in sorted(blamed)[:16])
-    if len(states) == 1:
-        return f"{head}: {next(iter(states))}"
-    told = [f"rank {r} {_state(case, still, r, True).partition(' ')[2]}" for r in sorted(blamed)[:2]]
-    return f"{head}: {', '.join(told)}{', …' if len(blamed) > 2 else ''}"
+def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
+    """Returns for example `rank 2 never entered all_reduce #4: it was in train.py:88 (load_batch)`."""
+    is_one_of_them = not analysis.waits and analysis.is_guessed and len(blamed) > 1
+    head = (
+        f"{'one or more of ' if is_one_of_them else ''}{ranks_named(blamed)} {_what_they_did(case, analysis, blamed)}"
+    )
+    distinct = dict.fromkeys(_state(case, analysis, r, len(blamed) == 1) for r in sorted(blamed)[:16])
+    if len(distinct) == 1:
+        return f"{head}: {next(iter(distinct))}"
+    states = [f"rank {r} {_state(case, analysis, r, True).partition(' ')[2]}" for r in sorted(blamed)[:2]]
+    return f"{head}: {', '.join(states)}{', …' if len(blamed) > 2 else ''}"
 
 
-def _what_they_did(case: Case, still: Standstill, blamed: Sequence[int]) -> str:
-    if not still.waits:
-        return "or one of them kept others waiting" if still.guessed and len(blamed) > 1 else "kept others waiting"
-    if still.waits[0].partner is not None:
-        return f"left {ranks_named(still.waits[0].waiting)} waiting in {still.what}"
-    entered = [r for r in blamed if _entered(case, r, still.waits[0])]
-    verb = "never began" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
-    return f"{verb} {still.what}"
+def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
+    if not analysis.waits:
+        return "kept others waiting"
+    if analysis.waits[0].partner is not None:
+        return f"left {ranks_named(analysis.waits[0].waiting)} waiting in {analysis.what}"
+    if all(_late_s(case, analysis, r) is not None for r in blamed):
+        return f"entered {analysis.what} too late"
+    entered = [r for r in blamed if _entered(case, r, analysis.waits[0])]
+    verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
+    return f"{verb} {analysis.what}"
 
 
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
@@ -171,17 +190,21 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
     return entry is not None and entry.entered_s <= case.moment_s
 
 
-def _late_s(case: Case, still: Standstill, rank: int) -> float | None:
-    """How long after the others it entered what they had given up by then (not: were made to give up by the box)."""
-    wait = still.waits[0] if still.waits and case.moment_s < case.end_s else None
+def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
+    """Returns how many seconds after the others the rank entered what they had given up by then; None if it never did.
+
+    A wait that the box ended was not given up.
+    """
+    wait = analysis.waits[0] if analysis.waits and case.moment_s < case.end_s else None
     number = (wait.group, wait.seq) if wait and wait.partner is None else None
     entry = case.ranks[rank].collectives.entries.get(number) if number else None
     return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
 
 
-def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
-    """As a sentence about `it` or `they`."""
+def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
+    """Returns a sentence about `it` or `they`: why these ranks did not come."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
+    plural = "" if alone else "s"
     where, cause = case.location(rank), _cause(case, rank)
     match cause:
         case VerdictCause.FROZEN:
@@ -189,49 +212,53 @@ def _state(case: Case, still: Standstill, rank: int, alone: bool) -> str:
         case VerdictCause.LEFT_EARLY:
             return f"{it} had already finished the test"
         case VerdictCause.DEVICE_BUSY:
-            return f"{it} queued it behind a kernel that {had} device has not ended" + (
+            return f"{it} queued this collective behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
             )
         case VerdictCause.GIL_HELD:
-            return f"{it} {was_} in native code that holds {had} GIL" + (f", called from {where}" if where else "")
+            return f"{it} {was_} in native code that holds the GIL" + (f", called from {where}" if where else "")
         case None:
-            return _place(case, still, rank, alone)
+            return _place(case, analysis, rank, alone)
         case _:
             assert_never(cause)
 
 
-def _place(case: Case, still: Standstill, rank: int, alone: bool) -> str:
-    """As a sentence about one with no excuse."""
+def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
+    """Returns a sentence about ranks without any cause: where they were."""
     it, was_ = ("it", "was") if alone else ("they", "were")
     where = case.location(rank)
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
-    if (late_s := _late_s(case, still, rank)) is not None:
-        return f"{it} came {seconds(late_s)} after the first"
+    if (late_s := _late_s(case, analysis, rank)) is not None:
+        return f"{it} arrived {seconds(late_s)} after the first rank"
     if where:
-        destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, still, rank, alone)) else f"{it} "
+        destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, analysis, rank, alone)) else f"{it} "
         return f"{destroyed}{was_} in {where}"
-    return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not answering"
+    return f"{it} {was_} elsewhere" if case.answers(rank) else f"{it} {was_} not responding"
 
 
-def _destroyed(case: Case, still: Standstill, rank: int, alone: bool) -> str:
-    """Whether it left the group in which the others wait."""
-    group = still.waits[0].group if still.waits else ""
+def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
+    """Returns a sentence if the rank destroyed the group in which the others wait; else empty."""
+    group = analysis.waits[0].group if analysis.waits else ""
     its = case.ranks[rank].collectives.incarnation
     gone = bool(group) and its > incarnation(group)
     return f"{'it' if alone else 'they'} had destroyed {'its' if alone else 'their'} process group" if gone else ""
 
 
-def _late_evidence(case: Case, still: Standstill, rank: int) -> Evidence | None:
-    if (late_s := _late_s(case, still, rank)) is None:
+def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
+    if (late_s := _late_s(case, analysis, rank)) is None:
         return root_evidence(case, rank)
-    since_s = still.waits[0].since_s
+    since_s = analysis.waits[0].since_s
     return Evidence(
-        rank, since_s + late_s, Witness.FLIGHT_RECORDER, f"entered {still.what} {seconds(late_s)} after the first"
+        rank,
+        since_s + late_s,
+        Witness.FLIGHT_RECORDER,
+        f"entered {analysis.what} {seconds(late_s)} after the first rank",
     )
 
 
 def root_evidence(case: Case, rank: int) -> Evidence | None:
+    """Returns what shows where a rank was that others waited for."""
     sample, view = case.ranks[rank].sample, case.ranks[rank]
     if case.is_frozen(rank) and sample is not None:
         return Evidence(rank, view.sample_s, Witness.BOX, f"process state {sample.state}: stopped")
@@ -239,121 +266,150 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
         called = view.reports.get(TestPhase.CALL)
         return Evidence(rank, called[0] if called else view.finished_s, Witness.REPORT, "finished the test")
     if case.is_behind(rank):
-        told = "queued what the others wait in; its device has not begun it"
-        return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, told)
+        text = "queued the collective that the others wait in, but its GPU has not started it"
+        return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, text)
     if case.holds_gil(rank):
-        return Evidence(rank, view.stacks[-1][0], Witness.STACK, "its server answers, its interpreter doesn't")
+        return Evidence(
+            rank, view.stacks[-1][0], Witness.STACK, "its worker server responds, but its interpreter does not"
+        )
     where = case.location(rank)
     if where:
         return wait_roots.stack_evidence(case, rank, f"is in {where}")
     return (
-        Evidence(rank, view.sample_s, Witness.BOX, "answers" if case.answers(rank) else "doesn't answer")
+        Evidence(rank, view.sample_s, Witness.BOX, "responds" if case.answers(rank) else "does not respond")
         if sample
         else None
     )
 
 
-def _root_doubts(case: Case, blamed: Sequence[int]) -> tuple[Doubt, ...]:
-    """A living rank is blamed for where it is, so that should be known."""
-    found = [Doubt(Source.REPORTS, f"rank {t.rank} waited while it handled {t.began}") for t in _astray(case, blamed)]
-    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.troubles]
+def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+    """Returns reasons for doubt about where the blamed ranks were, since a living rank is blamed for that."""
+    found = [
+        Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
+        for t in _astray(case, blamed)
+    ]
+    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:
-        found.append(Doubt(Source.STACKS, f"there is no stack of {ranks_named(lost)}"))
+        found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
     if mute:
-        found.append(Doubt(Source.COUNTERS, f"{was(mute)} not answering, so whether it compiled is not known"))
+        found.append(Uncertainty(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)
 
 
-def _astray(case: Case, blamed: Sequence[int]) -> tuple[Trouble, ...]:
-    """The first of those that came to their wait out of an error of their own: it may be no wait of the others'."""
-    return tuple(t for t in aftermath.victims(case) if t.began and t.rank not in blamed)[:1]
+def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:
+    """Returns the first rank that began its wait while it handled an error of its own: the others may never come to
+    that wait.
+    """
+    return tuple(t for t in aftermath.victims(case) if t.own_error and t.rank not in blamed)[:1]
 
 
 # -- hangs -------------------------------------------------------------------------------------------------
 
 
-def _hang(case: Case, still: Standstill) -> Finding:
-    waiting = still.waiting or tuple(r for r in case.ranks if not case.is_through(r))
-    waited = seconds(case.waited_s(wait_roots.since_s(case, still)))
-    if not still.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
-        return _not_together(case, still, waiting)
+def _hang(case: Case, analysis: WaitAnalysis) -> Finding:
+    waiting = analysis.waiting or tuple(r for r in case.ranks if not case.is_through(r))
+    waited = seconds(case.waited_s(wait_roots.since_s(case, analysis)))
+    if not analysis.waits and {case.blocked.get(r) for r in waiting} == {"init_process_group"}:
+        return _could_not_meet(case, analysis, waiting)
     blamed = wait_roots.hung(case, waiting)
     if waiting and not blamed:
         return _overtaken(case, waiting)
-    what = f"everybody waits and nobody is missing: {_in_what(case, blamed, waited)}"
+    what = f"{_why_all_wait(analysis, blamed)}: {_in_what(case, blamed, waited)}"
     return Finding(
         Code.HANG,
-        joined((what, aftermath.sentence(case, blamed), _rooted(still))),
+        joined((what, aftermath.sentence(case, blamed), _rooted(analysis))),
         blamed,
         None,
         case.phase_of(blamed[0]) if blamed else TestPhase.CALL,
-        wait_roots.wait_evidence(case, still),
-        wait_roots.waiters(case, still, blamed),
-        relies=wait_roots.relies(case, still),
-        doubts=(*wait_roots.doubts(case, still), *wait_roots.hung_doubts(case, waiting, blamed)),
-        time_s=wait_roots.since_s(case, still),
+        wait_roots.wait_evidence(case, analysis),
+        wait_roots.waiters(case, analysis, blamed),
+        relies=wait_roots.relies(case, analysis),
+        uncertainties=(
+            *wait_roots.uncertainties(case, analysis),
+            *wait_roots.hung_uncertainties(case, waiting, blamed),
+        ),
+        time_s=wait_roots.since_s(case, analysis),
     )
 
 
 def _overtaken(case: Case, waiting: Sequence[int]) -> Finding:
-    """All of them came through while the box was ending the test: nobody hung."""
+    """Returns the finding for ranks that all came through while the box was ending the test: none of them hung."""
     return Finding(
         Code.UNCLEAR,
-        f"the box ended the test ({case.why}) when {ranks_named(waiting)} were about to end it themselves",
+        f"the box ended the test ({case.why}) when {ranks_named(waiting)} were about to finish it",
         evidence=(Evidence(None, case.end_s, Witness.BOX, f"ended the test ({case.why})"),),
         certainty=Certainty.GUESS,
         time_s=case.end_s,
     )
 
 
-def _looking_for_each_other(case: Case, still: Standstill) -> tuple[int, ...]:
-    """Ranks that make the default group and the missing ones, where these are on their way to it as well."""
-    missing = {r for w in still.waits for r in w.missing}
-    in_init = all(w.op == "init_process_group" and w.makes_group for w in still.waits)
-    if not (still.waits and missing and in_init and {case.blocked.get(r) for r in missing} == {"init_process_group"}):
+def _why_all_wait(analysis: WaitAnalysis, waiting: Sequence[int]) -> str:
+    """Returns why ranks wait although none is missing.
+
+    A collective that all its ranks entered can also fail to complete for reasons outside the test; other waits are
+    deadlocks.
+    """
+    have_entered = {r for w in analysis.waits if not w.missing and w.partner is None for r in w.waiting}
+    if analysis.waits and set(waiting) <= have_entered:
+        return "no rank is missing, but the collective did not complete"
+    return "deadlock: every rank is waiting and none is missing"
+
+
+def _all_in_init(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
+    """Returns the ranks that create the default group and the missing ones, if these are in the same call."""
+    missing = {r for w in analysis.waits for r in w.missing}
+    in_init = all(w.op == "init_process_group" and w.makes_group for w in analysis.waits)
+    if not (
+        analysis.waits and missing and in_init and {case.blocked.get(r) for r in missing} == {"init_process_group"}
+    ):
         return ()
-    return tuple(sorted({*still.waiting, *missing}))
+    return tuple(sorted({*analysis.waiting, *missing}))
 
 
-def _not_together(case: Case, still: Standstill, waiting: Sequence[int]) -> Finding:
-    """All wait to be joined, so some went elsewhere: those that still look for the store when others have it."""
+def _could_not_meet(case: Case, analysis: WaitAnalysis, waiting: Sequence[int]) -> Finding:
+    """Returns the finding for ranks that all wait in init_process_group, so some went to another place.
+
+    If some still look for the store that the others found, those are blamed.
+    """
     lost = tuple(r for r in waiting if case.seeks_store(r))
-    told_apart = 0 < len(lost) < len(waiting)
-    blamed = lost if told_apart else tuple(waiting)
+    are_told_apart = 0 < len(lost) < len(waiting)
+    blamed = lost if are_told_apart else tuple(waiting)
     what = (
-        f"{ranks_named(lost)} did not reach the store that the others found" if told_apart else "ranks could not join"
+        f"{ranks_named(lost)} did not reach the store that the other ranks found"
+        if are_told_apart
+        else "ranks could not join the process group"
     )
     return Finding(
         Code.STARTUP_FAILURE,
-        joined((what, wait_roots.wait_text(case, still))),
+        joined((what, wait_roots.wait_text(case, analysis))),
         blamed,
         Stage.RENDEZVOUS,
         TestPhase.SETUP,
-        (*wait_roots.wait_evidence(case, still), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
-        wait_roots.waiters(case, still, blamed),
+        (*wait_roots.wait_evidence(case, analysis), *aftermath.first_few(lost, lambda r: _seeking_evidence(case, r))),
+        wait_roots.waiters(case, analysis, blamed),
         relies=frozenset({Source.STACKS, Source.WAKEUPS, Source.CLOCKS}),
-        doubts=(Doubt(Source.GROUPS, "whom they waited for is not recorded"),),
-        time_s=wait_roots.since_s(case, still),
+        uncertainties=(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
+        time_s=wait_roots.since_s(case, analysis),
     )
 
 
 def _seeking_evidence(case: Case, rank: int) -> Evidence | None:
-    return wait_roots.stack_evidence(case, rank, "is on its way to the store, in torch.distributed.rendezvous")
+    return wait_roots.stack_evidence(case, rank, "is still looking for the store, in torch.distributed.rendezvous")
 
 
 def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
-    """`ranks 0,1 waited 2 s in broadcast #2, ranks 2,3 in recv`."""
+    """Returns for example `ranks 0,1 waited 2 s in broadcast #2, ranks 2,3 in recv`."""
     places: dict[str, list[int]] = defaultdict(list)
     for rank in waiting:
         wait = case.waiting_in.get(rank)
         places[str(wait) if wait else case.blocked.get(rank, "a distributed call")].append(rank)
-    told = [f"{ranks_named(ranks)} in {what}" for what, ranks in list(places.items())[:KEPT_PLACES]]
+    waits = [f"{ranks_named(ranks)} in {what}" for what, ranks in list(places.items())[:KEPT_PLACES]]
     more = ", …" if len(places) > KEPT_PLACES else ""
-    return ", ".join(told).replace(" in ", f" waited {waited} in ", 1) + more
+    return ", ".join(waits).replace(" in ", f" waited {waited} in ", 1) + more
 
 
-def _rooted(still: Standstill) -> str:
-    """What the flight recorder can't show."""
-    whole = [w for w in still.waits if not w.missing and w.op in wait_roots.ROOTED]
-    return f"all entered {whole[0]}, so they may not agree on its root" if whole else ""
+def _rooted(analysis: WaitAnalysis) -> str:
+    """Returns a hint about a root on which ranks may disagree, since the flight recorder doesn't show it."""
+    whole = [w for w in analysis.waits if not w.missing and w.op in wait_roots.ROOTED]
+    return f"all ranks entered {whole[0]}, so they may disagree on its root" if whole else ""

@@ -1,4 +1,4 @@
-"""Owns the words of a judgement: codes and their traits, certainty, evidence, verdict, result; must not know how one is
+"""Owns the terms of a judgement: codes and their traits, certainty, evidence, verdict, result; must not know how one is
 reached.
 """
 
@@ -13,7 +13,7 @@ from pytest_megacpp.recording.vocabulary import Purpose, TestPhase
 
 
 class Code(StrEnum):
-    """What a verdict is. All that is known of a code alone is in `traits`."""
+    """The kind of a verdict. Everything that follows from the code alone is in `traits`."""
 
     PASSED = "passed"
     TEST_FAILED = "test-failed"
@@ -44,7 +44,7 @@ class Code(StrEnum):
 
 
 class Outcome(StrEnum):
-    """pytest's words for one test."""
+    """pytest's outcome of one test."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -78,8 +78,9 @@ class CodeTraits:
     triage: str = ""
 
     def outcome_in(self, phase: TestPhase) -> Outcome:
-        """pytest's word for a verdict on that phase. A failure outside the test's own body is an error, as pytest's
-        users expect.
+        """Returns pytest's outcome for a verdict on that phase.
+
+        A failure outside the test's own body is an error, as pytest's users expect.
         """
         return self.outcome or (Outcome.FAILED if phase is TestPhase.CALL else Outcome.ERROR)
 
@@ -97,18 +98,18 @@ def _traits_of(code: Code) -> CodeTraits:
         case Code.TEST_FAILED | Code.RANK_DEATH | Code.COMPILE_STALL | Code.OVERTIME:
             return CodeTraits()
         case Code.COMPILE_SKEW:
-            return CodeTraits(is_about_collectives=True, triage="--triage does both by itself")
+            return CodeTraits(is_about_collectives=True, triage="--triage does both automatically")
         case Code.COLLECTIVE_MISMATCH:
-            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare them")
+            return CodeTraits(is_about_collectives=True, triage="--triage lets torch compare the collectives")
         case Code.STRAGGLER:
             return CodeTraits(is_about_collectives=True)
         case Code.HANG:
-            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out by itself")
+            return CodeTraits(is_open=True, is_about_collectives=True, triage="--triage finds out automatically")
         case Code.UNCLEAR:
-            return CodeTraits(is_open=True, triage="--triage finds out by itself")
-        case Code.STARTUP_FAILURE:  # an error, but the code's: files that don't import, or not on every rank
+            return CodeTraits(is_open=True, triage="--triage finds out automatically")
+        case Code.STARTUP_FAILURE:  # an error that the code under test caused: a file can't be imported
             return CodeTraits(Outcome.ERROR, was_tested=False)
-        case Code.ENVIRONMENT:  # of an attempt after a failure: a GPU broke while it ran, which is news
+        case Code.ENVIRONMENT:  # counts as tested: a GPU that breaks in a later attempt is news
             return CodeTraits(Outcome.ERROR, blames_the_code=False, has_remedy=True)
         case Code.BOX_LOST | Code.BLOCKED:
             return CodeTraits(Outcome.ERROR, blames_the_code=False, was_tested=False, has_remedy=True)
@@ -141,22 +142,22 @@ class Certainty(StrEnum):
     GUESS = "guess"
 
     def lowered(self) -> "Certainty":
-        """One step less."""
+        """Returns one step less."""
         return {Certainty.CERTAIN: Certainty.LIKELY}.get(self, Certainty.GUESS)
 
     def raised(self) -> "Certainty":
-        """One step more."""
+        """Returns one step more."""
         return {Certainty.GUESS: Certainty.LIKELY}.get(self, Certainty.CERTAIN)
 
     def at_most(self, other: "Certainty") -> "Certainty":
-        """The lesser of the two."""
+        """Returns the lesser of the two."""
         order = list(Certainty)
         return max(self, other, key=order.index)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One observation. `rank` None: about the box. `time_s`: box time, None when it has none."""
+    """One observation. `rank` is None if it is about the box. `time_s` is box time, None if it has none."""
 
     rank: int | None
     time_s: float | None
@@ -166,7 +167,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Consequence:
-    """What a rank showed because of the cause, or a second failure of its own (`cause` then names it)."""
+    """What happened to another rank as a result, or a second failure of its own, which has a `cause`."""
 
     rank: int
     text: str
@@ -175,10 +176,11 @@ class Consequence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The one finding that explains a test's outcome (design 2.5). `summary` is one sentence, cause first.
+    """The one finding that explains a test's outcome. `summary` is one sentence, cause first.
 
-    `phase` is the pytest phase in which it happened. `cause`: a member of `causes.VerdictCause`, another closed word of
-    the recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, what a surface calls its problem).
+    `phase` is the pytest phase in which it happened. `cause` is a member of `causes.VerdictCause`, another closed value
+    of the recording (a stage, the end of a run), or an open one (`exit:3`, `xid:79`, the name that a surface gives its
+    problem).
     """
 
     code: Code
@@ -194,7 +196,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One of several runs of a test, by its number in the recording."""
+    """One of several attempts at a test. `number` is its index in the recording."""
 
     number: int
     purpose: Purpose
@@ -202,15 +204,17 @@ class Attempt:
     verdict: Verdict
 
 
-def was_climbed(purposes: Sequence[Purpose]) -> bool:
-    """Whether the order of diagnosis was followed: there was more than one attempt and a warm-up before it."""
+def is_escalation(purposes: Sequence[Purpose]) -> bool:
+    """Returns whether the order of diagnosis was followed: there is more than a warm-up and its measured attempt."""
     return len(purposes) > 1 and list(purposes) != [Purpose.WARM_UP, Purpose.MEASURED]
 
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """One lane test judged. `durations` in seconds per phase (the slowest rank's). `index` is the plan's; the verdict
-    is about `attempt` where there were several (`attempts`, in order), else about the only one.
+    """One lane test judged.
+
+    `durations` are seconds per phase, of the slowest rank. `index` is the plan's. If there were several attempts
+    (`attempts`, in order), the verdict is about `attempt`, else about the only one.
     """
 
     __test__ = False
@@ -225,17 +229,17 @@ class TestResult:
 
     @property
     def number(self) -> int:
-        """Where the recording tells of it."""
+        """The index in the recording of the attempt that the verdict is about."""
         return self.index if self.attempt is None else self.attempt
 
     @property
-    def climbed(self) -> bool:
-        return was_climbed([attempt.purpose for attempt in self.attempts])
+    def was_escalated(self) -> bool:
+        return is_escalation([attempt.purpose for attempt in self.attempts])
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """All tests of a run, in the plan's order, and what the run as a whole came to."""
+    """All tests of a run, in the order of the plan, and the result of the run as a whole."""
 
     run_id: str
     tests: tuple[TestResult, ...]

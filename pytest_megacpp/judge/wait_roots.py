@@ -1,6 +1,7 @@
-"""Owns who waits for whom at the moment that decides, and how that is told; must not know what the missing ranks do.
+"""Owns which ranks wait for which at the moment that decides, and the text about it; must not know what the missing
+ranks do.
 
-Waiting ranks are followed to those they wait for, until somebody is found who doesn't wait: the *root*.
+Waiting ranks are followed to those they wait for, until a rank is found that doesn't wait: the *root*.
 """
 
 from collections import defaultdict
@@ -8,8 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
-from pytest_megacpp.judge.case import Case, Trouble
-from pytest_megacpp.judge.findings import Doubt, Source
+from pytest_megacpp.judge.case import Case, RankFailure
+from pytest_megacpp.judge.findings import Source, Uncertainty
 from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.ranks import ranks_named
@@ -22,44 +23,51 @@ _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "w
 
 
 @dataclass(frozen=True, slots=True)
-class Standstill:
-    """Who waits, for whom, at the moment. `cycle`: waits that wait for each other. `guessed`: partners not known."""
+class WaitAnalysis:
+    """Which ranks wait, and for which, at the moment.
+
+    `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
+    `is_from_box`: only the box saw the wait.
+    """
 
     waits: tuple[Wait, ...]
     waiting: tuple[int, ...]
     roots: tuple[int, ...]
     cycle: tuple[Wait, ...] = ()
-    guessed: bool = False
-    by_box: bool = False
+    is_guessed: bool = False
+    is_from_box: bool = False
 
     @property
     def what(self) -> str:
-        """What is waited in, as the object of a sentence."""
+        """What they wait in, as the object of a sentence."""
         return str(self.waits[0]) if self.waits else ""
 
 
-def standstill(case: Case) -> Standstill:
+def analyze_waits(case: Case) -> WaitAnalysis:
     """Follows the waits of the moment to their roots."""
+    # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
+    # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
-    roots, visited = graph.roots(_started_long_ago(case))
+    roots, visited = graph.roots(_oldest_waits(case))
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
     if roots:
-        return Standstill(visited, waiting, roots)
+        return WaitAnalysis(visited, waiting, roots)
     if cycle := graph.cycle(visited):
-        return Standstill(visited, waiting, (), cycle)
+        return WaitAnalysis(visited, waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
         elsewhere = graph.present or graph.idle or _outnumbered(case, waiting)
         waiting = tuple(r for r in waiting if r not in elsewhere)
-        return Standstill(visited, waiting, elsewhere, guessed=bool(elsewhere))
-    return _as_box_saw(case) or Standstill(visited, waiting, ())
+        return WaitAnalysis(visited, waiting, elsewhere, is_guessed=bool(elsewhere))
+    return _from_box_report(case) or WaitAnalysis(visited, waiting, ())
 
 
-def as_victims_say(case: Case) -> Standstill | None:
-    """Where a rank's time-out in a monitored barrier names the ranks that did not come, it waits for these; whoever of
-    them waits itself is followed.
+def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
+    """Returns the waits by the time-outs of monitored barriers, which name the ranks that did not come.
+
+    Those of them that wait themselves are followed to their roots. None if no time-out names a rank.
     """
     victims = aftermath.victims(case)
-    named = {rank for t in victims for rank in _did_not_come(case, t, victims)}
+    named = {rank for t in victims for rank in _named_absent(case, t, victims)}
     if not named:
         return None
     failed = tuple(t.rank for t in victims if t.rank not in named)
@@ -67,17 +75,19 @@ def as_victims_say(case: Case) -> Standstill | None:
     barrier = Wait("", 0, "monitored_barrier", failed, tuple(sorted(named)), since_s)
     roots, visited = case.graph.roots([barrier])
     waiting = tuple(sorted({*case.waiting_in, *case.blocked, *failed} - set(roots)))
-    return Standstill(tuple(w for w in visited if w is not barrier), waiting, roots) if roots else None
+    return WaitAnalysis(tuple(w for w in visited if w is not barrier), waiting, roots) if roots else None
 
 
-def _did_not_come(case: Case, speaker: Trouble, victims: Sequence[Trouble]) -> frozenset[int]:
-    """The ranks that its text names, by the groups that fit: that have all who failed, and the speaker in that place.
-    Nobody where these don't agree.
+def _named_absent(case: Case, speaker: RankFailure, victims: Sequence[RankFailure]) -> frozenset[int]:
+    """Returns the ranks that a time-out names.
+
+    The numbers are those of a group that has all failed ranks as members and the reporting rank in that place. Empty if
+    several groups fit and disagree.
     """
-    said = messages.absent(speaker.message)
-    if said is None:
+    absent = messages.absent(speaker.message)
+    if absent is None:
         return frozenset()
-    place, numbers = said
+    place, numbers = absent
     failed = {t.rank for t in victims}
     known = case.test.groups.orders(speaker.rank)
     fit = [m for m in known if failed <= set(m) and m[place : place + 1] == (speaker.rank,) and max(numbers) < len(m)]
@@ -85,8 +95,9 @@ def _did_not_come(case: Case, speaker: Trouble, victims: Sequence[Trouble]) -> f
     return found.pop() - failed if len(found) == 1 else frozenset()
 
 
-def _started_long_ago(case: Case) -> list[Wait]:
-    """The waits that count: those at least half as old as the oldest."""
+def _oldest_waits(case: Case) -> list[Wait]:
+    """Returns the waits that count: those at least half as old as the oldest."""
+    # A young wait is ordinary progress: its members may be on their way, and following it would blame one of them.
     if not case.waits:
         return []
     oldest_s = case.waits[0].since_s
@@ -94,10 +105,11 @@ def _started_long_ago(case: Case) -> list[Wait]:
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
-    """Where everybody waits and most of all ranks in one thing: the few that wait in another are missing there, unless
-    it is recorded to lack nobody.
+    """Returns the few that wait in something else, if every rank waits and most of all ranks wait in the same and
+    it is not recorded that none is missing there.
     """
-    if any(r not in waiting and r not in case.troubles and not case.is_through(r) for r in case.ranks):
+    # More than half of *all* ranks: with fewer it isn't clear which of two groups of ranks went the wrong way.
+    if any(r not in waiting and r not in case.failures and not case.is_through(r) for r in case.ranks):
         return ()
     together: dict[object, list[int]] = defaultdict(list)
     for rank in waiting:
@@ -110,19 +122,20 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     return tuple(r for r in waiting if r not in most) if 2 * len(most) > len(case.ranks) else ()
 
 
-def _as_box_saw(case: Case) -> Standstill | None:
-    """What the box said when it acted, where what it had seen is missing from the recording: lines were lost."""
+def _from_box_report(case: Case) -> WaitAnalysis | None:
+    """Returns the waits that the box reported when it acted, if lines of the recording about them are lost."""
     acted = case.test.acted
     if acted is None or case.waits or not acted.waiting:
         return None
     waiting = tuple(r for r in acted.waiting if r in case.ranks)
     missing = tuple(r for r in acted.missing if r in case.ranks and r not in waiting)
-    return Standstill((), waiting, missing, by_box=True) if waiting else None
+    return WaitAnalysis((), waiting, missing, is_from_box=True) if waiting else None
 
 
 def hung(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
-    """Of ranks that all wait, those in what nobody is missing from, if there are some: others may only wait for them.
-    Members that are through with it count where they may have named another root. Nobody who came through after all.
+    """Returns, of ranks that all wait, those in a call from which none is missing, if there are some: others may only
+    wait for them. Members that are through with it count where they may have named another root. A rank that came
+    through after all is never among them.
     """
     still = tuple(r for r in waiting if not case.came_through(r))
     whole = {r for w in case.waits if not w.missing for r in _agreeing(case, w)}
@@ -130,84 +143,97 @@ def hung(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
 
 
 def _agreeing(case: Case, wait: Wait) -> Collection[int]:
-    """The ranks that have to agree on what all of them entered, and may not."""
+    """Returns the ranks that have to agree on what all of them entered, and may not."""
     return case.test.groups.of(wait.group, wait.waiting) if wait.op in ROOTED else wait.waiting
 
 
-def hung_doubts(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Doubt, ...]:
-    """Why these may not be the ones that hang."""
+def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+    """Returns why these may not be the ones that hang."""
     through = [r for r in waiting if case.came_through(r)]
     beside = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
     found = []
     if through:
-        found.append(Doubt(Source.COLLECTIVES, f"{ranks_named(through)} came through while the box ended the test"))
+        found.append(
+            Uncertainty(Source.COLLECTIVES, f"{ranks_named(through)} came through while the box ended the test")
+        )
     if beside:
-        found.append(Doubt(Source.GROUPS, f"whom {ranks_named(beside)} waited for is not recorded"))
+        found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(beside)} waited for is not recorded"))
     return tuple(found)
 
 
 # -- as text and evidence ----------------------------------------------------------------------------------
 
 
-def relies(case: Case, still: Standstill) -> frozenset[Source]:
-    """What this picture of who waits rests on. A wait that only a stack shows is one as long as the thread slept."""
-    by_stack = case.blocked.keys() & set(still.waiting)
+def relies(case: Case, analysis: WaitAnalysis) -> frozenset[Source]:
+    """Returns the sources on which the analysis rests.
+
+    A wait that only a stack shows also rests on whether the thread slept since.
+    """
+    by_stack = case.blocked.keys() & set(analysis.waiting)
     return _RELIES | ({Source.WAKEUPS} if by_stack else frozenset())
 
 
-def doubts(case: Case, still: Standstill) -> tuple[Doubt, ...]:
-    """Why this picture of who waits may be wrong."""
+def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]:
+    """Returns why the analysis may be wrong."""
     found = []
-    if still.guessed:
-        found.append(Doubt(Source.GROUPS, "whom they waited for is not recorded"))
-    if still.by_box:
-        found.append(Doubt(Source.COLLECTIVES, "only the box saw the wait, the recording doesn't show it"))
-    unknown = [w.group for w in still.waits if not case.knows_members(w.group)]
+    if analysis.is_guessed:
+        found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
+    if analysis.is_from_box:
+        found.append(Uncertainty(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))
+    unknown = [w.group for w in analysis.waits if not case.knows_members(w.group)]
     if unknown:
-        found.append(Doubt(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are not known"))
-    disputed = [name for w in still.waits if case.test.groups.disputes(name := w.group.partition("[")[0])]
+        found.append(Uncertainty(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are unknown"))
+    disputed = [name for w in analysis.waits if case.test.groups.disputes(name := w.group.partition("[")[0])]
     if disputed:
-        found.append(Doubt(Source.GROUPS, f"ranks named different members of group {plain(disputed[0], 40)}"))
-    return (*found, *_contradictions(case, still))
+        found.append(
+            Uncertainty(Source.GROUPS, f"ranks announced different members for group {plain(disputed[0], 40)}")
+        )
+    return (*found, *_contradictions(case, analysis))
 
 
-def _contradictions(case: Case, still: Standstill) -> Iterable[Doubt]:
-    """The box named others as missing: lines were lost, or an older box followed other rules."""
+def _contradictions(case: Case, analysis: WaitAnalysis) -> Iterable[Uncertainty]:
+    """Returns a reason for doubt if the box named other ranks as missing: lines were lost, or an older box had other
+    rules.
+    """
     acted = case.test.acted
-    if acted is None or not acted.missing or still.guessed or still.by_box or case.moment_s < case.end_s:
+    if acted is None or not acted.missing or analysis.is_guessed or analysis.is_from_box or case.moment_s < case.end_s:
         return ()
-    first = still.waits[0].missing if still.waits else ()
-    if set(acted.missing) & {*still.roots, *first}:
+    first = analysis.waits[0].missing if analysis.waits else ()
+    if set(acted.missing) & {*analysis.roots, *first}:
         return ()
-    return (Doubt(Source.COLLECTIVES, f"the box saw {ranks_named(acted.missing)} missing, the recording doesn't"),)
+    return (
+        Uncertainty(
+            Source.COLLECTIVES, f"the box saw {ranks_named(acted.missing)} missing, but the recording doesn't show it"
+        ),
+    )
 
 
-def since_s(case: Case, still: Standstill) -> float:
-    """When the first of them began to wait."""
+def since_s(case: Case, analysis: WaitAnalysis) -> float:
+    """Returns when the first of them began to wait."""
     acted = case.test.acted
-    if still.waits:
-        return still.waits[0].since_s
+    if analysis.waits:
+        return analysis.waits[0].since_s
     return case.moment_s - (acted.waited_s if acted and case.moment_s == case.end_s else 0.0)
 
 
-def wait_text(case: Case, still: Standstill) -> str:
-    """`ranks 0,1,3 waited 120 s`, `rank 0 waited 3 s in recv`."""
+def wait_text(case: Case, analysis: WaitAnalysis) -> str:
+    """Returns for example `ranks 0,1,3 waited 120 s` or `rank 0 waited 3 s in recv`."""
     calls = sorted(set(case.blocked.values()))
-    where = f" in {calls[0]}" if not still.waits and calls else ""
-    waited_s = case.waited_s(since_s(case, still))
-    if not waited_s and set(still.waiting) <= {t.rank for t in aftermath.victims(case)}:
-        return f"{ranks_named(still.waiting)} gave up waiting"
-    return f"{ranks_named(still.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
+    where = f" in {calls[0]}" if not analysis.waits and calls else ""
+    waited_s = case.waited_s(since_s(case, analysis))
+    if not waited_s and set(analysis.waiting) <= {t.rank for t in aftermath.victims(case)}:
+        return f"{ranks_named(analysis.waiting)} gave up waiting"
+    return f"{ranks_named(analysis.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
 
 
-def wait_evidence(case: Case, still: Standstill) -> tuple[Evidence, ...]:
-    """Who is in what, where they stand, and what the box said."""
+def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
+    """Returns which ranks are in which call, where in the code, and what the box reported."""
     acted = case.test.acted
-    waits = tuple(aftermath.wait_evidence(w) for w in still.waits[:4])
-    first = {w.waiting[0]: str(w) for w in reversed(still.waits[:4])} | case.blocked
+    waits = tuple(aftermath.wait_evidence(w) for w in analysis.waits[:4])
+    first = {w.waiting[0]: str(w) for w in reversed(analysis.waits[:4])} | case.blocked
     calls = aftermath.first_few(first, lambda r: stack_evidence(case, r, f"waits in {first[r]}{_at(case, r)}"))
-    told = (wait_text(case, still) if still.waiting else plain(acted.detail)) if acted else ""
-    box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {told}"),) if acted else ()
+    reason = (wait_text(case, analysis) if analysis.waiting else plain(acted.detail)) if acted else ""
+    box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {reason}"),) if acted else ()
     return (*waits, *calls, *box)
 
 
@@ -217,28 +243,28 @@ def _at(case: Case, rank: int) -> str:
 
 
 def stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
-    """Something that the newest stack of a rank shows."""
+    """Returns evidence from the newest stack of a rank; None if there is no stack."""
     taken = case.ranks[rank].stack()
     return Evidence(rank, taken[0], Witness.STACK, text) if taken else None
 
 
-def waiters(case: Case, still: Standstill, blamed: Sequence[int]) -> tuple[Consequence, ...]:
-    """What the waiting ranks that nobody blames went through."""
+def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Consequence, ...]:
+    """Returns the consequences for ranks that waited and aren't blamed."""
     known = {c.rank: c for c in aftermath.consequences(case, blamed)}
-    waited = wait_text(case, still).partition(" waited")[2]
-    for rank in still.waiting:
+    waited = wait_text(case, analysis).partition(" waited")[2]
+    for rank in analysis.waiting:
         if rank not in blamed:
             known.setdefault(rank, Consequence(rank, f"waited{waited}"))
     return tuple(known[r] for r in sorted(known))
 
 
-def phase(case: Case, still: Standstill, blamed: Sequence[int]) -> TestPhase:
-    """Where the blamed ranks are; when they left, where the others wait for them."""
-    present = [r for r in blamed if not case.has_left(r)] or list(still.waiting)
-    failed = [case.troubles[r].phase for r in present if r in case.troubles]
+def phase(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> TestPhase:
+    """Returns the phase of the blamed ranks; if they had left, the phase in which the others wait for them."""
+    present = [r for r in blamed if not case.has_left(r)] or list(analysis.waiting)
+    failed = [case.failures[r].phase for r in present if r in case.failures]
     return failed[0] if failed else case.phase_of(present[0]) if present else TestPhase.CALL
 
 
 def quiet_s(case: Case, rank: int) -> float:
-    """How long a rank had made no progress when the test was ended."""
+    """Returns for how many seconds a rank had made no progress when the test was ended."""
     return case.end_s - case.ranks[rank].moved_s

@@ -19,7 +19,7 @@ from pytest_megacpp.judge.case import (
 )
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.devices import NVLS_FAILED, nvls_setting
-from pytest_megacpp.judge.findings import Doubt, Finding, Source
+from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, place, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Witness
 from pytest_megacpp.recording import errors
@@ -143,7 +143,7 @@ def _failed(world: WorldView, failures: Sequence[StartupFailure]) -> Finding:
         ),
         tuple(Consequence(f.rank, f.text, None if f.secondary else f.cause) for f in others),
         _relies(world, first, blamed),
-        (Doubt(Source.MEMORY, NO_OOM_WITNESS),) if _may_be_oom(world, first, blamed) else (),
+        (Uncertainty(Source.MEMORY, NO_OOM_WITNESS),) if _may_be_oom(world, first, blamed) else (),
         time_s=first.time_s,
     )
 

@@ -19,7 +19,7 @@ from pytest_megacpp.recording.vocabulary import Lost, Purpose, ReportOutcome, Te
 _UNRUN = "reason: [NOTRUN]"  # pytest's words for `xfail(run=False)`
 
 
-class Said(StrEnum):
+class RankOutcome(StrEnum):
     """What the reports of one rank come to, or of all."""
 
     PASSED = "passed"
@@ -32,7 +32,7 @@ class Said(StrEnum):
 
     @property
     def is_green(self) -> bool:
-        return self in (Said.PASSED, Said.SKIPPED, Said.XFAILED, Said.XPASSED)
+        return self in (RankOutcome.PASSED, RankOutcome.SKIPPED, RankOutcome.XFAILED, RankOutcome.XPASSED)
 
 
 def is_strict_xpass(report: Reported) -> bool:
@@ -45,18 +45,22 @@ def is_xfail(report: Reported) -> bool:
     return report.outcome is ReportOutcome.SKIPPED and report.xfail is not None
 
 
-def said(view: RankView) -> Said:
+def rank_outcome(view: RankView) -> RankOutcome:
     """The outcome of a rank's reports; `NOTHING` when one of them is missing."""
     reports = {when: report for when, (_, report) in view.reports.items()}
     failed = [r for r in reports.values() if r.outcome is ReportOutcome.FAILED]
     if failed:
-        return Said.XPASSED_STRICT if all(is_strict_xpass(r) for r in failed) and _complete(view) else Said.FAILED
+        return (
+            RankOutcome.XPASSED_STRICT
+            if all(is_strict_xpass(r) for r in failed) and _complete(view)
+            else RankOutcome.FAILED
+        )
     if not _complete(view) or any(r.outcome is ReportOutcome.OTHER for r in reports.values()):
-        return Said.NOTHING
+        return RankOutcome.NOTHING
     skipped = [r for r in reports.values() if r.outcome is ReportOutcome.SKIPPED]
     if skipped:
-        return Said.XFAILED if all(r.xfail is not None for r in skipped) else Said.SKIPPED
-    return Said.XPASSED if any(r.xfail is not None for r in reports.values()) else Said.PASSED
+        return RankOutcome.XFAILED if all(r.xfail is not None for r in skipped) else RankOutcome.SKIPPED
+    return RankOutcome.XPASSED if any(r.xfail is not None for r in reports.values()) else RankOutcome.PASSED
 
 
 def _complete(view: RankView) -> bool:
@@ -69,14 +73,18 @@ def _complete(view: RankView) -> bool:
     return TestPhase.CALL in view.reports or setup[1].outcome is not ReportOutcome.PASSED
 
 
-def together(everything: Iterable[Said]) -> Said | None:
+def together(everything: Iterable[RankOutcome]) -> RankOutcome | None:
     """What all ranks' outcomes come to; None where one failed or is missing, or only some skipped."""
     kinds = set(everything)
-    if len(kinds) == 1 and all(said.is_green for said in kinds):
+    if len(kinds) == 1 and all(outcome.is_green for outcome in kinds):
         return kinds.pop()
-    if not kinds or kinds & {Said.NOTHING, Said.FAILED, Said.SKIPPED}:
+    if not kinds or kinds & {RankOutcome.NOTHING, RankOutcome.FAILED, RankOutcome.SKIPPED}:
         return None
-    return next(said for said in (Said.XFAILED, Said.XPASSED_STRICT, Said.XPASSED) if said in kinds)
+    return next(
+        outcome
+        for outcome in (RankOutcome.XFAILED, RankOutcome.XPASSED_STRICT, RankOutcome.XPASSED)
+        if outcome in kinds
+    )
 
 
 def is_full(timeline: Timeline, view: TestView) -> bool:
@@ -85,11 +93,11 @@ def is_full(timeline: Timeline, view: TestView) -> bool:
     return planned is not None and planned.ranks == view.size
 
 
-def agreed(timeline: Timeline, view: TestView) -> Said | None:
+def agreed(timeline: Timeline, view: TestView) -> RankOutcome | None:
     """What an attempt comes to of which all planned ranks are through; None where the reports don't say."""
     if not is_full(timeline, view) or view.acted is not None or _lost_one(timeline, view):
         return None
-    return together(map(said, view.ranks.values()))
+    return together(map(rank_outcome, view.ranks.values()))
 
 
 def _lost_one(timeline: Timeline, view: TestView) -> bool:
@@ -118,7 +126,7 @@ def goes_well(timeline: Timeline, view: TestView) -> bool:
     outcome = agreed(timeline, view)
     if outcome is None or not outcome.is_green:
         return False
-    unrun = outcome is Said.SKIPPED or kept_from_running(view) is not None
+    unrun = outcome is RankOutcome.SKIPPED or kept_from_running(view) is not None
     return not (unrun and timeline.planned[view.index].must_run)
 
 
@@ -143,5 +151,7 @@ def green_attempt(timeline: Timeline, item: int) -> TestView | None:
     if last is None or not is_green(timeline, last):
         return None
     failed = any(view is None or not is_green(timeline, view) for view in before)
-    measured = timeline.planned[last.index].purpose is Purpose.MEASURED and agreed(timeline, last) is not Said.SKIPPED
+    measured = (
+        timeline.planned[last.index].purpose is Purpose.MEASURED and agreed(timeline, last) is not RankOutcome.SKIPPED
+    )
     return last if measured or not failed else None

@@ -28,7 +28,7 @@ def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline)
 
 def climbed(result: TestResult) -> str | None:
     """`compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
-    if not result.climbed:
+    if not result.was_escalated:
         return None
     found = [VerdictCause.INFRASTRUCTURE] if result.verdict.cause == VerdictCause.INFRASTRUCTURE else []
     return " → ".join([*map(_step, result.attempts), *found])

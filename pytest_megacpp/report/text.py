@@ -166,7 +166,7 @@ def _consequences(consequences: Sequence[Consequence]) -> list[list[str]]:
     """What followed, then failures with a cause of their own."""
     followed = [(c.rank, one_line(c.text)) for c in consequences if c.cause is None]
     own = [(c.rank, f"{one_line(c.text)} (cause {one_line(c.cause, 80)})") for c in consequences if c.cause is not None]
-    return [_group_lines("because of it", followed), _group_lines("failures of their own", own)]
+    return [_group_lines("consequences", followed), _group_lines("failures of their own", own)]
 
 
 def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:

@@ -21,7 +21,7 @@ from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
-from pytest_megacpp.surfaces.stopped_box import STOPPED_S, Standstill
+from pytest_megacpp.surfaces.stopped_box import STOPPED_S, StoppedBoxWatch
 
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
@@ -91,7 +91,7 @@ class LocalBox:
         self._log = log
         self._file: IO[bytes] | None = None
         self._guard_died_s: float | None = None
-        self._standstill = Standstill(child.pid)
+        self._stopped_box = StoppedBoxWatch(child.pid)
         self._lost: Ended | None = None
 
     def read(self) -> bytes:
@@ -117,7 +117,7 @@ class LocalBox:
 
     def _lost_to_a_stop(self) -> Ended | None:
         """A box that was stopped for good is ended: nobody else would, and it would hold what it has."""
-        stopped = self._standstill.look(time.monotonic())
+        stopped = self._stopped_box.look(time.monotonic())
         if stopped is None:
             return None
         self._kill()

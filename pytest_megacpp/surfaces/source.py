@@ -1,8 +1,8 @@
-"""Owns which files of the desk a box elsewhere gets, and where each path lies there; must not know a surface.
+"""Owns which files of the desk a box elsewhere gets, and where each path is there; must not know a surface.
 
-The working tree goes as it is: what git tracks and what it would track, changes included, without what was deleted.
-Never: repositories' own files, caches, and files that are named like secrets, which are told. A file that is named in
-`include` without a wildcard goes whatever it is.
+The working tree is sent as it is: what git tracks and what it would track, with uncommitted changes, without deleted
+files. Never sent are the files of repositories themselves, caches, and files that are named like secrets, which are
+listed. A file that `include` names without a wildcard is always sent.
 """
 
 import contextlib
@@ -67,20 +67,22 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that one might expect in the box and that isn't sent; `path` is seen from the project's top."""
+    """A file that one might expect in the box and that isn't sent; `path` is relative to the project's top."""
 
     path: str
     why: str
 
 
 class SourceError(Exception):
-    """The source can't be sent as it is; the text says why and how to mend it."""
+    """The source can't be sent as it is; the text says why and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Desk ↔ box. `base` holds the project and all extra directories, and lies at `home` in the box: relative ways
-    between them stay the same.
+    """Maps paths of the desk to paths in the box.
+
+    `base` contains the project and all extra directories and is at `home` in the box, so relative paths between them
+    stay the same.
     """
 
     base: Path
@@ -88,13 +90,13 @@ class Layout:
     roots: tuple[Path, ...]
 
     def to_box(self, path: Path) -> str | None:
-        """Where a path of the desk lies in the box; None when it isn't sent."""
+        """Returns where a path of the desk is in the box; None if it isn't sent."""
         if not any(path == root or path.is_relative_to(root) for root in self.roots):
             return None
         return str(PurePosixPath(self.home, path.relative_to(self.base).as_posix()))
 
     def argument(self, argument: str) -> str:
-        """An argument of pytest with every path of the desk in it (`--rootdir=/p`, `/p/a.py::b`) as the box has it."""
+        """Returns an argument of pytest with the paths in it (`--rootdir=/p`, `/p/a.py::b`) as the box has them."""
         return self._paths.sub(lambda found: f"{found[1]}{self.to_box(Path(found[2]))}", argument)
 
     @cached_property
@@ -105,7 +107,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Source:
-    """What is sent. `notice` says in a line what the user should know about it."""
+    """What is sent. `notice` is one line that tells the user about it."""
 
     layout: Layout
     files: tuple[SourceFile, ...]
@@ -118,7 +120,7 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Of names, contents and execute bits: equal for equal trees wherever they lie."""
+        """A hash of names, contents and execute bits: equal for equal trees, wherever they are."""
         total = hashlib.sha256()
         for file in self.files:
             with file.path.open("rb") as content:
@@ -140,16 +142,16 @@ class Source:
 
 
 def top_of(directory: Path) -> Path:
-    """The project's top: of its git repository, else the directory itself."""
-    said = _git(directory, "rev-parse", "--show-toplevel")
-    return Path(said.rstrip("\n")).resolve() if said else directory.resolve()
+    """Returns the top of the project: that of its git repository, else the directory itself."""
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    return Path(top.rstrip("\n")).resolve() if top else directory.resolve()
 
 
 def gather(top: Path, config: SourceConfig, home: str, never: Collection[Path] = ()) -> Source:
-    """The files to send, sorted; `never` are directories of ours in the tree, such as the one of the runs.
+    """Returns the files to send, sorted. `never` are directories of the plugin in the tree, such as that of the runs.
 
     Raises:
-        SourceError: too large, or an extra directory that isn't there.
+        SourceError: the source is too large, or an extra directory does not exist.
     """
     layout = _layout(top.resolve(), config, home)
     found = _Gatherer(layout, config, frozenset(path.resolve() for path in never))
@@ -168,20 +170,20 @@ def _layout(top: Path, config: SourceConfig, home: str) -> Layout:
     extras = [(top / extra).resolve() for extra in config.extra]
     for given, extra in zip(config.extra, extras, strict=True):
         if not extra.is_dir():
-            raise SourceError(f"the extra source directory {given!r} isn't there ({extra}): mend extra")
+            raise SourceError(f"the extra source directory {given!r} does not exist ({extra}): fix extra")
     base = Path(os.path.commonpath([top.parent, *(extra.parent for extra in extras)]))
     return Layout(base, home, (top, *extras))
 
 
 def _included(top: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    """What the patterns of `include` find, ignored or not."""
+    """Yields what the patterns of `include` match, ignored or not."""
     for pattern in patterns:
         yield from sorted(top.glob(pattern.strip("/")))
 
 
 @dataclass
 class _Gatherer:
-    """Decides file by file; `by_git` falls when a tree has no git."""
+    """Decides file by file. `by_git` becomes False if a tree has no git."""
 
     layout: Layout
     config: SourceConfig
@@ -202,7 +204,7 @@ class _Gatherer:
             self.add(root / relative)
 
     def add(self, path: Path, *, by_name: bool = False) -> None:
-        """A file, a link or a directory with all that belongs to it."""
+        """Adds a file, a link, or a directory with all that belongs to it."""
         if self._is_out(path):
             return
         try:
@@ -227,7 +229,7 @@ class _Gatherer:
         return os.path.relpath(path, self.layout.roots[0]).replace(os.sep, "/")
 
     def _directory(self, path: Path, by_name: bool) -> None:
-        """A submodule or nested repository is listed by its own git; one that `include` names is taken whole."""
+        """Adds a directory. A nested repository is listed by its own git, unless `include` names it."""
         if not by_name and (path / ".git").exists():
             self.tree(path)
             return
@@ -235,18 +237,18 @@ class _Gatherer:
             self.add(path / relative)
 
     def _link(self, link: Path) -> None:
-        """Links are sent as what they lead to, unless they lead out of the source."""
+        """Adds what a link leads to, unless it leads out of the source."""
         with contextlib.suppress(OSError, RuntimeError):
             target = link.resolve(strict=True)
             if self.layout.to_box(target) is None:
-                self._leave_out(link, "links out of the source")
+                self._leave_out(link, "links that lead out of the source")
             elif target.is_file():
                 self._file(link, target)
             elif not link.is_relative_to(target):
                 self.links[link] = target
 
     def follow_links(self) -> None:
-        """A link to a directory gets all that is sent of it; twice, since one may lead to another."""
+        """Adds all that is sent of the directories that links lead to; twice, since one may lead to another."""
         for link, target in sorted(self.links.items()) * 2:
             inside = f"{target.relative_to(self.layout.base).as_posix()}/"
             for remote, file in list(self.files.items()):
@@ -260,7 +262,7 @@ class _Gatherer:
         try:
             remote.as_posix().encode()
         except UnicodeEncodeError:
-            self._leave_out(path, "names that are no UTF-8")
+            self._leave_out(path, "names that are not UTF-8")
             return
         if (is_secret(remote) or is_secret(leads_to)) and self._from_top(path) not in self._by_name:
             self._leave_out(path, "named like secrets")
@@ -275,7 +277,7 @@ class _Gatherer:
 
 
 def is_secret(path: Path) -> bool:
-    """Whether a file is named like a secret; sources, templates and public keys are not."""
+    """Returns whether a file is named like a secret; sources, templates and public keys are not."""
     name = path.name.lower()
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in _NO_SECRETS):
         return False
@@ -283,13 +285,13 @@ def is_secret(path: Path) -> bool:
 
 
 def _tracked(root: Path) -> list[str] | None:
-    """What git tracks or would track below `root`, deleted files included; None where there is no git."""
-    said = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    return None if said is None else [name for name in dict.fromkeys(said.split("\0")) if name]
+    """Returns what git tracks or would track below `root`, with deleted files; None if there is no git."""
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    return None if listed is None else [name for name in dict.fromkeys(listed.split("\0")) if name]
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """In the repository that the directory lies in, whatever a hook's environment says."""
+    """Returns git's output for the repository around the directory, despite a hook's environment; None if it failed."""
     environment = {name: value for name, value in os.environ.items() if name not in _REPOSITORY_OF_GITS_OWN}
     try:
         done = subprocess.run(
@@ -305,7 +307,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 def _walked(root: Path, ignored: Collection[str]) -> Iterator[str]:
-    """Files and links below `root`; not into links, caches, virtual environments and what is `ignored`."""
+    """Yields files and links below `root`, but not in links, caches, virtual environments and what is `ignored`."""
     for folder, inner, names in os.walk(root):
         links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
         inner[:] = sorted(n for n in inner if n not in links and not _is_skipped(folder, n, ignored))
@@ -335,7 +337,7 @@ def _check_size(source: Source, max_bytes: int) -> None:
 
 
 def own_package() -> tuple[SourceFile, ...]:
-    """This package as it is at the desk, with what makes it a pytest plugin: desk and box are of one version."""
+    """Returns this package with the metadata that make it a plugin, so that desk and box have one version."""
     package = Path(__file__).resolve().parents[1]
     modules = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".typed") and path.is_file()]
     files = [SourceFile(p, p.relative_to(package.parent).as_posix(), p.stat().st_size) for p in modules]
@@ -343,7 +345,7 @@ def own_package() -> tuple[SourceFile, ...]:
 
 
 def _own_metadata() -> Iterator[SourceFile]:
-    """Name, version and entry point, by which pytest finds the plugin."""
+    """Yields name, version and entry point, by which pytest finds the plugin."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         distribution = importlib.metadata.distribution("pytest-megacpp")
         folder = f"pytest_megacpp-{distribution.version}.dist-info"
@@ -354,8 +356,9 @@ def _own_metadata() -> Iterator[SourceFile]:
 
 
 def stage(files: Sequence[SourceFile], directory: Path) -> None:
-    """Copies the files under `directory` as they lie in the box. No links: what changes during the upload, such as the
-    log of this very run, would be sent torn.
+    """Copies the files to `directory`, in the layout of the box.
+
+    They are not linked, because a file that changes during the upload, such as the log of this run, would be torn.
     """
     made: set[Path] = set()
     for file in files:

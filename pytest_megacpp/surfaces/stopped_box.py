@@ -1,7 +1,8 @@
-"""Owns noticing that a box on this machine was stopped and stays so; must not know what ends it.
+"""Owns noticing that a box on this machine was stopped and stays stopped; must not know what ends it.
 
-The kernel says it of a process ("T": SIGSTOP, a job manager), so a box that is only silent (it imports, unpacks,
-copies) is never taken for one that is stopped. A process under a debugger ("t") is somebody's who is there.
+The kernel reports the state of a process ("T": SIGSTOP, a job manager), so a box that is only silent (it imports,
+unpacks, copies) is never taken for a stopped one. A process under a debugger ("t") is left alone, because somebody is
+working with it.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ _STOPPED = "T"
 
 
 @dataclass
-class Standstill:
-    """Looks at the guard and at the box, its child. Time in which the desk itself did not run (the machine slept, a
-    container was frozen as a whole) is no time in which it saw a stopped box.
+class StoppedBoxWatch:
+    """Watches the guard and the box, its child.
+
+    Time in which the desk itself did not run (the machine slept, a container was frozen as a whole) doesn't count.
     """
 
     guard: int
@@ -25,7 +27,7 @@ class Standstill:
     _stopped_s: float = 0.0
 
     def look(self, now_s: float) -> int | None:
-        """The process that has been stopped for too long; costs nothing more than once a second."""
+        """Returns the process that has been stopped for too long, if there is one. Looks once a second at most."""
         since_s = LOOK_S if self._looked_s is None else now_s - self._looked_s
         if since_s < LOOK_S:
             return None
@@ -35,15 +37,18 @@ class Standstill:
         return stopped if self._stopped_s > STOPPED_S else None
 
     def _stopped(self) -> int | None:
-        """A stopped guard does harm only to the end of a box: it doesn't notice it."""
+        """Returns the stopped process. A stopped guard matters only once the box has ended, because it doesn't notice
+        that.
+        """
         box, guard = self._living_box(), process.stat(self.guard)
         if box is not None:
             return box.pid if box.state == _STOPPED else None
         return self.guard if guard is not None and guard.state == _STOPPED else None
 
     def _living_box(self) -> process.Stat | None:
-        """The guard leads a session, which no rank is in, and its child in it is the box. While it starts, there may be
-        another one for a moment.
+        """Returns the box: the child of the guard in the guard's own session, in which no rank is.
+
+        While the box starts there may be another child for a moment.
         """
         box = process.stat(self._box) if self._box is not None else None
         if box is None or not self._is_box(box):

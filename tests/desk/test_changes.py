@@ -99,7 +99,7 @@ def test_other_repositories_inside_are_opaque(repository: Repository) -> None:
 
 @pytest.mark.parametrize("revision", ["origin/main", "nonsense", "-n", "main:kernels/old.py", "v1..v2"])
 def test_an_unknown_revision_is_a_usage_error(repository: Repository, revision: str) -> None:
-    with pytest.raises(pytest.UsageError, match=r"git knows no such revision here\. Fetch it first"):
+    with pytest.raises(pytest.UsageError, match=r"git finds no such revision here\. Fetch it first"):
         changes_since(revision, repository.root)
 
 
@@ -132,7 +132,7 @@ def test_histories_without_a_common_commit_cannot_be_compared(repository: Reposi
 
 
 def test_the_null_revision_says_nothing(repository: Repository) -> None:
-    assert "there was nothing before" in changes_since("0" * 40, repository.root).unknown
+    assert "there is nothing to compare with" in changes_since("0" * 40, repository.root).unknown
 
 
 def test_without_a_commit_nothing_is_known(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_globs_suites_conftests_and_configuration_trigger(ask: Ask, changed: str
 def test_nothing_changed_triggers_nothing_and_says_so(ask: Ask) -> None:
     gate = ask([KERNELS])
     assert not gate.triggered
-    assert explained(gate)[1:] == ["  rule kernels: does not run, nothing that it watches changed"]
+    assert explained(gate)[1:] == ["  rule kernels: does not run, no file that it watches changed"]
     assert explained(gate)[0].endswith("0 files changed")
 
 
@@ -122,7 +122,7 @@ def test_a_deleted_import_triggers(ask: Ask, repository: Repository) -> None:
 def test_an_import_that_is_not_written_there_may_be_any_python_file(ask: Ask) -> None:
     gate = ask([IMPORTS], "unrelated.py")
     assert files(gate) == {
-        "suites/dynamic/test_any.py": "suites/dynamic/test_any.py:2 imports what is not written there: it may be"
+        "suites/dynamic/test_any.py": "suites/dynamic/test_any.py:2 imports a module whose name is computed: it may be"
         " unrelated.py"
     }
     assert not files(ask([IMPORTS], "README.md")).keys() - {"suites/dynamic/test_any.py"}
@@ -135,7 +135,7 @@ def test_documentation_is_no_import(ask: Ask) -> None:
 def test_native_sources_beside_an_import_trigger(ask: Ask) -> None:
     gate = ask([IMPORTS], "lib/csrc/scan.cu")
     found = files(gate)
-    assert found.pop("suites/kernels/test_rms.py") == "lib/csrc/scan.cu lies beside modules that it imports"
+    assert found.pop("suites/kernels/test_rms.py") == "lib/csrc/scan.cu is next to modules that it imports"
     assert found.keys() == {"suites/dynamic/test_any.py"}
 
 
@@ -143,8 +143,8 @@ def test_what_cannot_be_known_runs_everything(ask: Ask, repository: Repository) 
     gate = decide("0" * 40, [KERNELS, IMPORTS], repository.root, DEFAULT_TEST_FILES)
     assert triggered(gate) == {"kernels", "imports"}
     first, *rules = explained(gate)
-    assert first.endswith("everything runs, because what changed can't be known")
-    assert all("runs: what changed can't be known: the null revision" in line for line in rules)
+    assert first.endswith("everything runs, because the changes cannot be determined")
+    assert all("runs: the changes cannot be determined: the null revision" in line for line in rules)
 
 
 def test_a_changed_submodule_may_be_any_import(ask: Ask, repository: Repository) -> None:
@@ -216,7 +216,7 @@ def test_a_rule_in_which_no_test_file_is_found_may_import_anything(ask: Ask, rep
     cases = Rule("cases", (), ("cases",), follow_imports=True)
     assert not ask([cases], "README.md").triggered
     (decision,) = ask([cases], "lib/helper.py").triggered
-    assert decision.why == ("no test file is found in what it runs, so it may import lib/helper.py",)
+    assert decision.why == ("no test file was found in what it runs, so it may import lib/helper.py",)
 
 
 def test_many_reasons_are_counted(ask: Ask) -> None:
@@ -238,5 +238,5 @@ def test_the_gate_is_kept(ask: Ask) -> None:
 
 
 def test_a_glob_without_sense_is_refused(ask: Ask) -> None:
-    with pytest.raises(pytest.UsageError, match=r"'bad'.*a glob of its paths makes no sense"):
+    with pytest.raises(pytest.UsageError, match=r"'bad'.*invalid glob in paths"):
         ask([Rule("bad", ("!",), ("suites",))])

@@ -36,7 +36,7 @@ def test_what_is_there_stays(place: Path, capsys: pytest.CaptureFixture[str]) ->
         (place / name).write_text("[tool.pytest_megacpp]\n# mine\n")
     capsys.readouterr()
     assert cli.main(["init"]) == 0
-    assert capsys.readouterr().out.count("left as it is") == 3
+    assert capsys.readouterr().out.count("unchanged: ") == 3
     for name in ("pyproject.toml", TEST_FILE, WORKFLOW_FILE):
         assert (place / name).read_text() == "[tool.pytest_megacpp]\n# mine\n"
 
@@ -114,7 +114,7 @@ def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
     [
         (["gate"], "megacpp gate --since: the revision must be a non-empty string"),
         (["gate", "--since", "HEAD", "smoke_suits"], "smoke_suits: there is nothing of that name in"),
-        (["gate", "--since", "nonsense"], "git knows no such revision here"),
+        (["gate", "--since", "nonsense"], "git finds no such revision here"),
     ],
 )
 def test_a_gate_without_sense_is_said(

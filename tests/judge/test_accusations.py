@@ -106,7 +106,10 @@ def two_models_in_two_groups(*, entered: bool) -> Verdict:
 def test_counts_of_different_groups_are_not_added_up() -> None:
     found = two_models_in_two_groups(entered=True)
     assert (found.blamed_ranks, found.certainty) == ((2, 7), Certainty.CERTAIN)
-    assert "for DDP: 6 params, ranks 0,1 4 params; 4 params, ranks 3-6 6 params" in found.summary
+    assert (
+        "other ranks: 6 params instead of 4 params (ranks 0,1); 4 params instead of 6 params (ranks 3-6)"
+        in found.summary
+    )
 
 
 def test_where_the_group_is_not_known_nobody_is_odd() -> None:

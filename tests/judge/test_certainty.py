@@ -209,7 +209,7 @@ def test_a_compile_that_only_the_box_saw() -> None:
     box = in_step().enters((0, 2, 3), seq=7).after(31.0)
     found = judged(box.acts(ActReason.SKEW, "", (0, 2, 3), (1,), (1,), 31.0).aborts("skew").done())
     assert found.code == Code.COMPILE_SKEW
-    assert less_certain(found, "the box saw rank 1 compile, the recording doesn't")
+    assert less_certain(found, "the box saw rank 1 compiling, but the recording doesn't show it")
 
 
 def test_stacks_that_show_everybody_waiting() -> None:
@@ -217,19 +217,19 @@ def test_stacks_that_show_everybody_waiting() -> None:
 
 
 def test_an_end_that_was_not_learnt() -> None:
-    assert less_certain(judged(CASES["rank-death-exit-unknown"]()), "how the process ended was not learnt")
+    assert less_certain(judged(CASES["rank-death-exit-unknown"]()), "how the process ended is unknown")
 
 
 def test_a_dead_rank_that_answers() -> None:
     box = others_wait(in_step(), 3).exits(3, 1).after(1.5).samples(3)
     found = judged(box.acts(ActReason.EXIT, "", (0, 1, 2), (3,)).aborts("exit").done())
-    assert less_certain(found, "rank 3 still answered after that")
+    assert less_certain(found, "rank 3 still responded afterwards")
 
 
 def test_an_oom_kill_by_another_signal() -> None:
     box = others_wait(in_step(), 3).exits(3, None, "SIGTERM", True).after(0.2)
     found = judged(box.acts(ActReason.EXIT, "", (0, 1, 2), (3,)).aborts("exit").done())
-    assert less_certain(found, "an OOM kill was seen, but rank 3 ended by another signal")
+    assert less_certain(found, "an OOM kill was recorded, but rank 3 ended by another signal")
 
 
 def back_in_time(box: FakeBox) -> FakeBox:
@@ -238,7 +238,7 @@ def back_in_time(box: FakeBox) -> FakeBox:
 
 
 def test_clocks_that_contradict_each_other() -> None:
-    assert less_certain(judged(straggler(back_in_time(in_step().after(9.0)))), "1 stamps of the recording go backwards")
+    assert less_certain(judged(straggler(back_in_time(in_step().after(9.0)))), "1 timestamps run backwards")
 
 
 def test_clocks_matter_where_order_does() -> None:
@@ -247,7 +247,7 @@ def test_clocks_matter_where_order_does() -> None:
     box = others_wait(back_in_time(in_step().after(9.0)), 3).raises(3).finishes(3).after(0.04)
     found = judged(box.loses_peer((0, 1, 2)).finishes((0, 1, 2)).ends().done())
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (3,))
-    assert less_certain(found, "1 stamps of the recording go backwards")
+    assert less_certain(found, "1 timestamps run backwards")
 
 
 def test_threads_of_the_box_that_overtake_each_other() -> None:
@@ -260,7 +260,7 @@ def test_facts_of_an_unknown_kind(name: str) -> None:
     newer = encode(ev.Event("run-1", "w1", "gauge", 0, 0.5, ev.Progress("x"))).replace(b'"progress"', b'"of-tomorrow"')
     found = judge_test(fold(read_all(CASES[name]().recording() + newer)), 0).verdict
     assert found.code == judged(CASES[name]()).code
-    assert less_certain(found, "the recording has holes: 1 events are of kinds that this version doesn't know")
+    assert less_certain(found, "the recording is incomplete: events of unknown kinds: 1")
 
 
 @pytest.mark.parametrize("name", ["passed", "straggler", "rank-death-oom-killed", "startup-failure-import"])
@@ -269,12 +269,12 @@ def test_a_fact_with_an_unknown_word(name: str) -> None:
     recording = CASES[name]().recording() + newer.replace(b'"import"', b'"of-tomorrow"')
     found = judge_test(fold(read_all(recording)), 0).verdict
     assert found.code == judged(CASES[name]()).code
-    assert less_certain(found, "the recording has holes: 1 events are of kinds that this version doesn't know")
+    assert less_certain(found, "the recording is incomplete: events of unknown kinds: 1")
 
 
 def test_facts_that_do_not_fit() -> None:
     box = in_step().say(ev.Finished(1, 0, True), "rank 2")
-    assert less_certain(judged(straggler(box)), "the recording has holes: 1 events don't fit the run")
+    assert less_certain(judged(straggler(box)), "the recording is incomplete: events that don't belong to the run: 1")
 
 
 def test_a_hole_in_another_world_does_no_harm() -> None:
@@ -286,7 +286,7 @@ def test_a_hole_in_another_world_does_no_harm() -> None:
     kept = [line for line in lines if b'"world":"w2"' not in line or b"rank-ready" not in line]
     first, second = judge_run(fold(read_all(b"".join(kept)))).tests
     assert (first.verdict.certainty, second.verdict.certainty) == (Certainty.CERTAIN, Certainty.LIKELY)
-    assert less_certain(second.verdict, "the recording has holes: 4 events are lost")
+    assert less_certain(second.verdict, "the recording is incomplete: missing events: 4")
 
 
 def test_an_output_cut_in_its_middle_is_as_good() -> None:

@@ -507,7 +507,7 @@ def stalls(box: FakeBox, *missing: int) -> Verdict:
 def says_that_rank_1_differs(found: Verdict) -> None:
     assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (1,))
     assert found.certainty is Certainty.CERTAIN
-    assert "rank 1 called new_group for group 1 with other members" in found.summary
+    assert "rank 1 called new_group for group 1 with different members" in found.summary
     assert "rank 1 with ranks 0-2, at tp.py:21; ranks 0,2,3 with ranks 0-3" in found.summary
     assert "new_group on every rank" in found.next_step
 
@@ -557,7 +557,7 @@ def test_a_test_that_came_through_by_chance_is_not_green() -> None:
     """Seen with gloo, where all addresses were there in time; the group was never used."""
     box = lists_differ(*FOUR).enters(FOUR, "gloo:all_reduce", 1).completes().passes().ends().done()
     says_that_rank_1_differs(judged(box))
-    assert "the next time it may hang" in judged(box).summary
+    assert "it may hang next time" in judged(box).summary
     timeline = box.timeline()
     assert not is_green(timeline, timeline.tests[0])
 

@@ -6,11 +6,11 @@ from pytest_megacpp.judge.messages import (
     Awaited,
     absent,
     awaited,
-    essence,
     failures,
     fingerprints,
     parameters,
     place_of,
+    short_message,
 )
 
 NCCL = (
@@ -83,7 +83,7 @@ KeyError: 'image 3'
     ],
 )
 def test_what_a_long_message_comes_to(message: str, told: str) -> None:
-    assert essence(message) == told
+    assert short_message(message) == told
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ def test_whom_the_store_says_was_waited_for(message: str, told: Awaited | None) 
     ],
 )
 def test_the_essence_stands_further_down(message: str, told: str) -> None:
-    assert essence(message) == told
+    assert short_message(message) == told
 
 
 def test_which_worker_of_elastic_failed() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     failed = ProcessFailure(local_rank=1, pid=4, exitcode=3, error_file="<N/A>")
-    told = "train.py FAILED: worker 1 ended with exit code 3"
-    assert essence(str(ChildFailedError("train.py", {1: failed}))) == told
+    told = "train.py FAILED: worker 1 exited with code 3"
+    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == told
     failed.message = 'Traceback (most recent call last):\n  File "a.py", line 3, in f\nValueError: no shards\n'
-    assert essence(str(ChildFailedError("train.py", {1: failed}))) == f"{told}: ValueError: no shards"
+    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == f"{told}: ValueError: no shards"
 
 
 def test_ranks_that_checkpointing_names() -> None:

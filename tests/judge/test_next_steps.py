@@ -30,8 +30,8 @@ CAUSES: list[tuple[Code, str | None]] = [*((code, None) for code in sorted(Code)
 @pytest.mark.parametrize(("code", "cause"), CAUSES)
 def test_every_command_is_one_that_a_shell_takes(code: Code, cause: str | None) -> None:
     step = usual_step(code) if cause is None else STEPS[code, cause]
-    mend = commands().rerun("--cache-seed", "auto") if "{mend}" in step else ""  # the box's own words
-    said, *lines = next_step(Finding(code, "", (1,), cause), commands(), mend).split("\n")
+    remedy = commands().rerun("--cache-seed", "auto") if "{remedy}" in step else ""  # the box's own words
+    said, *lines = next_step(Finding(code, "", (1,), cause), commands(), remedy).split("\n")
     assert said or code in (Code.PASSED, Code.SKIPPED, Code.XFAILED)
     for line in lines:
         words = shlex.split(line)

@@ -7,7 +7,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.reports import Said, said
+from pytest_megacpp.recording.reports import RankOutcome, rank_outcome
 from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, NotRun, ReportOutcome, TestPhase
 from tests.golden.build import in_step
@@ -30,30 +30,30 @@ def judged(box: FakeBox) -> Verdict:
 @pytest.mark.parametrize(
     ("view", "outcome"),
     [
-        (reported(setup="passed", call="passed", teardown="passed"), Said.PASSED),
-        (reported(setup="passed", call="failed", teardown="passed"), Said.FAILED),
-        (reported(setup="passed", call="passed", teardown="failed"), Said.FAILED),
-        (reported(setup="failed", teardown="passed"), Said.FAILED),
-        (reported(setup="skipped", teardown="passed"), Said.SKIPPED),
-        (reported(setup="passed", call="skipped", teardown="passed"), Said.SKIPPED),
-        (reported(setup="passed", call="skipped/why", teardown="passed"), Said.XFAILED),
-        (reported(setup="skipped/NOTRUN", teardown="passed"), Said.XFAILED),
-        (reported(setup="passed", call="passed/why", teardown="passed"), Said.XPASSED),
-        (reported(setup="passed", teardown="passed"), Said.NOTHING),
-        (reported(setup="passed", call="passed"), Said.NOTHING),
-        (reported(call="passed", teardown="passed"), Said.NOTHING),
-        (reported(setup="passed", call="other", teardown="passed"), Said.NOTHING),
-        (reported(), Said.NOTHING),
+        (reported(setup="passed", call="passed", teardown="passed"), RankOutcome.PASSED),
+        (reported(setup="passed", call="failed", teardown="passed"), RankOutcome.FAILED),
+        (reported(setup="passed", call="passed", teardown="failed"), RankOutcome.FAILED),
+        (reported(setup="failed", teardown="passed"), RankOutcome.FAILED),
+        (reported(setup="skipped", teardown="passed"), RankOutcome.SKIPPED),
+        (reported(setup="passed", call="skipped", teardown="passed"), RankOutcome.SKIPPED),
+        (reported(setup="passed", call="skipped/why", teardown="passed"), RankOutcome.XFAILED),
+        (reported(setup="skipped/NOTRUN", teardown="passed"), RankOutcome.XFAILED),
+        (reported(setup="passed", call="passed/why", teardown="passed"), RankOutcome.XPASSED),
+        (reported(setup="passed", teardown="passed"), RankOutcome.NOTHING),
+        (reported(setup="passed", call="passed"), RankOutcome.NOTHING),
+        (reported(call="passed", teardown="passed"), RankOutcome.NOTHING),
+        (reported(setup="passed", call="other", teardown="passed"), RankOutcome.NOTHING),
+        (reported(), RankOutcome.NOTHING),
     ],
 )
-def test_one_rank(view: RankView, outcome: Said) -> None:
-    assert said(view) is outcome
+def test_one_rank(view: RankView, outcome: RankOutcome) -> None:
+    assert rank_outcome(view) is outcome
 
 
 def test_a_rank_that_never_said_it_was_through() -> None:
     view = reported(setup="passed", call="passed", teardown="passed")
     view.finished_s = None
-    assert said(view) is Said.NOTHING
+    assert rank_outcome(view) is RankOutcome.NOTHING
 
 
 def test_a_failure_is_not_undone_by_a_later_report() -> None:

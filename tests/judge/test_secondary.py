@@ -73,7 +73,7 @@ def test_an_error_in_whose_handling_a_collective_lost_its_peers() -> None:
     found = judged(box.raises(1, "RuntimeError", TIMED_OUT, raised_in=C10D, causes=SHARD).finishes(1).ends())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (1,), Certainty.LIKELY)
     assert found.summary == (
-        "rank 1 raised ValueError: bad shard; rank 1 lost its peer while it handled that (train.py:31)"
+        "rank 1 raised ValueError: bad shard; rank 1 then lost its peer while handling this error (train.py:31)"
     )
 
 
@@ -99,7 +99,7 @@ def test_who_is_late_where_all_others_handle_an_error_together() -> None:
     box.raises((1, 2, 3), "RuntimeError", TIMED_OUT, raised_in=C10D, causes=absent).finishes((1, 2, 3))
     found = judged(stuck(box, (), (0,)))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (0,), Certainty.LIKELY)
-    assert any("rank 1 waited while it handled FileNotFoundError: no cache" in e.text for e in found.evidence)
+    assert any("rank 1 began to wait while it handled FileNotFoundError: no cache" in e.text for e in found.evidence)
 
 
 def test_an_own_error_elsewhere_comes_before_what_was_being_handled() -> None:

@@ -256,7 +256,9 @@ def test_a_box_that_is_killed_with_its_memory_full(project: Project) -> None:
     assert judged(ran, "test_full") == ("box-lost", [], "oom")
     verdict = ran.verdict("test_full")
     assert verdict["certainty"] == "likely"
-    assert verdict["summary"].startswith("the box was lost; the machine used 1.8 of 2.0 GiB, rank 1 had 0.")
+    assert verdict["summary"].startswith(
+        "the box was lost, probably because memory ran out: the machine used 1.8 of 2.0 GiB, rank 1 used 0."
+    )
     assert "memory_mib" in verdict["next_step"]
 
 

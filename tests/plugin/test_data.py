@@ -73,7 +73,7 @@ def test_tests_find_the_copy_by_name(ran: Ran) -> None:
 def test_reads_past_the_copy_are_told(ran: Ran, project: Project) -> None:
     first = str(project.root / "bucket" / "a.bin")
     assert f"data: ranks 0,1 read the source of 'shards' in 2 tests ({first}): use lane.data('shards')" in ran.text
-    assert "read the source of data set 'shards', not its copy: use lane.data('shards')" in ran.failure(
+    assert "read data set 'shards' from its source instead of its local copy: use lane.data('shards')" in ran.failure(
         "test_hot_and_wrong"
     )
     for name, reads in (("test_copy", []), ("test_hot", [2]), ("test_hot_and_wrong", [1])):

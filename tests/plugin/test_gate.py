@@ -38,9 +38,9 @@ def test_a_change_of_documentation_runs_nothing_and_says_so(gated: Gated) -> Non
     gated.write("README.md", "changed")
     ran = gated.pytest(*GATE)
     assert ran.code == 0
-    assert "rule kernels: does not run, nothing that it watches changed" in ran.text
+    assert "rule kernels: does not run, no file that it watches changed" in ran.text
     assert "megacpp: no rule wants a lane test to run" in ran.text
-    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    assert "2 lane tests left out: no file that their rules watch changed" in ran.text
     assert ran.outcomes() == {}
     assert ran.run is not None
     assert (ran.run["status"], ran.run["tests"]) == ("passed", [])
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_collected_is_a_failure(gated: Gated) -> None:
 def test_a_file_that_skips_itself_is_a_failure(gated: Gated) -> None:
     skipping = "import pytest\npytest.importorskip('absent')\n\ndef test_it(modal_h200x8): pass\n"
     gated.write("suites/kernels/test_scan.py", skipping)
-    said = "test_scan.py, which has tests of h200x8, but it skipped itself as a whole (could not import 'absent'"
+    said = "test_scan.py, which has tests of h200x8, but the whole file was skipped (could not import 'absent'"
     assert_refused(gated.pytest(*GATE), said)
 
 
@@ -141,7 +141,7 @@ def test_a_gate_does_not_degrade_to_a_dry_run(gated: Gated) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((*LANE, "--gate-since", "origin/main"), "--gate-since origin/main: git knows no such revision here"),
+        ((*LANE, "--gate-since", "origin/main"), "--gate-since origin/main: git finds no such revision here"),
         ((*LANE, "--gate-since", ""), "--gate-since: the revision must be a non-empty string"),
         (("--gate-since", "main"), "--gate-since gates lane tests, and none were asked for: add -m LANE or --surface"),
         ((*LANE, "--gate-since", "main", "--replay", "latest"), "--gate-since with --replay makes no sense"),
@@ -170,7 +170,7 @@ def test_a_variable_gates_lane_sessions_only(gated: Gated) -> None:
 def test_without_git_everything_is_selected_and_the_header_says_why(gated: Gated) -> None:
     (gated.root / ".git").rename(gated.root / "git")
     ran = gated.pytest(*GATE, "--collect-only", env={"GIT_CEILING_DIRECTORIES": str(gated.root.parent)})
-    assert "gate since main: everything runs, because what changed can't be known" in ran.text
+    assert "gate since main: everything runs, because the changes cannot be determined" in ran.text
     assert "not a git repository" in ran.text
     assert "test_two" in ran.text
 
@@ -180,7 +180,7 @@ def test_a_distributed_session_is_gated_alike(gated: Gated) -> None:
     gated.write("README.md", "changed")
     ran = gated.pytest(*GATE, "-n", "2")
     assert ran.code == 0
-    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    assert "2 lane tests left out: no file that their rules watch changed" in ran.text
     gated.write("kernels/rms.py", "changed")
     said = "suites/kernels/test_rms.py::test_two was guarded by a triggered rule, but left out of this session"
     assert_refused(gated.pytest(*GATE, "-n", "2", "-k", "one"), said)
@@ -198,11 +198,11 @@ def started(revision: str, *, dry_run: bool = False) -> RunStarted:
     [
         (started(HERE), False, None),
         (started(HERE, dry_run=True), True, None),
-        (started(HERE, dry_run=True), False, "run r1 was a dry run, and nobody asked for one by name"),
-        (started("0" * 40), False, f"run r1 was made of {'0' * 40}, and this gate is about {HERE}"),
-        (started(f"{HERE}+"), False, f"run r1 was made of {HERE}+, and this gate is about {HERE}"),
-        (started(""), False, "run r1 was made of an unknown revision"),
-        (None, False, "run r1 was made of an unknown revision"),
+        (started(HERE, dry_run=True), False, "run r1 was a dry run, and --dry-run was not given"),
+        (started("0" * 40), False, f"run r1 tested {'0' * 40}, but this gate checks {HERE}"),
+        (started(f"{HERE}+"), False, f"run r1 tested {HERE}+, but this gate checks {HERE}"),
+        (started(""), False, "run r1 tested an unknown revision"),
+        (None, False, "run r1 tested an unknown revision"),
     ],
 )
 def test_a_run_that_was_made_before_has_to_be_of_this_very_change(

@@ -104,8 +104,8 @@ def test_a_documentation_change_runs_nothing_and_says_so(project: Project) -> No
     project.write("README.md", "A better model.\n")
     ran = project.megacpp("run", *GATE)
     assert (ran.code, ran.outcomes()) == (0, {})
-    assert "rule kernels: does not run, nothing that it watches changed" in ran.text
-    assert "2 lane tests left out: nothing that their rules watch changed" in ran.text
+    assert "rule kernels: does not run, no file that it watches changed" in ran.text
+    assert "2 lane tests left out: no file that their rules watch changed" in ran.text
 
 
 def test_a_kernel_change_runs_the_kernel_suite(project: Project) -> None:
@@ -150,7 +150,7 @@ def test_a_lane_test_that_skips_itself_turns_the_gate_red(project: Project, tmp_
     assert (verdict["code"], verdict["cause"]) == ("not-run", "skipped")
     (command,) = [line for line in ran.text.splitlines() if line.startswith("::error ")]
     assert command.startswith("::error file=smoke_suites/kernels/test_rmsnorm.py,line=")
-    assert command.endswith("::not-run · the gate was triggered for this test, but it was skipped: needs NVLink")
+    assert command.endswith("::not-run · the gate requires this test, but it was skipped: needs NVLink")
     summary = (tmp_path / "summary.md").read_text()
     assert "### ✗ h200x8 on H200:8, dry run on CPU/gloo" in summary
     assert "| ranks 0,1 | skipped |" in summary

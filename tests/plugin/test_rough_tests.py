@@ -115,7 +115,7 @@ def test_both_failures_of_one_test_are_told(rough: Ran) -> None:
 def test_a_flood_is_cut_off_and_said(rough: Ran) -> None:
     verdict = rough.verdict("test_says_more_than_is_recorded")
     assert (verdict["code"], verdict["certainty"]) == ("passed", "likely")
-    assert "rank 0 said more than is recorded of a test" in verdict["evidence"][-1]["text"]
+    assert "rank 0 exceeded the event limit of a test" in verdict["evidence"][-1]["text"]
     assert rough.directory is not None
     assert (rough.directory / "recording.jsonl").stat().st_size < 30 << 20
 

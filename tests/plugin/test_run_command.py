@@ -22,7 +22,7 @@ def test_a_gate_that_needs_nothing_passes(gated: Gated) -> None:
     assert "megacpp run: passed" in ran.text
     shown = gated.megacpp("show")
     assert shown.code == 0
-    assert "rule kernels: not triggered: nothing that it watches changed" in shown.text
+    assert "rule kernels: not triggered: no file that it watches changed" in shown.text
 
 
 def test_a_gate_that_is_not_complete_fails(gated: Gated) -> None:

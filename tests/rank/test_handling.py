@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import torch
 from torch._C import _distributed_c10d as native
 
 from pytest_megacpp.rank import native_calls
@@ -99,7 +100,7 @@ def test_an_exception_without_a_text_breaks_nothing(look: Any, said: list[Error 
 def test_stores_and_collectives_ask_before_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store's call is noticed before it blocks, a collective before it is issued."""
     calls: list[str] = []
-    for owner in (native.Store, native.ProcessGroup, native.Work, native.TCPStore):
+    for owner in (native.Store, native.ProcessGroup, native.Work, native.TCPStore, torch._C.Future):
         for name, value in dict(vars(owner)).items():
             if not name.startswith("__"):
                 monkeypatch.setattr(owner, name, value)  # so that all come back

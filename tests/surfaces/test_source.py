@@ -117,8 +117,8 @@ def test_links_are_sent_as_what_they_lead_to(project: Path, tmp_path: Path) -> N
     source = gather(project, SourceConfig(), HOME)
     assert {f.remote for f in source.files} == COMMITTED | {"p/to_file", "p/to_dir/b.py", "p/to_link/b.py"}
     assert {(left.path, left.why) for left in source.left_out} == {
-        ("out", "links out of the source"),
-        ("absolute", "links out of the source"),
+        ("out", "links that lead out of the source"),
+        ("absolute", "links that lead out of the source"),
     }
     by_name = {file.remote: file.path for file in source.files}
     assert by_name["p/to_file"] == project / "a.py"
@@ -179,7 +179,7 @@ def test_extra_directories_keep_their_way_to_the_project(project: Path, tmp_path
     assert {f.remote for f in source.files} == COMMITTED | {"lib/l.py", "far/away/f.py"}
     assert source.layout.to_box(tmp_path / "lib" / "l.py") == f"{HOME}/lib/l.py"
     assert source.layout.to_box(tmp_path / "far") is None
-    with pytest.raises(SourceError, match=r"'\.\./absent' isn't there .*mend extra"):
+    with pytest.raises(SourceError, match=r"'\.\./absent' does not exist .*fix extra"):
         gather(project, SourceConfig(extra=("../absent",)), HOME)
 
 
@@ -205,7 +205,7 @@ def test_names_that_no_wire_carries_are_told(project: Path) -> None:
         pass
     source = gather(project, SourceConfig(), HOME)
     assert {f.remote for f in source.files} == COMMITTED
-    assert [left.why for left in source.left_out] == ["names that are no UTF-8"]
+    assert [left.why for left in source.left_out] == ["names that are not UTF-8"]
     source.notice.encode()
 
 

@@ -14,7 +14,7 @@ from pytest_megacpp.box.host import process
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.surfaces import stopped_box
 from pytest_megacpp.surfaces.local import LocalBox
-from pytest_megacpp.surfaces.stopped_box import LOOK_S, STOPPED_S, Standstill
+from pytest_megacpp.surfaces.stopped_box import LOOK_S, STOPPED_S, StoppedBoxWatch
 
 GUARD = """
 import os, sys, time
@@ -57,7 +57,7 @@ def stop(pid: int) -> None:
     until(lambda: (seen := process.stat(pid)) is not None and seen.state == "T")
 
 
-def look(watch: Standstill, seconds: float, every_s: float = LOOK_S, start_s: float = 100.0) -> int | None:
+def look(watch: StoppedBoxWatch, seconds: float, every_s: float = LOOK_S, start_s: float = 100.0) -> int | None:
     """The last answer of looks in this time."""
     answer = None
     for number in range(1, int(seconds / every_s) + 1):
@@ -66,17 +66,17 @@ def look(watch: Standstill, seconds: float, every_s: float = LOOK_S, start_s: fl
 
 
 def test_a_silent_box_is_none_that_was_stopped(guard: "subprocess.Popen[bytes]") -> None:
-    assert look(Standstill(guard.pid), 100 * STOPPED_S) is None
+    assert look(StoppedBoxWatch(guard.pid), 100 * STOPPED_S) is None
 
 
 def test_a_stopped_box_is_found_in_bounded_time(guard: "subprocess.Popen[bytes]") -> None:
     stop(box := box_of(guard))
-    assert look(Standstill(guard.pid), STOPPED_S - LOOK_S) is None
-    assert look(Standstill(guard.pid), STOPPED_S + 3 * LOOK_S) == box
+    assert look(StoppedBoxWatch(guard.pid), STOPPED_S - LOOK_S) is None
+    assert look(StoppedBoxWatch(guard.pid), STOPPED_S + 3 * LOOK_S) == box
 
 
 def test_a_stopped_guard_is_none_of_the_desk_s_business_while_the_box_lives(guard: "subprocess.Popen[bytes]") -> None:
-    watch = Standstill(guard.pid)
+    watch = StoppedBoxWatch(guard.pid)
     stop(guard.pid)
     assert look(watch, 10 * STOPPED_S) is None
     assert guard.stdin is not None
@@ -86,7 +86,7 @@ def test_a_stopped_guard_is_none_of_the_desk_s_business_while_the_box_lives(guar
 
 
 def test_one_that_goes_on_in_between_was_not_stopped_for_long(guard: "subprocess.Popen[bytes]") -> None:
-    watch, box = Standstill(guard.pid), box_of(guard)
+    watch, box = StoppedBoxWatch(guard.pid), box_of(guard)
     for start_s in (0.0, STOPPED_S):
         stop(box)
         assert look(watch, STOPPED_S - 2 * LOOK_S, start_s=start_s) is None
@@ -98,7 +98,7 @@ def test_one_that_goes_on_in_between_was_not_stopped_for_long(guard: "subprocess
 def test_a_desk_that_slept_itself_has_seen_nothing(guard: "subprocess.Popen[bytes]") -> None:
     """The machine slept, or both were stopped: only what the desk saw counts."""
     stop(box_of(guard))
-    assert look(Standstill(guard.pid), 10 * STOPPED_S, every_s=STOPPED_S) is None
+    assert look(StoppedBoxWatch(guard.pid), 10 * STOPPED_S, every_s=STOPPED_S) is None
 
 
 def test_the_desk_ends_it_and_says_why(

@@ -198,13 +198,13 @@ def _runs(desk: Desk, arguments: argparse.Namespace) -> int:
 def _init(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.commands.init import TRY_IT, write_starter
 
-    _say(f"{written.name:<34}{written.told}" for written in write_starter(Path.cwd()))
+    _say(f"{written.name:<34}{written.action}" for written in write_starter(Path.cwd()))
     _say(["", f"try it: {TRY_IT}"])
     return OK
 
 
 def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
-    from pytest_megacpp.desk.gate.decide import decide, explained, few, unguarded
+    from pytest_megacpp.desk.gate.decide import decide, explained, shortened, unguarded
     from pytest_megacpp.desk.gate.pytest_files import read_test_files
 
     since = arguments.since or desk.settings.get("gate_since")
@@ -216,7 +216,7 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
     alone = unguarded(gate, places, test_files, lanes)
     told = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
     _say(explained(gate, everything=arguments.explain))
-    _say(f"  {line}" for line in (told if arguments.explain else few(told)))
+    _say(f"  {line}" for line in (told if arguments.explain else shortened(told)))
     triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
     _say([f"triggered: {', '.join(triggered) or 'none'}"])
     return OK
@@ -237,7 +237,7 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
         return FAILED if gate.failed else OK
     seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
     _say(show_command.run_shown(seen))
-    return FAILED if seen.bad or not (seen.result.tests or seen.goes_on) else OK
+    return FAILED if seen.bad or not (seen.result.tests or seen.is_running) else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:

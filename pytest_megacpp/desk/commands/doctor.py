@@ -1,6 +1,6 @@
-"""Owns the account of this machine for `megacpp doctor`: what a lane would find here; must not know a run.
+"""Owns what `megacpp doctor` reports about this machine: what a lane would find here; must not know a run.
 
-torch is looked at as files and metadata, never imported.
+torch is inspected as files and metadata, never imported.
 """
 
 import os
@@ -20,12 +20,12 @@ from pytest_megacpp.report.layout import grouped, wrapped
 
 
 def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
-    """The account, line by line, and whether a dry run can start here."""
+    """Returns the report, line by line, and whether a dry run can start here."""
     survey = survey_host(lane_dir)
     ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
     lines = [
         *_pairs("versions", survey.versions),
-        *_pairs("machine", {name: _told(name, value) for name, value in survey.facts.items()}),
+        *_pairs("machine", {name: _shown(name, value) for name, value in survey.facts.items()}),
         *_kernel(lane_dir),
         *_devices(survey),
         *(line for lane in lanes.values() for line in _lane(lane, survey)),
@@ -42,16 +42,16 @@ def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
     yield ""
 
 
-def _told(name: str, value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if value is None:
-        return "not told"
+        return "unknown"
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{value / (1 << 30):.1f} GiB"
     return str(value)
 
 
 def _kernel(directory: Path) -> Iterator[str]:
-    """Every interface that box and ranks use, and what follows where it is missing."""
+    """Yields every interface that box and ranks use, and the consequences where it is missing."""
     missing = kernel.missing(directory)
     yield f"kernel {platform.release()}"
     for row in kernel.INTERFACES:
@@ -70,7 +70,7 @@ def _devices(survey: Survey) -> Iterator[str]:
     if found.failure:
         yield f"  could not be listed: {one_line(found.failure)}"
     elif not found.devices:
-        yield "  none: lanes run dry here, on CPU and gloo"
+        yield "  none: lanes run as dry runs here, on CPU and gloo"
     for device in found.devices:
         memory = "" if device.memory_mib is None else f"{device.memory_mib / 1024:.0f} GiB, "
         yield f"  {device.index:<22}{one_line(device.name)}, {memory}driver {one_line(device.driver)}"
@@ -79,28 +79,28 @@ def _devices(survey: Survey) -> Iterator[str]:
     yield ""
 
 
-def _beyond_names(told: GpuSurvey) -> Iterator[tuple[str, str]]:
-    """What can be said of all GPUs in a line each; nothing where nothing is known."""
-    if told.cuda is not None:
-        yield "cuda of the driver", told.cuda
-    if told.topology is not None and len(told.topology) > 1:
-        yield "linked by", _ways(told.topology)
-    if told.peers is not None and len(told.peers) > 1:
-        yield "peer access", _ways(told.peers)
-    if any(state.uncorrected for state in told.states):
-        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in told.states)
-    if told.xids:
-        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in told.xids)
+def _beyond_names(survey: GpuSurvey) -> Iterator[tuple[str, str]]:
+    """Yields facts about all GPUs, as far as they are known."""
+    if survey.cuda is not None:
+        yield "cuda of the driver", survey.cuda
+    if survey.topology is not None and len(survey.topology) > 1:
+        yield "linked by", _ways(survey.topology)
+    if survey.peers is not None and len(survey.peers) > 1:
+        yield "peer access", _ways(survey.peers)
+    if any(state.uncorrected for state in survey.states):
+        yield "ECC, uncorrected", ", ".join(str(state.uncorrected) for state in survey.states)
+    if survey.xids:
+        yield "Xids in the log", ", ".join(f"{xid.code} ({xid.bus_id})" for xid in survey.xids)
 
 
 def _ways(matrix: Matrix) -> str:
-    """`NV18 (56 ways)`: a pair is two, it may differ by direction."""
+    """Returns for example `NV18 (56 ways)`; a pair has two ways, which may differ."""
     ways = Counter(how for row in matrix for how in row if how != "X")
     return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
 
 
 def _lane(lane: LaneConfig, survey: Survey) -> Iterator[str]:
-    """What the lane would come to here; the reasons when it can't be the real thing."""
+    """Yields how the lane could run here, and the reasons if it can't run on GPUs."""
     real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
     dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
     answer = "can't run here" if dry else "dry run only" if real else "can run here"
@@ -109,7 +109,7 @@ def _lane(lane: LaneConfig, survey: Survey) -> Iterator[str]:
 
 
 def _variables(survey: Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
-    """Every contract variable as a rank of the largest lane would get it, and who reads it; then other lanes' own."""
+    """Yields each contract variable as a rank of the largest lane gets it and what reads it; then other lanes' own."""
     largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
     settings = _resolved(survey, largest, environment)
     readers = find_readers(setting.name for setting in settings)
@@ -119,7 +119,7 @@ def _variables(survey: Survey, lanes: Iterable[LaneConfig], environment: Mapping
     yield from (f"  {refusal}" for refusal in contract.refusals(settings))
     yield "  before: an import of torch or triton, the first process group, the first compile"
     yield "  read by: the first file that names it"
-    yield "  * its name stands in none of the installed torch, triton and NCCL: here the value changes nothing"
+    yield "  * not referenced by the installed torch, triton or NCCL: setting it has no effect here"
     if not readers.complete:
         yield "  The search for readers ran out of time: 'nothing installed reads it' may be wrong"
     for lane in others:
@@ -145,7 +145,7 @@ def _differences(
     settings: Sequence[contract.Setting],
     environment: Mapping[str, str],
 ) -> Iterator[str]:
-    """What ranks of this lane get otherwise than those shown, each with its source."""
+    """Yields the variables in which this lane differs from those shown, each with its source."""
     redactor = Redactor({**os.environ, **environment, **lane.environment})
     own = [f"{_assigned(setting, redactor)} ({setting.source})" for setting in settings if setting not in shown]
     gone = sorted({setting.name for setting in shown} - {setting.name for setting in settings})
@@ -174,7 +174,7 @@ def _table(settings: Sequence[contract.Setting], readers: Readers, redactor: Red
 
 
 def _reader(setting: contract.Setting, readers: Readers) -> str:
-    """NCCL's own variables, and those of torch's NCCL backend, can't be looked up in a build without NCCL."""
+    """Returns what reads a variable. Those of NCCL and its backend can't be looked up in a build without NCCL."""
     if setting.name in readers.found:
         return f"read by {readers.found[setting.name]}"
     if "nvidia" not in readers.packages and setting.read_by in (contract.NCCL, contract.NCCL_BACKEND, contract.NCCL2):

@@ -1,6 +1,6 @@
-"""Owns `megacpp init`: what a repository needs for its first lane test; must not write over anything that is there.
+"""Owns `megacpp init`: what a repository needs for its first lane test; must not overwrite anything.
 
-A pyproject.toml without our table gets it at its end; every other file is only made where none is.
+A pyproject.toml without the plugin's table gets it at its end; every other file is only created if it doesn't exist.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ TRY_IT = f"pytest -m h200x8 --surface local --dry-run {TEST_FILE}"
 
 CONFIGURATION = """\
 [tool.pytest_megacpp]
-# What the command line (--surface) or a variable (MEGACPP_SURFACE) says wins over what stands here.
+# The command line (--surface) and variables (MEGACPP_SURFACE) override these values.
 # surface = "auto"          # where lane tests run: auto, local or modal
 # dry_run = true            # CPU and gloo even where there are GPUs
-# lane_dir = ".megacpp"     # where runs are kept; it ignores itself in git
+# lane_dir = ".megacpp"     # where runs are kept; git ignores it
 # preload = ["torch.fx"]    # modules that all ranks need, imported once for all
 
-# Seconds; --lane-limit NAME=SECONDS and arguments of the marks win over this.
+# Seconds; --lane-limit NAME=SECONDS and arguments of marks override these.
 # [tool.pytest_megacpp.limits]
 # startup = 300             # until all ranks have collected their tests
 # skew = 120                # waiting in a collective while a missing peer compiles
@@ -43,7 +43,7 @@ follow_imports = true                             # and when a module that a tes
 """
 
 TEST = '''\
-"""The first lane test: every rank runs it, and the box says what happened when one doesn't.
+"""The first lane test: every rank runs it, and the box reports what happened if one fails.
 
 pytest -m h200x8 --surface local --dry-run    here, on CPU and gloo
 pytest -m h200x8                              on eight GPUs
@@ -115,14 +115,14 @@ jobs:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file of the starter: what became of it."""
+    """What was done to a file of the starter."""
 
     name: str
-    told: str
+    action: str
 
 
 def write_starter(root: Path) -> Iterator[Written]:
-    """Writes what isn't there yet below `root`. Raises UsageError for a pyproject.toml that can't be read, OSError."""
+    """Creates what doesn't exist yet below `root`. Raises UsageError for an unreadable pyproject.toml, OSError."""
     yield _configure(root / "pyproject.toml")
     for name, text in ((TEST_FILE, TEST), (WORKFLOW_FILE, WORKFLOW)):
         yield _make(root / name, name, text)
@@ -135,7 +135,7 @@ def _configure(pyproject: Path) -> Written:
     read_settings(pyproject)
     there = pyproject.read_text(encoding="utf-8")
     if "tool.pytest_megacpp" in there:
-        return Written(name, f"left as it is: it has {TABLE} already")
+        return Written(name, f"unchanged: it has {TABLE} already")
     newline = "" if there.endswith("\n") or not there else "\n"
     replace_file(pyproject.resolve(), f"{there}{newline}\n{CONFIGURATION}".encode())
     return Written(name, f"{TABLE} added at its end")
@@ -147,5 +147,5 @@ def _make(path: Path, name: str, text: str) -> Written:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        return Written(name, "left as it is: it is there already")
+        return Written(name, "unchanged: the file exists")
     return Written(name, "written")

@@ -52,7 +52,7 @@ class _Witness:
         self.ran = self.ran or code not in (None, Code.SKIPPED)
         if not report.failed:
             return
-        by_the_test = told.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can mend that
+        by_the_test = told.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can fix that
         untested = code is not None and not code.traits.blames_the_code and not by_the_test
         self.untested += untested
         self.failed += not untested
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> Answer:
 def _answer(code: int, seen: _Witness) -> tuple[Answer, str]:
     match code:
         case pytest.ExitCode.OK if seen.left:
-            return Answer.UNTESTED, "submitted; its results come with --attach"
+            return Answer.UNTESTED, "submitted; fetch its results with --attach"
         case pytest.ExitCode.OK if seen.ran or seen.needed_none:
             return Answer.PASSED, ""
         case pytest.ExitCode.OK if seen.lanes_asked:

@@ -28,7 +28,7 @@ BAD = (Outcome.FAILED, Outcome.ERROR)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A recording judged now, beside what its own run made of it (`document`, empty without a `run.json`)."""
+    """A recording judged now, and the `run.json` of its own run (`document`, empty if there is none)."""
 
     run: Path
     document: Mapping[str, Any]
@@ -36,36 +36,37 @@ class Judged:
     result: RunResult
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a desk or a box is at work on it: a run whose desk died has been marked by now."""
+    def is_running(self) -> bool:
+        """Whether a desk or a box still works on it; a run whose desk died has been marked by now."""
         return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
 
     @property
     def so_far(self) -> tuple[TestResult, ...]:
-        """As the run will report them, which so far may have said nothing of them."""
+        """The results as the run will report them."""
         return tuple(_drilled(test, _entry(test, self.document).get("expects")) for test in self.result.tests)
 
     @property
     def bad(self) -> list[TestResult]:
-        """What failed in the run's own eyes (a fault drill passes by its verdict), or now if it never said. Of a run
-        that goes on, only what is through: the others have no verdict yet.
+        """The tests that failed as the run reported them, or as judged now if it never did.
+
+        A drill passes by its verdict. Of a run that is still running only finished tests count.
         """
         tests = self.result.tests
-        if self.goes_on:
+        if self.is_running:
             tests = tuple(test for test in self.so_far if is_through(test, self.timeline))
         return [test for test in tests if _reported(test, self.document) in BAD]
 
 
 @dataclass(frozen=True, slots=True)
 class GateAlone:
-    """A gate that started nothing, as its `run.json` keeps it."""
+    """A gate that started nothing, as its `run.json` records it."""
 
     lines: tuple[str, ...]
     failed: bool
 
 
 def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
-    """What `name` decided, if that is a run without a recording because a gate started nothing; else None."""
+    """Returns the gate's decision if `name` is a run in which a gate started nothing; else None."""
     try:
         run = runs.find_run(lane_dir, name)
     except runs.RunNotFound:
@@ -75,33 +76,36 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
     if not isinstance(gate, dict):
         return None
     rules = [rule for rule in _listed(gate, "rules") if isinstance(rule, dict)]
-    told = [f"gate since {gate.get('since')}: nothing was started", *_rules_told(rules)]
+    summary = [f"gate since {gate.get('since')}: nothing was started", *_rule_lines(rules)]
     complaints = [str(complaint) for complaint in _listed(gate, "complaints")]
-    lines = [one_line(line, 500) for line in (*told, *complaints)]
+    lines = [one_line(line, 500) for line in (*summary, *complaints)]
     return GateAlone((*columns([_row(run, document)]), *lines), bool(complaints))
 
 
-def _rules_told(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _rule_lines(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for rule in rules:
-        reasons = "; ".join(map(str, _listed(rule, "why"))) or "nothing that it watches changed"
+        reasons = "; ".join(map(str, _listed(rule, "why"))) or "no file that it watches changed"
         yield f"rule {rule.get('name')}: {'triggered' if rule.get('triggered') else 'not triggered'}: {reasons}"
 
 
 def _listed(document: Mapping[str, Any], name: str) -> list[Any]:
-    """Of a `run.json` that anybody may have written."""
+    """Returns a list in a `run.json`, which may have any content; empty if it is none."""
     value = document.get(name)
     return value if isinstance(value, list) else []
 
 
 def judged(recording: Path) -> Judged:
-    """Raises RunNotFound for a recording in which nothing is left to judge, OSError for one that can't be read."""
+    """Judges a recording.
+
+    Raises RunNotFound if nothing in it can be judged, OSError if it can't be read.
+    """
     from pytest_megacpp.judge.arbiter import judge_run
 
     with runs.no_garbage_collection():
         timeline = runs.read_timeline(recording)
         result = judge_run(timeline)
     seen = Judged(recording.parent, read_run_json(recording.parent) or {}, timeline, result)
-    if not timeline.planned and not timeline.tests and not seen.goes_on:
+    if not timeline.planned and not timeline.tests and not seen.is_running:
         why = runs.first_damage(timeline)
         raise runs.RunNotFound(f"nothing in {recording} can be judged: it records no test{why}")
     return seen
@@ -115,7 +119,7 @@ def _silent_s(run: Path) -> float | None:
 
 
 def runs_table(lane_dir: Path) -> Iterator[str]:
-    """One line per run, oldest first."""
+    """Yields one line per run, oldest first."""
     rows = [_row(path, read_run_json(path)) for path in run_paths(lane_dir)]
     if not rows:
         yield f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir"
@@ -124,37 +128,37 @@ def runs_table(lane_dir: Path) -> Iterator[str]:
 
 
 def run_shown(seen: Judged) -> Iterator[str]:
-    """The run in one line, where it lies, and the text of each failing test."""
+    """Yields the run in one line, its directory, and the text of each failing test."""
     yield from columns([_row(seen.run, seen.document)])
     yield _typed(seen.run)
-    if seen.goes_on:
+    if seen.is_running:
         yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
     if seen.document.get("status") == RunStatus.DETACHED:
-        yield f"it works on without this desk: pytest --attach {seen.run.name}"
+        yield f"still running; reattach with: pytest --attach {seen.run.name}"
     for test in seen.bad:
         yield from ("", *_text(test, seen))
 
 
 def judgement_shown(seen: Judged) -> Iterator[str]:
-    """Every test as judged now: a line for a green one, the text for a failing one, then the counts."""
+    """Yields every test as judged now: a line for a green one, the text of a failing one; then the counts."""
     for test in seen.result.tests:
         if test.outcome in BAD:
             yield from (*_text(test, seen), "")
         else:
             steps = climbed(test)
-            told = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
-            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {told}"
+            line = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
+            yield f"{test.outcome:<8} {one_line(test.nodeid)} · {line}"
     outcomes = [test.outcome for test in seen.result.tests]
     yield _counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
 
 
 def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
-    told = _entry(test, document).get("outcome")
-    return told if isinstance(told, str) else test.outcome
+    outcome = _entry(test, document).get("outcome")
+    return outcome if isinstance(outcome, str) else test.outcome
 
 
 def _drilled(test: TestResult, expects: object) -> TestResult:
-    """A fault drill passes by the verdict that it expects."""
+    """Returns the result as a drill has it, which passes by the verdict that it expects."""
     try:
         return drill_result(test, from_json(Expectation, expects))[0]
     except CodecError:
@@ -168,17 +172,17 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _text(test: TestResult, seen: Judged) -> list[str]:
-    told = _entry(test, seen.document).get("receipt")
-    receipt = _typed(seen.run / told) if isinstance(told, str) else None
+    name = _entry(test, seen.document).get("receipt")
+    receipt = _typed(seen.run / name) if isinstance(name, str) else None
     started = seen.timeline.started
     lane = started.lane if started else "?"
-    flight, known = _flight(test, told, seen.run, test.number), _known(test, told, seen)
+    flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
     text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, known=known)
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
 
 
 def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
-    """What a support ticket needs beside the recording."""
+    """Returns what a support ticket needs besides the recording."""
     ids, recording = seen.document.get("ids"), seen.run / "recording.jsonl"
     named = {name: ids.get(name) for name in ("app", "sandbox")} if isinstance(ids, dict) else {}
     flights = (_flight(test, receipt, seen.run, attempt.number) for attempt in test.attempts)
@@ -190,7 +194,7 @@ def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
 
 
 def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | None:
-    """Where the flight records of an attempt lie that were written with a receipt."""
+    """Returns the directory of an attempt's flight records; None if there is none."""
     if not isinstance(receipt, str):
         return None
     records = run / record_name(receipt, test, number)
@@ -198,7 +202,7 @@ def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | 
 
 
 def _typed(path: Path) -> str:
-    """The path as somebody standing here would type it."""
+    """Returns the path relative to the current directory, if it is in it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -223,8 +227,8 @@ def _counted(counts: object) -> str:
     """`3 passed, 1 failed`."""
     if not isinstance(counts, dict):
         return "?"
-    told = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
-    return ", ".join(told) or "no result"
+    parts = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
+    return ", ".join(parts) or "no result"
 
 
 def _duration(document: Mapping[str, Any]) -> str:

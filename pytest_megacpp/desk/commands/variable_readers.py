@@ -1,7 +1,7 @@
 """Owns finding out whether an installed package reads an environment variable; must not know which, or why it matters.
 
-A package reads a variable if its name stands quoted in the package's Python sources (not in its tests), or as a word in
-its native libraries. That is a search of bytes: nothing is imported or run, and the search ends at a deadline.
+A package reads a variable if its name is quoted in the package's Python sources (not in its tests), or is a word in its
+native libraries. That is a search of bytes: nothing is imported or run, and the search ends at a deadline.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _QUOTES = frozenset(b"\"'")
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """`found`: variable → the first file that names it. `complete` is false when the deadline came first."""
+    """`found`: variable → the first file that names it. `complete` is False if the deadline came first."""
 
     found: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Readers:
 
 
 def find_readers(names: Iterable[str], packages: Iterable[str] = SEARCHED, deadline_s: float = DEADLINE_S) -> Readers:
-    """Which of `names` the installed `packages` read: Python sources first, they are quick."""
+    """Returns which of `names` the installed `packages` read. Python sources come first, since they are quick."""
     until_s = monotonic() + deadline_s
     roots = {package: root for package in packages if (root := _root(package)) is not None}
     wanted, found = {name.encode() for name in names}, dict[str, str]()
@@ -44,7 +44,7 @@ def find_readers(names: Iterable[str], packages: Iterable[str] = SEARCHED, deadl
 
 
 def _root(package: str) -> Path | None:
-    """Where an installed package lies; it isn't imported."""
+    """Returns the directory of an installed package, without importing it; None if there is none."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -70,7 +70,7 @@ def _relative(path: Path, roots: Iterable[Path]) -> str:
 
 
 def _named_in(path: Path, names: set[bytes], until_s: float) -> set[bytes]:
-    """Those of `names` that stand in the file; a file that can't be read to its end has those found so far."""
+    """Returns those of `names` that are in the file, or in the part of it that can be read."""
     left, hits = set(names), set[bytes]()
     named = _is_quoted_in if path.suffix == ".py" else _is_word_in
     with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def _named_in(path: Path, names: set[bytes], until_s: float) -> set[bytes]:
 
 
 def _windows(path: Path, overlap: int) -> Iterator[bytes]:
-    """The file in portions that overlap, with a NUL before and after: every name has both neighbours in one of them."""
+    """Yields the file in overlapping portions, with a NUL before and after: one has every name with its neighbours."""
     with path.open("rb") as file:
         data = b"\0" + file.read(CHUNK_BYTES)
         while more := file.read(CHUNK_BYTES):
@@ -93,17 +93,17 @@ def _windows(path: Path, overlap: int) -> Iterator[bytes]:
 
 
 def _is_quoted_in(name: bytes, data: bytes) -> bool:
-    """`"NAME"`; a name in a comment or a doc text isn't read."""
+    """Returns whether the file has `"NAME"`; a name in a comment or docstring isn't read."""
     return any(before in _QUOTES and after in _QUOTES for before, after in _neighbours(name, data))
 
 
 def _is_word_in(name: bytes, data: bytes) -> bool:
-    """`TORCHINDUCTOR_X` doesn't stand in `TORCHINDUCTOR_X_BACKENDS`."""
+    """Returns whether the name is a word: `TORCHINDUCTOR_X` isn't one in `TORCHINDUCTOR_X_BACKENDS`."""
     return any(before not in _NAME_BYTES and after not in _NAME_BYTES for before, after in _neighbours(name, data))
 
 
 def _neighbours(name: bytes, data: bytes) -> Iterator[tuple[int, int]]:
-    """The bytes before and after each place of `name` that has both."""
+    """Yields the bytes before and after each occurrence of `name` that has both."""
     start = data.find(name, 1)
     while 0 < start < len(data) - len(name):
         yield data[start - 1], data[start + len(name)]

@@ -2,7 +2,7 @@
 
 Compared is the merge base, not the revision itself: what others merged meanwhile is not this change. Counted are
 commits since, the index, the working tree and untracked files that are not ignored; a rename is both of its names.
-What git can't tell is an answer too (`unknown`), and whoever asks must then take everything as changed.
+What git can't determine is an answer too (`unknown`); then everything must be taken as changed.
 """
 
 import os
@@ -39,11 +39,11 @@ class Changes:
 class _Answer:
     ok: bool
     out: str
-    said: str
+    message: str
 
 
-class _Silence(Exception):
-    """Git can't tell; the text says why."""
+class _Undetermined(Exception):
+    """The changes can't be determined; the text says why."""
 
 
 def changes_since(revision: str, project: Path) -> Changes:
@@ -52,20 +52,20 @@ def changes_since(revision: str, project: Path) -> Changes:
     """
     try:
         root = Path(_must(_git(project, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    except _Silence as silence:
-        return Changes(project, unknown=str(silence))
+    except _Undetermined as error:
+        return Changes(project, unknown=str(error))
     try:
         bases = _merge_bases(root, revision)
         return _differences(root, bases)
-    except _Silence as silence:
-        return Changes(root, unknown=str(silence))
+    except _Undetermined as error:
+        return Changes(root, unknown=str(error))
 
 
 def python_files(root: Path) -> frozenset[str]:
     """All Python files that git knows or would add, from the top of the repository. Raises OSError."""
     listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "*.py")
     if not listed.ok:
-        raise OSError(listed.said)
+        raise OSError(listed.message)
     return frozenset(path for path in listed.out.split("\0") if path)
 
 
@@ -75,20 +75,20 @@ def python_files(root: Path) -> frozenset[str]:
 def _merge_bases(root: Path, revision: str) -> list[str]:
     """All of them: histories that merged criss-cross have several."""
     if set(revision) == {"0"} and len(revision) >= len(_NULL_REVISION):
-        raise _Silence("the null revision says that there was nothing before")
+        raise _Undetermined("the null revision means that there is nothing to compare with")
     if not _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").ok:
-        raise _Silence("this repository has no commit yet")
+        raise _Undetermined("this repository has no commit yet")
     commit = _commit(root, revision)
     found = _git(root, "merge-base", "--all", commit, "HEAD")
     bases = found.out.split()
     if found.ok and bases:
         return bases
     if _git(root, "rev-parse", "--is-shallow-repository").out.strip() == "true":
-        raise _Silence(
-            f"this clone is shallow and lacks the commit where {revision} and HEAD parted; fetch it:"
+        raise _Undetermined(
+            f"this clone is shallow and lacks the merge base of {revision} and HEAD; fetch it:"
             " git fetch --unshallow (actions/checkout: fetch-depth: 0)"
         )
-    raise _Silence(found.said or f"{revision} and HEAD have no commit in common")
+    raise _Undetermined(found.message or f"{revision} and HEAD have no commit in common")
 
 
 def _commit(root: Path, revision: str) -> str:
@@ -100,7 +100,7 @@ def _commit(root: Path, revision: str) -> str:
     remote, slash, branch = revision.partition("/")
     fetch = f"git fetch {remote} {branch}" if slash and branch and remote in _remotes(root) else "git fetch"
     raise pytest.UsageError(
-        f"{OPTION} {revision}: git knows no such revision here. Fetch it first ({fetch}; actions/checkout:"
+        f"{OPTION} {revision}: git finds no such revision here. Fetch it first ({fetch}; actions/checkout:"
         " fetch-depth: 0), or name a branch, tag or commit that is there"
     )
 
@@ -154,12 +154,12 @@ def _git(directory: Path, *arguments: str) -> _Answer:
     except FileNotFoundError:
         return _Answer(False, "", "git is not installed here")
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _Answer(False, "", f"git can't be asked: {error}")
-    said = os.fsdecode(done.stderr).strip().splitlines()
-    return _Answer(done.returncode == 0, os.fsdecode(done.stdout), one_line(said[0]) if said else "")
+        return _Answer(False, "", f"git could not be run: {error}")
+    lines = os.fsdecode(done.stderr).strip().splitlines()
+    return _Answer(done.returncode == 0, os.fsdecode(done.stdout), one_line(lines[0]) if lines else "")
 
 
 def _must(answer: _Answer) -> str:
     if not answer.ok:
-        raise _Silence(answer.said or "git failed without a word")
+        raise _Undetermined(answer.message or "git failed without a message")
     return answer.out

@@ -1,8 +1,8 @@
 """Owns which rules of a gate a change triggers, and why; must not know pytest's session or run anything.
 
-What can't be known counts as changed. A rule is triggered as a whole by its globs, by what it runs, by a conftest.py
-above that and by pytest's configuration; with `follow_imports` also file by file, through what each test file imports.
-A test that no rule guards runs always: a new suite must not stay outside because nobody wrote a rule for it.
+What can't be determined counts as changed. A rule is triggered as a whole by its globs, by what it runs, by a
+conftest.py above that and by pytest's configuration; with `follow_imports` also file by file, through what each test
+file imports. A test that no rule guards always runs: a new suite must not be left out because it has no rule yet.
 """
 
 import os
@@ -29,8 +29,10 @@ KEPT_REASONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a change means for one rule. `why`: what triggers all of it; `files`: test files triggered by themselves,
-    each with its reason; `guarded`: all test files in what it runs.
+    """What a change means for one rule.
+
+    `why` is what triggers the whole rule, `files` are test files triggered one by one, each with its reason, and
+    `guarded` are all test files in what the rule runs.
     """
 
     rule: Rule
@@ -43,7 +45,9 @@ class Decision:
         return bool(self.why or self.files)
 
     def knows(self, file: str) -> bool:
-        """Whether this decides about a file's tests: of a file that pytest takes for no test no import was followed."""
+        """Returns whether this decides about a file's tests. Imports are followed only from what pytest takes for
+        tests.
+        """
         return bool(self.why) or not self.rule.follow_imports or file in self.guarded
 
     @property
@@ -53,7 +57,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The decisions of one gate. `project` is the directory that rules and node ids count from."""
+    """The decisions of one gate. Paths in rules and node ids are relative to `project`."""
 
     since: str
     project: Path
@@ -65,25 +69,27 @@ class Gate:
         return tuple(d for d in self.decisions if d.triggered)
 
     def deciding(self, nodeid: str) -> tuple[Decision, ...]:
-        """The decisions of the rules that guard a test, empty if none does."""
+        """Returns the decisions of the rules that guard a test; empty if none does."""
         file = nodeid.partition("::")[0]
         return tuple(d for d in self.decisions if d.rule.guards(nodeid) and d.knows(file))
 
     def triggered_for(self, nodeid: str) -> tuple[Decision, ...]:
-        """Those that make it run."""
+        """Returns the decisions that make a test run."""
         file = nodeid.partition("::")[0]
         return tuple(d for d in self.deciding(nodeid) if d.why or file in d.files)
 
     def runs(self, nodeid: str) -> bool:
-        """Whether the gate wants a test to run: a rule says so, or none knows it."""
+        """Returns whether the gate requires a test: a rule is triggered for it, or none guards it."""
         return bool(self.triggered_for(nodeid)) or not self.deciding(nodeid)
 
 
 def decide(
     since: str, rules: Sequence[Rule], project: Path, test_files: Sequence[str], places: Iterable[str] = ()
 ) -> Gate:
-    """Compares the working tree of `project` with where it left `since`. `test_files` are pytest's patterns, `places`
-    directories on `sys.path`. Raises UsageError for a revision or rules that make no sense.
+    """Compares the working tree of `project` with its merge base with `since`.
+
+    `test_files` are pytest's patterns, `places` directories on `sys.path`. Raises UsageError for an unknown revision or
+    invalid rules.
     """
     check_places(rules, project)
     globs = [_Globs(rule) for rule in rules]
@@ -93,14 +99,14 @@ def decide(
 
 
 def unguarded(gate: Gate, places: Iterable[str], test_files: Sequence[str], lanes: Sequence[str]) -> list[str]:
-    """Files below `places` with tests of a lane, by their source, of which no rule decides about any."""
+    """Returns files below `places` that have lane tests by their source and about which no rule decides."""
     found = (file for place in places for file in _tests_below(place, gate.project, test_files))
     alone = (f for f in dict.fromkeys(found) if not any(d.rule.may_guard(f) and d.knows(f) for d in gate.decisions))
     return [file for file in alone if has_lane_tests(gate.project / file, lanes)]
 
 
 class _Globs:
-    """A rule's `paths`; says which of them a path matches."""
+    """The `paths` of a rule, compiled."""
 
     def __init__(self, rule: Rule) -> None:
         from pathspec import PathSpec
@@ -109,7 +115,7 @@ class _Globs:
         try:
             self._spec = PathSpec.from_lines("gitignore", rule.paths)
         except ValueError as error:
-            raise pytest.UsageError(f"{WHERE} {rule.name!r}: a glob of its paths makes no sense: {error}") from None
+            raise pytest.UsageError(f"{WHERE} {rule.name!r}: invalid glob in paths: {error}") from None
 
     def matched(self, path: str) -> str | None:
         found = self._spec.check_file(path)
@@ -118,7 +124,7 @@ class _Globs:
 
 @dataclass
 class _Inquiry:
-    """What has to be looked at to decide. Paths of the repository count from its top, node ids from the project."""
+    """What is needed to decide. Paths are relative to the top of the repository, node ids to the project."""
 
     changes: Changes
     project: Path
@@ -134,12 +140,12 @@ class _Inquiry:
     def decide(self, rule: Rule, globs: _Globs) -> Decision:
         files = tuple(sorted(self._guarded(rule)))
         if self.changes.unknown:
-            return Decision(rule, (f"what changed can't be known: {self.changes.unknown}",), guarded=files)
+            return Decision(rule, (f"the changes cannot be determined: {self.changes.unknown}",), guarded=files)
         why = list(self._whole(rule, globs))
         if why or not rule.follow_imports:
             return Decision(rule, tuple(dict.fromkeys(why)), guarded=files)
         if not files and (changed := self._changed_source()):
-            return Decision(rule, (f"no test file is found in what it runs, so it may import {self._told(changed)}",))
+            return Decision(rule, (f"no test file was found in what it runs, so it may import {self._shown(changed)}",))
         reasons = {file: reason for file in files if (reason := self._imported(file))}
         return Decision(rule, (), reasons, files)
 
@@ -149,19 +155,21 @@ class _Inquiry:
         for path in self.changes.paths:
             glob = globs.matched(self._seen(path))
             if glob is not None:
-                yield f"{self._told(path)} matches {glob}"
-        yield from (f"{self._told(path)} configures pytest" for path in self.changes.paths if self._configures(path))
+                yield f"{self._shown(path)} matches {glob}"
+        yield from (f"{self._shown(path)} configures pytest" for path in self.changes.paths if self._configures(path))
         for path in self.changes.paths:
             if self._is_run(path, rule):
-                yield f"{self._told(path)} is part of what it runs"
+                yield f"{self._shown(path)} is part of what the rule runs"
             elif self._governs(path, rule):
-                yield f"{self._told(path)} governs what it runs"
+                yield f"{self._shown(path)} applies to what the rule runs"
 
     def _seen(self, path: str) -> str:
-        """Globs see the project's files from its directory, others of the repository from the top."""
+        """Returns a path as globs see it: relative to the project, or for files outside it to the top of the
+        repository.
+        """
         return path.removeprefix(self.prefix)
 
-    def _told(self, path: str) -> str:
+    def _shown(self, path: str) -> str:
         gone = " (deleted)" if path in self.changes.deleted else ""
         return f"{one_line(self._seen(path), 200)}{gone}"
 
@@ -170,14 +178,16 @@ class _Inquiry:
         return name in CONFIG_FILES and f"{folder}/".removeprefix("/") in ("", self.prefix)
 
     def _is_run(self, path: str, rule: Rule) -> bool:
-        """Below what `run` names. With `follow_imports`, the imports of each test file say it more precisely."""
+        """Returns whether a path is below what `run` names. With `follow_imports` imports decide about Python files."""
         if rule.follow_imports and path.endswith(".py") and path not in self.changes.opaque:
             return False
         below = path.startswith(self.prefix) and rule.guards(self._seen(path))
         return below or self._seen(path) in rule.places
 
     def _governs(self, path: str, rule: Rule) -> bool:
-        """A conftest.py or package file in a directory above, which every test below imports."""
+        """Returns whether a path is a conftest.py or package file above what `run` names, which every test there
+        imports.
+        """
         folder, name = posixpath.split(path)
         if name not in ("conftest.py", "__init__.py"):
             return False
@@ -186,7 +196,7 @@ class _Inquiry:
     # -- file by file ----------------------------------------------------------------------------------------
 
     def _imported(self, file: str) -> str:
-        """Why the tests of one file run, empty if they needn't."""
+        """Returns why the tests of one file run; empty if they need not."""
         reach = self._imports().reach(f"{self.prefix}{file}")
         for path in self.changes.paths:
             if path in reach.files:
@@ -196,27 +206,29 @@ class _Inquiry:
     def _by_import(self, path: str, reach: Reach) -> str:
         chain = [one_line(self._seen(step), 120) for step in reach.chain(path)]
         if len(chain) == 1:
-            return f"{self._told(path)} changed"
+            return f"{self._shown(path)} changed"
         shown = [chain[0], "…", chain[-2]] if len(chain) > 4 else chain[:-1]
-        return f"{self._told(path)} is imported by {' ← '.join(reversed(shown))}"
+        return f"{self._shown(path)} is imported by {' ← '.join(reversed(shown))}"
 
     def _opaque(self, reach: Reach) -> str:
-        """What a file imports without saying so may be any module that changed; a submodule may hold anything."""
+        """Returns why an import that can't be read counts as changed: it may be any module, and a submodule may hold
+        anything.
+        """
         if self.changes.opaque:
-            return f"{self._told(min(self.changes.opaque))} is a repository of its own, whose files aren't read"
+            return f"{self._shown(min(self.changes.opaque))} is a separate repository, whose files are not read"
         changed = self._changed_source()
-        return f"{one_line(reach.opaque[0], 200)}: it may be {self._told(changed)}" if reach.opaque and changed else ""
+        return f"{one_line(reach.opaque[0], 200)}: it may be {self._shown(changed)}" if reach.opaque and changed else ""
 
     def _changed_source(self) -> str | None:
-        """A changed file that might be imported, if there is one."""
+        """Returns a changed file that might be imported; None if there is none."""
         return next((p for p in self.changes.paths if p.endswith(".py") or _is_native(p)), None)
 
     def _native(self, reach: Reach) -> str:
-        """Sources that Python modules load or build: beside an imported module or below its directory."""
+        """Returns which native source changed next to an imported module or below its directory; empty if none did."""
         folders = {posixpath.dirname(path) for path, importer in reach.files.items() if importer is not None}
         for path in self.changes.paths:
             if _is_native(path) and not folders.isdisjoint(_folders(path)):
-                return f"{self._told(path)} lies beside modules that it imports"
+                return f"{self._shown(path)} is next to modules that it imports"
         return ""
 
     def _imports(self) -> ImportGraph:
@@ -230,7 +242,9 @@ class _Inquiry:
         return self._graph
 
     def _on_path(self) -> tuple[str, ...]:
-        """Where modules lie: the project, its `src`, the top of the repository, and what was on `sys.path` there."""
+        """Returns where modules are: the project, its `src`, the top of the repository, and the parts of `sys.path` in
+        it.
+        """
         root = self.changes.root.resolve()
         named = [Path(p).resolve() for p in self.places if p]
         inside = [p.relative_to(root).as_posix() for p in named if p.is_relative_to(root)]
@@ -240,13 +254,13 @@ class _Inquiry:
     # -- the tests -------------------------------------------------------------------------------------------
 
     def _guarded(self, rule: Rule) -> Iterator[str]:
-        """Test files in what the rule runs, from the project's directory."""
+        """Yields the test files in what the rule runs, relative to the project."""
         for place in rule.places:
             yield from filter(rule.may_guard, _tests_below(place, self.project, self.test_files))
 
 
 def _tests_below(place: str, project: Path, test_files: Sequence[str]) -> Iterator[str]:
-    """Test files in a directory, or a file that is named itself, from the project's directory."""
+    """Yields the test files in a directory, or the file itself, relative to the project."""
     path = project / place
     if path.is_file():
         yield place
@@ -255,7 +269,7 @@ def _tests_below(place: str, project: Path, test_files: Sequence[str]) -> Iterat
 
 
 def _python_below(folder: Path, start: Path | None = None) -> Iterator[str]:
-    """Python files, as paths from `start`, where pytest would look by default."""
+    """Yields Python files where pytest looks by default, relative to `start`."""
     for place, inner, names in os.walk(folder):
         inner[:] = sorted(name for name in inner if _may_hold_tests(place, name))
         below = Path(place).relative_to(start or folder)
@@ -279,21 +293,21 @@ def _folders(path: str) -> Iterator[str]:
         yield folder
 
 
-def few(reasons: Sequence[str]) -> tuple[str, ...]:
-    """The first of them, and how many more there are."""
+def shortened(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Returns the first few reasons, and how many more there are."""
     kept = tuple(dict.fromkeys(reasons))
     more = len(kept) - KEPT_REASONS
     return kept if more <= 0 else (*kept[:KEPT_REASONS], f"and {more} more")
 
 
-# -- told ------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------
 
 
 def explained(gate: Gate, *, everything: bool = False) -> list[str]:
-    """What the change is compared with, then what every rule makes of it: a few reasons each, or all."""
+    """Returns what the change is compared with, then each rule's decision with a few of its reasons, or all."""
     changes = gate.changes
     if changes.unknown:
-        lines = [f"gate since {gate.since}: everything runs, because what changed can't be known"]
+        lines = [f"gate since {gate.since}: everything runs, because the changes cannot be determined"]
     else:
         number = len(changes.paths)
         lines = [f"gate since {gate.since} ({changes.base[:12]}): {number} file{'s' * (number != 1)} changed"]
@@ -303,10 +317,10 @@ def explained(gate: Gate, *, everything: bool = False) -> list[str]:
 def _explained(decision: Decision, everything: bool) -> Iterator[str]:
     name = one_line(decision.rule.name, 80)
     if not decision.triggered:
-        yield f"  rule {name}: does not run, nothing that it watches changed"
+        yield f"  rule {name}: does not run, no file that it watches changed"
         return
     some = "" if decision.why else f", {len(decision.files)} of {len(decision.guarded)} test files"
-    first, *others = decision.reasons if everything else few(decision.reasons)
+    first, *others = decision.reasons if everything else shortened(decision.reasons)
     yield f"  rule {name}: runs{some}: {first}"
     yield from (f"    {reason}" for reason in others)
     if everything:
@@ -315,7 +329,7 @@ def _explained(decision: Decision, everything: bool) -> Iterator[str]:
 
 
 def as_json(gate: Gate) -> dict[str, Json]:
-    """The gate as `run.json` keeps it."""
+    """Returns the gate as `run.json` records it."""
     return {
         "since": gate.since,
         "base": gate.changes.base or None,
@@ -329,6 +343,6 @@ def _decision_json(decision: Decision) -> Json:
     return {
         "name": decision.rule.name,
         "triggered": decision.triggered,
-        "why": [*few(decision.reasons)],
+        "why": [*shortened(decision.reasons)],
         "files": [*sorted(decision.files)],
     }

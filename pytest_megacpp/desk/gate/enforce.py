@@ -108,7 +108,7 @@ class Gatekeeper:
         missing = [file for file in self._lane_files(decision) if file not in collected]
         for file in missing:
             reason = self._skipped_files.get(file)
-            how = "none was collected" if reason is None else f"it skipped itself as a whole ({reason})"
+            how = "none was collected" if reason is None else f"the whole file was skipped ({reason})"
             told = f"rule {rule.name} was triggered for {one_line(file, 200)}, which has tests of {lanes}"
             self._complain(f"{told}, but {how}")
         if not names and not missing:
@@ -132,7 +132,7 @@ class Gatekeeper:
     def check_collected(self) -> None:
         """That tests were collected at all."""
         if not self._has_looked:
-            self._complain("the session was left before its tests were collected")
+            self._complain("the session ended before its tests were collected")
 
     def check_results(self, selected: Sequence[pytest.Item], reported: set[pytest.Item]) -> None:
         """Selected and never reported, and triggered rules of which nothing ran."""
@@ -142,16 +142,16 @@ class Gatekeeper:
         for decision in self.gate.triggered:
             names = [name for name in self._wanted if decision in self.gate.triggered_for(name)]
             if names and not self._executed.intersection(names):
-                told = f"of its {counted(len(names), 'test')} none was executed"
-                self._complain(f"rule {decision.rule.name} was triggered, but {told}")
+                outcome = f"none of its {counted(len(names), 'test')} was executed"
+                self._complain(f"rule {decision.rule.name} was triggered, but {outcome}")
 
     def check_run(self, run_id: str, started: RunStarted | None, here: str, *, dry: bool) -> None:
         """Whether a run that was made before proves this change. `here` is the revision that the gate looks at."""
         if started is None or not started.revision or started.revision != here or here.endswith("+"):
             there = (started.revision if started else "") or "an unknown revision"
-            self._complain(f"run {run_id} was made of {there}, and this gate is about {here or 'an unknown revision'}")
+            self._complain(f"run {run_id} tested {there}, but this gate checks {here or 'an unknown revision'}")
         if started is not None and started.dry_run and not dry:
-            self._complain(f"run {run_id} was a dry run, and nobody asked for one by name: --dry-run")
+            self._complain(f"run {run_id} was a dry run, and --dry-run was not given")
 
     @property
     def ran_nothing_rightly(self) -> bool:
@@ -162,7 +162,7 @@ class Gatekeeper:
         """For the end of the session."""
         lines = []
         if self.left_out:
-            lines.append(f"{counted(self.left_out, 'lane test')} left out: nothing that their rules watch changed")
+            lines.append(f"{counted(self.left_out, 'lane test')} left out: no file that their rules watch changed")
         if self.unguarded:
             lines.append(f"guarded by no rule, so always run: {counted(self.unguarded, 'lane test')}")
         return lines

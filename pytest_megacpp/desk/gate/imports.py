@@ -1,10 +1,10 @@
 """Owns which files a test file imports, directly or not, read from the sources; must not import or run any of them.
 
-Followed are import statements wherever they stand, packages' `__init__.py`, the `conftest.py` files that govern the
-test, `pytest_plugins`, and texts that name a module or a Python file of the repository (`-m pkg.worker`,
-`Path(__file__).with_name("worker.py")`). A name is looked for where Python would look; where that is not in the
-sources (a `.pth` file, `sys.path.insert`), every file of the repository whose path ends like it counts. What can't be
-read from the sources is told by `Reach.opaque`.
+It follows import statements anywhere in a file, the `__init__.py` of packages, the `conftest.py` files that apply to
+the test, `pytest_plugins`, and strings that name a module or a Python file of the repository (`-m pkg.worker`,
+`Path(__file__).with_name("worker.py")`). A name is looked up where Python would look. If that isn't in the sources (a
+`.pth` file, `sys.path.insert`), every file of the repository whose path ends like the name counts. `Reach.opaque` has
+what can't be read from the sources.
 """
 
 import ast
@@ -24,15 +24,16 @@ _BY_OTHER_MEANS = frozenset({"spec_from_file_location", "run_path", "run_module"
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """All files that a test file reaches, each with the one that imports it (None: the test file itself and its
-    conftests). `opaque`: where a file imports something that isn't written there.
+    """All files that a test file reaches, each with the file that imports it (None: the test file and its conftests).
+
+    `opaque` has the places where a file imports something whose name is computed.
     """
 
     files: Mapping[str, str | None]
     opaque: tuple[str, ...] = ()
 
     def chain(self, path: str) -> list[str]:
-        """From the test file to `path`."""
+        """Returns the imports from the test file to `path`."""
         steps: list[str] = []
         at: str | None = path
         while at is not None:
@@ -43,7 +44,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """`from ..a import b` is (2, "a", "b"); `sure` is false for a text that may be no module at all."""
+    """`from ..a import b` is (2, "a", "b"). `sure` is false for a string that need not be a module."""
 
     level: int
     module: str
@@ -53,7 +54,7 @@ class _Named:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What one file says."""
+    """What one file imports or names."""
 
     names: tuple[_Named, ...] = ()
     scripts: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class _Read:
 
 @dataclass
 class ImportGraph:
-    """Paths count from `root`. `files` are all Python files there are or were; `places` directories on `sys.path`."""
+    """All paths are relative to `root`. `files` are all Python files, deleted ones too; `places` are on `sys.path`."""
 
     root: Path
     files: Collection[str]
@@ -72,7 +73,7 @@ class ImportGraph:
     _tops: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def reach(self, test: str) -> Reach:
-        """Everything that running the tests of this file imports."""
+        """Returns everything that running the tests of this file imports."""
         base = _import_base(test, self.files)
         found: dict[str, str | None] = dict.fromkeys((test, *self._governing(test)))
         opaque: list[str] = []
@@ -87,7 +88,7 @@ class ImportGraph:
         return Reach(found, tuple(opaque))
 
     def _governing(self, test: str) -> Iterator[str]:
-        """The conftest and package files from its directory up."""
+        """Yields the conftest and package files of its directory and of all directories above."""
         for folder in _upwards(posixpath.dirname(test)):
             for name in ("conftest.py", "__init__.py"):
                 if (path := posixpath.join(folder, name)) in self.files:
@@ -99,7 +100,7 @@ class ImportGraph:
         return self._read[path]
 
     def _imports_of(self, importer: str, base: str) -> frozenset[str]:
-        """What one file imports when a test of `base` is run. Kept: every test that reaches the file asks again."""
+        """Returns what a file imports when a test of `base` runs; cached, since every test that reaches it asks."""
         key = importer, base
         if key not in self._edges:
             read = self._what(importer)
@@ -110,7 +111,7 @@ class ImportGraph:
         return self._edges[key]
 
     def _tops_of(self, base: str) -> frozenset[str]:
-        """The names of modules and packages that lie in a directory."""
+        """Returns the names of the modules and packages in a directory."""
         if base not in self._tops:
             below = (path[len(base) + 1 :] for path in self.files if path.startswith(f"{base}/"))
             self._tops[base] = frozenset(path.partition("/")[0].removesuffix(".py") for path in below)
@@ -151,7 +152,7 @@ class ImportGraph:
                     yield from self._all_of(posixpath.dirname(path))
 
     def _along(self, base: str, parts: Sequence[str]) -> Iterator[str]:
-        """The package files on the way and the module at its end."""
+        """Yields the package files on the way and the module at its end."""
         for n in range(1, len(parts) + 1):
             stem = posixpath.join(base, *parts[:n])
             yield from (path for path in (f"{stem}.py", f"{stem}/__init__.py") if path in self.files)
@@ -188,7 +189,7 @@ def _upwards(folder: str) -> Iterator[str]:
 
 
 def _import_base(test: str, files: Collection[str]) -> str:
-    """The directory that pytest puts on `sys.path` for a test file: the first one upwards that is no package."""
+    """Returns the directory that pytest puts on `sys.path` for a test file: the first upwards that is no package."""
     return next(f for f in _upwards(posixpath.dirname(test)) if not f or posixpath.join(f, "__init__.py") not in files)
 
 
@@ -199,7 +200,7 @@ def _read_file(path: Path, name: str) -> _Read:
     try:
         tree = ast.parse(path.read_bytes())
     except FileNotFoundError:
-        return _Read()  # deleted; whoever imports it is what matters
+        return _Read()  # deleted: the files that import it matter
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return _Read(opaque=f"{name} can't be read ({type(error).__name__})")
     names: list[_Named] = []
@@ -211,18 +212,18 @@ def _read_file(path: Path, name: str) -> _Read:
                 names += [_Named(0, alias.name) for alias in node.names]
             case ast.ImportFrom():
                 names += [_Named(node.level, node.module or "", alias.name) for alias in node.names]
-            case ast.Constant(value=str(said)):
-                names += [_Named(0, said, sure=False)] if _DOTTED.fullmatch(said) else []
-                scripts += [said] if said.endswith(".py") and len(said) < 500 else []
+            case ast.Constant(value=str(text)):
+                names += [_Named(0, text, sure=False)] if _DOTTED.fullmatch(text) else []
+                scripts += [text] if text.endswith(".py") and len(text) < 500 else []
             case ast.Call() if _is_dynamic(node):
-                opaque = opaque or f"{name}:{node.lineno} imports what is not written there"
+                opaque = opaque or f"{name}:{node.lineno} imports a module whose name is computed"
             case ast.Call() if _called(node) in _BY_NAME:
                 names.append(_Named(0, _constant(node.args[0])))
             case ast.Assign() | ast.AnnAssign() if _is_plugins(node):
                 plugins = list(_plugins(node.value))
                 names += [_Named(0, plugin) for plugin in plugins if plugin]
                 if "" in plugins:
-                    opaque = opaque or f"{name}:{node.lineno} names plugins that are not written there"
+                    opaque = opaque or f"{name}:{node.lineno} names plugins that are computed"
     return _Read(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(scripts)), opaque)
 
 
@@ -252,7 +253,7 @@ def _is_plugins(node: ast.Assign | ast.AnnAssign) -> bool:
 
 
 def _plugins(value: ast.expr | None) -> Iterator[str]:
-    """The plugins' names; an empty one where it isn't a text."""
+    """Yields the names of plugins; an empty one for what isn't a string."""
     if isinstance(value, ast.List | ast.Tuple | ast.Set):
         yield from (_constant(element) for element in value.elts)
     elif value is not None:

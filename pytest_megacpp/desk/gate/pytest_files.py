@@ -15,14 +15,15 @@ _SECTIONS = ("pytest", "tool:pytest")
 
 
 def is_test_file(path: str, patterns: Collection[str]) -> bool:
-    """As pytest's `python_files` has it: a pattern with a slash sees the whole path, others the name."""
+    """Returns whether pytest's `python_files` matches: a pattern with a slash sees the whole path, others the name."""
     name = posixpath.basename(path)
     return any(fnmatch.fnmatch(f"/{path}" if "/" in p else name, f"*/{p}" if "/" in p else p) for p in patterns)
 
 
 def read_test_files(project: Path) -> tuple[str, ...]:
-    """pytest's default and all patterns that `python_files` may have there, whichever file pytest would read: a gate
-    that takes one file too many for a test costs little, one that overlooks a test is green for nothing.
+    """Returns pytest's default and the patterns of `python_files` in every file that pytest might read.
+
+    A gate that takes one file too many for a test costs little; one that overlooks a test passes without running it.
     """
     found = (pattern for name in CONFIG_FILES for pattern in _python_files(project / name))
     return tuple(dict.fromkeys((*DEFAULT, *found)))
@@ -59,7 +60,7 @@ def _of_ini(text: str) -> list[object]:
 
 
 def has_lane_tests(path: Path, lanes: Sequence[str]) -> bool:
-    """Whether a file marks tests for one of these lanes, by its source; a file that can't be read may."""
+    """Returns whether a file marks tests for one of these lanes, by its source; True if it can't be read."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
