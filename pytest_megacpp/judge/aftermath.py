@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from pytest_megacpp.judge.case import Case, Trouble, TroubleSource, error_text
 from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.findings import Doubt, Source
+from pytest_megacpp.judge.patience import opened
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.collectives import bare_op
@@ -24,6 +26,23 @@ KEPT_GROUPS = 3
 def victims(case: Case) -> tuple[Trouble, ...]:
     """Ranks that failed only because a peer was gone or late."""
     return tuple(t for t in case.troubles.values() if t.secondary)
+
+
+def patience_doubts(case: Case) -> tuple[Doubt, ...]:
+    """That ranks lost patience with a peer is concluded; that others, who failed, may have is possible."""
+    lost = [t for t in victims(case) if t.impatient]
+    if lost:
+        said_by = lost[0].text.partition(":")[0]
+        text = f"that {ranks_named(t.rank for t in lost)} waited for a peer is not said by {said_by}"
+        return (Doubt(Source.COLLECTIVES, text),)
+    raised = (t for t in case.troubles.values() if t.source is TroubleSource.REPORT and t.kind is Kind.OWN)
+    for trouble in raised:
+        held = opened(trouble, case.ranks, case.test.groups)
+        absent = [r for r in held.absent if r not in case.troubles] if held else []
+        if held and absent:
+            text = f"rank {trouble.rank} had been in {held.what}, which {ranks_named(absent)} had not entered"
+            return (Doubt(Source.COLLECTIVES, text),)
+    return ()
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:

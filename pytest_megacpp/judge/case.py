@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import assert_never
 
-from pytest_megacpp.judge import messages
+from pytest_megacpp.judge import messages, patience
 from pytest_megacpp.judge.causes import VerdictCause, cause_of
 from pytest_megacpp.judge.phrases import file_line, joined, place, plain
 from pytest_megacpp.judge.verdicts import Witness
@@ -80,6 +80,7 @@ class Trouble:
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
     began: str = ""
+    impatient: bool = False  # that a peer didn't come is concluded from what it waited in, not said
 
     @property
     def secondary(self) -> bool:
@@ -143,6 +144,11 @@ class Case:
     def troubles(self) -> dict[int, Trouble]:
         """The first trouble of each rank that has one, in order of time."""
         found = [t for view in self.ranks.values() if (t := self._first_trouble(view)) is not None]
+        lost = patience.impatient(found, self.ranks, self.test.groups)
+        found = [
+            replace(t, kind=Kind.PEER, cause=cause_of(Kind.PEER), impatient=True) if t.rank in lost else t
+            for t in found
+        ]
         return {t.rank: t for t in sorted(found, key=lambda t: (t.time_s, t.rank))}
 
     def _first_trouble(self, view: RankView) -> Trouble | None:
@@ -358,6 +364,10 @@ class Case:
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+
+
+def _lost_patience(trouble: Trouble) -> Trouble:
+    return replace(trouble, kind=Kind.PEER, cause=cause_of(Kind.PEER), impatient=True)
 
 
 def _outside_import(thread: Thread) -> Frame | None:

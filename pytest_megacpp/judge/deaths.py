@@ -82,7 +82,7 @@ def _rank_death(case: Case, own: Sequence[Trouble], first: Trouble, blamed: tupl
         _evidence(case, [t for t in case.troubles.values() if t.rank in blamed], blamed),
         aftermath.consequences(case, blamed),
         _relies(case, first, blamed),
-        (*_order_doubts(first, others), *_exit_doubts(case, blamed)),
+        (*_order_doubts(first, others), *_exit_doubts(case, blamed), *aftermath.patience_doubts(case)),
         time_s=first.time_s,
     )
 
@@ -138,6 +138,7 @@ def _test_failed(case: Case, own: Sequence[Trouble]) -> Finding:
         _evidence(case, own, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
+        aftermath.patience_doubts(case),
         time_s=min(t.time_s for t in own),
     )
 

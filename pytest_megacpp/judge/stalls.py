@@ -119,7 +119,7 @@ def _straggler(case: Case, still: Standstill) -> Finding:
         ),
         wait_roots.waiters(case, still, blamed),
         wait_roots.relies(case, still) | {Source.COUNTERS},
-        (*wait_roots.doubts(case, still), *_root_doubts(case, blamed)),
+        (*wait_roots.doubts(case, still), *_root_doubts(case, blamed), *aftermath.patience_doubts(case)),
         Certainty.LIKELY if still.guessed and len(blamed) > 1 else Certainty.CERTAIN,
         wait_roots.since_s(case, still),
     )
