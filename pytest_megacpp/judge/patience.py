@@ -31,7 +31,6 @@ class Open:
 
     number: tuple[str, int]
     what: str
-    open_s: float
     absent: tuple[int, ...]
 
 
@@ -41,9 +40,11 @@ def opened(trouble: "Trouble", ranks: Mapping[int, RankView], groups: Groups) ->
     if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in _ONE_WAY:
         return None
     number, waited_s = (last.group, last.seq), trouble.time_s - last.entered_s
+    if waited_s < OPEN_S:
+        return None
     members = sorted(groups.of(last.group, ()))
     absent = tuple(r for r in members if r in ranks and not _had_come(ranks[r], number, trouble.time_s))
-    return Open(number, f"{bare_op(last.op)} #{last.seq}", waited_s, absent) if absent and waited_s >= OPEN_S else None
+    return Open(number, f"{bare_op(last.op)} #{last.seq}", absent) if absent else None
 
 
 def _had_come(view: RankView, number: tuple[str, int], at_s: float) -> bool:
