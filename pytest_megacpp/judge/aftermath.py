@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure, error_text
 from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.findings import Source, Uncertainty
+from pytest_megacpp.judge.patience import opened
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind
@@ -24,6 +26,25 @@ KEPT_GROUPS = 3
 def victims(case: Case) -> tuple[RankFailure, ...]:
     """Returns the failures that are only about a peer that was gone or late."""
     return tuple(t for t in case.failures.values() if t.is_secondary)
+
+
+def patience_uncertainties(case: Case) -> tuple[Uncertainty, ...]:
+    """Returns why ranks that failed may be victims, or those taken for victims may not be: that a rank gave up waiting
+    for a peer is inferred from the collective that it was in.
+    """
+    gave_up = [t for t in victims(case) if t.gave_up]
+    if gave_up:
+        error = gave_up[0].text.partition(":")[0]
+        text = f"{error} does not say that {ranks_named(t.rank for t in gave_up)} waited for a peer"
+        return (Uncertainty(Source.COLLECTIVES, text),)
+    raised = (t for t in case.failures.values() if t.source is FailureSource.REPORT and t.kind is Kind.OWN)
+    for failure in raised:
+        held = opened(failure, case.ranks, case.test.groups)
+        absent = [r for r in held.absent if r not in case.failures] if held else []
+        if held and absent:
+            text = f"rank {failure.rank} was in {held.what}, which {ranks_named(absent)} had not entered"
+            return (Uncertainty(Source.COLLECTIVES, text),)
+    return ()
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:

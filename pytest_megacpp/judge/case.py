@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import assert_never
 
-from pytest_megacpp.judge import messages
+from pytest_megacpp.judge import messages, patience
 from pytest_megacpp.judge.causes import VerdictCause, cause_of
 from pytest_megacpp.judge.phrases import file_line, joined, place, plain
 from pytest_megacpp.judge.verdicts import Witness
@@ -85,6 +85,7 @@ class RankFailure:
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
     own_error: str = ""
+    gave_up: bool = False  # that a peer did not come is inferred from what it waited in; its words don't say so
 
     @property
     def is_secondary(self) -> bool:
@@ -148,6 +149,8 @@ class Case:
     def failures(self) -> dict[int, RankFailure]:
         """The first failure of each rank that has one, in order of time."""
         found = [t for view in self.ranks.values() if (t := self._first_failure(view)) is not None]
+        gave_up = patience.gave_up_waiting(found, self.ranks, self.test.groups)
+        found = [_of_a_victim(t) if t.rank in gave_up else t for t in found]
         return {t.rank: t for t in sorted(found, key=lambda t: (t.time_s, t.rank))}
 
     def _first_failure(self, view: RankView) -> RankFailure | None:
@@ -394,6 +397,10 @@ class Case:
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+
+
+def _of_a_victim(failure: RankFailure) -> RankFailure:
+    return replace(failure, kind=Kind.PEER, cause=cause_of(Kind.PEER), gave_up=True)
 
 
 def _outside_import(thread: Thread) -> Frame | None:

@@ -95,7 +95,11 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         _evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
         aftermath.consequences(case, blamed),
         _relies(case, first, blamed),
-        (*_order_uncertainties(first, others), *_exit_uncertainties(case, blamed)),
+        (
+            *_order_uncertainties(first, others),
+            *_exit_uncertainties(case, blamed),
+            *aftermath.patience_uncertainties(case),
+        ),
         time_s=first.time_s,
     )
 
@@ -153,6 +157,7 @@ def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:
         _evidence(case, own, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
+        aftermath.patience_uncertainties(case),
         time_s=min(t.time_s for t in own),
     )
 

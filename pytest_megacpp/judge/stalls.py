@@ -133,7 +133,11 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         ),
         wait_roots.waiters(case, analysis, blamed),
         wait_roots.relies(case, analysis) | {Source.COUNTERS},
-        (*wait_roots.uncertainties(case, analysis), *_root_uncertainties(case, blamed)),
+        (
+            *wait_roots.uncertainties(case, analysis),
+            *_root_uncertainties(case, blamed),
+            *aftermath.patience_uncertainties(case),
+        ),
         Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
         wait_roots.since_s(case, analysis),
     )

@@ -103,9 +103,10 @@ SIGNS = (
     _sign(Kind.CUDA, r"CUDNN_STATUS_(?!SUCCESS)|CUBLAS_STATUS_(?!SUCCESS)"),
     _sign(Kind.CUDA, r"Cuda failure (?:\d+ )?'|ncclUnhandledCudaError|unhandled cuda error"),
     _sign(Kind.MEMORY, r"DefaultCPUAllocator: (?:can't|not enough)|\[Errno 12\] Cannot allocate memory"),
-    _sign(Kind.RENDEZVOUS, r"EADDRINUSE|failed to listen on any local network address"),
-    _sign(Kind.RENDEZVOUS, r"Duplicate GPU detected|[Nn]o socket interface found"),
-    _sign(Kind.RENDEZVOUS, r"Error while \w+(?: to)? shared memory segment|failed to extend /dev/shm"),
+    _sign(Kind.RENDEZVOUS, r"failed to listen on any local network address|Duplicate GPU detected"),
+    _sign(Kind.RENDEZVOUS, r"EADDRINUSE", in_torch=True),  # of a test's own server as well
+    _sign(Kind.RENDEZVOUS, r"[Nn]o socket interface found|failed to extend /dev/shm", loose=True),
+    _sign(Kind.RENDEZVOUS, r"Error while \w+(?: to)? shared memory segment", loose=True),
     _sign(Kind.RENDEZVOUS, r"ncclCommInit[^\n]{0,400}?ncclSystemError|Failed to initialize NCCL communicator"),
     _sign(Kind.JOIN, r"seconds waiting for clients\. \d+/\d+ clients joined"),
     _sign(Kind.JOIN, r"client socket has (?:timed out after|failed to connect)"),

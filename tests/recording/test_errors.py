@@ -58,6 +58,7 @@ SAID = [
     (Kind.MEMORY, "MemoryError", "", ""),
     (Kind.MEMORY, "RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", ""),
     (Kind.RENDEZVOUS, "torch.distributed.DistNetworkError", "The server socket has failed … name: EADDRINUSE", ""),
+    (Kind.OWN, "RuntimeError", "Failed to bind to 127.0.0.1:50051: EADDRINUSE", ""),
     (Kind.CUDA_OOM, "RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", ""),
     (Kind.CUDA_OOM, "RuntimeError", "Triton Error [CUDA]: out of memory", ""),
     (
@@ -149,6 +150,23 @@ def said(type_name: str, message: str, traceback: str = "") -> Error:
 @pytest.mark.parametrize(("kind", "type_name", "message", "traceback"), SAID, ids=lambda v: str(v)[:40])
 def test_texts(kind: Kind, type_name: str, message: str, traceback: str) -> None:
     assert classify(said(type_name, message, traceback)) is kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bind: EADDRINUSE, address already in use",
+        "no socket interface found for the test's server",
+        "failed to extend /dev/shm/plasma-1 to 4096 bytes",
+        "Error while creating shared memory segment /dev/shm/mine",
+    ],
+)
+def test_what_a_server_of_the_tests_own_lacks_has_nothing_to_do_with_a_rendezvous(text: str) -> None:
+    error = replace(said("RuntimeError", text), raised_in="/usr/lib/python3.11/site-packages/grpc/_server.py")
+    assert classify(error) is Kind.OWN
+    assert classify_output(f"RuntimeError: {text}\n") is Kind.OWN
+    in_torch = "/usr/lib/python3.11/site-packages/torch/distributed/rendezvous.py"
+    assert classify(replace(error, raised_in=in_torch)) is Kind.RENDEZVOUS
 
 
 def test_an_error_raised_from_a_peers_error_is_one_too() -> None:

@@ -1,0 +1,91 @@
+"""Owns whose error says that a peer didn't come, in words of the test's own; must not know what becomes of it.
+
+A test may wait with a time-out of its own: `Future.result(timeout=2)`, `assert work.is_completed()` after a deadline.
+Its words say nothing of a peer. But the collective that the rank had entered last was still open, because a member had
+not entered it (decision 0082).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_megacpp.recording.errors import Kind, short_type
+from pytest_megacpp.recording.groups import Groups
+from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.stacks import Frame, is_users
+from pytest_megacpp.recording.views import RankView
+
+if TYPE_CHECKING:
+    from pytest_megacpp.judge.case import RankFailure
+
+OPEN_S = 1.0  # so long a collective was open, at least, when a rank gave up waiting (decision 0082)
+_TIMED_OUT = frozenset({"TimeoutError", "Empty"})
+_ASSERTED = frozenset({"AssertionError", "Failed"})
+_WAITS = re.compile(r"[/\\](?:concurrent[/\\]futures|asyncio|multiprocessing)[/\\]|[/\\](?:threading|queue)\.py$")
+_ONE_WAY = frozenset({"broadcast", "reduce", "gather", "scatter"})  # some ranks are through before others came
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What a rank had entered last when it failed: `what`, which the `absent` members had not entered."""
+
+    number: tuple[str, int]
+    what: str
+    absent: tuple[int, ...]
+
+
+def opened(failure: "RankFailure", ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
+    """Returns None where all members had come, or the rank had not waited, or isn't known to have."""
+    last = ranks[failure.rank].collectives.last(failure.time_s)
+    if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in _ONE_WAY:
+        return None
+    number, waited_s = (last.group, last.seq), failure.time_s - last.entered_s
+    if waited_s < OPEN_S:
+        return None
+    members = sorted(groups.of(last.group, ()))
+    absent = tuple(r for r in members if r in ranks and not _had_come(ranks[r], number, failure.time_s))
+    return Open(number, f"{bare_op(last.op)} #{last.seq}", absent) if absent else None
+
+
+def _had_come(view: RankView, number: tuple[str, int], at_s: float) -> bool:
+    entry = view.collectives.entries.get(number)
+    if entry is None:
+        return view.collectives.enqueued.get(number[0], 0) >= number[1]
+    return entry.entered_s <= at_s
+
+
+def gave_up_waiting(failures: Iterable["RankFailure"], ranks: Mapping[int, RankView], groups: Groups) -> frozenset[int]:
+    """Returns the ranks whose own error means that a peer did not come. Where more are missing than came, they may have
+    failed by themselves.
+    """
+    known = {t.rank: t for t in failures}
+    raised = {r: t for r, t in known.items() if t.kind is Kind.OWN and t.source == "report"}
+    held = {r: o for r, t in raised.items() if (o := opened(t, ranks, groups)) is not None}
+    together = {o.number: [r for r, other in held.items() if other.number == o.number] for o in held.values()}
+    found = set[int]()
+    for there in together.values():
+        signatures = {raised[r].signature for r in there}
+        absent = {a for r in there for a in held[r].absent if a not in there}
+        as_they = [a for a in absent if a in raised and raised[a].signature in signatures]
+        if not absent or as_they or len(absent) > len(there):
+            continue
+        lived = all(a in raised or a not in known for a in absent)  # a death explains what it made of the others itself
+        alike = lived and len(there) > 1 and len(signatures) == 1 and raised.keys() - absent == set(there)
+        found |= {r for r in there if _timed_out(ranks[r]) or (alike and _type(ranks[r]) in _ASSERTED)}
+    return frozenset(found)
+
+
+def _type(view: RankView) -> str:
+    error = view.failure[1].error if view.failure is not None else None
+    return short_type(error.type) if error is not None else ""
+
+
+def _timed_out(view: RankView) -> bool:
+    """Whether a wait of Python's own ended the rank, or the test's code did; not what a library waited for in the
+    network.
+    """
+    error = view.failure[1].error if view.failure is not None else None
+    if error is None or short_type(error.type) not in _TIMED_OUT:
+        return False
+    return bool(_WAITS.search(error.raised_in)) or bool(error.raised_in and is_users(Frame(error.raised_in, 0, "")))

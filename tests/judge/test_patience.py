@@ -1,0 +1,92 @@
+"""Ranks that gave up waiting for a peer by a time-out of the test's own, in words that name no peer."""
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason
+from tests.scenario import USER_FILE, FakeBox
+
+FUTURES = "/usr/lib/python3.11/concurrent/futures/_base.py"
+HTTP = "/usr/lib/python3.11/http/client.py"
+LIMITS = ev.Limits(stall=5, test=60)
+
+
+def verdict(box: FakeBox) -> Verdict:
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def waiting(op: str = "gloo:barrier", ranks: tuple[int, ...] = (0, 2, 3), waited_s: float = 2.0) -> FakeBox:
+    """Rank 1 is elsewhere."""
+    return FakeBox(4, limits=LIMITS).begins().enters(ranks, op, 1).at(1).after(waited_s)
+
+
+@pytest.mark.parametrize(("kind", "raised_in"), [("TimeoutError", FUTURES), ("_queue.Empty", USER_FILE)])
+def test_who_was_waited_for_is_blamed(kind: str, raised_in: str) -> None:
+    box = waiting().raises((0, 2, 3), kind, "", raised_in=raised_in).finishes((0, 2, 3)).after(6)
+    found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes(1).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
+
+
+def test_ranks_that_assert_together_that_a_peer_came_are_victims() -> None:
+    box = waiting().raises((0, 2, 3), "AssertionError", "assert False", raised_in=USER_FILE).finishes((0, 2, 3))
+    found = verdict(box.after(58).at(1).acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
+
+
+@pytest.mark.parametrize("later_s", [1.0, -1.0])
+def test_the_error_of_the_rank_that_did_not_come_is_the_cause(later_s: float) -> None:
+    box = waiting(waited_s=3.0)
+    if later_s < 0:
+        box.after(later_s).raises(1, "ValueError", "bad shard").finishes(1).after(-later_s)
+    box.raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3))
+    if later_s > 0:
+        box.after(later_s).raises(1, "ValueError", "bad shard").finishes(1)
+    found = verdict(box.ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (1,), Certainty.LIKELY)
+
+
+def failed(found: Verdict) -> tuple[Code, tuple[int, ...], Certainty]:
+    return found.code, found.blamed_ranks, found.certainty
+
+
+def test_one_ranks_assertion_is_its_own_and_only_in_doubt() -> None:
+    box = waiting(ranks=(0,)).raises(0, "AssertionError", "assert loss < 1").finishes(0)
+    found = verdict(box.enters((1, 2, 3), "gloo:barrier", 1).completes().passes((1, 2, 3)).ends())
+    assert failed(found) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert any("barrier #1, which ranks 1-3 had not entered" in e.text for e in found.evidence)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        waiting(waited_s=0.2).raises((0, 2, 3), "AssertionError", "assert x").finishes((0, 2, 3)),
+        waiting(ranks=(0, 1, 2, 3)).raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3)),
+        waiting("gloo:broadcast").raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3)),
+    ],
+    ids=["open for a moment", "all had come", "a broadcast ends at its root before others come"],
+)
+def test_who_waited_for_nobody_failed_by_itself(box: FakeBox) -> None:
+    found = verdict(box.completes().passes(1).ends())
+    assert failed(found) == (Code.TEST_FAILED, (0, 2, 3), Certainty.CERTAIN)
+
+
+def test_where_most_are_missing_a_time_out_may_be_of_the_ranks_own() -> None:
+    box = waiting(ranks=(0,)).raises(0, "TimeoutError", "", raised_in=FUTURES).finishes(0)
+    found = verdict(box.enters((1, 2, 3), "gloo:barrier", 1).completes().passes((1, 2, 3)).ends())
+    assert failed(found) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+
+
+def test_a_time_out_in_the_network_is_the_ranks_own() -> None:
+    box = waiting().raises((0, 2, 3), "TimeoutError", "timed out", raised_in=HTTP).finishes((0, 2, 3))
+    found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes(1).ends())
+    assert failed(found) == (Code.TEST_FAILED, (0, 2, 3), Certainty.LIKELY)
+
+
+def test_ranks_that_all_fail_alike_failed_by_themselves() -> None:
+    box = waiting().raises((0, 2, 3), "AssertionError", "assert x").finishes((0, 2, 3)).after(3)
+    found = verdict(
+        box.enters(1, "gloo:barrier", 1).completes().raises(1, "AssertionError", "assert x").finishes(1).ends()
+    )
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (0, 1, 2, 3))
