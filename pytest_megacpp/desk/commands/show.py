@@ -130,7 +130,7 @@ def run_shown(seen: Judged) -> Iterator[str]:
     if seen.goes_on:
         yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
     if seen.document.get("status") == RunStatus.DETACHED:
-        yield f"it works on without this desk: pytest --attach {seen.run.name}"
+        yield f"still running; reattach with: pytest --attach {seen.run.name}"
     for test in seen.bad:
         yield from ("", *_text(test, seen))
 

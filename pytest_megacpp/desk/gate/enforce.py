@@ -158,8 +158,8 @@ class Gatekeeper:
         """Lane tests were there, and the gate needed none of them."""
         return self.left_out > 0 and not self._wanted and not self.complaints
 
-    def told(self) -> list[str]:
-        """For the end of the session."""
+    def notes(self) -> list[str]:
+        """What was left out, and what no rule guards, for the end of the session."""
         lines = []
         if self.left_out:
             lines.append(f"{counted(self.left_out, 'lane test')} left out: nothing that their rules watch changed")

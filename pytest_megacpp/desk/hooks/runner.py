@@ -15,13 +15,23 @@ from pytest_megacpp.desk.config.options import LaneConfig, Options, misspelt_twi
 from pytest_megacpp.desk.config.prices import allowance, estimate
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
-from pytest_megacpp.desk.hooks.announcer import Announcer, is_wanted
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
-from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports
+from pytest_megacpp.desk.hooks.reporters import reporters
+from pytest_megacpp.desk.hooks.reports import drill_result, known, left_reports, reports
+from pytest_megacpp.desk.hooks.summary import shown
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
-from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
+from pytest_megacpp.desk.run.artefacts import Artefacts
+from pytest_megacpp.desk.run.directory import (
+    LaneDirError,
+    RunDirectory,
+    dump_json,
+    iso,
+    mark_interrupted,
+    replace_file,
+    utc_now,
+)
 from pytest_megacpp.desk.run.environment import refused
 from pytest_megacpp.desk.run.launch import (
     Place,
@@ -35,24 +45,24 @@ from pytest_megacpp.desk.run.launch import (
     worst_s,
 )
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
-from pytest_megacpp.desk.run.session import LaneRun, climbed_lines, summary_lines
+from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ProblemCode, RunEnd
-from pytest_megacpp.report.clean import clean, one_line
-from pytest_megacpp.report.data import bucket_lines
-from pytest_megacpp.report.money import cost, footer
+from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.reporter import Content, GateResults, Line, Reporter, SessionResults
+from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
-from pytest_megacpp.report.seed import began_line, ended_lines
+from pytest_megacpp.report.seed import began_line
 from pytest_megacpp.surfaces.local import sweep
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
     "dry-run",
-    "a gate never degrades to a dry run in silence, and there is no GPU here",
+    "no GPU found, and a gate never silently falls back to a dry run",
     "run it where the GPUs are, or ask for a dry run by name: --dry-run",
 )
 LINE_CHARS = 4_000
@@ -88,13 +98,14 @@ class LaneRunner:
         self.distributed = _is_distributed(config)
         mark_interrupted(self._options.lane_dir, sweep)
         self._gatekeeper = self._post_gatekeeper()
-        self._made = _made_before(self._options, self._marks.asked)
+        self._reporters = reporters(self._options, config)
+        self._artefacts = Artefacts(self._reporters, self._write, Redactor(os.environ).text)
+        self._closing: list[Line] = []
+        self._made = _made_before(self._options, self._marks.asked, self._reporters)
         self._timeouts = Timeouts(config, lambda item: item in self._place_of)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
         self._warnings = RankWarnings(config)
         config.pluginmanager.register(self._warnings, "megacpp-warnings")
-        wanted = is_wanted(self._options.annotations, os.environ)
-        self._announcer = Announcer(config.invocation_params.dir, config.rootpath) if wanted else None
 
     def _post_gatekeeper(self) -> Gatekeeper | None:
         if self._options.gate_since is None:
@@ -242,8 +253,12 @@ class LaneRunner:
     def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
         drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
         run.meta = replace(run.meta, drills=drills)
+        run.on_line = lambda line: self._say(line.text)
         self._runs.append(run)
-        self._place_of |= {one.item: _Placed(run, index_of[one.item.nodeid], one.drill) for one in selected}
+        for one in selected:
+            index, (file, line, _) = index_of[one.item.nodeid], one.item.location
+            self._place_of[one.item] = _Placed(run, index, one.drill)
+            run.defined_at[index] = file, (line or 0) + 1
 
     def _directory(self) -> RunDirectory:
         try:
@@ -271,7 +286,7 @@ class LaneRunner:
         unfit = refused(self._options, lane, place, os.environ)
         allowed = allowance(self._options.budget_usd, rate)
         plan = replace(plan, budget_s=allowed.run_s, revision=named(meta.git))
-        run = LaneRun(plan, directory, redactor, meta)
+        run = LaneRun(plan, directory, redactor, meta, self._reporters)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
@@ -325,27 +340,32 @@ class LaneRunner:
             run.amend(placed.index, result)
         if self._gatekeeper is not None:
             self._gatekeeper.note(item, result)
-        if self._announcer is not None:
-            self._announcer.note(item, result, run)
-        here = Path(self._config.invocation_params.dir)
-        told = reports(
-            item,
-            result,
-            run.timeline,
-            receipt=run.receipt_path(placed.index, here),
-            flight=run.flight_path(placed.index, here),
-            lane=run.plan.lane,
-            wrong=wrong,
-            more=run.properties(placed.index),
-            known=run.known(placed.index, here),
-            drill=placed.drill is not None,
-        )
-        self._report(item, nextitem, told)
+        run.reported.append(placed.index)
+        self._report(item, nextitem, self._reports(item, placed, result, wrong))
         self._warnings.of_test(item, run.timeline, placed.index)
         return True
 
-    def _report(self, item: pytest.Item, nextitem: pytest.Item | None, told: Iterable[pytest.TestReport]) -> None:
-        *first, last = told
+    def _reports(
+        self, item: pytest.Item, placed: _Placed, result: TestResult, wrong: str | None
+    ) -> Iterable[pytest.TestReport]:
+        run, here = placed.run, Path(self._config.invocation_params.dir)
+        results = run.results()
+        receipt, flight = receipt_path(results, placed.index), flight_records(results, result).get(result.number)
+        return reports(
+            item,
+            result,
+            run.timeline,
+            receipt=shown(results.directory / receipt, here) if receipt else None,
+            flight=shown(results.directory / flight, here) if flight else None,
+            lane=run.plan.lane,
+            wrong=wrong,
+            properties=run.properties(placed.index),
+            known=known(results, placed.index, here),
+            drill=placed.drill is not None,
+        )
+
+    def _report(self, item: pytest.Item, nextitem: pytest.Item | None, made: Iterable[pytest.TestReport]) -> None:
+        *first, last = made
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
         self._reported.add(item)
@@ -379,8 +399,23 @@ class LaneRunner:
         self.finish(interrupted=not (complete and in_order))
         for run in self._runs:
             self._warnings.before_tests(run.timeline, run.redactor)
-        if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._runs):
+        self._close()
+        unwritten = [*self._artefacts.unwritten, *(line for run in self._runs for line in run.unwritten)]
+        if session.exitstatus == pytest.ExitCode.OK and unwritten:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _close(self) -> None:
+        """Asks reporters for the end of the session; their lines wait for pytest's summary."""
+        keeper = self._gatekeeper
+        gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
+        unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()
+        results = SessionResults([run.results() for run in self._runs], gate, unreported)
+        self._closing = self._artefacts.ask(lambda reporter: reporter.closing(results))
+
+    def _write(self, path: str, content: Content) -> None:
+        target = self._options.lane_dir / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, content if isinstance(content, bytes) else dump_json(content))
 
     def _without_a_result(self, session: pytest.Session) -> list[pytest.Item]:
         """Of the selected lane tests. Whatever a conftest or a plugin did with them, they didn't pass. What is left in
@@ -439,44 +474,17 @@ class LaneRunner:
 
     # As a string: pytest exports the name since 8.4, and 8.2 is supported.
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
-        if self.unreported:
-            terminalreporter.section("lane tests without a result", red=True)
-            for line in unreported_lines(self.unreported, self._config.pluginmanager):
-                _line(terminalreporter, line, red=True)
-        if self._gatekeeper is not None and (told := (*self._gatekeeper.told(), *self._gatekeeper.complaints)):
-            terminalreporter.section("gate")
-            for line in told:
-                _line(terminalreporter, line, red=line in self._gatekeeper.complaints)
-        for run in self._runs:
-            title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
-            terminalreporter.section(one_line(title, 200))
-            for line in (*summary_lines(run), *climbed_lines(run)):
-                _line(terminalreporter, line)
-            for line in ended_lines(run.timeline):
-                _line(terminalreporter, line)
-            for ending in bad_endings(run.timeline):
-                _line(terminalreporter, f"{ending}: see its log in {_short(run.directory.path)}/ranks", red=True)
-            for line in bucket_lines(run.timeline):
-                _line(terminalreporter, run.redactor.text(line), yellow=True)
-            for problem in run.unwritten:
-                _line(terminalreporter, problem, red=True)
-            seconds, rate = run.timeline.last_s, run.meta.rate
-            spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
-            _line(terminalreporter, f"run {run.plan.run_id}, {spent}: {_short(run.directory.path)}")
-            if run.stays and run.timeline.finished is None and not run.timeline.problems:
-                _line(terminalreporter, f"it works on without this desk: pytest --attach {run.plan.run_id}")
-        if self._announcer is not None:
-            self._announce(self._announcer, terminalreporter)
+        for line in (*self._closing, *(Line(problem, red=True) for problem in self._artefacts.unwritten)):
+            _write_line(terminalreporter, line)
 
-    def _announce(self, announcer: Announcer, terminalreporter: "pytest.TerminalReporter") -> None:
-        """GitHub reads commands from the beginning of a line."""
-        keeper = self._gatekeeper
-        announcer.complain(keeper.complaints if keeper else ())
-        notes = [*keeper.header(), *keeper.told()] if keeper else []
-        unwritten = announcer.write_summary(self._runs, [note.strip() for note in notes])
-        terminalreporter.ensure_newline()
-        for line in (*announcer.lines(), *([unwritten] if unwritten else [])):
-            terminalreporter.write_line(line)
+
+def _write_line(reporter: "pytest.TerminalReporter", line: Line) -> None:
+    if line.title:
+        reporter.section(line.text, red=line.red, yellow=line.yellow)
+    elif line.command:
+        reporter.write_line(line.text)
+    else:
+        _line(reporter, line.text, red=line.red, yellow=line.yellow)
 
 
 def _line(reporter: "pytest.TerminalReporter", text: str, **markup: bool) -> None:
@@ -496,10 +504,10 @@ def _only_lists(config: pytest.Config) -> bool:
     return any(getattr(config.option, name, None) for name in names)
 
 
-def _made_before(options: Options, lanes: Sequence[str]) -> Recorded | Elsewhere | None:
+def _made_before(options: Options, lanes: Sequence[str], reporters: Sequence[Reporter]) -> Recorded | Elsewhere | None:
     if options.replay is not None:
-        return Recorded(options, options.replay)
-    return Elsewhere(options, options.attach, lanes) if options.attach is not None else None
+        return Recorded(options, options.replay, reporters)
+    return Elsewhere(options, options.attach, reporters, lanes) if options.attach is not None else None
 
 
 def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:
@@ -522,7 +530,3 @@ def _end_in_order_on_sigterm() -> None:
     """A cancelled CI job gets SIGTERM; like Ctrl-C it must end the box and finish `run.json`."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=128 + signal.SIGTERM))
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
