@@ -5,7 +5,7 @@ falls short is a complaint with words of its own, and a session with complaints 
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,7 +134,7 @@ class Gatekeeper:
         if not self._has_looked:
             self._complain("the session was left before its tests were collected")
 
-    def check_results(self, selected: Sequence[pytest.Item], reported: set[pytest.Item]) -> None:
+    def check_results(self, selected: Sequence[pytest.Item], reported: Collection[pytest.Item]) -> None:
         """Selected and never reported, and triggered rules of which nothing ran."""
         silent = [self.name(item) for item in selected if item not in reported]
         if silent:

@@ -17,7 +17,7 @@ from pytest_megacpp.recording.timeline import RankView, TestView, Timeline
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.reporter import RunResults
-from pytest_megacpp.report.reporters import flight_records
+from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.text import failure_text, headline
 
 SETUP, CALL, TEARDOWN = TestPhase
@@ -74,7 +74,7 @@ def _difference(reached: Verdict, expected: Expectation) -> str | None:
     return None
 
 
-def known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
+def _known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
     """What a support ticket needs beside the recording."""
     flights = flight_records(run, run.judged[index]).values()
     found = {
@@ -84,6 +84,33 @@ def known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
         "recording": shown(run.directory / "recording.jsonl", relative_to),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def reports_of(
+    item: pytest.Item,
+    run: RunResults,
+    index: int,
+    relative_to: Path,
+    properties: Mapping[str, object],
+    *,
+    wrong: str | None,
+    drill: bool,
+) -> Iterator[pytest.TestReport]:
+    """Those of one test of a run; paths in texts are shown relative to `relative_to`."""
+    result = run.judged[index]
+    receipt, flight = receipt_path(run, index), flight_records(run, result).get(result.number)
+    return reports(
+        item,
+        result,
+        run.timeline,
+        receipt=shown(run.directory / receipt, relative_to) if receipt else None,
+        flight=shown(run.directory / flight, relative_to) if flight else None,
+        lane=run.plan.lane,
+        wrong=wrong,
+        properties=properties,
+        known=_known(run, index, relative_to),
+        drill=drill,
+    )
 
 
 def left_reports(item: pytest.Item, run_id: str) -> Iterator[pytest.TestReport]:
