@@ -63,7 +63,7 @@ def receipt(
     blamed, brief = set(result.verdict.blamed_ranks), _brief(size, redact)
     document: dict[str, Json] = {
         "schema": SCHEMA,
-        "run_id": run.run_id,
+        "run_id": run.plan.run_id,
         "nodeid": result.nodeid,
         "outcome": str(result.outcome),
         "verdict": _verdict(result.verdict),
@@ -73,15 +73,15 @@ def receipt(
         "attempts": [_attempt(attempt, timeline, flights.get(attempt.number)) for attempt in result.attempts],
         "world_size": size or None,
         "backend": _backend(where, run),
-        "dry_run": run.dry_run,
+        "dry_run": run.plan.dry_run,
         "limits": _limits(where.test, run),
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew_of(where.test, timeline.last_s),
         "flight_record": flights.get(result.number),
         "cost": to_json(cost_of_test(run, timeline, result.index)),
-        "lane": run.lane,
-        "surface": run.surface,
+        "lane": run.plan.lane,
+        "surface": run.plan.surface,
         "started_at": run.started_at,
         **circumstances(run, timeline, result.index),
     }
@@ -138,12 +138,12 @@ def _backend(where: Scene, run: RunMeta) -> str:
     views = where.test.ranks.values() if where.test else ()
     ops = {entry.op for view in views for entry in view.collectives.entries.values()}
     used = ",".join(sorted({op.partition(":")[0] for op in ops if ":" in op}))
-    return used or ("gloo" if run.dry_run else "nccl")
+    return used or ("gloo" if run.plan.dry_run else "nccl")
 
 
 def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
     known: dict[str, Json] = to_json(test.limits) if test else {}
-    return {name: run.run_limit_s if name == "run" else known.get(name) for name in LIMIT_NAMES}
+    return {name: (run.plan.run_s or None) if name == "run" else known.get(name) for name in LIMIT_NAMES}
 
 
 def _brief(size: int, redact: Redact) -> Redact:

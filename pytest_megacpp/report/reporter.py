@@ -57,7 +57,6 @@ class RunResults:
     directory) and line of each test, counted from 1. `directory` is the run's.
     """
 
-    plan: Plan
     meta: RunMeta
     status: RunStatus
     nodeids: Sequence[str]
@@ -70,6 +69,10 @@ class RunResults:
     unwritten: Sequence[str] = ()
     defined_at: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     directory: Path = Path()
+
+    @property
+    def plan(self) -> Plan:
+        return self.meta.plan
 
     @property
     def is_still_running(self) -> bool:

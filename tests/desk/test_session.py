@@ -39,8 +39,8 @@ def lane_run(
     timeline: Timeline | None = None,
 ) -> LaneRun:
     plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), triage=triage)
-    meta = RunMeta(directory.run_id, "h200x8", "modal", True, 2, "H200:8", "2026-01-01T00:00:00.000Z")
-    return LaneRun(plan, directory, Redactor(os.environ), meta, (*REPORTERS, *reporters), timeline)
+    meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
+    return LaneRun(directory, Redactor(os.environ), meta, (*REPORTERS, *reporters), timeline)
 
 
 def receipt_of(run: LaneRun) -> Any:

@@ -18,6 +18,7 @@ from pytest_megacpp.desk.run.directory import dump_json
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.events import FlightRecorded
+from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import read_all
@@ -30,7 +31,8 @@ from tests.golden.build import CASES
 from tests.golden.drills import cases
 
 TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
-META = RunMeta("r1", "h200x8", "local", True, 4, "H200:8", "2026-01-01T00:00:00.000Z")
+PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
+META = RunMeta(PLAN, "2026-01-01T00:00:00.000Z")
 REDACT = Redactor({}).text
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 GREEN = (Outcome.PASSED, Outcome.SKIPPED, Outcome.XFAILED, Outcome.XPASSED)

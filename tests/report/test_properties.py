@@ -10,7 +10,7 @@ from pytest_megacpp.report.run_json import RunMeta, RunStatus
 from tests.golden.build import in_step
 
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 2, True, False, (), (), "")
-META = RunMeta("r1", "h200x8", "local", True, 2, "H200:8", "2026-01-01T00:00:00.000Z")
+META = RunMeta(PLAN, "2026-01-01T00:00:00.000Z")
 
 
 def test_properties_keep_their_lines_and_their_kinds() -> None:
@@ -25,7 +25,7 @@ def test_properties_keep_their_lines_and_their_kinds() -> None:
     box.rank(ev.Reported(0, 0, TestPhase.SETUP, ReportOutcome.PASSED, 0.1, properties=said)).passes().ends().done()
     timeline = box.timeline()
     judged = {0: judge_test(timeline, 0)}
-    run = RunResults(PLAN, META, RunStatus.RUNNING, ["t"], ["t.json"], judged, timeline, str)
+    run = RunResults(META, RunStatus.RUNNING, ["t"], ["t.json"], judged, timeline, str)
     properties = JUnitProperties().properties(run, 0)
     found = {name: value for name, value in properties.items() if name in said}
     assert found == said | {"note": found["note"]}

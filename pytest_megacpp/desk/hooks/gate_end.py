@@ -11,6 +11,7 @@ from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks.launcher import Launcher
 from pytest_megacpp.desk.run.directory import iso, utc_now
+from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
@@ -63,8 +64,10 @@ def _record_alone(keeper: Gatekeeper, launcher: Launcher, options: Options) -> N
     lane, now = keeper.lanes[0], iso(utc_now())
     with launcher.new_directory() as directory:
         gpu = options.lanes[lane].gpu
-        meta = RunMeta(directory.run_id, lane, options.surface, options.dry_run, 0, gpu, now, now)
-        meta = replace(meta, git=look(options.project), gate=keeper.as_json())
+        plan = Plan(
+            directory.run_id, lane, options.surface, gpu, 0, 0, options.dry_run, fsdp=False, tests=(), args=(), cwd=""
+        )
+        meta = RunMeta(plan, now, now, git=look(options.project), gate=keeper.as_json())
         status = RunStatus.FAILED if keeper.complaints else RunStatus.PASSED
         redact = Redactor(os.environ).text
         directory.write_json("run.json", run_json(meta, status, [], {}, {}, Timeline(), redact=redact))

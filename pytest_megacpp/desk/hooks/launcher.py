@@ -130,23 +130,12 @@ class Launcher:
 
     def _start(self, lane: str, selected: Sequence[Selected]) -> None:
         place, directory = self._where(), self.new_directory()
-        plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config)
-        rate, git = rate_of(place, self._options, lane, plan.ranks), look(Path(plan.cwd))
+        git = look(Path(self._config.invocation_params.dir))
+        plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
+        rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(self._options.budget_usd, rate)
-        plan = replace(plan, budget_s=allowed.run_s, revision=named(git))
-        meta = RunMeta(
-            run_id=directory.run_id,
-            lane=lane,
-            surface=place.surface,
-            dry_run=place.dry_run,
-            ranks=plan.ranks,
-            requested_gpu=plan.gpu,
-            started_at=iso(utc_now()),
-            run_limit_s=plan.run_s or None,
-            git=git,
-            rate=rate,
-        )
-        run = LaneRun(plan, directory, Redactor({**os.environ, **plan.environment}), meta, self._reporters)
+        meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)
+        run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporters)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))

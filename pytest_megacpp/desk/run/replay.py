@@ -198,7 +198,7 @@ def _recorded_run(
     missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
-    run = LaneRun(plan, directory, redactor, _meta(plan, started), reporters, read_before)
+    run = LaneRun(directory, redactor, RunMeta(plan, started.started_at), reporters, read_before)
     begin(run)
     similar = {number_of(redactor.text(test.nodeid))[0] for test in recorded}
     for nodeid in unknown:
@@ -254,18 +254,6 @@ def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, 
         tests=tests,
         args=(),
         cwd=started.cwd,
-    )
-
-
-def _meta(plan: Plan, started: RunStarted) -> RunMeta:
-    return RunMeta(
-        run_id=plan.run_id,
-        lane=plan.lane,
-        surface=plan.surface,
-        dry_run=plan.dry_run,
-        ranks=plan.ranks,
-        requested_gpu=plan.gpu,
-        started_at=started.started_at,
     )
 
 

@@ -39,14 +39,12 @@ class LaneRun:
 
     def __init__(
         self,
-        plan: Plan,
         directory: RunDirectory,
         redactor: Redactor,
         meta: RunMeta,
         reporters: Sequence[Reporter] = (),
         timeline: Timeline | None = None,
     ) -> None:
-        self.plan = plan
         self.directory = directory
         self.redactor = redactor
         self.meta = meta
@@ -59,13 +57,23 @@ class LaneRun:
         self.on_line: Callable[[Line], object] = lambda line: None
         self._status = RunStatus.RUNNING
         self._asked_s = 0.0
-        self._nodeids = redactor.ids(test.nodeid for test in plan.tests)  # as they are recorded
+        self._nodeids = redactor.ids(test.nodeid for test in self.plan.tests)  # as they are recorded
         self._receipt_names = receipt_names(self._nodeids)
         self._artefacts = Artefacts(reporters, self._write, redactor.text)
         self._transport = Transport(
-            plan, directory.recording, redactor, self._nodeids, meta.started_at, timeline or Timeline(), self._on_event
+            plan=meta.plan,
+            recording=directory.recording,
+            redactor=redactor,
+            nodeids=self._nodeids,
+            started_at=meta.started_at,
+            timeline=timeline or Timeline(),
+            on_event=self._on_event,
         )
         self._orders = Orders(self._transport)
+
+    @property
+    def plan(self) -> Plan:
+        return self.meta.plan
 
     @property
     def timeline(self) -> Timeline:
@@ -225,7 +233,6 @@ class LaneRun:
     def results(self) -> RunResults:
         """All that is known by now, for reporters."""
         return RunResults(
-            plan=self.plan,
             meta=self._meta_now(),
             status=self._status,
             nodeids=self._nodeids,
