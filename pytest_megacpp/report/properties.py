@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import rank_list
 from pytest_megacpp.recording.timeline import RankView
-from pytest_megacpp.report.attempts import climbed
+from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.run_json import cost_of_test
@@ -23,7 +23,7 @@ def properties(run: RunResults, index: int) -> dict[str, object]:
         found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
     if verdict.cause:
         found["megacpp_cause"] = str(verdict.cause)
-    if (steps := climbed(result)) is not None:
+    if (steps := attempts_line(result)) is not None:
         found["megacpp_attempts"] = steps
     first_forwards = [seconds for rank in ranks if (seconds := rank.first_forward_s) is not None]
     if first_forwards:

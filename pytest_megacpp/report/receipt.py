@@ -44,8 +44,8 @@ def receipt_name(nodeid: str, nth: int = 0) -> str:
 
     `nth`: how many tests before it have this id.
     """
-    told = f"{nodeid}\0{nth}" if nth else nodeid
-    digest = hashlib.blake2s(told.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    text = f"{nodeid}\0{nth}" if nth else nodeid
+    digest = hashlib.blake2s(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", nodeid)[-MAX_SLUG_CHARS:].strip(".-")
     return f"{slug or 'test'}-{digest}.json"
 
@@ -178,7 +178,7 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
 
 
 def _device(where: Scene, rank: int) -> Json:
-    """The GPU that the rank told, null on a CPU."""
+    """The GPU that the rank reported, null on a CPU."""
     used = where.world.devices.get(rank) if where.world else None
     return {"index": used.index, "name": used.name, "uuid": used.uuid} if used else None
 
@@ -198,11 +198,11 @@ def _warmup(view: RankView) -> Json:
 
 
 def _compiled(view: RankView) -> dict[str, Json]:
-    """The rank's own totals; for a rank that never told them, what the box saw of its compile time."""
+    """The rank's own totals; for a rank that never reported them, what the box saw of its compile time."""
     if view.compiled is not None:
-        told = view.compiled
-        cache: dict[str, Json] = {"hits": told.cache_hits, "misses": told.cache_misses}
-        return {"compile_s": told.seconds, "graphs": told.graphs, "cache": cache}
+        totals = view.compiled
+        cache: dict[str, Json] = {"hits": totals.cache_hits, "misses": totals.cache_misses}
+        return {"compile_s": totals.seconds, "graphs": totals.graphs, "cache": cache}
     seen_s = None
     if view.sample is not None and view.first_sample is not None:
         seen_s = round(view.sample.compile_s - view.first_sample.compile_s, 6)
@@ -230,8 +230,8 @@ def _counts(view: RankView) -> tuple[int, int]:
     """Entered and completed: as the rank itself counted at its end, or what was seen from outside."""
     seen = [_counts_of(view.collectives, group) for group in {name for name, _ in view.collectives.entries}]
     entered, completed = sum(pair[0] for pair in seen), sum(pair[1] for pair in seen)
-    told = view.counted
-    return (max(entered, told.entered), max(completed, told.completed)) if told else (entered, completed)
+    own = view.counted
+    return (max(entered, own.entered), max(completed, own.completed)) if own else (entered, completed)
 
 
 def _counts_of(seen: RankCollectives, group: str) -> tuple[int, int]:

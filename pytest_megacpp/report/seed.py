@@ -1,4 +1,4 @@
-"""Owns what is told of the compile cache that a run began and ended with; must not know where caches lie."""
+"""Owns the texts and fields about the compile cache that a run began and ended with; must not know where caches are."""
 
 from collections.abc import Sequence
 
@@ -44,8 +44,8 @@ def _share(covered: int, wanted: int) -> float:
 
 
 def _short(missing: Sequence[SeedShort], timeline: Timeline, test: int | None) -> list[Json]:
-    told = [m for m in missing if test in (None, m.test)]
-    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in told]
+    wanted = [m for m in missing if test in (None, m.test)]
+    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in wanted]
 
 
 def _nodeid(test: int, timeline: Timeline) -> str:
@@ -74,9 +74,9 @@ def ended_lines(timeline: Timeline) -> list[str]:
 
 
 def _unhelpful(ended: SeedKept, timeline: Timeline) -> list[str]:
-    told = [_did_not_help(short, timeline) for short in ended.missed[:NAMED]]
+    lines = [_did_not_help(short, timeline) for short in ended.missed[:NAMED]]
     more = len(ended.missed) - NAMED
-    return [*told, *([f"and did not help {counted(more, 'more test')}"] if more > 0 else [])]
+    return [*lines, *([f"and did not help {counted(more, 'more test')}"] if more > 0 else [])]
 
 
 def _did_not_help(short: SeedShort, timeline: Timeline) -> str:

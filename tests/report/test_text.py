@@ -35,7 +35,7 @@ evidence (+ seconds since the test began)
   +12.31 s  rank 3         exit             SIGKILL, not killed for memory
             box            plan             8 ranks were asked for
 
-because of it
+consequences
   ranks 0-2,4-7: waited 11.31 s in all_reduce #7 of group 0
 
 last line of each rank's output

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.annotations import BAD, Annotation, summary, telling_line, workflow_commands
+from pytest_megacpp.report.annotations import BAD, Annotation, blamed_line, summary, workflow_commands
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
 from pytest_megacpp.report.text import headline
@@ -61,7 +61,7 @@ class Annotations(Reporter):
 
     def _annotation(self, run: RunResults, index: int) -> Annotation:
         result, root = run.judged[index], self._repository.root
-        place = telling_line(result, run.timeline)
+        place = blamed_line(result, run.timeline)
         file, line = (self._repository.started_in / place[0], place[1]) if place else (root / "?", 0)
         if not place or not file.is_file():
             defined_in, line = run.defined_at[index]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.endings import bad_endings
-from pytest_megacpp.report.attempts import climbed
+from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
@@ -75,7 +75,7 @@ def _counted(plain: Counter[str], drills: Counter[str]) -> str:
 
 def _attempts(run: RunResults) -> list[str]:
     """A line per test at which further attempts were ordered."""
-    steps_of = ((result.nodeid, climbed(result)) for _, result in sorted(run.judged.items()))
+    steps_of = ((result.nodeid, attempts_line(result)) for _, result in sorted(run.judged.items()))
     return [f"{one_line(nodeid)}: {steps}" for nodeid, steps in steps_of if steps is not None]
 
 

@@ -97,7 +97,9 @@ def worst_s(plan: Plan, longest: float | None) -> float:
 
 
 def _worst_s(test: PlannedTest, *, triage: bool) -> float:
-    """A test that may have to warm up runs twice, the first time with the time to compile; a ladder has four rungs."""
+    """A test that may have to warm up runs twice, the first time with the time to compile; `--triage` orders at most
+    four attempts.
+    """
     once_s = test.limits.startup + test.limits.test
     if triage and not test.drill:
         return 4 * once_s + test.limits.compile
