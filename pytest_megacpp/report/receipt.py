@@ -127,9 +127,9 @@ def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) ->
 def _distributed_mode(where: Scene, size: int) -> str | None:
     """What the ranks recorded under this name, if they agree; one rank alone is `single`."""
     views = where.test.ranks.values() if where.test else ()
-    said = {str(view.records["distributed_mode"]) for view in views if view.records.get("distributed_mode")}
-    if said:
-        return said.pop() if len(said) == 1 else None
+    modes = {str(view.records["distributed_mode"]) for view in views if view.records.get("distributed_mode")}
+    if modes:
+        return modes.pop() if len(modes) == 1 else None
     return "single" if size == 1 else None
 
 

@@ -53,8 +53,8 @@ class RunResults:
 
     `nodeids` are redacted, as they are recorded; `receipt_names` are unique file names, one per test. `judged` has the
     tests that have a result, `reported` those whose result pytest has got, in that order. `written` has the paths of
-    all artefacts that were written, `unwritten` a line for each that was not. `defined_at`: file (from pytest's root
-    directory) and line of each test, counted from 1. `directory` is the run's.
+    all artefacts that were written, also by the reporters before this one; `unwritten` a line for each that was not.
+    `defined_at`: file (from pytest's root directory) and line of each test, counted from 1. `directory` is the run's.
     """
 
     meta: RunMeta

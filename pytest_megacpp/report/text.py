@@ -17,7 +17,7 @@ from pytest_megacpp.recording.vocabulary import EvidenceSource, TestPhase, WarmU
 from pytest_megacpp.report.attempts import attempt_lines
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
-from pytest_megacpp.report.rank_output import last_lines, testimonies
+from pytest_megacpp.report.rank_output import last_lines, what_ranks_wrote
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.ticket import ticket
 
@@ -59,7 +59,7 @@ def failure_text(
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
         attempt_lines(result, timeline),
         picture(rank_states(where, verdict), verdict.blamed_ranks),
-        *testimonies(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
+        *what_ranks_wrote(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),
@@ -169,10 +169,10 @@ def _consequences(consequences: Sequence[Consequence]) -> list[list[str]]:
     return [_group_lines("consequences", followed), _group_lines("failures of their own", own)]
 
 
-def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
-    if not said:
+def _group_lines(title: str, texts: Sequence[tuple[int, str]]) -> list[str]:
+    if not texts:
         return []
-    groups = grouped_texts(said)
+    groups = grouped_texts(texts)
     lines = [
         line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {ranks_named(ranks)}: ", "    ")
     ]

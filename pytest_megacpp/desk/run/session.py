@@ -7,6 +7,7 @@ is up to the reporters, which `Artefacts` asks.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from pytest_megacpp.desk.run.artefacts import Artefacts
 from pytest_megacpp.desk.run.directory import RunDirectory, iso, utc_now
@@ -237,13 +238,13 @@ class LaneRun:
             status=self._status,
             nodeids=self._nodeids,
             receipt_names=self._receipt_names,
-            judged=self.judged,
+            judged=MappingProxyType(self.judged),
             timeline=self.timeline,
             redact=self.redactor.text,
             reported=self.reported,
             written=self._artefacts.written,
             unwritten=self.unwritten,
-            defined_at=self.defined_at,
+            defined_at=MappingProxyType(self.defined_at),
             directory=self.directory.path,
         )
 
