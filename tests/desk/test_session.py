@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.run import transport
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.recording.commands import Word
@@ -37,10 +38,11 @@ def lane_run(
     tests: tuple[PlannedTest, ...] = TESTS,
     triage: bool = False,
     timeline: Timeline | None = None,
+    show: Callable[[Line], object] = lambda line: None,
 ) -> LaneRun:
     plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), triage=triage)
     meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
-    return LaneRun(directory, Redactor(os.environ), meta, (*REPORTERS, *reporters), timeline)
+    return LaneRun(directory, Redactor(os.environ), meta, Reporting((*REPORTERS, *reporters), show), timeline)
 
 
 def receipt_of(run: LaneRun) -> Any:
@@ -325,9 +327,9 @@ class Talkative(Reporter):
 
 
 def test_a_reporter_that_fails_costs_a_line_and_no_other_report(tmp_path: Path) -> None:
-    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Broken(), Talkative())
     lines: list[str] = []
-    run.on_line = lambda line: lines.append(line.text)
+    directory = RunDirectory.create(tmp_path)
+    run = lane_run(directory, tmp_path, Broken(), Talkative(), show=lambda line: lines.append(line.text))
     whole = FakeBox(ranks=2).begins().passes().ends().done().recording()
     run.start(Listening(whole[:100], b"", whole[100:]))
     assert run.wait_for(0).verdict.code == "passed"

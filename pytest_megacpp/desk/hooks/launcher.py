@@ -17,6 +17,7 @@ from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, utc_now
 from pytest_megacpp.desk.run.environment import refused
 from pytest_megacpp.desk.run.launch import (
@@ -71,12 +72,12 @@ class Launcher:
         self._marks = marks
         self._options = marks.options
         self._gatekeeper = gatekeeper
-        self._reporters = reporters
         self._where = where
         self._terminal = Terminal(config)
+        self._reporting = Reporting(reporters, lambda line: self._terminal.say(line.text))
         self.runs: list[LaneRun] = []
         self.placed: dict[pytest.Item, Placed] = {}
-        self.existing = _existing_run(self._options, marks.asked, reporters)
+        self.existing = _existing_run(self._options, marks.asked, self._reporting)
         self._timeouts = Timeouts(config, lambda item: item in self.placed)
         config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
 
@@ -114,7 +115,6 @@ class Launcher:
     def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
         drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
         run.meta = replace(run.meta, drills=drills)
-        run.on_line = lambda line: self._terminal.say(line.text)
         self.runs.append(run)
         for one in selected:
             index, (file, line, _) = index_of[one.item.nodeid], one.item.location
@@ -135,7 +135,7 @@ class Launcher:
         rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(self._options.budget_usd, rate)
         meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)
-        run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporters)
+        run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
@@ -170,11 +170,11 @@ class Launcher:
             self._terminal.say(f"{progress.phase} {progress.detail or '…'}")
 
 
-def _existing_run(options: Options, lanes: Sequence[str], reporters: Sequence[Reporter]) -> Recorded | Elsewhere | None:
+def _existing_run(options: Options, lanes: Sequence[str], reporting: Reporting) -> Recorded | Elsewhere | None:
     """What `--replay` or `--attach` named."""
     if options.replay is not None:
-        return Recorded(options, options.replay, reporters)
-    return Elsewhere(options, options.attach, reporters, lanes) if options.attach is not None else None
+        return Recorded(options, options.replay, reporting)
+    return Elsewhere(options, options.attach, reporting, lanes) if options.attach is not None else None
 
 
 def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:

@@ -7,12 +7,21 @@ kept as lines for the summary.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.reporter import Artefact, Content, Line, Moment, Reporter, RunResults
 
 Write = Callable[[str, Content], object]
 """Writes one file, by its path, whole or not at all. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """The reporters of a session, and what shows the lines that they have while it runs."""
+
+    reporters: Sequence[Reporter] = ()
+    show: Callable[[Line], object] = lambda line: None
 
 
 class Artefacts:
@@ -79,7 +88,14 @@ class Artefacts:
             yield
         except Exception as e:  # a report is no reason for a run to end
             self._raised[reporter.name] += 1
-            self._errors.setdefault(reporter.name, one_line(self._redact(f"{type(e).__name__}: {e}")))
+            self._errors.setdefault(reporter.name, one_line(self._redact(_described(e))))
 
     def _times(self, name: str) -> str:
         return f" {self._raised[name]} times, first" if self._raised[name] > 1 else ""
+
+
+def _described(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an error whose text can't be had
+        return type(error).__name__

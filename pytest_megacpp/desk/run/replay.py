@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.config.options import Options
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.launch import Place, rate_of
 from pytest_megacpp.desk.run.reattach import Asked, Recollection
@@ -26,7 +27,6 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Preset, TestPhase
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
-from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.modal.failures import is_an_end
 from pytest_megacpp.surfaces.protocol import RunningBox
@@ -38,9 +38,9 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 class Recorded:
     """A recording that `--replay` named. Raises UsageError when there is none, or nothing readable in it."""
 
-    def __init__(self, options: Options, name: str, reporters: Sequence[Reporter]) -> None:
+    def __init__(self, options: Options, name: str, reporting: Reporting) -> None:
         self._options = options
-        self._reporters = reporters
+        self._reporting = reporting
         try:
             self.path = find_recording(options.lane_dir, name)
             self._timeline = read_timeline(self.path)
@@ -69,7 +69,7 @@ class Recorded:
             self._options,
             directory,
             nodeids,
-            self._reporters,
+            self._reporting,
             lambda run: run.start(ReplaySurface(self.path)),
             read_before=self._timeline,
         )
@@ -80,9 +80,9 @@ class Elsewhere:
     those of this session.
     """
 
-    def __init__(self, options: Options, name: str, reporters: Sequence[Reporter], lanes: Sequence[str] = ()) -> None:
+    def __init__(self, options: Options, name: str, reporting: Reporting, lanes: Sequence[str] = ()) -> None:
         self._options = options
-        self._reporters = reporters
+        self._reporting = reporting
         self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
 
@@ -126,7 +126,7 @@ class Elsewhere:
             run.meta = replace(run.meta, rate=rate)
             run.follow(box, head, before.rejoin)
 
-        return _recorded_run(timeline, self._options, directory, nodeids, self._reporters, follow)
+        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, follow)
 
     def _without_a_box(
         self, box: RunningBox, before: Recollection, directory: RunDirectory, nodeids: Sequence[str]
@@ -148,7 +148,7 @@ class Elsewhere:
             run.lose(known.problem, known.own_facts)
 
         timeline = known.timeline
-        return _recorded_run(timeline, self._options, directory, nodeids, self._reporters, lose, read_before=timeline)
+        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, lose, read_before=timeline)
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
@@ -181,7 +181,7 @@ def _recorded_run(
     options: Options,
     directory: RunDirectory,
     nodeids: Sequence[str],
-    reporters: Sequence[Reporter],
+    reporting: Reporting,
     begin: Callable[[LaneRun], object],
     read_before: Timeline | None = None,
 ) -> tuple[LaneRun, dict[str, int]]:
@@ -198,7 +198,7 @@ def _recorded_run(
     missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
-    run = LaneRun(directory, redactor, RunMeta(plan, started.started_at), reporters, read_before)
+    run = LaneRun(directory, redactor, RunMeta(plan, started.started_at), reporting, read_before)
     begin(run)
     similar = {number_of(redactor.text(test.nodeid))[0] for test in recorded}
     for nodeid in unknown:

@@ -5,11 +5,11 @@ is up to the reporters, which `Artefacts` asks.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_megacpp.desk.run.artefacts import Artefacts
+from pytest_megacpp.desk.run.artefacts import Artefacts, Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.run.leftovers import clean
 from pytest_megacpp.desk.run.orders import Orders
@@ -23,7 +23,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, RunEnd
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt_names
-from pytest_megacpp.report.reporter import Line, Moment, Reporter, RunResults
+from pytest_megacpp.report.reporter import Moment, RunResults
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 
@@ -35,7 +35,7 @@ class LaneRun:
     has got, and `defined_at`, where each is.
 
     `left`: the box goes on without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
-    on the way to a box elsewhere, `on_line` what reporters say while the run goes on.
+    on the way to a box elsewhere.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LaneRun:
         directory: RunDirectory,
         redactor: Redactor,
         meta: RunMeta,
-        reporters: Sequence[Reporter] = (),
+        reporting: Reporting,
         timeline: Timeline | None = None,
     ) -> None:
         self.directory = directory
@@ -55,12 +55,12 @@ class LaneRun:
         self.left = False
         self.stays = False
         self.on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
-        self.on_line: Callable[[Line], object] = lambda line: None
+        self._show = reporting.show
         self._status = RunStatus.RUNNING
         self._asked_s = 0.0
         self._nodeids = redactor.ids(test.nodeid for test in self.plan.tests)  # as they are recorded
         self._receipt_names = receipt_names(self._nodeids)
-        self._artefacts = Artefacts(reporters, self._write, redactor.text)
+        self._artefacts = Artefacts(reporting.reporters, self._write, redactor.text)
         self._transport = Transport(
             plan=meta.plan,
             recording=directory.recording,
@@ -259,7 +259,7 @@ class LaneRun:
 
     def _report(self, moment: Moment) -> None:
         for line in self._artefacts.ask(moment):
-            self.on_line(line)
+            self._show(line)
 
     def _write(self, path: str, content: bytes | Mapping[str, object]) -> None:
         if isinstance(content, bytes):
