@@ -104,7 +104,7 @@ def summary(
     notes: Iterable[str] = (),
     complaints: Sequence[str] = (),
 ) -> str:
-    """One run as Markdown: how it went, what a gate has to say, then each failing test with a table of its ranks."""
+    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks."""
     bad = [result for result in results if result.outcome in BAD]
     outcomes = [str(result.outcome) for result in results]
     counts = ", ".join(f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes) or "nothing ran"

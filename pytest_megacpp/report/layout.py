@@ -38,7 +38,7 @@ def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> Iterator[str]:
 
 
 def quoted(lines: Iterable[str]) -> list[str]:
-    """Lines that somebody else wrote, behind a gutter: no CI reads them as its own commands."""
+    """Lines of ranks behind a gutter, so that no CI reads them as its own commands."""
     return [f"{GUTTER}{line}".rstrip() for line in lines]
 
 

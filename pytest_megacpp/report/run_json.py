@@ -160,7 +160,7 @@ def _redacted(value: Json, redact: Redact) -> Json:
 
 
 def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
-    """Of the box while the test ran, all attempts together; starting worlds and waiting for nobody belong to the run
+    """Of the box while the test ran, all attempts together; starting worlds and idle time belong to the run
     alone.
     """
     views = [timeline.tests[number] for number in timeline.attempts(index) if number in timeline.tests]

@@ -1,5 +1,5 @@
 """Owns the lines for a support ticket: where and on what a test hung that hangs at any size; must not know how it was
-judged. Whoever runs the machine has neither the repository nor this plugin, so nothing is left to look up.
+judged. The operators of the machine have neither the repository nor this plugin, so nothing is left to look up.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

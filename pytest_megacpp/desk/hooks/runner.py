@@ -71,7 +71,7 @@ class LaneRunner:
 
     @property
     def complaints(self) -> Sequence[str]:
-        """What a gate has to say against this session."""
+        """Why a gate makes this session red."""
         return self._gatekeeper.complaints if self._gatekeeper is not None else ()
 
     @property
@@ -144,7 +144,7 @@ class LaneRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """A second one, while other plugins hear of the first, keeps pytest from saying so by its exit code."""
+        """A second one, while other plugins handle the first, keeps pytest from returning the exit code for it."""
         self._interrupted = isinstance(excinfo.value, KeyboardInterrupt)
 
     def is_through(self, item: pytest.Item) -> bool:

@@ -116,7 +116,7 @@ class LaneRun:
             self._judge(index)
 
     def follow(self, box: RunningBox, head: bytes, earlier: Callable[[], bytes]) -> None:
-        """Reads from a box that somebody started before; `head` was read from it already, `earlier` as in
+        """Reads from a box that was started before; `head` was read from it already, `earlier` as in
         `Transport`.
         """
         self.stays = True
