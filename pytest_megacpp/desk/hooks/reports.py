@@ -114,7 +114,7 @@ def reports_of(
 
 
 def left_reports(item: pytest.Item, run_id: str) -> Iterator[pytest.TestReport]:
-    """Reports of a test whose run goes on without this desk: skipped here, never passed."""
+    """Of a test that runs on without this desk: skipped here, never passed."""
     path, line, _ = item.location
     why = f"Skipped: it runs on Modal; its result: pytest --attach {run_id}"
     for when, outcome, longrepr in (("setup", "skipped", (path, (line or 0) + 1, why)), ("teardown", "passed", None)):
