@@ -45,8 +45,8 @@ def workflow_commands(annotations: Sequence[Annotation]) -> list[str]:
 
 def _command(annotation: Annotation) -> str:
     properties = {"file": annotation.file, "line": str(annotation.line or ""), "title": annotation.title}
-    told = ",".join(f"{name}={_property(value)}" for name, value in properties.items() if value)
-    return f"::error {told}::{_data(annotation.message)}"
+    given = ",".join(f"{name}={_property(value)}" for name, value in properties.items() if value)
+    return f"::error {given}::{_data(annotation.message)}"
 
 
 def _data(text: str) -> str:
@@ -60,7 +60,7 @@ def _property(text: str) -> str:
 # -- the line to look at ---------------------------------------------------------------------------------------
 
 
-def telling_line(result: TestResult, timeline: Timeline) -> tuple[str, int] | None:
+def blamed_line(result: TestResult, timeline: Timeline) -> tuple[str, int] | None:
     """Where a blamed rank failed or stood: a file below the directory in which pytest was started, and its line."""
     test = timeline.tests.get(result.number)
     if test is None:
@@ -105,7 +105,7 @@ def summary(
     notes: Iterable[str] = (),
     complaints: Sequence[str] = (),
 ) -> str:
-    """One run as Markdown: how it went, what a gate has to say, then each failing test with a table of its ranks."""
+    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks."""
     bad = [result for result in results if result.outcome in BAD]
     outcomes = [str(result.outcome) for result in results]
     counts = ", ".join(f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes) or "nothing ran"
@@ -126,11 +126,12 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
     states = rank_states(where, result.verdict)
     blamed = set(result.verdict.blamed_ranks)
     groups = grouped(((state.rank in blamed, state.text), state.rank) for state in states)
-    told = sorted(groups.items(), key=lambda group: (not group[0][0], group[1][0]))
+    ordered = sorted(groups.items(), key=lambda group: (not group[0][0], group[1][0]))
     rows = [
-        f"| {'✗ ' if key[0] else ''}{ranks_named(ranks)} | {_markdown(key[1])} |" for key, ranks in told[:KEPT_STATES]
+        f"| {'✗ ' if key[0] else ''}{ranks_named(ranks)} | {_markdown(key[1])} |"
+        for key, ranks in ordered[:KEPT_STATES]
     ]
-    rows += ["| … | |"] if len(told) > KEPT_STATES else []
+    rows += ["| … | |"] if len(ordered) > KEPT_STATES else []
     heading = [f"**{_markdown(result.nodeid)}**<br>", _markdown(headline(result.verdict))]
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]
 

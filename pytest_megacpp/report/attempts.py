@@ -1,4 +1,4 @@
-"""Owns how the attempts at a test are told; must not know what they come to."""
+"""Owns the texts about the attempts at a test; must not know what verdict they lead to."""
 
 from collections.abc import Iterable
 
@@ -11,22 +11,23 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import wrapped
 
 
-def ladder(result: TestResult, timeline: Timeline) -> list[str]:
+def attempt_lines(result: TestResult, timeline: Timeline) -> list[str]:
     """All attempts at a test, if there were several: how each ended, and why."""
     if not result.attempts:
         return []
-    return ["attempts", *(line for n, a in enumerate(result.attempts) for line in _rung(n, a, result, timeline))]
+    numbered = enumerate(result.attempts, 1)
+    return ["attempts", *(line for n, attempt in numbered for line in _attempt_lines(n, attempt, result, timeline))]
 
 
-def _rung(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
+def _attempt_lines(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
     view = timeline.tests.get(attempt.number)
     took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
-    head = f"  {number + 1}  {attempt.purpose:<10}  {_end(attempt)}{took}"
-    told = "" if attempt.verdict.code.is_green or attempt.number == result.number else attempt.verdict.summary
-    return wrapped(head + (f" · {one_line(told, 400)}" if told else ""), "", " " * 17)
+    head = f"  {number}  {attempt.purpose:<10}  {_end(attempt)}{took}"
+    summary = "" if attempt.verdict.code.is_green or attempt.number == result.number else attempt.verdict.summary
+    return wrapped(head + (f" · {one_line(summary, 400)}" if summary else ""), "", " " * 17)
 
 
-def climbed(result: TestResult) -> str | None:
+def attempts_line(result: TestResult) -> str | None:
     """`compile-skew (rank 1) → warm-up passed → passed`; None where nothing was tried after a verdict."""
     if not result.was_escalated:
         return None

@@ -185,5 +185,5 @@ def _shapes(sizes: str) -> list[list[int]] | None:
         read = json.loads(sizes) if sizes else []
     except (ValueError, RecursionError):
         return None
-    told = isinstance(read, list) and all(isinstance(s, list) and all(type(n) is int for n in s) for s in read)
-    return read if told else None
+    is_table = isinstance(read, list) and all(isinstance(s, list) and all(type(n) is int for n in s) for s in read)
+    return read if is_table else None

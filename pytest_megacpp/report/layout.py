@@ -38,7 +38,7 @@ def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> Iterator[str]:
 
 
 def quoted(lines: Iterable[str]) -> list[str]:
-    """Lines that somebody else wrote, behind a gutter: no CI reads them as its own commands."""
+    """Lines of ranks behind a gutter, so that no CI reads them as its own commands."""
     return [f"{GUTTER}{line}".rstrip() for line in lines]
 
 
@@ -55,16 +55,16 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     return found
 
 
-def grouped_texts(said: Iterable[tuple[int, str]], exact: int = 0) -> list[tuple[list[int], str]]:
-    """Ranks by what they said. More than `exact` different texts are grouped by all but their numbers.
+def grouped_texts(texts: Iterable[tuple[int, str]], exact: int = 0) -> list[tuple[list[int], str]]:
+    """Ranks by their texts. More than `exact` different texts are grouped by all but their numbers.
 
     Numbers that name something (`all_reduce #7`) always tell texts apart.
     """
-    said = list(said)
-    groups = grouped((text, rank) for rank, text in said)
+    texts = list(texts)
+    groups = grouped((text, rank) for rank, text in texts)
     if len(groups) <= exact:
         return [(ranks, text) for text, ranks in groups.items()]
-    like = grouped((_without_numbers(text), (rank, text)) for rank, text in said)
+    like = grouped((_without_numbers(text), (rank, text)) for rank, text in texts)
     return [([rank for rank, _ in alike], _first_of(text for _, text in alike)) for alike in like.values()]
 
 

@@ -1,4 +1,4 @@
-"""Owns what seconds of a box cost, and how it is said; must not know where a price comes from."""
+"""Owns what seconds of a box cost, and how that is worded; must not know where a price comes from."""
 
 from dataclasses import dataclass
 

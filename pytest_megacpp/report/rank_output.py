@@ -55,7 +55,7 @@ def raised(scene: Scene, rank: int) -> Raised | None:
     return None
 
 
-def testimonies(verdict: Verdict, scene: Scene, nodeid: str, cwd: str) -> list[list[str]]:
+def what_ranks_wrote(verdict: Verdict, scene: Scene, nodeid: str, cwd: str) -> list[list[str]]:
     """One block per distinct exception, collection error, stack or last output of the ranks that matter. Files below
     `cwd` are named from there.
     """
@@ -167,9 +167,9 @@ def last_lines(verdict: Verdict, scene: Scene) -> list[str]:
         *(r for r in verdict.blamed_ranks if not _died(scene, r)),
         *(r for r in range(scene.size) if r not in blamed),
     ]
-    said = [(rank, line) for rank in order if (line := last_line(scene, rank))]
-    groups = grouped_texts(said, KEPT_LINES)[:KEPT_LINES]
-    left = len(said) - sum(len(ranks) for ranks, _ in groups)
+    last = [(rank, line) for rank in order if (line := last_line(scene, rank))]
+    groups = grouped_texts(last, KEPT_LINES)[:KEPT_LINES]
+    left = len(last) - sum(len(ranks) for ranks, _ in groups)
     lines = [f"{ranks_named(ranks)} {part}" for ranks, line in groups for part in quoted([line])]
     return ["last line of each rank's output", *(f"  {line}" for line in lines), *_more(left)] if lines else []
 

@@ -46,8 +46,8 @@ def receipt_name(nodeid: str, nth: int = 0) -> str:
 
     `nth`: how many tests before it have this id.
     """
-    told = f"{nodeid}\0{nth}" if nth else nodeid
-    digest = hashlib.blake2s(told.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    text = f"{nodeid}\0{nth}" if nth else nodeid
+    digest = hashlib.blake2s(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", nodeid)[-MAX_SLUG_CHARS:].strip(".-")
     return f"{slug or 'test'}-{digest}.json"
 
@@ -65,7 +65,7 @@ def receipt(
     blamed, brief = set(result.verdict.blamed_ranks), _brief(size, redact)
     document: dict[str, Json] = {
         "schema": SCHEMA,
-        "run_id": run.run_id,
+        "run_id": run.plan.run_id,
         "nodeid": result.nodeid,
         "outcome": str(result.outcome),
         "verdict": _verdict(result.verdict),
@@ -75,15 +75,15 @@ def receipt(
         "attempts": [_attempt(attempt, timeline, flights.get(attempt.number)) for attempt in result.attempts],
         "world_size": size or None,
         "backend": _backend(where, run),
-        "dry_run": run.dry_run,
+        "dry_run": run.plan.dry_run,
         "limits": _limits(where.test, run),
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew_of(where.test, timeline.last_s),
         "flight_record": flights.get(result.number),
         "cost": to_json(cost_of_test(run, timeline, result.index)),
-        "lane": run.lane,
-        "surface": run.surface,
+        "lane": run.plan.lane,
+        "surface": run.plan.surface,
         "started_at": run.started_at,
         **circumstances(run, timeline, result.index),
     }
@@ -129,9 +129,9 @@ def _attempt(attempt: Attempt, timeline: Timeline, flight_record: str | None) ->
 def _distributed_mode(where: Scene, size: int) -> str | None:
     """What the ranks recorded under this name, if they agree; one rank alone is `single`."""
     views = where.test.ranks.values() if where.test else ()
-    said = {str(view.records["distributed_mode"]) for view in views if view.records.get("distributed_mode")}
-    if said:
-        return said.pop() if len(said) == 1 else None
+    modes = {str(view.records["distributed_mode"]) for view in views if view.records.get("distributed_mode")}
+    if modes:
+        return modes.pop() if len(modes) == 1 else None
     return "single" if size == 1 else None
 
 
@@ -140,12 +140,12 @@ def _backend(where: Scene, run: RunMeta) -> str:
     views = where.test.ranks.values() if where.test else ()
     ops = {entry.op for view in views for entry in view.collectives.entries.values()}
     used = ",".join(sorted({op.partition(":")[0] for op in ops if ":" in op}))
-    return used or ("gloo" if run.dry_run else "nccl")
+    return used or ("gloo" if run.plan.dry_run else "nccl")
 
 
 def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
     known: dict[str, Json] = to_json(test.limits) if test else {}
-    return {name: run.run_limit_s if name == "run" else known.get(name) for name in LIMIT_NAMES}
+    return {name: (run.plan.run_s or None) if name == "run" else known.get(name) for name in LIMIT_NAMES}
 
 
 def _brief(size: int, redact: Redact) -> Redact:
@@ -180,7 +180,7 @@ def _rank(where: Scene, rank: int, brief: Redact) -> Json:
 
 
 def _device(where: Scene, rank: int) -> Json:
-    """The GPU that the rank told, null on a CPU."""
+    """The GPU that the rank reported, null on a CPU."""
     used = where.world.devices.get(rank) if where.world else None
     return {"index": used.index, "name": used.name, "uuid": used.uuid} if used else None
 
@@ -200,11 +200,11 @@ def _warmup(view: RankView) -> Json:
 
 
 def _compiled(view: RankView) -> dict[str, Json]:
-    """The rank's own totals; for a rank that never told them, what the box saw of its compile time."""
+    """The rank's own totals; for a rank that never reported them, what the box saw of its compile time."""
     if view.compiled is not None:
-        told = view.compiled
-        cache: dict[str, Json] = {"hits": told.cache_hits, "misses": told.cache_misses}
-        return {"compile_s": told.seconds, "graphs": told.graphs, "cache": cache}
+        totals = view.compiled
+        cache: dict[str, Json] = {"hits": totals.cache_hits, "misses": totals.cache_misses}
+        return {"compile_s": totals.seconds, "graphs": totals.graphs, "cache": cache}
     seen_s = None
     if view.sample is not None and view.first_sample is not None:
         seen_s = round(view.sample.compile_s - view.first_sample.compile_s, 6)
@@ -232,8 +232,8 @@ def _counts(view: RankView) -> tuple[int, int]:
     """Entered and completed: as the rank itself counted at its end, or what was seen from outside."""
     seen = [_counts_of(view.collectives, group) for group in {name for name, _ in view.collectives.entries}]
     entered, completed = sum(pair[0] for pair in seen), sum(pair[1] for pair in seen)
-    told = view.counted
-    return (max(entered, told.entered), max(completed, told.completed)) if told else (entered, completed)
+    own = view.counted
+    return (max(entered, own.entered), max(completed, own.completed)) if own else (entered, completed)
 
 
 def _counts_of(seen: RankCollectives, group: str) -> tuple[int, int]:

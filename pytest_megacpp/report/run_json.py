@@ -13,6 +13,7 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.credentials import is_credential
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import Cost, Rate, cost
 from pytest_megacpp.report.seed import seed_json
@@ -46,20 +47,14 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class RunMeta:
-    """What the desk knows of a run beside its recording. Times are UTC, ISO 8601; `run_limit_s` None: no limit. `gate`
-    is what a change-based gate decided, None without one; `unreported`: node ids of the selected tests of the session
-    that never got a result there, which makes it red; `drills`: the verdicts that fault drills expect, by node id.
+    """What the desk knows of a run beside its recording. Times are UTC, ISO 8601. `gate` is what a change-based gate
+    decided, None without one; `unreported`: node ids of the selected tests of the session that never got a result
+    there, which makes it red; `drills`: the verdicts that fault drills expect, by node id.
     """
 
-    run_id: str
-    lane: str
-    surface: str
-    dry_run: bool
-    ranks: int
-    requested_gpu: str
+    plan: Plan
     started_at: str
     finished_at: str | None = None
-    run_limit_s: float | None = None
     git: Git = field(default_factory=Git)
     ids: Ids = field(default_factory=Ids)
     rate: Rate = field(default_factory=Rate)
@@ -87,12 +82,12 @@ def run_json(
     """The whole document. `results` and `receipts` (paths relative to the run directory) go by index in `nodeids`."""
     document: dict[str, Json] = {
         "schema": SCHEMA,
-        "run_id": run.run_id,
+        "run_id": run.plan.run_id,
         "status": str(status),
-        "lane": run.lane,
-        "surface": run.surface,
-        "dry_run": run.dry_run,
-        "ranks": run.ranks,
+        "lane": run.plan.lane,
+        "surface": run.plan.surface,
+        "dry_run": run.plan.dry_run,
+        "ranks": run.plan.ranks,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "tests": [
@@ -132,7 +127,7 @@ def circumstances(run: RunMeta, timeline: Timeline, test: int | None = None) -> 
         "versions": dict(ready.versions) if ready else {},
         "machine": _machine(timeline),
         "devices": {
-            "requested": run.requested_gpu,
+            "requested": run.plan.gpu,
             "observed": list(ready.devices) if ready else None,
             "details": ready.facts.get("gpus") if ready else None,
         },
@@ -165,7 +160,7 @@ def _redacted(value: Json, redact: Redact) -> Json:
 
 
 def cost_of_test(run: RunMeta, timeline: Timeline, index: int) -> Cost:
-    """Of the box while the test ran, all attempts together; starting worlds and waiting for nobody belong to the run
+    """Of the box while the test ran, all attempts together; starting worlds and idle time belong to the run
     alone.
     """
     views = [timeline.tests[number] for number in timeline.attempts(index) if number in timeline.tests]

@@ -1,4 +1,4 @@
-"""Owns what is said of a run that still goes on; must not know a clock, a file or how verdicts come about."""
+"""Owns the texts about a run that still goes on; must not know a clock, a file or how verdicts come about."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Owns what is told of the compile cache that a run began and ended with; must not know where caches lie."""
+"""Owns the texts and fields about the compile cache that a run began and ended with; must not know where caches are."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ NAMED = 3
 
 def seed_json(timeline: Timeline, test: int | None = None) -> dict[str, Json]:
     """`state`, `coverage` and so on are those at the beginning, `…_end` those at the end. `coverage` is a share, 0 to
-    1, of pairs of test and rank; null is not known. `missing` and `missed` are of one test of the plan, or of all.
+    1, of (test, rank) pairs; null is not known. `missing` and `missed` are of one test of the plan, or of all.
     """
     began, ended = timeline.seed, timeline.kept
     return {
@@ -44,8 +44,8 @@ def _share(covered: int, wanted: int) -> float:
 
 
 def _short(missing: Sequence[SeedShort], timeline: Timeline, test: int | None) -> list[Json]:
-    told = [m for m in missing if test in (None, m.test)]
-    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in told]
+    wanted = [m for m in missing if test in (None, m.test)]
+    return [{"nodeid": _nodeid(m.test, timeline), "ranks": list(m.ranks), "keys": list(m.keys)} for m in wanted]
 
 
 def _nodeid(test: int, timeline: Timeline) -> str:
@@ -53,8 +53,8 @@ def _nodeid(test: int, timeline: Timeline) -> str:
 
 
 def began_line(seed: SeedChecked) -> str:
-    """`seed warm: 24 of 24 pairs of test and rank, 12.3 MB, from run 2026…`."""
-    facts = [f"seed {seed.state}: {seed.covered} of {seed.wanted} pairs of test and rank covered"]
+    """`seed warm: covers 24 of 24 (test, rank) pairs, 12.3 MB from run 2026…`."""
+    facts = [f"seed {seed.state}: covers {seed.covered} of {seed.wanted} (test, rank) pairs"]
     facts += [f"{_size(seed.cache_bytes)} from run {seed.made_by}"] if seed.id else []
     facts += [one_line(seed.detail, 300)] if seed.detail else []
     short = seed.wanted - seed.covered
@@ -74,9 +74,9 @@ def ended_lines(timeline: Timeline) -> list[str]:
 
 
 def _unhelpful(ended: SeedKept, timeline: Timeline) -> list[str]:
-    told = [_did_not_help(short, timeline) for short in ended.missed[:NAMED]]
+    lines = [_did_not_help(short, timeline) for short in ended.missed[:NAMED]]
     more = len(ended.missed) - NAMED
-    return [*told, *([f"and did not help {counted(more, 'more test')}"] if more > 0 else [])]
+    return [*lines, *([f"and did not help {counted(more, 'more test')}"] if more > 0 else [])]
 
 
 def _did_not_help(short: SeedShort, timeline: Timeline) -> str:

@@ -1,7 +1,7 @@
 """Owns the failure text of one test, what a person sees at 2 a.m.; must not know pytest, files or how it was judged.
 
 The cause comes first, then a picture of all ranks, what the blamed ranks raised or where they were, the evidence in
-order of time, what the other ranks showed because of it, and what to do next. It reads the same for 2 ranks and 1,024.
+order of time, the consequences for other ranks, and what to do next. It reads the same for 2 ranks and 1,024.
 """
 
 import re
@@ -14,10 +14,10 @@ from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import EvidenceSource, TestPhase, WarmUp
-from pytest_megacpp.report.attempts import ladder
+from pytest_megacpp.report.attempts import attempt_lines
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
-from pytest_megacpp.report.rank_output import last_lines, testimonies
+from pytest_megacpp.report.rank_output import last_lines, what_ranks_wrote
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.ticket import ticket
 
@@ -57,9 +57,9 @@ def failure_text(
     verdict, where = result.verdict, scene(result, timeline)
     blocks = [
         [headline(verdict), *_facts(verdict, where, timeline, lane)],
-        ladder(result, timeline),
+        attempt_lines(result, timeline),
         picture(rank_states(where, verdict), verdict.blamed_ranks),
-        *testimonies(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
+        *what_ranks_wrote(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
         _evidence(verdict.evidence, where),
         *_consequences(verdict.consequences),
         last_lines(verdict, where),
@@ -169,10 +169,10 @@ def _consequences(consequences: Sequence[Consequence]) -> list[list[str]]:
     return [_group_lines("consequences", followed), _group_lines("failures of their own", own)]
 
 
-def _group_lines(title: str, said: Sequence[tuple[int, str]]) -> list[str]:
-    if not said:
+def _group_lines(title: str, texts: Sequence[tuple[int, str]]) -> list[str]:
+    if not texts:
         return []
-    groups = grouped_texts(said)
+    groups = grouped_texts(texts)
     lines = [
         line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {ranks_named(ranks)}: ", "    ")
     ]

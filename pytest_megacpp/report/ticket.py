@@ -1,5 +1,5 @@
 """Owns the lines for a support ticket: where and on what a test hung that hangs at any size; must not know how it was
-judged. Whoever runs the machine has neither the repository nor this plugin, so nothing is left to look up.
+judged. The operators of the machine have neither the repository nor this plugin, so nothing is left to look up.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,10 +81,10 @@ def _topology(matrix: Json) -> Iterable[str]:
 
 def _faults(timeline: Timeline) -> list[str]:
     seen = [fault for world in timeline.worlds.values() for fault in world.faults]
-    told = [f"{fault.error} {fault.code} on {fault.uuid or fault.device} at {time_s:.1f} s" for time_s, fault in seen]
+    faults = [f"{fault.error} {fault.code} on {fault.uuid or fault.device} at {time_s:.1f} s" for time_s, fault in seen]
     ready = timeline.ready
     before = _list(_object(ready.facts.get("gpus")).get("xids")) if ready else []
-    return [*told, *(f"xid {_object(xid).get('code')} in the kernel's log before" for xid in before)][:KEPT_FAULTS]
+    return [*faults, *(f"xid {_object(xid).get('code')} in the kernel's log before" for xid in before)][:KEPT_FAULTS]
 
 
 def _object(value: Json) -> Mapping[str, Json]:

@@ -80,7 +80,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     assert (seed["state"], seed["coverage"], seed["bytes_start"]) == ("absent", 0.0, 0)
     assert (seed["state_end"], seed["coverage_end"], seed["promoted"]) == ("warm", 1.0, True)
     assert f"megacpp: seeds: auto, in {suite.store.directory}" in ran.text
-    assert "megacpp: seed absent: 0 of 4 pairs of test and rank covered, warming up first" in ran.text
+    assert "megacpp: seed absent: covers 0 of 4 (test, rank) pairs, warming up first" in ran.text
     return suite
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.run import replay
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.reattach import ASIDE, Recollection
 from pytest_megacpp.desk.run.runs import read_timeline
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.vocabulary import ProblemCode
+from pytest_megacpp.report.reporters import Receipts, RunJson
 from pytest_megacpp.surfaces.modal import surface
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from tests.scenario import NODEID, FakeBox
@@ -71,7 +73,9 @@ def attach(monkeypatch: pytest.MonkeyPatch, run: Path, said: bytes, problem: Pro
     """`CODE/CAUSE` of each test."""
     monkeypatch.setattr(surface.ModalSurface, "attach", lambda self, run_id, path: SilentBox(path, said, problem))
     options: Any = SimpleNamespace(lane_dir=run.parent.parent, lanes={}, modal=None, source=None)
-    followed, index_of = replay.Elsewhere(options, RUN).run(TESTS, lambda progress: None)
+    followed, index_of = replay.Elsewhere(options, RUN, Reporting((Receipts(), RunJson()))).run(
+        TESTS, lambda progress: None
+    )
     verdicts = {nodeid: followed.wait_for(index).verdict for nodeid, index in index_of.items()}
     followed.finish()
     return {nodeid: f"{verdict.code}/{verdict.cause}" for nodeid, verdict in verdicts.items()}

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.run import replay
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.runs import read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.reporters import Receipts, RunJson
 from tests.golden.build import CASES
 from tests.scenario import NODEID
 
@@ -28,7 +30,7 @@ def test_a_replay_is_judged_as_the_recording_is(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(replay, "read_timeline", read)
     options: Any = SimpleNamespace(lane_dir=tmp_path / "lane", lanes={})
-    recorded = replay.Recorded(options, str(recording))
+    recorded = replay.Recorded(options, str(recording), Reporting((Receipts(), RunJson())))
     run, index_of = recorded.run([NODEID], lambda progress: None)
     result = run.wait_for(index_of[NODEID])
     run.finish()

@@ -3,31 +3,60 @@
 import json
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk.run import session
+from pytest_megacpp.desk.run import transport
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd
+from pytest_megacpp.report.reporter import Artefact, Line, Output, Reporter, RunResults, document
+from pytest_megacpp.report.reporters import FlightRecords, Receipts, RunJson, flight_records, receipt_path
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from pytest_megacpp.surfaces.replay import ReplaySurface
 from tests.scenario import NODEID, FakeBox
 
+REPORTERS = (FlightRecords(), Receipts(), RunJson())
+TESTS = (PlannedTest(NODEID, 2, Preset.FULL, Limits()),)
 
-def lane_run(directory: RunDirectory, cwd: Path) -> LaneRun:
-    tests = (PlannedTest(NODEID, 2, Preset.FULL, Limits()),)
-    plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd))
-    meta = RunMeta(directory.run_id, "h200x8", "modal", True, 2, "H200:8", "2026-01-01T00:00:00.000Z")
-    return LaneRun(plan, directory, Redactor(os.environ), meta)
+
+def lane_run(
+    directory: RunDirectory,
+    cwd: Path,
+    *reporters: Reporter,
+    tests: tuple[PlannedTest, ...] = TESTS,
+    triage: bool = False,
+    timeline: Timeline | None = None,
+    show: Callable[[Line], object] = lambda line: None,
+) -> LaneRun:
+    plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), triage=triage)
+    meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
+    return LaneRun(directory, Redactor(os.environ), meta, Reporting((*REPORTERS, *reporters), show), timeline)
+
+
+def receipt_of(run: LaneRun) -> Any:
+    """The document of the first test."""
+    path = receipt_path(run.results(), 0)
+    assert path is not None
+    return json.loads((run.directory.path / path).read_text())
+
+
+def flight_of(run: LaneRun) -> str | None:
+    """Where the flight records of the attempt that decided are, below the run's directory."""
+    results = run.results()
+    result = results.judged[0]
+    return flight_records(results, result).get(result.number)
 
 
 class Deaf:
@@ -58,7 +87,7 @@ class Deaf:
 def test_a_box_that_never_says_that_it_ended_does_not_keep_the_desk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(transport, "LAST_WORDS_S", 0.05)
     directory = RunDirectory.create(tmp_path)
     run = lane_run(directory, tmp_path)
     run.start(Deaf())
@@ -104,8 +133,7 @@ def test_a_box_that_has_run_everything_ends_by_itself(tmp_path: Path) -> None:
 
 
 def climbing(tmp_path: Path, box: Listening, **test: Any) -> LaneRun:
-    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
-    run.plan = replace(run.plan, triage=True, tests=(replace(run.plan.tests[0], **test),))
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, tests=(replace(TESTS[0], **test),), triage=True)
     run.start(box)
     return run
 
@@ -124,7 +152,7 @@ def test_a_test_is_through_when_its_ladder_is(tmp_path: Path) -> None:
     assert box.heard == [Again(0, Purpose.DIAGNOSTIC, 0), Enough(0)]
     assert (result.verdict.code, result.verdict.cause) == ("hang", "infrastructure")
     run.finish()
-    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    document = receipt_of(run)
     assert [attempt["verdict"]["code"] for attempt in document["attempts"]] == ["hang", "hang"]
 
 
@@ -175,8 +203,7 @@ def test_what_an_interrupt_tore_from_the_desk_is_read_again(tmp_path: Path) -> N
 def recorded(tmp_path: Path, box: FakeBox) -> LaneRun:
     (tmp_path / "recording").write_bytes(box.recording())
     directory = RunDirectory.create(tmp_path / "lane")
-    run = lane_run(directory, tmp_path)
-    run.timeline = box.timeline()
+    run = lane_run(directory, tmp_path, timeline=box.timeline())
     run.start(ReplaySurface(tmp_path / "recording"))
     return run
 
@@ -190,12 +217,12 @@ def test_a_test_that_is_not_green_has_the_flight_record_of_every_rank(tmp_path: 
     run = recorded(tmp_path, dies())
     assert run.wait_for(0).verdict.code == "rank-death"
     run.finish()
-    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    document = receipt_of(run)
     records = run.directory.path / document["flight_record"]
     dumps = [pickle.loads((records / f"rank_{rank}").read_bytes()) for rank in range(2)]
     assert [[entry["collective_seq_id"] for entry in dump["entries"]] for dump in dumps] == [[1, 2], [1]]
     assert len(list(records.iterdir())) == 2
-    assert run.flight_path(0, tmp_path) == str(records.relative_to(tmp_path))
+    assert flight_of(run) == str(records.relative_to(run.directory.path))
 
 
 def test_every_attempt_that_is_not_green_has_its_own(tmp_path: Path) -> None:
@@ -206,18 +233,18 @@ def test_every_attempt_that_is_not_green_has_its_own(tmp_path: Path) -> None:
     ).done()
     run = recorded(tmp_path, box)
     run.finish()
-    document = json.loads((run.directory.path / run.receipts[0]).read_text())
+    document = receipt_of(run)
     records = [attempt["flight_record"] for attempt in document["attempts"]]
     assert records == [records[0], f"{records[0]}.2"]
     assert document["flight_record"] == records[1]
     assert all((run.directory.path / name / "rank_1").exists() for name in records)
-    assert run.flight_path(0, tmp_path / "lane" / "runs" / run.directory.run_id) == records[1]
+    assert flight_of(run) == records[1]
 
 
 def test_a_green_test_has_none(tmp_path: Path) -> None:
     run = recorded(tmp_path, FakeBox(ranks=2).begins().passes().ends().done())
     run.finish()
-    assert json.loads((run.directory.path / run.receipts[0]).read_text())["flight_record"] is None
+    assert receipt_of(run)["flight_record"] is None
     assert not (run.directory.path / "flight").exists()
 
 
@@ -226,13 +253,12 @@ def test_flight_records_that_can_not_be_written_cost_no_receipt(tmp_path: Path) 
     (run.directory.path / "flight").write_text("in the way")
     run.finish()
     assert [line for line in run.unwritten if "flight/" in line]
-    assert json.loads((run.directory.path / run.receipts[0]).read_text())["flight_record"] is None
+    assert receipt_of(run)["flight_record"] is None
 
 
 def test_tests_whose_ids_differ_in_a_secret_have_each_their_own_receipt(tmp_path: Path) -> None:
-    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
-    ids = [f"test_a.py::test[ghp_{letter * 36}]" for letter in "ab"]
-    run.plan = replace(run.plan, tests=tuple(PlannedTest(nodeid, 2, Preset.FULL, Limits()) for nodeid in ids))
+    tests = tuple(replace(TESTS[0], nodeid=f"test_a.py::test[ghp_{letter * 36}]") for letter in "ab")
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, tests=tests)
     run.start(Listening())
     for index in range(2):
         run.wait_for(index)
@@ -259,3 +285,80 @@ def test_the_log_of_a_box_is_cleaned_however_it_ended(tmp_path: Path, finished: 
     assert logs[0].read_text() == "saw [redacted:github-token]\n"
     assert logs[1].read_text() == (f"saw {secret}\n" if finished else "saw [redacted:github-token]\n")
     assert (run.directory.path / "plan.json").exists() == finished
+
+
+class Broken(Reporter):
+    """A report whose every moment fails, the second file of a directory included."""
+
+    name = "broken report"
+
+    def started(self, run: RunResults) -> Iterator[Output]:
+        yield Artefact("half", [("half/whole", b"first"), ("half", b"in the way")])
+        raise ValueError("a secret ghp_" + "a" * 36)
+
+    def tested(self, run: RunResults, index: int) -> Iterator[Output]:
+        raise LookupError(index)
+
+    def properties(self, run: RunResults, index: int) -> dict[str, object]:
+        raise LookupError(index)
+
+    ended = started
+
+
+class Talkative(Reporter):
+    """A report that has a line for every moment."""
+
+    name = "talkative report"
+
+    def started(self, run: RunResults) -> list[Output]:
+        return [Line(f"started {run.status}")]
+
+    def running(self, run: RunResults) -> list[Output]:
+        return [Line(f"running, {len(run.judged)} tests done")]
+
+    def tested(self, run: RunResults, index: int) -> list[Output]:
+        return [Line(f"{index} {run.judged[index].verdict.code}"), document("last", {"index": index})]
+
+    def properties(self, run: RunResults, index: int) -> dict[str, object]:
+        return {"talkative": index}
+
+    def ended(self, run: RunResults) -> list[Output]:
+        return [Line(f"ended {run.status}, last written: {'last' in run.written}")]
+
+
+def test_a_reporter_that_fails_costs_a_line_and_no_other_report(tmp_path: Path) -> None:
+    lines: list[str] = []
+    directory = RunDirectory.create(tmp_path)
+    run = lane_run(directory, tmp_path, Broken(), Talkative(), show=lambda line: lines.append(line.text))
+    whole = FakeBox(ranks=2).begins().passes().ends().done().recording()
+    run.start(Listening(whole[:100], b"", whole[100:]))
+    assert run.wait_for(0).verdict.code == "passed"
+    assert run.properties(0) == {"talkative": 0}
+    run.finish()
+    assert lines == ["started running", "running, 0 tests done", "0 passed", "ended passed, last written: True"]
+    assert run.unwritten[:1] == ["half could not be written: Is a directory"]
+    assert run.unwritten[-1].startswith("report 'broken report' failed 4 times, first: ValueError: a secret [redacted")
+    assert receipt_of(run)["outcome"] == "passed"
+    assert json.loads((run.directory.path / "last").read_text()) == {"index": 0}
+    assert json.loads((run.directory.path / "run.json").read_text())["status"] == "passed"
+
+
+class Interrupted(Reporter):
+    name = "interrupted report"
+
+    def ended(self, run: RunResults) -> Iterator[Output]:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_during_a_report_costs_no_other_one(tmp_path: Path) -> None:
+    class Last(Talkative):
+        def ended(self, run: RunResults) -> list[Output]:
+            return [document("end", b"")]
+
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Interrupted(), Last())
+    run.start(Listening(FakeBox(ranks=2).begins().passes().ends().done().recording()))
+    run.wait_for(0)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    assert json.loads((run.directory.path / "run.json").read_text())["status"] == "passed"
+    assert (run.directory.path / "end").exists()

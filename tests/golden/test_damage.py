@@ -3,34 +3,44 @@ nothing that acts on a terminal gets through.
 """
 
 import json
-import pickle
 import re
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from enum import StrEnum
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_megacpp.desk.hooks.announcer import Annotations, Repository, StepSummary
+from pytest_megacpp.desk.hooks.reporters import reporters
+from pytest_megacpp.desk.run.artefacts import Artefacts
 from pytest_megacpp.desk.run.directory import dump_json
 from pytest_megacpp.judge.arbiter import judge_run
-from pytest_megacpp.judge.verdicts import Outcome
-from pytest_megacpp.recording.events import FlightRecorded
+from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.recording.events import FlightRecorded, Limits
+from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.recording.timeline import Timeline, fold
+from pytest_megacpp.recording.vocabulary import Preset
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.flight_dump import flight_dumps
-from pytest_megacpp.report.receipt import receipt, receipt_name
-from pytest_megacpp.report.run_json import RunMeta, run_json, run_status
+from pytest_megacpp.report.receipt import receipt_name, receipt_names
+from pytest_megacpp.report.reporter import Content, RunResults, SessionResults
+from pytest_megacpp.report.run_json import RunMeta, run_status
 from pytest_megacpp.report.text import failure_text
 from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 
 TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
-META = RunMeta("r1", "h200x8", "local", True, 4, "H200:8", "2026-01-01T00:00:00.000Z")
+PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
+KEPT_TESTS = 10
+OPTIONS: Any = SimpleNamespace(lane_annotations="off")
+CONFIG: Any = SimpleNamespace(invocation_params=SimpleNamespace(dir=Path("/")), rootpath=Path("/"))
+REPORTERS = (*reporters(OPTIONS, CONFIG), Annotations(Repository(Path("/"), Path("/"), {})), StepSummary({}))
 REDACT = Redactor({}).text
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 GREEN = (Outcome.PASSED, Outcome.SKIPPED, Outcome.XFAILED, Outcome.XPASSED)
@@ -98,12 +108,40 @@ def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> N
     for test in tests[:3]:
         text = failure_text(test, timeline, receipt="receipts/x.json", lane="h200x8")
         assert ACTING.search(text) is None
-        json.loads(dump_json(receipt(test, timeline, META, redact=REDACT)))
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.json", receipt_name(test.nodeid))
-        if test.index in timeline.tests:
-            pickle.dumps(flight_dumps(timeline.tests[test.index], timeline, REDACT))
-    results = {test.index: test for test in tests}
-    json.loads(dump_json(run_json(META, run_status(tests), [], results, {}, timeline, redact=REDACT)))
+    every_reporter_works(timeline, {test.index: test for test in tests[:3] if test.index < KEPT_TESTS})
+
+
+def every_reporter_works(timeline: Timeline, judged: Mapping[int, TestResult]) -> None:
+    """All of the list are asked at every moment; none may raise."""
+    nodeids = [judged[index].nodeid if index in judged else f"test {index}" for index in range(KEPT_TESTS)]
+    planned = [PlannedTest(nodeid, 4, Preset.FULL, Limits()) for nodeid in nodeids]
+    run = RunResults(
+        meta=RunMeta(replace(PLAN, tests=tuple(planned)), "2026-01-01T00:00:00.000Z"),
+        status=run_status(judged.values()),
+        nodeids=nodeids,
+        receipt_names=receipt_names(nodeids),
+        judged=judged,
+        timeline=timeline,
+        redact=REDACT,
+        reported=tuple(judged),
+        defined_at=dict.fromkeys(judged, ("test_step.py", 1)),
+    )
+    artefacts = Artefacts(REPORTERS, kept, REDACT)
+    artefacts.ask(lambda reporter: [made for index in run.judged for made in reporter.tested(run, index)])
+    for index in run.judged:
+        artefacts.properties(run, index)
+    artefacts.ask(lambda reporter: reporter.started(run))
+    artefacts.ask(lambda reporter: reporter.running(run))
+    artefacts.ask(lambda reporter: reporter.ended(run))
+    artefacts.ask(lambda reporter: reporter.closing(SessionResults([run])))
+    assert artefacts.unwritten == []
+
+
+def kept(path: str, content: Content) -> None:
+    """As the desk writes it."""
+    if not isinstance(content, bytes):
+        json.loads(dump_json(content))
 
 
 FAILING = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import StackMethod
-from pytest_megacpp.report.annotations import Annotation, summary, telling_line, workflow_commands
+from pytest_megacpp.report.annotations import Annotation, blamed_line, summary, workflow_commands
 from tests.report.story import NODEID, Story, killed, result
 
 DUMP = 'Thread 0x7f01 (most recent call first):\n  File "{}", line {} in work\n  File "{}", line 9 in test_step\n'
@@ -56,7 +56,7 @@ def test_a_rank_that_raised_is_annotated_where_it_did() -> None:
     story = Story()
     story.raises(2, 11.0)
     verdict = Verdict(Code.TEST_FAILED, "rank 2 raised", (2,), "exception")
-    assert telling_line(result(verdict), story.timeline) == ("suite/test_step.py", 31)
+    assert blamed_line(result(verdict), story.timeline) == ("suite/test_step.py", 31)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_a_straggler_is_annotated_where_it_stood(
     story.box(2.0, ev.RankReady(1, 7, "0x7f01"), source="rank 1")
     story.box(12.0, ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, DUMP.format(files[0], 88, files[1])))
     verdict = Verdict(Code.STRAGGLER, "rank 1 was elsewhere", (1,))
-    assert telling_line(result(verdict), story.timeline) == place
+    assert blamed_line(result(verdict), story.timeline) == place
 
 
 def test_a_test_that_never_began_has_no_line() -> None:
     story = Story(released=False)
-    assert telling_line(result(Verdict(Code.BLOCKED, "refused")), story.timeline) is None
+    assert blamed_line(result(Verdict(Code.BLOCKED, "refused")), story.timeline) is None
 
 
 def test_the_summary_has_a_small_table_of_ranks() -> None:

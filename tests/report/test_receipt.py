@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.vocabulary import (
     ForwardOrigin,
     Preset,
@@ -23,7 +24,8 @@ from pytest_megacpp.report.receipt import receipt, receipt_name
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json, run_status
 from tests.report.story import NODEID, Story, killed, result
 
-META = RunMeta("r1", "h200x8", "local", True, 8, "H200:8", "2026-11-22T21:45:01.000Z", run_limit_s=60.0)
+PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 8, True, False, (), (), "", run_s=60.0)
+META = RunMeta(PLAN, "2026-11-22T21:45:01.000Z")
 RENTED: ev.Json = {"task": "ta-1", "image": "im-1", "cloud": "oci", "region": "here", "runtime": "gvisor"}
 CIRCUMSTANCES = {"seed", "environment", "versions", "machine", "devices", "git", "ids"}
 RECEIPT = CIRCUMSTANCES | {

@@ -14,7 +14,7 @@ from pytest_megacpp.desk.run.directory import RECORDING, RUN_JSON, read_run_json
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.codec import CodecError, from_json
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.attempts import climbed
+from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
 from pytest_megacpp.report.layout import columns
@@ -145,7 +145,7 @@ def judgement_shown(seen: Judged) -> Iterator[str]:
         if test.outcome in BAD:
             yield from (*_text(test, seen), "")
         else:
-            steps = climbed(test)
+            steps = attempts_line(test)
             line = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
             yield f"{test.outcome:<8} {one_line(test.nodeid)} · {line}"
     outcomes = [test.outcome for test in seen.result.tests]

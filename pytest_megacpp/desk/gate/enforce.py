@@ -5,7 +5,7 @@ falls short is a complaint with words of its own, and a session with complaints 
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,7 +134,7 @@ class Gatekeeper:
         if not self._has_looked:
             self._complain("the session ended before its tests were collected")
 
-    def check_results(self, selected: Sequence[pytest.Item], reported: set[pytest.Item]) -> None:
+    def check_results(self, selected: Sequence[pytest.Item], reported: Collection[pytest.Item]) -> None:
         """Selected and never reported, and triggered rules of which nothing ran."""
         silent = [self.name(item) for item in selected if item not in reported]
         if silent:
@@ -158,8 +158,8 @@ class Gatekeeper:
         """Lane tests were there, and the gate needed none of them."""
         return self.left_out > 0 and not self._wanted and not self.complaints
 
-    def told(self) -> list[str]:
-        """For the end of the session."""
+    def notes(self) -> list[str]:
+        """What was left out, and what no rule guards, for the end of the session."""
         lines = []
         if self.left_out:
             lines.append(f"{counted(self.left_out, 'lane test')} left out: no file that their rules watch changed")

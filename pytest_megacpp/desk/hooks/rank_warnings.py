@@ -56,8 +56,8 @@ class RankWarnings:
             alike[_key_of(warned)].append(warned)
         for same in alike.values():
             shown = _shown(same[0], _named({warned.rank for warned in same}, size))
-            told = {"warning_message": shown, "nodeid": nodeid, "when": when, "location": None}
-            hook.pytest_warning_recorded.call_historic(kwargs=told)
+            arguments = {"warning_message": shown, "nodeid": nodeid, "when": when, "location": None}
+            hook.pytest_warning_recorded.call_historic(kwargs=arguments)
 
 
 def _key_of(warned: Warned) -> _Key:

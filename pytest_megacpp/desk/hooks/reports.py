@@ -3,19 +3,22 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, assert_never
 
 import pytest
 
 from pytest_megacpp.desk.config.markers import Expectation
+from pytest_megacpp.desk.hooks.summary import shown
 from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
-from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
-from pytest_megacpp.report.attempts import climbed
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.reporter import RunResults
+from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.text import failure_text, headline
 
 SETUP, CALL, TEARDOWN = TestPhase
@@ -72,6 +75,45 @@ def _difference(reached: Verdict, expected: Expectation) -> str | None:
     return None
 
 
+def _known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
+    """What a support ticket needs beside the recording."""
+    flights = flight_records(run, run.judged[index]).values()
+    found = {
+        "app": run.meta.ids.app,
+        "sandbox": run.meta.ids.sandbox,
+        "flight": ", ".join(shown(run.directory / path, relative_to) for path in flights),
+        "recording": shown(run.directory / "recording.jsonl", relative_to),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def reports_of(
+    item: pytest.Item,
+    run: RunResults,
+    index: int,
+    relative_to: Path,
+    properties: Mapping[str, object],
+    *,
+    wrong: str | None,
+    drill: bool,
+) -> Iterator[pytest.TestReport]:
+    """Those of one test of a run; paths in texts are shown relative to `relative_to`."""
+    result = run.judged[index]
+    receipt, flight = receipt_path(run, index), flight_records(run, result).get(result.number)
+    return reports(
+        item,
+        result,
+        run.timeline,
+        receipt=shown(run.directory / receipt, relative_to) if receipt else None,
+        flight=shown(run.directory / flight, relative_to) if flight else None,
+        lane=run.plan.lane,
+        wrong=wrong,
+        properties=properties,
+        known=_known(run, index, relative_to),
+        drill=drill,
+    )
+
+
 def left_reports(item: pytest.Item, run_id: str) -> Iterator[pytest.TestReport]:
     """Of a test that runs on without this desk: skipped here, never passed."""
     path, line, _ = item.location
@@ -96,15 +138,15 @@ def reports(
     flight: str | None,
     lane: str,
     wrong: str | None = None,
-    more: Mapping[str, object] | None = None,
+    properties: Mapping[str, object] | None = None,
     known: Mapping[str, str] | None = None,
     drill: bool = False,
 ) -> Iterator[pytest.TestReport]:
-    """Set-up, call and teardown of one lane test, as pytest would have reported them. `more` are properties of its run
-    for JUnit, `known` is what else of it a support ticket needs. A drill that passed has its verdict as a section,
-    which `pytest -rP` shows.
+    """Set-up, call and teardown of one lane test, as pytest would have reported them. `properties` are for JUnit,
+    `known` is what else of the run a support ticket needs. A drill that passed has its verdict as a section, which
+    `pytest -rP` shows.
     """
-    make = _Maker(item, result, timeline.tests.get(result.number), more or {})
+    make = _Maker(item, result, timeline.tests.get(result.number), properties or {})
 
     def verdict_text() -> str:
         return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
@@ -152,7 +194,7 @@ class _Maker:
     item: pytest.Item
     result: TestResult
     view: TestView | None
-    more: Mapping[str, object]
+    properties: Mapping[str, object]
 
     def __call__(
         self,
@@ -174,7 +216,7 @@ class _Maker:
             when=when.value,  # type: ignore[arg-type]
             sections=[*sections, *(_sections(self.view, teardown=when is TEARDOWN) if shown else ())],
             duration=self.result.durations.get(when, 0.0),
-            user_properties=self._properties() if shown else [],
+            user_properties=list(self.properties.items()) if shown else [],
             **extra,
         )
 
@@ -209,28 +251,8 @@ class _Maker:
                 if outcome is None or report.outcome is outcome:
                     yield report
 
-    def _properties(self) -> list[tuple[str, object]]:
-        verdict = self.result.verdict
-        last = {one_line(name): value for report in self._reports() for name, value in report.properties.items()}
-        found: dict[str, object] = {name: _shown(value) for name, value in last.items()}
-        found["megacpp_verdict"] = str(verdict.code)
-        if verdict.blamed_ranks:
-            found["megacpp_blamed_ranks"] = rank_list(verdict.blamed_ranks)
-        if verdict.cause:
-            found["megacpp_cause"] = str(verdict.cause)
-        if (steps := climbed(self.result)) is not None:
-            found["megacpp_attempts"] = steps
-        firsts = [s for rank in self._ranks() if (s := rank.first_forward_s) is not None]
-        if firsts:
-            found["megacpp_first_forward_s"] = round(max(firsts), 3)  # the slowest rank's
-        return [*found.items(), *((f"megacpp_{name}", value) for name, value in self.more.items())]
-
     def _ranks(self) -> Iterable[RankView]:
         return self.view.ranks.values() if self.view else ()
-
-
-def _shown(value: object) -> object:
-    return value if isinstance(value, bool | int | float | None) else clean(str(value))
 
 
 def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:

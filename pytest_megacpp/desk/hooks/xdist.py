@@ -47,7 +47,7 @@ class LaneController:
             plural = "s" * (session.testsfailed != 1)
             raise session.Interrupted(f"{session.testsfailed} error{plural} during collection")
         self._session, self._waiting = session, list(session.items)
-        self._lane_tests = len(self._waiting)  # of the session's own items somebody's loop may leave nothing
+        self._lane_tests = len(self._waiting)  # a loop of the project may empty session.items
         result = yield
         while self._waiting:
             self._report_next()

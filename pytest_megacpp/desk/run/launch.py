@@ -13,7 +13,7 @@ from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.paths import user_cache_dir
-from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, own_machine, rented
+from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, allowance, own_machine, rented
 from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.vocabulary import SeedMode
 from pytest_megacpp.report.money import Rate
@@ -98,7 +98,9 @@ def worst_s(plan: Plan, longest: float | None) -> float:
 
 
 def _worst_s(test: PlannedTest, *, triage: bool) -> float:
-    """A test that may have to warm up runs twice, the first time with the time to compile; a ladder has four rungs."""
+    """A test that may have to warm up runs twice, the first time with the time to compile; `--triage` orders at most
+    four attempts.
+    """
     once_s = test.limits.startup + test.limits.test
     if triage and not test.drill:
         return 4 * once_s + test.limits.compile
@@ -156,9 +158,15 @@ def _drill(item: pytest.Item) -> Expectation | None:
 
 
 def make_plan(
-    run_id: str, lane: str, selected: Sequence[Selected], options: Options, place: Place, config: pytest.Config
+    run_id: str,
+    lane: str,
+    selected: Sequence[Selected],
+    options: Options,
+    place: Place,
+    config: pytest.Config,
+    revision: str,
 ) -> Plan:
-    """The plan of one box for all selected tests of a lane."""
+    """The plan of one box for all selected tests of a lane. `revision` is the commit of the source."""
     shape = options.lanes[lane]
     tests = tuple(_planned(s, lane, options, dry_run=place.dry_run) for s in selected)
     ranks = max((t.ranks for t in tests), default=shape.ranks)
@@ -194,6 +202,8 @@ def make_plan(
         root=os.path.relpath(config.rootpath, invocation.dir),
         ini=os.path.relpath(config.inipath, invocation.dir) if config.inipath else "",
         environment=options.environment_for(lane),
+        budget_s=allowance(options.lane_budget, rate_of(place, options, lane, ranks)).run_s,
+        revision=revision,
         triage=options.triage,
         hash_seed=options.hash_seed,
         data=_data_here(options, lane) if place.surface == "local" else (),

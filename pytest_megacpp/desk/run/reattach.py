@@ -42,12 +42,12 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Account:
     """A run by what is known of it. `problem` is what the tests without an end get, None where the earlier recording
-    says enough; `told` is how many words of a desk are in the recording.
+    says enough; `own_facts` is how many facts of a desk are in the recording.
     """
 
     timeline: Timeline
     problem: ProblemFound | None
-    told: int
+    own_facts: int
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.config.options import Options
+from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.launch import Place, rate_of
 from pytest_megacpp.desk.run.reattach import Asked, Recollection
 from pytest_megacpp.desk.run.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
-from pytest_megacpp.desk.run.session import POLL_S, LaneRun
+from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.desk.run.transport import POLL_S
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Limits, Progress, RunStarted
@@ -36,8 +38,9 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 class Recorded:
     """A recording that `--replay` named. Raises UsageError when there is none, or nothing readable in it."""
 
-    def __init__(self, options: Options, name: str) -> None:
+    def __init__(self, options: Options, name: str, reporting: Reporting) -> None:
         self._options = options
+        self._reporting = reporting
         try:
             self.path = find_recording(options.lane_dir, name)
             self._timeline = read_timeline(self.path)
@@ -66,8 +69,9 @@ class Recorded:
             self._options,
             directory,
             nodeids,
+            self._reporting,
             lambda run: run.start(ReplaySurface(self.path)),
-            heard=self._timeline,
+            read_before=self._timeline,
         )
 
 
@@ -76,8 +80,9 @@ class Elsewhere:
     those of this session.
     """
 
-    def __init__(self, options: Options, name: str, lanes: Sequence[str] = ()) -> None:
+    def __init__(self, options: Options, name: str, reporting: Reporting, lanes: Sequence[str] = ()) -> None:
         self._options = options
+        self._reporting = reporting
         self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
 
@@ -119,10 +124,9 @@ class Elsewhere:
 
         def follow(run: LaneRun) -> None:
             run.meta = replace(run.meta, rate=rate)
-            run.earlier = before.rejoin
-            run.follow(box, head)
+            run.follow(box, head, before.rejoin)
 
-        return _recorded_run(timeline, self._options, directory, nodeids, follow)
+        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, follow)
 
     def _without_a_box(
         self, box: RunningBox, before: Recollection, directory: RunDirectory, nodeids: Sequence[str]
@@ -141,9 +145,10 @@ class Elsewhere:
 
         def lose(run: LaneRun) -> None:
             run.meta = replace(run.meta, ids=before.ids, git=before.git)
-            run.lose(known.problem, known.told)
+            run.lose(known.problem, known.own_facts)
 
-        return _recorded_run(known.timeline, self._options, directory, nodeids, lose, heard=known.timeline)
+        timeline = known.timeline
+        return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, lose, read_before=timeline)
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
@@ -176,10 +181,13 @@ def _recorded_run(
     options: Options,
     directory: RunDirectory,
     nodeids: Sequence[str],
+    reporting: Reporting,
     begin: Callable[[LaneRun], object],
-    heard: Timeline | None = None,
+    read_before: Timeline | None = None,
 ) -> tuple[LaneRun, dict[str, int]]:
-    """A run with the recording's numbers, begun, and the index of each node id. `heard`: what it needn't read again."""
+    """A run with the recording's numbers, begun, and the index of each node id. `read_before`: what it needn't read
+    again.
+    """
     started = timeline.started
     assert started is not None
     recorded = _tests(timeline)
@@ -190,7 +198,7 @@ def _recorded_run(
     missing = [PlannedTest(nodeid, started.ranks, Preset.FULL, Limits()) for nodeid in unknown]
     lane = options.lanes.get(started.lane)
     plan = _plan(directory.run_id, started, lane.gpu if lane else "", (*recorded, *missing))
-    run = LaneRun(plan, directory, redactor, _meta(plan, started), heard or Timeline())
+    run = LaneRun(directory, redactor, RunMeta(plan, started.started_at), reporting, read_before)
     begin(run)
     similar = {number_of(redactor.text(test.nodeid))[0] for test in recorded}
     for nodeid in unknown:
@@ -246,18 +254,6 @@ def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, 
         tests=tests,
         args=(),
         cwd=started.cwd,
-    )
-
-
-def _meta(plan: Plan, started: RunStarted) -> RunMeta:
-    return RunMeta(
-        run_id=plan.run_id,
-        lane=plan.lane,
-        surface=plan.surface,
-        dry_run=plan.dry_run,
-        ranks=plan.ranks,
-        requested_gpu=plan.gpu,
-        started_at=started.started_at,
     )
 
 

@@ -1,0 +1,189 @@
+"""Owns starting the boxes of a session, or taking runs that exist; must not report results."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.config.git import look, named
+from pytest_megacpp.desk.config.markers import Expectation
+from pytest_megacpp.desk.config.options import Options
+from pytest_megacpp.desk.config.prices import allowance, estimate
+from pytest_megacpp.desk.gate.enforce import Gatekeeper
+from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.terminal import Terminal
+from pytest_megacpp.desk.hooks.timeouts import Timeouts
+from pytest_megacpp.desk.run.artefacts import Reporting
+from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, utc_now
+from pytest_megacpp.desk.run.environment import refused
+from pytest_megacpp.desk.run.launch import (
+    Place,
+    Selected,
+    longest_s,
+    make_plan,
+    rate_of,
+    select,
+    surface_of,
+    worst_s,
+)
+from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
+from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
+from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.vocabulary import ProblemCode
+from pytest_megacpp.report.reporter import Reporter
+from pytest_megacpp.report.run_json import RunMeta
+from pytest_megacpp.report.seed import began_line
+
+_NO_DRY_GATE = ProblemFound(
+    ProblemCode.BLOCKED,
+    "dry-run",
+    "no GPU found, and a gate never silently falls back to a dry run",
+    "run it where the GPUs are, or ask for a dry run by name: --dry-run",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where an item's result comes from, and the verdict it expects if it is a drill."""
+
+    run: LaneRun
+    index: int
+    drill: Expectation | None
+
+
+class Launcher:
+    """`runs` in the order in which they were started; `placed` has every lane test that has a result to come."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        marks: LaneMarks,
+        gatekeeper: Gatekeeper | None,
+        reporters: Sequence[Reporter],
+        where: Callable[[], Place],
+    ) -> None:
+        self._config = config
+        self._marks = marks
+        self._options = marks.options
+        self._gatekeeper = gatekeeper
+        self._where = where
+        self._terminal = Terminal(config)
+        self._reporting = Reporting(reporters, lambda line: self._terminal.say(line.text))
+        self.runs: list[LaneRun] = []
+        self.placed: dict[pytest.Item, Placed] = {}
+        self.existing = _existing_run(self._options, marks.asked, self._reporting)
+        self._timeouts = Timeouts(config, lambda item: item in self.placed)
+        config.pluginmanager.register(self._timeouts, "megacpp-timeouts")
+
+    def start_all(self, session: pytest.Session) -> None:
+        """A box per lane that was asked for and has tests. Raises UsageError, and Failed under a gate that already has
+        complaints.
+        """
+        if self._gatekeeper is not None and self._gatekeeper.complaints:
+            session.shouldfail = "the gate is not complete, so nothing was started"
+            raise session.Failed(session.shouldfail)
+        _end_in_order_on_sigterm()
+        of_lane = {lane: self._select(session, lane) for lane in self._marks.asked}
+        if self.existing is not None:
+            self._take(self.existing, [one for selected in of_lane.values() for one in selected])
+            return
+        for lane, selected in of_lane.items():
+            if selected:
+                self._start(lane, selected)
+
+    def _select(self, session: pytest.Session, lane: str) -> tuple[Selected, ...]:
+        must_run = self._gatekeeper.must_run if self._gatekeeper is not None else lambda item: False
+        items = [item for item in session.items if self._marks.lane_of(item) == lane]
+        return select(items, lane, self._timeouts.limit_s, must_run)
+
+    def _take(self, existing: Recorded | Elsewhere, selected: Sequence[Selected]) -> None:
+        if selected:
+            try:
+                run, index_of = existing.run([one.item.nodeid for one in selected], self._say_progress)
+            except LaneDirError as e:
+                raise pytest.UsageError(str(e)) from e
+            if isinstance(existing, Elsewhere):
+                run.on_progress = self._say_progress
+            self._place(run, selected, index_of)
+
+    def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
+        drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
+        run.meta = replace(run.meta, drills=drills)
+        self.runs.append(run)
+        for one in selected:
+            index, (file, line, _) = index_of[one.item.nodeid], one.item.location
+            self.placed[one.item] = Placed(run, index, one.drill)
+            run.defined_at[index] = file, (line or 0) + 1
+
+    def new_directory(self) -> RunDirectory:
+        """Raises UsageError."""
+        try:
+            return RunDirectory.create(self._options.lane_dir)
+        except LaneDirError as e:
+            raise pytest.UsageError(str(e)) from e
+
+    def _start(self, lane: str, selected: Sequence[Selected]) -> None:
+        place, directory = self._where(), self.new_directory()
+        git = look(Path(self._config.invocation_params.dir))
+        plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
+        rate = rate_of(place, self._options, lane, plan.ranks)
+        allowed = allowance(self._options.lane_budget, rate)
+        meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)
+        run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
+        self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
+        run.on_progress = self._say_progress
+        self._say_worst(run, longest_s(place, self._options, lane))
+        over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.mend)
+        problem = self._refused(lane, place, run) or over_budget or self._no_dry_gate(place)
+        if problem:
+            run.refuse(problem)
+        else:
+            run.start(surface_of(place, self._options, _tags(run.meta, self._config)))
+        if self._options.detach:
+            run.leave()
+
+    def _refused(self, lane: str, place: Place, run: LaneRun) -> ProblemFound | None:
+        """The first variable with which nothing can be launched."""
+        unfit = refused(self._options, lane, place, os.environ)
+        return None if unfit is None else replace(unfit, detail=run.redactor.text(unfit.detail))
+
+    def _no_dry_gate(self, place: Place) -> ProblemFound | None:
+        undeclared = self._gatekeeper is not None and place.dry_run and not self._options.dry_run
+        return _NO_DRY_GATE if undeclared else None
+
+    def _say_worst(self, run: LaneRun, longest: float | None) -> None:
+        costs = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.lane_budget)
+        if costs:
+            self._terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {costs}")
+
+    def _say_progress(self, progress: Progress | SeedChecked) -> None:
+        """The cache that a run begins with; a step on the way to a box elsewhere, with its time once it is over."""
+        if isinstance(progress, SeedChecked):
+            self._terminal.say(began_line(progress))
+        else:
+            self._terminal.say(f"{progress.phase} {progress.detail or '…'}")
+
+
+def _existing_run(options: Options, lanes: Sequence[str], reporting: Reporting) -> Recorded | Elsewhere | None:
+    """What `--replay` or `--attach` named."""
+    if options.replay is not None:
+        return Recorded(options, options.replay, reporting)
+    return Elsewhere(options, options.attach, reporting, lanes) if options.attach is not None else None
+
+
+def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:
+    """What tells runs apart in an account that many projects share."""
+    revision = meta.git.revision
+    return {"suite": config.rootpath.name, **({"revision": revision} if revision else {})}
+
+
+def _end_in_order_on_sigterm() -> None:
+    """A cancelled CI job gets SIGTERM; like Ctrl-C it must end the box and finish `run.json`."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=128 + signal.SIGTERM))

@@ -1,0 +1,84 @@
+"""Owns what pytest's summary says of lanes; must not know how a line gets to the terminal."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.recording.endings import bad_endings
+from pytest_megacpp.report.attempts import attempts_line
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.data import bucket_lines
+from pytest_megacpp.report.money import cost, footer
+from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
+from pytest_megacpp.report.seed import ended_lines
+
+
+class TerminalSummary(Reporter):
+    """A section each for tests without a result, for the gate, and for every run."""
+
+    name = "terminal summary"
+
+    def closing(self, session: SessionResults) -> Iterator[Line]:
+        if session.unreported:
+            yield Line("lane tests without a result", title=True, red=True)
+            yield from (Line(line, red=True) for line in session.unreported)
+        if session.gate is not None:
+            yield from _gate_lines(session.gate)
+        for run in session.runs:
+            title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
+            yield Line(one_line(title, 200), title=True)
+            yield from _run_lines(run)
+
+
+def _gate_lines(gate: GateResults) -> Iterator[Line]:
+    if gate.notes or gate.complaints:
+        yield Line("gate", title=True)
+        yield from map(Line, gate.notes)
+        yield from (Line(complaint, red=True) for complaint in gate.complaints)
+
+
+def _run_lines(run: RunResults) -> Iterator[Line]:
+    directory = shown(run.directory, Path.cwd())
+    yield from map(Line, (*_counts_by_file(run), *_attempts(run), *ended_lines(run.timeline)))
+    for ending in bad_endings(run.timeline):
+        yield Line(f"{ending}: see its log in {directory}/ranks", red=True)
+    for line in bucket_lines(run.timeline):
+        yield Line(run.redact(line), yellow=True)
+    for problem in run.unwritten:
+        yield Line(problem, red=True)
+    seconds, rate = run.timeline.last_s, run.meta.rate
+    spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
+    yield Line(f"run {run.plan.run_id}, {spent}: {directory}")
+    if run.is_still_running:
+        yield Line(f"still running; reattach with: pytest --attach {run.plan.run_id}")
+
+
+def _counts_by_file(run: RunResults) -> list[str]:
+    """A line per test file: verdict codes counted, drills apart, since theirs are wanted."""
+    files: dict[str, tuple[Counter[str], Counter[str]]] = {}
+    for index, result in sorted(run.judged.items()):
+        plain, drills = files.setdefault(result.nodeid.partition("::")[0], (Counter(), Counter()))
+        reached = run.plan.tests[index].drill and result.outcome is Outcome.PASSED
+        (drills if reached else plain)[str(result.verdict.code)] += 1
+    return [f"{file}: {_counted(plain, drills)}" for file, (plain, drills) in files.items()]
+
+
+def _counted(plain: Counter[str], drills: Counter[str]) -> str:
+    parts = [f"{n} {code}" for code, n in sorted(plain.items())]
+    if drills:
+        parts.append(
+            f"{drills.total()} drills as expected ({', '.join(f'{n} {c}' for c, n in sorted(drills.items()))})"
+        )
+    return ", ".join(parts)
+
+
+def _attempts(run: RunResults) -> list[str]:
+    """A line per test at which further attempts were ordered."""
+    steps_of = ((result.nodeid, attempts_line(result)) for _, result in sorted(run.judged.items()))
+    return [f"{one_line(nodeid)}: {steps}" for nodeid, steps in steps_of if steps is not None]
+
+
+def shown(path: Path, relative_to: Path) -> str:
+    """The path as the terminal shows it."""
+    return str(path.relative_to(relative_to)) if path.is_relative_to(relative_to) else str(path)

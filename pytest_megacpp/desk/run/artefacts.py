@@ -1,0 +1,101 @@
+"""Owns asking reporters and writing what they yield; must not know any of them.
+
+Whatever goes wrong with a report, the session goes on: what couldn't be written, and which reporter raised what, is
+kept as lines for the summary.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.reporter import Artefact, Content, Line, Moment, Reporter, RunResults
+
+Write = Callable[[str, Content], object]
+"""Writes one file, by its path, whole or not at all. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """The reporters of a session, and what shows the lines that they have while it runs."""
+
+    reporters: Sequence[Reporter] = ()
+    show: Callable[[Line], object] = lambda line: None
+
+
+class Artefacts:
+    """What reporters wrote below one directory. `written` has the paths of artefacts of which every file is there."""
+
+    def __init__(self, reporters: Sequence[Reporter], write: Write, redact: Callable[[str], str]) -> None:
+        self._reporters = reporters
+        self._write = write
+        self._redact = redact
+        self._unwritten: list[str] = []
+        self._errors: dict[str, str] = {}
+        self._raised: Counter[str] = Counter()
+        self.written: set[str] = set()
+
+    @property
+    def unwritten(self) -> list[str]:
+        """A line for each artefact that couldn't be written, and for each reporter that raised: its first error."""
+        failed = (f"report {name!r} failed{self._times(name)}: {error}" for name, error in self._errors.items())
+        return [*self._unwritten, *failed]
+
+    def note(self, problem: str) -> None:
+        """One more line for `unwritten`."""
+        self._unwritten.append(problem)
+
+    def ask(self, moment: Moment) -> list[Line]:
+        """Asks all reporters in their order, writes their artefacts, and returns their lines. An interrupt ends the
+        reporter that it meets; the others are still asked before it goes on.
+        """
+        lines: list[Line] = []
+        with ExitStack() as stack:
+            for reporter in reversed(self._reporters):
+                stack.callback(self._ask, reporter, moment, lines)
+        return lines
+
+    def properties(self, run: RunResults, index: int) -> dict[str, object]:
+        """Those of all reporters."""
+        found: dict[str, object] = {}
+        for reporter in self._reporters:
+            with self._guarded(reporter):
+                found |= reporter.properties(run, index)
+        return found
+
+    def _ask(self, reporter: Reporter, moment: Moment, lines: list[Line]) -> None:
+        with self._guarded(reporter):
+            for output in moment(reporter):
+                if isinstance(output, Line):
+                    lines.append(output)
+                else:
+                    self._keep(output)
+
+    def _keep(self, artefact: Artefact) -> None:
+        """An artefact that can't be written costs no result; the summary says so, and the session isn't green."""
+        for path, content in artefact.files:
+            try:
+                self._write(path, content)
+            except OSError as e:
+                self._unwritten.append(f"{artefact.path} could not be written: {e.strerror or e}")
+                return
+        self.written.add(artefact.path)
+
+    @contextmanager
+    def _guarded(self, reporter: Reporter) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:  # a report is no reason for a run to end
+            self._raised[reporter.name] += 1
+            self._errors.setdefault(reporter.name, one_line(self._redact(_described(e))))
+
+    def _times(self, name: str) -> str:
+        return f" {self._raised[name]} times, first" if self._raised[name] > 1 else ""
+
+
+def _described(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an error whose text can't be had
+        return type(error).__name__
