@@ -19,12 +19,13 @@ MODULES = {
 }
 
 BOX = {"box", "box.data", "box.gpus", "box.host", "box.logs", "box.look", "box.remote", "box.seed", "box.worlds"}
-BELOW_THE_DESK = {"surfaces", "surfaces.modal", "report", "judge", "recording"} | BOX
+BELOW_THE_DESK = {"surfaces", "surfaces.modal", "settings", "report", "judge", "recording"} | BOX
 
 # What the modules of each folder may import of the package: modules of these folders, without the folders in them, or
 # a single module.
 ALLOWED = {
     "recording": {"recording"},
+    "settings": {"settings"},
     "judge": {"judge", "recording"},
     "report": {"report", "recording", "judge.causes", "judge.verdicts"},
     "rank": {"rank", "recording"},
@@ -37,8 +38,8 @@ ALLOWED = {
     "box.remote": {"box.remote", "box.host", "box.logs", "recording"},
     "box.seed": {"box.seed", "box.host", "recording"},
     "box.worlds": {"box.worlds", "box.look", "box.host", "recording"},
-    "surfaces": {"surfaces", "recording", "box.host.process"},
-    "surfaces.modal": {"surfaces.modal", "surfaces", "recording"},
+    "surfaces": {"surfaces", "settings", "recording", "box.host.process"},
+    "surfaces.modal": {"surfaces.modal", "surfaces", "settings", "recording"},
     "desk.config": {"desk.config"} | BELOW_THE_DESK,
     "desk.run": {"desk.run", "desk.config"} | BELOW_THE_DESK,
     "desk.gate": {"desk.gate", "desk.config"} | BELOW_THE_DESK,
@@ -49,12 +50,13 @@ ALLOWED = {
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
     "recording": set(),
+    "settings": {"pytest"},
     "judge": set(),
     "report": set(),
     "box": set(),
     "rank": {"pytest", "torch"},
-    "surfaces": {"pathspec"},
-    "surfaces.modal": {"pathspec", "modal"},
+    "surfaces": {"pathspec", "pytest"},
+    "surfaces.modal": {"pathspec", "pytest", "modal"},
     "desk": {"pathspec", "pytest"},
     "plugin": {"pytest"},
 }

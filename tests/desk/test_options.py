@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import LIMIT_NAMES
 from pytest_megacpp.desk.config.options import Options, misspelt_twins, read_options
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
+from pytest_megacpp.settings.checks import LIMIT_NAMES
 
 pytest_plugins = "pytester"
 

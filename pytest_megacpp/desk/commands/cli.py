@@ -13,7 +13,6 @@ from typing import Literal, TypeAlias, assert_never
 import pytest
 
 from pytest_megacpp.desk.commands import show as show_command
-from pytest_megacpp.desk.config.checks import text
 from pytest_megacpp.desk.config.options import (
     DEFAULT_LANE_DIR,
     TABLE,
@@ -27,6 +26,7 @@ from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.settings.checks import text
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:

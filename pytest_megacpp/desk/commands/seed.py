@@ -10,7 +10,6 @@ from typing import IO, Protocol
 import pytest
 
 from pytest_megacpp.box.seed.store import SeedStore
-from pytest_megacpp.desk.config.checks import known
 from pytest_megacpp.desk.config.modal import read_modal
 from pytest_megacpp.desk.config.options import read_lanes
 from pytest_megacpp.desk.config.seed import project_of, read_seed
@@ -18,6 +17,7 @@ from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shap
 from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import columns, counted, grouped
+from pytest_megacpp.settings.checks import known
 from pytest_megacpp.surfaces.modal.config import CACHE_DIR, CACHE_VOLUME, VolumeConfig
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")

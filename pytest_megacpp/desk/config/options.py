@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import (
+from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
     SURFACES,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import known, table, text
 from pytest_megacpp.report.money import HOUR_S, Rate, dollars
+from pytest_megacpp.settings.checks import known, table, text
 
 TABLE = "[tool.pytest_megacpp.prices]"
 KEYS = ("usd_per_hour", "gpu", "cpu_core", "memory_gib", "source")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import known
 from pytest_megacpp.desk.config.options import DRILL_MARK, Options, read_options
+from pytest_megacpp.settings.checks import known
 
 
 class LaneMarks:

@@ -11,11 +11,11 @@ import pytest
 
 from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.config.options import DRILL_MARK, Options
-from pytest_megacpp.desk.config.paths import user_cache_dir
 from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, own_machine, rented
 from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.vocabulary import SeedMode
 from pytest_megacpp.report.money import Rate
+from pytest_megacpp.settings.paths import user_cache_dir
 from pytest_megacpp.surfaces.local import LocalSurface
 from pytest_megacpp.surfaces.modal.config import BAKED_DIR, VM
 from pytest_megacpp.surfaces.modal.credentials import configured
