@@ -11,7 +11,6 @@ from typing import TypeVar
 import pytest
 
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
-SURFACES = ("auto", "local", "modal")
 ANNOTATIONS = ("auto", "on", "off")
 E = TypeVar("E", bound=StrEnum)
 

@@ -8,21 +8,18 @@ import pytest
 from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.desk.config.prices import (
     END_S,
-    GPU_USD_PER_HOUR,
     SHORTEST_RUN_S,
     Allowance,
-    Machine,
-    Prices,
     allowance,
-    estimate,
-    own_machine,
     read_budget,
     read_prices,
-    rented,
 )
 from pytest_megacpp.desk.run.replay import rate_elsewhere
 from pytest_megacpp.recording.events import RunStarted
-from pytest_megacpp.report.money import Rate
+from pytest_megacpp.report.money import Rate, estimate
+from pytest_megacpp.surfaces.local.provider import own_machine
+from pytest_megacpp.surfaces.modal.prices import GPU_USD_PER_HOUR, Machine, rented
+from pytest_megacpp.surfaces.prices import Prices
 
 pytest_plugins = "pytester"
 

@@ -19,7 +19,6 @@ import pytest
 from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
-    SURFACES,
     count,
     flag,
     known,
@@ -29,15 +28,15 @@ from pytest_megacpp.settings.checks import (
     table,
     text,
 )
+from pytest_megacpp.surfaces import registry
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.config.gate import Rule
-    from pytest_megacpp.desk.config.prices import Prices
     from pytest_megacpp.desk.config.seed import SeedConfig
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.recording.vocabulary import Preset, SeedMode
     from pytest_megacpp.surfaces.data_config import DataConfig
-    from pytest_megacpp.surfaces.modal.config import ModalConfig
+    from pytest_megacpp.surfaces.prices import Prices
     from pytest_megacpp.surfaces.source import SourceConfig
 
 DRILL_MARK = "expect_verdict"
@@ -48,7 +47,8 @@ OPTION_KEYS = (  # each an option and a variable too
     *("surface", "ranks", "dry_run", "preset", "lane_dir", "replay", "gate_since", "untrusted"),
     *("lane_annotations", "lane_budget", "cache_seed", "triage", "hash_seed"),
 )
-KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", "modal", "source", "prices", "seed", "data")
+TABLES = (*registry.TABLES, "source", "prices", "seed", "data")  # read when somebody needs them
+KEYS = (*OPTION_KEYS, "limits", "lanes", "preload", "environment", "gate", *TABLES)
 RESERVED_MARKS = frozenset(
     {"parametrize", "skip", "skipif", "xfail", "usefixtures", "filterwarnings", "tryfirst", "trylast", "timeout"}
     | {DRILL_MARK}
@@ -117,13 +117,6 @@ class Options:
     tables: Mapping[str, object]
     detach: bool = False
     attach: str | None = None
-
-    @cached_property
-    def modal(self) -> "ModalConfig":
-        """`[tool.pytest_megacpp.modal]`, loaded when it is asked for. Raises UsageError."""
-        from pytest_megacpp.desk.config.modal import read_modal
-
-        return read_modal(self.tables.get("modal", {}), untrusted=self.untrusted, data=self.data)
 
     @cached_property
     def data(self) -> "tuple[DataConfig, ...]":
@@ -195,7 +188,7 @@ def add_options(parser: pytest.Parser) -> None:
     add = group.addoption
     add(
         "--surface",
-        metavar="{auto,local,modal}",
+        metavar=f"{{{','.join(registry.CHOICES)}}}",
         dest="megacpp_surface",
         help="where lane tests run; giving it asks for them",
     )
@@ -319,7 +312,7 @@ def read_options(config: pytest.Config) -> Options:
         environment=read_environment(settings.get("environment", {})),
         untrusted=chosen("untrusted", _flag) or False,
         budget_usd=chosen("lane_budget", _budget),
-        tables={name: settings[name] for name in ("modal", "source", "prices", "seed", "data") if name in settings},
+        tables={name: settings[name] for name in TABLES if name in settings},
         detach=bool(config.getoption("megacpp_detach")),
         attach=_attach(config),
     )
@@ -425,7 +418,7 @@ def read_limits(value: object, where: str) -> dict[str, float]:
 
 
 def _surface(value: object, where: str) -> str:
-    return known(value, SURFACES, what="surface", where=where)
+    return known(value, registry.CHOICES, what="surface", where=where)
 
 
 def _flag(value: object, where: str) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from pytest_megacpp.desk.config.git import look, named
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.config.options import LaneConfig, Options, misspelt_twins
-from pytest_megacpp.desk.config.prices import allowance, estimate
+from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
 from pytest_megacpp.desk.hooks.announcer import Announcer, is_wanted
@@ -24,14 +24,12 @@ from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, mark_interrupted, utc_now
 from pytest_megacpp.desk.run.environment import refused
 from pytest_megacpp.desk.run.launch import (
-    Place,
     Selected,
     choose_place,
     longest_s,
     make_plan,
     rate_of,
     select,
-    surface_of,
     worst_s,
 )
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
@@ -44,10 +42,12 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ProblemCode, RunEnd
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.data import bucket_lines
-from pytest_megacpp.report.money import cost, footer
+from pytest_megacpp.report.money import cost, estimate, footer
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_json
 from pytest_megacpp.report.seed import began_line, ended_lines
-from pytest_megacpp.surfaces.local import sweep
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import provider
+from pytest_megacpp.surfaces.sweep import sweep
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
@@ -154,10 +154,7 @@ class LaneRunner:
             options.cache_seed_for(None, dry_run=place.dry_run)
             or "used as found (--cache-seed auto warms up on a dry run too)"
         )
-        if place.surface == "local":
-            return f"{asked}, in {options.seed.dir}"
-        volume = options.modal.cache_volume
-        return f"{asked}, in volume {volume.name}" if volume is not None else f"{asked}, kept nowhere"
+        return f"{asked}, {provider(place.surface).seeds(options)}"
 
     def _gate_header(self) -> list[str]:
         return [f"megacpp: {line}" for line in self._gatekeeper.header()] if self._gatekeeper else []
@@ -282,7 +279,7 @@ class LaneRunner:
         elif self._gatekeeper is not None and place.dry_run and not self._options.dry_run:
             run.refuse(_NO_DRY_GATE)
         else:
-            run.start(surface_of(place, self._options, _tags(run.meta, self._config)))
+            run.start(provider(place.surface).surface(self._options, _tags(run.meta, self._config)))
         if self._options.detach:
             run.leave()
 
@@ -317,7 +314,7 @@ class LaneRunner:
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
-            self._report(item, nextitem, left_reports(item, run.plan.run_id))
+            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
             return True
         result, wrong = run.wait_for(placed.index), None
         if placed.drill is not None:

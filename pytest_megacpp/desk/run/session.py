@@ -39,6 +39,7 @@ from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt, receipt_names
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, cost_of_test, run_json, run_status
 from pytest_megacpp.surfaces.protocol import Ended, RunningBox, Surface, SurfaceFailed
+from pytest_megacpp.surfaces.registry import is_remote
 
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
@@ -188,7 +189,7 @@ class LaneRun:
         """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data, and
         keeping a seed.
         """
-        elsewhere = self.plan.surface != "local"
+        elsewhere = is_remote(self.plan.surface)
         if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase in (BoxStep.DATA, BoxStep.SEED)):
             self.on_progress(event.fact)
         elif elsewhere and self.timeline.tests and not collected:

@@ -43,12 +43,12 @@ from pytest_megacpp.surfaces.modal.stream import (
     FollowerStream,
     Lines,
     Log,
-    Unseen,
     is_log,
 )
 from pytest_megacpp.surfaces.protocol import Address, Ended
 from pytest_megacpp.surfaces.remote_plan import plan_elsewhere
 from pytest_megacpp.surfaces.source import Source, SourceConfig, SourceError, gather, own_package, stage, top_of
+from pytest_megacpp.surfaces.unseen import Unseen
 
 T = TypeVar("T")
 SOURCE = "surface"  # of events about the way to the box and back
