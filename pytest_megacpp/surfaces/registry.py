@@ -4,21 +4,20 @@ module, so it imports a surface's package only when somebody asks for that surfa
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_megacpp.surfaces.protocol import SurfaceProvider
 
 
-@dataclass(frozen=True)
 class Entry:
     """`package` has a module `provider` with a `PROVIDER` (`surfaces.protocol.SurfaceProvider`). `has_table`: it reads
-    `[tool.pytest_megacpp.NAME]`.
+    `[tool.pytest_megacpp.NAME]`. No dataclass, since making one takes longer than all else here.
     """
 
-    package: str
-    has_table: bool = False
+    def __init__(self, package: str, *, has_table: bool = False) -> None:
+        self.package = package
+        self.has_table = has_table
 
 
 SURFACES: Mapping[str, Entry] = {  # `auto` chooses the first that is ready
