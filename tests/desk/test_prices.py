@@ -177,3 +177,8 @@ def options(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Optio
 )
 def test_an_attached_run_has_its_price_too(lane: str, dry_run: bool, rate: Rate, options: Options) -> None:
     assert rate_elsewhere(RunStarted("r1", "2026", lane, "modal", dry_run, 8, 1), options) == rate
+
+
+def test_a_box_that_claims_to_run_nowhere_has_no_price(options: Options) -> None:
+    """The recording of somebody else's code can say anything."""
+    assert rate_elsewhere(RunStarted("r1", "2026", "h200x8", "abacus", False, 8, 1), options) == Rate()

@@ -35,6 +35,13 @@ def test_a_provider_goes_by_the_name_it_is_registered_with(name: str) -> None:
     assert provider(name).name == name
 
 
+@pytest.mark.parametrize("name", SURFACES)
+def test_mypy_is_asked_whether_a_provider_provides_everything(name: str) -> None:
+    """The registry imports it by its name, which no type checker follows."""
+    module = (PACKAGE / "surfaces" / name / "provider.py").read_text(encoding="utf-8")
+    assert "\nPROVIDER: SurfaceProvider = " in module
+
+
 def test_every_package_of_a_surface_is_registered() -> None:
     packages = {f"pytest_megacpp.surfaces.{path.parent.name}" for path in PACKAGE.glob("surfaces/*/__init__.py")}
     assert {entry.package for entry in SURFACES.values()} == packages

@@ -27,7 +27,7 @@ from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Attaching, Place, RunningBox, SurfaceProvider
-from pytest_megacpp.surfaces.registry import attachable
+from pytest_megacpp.surfaces.registry import SURFACES, attachable
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -160,8 +160,10 @@ def _surface_of(recorded: str | None) -> SurfaceProvider:
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
-    """What the box costs by today's prices; not known for a lane that isn't configured here."""
-    if started.lane not in options.lanes:
+    """What the box costs by today's prices; not known for a lane that isn't configured here, or where the box claims to
+    run on a surface that there isn't.
+    """
+    if started.lane not in options.lanes or started.surface not in SURFACES:
         return Rate()
     return rate_of(Place(started.surface, started.dry_run, ""), options, started.lane, started.ranks)
 
