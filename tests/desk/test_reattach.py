@@ -70,9 +70,15 @@ def run(tmp_path: Path) -> Path:
 def attach(monkeypatch: pytest.MonkeyPatch, run: Path, said: bytes, problem: ProblemFound | None) -> dict[str, str]:
     """`CODE/CAUSE` of each test."""
     monkeypatch.setattr(surface.ModalSurface, "attach", lambda self, run_id, path: SilentBox(path, said, problem))
-    options: Any = SimpleNamespace(
-        lane_dir=run.parent.parent, lanes={}, tables={}, data=(), source=None, untrusted=False
-    )
+    asked: dict[str, object] = {
+        "surface": "auto",
+        "lanes": {},
+        "tables": {},
+        "data": (),
+        "source": None,
+        "untrusted": False,
+    }
+    options: Any = SimpleNamespace(lane_dir=run.parent.parent, **asked)
     followed, index_of = replay.Elsewhere(options, RUN).run(TESTS, lambda progress: None)
     verdicts = {nodeid: followed.wait_for(index).verdict for nodeid, index in index_of.items()}
     followed.finish()

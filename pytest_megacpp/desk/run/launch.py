@@ -22,9 +22,9 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: Callable
     """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
     surface = automatic(environ) if options.surface == AUTO else provider(options.surface)
     if options.detach and surface.attaching is None:
-        able = attachable()
-        where, said = (" or ".join(words) for words in zip(*((one.title, one.name) for one in able), strict=True))
-        raise pytest.UsageError(f"--detach leaves a run on {where}: say --surface {said}")
+        titles = " or ".join(able.title for able in attachable())
+        names = " or ".join(able.name for able in attachable())
+        raise pytest.UsageError(f"--detach leaves a run on {titles}: say --surface {names}")
     return surface.place(options, environ, devices)
 
 

@@ -80,7 +80,7 @@ class Elsewhere:
         self._options = options
         self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
-        self._surface = _surface_of(Recollection.of(options.lane_dir, self._run_id).surface)
+        self._surface = _surface_of(Recollection.of(options.lane_dir, self._run_id).surface or options.surface)
 
     def _known_here(self, name: str) -> str:
         try:
@@ -151,12 +151,12 @@ class Elsewhere:
         return _recorded_run(known.timeline, self._options, directory, nodeids, lose, heard=known.timeline)
 
 
-def _surface_of(recorded: str | None) -> SurfaceProvider:
-    """The surface that has a run, by what this desk recorded of it; a run that another desk submitted is looked for on
-    the first that lets boxes outlive their desk.
+def _surface_of(name: str) -> SurfaceProvider:
+    """The surface to ask for a run: the one that this desk recorded for it, else what the user said; if boxes there end
+    with their desks, the first where they don't.
     """
-    first, *_ = able = attachable()
-    return next((one for one in able if one.name == recorded), first)
+    able = attachable()
+    return next((one for one in able if one.name == name), able[0])
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
