@@ -5,6 +5,7 @@ all tests of a process, since the client keeps one connection per process; no te
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy  # noqa: F401 (a run inside this process drops what it imported, and numpy can't be loaded twice)
 import pytest
 from hypothesis import HealthCheck, settings
 

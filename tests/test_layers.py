@@ -19,12 +19,14 @@ MODULES = {
 }
 
 BOX = {"box", "box.data", "box.gpus", "box.host", "box.logs", "box.look", "box.remote", "box.seed", "box.worlds"}
-BELOW_THE_DESK = {"surfaces", "surfaces.modal", "report", "judge", "recording"} | BOX
+# Packages of surfaces are behind the registry.
+BELOW_THE_DESK = {"surfaces", "settings", "report", "judge", "recording"} | BOX
 
 # What the modules of each folder may import of the package: modules of these folders, without the folders in them, or
 # a single module.
 ALLOWED = {
     "recording": {"recording"},
+    "settings": {"settings", "recording"},
     "judge": {"judge", "recording"},
     "report": {"report", "recording", "judge.causes", "judge.verdicts"},
     "rank": {"rank", "recording"},
@@ -37,8 +39,10 @@ ALLOWED = {
     "box.remote": {"box.remote", "box.host", "box.logs", "recording"},
     "box.seed": {"box.seed", "box.host", "recording"},
     "box.worlds": {"box.worlds", "box.look", "box.host", "recording"},
-    "surfaces": {"surfaces", "recording", "box.host.process"},
-    "surfaces.modal": {"surfaces.modal", "surfaces", "recording"},
+    "surfaces": {"surfaces", "settings", "recording", "report.money", "box.host.process"},
+    "surfaces.local": {"surfaces.local", "surfaces", "settings", "report", "recording"}
+    | {"box.gpus", "box.host", "box.seed"},
+    "surfaces.modal": {"surfaces.modal", "surfaces", "settings", "report", "recording"},
     "desk.config": {"desk.config"} | BELOW_THE_DESK,
     "desk.run": {"desk.run", "desk.config"} | BELOW_THE_DESK,
     "desk.gate": {"desk.gate", "desk.config"} | BELOW_THE_DESK,
@@ -49,12 +53,13 @@ ALLOWED = {
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
     "recording": set(),
+    "settings": {"pytest"},
     "judge": set(),
     "report": set(),
     "box": set(),
     "rank": {"pytest", "torch"},
-    "surfaces": {"pathspec"},
-    "surfaces.modal": {"pathspec", "modal"},
+    "surfaces": {"pathspec", "pytest"},
+    "surfaces.modal": {"pathspec", "pytest", "modal"},
     "desk": {"pathspec", "pytest"},
     "plugin": {"pytest"},
 }

@@ -4,6 +4,7 @@ The order of diagnosis is: the last useful line of each rank, the receipt, the o
 after a proper warm-up, and finally the diagnostic preset (if that hangs too, suspect the infrastructure).
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset, ProblemCause, Purpose, SeedMode, Stage, WarmUp
+
+_SURFACE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # a recording may hold anything in its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Commands:
         return self.rerun("--hash-seed", self.hash_seed) if self.hash_seed else ""
 
     def _launch(self) -> list[str]:
-        surface = ["--surface", self.surface] if self.surface in ("local", "modal") else []
+        surface = ["--surface", self.surface] if _SURFACE_NAME.fullmatch(self.surface) else []
         dry = ["--dry-run"] if self.dry_run else []
         other_size = bool(self.ranks) and not self.lane.endswith(f"x{self.ranks}")
         return [*surface, *dry, *(["--ranks", str(self.ranks)] if other_size else [])]

@@ -17,6 +17,7 @@ from pytest_megacpp.recording.seed import SCHEMA, Manifest
 MANIFEST = "manifest.json"
 ARCHIVE = "cache.tar"
 GOOD = "good"
+BAKED_DIR = "/opt/pytest-megacpp/seeds"  # in an image, outside of what is uploaded
 MAX_MANIFEST_BYTES = 64 << 20
 NONCE_BYTES = 3
 _KEY = re.compile(r"[0-9a-f]{16}")

@@ -13,7 +13,7 @@ _PYSPY_THREAD = re.compile(r'^Thread (?:0x[0-9A-Fa-f]{1,16}|\d{1,20}) \([a-z+]{1
 _PYSPY_FRAME = re.compile(r"^ {4}(.+) \(([/<][^()\n]+):(\d{1,9})\)$")  # shortened names don't tell whose they are
 
 # This package, and not a checkout of it: that may have the same name, and holds the user's tests.
-_OWN = r"[/\\]pytest_megacpp[/\\](?:(?:recording|box|rank|desk|surfaces|report|judge)[/\\]|plugin\.py$)"
+_OWN = r"[/\\]pytest_megacpp[/\\](?:(?:recording|settings|box|rank|desk|surfaces|report|judge)[/\\]|plugin\.py$)"
 _GENERATED = r"[/\\]\w{2}[/\\]c[a-z2-7]{51}\.py$"  # by Inductor, in its cache
 _LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<|{_OWN}|{_GENERATED}")
 _TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")

@@ -40,3 +40,21 @@ def footer(spent: Cost, rate: Rate) -> str:
     elif rate.usd_per_hour is None and spent.gpu_seconds:
         parts.append("price not known")
     return ", ".join(parts)
+
+
+def estimate(rate: Rate, worst_s: float | None, budget_usd: float | None) -> str:
+    """What the header says before a launch: `$36.32/h (list prices as of …), at most $3.10`; empty when it is free."""
+    if rate.usd_per_hour == 0:
+        return ""
+    if rate.usd_per_hour is None:
+        return rate.source
+    bounds = [usd for usd in (_worst_usd(rate.usd_per_hour, worst_s), budget_usd) if usd is not None]
+    told = f"{dollars(rate.usd_per_hour)}/h ({rate.source})"
+    if not bounds:
+        return told
+    by = " by the budget" if min(bounds) == budget_usd else ""
+    return f"{told}, at most {dollars(min(bounds))}{by}"
+
+
+def _worst_usd(usd_per_hour: float, worst_s: float | None) -> float | None:
+    return None if worst_s is None else worst_s / HOUR_S * usd_per_hour

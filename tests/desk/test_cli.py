@@ -8,13 +8,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pytest_megacpp.desk.commands import cli, doctor
-from pytest_megacpp.desk.commands.variable_readers import Readers
+from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.judge.verdicts import Code, Outcome, RunResult, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
+from pytest_megacpp.surfaces.local import doctor
+from pytest_megacpp.surfaces.local.variable_readers import Readers
 
 FACTS: tuple[ev.Fact, ...] = (
     ev.RunStarted("r1", "2026-11-22T21:45:01.000Z", "h200x8", "local", True, 2, 2),

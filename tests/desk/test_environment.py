@@ -9,7 +9,7 @@ import pytest
 from pytest_megacpp.desk.config.lanes import read_lanes
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run.environment import refused
-from pytest_megacpp.desk.run.launch import Place
+from pytest_megacpp.surfaces.protocol import Place
 
 DETAIL = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
 INFO = {"TORCH_DISTRIBUTED_DEBUG": "INFO"}

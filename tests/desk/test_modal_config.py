@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.modal import read_modal
 from pytest_megacpp.desk.config.source import read_source
 from pytest_megacpp.recording.plan import DataSet
 from pytest_megacpp.surfaces.data_config import Bucket, DataConfig
 from pytest_megacpp.surfaces.modal.config import ImageConfig, ModalConfig, NetworkConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal.settings import read_modal
 from pytest_megacpp.surfaces.source import MIB, SourceConfig
 
 DIGEST = "sha256:" + "0f" * 32

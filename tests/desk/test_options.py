@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import ANNOTATIONS, LIMIT_NAMES, SURFACES
 from pytest_megacpp.desk.config.declarations import misspelt_variables, options_of
 from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
+from pytest_megacpp.settings.checks import ANNOTATIONS, LIMIT_NAMES
+from pytest_megacpp.surfaces.registry import CHOICES
 
 pytest_plugins = "pytester"
 
@@ -224,7 +225,7 @@ def test_the_choices_in_the_help_are_those_that_are_accepted() -> None:
     shown = {name: declared.metavar for name, declared in options_of(Options).items()}
     assert shown["preset"] == f"{{{','.join(Preset)}}}"
     assert shown["cache_seed"] == f"{{{','.join(mode for mode in SeedMode if mode)}}}"
-    assert shown["surface"] == f"{{{','.join(SURFACES)}}}"
+    assert shown["surface"] == f"{{{','.join(CHOICES)}}}"
     assert shown["lane_annotations"] == f"{{{','.join(ANNOTATIONS)}}}"
 
 

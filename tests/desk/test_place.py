@@ -9,9 +9,11 @@ import pytest
 from pytest_megacpp.desk.config.lanes import read_lanes
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run import launch
-from pytest_megacpp.desk.run.launch import Place, choose_place, surface_of
-from pytest_megacpp.surfaces.local import LocalSurface
+from pytest_megacpp.desk.run.launch import choose_place
+from pytest_megacpp.surfaces.local.surface import LocalSurface
 from pytest_megacpp.surfaces.modal import credentials
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import provider
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
 
@@ -98,7 +100,7 @@ def test_devices_are_not_looked_for_on_the_way_to_modal() -> None:
 
 
 def test_the_local_surface() -> None:
-    assert isinstance(surface_of(Place("local", True, ""), options(), {}), LocalSurface)
+    assert isinstance(provider("local").surface(options(), {}), LocalSurface)
 
 
 def test_a_token_in_the_configuration_file(tmp_path: Path) -> None:

@@ -5,24 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import Unparsed, budget
 from pytest_megacpp.desk.config.options import Options, read_options
 from pytest_megacpp.desk.config.prices import (
     END_S,
-    GPU_USD_PER_HOUR,
     SHORTEST_RUN_S,
     Allowance,
-    Machine,
-    Prices,
     allowance,
-    estimate,
-    own_machine,
     read_prices,
-    rented,
 )
 from pytest_megacpp.desk.run.replay import rate_elsewhere
 from pytest_megacpp.recording.events import RunStarted
-from pytest_megacpp.report.money import Rate
+from pytest_megacpp.report.money import Rate, estimate
+from pytest_megacpp.settings.checks import Unparsed, budget
+from pytest_megacpp.surfaces.local.provider import own_machine
+from pytest_megacpp.surfaces.modal.prices import GPU_USD_PER_HOUR, Machine, rented
+from pytest_megacpp.surfaces.prices import Prices
 
 pytest_plugins = "pytester"
 
@@ -180,3 +177,8 @@ def options(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Optio
 )
 def test_an_attached_run_has_its_price_too(lane: str, dry_run: bool, rate: Rate, options: Options) -> None:
     assert rate_elsewhere(RunStarted("r1", "2026", lane, "modal", dry_run, 8, 1), options) == rate
+
+
+def test_a_box_that_claims_to_run_nowhere_has_no_price(options: Options) -> None:
+    """The recording of somebody else's code can say anything."""
+    assert rate_elsewhere(RunStarted("r1", "2026", "h200x8", "abacus", False, 8, 1), options) == Rate()

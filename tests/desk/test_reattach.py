@@ -72,7 +72,15 @@ def run(tmp_path: Path) -> Path:
 def attach(monkeypatch: pytest.MonkeyPatch, run: Path, said: bytes, problem: ProblemFound | None) -> dict[str, str]:
     """`CODE/CAUSE` of each test."""
     monkeypatch.setattr(surface.ModalSurface, "attach", lambda self, run_id, path: SilentBox(path, said, problem))
-    options: Any = SimpleNamespace(lane_dir=run.parent.parent, lanes={}, modal=None, source=None)
+    asked: dict[str, object] = {
+        "surface": "auto",
+        "lanes": {},
+        "tables": {},
+        "data": (),
+        "source": None,
+        "untrusted": False,
+    }
+    options: Any = SimpleNamespace(lane_dir=run.parent.parent, **asked)
     followed, index_of = replay.Elsewhere(options, RUN, Reporting((Receipts(), RunJson()))).run(
         TESTS, lambda progress: None
     )

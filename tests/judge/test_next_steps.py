@@ -51,6 +51,12 @@ def test_a_rerun_keeps_surface_and_size() -> None:
     assert "--surface modal" in commands("modal", dry_run=False).rerun()
 
 
+@pytest.mark.parametrize(("surface", "named"), [("lent", True), ("my-host_2", True), ("", False), ("-p x", False)])
+def test_a_rerun_names_whatever_surface_is_recorded_if_it_can_be_one(surface: str, named: bool) -> None:
+    assert (f"--surface {surface}" in commands(surface).rerun()) == named
+    assert named or "--surface" not in commands(surface).rerun()
+
+
 def test_a_straggler_gets_twice_the_limit() -> None:
     assert "--lane-limit stall=90" in next_step(Finding(Code.STRAGGLER, "", (1,)), commands())
 

@@ -6,7 +6,7 @@ import modal
 import pytest
 
 from pytest_megacpp.desk.commands import cli
-from pytest_megacpp.desk.run import launch
+from pytest_megacpp.surfaces.modal import prices
 from tests.modal_emulator import Emulator
 
 CONFIGURED = """
@@ -25,7 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "test_a.py").write_text("def test_a(): pass\n")
     monkeypatch.chdir(tmp_path / "p")
-    monkeypatch.setattr(launch, "user_cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(prices, "user_cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "p"
 
 

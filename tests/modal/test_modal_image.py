@@ -11,7 +11,8 @@ import modal
 import pytest
 
 from pytest_megacpp.box.seed.store import SeedStore
-from pytest_megacpp.surfaces.modal.config import BAKED_DIR, ImageConfig
+from pytest_megacpp.recording.seed_layout import BAKED_DIR
+from pytest_megacpp.surfaces.modal.config import ImageConfig
 from pytest_megacpp.surfaces.modal.image import ImageError, after, image, with_seed
 from pytest_megacpp.surfaces.modal.image_recipe import Recipe
 from tests.box.seeding import SHAPE, fill, manifest

@@ -15,9 +15,9 @@ from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.surfaces.modal import client
-from pytest_megacpp.surfaces.modal import surface as modal_surface
+from pytest_megacpp.surfaces.modal import client, conversation
 from pytest_megacpp.surfaces.modal.config import ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.surface import ModalBox, ModalSurface
 from pytest_megacpp.surfaces.source import SourceConfig
 from tests.modal_emulator import Emulator
@@ -66,11 +66,11 @@ def problem_of(box: ModalBox) -> ev.ProblemFound:
 
 
 def facts(box: ModalBox) -> list[ev.Fact]:
-    return [event.fact for event in read_all(box._recording.read_bytes())]
+    return [event.fact for event in read_all(box.inbox.recording.read_bytes())]
 
 
 def said(box: ModalBox, kind: type) -> bool:
-    return box._recording.exists() and any(isinstance(fact, kind) for fact in facts(box))
+    return box.inbox.recording.exists() and any(isinstance(fact, kind) for fact in facts(box))
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None
     assert ended.problem is None
     told = facts(box)
     assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
-    lines = box._recording.read_bytes().splitlines()
+    lines = box.inbox.recording.read_bytes().splitlines()
     assert len(lines) == len(set(lines))
     assert any(isinstance(fact, ev.RunFinished) for fact in told)
 
@@ -287,8 +287,8 @@ def test_a_network_that_falls_silent_for_good(
     emulator: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two followers that don't come, then the sandbox's own output: it has no beats, and is silent as well."""
-    monkeypatch.setattr(modal_surface, "SILENT_S", 0.5)
-    monkeypatch.setattr(modal_surface, "OUTPUT_SILENT_S", 1.5)
+    monkeypatch.setattr(conversation, "SILENT_S", 0.5)
+    monkeypatch.setattr(conversation, "OUTPUT_SILENT_S", 1.5)
     monkeypatch.setattr(client, "POLL_S", 0.5)
     monkeypatch.setattr(client, "CALL_S", 0.5)
     box = started(project, ModalConfig(lease_s=6.0), dry_run=True)
@@ -394,10 +394,9 @@ class _Follower:
 
 def test_a_new_connection_begins_with_all_that_was_said(tmp_path: Path) -> None:
     """The box takes no word twice, and none may be lost with a connection."""
-    box = ModalBox("run-1", tmp_path, ModalConfig())
     words: list[Word] = [Again(0, Purpose.WARM_UP, 0), Enough(1)]
-    for word in words:
-        box.say(word)
+    inbox = Inbox("run-1", tmp_path)
+    talk = conversation.Conversation("run-1", object(), ModalConfig(), inbox, words, lambda: False)
     for follower in (_Follower(), _Follower()):
-        assert list(box._converse(follower, lambda data: None, beats=True)) == []  # type: ignore[arg-type]
+        assert list(talk.converse(follower, lambda data: None, beats=True)) == []  # type: ignore[arg-type]
         assert follower.heard == [b"{}", *(word_line(word).rstrip() for word in words)]

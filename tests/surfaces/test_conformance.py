@@ -6,24 +6,22 @@ somebody interferes, so that one test alone waits for a rank.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_megacpp.box.host import process
+from pytest_megacpp.desk.commands.configured import Configured
 from pytest_megacpp.desk.run.directory import new_run_id, utc_now
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest, SeedPlan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd
 from pytest_megacpp.recording.wire import Decoder
-from pytest_megacpp.surfaces.local import LocalSurface
-from pytest_megacpp.surfaces.modal.config import ModalConfig
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface
-from pytest_megacpp.surfaces.source import SourceConfig
+from pytest_megacpp.surfaces.registry import SURFACES, provider
 
 SOON_S = 60.0
 
@@ -105,7 +103,7 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-def _local(project: Path) -> Ground:
+def _local(surface: Surface, project: Path, request: pytest.FixtureRequest) -> Ground:
     def of_run(run_id: str) -> list[int]:
         living = (p.pid for p in process.all_processes() if p.state not in "ZX" and p.pid != os.getpid())
         return [pid for pid in living if process.environment_of(pid).get("MEGACPP_RUN_ID") == run_id]
@@ -115,11 +113,12 @@ def _local(project: Path) -> Ground:
             process.end_all(left)
             time.sleep(0.01)
 
-    return Ground(LocalSurface(), project, kill, of_run)
+    return Ground(surface, project, kill, of_run)
 
 
-def _modal(project: Path, emulator: Any) -> Ground:
-    from pytest_megacpp.surfaces.modal.surface import ModalSurface
+def _modal(surface: Surface, project: Path, request: pytest.FixtureRequest) -> Ground:
+    pytest.importorskip("modal", reason="the modal client isn't installed: pip install -e '.[test]'")
+    emulator = request.getfixturevalue("emulator")
 
     def of_run(run_id: str) -> list[int]:
         found = [s for s in emulator.sandboxes if s.name == run_id and s.container is not None]
@@ -128,16 +127,22 @@ def _modal(project: Path, emulator: Any) -> Ground:
     def kill(run_id: str) -> None:
         emulator.kill(next(s for s in emulator.sandboxes if s.name == run_id))
 
-    config = ModalConfig(capacity_s=20.0, lease_s=20.0)
-    return Ground(ModalSurface(config, SourceConfig(), (project / "lane",)), project, kill, of_run)
+    return Ground(surface, project, kill, of_run)
 
 
-@pytest.fixture(params=["local", "modal"])
+GROUNDS: Mapping[str, Callable[[Surface, Path, pytest.FixtureRequest], Ground]] = {"local": _local, "modal": _modal}
+TABLES = {"modal": {"capacity_s": 20.0, "lease_s": 20.0}}
+
+
+def test_every_surface_has_a_ground() -> None:
+    assert GROUNDS.keys() == SURFACES.keys()
+
+
+@pytest.fixture(params=sorted(SURFACES))
 def ground(request: pytest.FixtureRequest, project: Path) -> Ground:
-    if request.param == "local":
-        return _local(project)
-    pytest.importorskip("modal", reason="the modal client isn't installed: pip install -e '.[test]'")
-    return _modal(project, request.getfixturevalue("emulator"))
+    name: str = request.param
+    surface = provider(name).surface(Configured(name, TABLES, project, project / "lane"), {})
+    return GROUNDS[name](surface, project, request)
 
 
 def test_a_whole_recording(ground: Ground) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.prices import CPU_CORE_USD_PER_HOUR, GPU_USD_PER_HOUR, MEMORY_GIB_USD_PER_HOUR
+from pytest_megacpp.surfaces.modal.prices import CPU_CORE_USD_PER_HOUR, GPU_USD_PER_HOUR, MEMORY_GIB_USD_PER_HOUR
 from pytest_megacpp.surfaces.modal.rates import FRESH_S, account_prices, remember, remembered
 
 EXPECTED = {**GPU_USD_PER_HOUR, "cpu_core": CPU_CORE_USD_PER_HOUR, "memory_gib": MEMORY_GIB_USD_PER_HOUR}

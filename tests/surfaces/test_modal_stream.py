@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, Piece, Unseen
+from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, Piece
+from pytest_megacpp.surfaces.unseen import Unseen
 from tests.fuzzing import fuzzer
 
 A, B = b'{"v":1,"a":1}\n', b'{"v":1,"b":2}\n'

@@ -12,9 +12,9 @@ import pytest
 
 from pytest_megacpp.box.host import process
 from pytest_megacpp.recording.events import ProblemFound
-from pytest_megacpp.surfaces import stopped_box
-from pytest_megacpp.surfaces.local import LocalBox
-from pytest_megacpp.surfaces.stopped_box import LOOK_S, STOPPED_S, StoppedBoxWatch
+from pytest_megacpp.surfaces.local import stopped_box
+from pytest_megacpp.surfaces.local.stopped_box import LOOK_S, STOPPED_S, StoppedBoxWatch
+from pytest_megacpp.surfaces.local.surface import LocalBox
 
 GUARD = """
 import os, sys, time

@@ -8,20 +8,24 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
 import pytest
 
 from pytest_megacpp.desk.commands import show as show_command
-from pytest_megacpp.desk.config.checks import text
 from pytest_megacpp.desk.config.declarations import variable_of
-from pytest_megacpp.desk.config.lanes import read_environment, read_lanes
+from pytest_megacpp.desk.config.lanes import read_lanes
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_lane_dir, read_settings
 from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.settings.checks import text
+from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider
+
+if TYPE_CHECKING:
+    from pytest_megacpp.desk.commands.configured import Configured
 
 OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
@@ -39,6 +43,12 @@ class Desk:
         self.root = root = _root(Path.cwd())
         self.settings = read_settings(root / "pyproject.toml")
         self.lane_dir = read_lane_dir(given or None, self.settings, root)
+
+    def configured(self, surface: str) -> "Configured":
+        """What the configuration asks of a surface."""
+        from pytest_megacpp.desk.commands.configured import Configured
+
+        return Configured(surface, self.settings, self.root, self.lane_dir)
 
 
 Command = Callable[[Desk, argparse.Namespace], int]
@@ -96,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
-    doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or Modal")
-    doctor.add_argument("--surface", choices=("local", "modal"), default="local", help="where to look (default: here)")
+    doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or another surface's")
+    doctor.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="where to look (default: here)")
     _add_seed(commands)
     return megacpp
 
@@ -111,7 +121,7 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     def action(name: str, about: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
-        made.add_argument("--surface", choices=("local", "modal"), default="local", help="whose seeds (default: here)")
+        made.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="whose seeds (default: here)")
         return made
 
     action("list", "list the seeds by launch shape; * marks the last known good ones")
@@ -173,7 +183,7 @@ def _clean_up(lane_dir: Path) -> None:
 
 def _sweep() -> Callable[[str], object] | None:
     try:
-        from pytest_megacpp.surfaces.local import sweep
+        from pytest_megacpp.surfaces.sweep import sweep
     except ImportError:
         return None
     return sweep
@@ -249,23 +259,11 @@ def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
-    if arguments.surface == "modal":
-        return _doctor_of_modal(desk)
-    from pytest_megacpp.desk.commands.doctor import examine
-
-    lanes = read_lanes(desk.settings.get("lanes", {}))
-    lines, ready = examine(desk.lane_dir, lanes, read_environment(desk.settings.get("environment", {})))
-    _say(lines)
-    return OK if ready else FAILED
-
-
-def _doctor_of_modal(desk: Desk) -> int:
-    from pytest_megacpp.desk.commands.modal_doctor import Examination
-
-    examination = Examination(desk.settings, read_lanes(desk.settings.get("lanes", {})), desk.lane_dir, desk.root)
+    lanes = tuple(read_lanes(desk.settings.get("lanes", {})).values())
+    examination = provider(arguments.surface).examination(desk.configured(arguments.surface), lanes)
     for line in examination.lines():
         _say([line])
-        sys.stdout.flush()  # building an image takes its time
+        sys.stdout.flush()  # some of what is looked at takes its time
     return OK if examination.ready else FAILED
 
 
@@ -275,7 +273,7 @@ _SeedAction: TypeAlias = Literal["list", "show", "promote", "drop", "bake"]
 def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.commands import seed as seed_command
 
-    held = seed_command.shelf(desk.settings, desk.root, arguments.surface)
+    held = provider(arguments.surface).shelf(desk.configured(arguments.surface))
     action: _SeedAction = arguments.action
     match action:
         case "list":

@@ -5,52 +5,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
 
 import pytest
 
 from pytest_megacpp.box.seed.store import SeedStore
-from pytest_megacpp.desk.config.checks import known
 from pytest_megacpp.desk.config.lanes import read_lanes
-from pytest_megacpp.desk.config.modal import read_modal
 from pytest_megacpp.desk.config.seed import project_of, read_seed
 from pytest_megacpp.recording.seed import Manifest, RankGraphs, SeededTest, Shape
 from pytest_megacpp.recording.seed_layout import Kept, SeedError, foreign, named
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import columns, counted, grouped
-from pytest_megacpp.surfaces.modal.config import CACHE_DIR, CACHE_VOLUME, VolumeConfig
+from pytest_megacpp.settings.checks import known
+from pytest_megacpp.surfaces.protocol import Shelf
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 AGES_S = (("day", 86_400), ("hour", 3600), ("minute", 60))
-
-
-class Shelf(Protocol):
-    """Where seeds are kept. Every method raises SeedError."""
-
-    @property
-    def place(self) -> str: ...
-
-    def seeds(self) -> list[Kept]:
-        """The newest first."""
-        ...
-
-    def promote(self, name: str) -> Kept: ...
-
-    def drop(self, name: str) -> tuple[Kept, Kept | None]: ...
-
-    def copy(self, manifest: Manifest, file: IO[bytes]) -> None:
-        """Writes an archive to a file, unchecked."""
-        ...
-
-
-def shelf(settings: Mapping[str, object], root: Path, surface: str) -> Shelf:
-    """This machine's, or the one in the volume of compile caches on Modal. Raises UsageError."""
-    if surface == "local":
-        return SeedStore(read_seed(settings.get("seed", {}), root).dir)
-    from pytest_megacpp.surfaces.modal.seeds import ModalShelf
-
-    config = read_modal(settings.get("modal", {}), untrusted=False)
-    return ModalShelf(config.cache_volume or VolumeConfig(CACHE_DIR, CACHE_VOLUME), config.environment)
 
 
 # -- what is there -------------------------------------------------------------------------------------------------

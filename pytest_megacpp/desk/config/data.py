@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pathspec import PathSpec
 
-from pytest_megacpp.desk.config.checks import known, table, text
+from pytest_megacpp.settings.checks import known, table, text
 from pytest_megacpp.surfaces.data_config import GOOGLE, Bucket, DataConfig
 
 KEYS = ("source", "include", "exclude", "volume", "secret", "endpoint_url")

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import Unparsed, flag
 from pytest_megacpp.desk.config.pyproject import TABLE
+from pytest_megacpp.settings.checks import Unparsed, flag
 
 _OPTION, _TABLE = "megacpp-option", "megacpp-table"  # keys of a field's metadata
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import flag, known, text
+from pytest_megacpp.settings.checks import flag, known, text
 
 GATE_KEYS = ("name", "paths", "run", "follow_imports", "may_skip")
 WHERE = "[[tool.pytest_megacpp.gate]]"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import LIMIT_NAMES, Unparsed, count, known, preset, seconds, table
+from pytest_megacpp.settings.checks import LIMIT_NAMES, Unparsed, count, known, preset, seconds, table
 
 if TYPE_CHECKING:
     from pytest_megacpp.recording.vocabulary import Preset

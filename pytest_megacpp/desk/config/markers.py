@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import LIMIT_NAMES, E, count, flag, known, member, seconds, text
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
+from pytest_megacpp.settings.checks import LIMIT_NAMES, E, count, flag, known, member, seconds, text
 
 ARGUMENTS = ("ranks", "preset", "fresh", "cache_seed", *LIMIT_NAMES)
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_megacpp.desk.config import declarations
-from pytest_megacpp.desk.config.checks import (
+from pytest_megacpp.desk.config.declarations import deferred_table, option, pairs, switch, table
+from pytest_megacpp.desk.config.lanes import LaneConfig, limit_entry, read_environment, read_lanes, read_limits
+from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
+from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
-    SURFACES,
     budget,
     cache_seed,
     count,
@@ -29,18 +31,15 @@ from pytest_megacpp.desk.config.checks import (
     preset,
     text,
 )
-from pytest_megacpp.desk.config.declarations import deferred_table, option, pairs, switch, table
-from pytest_megacpp.desk.config.lanes import LaneConfig, limit_entry, read_environment, read_lanes, read_limits
-from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
+from pytest_megacpp.surfaces import registry
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.config.gate import Rule
-    from pytest_megacpp.desk.config.prices import Prices
     from pytest_megacpp.desk.config.seed import SeedConfig
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.recording.vocabulary import Preset, SeedMode
     from pytest_megacpp.surfaces.data_config import DataConfig
-    from pytest_megacpp.surfaces.modal.config import ModalConfig
+    from pytest_megacpp.surfaces.prices import Prices
     from pytest_megacpp.surfaces.source import SourceConfig
 
 DEFAULT_LANE_DIR = ".megacpp"
@@ -68,9 +67,9 @@ class Options:
     tables: Mapping[str, object]
 
     surface: str = option(
-        partial(known, valid=SURFACES, what="surface"),
+        partial(known, valid=registry.CHOICES, what="surface"),
         default="auto",
-        metavar="{auto,local,modal}",
+        metavar=f"{{{','.join(registry.CHOICES)}}}",
         help="where lane tests run; on the command line it also requests them",
         more=". `auto` is Modal where credentials are configured, otherwise a local dry run on a machine without GPUs, "
         "announced in the header. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, and "
@@ -171,13 +170,6 @@ class Options:
     gate: "tuple[Rule, ...]" = table(read_gate, absent=[])
 
     @deferred_table
-    def modal(self, written: object) -> "ModalConfig":
-        """Raises UsageError."""
-        from pytest_megacpp.desk.config.modal import read_modal
-
-        return read_modal(written, untrusted=self.untrusted, data=self.data)
-
-    @deferred_table
     def data(self, written: object) -> "tuple[DataConfig, ...]":
         """Raises UsageError."""
         if written == {}:
@@ -250,7 +242,8 @@ class Options:
         return marker or self.preset or self.lanes[lane].preset or Preset.FULL
 
 
-KEYS = declarations.keys_of(Options)
+TABLES = (*registry.TABLES, *declarations.deferred_tables_of(Options))
+KEYS = (*declarations.keys_of(Options), *registry.TABLES)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -270,7 +263,7 @@ def read_options(config: pytest.Config) -> Options:
         **declarations.read_declared(Options, sources),
         given=frozenset(sources.given),
         project=pyproject.parent,
-        tables={name: settings[name] for name in declarations.deferred_tables_of(Options) if name in settings},
+        tables={name: settings[name] for name in TABLES if name in settings},
     )
 
 

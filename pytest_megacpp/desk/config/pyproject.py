@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import table
+from pytest_megacpp.settings.checks import table
 
 NAME = "pytest_megacpp"
 TABLE = f"[tool.{NAME}]"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_megacpp.box.seed.store import DEFAULT_KEEP, DEFAULT_MAX_BYTES
-from pytest_megacpp.desk.config.checks import count, known, table, text
-from pytest_megacpp.desk.config.paths import user_cache_dir
 from pytest_megacpp.desk.config.project import identity
+from pytest_megacpp.settings.checks import count, known, table, text
+from pytest_megacpp.settings.paths import user_cache_dir
 
 TABLE = "[tool.pytest_megacpp.seed]"
 KEYS = ("dir", "min_bytes", "keep", "max_bytes", "project")

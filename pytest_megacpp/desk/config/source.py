@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 from pathspec import PathSpec
 
-from pytest_megacpp.desk.config.checks import count, known, table
+from pytest_megacpp.settings.checks import count, known, table
 from pytest_megacpp.surfaces.source import MIB, SourceConfig
 
 TABLE = "[tool.pytest_megacpp.source]"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import known
 from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.options import Options, read_options
+from pytest_megacpp.settings.checks import known
 
 
 class LaneMarks:

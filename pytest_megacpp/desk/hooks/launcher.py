@@ -12,7 +12,7 @@ import pytest
 from pytest_megacpp.desk.config.git import look, named
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.config.options import Options
-from pytest_megacpp.desk.config.prices import allowance, estimate
+from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.terminal import Terminal
@@ -21,13 +21,11 @@ from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import LaneDirError, RunDirectory, iso, utc_now
 from pytest_megacpp.desk.run.environment import refused
 from pytest_megacpp.desk.run.launch import (
-    Place,
     Selected,
     longest_s,
     make_plan,
     rate_of,
     select,
-    surface_of,
     worst_s,
 )
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
@@ -36,9 +34,12 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ProblemCode
+from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.report.seed import began_line
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import provider
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
@@ -144,7 +145,7 @@ class Launcher:
         if problem:
             run.refuse(problem)
         else:
-            run.start(surface_of(place, self._options, _tags(run.meta, self._config)))
+            run.start(provider(place.surface).surface(self._options, _tags(run.meta, self._config)))
         if self._options.detach:
             run.leave()
 

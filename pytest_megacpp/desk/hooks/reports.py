@@ -114,10 +114,10 @@ def reports_of(
     )
 
 
-def left_reports(item: pytest.Item, run_id: str) -> Iterator[pytest.TestReport]:
-    """Of a test that runs on without this desk: skipped here, never passed."""
+def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.TestReport]:
+    """Of a test that runs on without this desk, `where` its surface is: skipped here, never passed."""
     path, line, _ = item.location
-    why = f"Skipped: it runs on Modal; its result: pytest --attach {run_id}"
+    why = f"Skipped: it runs on {where}; its result: pytest --attach {run_id}"
     for when, outcome, longrepr in (("setup", "skipped", (path, (line or 0) + 1, why)), ("teardown", "passed", None)):
         yield pytest.TestReport(
             nodeid=item.nodeid,

@@ -10,7 +10,6 @@ import pytest
 from pytest_megacpp.desk.config.declarations import misspelt_variables
 from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.options import Options
-from pytest_megacpp.desk.config.prices import estimate
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
 from pytest_megacpp.desk.hooks.gate_end import close_gate
@@ -24,11 +23,14 @@ from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts
 from pytest_megacpp.desk.run.directory import dump_json, mark_interrupted, replace_file
-from pytest_megacpp.desk.run.launch import Place, choose_place, longest_s, rate_of
+from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
+from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Content, GateResults, Line, SessionResults
-from pytest_megacpp.surfaces.local import sweep
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import provider
+from pytest_megacpp.surfaces.sweep import sweep
 
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -117,10 +119,7 @@ class LaneRunner:
             options.cache_seed_for(None, dry_run=place.dry_run)
             or "used as found (--cache-seed auto warms up on a dry run too)"
         )
-        if place.surface == "local":
-            return f"{asked}, in {options.seed.dir}"
-        volume = options.modal.cache_volume
-        return f"{asked}, in volume {volume.name}" if volume is not None else f"{asked}, kept nowhere"
+        return f"{asked}, {provider(place.surface).seeds(options)}"
 
     def _gate_header(self) -> list[str]:
         return [f"megacpp: {line}" for line in self._gatekeeper.header()] if self._gatekeeper else []
@@ -162,7 +161,7 @@ class LaneRunner:
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
-            self._report(item, nextitem, left_reports(item, run.plan.run_id))
+            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
             return True
         result, wrong = run.wait_for(placed.index), None
         if placed.drill is not None:

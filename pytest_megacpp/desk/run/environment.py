@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pytest_megacpp.box.host.contract import OBJECTIONS, objection, refusal
 from pytest_megacpp.desk.config.lanes import ENVIRONMENT, lane_environment
 from pytest_megacpp.desk.config.options import Options
-from pytest_megacpp.desk.run.launch import Place
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.vocabulary import ProblemCode
-
-AMBIENT = "the environment of pytest (your shell, CI, or a plugin such as pytest-env)"
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import provider
 
 
 def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str]) -> ProblemFound | None:
@@ -36,9 +35,4 @@ def _origins(
     file = options.project / "pyproject.toml"
     yield options.lanes[lane].environment, f"{lane_environment(lane)} of {file}"
     yield options.environment, f"{ENVIRONMENT} of {file}"
-    if place.surface == "local":
-        yield environ, AMBIENT
-        return
-    yield options.modal.env, f"env of [tool.pytest_megacpp.modal] of {file}"
-    passed = {name: environ[name] for name in options.modal.pass_env if name in environ}
-    yield passed, f"{AMBIENT}, which pass_env of [tool.pytest_megacpp.modal] passes on"
+    yield from provider(place.surface).variables(options, environ)

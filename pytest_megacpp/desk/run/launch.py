@@ -1,7 +1,6 @@
 """Owns turning selected items into a plan and choosing where it runs; must not start anything."""
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,83 +11,33 @@ import pytest
 from pytest_megacpp.desk.config.lanes import DRILL_MARK
 from pytest_megacpp.desk.config.markers import Expectation, MarkerArguments, expectation, marker_arguments
 from pytest_megacpp.desk.config.options import Options
-from pytest_megacpp.desk.config.paths import user_cache_dir
-from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, allowance, own_machine, rented
-from pytest_megacpp.recording.plan import MAX_TESTS, DataSet, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.desk.config.prices import allowance
+from pytest_megacpp.recording.plan import MAX_TESTS, Plan, PlannedTest, SeedPlan
+from pytest_megacpp.recording.seed_layout import BAKED_DIR
 from pytest_megacpp.recording.vocabulary import SeedMode
 from pytest_megacpp.report.money import Rate
-from pytest_megacpp.surfaces.local import LocalSurface
-from pytest_megacpp.surfaces.modal.config import BAKED_DIR, VM
-from pytest_megacpp.surfaces.modal.credentials import configured
-from pytest_megacpp.surfaces.modal.rates import account_prices, remembered
-from pytest_megacpp.surfaces.protocol import Surface
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where lanes run. `notice` says it in one line for the header, `details` are further lines about the machine."""
-
-    surface: str
-    dry_run: bool
-    notice: str
-    details: tuple[str, ...] = ()
+from pytest_megacpp.surfaces.protocol import Place
+from pytest_megacpp.surfaces.registry import AUTO, attachable, automatic, provider
 
 
 def choose_place(options: Options, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
     """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
-    if options.surface == "modal" or (options.surface == "auto" and configured(environ)):
-        return _on_modal(options)
-    if options.detach:
-        raise pytest.UsageError("--detach leaves a run on Modal: say --surface modal")
-    if options.surface == "auto" and environ.get("CI") and not options.dry_run:
-        raise pytest.UsageError(
-            "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
-            " say --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
-        )
-    if options.untrusted:
-        raise pytest.UsageError(
-            "--untrusted: a stranger's code needs a machine of its own, not this one: --surface modal"
-        )
-    found = devices()
-    dry_run = options.dry_run or found == 0
-    if dry_run and not options.dry_run and environ.get("CI"):
-        raise pytest.UsageError(
-            "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run in silence:"
-            " say --dry-run for a CPU dry run, or run the job where the GPUs are"
-        )
-    if not dry_run:
-        return Place("local", False, f"local, {found} GPUs")
-    why = "asked for" if options.dry_run else "this machine has no GPU"
-    return Place("local", True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
-
-
-def _on_modal(options: Options) -> Place:
-    """Raises UsageError for GPUs on a runtime that has none."""
-    details = options.modal.machine_notices(gpu=not options.dry_run)
-    if options.dry_run:
-        notice = "Modal, dry run in a CPU sandbox: proves launch and logic, not GPU behaviour"
-        return Place("modal", True, notice, details)
-    if options.modal.runtime == VM:
-        raise pytest.UsageError(
-            'runtime = "vm" in [tool.pytest_megacpp.modal] has no GPUs: remove it or say "gvisor",'
-            " or run without GPUs (--dry-run)"
-        )
-    return Place("modal", False, "Modal", details)
+    surface = automatic(environ) if options.surface == AUTO else provider(options.surface)
+    if options.detach and surface.attaching is None:
+        titles = " or ".join(able.title for able in attachable())
+        names = " or ".join(able.name for able in attachable())
+        raise pytest.UsageError(f"--detach leaves a run on {titles}: say --surface {names}")
+    return surface.place(options, environ, devices)
 
 
 def rate_of(place: Place, options: Options, lane: str, ranks: int) -> Rate:
     """What a box of this lane costs there."""
-    if place.surface != "modal":
-        return own_machine(options.prices, 0 if place.dry_run else ranks)
-    cpu, memory_mib = options.modal.machine(ranks)
-    machine = Machine(None if place.dry_run else options.lanes[lane].gpu, cpu, memory_mib)
-    return rented(machine, options.prices, account_prices(remembered(rates_file(), time.time()), LIST_PRICES))
+    return provider(place.surface).rate(options, options.lanes[lane].gpu, ranks, dry_run=place.dry_run)
 
 
 def longest_s(place: Place, options: Options, lane: str) -> float | None:
     """How long a box may take at most, whatever its tests: None when nothing bounds it."""
-    run_s = options.run_limit_s(lane)
-    return options.modal.times(run_s or 0.0)[0] if place.surface == "modal" else run_s
+    return provider(place.surface).longest_s(options, options.run_limit_s(lane))
 
 
 def worst_s(plan: Plan, longest: float | None) -> float:
@@ -105,20 +54,6 @@ def _worst_s(test: PlannedTest, *, triage: bool) -> float:
     if triage and not test.drill:
         return 4 * once_s + test.limits.compile
     return 2 * once_s + test.limits.compile if test.cache_seed.warms_up and not test.drill else once_s
-
-
-def rates_file() -> Path:
-    """Where Modal's last answer about prices is kept."""
-    return user_cache_dir() / "modal-rates.json"
-
-
-def surface_of(place: Place, options: Options, tags: Mapping[str, str]) -> Surface:
-    """What runs boxes there; `tags` name the run's revision and suite where that is kept."""
-    if place.surface == "local":
-        return LocalSurface()
-    from pytest_megacpp.surfaces.modal.surface import ModalSurface
-
-    return ModalSurface(options.modal, options.source, (options.lane_dir,), tags, options.detach, rates_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +141,8 @@ def make_plan(
         revision=revision,
         triage=options.triage,
         hash_seed=options.hash_seed,
-        data=_data_here(options, lane) if place.surface == "local" else (),
+        data=provider(place.surface).data_sets(options, {**os.environ, **options.environment_for(lane)}),
     )
-
-
-def _data_here(options: Options, lane: str) -> tuple[DataSet, ...]:
-    """On a box elsewhere its surface says where they are."""
-    if not options.data:
-        return ()
-    from pytest_megacpp.surfaces.data_config import here
-
-    return here(options.data, user_cache_dir() / "data", {**os.environ, **options.environment_for(lane)})
 
 
 def _arguments_of_ranks(config: pytest.Config) -> tuple[str, ...]:

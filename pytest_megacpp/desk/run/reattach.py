@@ -22,8 +22,8 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.report.run_json import Git, Ids
-from pytest_megacpp.surfaces.modal.failures import NO_SUCH_RUN, nothing_left
-from pytest_megacpp.surfaces.modal.stream import Unseen
+from pytest_megacpp.surfaces.protocol import NO_SUCH_RUN
+from pytest_megacpp.surfaces.unseen import Unseen
 
 ASIDE = f".{RECORDING}.before"
 _OF_A_DESK = re.compile(rb'\{"v":\d+,"run":"[^"]*","world":"[^"]*","src":"desk"')
@@ -32,8 +32,12 @@ _OF_THE_WAY = re.compile(_OF_A_DESK.pattern.replace(b"desk", b"surface"))
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the session that attaches asks for: all that is known of a run that another desk submitted."""
+    """What the session that attaches asks for: all that is known of a run that another desk submitted. `nothing_left`
+    is what its `surface` says of a run that was there.
+    """
 
+    surface: str
+    nothing_left: ProblemFound
     lane: str
     options: Options
     nodeids: Sequence[str]
@@ -89,7 +93,7 @@ class Recollection:
         return [nodeid for nodeid in found if nodeid]
 
     def was_there(self, problem: ProblemFound) -> bool:
-        """Whether this desk knows that the run was there, though Modal knows nothing of it any more."""
+        """Whether this desk knows that the run was there, though its surface knows nothing of it any more."""
         return problem.cause == NO_SUCH_RUN and bool(self.nodeids())
 
     # -- the earlier recording -----------------------------------------------------------------------------
@@ -150,7 +154,7 @@ class Recollection:
             return Account(earlier, None, 0)
         _without_words_of_desks(recording)
         earlier = read_timeline(recording)
-        lost = self._in_words(nothing_left(None) if problem.cause == NO_SUCH_RUN else problem)
+        lost = self._in_words(asked.nothing_left if problem.cause == NO_SUCH_RUN else problem)
         if earlier.started is not None:
             return Account(earlier, lost, 0)
         words = self._beginning(asked)
@@ -180,7 +184,7 @@ class Recollection:
         ranks = ranks if type(ranks) is int and ranks > 0 else asked.options.ranks or (shape.ranks if shape else 1)
         dry_run = document.get("dry_run") is True if mine else asked.options.dry_run
         started_at = _text(document.get("started_at")) or _time_in(self.path.name)
-        started = RunStarted(self.path.name, started_at, lane, "modal", dry_run, ranks, len(nodeids))
+        started = RunStarted(self.path.name, started_at, lane, asked.surface, dry_run, ranks, len(nodeids))
         return [started, *(TestPlanned(index, nodeid, ranks) for index, nodeid in enumerate(nodeids))]
 
 

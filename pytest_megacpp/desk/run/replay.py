@@ -13,7 +13,7 @@ import pytest
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
-from pytest_megacpp.desk.run.launch import Place, rate_of
+from pytest_megacpp.desk.run.launch import rate_of
 from pytest_megacpp.desk.run.reattach import Asked, Recollection
 from pytest_megacpp.desk.run.runs import RunNotFound, find_recording, find_run, first_damage, read_timeline
 from pytest_megacpp.desk.run.session import LaneRun
@@ -28,8 +28,8 @@ from pytest_megacpp.recording.vocabulary import Preset, TestPhase
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
-from pytest_megacpp.surfaces.modal.failures import is_an_end
-from pytest_megacpp.surfaces.protocol import RunningBox
+from pytest_megacpp.surfaces.protocol import Attaching, Place, RunningBox, SurfaceProvider
+from pytest_megacpp.surfaces.registry import SURFACES, attachable
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -76,7 +76,7 @@ class Recorded:
 
 
 class Elsewhere:
-    """A run on Modal that `--attach` named: what it recorded, and what it yet will. Raises UsageError. `lanes` are
+    """A run elsewhere that `--attach` named: what it recorded, and what it yet will. Raises UsageError. `lanes` are
     those of this session.
     """
 
@@ -85,6 +85,7 @@ class Elsewhere:
         self._reporting = reporting
         self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
+        self._surface = _surface_of(Recollection.of(options.lane_dir, self._run_id).surface or options.surface)
 
     def _known_here(self, name: str) -> str:
         try:
@@ -96,24 +97,22 @@ class Elsewhere:
 
     @property
     def notice(self) -> str:
-        return f"listening to run {self._run_id} on Modal"
+        return f"listening to run {self._run_id} on {self._surface.title}"
 
     def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
         """As soon as the box has told what it runs, or when nothing is left of it. Raises UsageError when there is no
-        such run, or when Modal can't be asked, and LaneDirError.
+        such run, or when its surface can't be asked, and LaneDirError.
         """
-        from pytest_megacpp.surfaces.modal.surface import ModalSurface
-
-        before = Recollection.of(self._options.lane_dir, self._run_id)
-        if before.surface not in (None, "modal"):
+        before, attaching = Recollection.of(self._options.lane_dir, self._run_id), self._surface.attaching
+        if before.surface not in (None, self._surface.name) or attaching is None:
             raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
         directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
         before.put_aside()
-        box = ModalSurface(self._options.modal, self._options.source).attach(self._run_id, directory.path)
+        box = attaching.attach(self._options, self._run_id, directory.path)
         try:
             head, timeline = _beginning(box, progress)
             if timeline.started is None:
-                return self._without_a_box(box, before, directory, nodeids)
+                return self._without_a_box(box, attaching, before, directory, nodeids)
         except BaseException:
             box.end()
             before.put_back()
@@ -129,18 +128,24 @@ class Elsewhere:
         return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, follow)
 
     def _without_a_box(
-        self, box: RunningBox, before: Recollection, directory: RunDirectory, nodeids: Sequence[str]
+        self,
+        box: RunningBox,
+        attaching: Attaching,
+        before: Recollection,
+        directory: RunDirectory,
+        nodeids: Sequence[str],
     ) -> tuple[LaneRun, dict[str, int]]:
         """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
         ended = box.ended()
         problem = ended.problem if ended is not None else None
-        if problem is None or not (is_an_end(problem) or before.was_there(problem)):
+        if problem is None or not (attaching.is_an_end(problem) or before.was_there(problem)):
             why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
             mend = f": {problem.mend}" if problem is not None and problem.mend else ""
             raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
         box.end()
         before.put_back()
-        asked = Asked(self._lanes[0] if self._lanes else "", self._options, Redactor(os.environ).ids(nodeids))
+        lane, ids = self._lanes[0] if self._lanes else "", Redactor(os.environ).ids(nodeids)
+        asked = Asked(self._surface.name, attaching.nothing_left(), lane, self._options, ids)
         known = before.account(asked, problem)
 
         def lose(run: LaneRun) -> None:
@@ -151,9 +156,19 @@ class Elsewhere:
         return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, lose, read_before=timeline)
 
 
+def _surface_of(name: str) -> SurfaceProvider:
+    """The surface to ask for a run: the one that this desk recorded for it, else what the user said; if boxes there end
+    with their desks, the first where they don't.
+    """
+    able = attachable()
+    return next((one for one in able if one.name == name), able[0])
+
+
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
-    """What the box costs by today's prices; not known for a lane that isn't configured here."""
-    if started.lane not in options.lanes:
+    """What the box costs by today's prices; not known for a lane that isn't configured here, or where the box claims to
+    run on a surface that there isn't.
+    """
+    if started.lane not in options.lanes or started.surface not in SURFACES:
         return Rate()
     return rate_of(Place(started.surface, started.dry_run, ""), options, started.lane, started.ranks)
 

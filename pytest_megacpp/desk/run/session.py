@@ -26,6 +26,7 @@ from pytest_megacpp.report.receipt import receipt_names
 from pytest_megacpp.report.reporter import Moment, RunResults
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
+from pytest_megacpp.surfaces.registry import is_remote
 
 RUNNING_S = 1.0  # between two questions to reporters while the desk waits
 
@@ -169,7 +170,7 @@ class LaneRun:
         """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data, and
         keeping a seed.
         """
-        elsewhere = self.plan.surface != "local"
+        elsewhere = is_remote(self.plan.surface)
         if isinstance(event.fact, Progress) and (elsewhere or event.fact.phase in (BoxStep.DATA, BoxStep.SEED)):
             self.on_progress(event.fact)
         elif elsewhere and self.timeline.tests and not collected:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_megacpp.recording.plan import DataSet
+from pytest_megacpp.recording.seed_layout import BAKED_DIR
 from pytest_megacpp.surfaces.data_config import VOLUME, Bucket, DataConfig
 
 HOME = "/megacpp"
@@ -19,7 +20,6 @@ RUNS_DIR = f"{HOME}/runs"
 DATA_DIR = f"{HOME}/data"
 CACHE_VOLUME = "megacpp-cache"
 SEEDS = "seeds"  # in the volume of compile caches
-BAKED_DIR = "/opt/pytest-megacpp/seeds"  # in an image, outside of what is uploaded
 BUCKETS_DIR = f"{HOME}/buckets"
 COPY = "files"  # in a data set's directory of its volume; beside it lies what the copier remembers
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode
+from pytest_megacpp.surfaces.protocol import NO_SUCH_RUN
 
 KILLED, TIMED_OUT = 137, 124
-GONE, NO_SUCH_RUN = "gone", "no-such-run"
+GONE = "gone"
 TOKEN = "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
 DETAIL_CHARS = 390
 IMAGE = "image"

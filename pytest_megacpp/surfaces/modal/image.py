@@ -8,8 +8,8 @@ from typing import Any
 
 import modal
 
-from pytest_megacpp.recording.seed_layout import foreign, is_key
-from pytest_megacpp.surfaces.modal.config import BAKED_DIR, ImageConfig
+from pytest_megacpp.recording.seed_layout import BAKED_DIR, foreign, is_key
+from pytest_megacpp.surfaces.modal.config import ImageConfig
 from pytest_megacpp.surfaces.modal.image_recipe import Recipe, default_recipe, desk_versions
 
 

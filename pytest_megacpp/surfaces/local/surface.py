@@ -20,8 +20,9 @@ from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
+from pytest_megacpp.surfaces.local.stopped_box import STOPPED_S, StoppedBoxWatch
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
-from pytest_megacpp.surfaces.stopped_box import STOPPED_S, StoppedBoxWatch
+from pytest_megacpp.surfaces.sweep import RUN_VARIABLE, processes_of, sweep
 
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
@@ -66,11 +67,11 @@ def _write_for_us(path: Path, text: str) -> None:
 def _environment(run_id: str) -> dict[str, str]:
     """The desk's, without what describes the desk's own process; the package stays importable."""
     kept = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_THE_BOX and not _is_torch_s_own(k, v)}
-    package_root = str(Path(__file__).resolve().parents[2])
+    package_root = str(Path(__file__).resolve().parents[3])
     paths = [p for p in kept.get("PYTHONPATH", "").split(os.pathsep) if p]
     if package_root not in paths:
         kept["PYTHONPATH"] = os.pathsep.join([*paths, package_root])
-    return {**kept, "MEGACPP_RUN_ID": run_id}
+    return {**kept, RUN_VARIABLE: run_id}
 
 
 def _is_torch_s_own(name: str, value: str) -> bool:
@@ -142,7 +143,7 @@ class LocalBox:
             self._guard_died_s = time.monotonic()
         if time.monotonic() - self._guard_died_s > STOP_S:
             sweep(self._run_id)
-        return bool(_left(self._run_id))
+        return bool(processes_of(self._run_id))
 
     def say(self, word: Word) -> None:
         stdin = self._child.stdin
@@ -196,16 +197,3 @@ def _how(status: int) -> str:
     with contextlib.suppress(ValueError):
         return f"the box was killed by {signal.Signals(-status if status < 0 else status - _SIGNALLED).name}"
     return f"the box ended with status {status}" if status else ""
-
-
-def sweep(run_id: str) -> None:
-    """Ends what is left of a run whose desk and box are gone: every process that carries its id."""
-    deadline = time.monotonic() + TERM_S
-    while (left := _left(run_id)) and time.monotonic() < deadline:
-        process.end_all(left)
-        time.sleep(0.05)
-
-
-def _left(run_id: str) -> list[int]:
-    """Living processes of a run."""
-    return process.marked("MEGACPP_RUN_ID", run_id)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.commands import variable_readers
-from pytest_megacpp.desk.commands.variable_readers import find_readers
+from pytest_megacpp.surfaces.local import variable_readers
+from pytest_megacpp.surfaces.local.variable_readers import find_readers
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
-SURFACES = ("auto", "local", "modal")
 ANNOTATIONS = ("auto", "on", "off")
 MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
 E = TypeVar("E", bound=StrEnum)

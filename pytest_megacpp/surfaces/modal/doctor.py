@@ -1,36 +1,29 @@
 """Owns the account of Modal for `megacpp doctor --surface modal`; must not know how Modal is asked. Rents nothing."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pytest_megacpp.desk.config.data import read_data
-from pytest_megacpp.desk.config.lanes import LaneConfig
-from pytest_megacpp.desk.config.modal import read_modal
-from pytest_megacpp.desk.config.prices import LIST_PRICES, Machine, Prices, estimate, read_prices, rented
-from pytest_megacpp.desk.config.source import read_source
-from pytest_megacpp.desk.run.launch import rates_file
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import wrapped
+from pytest_megacpp.report.money import estimate
 from pytest_megacpp.surfaces.modal.check import Check, checks
 from pytest_megacpp.surfaces.modal.config import SOURCE_DIR, ModalConfig
-from pytest_megacpp.surfaces.modal.rates import account_prices, ask, remember, remembered
+from pytest_megacpp.surfaces.modal.prices import rate_of, rates_file
+from pytest_megacpp.surfaces.modal.rates import ask, remember
+from pytest_megacpp.surfaces.prices import Prices
+from pytest_megacpp.surfaces.protocol import Lane, SurfaceOptions
 from pytest_megacpp.surfaces.source import SourceConfig, SourceError, gather, top_of
 
 
-class Examination:
-    """Its lines, as they become known; `ready` then says whether a launch would find all that it needs."""
+class ModalExamination:
+    """See `Examination`."""
 
-    def __init__(
-        self, settings: Mapping[str, object], lanes: Mapping[str, LaneConfig], lane_dir: Path, project: Path
-    ) -> None:
-        untrusted = settings.get("untrusted") is True
-        data = read_data(settings.get("data", {}), project)
-        self._config = read_modal(settings.get("modal", {}), untrusted=untrusted, data=data)
-        self._source = read_source(settings.get("source", {}))
-        self._prices = read_prices(settings.get("prices", {}), untrusted=untrusted)
+    def __init__(self, config: ModalConfig, options: SurfaceOptions, lanes: Sequence[Lane]) -> None:
+        self._config = config
+        self._source = options.source
+        self._prices = options.prices
         self._lanes = lanes
-        self._lane_dir = lane_dir
+        self._lane_dir = options.lane_dir
         self.ready = True
 
     def lines(self) -> Iterator[str]:
@@ -44,7 +37,7 @@ class Examination:
         yield ""
         if connected:
             _ask_prices()
-        yield from (f"lane {lane.name:<17}{_price(lane, self._config, self._prices)}" for lane in self._lanes.values())
+        yield from (f"lane {lane.name:<17}{_price(lane, self._config, self._prices)}" for lane in self._lanes)
 
     def _told(self, check: Check) -> Iterator[str]:
         self.ready = self.ready and check.ok
@@ -68,8 +61,7 @@ def _ask_prices() -> None:
         return
 
 
-def _price(lane: LaneConfig, config: ModalConfig, prices: Prices) -> str:
+def _price(lane: Lane, config: ModalConfig, prices: Prices) -> str:
     cpu, memory_mib = config.machine(lane.ranks)
-    account = account_prices(remembered(rates_file(), time.time()), LIST_PRICES)
-    rate = rented(Machine(lane.gpu, cpu, memory_mib), prices, account)
+    rate = rate_of(config, prices, lane.gpu, lane.ranks)
     return f"{lane.gpu}, {lane.ranks} ranks, {cpu:g} cores, {memory_mib / 1024:g} GiB: {estimate(rate, None, None)}"

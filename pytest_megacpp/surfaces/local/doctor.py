@@ -12,28 +12,37 @@ from pathlib import Path
 from pytest_megacpp.box.gpus.survey import GpuSurvey, Matrix
 from pytest_megacpp.box.host import contract, kernel, loopback, preflight
 from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
-from pytest_megacpp.desk.commands.variable_readers import Readers, find_readers
-from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped, wrapped
+from pytest_megacpp.surfaces.local.variable_readers import Readers, find_readers
+from pytest_megacpp.surfaces.protocol import Lane, SurfaceOptions
+from pytest_megacpp.surfaces.registry import HERE, SURFACES
 
 
-def examine(lane_dir: Path, lanes: Mapping[str, LaneConfig], environment: Mapping[str, str]) -> tuple[list[str], bool]:
-    """Returns the report, line by line, and whether a dry run can start here."""
-    survey = survey_host(lane_dir)
-    ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
-    lines = [
-        *_pairs("versions", survey.versions),
-        *_pairs("machine", {name: _shown(name, value) for name, value in survey.facts.items()}),
-        *_kernel(lane_dir),
-        *_devices(survey),
-        *(line for lane in lanes.values() for line in _lane(lane, survey)),
-        f"surface modal{'':<11}not looked at here: megacpp doctor --surface modal",
-        "",
-        *_variables(survey, lanes.values(), environment),
-    ]
-    return lines, ready
+class LocalExamination:
+    """See `Examination`: it is `ready` if a dry run can start here."""
+
+    def __init__(self, options: SurfaceOptions, lanes: Sequence[Lane]) -> None:
+        self._lane_dir = options.lane_dir
+        self._environment = options.environment
+        self._lanes = lanes
+        self.ready = False
+
+    def lines(self) -> Iterator[str]:
+        survey = survey_host(self._lane_dir)
+        self.ready = not preflight.problems(survey, requested_gpu=None, requested_count=0, dry_run=True)
+        yield from _pairs("versions", survey.versions)
+        yield from _pairs("machine", {name: _shown(name, value) for name, value in survey.facts.items()})
+        yield from _kernel(self._lane_dir)
+        yield from _devices(survey)
+        for lane in self._lanes:
+            yield from _lane(lane, survey)
+        for name in SURFACES:
+            if name != HERE:
+                yield f"surface {name:<16}not looked at here: megacpp doctor --surface {name}"
+        yield ""
+        yield from _variables(survey, self._lanes, self._environment)
 
 
 def _pairs(title: str, values: Mapping[str, str]) -> Iterator[str]:
@@ -99,7 +108,7 @@ def _ways(matrix: Matrix) -> str:
     return ", ".join(f"{how} ({count} ways)" for how, count in ways.most_common())
 
 
-def _lane(lane: LaneConfig, survey: Survey) -> Iterator[str]:
+def _lane(lane: Lane, survey: Survey) -> Iterator[str]:
     """Yields how the lane could run here, and the reasons if it can't run on GPUs."""
     real = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=False)
     dry = preflight.problems(survey, requested_gpu=lane.gpu, requested_count=lane.ranks, dry_run=True)
@@ -108,7 +117,7 @@ def _lane(lane: LaneConfig, survey: Survey) -> Iterator[str]:
     yield from (f"  {problem.text}" for problem in dry or real)
 
 
-def _variables(survey: Survey, lanes: Iterable[LaneConfig], environment: Mapping[str, str]) -> Iterator[str]:
+def _variables(survey: Survey, lanes: Iterable[Lane], environment: Mapping[str, str]) -> Iterator[str]:
     """Yields each contract variable as a rank of the largest lane gets it and what reads it; then other lanes' own."""
     largest, *others = sorted(lanes, key=lambda lane: -lane.ranks)
     settings = _resolved(survey, largest, environment)
@@ -126,7 +135,7 @@ def _variables(survey: Survey, lanes: Iterable[LaneConfig], environment: Mapping
         yield from _differences(lane, settings, _resolved(survey, lane, environment), environment)
 
 
-def _resolved(survey: Survey, lane: LaneConfig, environment: Mapping[str, str]) -> tuple[contract.Setting, ...]:
+def _resolved(survey: Survey, lane: Lane, environment: Mapping[str, str]) -> tuple[contract.Setting, ...]:
     shape = contract.LaunchShape(
         cuda=bool(survey.devices.devices),
         ranks=lane.ranks,
@@ -140,7 +149,7 @@ def _resolved(survey: Survey, lane: LaneConfig, environment: Mapping[str, str]) 
 
 
 def _differences(
-    lane: LaneConfig,
+    lane: Lane,
     shown: Sequence[contract.Setting],
     settings: Sequence[contract.Setting],
     environment: Mapping[str, str],

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_megacpp.desk.config.checks import count, flag, known, seconds, table, text
+from pytest_megacpp.settings.checks import count, flag, known, seconds, table, text
 from pytest_megacpp.surfaces.data_config import DataConfig
 from pytest_megacpp.surfaces.modal.config import (
     CACHE_DIR,

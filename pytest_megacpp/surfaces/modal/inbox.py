@@ -1,0 +1,81 @@
+"""Owns what has come of a run: its file at the desk, and what the desk has not read of it yet; must not know Modal.
+
+One thread writes, the desk reads.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pytest_megacpp.recording.events import Event, Progress
+from pytest_megacpp.recording.wire import encode
+from pytest_megacpp.surfaces.unseen import Unseen
+
+T = TypeVar("T")
+SOURCE = "surface"  # of events about the way to the box and back
+RECORDING = "recording.jsonl"
+
+
+class Inbox:
+    """`run` is the run's directory at the desk."""
+
+    def __init__(self, run_id: str, run: Path) -> None:
+        self.recording = run / RECORDING
+        self._run_id = run_id
+        self._run = run
+        self._unread = bytearray()
+        self._lock = threading.Lock()
+        self._said = 0
+
+    def read(self) -> bytes:
+        """What came since the last call."""
+        with self._lock:
+            data, self._unread = bytes(self._unread), bytearray()
+        return data
+
+    def take(self, data: bytes) -> None:
+        """Keeps lines of the recording."""
+        with self.recording.open("ab") as recording:
+            recording.write(data)
+        with self._lock:
+            self._unread += data
+
+    def take_unseen(self, data: bytes) -> None:
+        """Keeps the whole lines of a second source that are new."""
+        unseen = self.unseen()
+        lines = data.splitlines(keepends=True)
+        self.take(b"".join(line for line in lines if line.endswith(b"\n") and unseen.is_new(line)))
+
+    def unseen(self) -> Unseen:
+        """What tells lines that are new from those that have come."""
+        unseen = Unseen()
+        with contextlib.suppress(OSError):
+            unseen.saw(self.recording.read_bytes())
+        return unseen
+
+    def has_spoken(self) -> bool:
+        """Whether anything of the box itself has come."""
+        return b'"kind":"run-started"' in self.recording.read_bytes()
+
+    def write_log(self, path: str, data: bytes) -> None:
+        """Keeps a log; `path` is relative to the run's directory."""
+        target = self._run / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+    def tell(self, phase: str, detail: str) -> None:
+        """Records a step on the way to the box or back."""
+        event = Event(self._run_id, "", SOURCE, self._said, 0.0, Progress(phase, detail))
+        self._said += 1
+        self.take(encode(event))
+
+    def phase(self, name: str, work: Callable[[], T], detail: str = "") -> T:
+        """A step that may take a while: its beginning and its time are told."""
+        self.tell(name, detail)
+        began = time.monotonic()
+        result = work()
+        self.tell(name, f"{time.monotonic() - began:.1f} s")
+        return result

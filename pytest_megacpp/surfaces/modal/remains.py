@@ -1,0 +1,74 @@
+"""Owns what is left of a run whose sandbox doesn't speak: its output and the kept records; must not follow a box."""
+
+from typing import Any
+
+from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.surfaces.modal import client, failures
+from pytest_megacpp.surfaces.modal.config import ModalConfig, VolumeConfig
+from pytest_megacpp.surfaces.modal.inbox import RECORDING, Inbox
+from pytest_megacpp.surfaces.modal.stream import MAX_LINE_BYTES, MAX_LOGS_BYTES, MAX_RECORDING_BYTES, is_log
+
+
+class Remains:
+    """What is found goes into the run's inbox."""
+
+    def __init__(self, run_id: str, config: ModalConfig, inbox: Inbox) -> None:
+        self._run_id = run_id
+        self._config = config
+        self._inbox = inbox
+
+    def of_the_ended(self, sandbox: Any, code: int) -> ProblemFound:
+        """The sandbox is gone: takes what its output and the kept records have beyond what was heard. Returns why it
+        ended.
+        """
+        self._inbox.tell("lost", f"the sandbox ended with {code}; reading its output")
+        self._inbox.take_unseen(client.output(sandbox, "stdout", MAX_RECORDING_BYTES))
+        try:
+            self.replay_records()
+        except failures.SurfaceTrouble as e:  # why the sandbox ended matters more
+            self._inbox.tell("lost", f"its records can't be read: {e.problem.detail}")
+        recorded = self._inbox.has_spoken()
+        ending = client.how_it_ended(sandbox)
+        stderr = client.output(sandbox, "stderr", MAX_LINE_BYTES).decode(errors="replace")
+        return failures.gone(ending, code, stderr, recorded=recorded)
+
+    def look_back(self, sandbox: Any) -> Any:
+        """What is left of a run without records: the output of its sandbox, where Modal still knows it. Returns the
+        sandbox if it has not ended, to be followed: it may have been found late. Else raises SurfaceTrouble: why it
+        ended, or that nothing is left.
+        """
+        if sandbox is None and not self._has_records():
+            raise failures.SurfaceTrouble(failures.no_such_run(self._run_id))
+        if sandbox is None:
+            raise failures.SurfaceTrouble(failures.nothing_left(None))
+        code = client.exit_code(sandbox)
+        if code is None:
+            return sandbox
+        problem = self.of_the_ended(sandbox, code)
+        spoke = self._inbox.has_spoken()
+        raise failures.SurfaceTrouble(problem if spoke else failures.nothing_left(code, problem))
+
+    def replay_records(self) -> None:
+        """What the volume of run records keeps of this run, beyond what is here already. Raises SurfaceTrouble."""
+        kept = self._config.runs_volume
+        if kept is None:
+            return
+        left_bytes = MAX_LOGS_BYTES
+
+        def limit_of(path: str) -> int:
+            return MAX_RECORDING_BYTES if path == RECORDING else left_bytes if is_log(path) else 0
+
+        for path, data in client.stored(kept.name, self._records_in(kept), limit_of, self._config.environment):
+            if path == RECORDING:
+                self._inbox.take_unseen(data)
+            else:
+                left_bytes -= len(data)
+                self._inbox.write_log(path, data)
+
+    def _has_records(self) -> bool:
+        """Whether the volume of run records has a place of this run: a sandbox that mounts it makes one."""
+        kept = self._config.runs_volume
+        return kept is not None and client.exists(kept.name, self._records_in(kept), self._config.environment)
+
+    def _records_in(self, kept: VolumeConfig) -> str:
+        return f"{kept.directory}/{self._run_id}".strip("/")
