@@ -58,8 +58,8 @@ class RunContext:
         if names and self.supervisor.stop is None:
             detail = f"{' and '.join(names)} in {self.scratch} were removed while the run needs them"
             place = f"{self.scratch.parent}/{PREFIX}*"
-            mend = f"keep what cleans up {self.scratch.parent} from {place}, or set TMPDIR to a directory of your own"
-            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, "scratch", detail, mend))
+            remedy = f"keep what cleans up {self.scratch.parent} from {place}, or set TMPDIR to a directory of your own"
+            self.recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, "scratch", detail, remedy))
             self.stop(RunEnd.REFUSED, detail)
         return bool(names)
 

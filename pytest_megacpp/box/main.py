@@ -65,7 +65,7 @@ class Box:
         except StartFailed as e:
             traceback.print_exception(e)  # in box.log
             if not self._context.is_scratch_lost():
-                recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, e.cause, str(e), e.mend))
+                recorder.write(ev.ProblemFound(ProblemCode.ENVIRONMENT, e.cause, str(e), e.remedy))
             recorder.write(ev.RunFinished(RunEnd.REFUSED))
         finally:
             self._ranks.end_all("the box ends")

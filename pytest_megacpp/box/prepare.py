@@ -77,11 +77,11 @@ def _apply_contract(context: RunContext, cache: Path) -> tuple[contract.Setting,
     for s in settings:
         context.recorder.write(ev.EnvironmentSet(s.name, s.value, s.source, s.reason, s.phase))
     if refused := contract.refusals(settings):
-        mend = (
+        remedy = (
             "fix the variable where it is set (the image or a secret), "
             "or override it in [tool.pytest_megacpp.environment]"
         )
-        raise Refused(ev.ProblemFound(ProblemCode.BLOCKED, "environment", " ".join(refused), mend))
+        raise Refused(ev.ProblemFound(ProblemCode.BLOCKED, "environment", " ".join(refused), remedy))
     child = contract.apply(inherited, settings)
     os.environ.clear()
     os.environ.update(child)
@@ -142,8 +142,8 @@ def _listen_for_ranks(context: RunContext) -> Admission:
         return Admission(str(context.scratch / "box"), context.pump.register, context.pump.forget)
     except OSError as e:
         detail = f"ranks can't reach the box: a unix socket in {context.scratch} failed ({e})"
-        mend = "set TMPDIR to a short path on a file system that holds sockets, or allow AF_UNIX in the sandbox"
-        raise Refused(ev.ProblemFound(ProblemCode.ENVIRONMENT, "kernel", detail, mend)) from e
+        remedy = "set TMPDIR to a short path on a file system that holds sockets, or allow AF_UNIX in the sandbox"
+        raise Refused(ev.ProblemFound(ProblemCode.ENVIRONMENT, "kernel", detail, remedy)) from e
 
 
 def _watch_for_faults(context: RunContext, survey: Survey) -> None:
@@ -177,7 +177,7 @@ def _start_interpreters(context: RunContext) -> Interpreters:
     except Exception as e:
         traceback.print_exception(e)  # in box.log
         failed = StartFailed(context.plan.ranks, e)
-        raise Refused(ev.ProblemFound(ProblemCode.ENVIRONMENT, failed.cause, str(failed), failed.mend)) from e
+        raise Refused(ev.ProblemFound(ProblemCode.ENVIRONMENT, failed.cause, str(failed), failed.remedy)) from e
     return interpreters
 
 

@@ -48,7 +48,7 @@ def remedy(timeline: Timeline, finding: Finding) -> str:
     has_own_step = finding.code is Code.BOX_LOST and finding.cause == VerdictCause.OOM
     if has_own_step or not finding.code.traits.has_remedy or not timeline.problems:
         return ""
-    return plain(timeline.problems[0][1].mend, REMEDY_CHARS)
+    return plain(timeline.problems[0][1].remedy, REMEDY_CHARS)
 
 
 def refused(timeline: Timeline, index: int) -> Finding | None:

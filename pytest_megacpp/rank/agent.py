@@ -89,6 +89,6 @@ def _leave_word(error: OSError) -> None:
     that isn't its own.
     """
     why = f"megacpp: this rank's line to the box broke ({error.strerror}), so it ends with status {BOX_GONE}"
-    mend = "does the test close file descriptors that it didn't open, such as os.closerange or a daemon's start?"
+    remedy = "does the test close file descriptors that it didn't open, such as os.closerange or a daemon's start?"
     with contextlib.suppress(OSError):
-        os.write(2, f"{why}; {mend}\n".encode())
+        os.write(2, f"{why}; {remedy}\n".encode())

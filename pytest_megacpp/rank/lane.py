@@ -153,8 +153,8 @@ class Lane:
             near = difflib.get_close_matches(name, self._data, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else "."
             known = f"Configured: {', '.join(sorted(self._data)) or 'none'}"
-            mend = f"write [tool.pytest_megacpp.data.{name}] for another: docs/data.md"
-            raise LookupError(f"no data set {name!r}{meant} {known}; {mend}")
+            remedy = f"write [tool.pytest_megacpp.data.{name}] for another: docs/data.md"
+            raise LookupError(f"no data set {name!r}{meant} {known}; {remedy}")
         found = self._data[name]
         path = os.environ.get(found.variable)
         if not path:

@@ -32,12 +32,26 @@ class UnknownWord(CodecError):
     """A text that is no member of its enum: a newer writer may know it."""
 
 
+_KEY = "key"
+
+
+def recorded_as(key: str) -> dict[str, str]:
+    """Metadata of a field whose key is not its name: recordings keep the key that the field had first."""
+    return {_KEY: key}
+
+
+def key_of(field: "Field[Any]") -> str:
+    """The key of a dataclass's field in JSON."""
+    key: str = field.metadata.get(_KEY, field.name)
+    return key
+
+
 def to_json(value: object) -> Any:
     """A dataclass, or anything made of dataclasses, tuples and JSON values, as JSON data."""
     if type(value) in _SCALARS:
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {key_of(f): to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple | list):
         return [to_json(v) for v in value]
     if isinstance(value, dict):
@@ -206,7 +220,7 @@ def _dataclass_reader(cls: type) -> Reader:
         hint = hints[f.name]
         scope[f"read_{f.name}"] = _field_reader(f, _reader(hint))
         scope[f"members_{f.name}"] = _members(hint) if _is_enum(hint) else {}
-        lines += _lines(f.name, hint)
+        lines += _lines(f.name, key_of(f), hint)
     lines.append(f"    made = mutable_twin({', '.join(f'_{f.name}' for f in fields(cls))})")
     lines += ["    made.__class__ = cls", "    return made"]
     exec("\n".join(lines), scope)
@@ -214,9 +228,9 @@ def _dataclass_reader(cls: type) -> Reader:
     return reader
 
 
-def _lines(name: str, hint: Any) -> list[str]:
+def _lines(name: str, key: str, hint: Any) -> list[str]:
     """Takes a field's value out, and checks it in place where that can be done in a line."""
-    take, read = f"    _{name} = get({name!r}, absent)", f"_{name} = read_{name}(_{name})"
+    take, read = f"    _{name} = get({key!r}, absent)", f"_{name} = read_{name}(_{name})"
     if plain := _PLAIN.get(hint):
         return [take, f"    if not ({plain.format(f'_{name}')}): {read}"]
     if _is_enum(hint):
@@ -252,10 +266,10 @@ def _field_reader(field: "Field[Any]", reader: Reader) -> Reader:
                 return field.default
             if field.default_factory is not MISSING:
                 return field.default_factory()
-            raise CodecError(f"{field.name} is missing")
+            raise CodecError(f"{key_of(field)} is missing")
         try:
             return reader(value)
         except CodecError as e:
-            raise type(e)(f"{field.name}: {e}") from None
+            raise type(e)(f"{key_of(field)}: {e}") from None
 
     return read

@@ -10,6 +10,7 @@ set. A new kind goes to the section of what it is about.
 from dataclasses import dataclass, field, fields
 from typing import TypeAlias
 
+from pytest_megacpp.recording.codec import recorded_as
 from pytest_megacpp.recording.numbers import NO_NUMBERS, Numbers
 from pytest_megacpp.recording.vocabulary import (
     ActReason,
@@ -169,7 +170,7 @@ class ProblemFound:
     code: ProblemCode
     cause: str
     detail: str
-    mend: str = ""
+    remedy: str = field(default="", metadata=recorded_as("mend"))
 
 
 @dataclass(frozen=True, slots=True)

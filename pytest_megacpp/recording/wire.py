@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from pytest_megacpp.recording import events
-from pytest_megacpp.recording.codec import CodecError, UnknownWord, from_json, mutable_twin, to_json
+from pytest_megacpp.recording.codec import CodecError, UnknownWord, from_json, key_of, mutable_twin, to_json
 from pytest_megacpp.recording.events import Damaged, Event, Fact, Gap, Unknown
 from pytest_megacpp.recording.texts import cut_middle
 
@@ -47,20 +47,21 @@ def encode_fact(fact: Fact) -> dict[str, Any]:
     """A fact as a JSON object with its `kind`; defaults are left out, over-long texts cut in the middle."""
     cls: Any = type(fact)
     defaults = _defaults(cls)
-    values = {name: getattr(fact, name) for name in _names(cls)}
+    values = {key: getattr(fact, name) for name, key in _keys(cls)}
     kept = {k: _bounded(to_json(v), MAX_TEXT_CHARS) for k, v in values.items() if k not in defaults or defaults[k] != v}
     return {"kind": _kind(cls), **kept}
 
 
 @cache
-def _names(cls: Any) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(cls))
+def _keys(cls: Any) -> tuple[tuple[str, str], ...]:
+    """The name and the key of each field."""
+    return tuple((f.name, key_of(f)) for f in dataclasses.fields(cls))
 
 
 @cache
 def _defaults(cls: Any) -> dict[str, object]:
     """Fields that need not be written when they hold their default."""
-    return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+    return {key_of(f): f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
 
 
 def _bounded(value: typing.Any, chars: int) -> typing.Any:

@@ -66,7 +66,7 @@ class Surface(Protocol):
 
 
 class SurfaceFailed(Exception):
-    """The surface could not start a box; the text says why and how to mend it."""
+    """The surface could not start a box; the text says why and how to fix it."""
 
 
 # -- what a package of a surface provides ------------------------------------------------------------------------------

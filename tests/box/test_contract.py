@@ -100,7 +100,7 @@ def test_the_operators_value_wins_and_is_shown(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "mend"),
+    ("name", "value", "remedy"),
     [
         ("TORCH_DISTRIBUTED_DEBUG", "DETAIL", "use INFO"),
         ("TORCH_DISTRIBUTED_DEBUG", "Detail", "use INFO"),
@@ -111,11 +111,11 @@ def test_the_operators_value_wins_and_is_shown(name: str, value: str) -> None:
         ("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", "2h", "give an integer"),
     ],
 )
-def test_a_value_that_breaks_the_launch_is_refused_with_its_mend(name: str, value: str, mend: str) -> None:
+def test_a_value_that_breaks_the_launch_is_refused_with_its_remedy(name: str, value: str, remedy: str) -> None:
     settings = resolve({name: value}, shape=H200X8)
     (text,) = refusals(settings)
     assert text.startswith(f"{name}={value!r} is refused: ")
-    assert mend in text
+    assert remedy in text
     with pytest.raises(contract.ContractRefused, match=re.escape(text)):
         apply({name: value}, settings)
 

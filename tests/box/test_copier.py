@@ -73,7 +73,7 @@ def copy(source: Path, target: Path, **more: Any) -> Copier:
 def refused(source: Path, target: Path, **more: Any) -> CopyFailed:
     with pytest.raises(CopyFailed) as caught:
         copy(source, target, **more)
-    assert caught.value.mend
+    assert caught.value.remedy
     return caught.value
 
 

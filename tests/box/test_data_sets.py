@@ -88,7 +88,7 @@ def problem(one: DataSet) -> ProblemFound:
 def test_what_is_wrong_is_said_with_its_name_and_mend(source: Path, tmp_path: Path) -> None:
     found = problem(copied(tmp_path / "gone", tmp_path / "a"))
     assert found.detail == f"data set 'shards': {tmp_path}/gone can't be read: No such file or directory"
-    assert "at who may read and write there" in found.mend
+    assert "at who may read and write there" in found.remedy
 
 
 def test_whatever_goes_wrong_is_no_crash(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

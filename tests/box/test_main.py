@@ -106,7 +106,7 @@ def test_a_forkserver_that_has_no_successor(
     monkeypatch.setattr(interpreters, "begin", fails(ValueError("no such module")))
     problem = problem_of_a_start(context, monkeypatch, interpreters)
     assert problem.detail == "2 ranks can't be started here: ValueError: no such module"
-    assert "box.log" in problem.mend
+    assert "box.log" in problem.remedy
     assert capsys.readouterr().err.count("in fail\n") == 1
 
 
@@ -130,7 +130,7 @@ def test_imports_without_end_are_no_reason_to_wait_for_ever(
     problem = problem_of_a_start(context, monkeypatch, Imports())
     assert "2 ranks can't be started here" in problem.detail
     assert "it was importing slow" in problem.detail
-    assert "`preload`" in problem.mend
+    assert "`preload`" in problem.remedy
 
 
 def stop(context: RunContext) -> None:
@@ -160,7 +160,7 @@ def test_a_world_that_can_not_be_started(
     monkeypatch.setattr(World, "new_store", fails(OSError(errno.EMFILE, "Too many open files")))
     problem = problem_of_a_start(context, monkeypatch, interpreters)
     assert problem.detail == "2 ranks can't be started here: OSError: [Errno 24] Too many open files"
-    assert "ulimit -n" in problem.mend
+    assert "ulimit -n" in problem.remedy
     assert capsys.readouterr().err.count("in fail\n") == 1
 
 

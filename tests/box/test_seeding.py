@@ -152,7 +152,7 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     refused = seed.refusal()
     assert refused is not None
     assert (refused.cause, "TORCHINDUCTOR_FX_GRAPH_CACHE=0 is set by you" in refused.detail) == ("own-cache", True)
-    assert "unset the variable" in refused.mend
+    assert "unset the variable" in refused.remedy
 
 
 def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_scratch_directory_that_goes_ends_the_run_and_is_told_once(context: Ru
     assert problems(context) == [("environment", "scratch")]
     ((_, problem),) = context.recorder.timeline.problems
     assert problem.detail == f"box and plan.json in {context.scratch} were removed while the run needs them"
-    assert "set TMPDIR to a directory of your own" in problem.mend
+    assert "set TMPDIR to a directory of your own" in problem.remedy
     assert context.supervisor.stop == ("refused", problem.detail)
 
 

@@ -38,8 +38,9 @@ def asked(
     assert (problem.code, problem.cause) == ("blocked", "environment")
     assert "Unset it or" in problem.detail
     _, _, place = problem.detail.partition(" in ")
-    assert problem.mend == f"mend {problem.detail.partition('=')[0]} in {place.partition(' is refused')[0]}, then rerun"
-    return place.partition(" is refused")[0]
+    name, place = problem.detail.partition("=")[0], place.partition(" is refused")[0]
+    assert problem.remedy == f"fix {name} in {place}, then rerun"
+    return place
 
 
 @pytest.mark.parametrize(

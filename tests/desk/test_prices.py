@@ -100,7 +100,7 @@ def test_a_budget_that_buys_no_test_is_refused_with_the_one_that_would() -> None
     assert refused.refusal == (
         "the budget of $0.10 buys 9.9 s of this box at $36.32/h (list prices); starting and ending one takes 30 s"
     )
-    assert refused.mend == "give it at least $0.31 with --lane-budget"
+    assert refused.remedy == "give it at least $0.31 with --lane-budget"
     assert allowance(0.31, rate).refusal is None
     assert allowance(0.30, rate).refusal is not None
     assert allowance(0.31, rate).run_s >= SHORTEST_RUN_S

@@ -998,8 +998,8 @@ def startup_failure_startup_limit() -> FakeBox:
 
 @case
 def environment() -> FakeBox:
-    detail, mend = "8 devices were asked for, this box has 2", "rent H200:8"
-    return FakeBox().box(ev.ProblemFound(ProblemCode.ENVIRONMENT, "devices", detail, mend)).done(RunEnd.REFUSED)
+    detail, remedy = "8 devices were asked for, this box has 2", "rent H200:8"
+    return FakeBox().box(ev.ProblemFound(ProblemCode.ENVIRONMENT, "devices", detail, remedy)).done(RunEnd.REFUSED)
 
 
 @case
@@ -1013,15 +1013,15 @@ def blocked_by_contract() -> FakeBox:
 def blocked_dry_run() -> FakeBox:
     """A gate that finds no GPU: refused at the desk."""
     detail = "a gate never degrades to a dry run in silence, and there is no GPU here"
-    mend = "run it where the GPUs are, or ask for a dry run by name: --dry-run"
-    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "dry-run", detail, mend)).done(RunEnd.REFUSED)
+    remedy = "run it where the GPUs are, or ask for a dry run by name: --dry-run"
+    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "dry-run", detail, remedy)).done(RunEnd.REFUSED)
 
 
 @case
 def blocked_budget() -> FakeBox:
     detail = "the budget of $0.10 buys 9.9 s of this box at $36.32/h (list prices as of 2026-06-27)"
-    mend = "give it at least $0.31 with --lane-budget"
-    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "budget", detail, mend)).done(RunEnd.REFUSED)
+    remedy = "give it at least $0.31 with --lane-budget"
+    return FakeBox().box(ev.ProblemFound(ProblemCode.BLOCKED, "budget", detail, remedy)).done(RunEnd.REFUSED)
 
 
 @case
@@ -1040,17 +1040,17 @@ def box_lost_broken() -> FakeBox:
 @case
 def blocked_capacity() -> FakeBox:
     """Told by the desk: no machine came."""
-    mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+    remedy = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
     return FakeBox().say(
-        ev.ProblemFound(ProblemCode.BLOCKED, "capacity", "no machine: it took longer than 600 s", mend), "desk"
+        ev.ProblemFound(ProblemCode.BLOCKED, "capacity", "no machine: it took longer than 600 s", remedy), "desk"
     )
 
 
 @case
 def environment_image_build() -> FakeBox:
     detail = "the image could not be built: RUN pip install torchx / ERROR: No matching distribution found for torchx"
-    mend = "mend the image (megacpp doctor --surface modal)"
-    return FakeBox().say(ev.ProblemFound(ProblemCode.ENVIRONMENT, "image-build", detail, mend), "desk")
+    remedy = "fix the image (megacpp doctor --surface modal)"
+    return FakeBox().say(ev.ProblemFound(ProblemCode.ENVIRONMENT, "image-build", detail, remedy), "desk")
 
 
 @case
@@ -1185,8 +1185,8 @@ def rank_death_signal_before_the_box_is_lost() -> FakeBox:
 def box_lost_connection() -> FakeBox:
     box = FakeBox().begins().enters(range(4)).after(3.0).samples(range(4)).after(91.0)
     told = "no connection to the box for 91 s; without a desk it ends within 60 s"
-    mend = "see what it recorded (pytest --attach run-1), or rerun"
-    return box.say(ev.ProblemFound(ProblemCode.BOX_LOST, "connection", told, mend), "desk", "")
+    remedy = "see what it recorded (pytest --attach run-1), or rerun"
+    return box.say(ev.ProblemFound(ProblemCode.BOX_LOST, "connection", told, remedy), "desk", "")
 
 
 @case

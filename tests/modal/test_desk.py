@@ -129,7 +129,7 @@ def test_one_sandbox_for_all_tests_and_a_connection_that_is_cut_and_back(site: S
         site.emulator.cut()
         site.go()
         time.sleep(1.0)
-        site.emulator.mend()
+        site.emulator.repair()
         code = desk.wait()
         ran = Ran(code, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
     assert ran.outcomes() == {"test_first": "passed", "test_slow": "passed", "test_wrong": "failed"}, ran.text
@@ -204,7 +204,7 @@ def test_a_connection_that_is_lost_for_good(site: Site) -> None:
     assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
     assert ran.verdict("test_slow")["cause"] == "connection"
     assert f"--attach {run_id}" in ran.failure("test_slow")
-    site.emulator.mend()
+    site.emulator.repair()
     again = site.run("-m", "h200x8", "--attach", run_id)
     assert again.outcome("test_first") == "passed", again.text
 

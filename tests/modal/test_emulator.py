@@ -156,7 +156,7 @@ def test_a_connection_that_is_cut_and_back(emulator: Emulator, app: Any) -> None
     got = iter(child.stdout)
     first = next(got)
     emulator.cut()
-    threading.Timer(0.5, emulator.mend).start()
+    threading.Timer(0.5, emulator.repair).start()
     assert (first + b"".join(got)).split() == [b"%d" % n for n in range(1, 9)]
 
 

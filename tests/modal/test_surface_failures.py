@@ -90,7 +90,7 @@ def test_no_credentials(emulator: Emulator, project: Path, monkeypatch: pytest.M
     monkeypatch.delenv("MODAL_TOKEN_ID")
     problem = problem_of(started(project))
     assert (problem.code, problem.cause) == ("blocked", "credentials")
-    assert "modal token new" in problem.mend
+    assert "modal token new" in problem.remedy
 
 
 def test_bad_credentials(emulator: Emulator, project: Path) -> None:
@@ -126,7 +126,7 @@ def test_no_capacity(emulator: Emulator, project: Path) -> None:
     emulator.faults.capacity = False
     problem = problem_of(started(project, ModalConfig(capacity_s=1.0)))
     assert (problem.code, problem.cause) == ("blocked", "capacity")
-    assert "capacity_s" in problem.mend
+    assert "capacity_s" in problem.remedy
 
 
 def test_a_desk_that_leaves_the_queue(emulator: Emulator, project: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_seed_that_is_required_and_not_there_rents_nothing(emulator: Emulator,
     problem = problem_of(surface.start(plan, project))
     assert (problem.code, problem.cause) == ("blocked", "seed")
     assert "nothing was rented: volume cache/seeds has no seed for lane h200x8 on cpu" in problem.detail
-    assert problem.mend == "pytest -m h200x8 --cache-seed auto"
+    assert problem.remedy == "pytest -m h200x8 --cache-seed auto"
     assert emulator.sandboxes == []
 
 
@@ -267,7 +267,7 @@ def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None
     time.sleep(0.3)
     emulator.cut()
     time.sleep(0.5)
-    emulator.mend()
+    emulator.repair()
     box.stop(RunEnd.STOPPED)
     deadline = time.monotonic() + SOON_S
     while box.ended() is None:
@@ -298,7 +298,7 @@ def test_a_network_that_falls_silent_for_good(
         time.sleep(0.01)
     emulator.silence()
     problem = problem_of(box)
-    emulator.mend()
+    emulator.repair()
     assert (problem.code, problem.cause) == ("box-lost", "connection")
     assert any(isinstance(fact, ev.Progress) and fact.phase == "fallback" for fact in facts(box))
 

@@ -102,13 +102,13 @@ class Emulator:
         self._loop.call_soon_threadsafe(self._control_wire.silence)
         self._loop.call_soon_threadsafe(self._router_wire.silence)
 
-    def mend(self) -> None:
-        self._do(self._control_wire.mend())
-        self._do(self._router_wire.mend())
+    def repair(self) -> None:
+        self._do(self._control_wire.repair())
+        self._do(self._router_wire.repair())
 
     def reset(self) -> None:
         """No faults, no sandboxes, calls counted from 0; what is stored stays."""
-        self.mend()
+        self.repair()
         self.faults.__init__()  # type: ignore[misc]
         self.calls.clear()
         self._do(self._end_sandboxes())
@@ -156,7 +156,7 @@ class Emulator:
         assert server._server is not None
         listening: Any = server._server
         wire = Wire(listening.sockets[0].getsockname()[1])
-        await wire.mend()
+        await wire.repair()
         return wire
 
     async def _stop(self) -> None:

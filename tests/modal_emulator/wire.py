@@ -18,7 +18,7 @@ class Wire:
         self._sound = asyncio.Event()
         self._sound.set()
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Listens (again), lets bytes pass (again)."""
         self._sound.set()
         if self._server is None:

@@ -71,4 +71,4 @@ def test_one_that_could_not_start_says_why(tmp_path: Path, monkeypatch: pytest.M
     problem = attach(tmp_path)
     assert (problem.code, problem.cause) == ("box-lost", "gone")
     assert "No module named 'torch'" in problem.detail
-    assert "megacpp doctor --surface modal" in problem.mend
+    assert "megacpp doctor --surface modal" in problem.remedy

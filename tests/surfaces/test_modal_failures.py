@@ -40,7 +40,7 @@ def test_an_exception_has_a_code_a_cause_and_a_mend(name: str, text: str, code: 
     problem = trouble(raised(name, text)).problem
     assert (problem.code, problem.cause) == (code, cause)
     assert text in problem.detail
-    assert problem.mend
+    assert problem.remedy
 
 
 def test_a_subclass_means_what_its_base_means() -> None:
@@ -60,7 +60,7 @@ def test_what_came_too_late(what: str, code: str, cause: str, setting: str) -> N
     problem = trouble(Late(what, 600)).problem
     assert (problem.code, problem.cause) == (code, cause)
     assert "600 s" in problem.detail
-    assert setting in problem.mend
+    assert setting in problem.remedy
 
 
 def test_the_last_lines_of_a_build_are_told() -> None:

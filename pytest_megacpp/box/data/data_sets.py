@@ -40,7 +40,9 @@ class Fetch(threading.Thread):
         except Cancelled:
             return
         except CopyFailed as error:
-            self.problem = ProblemFound(ProblemCode.ENVIRONMENT, "data", f"data set {one.name!r}: {error}", error.mend)
+            self.problem = ProblemFound(
+                ProblemCode.ENVIRONMENT, "data", f"data set {one.name!r}: {error}", error.remedy
+            )
         except Exception as error:
             self.problem = ProblemFound(
                 ProblemCode.ENVIRONMENT, "data", f"data set {one.name!r} can't be copied: {error!r}"

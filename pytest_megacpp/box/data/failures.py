@@ -5,11 +5,11 @@ READABLE = "look at the source and the target of the data set, and at who may re
 
 
 class CopyFailed(Exception):
-    """A data set can't be copied. The text says what is wrong, `mend` what to do."""
+    """A data set can't be copied. The text says what is wrong, `remedy` what to do."""
 
-    def __init__(self, text: str, mend: str = "") -> None:
+    def __init__(self, text: str, remedy: str = "") -> None:
         super().__init__(text)
-        self.mend = mend
+        self.remedy = remedy
 
 
 class Cancelled(Exception):

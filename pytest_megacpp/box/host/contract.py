@@ -64,7 +64,7 @@ class ContractRefused(ValueError):
 
 
 Objection = Callable[[str], str | None]
-"""Why an operator's value can't be launched with, mend included, or None when it can."""
+"""Why an operator's value can't be launched with, remedy included, or None when it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ class LoadedSeed:
         lacks = "; ".join(_named(test, self.short) for test in unmet[:3])
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
         if self.copy.why_unused:
-            mend = "unset the variable, or require no seed (--cache-seed auto, the marker's cache_seed)"
-            return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(found, 800), mend)
+            remedy = "unset the variable, or require no seed (--cache-seed auto, the marker's cache_seed)"
+            return ProblemFound(ProblemCode.BLOCKED, "own-cache", beginning(found, 800), remedy)
         detail = beginning(f"{found}. Not warm: {lacks}{more}", 800)
         return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, detail, warming_command(self.copy.plan))
 

@@ -34,7 +34,7 @@ PRELOAD_S = 300.0  # what an interpreter that hangs in an import may take; its r
 class InterpreterLost(OSError):
     """An interpreter ended, or did not finish its imports in time."""
 
-    mend = "see box.log in the run's directory; a module named in `preload` can be removed there"
+    remedy = "see box.log in the run's directory; a module named in `preload` can be removed there"
 
 
 def hash_seeds(environ: Mapping[str, str], chosen: int | None) -> tuple[str, ...]:

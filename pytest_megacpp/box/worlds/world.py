@@ -69,7 +69,7 @@ class RankProcess:
 
 
 class StartFailed(Exception):
-    """The processes of a world could not be started. The text says why, `mend` what to do."""
+    """The processes of a world could not be started. The text says why, `remedy` what to do."""
 
     cause = "start"
 
@@ -77,7 +77,7 @@ class StartFailed(Exception):
         super().__init__(f"{ranks} ranks can't be started here: {type(error).__name__}: {error}")
         number = error.errno if isinstance(error, OSError) else None
         otherwise = "see box.log in the run's directory: it has the traceback"
-        self.mend = error.mend if isinstance(error, InterpreterLost) else _MENDS.get(number, otherwise)
+        self.remedy = error.remedy if isinstance(error, InterpreterLost) else _REMEDIES.get(number, otherwise)
 
 
 class NoTorch(StartFailed):
@@ -87,10 +87,10 @@ class NoTorch(StartFailed):
 
     def __init__(self, why: str) -> None:
         Exception.__init__(self, f"torch doesn't import: {why}")
-        self.mend = "pip install --force-reinstall 'pytest-megacpp[local]'"
+        self.remedy = "pip install --force-reinstall 'pytest-megacpp[local]'"
 
 
-_MENDS: dict[int | None, str] = {
+_REMEDIES: dict[int | None, str] = {
     errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
     errno.ENFILE: "the machine has too many open files: end what holds them, or raise fs.file-max",
     errno.EAGAIN: "raise the limit of processes (ulimit -u; of a container its limit of pids)",

@@ -54,7 +54,7 @@ class Allowance:
 
     run_s: float = 0.0
     refusal: str | None = None
-    mend: str = ""
+    remedy: str = ""
 
 
 def allowance(budget_usd: float | None, rate: Rate) -> Allowance:
@@ -70,5 +70,5 @@ def allowance(budget_usd: float | None, rate: Rate) -> Allowance:
             f"({rate.source}); starting and ending one takes {SHORTEST_RUN_S + END_S:g} s"
         )
         cents = math.ceil((SHORTEST_RUN_S + END_S) / HOUR_S * rate.usd_per_hour * 100)
-        return Allowance(refusal=refusal, mend=f"give it at least {dollars(cents / 100)} with --lane-budget")
+        return Allowance(refusal=refusal, remedy=f"give it at least {dollars(cents / 100)} with --lane-budget")
     return Allowance(round(buys_s - END_S, 3))

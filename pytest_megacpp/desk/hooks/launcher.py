@@ -140,7 +140,7 @@ class Launcher:
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
-        over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.mend)
+        over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.remedy)
         problem = self._refused(lane, place, run) or over_budget or self._no_dry_gate(place)
         if problem:
             run.refuse(problem)

@@ -32,7 +32,7 @@ Sweep = Callable[[str], object]
 
 
 class LaneDirError(Exception):
-    """The lane directory can't be used; the text says how to mend it."""
+    """The lane directory can't be used; the text says how to fix it."""
 
 
 def utc_now() -> datetime:
@@ -70,7 +70,7 @@ class RunDirectory:
             run_id, lock = _new_run(lane_dir, now)
             replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
         except OSError as error:
-            raise LaneDirError(_mend(lane_dir, error)) from error
+            raise LaneDirError(_how_to_fix(lane_dir, error)) from error
         directory = cls(lane_dir, run_id, lock)
         _reserve(directory.path)
         return directory
@@ -89,7 +89,7 @@ class RunDirectory:
             lock = _lock_where_possible(path)
             replace_file(lane_dir / LATEST, f"{run_id}\n".encode())
         except OSError as error:
-            raise LaneDirError(_mend(lane_dir, error)) from error
+            raise LaneDirError(_how_to_fix(lane_dir, error)) from error
         if lock is None and (path / ".lock").exists():
             raise LaneDirError(
                 f"another desk works with run {run_id} in {lane_dir}: wait for it, or name another --lane-dir"
@@ -230,12 +230,12 @@ def _lock_where_possible(run: Path) -> "IO[str] | None":
         raise
 
 
-def _mend(lane_dir: Path, error: OSError) -> str:
+def _how_to_fix(lane_dir: Path, error: OSError) -> str:
     reason = error.strerror or str(error)
     at = f" ({error.filename})" if error.filename and Path(error.filename) != lane_dir else ""
     return (
         f"the lane directory {lane_dir} can't be used: {reason}{at}. "
-        "Free or mend it, or name a directory that can be written: --lane-dir DIR (lane_dir in [tool.pytest_megacpp])"
+        "Free or fix it, or name a directory that can be written: --lane-dir DIR (lane_dir in [tool.pytest_megacpp])"
     )
 
 

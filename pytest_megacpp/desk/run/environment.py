@@ -14,7 +14,7 @@ from pytest_megacpp.surfaces.registry import provider
 
 
 def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str]) -> ProblemFound | None:
-    """The first variable with a value that nothing can be launched with, and where to mend it. `environ` is the desk's.
+    """The first variable with a value that nothing can be launched with, and where to fix it. `environ` is the desk's.
 
     What only the box has (its image, secrets of Modal) the box refuses itself.
     """
@@ -23,7 +23,7 @@ def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str
             if name in given:
                 if (why := objection(name, given[name])) is not None:
                     told = refusal(name, given[name], why, where)
-                    return ProblemFound(ProblemCode.BLOCKED, "environment", told, f"mend {name} in {where}, then rerun")
+                    return ProblemFound(ProblemCode.BLOCKED, "environment", told, f"fix {name} in {where}, then rerun")
                 break
     return None
 

@@ -140,8 +140,8 @@ class Elsewhere:
         problem = ended.problem if ended is not None else None
         if problem is None or not (attaching.is_an_end(problem) or before.was_there(problem)):
             why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
-            mend = f": {problem.mend}" if problem is not None and problem.mend else ""
-            raise pytest.UsageError(f"--attach {self._run_id}: {why}{mend}")
+            remedy = f": {problem.remedy}" if problem is not None and problem.remedy else ""
+            raise pytest.UsageError(f"--attach {self._run_id}: {why}{remedy}")
         box.end()
         before.put_back()
         lane, ids = self._lanes[0] if self._lanes else "", Redactor(os.environ).ids(nodeids)

@@ -123,8 +123,8 @@ class LocalBox:
             return None
         self._kill()
         words = f"process {stopped} of the box was stopped (SIGSTOP) and stayed so for {STOPPED_S:g} s"
-        mend = "find out what stops processes here (kill -STOP, a job manager); kill -CONT in time lets a box go on"
-        self._lost = Ended(ProblemFound(ProblemCode.BOX_LOST, "frozen", words, mend))
+        remedy = "find out what stops processes here (kill -STOP, a job manager); kill -CONT in time lets a box go on"
+        self._lost = Ended(ProblemFound(ProblemCode.BOX_LOST, "frozen", words, remedy))
         return self._lost
 
     def address(self) -> Address:

@@ -19,12 +19,12 @@ IMAGE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. `mend` says what to do when it isn't `ok`."""
+    """One thing looked at. `remedy` says what to do when it isn't `ok`."""
 
     name: str
     ok: bool
     told: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def checks(config: ModalConfig, top: Path) -> Iterator[Check]:
@@ -41,7 +41,7 @@ def _tried(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except SurfaceTrouble as e:
-        return Check(name, False, e.problem.detail, e.problem.mend)
+        return Check(name, False, e.problem.detail, e.problem.remedy)
     except Exception as e:
         return Check(name, False, f"{type(e).__name__}: {e}")
 
@@ -73,8 +73,8 @@ def _volume(volume: VolumeConfig, config: ModalConfig) -> Check:
         return Check(f"volume {volume.name}", True, f"is there, for {at}")
     if volume.made:
         return Check(f"volume {volume.name}", True, f"will be made, for {at}")
-    mend = f"modal volume create {volume.name}"
-    return Check(f"volume {volume.name}", False, f"there is no such volume, for {at}", mend)
+    remedy = f"modal volume create {volume.name}"
+    return Check(f"volume {volume.name}", False, f"there is no such volume, for {at}", remedy)
 
 
 def _is_there(thing: Any) -> bool:
@@ -95,7 +95,7 @@ def _image(config: ModalConfig, top: Path) -> Check:
     try:
         described = image(config.image, top, config.environment)
     except ImageError as e:
-        return Check("image", False, str(e), "mend the function, or image in [tool.pytest_megacpp.modal]")
+        return Check("image", False, str(e), "fix the function, or image in [tool.pytest_megacpp.modal]")
     app = client.app(config.app, config.environment, {})
     client.build(described, app, "the image", IMAGE_S)
     return Check("image", True, f"{_named(config.image)} is built ({described.object_id})")

@@ -189,7 +189,7 @@ def _data_set(one: DataConfig) -> DataSet:
 
 
 class NotForStrangers(ValueError):
-    """The configuration would give the code of a stranger more than it may have; the text says what and how to mend."""
+    """The configuration would give untrusted code more than it may have; the text says what, and how to fix it."""
 
 
 def for_strangers(config: ModalConfig) -> ModalConfig:

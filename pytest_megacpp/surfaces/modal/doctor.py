@@ -42,8 +42,8 @@ class ModalExamination:
     def _told(self, check: Check) -> Iterator[str]:
         self.ready = self.ready and check.ok
         yield f"  {one_line(check.name):<22}{'' if check.ok else 'NO: '}{one_line(check.told, 600)}"
-        if check.mend:
-            yield from wrapped(one_line(check.mend, 300), f"  {'':<22}")
+        if check.remedy:
+            yield from wrapped(one_line(check.remedy, 300), f"  {'':<22}")
 
 
 def _source(top: Path, config: SourceConfig, lane_dir: Path) -> Check:

@@ -1,4 +1,4 @@
-"""Owns what each failure of Modal's client means: a verdict code, a cause and a mend; must not call anything.
+"""Owns what each failure of Modal's client means: a verdict code, a cause and a remedy; must not call anything.
 
 Exceptions are told apart by the names of their classes, so that this module needs no client. Before the launch nothing
 is tried twice; calls to a running box are, where `is_transient` says so, and the run tells that they were.
@@ -45,7 +45,7 @@ class _Meaning:
     code: ProblemCode
     cause: str
     told: str
-    mend: str = ""
+    remedy: str = ""
 
 
 _UNREACHABLE = _Meaning(
@@ -61,7 +61,7 @@ _BY_CLASS = {
         ProblemCode.ENVIRONMENT,
         "image-build",
         "the image could not be built",
-        "mend the image (megacpp doctor --surface modal)",
+        "fix the image (megacpp doctor --surface modal)",
     ),
     "ResourceExhaustedError": _Meaning(
         ProblemCode.BLOCKED,
@@ -111,20 +111,20 @@ def trouble(error: BaseException, log: str = "") -> SurfaceTrouble:
     lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES:]
     said = " / ".join(lines) or " ".join(str(error).split())
     detail = f"{meaning.told}: {said}" if said else meaning.told
-    return SurfaceTrouble(ProblemFound(meaning.code, meaning.cause, detail[:DETAIL_CHARS], meaning.mend))
+    return SurfaceTrouble(ProblemFound(meaning.code, meaning.cause, detail[:DETAIL_CHARS], meaning.remedy))
 
 
 def _late(error: Late) -> SurfaceTrouble:
     if error.what == "the machine":
-        mend = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
-        return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "capacity", f"no machine: {error}", mend))
+        remedy = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
+        return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "capacity", f"no machine: {error}", remedy))
     if error.what == "the image":
-        mend = "make the image smaller (megacpp doctor --surface modal builds it beforehand)"
+        remedy = "make the image smaller (megacpp doctor --surface modal builds it beforehand)"
         return SurfaceTrouble(
-            ProblemFound(ProblemCode.ENVIRONMENT, "image-build", f"the image was not built: {error}", mend)
+            ProblemFound(ProblemCode.ENVIRONMENT, "image-build", f"the image was not built: {error}", remedy)
         )
     return SurfaceTrouble(
-        ProblemFound(ProblemCode.BLOCKED, "unreachable", f"{_UNREACHABLE.told}: {error}", _UNREACHABLE.mend)
+        ProblemFound(ProblemCode.BLOCKED, "unreachable", f"{_UNREACHABLE.told}: {error}", _UNREACHABLE.remedy)
     )
 
 
@@ -136,8 +136,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def no_client() -> SurfaceTrouble:
-    mend = "pip install 'pytest-megacpp[modal]', or run here: --surface local"
-    return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "client", "the modal client isn't installed", mend))
+    remedy = "pip install 'pytest-megacpp[modal]', or run here: --surface local"
+    return SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "client", "the modal client isn't installed", remedy))
 
 
 def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> ProblemFound:
@@ -146,8 +146,8 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
     """
     words = f": {said.strip()[-300:]}" if said.strip() else ""
     if ending == "timeout" or code == TIMED_OUT:
-        mend = "raise timeout_s in [tool.pytest_megacpp.modal], or run fewer tests at once"
-        return ProblemFound(ProblemCode.BOX_LOST, "sandbox-timeout", "the sandbox reached its own time limit", mend)
+        remedy = "raise timeout_s in [tool.pytest_megacpp.modal], or run fewer tests at once"
+        return ProblemFound(ProblemCode.BOX_LOST, "sandbox-timeout", "the sandbox reached its own time limit", remedy)
     if ending == "terminated":
         return ProblemFound(ProblemCode.BOX_LOST, "terminated", "somebody terminated the sandbox", "rerun")
     if code == KILLED:
@@ -157,8 +157,8 @@ def gone(ending: str, code: int | None, said: str, *, recorded: bool) -> Problem
         )
     if not recorded:
         told = f"the box did not start in this image (exit {code}){words}"
-        mend = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
-        return ProblemFound(ProblemCode.ENVIRONMENT, IMAGE, told, mend)
+        remedy = "the image needs Python >= 3.11, torch and pytest: megacpp doctor --surface modal"
+        return ProblemFound(ProblemCode.ENVIRONMENT, IMAGE, told, remedy)
     return ProblemFound(
         ProblemCode.BOX_LOST, ProblemCause.CUT_OFF, f"the sandbox ended with exit {code}{words}", "rerun"
     )
@@ -179,7 +179,7 @@ def nothing_left(code: int | None, why: ProblemFound | None = None) -> ProblemFo
         return ProblemFound(
             ProblemCode.BOX_LOST, GONE, told, "rerun; Modal's dashboard may still have what the sandbox wrote"
         )
-    return ProblemFound(ProblemCode.BOX_LOST, GONE, f"{told}: {why.detail}"[:DETAIL_CHARS], why.mend)
+    return ProblemFound(ProblemCode.BOX_LOST, GONE, f"{told}: {why.detail}"[:DETAIL_CHARS], why.remedy)
 
 
 def no_such_run(run_id: str) -> ProblemFound:

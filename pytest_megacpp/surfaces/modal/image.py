@@ -14,7 +14,7 @@ from pytest_megacpp.surfaces.modal.image_recipe import Recipe, default_recipe, d
 
 
 class ImageError(Exception):
-    """The configured image can't be described to Modal; the text says why and how to mend it."""
+    """The configured image can't be described to Modal; the text says why and how to fix it."""
 
 
 def image(config: ImageConfig, top: Path, environment: str | None = None) -> Any:

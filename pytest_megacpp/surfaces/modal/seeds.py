@@ -139,4 +139,4 @@ def _told() -> Iterator[None]:
     try:
         yield
     except SurfaceTrouble as e:
-        raise SeedError("; ".join(filter(None, (e.problem.detail, e.problem.mend)))) from e
+        raise SeedError("; ".join(filter(None, (e.problem.detail, e.problem.remedy)))) from e
