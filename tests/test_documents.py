@@ -246,5 +246,18 @@ def test_contributing_names_places_that_are_there() -> None:
 def _is_there(path: Path, name: str | None) -> bool:
     if name is None or not path.is_file():
         return name is None and path.exists()
-    text = path.read_text(encoding="utf-8")
-    return all(re.search(rf"\b{re.escape(word)}\b", text) for word in name.split("."))
+    scope = ast.parse(path.read_text(encoding="utf-8")).body
+    for word in name.split("."):
+        found = next((node for node in scope if word in _names_of(node)), None)
+        if found is None:
+            return False
+        scope = getattr(found, "body", [])
+    return True
+
+
+def _names_of(node: ast.stmt) -> set[str]:
+    """What a statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}

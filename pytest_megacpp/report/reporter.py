@@ -126,7 +126,7 @@ class Reporter(Protocol):
         return {}
 
     def ended(self, run: RunResults) -> Iterable[Output]:
-        """When nothing more can come of the run."""
+        """When this desk is through with the run, however it ended. A detached run goes on (`run.is_still_running`)."""
         return ()
 
     def closing(self, session: SessionResults) -> Iterable[Output]:

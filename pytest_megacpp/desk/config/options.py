@@ -71,9 +71,9 @@ class Options:
         default="auto",
         metavar=f"{{{','.join(registry.CHOICES)}}}",
         help="where lane tests run; on the command line it also requests them",
-        more=". `auto` is Modal where credentials are configured, otherwise a local dry run on a machine without GPUs, "
-        "announced in the header. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, and "
-        "so is `local` on a machine without GPUs: a gate never degrades silently",
+        more=". `auto` is Modal where credentials are configured, otherwise this machine: on its GPUs, or without any a "
+        "dry run, as the header says. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, "
+        "and so is `local` on a machine without GPUs: a gate never degrades silently",
     )
     ranks: int | None = option(
         partial(count, what="the world size"),
@@ -85,8 +85,9 @@ class Options:
     cache_seed: "SeedMode | None" = option(
         cache_seed,
         metavar="{auto,require,cold,refresh}",
-        help="which compile cache to begin with: warm up first where it lacks something (auto; the default on GPUs), "
-        "refuse to run in that case (require), begin without one (cold), or warm up again (refresh)",
+        help="what to do with the kept compile cache before tests are measured: warm up what it lacks (auto; the "
+        "default on GPUs), refuse tests for which it lacks something (require), ignore it (cold), or warm up everything "
+        "(refresh)",
         more="; see [seeds](seed.md)",
     )
     triage: bool = switch(
@@ -159,7 +160,7 @@ class Options:
     hash_seed: int | None = option(
         hash_seed,
         metavar="N",
-        help="salt the string hashes of ranks with N and N+1, as recorded in a receipt; drawn at random if not given",
+        help="PYTHONHASHSEED of ranks: N for one half, N+1 for the other, as a receipt records it; random by default",
         more=" ([chance](environment.md#chance))",
     )
 
