@@ -71,8 +71,8 @@ class Options:
         default="auto",
         metavar=f"{{{','.join(registry.CHOICES)}}}",
         help="where lane tests run; on the command line it also requests them",
-        more=". `auto` is Modal where credentials are configured, otherwise this machine: on its GPUs, or without any a "
-        "dry run, as the header says. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, "
+        more=". `auto` is Modal where credentials are configured, otherwise this machine: on its GPUs, or without any "
+        "a dry run, as the header says. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, "
         "and so is `local` on a machine without GPUs: a gate never degrades silently",
     )
     ranks: int | None = option(
@@ -86,7 +86,7 @@ class Options:
         cache_seed,
         metavar="{auto,require,cold,refresh}",
         help="what to do with the kept compile cache before tests are measured: warm up what it lacks (auto; the "
-        "default on GPUs), refuse tests for which it lacks something (require), ignore it (cold), or warm up everything "
+        "default on GPUs), refuse tests for which it lacks something (require), ignore it (cold), or warm up all "
         "(refresh)",
         more="; see [seeds](seed.md)",
     )
