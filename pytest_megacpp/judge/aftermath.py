@@ -36,7 +36,8 @@ def patience_uncertainties(case: Case) -> tuple[Uncertainty, ...]:
     if gave_up:
         error = gave_up[0].text.partition(":")[0]
         text = f"{error} does not say that {ranks_named(t.rank for t in gave_up)} waited for a peer"
-        return (Uncertainty(Source.COLLECTIVES, text),)
+        alone = (Uncertainty(Source.STACKS, "only one rank says so"),) if len(gave_up) == 1 else ()
+        return (Uncertainty(Source.COLLECTIVES, text), *alone)
     raised = (t for t in case.failures.values() if t.source is FailureSource.REPORT and t.kind is Kind.OWN)
     for failure in raised:
         held = opened(failure, case.ranks, case.test.groups)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.recording.errors import Kind, short_type
+from pytest_megacpp.recording.events import Error
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.stacks import Frame, is_users
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 OPEN_S = 1.0  # so long a collective was open, at least, when a rank gave up waiting (decision 0082)
 _TIMED_OUT = frozenset({"TimeoutError", "Empty"})
-_ASSERTED = frozenset({"AssertionError", "Failed"})
 _WAITS = re.compile(r"[/\\](?:concurrent[/\\]futures|asyncio|multiprocessing)[/\\]|[/\\](?:threading|queue)\.py$")
+_FUTURES = re.compile(r"[/\\](?:concurrent[/\\]futures|asyncio)[/\\]")
+_OF_WORK = re.compile(r"\b(?:is_completed|is_success)\b|\bWork object\b")  # in pytest's words for an assertion
 _ONE_WAY = frozenset({"broadcast", "reduce", "gather", "scatter"})  # some ranks are through before others came
 
 
@@ -72,20 +74,22 @@ def gave_up_waiting(failures: Iterable["RankFailure"], ranks: Mapping[int, RankV
             continue
         lived = all(a in raised or a not in known for a in absent)  # a death explains what it made of the others itself
         alike = lived and len(there) > 1 and len(signatures) == 1 and raised.keys() - absent == set(there)
-        found |= {r for r in there if _timed_out(ranks[r]) or (alike and _type(ranks[r]) in _ASSERTED)}
+        found |= {r for r in there if _ended_a_wait(_error(ranks[r]), held[r].what, alike=alike)}
     return frozenset(found)
 
 
-def _type(view: RankView) -> str:
-    error = view.failure[1].error if view.failure is not None else None
-    return short_type(error.type) if error is not None else ""
+def _error(view: RankView) -> Error | None:
+    return view.failure[1].error if view.failure is not None else None
 
 
-def _timed_out(view: RankView) -> bool:
-    """Whether a wait of Python's own ended the rank, or the test's code did; not what a library waited for in the
-    network.
+def _ended_a_wait(error: Error | None, what: str, *, alike: bool) -> bool:
+    """Whether the error ended a wait in Python. A time-out in the test's own code, an empty queue and an assertion can
+    be about anything, so these only count where all ranks that raised did so `alike`, and the assertion names a `Work` or the collective.
     """
-    error = view.failure[1].error if view.failure is not None else None
-    if error is None or short_type(error.type) not in _TIMED_OUT:
+    if error is None:
         return False
-    return bool(_WAITS.search(error.raised_in)) or bool(error.raised_in and is_users(Frame(error.raised_in, 0, "")))
+    if short_type(error.type) not in _TIMED_OUT:
+        return alike and bool(_OF_WORK.search(error.message) or what.partition(" ")[0] in error.message)
+    if alike:
+        return bool(_WAITS.search(error.raised_in)) or is_users(Frame(error.raised_in, 0, ""))
+    return bool(_FUTURES.search(error.raised_in))

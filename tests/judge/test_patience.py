@@ -29,10 +29,41 @@ def test_who_was_waited_for_is_blamed(kind: str, raised_in: str) -> None:
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
 
 
-def test_ranks_that_assert_together_that_a_peer_came_are_victims() -> None:
-    box = waiting().raises((0, 2, 3), "AssertionError", "assert False", raised_in=USER_FILE).finishes((0, 2, 3))
+@pytest.mark.parametrize(
+    "message",
+    [
+        "assert False\n +  where False = <built-in method is_completed of Work object at 0x7f>()",
+        "barrier not done in 2 s\nassert 12.3 < 10.1",
+    ],
+)
+def test_ranks_that_assert_together_that_a_peer_came_are_victims(message: str) -> None:
+    box = waiting().raises((0, 2, 3), "AssertionError", message, raised_in=USER_FILE).finishes((0, 2, 3))
     found = verdict(box.after(58).at(1).acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
+
+
+def test_one_future_that_timed_out_is_a_guess() -> None:
+    box = waiting(ranks=(0, 2, 3)).raises(0, "TimeoutError", "", raised_in=FUTURES).finishes(0).after(1)
+    found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes((1, 2, 3)).ends())
+    assert failed(found) == (Code.STRAGGLER, (1,), Certainty.GUESS)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kind", "message", "raised_in"),
+    [
+        ((0, 2, 3), "AssertionError", "loss is nan", USER_FILE),
+        ((0,), "TimeoutError", "GET /shard timed out", USER_FILE),
+        ((0,), "_queue.Empty", "", "/usr/lib/python3.11/multiprocessing/queues.py"),
+    ],
+    ids=["an assertion about a loss", "a download", "a loader that died"],
+)
+def test_errors_that_may_be_about_anything_blame_no_peer(
+    ranks: tuple[int, ...], kind: str, message: str, raised_in: str
+) -> None:
+    box = waiting().raises(ranks, kind, message, raised_in=raised_in).finishes(ranks).after(1)
+    found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes(tuple({0, 1, 2, 3} - {*ranks})).ends())
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, ranks)
+    assert found.certainty is not Certainty.CERTAIN
 
 
 @pytest.mark.parametrize("later_s", [1.0, -1.0])
