@@ -353,11 +353,13 @@ class FakeBox:
             self.stack(rank, (C10D, 2400, call), (C10D, 81, "wrapper"), (USER_FILE, 52, "exchange"))
         return self
 
-    def handles(self, ranks: Ranks, kind: str = "ValueError", message: str = "bad shard") -> "FakeBox":
+    def handles(
+        self, ranks: Ranks, kind: str = "ValueError", message: str = "bad shard", *, propagates: bool = True
+    ) -> "FakeBox":
         """An exception of their own, while they call for the others."""
         for rank in _each(ranks):
             error = ev.Error(kind, message, USER_FILE, 38, "", raised_in=USER_FILE)
-            self.rank(ev.Handles(rank, self.test, error))
+            self.rank(ev.Handles(rank, self.test, error, propagates))
         return self
 
     # -- ends ----------------------------------------------------------------------------------------------

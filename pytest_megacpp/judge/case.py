@@ -84,6 +84,7 @@ class RankFailure:
     phase: TestPhase
     since_s: float = float("inf")
     message: str = ""  # in full, of one that raised
+    propagates: bool = False  # an exception that was being handled, in a `finally` or an `__exit__`
     own_error: str = ""
     gave_up: bool = False  # that a peer did not come is inferred from what it waited in; its words don't say so
 
@@ -208,22 +209,32 @@ class Case:
     @cached_property
     def handled(self) -> dict[int, RankFailure]:
         """The exceptions of their own that ranks were handling in the call for their peers in which they stayed."""
-        found = [self._handled(view) for view in self.ranks.values() if self._stays_in_a_call(view)]
+        found = [self._handled(view) for view in self.ranks.values() if self.stays_in_a_call(view)]
         return {f.rank: f for f in found if f is not None and not f.is_secondary and f.kind is not Kind.MISMATCH}
 
-    def _stays_in_a_call(self, view: RankView) -> bool:
+    def stays_in_a_call(self, view: RankView) -> bool:
+        """Returns whether the rank is in a call for its peers, and has not failed."""
         waits = bool(view.collectives.pending()) or view.rank in self.blocked
         return waits and view.rank not in self.failures and not self.is_through(view.rank)
 
     def _handled(self, view: RankView) -> RankFailure | None:
-        time_s, error = view.handles(self.end_s) or (0.0, None)
+        time_s, handles = view.handles(self.end_s) or (0.0, None)
+        error = handles.error if handles is not None else None
         entries = view.collectives.entries.values()
-        if error is None or any(e.done and e.entered_s > time_s + _SAME_CALL_S for e in entries):
+        if handles is None or error is None or any(e.done and e.entered_s > time_s + _SAME_CALL_S for e in entries):
             return None
         kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)
         phase = self.phase_at(view.rank, time_s)
         return RankFailure(
-            view.rank, time_s, FailureSource.HANDLED, kind, cause_of(kind), error_text(error), where, phase
+            view.rank,
+            time_s,
+            FailureSource.HANDLED,
+            kind,
+            cause_of(kind),
+            error_text(error),
+            where,
+            phase,
+            propagates=handles.propagates,
         )
 
     def _alone(self, kind: Kind) -> Kind:

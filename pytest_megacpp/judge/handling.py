@@ -12,7 +12,7 @@ from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined
-from pytest_megacpp.judge.verdicts import Code, Evidence
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
 from pytest_megacpp.recording.ranks import ranks_named
 
 HANDLED = "handled"
@@ -20,23 +20,65 @@ _KEPT = 4
 
 
 def behind(case: Case, found: Finding) -> Finding:
-    """The exceptions in place of `found`, where exactly those ranks raised that took another way than the rest. Where
-    they overlap otherwise, `found` with the exceptions as evidence, and less certain.
+    """Returns the finding for exceptions that explain `found`; else `found`, less certain and with the exceptions as
+    evidence where ranks handled some.
     """
-    if found.code not in (Code.COLLECTIVE_MISMATCH, Code.STRAGGLER) or not case.handled:
+    if found.code not in (Code.COLLECTIVE_MISMATCH, Code.STRAGGLER, Code.HANG):
         return found
+    found = _doubted(found, _unknown(case))
     own = list(case.handled.values())
-    ranks = case.handled.keys()
-    if len({t.signature for t in own}) == 1 and not _present(case) - ranks:
+    if len({t.signature for t in own}) == 1 and case.handled.keys() == case.ranks.keys():
         return found  # all of them handle the same: that is how the test goes
-    if found.code is Code.STRAGGLER:
-        late = [t for t in own if t.rank in found.blamed]
-        return _raised(case, late, found) if found.blamed and len(late) == len(found.blamed) else found
-    if _parts(case, found, ranks):
-        return _raised(case, own, found)
-    uncertainty = Uncertainty(Source.COLLECTIVES, f"{ranks_named(ranks)} handled an exception when they issued it")
+    if explaining := _explaining(case, found, own):
+        return _raised(case, explaining, found)
+    if not own:
+        return found
+    others = _present(case) - set(found.blamed)
+    if found.code is Code.COLLECTIVE_MISMATCH and found.blamed and others == case.handled.keys():
+        found = _undecided(case, found, own)
+    text = f"{ranks_named(case.handled)} handled an exception when they called for the other ranks"
+    return _doubted(replace(found, evidence=(*found.evidence, *_evidence(own))), text)
+
+
+def _doubted(found: Finding, reason: str) -> Finding:
+    doubt = (Uncertainty(Source.COLLECTIVES, reason),) if reason else ()
+    return replace(found, uncertainties=(*found.uncertainties, *doubt))
+
+
+def _unknown(case: Case) -> str:
+    """Ranks that handled more exceptions than are recorded."""
+    newest = {r: view.handles(case.end_s) for r, view in case.ranks.items() if case.stays_in_a_call(view)}
+    ranks = [r for r, entry in newest.items() if entry is not None and not entry[1].is_known]
+    return f"{ranks_named(ranks)} handled more exceptions than are recorded" if ranks else ""
+
+
+def _explaining(case: Case, found: Finding, own: Sequence[RankFailure]) -> list[RankFailure]:
+    """Returns the exceptions that are why ranks came apart. One that was caught, and not raised again, may be ordinary:
+    it explains only why a rank that is waited for isn't there.
+    """
+    blamed, propagating = set(found.blamed), [t for t in own if t.propagates]
+    if found.code is Code.COLLECTIVE_MISMATCH:
+        return propagating if _parts(case, found, {t.rank for t in propagating}) else []
+    if found.code is Code.HANG or not blamed:
+        return []
+    late = [t for t in own if t.rank in blamed]
+    if len(late) == len(blamed):
+        return late
+    missing = {r for wait in case.waits if blamed & set(wait.waiting) for r in wait.missing}
+    left = all(case.has_left(r) for r in blamed)
+    return [t for t in propagating if left or t.rank in missing]
+
+
+def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Finding:
+    """Most ranks handle an exception: either they took the wrong way because of it, or the others did without one."""
+    raised = deaths.raised_what(own)
+    others = ranks_named(found.blamed)
     return replace(
-        found, evidence=(*found.evidence, *_evidence(own)), uncertainties=(*found.uncertainties, uncertainty)
+        found,
+        summary=f"ranks disagree: {raised}, and caught it; {others} did not. {found.summary}",
+        blamed=(),
+        consequences=aftermath.consequences(case, ()),
+        certainty=Certainty.GUESS,
     )
 
 
@@ -50,7 +92,7 @@ def _parts(case: Case, found: Finding, ranks: Collection[int]) -> bool:
     first = mismatches.earliest(case)
     sides = [set(members) for _, members in first.variants] if first else []
     sides = sides or [set(found.blamed), _present(case) - set(found.blamed)]
-    return all(side <= set(ranks) or side.isdisjoint(ranks) for side in sides)
+    return bool(ranks) and all(side <= set(ranks) or side.isdisjoint(ranks) for side in sides)
 
 
 def _raised(case: Case, own: Sequence[RankFailure], found: Finding) -> Finding:

@@ -84,7 +84,8 @@ def _error(view: RankView) -> Error | None:
 
 def _ended_a_wait(error: Error | None, what: str, *, alike: bool) -> bool:
     """Whether the error ended a wait in Python. A time-out in the test's own code, an empty queue and an assertion can
-    be about anything, so these only count where all ranks that raised did so `alike`, and the assertion names a `Work` or the collective.
+    be about anything, so these only count where all ranks that raised did so `alike`, and the assertion names a `Work`
+    or the collective.
     """
     if error is None:
         return False

@@ -315,8 +315,8 @@ class Observers:
             EvidenceSource.FLIGHT_RECORDER, LookupError(f"{backend} has issued collectives that torch did not record")
         )
 
-    def _handles(self, error: Error | None) -> None:
-        self.agent.send(Handles(self.agent.rank, self.test, error))
+    def _handles(self, error: Error | None, propagates: bool, is_known: bool) -> None:
+        self.agent.send(Handles(self.agent.rank, self.test, error, propagates, is_known))
 
     def check_recorders(self) -> None:
         """Reports, after a test, a backend that has issued collectives that no recorder has."""

@@ -419,11 +419,15 @@ class Error:
 class Handles:
     """The exception that a rank was handling (in `except`, `finally` or an `__exit__`) when it issued a collective or
     asked a store. It hasn't been reported, and may never be. `error` None: the next call came without one.
+    `propagates`: it is on its way through a `finally` or an `__exit__`, and not caught. `is_known` false: nothing more
+    will be recorded in this test.
     """
 
     rank: int
     test: int | None
     error: Error | None
+    propagates: bool = False
+    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ KEPT_HANDLED = 8  # the newest
 
 
 def handles(view: RankView, time_s: float, fact: ev.Handles) -> None:
-    view.handled = newest(view.handled, (time_s, fact.error), KEPT_HANDLED)
+    view.handled = newest(view.handled, (time_s, fact), KEPT_HANDLED)
 
 
 KEPT_WARNINGS = 256

@@ -71,7 +71,7 @@ class RankView:
     phases: list[Phase] = field(default_factory=list)
     reports: dict[TestPhase, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
-    handled: list[tuple[float, ev.Error | None]] = field(default_factory=list)  # while it called for its peers
+    handled: list[tuple[float, ev.Handles]] = field(default_factory=list)  # while it called for its peers
     warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
     group_clean: bool = False
@@ -130,10 +130,11 @@ class RankView:
         begun = [j for j in self.joinings if j.begun_s <= at_s]
         return begun[-1] if begun and (begun[-1].failed or self.joining(at_s)) else None
 
-    def handles(self, at_s: float) -> tuple[float, ev.Error] | None:
-        """The exception that it was handling at its last call for its peers by that time, and when that was."""
-        newest = next(((time_s, error) for time_s, error in reversed(self.handled) if time_s <= at_s), None)
-        return (newest[0], newest[1]) if newest is not None and newest[1] is not None else None
+    def handles(self, at_s: float) -> tuple[float, ev.Handles] | None:
+        """What it handled at its last call for its peers by that time, and when that was; None before it handled
+        anything.
+        """
+        return next((entry for entry in reversed(self.handled) if entry[0] <= at_s), None)
 
     @property
     def spins(self) -> bool:

@@ -66,10 +66,47 @@ def test_a_straggler_in_its_error_handling_raised() -> None:
 
 
 def test_those_who_wait_in_their_error_handling_are_no_cause() -> None:
-    box = FakeBox(4).begins().handles((0, 2, 3), "queue.Empty", "").enters((0, 2, 3), seq=2).after(6)
+    box = FakeBox(4).begins().handles((0, 2, 3), "queue.Empty", "", propagates=False).enters((0, 2, 3), seq=2).after(6)
     found = verdict(box.acts(ActReason.STALL, "waiting", (0, 2, 3), (1,), waited_s=6.0).aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
 
 
 def test_an_exception_about_a_peer_is_nobody_s_own() -> None:
     assert apart(FakeBox(4).begins().handles(1, "RuntimeError", PEER_CLOSED), (1,)).code is Code.COLLECTIVE_MISMATCH
+
+
+def test_most_ranks_that_caught_an_exception_leave_it_undecided() -> None:
+    """Either they took the wrong way, or the one that had none to catch did."""
+    found = apart(FakeBox(4).begins().handles((1, 2, 3), "KeyError", "cache", propagates=False), (1, 2, 3))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (), Certainty.GUESS)
+    assert "ranks 1-3 raised KeyError: cache" in found.summary
+
+
+def test_one_that_caught_an_exception_and_differs_is_blamed_for_the_difference() -> None:
+    found = apart(FakeBox(4).begins().handles(1, propagates=False), (1,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (1,), Certainty.LIKELY)
+    assert any("raised ValueError: bad shard" in e.text for e in found.evidence)
+
+
+def test_more_exceptions_than_are_recorded_are_a_doubt() -> None:
+    box = FakeBox(4).begins()
+    for rank in (1, 2, 3):
+        box.rank(ev.Handles(rank, 0, None, is_known=False))
+    found = apart(box, (1, 2, 3))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (0,), Certainty.LIKELY)
+
+
+def test_a_rank_that_is_waited_for_and_raised_is_the_cause_not_who_waits_for_it() -> None:
+    box = FakeBox(4).begins().announces("pair", (0, 1)).enters(0, seq=1, group="pair").handles(1).after(6)
+    box.acts(ActReason.STALL, "waiting", (0,), (1,), waited_s=6.0).blocked((1, 2, 3), "recv")
+    found = verdict(box.aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (1,))
+    assert found.certainty is not Certainty.CERTAIN
+
+
+def test_ranks_that_left_are_not_blamed_for_one_that_raised_and_waits() -> None:
+    box = FakeBox(4).begins().handles(1).passes((0, 2, 3)).after(6)
+    box.acts(ActReason.STALL, "waiting", (1,), (), waited_s=6.0).blocked(1, "recv")
+    found = verdict(box.aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (1,))
+    assert found.certainty is not Certainty.CERTAIN

@@ -21,7 +21,7 @@ def said() -> list[Error | None]:
 
 @pytest.fixture
 def look(said: list[Error | None]) -> Any:
-    return Handling(said.append).look
+    return Handling(lambda error, propagates, is_known: said.append(error)).look
 
 
 def types(said: list[Error | None]) -> list[str | None]:
@@ -114,3 +114,51 @@ def test_stores_and_collectives_ask_before_they_wait(monkeypatch: pytest.MonkeyP
     with suppress(Exception):
         group.barrier(native.BarrierOptions())
     assert calls[:2] == ["store", "before"]
+
+
+@pytest.fixture
+def seen() -> list[bool]:
+    return []
+
+
+def test_what_propagates_is_told_from_what_was_caught(seen: list[bool]) -> None:
+    look = Handling(lambda error, propagates, is_known: seen.append(propagates)).look
+
+    @contextmanager
+    def closing() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            look()
+
+    with suppress(ValueError):
+        try:
+            raise ValueError
+        finally:
+            for _ in range(1):
+                look()
+    with suppress(ValueError), closing():
+        raise ValueError
+    try:
+        raise ValueError
+    except KeyError:
+        pass
+    except ValueError:
+        look()
+    try:
+        raise ValueError
+    except:  # noqa: E722
+        look()
+    assert seen == [True, True, False, False]
+
+
+def test_a_loop_that_is_not_recorded_any_more_is_unknown() -> None:
+    known: list[bool] = []
+    look = Handling(lambda error, propagates, is_known: known.append(is_known)).look
+    for _ in range(2 * MOST_REPORTS):
+        try:
+            raise ValueError
+        except ValueError:
+            look()
+    look()
+    assert known == [True] * MOST_REPORTS + [False]
