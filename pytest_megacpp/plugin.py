@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if marks.in_rank or marks.in_worker:
         return
     if (misspelt := misspelt_table(config.rootpath)) is not None:
-        config.issue_config_time_warning(pytest.PytestConfigWarning(misspelt), stacklevel=2)
+        _warn(config, misspelt)
     if marks.asked:
         from pytest_megacpp.desk.hooks.runner import LaneRunner
 
@@ -35,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(LaneController(runner), "megacpp-controller")
     elif marks.options.gate_since_given:
         raise pytest.UsageError("--gate-since gates lane tests, and none were asked for: add -m LANE or --surface")
+
+
+def _warn(config: pytest.Config, text: str) -> None:
+    """Raises UsageError where warnings are errors, which pytest would take for an internal one here."""
+    try:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(text), stacklevel=2)
+    except pytest.PytestConfigWarning as warning:
+        raise pytest.UsageError(str(warning)) from None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -80,7 +80,7 @@ def test_with_a_variable_that_breaks_every_launch(directory: Path) -> None:
     assert causes(timeline) == [("blocked", "environment")] * 2
     ((_, problem),) = timeline.problems
     assert problem.detail.startswith("TORCH_DISTRIBUTED_DEBUG='DETAIL' is refused: ")
-    assert "the box's image" in problem.remedy
+    assert "the image or a secret" in problem.remedy
     refused = timeline.environment["TORCH_DISTRIBUTED_DEBUG"]
     assert (refused.value, refused.origin, refused.phase) == ("DETAIL", "refused", "import")
     assert not timeline.worlds

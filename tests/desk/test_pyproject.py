@@ -80,3 +80,10 @@ def test_a_command_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.chdir(project(tmp_path, "[tool.pytest_megacp]\n"))
     assert cli.main(["runs"]) == 0
     assert capsys.readouterr().err.count("did you mean [tool.pytest_megacpp]?") == 1
+
+
+def test_where_warnings_are_errors_it_is_a_usage_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml("[tool.pytest_megacp]\n")
+    ran = pytester.runpytest("-W", "error")
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    ran.stderr.fnmatch_lines(["*did you mean [[]tool.pytest_megacpp]?"])

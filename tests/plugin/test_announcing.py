@@ -78,3 +78,11 @@ def test_nothing_is_announced_unless_asked_for_or_on_github(project: Project, tm
     environment = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
     off = project.pytest(*DRY, "--lane-annotations", "off", "-k", "raises", env=environment)
     assert (commands(off), (tmp_path / "summary.md").exists()) == ({}, False)
+
+
+def test_a_summary_that_cannot_be_written_costs_a_line(project: Project) -> None:
+    """`run.json` is written by then, and the exit code has to agree with it."""
+    environment = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "/nonexistent/summary.md"}
+    ran = project.pytest(*DRY, "-k", "fine", env=environment)
+    assert (ran.code, ran.run and ran.run["status"]) == (pytest.ExitCode.OK, "passed")
+    assert "the step summary could not be written: No such file or directory" in ran.text

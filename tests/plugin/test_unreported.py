@@ -265,7 +265,7 @@ def test_a_session_that_never_begins_is_not_green_under_a_gate(gated: Gated, con
 @pytest.mark.parametrize(
     ("hook", "complaint"),
     [
-        ("pytest_collection", "left before its tests were collected"),
+        ("pytest_collection", "ended before its tests were collected"),
         ("pytest_collection_modifyitems", "test_two were selected, but never reported"),
     ],
 )

@@ -218,12 +218,13 @@ class LaneRunner:
         for run in self._launcher.runs:
             self._warnings.before_tests(run.timeline, run.redactor)
         self._close()
-        unwritten = [*self._artefacts.unwritten, *(line for run in self._launcher.runs for line in run.unwritten)]
-        if session.exitstatus == pytest.ExitCode.OK and unwritten:
+        if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._launcher.runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _close(self) -> None:
-        """Asks reporters for the end of the session; their lines wait for pytest's summary."""
+        """Asks reporters for the end of the session; their lines wait for pytest's summary. A report that fails now
+        costs a line only: `run.json` is written, and has to agree with the exit code.
+        """
         keeper = self._gatekeeper
         gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
         unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()

@@ -31,7 +31,7 @@ class Artefacts:
         self._reporters = reporters
         self._write = write
         self._redact = redact
-        self._unwritten: list[str] = []
+        self._unwritten: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._raised: Counter[str] = Counter()
         self.written: set[str] = set()
@@ -40,11 +40,11 @@ class Artefacts:
     def unwritten(self) -> list[str]:
         """A line for each artefact that couldn't be written, and for each reporter that raised: its first error."""
         failed = (f"report {name!r} failed{self._times(name)}: {error}" for name, error in self._errors.items())
-        return [*self._unwritten, *failed]
+        return [*self._unwritten.values(), *failed]
 
     def note(self, problem: str) -> None:
         """One more line for `unwritten`."""
-        self._unwritten.append(problem)
+        self._unwritten[problem] = problem
 
     def ask(self, moment: Moment) -> list[Line]:
         """Asks all reporters in their order, writes their artefacts, and returns their lines. An interrupt ends the
@@ -73,12 +73,12 @@ class Artefacts:
                     self._keep(output)
 
     def _keep(self, artefact: Artefact) -> None:
-        """An artefact that can't be written costs no result; the summary says so, and the session isn't green."""
+        """An artefact that can't be written costs no result, and the summary says so, once."""
         for path, content in artefact.files:
             try:
                 self._write(path, content)
             except OSError as e:
-                self._unwritten.append(f"{artefact.path} could not be written: {e.strerror or e}")
+                self._unwritten[artefact.path] = f"{artefact.path} could not be written: {e.strerror or e}"
                 return
         self.written.add(artefact.path)
 
@@ -86,6 +86,8 @@ class Artefacts:
     def _guarded(self, reporter: Reporter) -> Iterator[None]:
         try:
             yield
+        except OSError as e:
+            self._unwritten[reporter.name] = f"the {reporter.name} could not be written: {e.strerror or e}"
         except Exception as e:  # a report is no reason for a run to end
             self._raised[reporter.name] += 1
             self._errors.setdefault(reporter.name, one_line(self._redact(_described(e))))

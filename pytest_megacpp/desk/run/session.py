@@ -58,6 +58,7 @@ class LaneRun:
         self.on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
         self._show = reporting.show
         self._status = RunStatus.RUNNING
+        self._is_finishing = False
         self._asked_s = 0.0
         self._nodeids = redactor.ids(test.nodeid for test in self.plan.tests)  # as they are recorded
         self._receipt_names = receipt_names(self._nodeids)
@@ -149,14 +150,14 @@ class LaneRun:
     def _read_or_wait(self) -> None:
         if not self._read():
             time.sleep(POLL_S)
-        now_s = time.monotonic()
-        if now_s - self._asked_s >= RUNNING_S:
-            self._asked_s = now_s
-            self._report(lambda reporter: reporter.running(self.results()))
 
     def _read(self) -> bool:
         got = self._transport.read()
         self._orders.send()
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= RUNNING_S:
+            self._asked_s = now_s
+            self._report(lambda reporter: reporter.running(self.results()))
         return got
 
     def _on_event(self, event: Event, had_begun: bool) -> None:
@@ -196,9 +197,9 @@ class LaneRun:
 
     def finish(self, *, interrupted: bool = False) -> None:
         """Ends the box, reads its last events, judges what is left and has the end reported."""
-        if self._status is not RunStatus.RUNNING:
+        if self._is_finishing:
             return
-        self._status = RunStatus.INTERRUPTED
+        self._is_finishing = True
         try:
             tests = range(len(self.plan.tests))
             self._transport.end(wait=not interrupted and all(map(self._orders.is_done, tests)))
