@@ -25,7 +25,7 @@ SURFACES: Mapping[str, Entry] = {  # `auto` chooses the first that is ready
     "local": Entry("pytest_megacpp.surfaces.local"),
 }
 HERE = "local"
-"""Where commands look unless they are told otherwise."""
+"""The default surface of commands."""
 AUTO = "auto"
 CHOICES = (AUTO, *sorted(SURFACES))
 TABLES = tuple(name for name, entry in SURFACES.items() if entry.has_table)

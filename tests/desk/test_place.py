@@ -59,11 +59,11 @@ def test_where(environ: dict[str, str], devices: int, asked: dict[str, Any], sur
 @pytest.mark.parametrize(
     ("environ", "asked", "answer"),
     [
-        ({"CI": "true"}, {}, "a gate never falls back to a dry run in silence"),
-        ({"CI": "true"}, {"surface": "local"}, "under CI nothing falls back to a dry run in silence"),
+        ({"CI": "true"}, {}, "a gate never falls back to a dry run silently"),
+        ({"CI": "true"}, {"surface": "local"}, "under CI nothing falls back to a dry run silently"),
         ({}, {"surface": "local", "detach": True}, "say --surface modal"),
         ({}, {"detach": True}, "say --surface modal"),
-        ({}, {"untrusted": True}, "a machine of its own"),
+        ({}, {"untrusted": True}, "must run on an isolated machine"),
     ],
 )
 def test_refusals(environ: dict[str, str], asked: dict[str, Any], answer: str) -> None:

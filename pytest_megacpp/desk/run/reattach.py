@@ -118,7 +118,7 @@ class Recollection:
         recording, aside = self.path / RECORDING, self.path / ASIDE
         with contextlib.suppress(OSError):
             earlier, unseen = aside.read_bytes(), Unseen()
-            unseen.saw(recording.read_bytes())
+            unseen.mark_seen(recording.read_bytes())
             lines = (
                 line for line in earlier.splitlines(keepends=True) if line.endswith(b"\n") and _is_of_the_box(line)
             )
