@@ -40,7 +40,7 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (["--surface", "lokal"], "did you mean 'local'?"),
         (["--replay", "nowhere"], "no run 'nowhere'"),
         (["--lane-annotations", "of"], "unknown choice 'of'; did you mean 'off'?"),
-        (["--attach", "nowhere"], "say the whole run id"),
+        (["--attach", "nowhere"], "pass the whole run id"),
         (["--attach", "20200101-000000-0000", "--replay", "latest"], "exclude each other"),
         (["--surface", "local", "--detach"], "--detach leaves a run on Modal"),
     ],
