@@ -1,1 +1,1 @@
-"""Where somebody types pytest: from options to reports."""
+"""The process that the user starts pytest in: from options to reports."""

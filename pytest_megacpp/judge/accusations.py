@@ -22,7 +22,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 
 KEPT_ACCUSERS = 8
 PASSED_ON_S = 1.0
-"""From a checkpoint's last collective to the exception that it passes on; measured: 0.03 to 0.1 s (decision 76)."""
+"""From a checkpoint's last collective to the exception that it passes on; measured: 0.03 to 0.1 s (decision 0076)."""
 _PASSING_ON = frozenset({"gather", "scatter", "broadcast", "all_gather", "allgather"})  # for errors, in checkpoints
 
 

@@ -75,7 +75,7 @@ def _was_killed(failure: RankFailure) -> bool:
 def _may_precede(failure: RankFailure, other: RankFailure) -> bool:
     """Returns whether one failure may have come before the other.
 
-    A kill may be as old as the box's last look before it (decision 31). Other failures have the time of their stamp,
+    A kill may be as old as the box's last look before it (decision 0031). Other failures have the time of their stamp,
     as far as clocks are exact.
     """
     if _was_killed(failure) and failure.since_s < failure.time_s:
@@ -347,7 +347,7 @@ def _who_did_not_join(case: Case, absent: Collection[int], strangers: Collection
 
 
 def only_peers_errors(case: Case, lost: Sequence[RankFailure], summary: str = "") -> Finding:
-    """Returns the finding for errors about peers without any rank that could have caused them (decision 76)."""
+    """Returns the finding for errors about peers without any rank that could have caused them (decision 0076)."""
     blamed = tuple(sorted(t.rank for t in lost))
     causes = {t.cause for t in lost}
     cause = causes.pop() if len(causes) == 1 else VerdictCause.EXCEPTION

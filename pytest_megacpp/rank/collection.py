@@ -27,5 +27,5 @@ def most_telling(found: Sequence[CollectError], lacking: Sequence[str], kept: in
 
 
 def _places(nodeid: str) -> Iterator[str]:
-    """Yields the directories, file and classes that a test lies in."""
+    """Yields the directories, file and classes that contain a test."""
     return (nodeid[: found.start()] for found in re.finditer(r"/|::", nodeid))

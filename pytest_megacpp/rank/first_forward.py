@@ -22,14 +22,14 @@ KEPT_MODULES = 4  # different ones, per test
 WATCHED_CALLS = 64  # outermost ones, per test; later ones aren't even looked at
 _TORCHS_NAMES = ("_compiled_call_impl", "_call_impl")
 
-Told: TypeAlias = Callable[[str, float], None]
+OnForward: TypeAlias = Callable[[str, float], None]
 """Gets the class name of a module and the seconds of its first call."""
 
 
 class _Watch:
-    """The first forwards of one test. Modules are told apart as objects."""
+    """The first forwards of one test. Modules are distinguished as objects."""
 
-    def __init__(self, function: types.FunctionType, tell: Told) -> None:
+    def __init__(self, function: types.FunctionType, tell: OnForward) -> None:
         self.untouched = types.FunctionType(function.__code__, function.__globals__, function.__name__)
         self._function = function
         self._tell = tell
@@ -67,7 +67,7 @@ _watch: _Watch | None = None
 
 
 @contextlib.contextmanager
-def watching(tell: Told) -> Iterator[None]:
+def watching(tell: OnForward) -> Iterator[None]:
     """Calls `tell` with the first outermost call of each module that the main thread makes in this block. Raises
     Unwatchable before the block.
     """

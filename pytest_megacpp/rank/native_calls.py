@@ -30,7 +30,7 @@ _ISSUING = (
 
 
 Before = Callable[[], object]
-Told = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
+OnCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
 """Gets the group, the method and its arguments."""
 
 
@@ -59,7 +59,7 @@ def install(before_store: Before = _nothing) -> None:
 _report_failure: Callable[[], object] = _nothing
 
 
-def report_issued(about: Told, failed: Callable[[], object] = _nothing, before: Before = _nothing) -> None:
+def report_issued(about: OnCall, failed: Callable[[], object] = _nothing, before: Before = _nothing) -> None:
     """Calls `before` before and `about` after each collective and message that Python issues in a process group, and
     `failed` when one raises, or waiting for it does.
     """
@@ -77,7 +77,7 @@ def _framed(
     native: Callable[..., Any],
     method: str,
     before: Before = _nothing,
-    about: Told | None = None,
+    about: OnCall | None = None,
     *,
     fails: bool = False,
 ) -> Callable[..., Any]:

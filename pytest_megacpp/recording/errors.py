@@ -5,8 +5,8 @@ Box and judge ask here. An error is about a peer when only gloo, NCCL or c10d sa
 well ("Connection reset by peer", "wait timeout after 500 ms") are about a peer only where ranks communicate:
 `raised_in` a module of torch's that does, or by its C++, or where NCCL is named. The causes of an exception count
 like the exception itself: one that was raised from a peer's error, or while one was handled, is about the peer too, and
-so is a group of which all parts are. Such an error is *secondary*: it is the cause only where no rank has trouble of
-its own and none is missing (decision 76).
+so is a group of which all parts are. Such an error is *secondary*: it is the cause only where no rank has a failure of
+its own and none is missing (decision 0076).
 
 In a process's output the same line must say it, or the frame above it. Warnings of torch's C++ count for
 nothing there: the process went on.

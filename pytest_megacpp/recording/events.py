@@ -98,7 +98,7 @@ class SeedShort:
 @dataclass(frozen=True, slots=True)
 class SeedChecked:
     """The compile cache that the run begins with. `mode` is what was asked; `state` is that of the seed `id` (of the
-    run `made_by`) for launches of the shape `key`. `covered` of `wanted` pairs of test and rank find what they need;
+    run `made_by`) for launches of the shape `key`. `covered` of `wanted` (test, rank) pairs find what they need;
     `detail` says why it isn't all. Bytes are those of the cache, unpacked.
     """
 

@@ -141,7 +141,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many pairs of test and rank are served, of how many; what is missing."""
+    """How many (test, rank) pairs are served, of how many; what is missing."""
 
     covered: int
     wanted: int

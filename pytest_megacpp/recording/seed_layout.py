@@ -141,7 +141,7 @@ def smaller(manifest: Manifest, good: Manifest | None) -> str:
     if pairs >= good_pairs and keys >= good_keys:
         return ""
     return (
-        f"smaller than {good.id}: {pairs} pairs of test and rank, {keys} graph keys, not {good_pairs} and {good_keys}; "
+        f"smaller than {good.id}: {pairs} (test, rank) pairs, {keys} graph keys, not {good_pairs} and {good_keys}; "
         f"to use it: megacpp seed promote {manifest.id}"
     )
 

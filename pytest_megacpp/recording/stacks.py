@@ -20,7 +20,7 @@ _TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")
 _FRAMED = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\]native_calls\.py$")
 _WRAPPER = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\](?:native_calls|observers)\.py$")
 
-# A thread whose innermost frames are a library's, and one of them lies in these modules, waits for a peer.
+# A thread whose innermost frames are a library's, and one of them is in these modules, waits for a peer.
 _COMMUNICATION = re.compile(
     r"[/\\]torch[/\\](?:distributed[/\\](?:distributed_c10d|_functional_collectives|rendezvous|device_mesh|c10d_logger"
     r"|rpc[/\\]\w+|elastic[/\\]rendezvous[/\\]\w+)|futures[/\\]\w+)\b"

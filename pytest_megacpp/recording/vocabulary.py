@@ -39,7 +39,7 @@ class ActReason(StrEnum):
 
     @property
     def acts_on_trouble(self) -> bool:
-        """Whether a rank's own trouble made the box act, so that words of other ranks about it may still be coming."""
+        """Whether a rank's own failure made the box act, so that reports of other ranks about it may still arrive."""
         return self in (ActReason.EXIT, ActReason.FAILURE_STUCK, ActReason.MISMATCH)
 
     @property

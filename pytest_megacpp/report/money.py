@@ -49,11 +49,11 @@ def estimate(rate: Rate, worst_s: float | None, budget_usd: float | None) -> str
     if rate.usd_per_hour is None:
         return rate.source
     bounds = [usd for usd in (_worst_usd(rate.usd_per_hour, worst_s), budget_usd) if usd is not None]
-    told = f"{dollars(rate.usd_per_hour)}/h ({rate.source})"
+    price = f"{dollars(rate.usd_per_hour)}/h ({rate.source})"
     if not bounds:
-        return told
+        return price
     by = " by the budget" if min(bounds) == budget_usd else ""
-    return f"{told}, at most {dollars(min(bounds))}{by}"
+    return f"{price}, at most {dollars(min(bounds))}{by}"
 
 
 def _worst_usd(usd_per_hour: float, worst_s: float | None) -> float | None:

@@ -115,7 +115,7 @@ def _last_words(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
 
 
 def _of_the_crash(lines: Sequence[str]) -> list[str]:
-    """What a C++ runtime said last, and the dump's frames down to the test; its end says less."""
+    """Returns the last lines of a C++ runtime, and the dump's frames down to the test: its end tells less."""
     at = next((i for i in reversed(range(len(lines))) if lines[i].startswith("Fatal Python error")), None)
     if at is None:
         return []

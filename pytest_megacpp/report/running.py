@@ -1,4 +1,4 @@
-"""Owns the texts about a run that still goes on; must not know a clock, a file or how verdicts come about."""
+"""Owns the texts about a run that is still running; must not know a clock, a file or how verdicts come about."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,17 +15,17 @@ _NO_VERDICT = Verdict(Code.NOT_RUN, "", ())
 
 
 def is_through(result: TestResult, timeline: Timeline) -> bool:
-    """Whether nothing more comes of a test: every attempt at it has ended, or will never begin."""
+    """Returns whether a test is done: every attempt at it has ended, or will never begin."""
     return all(map(timeline.has_ended, timeline.attempts(result.index)))
 
 
 def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: float | None) -> Iterator[str]:
-    """What happens now, and what is known so far. `silent_s`: since the box wrote anything."""
+    """Yields the current state of a run. `silent_s` are the seconds since the box last wrote anything."""
     done = [result for result in results if is_through(result, timeline)]
     outcomes = [str(result.outcome) for result in done]
     tally = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
-    heard = f", last heard of {silent_s:.0f} s ago" if silent_s is not None and silent_s >= 2 else ""
-    yield f"running: {len(done)} of {counted(len(results), 'test')} done" + (f" ({tally})" if tally else "") + heard
+    silent = f", last event {silent_s:.0f} s ago" if silent_s is not None and silent_s >= 2 else ""
+    yield f"running: {len(done)} of {counted(len(results), 'test')} done" + (f" ({tally})" if tally else "") + silent
     now = next((test for test in reversed(timeline.tests.values()) if test.ended is None), None)
     if now is not None:
         yield from _in_test(now, timeline)

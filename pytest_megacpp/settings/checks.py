@@ -48,7 +48,7 @@ def preset(value: object, *, where: str) -> "Preset":
 
 
 def cache_seed(value: object, *, where: str) -> "SeedMode":
-    """What is asked of the compile cache; raises UsageError."""
+    """The use of the compile cache that a user wrote; raises UsageError."""
     from pytest_megacpp.recording.vocabulary import SeedMode
 
     return member(value, SeedMode, what="cache seed", where=where)

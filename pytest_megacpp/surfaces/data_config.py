@@ -1,4 +1,4 @@
-"""Owns what a data set is asked to be, and where its copy lies on this machine; must not know a box elsewhere."""
+"""Owns what a data set is asked to be, and where its copy is on this machine; must not know a box elsewhere."""
 
 import hashlib
 import json
@@ -26,8 +26,8 @@ class Bucket:
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """`[tool.pytest_megacpp.data.NAME]`. `source` is a bucket, an absolute directory of the machine that runs the box,
-    or None: it lies in its volume already. `volume` (None: the plugin's) and `directory` in it are Modal's. `include`
-    and `exclude` are regular expressions, see `DataSet`. A stranger's box gets it `as_copied` by others.
+    or None: it is in its volume already. `volume` (None: the plugin's) and `directory` in it are Modal's. `include`
+    and `exclude` are regular expressions, see `DataSet`. An untrusted box gets it `as_copied` by others.
     """
 
     name: str
@@ -45,8 +45,8 @@ class DataConfig:
 
     @property
     def own_directory(self) -> str:
-        """A directory that no other source or choice of files shares, whoever gave it the same name: each would take
-        away what the other wants.
+        """A directory that no other source or choice of files shares, even under the same name: each would remove the
+        other's files.
         """
         store = self.source.endpoint_url if isinstance(self.source, Bucket) else None
         text = json.dumps([self.origin, store, self.include, self.exclude])
@@ -60,11 +60,11 @@ def here(data: Sequence[DataConfig], copies: Path, environ: Mapping[str, str]) -
 
 def _here(one: DataConfig, copies: Path, environ: Mapping[str, str]) -> DataSet:
     absent = DataSet(one.name, "")
-    if said := environ.get(absent.variable):
-        return DataSet(one.name, said)
+    if given := environ.get(absent.variable):
+        return DataSet(one.name, given)
     if isinstance(one.source, Path):
         target = str(copies / one.own_directory)
         return DataSet(one.name, target, str(one.source), one.origin, one.include, one.exclude)
-    lies = f"in {one.origin}" if one.source is not None else f"in the volume {one.volume}"
-    why = f"it lies {lies}, which only a box on Modal reaches; set {absent.variable} to a directory that has it here"
+    place = one.origin if one.source is not None else f"the volume {one.volume}"
+    why = f"it is in {place}, which only a box on Modal can read; set {absent.variable} to a directory with a copy"
     return DataSet(one.name, "", absent=why)

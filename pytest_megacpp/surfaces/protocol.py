@@ -23,7 +23,7 @@ from pytest_megacpp.surfaces.source import SourceConfig
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The box is no more. `problem` is what the surface knows of its end, for a recording that has no end itself."""
+    """The box has ended. `problem` is what the surface knows of its end, for a recording that has no end itself."""
 
     problem: ProblemFound | None = None
 
@@ -37,22 +37,22 @@ class Address:
 
 
 class RunningBox(Protocol):
-    """A box at work. No method blocks for long, `end` excepted, which has a deadline of its own."""
+    """A running box. No method blocks for long except `end`, which has its own deadline."""
 
     def read(self) -> bytes:
-        """What came of the recording since the last call; may be empty."""
+        """Returns the bytes of the recording that arrived since the last call; may be empty."""
 
     def ended(self) -> Ended | None:
-        """None while the box runs. Read once more afterwards."""
+        """Returns None while the box runs. Call `read` once more afterwards."""
 
     def address(self) -> Address:
-        """As far as it is known by now."""
+        """Returns as much of the address as is known by now."""
 
     def say(self, word: Word) -> None:
-        """What the box is to hear, once at least, in order; lost on one that has ended or belongs to another desk."""
+        """Sends a word at least once, in order; without effect on a box that has ended or belongs to another desk."""
 
     def stop(self, reason: RunEnd) -> None:
-        """Asks the box to end in order."""
+        """Asks the box to end gracefully."""
 
     def end(self) -> None:
         """Makes sure that nothing of the box is left; what it recorded can still be read."""
@@ -174,10 +174,10 @@ class Attaching(Protocol):
         """Follows a run from its beginning; `run` is its directory at the desk. What fails is the box's end."""
 
     def is_an_end(self, problem: ProblemFound) -> bool:
-        """Whether it says how a run ended, not why the surface can't be asked."""
+        """Returns whether a problem is how a run ended, and not why the surface cannot be asked."""
 
     def nothing_left(self) -> ProblemFound:
-        """The problem of a run that was there, and of which the surface has nothing left."""
+        """Returns the problem of a run that existed but of which the surface has nothing left."""
 
 
 class SurfaceProvider(Protocol):
@@ -195,7 +195,7 @@ class SurfaceProvider(Protocol):
         """Whether `auto` may choose it. Asked in every session of lanes, so it must be quick."""
 
     def place(self, options: SurfaceOptions, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
-        """Where lanes run, and whether that is a dry run; never one in silence where a gate might believe it. `devices`
+        """Where lanes run, and whether that is a dry run; never one silently where a gate might rely on it. `devices`
         counts the GPUs of this machine, which takes a while. Raises UsageError.
         """
 

@@ -1,5 +1,5 @@
 """Owns which surfaces there are, by name; must not know what any of them does. Every session pays for importing this
-module, so it imports a surface's package only when somebody asks for that surface (decision 42).
+module, so it imports a surface's package only when somebody asks for that surface (decision 0042).
 """
 
 import importlib
@@ -25,7 +25,7 @@ SURFACES: Mapping[str, Entry] = {  # `auto` chooses the first that is ready
     "local": Entry("pytest_megacpp.surfaces.local"),
 }
 HERE = "local"
-"""Where commands look unless they are told otherwise."""
+"""The default surface of commands."""
 AUTO = "auto"
 CHOICES = (AUTO, *sorted(SURFACES))
 TABLES = tuple(name for name, entry in SURFACES.items() if entry.has_table)

@@ -37,10 +37,10 @@ class ReplayedBox:
         return Address()
 
     def say(self, word: Word) -> None:
-        """There is nobody to hear it."""
+        """Does nothing: the box has ended."""
 
     def stop(self, reason: RunEnd) -> None:
-        """There is nothing to stop."""
+        """Does nothing: the box has ended."""
 
     def end(self) -> None:
-        """There is nothing to end."""
+        """Does nothing: the box has ended."""

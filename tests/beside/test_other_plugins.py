@@ -144,5 +144,5 @@ def test_a_timeout_without_sense_is_a_usage_error(project: Project) -> None:
     )
     ran = project.pytest(*LANE)
     assert ran.code == pytest.ExitCode.USAGE_ERROR
-    assert "test_it.py::test_it: its timeout makes no sense to pytest-timeout" in ran.text
+    assert "test_it.py::test_it: invalid timeout for pytest-timeout" in ran.text
     assert project.runs() == []

@@ -64,7 +64,7 @@ def test_a_smaller_seed_is_kept_and_not_promoted_by_itself(store: SeedStore, cac
     first = store.publish(manifest(), cache).manifest
     small = store.publish(SMALL, cache)
     assert not small.promoted
-    assert f"smaller than {first.id}: 1 pairs of test and rank, 2 graph keys, not 2 and 4" in small.reason
+    assert f"smaller than {first.id}: 1 (test, rank) pairs, 2 graph keys, not 2 and 4" in small.reason
     assert f"megacpp seed promote {small.manifest.id}" in small.reason
     assert [(seed.manifest, seed.good) for seed in store.seeds(KEY)] == [(small.manifest, False), (first, True)]
     assert store.promote(small.manifest.id).good

@@ -98,7 +98,7 @@ def test_what_only_modal_reaches_says_so_unless_the_variable_names_it() -> None:
     configured = data("[far]\nsource = 's3://corpus/v1'\n[kept]\nvolume = 'v'\n[near]\nsource = '/d'")
     far, kept, _ = here(configured, Path("/cache"), {})
     assert (far.target, kept.target) == ("", "")
-    assert far.absent.startswith("it lies in s3://corpus/v1, which only a box on Modal reaches; set MEGACPP_DATA_FAR")
-    assert kept.absent.startswith("it lies in the volume v, which")
+    assert far.absent.startswith("it is in s3://corpus/v1, which only a box on Modal can read; set MEGACPP_DATA_FAR")
+    assert kept.absent.startswith("it is in the volume v, which")
     named = here(configured, Path("/cache"), {"MEGACPP_DATA_FAR": "/f", "MEGACPP_DATA_NEAR": "/n"})
     assert [(one.target, one.source) for one in named] == [("/f", ""), ("", ""), ("/n", "")]

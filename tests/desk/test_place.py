@@ -59,11 +59,11 @@ def test_where(environ: dict[str, str], devices: int, asked: dict[str, Any], sur
 @pytest.mark.parametrize(
     ("environ", "asked", "answer"),
     [
-        ({"CI": "true"}, {}, "a gate never falls back to a dry run in silence"),
-        ({"CI": "true"}, {"surface": "local"}, "under CI nothing falls back to a dry run in silence"),
-        ({}, {"surface": "local", "detach": True}, "say --surface modal"),
-        ({}, {"detach": True}, "say --surface modal"),
-        ({}, {"untrusted": True}, "a machine of its own"),
+        ({"CI": "true"}, {}, "a gate never falls back to a dry run silently"),
+        ({"CI": "true"}, {"surface": "local"}, "under CI nothing falls back to a dry run silently"),
+        ({}, {"surface": "local", "detach": True}, "pass --surface modal"),
+        ({}, {"detach": True}, "pass --surface modal"),
+        ({}, {"untrusted": True}, "must run on an isolated machine"),
     ],
 )
 def test_refusals(environ: dict[str, str], asked: dict[str, Any], answer: str) -> None:
@@ -125,6 +125,8 @@ def test_more_tests_than_a_run_holds_are_refused_at_once(
 ) -> None:
     monkeypatch.setattr(launch, "MAX_TESTS", 1)
     items = [request.node, request.node]
-    with pytest.raises(pytest.UsageError, match="2 tests are marked h200x8, and one run holds 1: select fewer"):
+    with pytest.raises(
+        pytest.UsageError, match="2 tests are marked h200x8, and a run can have at most 1: select fewer"
+    ):
         launch.select(items, "h200x8", lambda item: None, lambda item: False)
     assert len(launch.select(items[:1], "h200x8", lambda item: None, lambda item: False)) == 1

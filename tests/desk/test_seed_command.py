@@ -64,7 +64,7 @@ def test_seeds_are_listed_by_shape(megacpp: Megacpp, store: SeedStore, good: Man
     assert f"{other.key}: nothing readable" in shapes
     rows = [line.split() for line in told if line.startswith(" ")]
     size = f"{store.find(good.id).held_bytes / 1024:.1f} KiB"
-    whole = f"* {good.id} 2 hours {size} 1 test, 2 of 2 pairs of test and rank run 20261126-070739-3f9a"
+    whole = f"* {good.id} 2 hours {size} 1 test, 2 of 2 (test, rank) pairs run 20261126-070739-3f9a"
     assert whole.split() in rows
     assert [row[:3] for row in rows if small.id in row] == [[small.id, "1", "day"]]
     assert any(damaged.id in row and "damaged: it has no cache.tar" in " ".join(row) for row in rows)
@@ -176,7 +176,7 @@ def test_what_can_not_be_baked(megacpp: Megacpp, store: SeedStore, tmp_path: Pat
     assert "no last known good seed of lane h200x8 in" in done.err
     made = store.publish(manifest(), fill(tmp_path / "c")).manifest
     (tmp_path / "project" / "README").touch()
-    assert "has other things in it (README)" in megacpp("bake", ".").err
+    assert "contains other files (README)" in megacpp("bake", ".").err
     archive = store.directory / SHAPE.key / made.id / "cache.tar"
     archive.write_bytes(bytes(made.archive_bytes))
     done = megacpp("bake", "seeds")

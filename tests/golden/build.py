@@ -1039,11 +1039,10 @@ def box_lost_broken() -> FakeBox:
 
 @case
 def blocked_capacity() -> FakeBox:
-    """Told by the desk: no machine came."""
+    """Reported by the desk: no machine became available."""
     remedy = "rerun later, or raise capacity_s in [tool.pytest_megacpp.modal]"
-    return FakeBox().say(
-        ev.ProblemFound(ProblemCode.BLOCKED, "capacity", "no machine: it took longer than 600 s", remedy), "desk"
-    )
+    detail = "Modal has no capacity: the machine took longer than 600 s"
+    return FakeBox().say(ev.ProblemFound(ProblemCode.BLOCKED, "capacity", detail, remedy), "desk")
 
 
 @case
@@ -1057,9 +1056,11 @@ def environment_image_build() -> FakeBox:
 def box_lost_killed() -> FakeBox:
     """Evicted in the middle of a test: the desk knows it from the sandbox's exit code alone."""
     box = FakeBox(tests=(NODEID, NODEID + "_2")).begins().enters(range(4)).after(3.0).samples(range(4)).after(1.0)
-    told = "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)"
+    detail = "the sandbox was killed: evicted, preempted or out of memory (Modal's dashboard shows which)"
     return box.say(
-        ev.ProblemFound(ProblemCode.BOX_LOST, "killed", told, "rerun; if it was memory, raise memory_mib"), "desk", ""
+        ev.ProblemFound(ProblemCode.BOX_LOST, "killed", detail, "rerun; if it was out of memory, raise memory_mib"),
+        "desk",
+        "",
     )
 
 
@@ -1080,8 +1081,8 @@ def box_lost_at(
 KILLED = ev.ProblemFound(
     ProblemCode.BOX_LOST,
     "killed",
-    "the sandbox was killed: evicted, preempted, or its memory was full (Modal's dashboard tells which)",
-    "rerun; if it was memory, raise memory_mib",
+    "the sandbox was killed: evicted, preempted or out of memory (Modal's dashboard shows which)",
+    "rerun; if it was out of memory, raise memory_mib",
 )
 
 
@@ -1157,21 +1158,21 @@ def box_lost_killed_long_after_memory_grew() -> FakeBox:
 @case
 def box_lost_connection_with_memory_nearly_full() -> FakeBox:
     """A network that fails says nothing about memory."""
-    told = ev.ProblemFound(ProblemCode.BOX_LOST, "connection", "no connection to the box for 91 s", "rerun")
-    return box_lost_at(15.9).say(told, "desk", "")
+    problem = ev.ProblemFound(ProblemCode.BOX_LOST, "connection", "no connection to the box for 91 s", "rerun")
+    return box_lost_at(15.9).say(problem, "desk", "")
 
 
 @case
 def box_lost_with_a_status_and_memory_nearly_full() -> FakeBox:
     """A box that could say why it ended was not killed for its memory."""
-    told = "the box could not write its recording: is the disk full?"
-    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", told), "desk", "")
+    detail = "the box could not write its recording: is the disk full?"
+    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", detail), "desk", "")
 
 
 @case
 def box_lost_to_a_desk_that_failed_and_memory_nearly_full() -> FakeBox:
-    told = "following the box failed: TypeError: unexpected message"
-    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", told, "rerun"), "desk", "")
+    detail = "following the box failed: TypeError: unexpected message"
+    return box_lost_at(15.9).say(ev.ProblemFound(ProblemCode.BOX_LOST, "cut-off", detail, "rerun"), "desk", "")
 
 
 @case
@@ -1184,9 +1185,9 @@ def rank_death_signal_before_the_box_is_lost() -> FakeBox:
 @case
 def box_lost_connection() -> FakeBox:
     box = FakeBox().begins().enters(range(4)).after(3.0).samples(range(4)).after(91.0)
-    told = "no connection to the box for 91 s; without a desk it ends within 60 s"
+    detail = "no connection to the box for 91 s; without a desk it ends within 60 s"
     remedy = "see what it recorded (pytest --attach run-1), or rerun"
-    return box.say(ev.ProblemFound(ProblemCode.BOX_LOST, "connection", told, remedy), "desk", "")
+    return box.say(ev.ProblemFound(ProblemCode.BOX_LOST, "connection", detail, remedy), "desk", "")
 
 
 @case

@@ -83,7 +83,7 @@ def test_a_run_that_left_nothing(site: Site) -> None:
 def test_a_run_that_never_was(site: Site) -> None:
     ran = attach(site, "20200101-000000-0000")
     assert ran.code == pytest.ExitCode.USAGE_ERROR
-    assert "Modal knows neither a sandbox nor records of run 20200101-000000-0000" in ran.text
+    assert "Modal has no sandbox and no stored records of run 20200101-000000-0000" in ran.text
     assert not (site.lane_dir / "runs" / "20200101-000000-0000").exists()
     assert not (site.lane_dir / "latest").exists()
 

@@ -65,7 +65,7 @@ def test_what_the_desk_s_client_is_set_to_does_not_count(site: Site) -> None:
         assert desk.wait() == pytest.ExitCode.OK, desk.text
         document = desk._run_json()
     assert site.sandbox.definition.runtime == "gvisor"
-    assert f"megacpp: runtime gvisor; this desk's {RUNTIME_VARIABLE}=runc does not count for the sandbox" in desk.text
+    assert f"megacpp: runtime gvisor; this desk's {RUNTIME_VARIABLE}=runc is ignored for the sandbox" in desk.text
     assert "preemptible because of region: Modal may end it at any time" in desk.text
     assert document is not None
     assert document["machine"] == {

@@ -44,14 +44,14 @@ def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureF
     assert code == 0, told
     for line in (
         *("source                2 files", "account               workspace emulated, client "),
-        *("secret wandb          is there", "secret gcs            is there"),
+        *("secret wandb          exists", "secret gcs            exists"),
         *(
-            "volume megacpp-data   will be made, for /megacpp/data/shards",
-            "volume cache          will be made, for /megacpp/cache",
+            "volume megacpp-data   will be created, mounted at /megacpp/data/shards",
+            "volume cache          will be created, mounted at /megacpp/cache",
         ),
         *(
-            "volume corpus         is there, for /megacpp/data/tokens, read-only",
-            "image                 the default one is built",
+            "volume corpus         exists, mounted at /megacpp/data/tokens, read-only",
+            "image                 the default image is built",
         ),
         "lane h200x8           H200:8, 8 ranks, 16 cores, 20 GiB: $39.07/h (list prices as of",
     ):
@@ -67,8 +67,8 @@ def test_what_is_missing_is_told_with_its_mend(
     code, told = examined(project, toml, capsys)
     assert code == 1
     for words in (
-        *("secret absent         NO: there is no such secret", "modal secret create absent"),
-        *("volume nowhere        NO: there is no such volume", "modal volume create nowhere"),
+        *("secret absent         NO: does not exist", "modal secret create absent"),
+        *("volume nowhere        NO: does not exist", "modal volume create nowhere"),
         "image                 NO: image = 'no_such:image' failed with ModuleNotFoundError",
     ):
         assert words in told

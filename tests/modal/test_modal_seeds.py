@@ -107,5 +107,5 @@ def test_what_modal_says_is_told_with_the_mend(
     emulator: Emulator, held: ModalShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODAL_TOKEN_ID")
-    with pytest.raises(SeedError, match=r"Modal refuses the credentials: .*; modal token new"):
+    with pytest.raises(SeedError, match=r"Modal rejected the credentials: .*; modal token new"):
         held.seeds()

@@ -146,7 +146,7 @@ def test_a_seed_that_is_required_and_not_there_rents_nothing(emulator: Emulator,
     surface = ModalSurface(ModalConfig(cache_volume=VolumeConfig("/c", "cache", made=True)), SourceConfig())
     problem = problem_of(surface.start(plan, project))
     assert (problem.code, problem.cause) == ("blocked", "seed")
-    assert "nothing was rented: volume cache/seeds has no seed for lane h200x8 on cpu" in problem.detail
+    assert "no machine was rented: volume cache/seeds has no seed for lane h200x8 on cpu" in problem.detail
     assert problem.remedy == "pytest -m h200x8 --cache-seed auto"
     assert emulator.sandboxes == []
 

@@ -40,7 +40,7 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (["--surface", "lokal"], "did you mean 'local'?"),
         (["--replay", "nowhere"], "no run 'nowhere'"),
         (["--lane-annotations", "of"], "unknown choice 'of'; did you mean 'off'?"),
-        (["--attach", "nowhere"], "say the whole run id"),
+        (["--attach", "nowhere"], "pass the whole run id"),
         (["--attach", "20200101-000000-0000", "--replay", "latest"], "exclude each other"),
         (["--surface", "local", "--detach"], "--detach leaves a run on Modal"),
     ],
@@ -90,7 +90,7 @@ def test_an_unknown_lane_is_named(simple: Project) -> None:
 def test_a_gate_never_degrades_in_silence(simple: Project) -> None:
     ran = simple.pytest("-m", "h200x8", env={"CI": "1"})
     assert ran.code == pytest.ExitCode.USAGE_ERROR
-    assert "a gate never falls back to a dry run in silence" in ran.text
+    assert "a gate never falls back to a dry run silently" in ran.text
     assert ran.directory is None
 
 

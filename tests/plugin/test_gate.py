@@ -144,7 +144,7 @@ def test_a_gate_does_not_degrade_to_a_dry_run(gated: Gated) -> None:
         ((*LANE, "--gate-since", "origin/main"), "--gate-since origin/main: git finds no such revision here"),
         ((*LANE, "--gate-since", ""), "--gate-since: the revision must be a non-empty string"),
         (("--gate-since", "main"), "--gate-since gates lane tests, and none were asked for: add -m LANE or --surface"),
-        ((*LANE, "--gate-since", "main", "--replay", "latest"), "--gate-since with --replay makes no sense"),
+        ((*LANE, "--gate-since", "main", "--replay", "latest"), "--gate-since and --replay exclude each other"),
     ],
 )
 def test_a_request_without_sense_is_a_usage_error(gated: Gated, arguments: tuple[str, ...], said: str) -> None:

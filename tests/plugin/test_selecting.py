@@ -142,7 +142,7 @@ def test_the_mark_selects_one_lane(by_mark: Ran) -> None:
 
 
 def test_the_header_says_where_lanes_run(by_mark: Ran, project: Project) -> None:
-    assert "megacpp: h200x8 (2 ranks of H200:8) on local dry run on CPU/gloo (asked for)" in by_mark.text
+    assert "megacpp: h200x8 (2 ranks of H200:8) on local dry run on CPU/gloo (requested)" in by_mark.text
     assert "megacpp: runs in .megacpp" in by_mark.text or f"megacpp: runs in {project.lane_dir}" in by_mark.text
 
 

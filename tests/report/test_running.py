@@ -26,7 +26,7 @@ def test_before_the_first_test() -> None:
     box = FakeBox(4)
     box.say(ev.Progress("preload", "importing torch once for all ranks"), world="")
     assert lines(box, silent_s=12.0) == [
-        "running: 0 of 1 test done, last heard of 12 s ago",
+        "running: 0 of 1 test done, last event 12 s ago",
         "now: preload importing torch once for all ranks",
     ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.surfaces.modal import failures
-from pytest_megacpp.surfaces.modal.failures import Late, gone, trouble
+from pytest_megacpp.surfaces.modal.failures import CallTimeout, gone, surface_error
 
 DOCS = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text(encoding="utf-8")
 
@@ -36,8 +36,8 @@ def raised(name: str, text: str) -> Exception:
         ("SomethingNewError", "who knows", "environment", "surface"),
     ],
 )
-def test_an_exception_has_a_code_a_cause_and_a_mend(name: str, text: str, code: str, cause: str) -> None:
-    problem = trouble(raised(name, text)).problem
+def test_an_exception_has_a_code_a_cause_and_a_remedy(name: str, text: str, code: str, cause: str) -> None:
+    problem = surface_error(raised(name, text)).problem
     assert (problem.code, problem.cause) == (code, cause)
     assert text in problem.detail
     assert problem.remedy
@@ -45,7 +45,7 @@ def test_an_exception_has_a_code_a_cause_and_a_mend(name: str, text: str, code: 
 
 def test_a_subclass_means_what_its_base_means() -> None:
     refused = type("ServiceUnavailable", (type("ServiceError", (Exception,), {}),), {})("503")
-    assert trouble(refused).problem.cause == "unreachable"
+    assert surface_error(refused).problem.cause == "unreachable"
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_a_subclass_means_what_its_base_means() -> None:
     ],
 )
 def test_what_came_too_late(what: str, code: str, cause: str, setting: str) -> None:
-    problem = trouble(Late(what, 600)).problem
+    problem = surface_error(CallTimeout(what, 600)).problem
     assert (problem.code, problem.cause) == (code, cause)
     assert "600 s" in problem.detail
     assert setting in problem.remedy
 
 
-def test_the_last_lines_of_a_build_are_told() -> None:
-    problem = trouble(raised("ImageBuildError", "it failed"), "step 3\nERROR: no such package\n").problem
+def test_the_last_lines_of_a_build_are_shown() -> None:
+    problem = surface_error(raised("ImageBuildError", "it failed"), "step 3\nERROR: no such package\n").problem
     assert problem.detail == "the image could not be built: step 3 / ERROR: no such package"
 
 
@@ -93,23 +93,23 @@ def test_a_box_that_never_spoke_is_the_image_s_fault() -> None:
 
 def test_only_what_may_pass_is_tried_again() -> None:
     assert failures.is_transient(ConnectionResetError())
-    assert failures.is_transient(Late("x", 1))
+    assert failures.is_transient(CallTimeout("x", 1))
     assert failures.is_transient(raised("StreamTerminatedError", ""))
     assert not failures.is_transient(raised("AuthError", ""))
     assert not failures.is_transient(ValueError())
 
 
 def all_problems() -> list[ProblemFound]:
-    known = [trouble(raised(name, "capacity")).problem for name in failures._BY_CLASS]
-    known += [trouble(Late(what, 1)).problem for what in ("the machine", "the image", "x")]
+    known = [surface_error(raised(name, "capacity")).problem for name in failures._BY_CLASS]
+    known += [surface_error(CallTimeout(what, 1)).problem for what in ("the machine", "the image", "x")]
     known += [gone(e, c, "", recorded=r) for e, c, r in (("timeout", 1, True), ("terminated", 1, True))]
     known += [gone("exit", c, "", recorded=r) for c, r in ((137, True), (1, True), (1, False))]
-    known += [trouble(raised("ResourceExhaustedError", "")).problem, trouble(raised("Other", "")).problem]
+    known += [surface_error(raised("ResourceExhaustedError", "")).problem, surface_error(raised("Other", "")).problem]
     return [*known, failures.no_client().problem, failures.unreachable_box("r", 1, 60), failures.given_up(OSError())]
 
 
 @pytest.mark.parametrize("problem", all_problems(), ids=lambda p: f"{p.code}-{p.cause}")
-def test_every_cause_stands_under_its_code(problem: ProblemFound) -> None:
+def test_every_cause_is_documented_under_its_code(problem: ProblemFound) -> None:
     section = re.search(rf"^## `{problem.code}`$(.*?)(?=^## |\Z)", DOCS, re.MULTILINE | re.DOTALL)
     assert section is not None
     assert re.search(rf"^\|[^|]*`{problem.cause}`", section[1], re.MULTILINE), problem.cause

@@ -104,7 +104,7 @@ def line(source: str, seq: int) -> bytes:
 
 def test_unseen_lines_are_those_after_the_last_seen() -> None:
     unseen = Unseen()
-    unseen.saw(line("box", 0) + line("box", 1) + line("rank 0", 0) + b"torn")
+    unseen.mark_seen(line("box", 0) + line("box", 1) + line("rank 0", 0) + b"torn")
     again = [line("box", 0), line("box", 1), line("rank 0", 0), line("box", 3), line("rank 1", 0), b"{}\n", b"\xff\n"]
     assert [one for one in again if unseen.is_new(one)] == [line("box", 3), line("rank 1", 0)]
 

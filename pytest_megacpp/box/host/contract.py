@@ -213,7 +213,7 @@ def _inductor_rows(shape: LaunchShape) -> Iterable[_Row]:
 
 
 def _cache_rows(shape: LaunchShape) -> Iterable[_Row]:
-    root, box = shape.cache_dir.rstrip("/"), "the box's compile cache, where the seed lies"
+    root, box = shape.cache_dir.rstrip("/"), "the box's compile cache, where the seed is"
     where = "torch/_inductor/runtime/cache_dir_utils.py"
     yield _Row("TORCHINDUCTOR_CACHE_DIR", f"{root}/inductor", SettingPhase.COMPILE, where, box)
     yield _Row("TRITON_CACHE_DIR", f"{root}/triton", SettingPhase.COMPILE, "triton/knobs.py", box)

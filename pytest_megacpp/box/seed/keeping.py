@@ -124,7 +124,7 @@ class _Keeping:
         )
 
     def _missed(self) -> Iterable[SeedShort]:
-        """Yields pairs of test and rank that the seed should have served, and that compiled all the same."""
+        """Yields (test, rank) pairs that the seed should have served, and that compiled all the same."""
         uncovered = {(m.nodeid, rank) for m in self._seed.short.missing for rank in m.ranks}
         before = {Wanted.of(test): {g.rank: g for g in test.ranks} for test in self._seed.known}
         for item, wanted in self._copy.wanted().items():

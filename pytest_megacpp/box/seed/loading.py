@@ -40,7 +40,7 @@ class LoadedSeed:
         if not unmet:
             return None
         seen = self.checked
-        found = f"the seed is {seen.state}: {seen.covered} of {seen.wanted} pairs of test and rank are covered"
+        found = f"the seed is {seen.state}: {seen.covered} of {seen.wanted} (test, rank) pairs are covered"
         found += f" ({seen.detail})" if seen.detail else ""
         lacks = "; ".join(_named(test, self.short) for test in unmet[:3])
         more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""

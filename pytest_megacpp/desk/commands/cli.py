@@ -48,7 +48,8 @@ class Desk:
         """What the configuration asks of a surface."""
         from pytest_megacpp.desk.commands.configured import Configured
 
-        return Configured(surface, self.settings, self.root, self.lane_dir)
+        untrusted = self.settings.get("untrusted") is True
+        return Configured(surface, self.settings, self.root, self.lane_dir, untrusted)
 
 
 Command = Callable[[Desk, argparse.Namespace], int]
@@ -189,12 +190,12 @@ def _sweep() -> Callable[[str], object] | None:
     return sweep
 
 
-def _complain(said: str) -> None:
-    print(f"megacpp: {said}", file=sys.stderr)
+def _complain(message: str) -> None:
+    print(f"megacpp: {message}", file=sys.stderr)
 
 
 def _say(lines: Iterable[str]) -> None:
-    """Prints; what the terminal's encoding lacks is shown as its escape."""
+    """Prints lines; characters that the terminal's encoding lacks are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
         print(clean(line).encode(encoding, "backslashreplace").decode(encoding))
@@ -224,9 +225,9 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
     gate = decide(revision, rules, desk.root, test_files, sys.path)
     places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]
     alone = unguarded(gate, places, test_files, lanes)
-    told = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
+    always_run = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
     _say(explained(gate, everything=arguments.explain))
-    _say(f"  {line}" for line in (told if arguments.explain else shortened(told)))
+    _say(f"  {line}" for line in (always_run if arguments.explain else shortened(always_run)))
     triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
     _say([f"triggered: {', '.join(triggered) or 'none'}"])
     return OK

@@ -1,7 +1,7 @@
 """Owns `megacpp run`: pytest for scripts, whose exit code says whether the code under test is to blame; must not judge.
 
 0: passed. 1: something failed. 2: nothing was tested, because the run was blocked, the infrastructure failed, or the
-request made no sense. Passed means that lane tests passed, or that a gate said that none was needed.
+request was invalid. Passed means that lane tests passed, or that a gate said that none was needed.
 """
 
 import sys
@@ -47,12 +47,12 @@ class _Witness:
         self.failed += report.failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        told = dict(report.user_properties)
-        code = next((code for code in Code if code == told.get("megacpp_verdict")), None)
+        properties = dict(report.user_properties)
+        code = next((code for code in Code if code == properties.get("megacpp_verdict")), None)
         self.ran = self.ran or code not in (None, Code.SKIPPED)
         if not report.failed:
             return
-        by_the_test = told.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can fix that
+        by_the_test = properties.get("megacpp_cause") == VerdictCause.SKIPPED  # only a change of the tests can fix that
         untested = code is not None and not code.traits.blames_the_code and not by_the_test
         self.untested += untested
         self.failed += not untested

@@ -22,23 +22,23 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 AGES_S = (("day", 86_400), ("hour", 3600), ("minute", 60))
 
 
-# -- what is there -------------------------------------------------------------------------------------------------
+# -- showing -------------------------------------------------------------------------------------------------------
 
 
 def listed(held: Shelf, now: datetime) -> Iterator[str]:
-    """A line for each seed below one for its shape; `*` marks the last known good ones."""
+    """Yields a line for each shape and, below it, for each of its seeds; `*` marks the last known good ones."""
     seeds = held.seeds()
     if not seeds:
         yield f"no seeds in {one_line(held.place)} yet: a green run leaves one"
     for key, alike in grouped((seed.key, seed) for seed in seeds).items():
-        yield _shape_told(key, alike)
+        yield _shape_heading(key, alike)
         yield from columns([_row(seed, now) for seed in alike], "  ")
     if seeds:
         total_bytes = sum(seed.held_bytes for seed in seeds)
         yield f"{counted(len(seeds), 'seed')}, {_size(total_bytes)} in {one_line(held.place)}"
 
 
-def _shape_told(key: str, seeds: Sequence[Kept]) -> str:
+def _shape_heading(key: str, seeds: Sequence[Kept]) -> str:
     shape = next((seed.manifest.shape for seed in seeds if seed.manifest is not None), None)
     if shape is None:
         return f"{key}: nothing readable"
@@ -58,19 +58,19 @@ def _row(seed: Kept, now: datetime) -> tuple[str, ...]:
         return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), "", f"damaged: {seed.damage}"
     made = seed.manifest
     wanted = sum(test.world_size for test in made.tests)
-    told = f"{counted(len(made.tests), 'test')}, {made.size[0]} of {wanted} pairs of test and rank"
-    return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), told, f"run {one_line(made.run, 40)}"
+    contents = f"{counted(len(made.tests), 'test')}, {made.size[0]} of {wanted} (test, rank) pairs"
+    return f"{mark} {seed.id}", _age(seed.id, now), _size(seed.held_bytes), contents, f"run {one_line(made.run, 40)}"
 
 
 def shown(seed: Kept) -> Iterator[str]:
-    """All that is known of one seed."""
+    """Yields all that is known of one seed, one line at a time."""
     yield f"seed {seed.id}{', the last known good one of its shape' if seed.good else ''}"
     if seed.manifest is None:
         yield f"  damaged: {seed.damage}; megacpp seed drop {seed.id}"
         return
-    yield from columns([(one_line(name, 60), one_line(told)) for name, told in _facts(seed.manifest)], "  ")
+    yield from columns([(one_line(name, 60), one_line(value)) for name, value in _facts(seed.manifest)], "  ")
     for test in seed.manifest.tests:
-        yield from ("", *_test_told(test))
+        yield from ("", *_test_lines(test))
 
 
 def _facts(made: Manifest) -> Iterator[tuple[str, str]]:
@@ -85,7 +85,7 @@ def _facts(made: Manifest) -> Iterator[tuple[str, str]]:
     yield "archive", f"{_size(made.archive_bytes)}, sha256 {made.sha256}"
 
 
-def _test_told(test: SeededTest) -> Iterator[str]:
+def _test_lines(test: SeededTest) -> Iterator[str]:
     revision = f" at {one_line(test.revision, 40)}" if test.revision else ""
     ranks = counted(test.world_size, "rank")
     yield f"{one_line(test.nodeid)} ({one_line(test.preset, 40)}, {ranks}), run {one_line(test.run, 40)}{revision}"
@@ -109,7 +109,7 @@ def _size(value_bytes: int) -> str:
 
 
 def _age(seed_id: str, now: datetime) -> str:
-    """`2 hours`; ids are checked to be of digits, not to be of this world."""
+    """Returns for example `2 hours`, or `?`: the digits of an id need not be a valid time."""
     try:
         made = datetime.strptime(seed_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:
@@ -118,7 +118,7 @@ def _age(seed_id: str, now: datetime) -> str:
     return next((counted(int(age_s // each_s), unit) for unit, each_s in AGES_S if age_s >= each_s), "now")
 
 
-# -- what changes --------------------------------------------------------------------------------------------------
+# -- changing ------------------------------------------------------------------------------------------------------
 
 
 def promoted(held: Shelf, name: str) -> Iterator[str]:
@@ -127,7 +127,7 @@ def promoted(held: Shelf, name: str) -> Iterator[str]:
 
 
 def dropped(held: Shelf, names: Sequence[str]) -> Iterator[str]:
-    """Nothing is dropped when one of the names means nothing."""
+    """Drops seeds. Raises SeedError for an unknown name, before anything is dropped."""
     seeds = held.seeds()
     for seed_id in dict.fromkeys(named(seeds, name).id for name in names):
         seed, good = held.drop(seed_id)
@@ -137,13 +137,13 @@ def dropped(held: Shelf, names: Sequence[str]) -> Iterator[str]:
 
 def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str, object], root: Path) -> Iterator[str]:
     """Makes `directory` a store of the project's last known good seeds, of a lane or all, and of nothing else. Raises
-    UsageError where something else is in it, and SeedError where no seed is there to go in.
+    UsageError if the directory contains other files, and SeedError if there is no such seed.
     """
     if lane is not None:
         known(lane, read_lanes(settings.get("lanes", {})), what="lane", where="--lane")
     strange = foreign(os.listdir(directory)) if directory.is_dir() else []
     if strange:
-        raise pytest.UsageError(f"{directory} has other things in it ({strange[0]}): name a new directory")
+        raise pytest.UsageError(f"{directory} contains other files ({strange[0]}): choose a new directory")
     project = project_of(read_seed(settings.get("seed", {}), root), root)
     goods = list(_goods(held.seeds(), lane, project))
     if not goods:
@@ -160,7 +160,7 @@ def baked(held: Shelf, directory: Path, lane: str | None, settings: Mapping[str,
 
 
 def _goods(seeds: Iterable[Kept], lane: str | None, project: str) -> Iterator[Manifest]:
-    """A project's; those of before projects had names go along, and serve nobody."""
+    """Yields the seeds of a project, and those from before projects had names, which no launch uses any more."""
     for made in (seed.manifest for seed in seeds if seed.good):
         if made is not None and lane in (None, made.shape.lane) and made.shape.project in ("", project):
             yield made

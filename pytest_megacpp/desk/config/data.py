@@ -109,11 +109,11 @@ def _only_with(settings: Mapping[str, object], keys: tuple[str, ...], when: str,
 def _volume(settings: Mapping[str, object], where: str) -> tuple[str | None, str]:
     if "volume" not in settings:
         return None, ""
-    said = text(settings["volume"], what="volume", where=where)
-    name, slash, directory = said.partition("/")
+    volume = text(settings["volume"], what="volume", where=where)
+    name, slash, directory = volume.partition("/")
     parts = directory.split("/") if slash else []
     if not _VOLUME.fullmatch(name) or any(part in ("", ".", "..") for part in parts):
-        raise pytest.UsageError(f'{where}: volume must be "VOLUME" or "VOLUME/DIRECTORY", not {said!r}')
+        raise pytest.UsageError(f'{where}: volume must be "VOLUME" or "VOLUME/DIRECTORY", not {volume!r}')
     return name, directory
 
 

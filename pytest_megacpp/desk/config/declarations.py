@@ -36,7 +36,7 @@ class Check(Protocol[T_co]):
 class Option(NamedTuple):
     """One option. `help` is for the terminal, `more` continues it in the documents; no `metavar`: it takes no value.
 
-    `default` is checked like a value of the table; without one, an option that nobody wrote is None.
+    `default` is checked like a value of the table; without one, an option that is not set is None.
 
     `excludes` has other options of the command line, with the reasons: a usage error where both are on the command
     line; an option that only a variable or the table sets then has no effect.
@@ -74,7 +74,7 @@ def option(
 
 
 def option(check: Check[Any], **declared: Any) -> Any:
-    """An option with a value; without a default it is None where nobody wrote one."""
+    """An option with a value; without a default it is None where it is not set."""
     return field(metadata={_OPTION: Option(check, **declared)})
 
 
@@ -117,21 +117,24 @@ class deferred_table(cached_property[T]):
 
 
 def options_of(cls: Any) -> dict[str, Option]:
-    """What a class declares, in its order."""
+    """Returns the options that a class declares, in its order."""
     return {one.name: one.metadata[_OPTION] for one in fields(cls) if _OPTION in one.metadata}
 
 
 def _tables_of(cls: Any) -> dict[str, tuple[Callable[[object], Any], object]]:
-    """How each is read, and what stands for one that isn't there."""
+    """Returns how each table is read, and the value in place of a missing one."""
     return {one.name: one.metadata[_TABLE] for one in fields(cls) if _TABLE in one.metadata}
 
 
 def deferred_tables_of(cls: type) -> tuple[str, ...]:
-    return tuple(name for name, value in vars(cls).items() if isinstance(value, deferred_table))
+    """Returns the names of the deferred tables of a class and its bases."""
+    return tuple(
+        name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, deferred_table)
+    )
 
 
 def keys_of(cls: type) -> tuple[str, ...]:
-    """What may be in the table."""
+    """Returns the keys that the table may have."""
     options = (name for name, declared in options_of(cls).items() if declared.has_key)
     return (*options, *_tables_of(cls), *deferred_tables_of(cls))
 
@@ -140,12 +143,12 @@ def keys_of(cls: type) -> tuple[str, ...]:
 
 
 def argument_of(name: str) -> str:
-    """The command line's name of an option: `lane_dir` → `--lane-dir`."""
+    """Returns the command line's name of an option: `lane_dir` → `--lane-dir`."""
     return f"--{name.replace('_', '-')}"
 
 
 def variable_of(name: str) -> str:
-    """The variable that stands for an option: `lane_dir` → `MEGACPP_LANE_DIR`."""
+    """Returns the variable of an option: `lane_dir` → `MEGACPP_LANE_DIR`."""
     return f"MEGACPP_{name.upper()}"
 
 
@@ -171,7 +174,7 @@ def add_option(group: pytest.OptionGroup, name: str, declared: Option) -> None:
 
 
 def given_of(cls: type, config: pytest.Config) -> dict[str, Any]:
-    """What the command line says of each option; None where it doesn't."""
+    """Returns the command line's value of each option, None where it has none."""
     return {name: config.getoption(_dest(name)) for name in options_of(cls)}
 
 

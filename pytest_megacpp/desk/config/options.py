@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_megacpp.desk.config import declarations
-from pytest_megacpp.desk.config.declarations import deferred_table, option, pairs, switch, table
+from pytest_megacpp.desk.config.declarations import option, pairs, switch, table
 from pytest_megacpp.desk.config.lanes import LaneConfig, limit_entry, read_environment, read_lanes, read_limits
 from pytest_megacpp.desk.config.pyproject import TABLE, nearest_pyproject, read_table
+from pytest_megacpp.desk.config.tables import DeferredTables
 from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
@@ -35,12 +36,8 @@ from pytest_megacpp.surfaces import registry
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.config.gate import Rule
-    from pytest_megacpp.desk.config.seed import SeedConfig
     from pytest_megacpp.recording.events import Limits
     from pytest_megacpp.recording.vocabulary import Preset, SeedMode
-    from pytest_megacpp.surfaces.data_config import DataConfig
-    from pytest_megacpp.surfaces.prices import Prices
-    from pytest_megacpp.surfaces.source import SourceConfig
 
 DEFAULT_LANE_DIR = ".megacpp"
 
@@ -55,7 +52,7 @@ def read_gate(value: object) -> "tuple[Rule, ...]":
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Options:
+class Options(DeferredTables):
     """All options and tables, checked, in the order in which users read about them.
 
     `given` are the names of the options on the command line. `project` is the directory of the configuration. `tables`
@@ -95,8 +92,8 @@ class Options:
         "own comparison, and report every attempt",
         more=" ([triage](triage.md))",
         excludes={
-            "detach": "nobody judges the tests of a detached run, so none can be retried",
-            "attach": "the run was submitted already and can't be told to retry anything",
+            "detach": "the tests of a detached run are not judged, so none can be retried",
+            "attach": "the run was submitted already, and its tests can no longer be retried",
             "replay": "a recording can't be run again",
         },
     )
@@ -169,36 +166,6 @@ class Options:
     preload: tuple[str, ...] = table(partial(module_names, where=f"preload in {TABLE}"), absent=[])
     environment: Mapping[str, str] = table(read_environment, absent={})
     gate: "tuple[Rule, ...]" = table(read_gate, absent=[])
-
-    @deferred_table
-    def data(self, written: object) -> "tuple[DataConfig, ...]":
-        """Raises UsageError."""
-        if written == {}:
-            return ()
-        from pytest_megacpp.desk.config.data import read_data
-
-        return read_data(written, self.project)
-
-    @deferred_table
-    def prices(self, written: object) -> "Prices":
-        """Raises UsageError."""
-        from pytest_megacpp.desk.config.prices import read_prices
-
-        return read_prices(written, untrusted=self.untrusted)
-
-    @deferred_table
-    def source(self, written: object) -> "SourceConfig":
-        """Raises UsageError."""
-        from pytest_megacpp.desk.config.source import read_source
-
-        return read_source(written)
-
-    @deferred_table
-    def seed(self, written: object) -> "SeedConfig":
-        """Raises UsageError."""
-        from pytest_megacpp.desk.config.seed import read_seed
-
-        return read_seed(written, self.project)
 
     @property
     def surface_given(self) -> bool:

@@ -15,7 +15,7 @@ from pytest_megacpp.surfaces.prices import TABLE, Prices
 
 KEYS = ("usd_per_hour", "gpu", "cpu_core", "memory_gib", "source")
 SHORTEST_RUN_S = 15.0  # a budget that doesn't buy this much of a box buys no test
-END_S = 15.0  # a box that is told to end takes up to this
+END_S = 15.0  # a box that is asked to end takes up to this
 
 
 def read_prices(value: object, *, untrusted: bool = False) -> Prices:

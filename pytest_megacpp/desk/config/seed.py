@@ -29,7 +29,7 @@ class SeedConfig:
 
 
 def project_of(config: SeedConfig, root: Path) -> str:
-    """The project under which seeds are kept. One without a name is what lies in this directory; such projects share a
+    """The project under which seeds are kept. One without a name is what is in this directory; such projects share a
     store that their configuration names.
     """
     is_ours = config.dir == _default_dir()

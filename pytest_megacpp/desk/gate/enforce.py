@@ -45,7 +45,7 @@ class Gatekeeper:
         lanes: Sequence[str],
         lane_of: Callable[[pytest.Item], str | None],
     ) -> "Gatekeeper":
-        """Compares with the revision that was given. Raises UsageError."""
+        """Decides by the changes since the given revision. Raises UsageError."""
         assert options.gate_since is not None
         patterns = [str(pattern) for pattern in config.getini("python_files")]
         places = [*sys.path, *map(str, config.getini("pythonpath"))]
@@ -58,14 +58,14 @@ class Gatekeeper:
     # -- what is selected ------------------------------------------------------------------------------------
 
     def note_skipped_file(self, report: pytest.CollectReport, rootpath: Path) -> None:
-        """A file that skips itself as a whole shows no tests at all."""
+        """Notes why a whole file was skipped: none of its tests is collected."""
         if report.skipped and isinstance(report.longrepr, tuple):
             reason = one_line(str(report.longrepr[2]).removeprefix("Skipped: "))
             self._skipped_files[self._from_project(rootpath / report.nodeid, report.nodeid)] = reason
 
     def sort_out(self, collected: Iterable[pytest.Item], items: list[pytest.Item]) -> list[pytest.Item]:
-        """Takes what the gate doesn't want out of `items` and returns it. `collected` is everything before anybody
-        left anything out.
+        """Removes the lane tests that the gate leaves out from `items` and returns them. `collected` are the tests
+        before any deselection.
         """
         wanted = [item for item in collected if self.lane_of(item) is not None and self.gate.runs(self.name(item))]
         self._wanted = {self.name(item): item for item in wanted}
@@ -86,12 +86,12 @@ class Gatekeeper:
         return path.relative_to(project).as_posix() if path.is_relative_to(project) else otherwise
 
     def must_run(self, item: pytest.Item) -> bool:
-        """Whether a skip of this test is no answer."""
+        """Returns whether a triggered rule requires that this test is not skipped."""
         decisions = self.gate.triggered_for(self.name(item))
         return bool(decisions) and not any(d.rule.lets_skip(self.name(item)) for d in decisions)
 
     def check_selection(self, items: Sequence[pytest.Item]) -> None:
-        """What was wanted and isn't selected, and rules that are triggered and find nothing to run."""
+        """Complains of guarded tests that are not selected, and of triggered rules that have no test to run."""
         self._has_looked = True
         selected = {self.name(item) for item in items}
         guarded = [name for name in self._wanted if self.gate.deciding(name)]
@@ -109,33 +109,33 @@ class Gatekeeper:
         for file in missing:
             reason = self._skipped_files.get(file)
             how = "none was collected" if reason is None else f"the whole file was skipped ({reason})"
-            told = f"rule {rule.name} was triggered for {one_line(file, 200)}, which has tests of {lanes}"
-            self._complain(f"{told}, but {how}")
+            where = f"{one_line(file, 200)}, which has tests of {lanes}"
+            self._complain(f"rule {rule.name} was triggered for {where}, but {how}")
         if not names and not missing:
             self._complain(f"rule {rule.name} was triggered, but {', '.join(rule.run)} has no test of {lanes} to run")
 
     def _lane_files(self, decision: Decision) -> Iterator[str]:
-        """Test files that a triggered rule wants and that have tests of a lane which was asked for."""
+        """Yields the files that a triggered rule guards and that have tests of a requested lane."""
         for file in decision.guarded:
             if (decision.why or file in decision.files) and has_lane_tests(self.gate.project / file, self.lanes):
                 yield file
 
-    # -- what came back --------------------------------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------------------------
 
     def note(self, item: pytest.Item, result: TestResult) -> None:
-        """The result of a lane test that was reported. An error makes the session red by itself."""
+        """Notes the result of a reported lane test. An error fails the session by itself."""
         if result.outcome is not Outcome.SKIPPED:
             self._executed.add(self.name(item))
         elif self.must_run(item):  # of a run that was submitted without this gate
             self._complain(f"{_named([self.name(item)])} skipped, though a triggered rule guards it")
 
     def check_collected(self) -> None:
-        """That tests were collected at all."""
+        """Complains if no tests were collected at all."""
         if not self._has_looked:
             self._complain("the session ended before its tests were collected")
 
     def check_results(self, selected: Sequence[pytest.Item], reported: Collection[pytest.Item]) -> None:
-        """Selected and never reported, and triggered rules of which nothing ran."""
+        """Complains of selected tests that were never reported, and of triggered rules of which no test ran."""
         silent = [self.name(item) for item in selected if item not in reported]
         if silent:
             self._complain(f"{_named(silent)} selected, but never reported")
@@ -146,7 +146,7 @@ class Gatekeeper:
                 self._complain(f"rule {decision.rule.name} was triggered, but {outcome}")
 
     def check_run(self, run_id: str, started: RunStarted | None, here: str, *, dry: bool) -> None:
-        """Whether a run that was made before proves this change. `here` is the revision that the gate looks at."""
+        """Complains if an earlier run does not prove this change. `here` is the revision that the gate checks."""
         if started is None or not started.revision or started.revision != here or here.endswith("+"):
             there = (started.revision if started else "") or "an unknown revision"
             self._complain(f"run {run_id} tested {there}, but this gate checks {here or 'an unknown revision'}")
@@ -155,11 +155,11 @@ class Gatekeeper:
 
     @property
     def ran_nothing_rightly(self) -> bool:
-        """Lane tests were there, and the gate needed none of them."""
+        """Whether there were lane tests and the gate needed none of them."""
         return self.left_out > 0 and not self._wanted and not self.complaints
 
     def notes(self) -> list[str]:
-        """What was left out, and what no rule guards, for the end of the session."""
+        """Returns what was left out and what no rule guards, for the end of the session."""
         lines = []
         if self.left_out:
             lines.append(f"{counted(self.left_out, 'lane test')} left out: no file that their rules watch changed")
@@ -171,9 +171,9 @@ class Gatekeeper:
         counted: dict[str, Json] = {"left_out": self.left_out, "unguarded": self.unguarded}
         return {**as_json(self.gate), **counted, "complaints": [*self.complaints]}
 
-    def _complain(self, said: str) -> None:
-        if said not in self.complaints:
-            self.complaints.append(said)
+    def _complain(self, complaint: str) -> None:
+        if complaint not in self.complaints:
+            self.complaints.append(complaint)
 
 
 def _named(names: Sequence[str]) -> str:

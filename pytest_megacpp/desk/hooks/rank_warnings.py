@@ -1,7 +1,7 @@
 """Owns what ranks warned of, as warnings of the desk's own session: each once, with its ranks; must not judge.
 
 As pytest-xdist does: a rank's pytest applies the filters, the desk calls the hook again. Nothing that a recording
-names is imported for that. The desk collects what ranks collect: what it was warned of itself isn't said again.
+names is imported for that. The desk collects what ranks collect: its own warnings are not repeated.
 """
 
 import builtins

@@ -65,7 +65,9 @@ class LaneRunner:
         if self._options.gate_since is None:
             return None
         if self._options.replay is not None:
-            raise pytest.UsageError("--gate-since with --replay makes no sense: an old recording proves no new change")
+            raise pytest.UsageError(
+                "--gate-since and --replay exclude each other: an old recording proves nothing about a new change"
+            )
         return Gatekeeper.of(self._config, self._options, self._marks.asked, self.lane_of)
 
     @property
@@ -111,8 +113,8 @@ class LaneRunner:
         ]
 
     def _seeds(self) -> str:
-        """Where compile caches are kept, and what becomes of a test whose is not warm; what they are worth to the
-        selected tests is said when the box has looked.
+        """Where compile caches are kept, and what becomes of a test whose is not warm; how much of the
+        selected tests they cover is shown once the box has checked.
         """
         place, options = self._where(), self._options
         asked = (
@@ -128,8 +130,8 @@ class LaneRunner:
         """What a box of the lane costs, as far as that is known before tests are; empty when it is free."""
         place, options = self._where(), self._options
         rate = rate_of(place, options, lane.name, options.ranks or lane.ranks)
-        said = estimate(rate, longest_s(place, options, lane.name), options.lane_budget)
-        return f"{lane.name} costs {said}" if said else ""
+        price = estimate(rate, longest_s(place, options, lane.name), options.lane_budget)
+        return f"{lane.name} costs {price}" if price else ""
 
     # -- the session ---------------------------------------------------------------------------------------
 

@@ -27,13 +27,13 @@ class Selection:
         collected = list(items)
         try:
             return (yield)
-        finally:  # if another plugin ends the session here, the gate's own selection stands
+        finally:  # if another plugin ends the session here, the gate's own selection remains
             if self._gatekeeper is not None and (refused := self._gatekeeper.sort_out(collected, items)):
                 self._config.hook.pytest_deselected(items=refused)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """The selection is settled here: a lane test that something takes out of the session later is missing."""
+        """The selection is final here: a lane test that is removed from the session later counts as missing."""
         self.items = tuple(item for item in session.items if self._lane_of(item) is not None)
         if self._gatekeeper is not None:
             self._gatekeeper.check_selection(session.items)

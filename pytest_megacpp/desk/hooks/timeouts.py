@@ -53,4 +53,4 @@ def _begin(hook: Any, item: pytest.Item) -> None:
             next(started, None)
             started.close()
     except (TypeError, ValueError) as error:
-        raise pytest.UsageError(f"{item.nodeid}: its timeout makes no sense to pytest-timeout: {error}") from None
+        raise pytest.UsageError(f"{item.nodeid}: invalid timeout for pytest-timeout: {error}") from None

@@ -1,4 +1,4 @@
-"""Owns what is said of selected lane tests that got no result; must not know how results come about."""
+"""Owns the text about selected lane tests that got no result; must not know how results come about."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ _HOOKS = ("pytest_runtestloop", "pytest_runtest_protocol")
 
 
 def unreported_lines(items: Sequence[pytest.Item], plugins: pytest.PytestPluginManager) -> Iterable[str]:
-    """What went missing, and which hooks of the project or of its plugins may have taken it."""
+    """Yields which tests are missing, and which hooks of the project or of its plugins may have taken them."""
     yield f"{len(items)} selected, but never reported, so the session fails:"
     for item in items[:SHOWN]:
         yield f"  {one_line(item.nodeid, 200)}"

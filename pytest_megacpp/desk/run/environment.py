@@ -22,8 +22,10 @@ def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str
         for given, where in _origins(options, lane, place, environ):
             if name in given:
                 if (why := objection(name, given[name])) is not None:
-                    told = refusal(name, given[name], why, where)
-                    return ProblemFound(ProblemCode.BLOCKED, "environment", told, f"fix {name} in {where}, then rerun")
+                    detail = refusal(name, given[name], why, where)
+                    return ProblemFound(
+                        ProblemCode.BLOCKED, "environment", detail, f"fix {name} in {where}, then rerun"
+                    )
                 break
     return None
 
@@ -31,7 +33,7 @@ def refused(options: Options, lane: str, place: Place, environ: Mapping[str, str
 def _origins(
     options: Options, lane: str, place: Place, environ: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, str], str]]:
-    """The first that names a variable decides it."""
+    """Yields the variables of each origin, with where to change them. The first origin that has a variable decides."""
     file = options.project / "pyproject.toml"
     yield options.lanes[lane].environment, f"{lane_environment(lane)} of {file}"
     yield options.environment, f"{ENVIRONMENT} of {file}"

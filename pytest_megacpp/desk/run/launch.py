@@ -26,7 +26,7 @@ def choose_place(options: Options, environ: Mapping[str, str], devices: Callable
     if options.detach and surface.attaching is None:
         titles = " or ".join(able.title for able in attachable())
         names = " or ".join(able.name for able in attachable())
-        raise pytest.UsageError(f"--detach leaves a run on {titles}: say --surface {names}")
+        raise pytest.UsageError(f"--detach leaves a run on {titles}: pass --surface {names}")
     return surface.place(options, environ, devices)
 
 
@@ -72,12 +72,12 @@ def select(
     timeout_s: Callable[[pytest.Item], float | None],
     must_run: Callable[[pytest.Item], bool],
 ) -> tuple[Selected, ...]:
-    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for a mark without sense,
-    and for more tests than a run holds.
+    """`timeout_s`: a test's `test` limit where its lane marks name none. Raises UsageError for an invalid mark, and for
+    more tests than a run can have.
     """
     if len(items) > MAX_TESTS:
-        told = f"{len(items)} tests are marked {lane}, and one run holds {MAX_TESTS}"
-        raise pytest.UsageError(f"{told}: select fewer at a time (-k, paths)")
+        how_many = f"{len(items)} tests are marked {lane}, and a run can have at most {MAX_TESTS}"
+        raise pytest.UsageError(f"{how_many}: select fewer at a time (-k, paths)")
     chosen = ((item, _arguments(item, lane, timeout_s(item)), _drill(item)) for item in items)
     return tuple(Selected(item, marks, drill, drill is None and must_run(item)) for item, marks, drill in chosen)
 

@@ -23,8 +23,8 @@ BOX_LOG = "box.log"
 
 
 def clean(run: Path, redactor: Redactor, *, cut_off: bool = True) -> str | None:
-    """Takes secrets out of what a box wrote that has ended, unless it did so itself; one that was `cut_off` could not.
-    Returns a problem.
+    """Removes secrets from the files of an ended box, unless it did so itself; a box that was `cut_off` could not.
+    Returns a problem, or None.
     """
     logs = (run / BOX_LOG, *(run.glob("ranks/*/*/*.log") if cut_off else ()))
     unclean = [log for log in logs if not _is_clean(log, redactor)]
@@ -38,7 +38,7 @@ def clean(run: Path, redactor: Redactor, *, cut_off: bool = True) -> str | None:
 
 def _is_clean(log: Path, redactor: Redactor) -> bool:
     try:
-        log.with_name(f"{log.name}.tmp").unlink(missing_ok=True)  # of somebody who was killed at this
+        log.with_name(f"{log.name}.tmp").unlink(missing_ok=True)  # left by a process that was killed here
     except OSError:
         return False
     shorten(str(log))
@@ -46,14 +46,14 @@ def _is_clean(log: Path, redactor: Redactor) -> bool:
 
 
 def known_secrets(run: Path) -> Redactor:
-    """What can be known by now of the secrets of a desk that died: this environment, and the plan's as long as the box
-    hadn't taken them out of it.
+    """Returns the secrets of a desk that died, as far as they are still known: those of this environment, and those of
+    the plan unless the box had removed them.
     """
     return Redactor({**os.environ, **_environment(run / PLAN)})
 
 
 def _environment(plan: Path) -> dict[str, str]:
-    """The configured variables of a plan, of which a dead desk may have written half."""
+    """Returns the configured variables of a plan, which a dead desk may have written only in part."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         document = json.loads(plan.read_bytes())
         found = document.get("environment") if isinstance(document, dict) else None
@@ -63,17 +63,18 @@ def _environment(plan: Path) -> dict[str, str]:
 
 
 def with_receipts(run: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """A `run.json` that its desk couldn't finish, with what the receipts say that it had written."""
+    """Returns a `run.json` that its desk could not finish, completed from the receipts that the desk had written."""
     tests = document.get("tests")
     if not isinstance(tests, list) or not all(isinstance(test, dict) for test in tests):
         return document
     names = receipt_names(str(test.get("nodeid")) for test in tests)
-    told = [test | _told(run, f"receipts/{name}", test) for test, name in zip(tests, names, strict=True)]
-    outcomes = [Outcome(test["outcome"]) for test in told if test.get("outcome") in list(Outcome)]
-    return document | {"tests": told, "counts": counts(outcomes, len(told))}
+    results = [test | _result(run, f"receipts/{name}", test) for test, name in zip(tests, names, strict=True)]
+    outcomes = [Outcome(test["outcome"]) for test in results if test.get("outcome") in list(Outcome)]
+    return document | {"tests": results, "counts": counts(outcomes, len(results))}
 
 
-def _told(run: Path, name: str, test: dict[str, Any]) -> dict[str, Any]:
+def _result(run: Path, name: str, test: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the receipt `name` adds to a test of `run.json`, empty without a valid receipt."""
     try:
         receipt = json.loads((run / name).read_bytes())
         outcome, code = Outcome(receipt["outcome"]), receipt["verdict"]["code"]

@@ -112,13 +112,13 @@ class Recollection:
             (self.path / ASIDE).replace(self.path / RECORDING)
 
     def rejoin(self) -> bytes:
-        """Adds to the new recording, to which nobody writes any more, what the box said only to the earlier one, and
-        forgets that. Returns what was added; where it can't be, both stay.
+        """Adds what only the earlier recording has of the box to the new one, which is complete, and removes the
+        earlier one. Returns what was added; if that fails, both stay.
         """
         recording, aside = self.path / RECORDING, self.path / ASIDE
         with contextlib.suppress(OSError):
             earlier, unseen = aside.read_bytes(), Unseen()
-            unseen.saw(recording.read_bytes())
+            unseen.mark_seen(recording.read_bytes())
             lines = (
                 line for line in earlier.splitlines(keepends=True) if line.endswith(b"\n") and _is_of_the_box(line)
             )

@@ -36,7 +36,7 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 class Recorded:
-    """A recording that `--replay` named. Raises UsageError when there is none, or nothing readable in it."""
+    """The recording that `--replay` names. Raises UsageError if there is none, or it has nothing readable."""
 
     def __init__(self, options: Options, name: str, reporting: Reporting) -> None:
         self._options = options
@@ -47,11 +47,11 @@ class Recorded:
         except RunNotFound as e:
             raise pytest.UsageError(f"--replay {name}: {e}") from None
         except OSError as e:
-            raise pytest.UsageError(f"--replay {name} can't be read: {e.strerror or e}") from None
+            raise pytest.UsageError(f"--replay {name} cannot be read: {e.strerror or e}") from None
         if self._timeline.started is None:
             why = first_damage(self._timeline)
             raise pytest.UsageError(
-                f"--replay {name}: no beginning of a run in it{why}; it takes a run's recording.jsonl"
+                f"--replay {name}: not a run recording (no run header){why}; pass a run's recording.jsonl"
             )
         self._started = self._timeline.started
 
@@ -62,7 +62,7 @@ class Recorded:
         return f"replay of {self._options.replay} ({where})"
 
     def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
-        """The run and the index of each node id. A test that isn't on record gets its result here."""
+        """Returns the run and the index of each node id. A test that is not in the recording gets its result here."""
         directory = RunDirectory.create(self._options.lane_dir)
         return _recorded_run(
             self._timeline,
@@ -76,8 +76,8 @@ class Recorded:
 
 
 class Elsewhere:
-    """A run elsewhere that `--attach` named: what it recorded, and what it yet will. Raises UsageError. `lanes` are
-    those of this session.
+    """The run on another machine that `--attach` names: what it has recorded, and what it will record. `lanes` are
+    those of this session. Raises UsageError.
     """
 
     def __init__(self, options: Options, name: str, reporting: Reporting, lanes: Sequence[str] = ()) -> None:
@@ -92,20 +92,22 @@ class Elsewhere:
             return find_run(self._options.lane_dir, name).name
         except RunNotFound as e:
             raise pytest.UsageError(
-                f"--attach {name}: say the whole run id, such as 20261122-214501-3f9a ({e})"
+                f"--attach {name}: pass the whole run id, such as 20261122-214501-3f9a ({e})"
             ) from None
 
     @property
     def notice(self) -> str:
-        return f"listening to run {self._run_id} on {self._surface.title}"
+        return f"following run {self._run_id} on {self._surface.title}"
 
     def run(self, nodeids: Sequence[str], progress: Callable[[Progress], object]) -> tuple[LaneRun, dict[str, int]]:
-        """As soon as the box has told what it runs, or when nothing is left of it. Raises UsageError when there is no
-        such run, or when its surface can't be asked, and LaneDirError.
+        """Returns the run and the index of each node id, once the box has named its tests or turns out to be gone.
+        Raises UsageError if there is no such run or its surface does not answer, and LaneDirError.
         """
         before, attaching = Recollection.of(self._options.lane_dir, self._run_id), self._surface.attaching
         if before.surface not in (None, self._surface.name) or attaching is None:
-            raise pytest.UsageError(f"--attach {self._run_id}: it ran here; --replay {self._run_id} judges it again")
+            raise pytest.UsageError(
+                f"--attach {self._run_id}: it ran on this machine; judge it again with --replay {self._run_id}"
+            )
         directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
         before.put_aside()
         box = attaching.attach(self._options, self._run_id, directory.path)
@@ -135,11 +137,11 @@ class Elsewhere:
         directory: RunDirectory,
         nodeids: Sequence[str],
     ) -> tuple[LaneRun, dict[str, int]]:
-        """A run whose sandbox is gone without a word, by what this desk remembers of it, else by what it asks for."""
+        """Returns a run whose sandbox left nothing, from what this desk remembers of it, else from what it requests."""
         ended = box.ended()
         problem = ended.problem if ended is not None else None
         if problem is None or not (attaching.is_an_end(problem) or before.was_there(problem)):
-            why = problem.detail if problem is not None else "neither a sandbox nor records of it are there"
+            why = problem.detail if problem is not None else "no sandbox and no stored records were found for this run"
             remedy = f": {problem.remedy}" if problem is not None and problem.remedy else ""
             raise pytest.UsageError(f"--attach {self._run_id}: {why}{remedy}")
         box.end()
@@ -157,16 +159,16 @@ class Elsewhere:
 
 
 def _surface_of(name: str) -> SurfaceProvider:
-    """The surface to ask for a run: the one that this desk recorded for it, else what the user said; if boxes there end
-    with their desks, the first where they don't.
+    """Returns the surface to ask for a run: `name`, recorded by this desk or given by the user. If boxes there end with
+    their desks, it is the first whose boxes do not.
     """
     able = attachable()
     return next((one for one in able if one.name == name), able[0])
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
-    """What the box costs by today's prices; not known for a lane that isn't configured here, or where the box claims to
-    run on a surface that there isn't.
+    """Returns what the box costs at today's prices; unknown for a lane that is not configured here, or if the box
+    claims to run on an unknown surface.
     """
     if started.lane not in options.lanes or started.surface not in SURFACES:
         return Rate()
@@ -174,7 +176,7 @@ def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
 
 
 def _beginning(box: RunningBox, progress: Callable[[Progress], object]) -> tuple[bytes, Timeline]:
-    """What was read until all tests are named or the box has ended."""
+    """Returns what was read until all tests are named or the box has ended."""
     head, decoder, timeline = b"", Decoder(), Timeline()
     while timeline.started is None or len(timeline.planned) < timeline.started.tests:
         ended = box.ended()
@@ -200,8 +202,8 @@ def _recorded_run(
     begin: Callable[[LaneRun], object],
     read_before: Timeline | None = None,
 ) -> tuple[LaneRun, dict[str, int]]:
-    """A run with the recording's numbers, begun, and the index of each node id. `read_before`: what it needn't read
-    again.
+    """A run with the recording's numbers, begun, and the index of each node id. `read_before` is what need not be
+    read again.
     """
     started = timeline.started
     assert started is not None
@@ -223,8 +225,8 @@ def _recorded_run(
 
 
 def recorded_as(nodeids: Sequence[str], recorded: Sequence[str], redact: Callable[[str], str]) -> dict[str, int]:
-    """The place in a recording of each node id that is found there. Ids with secrets are recorded without them, and
-    numbered in their own order where that makes them equal: they are found if all of them are there, here and there.
+    """Returns the position in a recording of each node id that is found there. Ids with secrets are recorded without
+    them, and numbered in their order where that makes them equal: they are found if session and recording have all.
     """
     found = {nodeid: index for index, nodeid in enumerate(recorded)}
     there: dict[str, dict[int, int]] = defaultdict(dict)
@@ -242,7 +244,7 @@ def recorded_as(nodeids: Sequence[str], recorded: Sequence[str], redact: Callabl
 
 
 def _tests(timeline: Timeline) -> list[PlannedTest]:
-    """The recorded tests in their order; damage may have taken a name."""
+    """Returns the recorded tests in their order; a damaged recording may lack a name."""
     further = {number for numbers in timeline.further.values() for number in numbers}
     numbers = [n for n in (*timeline.planned, *timeline.tests) if n < MAX_TESTS and n not in further]
     return [_test(timeline, n) for n in range(max(numbers, default=-1) + 1)]
@@ -273,11 +275,11 @@ def _plan(run_id: str, started: RunStarted, gpu: str, tests: tuple[PlannedTest, 
 
 
 def _not_recorded(index: int, nodeid: str, *, ambiguous: bool) -> TestResult:
-    next_step = "run it itself, or select only tests that the recording has (-k, -m, node ids)"
+    next_step = "run the test, or select only tests of the recording (-k, -m, node ids)"
     summary = "this test is not in the recording"
     if ambiguous:
-        summary = "which test of the recording this is can't be told: a secret was taken out of its id"
-        next_step = "run it itself, or select all tests whose ids differ in the secret only, as the run did"
+        summary = "ambiguous test: its id contained a secret, so several tests of the recording match"
+        next_step = "run the test, or select all tests whose ids differ only in the secret, as the run did"
     verdict = Verdict(
         Code.NOT_RUN, summary, cause=VerdictCause.NOT_RECORDED, next_step=next_step, phase=TestPhase.SETUP
     )

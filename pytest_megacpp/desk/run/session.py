@@ -168,7 +168,7 @@ class LaneRun:
         self._announce(event, had_begun)
 
     def _announce(self, event: Event, collected: bool) -> None:
-        """What happens elsewhere before the first test can take minutes, and nobody sees it; so can copying data, and
+        """Reports progress on another machine: what precedes the first test can take minutes. So can copying data, and
         keeping a seed.
         """
         elsewhere = is_remote(self.plan.surface)

@@ -42,12 +42,12 @@ class LocalProvider:
         dry_run = options.dry_run or found == 0
         if dry_run and not options.dry_run and environ.get("CI"):
             raise pytest.UsageError(
-                "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run in silence:"
-                " say --dry-run for a CPU dry run, or run the job where the GPUs are"
+                "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run silently:"
+                " pass --dry-run for a CPU dry run, or run the job where the GPUs are"
             )
         if not dry_run:
             return Place(NAME, False, f"local, {found} GPUs")
-        why = "asked for" if options.dry_run else "this machine has no GPU"
+        why = "requested" if options.dry_run else "this machine has no GPU"
         return Place(NAME, True, f"local dry run on CPU/gloo ({why}): proves launch and logic, not GPU behaviour")
 
     def surface(self, options: SurfaceOptions, tags: Mapping[str, str]) -> Surface:
@@ -82,15 +82,15 @@ class LocalProvider:
 
 
 def _refuse(options: SurfaceOptions, environ: Mapping[str, str]) -> None:
-    """What must not run here, or not without having been asked for. Raises UsageError."""
+    """Raises UsageError for what must not run here, or only on request."""
     if options.surface == AUTO and environ.get("CI") and not options.dry_run:
         raise pytest.UsageError(
-            "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run in silence:"
-            " say --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
+            "--surface auto finds no Modal credentials under CI, and a gate never falls back to a dry run silently:"
+            " pass --surface local --dry-run for a CPU dry run, or --surface local on a machine that has the GPUs"
         )
     if options.untrusted:
         raise pytest.UsageError(
-            "--untrusted: a stranger's code needs a machine of its own, not this one: --surface modal"
+            "--untrusted: untrusted code must run on an isolated machine, not on this one: --surface modal"
         )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pytest_megacpp.surfaces.modal.failures import Cancelled, Late
+from pytest_megacpp.surfaces.modal.failures import CallTimeout, Cancelled
 
 T = TypeVar("T")
 POLL_S = 0.02
@@ -20,8 +20,8 @@ def call(
     cancelled: Callable[[], bool] = lambda: False,
     too_late: Callable[[T], object] = lambda result: None,
 ) -> T:
-    """What `function` returns or raises. Raises Late or Cancelled when that doesn't come; `too_late` gets a result that
-    comes nevertheless.
+    """Returns or raises what `function` does. Raises CallTimeout after `limit_s` and Cancelled when `cancelled` says
+    so; `too_late` then gets a result that still arrives.
     """
     attempt = _Attempt(function, too_late)
     deadline = time.monotonic() + limit_s
@@ -31,7 +31,7 @@ def call(
             raise Cancelled(what)
         if time.monotonic() > deadline:
             attempt.give_up()
-            raise Late(what, limit_s)
+            raise CallTimeout(what, limit_s)
     return attempt.result()
 
 
@@ -57,17 +57,17 @@ class _Attempt(Generic[T]):
             self._results.append(result)
         with self._lock:
             self.done.set()
-            forgotten = self._given_up
-        if forgotten and self._results:
+            is_unwanted = self._given_up
+        if is_unwanted and self._results:
             with contextlib.suppress(Exception):
                 self._too_late(self._results[0])
 
     def give_up(self) -> None:
-        """Nobody waits any more."""
+        """Marks the result as no longer wanted; one that has arrived goes to `too_late`."""
         with self._lock:
             self._given_up = True
-            came_after_all = self.done.is_set()
-        if came_after_all and self._results:
+            has_arrived = self.done.is_set()
+        if has_arrived and self._results:
             with contextlib.suppress(Exception):
                 self._too_late(self._results[0])
 

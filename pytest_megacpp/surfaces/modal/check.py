@@ -12,23 +12,23 @@ from typing import Any
 from pytest_megacpp.surfaces.modal import client
 from pytest_megacpp.surfaces.modal.calls import call
 from pytest_megacpp.surfaces.modal.config import ImageConfig, ModalConfig, VolumeConfig
-from pytest_megacpp.surfaces.modal.failures import Late, SurfaceTrouble
+from pytest_megacpp.surfaces.modal.failures import CallTimeout, SurfaceError
 
 IMAGE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at. `remedy` says what to do when it isn't `ok`."""
+    """The result of one check. `remedy` says what to do when it is not `ok`."""
 
     name: str
     ok: bool
-    told: str
+    detail: str
     remedy: str = ""
 
 
 def checks(config: ModalConfig, top: Path) -> Iterator[Check]:
-    """One after another; without an account nothing else can be looked at."""
+    """Yields the checks one after another; without an account nothing else can be checked."""
     account = _tried("account", _account)
     yield account
     if account.ok:
@@ -37,10 +37,10 @@ def checks(config: ModalConfig, top: Path) -> Iterator[Check]:
         yield _tried("image", partial(_image, config, top))
 
 
-def _tried(name: str, look: Callable[[], Check]) -> Check:
+def _tried(name: str, check: Callable[[], Check]) -> Check:
     try:
-        return look()
-    except SurfaceTrouble as e:
+        return check()
+    except SurfaceError as e:
         return Check(name, False, e.problem.detail, e.problem.remedy)
     except Exception as e:
         return Check(name, False, f"{type(e).__name__}: {e}")
@@ -61,26 +61,26 @@ def _secrets(config: ModalConfig) -> tuple[str, ...]:
 
 def _secret(name: str, config: ModalConfig) -> Check:
     modal = client.client()
-    if _is_there(modal.Secret.from_name(name, environment_name=config.environment)):
-        return Check(f"secret {name}", True, "is there")
-    return Check(f"secret {name}", False, "there is no such secret", f"modal secret create {name}")
+    if _exists(modal.Secret.from_name(name, environment_name=config.environment)):
+        return Check(f"secret {name}", True, "exists")
+    return Check(f"secret {name}", False, "does not exist", f"modal secret create {name}")
 
 
 def _volume(volume: VolumeConfig, config: ModalConfig) -> Check:
     modal = client.client()
     at = f"{volume.path}, read-only" if volume.read_only else volume.path
-    if _is_there(modal.Volume.from_name(volume.name, environment_name=config.environment)):
-        return Check(f"volume {volume.name}", True, f"is there, for {at}")
+    if _exists(modal.Volume.from_name(volume.name, environment_name=config.environment)):
+        return Check(f"volume {volume.name}", True, f"exists, mounted at {at}")
     if volume.made:
-        return Check(f"volume {volume.name}", True, f"will be made, for {at}")
+        return Check(f"volume {volume.name}", True, f"will be created, mounted at {at}")
     remedy = f"modal volume create {volume.name}"
-    return Check(f"volume {volume.name}", False, f"there is no such volume, for {at}", remedy)
+    return Check(f"volume {volume.name}", False, f"does not exist, to be mounted at {at}", remedy)
 
 
-def _is_there(thing: Any) -> bool:
+def _exists(thing: Any) -> bool:
     try:
         call("Modal", client.CALL_S, thing.hydrate)
-    except Late:
+    except CallTimeout:
         raise
     except Exception as e:
         if type(e).__name__ == "NotFoundError":
@@ -102,4 +102,4 @@ def _image(config: ModalConfig, top: Path) -> Check:
 
 
 def _named(config: ImageConfig) -> str:
-    return config.factory or config.reference or "the default one"
+    return config.factory or config.reference or "the default image"

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from pytest_megacpp.surfaces.modal.calls import call
 from pytest_megacpp.surfaces.modal.config import GVISOR, RUNTIME_VARIABLE
-from pytest_megacpp.surfaces.modal.failures import Cancelled, Late, SurfaceTrouble, no_client, trouble
+from pytest_megacpp.surfaces.modal.failures import CallTimeout, Cancelled, SurfaceError, no_client, surface_error
 
 HELLO_S = 15.0
 CALL_S = 30.0
@@ -27,7 +27,7 @@ BUILD_LOG_LINES = 20
 _ENDED = {"SandboxTimeoutError": "timeout", "SandboxTerminatedError": "terminated"}  # what waiting for an end raises
 
 Asked = Callable[[], bool]
-"""Whether the desk has given up meanwhile."""
+"""Returns whether the desk has cancelled the call."""
 
 
 def never() -> bool:
@@ -35,7 +35,7 @@ def never() -> bool:
 
 
 def client() -> Any:
-    """The package. Raises SurfaceTrouble when it isn't installed."""
+    """The package. Raises SurfaceError when it isn't installed."""
     try:
         return importlib.import_module("modal")
     except ImportError:
@@ -43,7 +43,7 @@ def client() -> Any:
 
 
 def has_credentials() -> bool:
-    """Whether the client would find a token; nothing is asked of a server."""
+    """Returns whether the client would find a token, without asking a server."""
     try:
         settings = importlib.import_module("modal.config").config
         return bool(settings.get("token_id") and settings.get("token_secret"))
@@ -52,21 +52,21 @@ def has_credentials() -> bool:
 
 
 def connect(cancelled: Asked = never) -> None:
-    """Says hello; the connection stays for all later calls of this process. Raises SurfaceTrouble or Cancelled."""
+    """Connects; the connection stays for all later calls of this process. Raises SurfaceError or Cancelled."""
     modal = client()
     if not has_credentials():
-        raise trouble(modal.exception.AuthError("no token is configured"))
-    _known(lambda: call("Modal", HELLO_S, lambda: modal.Client.from_env().hello(), cancelled=cancelled))
+        raise surface_error(modal.exception.AuthError("no token is configured"))
+    _checked(lambda: call("Modal", HELLO_S, lambda: modal.Client.from_env().hello(), cancelled=cancelled))
 
 
-def _known(work: Callable[[], Any], log: Callable[[], str] = str) -> Any:
-    """What `work` returns; its failures are raised as SurfaceTrouble."""
+def _checked(work: Callable[[], Any], log: Callable[[], str] = str) -> Any:
+    """Returns what `work` returns. Raises its failures as SurfaceError."""
     try:
         return work()
     except Cancelled:
         raise
     except Exception as e:
-        raise trouble(e, log()) from e
+        raise surface_error(e, log()) from e
 
 
 def app(name: str, environment: str | None, tags: Mapping[str, str], cancelled: Asked = never) -> Any:
@@ -79,13 +79,13 @@ def app(name: str, environment: str | None, tags: Mapping[str, str], cancelled: 
             found.set_tags(dict(tags))
         return found
 
-    return _known(lambda: call("the app", CALL_S, look_up, cancelled=cancelled))
+    return _checked(lambda: call("the app", CALL_S, look_up, cancelled=cancelled))
 
 
 def build(image: Any, app: Any, what: str, limit_s: float, cancelled: Asked = never) -> Any:
-    """Builds an image, or uploads its files. Raises SurfaceTrouble with what the build said last."""
+    """Builds an image, or uploads its files. Raises SurfaceError with the end of the build's log."""
     work = lambda: call(what, limit_s, lambda: image.build(app), cancelled=cancelled)  # noqa: E731
-    return _known(work, lambda: _build_log(image))
+    return _checked(work, lambda: _build_log(image))
 
 
 def _build_log(image: Any) -> str:
@@ -99,23 +99,23 @@ def _build_log(image: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What `Sandbox.create` is told; `notice` says what of this desk's settings does not count, empty for nothing."""
+    """What `Sandbox.create` is passed; `notice` names a setting of this desk that is ignored, empty for none."""
 
     name: str | None
     notice: str = ""
 
 
 def runtime(asked: str | None) -> Runtime:
-    """The runtime of a sandbox: what the configuration asks for, never what this desk's client is set to.
+    """Returns the runtime of a sandbox: the configured one, never that of this desk's client settings.
 
     The client completes a missing runtime with its own setting, which may be meant for something else. So where there
-    is one, Modal's documented default is named; the setting itself stays for whoever else uses the client here.
+    is one, Modal's documented default is passed; the setting itself is left alone, for other users of the client.
     """
     theirs = _function_runtime()
     if theirs is None or theirs == asked:
         return Runtime(asked)
     chosen = asked or GVISOR
-    return Runtime(chosen, f"{chosen}; this desk's {RUNTIME_VARIABLE}={theirs} does not count for the sandbox")
+    return Runtime(chosen, f"{chosen}; this desk's {RUNTIME_VARIABLE}={theirs} is ignored for the sandbox")
 
 
 def _function_runtime() -> str | None:
@@ -146,16 +146,16 @@ def create(order: Order, capacity_s: float, cancelled: Asked = never) -> Any:
     try:
         return call("the machine", capacity_s, make, cancelled=cancelled, too_late=terminate)
     except Exception as e:
-        if isinstance(e, Cancelled | Late):
+        if isinstance(e, Cancelled | CallTimeout):
             _terminate_by_name(order)
         if isinstance(e, Cancelled):
             raise
-        raise trouble(e) from e
+        raise surface_error(e) from e
 
 
 def _terminate_by_name(order: Order) -> None:
     """An order that nobody waits for any more must not be filled."""
-    with contextlib.suppress(SurfaceTrouble):
+    with contextlib.suppress(SurfaceError):
         found = find(order.app_name, order.name, order.environment)
         if found is not None:
             terminate(found)
@@ -163,7 +163,7 @@ def _terminate_by_name(order: Order) -> None:
 
 def find(app_name: str, name: str, environment: str | None = None, *, ended_too: bool = False) -> Any | None:
     """The running sandbox of this name, or with `ended_too` one that has ended and that Modal still knows; None when
-    there is none. Raises SurfaceTrouble.
+    there is none. Raises SurfaceError.
     """
     modal = client()
     more = {"include_terminated": True} if ended_too else {}
@@ -173,7 +173,7 @@ def find(app_name: str, name: str, environment: str | None = None, *, ended_too:
     except Exception as e:
         if type(e).__name__ == "NotFoundError":
             return None
-        raise trouble(e) from e
+        raise surface_error(e) from e
 
 
 def terminate(sandbox: Any) -> bool:
@@ -189,7 +189,7 @@ def terminate(sandbox: Any) -> bool:
 
 
 def exit_code(sandbox: Any) -> int | None:
-    """None while it runs. Raises what the client raises, and Late."""
+    """None while it runs. Raises what the client raises, and CallTimeout."""
     code = call("the sandbox", POLL_S, sandbox.poll)
     return None if code is None else int(code)
 
@@ -226,7 +226,7 @@ def stored(
     """The files below a directory of a volume: path relative to it, content. Nothing where there is no such thing.
 
     Whatever ran in the box may have put files there: `limit_of` says how many bytes of a path are read, 0 is none.
-    Raises SurfaceTrouble.
+    Raises SurfaceError.
     """
     for relative in files(volume, directory, environment):
         if limit_bytes := limit_of(relative):
@@ -235,7 +235,7 @@ def stored(
 
 def files(volume: str, directory: str, environment: str | None = None) -> dict[str, int]:
     """The files below a directory of a volume: path relative to it, bytes. None where there is no such thing. Raises
-    SurfaceTrouble.
+    SurfaceError.
     """
     held = _volume(volume, environment)
     try:
@@ -243,32 +243,32 @@ def files(volume: str, directory: str, environment: str | None = None) -> dict[s
     except Exception as e:
         if type(e).__name__ in ("NotFoundError", "FileNotFoundError"):
             return {}
-        raise trouble(e) from e
+        raise surface_error(e) from e
     top = directory.strip("/")
     found = (e for e in entries if str(getattr(e.type, "name", e.type)).upper() == "FILE")
     return {str(entry.path).strip("/").removeprefix(top).strip("/"): int(entry.size) for entry in found}
 
 
 def exists(volume: str, directory: str, environment: str | None = None) -> bool:
-    """Whether a volume has this directory. Raises SurfaceTrouble."""
+    """Whether a volume has this directory. Raises SurfaceError."""
     held = _volume(volume, environment)
     try:
         call("the volume", CALL_S, lambda: held.listdir(directory))
     except Exception as e:
         if type(e).__name__ in ("NotFoundError", "FileNotFoundError"):
             return False
-        raise trouble(e) from e
+        raise surface_error(e) from e
     return True
 
 
 def read(volume: str, path: str, limit_bytes: int, environment: str | None = None) -> bytes:
-    """As much from the beginning of a volume's file. Raises SurfaceTrouble."""
+    """As much from the beginning of a volume's file. Raises SurfaceError."""
     held = _volume(volume, environment)
-    return bytes(_known(lambda: call("a file", CALL_S * 4, lambda: _up_to(limit_bytes, held.read_file(path)))))
+    return bytes(_checked(lambda: call("a file", CALL_S * 4, lambda: _up_to(limit_bytes, held.read_file(path)))))
 
 
 def fetch(volume: str, path: str, file: IO[bytes], limit_bytes: int, environment: str | None = None) -> None:
-    """Writes a volume's file to `file`, not much more of it than `limit_bytes`. Raises SurfaceTrouble."""
+    """Writes a volume's file to `file`, not much more of it than `limit_bytes`. Raises SurfaceError."""
     held = _volume(volume, environment)
 
     def write() -> None:
@@ -278,24 +278,24 @@ def fetch(volume: str, path: str, file: IO[bytes], limit_bytes: int, environment
             if written_bytes > limit_bytes:
                 return
 
-    _known(lambda: call("a file", FETCH_S, write))
+    _checked(lambda: call("a file", FETCH_S, write))
 
 
 def write(volume: str, path: str, data: bytes, environment: str | None = None) -> None:
-    """Puts a file into a volume, in place of one that is there. Raises SurfaceTrouble."""
+    """Puts a file into a volume, in place of one that is there. Raises SurfaceError."""
     held = _volume(volume, environment)
 
     def put() -> None:
         with held.batch_upload(force=True) as batch:
             batch.put_file(io.BytesIO(data), path)
 
-    _known(lambda: call("the upload", CALL_S * 4, put))
+    _checked(lambda: call("the upload", CALL_S * 4, put))
 
 
 def remove(volume: str, path: str, environment: str | None = None) -> None:
-    """Removes a file of a volume, or a directory with all in it. Raises SurfaceTrouble."""
+    """Removes a file of a volume, or a directory with all in it. Raises SurfaceError."""
     held = _volume(volume, environment)
-    _known(lambda: call("the volume", CALL_S, lambda: held.remove_file(path, recursive=True)))
+    _checked(lambda: call("the volume", CALL_S, lambda: held.remove_file(path, recursive=True)))
 
 
 def _volume(name: str, environment: str | None) -> Any:
@@ -303,52 +303,52 @@ def _volume(name: str, environment: str | None) -> Any:
 
 
 def follower(sandbox: Any, command: Sequence[str], what: str, limit_s: float, cancelled: Asked = never) -> "Following":
-    """A process beside the box that tells what happens. Raises what the client raises, Late and Cancelled."""
+    """Starts a process beside the box that reports what happens. Raises the client's errors, CallTimeout, Cancelled."""
     return Following(call(what, limit_s, lambda: sandbox.exec(*command, text=False), cancelled=cancelled))
 
 
 class Following:
-    """A process of the sandbox: what it says comes out of `next`, what the desk says goes in by `say`.
+    """A process of the sandbox: its output comes from `next`, `say` writes to its input.
 
     Reading and writing have threads of their own, since either may block for as long as the client tries again.
     """
 
     def __init__(self, process: Any) -> None:
         self._process = process
-        self._said: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-        self._to_say: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="megacpp-modal-read").start()
         threading.Thread(target=self._write, daemon=True, name="megacpp-modal-write").start()
 
     def _read(self) -> None:
         try:
             for data in self._process.stdout:
-                self._said.put(data.encode() if isinstance(data, str) else data)
+                self._received.put(data.encode() if isinstance(data, str) else data)
         except BaseException as e:
-            self._said.put(e)
+            self._received.put(e)
         else:
-            self._said.put(None)
+            self._received.put(None)
 
     def _write(self) -> None:
         try:
-            while (data := self._to_say.get()) is not None:
+            while (data := self._to_send.get()) is not None:
                 self._process.stdin.write(data)
                 self._process.stdin.drain()
         except BaseException:
-            return  # the reader learns of it as well
+            return  # the reader gets the error as well
 
     def next(self, wait_s: float) -> bytes | None:
-        """Some bytes; empty when none came in time; None at the end. Raises what broke the stream."""
+        """Returns some bytes, empty when none arrived in time, None at the end. Raises what broke the stream."""
         try:
-            said = self._said.get(timeout=wait_s)
+            received = self._received.get(timeout=wait_s)
         except queue.Empty:
             return b""
-        if isinstance(said, BaseException):
-            raise said
-        return said
+        if isinstance(received, BaseException):
+            raise received
+        return received
 
     def say(self, line: bytes) -> None:
-        self._to_say.put(line + b"\n")
+        self._to_send.put(line + b"\n")
 
     def leave(self) -> None:
-        self._to_say.put(None)
+        self._to_send.put(None)

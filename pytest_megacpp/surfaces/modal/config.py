@@ -21,7 +21,7 @@ DATA_DIR = f"{HOME}/data"
 CACHE_VOLUME = "megacpp-cache"
 SEEDS = "seeds"  # in the volume of compile caches
 BUCKETS_DIR = f"{HOME}/buckets"
-COPY = "files"  # in a data set's directory of its volume; beside it lies what the copier remembers
+COPY = "files"  # in a data set's directory of its volume; beside it is what the copier remembers
 
 LONGEST_S = 86_400.0  # Modal's own limit
 COMMIT_S = 120.0  # kept back for evidence, last writes and the volumes' commit

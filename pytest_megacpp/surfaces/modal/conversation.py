@@ -1,4 +1,4 @@
-"""Owns speaking with a sandbox that works: following its recording, saying the desk's words, finding it again after a
+"""Owns the conversation with a running sandbox: following its recording, sending the desk's words, reconnecting after a
 lost connection; must not know how it was started, nor what is left when it has ended.
 """
 
@@ -16,14 +16,14 @@ from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log
 from pytest_megacpp.surfaces.unseen import Unseen
 
 GIVEN_BACK_S = 20.0  # for a sandbox whose box has ended
-LOOK_S = 2.0  # between two looks at whether the sandbox still runs
+LOOK_S = 2.0  # between two checks whether the sandbox is running
 SAY_S = 5.0  # between two signs of life to the box
-SILENT_S = 10.0  # a follower says something every 2 s
-OUTPUT_SILENT_S = 30.0  # a sandbox says what it has to say, but one that runs can be asked
+SILENT_S = 10.0  # a follower writes something every 2 s
+OUTPUT_SILENT_S = 30.0  # a sandbox may have nothing to write; whether it is running is asked as well
 AGAIN_S = 0.5
 FOLLOWERS_TRIED = 2
 FETCHED = b'{"fetched":true}'
-_OF_THE_END = frozenset({"NotFoundError", "ConflictError", "ClientClosed"})  # what calls to an ended sandbox raise
+_ENDED_ERRORS = frozenset({"NotFoundError", "ConflictError", "ClientClosed"})  # of calls to an ended sandbox
 
 
 class _Refused(Exception):
@@ -31,8 +31,9 @@ class _Refused(Exception):
 
 
 class Conversation:
-    """With one sandbox, over as many connections as it takes. `words` may grow meanwhile; a new follower begins with
-    all of them again. `is_complete`: the box has ended and all was heard. `is_reached`: it could be spoken to once.
+    """The conversation with one sandbox, over as many connections as it takes. `words` may grow meanwhile; each new
+    follower is sent all of them. `is_complete`: the box has ended and everything has arrived. `is_reached`: there has
+    been a connection.
     """
 
     def __init__(
@@ -51,9 +52,9 @@ class Conversation:
         self._inbox = inbox
         self._words = words
         self._is_cancelled = is_cancelled
-        self._over = False
-        self._reached_s: float | None = None  # when it first could be spoken to
-        self._answered_s = 0.0  # when Modal last knew whether the sandbox runs
+        self._run_finished = False
+        self._reached_s: float | None = None  # when it was first connected
+        self._answered_s = 0.0  # when Modal last reported whether the sandbox is running
         self._stream = FollowerStream()
 
     @property
@@ -61,58 +62,58 @@ class Conversation:
         return self._reached_s is not None
 
     def follow(self) -> int | None:
-        """Until the box has ended and all was heard, or nobody wants to hear more. Returns the exit code of a sandbox
-        that ended before. Raises SurfaceTrouble for a box that can't be found again.
+        """Follows until the box has ended and everything has arrived, or until it is cancelled. Returns the exit code
+        of a sandbox that ended before that. Raises SurfaceError if the connection stays lost.
         """
-        began_s = heard_s = time.monotonic()
+        began_s = received_s = time.monotonic()
         refused, started = 0, False
         while not self.is_complete and not self._is_cancelled():
             try:
-                for heard_bytes in self._listen(refused):
-                    heard_s, refused = time.monotonic(), 0
-                    if heard_bytes and not started:
+                for received_bytes in self._listen(refused):
+                    received_s, refused = time.monotonic(), 0
+                    if received_bytes and not started:
                         started = True
-                        self._inbox.tell("start", f"{heard_s - began_s:.1f} s")
+                        self._inbox.report("start", f"{received_s - began_s:.1f} s")
             except _Refused:
                 refused += 1
-            except (failures.Cancelled, failures.Late):
+            except (failures.Cancelled, failures.CallTimeout):
                 raise
             except Exception as e:
-                if not failures.is_transient(e) and type(e).__name__ not in _OF_THE_END:
+                if not failures.is_transient(e) and type(e).__name__ not in _ENDED_ERRORS:
                     raise
             if self.is_complete or self._is_cancelled():
                 return None
             code = self._exit_code()
             if code is not None:
                 return code
-            self._wait_to_reconnect(heard_s)
+            self._wait_to_reconnect(received_s)
         return None
 
-    def _wait_to_reconnect(self, heard_s: float) -> None:
-        """Raises SurfaceTrouble when it has been looked for long enough."""
-        lost_s = time.monotonic() - max(heard_s, self._reached_s or 0.0)
+    def _wait_to_reconnect(self, received_s: float) -> None:
+        """Raises SurfaceError when reconnecting has taken too long."""
+        lost_s = time.monotonic() - max(received_s, self._reached_s or 0.0)
         if lost_s > self._patience_s():
-            raise failures.SurfaceTrouble(failures.unreachable_box(self._run_id, lost_s, self._config.lease_s))
-        self._inbox.tell("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
+            raise failures.SurfaceError(failures.unreachable_box(self._run_id, lost_s, self._config.lease_s))
+        self._inbox.report("reconnect", f"lost for {lost_s:.1f} s, at byte {self._stream.resume()}")
         time.sleep(AGAIN_S)
 
     def _patience_s(self) -> float:
-        """How long to look for a box that isn't heard: one that never was may still be waiting for its machine."""
+        """Seconds to try to reconnect. A box that was never reached may still be waiting for its machine."""
         if self._reached_s is None:
             return self._config.capacity_s
         return 1.5 * self._config.lease_s or 90.0
 
     def _listen(self, refused: int) -> Iterator[int]:
-        """Takes in what the box says, yielding how much came; ends when it falls silent or the sandbox is gone. Where
-        no follower can be started, that is what it repeats on its own output.
+        """Takes the box's output, yielding the number of bytes; ends when it falls silent or the sandbox is gone.
+        Where no follower can be started, it reads the copy that the box writes to its own output.
         """
         if refused < FOLLOWERS_TRIED:
-            yield from self.converse(self._follower(), self._hear, beats=True)
+            yield from self.converse(self._follower(), self._take, beats=True)
         else:
-            self._inbox.tell("fallback", "no follower can be started: reading the sandbox's own output")
+            self._inbox.report("fallback", "no follower can be started: reading the sandbox's own output")
             unseen = self._inbox.unseen()
-            hear = lambda data: self._hear_output(data, unseen)  # noqa: E731
-            yield from self.converse(client.Following(self._sandbox), hear, beats=False)
+            take = lambda data: self._take_output(data, unseen)  # noqa: E731
+            yield from self.converse(client.Following(self._sandbox), take, beats=False)
 
     def _follower(self) -> client.Following:
         """Raises _Refused. The first one has to wait until the sandbox has its machine, which `create` need not do."""
@@ -121,8 +122,8 @@ class Conversation:
         limits = ("a follower", client.CALL_S) if reached else ("the machine", self._config.capacity_s)
         try:
             following = client.follower(self._sandbox, command, *limits, self._is_cancelled)
-        except (failures.Cancelled, failures.Late) as e:
-            if isinstance(e, failures.Late) and reached:
+        except (failures.Cancelled, failures.CallTimeout) as e:
+            if isinstance(e, failures.CallTimeout) and reached:
                 raise _Refused from e
             raise
         except Exception as e:
@@ -133,48 +134,48 @@ class Conversation:
     def _mark_reached(self) -> None:
         self._reached_s = self._reached_s or time.monotonic()
 
-    def converse(self, following: client.Following, hear: Callable[[bytes], None], *, beats: bool) -> Iterator[int]:
-        """One connection, from its first word to its end; yields how much came. Where nothing has beats, Modal's word
-        that the sandbox runs is a sign of life.
+    def converse(self, following: client.Following, take: Callable[[bytes], None], *, beats: bool) -> Iterator[int]:
+        """Runs one connection to its end, yielding the numbers of bytes that arrive. Without `beats` of a follower,
+        Modal's answer that the sandbox is running is the sign of life.
         """
         silent_s = SILENT_S if beats else OUTPUT_SILENT_S
-        heard_s = looked_s = said_s = time.monotonic()
+        received_s = looked_s = said_s = time.monotonic()
         following.say(b"{}")
         words_said = 0
         try:
             while not self.is_complete and not self._is_cancelled():
                 data = following.next(0.05)
                 now_s = time.monotonic()
-                if data is None or now_s - heard_s > silent_s:
+                if data is None or now_s - received_s > silent_s:
                     return
                 if data:
-                    heard_s = now_s
-                    hear(data)
+                    received_s = now_s
+                    take(data)
                     yield len(data)
                 for word in self._words[words_said:]:
                     words_said += 1
                     following.say(word_line(word).rstrip())
-                if self._over:
+                if self._run_finished:
                     following.say(FETCHED)
                 if now_s - said_s > self._say_s():
                     said_s = now_s
                     following.say(b"{}")
-                if now_s - looked_s > LOOK_S and now_s - heard_s > LOOK_S / 2:
+                if now_s - looked_s > LOOK_S and now_s - received_s > LOOK_S / 2:
                     looked_s = now_s
                     if self._exit_code() is not None:
                         return
-                    if not beats and self._answered_s > heard_s:
-                        heard_s = self._answered_s
+                    if not beats and self._answered_s > received_s:
+                        received_s = self._answered_s
                         yield 0
             following.say(FETCHED)
         finally:
             following.leave()
 
     def _say_s(self) -> float:
-        """Between two signs of life to the box: many within its lease."""
+        """Seconds between two signs of life to the box: several within its lease."""
         return min(SAY_S, self._config.lease_s / 5) if self._config.lease_s else SAY_S
 
-    def _hear(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         for piece in self._stream.feed(data):
             match piece:
                 case Lines():
@@ -186,15 +187,15 @@ class Conversation:
                 case _:
                     assert_never(piece)
 
-    def _hear_output(self, data: bytes, unseen: Unseen) -> None:
-        """The sandbox's output comes line by line, and has no logs."""
+    def _take_output(self, data: bytes, unseen: Unseen) -> None:
+        """Takes one line of the sandbox's output, which has no logs."""
         self._mark_reached()
         if data.endswith(b"\n") and unseen.is_new(data):
             self._inbox.take(data)
-            self._over = b'"kind":"run-finished"' in data
+            self._run_finished = b'"kind":"run-finished"' in data
 
     def _exit_code(self) -> int | None:
-        """None while it runs, and while nobody can say."""
+        """Returns None while the sandbox is running, or while Modal does not answer."""
         try:
             code = client.exit_code(self._sandbox)
         except Exception as e:
@@ -205,7 +206,7 @@ class Conversation:
         return code
 
     def ends_by_itself(self) -> bool:
-        """Waits for the sandbox of a box that has ended: leaving in order commits the records."""
+        """Waits for the sandbox of a box that has ended: a regular exit commits the records. Returns whether it did."""
         deadline = time.monotonic() + GIVEN_BACK_S
         with contextlib.suppress(Exception):
             while time.monotonic() < deadline:

@@ -29,19 +29,19 @@ class ModalExamination:
     def lines(self) -> Iterator[str]:
         top = top_of(Path.cwd())
         yield "Modal"
-        yield from self._told(_source(top, self._source, self._lane_dir))
+        yield from self._lines_of(_source(top, self._source, self._lane_dir))
         connected = False
         for check in checks(self._config, top):
             connected = connected or check.ok
-            yield from self._told(check)
+            yield from self._lines_of(check)
         yield ""
         if connected:
             _ask_prices()
         yield from (f"lane {lane.name:<17}{_price(lane, self._config, self._prices)}" for lane in self._lanes)
 
-    def _told(self, check: Check) -> Iterator[str]:
+    def _lines_of(self, check: Check) -> Iterator[str]:
         self.ready = self.ready and check.ok
-        yield f"  {one_line(check.name):<22}{'' if check.ok else 'NO: '}{one_line(check.told, 600)}"
+        yield f"  {one_line(check.name):<22}{'' if check.ok else 'NO: '}{one_line(check.detail, 600)}"
         if check.remedy:
             yield from wrapped(one_line(check.remedy, 300), f"  {'':<22}")
 
@@ -54,7 +54,7 @@ def _source(top: Path, config: SourceConfig, lane_dir: Path) -> Check:
 
 
 def _ask_prices() -> None:
-    """A client or account that doesn't tell its prices costs nothing but the list's being used."""
+    """Remembers what the account pays. On failure the list prices are used."""
     try:
         remember(rates_file(), ask())
     except Exception:

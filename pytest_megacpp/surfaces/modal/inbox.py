@@ -1,4 +1,4 @@
-"""Owns what has come of a run: its file at the desk, and what the desk has not read of it yet; must not know Modal.
+"""Owns what has arrived of a run: its file at the desk, and what the desk has not read of it yet; must not know Modal.
 
 One thread writes, the desk reads.
 """
@@ -28,10 +28,10 @@ class Inbox:
         self._run = run
         self._unread = bytearray()
         self._lock = threading.Lock()
-        self._said = 0
+        self._next_seq = 0
 
     def read(self) -> bytes:
-        """What came since the last call."""
+        """Returns the bytes that arrived since the last call."""
         with self._lock:
             data, self._unread = bytes(self._unread), bytearray()
         return data
@@ -50,14 +50,14 @@ class Inbox:
         self.take(b"".join(line for line in lines if line.endswith(b"\n") and unseen.is_new(line)))
 
     def unseen(self) -> Unseen:
-        """What tells lines that are new from those that have come."""
+        """Returns a filter that knows the lines that have arrived."""
         unseen = Unseen()
         with contextlib.suppress(OSError):
-            unseen.saw(self.recording.read_bytes())
+            unseen.mark_seen(self.recording.read_bytes())
         return unseen
 
-    def has_spoken(self) -> bool:
-        """Whether anything of the box itself has come."""
+    def has_box_events(self) -> bool:
+        """Returns whether any event of the box itself has arrived."""
         return b'"kind":"run-started"' in self.recording.read_bytes()
 
     def write_log(self, path: str, data: bytes) -> None:
@@ -66,16 +66,16 @@ class Inbox:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
 
-    def tell(self, phase: str, detail: str) -> None:
+    def report(self, phase: str, detail: str) -> None:
         """Records a step on the way to the box or back."""
-        event = Event(self._run_id, "", SOURCE, self._said, 0.0, Progress(phase, detail))
-        self._said += 1
+        event = Event(self._run_id, "", SOURCE, self._next_seq, 0.0, Progress(phase, detail))
+        self._next_seq += 1
         self.take(encode(event))
 
     def phase(self, name: str, work: Callable[[], T], detail: str = "") -> T:
-        """A step that may take a while: its beginning and its time are told."""
-        self.tell(name, detail)
+        """Runs a step that may take a while, and records its start and its duration."""
+        self.report(name, detail)
         began = time.monotonic()
         result = work()
-        self.tell(name, f"{time.monotonic() - began:.1f} s")
+        self.report(name, f"{time.monotonic() - began:.1f} s")
         return result

@@ -19,7 +19,7 @@ from pytest_megacpp.recording.seed_layout import SeedError
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, SeedMode
 from pytest_megacpp.surfaces.modal import client, rates
 from pytest_megacpp.surfaces.modal.config import HOME, PACKAGE_DIR, SOURCE_DIR, ModalConfig
-from pytest_megacpp.surfaces.modal.failures import SurfaceTrouble
+from pytest_megacpp.surfaces.modal.failures import SurfaceError
 from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.order import PLAN, box_command, sandbox_options
 from pytest_megacpp.surfaces.modal.seeds import ModalShelf, refusal
@@ -32,7 +32,7 @@ DETACHED_LEASE_S = 0.0
 
 
 class Launched(Protocol):
-    """The box that a launch is for: where its steps are told, whether the desk still wants it."""
+    """The box that a launch is for: where its steps are recorded, and whether the desk still wants it."""
 
     inbox: Inbox
 
@@ -57,16 +57,16 @@ class Launch:
     box: Launched
 
     def sandbox(self) -> Any:
-        """A sandbox at work on the plan. Raises SurfaceTrouble or Cancelled."""
+        """Returns a sandbox that runs the plan. Raises SurfaceError or Cancelled."""
         plan, config = self.plan, self.config
-        phase, tell, cancelled = self.box.inbox.phase, self.box.inbox.tell, self.box.is_cancelled
+        phase, report, cancelled = self.box.inbox.phase, self.box.inbox.report, self.box.is_cancelled
         source = phase("source", self._gather)
-        tell("source", source.notice)
+        report("source", source.notice)
         phase("connect", lambda: client.connect(cancelled))
         self._check_seeds()
         runtime = client.runtime(config.runtime)
         if runtime.notice:
-            tell("runtime", runtime.notice)
+            report("runtime", runtime.notice)
         app = client.app(config.app, config.environment, self._all_tags(), cancelled)
         self.box.knows(app=getattr(app, "app_id", None))
         image = self._image()
@@ -85,7 +85,7 @@ class Launch:
         return sandbox
 
     def _check_seeds(self) -> None:
-        """Before anything is rented; an image of the user's own may bring seeds along."""
+        """Raises SurfaceError for a missing seed before a machine is rented; a custom image may contain seeds."""
         config, image = self.config, self.config.image
         own = image.baked_seed is not None or image.factory is not None or image.reference is not None
         required = any(test.cache_seed is SeedMode.REQUIRE for test in self.plan.tests)
@@ -95,12 +95,12 @@ class Launch:
         try:
             refused = self.box.inbox.phase("seed", lambda: refusal(self.plan, shelf, image.name))
         except SeedError as e:
-            raise SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, str(e))) from e
+            raise SurfaceError(ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, str(e))) from e
         if refused is not None:
-            raise SurfaceTrouble(refused)
+            raise SurfaceError(refused)
 
     def _learn_rates(self) -> None:
-        """For later launches; nobody waits for it."""
+        """Remembers what the account pays, for later launches; this one does not wait for it."""
         with contextlib.suppress(Exception):
             if self.rates is not None and not rates.remembered(self.rates, time.time()):
                 rates.remember(self.rates, rates.ask())
@@ -113,7 +113,7 @@ class Launch:
         try:
             return gather(self._top, self.source, SOURCE_DIR, self.never)
         except SourceError as e:
-            raise SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
+            raise SurfaceError(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
 
     def _image(self) -> Any:
         client.client()
@@ -122,7 +122,7 @@ class Launch:
         try:
             return image(self.config.image, self._top, self.config.environment)
         except ImageError as e:
-            raise SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "image", str(e))) from e
+            raise SurfaceError(ProblemFound(ProblemCode.BLOCKED, "image", str(e))) from e
 
     def _plan_there(self, source: Source, run_s: float) -> Plan:
         """The plan with the box's paths and variables."""
@@ -140,12 +140,12 @@ class Launch:
                 environ=os.environ,
             )
         except SourceError as e:
-            raise SurfaceTrouble(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
+            raise SurfaceError(ProblemFound(ProblemCode.BLOCKED, "source", str(e))) from e
 
     @contextlib.contextmanager
     def _staged(self, plan: Plan, source: Source) -> Iterator[Path]:
-        """A directory that lies as `HOME` will in the box: one upload for all that is sent. Among temporary files: a
-        desk that is killed meanwhile leaves none of it among a run's artefacts.
+        """Yields a directory laid out like `HOME` in the box: one upload for all that is sent. It is a temporary
+        directory, so that a desk that is killed meanwhile leaves none of it among a run's artefacts.
         """
         directory = Path(tempfile.mkdtemp(prefix="megacpp-stage-"))
         try:

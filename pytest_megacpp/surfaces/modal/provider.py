@@ -93,7 +93,7 @@ class ModalProvider:
         return f"in volume {volume.name}" if volume is not None else "kept nowhere"
 
     def shelf(self, options: SurfaceOptions) -> Shelf:
-        """Whoever looks at seeds runs no tests, so neither data sets nor the rules for strangers' code matter."""
+        """Looking at seeds runs no tests, so neither data sets nor the rules for untrusted code matter."""
         from pytest_megacpp.surfaces.modal.seeds import ModalShelf
 
         config = read_modal(options.tables.get(NAME, {}), untrusted=False)

@@ -1,4 +1,4 @@
-"""Owns what is left of a run whose sandbox doesn't speak: its output and the kept records; must not follow a box."""
+"""Owns what is left of a run whose sandbox does not answer: its output and stored records; must not follow a box."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pytest_megacpp.surfaces.modal.stream import MAX_LINE_BYTES, MAX_LOGS_BYTES,
 
 
 class Remains:
-    """What is found goes into the run's inbox."""
+    """Puts what is left of a run into its inbox."""
 
     def __init__(self, run_id: str, config: ModalConfig, inbox: Inbox) -> None:
         self._run_id = run_id
@@ -18,38 +18,38 @@ class Remains:
         self._inbox = inbox
 
     def of_the_ended(self, sandbox: Any, code: int) -> ProblemFound:
-        """The sandbox is gone: takes what its output and the kept records have beyond what was heard. Returns why it
-        ended.
+        """Takes what the output of an ended sandbox and the stored records have beyond what has arrived. Returns why
+        it ended.
         """
-        self._inbox.tell("lost", f"the sandbox ended with {code}; reading its output")
+        self._inbox.report("lost", f"the sandbox ended with {code}; reading its output")
         self._inbox.take_unseen(client.output(sandbox, "stdout", MAX_RECORDING_BYTES))
         try:
             self.replay_records()
-        except failures.SurfaceTrouble as e:  # why the sandbox ended matters more
-            self._inbox.tell("lost", f"its records can't be read: {e.problem.detail}")
-        recorded = self._inbox.has_spoken()
+        except failures.SurfaceError as e:  # why the sandbox ended matters more
+            self._inbox.report("lost", f"its records can't be read: {e.problem.detail}")
+        recorded = self._inbox.has_box_events()
         ending = client.how_it_ended(sandbox)
         stderr = client.output(sandbox, "stderr", MAX_LINE_BYTES).decode(errors="replace")
         return failures.gone(ending, code, stderr, recorded=recorded)
 
     def look_back(self, sandbox: Any) -> Any:
-        """What is left of a run without records: the output of its sandbox, where Modal still knows it. Returns the
-        sandbox if it has not ended, to be followed: it may have been found late. Else raises SurfaceTrouble: why it
-        ended, or that nothing is left.
+        """Takes the output of the sandbox of a run without records, if Modal still has it. Returns a sandbox that is
+        still running, to be followed: it may have been found late. Otherwise raises SurfaceError: why it ended, or
+        that nothing is left.
         """
         if sandbox is None and not self._has_records():
-            raise failures.SurfaceTrouble(failures.no_such_run(self._run_id))
+            raise failures.SurfaceError(failures.no_such_run(self._run_id))
         if sandbox is None:
-            raise failures.SurfaceTrouble(failures.nothing_left(None))
+            raise failures.SurfaceError(failures.nothing_left(None))
         code = client.exit_code(sandbox)
         if code is None:
             return sandbox
         problem = self.of_the_ended(sandbox, code)
-        spoke = self._inbox.has_spoken()
-        raise failures.SurfaceTrouble(problem if spoke else failures.nothing_left(code, problem))
+        has_events = self._inbox.has_box_events()
+        raise failures.SurfaceError(problem if has_events else failures.nothing_left(code, problem))
 
     def replay_records(self) -> None:
-        """What the volume of run records keeps of this run, beyond what is here already. Raises SurfaceTrouble."""
+        """Takes what the records volume has of this run beyond what has arrived. Raises SurfaceError."""
         kept = self._config.runs_volume
         if kept is None:
             return
@@ -66,7 +66,7 @@ class Remains:
                 self._inbox.write_log(path, data)
 
     def _has_records(self) -> bool:
-        """Whether the volume of run records has a place of this run: a sandbox that mounts it makes one."""
+        """Returns whether the records volume has a directory of this run: a sandbox that mounts it creates one."""
         kept = self._config.runs_volume
         return kept is not None and client.exists(kept.name, self._records_in(kept), self._config.environment)
 

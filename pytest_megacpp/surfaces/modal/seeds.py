@@ -1,7 +1,7 @@
-"""Owns the seeds in a Modal Volume as the desk sees them; must not know what they are for.
+"""Owns the seeds in a Modal Volume as the desk sees them; must not know how seeds are used.
 
 A box has the volume as a directory (box/seed/store.py). From here every file is a call, and nothing is renamed: a mark
-is written whole by the server, and a seed that is being removed is told as damaged.
+is written whole by the server, and a seed that is being removed is reported as damaged.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from pytest_megacpp.recording.seed_layout import (
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, SeedMode
 from pytest_megacpp.surfaces.modal import client
 from pytest_megacpp.surfaces.modal.config import SEEDS, VolumeConfig
-from pytest_megacpp.surfaces.modal.failures import SurfaceTrouble
+from pytest_megacpp.surfaces.modal.failures import SurfaceError
 
 
 class ModalShelf:
@@ -48,7 +48,7 @@ class ModalShelf:
         return f"volume {self._volume}/{self._top}"
 
     def seeds(self) -> list[Kept]:
-        with _told():
+        with _seed_errors():
             client.connect()
             sizes = client.files(self._volume, self._top, self._environment)
             places = {tuple(path.split("/")[:2]) for path in sizes if path.count("/") >= 2}
@@ -72,16 +72,16 @@ class ModalShelf:
         seed = named(self.seeds(), name)
         if seed.manifest is None:
             raise SeedError(f"{seed.id} is damaged and can't be promoted: {seed.damage}")
-        with _told():
+        with _seed_errors():
             self._mark(seed)
         return replace(seed, good=True)
 
     def drop(self, name: str) -> tuple[Kept, Kept | None]:
-        """The mark goes first: it never names what isn't there."""
+        """Removes a seed. The mark goes first: it never names a missing seed."""
         seeds = self.seeds()
         seed = named(seeds, name)
         good = next_good(other for other in seeds if other.key == seed.key and other.id != seed.id)
-        with _told():
+        with _seed_errors():
             if seed.good and good is not None:
                 self._mark(good)
             elif seed.good:
@@ -91,7 +91,7 @@ class ModalShelf:
 
     def copy(self, manifest: Manifest, file: IO[bytes]) -> None:
         path = f"{self._top}/{manifest.shape.key}/{manifest.id}/{ARCHIVE}"
-        with _told():
+        with _seed_errors():
             client.fetch(self._volume, path, file, manifest.archive_bytes, self._environment)
 
     def _mark(self, seed: Kept) -> None:
@@ -102,15 +102,15 @@ class ModalShelf:
 
 
 def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
-    """Why a launch that requires a warm seed need not rent a machine: what the desk knows of the shape is enough to say
-    that no seed of the volume serves it. None where only the box can tell, which looks again. Raises SeedError.
+    """Returns why a launch that requires a warm seed cannot succeed: what the desk knows of the shape is enough to see
+    that no seed of the volume matches it. Returns None where only the box can know; it checks again. Raises SeedError.
     """
     ids = Redactor({**os.environ, **plan.environment}).ids(t.nodeid for t in plan.tests)  # as the box names them
     tests = zip(ids, plan.tests, strict=True)
     wanted = [Wanted(one, t.preset, t.ranks) for one, t in tests if t.cache_seed is SeedMode.REQUIRE and not t.drill]
     if not wanted:
         return None
-    asked = (
+    requested = (
         plan.lane,
         "cpu" if plan.dry_run else plan.gpu,
         plan.seed.ranks,
@@ -119,24 +119,27 @@ def refusal(plan: Plan, shelf: ModalShelf, image: str) -> ProblemFound | None:
         plan.seed.project,
     )
     good = [seed.manifest for seed in shelf.seeds() if seed.good and seed.manifest is not None]
-    found = [coverage(seed.tests, wanted, {}) for seed in good if _asked(seed) == asked]
+    found = [coverage(seed.tests, wanted, {}) for seed in good if _shape_of(seed) == requested]
     if any(not one.missing for one in found):
         return None
     best = max(found, key=lambda one: one.covered, default=None)
-    told = f"{shelf.place} has no seed for lane {asked[0]} on {asked[1]}, {asked[2]} ranks, preset {asked[3]}"
+    lane, gpu, ranks, preset, *_ = requested
+    reason = f"{shelf.place} has no seed for lane {lane} on {gpu}, {ranks} ranks, preset {preset}"
     if best is not None:
-        told = f"the seed in {shelf.place} covers {best.covered} of {best.wanted} pairs of test and rank"
-    return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, f"nothing was rented: {told}", warming_command(plan))
+        reason = f"the seed in {shelf.place} covers {best.covered} of {best.wanted} (test, rank) pairs"
+    detail = f"no machine was rented: {reason}"
+    return ProblemFound(ProblemCode.BLOCKED, ProblemCause.SEED, detail, warming_command(plan))
 
 
-def _asked(seed: Manifest) -> tuple[str, str, int, str, str, str]:
+def _shape_of(seed: Manifest) -> tuple[str, str, int, str, str, str]:
     shape = seed.shape
     return shape.lane, shape.gpu, shape.ranks, shape.preset, shape.image, shape.project
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _seed_errors() -> Iterator[None]:
+    """Raises a SurfaceError of the block as SeedError."""
     try:
         yield
-    except SurfaceTrouble as e:
+    except SurfaceError as e:
         raise SeedError("; ".join(filter(None, (e.problem.detail, e.problem.remedy)))) from e

@@ -1,7 +1,7 @@
-"""Owns what a follower says (`box.remote.follow`): bytes in, pieces out, in any portions; must not do input or output.
+"""Owns the output of a follower (`box.remote.follow`): bytes in, pieces out, in any portions; must not do I/O.
 
-What runs in the box is somebody's pull request, so nothing here is trusted: sizes are bounded, names are checked, and
-what is neither a line of a recording nor a known frame is dropped.
+The box may run an untrusted pull request, so nothing here is trusted: sizes are bounded, names are checked, and what is
+neither a line of a recording nor a known frame is dropped.
 """
 
 import json
@@ -15,7 +15,7 @@ _LOG_PATH = re.compile(r"(?:ranks/[\w.-]{1,80}/\d{1,6}/(?:stdout|stderr)|box)\.l
 
 
 def is_log(path: str) -> bool:
-    """Whether this names a log of a run, and nothing else on anybody's disk."""
+    """Returns whether a path names a log of a run, and no other file."""
     return _LOG_PATH.fullmatch(path) is not None and ".." not in path
 
 
@@ -36,7 +36,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The box has ended and everything was said."""
+    """The box has ended, and the follower has sent everything."""
 
 
 Piece = Lines | Log | End
@@ -58,13 +58,13 @@ class FollowerStream:
     _logs_bytes: int = 0
 
     def resume(self) -> int:
-        """Forgets what was torn; the offset for the next follower."""
+        """Forgets an incomplete line or log. Returns the offset for the next follower."""
         self._drop()
         self._log = None
         return self.offset
 
     def feed(self, data: bytes) -> list[Piece]:
-        """The pieces that `data` completes."""
+        """Returns the pieces that `data` completes."""
         self._tail += data
         pieces: list[Piece] = []
         while (piece := self._next()) is not None:
@@ -72,7 +72,7 @@ class FollowerStream:
         return pieces
 
     def _next(self) -> list[Piece] | None:
-        """The pieces of one line or log; None until more has come."""
+        """Returns the pieces of one line or log, or None until more has arrived."""
         if self._log is not None:
             return self._rest_of_log(self._log)
         end = self._tail.find(b"\n", self._searched)
@@ -86,14 +86,14 @@ class FollowerStream:
         return self._recorded()
 
     def _recorded(self) -> list[Piece]:
-        """All lines up to the next frame."""
+        """Returns all whole lines up to the next frame."""
         frame = self._tail.find(b"\n#")
         data = self._take((frame if frame >= 0 else self._tail.rfind(b"\n")) + 1)
         self.offset += len(data)
         return [Lines(data)]
 
     def _take(self, size: int) -> bytes:
-        """The first bytes, which are gone then."""
+        """Removes the first bytes and returns them."""
         data = bytes(self._tail[:size])
         del self._tail[:size]
         self._searched = 0
@@ -111,10 +111,10 @@ class FollowerStream:
             self._begin_log(rest)
         return []
 
-    def _begin_log(self, head: bytes) -> None:
+    def _begin_log(self, line: bytes) -> None:
         try:
-            told = json.loads(head)
-            path, size = str(told["path"]), int(told["bytes"])
+            header = json.loads(line)
+            path, size = str(header["path"]), int(header["bytes"])
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):  # 1e999 is infinite
             return
         if 0 <= size <= MAX_LOGS_BYTES - self._logs_bytes:

@@ -1,7 +1,7 @@
 """Owns a box in a Modal sandbox: from the order to the last byte of its recording; must not know tests or judge.
 
-One thread does it all, in order: it launches a sandbox or finds one, converses with it, takes what is left of it and
-gives it back. The desk only reads what came. Nothing the box says is unpickled, imported or run.
+One thread does it all, in order: it launches a sandbox or finds one, follows it, takes what is left of it and
+releases it. The desk only reads what has arrived. No output of the box is unpickled, imported or executed.
 """
 
 import contextlib
@@ -52,18 +52,18 @@ class ModalSurface:
 
     @property
     def _kept(self) -> ModalConfig:
-        """Records are kept also where nobody said in which volume: else nothing could be attached to."""
+        """The configuration with a records volume, by default the plugin's: without one no run could be attached to."""
         return replace(self.config, runs_volume=self.config.runs_volume or RECORDS)
 
     def start(self, plan: Plan, run: Path) -> "ModalBox":
-        """Returns at once; what fails on the way is the box's end."""
+        """Returns at once; a failure of the launch ends the box."""
         box = ModalBox(plan.run_id, run, self._kept)
         launch = Launch(plan, self._kept, self.source, self.never, self.tags, self.detached, self.rates, box)
         box.begin(launch.sandbox, Stay.LEAVING if self.detached else Stay.OWNER)
         return box
 
     def attach(self, run_id: str, run: Path) -> "ModalBox":
-        """Follows a run from its beginning, whether it still works or only its records are left."""
+        """Follows a run from its beginning, whether it is still running or only its records are left."""
         box = ModalBox(run_id, run, self._kept)
         box.begin(box.find, Stay.VISITOR)
         return box
@@ -109,7 +109,7 @@ class ModalBox:
             self._cancelled.set()
 
     def end(self) -> None:
-        """In order if the box can still be asked, else at once."""
+        """Ends the box gracefully if it can be reached, otherwise at once."""
         if self._stay is not Stay.OWNER:
             self._cancelled.set()
         elif not self._done.is_set():
@@ -121,7 +121,7 @@ class ModalBox:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def begin(self, order: Callable[[], Any], stay: Stay) -> None:
-        """`order` returns a sandbox to converse with, or None where all that there is has been taken already."""
+        """`order` returns a sandbox to follow, or None where everything has been taken already."""
         self._stay = stay
         threading.Thread(target=self._work, args=(order,), daemon=True, name="megacpp-modal").start()
 
@@ -134,24 +134,24 @@ class ModalBox:
                     self._converse()
         except failures.Cancelled:
             pass
-        except failures.SurfaceTrouble as e:
+        except failures.SurfaceError as e:
             self._problem = e.problem
         except Exception as e:
-            self._problem = failures.given_up(e) if self._is_reached() else failures.trouble(e).problem
+            self._problem = failures.given_up(e) if self._is_reached() else failures.surface_error(e).problem
         finally:
             with contextlib.suppress(Exception):
                 self._give_back()
             self._done.set()
 
     def find(self) -> Any:
-        """The run's sandbox if it still works; what is left of it is taken. Raises SurfaceTrouble or Cancelled."""
+        """Returns the run's sandbox if it is running, else takes what is left. Raises SurfaceError or Cancelled."""
         self.inbox.phase("connect", lambda: client.connect(self.is_cancelled))
         app, environment = self._config.app, self._config.environment
         sandbox = self.inbox.phase("look-up", lambda: client.find(app, self._run_id, environment))
         if sandbox is not None:
             return sandbox
         self._remains.replay_records()
-        if self.inbox.has_spoken():
+        if self.inbox.has_box_events():
             return None
         sandbox = client.find(app, self._run_id, environment, ended_too=True)
         if sandbox is not None:
@@ -175,7 +175,7 @@ class ModalBox:
         return self._conversation is not None and self._conversation.is_reached
 
     def _give_back(self) -> None:
-        """The sandbox costs money until it ends. One whose box has ended goes by itself; others are terminated."""
+        """Ends the sandbox, which costs money until then. After its box it exits by itself, else it is terminated."""
         complete = self._conversation is not None and self._conversation.is_complete
         visiting = self._stay is Stay.VISITOR and not complete
         if self._sandbox is None or self._stay is Stay.LEAVING or visiting or self._left_to_itself():
@@ -184,8 +184,8 @@ class ModalBox:
             return
         if not client.terminate(self._sandbox):
             why = "Modal has not confirmed the sandbox's end: a run that starts now may see older volumes"
-            self.inbox.tell("end", why)
+            self.inbox.report("end", why)
 
     def _left_to_itself(self) -> bool:
-        """A box that can't be reached any more ends by its lease, or not at all; `--attach` finds it."""
+        """Returns whether the connection is lost: such a box ends by its lease or never, and `--attach` finds it."""
         return self._problem is not None and self._problem.cause == ProblemCause.CONNECTION
