@@ -1,7 +1,7 @@
 """Owns which texts are secrets by their shape alone (tokens, private keys, logins in URLs); must not know variables.
 
-The list is our own. Which beginnings of tokens there are was compared with gitleaks' rules (decision 0091). Every pattern
-is linear in the text: a start never scans what another start scans again.
+The list is our own. Which beginnings of tokens there are was compared with gitleaks' rules (decision 0091). Every
+pattern is linear in the text: a start never scans what another start scans again.
 """
 
 import base64
