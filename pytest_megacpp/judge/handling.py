@@ -71,11 +71,10 @@ def _explaining(case: Case, found: Finding, own: Sequence[RankFailure]) -> list[
 
 def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Finding:
     """Most ranks handle an exception: either they took the wrong way because of it, or the others did without one."""
-    raised = deaths.raised_what(own)
-    others = ranks_named(found.blamed)
+    issued = found.summary.partition(": ")[2] or found.summary
     return replace(
         found,
-        summary=f"ranks disagree: {raised}, and caught it; {others} did not. {found.summary}",
+        summary=f"ranks disagree: {issued}; {deaths.raised_what(own)}, and caught that",
         blamed=(),
         consequences=aftermath.consequences(case, ()),
         certainty=Certainty.GUESS,

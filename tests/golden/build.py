@@ -215,6 +215,32 @@ def rank_death_exception_late() -> FakeBox:
 
 
 @case
+def rank_death_exception_in_a_finally_of_most_ranks() -> FakeBox:
+    """Three of four raise and wait in `finally: dist.barrier()`: the majority isn't right because it is one."""
+    box = in_step().handles((1, 2, 3)).enters((1, 2, 3), "gloo:barrier", 2).enters(0, seq=2).after(0.4)
+    box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0")
+    return box.blocked(0, "all_reduce").blocked((1, 2, 3), "barrier").aborts("mismatch").done()
+
+
+@case
+def collective_mismatch_operation_with_exceptions_that_most_ranks_caught() -> FakeBox:
+    """Either they took the wrong way because of these, or the rank without one did: nobody is blamed."""
+    box = in_step().handles((1, 2, 3), "KeyError", "cache", propagates=False)
+    box.enters((1, 2, 3), seq=2).enters(0, "gloo:broadcast", 2).after(0.4)
+    box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0")
+    return box.blocked(0, "broadcast").blocked((1, 2, 3), "all_reduce").aborts("mismatch").done()
+
+
+@case
+def straggler_of_futures_that_timed_out() -> FakeBox:
+    """`pool.submit(dist.barrier).result(timeout=2)` says nothing of the rank that sleeps."""
+    box = in_step().enters((0, 2, 3), "gloo:barrier", 2).after(2.0)
+    box.raises((0, 2, 3), "TimeoutError", "", raised_in="/usr/lib/python3.11/concurrent/futures/_base.py")
+    box.finishes((0, 2, 3)).after(6).enters(1, "gloo:barrier", 2).completes().passes(1)
+    return box.ends().done()
+
+
+@case
 def rank_death_exception_then_teardown() -> FakeBox:
     """What the rank that failed does in its teardown meets what the others still do in the test."""
     box = in_step().enters((0, 1, 2), seq=2).after(0.1).raises(3, "ValueError", "first").after(0.01)
