@@ -16,8 +16,9 @@ are folded (`recording.fold_looks`): CPU time, output, compile counters, collect
 
 *When the box acts at once.* A rank's process ended; ranks issued collectives that don't match; or a rank failed or left
 and everybody else waits for one that doesn't come, so that nothing can free them (decision 0004). Where all members
-entered a collective, or a call may be answered by a rank that is still there, bytes may be on their way: that only the
-stall limit ends (decision 0081). The waits below let companions of such an event arrive first.
+entered a collective, bytes may be on their way, and a call that only a stack shows may be answered by whatever a rank
+left behind: that only the stall limit ends. After a failure of a rank's own the test is red already, and less will do
+(decision 0081). The waits below let companions of such an event arrive first.
 
 *Before it acts on looks*, which may be a second old, the box looks again, and an alarm that is gone by then is dropped
 (`ActReason.rests_on_looks`, decision 0008). Since when a rank waits that only its stack shows, is since its thread last
@@ -31,10 +32,9 @@ from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
-from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
-from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, wait_graph
+from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, other_ends, wait_graph
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same (decision 0004)
@@ -45,8 +45,6 @@ AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
-_OF_KEYS = frozenset({"Store.get", "Store.multi_get", "Store.queue_pop"})
-_OF_PEERS = _OF_KEYS | {"send", "recv", "init_process_group", "new_group"}
 
 
 @dataclass
@@ -286,33 +284,39 @@ def _stuck_since(view: TestView, waits: Iterable[Wait], rank: RankView, now_s: f
     if rank.frozen or not _waits(rank, now_s):
         return None
     held = [w for w in waits if rank.rank in w.waiting and (w.group, w.seq) != NO_NUMBER]
+    if any(v.failure is not None and _gave_up_s(v) is None for v in view.ranks.values()):
+        return _stuck_in_a_red_test(view, held, rank)
     recorded = len(rank.collectives.pending()) + len(rank.collectives.messages)
-    if not held and not recorded:
-        return rank.blocked_since() if _is_unanswered(view, rank) else None
-    if len(held) < recorded or not all(_lacks_a_peer(view, rank, w) for w in held):
+    if not held or len(held) < recorded or not all(_never_ends(view, rank, w) for w in held):
         return None
     return max(*(w.since_s for w in held), rank.rests_s)
 
 
-def _lacks_a_peer(view: TestView, rank: RankView, wait: Wait) -> bool:
+def _never_ends(view: TestView, rank: RankView, wait: Wait) -> bool:
     """Whether it is known that a peer has not come. One whose own message is over may have sent it before this rank's
-    device began to receive.
+    device began to receive, and one that left the test may still be sending.
     """
     if wait.partner is not None:
-        return bool(wait.missing) and _begun(rank)
+        answered = any(other_ends(view, rank.rank, m) for m in rank.collectives.messages)
+        return bool(wait.missing) and _begun(rank) and not answered
     return bool(wait.missing) and (wait.makes_group or view.groups.knows(wait.group))
 
 
-def _is_unanswered(view: TestView, rank: RankView) -> bool:
-    """Whether nobody is left who could answer the call that its stack shows. A rank that waits itself sets no key, but
-    it may be sending. Collectives that nobody records, and calls that ranks serve after they left (rpc), may go on.
-    Where a rank failed on its own, the test is over anyway.
+def _stuck_in_a_red_test(view: TestView, held: Iterable[Wait], rank: RankView) -> float | None:
+    """Since when this rank waits after a failure of another's own. One wait in vain will do, whatever its host queued
+    behind it; so will a call that only its stack shows, also in a group of unknown members. What all have come to (on
+    devices, have begun) may end, and then they go on.
     """
-    if any(v.failure is not None and _gave_up_s(v) is None for v in view.ranks.values()):
-        return True
-    taken = rank.stack()
-    call = communication_call(taken[1]) if taken is not None else None
-    return call in _OF_KEYS or (call in _OF_PEERS and len(view.unfinished()) == 1)
+    collectives, messages = [w for w in held if w.partner is None], rank.collectives.messages
+    known = (w for w in collectives if w.makes_group or view.groups.knows(w.group))
+    runs = any(not w.missing and (w.began or not rank.spins) for w in known)
+    if runs or any(m.started and any(e.started for e in other_ends(view, rank.rank, m)) for m in messages):
+        return None
+    in_vain = [w.since_s for w in collectives if w.missing] + [m.entered_s for m in messages if m.started]
+    if in_vain:
+        return max(*in_vain, rank.rests_s)
+    issued = (*rank.collectives.pending(), *messages)
+    return None if any(view.groups.knows(e.group) for e in issued) else rank.blocked_since()
 
 
 def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:

@@ -282,6 +282,16 @@ def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] 
     return entry.group, named[1], members[int(named[3])]
 
 
+def other_ends(view: TestView, rank: int, message: Collective) -> tuple[Collective, ...]:
+    """What its partner has open of a message of this rank, even if that has left the test: its device goes on."""
+    end = _ends(rank, message, view.groups)
+    if end is None or end[2] not in view.ranks:
+        return ()
+    group, kind, partner = end
+    wanted = group, "recv" if kind == "send" else "send", rank
+    return tuple(e for e in view.ranks[partner].collectives.messages if _ends(partner, e, view.groups) == wanted)
+
+
 def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
     """Groups of known members that ranks are making, and the members that don't make the same."""
     made: dict[tuple[str, tuple[int, ...]], dict[int, Joining]] = defaultdict(dict)

@@ -297,8 +297,11 @@ def test_what_could_still_come_through_ends_at_the_stall_limit() -> None:
     assert (acted.waiting, acted.missing) == ((0, 1), ())
 
 
-def test_a_message_that_only_a_rank_which_left_could_send_ends_the_test_at_once() -> None:
-    expect(Rehearsal([], [Receive(FOREVER)]), ActReason.FAILURE_STUCK, STUCK_BY_STACK_S, 1.0)
+@pytest.mark.parametrize("left", [1, 3])
+def test_a_call_that_only_a_stack_shows_may_be_answered_when_all_others_have_left(left: int) -> None:
+    """By a message that is still on its way, by a thread that a rank left behind, by a child process."""
+    assert Rehearsal([Receive(SLOW_S)], *everybody(ranks=left)).alarm() is None
+    expect(Rehearsal([Receive(FOREVER)], *everybody(ranks=left)), ActReason.STALL, LIMITS.stall, SLACK_S)
 
 
 # -- stall, skew, compile ----------------------------------------------------------------------------------------
