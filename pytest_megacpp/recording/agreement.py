@@ -13,7 +13,7 @@ from typing import assert_never
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import stretches
+from pytest_megacpp.recording.issued import before, stretches, whole
 from pytest_megacpp.recording.operations import bare_op, describe, signature
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
@@ -95,10 +95,11 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 
 
 def differing(
-    digests: Mapping[int, Mapping[str, str]], groups: Groups
+    digests: Mapping[int, Mapping[str, str]], groups: Groups, *, surely: bool = False
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
     """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends). Groups whose members aren't known are left out.
+    up to where its stretch ends). Groups whose members aren't known are left out. `surely`: what is over, but may have
+    failed, makes no difference.
     """
     found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for group, by_rank in _by_group(digests, groups).items():
@@ -106,7 +107,7 @@ def differing(
             if groups.knows(group) and rank in groups.of(group, ()):
                 for first, stretch in its.items():
                     found[group, first][rank] = stretch
-    compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
+    compared = ((*number, _variants(its, surely)) for number, its in sorted(found.items()))
     return tuple(one for one in compared if len(one[2]) > 1)
 
 
@@ -135,22 +136,22 @@ def _by_group(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[
 
 def _all_equal(by_rank: Iterable[Mapping[str, str]]) -> bool:
     """Whether members tell of the same stretches, and the same of each."""
-    return len({tuple((first, its.partition("|")[0]) for first, its in one.items()) for one in by_rank}) < 2
+    return len({tuple((first, whole(its)) for first, its in one.items()) for one in by_rank}) < 2
 
 
-def _variants(by_rank: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+def _variants(by_rank: Mapping[int, str], surely: bool) -> dict[str, tuple[int, ...]]:
     """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third."""
-    ranks: dict[str, list[int]] = defaultdict(list)
+    ranks: dict[tuple[str, ...], list[int]] = defaultdict(list)
     few = len(set(by_rank.values())) <= COMPARED_TAILS
     for rank, stretch in by_rank.items():
-        ranks[stretch if few else stretch.partition("|")[0]].append(rank)
+        ranks[tuple(before(stretch, failed=surely)) if few else (whole(stretch),)].append(rank)
     left, found = list(ranks), dict[str, tuple[int, ...]]()
     while left:
         alike = [left.pop(0)]
-        for one in alike if any("|" in stretch for stretch in ranks) else ():
-            alike += (more := [other for other in left if _agree(one.split("|"), other.split("|"))])
+        for one in alike if any(len(ends) > 1 for ends in ranks) else ():
+            alike += (more := [other for other in left if _agree(one, other)])
             left = [other for other in left if other not in more]
-        found[alike[0].partition("|")[0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
+        found[alike[0][0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
     return found
 
 

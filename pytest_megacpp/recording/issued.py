@@ -5,7 +5,9 @@ A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 
 the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
 rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
 compared. Where the newest collectives may not have completed (they are open, or one of the test has failed), the digest
-also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that.
+also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that. Behind
+`~` instead of `|` stand collectives that are over, in a group that lives on, and of which nobody heard whether they
+succeeded: a peer that never issued them differs, but not for certain.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ SHORTEST = 1024  # numbers
 _SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
 _PRIME = (1 << 61) - 1
 KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
+OPEN, MAYBE_FAILED = "|", "~"  # before what a stretch was earlier
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
 Issue: TypeAlias = tuple[str, int, int, int]
@@ -39,6 +42,7 @@ class _Group:
     last: int = 0
     until: int = 0  # the last number that may be in it
     value: int = 0
+    count: int = 0  # of all that were taken in
     torn: int | None = None  # a number of which a part may be lost
     before: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))  # ends of the open stretch
 
@@ -57,6 +61,7 @@ class _Group:
             self.before.clear()
         elif seq != self.last:
             self.before.append((self.last, self.value))
+        self.count += seq != self.last
         self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
         return True
 
@@ -64,12 +69,19 @@ class _Group:
         """Entries are lost; `seq` is the first number of which one was seen again."""
         self.first, self.last, self.torn = 0, 0, seq
 
-    def digest(self, complete: int | None = None) -> str:
-        """`complete`: the number up to which all are known to have completed, if not all are."""
+    def digest(self, complete: int | None = None, doubt: str = "") -> str:
+        """`complete`: the number up to which all are over, if not all are. `doubt`: how those are marked that are over,
+        but may have failed.
+        """
         if not self.first:
             return " ".join(self.ended)
-        tails = [self._until(*end) for end in reversed(self.before) if complete is not None and end[0] >= complete]
-        return " ".join((*self.ended, "|".join((self._open(), *tails))))
+        tails = ""
+        for last, value in reversed(self.before):
+            mark = OPEN if complete is not None and last >= complete else doubt
+            if not mark:
+                break
+            tails += mark + self._until(last, value)
+        return " ".join((*self.ended, self._open() + tails))
 
     def _open(self) -> str:
         return self._until(self.last, self.value)
@@ -114,13 +126,31 @@ class Digests:
         self._torn.update(self._groups)
         self._lossy = True
 
-    def end(self, name: str | None = None, complete: Callable[[int], int | None] = lambda _: None) -> dict[str, str]:
+    def end(
+        self,
+        name: str | None = None,
+        complete: Callable[[int], int | None] = lambda _: None,
+        doubt: Callable[[str, int, int], str] = lambda *_: "",
+    ) -> dict[str, str]:
         """Ends a group, or all of them; returns their digests, by group. `complete` is asked for a group's number: up
-        to which collective all have completed, None if all have.
+        to which collective all are over, None if all are. `doubt` is asked for name, number, and how many collectives
+        it has: how those that are over are marked if they may have failed.
         """
         ended = [n for n in self._groups if name in (None, n)]
         groups = {n: self._groups.pop(n) for n in ended}
-        return {n: digest for n, group in groups.items() if (digest := group.digest(complete(group.pg)))}
+        told = {n: g.digest(complete(g.pg), doubt(n, g.pg, g.count)) for n, g in groups.items()}
+        return {n: digest for n, digest in told.items() if digest}
+
+
+def whole(stretch: str) -> str:
+    """What a stretch was in the end."""
+    return before(stretch)[0]
+
+
+def before(stretch: str, *, failed: bool = True) -> list[str]:
+    """What a stretch was in the end, and before its newest collectives: those that are open, or `failed` maybe too."""
+    surely, *maybe = stretch.split(MAYBE_FAILED)
+    return [*surely.split(OPEN), *(maybe if failed else ())]
 
 
 def stretches(digest: str) -> Mapping[str, str]:
