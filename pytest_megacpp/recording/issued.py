@@ -11,7 +11,7 @@ succeeded: a peer that never issued them differs, but not for certain.
 """
 
 import hashlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -44,7 +44,8 @@ class _Group:
     value: int = 0
     count: int = 0  # of all that were taken in
     torn: int | None = None  # a number of which a part may be lost
-    before: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))  # ends of the open stretch
+    before: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))
+    """Earlier ends of stretches: first and last number, value."""
 
     def add(self, seq: int, signature: int) -> bool:
         """Takes in one collective; returns whether it could be. Operations that are issued as one have one number."""
@@ -58,9 +59,8 @@ class _Group:
             self.first = 0
         if not self.first:
             self.first, self.until, self.value = seq, _end_of_stretch(seq), 0
-            self.before.clear()
         elif seq != self.last:
-            self.before.append((self.last, self.value))
+            self.before.append((self.first, self.last, self.value))
         self.count += seq != self.last
         self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
         return True
@@ -73,21 +73,21 @@ class _Group:
         """`complete`: the number up to which all are over, if not all are. `doubt`: how those are marked that are over,
         but may have failed.
         """
-        if not self.first:
-            return " ".join(self.ended)
-        tails = ""
-        for last, value in reversed(self.before):
+        told = [*self.ended, self._open()] if self.first else self.ended
+        tails: dict[int, str] = defaultdict(str)
+        for first, last, value in reversed(self.before):
             mark = OPEN if complete is not None and last >= complete else doubt
             if not mark:
                 break
-            tails += mark + self._until(last, value)
-        return " ".join((*self.ended, self._open() + tails))
+            tails[first] += mark + _until(first, last, value)
+        return " ".join(stretch + tails[int(stretch.partition("-")[0])] for stretch in told)
 
     def _open(self) -> str:
-        return self._until(self.last, self.value)
+        return _until(self.first, self.last, self.value)
 
-    def _until(self, last: int, value: int) -> str:
-        return f"{self.first}-{last}:{value:016x}"
+
+def _until(first: int, last: int, value: int) -> str:
+    return f"{first}-{last}:{value:016x}"
 
 
 def _end_of_stretch(seq: int) -> int:

@@ -69,6 +69,15 @@ def test_one_more_of_which_nobody_heard_is_seen_but_not_for_certain() -> None:
     assert differing(ranks, Groups(2), surely=True)
 
 
+@pytest.mark.parametrize("issued", range(1020, 1026))
+def test_where_a_stretch_ends_makes_no_difference(issued: int) -> None:
+    """Two more did not complete: of those one may end a stretch, and one begin the next."""
+    ranks = dict(enumerate((told(issued + 2, issued), told(issued), told(issued + 2, issued))))
+    assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
+    ranks[2] = told(issued + 2, issued, odd=issued)
+    assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 1), (2,)]]
+
+
 def test_in_a_group_that_is_over_it_is_none() -> None:
     ranks = dict(enumerate((told(6, 5, doubt=OPEN), told(4), told(6, 5, doubt=OPEN))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
