@@ -104,11 +104,14 @@ class Digests:
         self._lossy = False
 
     def add(self, issues: Iterable[Issue]) -> int:
-        """Takes in collectives, in the order of their numbers per group. Returns of how many nothing can be said."""
+        """Takes in collectives, in the order of their numbers per group. Returns of how many nothing can be said: also
+        of those of a group that wasn't said to end (aborted, say), once another one has its name.
+        """
         lost = 0
         for name, pg, seq, signature in issues:
             group = self._groups.get(name)
             if group is None or group.pg != pg:
+                lost += group.count if group is not None else 0
                 group = self._groups[name] = _Group(pg)
                 if self._lossy:
                     self._torn.add(name)

@@ -155,6 +155,14 @@ def test_a_group_that_is_made_anew_begins_again() -> None:
     assert digest(issues([1, 2, 3]), issues([1, 2], pg=1)) == digest(issues([1, 2]))
 
 
+def test_of_one_that_was_not_said_to_end_nothing_is_known() -> None:
+    digests = Digests()
+    assert digests.add(issues([1, 2, 3])) == 0
+    assert digests.add(issues([1, 2], pg=1)) == 3
+    digests.end()
+    assert digests.add(issues([1, 2], pg=2)) == 0
+
+
 def test_a_group_that_ends_is_told_once() -> None:
     digests = Digests()
     digests.add([*issues([1]), ("1", 1, 1, 5)])
