@@ -5,10 +5,10 @@ docs/decisions/0005 and 0079 say why digests are taken, and of what.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
@@ -17,6 +17,9 @@ from pytest_megacpp.recording.issued import before, stretches, whole
 from pytest_megacpp.recording.operations import bare_op, describe, signature
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
+
+
+_Ends: TypeAlias = tuple[str, ...]  # what a stretch was in the end, and before its newest collectives
 
 
 class Aspect(StrEnum):
@@ -140,21 +143,51 @@ def _all_equal(by_rank: Iterable[Mapping[str, str]]) -> bool:
 
 
 def _variants(by_rank: Mapping[int, str], surely: bool) -> dict[str, tuple[int, ...]]:
-    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third."""
-    ranks: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third, if
+    none of them differ.
+    """
+    ranks: dict[_Ends, list[int]] = defaultdict(list)
     few = len(set(by_rank.values())) <= COMPARED_TAILS
     for rank, stretch in by_rank.items():
         ranks[tuple(before(stretch, failed=surely)) if few else (whole(stretch),)].append(rank)
-    left, found = list(ranks), dict[str, tuple[int, ...]]()
+    parts = [part for alike in _joined(ranks) for part in _apart(alike)]
+    return {alike[0][0]: tuple(sorted(rank for one in alike for rank in ranks[one])) for alike in parts}
+
+
+def _joined(told: Iterable[_Ends]) -> list[list[_Ends]]:
+    """Those together that agree with each other, or with a third."""
+    left, found = list(told), []
+    shorter = any(len(ends) > 1 for ends in left)
     while left:
         alike = [left.pop(0)]
-        for one in alike if any(len(ends) > 1 for ends in ranks) else ():
+        for one in alike if shorter else ():
             alike += (more := [other for other in left if _agree(one, other)])
             left = [other for other in left if other not in more]
-        found[alike[0][0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
+        found.append(alike)
     return found
 
 
-def _agree(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+def _apart(alike: list[_Ends]) -> list[list[_Ends]]:
+    """Splits those that agree only with a third, which is left out: it may belong to either."""
+    differ = [one for one in alike if any(_differ(one, other) for other in alike)]
+    if not differ:
+        return [alike]
+    if len(parts := _joined(differ)) > 1 or len(differ) < len(alike):
+        return [smaller for part in parts for smaller in _apart(part)]
+    by_whole: dict[str, list[_Ends]] = defaultdict(list)
+    for one in differ:
+        by_whole[one[0]].append(one)
+    return list(by_whole.values())
+
+
+def _agree(ours: _Ends, theirs: _Ends) -> bool:
     """Whether one is what the other was before collectives that may not have completed."""
     return ours[0] in theirs or theirs[0] in ours
+
+
+def _differ(ours: _Ends, theirs: _Ends) -> bool:
+    """Whether they were different things when they were of one length."""
+    if ours[0] == theirs[0]:
+        return False
+    known = dict(end.partition(":")[::2] for end in ours)
+    return any(known.get(length, value) != value for length, _, value in (end.partition(":") for end in theirs))

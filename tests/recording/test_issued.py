@@ -78,6 +78,19 @@ def test_where_a_stretch_ends_makes_no_difference(issued: int) -> None:
     assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 1), (2,)]]
 
 
+def test_two_of_one_length_differ_though_both_agree_with_a_third() -> None:
+    """Which of them the third would have followed is not known."""
+    ours, theirs, none = told(4, 0), told(4, 0, odd=4), told(3, 0)
+    for ranks, expected in (
+        ((ours, none, theirs), [(0,), (2,)]),
+        ((ours, none, theirs, none, told(5, 0)), [(0, 4), (2,)]),
+        ((none, ours, told(4, 3), theirs), [(1, 2), (3,)]),
+        ((ours, told(4, 0, odd=3), none, theirs, told(2, 0)), [(0,), (1,), (3,)]),
+    ):
+        ((_, _, variants),) = differing(dict(enumerate(ranks)), Groups(len(ranks)))
+        assert sorted(variants.values()) == expected
+
+
 def test_in_a_group_that_is_over_it_is_none() -> None:
     ranks = dict(enumerate((told(6, 5, doubt=OPEN), told(4), told(6, 5, doubt=OPEN))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
