@@ -17,8 +17,8 @@ class Hearing:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}  # collectives that Python issued, by group
         self._several: set[str] = set()  # groups in which a call may be any number of collectives
-        self._newest: dict[str, weakref.ref[Any]] = {}  # by group, of which nothing was heard yet
-        self._groups: dict[int, str] = {}  # of the works in `_newest`, by their identity
+        self._newest: dict[str, tuple[weakref.ref[Any], int]] = {}  # of which nothing was heard yet, and its identity
+        self._groups: dict[int, str] = {}  # by that identity, which another object may have by now
 
     def issued(self, group: Any, method: str, work: Any) -> None:
         """Python has issued a collective, which is on its way."""
@@ -30,17 +30,27 @@ class Hearing:
             return
         newest = weakref.ref(work)  # first: of what has none nothing is ever heard, so it isn't counted
         self._counts[name] = self._counts.get(name, 0) + 1
-        if (before := self._newest.get(name)) is not None and (old := before()) is not None:
-            self._groups.pop(id(old), None)
-        self._newest[name] = newest
+        self._forget(name)
+        self._newest[name] = newest, id(work)
         self._groups[id(work)] = name
+
+    def made(self, name: str) -> None:
+        """A group is made, maybe under the name of one that went: it begins again."""
+        self._counts.pop(name, None)
+        self._several.discard(name)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        _, identity = self._newest.pop(name, (None, 0))
+        if self._groups.get(identity) == name:
+            del self._groups[identity]
 
     def succeeded(self, work: Any) -> None:
         """A collective has completed here; who waits for a message or an older one tells nothing new."""
         name = self._groups.get(id(work), "")
         newest = self._newest.get(name)
-        if newest is not None and newest() is work:
-            del self._newest[name], self._groups[id(work)]
+        if newest is not None and newest[0]() is work:
+            self._forget(name)
 
     def of(self, name: str, count: int) -> bool:
         """Whether the newest of the group's `count` collectives is known to have succeeded."""

@@ -212,6 +212,7 @@ class Observers:
         if default:
             self._default_size = size
         self.agent.send(begun)
+        self.issued.hearing.made(begun.name)
         return begun
 
     def _announce(self, result: Any, begun: GroupBegun | None) -> None:
