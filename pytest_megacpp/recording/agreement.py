@@ -13,7 +13,7 @@ from typing import TypeAlias, assert_never
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import before, stretches, whole
+from pytest_megacpp.recording.issued import CUT, before, stretches, whole
 from pytest_megacpp.recording.operations import bare_op, describe, signature
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
@@ -181,8 +181,17 @@ def _apart(alike: list[_Ends]) -> list[list[_Ends]]:
 
 
 def _agree(ours: _Ends, theirs: _Ends) -> bool:
-    """Whether one is what the other was before collectives that may not have completed."""
-    return ours[0] in theirs or theirs[0] in ours
+    """Whether one is what the other was before collectives that may not have completed, or may be: that is cut off."""
+    return ours[0] in theirs or theirs[0] in ours or _is_cut_off(ours, theirs) or _is_cut_off(theirs, ours)
+
+
+def _is_cut_off(longer: _Ends, shorter: _Ends) -> bool:
+    return len(longer) > 1 and longer[-1] == CUT and _last(shorter[0]) < _last(longer[-2])
+
+
+def _last(end: str) -> int:
+    text = end.partition(":")[0].rpartition("-")[2]
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _differ(ours: _Ends, theirs: _Ends) -> bool:

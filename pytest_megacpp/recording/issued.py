@@ -7,7 +7,8 @@ rank lost of its own recorder ends the stretch that it belongs to, which is left
 compared. Where the newest collectives may not have completed (they are open, or one of the test has failed), the digest
 also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that. Behind
 `~` instead of `|` stand collectives that are over, in a group that lives on, and of which nobody heard whether they
-succeeded: a peer that never issued them differs, but not for certain.
+succeeded: a peer that never issued them differs, but not for certain. `?` stands for what isn't told: a peer that is
+still shorter can't be compared.
 """
 
 import hashlib
@@ -20,6 +21,9 @@ SHORTEST = 1024  # numbers
 _SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
 _PRIME = (1 << 61) - 1
 KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
+KEPT_UNHEARD = 8  # where nothing is known to have failed or to be open: that is common (decision 0083)
+TAILS_OF_ALL = 1024  # told at once, of about 25 characters each; a line has a million
+CUT = "?"  # behind the tails that are told: there were more
 OPEN, MAYBE_FAILED = "|", "~"  # before what a stretch was earlier
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
@@ -44,7 +48,7 @@ class _Group:
     value: int = 0
     count: int = 0  # of all that were taken in
     torn: int | None = None  # a number of which a part may be lost
-    before: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))
+    before: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS + 1))
     """Earlier ends of stretches: first and last number, value."""
 
     def add(self, seq: int, signature: int) -> bool:
@@ -69,21 +73,28 @@ class _Group:
         """Entries are lost; `seq` is the first number of which one was seen again."""
         self.first, self.last, self.torn = 0, 0, seq
 
-    def digest(self, complete: int | None = None, doubt: str = "") -> str:
+    def digest(self, complete: int | None = None, doubt: str = "", kept: int = KEPT_TAILS) -> str:
         """`complete`: the number up to which all are over, if not all are. `doubt`: how those are marked that are over,
-        but may have failed.
+        but may have failed. `kept`: so many tails are told.
         """
         told = [*self.ended, self._open()] if self.first else self.ended
         tails: dict[int, str] = defaultdict(str)
-        for first, last, value in reversed(self.before):
+        for number, (first, last, value) in enumerate(reversed(self.before)):
             mark = OPEN if complete is not None and last >= complete else doubt
             if not mark:
                 break
+            if number >= kept:
+                tails |= {one: tails[one] + mark + CUT for one in map(_first, told) if one <= first}
+                break
             tails[first] += mark + _until(first, last, value)
-        return " ".join(stretch + tails[int(stretch.partition("-")[0])] for stretch in told)
+        return " ".join(stretch + tails[_first(stretch)] for stretch in told)
 
     def _open(self) -> str:
         return _until(self.first, self.last, self.value)
+
+
+def _first(stretch: str) -> int:
+    return int(stretch.partition("-")[0])
 
 
 def _until(first: int, last: int, value: int) -> str:
@@ -141,8 +152,13 @@ class Digests:
         """
         ended = [n for n in self._groups if name in (None, n)]
         groups = {n: self._groups.pop(n) for n in ended}
-        told = {n: g.digest(complete(g.pg), doubt(n, g.pg, g.count)) for n, g in groups.items()}
+        each = max(1, TAILS_OF_ALL // max(len(groups), 1))
+        told = {n: _told(g, complete(g.pg), doubt(n, g.pg, g.count), each) for n, g in groups.items()}
         return {n: digest for n, digest in told.items() if digest}
+
+
+def _told(group: _Group, complete: int | None, doubt: str, most: int) -> str:
+    return group.digest(complete, doubt, min(most, KEPT_UNHEARD if complete is None else KEPT_TAILS))
 
 
 def whole(stretch: str) -> str:

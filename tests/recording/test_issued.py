@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording.agreement import differing, uncompared
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import MAYBE_FAILED, OPEN, SHORTEST, Digests, Issue, stretches
+from pytest_megacpp.recording.issued import CUT, MAYBE_FAILED, OPEN, SHORTEST, Digests, Issue, stretches
 
 
 def issues(numbers: Iterable[int], odd: int | None = None, pg: int = 0) -> list[Issue]:
@@ -89,6 +89,24 @@ def test_two_of_one_length_differ_though_both_agree_with_a_third() -> None:
     ):
         ((_, _, variants),) = differing(dict(enumerate(ranks)), Groups(len(ranks)))
         assert sorted(variants.values()) == expected
+
+
+@pytest.mark.parametrize(("last", "gave_up"), [(80, 3), (100, 20), (1100, 1000), (3000, 1000), (1088, 1024)])
+def test_who_gave_up_before_what_is_told_can_not_be_compared(last: int, gave_up: int) -> None:
+    ranks = dict(enumerate((told(last, 0), told(gave_up, 0), told(last, 0))))
+    assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
+    ranks[2] = told(last, 0, odd=last)
+    assert [sorted(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0,), (2,)]]
+
+
+@pytest.mark.parametrize("number", [1, 100, 3_000])
+def test_of_many_groups_each_tells_less(number: int) -> None:
+    digests = Digests()
+    for n in range(number):
+        digests.add((str(n), n, seq, 5) for seq in range(1, 101))
+    made = digests.end(complete=lambda _: 0)
+    assert sum(map(len, made.values())) < 40_000 + 60 * number
+    assert all(one.endswith(CUT) for one in made.values())
 
 
 def test_in_a_group_that_is_over_it_is_none() -> None:
