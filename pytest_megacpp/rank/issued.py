@@ -7,9 +7,9 @@ own counters, which are looked at around every backward pass and cost a hundredt
 so what is lost is known, and reported. Decision 0079 has the measurements.
 
 What a peer never came to can't complete, and a test may handle that: where a collective has failed, or is still open,
-digests have the time before it, too (decision 0083). Gloo's recorder calls one that failed complete, so failures are
-noticed where they are raised. A recorder that is switched off has nothing, not even counters: then nothing is known of
-any call.
+digests have the time before it, too (decision 0083). Gloo's recorder calls one that failed complete, so of its groups
+the newest collective counts as complete only where its success was heard (`hearing`). A recorder that is switched off
+has nothing, not even counters: then nothing is known of any call.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from functools import lru_cache
 from typing import Any
 
 from pytest_megacpp.rank.flight_recorders import Dump
+from pytest_megacpp.rank.hearing import Hearing
 from pytest_megacpp.rank.known_calls import MESSAGES, KnownCalls, Place, Recorded
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
-from pytest_megacpp.recording.issued import Digests, Issue, hashed
+from pytest_megacpp.recording.issued import MAYBE_FAILED, OPEN, Digests, Issue, hashed
 from pytest_megacpp.recording.operations import signature
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
@@ -61,6 +62,8 @@ class Issued:
         self._known = KnownCalls()
         self._counters: dict[Place, int] = {}  # of the recorders, when they were last read
         self._completed: dict[int, int] = {}  # by a group's number in digests, when they were last looked at
+        self._of_gloo: set[int] = set()  # such numbers of groups whose recorder calls what failed complete
+        self.hearing = Hearing()
         self._unsure = False  # which collectives of the test have completed
         self._lock = threading.Lock()
 
@@ -71,7 +74,7 @@ class Issued:
 
     def begin(self) -> None:
         """Forgets what was issued until now."""
-        self._exact, self._unsure = True, False
+        self._exact, self._unsure, self.hearing = True, False, Hearing()
         self._surely(self._begin)
 
     def _begin(self) -> None:
@@ -84,7 +87,7 @@ class Issued:
         """Returns whether anything was issued since the recorders were read."""
         try:
             taken = self._dump(False)
-            self._completed = _completed(taken)
+            self._look(taken)
             return _counters(taken) != self._counters
         except Exception:  # whoever reads then says so
             return True
@@ -95,7 +98,7 @@ class Issued:
         """
         return any(recorder != "gloo" for recorder, _ in self._counters)
 
-    def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def call(self, group: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], work: Any = None) -> None:
         """Takes note that Python has issued one more collective."""
         if self.off:
             self._missed += method not in MESSAGES
@@ -104,6 +107,8 @@ class Issued:
             self._captured()
             return
         self._calls += 1
+        with contextlib.suppress(Exception):  # a group without a name, a call without a work: nothing is heard of them
+            self.hearing.issued(group, method, work)
         try:
             self._known.add(group, method, args, kwargs)
         except Exception:  # the tensors are the user's, of whatever class
@@ -179,11 +184,19 @@ class Issued:
             self._guarded(lambda: read(lambda _: None))
         return taken
 
-    def end(self, group: str | None = None) -> dict[str, str]:
-        """Returns the digests of one group, which ends, or of all; none where they may lack something."""
+    def end(self, group: str | None = None, *, living: bool = True) -> dict[str, str]:
+        """Returns the digests of one group, which ends, or of all, which may be `living`; none where they may lack
+        something.
+        """
         ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        self._surely(lambda: [ended.update(self._digests.end(name, self._complete)) for name in names])
+        unheard = MAYBE_FAILED if living and group is None else OPEN
+        heard = self.hearing.of
+
+        def doubt(name: str, pg: int, count: int) -> str:
+            return "" if pg not in self._of_gloo or heard(name.removesuffix(GLOO), count) else unheard
+
+        self._surely(lambda: [ended.update(self._digests.end(name, self._complete, doubt)) for name in names])
         return ended if self._exact else {}
 
     def fail(self) -> None:
@@ -253,8 +266,12 @@ class Issued:
         self._read(taken)
 
     def _read(self, taken: Sequence[Dump]) -> None:
-        self._calls, self._counters, self._completed = 0, _counters(taken), _completed(taken)
+        self._calls, self._counters = 0, _counters(taken)
+        self._look(taken)
         self._known.begin()
+
+    def _look(self, taken: Sequence[Dump]) -> None:
+        self._completed, self._of_gloo = _completed(taken), _of_gloo(taken)
 
     def _take(self, taken: Sequence[Dump]) -> None:
         recorded: list[Recorded] = []
@@ -315,14 +332,23 @@ def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
 
 def _completed(taken: Sequence[Dump]) -> dict[int, int]:
     """By the numbers that groups have in digests; recorders whose counters number operations of any kind tell none."""
-    beside = len(taken) > 1
     return {
-        int(pg) + (GLOO_PG if beside and dump.recorder == "gloo" else 0): int(status["last_completed_collective"])
+        number: int(status["last_completed_collective"])
         for dump in taken
         if dump.recorder not in HOOKED
-        for pg, status in (dump.data.get("pg_status") or {}).items()
+        for number, status in _statuses(dump, beside=len(taken) > 1)
         if "last_completed_collective" in status
     }
+
+
+def _of_gloo(taken: Sequence[Dump]) -> set[int]:
+    return {n for dump in taken if dump.recorder == "gloo" for n, _ in _statuses(dump, beside=len(taken) > 1)}
+
+
+def _statuses(dump: Dump, *, beside: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """What a recorder counts, by the numbers that groups have in digests."""
+    for pg, status in (dump.data.get("pg_status") or {}).items():
+        yield int(pg) + (GLOO_PG if beside and dump.recorder == "gloo" else 0), status
 
 
 def _total(taken: Sequence[Dump]) -> int:

@@ -17,7 +17,7 @@ _BLOCKING = {
     "Store": ("get", "multi_get", "wait", "queue_pop", "barrier"),
     "TCPStore": ("__init__",),
 }
-
+_ANSWERING = ("exception", "is_success")  # of Work: they tell what became of a collective, and don't block
 
 _ISSUING = (
     *("allreduce", "allreduce_coalesced", "reduce", "broadcast", "barrier", "gather", "scatter"),
@@ -30,12 +30,14 @@ _ISSUING = (
 
 
 Before = Callable[[], object]
-OnCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], object]
-"""Gets the group, the method and its arguments."""
+OnCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any], Any], object]
+"""Gets the group, the method, its arguments, and what it returned."""
+OnSuccess = Callable[[Any], object]
+"""Gets the `Work` that is known to have succeeded."""
 
 
-def _nothing() -> None:
-    """Is called before a call that nobody asked about."""
+def _nothing(*_: object) -> None:
+    """Is called about a call that nobody asked about."""
 
 
 def install(before_store: Before = _nothing) -> None:
@@ -57,16 +59,25 @@ def install(before_store: Before = _nothing) -> None:
 
 
 _report_failure: Callable[[], object] = _nothing
+_report_success: OnSuccess = _nothing
 
 
-def report_issued(about: OnCall, failed: Callable[[], object] = _nothing, before: Before = _nothing) -> None:
-    """Calls `before` before and `about` after each collective and message that Python issues in a process group, and
-    `failed` when one raises, or waiting for it does.
+def report_issued(
+    about: OnCall,
+    failed: Callable[[], object] = _nothing,
+    before: Before = _nothing,
+    succeeded: OnSuccess = _nothing,
+) -> None:
+    """Calls `before` before and `about` after each collective and message that Python issues in a process group,
+    `failed` when one raises, waiting for it does, or its `Work` says so, and `succeeded` when that says that it didn't.
     """
     from torch._C import _distributed_c10d as native
 
-    global _report_failure
-    _report_failure = failed
+    global _report_failure, _report_success
+    _report_failure, _report_success = failed, succeeded
+    work: Any = native.Work
+    for method in filter(lambda name: hasattr(work, name), _ANSWERING):
+        setattr(work, method, _answering(getattr(work, method), method))
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
@@ -94,10 +105,13 @@ def _framed(
     def hearing(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         try:
-            return native(self, *args, **kwargs)
+            result = native(self, *args, **kwargs)
         except BaseException:
             _report_failure()
             raise
+        if result is True:  # of `Work.wait`
+            _report_success(self)
+        return result
 
     def telling(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -107,10 +121,28 @@ def _framed(
         except BaseException:
             _report_failure()
             raise
-        about(self, method, args, kwargs)  # type: ignore[misc]
+        about(self, method, args, kwargs, result)  # type: ignore[misc]
         return result
 
-    call = telling if about is not None else hearing if fails else call
+    return _named(telling if about is not None else hearing if fails else call, native, method)
+
+
+def _answering(native: Callable[..., Any], method: str) -> Callable[..., Any]:
+    """Returns a function in Python that calls the method of a `Work` and reports what it tells."""
+
+    def call(self: Any) -> Any:
+        __tracebackhide__ = True
+        result = native(self)
+        if result is True:
+            _report_success(self)
+        elif method == "exception" and result is not None:
+            _report_failure()
+        return result
+
+    return _named(call, native, method)
+
+
+def _named(call: Callable[..., Any], native: Callable[..., Any], method: str) -> Callable[..., Any]:
     call.__code__ = call.__code__.replace(co_name=method)
     left_alone_by_compiler(call.__code__)
     return functools.wraps(native)(call)

@@ -83,7 +83,10 @@ class Observers:
         c10d.destroy_process_group = destroy
         sys.modules["torch.distributed"].destroy_process_group = destroy  # type: ignore[attr-defined]
         try:
-            native_calls.report_issued(self.issued.call, self.issued.fail, self.handling.look)
+            issued = self.issued
+            native_calls.report_issued(
+                issued.call, issued.fail, self.handling.look, lambda work: issued.hearing.succeeded(work)
+            )
             backward.watch(self._around_backward)
         except Exception as e:
             self._missing("issued_collectives", e)
@@ -209,6 +212,7 @@ class Observers:
         if default:
             self._default_size = size
         self.agent.send(begun)
+        self.issued.hearing.made(begun.name)
         return begun
 
     def _announce(self, result: Any, begun: GroupBegun | None) -> None:
@@ -293,7 +297,7 @@ class Observers:
             self.issued.lose()
             self._missing(EvidenceSource.FLIGHT_RECORDER, e)
             return
-        ended = self.issued.end(ending) if origin is FlightOrigin.DESTROY or ending is not None else {}
+        ended = self.issued.end(ending, living=False) if origin is FlightOrigin.DESTROY or ending is not None else {}
         if entries or status or origin is FlightOrigin.DESTROY:
             fact = FlightRecorded(
                 self.agent.rank, self.test, origin, entries[-newest:], status, tuple(self._comparable(ended).items())

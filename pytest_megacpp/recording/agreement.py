@@ -5,18 +5,21 @@ docs/decisions/0005 and 0079 say why digests are taken, and of what.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import stretches
+from pytest_megacpp.recording.issued import CUT, before, stretches, whole
 from pytest_megacpp.recording.operations import bare_op, describe, signature
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
+
+
+_Ends: TypeAlias = tuple[str, ...]  # what a stretch was in the end, and before its newest collectives
 
 
 class Aspect(StrEnum):
@@ -95,10 +98,11 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 
 
 def differing(
-    digests: Mapping[int, Mapping[str, str]], groups: Groups
+    digests: Mapping[int, Mapping[str, str]], groups: Groups, *, surely: bool = False
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
     """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends). Groups whose members aren't known are left out.
+    up to where its stretch ends). Groups whose members aren't known are left out. `surely`: what is over, but may have
+    failed, makes no difference.
     """
     found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for group, by_rank in _by_group(digests, groups).items():
@@ -106,7 +110,7 @@ def differing(
             if groups.knows(group) and rank in groups.of(group, ()):
                 for first, stretch in its.items():
                     found[group, first][rank] = stretch
-    compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
+    compared = ((*number, _variants(its, surely)) for number, its in sorted(found.items()))
     return tuple(one for one in compared if len(one[2]) > 1)
 
 
@@ -135,25 +139,64 @@ def _by_group(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[
 
 def _all_equal(by_rank: Iterable[Mapping[str, str]]) -> bool:
     """Whether members tell of the same stretches, and the same of each."""
-    return len({tuple((first, its.partition("|")[0]) for first, its in one.items()) for one in by_rank}) < 2
+    return len({tuple((first, whole(its)) for first, its in one.items()) for one in by_rank}) < 2
 
 
-def _variants(by_rank: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
-    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third."""
-    ranks: dict[str, list[int]] = defaultdict(list)
+def _variants(by_rank: Mapping[int, str], surely: bool) -> dict[str, tuple[int, ...]]:
+    """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third, if
+    none of them differ.
+    """
+    ranks: dict[_Ends, list[int]] = defaultdict(list)
     few = len(set(by_rank.values())) <= COMPARED_TAILS
     for rank, stretch in by_rank.items():
-        ranks[stretch if few else stretch.partition("|")[0]].append(rank)
-    left, found = list(ranks), dict[str, tuple[int, ...]]()
+        ranks[tuple(before(stretch, failed=surely)) if few else (whole(stretch),)].append(rank)
+    parts = [part for alike in _joined(ranks) for part in _apart(alike)]
+    return {alike[0][0]: tuple(sorted(rank for one in alike for rank in ranks[one])) for alike in parts}
+
+
+def _joined(told: Iterable[_Ends]) -> list[list[_Ends]]:
+    """Those together that agree with each other, or with a third."""
+    left, found = list(told), []
+    shorter = any(len(ends) > 1 for ends in left)
     while left:
         alike = [left.pop(0)]
-        for one in alike if any("|" in stretch for stretch in ranks) else ():
-            alike += (more := [other for other in left if _agree(one.split("|"), other.split("|"))])
+        for one in alike if shorter else ():
+            alike += (more := [other for other in left if _agree(one, other)])
             left = [other for other in left if other not in more]
-        found[alike[0].partition("|")[0]] = tuple(sorted(rank for one in alike for rank in ranks[one]))
+        found.append(alike)
     return found
 
 
-def _agree(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Whether one is what the other was before collectives that may not have completed."""
-    return ours[0] in theirs or theirs[0] in ours
+def _apart(alike: list[_Ends]) -> list[list[_Ends]]:
+    """Splits those that agree only with a third, which is left out: it may belong to either."""
+    differ = [one for one in alike if any(_differ(one, other) for other in alike)]
+    if not differ:
+        return [alike]
+    if len(parts := _joined(differ)) > 1 or len(differ) < len(alike):
+        return [smaller for part in parts for smaller in _apart(part)]
+    by_whole: dict[str, list[_Ends]] = defaultdict(list)
+    for one in differ:
+        by_whole[one[0]].append(one)
+    return list(by_whole.values())
+
+
+def _agree(ours: _Ends, theirs: _Ends) -> bool:
+    """Whether one is what the other was before collectives that may not have completed, or may be: that is cut off."""
+    return ours[0] in theirs or theirs[0] in ours or _is_cut_off(ours, theirs) or _is_cut_off(theirs, ours)
+
+
+def _is_cut_off(longer: _Ends, shorter: _Ends) -> bool:
+    return len(longer) > 1 and longer[-1] == CUT and _last(shorter[0]) < _last(longer[-2])
+
+
+def _last(end: str) -> int:
+    text = end.partition(":")[0].rpartition("-")[2]
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
+
+
+def _differ(ours: _Ends, theirs: _Ends) -> bool:
+    """Whether they were different things when they were of one length."""
+    if ours[0] == theirs[0]:
+        return False
+    known = dict(end.partition(":")[::2] for end in ours)
+    return any(known.get(length, value) != value for length, _, value in (end.partition(":") for end in theirs))

@@ -5,11 +5,14 @@ A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 
 the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
 rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
 compared. Where the newest collectives may not have completed (they are open, or one of the test has failed), the digest
-also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that.
+also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that. Behind
+`~` instead of `|` stand collectives that are over, in a group that lives on, and of which nobody heard whether they
+succeeded: a peer that never issued them differs, but not for certain. `?` stands for what isn't told: a peer that is
+still shorter can't be compared.
 """
 
 import hashlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,6 +21,10 @@ SHORTEST = 1024  # numbers
 _SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
 _PRIME = (1 << 61) - 1
 KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
+KEPT_UNHEARD = 8  # where nothing is known to have failed or to be open: that is common (decision 0083)
+TAILS_OF_ALL = 1024  # told at once, of about 25 characters each; a line has a million
+CUT = "?"  # behind the tails that are told: there were more
+OPEN, MAYBE_FAILED = "|", "~"  # before what a stretch was earlier
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
 Issue: TypeAlias = tuple[str, int, int, int]
@@ -39,8 +46,10 @@ class _Group:
     last: int = 0
     until: int = 0  # the last number that may be in it
     value: int = 0
+    count: int = 0  # of all that were taken in
     torn: int | None = None  # a number of which a part may be lost
-    before: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS))  # ends of the open stretch
+    before: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT_TAILS + 1))
+    """Earlier ends of stretches: first and last number, value."""
 
     def add(self, seq: int, signature: int) -> bool:
         """Takes in one collective; returns whether it could be. Operations that are issued as one have one number."""
@@ -54,9 +63,9 @@ class _Group:
             self.first = 0
         if not self.first:
             self.first, self.until, self.value = seq, _end_of_stretch(seq), 0
-            self.before.clear()
         elif seq != self.last:
-            self.before.append((self.last, self.value))
+            self.before.append((self.first, self.last, self.value))
+        self.count += seq != self.last
         self.last, self.value = seq, (self.value * _BASE + signature + 1) % _PRIME
         return True
 
@@ -64,18 +73,32 @@ class _Group:
         """Entries are lost; `seq` is the first number of which one was seen again."""
         self.first, self.last, self.torn = 0, 0, seq
 
-    def digest(self, complete: int | None = None) -> str:
-        """`complete`: the number up to which all are known to have completed, if not all are."""
-        if not self.first:
-            return " ".join(self.ended)
-        tails = [self._until(*end) for end in reversed(self.before) if complete is not None and end[0] >= complete]
-        return " ".join((*self.ended, "|".join((self._open(), *tails))))
+    def digest(self, complete: int | None = None, doubt: str = "", kept: int = KEPT_TAILS) -> str:
+        """`complete`: the number up to which all are over, if not all are. `doubt`: how those are marked that are over,
+        but may have failed. `kept`: so many tails are told.
+        """
+        told = [*self.ended, self._open()] if self.first else self.ended
+        tails: dict[int, str] = defaultdict(str)
+        for number, (first, last, value) in enumerate(reversed(self.before)):
+            mark = OPEN if complete is not None and last >= complete else doubt
+            if not mark:
+                break
+            if number >= kept:
+                tails |= {one: tails[one] + mark + CUT for one in map(_first, told) if one <= first}
+                break
+            tails[first] += mark + _until(first, last, value)
+        return " ".join(stretch + tails[_first(stretch)] for stretch in told)
 
     def _open(self) -> str:
-        return self._until(self.last, self.value)
+        return _until(self.first, self.last, self.value)
 
-    def _until(self, last: int, value: int) -> str:
-        return f"{self.first}-{last}:{value:016x}"
+
+def _first(stretch: str) -> int:
+    return int(stretch.partition("-")[0])
+
+
+def _until(first: int, last: int, value: int) -> str:
+    return f"{first}-{last}:{value:016x}"
 
 
 def _end_of_stretch(seq: int) -> int:
@@ -92,11 +115,14 @@ class Digests:
         self._lossy = False
 
     def add(self, issues: Iterable[Issue]) -> int:
-        """Takes in collectives, in the order of their numbers per group. Returns of how many nothing can be said."""
+        """Takes in collectives, in the order of their numbers per group. Returns of how many nothing can be said: also
+        of those of a group that wasn't said to end (aborted, say), once another one has its name.
+        """
         lost = 0
         for name, pg, seq, signature in issues:
             group = self._groups.get(name)
             if group is None or group.pg != pg:
+                lost += group.count if group is not None else 0
                 group = self._groups[name] = _Group(pg)
                 if self._lossy:
                     self._torn.add(name)
@@ -114,13 +140,36 @@ class Digests:
         self._torn.update(self._groups)
         self._lossy = True
 
-    def end(self, name: str | None = None, complete: Callable[[int], int | None] = lambda _: None) -> dict[str, str]:
+    def end(
+        self,
+        name: str | None = None,
+        complete: Callable[[int], int | None] = lambda _: None,
+        doubt: Callable[[str, int, int], str] = lambda *_: "",
+    ) -> dict[str, str]:
         """Ends a group, or all of them; returns their digests, by group. `complete` is asked for a group's number: up
-        to which collective all have completed, None if all have.
+        to which collective all are over, None if all are. `doubt` is asked for name, number, and how many collectives
+        it has: how those that are over are marked if they may have failed.
         """
         ended = [n for n in self._groups if name in (None, n)]
         groups = {n: self._groups.pop(n) for n in ended}
-        return {n: digest for n, group in groups.items() if (digest := group.digest(complete(group.pg)))}
+        each = max(1, TAILS_OF_ALL // max(len(groups), 1))
+        told = {n: _told(g, complete(g.pg), doubt(n, g.pg, g.count), each) for n, g in groups.items()}
+        return {n: digest for n, digest in told.items() if digest}
+
+
+def _told(group: _Group, complete: int | None, doubt: str, most: int) -> str:
+    return group.digest(complete, doubt, min(most, KEPT_UNHEARD if complete is None else KEPT_TAILS))
+
+
+def whole(stretch: str) -> str:
+    """What a stretch was in the end."""
+    return before(stretch)[0]
+
+
+def before(stretch: str, *, failed: bool = True) -> list[str]:
+    """What a stretch was in the end, and before its newest collectives: those that are open, or `failed` maybe too."""
+    surely, *maybe = stretch.split(MAYBE_FAILED)
+    return [*surely.split(OPEN), *(maybe if failed else ())]
 
 
 def stretches(digest: str) -> Mapping[str, str]:

@@ -37,6 +37,21 @@ def test_a_rank_that_is_no_member_names_the_members_too(sent: list[Any]) -> None
     assert not any(isinstance(fact, Capability) for fact in sent)
 
 
+def test_what_was_heard_of_a_group_is_none_of_the_next_of_its_name(sent: list[Any]) -> None:
+    agent: Any = SimpleNamespace(rank=3, send=sent.append)
+    observers = Observers(agent)
+    hearing, group = observers.issued.hearing, SimpleNamespace(group_name="0")
+    for _ in range(2):
+        asked: tuple[Any, ...] = (4, 3, [], "gloo", HashStore(), "0")
+        observers._begin_group(inspect.signature(c10d._new_process_group_helper), asked, {"group_desc": "default_pg"})
+        works = [type("Work", (), {})() for _ in range(3)]
+        for work in works:
+            hearing.issued(group, "allreduce", work)
+        assert not hearing.of("0", 3)
+        hearing.succeeded(works[-1])
+        assert hearing.of("0", 3)
+
+
 def test_the_default_group_of_the_launch_has_no_scope(sent: list[Any]) -> None:
     begun = begin(sent, 4, 3, [], "gloo", HashStore(), "0", group_desc="default_pg")
     assert without_place(begun) == GroupBegun(3, None, "0", (), 4, True, "", True, 3)

@@ -1,6 +1,7 @@
 """Reading a rank's recorders before they lose anything, and knowing what they lost."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.issued import SPARE_ENTRIES, Issued
 from pytest_megacpp.recording.agreement import differing
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import stretches
+from pytest_megacpp.recording.issued import before, stretches
 
 RING = 64
 
@@ -86,8 +87,75 @@ def test_calls_that_are_counted_are_never_lost(issued: Issued, recorder: Recorde
 
 
 def ends(issued: Issued) -> list[str]:
-    """The last numbers of what is told of group 0."""
-    return [one.partition(":")[0] for one in issued.end()["0"].split("|")]
+    """The last numbers of what is told of group 0, as far as it may be open."""
+    return [one.partition(":")[0] for one in before(issued.end()["0"], failed=False)]
+
+
+class Work:
+    """As torch's."""
+
+
+def unheard(issued: Issued, *, living: bool = True) -> list[str]:
+    """The numbers of collectives of group 0 that may have failed, and how they are marked."""
+    _, *marked = re.split("([|~])", issued.end(living=living)["0"])
+    return [one.partition(":")[0] for one in marked]
+
+
+def test_what_nobody_heard_of_may_have_failed(issued: Issued, recorder: Recorder) -> None:
+    """gloo's recorder says that it is over."""
+    works = [call_of(issued, recorder) for _ in range(3)]
+    issued.hearing.succeeded(works[1])
+    issued.take()
+    assert unheard(issued) == ["~", "1-2", "~", "1-1"]
+    issued.begin()
+    call_of(issued, recorder)
+    works.append(call_of(issued, recorder))
+    issued.take()
+    assert unheard(issued, living=False) == ["|", "4-4"]
+
+
+def test_what_succeeded_is_certain(issued: Issued, recorder: Recorder) -> None:
+    works = [call_of(issued, recorder) for _ in range(3)]
+    for work in (works[2], works[2], works[0]):
+        issued.hearing.succeeded(work)
+    issued.take()
+    assert unheard(issued, living=False) == []
+
+
+@pytest.mark.parametrize("method", [None, "_start_coalescing"])
+def test_what_no_call_told_of_is_not_heard(issued: Issued, recorder: Recorder, method: str | None) -> None:
+    """DDP's reducer and functional collectives pass through no Python."""
+    issued.hearing.succeeded(call_of(issued, recorder))
+    recorder.issue(1)
+    if method:
+        issued.call(GROUPS[0], method, (), {})
+        issued.hearing.succeeded(call_of(issued, recorder))
+    issued.take()
+    assert unheard(issued)[0] == "~"
+
+
+def test_a_message_tells_nothing_of_a_collective(issued: Issued, recorder: Recorder) -> None:
+    recorder.issue(1)
+    call_of(issued, recorder)  # nobody keeps this work, so the next one may have its identity
+    message = Work()
+    issued.call(GROUPS[0], "send", (), {}, message)
+    issued.hearing.succeeded(message)
+    issued.take()
+    assert unheard(issued) == ["~", "1-1"]
+
+
+def test_other_recorders_tell_failures(recorder: Recorder) -> None:
+    nccl = Issued(lambda e: (Dump("nccl", recorder.dump(e)[0].data),), lambda e: pytest.fail(str(e)), RING)
+    nccl.begin()
+    recorder.issue(3)
+    nccl.take()
+    assert unheard(nccl, living=False) == []
+
+
+def call_of(issued: Issued, recorder: Recorder) -> Work:
+    recorder.issue(1)
+    issued.call(GROUPS[0], "allreduce", ([torch.ones(8)], None), {}, work := Work())
+    return work
 
 
 def test_where_a_collective_failed_digests_tell_of_the_time_before(issued: Issued, recorder: Recorder) -> None:

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -79,3 +80,33 @@ def _stack(thread: threading.Thread) -> Thread:
     frame = sys._current_frames().get(thread.ident or 0)
     walked = traceback.walk_stack(frame) if frame else ()
     return Thread("", tuple(Frame(f.f_code.co_filename, n, f.f_code.co_name) for f, n in walked), framed=True)
+
+
+def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    before = {name: getattr(native.Work, name) for name in ("exception", "is_success")}
+    groups = dict(vars(native.ProcessGroup))
+    native_calls.report_issued(
+        lambda *told: heard.append(told[1]),
+        lambda: heard.append("failed"),
+        succeeded=lambda _: heard.append("succeeded"),
+    )
+    torch.distributed.init_process_group("gloo", store=native.HashStore(), rank=0, world_size=1)
+    try:
+        work = torch.distributed.all_reduce(torch.ones(1), async_op=True)
+        assert work is not None
+        assert work.wait()
+        assert work.exception() is None
+        assert work.is_success()
+        assert heard == ["allreduce", "succeeded", "succeeded"]
+        failing: Any = native_calls._answering(lambda _: RuntimeError("timed out"), "exception")
+        assert str(failing(work)) == "timed out"
+        assert heard[3:] == ["failed"]
+    finally:
+        torch.distributed.destroy_process_group()
+        native_calls.report_issued(lambda *_: None)
+        for name, method in before.items():
+            setattr(native.Work, name, method)
+        for name, method in groups.items():
+            if getattr(native.ProcessGroup, name) is not method and callable(method):
+                setattr(native.ProcessGroup, name, method)

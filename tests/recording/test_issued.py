@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording.agreement import differing, uncompared
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import SHORTEST, Digests, Issue, stretches
+from pytest_megacpp.recording.issued import CUT, MAYBE_FAILED, OPEN, SHORTEST, Digests, Issue, stretches
 
 
 def issues(numbers: Iterable[int], odd: int | None = None, pg: int = 0) -> list[Issue]:
@@ -46,10 +46,10 @@ def test_one_more_is_seen() -> None:
     assert compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3002)))) == ["2048"]
 
 
-def told(last: int, complete: int | None = None, odd: int | None = None) -> dict[str, str]:
+def told(last: int, complete: int | None = None, odd: int | None = None, doubt: str = "") -> dict[str, str]:
     digests = Digests()
     digests.add(issues(range(1, last + 1), odd))
-    return digests.end(complete=lambda _: complete)
+    return digests.end(complete=lambda _: complete, doubt=lambda *_: doubt)
 
 
 @pytest.mark.parametrize(("last", "complete"), [(4, 3), (4, 0), (60, 3), (64, 0)])
@@ -57,6 +57,61 @@ def test_one_more_that_may_not_have_completed_is_none(last: int, complete: int) 
     ranks = dict(enumerate((told(last, complete), told(3), told(last, complete))))
     assert differing(ranks, Groups(3)) == ()
     assert uncompared(ranks, Groups(3)) == ("0",)
+
+
+def test_one_more_of_which_nobody_heard_is_seen_but_not_for_certain() -> None:
+    """What is open comes first: behind it may be what failed, and counts as over."""
+    for complete in (None, 5):
+        ranks = dict(enumerate((told(5, complete, doubt=MAYBE_FAILED), told(4), told(5, complete, doubt=MAYBE_FAILED))))
+        assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 2), (1,)]]
+        assert differing(ranks, Groups(3), surely=True) == ()
+    ranks = dict(enumerate((told(5, doubt=MAYBE_FAILED), told(5, odd=2, doubt=MAYBE_FAILED))))
+    assert differing(ranks, Groups(2), surely=True)
+
+
+@pytest.mark.parametrize("issued", range(1020, 1026))
+def test_where_a_stretch_ends_makes_no_difference(issued: int) -> None:
+    """Two more did not complete: of those one may end a stretch, and one begin the next."""
+    ranks = dict(enumerate((told(issued + 2, issued), told(issued), told(issued + 2, issued))))
+    assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
+    ranks[2] = told(issued + 2, issued, odd=issued)
+    assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 1), (2,)]]
+
+
+def test_two_of_one_length_differ_though_both_agree_with_a_third() -> None:
+    """Which of them the third would have followed is not known."""
+    ours, theirs, none = told(4, 0), told(4, 0, odd=4), told(3, 0)
+    for ranks, expected in (
+        ((ours, none, theirs), [(0,), (2,)]),
+        ((ours, none, theirs, none, told(5, 0)), [(0, 4), (2,)]),
+        ((none, ours, told(4, 3), theirs), [(1, 2), (3,)]),
+        ((ours, told(4, 0, odd=3), none, theirs, told(2, 0)), [(0,), (1,), (3,)]),
+    ):
+        ((_, _, variants),) = differing(dict(enumerate(ranks)), Groups(len(ranks)))
+        assert sorted(variants.values()) == expected
+
+
+@pytest.mark.parametrize(("last", "gave_up"), [(80, 3), (100, 20), (1100, 1000), (3000, 1000), (1088, 1024)])
+def test_who_gave_up_before_what_is_told_can_not_be_compared(last: int, gave_up: int) -> None:
+    ranks = dict(enumerate((told(last, 0), told(gave_up, 0), told(last, 0))))
+    assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
+    ranks[2] = told(last, 0, odd=last)
+    assert [sorted(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0,), (2,)]]
+
+
+@pytest.mark.parametrize("number", [1, 100, 3_000])
+def test_of_many_groups_each_tells_less(number: int) -> None:
+    digests = Digests()
+    for n in range(number):
+        digests.add((str(n), n, seq, 5) for seq in range(1, 101))
+    made = digests.end(complete=lambda _: 0)
+    assert sum(map(len, made.values())) < 40_000 + 60 * number
+    assert all(one.endswith(CUT) for one in made.values())
+
+
+def test_in_a_group_that_is_over_it_is_none() -> None:
+    ranks = dict(enumerate((told(6, 5, doubt=OPEN), told(4), told(6, 5, doubt=OPEN))))
+    assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
 
 
 def test_what_completed_before_it_is_compared() -> None:
@@ -129,6 +184,14 @@ def test_numbers_that_go_back_are_compared_with_nothing() -> None:
 
 def test_a_group_that_is_made_anew_begins_again() -> None:
     assert digest(issues([1, 2, 3]), issues([1, 2], pg=1)) == digest(issues([1, 2]))
+
+
+def test_of_one_that_was_not_said_to_end_nothing_is_known() -> None:
+    digests = Digests()
+    assert digests.add(issues([1, 2, 3])) == 0
+    assert digests.add(issues([1, 2], pg=1)) == 3
+    digests.end()
+    assert digests.add(issues([1, 2], pg=2)) == 0
 
 
 def test_a_group_that_ends_is_told_once() -> None:
