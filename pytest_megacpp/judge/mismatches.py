@@ -24,7 +24,6 @@ from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 KEPT_VARIANTS = 3
-UNHEARD = "nobody heard whether the newest of these collectives succeeded, and what failed can be handled"
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS})
 
 
@@ -181,8 +180,7 @@ def _from_digests(case: Case) -> Finding | None:
     found = case.test.differing() if case.test.passed and not case.failures and case.why is None else ()
     if not found:
         return None
-    sure = case.test.differing(surely=True)
-    group, _, variants = (sure or found)[0]
+    group, _, variants = found[0]
     odd = _odd(variants)
     where = f"group {plain(group, 40)}"
     head = (
@@ -201,7 +199,6 @@ def _from_digests(case: Case) -> Finding | None:
             for digest, ranks in list(variants.items())[: 2 * KEPT_VARIANTS]
         ),
         relies=frozenset({Source.REPORTS, Source.GROUPS}),
-        uncertainties=() if sure else (Uncertainty(Source.COLLECTIVES, UNHEARD),),
         time_s=case.end_s,
     )
 

@@ -23,7 +23,7 @@ from pytest_megacpp.rank.flight_recorders import Dump
 from pytest_megacpp.rank.hearing import Hearing
 from pytest_megacpp.rank.known_calls import MESSAGES, KnownCalls, Place, Recorded
 from pytest_megacpp.recording.flight import GLOO, GLOO_PG, HOOKED, HOOKED_PG, Fresh, fresh, numel_and_dtype
-from pytest_megacpp.recording.issued import MAYBE_FAILED, OPEN, Digests, Issue, hashed
+from pytest_megacpp.recording.issued import Digests, Issue, hashed
 from pytest_megacpp.recording.operations import signature
 
 SPARE_ENTRIES = 8  # for what other threads issue, and for calls that are several entries
@@ -184,19 +184,12 @@ class Issued:
             self._guarded(lambda: read(lambda _: None))
         return taken
 
-    def end(self, group: str | None = None, *, living: bool = True) -> dict[str, str]:
-        """Returns the digests of one group, which ends, or of all, which may be `living`; none where they may lack
-        something.
-        """
+    def end(self, group: str | None = None) -> dict[str, str]:
+        """Returns the digests of one group, which ends, or of all; none where they may lack something."""
         ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        unheard = MAYBE_FAILED if living and group is None else OPEN
-        heard = self.hearing.of
-
-        def doubt(name: str, pg: int, count: int) -> str:
-            return "" if pg not in self._of_gloo or heard(name.removesuffix(GLOO), count) else unheard
-
-        self._surely(lambda: [ended.update(self._digests.end(name, self._complete, doubt)) for name in names])
+        told = self._digests
+        self._surely(lambda: [ended.update(told.end(name, self._complete, self._may_have_failed)) for name in names])
         return ended if self._exact else {}
 
     def fail(self) -> None:
@@ -205,6 +198,9 @@ class Issued:
 
     def _complete(self, pg: int) -> int | None:
         return 0 if self._unsure else self._completed.get(pg)
+
+    def _may_have_failed(self, name: str, pg: int, count: int) -> bool:
+        return pg in self._of_gloo and not self.hearing.of(name.removesuffix(GLOO), count)
 
     def lose(self) -> None:
         """Takes note that an unknown part was lost."""

@@ -297,7 +297,7 @@ class Observers:
             self.issued.lose()
             self._missing(EvidenceSource.FLIGHT_RECORDER, e)
             return
-        ended = self.issued.end(ending, living=False) if origin is FlightOrigin.DESTROY or ending is not None else {}
+        ended = self.issued.end(ending) if origin is FlightOrigin.DESTROY or ending is not None else {}
         if entries or status or origin is FlightOrigin.DESTROY:
             fact = FlightRecorded(
                 self.agent.rank, self.test, origin, entries[-newest:], status, tuple(self._comparable(ended).items())

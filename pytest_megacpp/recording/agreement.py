@@ -98,11 +98,10 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 
 
 def differing(
-    digests: Mapping[int, Mapping[str, str]], groups: Groups, *, surely: bool = False
+    digests: Mapping[int, Mapping[str, str]], groups: Groups
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
     """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends). Groups whose members aren't known are left out. `surely`: what is over, but may have
-    failed, makes no difference.
+    up to where its stretch ends). Groups whose members aren't known are left out.
     """
     found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for group, by_rank in _by_group(digests, groups).items():
@@ -110,7 +109,7 @@ def differing(
             if groups.knows(group) and rank in groups.of(group, ()):
                 for first, stretch in its.items():
                     found[group, first][rank] = stretch
-    compared = ((*number, _variants(its, surely)) for number, its in sorted(found.items()))
+    compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
     return tuple(one for one in compared if len(one[2]) > 1)
 
 
@@ -142,14 +141,14 @@ def _all_equal(by_rank: Iterable[Mapping[str, str]]) -> bool:
     return len({tuple((first, whole(its)) for first, its in one.items()) for one in by_rank}) < 2
 
 
-def _variants(by_rank: Mapping[int, str], surely: bool) -> dict[str, tuple[int, ...]]:
+def _variants(by_rank: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
     """Ranks by what they issued in one stretch. Those belong together that agree with each other, or with a third, if
     none of them differ.
     """
     ranks: dict[_Ends, list[int]] = defaultdict(list)
     few = len(set(by_rank.values())) <= COMPARED_TAILS
     for rank, stretch in by_rank.items():
-        ranks[tuple(before(stretch, failed=surely)) if few else (whole(stretch),)].append(rank)
+        ranks[before(stretch) if few else (whole(stretch),)].append(rank)
     parts = [part for alike in _joined(ranks) for part in _apart(alike)]
     return {alike[0][0]: tuple(sorted(rank for one in alike for rank in ranks[one])) for alike in parts}
 

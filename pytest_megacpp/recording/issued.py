@@ -4,11 +4,9 @@ know recorders, worlds or blame.
 A digest of a group is one of several stretches of its numbers, `1-1023:5f3a… 1024-1203:77c1…`. Where stretches end is
 the same on every member: they get longer with the numbers, so that a million collectives make a hundred of them. What a
 rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
-compared. Where the newest collectives may not have completed (they are open, or one of the test has failed), the digest
-also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that never issued them agrees with that. Behind
-`~` instead of `|` stand collectives that are over, in a group that lives on, and of which nobody heard whether they
-succeeded: a peer that never issued them differs, but not for certain. `?` stands for what isn't told: a peer that is
-still shorter can't be compared.
+compared. Where the newest collectives may not have completed (they are open, one of the test has failed, or nobody
+heard what became of them), the digest also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that
+never issued them agrees with that. `?` stands for what isn't told: a peer that is still shorter can't be compared.
 """
 
 import hashlib
@@ -24,7 +22,7 @@ KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
 KEPT_UNHEARD = 8  # where nothing is known to have failed or to be open: that is common (decision 0083)
 TAILS_OF_ALL = 1024  # told at once, of about 25 characters each; a line has a million
 CUT = "?"  # behind the tails that are told: there were more
-OPEN, MAYBE_FAILED = "|", "~"  # before what a stretch was earlier
+OPEN = "|"  # before what a stretch was earlier
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
 Issue: TypeAlias = tuple[str, int, int, int]
@@ -73,20 +71,19 @@ class _Group:
         """Entries are lost; `seq` is the first number of which one was seen again."""
         self.first, self.last, self.torn = 0, 0, seq
 
-    def digest(self, complete: int | None = None, doubt: str = "", kept: int = KEPT_TAILS) -> str:
-        """`complete`: the number up to which all are over, if not all are. `doubt`: how those are marked that are over,
-        but may have failed. `kept`: so many tails are told.
+    def digest(self, complete: int | None = None, doubt: bool = False, kept: int = KEPT_TAILS) -> str:
+        """`complete`: the number up to which all are over, if not all are. `doubt`: those that are over may
+        have failed. `kept`: so many tails are told.
         """
         told = [*self.ended, self._open()] if self.first else self.ended
         tails: dict[int, str] = defaultdict(str)
         for number, (first, last, value) in enumerate(reversed(self.before)):
-            mark = OPEN if complete is not None and last >= complete else doubt
-            if not mark:
+            if not doubt and (complete is None or last < complete):
                 break
             if number >= kept:
-                tails |= {one: tails[one] + mark + CUT for one in map(_first, told) if one <= first}
+                tails |= {one: tails[one] + OPEN + CUT for one in map(_first, told) if one <= first}
                 break
-            tails[first] += mark + _until(first, last, value)
+            tails[first] += OPEN + _until(first, last, value)
         return " ".join(stretch + tails[_first(stretch)] for stretch in told)
 
     def _open(self) -> str:
@@ -144,11 +141,11 @@ class Digests:
         self,
         name: str | None = None,
         complete: Callable[[int], int | None] = lambda _: None,
-        doubt: Callable[[str, int, int], str] = lambda *_: "",
+        doubt: Callable[[str, int, int], bool] = lambda *_: False,
     ) -> dict[str, str]:
         """Ends a group, or all of them; returns their digests, by group. `complete` is asked for a group's number: up
         to which collective all are over, None if all are. `doubt` is asked for name, number, and how many collectives
-        it has: how those that are over are marked if they may have failed.
+        it has: whether those that are over may have failed.
         """
         ended = [n for n in self._groups if name in (None, n)]
         groups = {n: self._groups.pop(n) for n in ended}
@@ -157,19 +154,18 @@ class Digests:
         return {n: digest for n, digest in told.items() if digest}
 
 
-def _told(group: _Group, complete: int | None, doubt: str, most: int) -> str:
+def _told(group: _Group, complete: int | None, doubt: bool, most: int) -> str:
     return group.digest(complete, doubt, min(most, KEPT_UNHEARD if complete is None else KEPT_TAILS))
 
 
 def whole(stretch: str) -> str:
     """What a stretch was in the end."""
-    return before(stretch)[0]
+    return stretch.partition(OPEN)[0]
 
 
-def before(stretch: str, *, failed: bool = True) -> list[str]:
-    """What a stretch was in the end, and before its newest collectives: those that are open, or `failed` maybe too."""
-    surely, *maybe = stretch.split(MAYBE_FAILED)
-    return [*surely.split(OPEN), *(maybe if failed else ())]
+def before(stretch: str) -> tuple[str, ...]:
+    """What a stretch was in the end, and before its newest collectives."""
+    return tuple(stretch.split(OPEN))
 
 
 def stretches(digest: str) -> Mapping[str, str]:

@@ -280,11 +280,11 @@ class TestView:
         finished = self.ended is not None and self.ended.reason is TestEnd.FINISHED
         return finished and all(rank.finished_s is not None and rank.failure is None for rank in self.ranks.values())
 
-    def differing(self, *, surely: bool = False) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
+    def differing(self) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `agreement.differing`.
         """
-        return differing(self._digests(), self.groups, surely=surely)
+        return differing(self._digests(), self.groups)
 
     def uncompared(self) -> tuple[str, ...]:
         """Groups of which the digests don't tell whether these ranks issued the same."""

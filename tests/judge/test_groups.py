@@ -751,12 +751,6 @@ def test_before_what_did_not_complete_they_are_compared() -> None:
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
 
 
-@pytest.mark.parametrize(("last", "certainty"), [("1-4:bb", Certainty.CERTAIN), ("1-4:bb~1-3:aa", Certainty.LIKELY)])
-def test_one_more_that_may_have_failed_is_no_certain_mismatch(last: str, certainty: Certainty) -> None:
-    found = through({rank: {"0": "1-3:aa" if rank == 1 else last} for rank in range(4)})
-    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (1,), certainty)
-
-
 @pytest.mark.parametrize("added", ["", "@1"])
 def test_who_is_in_a_group_without_a_name_is_not_known(added: str) -> None:
     """Ranks 0 and 1 have one, 2 and 3 another, and nobody can tell: only stacks show that rank 0 waits."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_megacpp.recording.agreement import differing, uncompared
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.issued import CUT, MAYBE_FAILED, OPEN, SHORTEST, Digests, Issue, stretches
+from pytest_megacpp.recording.issued import CUT, SHORTEST, Digests, Issue, stretches
 
 
 def issues(numbers: Iterable[int], odd: int | None = None, pg: int = 0) -> list[Issue]:
@@ -46,7 +46,7 @@ def test_one_more_is_seen() -> None:
     assert compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3002)))) == ["2048"]
 
 
-def told(last: int, complete: int | None = None, odd: int | None = None, doubt: str = "") -> dict[str, str]:
+def told(last: int, complete: int | None = None, odd: int | None = None, doubt: bool = False) -> dict[str, str]:
     digests = Digests()
     digests.add(issues(range(1, last + 1), odd))
     return digests.end(complete=lambda _: complete, doubt=lambda *_: doubt)
@@ -57,16 +57,6 @@ def test_one_more_that_may_not_have_completed_is_none(last: int, complete: int) 
     ranks = dict(enumerate((told(last, complete), told(3), told(last, complete))))
     assert differing(ranks, Groups(3)) == ()
     assert uncompared(ranks, Groups(3)) == ("0",)
-
-
-def test_one_more_of_which_nobody_heard_is_seen_but_not_for_certain() -> None:
-    """What is open comes first: behind it may be what failed, and counts as over."""
-    for complete in (None, 5):
-        ranks = dict(enumerate((told(5, complete, doubt=MAYBE_FAILED), told(4), told(5, complete, doubt=MAYBE_FAILED))))
-        assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 2), (1,)]]
-        assert differing(ranks, Groups(3), surely=True) == ()
-    ranks = dict(enumerate((told(5, doubt=MAYBE_FAILED), told(5, odd=2, doubt=MAYBE_FAILED))))
-    assert differing(ranks, Groups(2), surely=True)
 
 
 @pytest.mark.parametrize("issued", range(1020, 1026))
@@ -109,9 +99,13 @@ def test_of_many_groups_each_tells_less(number: int) -> None:
     assert all(one.endswith(CUT) for one in made.values())
 
 
-def test_in_a_group_that_is_over_it_is_none() -> None:
-    ranks = dict(enumerate((told(6, 5, doubt=OPEN), told(4), told(6, 5, doubt=OPEN))))
+@pytest.mark.parametrize("complete", [None, 5])
+def test_one_more_of_which_nobody_heard_is_none(complete: int | None) -> None:
+    """What is open comes first: behind it may be what failed, and counts as over."""
+    ranks = dict(enumerate((told(5, complete, doubt=True), told(3), told(5, complete, doubt=True))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
+    ranks[1] = told(5, odd=2, doubt=True)
+    assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 2), (1,)]]
 
 
 def test_what_completed_before_it_is_compared() -> None:
