@@ -85,7 +85,8 @@ WORLDS = """
     @pytest.mark.h200x8(ranks=1)
     def test_one_that_starts_its_own(tmp_path):
         script = tmp_path / "child.py"
-        script.write_text("import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])")
+        line = "os.environ['RANK'] + ' ' + os.environ['WORLD_SIZE'] + os.linesep"
+        script.write_text(f"import os; os.write(1, ({line}).encode())")  # whole: both write to one pipe
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
         out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         assert sorted(out.split("\\n")) == ["", "0 2", "1 2"]

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_megacpp.recording.codec import to_json
+from pytest_megacpp.recording.codec import key_of, to_json
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import KINDS, RANK_KINDS, read_all
 
@@ -60,11 +60,17 @@ def spoilt(recorded: list[str], kind: str, kept: Collection[str] = ()) -> str:
     for line in recorded:
         event = json.loads(line)
         if event["kind"] == kind:
-            hints = get_type_hints(KINDS[kind])
+            hints = hints_by_key(KINDS[kind])
             free = {n: v for n, v in event.items() if n not in {*STRUCTURE, "v", "seq", "t", "nodeid", *kept}}
             event |= {name: hostile(value, hints[name]) for name, value in free.items()}
         lines.append(json.dumps(event))
     return "\n".join(lines) + "\n"
+
+
+def hints_by_key(cls: Any) -> dict[str, Any]:
+    """The types of a fact's fields, by their keys in a recording."""
+    hints = get_type_hints(cls)
+    return {key_of(field): hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def of_one_test() -> Iterator[tuple[str, list[str]]]:
@@ -91,8 +97,7 @@ def with_one(lines: list[str], kind: str) -> list[str]:
     source = "rank 0" if kind in RANK_KINDS else "box"
     last = max(n for n, line in enumerate(lines) if f'"src":"{source}"' in line and '"world":""' not in line)
     stamp = {name: value for name, value in json.loads(lines[last]).items() if name in (*STRUCTURE, "v", "seq", "t")}
-    hints = get_type_hints(KINDS[kind])
-    fields = {field.name: simplest(hints[field.name]) for field in dataclasses.fields(KINDS[kind])}
+    fields = {key: simplest(hint) for key, hint in hints_by_key(KINDS[kind]).items()}
     added = json.dumps({**stamp, "seq": stamp["seq"] + 1, "kind": kind, **to_json(fields)})
     return [*lines[: last + 1], added, *lines[last + 1 :]]
 
