@@ -32,6 +32,7 @@ from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
 from pytest_megacpp.recording.events import Acted
+from pytest_megacpp.recording.reports import is_strict_xpass
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, other_ends, wait_graph
@@ -284,12 +285,17 @@ def _stuck_since(view: TestView, waits: Iterable[Wait], rank: RankView, now_s: f
     if rank.frozen or not _waits(rank, now_s):
         return None
     held = [w for w in waits if rank.rank in w.waiting and (w.group, w.seq) != NO_NUMBER]
-    if any(v.failure is not None and _gave_up_s(v) is None for v in view.ranks.values()):
+    if any(_failed_by_itself(v) for v in view.ranks.values()):
         return _stuck_in_a_red_test(view, held, rank)
     recorded = len(rank.collectives.pending()) + len(rank.collectives.messages)
     if not held or len(held) < recorded or not all(_never_ends(view, rank, w) for w in held):
         return None
     return max(*(w.since_s for w in held), rank.rests_s)
+
+
+def _failed_by_itself(rank: RankView) -> bool:
+    """Whether it reported a failure that is neither about a peer nor a test that should have failed."""
+    return rank.failure is not None and _gave_up_s(rank) is None and not is_strict_xpass(rank.failure[1])
 
 
 def _never_ends(view: TestView, rank: RankView, wait: Wait) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure, error_text
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Source, Uncertainty
-from pytest_megacpp.judge.patience import opened
+from pytest_megacpp.judge.patience import left_open, opened
 from pytest_megacpp.judge.phrases import file_line, plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind
@@ -41,10 +41,13 @@ def patience_uncertainties(case: Case) -> tuple[Uncertainty, ...]:
     raised = (t for t in case.failures.values() if t.source is FailureSource.REPORT and t.kind is Kind.OWN)
     for failure in raised:
         held = opened(failure, case.ranks, case.test.groups)
-        absent = [r for r in held.absent if r not in case.failures] if held else []
+        failed_before = {r for r, t in case.failures.items() if t.time_s <= failure.time_s}
+        absent = [r for r in held.absent if r not in failed_before] if held else []
         if held and absent:
             text = f"rank {failure.rank} was in {held.what}, which {ranks_named(absent)} had not entered"
             return (Uncertainty(Source.COLLECTIVES, text),)
+        if what := left_open(failure, case.ranks):
+            return (Uncertainty(Source.COLLECTIVES, f"rank {failure.rank} was in {what}, which had not completed"),)
     return ()
 
 

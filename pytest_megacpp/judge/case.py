@@ -221,7 +221,11 @@ class Case:
         time_s, handles = view.handles(self.end_s) or (0.0, None)
         error = handles.error if handles is not None else None
         entries = view.collectives.entries.values()
-        if handles is None or error is None or any(e.done and e.entered_s > time_s + _SAME_CALL_S for e in entries):
+        if (
+            handles is None
+            or error is None
+            or any(view.collectives.is_done(e) and e.entered_s > time_s + _SAME_CALL_S for e in entries)
+        ):
             return None
         kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)
         phase = self.phase_at(view.rank, time_s)

@@ -91,7 +91,8 @@ def _parts(case: Case, found: Finding, ranks: Collection[int]) -> bool:
     first = mismatches.earliest(case)
     sides = [set(members) for _, members in first.variants] if first else []
     sides = sides or [set(found.blamed), _present(case) - set(found.blamed)]
-    return bool(ranks) and all(side <= set(ranks) or side.isdisjoint(ranks) for side in sides)
+    rest = [side for side in sides if side.isdisjoint(ranks)]
+    return bool(ranks) and len(rest) < 2 and all(side <= set(ranks) for side in sides if side not in rest)
 
 
 def _raised(case: Case, own: Sequence[RankFailure], found: Finding) -> Finding:

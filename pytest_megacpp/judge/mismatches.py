@@ -181,7 +181,8 @@ def _from_digests(case: Case) -> Finding | None:
     if not found:
         return None
     group, _, variants = found[0]
-    odd = _odd(variants)
+    members = case.test.groups.of(group, case.ranks)
+    odd = _odd(variants) if 2 * max(map(len, variants.values())) > len(members) else ()
     where = f"group {plain(group, 40)}"
     head = (
         f"{ranks_named(odd)} issued different collectives than the other ranks"

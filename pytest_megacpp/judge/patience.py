@@ -50,6 +50,15 @@ def opened(failure: "RankFailure", ranks: Mapping[int, RankView], groups: Groups
     return Open(number, f"{bare_op(last.op)} #{last.seq}", absent) if absent else None
 
 
+def left_open(failure: "RankFailure", ranks: Mapping[int, RankView]) -> str:
+    """Returns the collective that the rank had entered last and waited for, where it isn't known to have completed."""
+    seen = ranks[failure.rank].collectives
+    last = seen.last(failure.time_s)
+    if last is None or seen.is_done(last) or failure.time_s - last.entered_s < OPEN_S:
+        return ""
+    return f"{bare_op(last.op)} #{last.seq}"
+
+
 def _had_come(view: RankView, number: tuple[str, int], at_s: float) -> bool:
     entry = view.collectives.entries.get(number)
     if entry is None:

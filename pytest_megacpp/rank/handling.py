@@ -13,10 +13,13 @@ from types import CodeType
 
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.recording.events import Error
-from pytest_megacpp.recording.texts import guarded
+from pytest_megacpp.recording.texts import class_of, guarded
 
 MOST_REPORTS = 256  # in a test; `except queue.Empty` around every step is ordinary code
 _FRAMES = -4  # the innermost ones of a traceback
+_CONTROL_FLOW = frozenset(
+    {"GeneratorExit", "StopIteration", "StopAsyncIteration", "CancelledError", "Skipped", "XFailed", "Exit"}
+)
 _CAUGHT = frozenset({"CHECK_EXC_MATCH", "CHECK_EG_MATCH"})
 
 Report = Callable[[Error | None, bool, bool], object]
@@ -56,8 +59,10 @@ class Handling:
 
 def propagates(error: BaseException) -> bool:
     """Returns whether the exception is in a `finally` or an `__exit__` of the frame that it has reached; False if it
-    was caught there, and where that can't be seen.
+    was caught there, is ordinary control flow, and where that can't be seen.
     """
+    if class_of(error) in _CONTROL_FLOW:
+        return False
     return guarded(lambda: _propagates(error), False)
 
 

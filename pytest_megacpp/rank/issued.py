@@ -270,6 +270,8 @@ class Issued:
         self._completed, self._of_gloo = _completed(taken), _of_gloo(taken)
 
     def _take(self, taken: Sequence[Dump]) -> None:
+        if not taken and self._calls:  # a world was aborted, and its recorder shows nothing any more
+            self._lost(self._calls)
         recorded: list[Recorded] = []
         several = len(taken) > 1
         for dump in taken:

@@ -77,7 +77,7 @@ def report_issued(
     _report_failure, _report_success = failed, succeeded
     work: Any = native.Work
     for method in filter(lambda name: hasattr(work, name), _ANSWERING):
-        setattr(work, method, _answering(getattr(work, method), method))
+        setattr(work, method, _answering(getattr(work, method), method, work.is_completed))
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
@@ -127,15 +127,22 @@ def _framed(
     return _named(telling if about is not None else hearing if fails else call, native, method)
 
 
-def _answering(native: Callable[..., Any], method: str) -> Callable[..., Any]:
-    """Returns a function in Python that calls the method of a `Work` and reports what it tells."""
+def _answering(native: Callable[..., Any], method: str, is_completed: Callable[[Any], bool]) -> Callable[..., Any]:
+    """Returns a function in Python that calls the method of a `Work` and reports what it tells. Of one that is open
+    `is_success` says True: it only knows of no error yet.
+    """
 
     def call(self: Any) -> Any:
         __tracebackhide__ = True
+        is_over = is_completed(self)
         result = native(self)
-        if result is True:
-            _report_success(self)
-        elif method == "exception" and result is not None:
+        if method == "exception":
+            failed = result is not None
+        else:
+            failed = result is False
+            if result is True and is_over:
+                _report_success(self)
+        if failed:
             _report_failure()
         return result
 

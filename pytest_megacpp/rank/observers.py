@@ -285,7 +285,10 @@ class Observers:
             self._send_flight_record(FlightOrigin.FINISH, 1)
         elif self.issued.may_hide():
             self.issued.take()
-        return self._comparable(self.issued.end()), self.issued.missed
+        digests = self.issued.end()
+        comparable = self._comparable(digests)
+        has_peers = self._default_size != 1
+        return comparable, self.issued.missed + (len(digests) - len(comparable) if has_peers else 0)
 
     def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
         """Sends the newest entries, with the digests of groups that end (`ending`, or all of them)."""

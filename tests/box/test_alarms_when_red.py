@@ -5,7 +5,8 @@ hosts have queued. The same where a rank only left, and the test may still pass:
 import pytest
 
 from pytest_megacpp.box.alarms import STUCK_BY_STACK_S, Clocks, alarm
-from pytest_megacpp.recording.vocabulary import ActReason
+from pytest_megacpp.recording.events import Error
+from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, TestPhase
 from tests.recording.telling import LIMITS
 from tests.scenario import FakeBox
 
@@ -134,3 +135,12 @@ def test_a_rank_that_lacked_a_peer_did_not_fail_on_its_own() -> None:
 def test_who_leaves_frees_no_device_from_what_it_queued() -> None:
     """Where the test may still pass, all that a rank has open must be known to lack somebody."""
     assert not at_once(goes(in_two_dimensions().enters(0, "nccl:all_reduce", 3, group="3"), fails=False))
+
+
+def test_an_unexpected_pass_is_no_failure_that_ends_others_waits() -> None:
+    """A strict xpass is reported as failed; a message of the rank that left may be on its way."""
+    error = Error("", "[XPASS(strict)] bug 12", "", 0, "")
+    box = ranks(3).reports(TestPhase.CALL, (0, 2), ReportOutcome.FAILED, error=error).finishes((0, 2))
+    found = ended(box.blocked(1, "recv").after(0.2))
+    assert found is not None
+    assert found[0] is ActReason.STALL

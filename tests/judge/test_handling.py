@@ -110,3 +110,11 @@ def test_ranks_that_left_are_not_blamed_for_one_that_raised_and_waits() -> None:
     found = verdict(box.aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (1,))
     assert found.certainty is not Certainty.CERTAIN
+
+
+def test_ranks_that_disagree_among_themselves_are_no_rest() -> None:
+    box = FakeBox(4).begins().handles(1).enters((0, 3), seq=2).enters(2, seq=2, numel=16)
+    box.enters(1, "gloo:barrier", 2).after(0.4)
+    found = verdict(box.acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
+    assert found.code is Code.COLLECTIVE_MISMATCH
+    assert found.certainty is not Certainty.CERTAIN

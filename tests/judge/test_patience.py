@@ -121,3 +121,16 @@ def test_ranks_that_all_fail_alike_failed_by_themselves() -> None:
         box.enters(1, "gloo:barrier", 1).completes().raises(1, "AssertionError", "assert x").finishes(1).ends()
     )
     assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (0, 1, 2, 3))
+
+
+def test_a_broadcast_that_never_came_is_a_doubt() -> None:
+    box = waiting("gloo:broadcast").raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3))
+    found = verdict(box.after(58).at(1).acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
+    assert failed(found) == (Code.TEST_FAILED, (0, 2, 3), Certainty.LIKELY)
+    assert any("broadcast #1, which had not completed" in e.text for e in found.evidence)
+
+
+def test_a_missing_rank_that_fails_later_stays_a_doubt() -> None:
+    box = waiting().raises((0, 2, 3), "Failed", "not done in 2 s", raised_in=USER_FILE).finishes((0, 2, 3)).after(1)
+    found = verdict(box.raises(1, "ValueError", "bad shard").finishes(1).ends())
+    assert (found.code, found.certainty) == (Code.TEST_FAILED, Certainty.LIKELY)

@@ -149,7 +149,17 @@ def test_what_propagates_is_told_from_what_was_caught(seen: list[bool]) -> None:
         raise ValueError
     except:  # noqa: E722
         look()
-    assert seen == [True, True, False, False]
+
+    def endless() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            look()
+
+    for _ in (steps := endless()):
+        break
+    del steps
+    assert seen == [True, True, False, False, False]
 
 
 def test_a_loop_that_is_not_recorded_any_more_is_unknown() -> None:

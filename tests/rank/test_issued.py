@@ -668,3 +668,15 @@ def test_a_burst_within_one_leaves_room_for_the_rest(issued: Issued, recorder: R
                 recorder.issue(40)
     issued.take()
     assert issued.missed == 0
+
+
+def test_calls_that_no_recorder_shows_any_more_are_missed() -> None:
+    """A world that was aborted takes its recorder's counters along."""
+    recorder, aborted = Recorder(), False
+    issued = Issued(lambda entries: () if aborted else recorder.dump(entries), lambda e: pytest.fail(str(e)), RING)
+    issued.begin()
+    for _ in range(3):
+        call(issued, recorder, 0, 1)
+    aborted = True
+    issued.take()
+    assert issued.missed == 3

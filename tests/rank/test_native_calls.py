@@ -99,9 +99,14 @@ def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         assert work.exception() is None
         assert work.is_success()
         assert heard == ["allreduce", "succeeded", "succeeded"]
-        failing: Any = native_calls._answering(lambda _: RuntimeError("timed out"), "exception")
+        failing: Any = native_calls._answering(lambda _: RuntimeError("timed out"), "exception", lambda _: True)
         assert str(failing(work)) == "timed out"
         assert heard[3:] == ["failed"]
+        asked_early: Any = native_calls._answering(lambda _: True, "is_success", lambda _: False)
+        assert asked_early(work)
+        unsuccessful: Any = native_calls._answering(lambda _: False, "is_success", lambda _: True)
+        assert not unsuccessful(work)
+        assert heard[4:] == ["failed"]
     finally:
         torch.distributed.destroy_process_group()
         native_calls.report_issued(lambda *_: None)
