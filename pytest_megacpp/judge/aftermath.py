@@ -28,8 +28,8 @@ def victims(case: Case) -> tuple[RankFailure, ...]:
     return tuple(t for t in case.failures.values() if t.is_secondary)
 
 
-def patience_uncertainties(case: Case) -> tuple[Uncertainty, ...]:
-    """Returns why ranks that failed may be victims, or those taken for victims may not be: that a rank gave up waiting
+def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncertainty, ...]:
+    """Returns why ranks that are blamed may be victims, or those taken for victims may not be: that a rank gave up waiting
     for a peer is inferred from the collective that it was in.
     """
     gave_up = [t for t in victims(case) if t.gave_up]
@@ -38,8 +38,8 @@ def patience_uncertainties(case: Case) -> tuple[Uncertainty, ...]:
         text = f"{error} does not say that {ranks_named(t.rank for t in gave_up)} waited for a peer"
         alone = (Uncertainty(Source.STACKS, "only one rank says so"),) if len(gave_up) == 1 else ()
         return (Uncertainty(Source.COLLECTIVES, text), *alone)
-    raised = (t for t in case.failures.values() if t.source is FailureSource.REPORT and t.kind is Kind.OWN)
-    for failure in raised:
+    raised = (case.failures[r] for r in blamed if r in case.failures)
+    for failure in (t for t in raised if t.source is FailureSource.REPORT and t.kind is Kind.OWN):
         held = opened(failure, case.ranks, case.test.groups)
         failed_before = {r for r, t in case.failures.items() if t.time_s <= failure.time_s}
         absent = [r for r in held.absent if r not in failed_before] if held else []

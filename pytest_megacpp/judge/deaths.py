@@ -98,7 +98,7 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         (
             *_order_uncertainties(first, others),
             *_exit_uncertainties(case, blamed),
-            *aftermath.patience_uncertainties(case),
+            *aftermath.patience_uncertainties(case, blamed),
         ),
         time_s=first.time_s,
     )
@@ -157,7 +157,7 @@ def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:
         _evidence(case, own, blamed),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
-        aftermath.patience_uncertainties(case),
+        aftermath.patience_uncertainties(case, blamed),
         time_s=min(t.time_s for t in own),
     )
 

@@ -136,7 +136,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         (
             *wait_roots.uncertainties(case, analysis),
             *_root_uncertainties(case, blamed),
-            *aftermath.patience_uncertainties(case),
+            *aftermath.patience_uncertainties(case, blamed),
         ),
         Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
         wait_roots.since_s(case, analysis),
