@@ -29,8 +29,8 @@ def victims(case: Case) -> tuple[RankFailure, ...]:
 
 
 def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncertainty, ...]:
-    """Returns why ranks that are blamed may be victims, or those taken for victims may not be: that a rank gave up waiting
-    for a peer is inferred from the collective that it was in.
+    """Returns why ranks that are blamed may be victims, or those taken for victims may not be: that a rank gave up
+    waiting for a peer is inferred from the collective that it was in.
     """
     gave_up = [t for t in victims(case) if t.gave_up]
     if gave_up:
