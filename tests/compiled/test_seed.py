@@ -115,7 +115,7 @@ def test_a_seed_that_lacks_one_rank_s_graphs_is_found_and_repaired(suite: Suite,
     assert set(refused.outcomes().values()) == {"error"}
     verdict = refused.verdict("test_compiles")
     assert (verdict["code"], verdict["cause"]) == ("blocked", "seed")
-    assert "3 of 4 pairs" in verdict["summary"]
+    assert "3 of 4 (test, rank) pairs" in verdict["summary"]
     assert "test_suite.py::test_compiles (rank 1)" in verdict["summary"]
     assert verdict["next_step"].splitlines()[1:] == ["pytest -m h200x8 --surface local --dry-run --cache-seed auto"]
     with ThreadPoolExecutor(2) as pool:  # at the same time, as two jobs of a CI may
