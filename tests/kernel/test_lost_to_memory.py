@@ -109,5 +109,5 @@ def test_a_sandbox_that_its_host_kills_for_memory(tmp_path: Path, sandbox: list[
     assert (result.verdict.code, result.verdict.cause) == (Code.BOX_LOST, "oom"), result.verdict
     assert result.verdict.certainty is not Certainty.CERTAIN
     assert "of 2.1 GiB (requested)" in result.verdict.summary
-    assert "rank 1 had" in result.verdict.summary
+    assert "rank 1 used" in result.verdict.summary
     assert result.verdict.blamed_ranks == ()
