@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.recording.errors import Kind, short_type
-from pytest_megacpp.recording.events import Error
+from pytest_megacpp.recording.events import Collective, Error
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import ROOTED, bare_op
 from pytest_megacpp.recording.stacks import Frame, is_users
 from pytest_megacpp.recording.views import RankView
 
@@ -25,7 +25,6 @@ _TIMED_OUT = frozenset({"TimeoutError", "Empty"})
 _WAITS = re.compile(r"[/\\](?:concurrent[/\\]futures|asyncio|multiprocessing)[/\\]|[/\\](?:threading|queue)\.py$")
 _FUTURES = re.compile(r"[/\\](?:concurrent[/\\]futures|asyncio)[/\\]")
 _OF_WORK = re.compile(r"\b(?:is_completed|is_success)\b|\bWork object\b")  # in pytest's words for an assertion
-_ONE_WAY = frozenset({"broadcast", "reduce", "gather", "scatter"})  # some ranks are through before others came
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +38,28 @@ class Open:
 
 def opened(failure: "RankFailure", ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
     """Returns None where all members had come, or the rank had not waited, or isn't known to have."""
-    last = ranks[failure.rank].collectives.last(failure.time_s)
-    if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in _ONE_WAY:
+    last = _waited_in(failure, ranks)
+    if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in ROOTED:
         return None
-    number, waited_s = (last.group, last.seq), failure.time_s - last.entered_s
-    if waited_s < OPEN_S:
-        return None
-    members = sorted(groups.of(last.group, ()))
+    number, members = (last.group, last.seq), sorted(groups.of(last.group, ()))
     absent = tuple(r for r in members if r in ranks and not _had_come(ranks[r], number, failure.time_s))
-    return Open(number, f"{bare_op(last.op)} #{last.seq}", absent) if absent else None
+    return Open(number, _named(last), absent) if absent else None
 
 
 def left_open(failure: "RankFailure", ranks: Mapping[int, RankView]) -> str:
     """Returns the collective that the rank had entered last and waited for, where it isn't known to have completed."""
-    seen = ranks[failure.rank].collectives
-    last = seen.last(failure.time_s)
-    if last is None or seen.is_done(last) or failure.time_s - last.entered_s < OPEN_S:
-        return ""
-    return f"{bare_op(last.op)} #{last.seq}"
+    last = _waited_in(failure, ranks)
+    return _named(last) if last is not None and not ranks[failure.rank].collectives.is_done(last) else ""
+
+
+def _waited_in(failure: "RankFailure", ranks: Mapping[int, RankView]) -> Collective | None:
+    """The collective that the rank had entered last, if that was long enough before its failure."""
+    last = ranks[failure.rank].collectives.last(failure.time_s)
+    return last if last is not None and failure.time_s - last.entered_s >= OPEN_S else None
+
+
+def _named(entry: Collective) -> str:
+    return f"{bare_op(entry.op)} #{entry.seq}"
 
 
 def _had_come(view: RankView, number: tuple[str, int], at_s: float) -> bool:

@@ -17,6 +17,7 @@ from pytest_megacpp.judge.phrases import joined, seconds, was
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.groups import incarnation
+from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
@@ -415,5 +416,5 @@ def _in_what(case: Case, waiting: Sequence[int], waited: str) -> str:
 
 def _rooted(analysis: WaitAnalysis) -> str:
     """Returns a hint about a root on which ranks may disagree, since the flight recorder doesn't show it."""
-    whole = [w for w in analysis.waits if not w.missing and w.op in wait_roots.ROOTED]
+    whole = [w for w in analysis.waits if not w.missing and w.op in ROOTED]
     return f"all ranks entered {whole[0]}, so they may disagree on its root" if whole else ""

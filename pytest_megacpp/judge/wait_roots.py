@@ -13,12 +13,12 @@ from pytest_megacpp.judge.case import Case, RankFailure
 from pytest_megacpp.judge.findings import Source, Uncertainty
 from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
+from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
-ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 
 

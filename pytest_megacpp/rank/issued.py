@@ -188,8 +188,8 @@ class Issued:
         """Returns the digests of one group, which ends, or of all; none where they may lack something."""
         ended: dict[str, str] = {}
         names = (None,) if group is None else (group, group + GLOO)
-        told = self._digests
-        self._surely(lambda: [ended.update(told.end(name, self._complete, self._may_have_failed)) for name in names])
+        digests = self._digests
+        self._surely(lambda: [ended.update(digests.end(name, self._complete, self._may_have_failed)) for name in names])
         return ended if self._exact else {}
 
     def fail(self) -> None:

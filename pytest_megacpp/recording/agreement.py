@@ -153,9 +153,9 @@ def _variants(by_rank: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
     return {alike[0][0]: tuple(sorted(rank for one in alike for rank in ranks[one])) for alike in parts}
 
 
-def _joined(told: Iterable[_Ends]) -> list[list[_Ends]]:
+def _joined(every: Iterable[_Ends]) -> list[list[_Ends]]:
     """Those together that agree with each other, or with a third."""
-    left, found = list(told), []
+    left, found = list(every), []
     shorter = any(len(ends) > 1 for ends in left)
     while left:
         alike = [left.pop(0)]

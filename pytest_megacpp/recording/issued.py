@@ -6,7 +6,7 @@ the same on every member: they get longer with the numbers, so that a million co
 rank lost of its own recorder ends the stretch that it belongs to, which is left out then: the others can still be
 compared. Where the newest collectives may not have completed (they are open, one of the test has failed, or nobody
 heard what became of them), the digest also has what the stretch was before them, `1-4:77c1…|1-3:5f3a…`: a peer that
-never issued them agrees with that. `?` stands for what isn't told: a peer that is still shorter can't be compared.
+never issued them agrees with that. `?` stands for what is left out: a peer that is still shorter can't be compared.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ _SHORT_ONES = 5  # so many doublings of SHORTEST are cut into stretches of it
 _PRIME = (1 << 61) - 1
 KEPT_TAILS = 64  # of a group; as many collectives as a recorder keeps
 KEPT_UNHEARD = 8  # where nothing is known to have failed or to be open: that is common (decision 0083)
-TAILS_OF_ALL = 1024  # told at once, of about 25 characters each; a line has a million
-CUT = "?"  # behind the tails that are told: there were more
+TAILS_OF_ALL = 1024  # written at once, of about 25 characters each; a line has a million
+CUT = "?"  # behind the tails that are written: there were more
 OPEN = "|"  # before what a stretch was earlier
 _BASE = 0x1B873593CC9E2D51 % _PRIME
 
@@ -73,18 +73,18 @@ class _Group:
 
     def digest(self, complete: int | None = None, doubt: bool = False, kept: int = KEPT_TAILS) -> str:
         """`complete`: the number up to which all are over, if not all are. `doubt`: those that are over may
-        have failed. `kept`: so many tails are told.
+        have failed. `kept`: so many tails are written.
         """
-        told = [*self.ended, self._open()] if self.first else self.ended
+        ends = [*self.ended, self._open()] if self.first else self.ended
         tails: dict[int, str] = defaultdict(str)
         for number, (first, last, value) in enumerate(reversed(self.before)):
             if not doubt and (complete is None or last < complete):
                 break
             if number >= kept:
-                tails |= {one: tails[one] + OPEN + CUT for one in map(_first, told) if one <= first}
+                tails |= {one: tails[one] + OPEN + CUT for one in map(_first, ends) if one <= first}
                 break
             tails[first] += OPEN + _until(first, last, value)
-        return " ".join(stretch + tails[_first(stretch)] for stretch in told)
+        return " ".join(stretch + tails[_first(stretch)] for stretch in ends)
 
     def _open(self) -> str:
         return _until(self.first, self.last, self.value)
@@ -150,11 +150,11 @@ class Digests:
         ended = [n for n in self._groups if name in (None, n)]
         groups = {n: self._groups.pop(n) for n in ended}
         each = max(1, TAILS_OF_ALL // max(len(groups), 1))
-        told = {n: _told(g, complete(g.pg), doubt(n, g.pg, g.count), each) for n, g in groups.items()}
-        return {n: digest for n, digest in told.items() if digest}
+        digests = {n: _digest(g, complete(g.pg), doubt(n, g.pg, g.count), each) for n, g in groups.items()}
+        return {n: digest for n, digest in digests.items() if digest}
 
 
-def _told(group: _Group, complete: int | None, doubt: bool, most: int) -> str:
+def _digest(group: _Group, complete: int | None, doubt: bool, most: int) -> str:
     return group.digest(complete, doubt, min(most, KEPT_UNHEARD if complete is None else KEPT_TAILS))
 
 

@@ -19,6 +19,8 @@ _SAME_INPUT = {
     "_reduce_scatter_base",
     "reduce_scatter_tensor",
 }
+ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
+"""Those with a root. Some ranks are through before others came, and nothing that is recorded names the root."""
 
 
 def bare_op(op: str) -> str:

@@ -1,7 +1,7 @@
 """That a call for peers in `except` or `finally` is noticed, with the exception, and no other is."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,14 @@ def look(said: list[Error | None]) -> Any:
     return Handling(lambda error, propagates, is_known: said.append(error)).look
 
 
+@contextmanager
+def closing(look: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        look()
+
+
 def types(said: list[Error | None]) -> list[str | None]:
     return [error.type if error else None for error in said]
 
@@ -36,19 +44,12 @@ def test_a_call_without_an_exception_says_nothing(look: Any, said: list[Error | 
 
 
 def test_finally_except_and_exits_are_noticed_and_their_end_too(look: Any, said: list[Error | None]) -> None:
-    @contextmanager
-    def closing() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            look()
-
     with suppress(ValueError):
         try:
             raise ValueError("bad shard")
         finally:
             look()
-    with suppress(KeyError), closing():
+    with suppress(KeyError), closing(look):
         raise KeyError("x")
     try:
         raise OSError("disk")
@@ -124,20 +125,13 @@ def seen() -> list[bool]:
 def test_what_propagates_is_told_from_what_was_caught(seen: list[bool]) -> None:
     look = Handling(lambda error, propagates, is_known: seen.append(propagates)).look
 
-    @contextmanager
-    def closing() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            look()
-
     with suppress(ValueError):
         try:
             raise ValueError
         finally:
             for _ in range(1):
                 look()
-    with suppress(ValueError), closing():
+    with suppress(ValueError), closing(look):
         raise ValueError
     try:
         raise ValueError
