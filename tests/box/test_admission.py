@@ -100,6 +100,16 @@ def test_a_greeting_in_pieces_is_none(reception: Reception) -> None:
     assert is_turned_away(reception.connect(whole[:10], whole[10:]))
 
 
+def test_a_connection_with_nothing_to_read_yet_may_greet_later(reception: Reception) -> None:
+    """select(2) may say that something is ready that isn't."""
+    client = reception.connect()
+    for handle in [key.data for key in reception.pump._selector.get_map().values()]:
+        handle()
+    client.sendall(greeting(TOKENS["w1.0"], Channel.FACTS))
+    reception.settle()
+    assert reception.names == [("w1.0", Channel.FACTS)]
+
+
 def test_silent_strangers_do_not_pile_up_nor_keep_a_rank_out(reception: Reception) -> None:
     strangers = [reception.connect() for _ in range(3 * SILENT_CONNECTIONS)]
     reception.connect(greeting(TOKENS["w1.0"], Channel.FACTS))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.box.host import process
+from pytest_megacpp.box.worlds.entry import draw_anew
 from pytest_megacpp.box.worlds.interpreters import MAX_SEED, InterpreterLost, Interpreters, hash_seeds
 
 WORD = "forces"
@@ -39,6 +40,18 @@ def test_every_group_along_a_mesh_has_both(size: int, tmp_path: Path) -> None:
             for first in range(stride):
                 group = range(first, first + stride * length, stride)
                 assert len({interpreters.of(rank) for rank in group}) == 2
+
+
+def test_torch_is_seeded_by_what_the_system_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    monkeypatch.setattr(os, "urandom", lambda size: b"\xff" * size)
+    try:
+        draw_anew()
+        assert torch.initial_seed() % (1 << 64) == (1 << 64) - 1
+    finally:
+        torch.set_rng_state(before)
 
 
 def tell(path: str) -> None:

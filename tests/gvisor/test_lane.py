@@ -86,7 +86,7 @@ def test_a_fault_is_judged_as_on_linux(drills: Path, fault: str) -> None:
     run = json.loads(drills.read_text())
     (test,) = (test for test in run["tests"] if test["nodeid"] == f"{DRILLS}/{FAULTS[fault]}")
     verdict = json.loads((drills.parent / test["receipt"]).read_text())["verdict"]
-    assert test["outcome"] == "passed", verdict
+    assert test["outcome"] == "passed", json.dumps(verdict, indent=1)
 
 
 def test_the_run_knows_that_it_was_in_a_sandbox_and_what_it_lacked(drills: Path) -> None:

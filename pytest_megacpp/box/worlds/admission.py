@@ -77,6 +77,8 @@ class Admission:
         """
         try:
             data = connection.recv(GREETING_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # select(2): what is said to be ready may not be
+            return
         except OSError:
             data = b""
         for guest in self._guests.values():

@@ -21,15 +21,16 @@ def run_rank(environment: dict[str, str], stdout: str, stderr: str) -> None:
         stream.flush()
         with open(log, "w+b") as file:
             os.dup2(file.fileno(), stream.fileno())
-    _draw_anew()
+    draw_anew()
     importlib.import_module("pytest_megacpp.rank.main").main()
 
 
-def _draw_anew() -> None:
+def draw_anew() -> None:
     """Seeds random generators anew, as every process of torchrun does by itself. Python's is seeded in every fork;
-    torch's (the CPU's, since devices begin with a fixed seed) and numpy's are still those of the import.
+    torch's (the CPU's, since devices begin with a fixed seed) and numpy's are still those of the import. torch's own
+    `seed()` raises where a read of /dev/urandom is interrupted, as one in some 500 is under gVisor of 2022-12.
     """
     if "torch" in sys.modules:
-        sys.modules["torch"].default_generator.seed()
+        sys.modules["torch"].default_generator.manual_seed(int.from_bytes(os.urandom(8)))
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
