@@ -7,6 +7,8 @@ never within a private key.
 """
 
 import re
+import signal
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,11 +21,22 @@ _FIRST_WORD = re.compile(r"[^\s'\"`]*")
 
 
 def guarded(read: Callable[[], T], otherwise: T) -> T:
-    """What the call returns; `otherwise` where it raises, which objects of a test may do whatever is asked of them."""
+    """What the call returns; `otherwise` where it raises, which objects of a test may do whatever is asked of them.
+    Raises what the handler of a signal raises meanwhile: a time-out, or Ctrl-C, is no object's answer.
+    """
     try:
         return read()
-    except BaseException:  # also what pytest.skip() and sys.exit() raise
+    except BaseException as e:  # also what pytest.skip() and sys.exit() raise
+        if _is_of_a_signal(e):
+            raise
         return otherwise
+
+
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Returns whether a signal's handler raised this: Python's own, which has no frame, or one that is set now."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, KeyboardInterrupt) or any(frame.f_code in handlers for frame, _ in frames)
 
 
 def class_of(value: object) -> str:

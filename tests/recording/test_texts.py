@@ -1,7 +1,10 @@
 """What is left of texts that are too long, before secrets are taken out of them."""
 
 import ast
+import signal
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 import pytest_megacpp.plugin
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.texts import beginning, cut_middle, ending
+from pytest_megacpp.recording.texts import beginning, cut_middle, ending, guarded
 from tests.recording.test_redact import JWT, PEM, SECRETS
 
 PACKAGE = Path(pytest_megacpp.plugin.__file__).parent
@@ -24,6 +27,42 @@ AROUND = {
     "quoted": "{{'token': '{}', 'more': 1}}",
     "assigned": "some text\nDB_PASSWORD = {}\n",
 }
+
+
+class TimedOut(BaseException):
+    """As pytest-timeout's."""
+
+
+def time_out(*_: object) -> None:
+    raise TimedOut
+
+
+@pytest.fixture
+def timer() -> Iterator[Callable[[float], object]]:
+    before = signal.signal(signal.SIGALRM, time_out)
+    yield lambda after_s: signal.setitimer(signal.ITIMER_REAL, after_s)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_handler_of_a_signal_raises_is_no_answer(timer: Callable[[float], object]) -> None:
+    timer(0.02)
+    with pytest.raises(TimedOut):
+        guarded(lambda: time.sleep(30), None)
+
+
+def test_nor_is_an_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        guarded(partial(signal.raise_signal, signal.SIGINT), None)
+
+
+@pytest.mark.usefixtures("timer")
+@pytest.mark.parametrize("error", [TimedOut, SystemExit, RecursionError])
+def test_whatever_else_an_object_raises_is(error: type[BaseException]) -> None:
+    def read() -> str:
+        raise error
+
+    assert guarded(read, "otherwise") == "otherwise"
 
 
 def shown_halves(text: str, secret: str) -> list[str]:
