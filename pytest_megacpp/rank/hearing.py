@@ -3,55 +3,59 @@ must not know recorders or digests.
 
 gloo's recorder calls a collective that failed complete. So success counts only where it was said: by `Work.wait`, or by
 `Work.is_success`. What C++ issues (DDP's reducer, functional collectives) passes through no Python, and isn't heard.
+Threads may issue and wait at once: what one overwrites of another's can only make less known.
 """
 
-import weakref
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pytest_megacpp.rank.known_calls import LEFT_TO_THE_RING, MESSAGES
+
+
+@dataclass(slots=True)
+class _Group:
+    """One life of a process group."""
+
+    issued: int = 0  # collectives that Python issued
+    heard: int = 0  # the newest of them of which success was heard
+    several: bool = False  # a call may have been any number of collectives
 
 
 class Hearing:
     """What one rank has heard of its collectives in a test."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}  # collectives that Python issued, by group
-        self._several: set[str] = set()  # groups in which a call may be any number of collectives
-        self._newest: dict[str, tuple[weakref.ref[Any], int]] = {}  # of which nothing was heard yet, and its identity
-        self._groups: dict[int, str] = {}  # by that identity, which another object may have by now
+        self._groups: dict[str, _Group] = {}
+        self._works: WeakKeyDictionary[Any, tuple[_Group, int]] = WeakKeyDictionary()  # which collective each is
 
     def issued(self, group: Any, method: str, work: Any) -> None:
-        """Python has issued a collective, which is on its way."""
+        """Python has issued a collective, which is on its way. Raises TypeError for a work that no reference can be
+        made to, since nothing is ever heard of it.
+        """
         if method in MESSAGES:
             return
-        name = str(group.group_name)
+        one = self._groups.setdefault(str(group.group_name), _Group())
         if method in LEFT_TO_THE_RING:
-            self._several.add(name)
+            one.several = True
             return
-        newest = weakref.ref(work)  # first: of what has none nothing is ever heard, so it isn't counted
-        self._counts[name] = self._counts.get(name, 0) + 1
-        self._forget(name)
-        self._newest[name] = newest, id(work)
-        self._groups[id(work)] = name
+        self._works[work] = one, one.issued + 1
+        one.issued += 1
 
     def made(self, name: str) -> None:
         """A group is made, maybe under the name of one that went: it begins again."""
-        self._counts.pop(name, None)
-        self._several.discard(name)
-        self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        _, identity = self._newest.pop(name, (None, 0))
-        if self._groups.get(identity) == name:
-            del self._groups[identity]
+        self._groups.pop(name, None)
 
     def succeeded(self, work: Any) -> None:
         """A collective has completed here; who waits for a message or an older one tells nothing new."""
-        name = self._groups.get(id(work), "")
-        newest = self._newest.get(name)
-        if newest is not None and newest[0]() is work:
-            self._forget(name)
+        try:
+            one, number = self._works.get(work, (None, 0))
+        except Exception:  # a user's own class of works may be unlike others: it was not issued here
+            return
+        if one is not None and number == one.issued:
+            one.heard = number
 
     def of(self, name: str, count: int) -> bool:
         """Whether the newest of the group's `count` collectives is known to have succeeded."""
-        return name not in self._newest and name not in self._several and self._counts.get(name) == count
+        one = self._groups.get(name)
+        return one is not None and not one.several and one.heard == one.issued == count
