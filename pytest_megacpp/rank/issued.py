@@ -328,14 +328,20 @@ def _counters(taken: Sequence[Dump]) -> dict[Place, int]:
     }
 
 
+_MOST = 1 << 62  # of collectives: what a recorder doesn't count counts as complete
+
+
 def _completed(taken: Sequence[Dump]) -> dict[int, int]:
-    """By the numbers that groups have in digests; recorders whose counters number operations of any kind tell none."""
+    """Of groups with open collectives, by the numbers that groups have in digests; recorders whose counters number
+    operations of any kind tell none.
+    """
     return {
-        number: int(status["last_completed_collective"])
+        number: completed
         for dump in taken
         if dump.recorder not in HOOKED
         for number, status in _statuses(dump, beside=len(taken) > 1)
-        if "last_completed_collective" in status
+        if (completed := int(status.get("last_completed_collective", _MOST)))
+        < int(status.get("last_enqueued_collective", _MOST))
     }
 
 
