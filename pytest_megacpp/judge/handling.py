@@ -36,7 +36,7 @@ def behind(case: Case, found: Finding) -> Finding:
     others = _present(case) - set(found.blamed)
     if found.code is Code.COLLECTIVE_MISMATCH and found.blamed and others == case.handled.keys():
         found = _undecided(case, found, own)
-    text = f"{ranks_named(case.handled)} handled an exception when they called for the other ranks"
+    text = f"{ranks_named(case.handled)} handled an exception when calling for the other ranks"
     return _doubted(replace(found, evidence=(*found.evidence, *_evidence(own))), text)
 
 
@@ -64,9 +64,18 @@ def _explaining(case: Case, found: Finding, own: Sequence[RankFailure]) -> list[
     late = [t for t in own if t.rank in blamed]
     if len(late) == len(blamed):
         return late
+    if all(case.has_left(r) for r in blamed):
+        return propagating if _are_left_alone(case, blamed, {t.rank for t in propagating}) else []
     missing = {r for wait in case.waits if blamed & set(wait.waiting) for r in wait.missing}
-    left = all(case.has_left(r) for r in blamed)
-    return [t for t in propagating if left or t.rank in missing]
+    return [t for t in propagating if t.rank in missing]
+
+
+def _are_left_alone(case: Case, left: Collection[int], raised: Collection[int]) -> bool:
+    """Whether just the ranks that raised wait for those that left, and aren't the majority: who waits with others that
+    had nothing to handle came where the test goes.
+    """
+    waiting = {r for wait in case.waits if set(left) & set(wait.missing) for r in wait.waiting} | case.blocked.keys()
+    return waiting == set(raised) and len(raised) <= len(left)
 
 
 def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Finding:
@@ -74,7 +83,7 @@ def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Findin
     issued = found.summary.partition(": ")[2] or found.summary
     return replace(
         found,
-        summary=f"ranks disagree: {issued}; {deaths.raised_what(own)}, and caught that",
+        summary=f"ranks disagree: {issued}; {deaths.raised_what(own)}, and called for the others while handling it",
         blamed=(),
         consequences=aftermath.consequences(case, ()),
         certainty=Certainty.GUESS,

@@ -118,3 +118,35 @@ def test_ranks_that_disagree_among_themselves_are_no_rest() -> None:
     found = verdict(box.acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
     assert found.code is Code.COLLECTIVE_MISMATCH
     assert found.certainty is not Certainty.CERTAIN
+
+
+def left_by(box: FakeBox, *left: int) -> Verdict:
+    """These are through; the others wait in a barrier."""
+    waiting = box.others(*left)
+    box.passes(left).enters(waiting, "gloo:barrier", 2).after(0.4)
+    return verdict(box.acts(ActReason.STALL, "waiting", waiting, left, waited_s=0.4).aborts("stall"))
+
+
+def test_who_left_is_late_where_ranks_without_an_exception_wait_as_well() -> None:
+    """pytest.raises around a `finally` with a barrier, on one rank: it came to where the others are."""
+    found = left_by(FakeBox(4).begins().handles(0), 3)
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (3,))
+    assert found.certainty is Certainty.LIKELY
+    assert any("raised ValueError: bad shard" in e.text for e in found.evidence)
+
+
+def test_who_left_is_late_where_most_ranks_raised() -> None:
+    found = left_by(FakeBox(4).begins().handles((0, 1, 2)), 3)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+
+
+def test_who_raised_is_the_cause_where_only_it_is_left() -> None:
+    found = left_by(FakeBox(4).begins().handles((0, 1)), 2, 3)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0, 1), Certainty.LIKELY)
+
+
+def test_who_left_a_rank_of_another_group_is_late() -> None:
+    box = FakeBox(4).begins().announces("pair", (2, 3)).handles(1).passes(3)
+    box.enters((0, 1), "gloo:barrier", 2).enters(2, seq=1, group="pair").after(0.4)
+    found = verdict(box.acts(ActReason.STALL, "waiting", (0, 1, 2), (3,), waited_s=0.4).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
