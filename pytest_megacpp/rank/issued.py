@@ -202,6 +202,10 @@ class Issued:
     def _may_have_failed(self, name: str, pg: int, count: int) -> bool:
         return pg in self._of_gloo and not self.hearing.of(name.removesuffix(GLOO), count)
 
+    def miss(self, digests: int) -> None:
+        """Takes note of digests that nobody is told: each is of one collective at least."""
+        self._missed += digests
+
     def lose(self) -> None:
         """Takes note that an unknown part was lost."""
         self._exact = False

@@ -285,10 +285,8 @@ class Observers:
             self._send_flight_record(FlightOrigin.FINISH, 1)
         elif self.issued.may_hide():
             self.issued.take()
-        digests = self.issued.end()
-        comparable = self._comparable(digests)
-        has_peers = self._default_size != 1
-        return comparable, self.issued.missed + (len(digests) - len(comparable) if has_peers else 0)
+        digests = self._comparable(self.issued.end())
+        return digests, self.issued.missed
 
     def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
         """Sends the newest entries, with the digests of groups that end (`ending`, or all of them)."""
@@ -310,9 +308,13 @@ class Observers:
     def _comparable(self, digests: dict[str, str]) -> dict[str, str]:
         """Returns the digests that other ranks must have as well. A default group of another size than the world is one
         of several (trainers and workers, a world of one in every process): their groups have names in common, and
-        nothing else.
+        nothing else. So theirs count as lost, except in a world of one, which has no peers.
         """
-        return digests if self._default_size == self._launched else {}
+        if self._default_size == self._launched:
+            return digests
+        if self._default_size != 1:
+            self.issued.miss(len(digests))
+        return {}
 
     def _send_own_record(self, seen: Read) -> None:
         self.agent.send(FlightRecorded(self.agent.rank, self.test, FlightOrigin.OWN, *seen))

@@ -69,6 +69,18 @@ def test_a_test_may_do_as_it_likes_with_the_world_size(
     assert os.environ.get("WORLD_SIZE") == size
 
 
+@pytest.mark.parametrize(("size", "missed"), [(1, 0), (2, 1)])
+def test_what_nobody_can_be_compared_with_counts_as_lost(
+    size: int, missed: int, observers: Observers, agent: Agent
+) -> None:
+    """One of several worlds in a launch; a world of one has no peers."""
+    observers._default_size, observers._launched = size, 4
+    observers._before_destruction(dist.destroy_process_group)()
+    (told,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
+    assert told.digests == ()
+    assert observers.finished() == ({}, missed)
+
+
 def test_a_group_without_a_name_gets_torchs_own_answer(destroy: Callable[..., Any], agent: Agent) -> None:
     make: Any = c10d.ProcessGroup  # torch's stub knows one with a store only
     group = make(0, 1)
