@@ -349,11 +349,18 @@ class Case:
         sample = self.ranks[rank].sample
         return sample is None or sample.answered
 
+    def last_stack(self, rank: int) -> tuple[float, Thread] | None:
+        """Returns the newest stack of the rank's main thread, and when it was taken: before it failed, since what a
+        rank does then is pytest's.
+        """
+        failure = self.failures.get(rank)
+        return self.ranks[rank].stack(failure.time_s if failure is not None else float("inf"))
+
     def location(self, rank: int) -> str | None:
         """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that
         isn't known.
         """
-        taken = self.ranks[rank].stack()
+        taken = self.last_stack(rank)
         frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
         return place(frame) if frame else None
 

@@ -98,7 +98,7 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         (
             *_order_uncertainties(first, others),
             *_exit_uncertainties(case, blamed),
-            *aftermath.patience_uncertainties(case, blamed),
+            *aftermath.patience_uncertainties(case, blamed)[:1],  # what the blamed reported stands by itself
         ),
         time_s=first.time_s,
     )

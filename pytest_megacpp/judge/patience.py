@@ -103,6 +103,6 @@ def _ended_a_wait(error: Error | None, what: str, *, alike: bool) -> bool:
         return False
     if short_type(error.type) not in _TIMED_OUT:
         return alike and bool(_OF_WORK.search(error.message) or what.partition(" ")[0] in error.message)
-    if alike:
+    if alike and error.raised_in:
         return bool(_WAITS.search(error.raised_in)) or is_users(Frame(error.raised_in, 0, ""))
     return bool(_FUTURES.search(error.raised_in))

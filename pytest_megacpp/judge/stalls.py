@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
 from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
-from pytest_megacpp.judge.case import Case, RankFailure
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, seconds, was
-from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
+from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
+from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.groups import incarnation
 from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
@@ -114,6 +115,31 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
     if analysis.roots:
         return _straggler(case, analysis)
     return _hang(case, analysis)
+
+
+def beside(case: Case, found: Finding) -> Finding:
+    """Returns `found`, the failure of ranks that raised, with what others waited for, where that were ranks that have
+    not failed: then the wait is no consequence of the failure, and has a cause of its own.
+    """
+    own = [t for r in found.blamed if (t := case.failures.get(r)) and t.source is FailureSource.REPORT]
+    if found.code is not Code.RANK_DEATH or case.exits or len(own) < len(found.blamed):
+        return found
+    analysis = analyze_waits(case)
+    roots = set(analysis.roots)
+    if not (roots and analysis.waits) or analysis.is_guessed or roots & case.failures.keys():
+        return found
+    late = finding_for(case, analysis)
+    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and did not fail")
+    kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
+    return replace(
+        found,
+        code=Code.TEST_FAILED,
+        summary=joined((deaths.raised_what(own), late.summary)),
+        evidence=(*found.evidence, *late.evidence),
+        consequences=tuple(sorted((*found.consequences, *kept), key=lambda c: c.rank)),
+        relies=found.relies | late.relies,
+        uncertainties=(*found.uncertainties, *late.uncertainties, doubt),
+    )
 
 
 # -- stragglers --------------------------------------------------------------------------------------------
@@ -236,6 +262,8 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
     if (late_s := _late_s(case, analysis, rank)) is not None:
         return f"{it} arrived {seconds(late_s)} after the first rank"
+    if rank in case.failures and not where:
+        return f"{it} had failed: {aftermath.described(case.failures[rank])}"
     if where:
         destroyed = f"{had_ed} and " if (had_ed := _destroyed(case, analysis, rank, alone)) else f"{it} "
         return f"{destroyed}{was_} in {where}"
@@ -294,9 +322,12 @@ def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
         for t in _astray(case, blamed)
     ]
     lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
+    apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
+    if apart:
+        found.append(Uncertainty(Source.GROUPS, f"{ranks_named(apart)} failed to join the group, and may not be why"))
     if mute:
         found.append(Uncertainty(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)

@@ -244,7 +244,7 @@ def _at(case: Case, rank: int) -> str:
 
 def stack_evidence(case: Case, rank: int, text: str) -> Evidence | None:
     """Returns evidence from the newest stack of a rank; None if there is no stack."""
-    taken = case.ranks[rank].stack()
+    taken = case.last_stack(rank)
     return Evidence(rank, taken[0], Witness.STACK, text) if taken else None
 
 

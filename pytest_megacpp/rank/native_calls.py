@@ -134,15 +134,11 @@ def _answering(native: Callable[..., Any], method: str, is_completed: Callable[[
 
     def call(self: Any) -> Any:
         __tracebackhide__ = True
-        is_over = is_completed(self)
+        is_over = method == "is_success" and is_completed(self)
         result = native(self)
-        if method == "exception":
-            failed = result is not None
-        else:
-            failed = result is False
-            if result is True and is_over:
-                _report_success(self)
-        if failed:
+        if is_over and result is True:
+            _report_success(self)
+        if result is False or isinstance(result, BaseException):
             _report_failure()
         return result
 

@@ -14,7 +14,7 @@ from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import CUT, before, stretches, whole
-from pytest_megacpp.recording.operations import bare_op, describe, signature
+from pytest_megacpp.recording.operations import bare_op, describe, signature_of
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
 
@@ -78,9 +78,7 @@ def disagreements(
 
 def _aspect(entries: Iterable[Collective]) -> Aspect | None:
     """The first aspect in which they differ; None where they are alike."""
-    ops, dtypes, sizes = (
-        set(part) for part in zip(*(signature(e.op, e.dtype, e.numel_in) for e in entries), strict=True)
-    )
+    ops, dtypes, sizes = (set(part) for part in zip(*(signature_of(e) for e in entries), strict=True))
     if len(ops) > 1:
         return Aspect.OPERATION
     return Aspect.DTYPE if len(dtypes) > 1 else Aspect.SIZE if len(sizes) > 1 else None

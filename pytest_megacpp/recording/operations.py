@@ -34,6 +34,11 @@ def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
     return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
 
 
+def signature_of(entry: Collective) -> tuple[str, str, int]:
+    """The signature of an entry."""
+    return signature(entry.op, entry.dtype, entry.numel_in)
+
+
 def describe(entry: Collective) -> str:
     """`all_reduce(Float [[8]])`."""
     inner = " ".join(part for part in (entry.dtype, entry.sizes) if part)

@@ -244,10 +244,10 @@ class RankView:
         """Whether its newest stack shows it loading torch's compiler."""
         return bool(self.stacks) and imports_compiler(self.stacks[-1][1].text)
 
-    def stack(self) -> tuple[float, Thread] | None:
-        """The newest readable stack of the main thread, and when it was taken."""
+    def stack(self, until_s: float = float("inf")) -> tuple[float, Thread] | None:
+        """The newest readable stack of the main thread until that time, and when it was taken."""
         for time_s, taken in reversed(self.stacks):
-            thread = main_thread(taken.text, self.main_thread) if taken.ok else None
+            thread = main_thread(taken.text, self.main_thread) if taken.ok and time_s <= until_s else None
             if thread:
                 return time_s, replace(thread, line=taken.line, framed=self.frames_native_calls)
         return None

@@ -19,7 +19,8 @@ What counts as waiting, the surest first:
   several in one launch look like one.
 
 Waiting for anything else (a child process, a queue, a file) is no wait for a peer. A rank that is stopped by a signal,
-has left the test, or failed on its own is in nothing, and has not arrived anywhere.
+has left the test, or failed on its own is in nothing, and has not arrived anywhere; but one that failed goes on (to its
+teardown, or after a subtest), and arrives where it issues what the others wait in.
 
 What counts as progress is decided in `fold_tests` and `fold_looks`; which clock runs when, and why each threshold is
 what it is, is said at the top of `box.alarms`. Decisions: 0004 (a test that is provably stuck ends at once), 0008 (look
@@ -40,7 +41,7 @@ from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.flight import without_backend
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import bare_op, signature_of
 from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.views import Joining, RankView, TestView
 
@@ -107,6 +108,7 @@ class Position:
     failed: Joining | None = None
     until_s: float = float("inf")
     frozen: bool = False
+    goes_on_until_s: float = float("-inf")  # after its failure
 
     @classmethod
     def of(cls, view: RankView, moment: Moment) -> "Position":
@@ -114,7 +116,7 @@ class Position:
         seen, until_s, joining = view.collectives, min(moment.at_s, failed_s), view.not_joined(moment.at_s)
         failed = joining if joining is not None and joining.failed else None
         if view.rank in moment.over or view.frozen:
-            return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen)
+            return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen, goes_on_until_s=moment.at_s)
         if view.rank in moment.gave_up:
             last = seen.last(failed_s)
             given_up = (last,) if last and last.entered_s <= moment.at_s else ()
@@ -123,12 +125,14 @@ class Position:
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
         return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
 
-    def has_arrived(self, number: Number) -> bool:
-        """Whether the rank entered that collective by then; a rank that is frozen in it has not."""
-        entry = self.seen.entries.get(number)
+    def has_arrived(self, others: Collective) -> bool:
+        """Whether the rank entered that collective of others by then; a rank that is frozen in it has not."""
+        entry = self.seen.entries.get((others.group, others.seq))
         if entry is None:
-            return self.seen.enqueued.get(number[0], 0) >= number[1]
-        return entry.entered_s <= self.until_s and (self.seen.is_done(entry) or not self.frozen)
+            return self.seen.enqueued.get(others.group, 0) >= others.seq
+        goes_along = signature_of(entry) == signature_of(others)
+        until_s = max(self.until_s, self.goes_on_until_s) if goes_along else self.until_s
+        return entry.entered_s <= until_s and (self.seen.is_done(entry) or not self.frozen)
 
 
 @dataclass(frozen=True)
@@ -232,8 +236,9 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
             inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
     waits = []
     for (group, seq), arrived in inside.items():
-        issued = next(iter(arrived.values())).group, seq
-        there = {r for r, p in positions.items() if p.has_arrived(issued) and groups.as_named_by(r, issued[0]) == group}
+        issued = next(iter(arrived.values()))
+        named = {r for r in positions if groups.as_named_by(r, issued.group) == group}
+        there = {r for r in named if positions[r].has_arrived(issued)}
         waits.append(_collective((group, seq), arrived, groups.of(group, users[group]) - there))
     waits += _messages({r: p.messages for r, p in positions.items()}, groups)
     waits += _makings(positions, groups)

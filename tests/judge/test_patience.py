@@ -134,3 +134,16 @@ def test_a_missing_rank_that_fails_later_stays_a_doubt() -> None:
     box = waiting().raises((0, 2, 3), "Failed", "not done in 2 s", raised_in=USER_FILE).finishes((0, 2, 3)).after(1)
     found = verdict(box.raises(1, "ValueError", "bad shard").finishes(1).ends())
     assert (found.code, found.certainty) == (Code.TEST_FAILED, Certainty.LIKELY)
+
+
+def test_what_a_blamed_rank_reported_is_in_doubt_once() -> None:
+    """Another one's time-out may be its own, and then came later."""
+    box = waiting().raises(1, "KeyError", "7").finishes(1).after(1)
+    found = verdict(box.raises(0, "TimeoutError", "", raised_in=FUTURES).acts(ActReason.STALL, "waits").aborts("stall"))
+    assert failed(found) == (Code.RANK_DEATH, (1,), Certainty.LIKELY)
+
+
+def test_a_time_out_of_unknown_origin_is_no_wait_of_the_tests_own() -> None:
+    box = waiting().raises((0, 2, 3), "TimeoutError", "", raised_in="").finishes((0, 2, 3))
+    found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes(1).ends())
+    assert failed(found)[:2] == (Code.TEST_FAILED, (0, 2, 3))

@@ -3,6 +3,7 @@
 import pytest
 
 from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin
@@ -221,3 +222,41 @@ def test_one_rank_compiles_longer_than_the_others() -> None:
     found = compiling_alone(0.4)
     assert "compiled nothing" not in found.summary
     assert "warm the cache" in found.next_step
+
+
+def failed_beside(box: FakeBox, op: str = "gloo:barrier") -> Verdict:
+    """Rank 0 raised and goes on to its teardown; rank 3 is in its own code."""
+    box.raises(0, "AssertionError", "assert 1 == 2").after(0.05).phase("teardown", 0).enters(0, op, 2).enters(
+        (1, 2), "gloo:barrier", 2
+    )
+    return verdict(stalled(box.after(31).at(3), (0, 1, 2), (3,)).at(3).aborts("stall"))
+
+
+def test_a_wait_for_ranks_that_have_not_failed_is_no_consequence_of_a_failure() -> None:
+    found = failed_beside(FakeBox(4).begins())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert "AssertionError: assert 1 == 2" in found.summary
+    assert "rank 3 never entered barrier #2: it was in train.py:88 (load_batch)" in found.summary
+    assert "ranks 1,2 entered barrier #2 of group 0, rank 3 did not" in texts(found, None)
+    assert [(c.rank, c.cause) for c in found.consequences] == [(1, None), (2, None), (3, Code.STRAGGLER)]
+
+
+def test_who_goes_on_to_something_else_has_not_come() -> None:
+    found = failed_beside(FakeBox(4).begins(), "gloo:broadcast")
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+    assert "ranks 1,2 then waited in barrier #2" in found.summary
+
+
+def test_a_failure_has_no_part_in_a_group_of_others() -> None:
+    box = FakeBox(4).begins().announces("rest", (1, 2, 3)).raises(0, "AssertionError", "assert 1 == 2")
+    box.enters((1, 2), "gloo:barrier", 1, group="rest").after(31).at(3)
+    found = verdict(stalled(box, (1, 2), (3,)).at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert "rank 3 never entered barrier #1" in found.summary
+
+
+def test_where_a_rank_was_is_not_where_pytest_shows_its_failure() -> None:
+    box = FakeBox(2).begins().at(1).after(1).raises(1).after(0.1).at(1, 50, "parse").after(1)
+    timeline = stalled(box, (0,), (1,)).at(1, 50, "parse").aborts("stall").done().timeline()
+    case = Case(timeline, timeline.tests[0], timeline.worlds["w1"])
+    assert case.location(1) == "train.py:88 (load_batch)"

@@ -99,7 +99,7 @@ def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         assert work.exception() is None
         assert work.is_success()
         assert heard == ["allreduce", "succeeded", "succeeded"]
-        failing: Any = native_calls._answering(lambda _: RuntimeError("timed out"), "exception", lambda _: True)
+        failing: Any = native_calls._answering(lambda _: RuntimeError("timed out"), "exception", pytest.fail)
         assert str(failing(work)) == "timed out"
         assert heard[3:] == ["failed"]
         asked_early: Any = native_calls._answering(lambda _: True, "is_success", lambda _: False)
