@@ -7,9 +7,9 @@ never within a private key.
 """
 
 import re
-import signal
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import TypeVar
 
 from pytest_megacpp.recording.secret_shapes import PRIVATE_KEY
@@ -33,10 +33,17 @@ def guarded(read: Callable[[], T], otherwise: T) -> T:
 
 
 def _is_of_a_signal(error: BaseException) -> bool:
-    """Returns whether a signal's handler raised this: Python's own, which has no frame, or one that is set now."""
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    """Returns whether a signal's handler raised this: Python's own, which has no frame, or another one."""
     frames = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, KeyboardInterrupt) or any(frame.f_code in handlers for frame, _ in frames)
+    return isinstance(error, KeyboardInterrupt) or any(_handles_a_signal(frame) for frame, _ in frames)
+
+
+def _handles_a_signal(frame: FrameType) -> bool:
+    """Returns whether a frame is that of a handler: it got the frame that it interrupted, which is the one below it."""
+    below, got = frame.f_back, frame.f_locals.values()
+    return below is not None and any(
+        one is below for value in got for one in (value if type(value) is tuple else (value,))
+    )
 
 
 def class_of(value: object) -> str:
