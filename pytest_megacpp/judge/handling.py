@@ -13,6 +13,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
+from pytest_megacpp.judge.wait_roots import MESSAGES
 from pytest_megacpp.recording.ranks import ranks_named
 
 HANDLED = "handled"
@@ -74,8 +75,10 @@ def _are_left_alone(case: Case, left: Collection[int], raised: Collection[int]) 
     """Whether just the ranks that raised wait for those that left, and aren't the majority: who waits with others that
     had nothing to handle came where the test goes.
     """
-    waiting = {r for wait in case.waits if set(left) & set(wait.missing) for r in wait.waiting} | case.blocked.keys()
-    return waiting == set(raised) and len(raised) <= len(left)
+    waiting = {r for wait in case.waits if set(left) & set(wait.missing) for r in wait.waiting}
+    # Who is in a message may wait for a rank that raised.
+    waiting |= {r for r, call in case.blocked.items() if call not in MESSAGES}
+    return waiting <= set(raised) <= waiting | case.blocked.keys() and len(raised) <= len(left)
 
 
 def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Finding:

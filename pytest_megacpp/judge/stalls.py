@@ -118,23 +118,18 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
 
 
 def beside(case: Case, found: Finding) -> Finding:
-    """Returns `found`, the failure of ranks that raised, with what others waited for, where that were ranks that have
-    not failed: then the wait is no consequence of the failure, and has a cause of its own.
-    """
-    own = [t for r in found.blamed if (t := case.failures.get(r)) and t.source is FailureSource.REPORT]
-    if found.code is not Code.RANK_DEATH or case.exits or len(own) < len(found.blamed):
+    """Returns the failure of ranks that raised, with what others waited for beside that and why (decision 0084)."""
+    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    is_own = found.code is Code.TEST_FAILED and found.blamed and raised.issuperset(found.blamed)
+    if not is_own or not deaths.waits_for_others(case):
         return found
     analysis = analyze_waits(case)
-    roots = set(analysis.roots)
-    if not (roots and analysis.waits) or analysis.is_guessed or roots & case.failures.keys():
-        return found
     late = finding_for(case, analysis)
-    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and did not fail")
     kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
+    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and did not fail")
     return replace(
         found,
-        code=Code.TEST_FAILED,
-        summary=joined((deaths.raised_what(own), late.summary)),
+        summary=joined((found.summary, late.summary)),
         evidence=(*found.evidence, *late.evidence),
         consequences=tuple(sorted((*found.consequences, *kept), key=lambda c: c.rank)),
         relies=found.relies | late.relies,

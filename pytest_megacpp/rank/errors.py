@@ -15,7 +15,7 @@ from itertools import pairwise
 import pytest
 
 from pytest_megacpp.recording.events import Cause, Error
-from pytest_megacpp.recording.texts import beginning, class_of, ending, guarded, text_of
+from pytest_megacpp.recording.texts import beginning, class_of, ending, guarded, is_of_a_signal, text_of
 from pytest_megacpp.recording.vocabulary import Stage
 
 _MAX_CHARS = 24_000
@@ -127,6 +127,8 @@ def _message(error: BaseException, depth: int = 0) -> str:
     try:
         parts = ["".join((str(error),)), *(f"{class_of(e)}: {_message(e, depth + 1)}" for e in held)]
     except BaseException as e:
+        if is_of_a_signal(e):
+            raise
         return f"<str() of the exception failed: {class_of(e)}>"
     return beginning("\n".join([" · ".join(parts), *_notes(error)]), _MAX_CHARS)
 

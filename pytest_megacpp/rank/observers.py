@@ -273,9 +273,9 @@ class Observers:
         _, status = read_recorders(self.agent.epoch_s, 0)
         return {s.pg: (s.enqueued, s.completed) for s in status}
 
-    def send_flight_record(self, origin: FlightOrigin) -> None:
-        """Sends the newest entries."""
-        self._send_flight_record(origin, SENT_ENTRIES)
+    def send_flight_record(self, origin: FlightOrigin, at_s: float | None = None) -> None:
+        """Sends the newest entries, as of that time."""
+        self._send_flight_record(origin, SENT_ENTRIES, at_s=at_s)
 
     def finished(self) -> tuple[dict[str, str], int]:
         """Sends the newest collective of a finished test, if there was any. Returns the digests of all of them, and how
@@ -288,7 +288,9 @@ class Observers:
         digests = self._comparable(self.issued.end())
         return digests, self.issued.missed
 
-    def _send_flight_record(self, origin: FlightOrigin, newest: int, ending: str | None = None) -> None:
+    def _send_flight_record(
+        self, origin: FlightOrigin, newest: int, ending: str | None = None, at_s: float | None = None
+    ) -> None:
         """Sends the newest entries, with the digests of groups that end (`ending`, or all of them)."""
         try:
             if (taken := self.issued.take()) is None:
@@ -303,7 +305,7 @@ class Observers:
             fact = FlightRecorded(
                 self.agent.rank, self.test, origin, entries[-newest:], status, tuple(self._comparable(ended).items())
             )
-            self.agent.send(fact, hold=True)
+            self.agent.send(fact, at_s, hold=True)
 
     def _comparable(self, digests: dict[str, str]) -> dict[str, str]:
         """Returns the digests that other ranks must have as well. A default group of another size than the world is one

@@ -321,7 +321,7 @@ class RankSession:
         outcome, phase = outcome_of(report), self._phase_of(report)
         failed = outcome is ReportOutcome.FAILED
         if failed:
-            self.observers.send_flight_record(FlightOrigin.FAILURE)
+            self.observers.send_flight_record(FlightOrigin.FAILURE, at_s)
         fact = Reported(
             rank=self.agent.rank,
             test=self._go.test,

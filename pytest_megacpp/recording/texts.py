@@ -6,9 +6,11 @@ neither, so whatever shortens a text that isn't clean yet does it here: between 
 never within a private key.
 """
 
+import inspect
 import re
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from types import FrameType
 from typing import TypeVar
 
@@ -27,23 +29,31 @@ def guarded(read: Callable[[], T], otherwise: T) -> T:
     try:
         return read()
     except BaseException as e:  # also what pytest.skip() and sys.exit() raise
-        if _is_of_a_signal(e):
+        if is_of_a_signal(e):
             raise
         return otherwise
 
 
-def _is_of_a_signal(error: BaseException) -> bool:
+def is_of_a_signal(error: BaseException) -> bool:
     """Returns whether a signal's handler raised this: Python's own, which has no frame, or another one."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, KeyboardInterrupt) or any(_handles_a_signal(frame) for frame, _ in frames)
+    try:
+        frames = traceback.walk_tb(error.__traceback__)
+        return isinstance(error, KeyboardInterrupt) or any(_handles_a_signal(frame) for frame, _ in frames)
+    except Exception:  # of an object that its frames hold
+        return False
 
 
 def _handles_a_signal(frame: FrameType) -> bool:
-    """Returns whether a frame is that of a handler: it got the frame that it interrupted, which is the one below it."""
-    below, got = frame.f_back, frame.f_locals.values()
-    return below is not None and any(
-        one is below for value in got for one in (value if type(value) is tuple else (value,))
-    )
+    """Returns whether a frame is that of a handler, by its arguments: a number, and the frame that it interrupted,
+    which is the one below.
+    """
+    code = frame.f_code
+    if not code.co_flags & inspect.CO_OPTIMIZED:  # a class body, say, whose names may be any mapping
+        return False
+    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
+    got = [frame.f_locals.get(name) for name in names]
+    got = [one for value in got for one in (value if type(value) is tuple else (value,))]
+    return any(isinstance(number, int) and below is frame.f_back for number, below in pairwise(got))
 
 
 def class_of(value: object) -> str:

@@ -150,3 +150,16 @@ def test_who_left_a_rank_of_another_group_is_late() -> None:
     box.enters((0, 1), "gloo:barrier", 2).enters(2, seq=1, group="pair").after(0.4)
     found = verdict(box.acts(ActReason.STALL, "waiting", (0, 1, 2), (3,), waited_s=0.4).aborts("stall"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+
+
+def test_who_waits_for_a_message_of_the_rank_that_raised_is_left_alone_with_it() -> None:
+    """A context manager has a barrier for the ranks whose block raised; rank 2 waits for what rank 0 never sent."""
+    box = FakeBox(4).begins().handles(0).passes((1, 3)).enters(0, "gloo:barrier", 2).after(0.5).blocked(2).after(1)
+    found = verdict(box.acts(ActReason.FAILURE_STUCK, "", (0, 2), (1, 3), waited_s=0.9).aborts("failure-stuck"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+
+
+def test_who_is_seen_in_a_collective_without_an_exception_is_not() -> None:
+    box = FakeBox(4).begins().handles(0).passes((1, 3)).blocked((0, 2), "barrier").after(6)
+    found = verdict(box.acts(ActReason.STALL, "", (0, 2), (1, 3), waited_s=5.9).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1, 3))

@@ -260,3 +260,19 @@ def test_where_a_rank_was_is_not_where_pytest_shows_its_failure() -> None:
     timeline = stalled(box, (0,), (1,)).at(1, 50, "parse").aborts("stall").done().timeline()
     case = Case(timeline, timeline.tests[0], timeline.worlds["w1"])
     assert case.location(1) == "train.py:88 (load_batch)"
+
+
+def test_a_young_wait_for_a_rank_that_failed_is_its_consequence() -> None:
+    """Rank 1 has waited longer, for a rank that computes."""
+    box = FakeBox(4).begins().announces("12", (1, 2)).announces("03", (0, 3)).enters(1, seq=1, group="12").after(4)
+    box.raises(0).enters(3, seq=1, group="03").after(3).at(2)
+    found = verdict(stalled(box, (1,), (2,)).at(2).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+
+
+def test_beside_a_wait_all_that_raised_are_blamed() -> None:
+    box = FakeBox(5).begins().announces("rest", (2, 3, 4)).raises(0).after(2).raises(1, "KeyError", "7")
+    box.enters((2, 3), "gloo:barrier", 1, group="rest").after(31).at(4)
+    found = verdict(stalled(box, (2, 3), (4,)).at(4).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (0, 1))
+    assert [c.rank for c in found.consequences] == [2, 3, 4]

@@ -2,10 +2,12 @@
 
 import ast
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -62,6 +64,26 @@ def test_whatever_else_an_object_raises_is(error: type[BaseException]) -> None:
     def read() -> str:
         raise error
 
+    assert guarded(read, "otherwise") == "otherwise"
+
+
+class Namespace(dict[str, object]):
+    def values(self) -> NoReturn:
+        raise TypeError
+
+
+def of_its_caller() -> str:
+    frame = sys._getframe(1)
+    raise ValueError(frame.f_lineno)
+
+
+def of_any_names() -> str:
+    exec("raise ValueError", {}, Namespace())
+    return ""
+
+
+@pytest.mark.parametrize("read", [of_its_caller, of_any_names])
+def test_an_object_that_looks_at_frames_is_no_handler(read: Callable[[], str]) -> None:
     assert guarded(read, "otherwise") == "otherwise"
 
 
