@@ -53,11 +53,18 @@ def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncerta
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
     """Returns the ranks that waited for a peer when the box acted, or where the recording stops."""
-    waiting = {r for r, wait in case.waiting_in.items() if wait.missing or set(wait.waiting) & set(blamed)}
+    waits = [w for w in case.waits if w.missing or set(w.waiting) & set(blamed) or _has_failed_ranks(case, w)]
+    waiting = {r for r, wait in case.waiting_in.items() if wait.number in {w.number for w in waits}}
     waiting |= case.blocked.keys()
     if case.test.acted is not None and case.test.acted.why.is_waiting:
         waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
     return tuple(sorted(r for r in waiting if r not in blamed and r not in case.failures))
+
+
+def _has_failed_ranks(case: Case, wait: Wait) -> bool:
+    """Returns whether ranks entered it that had failed before."""
+    entries = {r: case.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in case.failures}
+    return any(e is not None and e.entered_s > case.failures[r].time_s for r, e in entries.items())
 
 
 def sentence(case: Case, blamed: Collection[int]) -> str:

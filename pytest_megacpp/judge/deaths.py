@@ -148,7 +148,7 @@ def _answered_afterwards(case: Case, rank: int) -> bool:
 
 
 def waits_for_others(case: Case) -> bool:
-    """Returns whether ranks waited in the end, and none of those that they waited for has failed: then the wait is no
+    """Returns whether ranks waited in the end, and none of those that they waited for had failed: then the wait is no
     consequence of a failure (decision 0084). Not where ranks issued different collectives: what others wait in then may
     be ordinary progress.
     """
@@ -156,7 +156,8 @@ def waits_for_others(case: Case) -> bool:
     if not (analysis.roots and analysis.waits) or analysis.is_guessed or case.why is ActReason.MISMATCH:
         return False
     roots, _ = case.graph.roots(case.waits)  # of young waits as well
-    return case.failures.keys().isdisjoint({*roots, *analysis.roots})
+    failed = {r for r, t in case.failures.items() if not t.is_secondary or t.time_s <= case.moment_s}
+    return failed.isdisjoint({*roots, *analysis.roots})
 
 
 def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:

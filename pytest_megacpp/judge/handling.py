@@ -13,7 +13,7 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence
-from pytest_megacpp.judge.wait_roots import MESSAGES
+from pytest_megacpp.judge.wait_roots import is_for_one
 from pytest_megacpp.recording.ranks import ranks_named
 
 HANDLED = "handled"
@@ -77,7 +77,7 @@ def _are_left_alone(case: Case, left: Collection[int], raised: Collection[int]) 
     """
     waiting = {r for wait in case.waits if set(left) & set(wait.missing) for r in wait.waiting}
     # Who is in a message may wait for a rank that raised.
-    waiting |= {r for r, call in case.blocked.items() if call not in MESSAGES}
+    waiting |= {r for r, call in case.blocked.items() if not is_for_one(call)}
     return waiting <= set(raised) <= waiting | case.blocked.keys() and len(raised) <= len(left)
 
 

@@ -149,7 +149,7 @@ def _places(case: Case, found: Disagreement) -> tuple[Evidence, ...]:
 
 def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | None:
     wait, failure = case.waiting_in.get(rank), case.failures.get(rank)
-    taken, where = case.ranks[rank].stack(), case.location(rank)
+    taken, where = case.last_stack(rank), case.location(rank)
     op = bare_op(plain(text, 160).partition("(")[0])
     called = f"{op} #{found.seq} is called at "
     if wait is not None and (wait.group, wait.seq) == (found.group, found.seq) and taken and where:

@@ -126,12 +126,13 @@ def beside(case: Case, found: Finding) -> Finding:
     analysis = analyze_waits(case)
     late = finding_for(case, analysis)
     kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
-    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and did not fail")
+    known = [c for c in found.consequences if c.rank not in late.blamed]
+    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and had not failed")
     return replace(
         found,
         summary=joined((found.summary, late.summary)),
         evidence=(*found.evidence, *late.evidence),
-        consequences=tuple(sorted((*found.consequences, *kept), key=lambda c: c.rank)),
+        consequences=tuple(sorted((*known, *kept), key=lambda c: c.rank)),
         relies=found.relies | late.relies,
         uncertainties=(*found.uncertainties, *late.uncertainties, doubt),
     )

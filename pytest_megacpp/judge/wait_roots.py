@@ -19,7 +19,12 @@ from pytest_megacpp.recording.vocabulary import TestPhase
 from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
-MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+_MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+
+
+def is_for_one(call: str) -> bool:
+    """Returns whether a call that only a stack shows is answered by one rank: a message, a key of a store, an rpc."""
+    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call != "Store.barrier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     together: dict[object, list[int]] = defaultdict(list)
     for rank in waiting:
         wait, call = case.waiting_in.get(rank), case.blocked.get(rank)
-        together[wait.number if wait else "message" if call in MESSAGES else call].append(rank)
+        together[wait.number if wait else "message" if call in _MESSAGES else call].append(rank)
     most = max(together.values(), key=len, default=[])
     wait = case.waiting_in.get(most[0]) if most else None
     if wait is not None and not wait.missing and case.knows_members(wait.group):

@@ -53,7 +53,7 @@ def _handles_a_signal(frame: FrameType) -> bool:
     names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
     got = [frame.f_locals.get(name) for name in names]
     got = [one for value in got for one in (value if type(value) is tuple else (value,))]
-    return any(isinstance(number, int) and below is frame.f_back for number, below in pairwise(got))
+    return any(issubclass(type(number), int) and below is frame.f_back for number, below in pairwise(got))
 
 
 def class_of(value: object) -> str:

@@ -125,12 +125,12 @@ class Position:
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
         return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
 
-    def has_arrived(self, others: Collective) -> bool:
-        """Whether the rank entered that collective of others by then; a rank that is frozen in it has not."""
-        entry = self.seen.entries.get((others.group, others.seq))
+    def has_arrived(self, number: Number, others: Iterable[Collective]) -> bool:
+        """Whether the rank entered the collective that others are in by then; a rank that is frozen in it has not."""
+        entry = self.seen.entries.get(number)
         if entry is None:
-            return self.seen.enqueued.get(others.group, 0) >= others.seq
-        goes_along = signature_of(entry) == signature_of(others)
+            return self.seen.enqueued.get(number[0], 0) >= number[1]
+        goes_along = any(signature_of(entry) == signature_of(other) for other in others)
         until_s = max(self.until_s, self.goes_on_until_s) if goes_along else self.until_s
         return entry.entered_s <= until_s and (self.seen.is_done(entry) or not self.frozen)
 
@@ -236,9 +236,9 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
             inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
     waits = []
     for (group, seq), arrived in inside.items():
-        issued = next(iter(arrived.values()))
-        named = {r for r in positions if groups.as_named_by(r, issued.group) == group}
-        there = {r for r in named if positions[r].has_arrived(issued)}
+        issued = next(iter(arrived.values())).group, seq
+        named = {r for r in positions if groups.as_named_by(r, issued[0]) == group}
+        there = {r for r in named if positions[r].has_arrived(issued, arrived.values())}
         waits.append(_collective((group, seq), arrived, groups.of(group, users[group]) - there))
     waits += _messages({r: p.messages for r, p in positions.items()}, groups)
     waits += _makings(positions, groups)

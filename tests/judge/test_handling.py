@@ -4,7 +4,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason
-from tests.scenario import PEER_CLOSED, FakeBox
+from tests.scenario import PEER_CLOSED, USER_FILE, FakeBox
 
 
 def verdict(box: FakeBox) -> Verdict:
@@ -157,6 +157,13 @@ def test_who_waits_for_a_message_of_the_rank_that_raised_is_left_alone_with_it()
     box = FakeBox(4).begins().handles(0).passes((1, 3)).enters(0, "gloo:barrier", 2).after(0.5).blocked(2).after(1)
     found = verdict(box.acts(ActReason.FAILURE_STUCK, "", (0, 2), (1, 3), waited_s=0.9).aborts("failure-stuck"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+
+
+def test_nor_does_who_waits_for_its_key() -> None:
+    box = FakeBox(4).begins().handles(1).passes((2, 3)).enters(1, "gloo:barrier", 1).after(0.5)
+    box.stack(0, ("/venv/pytest_megacpp/rank/native_calls.py", 30, "get"), (USER_FILE, 52, "fetch")).after(6)
+    found = verdict(box.acts(ActReason.STALL, "", (0, 1), (2, 3), waited_s=5.9).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (1,))
 
 
 def test_who_is_seen_in_a_collective_without_an_exception_is_not() -> None:

@@ -276,3 +276,29 @@ def test_beside_a_wait_all_that_raised_are_blamed() -> None:
     found = verdict(stalled(box, (2, 3), (4,)).at(4).aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (0, 1))
     assert [c.rank for c in found.consequences] == [2, 3, 4]
+
+
+def test_a_late_rank_that_lost_its_peers_afterwards_kept_them_waiting_before() -> None:
+    box = FakeBox(4).begins().raises(0, "AssertionError", "assert 1 == 2").after(0.05)
+    box.enters((0, 1, 2), "gloo:barrier", 2).after(6).raises((1, 2), "RuntimeError", TIMED_OUT).after(2)
+    box.enters(3, "gloo:barrier", 2).raises(3, "RuntimeError", PEER_CLOSED).finishes().ends()
+    found = verdict(box)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert "rank 3 entered barrier #2 too late" in found.summary
+    assert [c.rank for c in found.consequences] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("with_rank_3", [0, 1])
+def test_whose_number_comes_first_does_not_matter(with_rank_3: int) -> None:
+    """Ranks 0 and 1 issue different operations; rank 3, which raised, the same as one of them."""
+    box = FakeBox(4).begins().raises(3).after(0.05).enters((3, with_rank_3), "gloo:barrier", 2)
+    box.enters(1 - with_rank_3, seq=2).after(31).at(2)
+    found = verdict(stalled(box, (0, 1), (2,)).at(2).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (3,))
+
+
+def test_what_all_entered_and_one_after_it_had_failed_is_a_consequence() -> None:
+    box = FakeBox(4).begins().raises(0).after(0.05).enters(range(4), "gloo:broadcast", 2).after(60)
+    found = verdict(box.acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+    assert "ranks 1-3 then waited in broadcast #2" in found.summary
