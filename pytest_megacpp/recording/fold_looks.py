@@ -5,17 +5,23 @@ The box takes these, most of them at every look; a rank's own flight records bef
 """
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.bounded import newest
+from pytest_megacpp.recording.bounded import append, newest
 from pytest_megacpp.recording.fold_groups import leave
 from pytest_megacpp.recording.fold_tests import in_test, keep_digests
-from pytest_megacpp.recording.views import RankView, RunView, WorldView
+from pytest_megacpp.recording.series import Series
+from pytest_megacpp.recording.views import Phase, RankView, RunView, WorldView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 RUNNING = "R"  # the kernel's letter for a thread that has a core, or waits for one
+KEPT_POINTS = 128  # of the CPU time of a rank in a world
+KEPT_COMPILES = 128  # the first of a rank in a test
+COUNTER_CHARS = 200
 
 
 def sampled(run: RunView, world: WorldView, time_s: float, fact: ev.Sampled) -> None:
     world.compile_s[fact.rank] = max(fact.compile_s, world.compile_s.get(fact.rank, 0.0))
+    if fact.cpu_s > 0:  # none: nobody could ask the kernel
+        world.cpu.setdefault(fact.rank, Series()).add(time_s, fact.cpu_s, KEPT_POINTS)
     if not in_test(run, world, time_s, fact, _sampled_in_test):
         world.samples[fact.rank] = fact
 
@@ -35,11 +41,18 @@ def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
     if fact.answered:
         view.answered_s = time_s
         if not fact.compiling:
+            _compile_ended(view, time_s)
             view.compiling_since_s = None
         elif view.compiling_since_s is None:
             view.compiling_since_s = time_s
+            append(view.compiles, Phase(", ".join(fact.compiling)[:COUNTER_CHARS], time_s), KEPT_COMPILES)
     view.first_sample = view.first_sample or fact
     view.sample, view.sample_s = fact, time_s
+
+
+def _compile_ended(view: RankView, time_s: float) -> None:
+    if view.compiling_since_s is not None and view.compiles and view.compiles[-1].end_s is None:
+        view.compiles[-1].end_s = time_s
 
 
 def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:

@@ -3,6 +3,7 @@
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.bounded import append, keep, newest
 from pytest_megacpp.recording.plan import MAX_TESTS
+from pytest_megacpp.recording.series import Series
 from pytest_megacpp.recording.views import RunView, WorldView
 
 
@@ -52,8 +53,16 @@ def progress(run: RunView, time_s: float, fact: ev.Progress) -> None:
     run.progress = newest(run.progress, (time_s, fact), KEPT_PROGRESS)
 
 
-def memory_used(run: RunView, time_s: float, fact: ev.MemoryUsed) -> None:
+KEPT_POINTS = 128  # of the memory of the box, and of each rank in a world
+
+
+def memory_used(run: RunView, world: str, time_s: float, fact: ev.MemoryUsed) -> None:
     run.memory = (time_s, fact)
+    run.box_memory.add(time_s, fact.total_bytes, KEPT_POINTS)
+    if (view := run.worlds.get(world)) is not None:
+        for used in fact.ranks:
+            if 0 <= used.rank < view.size:
+                view.memory.setdefault(used.rank, Series()).add(time_s, used.used_bytes, KEPT_POINTS)
     if run.exceeded_s is None and fact.total_bytes > fact.limit_bytes:
         run.exceeded_s = time_s
 

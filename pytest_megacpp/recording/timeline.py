@@ -120,7 +120,7 @@ class Timeline(RunView):
             case ev.Progress():
                 fold_run.progress(self, time_s, fact)
             case ev.MemoryUsed():
-                fold_run.memory_used(self, time_s, fact)
+                fold_run.memory_used(self, event.world, time_s, fact)
             case ev.RunFinished():
                 fold_run.run_finished(self, time_s, fact)
             case ev.WorldStarted():

@@ -13,6 +13,7 @@ from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.interning import Interned
+from pytest_megacpp.recording.series import Series
 from pytest_megacpp.recording.stacks import (
     Thread,
     imports_compiler,
@@ -83,6 +84,7 @@ class RankView:
     first_sample: ev.Sampled | None = None
     answered_s: float | None = None
     compiling_since_s: float | None = None
+    compiles: list[Phase] = field(default_factory=list)  # between looks; named by the counters of the first one
     compiled_before_s: float = 0.0  # seconds, in earlier tests of its process
     has_compiled: bool = False  # in this test, or it does
     progress_s: float = 0.0  # of any kind
@@ -325,6 +327,8 @@ class WorldView:
     stacks: dict[int, tuple[float, ev.StackTaken]] = field(default_factory=dict)
     samples: dict[int, ev.Sampled] = field(default_factory=dict)
     compile_s: dict[int, float] = field(default_factory=dict)  # seconds so far, by rank
+    cpu: dict[int, Series] = field(default_factory=dict)  # CPU seconds so far, by rank
+    memory: dict[int, Series] = field(default_factory=dict)  # bytes, by rank; of the largest ranks at each time
     output: dict[tuple[int, Stream], ev.OutputRead] = field(default_factory=dict)
     warnings: dict[int, dict[ev.Warned, None]] = field(default_factory=dict)  # by rank: those before any test
     acted: ev.Acted | None = None
@@ -355,6 +359,7 @@ class RunView:
     problems: list[tuple[float, ev.ProblemFound]] = field(default_factory=list)
     progress: list[tuple[float, ev.Progress]] = field(default_factory=list)
     memory: tuple[float, ev.MemoryUsed] | None = None  # the newest
+    box_memory: Series = field(default_factory=Series)  # bytes of the whole box
     exceeded_s: float | None = None  # when the box first used more than its limit
     worlds: dict[str, WorldView] = field(default_factory=dict)
     tests: dict[int, TestView] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 import sys
 import typing
+from array import array
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -445,7 +446,7 @@ def size_of(value: object) -> int:
         return sum(size_of(getattr(value, f.name)) for f in fields(value))
     if isinstance(value, dict):
         return sum(1 + size_of(v) for v in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | array):
         return sum(1 + size_of(v) for v in value)
     return 0
 

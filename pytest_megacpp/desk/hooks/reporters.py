@@ -9,6 +9,7 @@ from pytest_megacpp.desk.hooks.announcer import Annotations, Repository, StepSum
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.reporters import FlightRecords, JUnitProperties, Receipts, RunJson
+from pytest_megacpp.report.timelines import Timelines
 
 
 def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
@@ -19,6 +20,7 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         FlightRecords(),
         Receipts(),
         RunJson(),
+        Timelines(),
         JUnitProperties(),
         TerminalSummary(),
         *([Annotations(repository), StepSummary(os.environ)] if is_reviewed else []),

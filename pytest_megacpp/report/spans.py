@@ -1,0 +1,459 @@
+"""Owns a run as spans of time: what each rank of each world was in, from when to when, and the moments that matter;
+must not know a format, a page, or whose fault anything is.
+
+Pure, from the timeline's views. What the recording doesn't tell isn't made up: the end of a collective isn't recorded,
+so its span ends when its last member came to it (that nobody left it before), and one that lacks a member stays open
+until the rank died, failed, left the test or was ended by the box. A root or a sender may be through before others
+come, so these have no length. What is left out because there is too much is counted.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby
+from typing import NamedTuple
+
+from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.recording.collectives import Number
+from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.flight import without_backend
+from pytest_megacpp.recording.operations import ROOTED, bare_op, describe
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
+from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, TestPhase
+from pytest_megacpp.recording.waits import Moment, wait_graph
+from pytest_megacpp.report.states import death, short_type
+
+MOST_SPANS = 100_000  # of a run; docs/decisions/0087
+RED_WEIGHT = 16  # a test that isn't green gets so many times the room of a green one
+LAST_KEPT = 16  # of a rank's collectives in a test: what led to its end is never left out
+MISMATCHES_MARKED = 4
+PYTEST_PHASES = frozenset(TestPhase)
+
+
+class Kind(StrEnum):
+    START = "start"  # of the process: fork, imports of torch and pytest
+    COLLECTION = "collection"  # of the test files, which imports them
+    PHASE = "phase"  # of pytest: set-up, call, teardown
+    STEP = "step"  # a phase that the test itself named, a warm-up or a first forward
+    COMPILE = "compile"
+    GROUP = "group"  # a process group is made
+    COLLECTIVE = "collective"
+    WAIT = "wait"  # for a peer that didn't come
+
+
+class MarkKind(StrEnum):
+    DEATH = "death"
+    FAILURE = "failure"
+    ACT = "act"
+    FAULT = "fault"
+    MISMATCH = "mismatch"
+    PROBLEM = "problem"
+
+
+class Span(NamedTuple):
+    """Times in seconds. `test` is the number of an attempt, None before any test. A collective has its `group` and its
+    `number` there. `peers` are the ranks that came last, or didn't come at all; then it is a wait.
+    """
+
+    start_s: float
+    end_s: float
+    kind: Kind
+    name: str
+    test: int | None = None
+    number: int = 0
+    group: str = ""
+    peers: tuple[int, ...] = ()
+
+
+class Mark(NamedTuple):
+    """A moment of one rank, or of all ranks (`rank` None)."""
+
+    at_s: float
+    kind: MarkKind
+    rank: int | None
+    text: str
+    test: int | None = None
+
+
+@dataclass(slots=True)
+class WorldSpans:
+    """One world. `lanes` has the spans of each rank in order of their starts; `left_out` counts the spans that are in
+    none. `cpu`: CPU seconds so far, `memory`: bytes, by rank.
+    """
+
+    name: str
+    size: int
+    reason: str
+    start_s: float
+    end_s: float
+    lanes: dict[int, list[Span]] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+    left_out: int = 0
+    cpu: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunSpans:
+    """`steps` are those of the surface and the box before and between worlds: from when to when, what, details."""
+
+    worlds: list[WorldSpans]
+    steps: list[tuple[float, float, str, str]]
+    marks: list[Mark]
+    memory: list[tuple[float, float]]
+    end_s: float
+
+    @property
+    def left_out(self) -> int:
+        return sum(world.left_out for world in self.worlds)
+
+
+def run_spans(timeline: Timeline, judged: Mapping[int, TestResult], most: int = MOST_SPANS) -> RunSpans:
+    """The whole run, thinned to about `most` spans: each test gets its share, those that aren't green the larger one.
+    Of the collectives of a test the last ones stay, then those that took longest, on all their ranks.
+    """
+    red = {attempt for result in judged.values() for attempt in _red_attempts(result)}
+    rooms = dict(zip(timeline.tests, _rooms(timeline, red, most), strict=True))
+    worlds = {name: _world(world, timeline) for name, world in timeline.worlds.items()}
+    for number, test in timeline.tests.items():
+        if test.world in worlds:
+            _add_test(worlds[test.world], test, timeline.last_s, rooms[number], number in red)
+    for world in worlds.values():
+        for lane in world.lanes.values():
+            lane.sort(key=lambda span: (span.start_s, -span.end_s))
+        world.marks.sort(key=lambda mark: mark.at_s)
+    problems = [Mark(at_s, MarkKind.PROBLEM, None, found.detail) for at_s, found in timeline.problems]
+    return RunSpans([*worlds.values()], [*_steps(timeline)], problems, timeline.box_memory.points(), timeline.last_s)
+
+
+def _red_attempts(result: TestResult) -> Iterator[int]:
+    codes = [(attempt.number, attempt.verdict.code) for attempt in result.attempts]
+    yield from (number for number, code in codes or [(result.number, result.verdict.code)] if not code.is_green)
+
+
+def _rooms(timeline: Timeline, red: Set[int], most: int) -> list[int]:
+    """How many spans each test may have. What small tests don't need goes to the others."""
+    needs = [sum(map(_least_spans, test.ranks.values())) for test in timeline.tests.values()]
+    weights = [RED_WEIGHT if number in red else 1 for number in timeline.tests]
+    return shares(needs, weights, most)
+
+
+def _least_spans(view: RankView) -> int:
+    seen = view.collectives
+    return len(seen.entries) + len(seen.messages) + len(view.phases) + len(view.compiles) + 2 * len(view.joinings) + 1
+
+
+def shares(needs: Sequence[int], weights: Sequence[int], most: int) -> list[int]:
+    """`most` divided by weight among those who need something, nobody getting more than it needs."""
+    given, left, weight = [0] * len(needs), most, sum(weights)
+    for index in sorted(range(len(needs)), key=lambda i: needs[i] / weights[i]):
+        given[index] = min(needs[index], left * weights[index] // weight)
+        left, weight = left - given[index], weight - weights[index]
+    return given
+
+
+def _steps(timeline: Timeline) -> Iterator[tuple[float, float, str, str]]:
+    """A step lasts until the next one is reported, or a world starts."""
+    starts = sorted([s for s, _ in timeline.progress] + [w.started_s for w in timeline.worlds.values()])
+    for at_s, step in timeline.progress:
+        yield at_s, next((s for s in starts if s > at_s), at_s), step.phase, step.detail
+
+
+# -- a world before its tests ------------------------------------------------------------------------------
+
+
+def _world(world: WorldView, timeline: Timeline) -> WorldSpans:
+    end_s = world.ended_s if world.ended_s is not None else timeline.last_s
+    spans = WorldSpans(world.name, world.size, world.reason, world.started_s, max(end_s, world.started_s))
+    spans.lanes = {rank: [*_beginnings(world, rank, spans.end_s)] for rank in range(world.size)}
+    spans.marks += [
+        Mark(at_s, MarkKind.DEATH, rank, f"died ({death(fact)})")
+        for rank, (at_s, fact) in world.exits.items()
+        if not fact.expected
+    ]
+    spans.marks += [
+        Mark(at_s, MarkKind.FAILURE, rank, f"{short_type(broken.type)} at {broken.stage}")
+        for rank, (at_s, broken) in world.broken.items()
+    ]
+    spans.marks += [
+        Mark(at_s, MarkKind.FAILURE, rank, "could not collect")
+        for rank, (at_s, collected) in world.collected.items()
+        if collected.errors
+    ]
+    spans.marks += [Mark(at_s, MarkKind.FAULT, fault.rank, fault.text) for at_s, fault in world.faults]
+    if world.acted is not None and world.acted_s is not None:
+        spans.marks.append(Mark(world.acted_s, MarkKind.ACT, None, f"the box ended the world: {world.acted.why}"))
+    spans.cpu = {rank: series.points() for rank, series in world.cpu.items()}
+    spans.memory = {rank: series.points() for rank, series in world.memory.items()}
+    return spans
+
+
+def _beginnings(world: WorldView, rank: int, end_s: float) -> Iterator[Span]:
+    """From the start of the process to the end of collection, as far as the rank came."""
+    over_s = min(s for s in (_at(world.exits, rank), _at(world.broken, rank), end_s) if s is not None)
+    ready_s, collected_s = _at(world.ready, rank), _at(world.collected, rank)
+    yield Span(world.started_s, _until(ready_s, over_s), Kind.START, "start")
+    if ready_s is not None:
+        yield Span(ready_s, _until(collected_s, over_s), Kind.COLLECTION, "collection")
+
+
+def _at(facts: Mapping[int, tuple[float, object]], rank: int) -> float | None:
+    return facts[rank][0] if rank in facts else None
+
+
+def _until(known_s: float | None, over_s: float) -> float:
+    return over_s if known_s is None else known_s
+
+
+# -- a test ------------------------------------------------------------------------------------------------
+
+
+def _add_test(world: WorldSpans, test: TestView, last_s: float, room: int, is_red: bool) -> None:
+    """Adds its spans and marks to its world's."""
+    ends_s = {rank: _end_of(view, test, last_s) for rank, view in test.ranks.items()}
+    found: dict[int, list[Span]] = {r: [*_of_rank(v, test.index, ends_s[r])] for r, v in test.ranks.items()}
+    if is_red or test.ended is None:
+        for rank, span in _other_waits(test, ends_s, last_s):
+            found[rank].append(span)
+    kept = _thinned(found, room)
+    collectives = _Collectives(test, ends_s, is_red)
+    numbers = collectives.worth_keeping(room - sum(map(len, kept.values())))
+    for number in numbers:
+        for rank, span in collectives.spans(number):
+            kept[rank].append(span)
+    for rank, spans in kept.items():
+        if rank in world.lanes:
+            world.lanes[rank] += spans
+    everything = sum(map(len, found.values())) + sum(len(of) for of in collectives.entries.values())
+    world.left_out += everything - sum(map(len, kept.values()))
+    world.marks += _marks(test)
+    if is_red:
+        world.marks += collectives.mismatches()
+
+
+def _end_of(view: RankView, test: TestView, last_s: float) -> float:
+    """When the rank was through with the test, or somebody ended it."""
+    failed_s = view.failure[0] if view.failure else None
+    known = (view.exit_s, view.finished_s, test.ended_s, test.acted_s if failed_s is None else None)
+    return min((s for s in known if s is not None), default=last_s)
+
+
+def _thinned(found: Mapping[int, list[Span]], room: int) -> dict[int, list[Span]]:
+    """The spans of each rank, the longest of all where there isn't room for all."""
+    if sum(map(len, found.values())) <= room:
+        return {rank: [*spans] for rank, spans in found.items()}
+    listed = ((span.end_s - span.start_s, rank, at) for rank, spans in found.items() for at, span in enumerate(spans))
+    kept = {(rank, at) for _, rank, at in heapq.nlargest(max(room, 0), listed)}
+    return {rank: [s for at, s in enumerate(spans) if (rank, at) in kept] for rank, spans in found.items()}
+
+
+def _of_rank(view: RankView, test: int, end_s: float) -> Iterator[Span]:
+    """All but collectives and waits."""
+    for phase in view.phases:
+        kind = Kind.PHASE if phase.name in PYTEST_PHASES else Kind.STEP
+        yield Span(phase.start_s, max(phase.start_s, _phase_end_s(phase, view, end_s)), kind, phase.name, test)
+    for at_s, forward in view.first_forwards:
+        if forward.name != WARM_UP_PHASE:
+            name = f"first forward {forward.name}".strip()
+            yield Span(max(at_s - max(forward.seconds, 0.0), 0.0), at_s, Kind.STEP, name, test)
+    for compiling in view.compiles:
+        stop_s = end_s if compiling.end_s is None else compiling.end_s
+        yield Span(compiling.start_s, max(compiling.start_s, stop_s), Kind.COMPILE, compiling.name or "compile", test)
+    for joining in view.joinings:
+        if joining.end_s is not None:
+            yield Span(joining.begun_s, joining.end_s, Kind.GROUP, joining.call, test, 0, joining.group)
+
+
+def _phase_end_s(phase: Phase, view: RankView, end_s: float) -> float:
+    """A phase of pytest ends with its report."""
+    reported_s = next((at_s for when, (at_s, _) in view.reports.items() if when == phase.name), None)
+    return next((s for s in (phase.end_s, reported_s) if s is not None), end_s)
+
+
+def _marks(test: TestView) -> Iterator[Mark]:
+    """Failures that ranks reported, and what the box did. Deaths are their world's."""
+    for rank, view in test.ranks.items():
+        if view.failure is not None:
+            at_s, report = view.failure
+            text = f"raised {short_type(report.error.type)}" if report.error else "failed"
+            yield Mark(at_s, MarkKind.FAILURE, rank, f"{text} in {report.when}", test.index)
+    if test.acted is not None and test.acted_s is not None:
+        detail = f" ({test.acted.detail})" if test.acted.detail else ""
+        yield Mark(test.acted_s, MarkKind.ACT, None, f"the box ended the test: {test.acted.why}{detail}", test.index)
+
+
+# -- collectives -------------------------------------------------------------------------------------------
+
+
+class _Collectives:
+    """Those of all ranks of a test, by group and number."""
+
+    def __init__(self, test: TestView, ends_s: Mapping[int, float], is_red: bool) -> None:
+        self.test, self.ends_s, self.is_red = test, ends_s, is_red
+        self.entries: dict[Number, dict[int, Collective]] = defaultdict(dict)
+        self._users: dict[str, set[int]] = defaultdict(set)
+        self._members: dict[str, frozenset[int]] = {}
+        groups = test.groups
+        for rank, view in test.ranks.items():
+            for name in view.collectives.enqueued:
+                self._users[groups.as_named_by(rank, name) if groups.disputed else name].add(rank)
+            for (name, seq), entry in view.collectives.entries.items():
+                group = groups.as_named_by(rank, name) if groups.disputed else name
+                self.entries[group, seq][rank] = entry
+
+    def worth_keeping(self, room: int) -> list[Number]:
+        """The numbers for whose spans there is room: the last ones of each rank, then those with the longest spans."""
+        if sum(map(len, self.entries.values())) <= room:
+            return [*self.entries]
+        last = {number for rank in self.test.ranks for number in self._last_of(rank)}
+        rest = sorted(self.entries.keys() - last, key=self._length_s, reverse=True)
+        kept = []
+        for number in (*sorted(last, key=self._first_s, reverse=True), *rest):
+            room -= len(self.entries[number])
+            if room < 0:
+                break
+            kept.append(number)
+        return kept
+
+    def _last_of(self, rank: int) -> list[Number]:
+        """Of the collectives that are kept of a rank, the last ones it entered."""
+        own = ((of[rank].entered_s, number) for number, of in self.entries.items() if rank in of)
+        return [number for _, number in heapq.nlargest(LAST_KEPT, own)]
+
+    def _first_s(self, number: Number) -> float:
+        return min(entry.entered_s for entry in self.entries[number].values())
+
+    def _length_s(self, number: Number) -> float:
+        return max(span.end_s - span.start_s for _, span in self.spans(number))
+
+    def spans(self, number: Number) -> Iterator[tuple[int, Span]]:
+        """What each of its ranks spent in it, as far as that is known."""
+        group, seq = number
+        entries = self.entries[number]
+        absent = self._absent(number, entries.keys())
+        last_s = max(entry.entered_s for entry in entries.values())
+        last = tuple(rank for rank, entry in entries.items() if entry.entered_s == last_s)
+        for rank, entry in entries.items():
+            name, start_s = describe(entry), entry.entered_s
+            if self._stays_open(rank, entry, absent):
+                end_s = max(start_s, self.ends_s[rank])
+                yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, absent)
+                continue
+            is_apart = entry.p2p or bare_op(entry.op) in ROOTED
+            end_s = start_s if is_apart or absent else last_s
+            peers = () if rank in last or absent else last
+            yield rank, Span(start_s, end_s, Kind.COLLECTIVE, name, self.test.index, seq, group, peers)
+
+    def _stays_open(self, rank: int, entry: Collective, absent: Sequence[int]) -> bool:
+        """Whether it didn't end for this rank: members never came (a root may be through before they come), or all
+        came, and it was open all the same when the test failed.
+        """
+        is_done = self.test.ranks[rank].collectives.is_done(entry)
+        return bool(absent) and bare_op(entry.op) not in ROOTED if is_done else bool(absent) or self.is_red
+
+    def mismatches(self) -> Iterator[Mark]:
+        """Where ranks issued different collectives under one number: one mark for each that is not of the majority."""
+        for found in self.test.disagreements()[:MISMATCHES_MARKED]:
+            told = "; ".join(f"{ranks_named(ranks)} issued {what}" for what, ranks in found.variants)
+            text = f"{found.aspect} differs at #{found.seq}: {told}"
+            entries = self.entries.get((found.group, found.seq), {})
+            for rank in found.odd or tuple(entries)[:1]:
+                at_s = entries[rank].entered_s if rank in entries else self.test.started_s
+                yield Mark(at_s, MarkKind.MISMATCH, rank if found.odd else None, text, self.test.index)
+
+    def _absent(self, number: Number, there: Collection[int]) -> tuple[int, ...]:
+        """The members that never came, as far as all members are known."""
+        group, seq = number
+        members = self._members_of(group)
+        if len(members) <= len(there):
+            return ()
+        ranks = self.test.ranks
+        counted = (r for r in members if r not in there and r in ranks)
+        return tuple(sorted(r for r in counted if ranks[r].collectives.enqueued.get(group, 0) < seq))
+
+    def _members_of(self, group: str) -> frozenset[int]:
+        """Nobody for a group that has no name: several may look like one."""
+        if group not in self._members:
+            is_named = without_backend(group)[:1] not in ("", "~", "@")
+            self._members[group] = self.test.groups.of(group, self._users[group]) if is_named else frozenset()
+        return self._members[group]
+
+
+def _other_waits(test: TestView, ends_s: Mapping[int, float], last_s: float) -> Iterator[tuple[int, Span]]:
+    """What flight recorders don't tell as collectives: messages, groups that aren't made, calls that only stacks show,
+    at the moment from which nothing went on. Messages count differently on each rank, so they have no number; of calls
+    nobody knows for whom they wait.
+    """
+    at_s = _decisive_s(test, last_s)
+    failed_s = {r: v.failure[0] for r, v in test.ranks.items() if v.failure is not None and v.failure[0] <= at_s}
+    over = frozenset(r for r, end_s in ends_s.items() if test.ranks[r].out and end_s <= at_s)
+    graph = wait_graph(test, Moment(at_s, over, over, failed_s))
+    for wait in graph.waits:
+        if wait.partner is not None or wait.makes_group:
+            for rank in wait.waiting:
+                since_s = _since_s(test.ranks[rank], at_s, wait.since_s) if wait.makes_group else wait.since_s
+                end_s = max(since_s, ends_s[rank])
+                yield rank, Span(since_s, end_s, Kind.WAIT, wait.op, test.index, 0, wait.group, wait.missing)
+    for rank, (call, since_s) in graph.calls.items():
+        yield rank, Span(since_s, max(since_s, ends_s[rank]), Kind.WAIT, call, test.index)
+
+
+def _since_s(view: RankView, at_s: float, default_s: float) -> float:
+    joining = view.joining(at_s)
+    return default_s if joining is None else joining.begun_s
+
+
+def _decisive_s(test: TestView, last_s: float) -> float:
+    """When the box ended the test; else when the first rank died or failed."""
+    if test.acted_s is not None:
+        return test.acted_s
+    failures = [view.failure[0] for view in test.ranks.values() if view.failure is not None]
+    deaths = [v.exit_s for v in test.ranks.values() if v.exit_s is not None and v.exit and not v.exit.expected]
+    return min([*failures, *deaths], default=test.ended_s if test.ended_s is not None else last_s)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWait:
+    """Ranks that waited for the same to the end of their test, the first of them since `since_s`."""
+
+    ranks: tuple[int, ...]
+    name: str
+    number: int
+    group: str
+    peers: tuple[int, ...]
+    since_s: float
+    end_s: float
+
+
+def open_waits(world: WorldSpans, test: int) -> list[OpenWait]:
+    """Who waited for whom in a test, the longest wait first."""
+    spans = [(s, rank) for rank, lane in world.lanes.items() for s in lane if s.kind is Kind.WAIT and s.test == test]
+    spans.sort(key=lambda pair: _shared(pair[0]))
+    found = []
+    for _, group in groupby(spans, key=lambda pair: _shared(pair[0])):
+        same = list(group)
+        first = min((span for span, _ in same), key=lambda span: span.start_s)
+        ranks = tuple(sorted(rank for _, rank in same))
+        end_s = max(span.end_s for span, _ in same)
+        found.append(OpenWait(ranks, first.name, first.number, first.group, first.peers, first.start_s, end_s))
+    return sorted(found, key=lambda wait: (wait.since_s - wait.end_s, wait.ranks))
+
+
+def _shared(span: Span) -> tuple[str, int, str, tuple[int, ...]]:
+    return span.group, span.number, span.name, span.peers
+
+
+def collectives_of(lanes: Mapping[int, Iterable[Span]]) -> dict[tuple[int | None, str, int], list[tuple[int, Span]]]:
+    """The spans of each collective on all its ranks, in the order in which these came."""
+    found: dict[tuple[int | None, str, int], list[tuple[int, Span]]] = defaultdict(list)
+    for rank, lane in lanes.items():
+        for span in lane:
+            if span.kind in (Kind.COLLECTIVE, Kind.WAIT) and span.number:
+                found[span.test, span.group, span.number].append((rank, span))
+    for spans in found.values():
+        spans.sort(key=lambda pair: pair[1].start_s)
+    return found

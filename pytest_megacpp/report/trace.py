@@ -1,0 +1,206 @@
+"""Owns `trace.json`, a run for Perfetto and chrome://tracing; must not know how spans are found, or a file.
+
+Trace Event Format, JSON object form: a process per rank, threads for phases, collectives and compiles in it, counters
+of its CPU and memory, and a flow that joins each collective across ranks. Timestamps are microseconds since the run
+began.
+Slices of a thread must not overlap unless one lies in the other, so collectives in flight together get more threads.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans, collectives_of
+
+Event: TypeAlias = dict[str, Any]
+
+BOX = 1  # the process with what is of no rank
+FIRST_PID = 10
+PHASES, COLLECTIVES, COMPILE = 1, 10, 2  # threads; further ones for collectives follow
+MOST_THREADS = 8  # for collectives that are in flight together
+MOST_US = 2**52  # what every reader takes for a whole number
+NAME_CHARS = 120
+_OF_PHASES = (Kind.START, Kind.COLLECTION, Kind.PHASE, Kind.STEP)
+
+
+def trace(
+    run: RunSpans, timeline: Timeline, judged: Mapping[int, TestResult], redact: Callable[[str], str]
+) -> Mapping[str, Any]:
+    """The document. `redact` takes secrets out of a text."""
+    writer = _Writer(cache(lambda text: one_line(redact(text), NAME_CHARS)))
+    started = timeline.started
+    return {
+        "traceEvents": [*writer.box(run, timeline, judged), *writer.worlds(run.worlds)],
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "run": writer.text(timeline.run_id),
+            "lane": writer.text(started.lane) if started else "",
+            "started_at": writer.text(started.started_at) if started else "",
+            "spans_left_out": run.left_out,
+        },
+    }
+
+
+def trace_bytes(document: Mapping[str, Any]) -> bytes:
+    """An event per line, so that the file can be read and searched."""
+    rest = json.dumps({name: value for name, value in document.items() if name != "traceEvents"})
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    events = ",\n".join(map(encode, document["traceEvents"]))
+    return f'{{"traceEvents":[\n{events}\n],{rest[1:]}\n'.encode()
+
+
+def _us(seconds: float) -> int:
+    """Whole microseconds; a recording may claim any time."""
+    return round(min(max(seconds * 1e6, 0.0), MOST_US))
+
+
+@dataclass(slots=True)
+class _Writer:
+    text: Callable[[str], str]
+    _flows: int = field(default=0)
+
+    # -- what is of no rank ------------------------------------------------------------------------------------
+
+    def box(self, run: RunSpans, timeline: Timeline, judged: Mapping[int, TestResult]) -> Iterator[Event]:
+        yield from _named(BOX, "box", 0, {1: "tests", 2: "steps"})
+        for index, result in judged.items():
+            for number in timeline.attempts(index):
+                view = timeline.tests.get(number)
+                if view is not None:
+                    end_s = view.ended_s if view.ended_s is not None else timeline.last_s
+                    args = self._verdict(result) | {"attempt": number}
+                    yield _slice(BOX, 1, self.text(result.nodeid), "test", view.started_s, end_s, args)
+        for start_s, end_s, what, detail in run.steps:
+            yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.text(detail)})
+        yield from (self._mark(BOX, mark) for mark in run.marks)
+        yield from (_counter(BOX, "memory", at_s, "GiB", value / 2**30) for at_s, value in run.memory)
+
+    def _verdict(self, result: TestResult) -> Event:
+        verdict = result.verdict
+        return {
+            "verdict": str(verdict.code),
+            "blamed": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
+            "cause": self.text(verdict.cause or ""),
+            "summary": self.text(verdict.summary),
+        }
+
+    # -- worlds ------------------------------------------------------------------------------------------------
+
+    def worlds(self, worlds: Sequence[WorldSpans]) -> Iterator[Event]:
+        pid = FIRST_PID
+        for number, world in enumerate(worlds):
+            pids = {rank: pid + rank for rank in world.lanes}
+            for rank, lane in world.lanes.items():
+                name = f"rank {rank}" if not number else f"{self.text(world.name)} rank {rank}"
+                yield from self._rank(pids[rank], name, lane, world, rank)
+            threads = {rank: _thread_of(lane) for rank, lane in world.lanes.items()}
+            yield from self._joined(world, pids, threads)
+            for mark in world.marks:
+                yield self._mark(BOX if mark.rank is None else pids.get(mark.rank, BOX), mark)
+            pid += world.size
+
+    def _rank(self, pid: int, name: str, lane: Sequence[Span], world: WorldSpans, rank: int) -> Iterator[Event]:
+        threads = _thread_of(lane)
+        extra = {tid: f"collectives {tid - COLLECTIVES + 1}" for tid in threads.values() if tid > COLLECTIVES}
+        names = {PHASES: "phases", COMPILE: "compile", COLLECTIVES: "collectives"} | extra
+        yield from _named(pid, name, pid, names)
+        for tid, kinds in ((PHASES, _OF_PHASES), (COMPILE, (Kind.COMPILE,))):
+            for span, end_s in _nested([s for s in lane if s.kind in kinds]):
+                yield _slice(pid, tid, self.text(span.name), span.kind, span.start_s, end_s, self._args(span, rank))
+        for tid in sorted(set(threads.values())):
+            for span, end_s in _nested([span for span, of in threads.items() if of == tid]):
+                yield _slice(pid, tid, self._title(span), span.kind, span.start_s, end_s, self._args(span, rank))
+        for (at_s, spent_s), (next_s, next_spent_s) in pairwise(world.cpu.get(rank, ())):
+            cores = max(0.0, next_spent_s - spent_s) / max(next_s - at_s, 1e-6)
+            yield _counter(pid, "CPU", at_s, "cores", cores)
+        yield from (_counter(pid, "memory", at_s, "GiB", of / 2**30) for at_s, of in world.memory.get(rank, ()))
+
+    def _title(self, span: Span) -> str:
+        number = f" #{_whole(span.number)}" if span.number else ""
+        awaited = f" waits for {ranks_named(span.peers)}" if span.kind is Kind.WAIT and span.peers else ""
+        return f"{self.text(span.name.partition('(')[0])}{number}{awaited}"
+
+    def _args(self, span: Span, rank: int) -> Event:
+        args: Event = {"rank": rank}
+        if span.test is not None:
+            args["attempt"] = span.test
+        if span.number or span.group:
+            args |= {"group": self.text(span.group), "number": _whole(span.number), "operation": self.text(span.name)}
+        if span.peers:
+            args["missing" if span.kind is Kind.WAIT else "last to come"] = rank_list(span.peers)
+        return args
+
+    def _joined(
+        self, world: WorldSpans, pids: Mapping[int, int], threads: Mapping[int, Mapping[Span, int]]
+    ) -> Iterator[Event]:
+        """One flow per collective, from the rank that came first to the one that came last."""
+        for spans in collectives_of(world.lanes).values():
+            if len(spans) < 2:
+                continue
+            self._flows += 1
+            for place, (rank, span) in enumerate(spans):
+                phase = "s" if place == 0 else "f" if place == len(spans) - 1 else "t"
+                event: Event = {"ph": phase, "cat": "collective", "name": "collective", "id": self._flows}
+                event |= {"pid": pids[rank], "tid": threads[rank][span], "ts": _us(span.start_s)}
+                yield event | {"bp": "e"} if phase == "f" else event
+
+    def _mark(self, pid: int, mark: Mark) -> Event:
+        scope = "g" if mark.rank is None else "p"
+        name = f"{mark.kind}: {self.text(mark.text)}"
+        return {"ph": "i", "s": scope, "cat": str(mark.kind), "name": name, "pid": pid, "tid": 1, "ts": _us(mark.at_s)}
+
+
+def _whole(number: int) -> int:
+    return min(max(number, 0), MOST_US)
+
+
+def _named(pid: int, name: str, place: int, threads: Mapping[int, str]) -> Iterator[Event]:
+    yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
+    yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "args": {"sort_index": place}}
+    for tid, thread in threads.items():
+        yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": thread}}
+
+
+def _slice(pid: int, tid: int, name: str, kind: str, start_s: float, end_s: float, args: Event) -> Event:
+    """At least a microsecond long, so that an arrow finds it."""
+    start = _us(start_s)
+    event = {"ph": "X", "cat": str(kind), "name": name, "pid": pid, "tid": tid, "ts": start}
+    return event | {"dur": max(_us(end_s) - start, 1), "args": args}
+
+
+def _counter(pid: int, name: str, at_s: float, unit: str, value: float) -> Event:
+    return {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": _us(at_s), "args": {unit: round(value, 4)}}
+
+
+def _nested(spans: Iterable[Span]) -> Iterator[tuple[Span, float]]:
+    """Spans in order with their ends, which are cut where they reach beyond the span that they begin in."""
+    open_: list[float] = []
+    for span in sorted(spans, key=lambda s: (s.start_s, -s.end_s)):
+        while open_ and _us(open_[-1]) <= _us(span.start_s):
+            open_.pop()
+        end_s = min([span.end_s, *open_[-1:]])
+        open_.append(end_s)
+        yield span, end_s
+
+
+def _thread_of(lane: Iterable[Span]) -> dict[Span, int]:
+    """A thread for each collective or wait: the first that is free. Where none is left, the last one."""
+    free_us: list[int] = []
+    threads = {}
+    for span in lane:
+        if span.kind in (Kind.COLLECTIVE, Kind.WAIT, Kind.GROUP):
+            start, end = _us(span.start_s), max(_us(span.end_s), _us(span.start_s) + 1)
+            place = next((n for n, us in enumerate(free_us) if us <= start), len(free_us))
+            if place == len(free_us) and place < MOST_THREADS:
+                free_us.append(0)
+            place = min(place, MOST_THREADS - 1)
+            free_us[place] = max(free_us[place], end)
+            threads[span] = COLLECTIVES + place
+    return threads

@@ -1,0 +1,140 @@
+"""A run as spans of time: what each rank was in, from when to when, and what is left out when there is too much."""
+
+from itertools import pairwise
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_run
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.series import Series
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import ActReason, TestEnd
+from pytest_megacpp.report.spans import LAST_KEPT, Kind, MarkKind, RunSpans, open_waits, run_spans, shares
+from tests.scenario import FakeBox
+
+ENDED = ev.TestEnded(0, TestEnd.FINISHED)
+
+
+def spans_of(timeline: Timeline, most: int = 100_000) -> RunSpans:
+    return run_spans(timeline, {test.index: test for test in judge_run(timeline).tests}, most)
+
+
+def times(spans: RunSpans, rank: int, *kinds: Kind) -> list[tuple[str, float, float]]:
+    lane = spans.worlds[0].lanes[rank]
+    return [(s.name, round(s.start_s, 3), round(s.end_s, 3)) for s in lane if s.kind in kinds]
+
+
+def test_a_rank_starts_collects_and_goes_through_the_phases_of_a_test() -> None:
+    box = FakeBox(2).begins().after(1).passes().box(ENDED)
+    assert times(spans_of(box.timeline()), 1, Kind.START, Kind.COLLECTION, Kind.PHASE) == [
+        ("start", 0.0, 0.1),
+        ("collection", 0.1, 0.2),
+        ("setup", 0.3, 0.35),
+        ("call", 0.35, 1.4),
+        ("teardown", 1.4, 1.4),
+    ]
+
+
+def test_a_rank_that_never_gets_ready_starts_until_it_dies() -> None:
+    box = FakeBox(2).starts_world().readies(0).after(3).exits(1, 3)
+    spans = spans_of(box.timeline())
+    assert times(spans, 1, Kind.START, Kind.COLLECTION) == [("start", 0.0, 3.2)]
+    assert [(m.kind, m.rank, m.text) for m in spans.worlds[0].marks] == [(MarkKind.DEATH, 1, "died (exit 3)")]
+
+
+def test_a_collective_lasts_until_its_last_member_came() -> None:
+    box = FakeBox(3).begins().enters(0, done=True).after(2).enters((1, 2), done=True).passes().box(ENDED)
+    spans = spans_of(box.timeline())
+    assert times(spans, 0, Kind.COLLECTIVE) == [("all_reduce(Float [[8]])", 0.4, 2.4)]
+    assert times(spans, 1, Kind.COLLECTIVE) == [("all_reduce(Float [[8]])", 2.4, 2.4)]
+    assert spans.worlds[0].lanes[0][-2].peers == (1, 2)
+
+
+def test_a_root_may_be_through_before_others_came_so_nothing_is_said_of_its_length() -> None:
+    box = FakeBox(2).begins().enters(0, "gloo:broadcast", done=True).after(2).enters(1, "gloo:broadcast", done=True)
+    spans = spans_of(box.passes().box(ENDED).timeline())
+    assert times(spans, 0, Kind.COLLECTIVE) == [("broadcast(Float [[8]])", 0.4, 0.4)]
+
+
+def test_one_that_lacks_a_member_is_a_wait_until_the_box_acted() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 3)).after(5)
+    box.box(ev.Acted(0, ActReason.STALL, "all_reduce #1", (0, 1, 3), (2,), (), 5.0)).after(1)
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "stall")).timeline())
+    assert times(spans, 0, Kind.WAIT) == [("all_reduce(Float [[8]])", 0.4, 5.4)]
+    assert times(spans, 2, Kind.WAIT, Kind.COLLECTIVE) == []
+    (wait,) = open_waits(spans.worlds[0], 0)
+    assert (wait.ranks, wait.peers, wait.number, wait.group) == ((0, 1, 3), (2,), 1, "0")
+
+
+def test_who_lost_a_peer_waited_for_it_until_it_said_so() -> None:
+    box = FakeBox(3).begins().enters((0, 2)).after(1).exits(1, signal="SIGKILL").after(0.5).loses_peer((0, 2))
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "exit")).timeline())
+    (wait,) = open_waits(spans.worlds[0], 0)
+    assert (wait.ranks, wait.peers) == ((0, 2), (1,))
+    assert [m.kind for m in spans.worlds[0].marks] == [MarkKind.DEATH, MarkKind.FAILURE, MarkKind.FAILURE]
+
+
+def test_different_operations_under_one_number_are_marked_on_the_rank_that_differs() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 3)).enters(2, "gloo:broadcast").after(1)
+    box.box(ev.Acted(0, ActReason.MISMATCH, "operation differs"))
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "mismatch")).timeline())
+    marks = [(m.rank, m.text) for m in spans.worlds[0].marks if m.kind is MarkKind.MISMATCH]
+    assert [rank for rank, _ in marks] == [2]
+    assert "rank 2 issued broadcast" in marks[0][1]
+    assert times(spans, 2, Kind.WAIT) == [("broadcast(Float [[8]])", 0.4, 1.4)]
+
+
+def test_compiles_last_from_the_first_look_that_saw_them_to_the_first_that_did_not() -> None:
+    box = FakeBox(2).begins().after(1).samples(0, compiling=("dynamo", "inductor")).after(2)
+    box.samples(0, compiling=("inductor",)).after(1).samples(0).after(1).samples(0, compiling=("dynamo",)).after(1)
+    spans = spans_of(box.passes().box(ENDED).timeline())
+    assert times(spans, 0, Kind.COMPILE) == [("dynamo, inductor", 1.4, 4.4), ("dynamo", 5.4, 6.41)]
+
+
+def thousands(collectives: int) -> FakeBox:
+    """The fifth takes longest by far."""
+    box = FakeBox(2).begins()
+    for seq in range(1, collectives + 1):
+        box._entered = {0: {}, 1: {}}
+        box.enters(0, seq=seq, done=True).after(1 if seq == 5 else 0.001).enters(1, seq=seq, done=True).after(0.001)
+    return box.passes().box(ENDED)
+
+
+def test_what_took_longest_and_what_came_last_is_kept_and_the_rest_counted() -> None:
+    timeline = thousands(400).timeline()
+    everything, some = spans_of(timeline), spans_of(timeline, 100)
+    kept = [s.number for s in some.worlds[0].lanes[1] if s.kind is Kind.COLLECTIVE]
+    assert everything.left_out == 0
+    assert 5 in kept
+    assert kept[-LAST_KEPT:] == [*range(401 - LAST_KEPT, 401)]
+    assert kept == [s.number for s in some.worlds[0].lanes[0] if s.kind is Kind.COLLECTIVE]
+    shown = [sum(map(len, spans.worlds[0].lanes.values())) for spans in (everything, some)]
+    assert some.left_out == shown[0] - shown[1] > 0
+    assert [m for m in times(some, 0, Kind.PHASE) if m[0] == "call"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "weights", "most", "given"),
+    [
+        ([10, 10], [1, 1], 100, [10, 10]),
+        ([100, 10, 100], [1, 1, 1], 90, [40, 10, 40]),
+        ([100, 100], [3, 1], 80, [60, 20]),
+        ([], [], 10, []),
+    ],
+)
+def test_what_small_tests_do_not_need_goes_to_the_others(
+    needs: list[int], weights: list[int], most: int, given: list[int]
+) -> None:
+    assert shares(needs, weights, most) == given
+
+
+def test_a_series_keeps_its_first_and_its_newest_point_and_some_between() -> None:
+    series = Series()
+    for second in range(10_000):
+        series.add(float(second), float(second * second), 64)
+        series.add(float(second), -1.0, 64)  # no later: left out
+    points = series.points()
+    assert 32 <= len(points) <= 64
+    assert (points[0], points[-1]) == ((0.0, 0.0), (9999.0, 9999.0**2))
+    assert all(value == at_s * at_s for at_s, value in points)
+    assert max(later[0] - at_s for (at_s, _), later in pairwise(points)) < 10_000 / 30
