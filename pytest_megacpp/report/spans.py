@@ -2,8 +2,8 @@
 must not know a format, a page, or whose fault anything is.
 
 Pure, from the timeline's views. What the recording doesn't tell isn't made up: the end of a collective isn't recorded,
-so its span ends when its last member came to it (that nobody left it before), and one that lacks a member stays open
-until the rank died, failed, left the test or was ended by the box. A root or a sender may be through before others
+so its span ends when its last member came to it (nobody leaves it before), and one that lacks a member stays open until
+the rank died, failed, left the test or was ended by the box. A root or a sender may be through before others
 come, so these have no length. What is left out because there is too much is counted.
 """
 
@@ -328,7 +328,11 @@ class _Collectives:
         return min(entry.entered_s for entry in self.entries[number].values())
 
     def _length_s(self, number: Number) -> float:
-        return max(span.end_s - span.start_s for _, span in self.spans(number))
+        """How long its first rank waited for the last one; one that lacks a member is longer than all others."""
+        entries = self.entries[number]
+        times = [entry.entered_s for entry in entries.values()]
+        lacks_any = self.is_red and bool(self._absent(number, entries.keys()))
+        return float("inf") if lacks_any else max(times) - min(times)
 
     def spans(self, number: Number) -> Iterator[tuple[int, Span]]:
         """What each of its ranks spent in it, as far as that is known."""
@@ -343,27 +347,38 @@ class _Collectives:
                 end_s = max(start_s, self.ends_s[rank])
                 yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, absent)
                 continue
-            is_apart = entry.p2p or bare_op(entry.op) in ROOTED
-            end_s = start_s if is_apart or absent else last_s
+            end_s = self._gone_s(absent, start_s) if absent else start_s if bare_op(entry.op) in ROOTED else last_s
             peers = () if rank in last or absent else last
             yield rank, Span(start_s, end_s, Kind.COLLECTIVE, name, self.test.index, seq, group, peers)
 
     def _stays_open(self, rank: int, entry: Collective, absent: Sequence[int]) -> bool:
-        """Whether it didn't end for this rank: members never came (a root may be through before they come), or all
-        came, and it was open all the same when the test failed.
+        """Whether the rank was in it until something else ended that: it failed in it, or it never got out, as members
+        didn't come or, in a test that failed, for whatever reason.
         """
-        is_done = self.test.ranks[rank].collectives.is_done(entry)
-        return bool(absent) and bare_op(entry.op) not in ROOTED if is_done else bool(absent) or self.is_red
+        view = self.test.ranks[rank]
+        if view.collectives.is_done(entry):
+            return bool(absent) and bare_op(entry.op) not in ROOTED and view.failure is not None
+        return bool(absent) or self.is_red
+
+    def _gone_s(self, absent: Iterable[int], start_s: float) -> float:
+        """When the first of the members that never came had died or failed; without that, nothing is known of it."""
+        views = [self.test.ranks[rank] for rank in absent]
+        failed = [view.failure[0] for view in views if view.failure is not None]
+        return max(
+            start_s, min([*failed, *(view.exit_s for view in views if view.exit_s is not None)], default=start_s)
+        )
 
     def mismatches(self) -> Iterator[Mark]:
-        """Where ranks issued different collectives under one number: one mark for each that is not of the majority."""
+        """Where ranks issued different collectives under one number: a mark for each that isn't of the majority, for
+        all of them on a tie.
+        """
         for found in self.test.disagreements()[:MISMATCHES_MARKED]:
-            told = "; ".join(f"{ranks_named(ranks)} issued {what}" for what, ranks in found.variants)
-            text = f"{found.aspect} differs at #{found.seq}: {told}"
             entries = self.entries.get((found.group, found.seq), {})
-            for rank in found.odd or tuple(entries)[:1]:
-                at_s = entries[rank].entered_s if rank in entries else self.test.started_s
-                yield Mark(at_s, MarkKind.MISMATCH, rank if found.odd else None, text, self.test.index)
+            for variant, ranks in found.variants:
+                others = [f"{ranks_named(of)} {what}" for what, of in found.variants if what != variant]
+                text = f"issued {variant} as #{found.seq}, and {', '.join(others)}: {found.aspect} differs"
+                for rank in (r for r in ranks if r in entries and (r in found.odd or not found.odd)):
+                    yield Mark(entries[rank].entered_s, MarkKind.MISMATCH, rank, text, self.test.index)
 
     def _absent(self, number: Number, there: Collection[int]) -> tuple[int, ...]:
         """The members that never came, as far as all members are known."""
@@ -447,13 +462,11 @@ def _shared(span: Span) -> tuple[str, int, str, tuple[int, ...]]:
     return span.group, span.number, span.name, span.peers
 
 
-def collectives_of(lanes: Mapping[int, Iterable[Span]]) -> dict[tuple[int | None, str, int], list[tuple[int, Span]]]:
-    """The spans of each collective on all its ranks, in the order in which these came."""
-    found: dict[tuple[int | None, str, int], list[tuple[int, Span]]] = defaultdict(list)
+def collectives_of(lanes: Mapping[int, Iterable[Span]]) -> list[list[tuple[float, int, int]]]:
+    """Each collective that more than one rank came to: when they came, in order, which rank, the place in its lane."""
+    found: dict[tuple[int | None, str, int], list[tuple[float, int, int]]] = defaultdict(list)
     for rank, lane in lanes.items():
-        for span in lane:
-            if span.kind in (Kind.COLLECTIVE, Kind.WAIT) and span.number:
-                found[span.test, span.group, span.number].append((rank, span))
-    for spans in found.values():
-        spans.sort(key=lambda pair: pair[1].start_s)
-    return found
+        for place, span in enumerate(lane):
+            if span.number and span.kind in (Kind.COLLECTIVE, Kind.WAIT):
+                found[span.test, span.group, span.number].append((span.start_s, rank, place))
+    return [sorted(spans) for spans in found.values() if len(spans) > 1]

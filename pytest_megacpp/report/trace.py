@@ -58,7 +58,8 @@ def trace_bytes(document: Mapping[str, Any]) -> bytes:
 
 def _us(seconds: float) -> int:
     """Whole microseconds; a recording may claim any time."""
-    return round(min(max(seconds * 1e6, 0.0), MOST_US))
+    us = seconds * 1e6
+    return round(us) if 0.0 <= us <= MOST_US else 0 if us < 0.0 else MOST_US
 
 
 @dataclass(slots=True)
@@ -97,30 +98,33 @@ class _Writer:
         pid = FIRST_PID
         for number, world in enumerate(worlds):
             pids = {rank: pid + rank for rank in world.lanes}
-            for rank, lane in world.lanes.items():
+            threads = {rank: _threads(lane) for rank, lane in world.lanes.items()}
+            for rank in world.lanes:
                 name = f"rank {rank}" if not number else f"{self.text(world.name)} rank {rank}"
-                yield from self._rank(pids[rank], name, lane, world, rank)
-            threads = {rank: _thread_of(lane) for rank, lane in world.lanes.items()}
+                yield from self._rank(pids[rank], name, world, rank, threads[rank])
             yield from self._joined(world, pids, threads)
             for mark in world.marks:
                 yield self._mark(BOX if mark.rank is None else pids.get(mark.rank, BOX), mark)
             pid += world.size
 
-    def _rank(self, pid: int, name: str, lane: Sequence[Span], world: WorldSpans, rank: int) -> Iterator[Event]:
-        threads = _thread_of(lane)
-        extra = {tid: f"collectives {tid - COLLECTIVES + 1}" for tid in threads.values() if tid > COLLECTIVES}
+    def _rank(self, pid: int, name: str, world: WorldSpans, rank: int, threads: Sequence[int]) -> Iterator[Event]:
+        extra = {tid: f"collectives {tid - COLLECTIVES + 1}" for tid in set(threads) if tid > COLLECTIVES}
         names = {PHASES: "phases", COMPILE: "compile", COLLECTIVES: "collectives"} | extra
         yield from _named(pid, name, pid, names)
-        for tid, kinds in ((PHASES, _OF_PHASES), (COMPILE, (Kind.COMPILE,))):
-            for span, end_s in _nested([s for s in lane if s.kind in kinds]):
-                yield _slice(pid, tid, self.text(span.name), span.kind, span.start_s, end_s, self._args(span, rank))
-        for tid in sorted(set(threads.values())):
-            for span, end_s in _nested([span for span, of in threads.items() if of == tid]):
-                yield _slice(pid, tid, self._title(span), span.kind, span.start_s, end_s, self._args(span, rank))
+        of_threads: dict[int, list[Span]] = {tid: [] for tid in names}
+        for span, tid in zip(world.lanes[rank], threads, strict=True):
+            of_threads[tid].append(span)
+        for tid, spans in of_threads.items():
+            title = self._title if tid >= COLLECTIVES else self._name
+            for span, end_s in _nested(spans):
+                yield _slice(pid, tid, title(span), span.kind, span.start_s, end_s, self._args(span, rank))
         for (at_s, spent_s), (next_s, next_spent_s) in pairwise(world.cpu.get(rank, ())):
             cores = max(0.0, next_spent_s - spent_s) / max(next_s - at_s, 1e-6)
             yield _counter(pid, "CPU", at_s, "cores", cores)
         yield from (_counter(pid, "memory", at_s, "GiB", of / 2**30) for at_s, of in world.memory.get(rank, ()))
+
+    def _name(self, span: Span) -> str:
+        return self.text(span.name)
 
     def _title(self, span: Span) -> str:
         number = f" #{_whole(span.number)}" if span.number else ""
@@ -138,17 +142,15 @@ class _Writer:
         return args
 
     def _joined(
-        self, world: WorldSpans, pids: Mapping[int, int], threads: Mapping[int, Mapping[Span, int]]
+        self, world: WorldSpans, pids: Mapping[int, int], threads: Mapping[int, Sequence[int]]
     ) -> Iterator[Event]:
         """One flow per collective, from the rank that came first to the one that came last."""
-        for spans in collectives_of(world.lanes).values():
-            if len(spans) < 2:
-                continue
+        for spans in collectives_of(world.lanes):
             self._flows += 1
-            for place, (rank, span) in enumerate(spans):
-                phase = "s" if place == 0 else "f" if place == len(spans) - 1 else "t"
+            for nth, (start_s, rank, place) in enumerate(spans):
+                phase = "s" if nth == 0 else "f" if nth == len(spans) - 1 else "t"
                 event: Event = {"ph": phase, "cat": "collective", "name": "collective", "id": self._flows}
-                event |= {"pid": pids[rank], "tid": threads[rank][span], "ts": _us(span.start_s)}
+                event |= {"pid": pids[rank], "tid": threads[rank][place], "ts": _us(start_s)}
                 yield event | {"bp": "e"} if phase == "f" else event
 
     def _mark(self, pid: int, mark: Mark) -> Event:
@@ -179,28 +181,33 @@ def _counter(pid: int, name: str, at_s: float, unit: str, value: float) -> Event
     return {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": _us(at_s), "args": {unit: round(value, 4)}}
 
 
-def _nested(spans: Iterable[Span]) -> Iterator[tuple[Span, float]]:
-    """Spans in order with their ends, which are cut where they reach beyond the span that they begin in."""
+def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:
+    """Spans, in order of their starts, with their ends, which are cut where they reach beyond the span that they begin
+    in.
+    """
     open_: list[float] = []
-    for span in sorted(spans, key=lambda s: (s.start_s, -s.end_s)):
-        while open_ and _us(open_[-1]) <= _us(span.start_s):
+    for span in spans:
+        start = _us(span.start_s)
+        while open_ and _us(open_[-1]) <= start:
             open_.pop()
-        end_s = min([span.end_s, *open_[-1:]])
+        end_s = min(span.end_s, open_[-1]) if open_ else span.end_s
         open_.append(end_s)
         yield span, end_s
 
 
-def _thread_of(lane: Iterable[Span]) -> dict[Span, int]:
-    """A thread for each collective or wait: the first that is free. Where none is left, the last one."""
+def _threads(lane: Iterable[Span]) -> list[int]:
+    """A thread for each span. Of those for collectives the first that is free; where none is, the last one."""
     free_us: list[int] = []
-    threads = {}
+    threads = []
     for span in lane:
-        if span.kind in (Kind.COLLECTIVE, Kind.WAIT, Kind.GROUP):
-            start, end = _us(span.start_s), max(_us(span.end_s), _us(span.start_s) + 1)
-            place = next((n for n, us in enumerate(free_us) if us <= start), len(free_us))
-            if place == len(free_us) and place < MOST_THREADS:
-                free_us.append(0)
-            place = min(place, MOST_THREADS - 1)
-            free_us[place] = max(free_us[place], end)
-            threads[span] = COLLECTIVES + place
+        if span.kind in _OF_PHASES or span.kind is Kind.COMPILE:
+            threads.append(COMPILE if span.kind is Kind.COMPILE else PHASES)
+            continue
+        start = _us(span.start_s)
+        place = next((n for n, us in enumerate(free_us) if us <= start), len(free_us))
+        if place == len(free_us) and place < MOST_THREADS:
+            free_us.append(0)
+        place = min(place, MOST_THREADS - 1)
+        free_us[place] = max(free_us[place], _us(span.end_s), start + 1)
+        threads.append(COLLECTIVES + place)
     return threads

@@ -7,9 +7,9 @@ import pytest
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.hooks.announcer import Annotations, Repository, StepSummary, is_wanted
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
+from pytest_megacpp.report.page.timelines import Timelines
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.reporters import FlightRecords, JUnitProperties, Receipts, RunJson
-from pytest_megacpp.report.timelines import Timelines
 
 
 def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:

@@ -1,7 +1,9 @@
-"""Owns the report of a run over time: `trace.json`; must not know how spans are found or laid out."""
+"""Owns the reports of a run over time, `timeline.html` and `trace.json`; must not know how spans are found or drawn."""
 
 from collections.abc import Iterator
 
+from pytest_megacpp.report.page.data import page_data
+from pytest_megacpp.report.page.html import html
 from pytest_megacpp.report.reporter import Artefact, Reporter, RunResults, document
 from pytest_megacpp.report.spans import run_spans
 from pytest_megacpp.report.trace import trace, trace_bytes
@@ -15,3 +17,4 @@ class Timelines(Reporter):
     def ended(self, run: RunResults) -> Iterator[Artefact]:
         spans = run_spans(run.timeline, run.judged)
         yield document("trace.json", trace_bytes(trace(spans, run.timeline, run.judged, run.redact)))
+        yield document("timeline.html", html(page_data(run, spans)))

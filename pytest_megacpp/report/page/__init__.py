@@ -1,0 +1,1 @@
+"""`timeline.html`: a run as one page, to be opened from disk."""

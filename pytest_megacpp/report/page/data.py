@@ -1,0 +1,353 @@
+"""Owns what the page knows of a run, as one JSON value; must not know HTML, or how it is drawn.
+
+Every text that a rank or a user wrote is redacted and cleaned here. Texts of equal size add up, so they share a budget:
+that of the ranks that are blamed is spent first. Spans are flat lists of whole numbers, which name entries of tables.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.views import RankView
+from pytest_megacpp.recording.vocabulary import Stream
+from pytest_megacpp.report.attempts import attempts_line
+from pytest_megacpp.report.clean import bounded_lines, clean, one_line
+from pytest_megacpp.report.layout import grouped_texts
+from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
+from pytest_megacpp.report.reporter import RunResults
+from pytest_megacpp.report.reporters import flight_records, receipt_path
+from pytest_megacpp.report.spans import RunSpans, Span, WorldSpans, open_waits
+from pytest_megacpp.report.states import Scene, rank_states, scene
+from pytest_megacpp.report.text import headline
+
+TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
+LINE_CHARS = 400
+TAIL_LINES = 30
+STACK_LINES = 60
+TRACEBACK_LINES = 80
+KEPT_KEYS = 16  # of each cache on a rank
+KEPT_RECORDS = 24
+KEPT_EVIDENCE = 60
+ITEMISED_STATES = 16
+MOST_US = 2**52
+
+Texts = Callable[[str], str]
+
+
+@dataclass(slots=True)
+class Table:
+    """Values by numbers, each once."""
+
+    values: list[Json] = field(default_factory=list)
+    _places: dict[object, int] = field(default_factory=dict)
+
+    def place(self, key: object, value: Callable[[], Json]) -> int:
+        """The number of what `key` stands for; `value` makes it when it is new."""
+        found = self._places.get(key)
+        if found is None:
+            found = self._places[key] = len(self.values)
+            self.values.append(value())
+        return found
+
+
+def page_data(run: RunResults, spans: RunSpans) -> dict[str, Json]:
+    """All of it. Times are seconds since the run began, those in lists of spans microseconds."""
+    return _Writer(run).document(spans)
+
+
+class _Writer:
+    def __init__(self, run: RunResults) -> None:
+        self.run, self.timeline = run, run.timeline
+        self.line: Texts = cache(lambda text: one_line(run.redact(text), LINE_CHARS))
+        self._chars_left = TEXT_CHARS
+        self._whats, self._peers = Table(), Table()
+
+    def document(self, spans: RunSpans) -> dict[str, Json]:
+        numbers = {world.name: number for number, world in enumerate(spans.worlds)}
+        by_name = {world.name: world for world in spans.worlds}
+        ordered = sorted(self.run.judged.items(), key=lambda pair: (pair[1].verdict.code.is_green, pair[0]))
+        details = {index: self._details(result) for index, result in ordered}
+        return {
+            "run": self._run(spans),
+            "tests": [
+                self._test(result, by_name, numbers) | {"ranks": details[index]}
+                for index, result in sorted(self.run.judged.items())
+            ],
+            "worlds": [self._world(world) for world in spans.worlds],
+            "steps": [
+                [_s(start_s), _s(end_s), self.line(what), self.line(d)] for start_s, end_s, what, d in spans.steps
+            ],
+            "marks": [[_s(mark.at_s), str(mark.kind), None, self.line(mark.text), None] for mark in spans.marks],
+            "memory": _points(spans.memory, 2**30),
+            "whats": self._whats.values,
+            "peers": self._peers.values,
+        }
+
+    # -- the run -----------------------------------------------------------------------------------------------
+
+    def _run(self, spans: RunSpans) -> dict[str, Json]:
+        run, timeline = self.run, self.timeline
+        versions = timeline.ready.versions if timeline.ready else {}
+        return {
+            "id": self.line(run.plan.run_id),
+            "lane": self.line(run.plan.lane),
+            "surface": self.line(run.plan.surface),
+            "dry_run": run.plan.dry_run,
+            "status": str(run.status),
+            "is_running": run.is_still_running,
+            "started_at": self.line(run.meta.started_at),
+            "seconds": _s(timeline.last_s),
+            "selected": len(run.nodeids),
+            "revision": self.line(run.meta.git.revision or ""),
+            "versions": {self.line(name): self.line(version) for name, version in sorted(versions.items())[:32]},
+            "devices": [self.line(device) for device in (timeline.ready.devices if timeline.ready else ())[:16]],
+            "spans_left_out": spans.left_out,
+            "problems": [self.line(f"{p.code}: {p.detail}") for _, p in timeline.problems[:8]],
+            "lost": sum(gap.last - gap.first + 1 for gap in timeline.gaps),
+            "damaged": len(timeline.damaged),
+        }
+
+    # -- tests -------------------------------------------------------------------------------------------------
+
+    def _test(
+        self, result: TestResult, worlds: Mapping[str, WorldSpans], numbers: Mapping[str, int]
+    ) -> dict[str, Json]:
+        verdict, where, green = result.verdict, scene(result, self.timeline), result.verdict.code.is_green
+        where_from = self.run.defined_at.get(result.index)
+        found: dict[str, Json] = {
+            "index": result.index,
+            "nodeid": self.line(result.nodeid),
+            "outcome": str(result.outcome),
+            "defined_at": self.line(f"{where_from[0]}:{where_from[1]}") if where_from else "",
+            "receipt": receipt_path(self.run, result.index),
+            "flight": flight_records(self.run, result).get(result.number),
+            "attempts_line": self.line(attempts_line(result) or ""),
+            "attempts": [self._attempt(result, attempt, numbers) for attempt in _attempts(result)],
+            "size": where.size,
+            **self._verdict(verdict),
+        }
+        if not green:
+            found |= {
+                "states": self._states(where, verdict),
+                "wrote": self._wrote(verdict, where, result),
+                "waits": [*self._waits(where, worlds)],
+            }
+        return found
+
+    def _verdict(self, verdict: Verdict) -> dict[str, Json]:
+        evidence = sorted(verdict.evidence, key=lambda e: (e.time_s is None, e.time_s or 0.0))
+        return {
+            "code": str(verdict.code),
+            "green": verdict.code.is_green,
+            "headline": self.line(headline(verdict)),
+            "summary": self.line(verdict.summary),
+            "blamed": list(verdict.blamed_ranks),
+            "blamed_text": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
+            "cause": self.line(verdict.cause or ""),
+            "certainty": str(verdict.certainty),
+            "phase": str(verdict.phase),
+            "next": clean(self.run.redact(verdict.next_step)).strip(),
+            "evidence": [
+                [None if e.time_s is None else _s(e.time_s), e.rank, str(e.source), self.line(e.text)]
+                for e in evidence[:KEPT_EVIDENCE]
+            ],
+            "evidence_left_out": max(0, len(evidence) - KEPT_EVIDENCE),
+            "consequences": [
+                [ranks_named(ranks), text]
+                for ranks, text in grouped_texts([(c.rank, self._consequence(c)) for c in verdict.consequences], 8)
+            ],
+        }
+
+    def _consequence(self, found: Any) -> str:
+        own = f" (of its own: {found.cause})" if found.cause else ""
+        return self.line(f"{found.text}{own}")
+
+    def _attempt(self, result: TestResult, attempt: Attempt | None, numbers: Mapping[str, int]) -> dict[str, Json]:
+        number = result.number if attempt is None else attempt.number
+        view = self.timeline.tests.get(number)
+        verdict = result.verdict if attempt is None else attempt.verdict
+        where = scene(result, self.timeline) if attempt is None else None
+        world = view.world if view else where.world.name if where and where.world else ""
+        end_s = None if view is None else view.ended_s if view.ended_s is not None else self.timeline.last_s
+        return {
+            "number": number,
+            "purpose": "" if attempt is None else str(attempt.purpose),
+            "code": str(verdict.code),
+            "headline": self.line(headline(verdict)),
+            "blamed": list(verdict.blamed_ranks),
+            "world": numbers.get(world),
+            "start_s": None if view is None else _s(view.started_s),
+            "end_s": None if end_s is None else _s(end_s),
+            "acted_s": None if view is None or view.acted_s is None else _s(view.acted_s),
+            "decides": number == result.number,
+        }
+
+    def _states(self, where: Scene, verdict: Verdict) -> list[Json]:
+        """Ranks with what they were in, one by one while they are few."""
+        states = [(state.rank, self.line(state.text)) for state in rank_states(where, verdict)]
+        if len(states) > ITEMISED_STATES:
+            return [[ranks_named(ranks), ranks[0], text] for ranks, text in grouped_texts(states, 8)]
+        return [[f"rank {rank}", rank, text] for rank, text in states]
+
+    def _wrote(self, verdict: Verdict, where: Scene, result: TestResult) -> list[Json]:
+        """What the ranks that matter wrote, in blocks of lines, the first of which says what it is."""
+        started = self.timeline.started
+        blocks = what_ranks_wrote(verdict, where, result.nodeid, started.cwd if started else "")
+        return [self._spend("\n".join(block)) for block in blocks if block]
+
+    def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans]) -> Iterator[Json]:
+        if where.test is None or where.test.world not in worlds:
+            return
+        for wait in open_waits(worlds[where.test.world], where.test.index)[:32]:
+            yield {
+                "ranks": ranks_named(wait.ranks),
+                "list": rank_list(wait.ranks),
+                "count": len(wait.ranks),
+                "what": self.line(wait.name.partition("(")[0]) + (f" #{_whole(wait.number)}" if wait.number else ""),
+                "group": self.line(wait.group),
+                "peers": ranks_named(wait.peers) if wait.peers else "",
+                "peer_list": rank_list(wait.peers),
+                "numbered": bool(wait.number),
+                "since_s": _s(wait.since_s),
+                "seconds": _s(wait.end_s - wait.since_s),
+            }
+
+    # -- ranks -------------------------------------------------------------------------------------------------
+
+    def _details(self, result: TestResult) -> dict[str, Json]:
+        """By rank what is known of it in the attempt that decided; the blamed ranks first, as long as there is room."""
+        where = scene(result, self.timeline)
+        first = [rank for rank in result.verdict.blamed_ranks if rank < where.size]
+        ranks = [*first, *(rank for rank in range(where.size) if rank not in set(first))]
+        found = {str(rank): self._rank(where, rank, result.verdict) for rank in ranks}
+        return {rank: known for rank, known in found.items() if known}
+
+    def _rank(self, where: Scene, rank: int, verdict: Verdict) -> dict[str, Json]:
+        view = where.test.ranks.get(rank) if where.test else None
+        known: dict[str, Json] = {}
+        if view is not None:
+            known |= self._of_view(view)
+        world = where.world
+        if world is not None and rank in world.devices:
+            known["device"] = self.line(f"{world.devices[rank].index}: {world.devices[rank].name}")
+        if not verdict.code.is_green:
+            known |= self._testimony(where, rank, view)
+        return {name: value for name, value in known.items() if value not in ("", None, [], {})}
+
+    def _of_view(self, view: RankView) -> dict[str, Json]:
+        totals = view.compiled
+        known: dict[str, Json] = {"first_forward_s": view.first_forward_s and _s(view.first_forward_s)}
+        if totals is not None and (totals.graphs or totals.cache_hits or totals.cache_misses):
+            known["compiled"] = (
+                f"{totals.seconds:.2f} s, {totals.graphs} graphs, cache: {totals.cache_hits} hits, "
+                f"{totals.cache_misses} misses"
+            )
+            known["keys"] = {self.line(name): self._keys(keys) for name, keys in totals.keys.items() if keys}
+        known["records"] = {
+            self.line(key): self.line(str(value)) for key, value in list(view.records.items())[:KEPT_RECORDS]
+        }
+        return known
+
+    def _keys(self, keys: Sequence[str]) -> list[Json]:
+        more = len(keys) - KEPT_KEYS
+        shown = self._spend_lines([self.line(key) for key in keys[:KEPT_KEYS]])
+        return [*shown, *([f"… {more} more in the receipt"] if more > 0 else [])]
+
+    def _testimony(self, where: Scene, rank: int, view: RankView | None) -> dict[str, Json]:
+        error = raised(where, rank)
+        taken = [fact for _, fact in view.stacks] if view else []
+        if view is None and where.world is not None and rank in where.world.stacks:
+            taken = [where.world.stacks[rank][1]]
+        stack = next((fact.text for fact in reversed(taken) if fact.ok), "")
+        return {
+            "error": self._bounded(error.traceback or f"{error.type}: {error.message}", TRACEBACK_LINES)
+            if error
+            else "",
+            "stack": self._bounded(stack, STACK_LINES),
+            **{str(stream): self._tail(where, rank, view, stream) for stream in Stream},
+        }
+
+    def _tail(self, where: Scene, rank: int, view: RankView | None, stream: Stream) -> str:
+        read = view.output.get(stream) if view else where.world.output.get((rank, stream)) if where.world else None
+        lines = clean(self.run.redact(read.text[-16_000:])).rstrip().split("\n") if read else []
+        return self._spend("\n".join(line[:LINE_CHARS] for line in lines[-TAIL_LINES:]))
+
+    def _bounded(self, text: str, lines: int) -> str:
+        return self._spend("\n".join(bounded_lines(self.run.redact(text), lines=lines))) if text.strip() else ""
+
+    def _spend(self, text: str) -> str:
+        """A text of some length, while there is room for it."""
+        text = clean(self.run.redact(text))
+        if len(text) > self._chars_left:
+            return "… left out here for its size: see the receipt"
+        self._chars_left -= len(text)
+        return text
+
+    def _spend_lines(self, lines: Iterable[str]) -> list[str]:
+        kept = []
+        for line in lines:
+            if self._chars_left < len(line):
+                break
+            self._chars_left -= len(line)
+            kept.append(line)
+        return kept
+
+    # -- worlds ------------------------------------------------------------------------------------------------
+
+    def _world(self, world: WorldSpans) -> dict[str, Json]:
+        return {
+            "name": self.line(world.name),
+            "size": world.size,
+            "start_s": _s(world.start_s),
+            "end_s": _s(world.end_s),
+            "left_out": world.left_out,
+            "lanes": [self._lane(world.lanes[rank]) for rank in range(world.size)],
+            "marks": [
+                [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test] for mark in world.marks
+            ],
+            "cpu": {str(rank): _points(points, 1.0) for rank, points in world.cpu.items()},
+            "rank_memory": {str(rank): _points(points, 2**30) for rank, points in world.memory.items()},
+        }
+
+    def _lane(self, lane: Sequence[Span]) -> list[Json]:
+        """Five numbers a span: microseconds since the start of the one before, and its own; what it is; number of the
+        collective; ranks that came last, or didn't come.
+        """
+        flat: list[Json] = []
+        last_us = 0
+        for span in lane:
+            start_us = _us(span.start_s)
+            key = span.kind, span.name, span.group, span.test
+            what = self._whats.place(key, lambda s=span: self._what(s))  # type: ignore[misc]
+            peers = self._peers.place(span.peers, lambda s=span: [rank_list(s.peers), s.peers[0] if s.peers else None])  # type: ignore[misc]
+            flat += (start_us - last_us, _us(span.end_s) - start_us, what, _whole(span.number), peers)
+            last_us = start_us
+        return flat
+
+    def _what(self, span: Span) -> list[Json]:
+        return [str(span.kind), self.line(span.name), self.line(span.group), span.test]
+
+
+def _attempts(result: TestResult) -> Sequence[Attempt | None]:
+    """None stands for the only one."""
+    return result.attempts or (None,)
+
+
+def _points(points: Iterable[tuple[float, float]], unit: float) -> list[Json]:
+    return [[_s(at_s), round(value / unit, 4)] for at_s, value in points]
+
+
+def _s(seconds: float) -> float:
+    return round(min(max(seconds, 0.0), MOST_US / 1e6), 6)
+
+
+def _us(seconds: float) -> int:
+    return round(min(max(seconds * 1e6, 0.0), MOST_US))
+
+
+def _whole(number: int) -> int:
+    return min(max(number, 0), MOST_US)
