@@ -27,6 +27,7 @@ from pytest_megacpp.report.text import headline
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
 TAIL_LINES = 30
+TAIL_CHARS = 16_000
 STACK_LINES = 60
 TRACEBACK_LINES = 80
 KEPT_KEYS = 16  # of each cache on a rank
@@ -273,7 +274,7 @@ class _Writer:
 
     def _tail(self, where: Scene, rank: int, view: RankView | None, stream: Stream) -> str:
         read = view.output.get(stream) if view else where.world.output.get((rank, stream)) if where.world else None
-        lines = clean(self.run.redact(read.text[-16_000:])).rstrip().split("\n") if read else []
+        lines = clean(self.run.redact(read.text)[-TAIL_CHARS:]).rstrip().split("\n") if read else []
         return self._spend("\n".join(line[:LINE_CHARS] for line in lines[-TAIL_LINES:]))
 
     def _bounded(self, text: str, lines: int) -> str:

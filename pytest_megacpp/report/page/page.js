@@ -55,8 +55,8 @@
     shownTests = data.tests.filter((test) => (!state.onlyRed || !test.green) && words.every((word) => haystack.get(test).includes(word)));
     shownTests.sort((a, b) => a.green - b.green || a.index - b.index);
     list.replaceChildren(...shownTests.slice(0, MOST_LISTED).map((test) => h("li", { role: "option", class: test.green ? "" : "red",
-      "aria-selected": String(test === state.test), "data-index": test.index, onclick: () => select(test) },
-      test.nodeid.split("::").slice(-2).join("::"),
+      "aria-selected": String(test === state.test), title: test.nodeid, "data-index": test.index, onclick: () => select(test) },
+      h("span", {}, test.nodeid.split("::").slice(1).join("::") || test.nodeid), h("small", {}, test.nodeid.split("::")[0]),
       h("small", {}, h("b", {}, test.code), test.blamed_text ? " · " + test.blamed_text : "", test.code === "passed" && test.outcome === "passed" ? "" : " · " + test.outcome))));
     counted.textContent = shownTests.length + " of " + data.tests.length + " tests" + (shownTests.length > MOST_LISTED ? ", the first " + MOST_LISTED + " listed" : "");
   }
