@@ -112,6 +112,14 @@ def gvisor(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def browser(session: nox.Session) -> None:
+    """The page of a run in a headless Chromium, which has to be installed; skipped without."""
+    _develop(session)
+    session.install("-c", "constraints.txt", "playwright")
+    _pytest(session, "-p", "no:cacheprovider", *(session.posargs or ("tests/browser",)))
+
+
+@nox.session(python=PYTHON)
 def coverage(session: nox.Session) -> None:
     """Coverage of what runs in the tests' own process; boxes and ranks are processes of their own, and not measured."""
     _develop(session)

@@ -151,6 +151,7 @@
     find.addEventListener("keydown", (event) => { if (event.key === "Enter") lanes.step(event.shiftKey ? -1 : 1); });
     only.addEventListener("input", () => { const ranks = ranksOf(only.value); lanes.filter = ranks.size ? ranks : null; lanes.layout(); lanes.draw(); });
     lanes = new Lanes(data, canvas, showDetail, showTip, select);
+    canvas.lanes = lanes; // for whoever looks at the page with the browser's own tools, such as tests
     new ResizeObserver(() => lanes.world && lanes.draw()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => lanes.world && lanes.draw());
     addEventListener("beforeprint", () => lanes.world && lanes.paint(1000));

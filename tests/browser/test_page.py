@@ -1,0 +1,353 @@
+"""`timeline.html` in a headless Chromium, as somebody opens it at night who has never seen one."""
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import Purpose, TestEnd
+from tests.browser.conftest import Open
+from tests.golden.build import CASES
+from tests.golden.drills import cases
+from tests.report.pages import HOSTILE, large, made_hostile, page_of
+from tests.scenario import FakeBox
+
+BEST = (
+    "test_stalls.py::test_sleep_before_a_collective",
+    "test_stalls.py::test_chain_of_waits",
+    "test_deaths.py::test_rank_zero_is_killed_while_others_wait",
+    "test_deaths.py::test_raise_in_a_late_step",
+    "test_deaths.py::test_process_ends_itself_with_a_code",
+    "test_mismatches.py::test_wrong_operation_among_eight",
+    "test_compiling.py::test_first_forward_of_one_among_eight",
+    "test_startup_import.py::test_not_importable_on_rank_1",
+)
+DRILLS = {name: drill for nodeid, drill in cases.load().items() for name in BEST if nodeid.endswith(name)}
+
+
+@cache
+def drill_page(name: str) -> bytes:
+    return page_of(DRILLS[name].recording)
+
+
+@cache
+def golden_page(name: str) -> bytes:
+    return page_of(CASES[name]().recording())
+
+
+STRAGGLER = "test_stalls.py::test_sleep_before_a_collective"
+
+
+def three_tests() -> bytes:
+    """The second fails, after another attempt at it."""
+    box = FakeBox(2, tests=("a.py::test_one", "b.py::test_two", "c.py::test_three")).begins().passes()
+    box.box(ev.TestEnded(0, TestEnd.FINISHED)).begins(1).enters(0, seq=7).raises(1, message="no shards").after(1)
+    box.box(ev.TestEnded(1, TestEnd.ABORTED)).begins(2).passes().box(ev.TestEnded(2, TestEnd.FINISHED))
+    box.world_ready().tries(Purpose.DIAGNOSTIC, of=1).raises(1, message="no shards").after(1)
+    return page_of(box.box(ev.TestEnded(3, TestEnd.ABORTED)).recording())
+
+
+def text_of(page: Any, selector: str) -> str:
+    text: str = page.locator(selector).inner_text()
+    return " ".join(text.split())
+
+
+def test_all_eight_drills_are_here() -> None:
+    assert sorted(DRILLS) == sorted(BEST)
+
+
+@pytest.mark.parametrize("name", BEST)
+def test_a_stranger_reads_code_ranks_and_cause_first(open_page: Open, name: str) -> None:
+    page, expected = open_page(drill_page(name)), DRILLS[name].expected
+    assert text_of(page, "#code") == expected.code
+    ranks = expected.ranks or ()
+    assert text_of(page, "#blamed") == f"rank {ranks[0]}"
+    assert expected.cause is None or expected.cause in text_of(page, "#verdict .facts >> nth=0")
+    assert page.locator("#code").bounding_box()["y"] < 300
+    blamed = [item.inner_text() for item in page.locator("#states .blamed").all()]
+    assert [text.split()[:3] for text in blamed] == [["✗", "rank", str(ranks[0])]]
+    assert text_of(page, "#next")
+    assert page.title().startswith(f"{expected.code} · ")
+
+
+def test_who_waits_for_whom_is_said_and_drawn(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    assert text_of(page, "#waits").startswith("ranks 0,2-7 waited 2.25 s in all_reduce #2 for rank 1")
+    orange, of_rank_one = page.evaluate(
+        """() => {
+          const canvas = document.getElementById("lanes"), ratio = canvas.width / canvas.clientWidth;
+          const context = canvas.getContext("2d"), lanes = canvas.lanes, wait = [240, 160, 32];
+          const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+          const share = (rank) => {
+            const row = lanes.rowOf.get(rank), y = Math.round((row.y + row.h * 0.6) * ratio);
+            let found = 0;
+            for (let x = 0; x < canvas.width; x += 1) {
+              const at = 4 * (y * canvas.width + x);
+              found += wait.every((value, k) => Math.abs(data[at + k] - value) < 6);
+            }
+            return found / canvas.width;
+          };
+          return [share(0), share(1)];
+        }"""
+    )
+    assert orange > 0.5
+    assert of_rank_one == 0
+
+
+def place(page: Any, rank: int, kind: str) -> tuple[float, float]:
+    """The middle of the first span of that kind on a rank, in the window."""
+    x, y = page.evaluate(
+        """([rank, kind]) => {
+          const canvas = document.getElementById("lanes"), lanes = canvas.lanes, lane = lanes.lanes[rank];
+          canvas.scrollIntoView();
+          const box = canvas.getBoundingClientRect(), row = lanes.rowOf.get(rank);
+          for (let i = 0; i < lane.n; i++) {
+            if (lanes.data.whats[lane.what[i]][0] !== kind) continue;
+            const [top, high] = lanes.place(kind, row);
+            return [box.left + lanes.x((lane.start[i] + lane.end[i]) / 2), box.top + top + high / 2];
+          }
+        }""",
+        [rank, kind],
+    )
+    return x, y
+
+
+def test_a_click_on_a_wait_shows_whom_and_who_came(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    page.mouse.click(*place(page, 3, "wait"))
+    detail = text_of(page, "#detail")
+    assert "rank 3: waits for rank 1 · all_reduce #2" in detail
+    assert "#2 of group 0" in detail
+    assert "who came to it, in order (7)" in detail
+    page.mouse.move(*place(page, 4, "wait"))
+    assert text_of(page, "#tip").startswith("rank 4: waits for rank 1 · all_reduce #2")
+
+
+def test_a_click_on_a_rank_shows_its_stack(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    page.locator("#states .blamed").click()
+    assert "rank 1, which is blamed" in text_of(page, "#detail h2")
+    assert "test_stalls.py" in text_of(page, "#detail")
+
+
+def test_a_click_on_evidence_shows_its_moment(open_page: Open) -> None:
+    page = open_page(drill_page("test_deaths.py::test_rank_zero_is_killed_while_others_wait"))
+    page.locator("#evidence tr", has_text="was killed by SIGKILL").click()
+    assert page.evaluate("document.getElementById('lanes').lanes.at") > 0
+    assert "rank 0, which is blamed" in text_of(page, "#detail h2")
+
+
+def test_keys_go_through_tests_moments_and_spans(open_page: Open) -> None:
+    page = open_page(three_tests())
+    assert "test_two" in text_of(page, "#verdict .nodeid")
+    page.keyboard.press("j")
+    assert "test_one" in text_of(page, "#verdict .nodeid")
+    page.keyboard.press("k")
+    assert "test_two" in text_of(page, "#verdict .nodeid")
+    page.keyboard.press("m")
+    assert "ValueError" in text_of(page, "#detail h2 >> nth=0")
+    page.keyboard.press("n")
+    chosen = text_of(page, "#detail h2 >> nth=0")
+    page.keyboard.press("n")
+    assert text_of(page, "#detail h2 >> nth=0") != chosen
+    page.keyboard.press("p")
+    assert text_of(page, "#detail h2 >> nth=0") == chosen
+    page.keyboard.press("Escape")
+    assert text_of(page, "#detail") == ""
+
+
+def window(page: Any) -> list[float]:
+    seen: list[float] = page.evaluate("(({from, to}) => [from, to])(document.getElementById('lanes').lanes)")
+    return seen
+
+
+def test_keys_zoom_move_and_fit(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    fit = window(page)
+    page.keyboard.press("+")
+    near = window(page)
+    assert near[1] - near[0] < fit[1] - fit[0]
+    page.keyboard.press("ArrowRight")
+    assert window(page)[0] > near[0]
+    page.keyboard.press("w")
+    assert window(page)[1] - window(page)[0] > fit[1] - fit[0]
+    page.keyboard.press("0")
+    assert window(page) == fit
+
+
+def test_the_mouse_moves_and_zooms(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    x, y = place(page, 3, "wait")
+    page.keyboard.press("+")
+    before = window(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 100, y)
+    page.mouse.up()
+    assert window(page)[0] > before[0]
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -200)
+    page.keyboard.up("Control")
+    page.wait_for_function(
+        "(s) => (({from, to}) => to - from < s)(document.getElementById('lanes').lanes)", arg=before[1] - before[0]
+    )
+
+
+def test_question_mark_shows_the_keys_and_escape_hides_them(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    page.keyboard.press("?")
+    assert "next, previous moment" in text_of(page, "#help")
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+
+
+def test_tests_are_filtered_by_words_and_by_failure(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.keyboard.press("/")
+    page.keyboard.type("three passed")
+    assert [item.inner_text().split()[0] for item in page.locator("#tests li").all()] == ["test_three"]
+    page.locator("#search").fill("")
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    assert [item.inner_text().split()[0] for item in page.locator("#tests li").all()] == ["test_two"]
+    assert text_of(page, "#counted") == "1 of 3 tests"
+
+
+def test_a_collective_is_found_by_its_number_and_ranks_are_shown_alone(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    page.keyboard.press("f")
+    page.keyboard.type("#2")
+    page.keyboard.press("Enter")
+    assert "all_reduce #2" in text_of(page, "#detail h2 >> nth=0")
+    page.locator("#only").fill("1,3-4")
+    assert page.evaluate("document.getElementById('lanes').lanes.rows.map((row) => row.rank)") == [1, 3, 4]
+
+
+def test_attempts_are_tabs(open_page: Open) -> None:
+    page = open_page(three_tests())
+    tabs = page.locator("[role=tab]")
+    assert tabs.count() == 2
+    before = window(page)
+    tabs.nth(0 if tabs.nth(1).get_attribute("aria-selected") == "true" else 1).click()
+    assert window(page) != before
+
+
+def brightness(page: Any, selector: str) -> float:
+    colour = page.evaluate("(s) => getComputedStyle(document.querySelector(s)).backgroundColor", selector)
+    red, green, blue = (int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+    return (red + green + blue) / 3
+
+
+def corner(page: Any) -> int:
+    found: int = page.evaluate("document.getElementById('lanes').getContext('2d').getImageData(2, 2, 1, 1).data[0]")
+    return found
+
+
+def test_it_is_dark_where_the_reader_wants_that(open_page: Open) -> None:
+    light, dark = open_page(drill_page(STRAGGLER)), open_page(drill_page(STRAGGLER), color_scheme="dark")
+    assert brightness(light, "body") > 200
+    assert brightness(dark, "body") < 60
+    assert corner(light) > 200
+    assert corner(dark) < 60
+
+
+def test_it_prints_in_light_with_everything_and_no_buttons(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER), color_scheme="dark")
+    page.emulate_media(media="print")
+    assert brightness(page, "body") == 255
+    assert not page.locator(".bar").is_visible()
+    assert page.locator("#lanes").is_visible()
+    assert "rank 1" in text_of(page, "#verdict")
+    assert len(page.pdf(print_background=True)) > 20_000
+
+
+@pytest.mark.parametrize(
+    "name", ["straggler", "rank-death-exception", "collective-mismatch-operation", "startup-failure-import", "passed"]
+)
+def test_nothing_that_a_rank_wrote_runs_or_becomes_an_element(open_page: Open, name: str) -> None:
+    page = open_page(page_of(made_hostile(CASES[name]().recording()), added=HOSTILE))
+    for item in [*page.locator("#states li").all(), *page.locator("#evidence tr").all()]:
+        item.click()
+    for key in ("m", "n", "n", "ArrowDown", "w", "0"):
+        page.keyboard.press(key)
+    page.mouse.move(600, 700)
+    assert page.evaluate("window.pwned === undefined")
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert HOSTILE[:20] in page.locator("#verdict").inner_text()
+
+
+def test_markup_that_got_in_all_the_same_would_not_run(open_page: Open) -> None:
+    """Its policy is the page's second wall."""
+    markup = (
+        b"<script>window.pwned=1</script><b onclick='window.pwned=2' id='added'>x</b><style>body{display:none}</style>"
+    )
+    page = open_page(
+        drill_page(STRAGGLER).replace(b"<header", markup + b"<header", 1), allowed="Content Security Policy"
+    )
+    page.locator("#added").click()
+    assert page.evaluate("window.pwned === undefined")
+    assert page.locator("#verdict").is_visible()
+
+
+def painted(page: Any) -> int:
+    """Rectangles that one picture of the lanes takes."""
+    count: int = page.evaluate(
+        """() => {
+          const lanes = document.getElementById("lanes").lanes, context = lanes.context, draw = context.fillRect;
+          let count = 0;
+          context.fillRect = function (...box) { count += 1; return draw.apply(this, box); };
+          lanes.paint();
+          delete context.fillRect;
+          return count;
+        }"""
+    )
+    return count
+
+
+def test_twenty_thousand_spans_a_rank_are_thinned_to_the_pixels_that_there_are(open_page: Open) -> None:
+    content = page_of(large(40, 8, 500, absent=5).recording())
+    page = open_page(content)
+    page.keyboard.press("w")
+    lanes = page.evaluate("document.getElementById('lanes').lanes.lanes.reduce((n, lane) => n + lane.n, 0)")
+    assert lanes > 80_000
+    assert painted(page) < 8 * 1280 * 2
+    assert text_of(page, "#left-out").split()[0].isdigit()
+    assert text_of(page, "#blamed") == "rank 5"
+
+
+@pytest.mark.parametrize(("ranks", "absent"), [(64, 37), (1024, 513)])
+def test_the_blamed_of_many_ranks_is_in_sight(open_page: Open, ranks: int, absent: int) -> None:
+    page = open_page(page_of(large(1, ranks, 12, absent=absent).recording()))
+    top, height, scrolled, room = page.evaluate(
+        """(rank) => {
+          const canvas = document.getElementById("lanes"), row = canvas.lanes.rowOf.get(rank);
+          const box = canvas.parentElement;
+          return [row.y, row.h, box.scrollTop, box.clientHeight];
+        }""",
+        absent,
+    )
+    assert scrolled <= top
+    assert top + height <= scrolled + room
+    assert height >= 9
+    assert page.evaluate("document.getElementById('lanes').lanes.heat") == (ranks == 1024)
+    assert page.locator("#states li").count() < 10
+
+
+def test_a_run_without_a_result_says_why(open_page: Open) -> None:
+    page = open_page(page_of(b""))
+    assert "No test has a result." in text_of(page, "#verdict")
+
+
+def test_without_scripts_the_verdict_is_there_as_text(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER), scripts=False)
+    text = text_of(page, "body")
+    assert "straggler · rank 1 never entered all_reduce #2" in text
+
+
+def test_data_is_read_as_it_was_written(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    data = json.loads(page.locator("#data").text_content())
+    assert data["tests"][0]["code"] == "straggler"
