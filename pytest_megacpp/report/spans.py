@@ -237,8 +237,7 @@ def _add_test(world: WorldSpans, test: TestView, last_s: float, room: int, is_re
 
 def _end_of(view: RankView, test: TestView, last_s: float) -> float:
     """When the rank was through with the test, or somebody ended it."""
-    failed_s = view.failure[0] if view.failure else None
-    known = (view.exit_s, view.finished_s, test.ended_s, test.acted_s if failed_s is None else None)
+    known = (view.exit_s, view.finished_s, test.acted_s, test.ended_s)
     return min((s for s in known if s is not None), default=last_s)
 
 
@@ -344,7 +343,7 @@ class _Collectives:
         for rank, entry in entries.items():
             name, start_s = describe(entry), entry.entered_s
             if self._stays_open(rank, entry, absent):
-                end_s = max(start_s, self.ends_s[rank])
+                end_s = self._out_s(rank, start_s)
                 yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, absent)
                 continue
             end_s = self._gone_s(absent, start_s) if absent else start_s if bare_op(entry.op) in ROOTED else last_s
@@ -359,6 +358,12 @@ class _Collectives:
         if view.collectives.is_done(entry):
             return bool(absent) and bare_op(entry.op) not in ROOTED and view.failure is not None
         return bool(absent) or self.is_red
+
+    def _out_s(self, rank: int, start_s: float) -> float:
+        """When the rank failed in what it entered at `start_s`, or was through with the test."""
+        failure = self.test.ranks[rank].failure
+        failed_s = failure[0] if failure is not None and failure[0] >= start_s else self.ends_s[rank]
+        return max(start_s, min(failed_s, self.ends_s[rank]))
 
     def _gone_s(self, absent: Iterable[int], start_s: float) -> float:
         """When the first of the members that never came had died or failed; without that, nothing is known of it."""

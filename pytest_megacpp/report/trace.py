@@ -138,7 +138,7 @@ class _Writer:
         if span.number or span.group:
             args |= {"group": self.text(span.group), "number": _whole(span.number), "operation": self.text(span.name)}
         if span.peers:
-            args["missing" if span.kind is Kind.WAIT else "last to come"] = rank_list(span.peers)
+            args["missing" if span.kind is Kind.WAIT else "last_to_come"] = rank_list(span.peers)
         return args
 
     def _joined(

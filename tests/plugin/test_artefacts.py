@@ -181,6 +181,14 @@ def test_the_run_is_where_it_is_said_to_be(ran: Ran, project: Project) -> None:
     assert ran.failure("test_dies_with_a_secret").rstrip().splitlines()[-1].startswith("receipt")
 
 
+def test_a_page_and_a_trace_show_the_run_and_a_failing_one_names_its_page(ran: Ran) -> None:
+    page = (directory_of(ran) / "timeline.html").read_text()
+    trace = json.loads((directory_of(ran) / "trace.json").read_text())
+    assert "test_dies_with_a_secret" in page
+    assert {"rank 0", "rank 1"} <= {e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    assert f"for a browser: {Path('.megacpp/runs', directory_of(ran).name, 'timeline.html')}" in ran.text
+
+
 def test_the_recording_can_be_read_by_itself(ran: Ran) -> None:
     lines = (directory_of(ran) / "recording.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
@@ -222,7 +230,10 @@ def test_only_its_owner_reads_the_plan_which_names_the_project_of_its_seeds(ran:
 
 def test_nothing_else_lies_in_the_run(ran: Ran) -> None:
     top = {p.name for p in directory_of(ran).iterdir()}
-    assert top == {"run.json", "recording.jsonl", "receipts", "ranks", "plan.json", "box.log", ".lock", "flight"}
+    pages = {"timeline.html", "trace.json"}
+    assert (
+        top == {"run.json", "recording.jsonl", "receipts", "ranks", "plan.json", "box.log", ".lock", "flight"} | pages
+    )
     assert {p.parent.name for p in directory_of(ran).glob("flight/*/rank_*")} == {
         ran.receipt(name)["flight_record"].removeprefix("flight/")
         for name in ("test_tells_secrets", "test_dies_with_a_secret")

@@ -4,18 +4,20 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pytest_megacpp.judge.verdicts import Code
+from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.vocabulary import Purpose, Stream, TestEnd
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS
-from pytest_megacpp.report.page.html import in_a_script
+from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
+from pytest_megacpp.report.page.html import html, in_a_script
 from pytest_megacpp.report.page.timelines import Timelines
+from pytest_megacpp.report.spans import run_spans
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.report.pages import HOSTILE, Elements, data_in, large, made_hostile, page_of, results
@@ -131,6 +133,17 @@ def test_a_green_test_has_its_lanes_records_and_graph_keys() -> None:
         f"… {KEPT_KEYS} more in the receipt",
     ]
     assert spans_in(data) > 0
+
+
+def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green() -> None:
+    run = results(fold(read_all(GOLDEN["straggler"])))
+    passed = {index: replace(result, outcome=Outcome.PASSED) for index, result in run.judged.items()}
+    run = replace(run, judged=passed)
+    page = html(page_data(run, run_spans(run.timeline, run.judged)))
+    (test,) = data_in(page)["tests"]
+    assert (test["fine"], test["green"], test["code"]) == (True, False, "straggler")
+    assert b"0 failed" in page
+    assert test["waits"]
 
 
 def test_each_attempt_has_its_own_place_in_a_world() -> None:

@@ -10,6 +10,7 @@ from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
+from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
 from pytest_megacpp.report.seed import ended_lines
 
@@ -50,6 +51,8 @@ def _run_lines(run: RunResults) -> Iterator[Line]:
     seconds, rate = run.timeline.last_s, run.meta.rate
     spent = ", ".join(part for part in (f"{seconds:.1f} s", footer(cost(seconds, rate), rate)) if part)
     yield Line(f"run {run.plan.run_id}, {spent}: {directory}")
+    if PAGE in run.written and not all(result.verdict.code.is_green for result in run.judged.values()):
+        yield Line(f"its verdicts and lanes of ranks, for a browser: {directory}/{PAGE}")
     if run.is_still_running:
         yield Line(f"still running; reattach with: pytest --attach {run.plan.run_id}")
 

@@ -4,12 +4,12 @@ Every text that a rank or a user wrote is redacted and cleaned here. Texts of eq
 that of the ranks that are blamed is spent first. Spans are flat lists of whole numbers, which name entries of tables.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.views import RankView
@@ -20,7 +20,7 @@ from pytest_megacpp.report.layout import grouped_texts
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.spans import RunSpans, Span, WorldSpans, open_waits
+from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans, open_waits
 from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import headline
 
@@ -37,21 +37,24 @@ ITEMISED_STATES = 16
 MOST_US = 2**52
 
 Texts = Callable[[str], str]
+What: TypeAlias = tuple[Kind, str, str, int | None]  # kind, name, group, number of the attempt
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(slots=True)
-class Table:
-    """Values by numbers, each once."""
+class Table(Generic[K]):
+    """Values by numbers, each once; `of` makes one of its key."""
 
+    of: Callable[[K], Json]
     values: list[Json] = field(default_factory=list)
-    _places: dict[object, int] = field(default_factory=dict)
+    _places: dict[K, int] = field(default_factory=dict)
 
-    def place(self, key: object, value: Callable[[], Json]) -> int:
-        """The number of what `key` stands for; `value` makes it when it is new."""
+    def place(self, key: K) -> int:
+        """The number of what `key` stands for."""
         found = self._places.get(key)
         if found is None:
             found = self._places[key] = len(self.values)
-            self.values.append(value())
+            self.values.append(self.of(key))
         return found
 
 
@@ -65,7 +68,8 @@ class _Writer:
         self.run, self.timeline = run, run.timeline
         self.line: Texts = cache(lambda text: one_line(run.redact(text), LINE_CHARS))
         self._chars_left = TEXT_CHARS
-        self._whats, self._peers = Table(), Table()
+        self._whats: Table[What] = Table(self._what)
+        self._peers: Table[tuple[int, ...]] = Table(lambda ranks: [rank_list(ranks), ranks[0] if ranks else None])
 
     def document(self, spans: RunSpans) -> dict[str, Json]:
         numbers = {world.name: number for number, world in enumerate(spans.worlds)}
@@ -123,6 +127,7 @@ class _Writer:
             "index": result.index,
             "nodeid": self.line(result.nodeid),
             "outcome": str(result.outcome),
+            "fine": result.outcome not in (Outcome.FAILED, Outcome.ERROR),
             "defined_at": self.line(f"{where_from[0]}:{where_from[1]}") if where_from else "",
             "receipt": receipt_path(self.run, result.index),
             "flight": flight_records(self.run, result).get(result.number),
@@ -322,15 +327,15 @@ class _Writer:
         last_us = 0
         for span in lane:
             start_us = _us(span.start_s)
-            key = span.kind, span.name, span.group, span.test
-            what = self._whats.place(key, lambda s=span: self._what(s))  # type: ignore[misc]
-            peers = self._peers.place(span.peers, lambda s=span: [rank_list(s.peers), s.peers[0] if s.peers else None])  # type: ignore[misc]
+            what = self._whats.place((span.kind, span.name, span.group, span.test))
+            peers = self._peers.place(span.peers)
             flat += (start_us - last_us, _us(span.end_s) - start_us, what, _whole(span.number), peers)
             last_us = start_us
         return flat
 
-    def _what(self, span: Span) -> list[Json]:
-        return [str(span.kind), self.line(span.name), self.line(span.group), span.test]
+    def _what(self, what: What) -> list[Json]:
+        kind, name, group, test = what
+        return [str(kind), self.line(name), self.line(group), test]
 
 
 def _attempts(result: TestResult) -> Sequence[Attempt | None]:

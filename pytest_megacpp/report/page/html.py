@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 
 from pytest_megacpp.recording.events import Json
 
@@ -22,10 +21,10 @@ def html(data: Mapping[str, Json]) -> bytes:
     import jinja2  # only a run that ends needs these
     import markupsafe
 
-    style, script = _part("page.css"), "\n".join(_part(name) for name in ("lanes.js", "page.js"))
+    style, script = _part("page.css"), "\n".join(_part(name) for name in ("dom.js", "lanes.js", "page.js"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(_part("page.html.j2"))
-    safe: Any = markupsafe.Markup
+    safe = markupsafe.Markup  # not escaped
     page = template.render(
         policy=_policy(style, script),
         style=safe(style),

@@ -1,17 +1,29 @@
-"use strict";
 // Owns the picture of one world: lanes of ranks on a canvas. Must not know the rest of the page.
 
 const KINDS = ["start", "collection", "phase", "step", "compile", "group", "collective", "wait"];
 const ABOVE = { start: 0, collection: 0, phase: 0, step: 1, compile: 2, group: 3, collective: 3, wait: 3 };
-const GUTTER = 176, AXIS = 38, RIGHT = 26;
-const ON = { wait: "#1b1f24", compile: "#ffffff", group: "#ffffff", collective: "bg", test: "bg" }; // what is written on it
-const HEAT_FROM = 129, DENSE_FROM = 17;
+const GUTTER = 176,
+  AXIS = 38,
+  RIGHT = 26;
+// The colour of what is written on a span.
+const ON = { wait: "#1b1f24", compile: "#ffffff", group: "#ffffff", collective: "bg", test: "bg" };
+const HEAT_FROM = 129,
+  DENSE_FROM = 17;
 
 /** One rank's spans as columns, with the largest end so far, so that the first visible one is found by halving. */
 function columnsOf(flat) {
-  const n = flat.length / 5, lane = { n, start: new Float64Array(n), end: new Float64Array(n), what: new Int32Array(n),
-    number: new Float64Array(n), peers: new Int32Array(n), reach: new Float64Array(n) };
-  let at = 0, reach = -1;
+  const n = flat.length / 5,
+    lane = {
+      n,
+      start: new Float64Array(n),
+      end: new Float64Array(n),
+      what: new Int32Array(n),
+      number: new Float64Array(n),
+      peers: new Int32Array(n),
+      reach: new Float64Array(n),
+    };
+  let at = 0,
+    reach = -1;
   for (let i = 0; i < n; i++) {
     at += flat[5 * i];
     lane.start[i] = at / 1e6;
@@ -26,10 +38,12 @@ function columnsOf(flat) {
 }
 
 function firstAt(sorted, n, value) {
-  let low = 0, high = n;
+  let low = 0,
+    high = n;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (sorted[middle] < value) low = middle + 1; else high = middle;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle;
   }
   return low;
 }
@@ -43,7 +57,9 @@ function seconds(s) {
 }
 
 class Lanes {
-  /** `data`: the page's; `canvas`; `chosen(hit)` is called with what was clicked, `hover(hit, x, y)` with what is under the mouse. */
+  /**
+   * `data`: the page's. `chosen(hit)` is called with what was clicked, `hover(hit, x, y)` with what is under the mouse.
+   */
   constructor(data, canvas, chosen, hover, selectTest) {
     Object.assign(this, { data, canvas, chosen, hover, selectTest });
     this.context = canvas.getContext("2d");
@@ -59,7 +75,7 @@ class Lanes {
   show(world, view) {
     this.world = world;
     this.lanes = this.decoded.get(world);
-    if (!this.lanes) this.decoded.set(world, this.lanes = world.lanes.map(columnsOf));
+    if (!this.lanes) this.decoded.set(world, (this.lanes = world.lanes.map(columnsOf)));
     this.view = view; // {test, attempt, blamed: Set, waits, states: Map}
     this.zero = view.attempt && view.attempt.start_s !== null ? view.attempt.start_s : world.start_s;
     this.selected = null;
@@ -70,17 +86,21 @@ class Lanes {
     return [this.world.start_s, Math.max(this.world.end_s, this.world.start_s + 1e-3)];
   }
 
-  fitWorld() { this.zoomTo(...this.bounds()); }
+  fitWorld() {
+    this.zoomTo(...this.bounds());
+  }
 
   fitTest() {
     const a = this.view.attempt;
     if (!a || a.start_s === null) return this.fitWorld();
-    const end = a.end_s === null ? this.bounds()[1] : a.end_s, pad = Math.max((end - a.start_s) * 0.03, 1e-4);
+    const end = a.end_s === null ? this.bounds()[1] : a.end_s,
+      pad = Math.max((end - a.start_s) * 0.03, 1e-4);
     this.zoomTo(a.start_s - pad, end + pad);
   }
 
   zoomTo(from, to) {
-    const [low, high] = this.bounds(), room = (high - low) * 0.03 + 1e-4;
+    const [low, high] = this.bounds(),
+      room = (high - low) * 0.03 + 1e-4;
     const span = Math.min(Math.max(to - from, 2e-5), high - low + 2 * room);
     const start = Math.min(Math.max(from, low - room), high + room - span);
     this.from = start;
@@ -104,7 +124,8 @@ class Lanes {
   }
 
   layout() {
-    const shown = this.ranks(), n = shown.length;
+    const shown = this.ranks(),
+      n = shown.length;
     this.heat = n >= HEAT_FROM;
     this.dense = !this.heat && n >= DENSE_FROM;
     const height = this.heat ? Math.max(1, Math.floor(900 / n)) : this.dense ? (n > 64 ? 9 : 13) : n > 8 ? 40 : 50;
@@ -120,25 +141,55 @@ class Lanes {
     this.height = y + 8;
   }
 
-  timeAt(x) { return this.from + ((x - GUTTER) / (this.width - GUTTER - RIGHT)) * (this.to - this.from); }
+  timeAt(x) {
+    return this.from + ((x - GUTTER) / (this.width - GUTTER - RIGHT)) * (this.to - this.from);
+  }
 
-  x(time) { return GUTTER + ((time - this.from) / (this.to - this.from)) * (this.width - GUTTER - RIGHT); }
+  x(time) {
+    return GUTTER + ((time - this.from) / (this.to - this.from)) * (this.width - GUTTER - RIGHT);
+  }
 
   colours() {
-    const style = getComputedStyle(document.documentElement), read = (name) => style.getPropertyValue("--" + name).trim();
-    this.colour = Object.fromEntries([...KINDS, "bg", "panel", "line", "ink", "faint", "bad", "bad-soft", "good", "death",
-      "failure", "act", "mismatch", "fault", "problem", "cpu", "focus", "warn"].map((name) => [name, read(name)]));
+    const style = getComputedStyle(document.documentElement),
+      read = (name) => style.getPropertyValue("--" + name).trim();
+    this.colour = Object.fromEntries(
+      [
+        ...KINDS,
+        "bg",
+        "panel",
+        "line",
+        "ink",
+        "faint",
+        "bad",
+        "bad-soft",
+        "good",
+        "death",
+        "failure",
+        "act",
+        "mismatch",
+        "fault",
+        "problem",
+        "cpu",
+        "focus",
+        "warn",
+      ].map((name) => [name, read(name)]),
+    );
   }
 
   draw() {
     if (this.pending) return;
-    this.pending = requestAnimationFrame(() => { this.pending = 0; this.paint(); });
+    this.pending = requestAnimationFrame(() => {
+      this.pending = 0;
+      this.paint();
+    });
   }
 
   paint(width) {
     this.width = width || this.canvas.clientWidth || 900;
-    const ratio = Math.min(window.devicePixelRatio || 1, 2), c = this.context;
-    const wide = Math.round(this.width * ratio), high = Math.round(this.height * ratio);
+    const ratio = Math.min(window.devicePixelRatio || 1, 2),
+      c = this.context;
+    const wide = Math.round(this.width * ratio),
+      high = Math.round(this.height * ratio);
     if (this.canvas.width !== wide || this.canvas.height !== high) {
       this.canvas.width = wide;
       this.canvas.height = high;
@@ -152,7 +203,12 @@ class Lanes {
     c.textBaseline = "middle";
     this.axis();
     for (const row of this.rows) this.lane(row);
-    this.clipped(() => { this.boxRow(); this.marks(); this.arrows(); this.cursor(); });
+    this.clipped(() => {
+      this.boxRow();
+      this.marks();
+      this.arrows();
+      this.cursor();
+    });
     this.labels();
   }
 
@@ -167,8 +223,11 @@ class Lanes {
   }
 
   axis() {
-    const c = this.context, span = this.to - this.from, rough = span / Math.max(2, (this.width - GUTTER) / 110);
-    const power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+    const c = this.context,
+      span = this.to - this.from,
+      rough = span / Math.max(2, (this.width - GUTTER) / 110);
+    const power = 10 ** Math.floor(Math.log10(rough)),
+      step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
     c.fillStyle = this.colour.faint;
     c.strokeStyle = this.colour.line;
     c.lineWidth = 1;
@@ -184,7 +243,11 @@ class Lanes {
       c.fillText(n === 0 ? "0" : (n > 0 ? "+" : "−") + seconds(Math.abs(n * step)), x + 3, 10);
     }
     c.textAlign = "right";
-    c.fillText(this.view.attempt && this.view.attempt.start_s !== null ? "since the test began" : "since its start", GUTTER - 8, 10);
+    c.fillText(
+      this.view.attempt && this.view.attempt.start_s !== null ? "since the test began" : "since its start",
+      GUTTER - 8,
+      10,
+    );
   }
 
   /** First and last place in a lane that the window shows. */
@@ -195,7 +258,9 @@ class Lanes {
   }
 
   lane(row) {
-    const c = this.context, lane = this.lanes[row.rank], blamed = this.view.blamed.has(row.rank);
+    const c = this.context,
+      lane = this.lanes[row.rank],
+      blamed = this.view.blamed.has(row.rank);
     if (blamed) {
       c.fillStyle = this.colour["bad-soft"];
       c.fillRect(0, row.y, this.width, row.h);
@@ -212,39 +277,63 @@ class Lanes {
   /** Where a kind is drawn in a lane: [top, height]. */
   place(kind, row) {
     if (this.heat) return [row.y, row.h];
-    if (this.dense) return ABOVE[kind] < 2 ? [row.y, row.h] : ABOVE[kind] === 2 ? [row.y + 1, row.h - 2] : [row.y + row.h * 0.3, row.h * 0.7 - 1];
+    if (this.dense)
+      return ABOVE[kind] < 2
+        ? [row.y, row.h]
+        : ABOVE[kind] === 2
+          ? [row.y + 1, row.h - 2]
+          : [row.y + row.h * 0.3, row.h * 0.7 - 1];
     const unit = row.h / 50;
-    return { 0: [row.y + 1, 15 * unit], 1: [row.y + 9 * unit, 7 * unit], 2: [row.y + 17 * unit, 9 * unit],
-      3: [row.y + 27 * unit, 16 * unit] }[ABOVE[kind]];
+    return {
+      0: [row.y + 1, 15 * unit],
+      1: [row.y + 9 * unit, 7 * unit],
+      2: [row.y + 17 * unit, 9 * unit],
+      3: [row.y + 27 * unit, 16 * unit],
+    }[ABOVE[kind]];
   }
 
   spans(row, lane) {
-    const c = this.context, [first, last] = this.visible(lane), painted = new Map(), texts = [];
-    const scale = (this.width - GUTTER - RIGHT) / (this.to - this.from), left = GUTTER, right = this.width;
+    const c = this.context,
+      [first, last] = this.visible(lane),
+      painted = new Map(),
+      texts = [];
+    const scale = (this.width - GUTTER - RIGHT) / (this.to - this.from),
+      left = GUTTER,
+      right = this.width;
     for (let level = 0; level < 4; level++) {
       for (let i = first; i < last; i++) {
         if (lane.end[i] < this.from) continue;
-        const what = this.data.whats[lane.what[i]], kind = what[0];
+        const what = this.data.whats[lane.what[i]],
+          kind = what[0];
         if (ABOVE[kind] !== level) continue;
         const x = Math.max(left, GUTTER + (lane.start[i] - this.from) * scale);
-        const end = Math.min(right, GUTTER + (lane.end[i] - this.from) * scale), wide = end - x;
-        if (wide < 1) { // thinned per pixel: of many short ones in a pixel one is drawn
+        const end = Math.min(right, GUTTER + (lane.end[i] - this.from) * scale),
+          wide = end - x;
+        if (wide < 1) {
+          // thinned per pixel: of many short ones in a pixel one is drawn
           const pixel = x | 0;
           if (painted.get(kind) === pixel) continue;
           painted.set(kind, pixel);
         }
-        const [y, h] = this.place(kind, row), isHit = this.found && this.found(row.rank, lane, i);
+        const [y, h] = this.place(kind, row),
+          isHit = this.found && this.found(row.rank, lane, i);
         c.globalAlpha = this.found && !isHit ? 0.25 : this.heat && level === 0 ? 0.6 : 1;
         c.fillStyle = this.colour[kind];
         c.fillRect(x, y, Math.max(wide - (wide > 4 ? 0.6 : 0), 1.2), h);
-        if (isHit) { c.strokeStyle = this.colour.ink; c.lineWidth = 1.5; c.strokeRect(x, y, Math.max(wide, 2), h); }
+        if (isHit) {
+          c.strokeStyle = this.colour.ink;
+          c.lineWidth = 1.5;
+          c.strokeRect(x, y, Math.max(wide, 2), h);
+        }
         c.globalAlpha = 1;
-        if (!this.heat && !this.dense && h >= 10 && wide > 34) texts.push([this.title(lane, i), x + 4, y + h / 2 + 0.5, wide - 7, kind]);
+        if (!this.heat && !this.dense && h >= 10 && wide > 34)
+          texts.push([this.title(lane, i), x + 4, y + h / 2 + 0.5, wide - 7, kind]);
       }
     }
     for (const [text, x, y, room, kind] of texts) this.text(text, x, y, room, kind);
     if (this.selected && this.selected.rank === row.rank && this.selected.i !== undefined) {
-      const i = this.selected.i, [y, h] = this.place(this.data.whats[lane.what[i]][0], row);
+      const i = this.selected.i,
+        [y, h] = this.place(this.data.whats[lane.what[i]][0], row);
       c.strokeStyle = this.colour.focus;
       c.lineWidth = 2;
       c.strokeRect(this.x(lane.start[i]) - 1, y - 1, Math.max((lane.end[i] - lane.start[i]) * scale, 2) + 2, h + 2);
@@ -254,7 +343,11 @@ class Lanes {
   cut(text, room) {
     let shown = text;
     while (shown.length > 1 && this.context.measureText(shown).width > room)
-      shown = shown.slice(0, Math.min(shown.length - 2, Math.floor((shown.length * room) / this.context.measureText(shown).width))) + "…";
+      shown =
+        shown.slice(
+          0,
+          Math.min(shown.length - 2, Math.floor((shown.length * room) / this.context.measureText(shown).width)),
+        ) + "…";
     return shown;
   }
 
@@ -267,20 +360,27 @@ class Lanes {
   }
 
   title(lane, i) {
-    const [kind, name] = this.data.whats[lane.what[i]], number = lane.number[i] ? " #" + lane.number[i] : "";
+    const [kind, name] = this.data.whats[lane.what[i]],
+      number = lane.number[i] ? " #" + lane.number[i] : "";
     const bare = kind === "collective" || kind === "wait" ? name.split("(")[0] : kind === "compile" ? "compiles" : name;
     const peers = this.data.peers[lane.peers[i]][0];
-    if (kind === "wait") return peers ? "waits for " + (/^\d+$/.test(peers) ? "rank " : "ranks ") + peers + " · " + bare + number : "waits in " + bare + number;
+    if (kind === "wait")
+      return peers
+        ? "waits for " + (/^\d+$/.test(peers) ? "rank " : "ranks ") + peers + " · " + bare + number
+        : "waits in " + bare + number;
     return bare + number;
   }
 
   cpu(row) {
-    const points = this.world.cpu[row.rank], c = this.context;
+    const points = this.world.cpu[row.rank],
+      c = this.context;
     if (!points || points.length < 2) return;
-    const base = row.y + row.h - 1, high = row.h * 0.13;
+    const base = row.y + row.h - 1,
+      high = row.h * 0.13;
     c.fillStyle = this.colour.cpu;
     for (let i = 1; i < points.length; i++) {
-      const [a, from] = points[i - 1], [b, to] = points[i];
+      const [a, from] = points[i - 1],
+        [b, to] = points[i];
       if (b < this.from || a > this.to || b <= a) continue;
       const share = Math.min(1, Math.max(0, (to - from) / (b - a)));
       c.fillRect(this.x(a), base - high * share, Math.max(1, this.x(b) - this.x(a)), Math.max(high * share, 0.4));
@@ -289,7 +389,8 @@ class Lanes {
 
   /** The row above the lanes: steps of the box, and the tests. */
   boxRow() {
-    const c = this.context, y = this.boxTop;
+    const c = this.context,
+      y = this.boxTop;
     for (const [from, to, what] of this.data.steps) {
       c.fillStyle = this.colour.start;
       c.fillRect(this.x(from), y, Math.max(1, this.x(to) - this.x(from)), 18);
@@ -297,7 +398,8 @@ class Lanes {
     }
     let last = -1;
     for (const [test, attempt] of this.attempts()) {
-      const x = this.x(attempt.start_s), end = this.x(attempt.end_s === null ? this.world.end_s : attempt.end_s);
+      const x = this.x(attempt.start_s),
+        end = this.x(attempt.end_s === null ? this.world.end_s : attempt.end_s);
       if (end < GUTTER || x > this.width || (end - x < 1 && (x | 0) === last && attempt.code === "passed")) continue;
       last = x | 0;
       const isGreen = attempt.green;
@@ -306,7 +408,8 @@ class Lanes {
       c.fillRect(x, y, Math.max(end - x - 0.6, 1.2), 18);
       c.globalAlpha = 1;
       if (end - x > 40) {
-        const name = test.nodeid.split("::").pop(), from = Math.max(x, GUTTER);
+        const name = test.nodeid.split("::").pop(),
+          from = Math.max(x, GUTTER);
         this.text((attempt.purpose ? attempt.purpose + " · " : "") + name, from + 4, y + 9.5, end - from - 6, "test");
       }
     }
@@ -316,8 +419,9 @@ class Lanes {
     if (this.attemptsOf !== this.world) {
       this.attemptsOf = this.world;
       const number = this.data.worlds.indexOf(this.world);
-      this.ownAttempts = this.data.tests.flatMap((test) => test.attempts
-        .filter((a) => a.world === number && a.start_s !== null).map((a) => [test, a]));
+      this.ownAttempts = this.data.tests.flatMap((test) =>
+        test.attempts.filter((a) => a.world === number && a.start_s !== null).map((a) => [test, a]),
+      );
       for (const [, a] of this.ownAttempts) a.green = ["passed", "skipped", "xfailed", "xpassed"].includes(a.code);
       this.ownAttempts.sort((a, b) => a[1].start_s - b[1].start_s);
     }
@@ -325,7 +429,8 @@ class Lanes {
   }
 
   marks() {
-    const c = this.context, seen = new Map();
+    const c = this.context,
+      seen = new Map();
     for (const [at, kind, rank, text] of this.world.marks) {
       const x = this.x(at);
       if (x < GUTTER - 10 || x > this.width + 10) continue;
@@ -338,7 +443,8 @@ class Lanes {
         c.lineTo(x, this.height);
         c.stroke();
         c.setLineDash([]);
-        const key = Math.round(x / 30), short = kind === "act" ? "the box acted" : text;
+        const key = Math.round(x / 30),
+          short = kind === "act" ? "the box acted" : text;
         if (!seen.has(key)) {
           seen.set(key, 1);
           c.fillStyle = this.colour[kind];
@@ -349,25 +455,34 @@ class Lanes {
       }
       const row = this.rowOf.get(rank);
       if (!row) continue;
-      const size = this.heat ? 5 : this.dense ? 5 : 7, y = row.y + Math.min(row.h / 2, 9);
+      const size = this.heat ? 5 : this.dense ? 5 : 7,
+        y = row.y + Math.min(row.h / 2, 9);
       c.strokeStyle = c.fillStyle = this.colour[kind];
       c.lineWidth = this.heat ? 2 : 2.5;
       c.beginPath();
       if (kind === "death" || kind === "mismatch") {
-        c.moveTo(x - size, y - size); c.lineTo(x + size, y + size);
-        c.moveTo(x + size, y - size); c.lineTo(x - size, y + size);
+        c.moveTo(x - size, y - size);
+        c.lineTo(x + size, y + size);
+        c.moveTo(x + size, y - size);
+        c.lineTo(x - size, y + size);
         c.stroke();
       } else {
-        c.moveTo(x, y - size); c.lineTo(x + size, y); c.lineTo(x, y + size); c.lineTo(x - size, y); c.closePath();
+        c.moveTo(x, y - size);
+        c.lineTo(x + size, y);
+        c.lineTo(x, y + size);
+        c.lineTo(x - size, y);
+        c.closePath();
         c.fill();
       }
       if (!this.heat && !this.dense) {
-        const blamed = this.view.blamed.has(rank), wide = c.measureText(text).width;
+        const blamed = this.view.blamed.has(rank),
+          wide = c.measureText(text).width;
         if (blamed || kind !== "failure" || row.h > 30) {
           const isRight = x + size + 6 + Math.min(wide, 220) > this.width;
           c.textAlign = isRight ? "right" : "left";
           c.fillStyle = this.colour.bg;
-          const room = Math.min(wide, 260), tx = isRight ? x - size - 4 : x + size + 4;
+          const room = Math.min(wide, 260),
+            tx = isRight ? x - size - 4 : x + size + 4;
           c.globalAlpha = 0.85;
           c.fillRect(isRight ? tx - room - 2 : tx - 2, y - 8, room + 4, 16);
           c.globalAlpha = 1;
@@ -398,15 +513,35 @@ class Lanes {
       c.moveTo(x, Math.min(...ys));
       c.lineTo(x, Math.max(...ys));
       c.stroke();
-      if (rows.length <= 128) for (const row of rows) { c.beginPath(); c.arc(x, middle(row), this.heat ? 1 : 3, 0, 7); c.fill(); }
-      for (const target of targets) this.head(x, target.y + target.h / 2, colour, wait.ranks + (wait.count === 1 ? " waits" : " wait") + " for this rank");
+      if (rows.length <= 128)
+        for (const row of rows) {
+          c.beginPath();
+          c.arc(x, middle(row), this.heat ? 1 : 3, 0, 7);
+          c.fill();
+        }
+      for (const target of targets)
+        this.head(
+          x,
+          target.y + target.h / 2,
+          colour,
+          wait.ranks + (wait.count === 1 ? " waits" : " wait") + " for this rank",
+        );
     }
   }
 
   head(x, to, colour, text) {
-    const c = this.context, tip = x - 22;
-    c.beginPath(); c.moveTo(x, to); c.lineTo(tip + 6, to); c.stroke();
-    c.beginPath(); c.moveTo(tip, to); c.lineTo(tip + 9, to - 5); c.lineTo(tip + 9, to + 5); c.closePath(); c.fill();
+    const c = this.context,
+      tip = x - 22;
+    c.beginPath();
+    c.moveTo(x, to);
+    c.lineTo(tip + 6, to);
+    c.stroke();
+    c.beginPath();
+    c.moveTo(tip, to);
+    c.lineTo(tip + 9, to - 5);
+    c.lineTo(tip + 9, to + 5);
+    c.closePath();
+    c.fill();
     c.textAlign = "right";
     c.font = "bold 12px system-ui, sans-serif";
     const wide = c.measureText(text).width;
@@ -421,7 +556,8 @@ class Lanes {
 
   cursor() {
     if (this.at === undefined) return;
-    const c = this.context, x = Math.round(this.x(this.at)) + 0.5;
+    const c = this.context,
+      x = Math.round(this.x(this.at)) + 0.5;
     c.strokeStyle = this.colour.focus;
     c.lineWidth = 1;
     c.beginPath();
@@ -440,13 +576,16 @@ class Lanes {
     c.textAlign = "right";
     let last = -100;
     for (const row of this.rows) {
-      const blamed = this.view.blamed.has(row.rank), middle = row.y + row.h / 2;
+      const blamed = this.view.blamed.has(row.rank),
+        middle = row.y + row.h / 2;
       if (!blamed && ((this.heat && row.rank % 64) || middle - last < (this.dense ? 9 : 12))) continue;
       last = middle;
       c.fillStyle = blamed ? this.colour.bad : this.colour.ink;
       c.font = (blamed ? "bold " : "") + (this.dense && row.h < 12 ? 10 : 12) + "px system-ui, sans-serif";
-      const state = this.view.states.get(row.rank), twoLines = !this.heat && !this.dense && state && row.h >= 36;
-      const room = GUTTER - 12, y = twoLines ? row.y + 13 : middle;
+      const state = this.view.states.get(row.rank),
+        twoLines = !this.heat && !this.dense && state && row.h >= 36;
+      const room = GUTTER - 12,
+        y = twoLines ? row.y + 13 : middle;
       c.fillText((blamed ? "✗ " : "") + "rank " + row.rank, GUTTER - 8, y);
       if (twoLines) {
         c.font = "11px system-ui, sans-serif";
@@ -463,8 +602,11 @@ class Lanes {
     const row = this.rows.find((r) => y >= r.y && y < r.y + r.h + 2);
     if (!row) {
       if (y >= this.boxTop && y < this.boxTop + 20 && x > GUTTER) {
-        const time = this.timeAt(x), slack = ((this.to - this.from) / this.width) * 2;
-        const found = this.attempts().find(([, a]) => time >= a.start_s - slack && time <= (a.end_s === null ? this.world.end_s : a.end_s) + slack);
+        const time = this.timeAt(x),
+          slack = ((this.to - this.from) / this.width) * 2;
+        const found = this.attempts().find(
+          ([, a]) => time >= a.start_s - slack && time <= (a.end_s === null ? this.world.end_s : a.end_s) + slack,
+        );
         return found ? { test: found[0], attempt: found[1] } : null;
       }
       return null;
@@ -473,13 +615,20 @@ class Lanes {
     for (const mark of this.world.marks) {
       if (mark[2] === row.rank && Math.abs(this.x(mark[0]) - x) < 8) return { rank: row.rank, mark };
     }
-    const lane = this.lanes[row.rank], time = this.timeAt(x), slack = ((this.to - this.from) / (this.width - GUTTER)) * 2;
-    let best, level = -1, length = Infinity;
-    const first = firstAt(lane.reach, lane.n, time - slack), last = firstAt(lane.start, lane.n, time + slack);
+    const lane = this.lanes[row.rank],
+      time = this.timeAt(x),
+      slack = ((this.to - this.from) / (this.width - GUTTER)) * 2;
+    let best,
+      level = -1,
+      length = Infinity;
+    const first = firstAt(lane.reach, lane.n, time - slack),
+      last = firstAt(lane.start, lane.n, time + slack);
     for (let i = first; i < last; i++) {
       if (lane.end[i] < time - slack) continue;
-      const kind = this.data.whats[lane.what[i]][0], [top, high] = this.place(kind, row);
-      const inside = this.heat || (y >= top - 1 && y <= top + high + 1), rank = ABOVE[kind] + (inside ? 10 : 0);
+      const kind = this.data.whats[lane.what[i]][0],
+        [top, high] = this.place(kind, row);
+      const inside = this.heat || (y >= top - 1 && y <= top + high + 1),
+        rank = ABOVE[kind] + (inside ? 10 : 0);
       if (!inside) continue;
       if (rank > level || (rank === level && lane.end[i] - lane.start[i] < length)) {
         level = rank;
@@ -493,17 +642,25 @@ class Lanes {
   listen() {
     const canvas = this.canvas;
     let drag = null;
-    const place = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-    canvas.addEventListener("wheel", (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) {
-        event.preventDefault();
-        const by = event.deltaY || event.deltaX;
-        if (event.shiftKey) this.pan(by / 1200); else this.zoom(Math.exp(by / 400), place(event)[0]);
-      } else if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-        event.preventDefault();
-        this.pan(event.deltaX / this.width);
-      }
-    }, { passive: false });
+    const place = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) {
+          event.preventDefault();
+          const by = event.deltaY || event.deltaX;
+          if (event.shiftKey) this.pan(by / 1200);
+          else this.zoom(Math.exp(by / 400), place(event)[0]);
+        } else if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
+          event.preventDefault();
+          this.pan(event.deltaX / this.width);
+        }
+      },
+      { passive: false },
+    );
     canvas.addEventListener("pointerdown", (event) => {
       const [x, y] = place(event);
       drag = { x, y, from: this.from, to: this.to, moved: false };
@@ -522,51 +679,66 @@ class Lanes {
       if (drag && !drag.moved) this.choose(this.hit(x, y));
       drag = null;
     });
-    canvas.addEventListener("pointercancel", () => { drag = null; });
+    canvas.addEventListener("pointercancel", () => {
+      drag = null;
+    });
     canvas.addEventListener("pointerleave", () => this.hover(null));
     canvas.addEventListener("dblclick", (event) => {
       const hit = this.hit(...place(event));
-      if (hit && hit.i !== undefined) this.fitSpan(hit); else this.zoom(0.5, place(event)[0]);
+      if (hit && hit.i !== undefined) this.fitSpan(hit);
+      else this.zoom(0.5, place(event)[0]);
     });
   }
 
   fitSpan({ rank, i }) {
-    const lane = this.lanes[rank], pad = Math.max((lane.end[i] - lane.start[i]) * 0.2, 2e-4);
+    const lane = this.lanes[rank],
+      pad = Math.max((lane.end[i] - lane.start[i]) * 0.2, 2e-4);
     this.zoomTo(lane.start[i] - pad, lane.end[i] + pad);
   }
 
   choose(hit) {
     if (hit && hit.test) return this.selectTest(hit.test, hit.attempt);
     this.selected = hit;
-    this.at = hit && hit.i !== undefined ? this.lanes[hit.rank].start[hit.i] : hit && hit.mark ? hit.mark[0] : undefined;
+    this.at =
+      hit && hit.i !== undefined ? this.lanes[hit.rank].start[hit.i] : hit && hit.mark ? hit.mark[0] : undefined;
     this.draw();
     this.chosen(hit);
   }
 
   /** Chooses the next span (`by` 1 or -1) of the rank, of those that a search found if there is one. */
   step(by) {
-    const rank = this.selected && this.selected.rank !== undefined ? this.selected.rank : this.rows.length ? this.rows[0].rank : 0;
+    const rank =
+      this.selected && this.selected.rank !== undefined ? this.selected.rank : this.rows.length ? this.rows[0].rank : 0;
     const lane = this.lanes[rank];
-    let i = this.selected && this.selected.i !== undefined ? this.selected.i + by : firstAt(lane.start, lane.n, this.from);
+    let i =
+      this.selected && this.selected.i !== undefined ? this.selected.i + by : firstAt(lane.start, lane.n, this.from);
     while (i >= 0 && i < lane.n && this.found && !this.found(rank, lane, i)) i += by;
     if (i >= 0 && i < lane.n) this.reveal({ rank, i });
   }
 
   /** Chooses a span of the next rank, at about the same time. */
   stepRank(by) {
-    const current = this.selected && this.selected.rank !== undefined ? this.rows.findIndex((r) => r.rank === this.selected.rank) : by > 0 ? -1 : this.rows.length;
+    const current =
+      this.selected && this.selected.rank !== undefined
+        ? this.rows.findIndex((r) => r.rank === this.selected.rank)
+        : by > 0
+          ? -1
+          : this.rows.length;
     const row = this.rows[current + by];
     if (!row) return;
-    const lane = this.lanes[row.rank], at = this.at === undefined ? this.from : this.at;
+    const lane = this.lanes[row.rank],
+      at = this.at === undefined ? this.from : this.at;
     const i = Math.max(0, firstAt(lane.start, lane.n, at + 1e-9) - 1);
     this.reveal(lane.n ? { rank: row.rank, i } : { rank: row.rank });
   }
 
   stepMark(by) {
-    const marks = this.world.marks, at = this.at === undefined ? (by > 0 ? -Infinity : Infinity) : this.at;
+    const marks = this.world.marks,
+      at = this.at === undefined ? (by > 0 ? -Infinity : Infinity) : this.at;
     const next = by > 0 ? marks.find((m) => m[0] > at) : [...marks].reverse().find((m) => m[0] < at);
     if (!next) return;
-    if (next[0] < this.from || next[0] > this.to) this.zoomTo(next[0] - (this.to - this.from) / 2, next[0] + (this.to - this.from) / 2);
+    if (next[0] < this.from || next[0] > this.to)
+      this.zoomTo(next[0] - (this.to - this.from) / 2, next[0] + (this.to - this.from) / 2);
     this.choose(next[2] === null ? { mark: next } : { rank: next[2], mark: next });
     this.at = next[0];
     this.draw();
@@ -574,7 +746,9 @@ class Lanes {
 
   reveal(hit) {
     if (hit.i !== undefined) {
-      const lane = this.lanes[hit.rank], start = lane.start[hit.i], half = (this.to - this.from) / 2;
+      const lane = this.lanes[hit.rank],
+        start = lane.start[hit.i],
+        half = (this.to - this.from) / 2;
       if (start < this.from || start > this.to) this.zoomTo(start - half, start + half);
     }
     this.choose(hit);

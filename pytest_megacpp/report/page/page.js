@@ -1,44 +1,35 @@
-// Owns everything around the picture: tests, verdict, what was chosen, keys. All texts become text nodes.
+// Owns everything around the picture: tests, verdict, what was chosen, keys. Must not know how lanes are drawn.
 
 (function () {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const $ = (id) => document.getElementById(id);
-
-  function h(tag, attributes, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes || {})) {
-      if (name === "onclick") element.addEventListener("click", value);
-      else if (value === true) element.setAttribute(name, "");
-      else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
-    }
-    for (const child of children.flat()) if (child !== null && child !== undefined && child !== false) element.append(child);
-    return element;
-  }
-
-  function ranksOf(list) {
-    const found = new Set();
-    for (const part of String(list).split(",")) {
-      const match = /^\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*$/.exec(part);
-      if (match) for (let r = +match[1]; r <= Math.min(+(match[2] || match[1]), +match[1] + 10000); r++) found.add(r);
-    }
-    return found;
-  }
-
-  const fill = (element, ...children) => element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  const named = (list) => (/^\d+$/.test(list) ? "rank " : "ranks ") + list;
-  const link = (path, text) => /^(receipts|flight|ranks)\/[\w.\-/\[\]]+$/.test(path || "") && !path.includes("..")
-    ? h("a", { href: encodeURI(path) }, text) : path ? h("span", {}, text + ": " + path) : null;
 
   const state = { test: null, attempt: null, world: 0, onlyRed: false, search: "" };
   const canvas = h("canvas", { id: "lanes", tabindex: 0, role: "img" });
-  let lanes, shownTests = [];
+  let lanes,
+    shownTests = [];
 
   // -- the list of tests -----------------------------------------------------------------------------------------
 
-  const haystack = new Map(data.tests.map((test) => [test, [test.nodeid, test.code, test.outcome, test.cause, test.blamed_text,
-    test.summary, test.defined_at].join("\n").toLowerCase()]));
-  const searchBox = h("input", { id: "search", type: "search", placeholder: "filter tests ( / )", "aria-label": "filter tests", autocomplete: "off" });
-  const onlyRed = h("button", { type: "button", id: "only-red", "aria-pressed": "false", onclick: () => toggleRed() }, "only failures (e)");
+  const haystack = new Map(
+    data.tests.map((test) => [
+      test,
+      [test.nodeid, test.code, test.outcome, test.cause, test.blamed_text, test.summary, test.defined_at]
+        .join("\n")
+        .toLowerCase(),
+    ]),
+  );
+  const searchBox = h("input", {
+    id: "search",
+    type: "search",
+    placeholder: "filter tests ( / )",
+    "aria-label": "filter tests",
+    autocomplete: "off",
+  });
+  const onlyRed = h(
+    "button",
+    { type: "button", id: "only-red", "aria-pressed": "false", onclick: () => toggleRed() },
+    "only failures (e)",
+  );
   const list = h("ol", { role: "listbox", "aria-label": "tests" });
   const counted = h("p", { class: "note", id: "counted" });
 
@@ -52,104 +43,293 @@
 
   function listTests() {
     const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
-    shownTests = data.tests.filter((test) => (!state.onlyRed || !test.green) && words.every((word) => haystack.get(test).includes(word)));
-    shownTests.sort((a, b) => a.green - b.green || a.index - b.index);
-    list.replaceChildren(...shownTests.slice(0, MOST_LISTED).map((test) => h("li", { role: "option", class: test.green ? "" : "red",
-      "aria-selected": String(test === state.test), title: test.nodeid, "data-index": test.index, onclick: () => select(test) },
-      h("span", {}, test.nodeid.split("::").slice(1).join("::") || test.nodeid), h("small", {}, test.nodeid.split("::")[0]),
-      h("small", {}, h("b", {}, test.code), test.blamed_text ? " · " + test.blamed_text : "", test.code === "passed" && test.outcome === "passed" ? "" : " · " + test.outcome))));
-    counted.textContent = shownTests.length + " of " + data.tests.length + " tests" + (shownTests.length > MOST_LISTED ? ", the first " + MOST_LISTED + " listed" : "");
+    shownTests = data.tests.filter(
+      (test) => (!state.onlyRed || !test.green) && words.every((word) => haystack.get(test).includes(word)),
+    );
+    shownTests.sort((a, b) => a.fine - b.fine || a.green - b.green || a.index - b.index);
+    list.replaceChildren(
+      ...shownTests.slice(0, MOST_LISTED).map((test) =>
+        h(
+          "li",
+          {
+            role: "option",
+            class: test.green ? "" : test.fine ? "drill" : "red",
+            "aria-selected": String(test === state.test),
+            title: test.nodeid,
+            "data-index": test.index,
+            onclick: () => select(test),
+          },
+          h("span", {}, test.nodeid.split("::").slice(1).join("::") || test.nodeid),
+          h("small", {}, test.nodeid.split("::")[0]),
+          h(
+            "small",
+            {},
+            h("b", {}, test.code),
+            test.blamed_text ? " · " + test.blamed_text : "",
+            test.code === "passed" && test.outcome === "passed" ? "" : " · " + test.outcome,
+          ),
+        ),
+      ),
+    );
+    counted.textContent =
+      shownTests.length +
+      " of " +
+      data.tests.length +
+      " tests" +
+      (shownTests.length > MOST_LISTED ? ", the first " + MOST_LISTED + " listed" : "");
   }
 
-  searchBox.addEventListener("input", () => { state.search = searchBox.value; listTests(); });
+  searchBox.addEventListener("input", () => {
+    state.search = searchBox.value;
+    listTests();
+  });
 
   // -- the verdict -----------------------------------------------------------------------------------------------
 
   function relative(seconds_, test) {
-    const attempt = test.attempts.find((a) => a.decides), zero = attempt && attempt.start_s !== null ? attempt.start_s : 0;
+    const attempt = test.attempts.find((a) => a.decides),
+      zero = attempt && attempt.start_s !== null ? attempt.start_s : 0;
     return (seconds_ >= zero ? "+" : "−") + Math.abs(seconds_ - zero).toFixed(2) + " s";
   }
 
   function copyButton(text) {
-    const button = h("button", { type: "button", onclick: () => {
-      const done = () => { button.textContent = "copied"; setTimeout(() => { button.textContent = "copy"; }, 1500); };
-      if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, () => { button.textContent = "select it"; });
-    } }, "copy");
+    const button = h(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          const done = () => {
+            button.textContent = "copied";
+            setTimeout(() => {
+              button.textContent = "copy";
+            }, 1500);
+          };
+          if (navigator.clipboard)
+            navigator.clipboard.writeText(text).then(done, () => {
+              button.textContent = "select it";
+            });
+        },
+      },
+      "copy",
+    );
     return button;
   }
 
   function waitLine(wait) {
-    const whom = wait.peers ? [" for ", h("b", {}, wait.peers)] : wait.numbered ? ", to which all members came" : "; for whom isn't recorded";
+    const whom = wait.peers
+      ? [" for ", h("b", {}, wait.peers)]
+      : wait.numbered
+        ? ", to which all members came"
+        : "; for whom isn't recorded";
     return h("li", {}, wait.ranks + " waited ", seconds(wait.seconds), " in " + wait.what, whom);
   }
 
   function verdict(test) {
-    const box = $("verdict"), red = !test.green;
+    const box = $("verdict"),
+      red = !test.green;
     box.className = red ? "red" : "";
-    const facts = [["certainty", test.certainty], ["cause", test.cause], ["in", test.phase === "call" ? "" : test.phase],
-      ["outcome", test.outcome === test.code || test.outcome === "failed" ? "" : test.outcome]].filter(([, value]) => value);
+    const facts = [
+      ["certainty", test.certainty],
+      ["cause", test.cause],
+      ["in", test.phase === "call" ? "" : test.phase],
+      [
+        "outcome",
+        test.outcome === test.code || test.outcome === "failed"
+          ? ""
+          : !test.green && test.fine
+            ? test.outcome + ": this verdict was expected"
+            : test.outcome,
+      ],
+    ].filter(([, value]) => value);
     const blamed = new Set(test.blamed);
-    fill(box,
+    fill(
+      box,
       h("p", { class: "nodeid" }, test.nodeid, test.defined_at ? " · " + test.defined_at : ""),
-      h("p", { class: "lead" }, h("span", { class: "chip " + (red ? "bad" : "good"), id: "code" }, test.code), " ",
-        test.blamed_text ? h("b", { id: "blamed" }, test.blamed_text) : null, test.blamed_text ? ": " : "", h("span", { id: "summary" }, test.summary)),
-      facts.length ? h("p", { class: "facts" }, facts.flatMap(([name, value], n) => [n ? " · " : "", name + " ", h("b", {}, value)])) : null,
+      h(
+        "p",
+        { class: "lead" },
+        h("span", { class: "chip " + (red ? "bad" : "good"), id: "code" }, test.code),
+        " ",
+        test.blamed_text ? h("b", { id: "blamed" }, test.blamed_text) : null,
+        test.blamed_text ? ": " : "",
+        h("span", { id: "summary" }, test.summary),
+      ),
+      facts.length
+        ? h(
+            "p",
+            { class: "facts" },
+            facts.flatMap(([name, value], n) => [n ? " · " : "", name + " ", h("b", {}, value)]),
+          )
+        : null,
       test.attempts_line ? h("p", { class: "facts" }, "attempts: " + test.attempts_line) : null,
-      test.waits && test.waits.length ? h("ul", { class: "waits", id: "waits" }, test.waits.slice(0, 6).map(waitLine),
-        test.waits.length > 6 ? h("li", {}, "and " + (test.waits.length - 6) + " more waits, in the lanes below") : null) : null,
-      test.states && test.states.length ? h("ul", { class: "ranks", id: "states" }, test.states.map(([who, rank, text]) =>
-        h("li", { class: blamed.has(rank) ? "blamed" : "", onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }) },
-          (blamed.has(rank) ? "✗ " : "") + who + " " + text))) : null,
-      test.next ? h("div", { class: "next" }, h("b", {}, "next"), h("pre", { id: "next" }, test.next), copyButton(test.next)) : null,
+      test.waits && test.waits.length
+        ? h(
+            "ul",
+            { class: "waits", id: "waits" },
+            test.waits.slice(0, 6).map(waitLine),
+            test.waits.length > 6
+              ? h("li", {}, "and " + (test.waits.length - 6) + " more waits, in the lanes below")
+              : null,
+          )
+        : null,
+      test.states && test.states.length
+        ? h(
+            "ul",
+            { class: "ranks", id: "states" },
+            test.states.map(([who, rank, text]) =>
+              h(
+                "li",
+                {
+                  class: blamed.has(rank) ? "blamed" : "",
+                  onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }),
+                },
+                (blamed.has(rank) ? "✗ " : "") + who + " " + text,
+              ),
+            ),
+          )
+        : null,
+      test.next
+        ? h("div", { class: "next" }, h("b", {}, "next"), h("pre", { id: "next" }, test.next), copyButton(test.next))
+        : null,
       evidence(test),
-      test.wrote && test.wrote.length ? h("details", { open: red && test.wrote.join("").length < 6000 }, h("summary", {}, "what ranks raised and wrote"),
-        test.wrote.map((text) => h("pre", {}, text))) : null,
-      test.consequences.length ? h("details", {}, h("summary", {}, "what followed on other ranks"),
-        h("table", {}, test.consequences.map(([who, text]) => h("tr", {}, h("td", { class: "who" }, who), h("td", { class: "words" }, text))))) : null,
-      h("p", { class: "facts" }, [link(test.receipt, "receipt"), link(test.flight, "flight records"),
-        h("a", { href: "recording.jsonl" }, "recording"), h("a", { href: "trace.json" }, "trace for Perfetto")].filter(Boolean).flatMap((a, n) => [n ? " · " : "", a])),
+      test.wrote && test.wrote.length
+        ? h(
+            "details",
+            { open: red && test.wrote.join("").length < 6000 },
+            h("summary", {}, "what ranks raised and wrote"),
+            test.wrote.map((text) => h("pre", {}, text)),
+          )
+        : null,
+      test.consequences.length
+        ? h(
+            "details",
+            {},
+            h("summary", {}, "what followed on other ranks"),
+            h(
+              "table",
+              {},
+              test.consequences.map(([who, text]) =>
+                h("tr", {}, h("td", { class: "who" }, who), h("td", { class: "words" }, text)),
+              ),
+            ),
+          )
+        : null,
+      h(
+        "p",
+        { class: "facts" },
+        [
+          link(test.receipt, "receipt"),
+          link(test.flight, "flight records"),
+          h("a", { href: "recording.jsonl" }, "recording"),
+          h("a", { href: "trace.json" }, "trace for Perfetto"),
+        ]
+          .filter(Boolean)
+          .flatMap((a, n) => [n ? " · " : "", a]),
+      ),
     );
   }
 
   function evidence(test) {
     if (!test.evidence.length) return null;
-    const rows = test.evidence.map(([at, rank, source, text]) => h("tr", { class: "jump", tabindex: 0, onclick: () => jump(at, rank) },
-      h("td", { class: "time" }, at === null ? "" : relative(at, test)), h("td", { class: "who" }, rank === null ? "box" : "rank " + rank),
-      h("td", { class: "who" }, source), h("td", { class: "words" }, text)));
-    const more = test.evidence_left_out ? h("p", { class: "note" }, test.evidence_left_out + " more in the receipt") : null;
-    return h("details", { open: !test.green && rows.length <= 14, id: "evidence" }, h("summary", {}, "evidence (" + rows.length + ")"),
-      h("table", {}, rows), more);
+    const rows = test.evidence.map(([at, rank, source, text]) =>
+      h(
+        "tr",
+        { class: "jump", tabindex: 0, onclick: () => jump(at, rank) },
+        h("td", { class: "time" }, at === null ? "" : relative(at, test)),
+        h("td", { class: "who" }, rank === null ? "box" : "rank " + rank),
+        h("td", { class: "who" }, source),
+        h("td", { class: "words" }, text),
+      ),
+    );
+    const more = test.evidence_left_out
+      ? h("p", { class: "note" }, test.evidence_left_out + " more in the receipt")
+      : null;
+    return h(
+      "details",
+      { open: !test.green && rows.length <= 14, id: "evidence" },
+      h("summary", {}, "evidence (" + rows.length + ")"),
+      h("table", {}, rows),
+      more,
+    );
   }
 
   function jump(at, rank) {
     if (!lanes) return;
     if (at !== null) lanes.jump(at, rank);
-    if (rank !== null) showDetail({ rank }); else $("timeline").scrollIntoView({ block: "nearest" });
+    if (rank !== null) showDetail({ rank });
+    else $("timeline").scrollIntoView({ block: "nearest" });
   }
 
   // -- the timeline ----------------------------------------------------------------------------------------------
 
-  const find = h("input", { id: "find", type: "search", placeholder: "find: #412, all_reduce", "aria-label": "find in the timeline", autocomplete: "off" });
-  const only = h("input", { id: "only", type: "search", placeholder: "ranks: 0,3-5", "aria-label": "show these ranks only", autocomplete: "off" });
+  const find = h("input", {
+    id: "find",
+    type: "search",
+    placeholder: "find: #412, all_reduce",
+    "aria-label": "find in the timeline",
+    autocomplete: "off",
+  });
+  const only = h("input", {
+    id: "only",
+    type: "search",
+    placeholder: "ranks: 0,3-5",
+    "aria-label": "show these ranks only",
+    autocomplete: "off",
+  });
   const tabs = h("span", { role: "tablist" });
   const note = h("p", { class: "note", id: "left-out" });
 
-  function button(text, title, action) { return h("button", { type: "button", title, onclick: action }, text); }
+  function button(text, title, action) {
+    return h("button", { type: "button", title, onclick: action }, text);
+  }
 
   function buildTimeline() {
     $("timeline").replaceChildren(
-      h("div", { class: "bar" }, tabs, button("test", "fit the test (0)", () => lanes.fitTest()), button("whole world", "fit the world (w)", () => lanes.fitWorld()),
-        button("+", "zoom in (+)", () => lanes.zoom(0.6)), button("−", "zoom out (-)", () => lanes.zoom(1 / 0.6)),
-        button("✗ next moment", "next death, failure or act of the box (m)", () => lanes.stepMark(1)), h("span", { class: "grow" }), find, only),
+      h(
+        "div",
+        { class: "bar" },
+        tabs,
+        button("test", "fit the test (0)", () => lanes.fitTest()),
+        button("whole world", "fit the world (w)", () => lanes.fitWorld()),
+        button("+", "zoom in (+)", () => lanes.zoom(0.6)),
+        button("−", "zoom out (-)", () => lanes.zoom(1 / 0.6)),
+        button("✗ next moment", "next death, failure or act of the box (m)", () => lanes.stepMark(1)),
+        h("span", { class: "grow" }),
+        find,
+        only,
+      ),
       h("div", { class: "scroll" }, canvas),
-      h("div", { class: "legend" }, [["wait", "waits for a peer"], ["collective", "in a collective until its last member came"], ["compile", "compiles"],
-        ["phase", "phase of pytest"], ["step", "phase of the test"], ["group", "makes a group"], ["start", "starts"], ["collection", "collects"],
-        ["cpu", "CPU, one core is full"]].map(([kind, text]) => h("span", {}, h("i", { class: "fill-" + kind }), text)),
-        h("span", {}, "✕ died · ◆ failed · ▼ the box")),
-      note);
-    find.addEventListener("input", () => { lanes.found = finder(find.value); lanes.draw(); });
-    find.addEventListener("keydown", (event) => { if (event.key === "Enter") lanes.step(event.shiftKey ? -1 : 1); });
-    only.addEventListener("input", () => { const ranks = ranksOf(only.value); lanes.filter = ranks.size ? ranks : null; lanes.layout(); lanes.draw(); });
+      h(
+        "div",
+        { class: "legend" },
+        [
+          ["wait", "waits for a peer"],
+          ["collective", "in a collective until its last member came"],
+          ["compile", "compiles"],
+          ["phase", "phase of pytest"],
+          ["step", "phase of the test"],
+          ["group", "makes a group"],
+          ["start", "starts"],
+          ["collection", "collects"],
+          ["cpu", "CPU, one core is full"],
+        ].map(([kind, text]) => h("span", {}, h("i", { class: "fill-" + kind }), text)),
+        h("span", {}, "✕ died · ◆ failed · ▼ the box"),
+      ),
+      note,
+    );
+    find.addEventListener("input", () => {
+      lanes.found = finder(find.value);
+      lanes.draw();
+    });
+    find.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") lanes.step(event.shiftKey ? -1 : 1);
+    });
+    only.addEventListener("input", () => {
+      const ranks = ranksOf(only.value);
+      lanes.filter = ranks.size ? ranks : null;
+      lanes.layout();
+      lanes.draw();
+    });
     lanes = new Lanes(data, canvas, showDetail, showTip, select);
     canvas.lanes = lanes; // for whoever looks at the page with the browser's own tools, such as tests
     new ResizeObserver(() => lanes.world && lanes.draw()).observe(canvas.parentElement);
@@ -159,7 +339,8 @@
   }
 
   function finder(text) {
-    const wanted = text.trim().toLowerCase(), number = /^#?(\d+)$/.exec(wanted);
+    const wanted = text.trim().toLowerCase(),
+      number = /^#?(\d+)$/.exec(wanted);
     if (!wanted) return null;
     if (number) return (rank, lane, i) => lane.number[i] === +number[1];
     const hits = data.whats.map((what) => (what[0] + " " + what[1] + " " + what[2]).toLowerCase().includes(wanted));
@@ -167,19 +348,38 @@
   }
 
   function showWorlds(test) {
-    const own = test ? test.attempts : [], items = [];
-    if (own.length > 1) own.forEach((attempt, n) => items.push([attempt === state.attempt, (n + 1) + ": " + (attempt.purpose || "first") + ", " + attempt.code, () => select(test, attempt)]));
-    else if (data.worlds.length > 1 && data.worlds.length <= 12) data.worlds.forEach((world, n) => items.push([n === state.world, "world " + world.name, () => showWorld(n)]));
-    tabs.replaceChildren(...items.map(([isOn, text, action]) => h("button", { type: "button", role: "tab", "aria-selected": String(isOn), onclick: action }, text)));
-    if (!own.length || own.length === 1) if (data.worlds.length > 12) {
-      const choice = h("select", { "aria-label": "world" }, data.worlds.map((world, n) => h("option", { value: n, selected: n === state.world }, "world " + world.name)));
-      choice.addEventListener("change", () => showWorld(+choice.value));
-      tabs.replaceChildren(choice);
-    }
+    const own = test ? test.attempts : [],
+      items = [];
+    if (own.length > 1)
+      own.forEach((attempt, n) =>
+        items.push([
+          attempt === state.attempt,
+          n + 1 + ": " + (attempt.purpose || "first") + ", " + attempt.code,
+          () => select(test, attempt),
+        ]),
+      );
+    else if (data.worlds.length > 1 && data.worlds.length <= 12)
+      data.worlds.forEach((world, n) => items.push([n === state.world, "world " + world.name, () => showWorld(n)]));
+    tabs.replaceChildren(
+      ...items.map(([isOn, text, action]) =>
+        h("button", { type: "button", role: "tab", "aria-selected": String(isOn), onclick: action }, text),
+      ),
+    );
+    if (!own.length || own.length === 1)
+      if (data.worlds.length > 12) {
+        const choice = h(
+          "select",
+          { "aria-label": "world" },
+          data.worlds.map((world, n) => h("option", { value: n, selected: n === state.world }, "world " + world.name)),
+        );
+        choice.addEventListener("change", () => showWorld(+choice.value));
+        tabs.replaceChildren(choice);
+      }
   }
 
   function showWorld(number) {
-    const test = state.test, attempt = test && test.attempts.find((a) => a.world === number);
+    const test = state.test,
+      attempt = test && test.attempts.find((a) => a.world === number);
     state.world = number;
     present(test, attempt || null);
     if (!attempt) lanes.fitWorld();
@@ -190,20 +390,42 @@
     state.attempt = attempt;
     $("timeline").hidden = !world;
     if (!world) return;
-    const decides = attempt && attempt.decides, here = test && attempt && decides;
+    const decides = attempt && attempt.decides,
+      here = test && attempt && decides;
     for (const wait of (here && test.waits) || []) {
       wait.members = wait.members || ranksOf(wait.list);
       wait.targets = wait.targets || [...ranksOf(wait.peer_list)].slice(0, 4);
     }
-    lanes.show(world, { test, attempt, blamed: new Set(attempt ? attempt.blamed : []), waits: (here && test.waits) || [],
-      states: new Map(((here && test.states) || []).map(([, rank, text]) => [rank, text])) });
+    lanes.show(world, {
+      test,
+      attempt,
+      blamed: new Set(attempt ? attempt.blamed : []),
+      waits: (here && test.waits) || [],
+      states: new Map(((here && test.states) || []).map(([, rank, text]) => [rank, text])),
+    });
     showWorlds(test);
-    canvas.setAttribute("aria-label", "lanes of " + world.size + " ranks of world " + world.name + (attempt ? ", " + attempt.headline : "") + "; keys: ?");
-    note.textContent = (world.left_out ? world.left_out + " spans of this world are left out for their number: of each test the last collectives and the longest spans are kept. " : "")
-      + (lanes.heat ? "Many ranks: a heat map, a row for each; name some in “ranks” to see their lanes. " : "") + "Drag to move, Ctrl and wheel to zoom, click for details, ? for keys.";
-    if (attempt) lanes.fitTest(); else lanes.fitWorld();
+    canvas.setAttribute(
+      "aria-label",
+      "lanes of " +
+        world.size +
+        " ranks of world " +
+        world.name +
+        (attempt ? ", " + attempt.headline : "") +
+        "; keys: ?",
+    );
+    note.textContent =
+      (world.left_out
+        ? world.left_out +
+          " spans of this world are left out for their number: of each test " +
+          "the last collectives and the longest spans are kept. "
+        : "") +
+      (lanes.heat ? "Many ranks: a heat map, a row for each; name some in “ranks” to see their lanes. " : "") +
+      "Drag to move, Ctrl and wheel to zoom, click for details, ? for keys.";
+    if (attempt) lanes.fitTest();
+    else lanes.fitWorld();
     lanes.paint();
-    const scroll = canvas.parentElement, row = lanes.rows.find((r) => lanes.view.blamed.has(r.rank));
+    const scroll = canvas.parentElement,
+      row = lanes.rows.find((r) => lanes.view.blamed.has(r.rank));
     scroll.scrollTop = row && row.y + row.h > scroll.clientHeight ? row.y - scroll.clientHeight / 2 : 0;
   }
 
@@ -219,31 +441,89 @@
       item.setAttribute("aria-selected", String(isIt));
       if (isIt) item.scrollIntoView({ block: "nearest" });
     }
-    try { history.replaceState(null, "", "#test=" + test.index); } catch (error) { /* a page in a frame may not */ }
+    try {
+      history.replaceState(null, "", "#test=" + test.index);
+    } catch (error) {
+      /* a page in a frame may not */
+    }
   }
 
   // -- what was chosen -------------------------------------------------------------------------------------------
 
-  const WORDS = { start: "starts: fork, imports of torch and pytest", collection: "collects: imports the test files", phase: "phase of pytest",
-    step: "phase of the test", compile: "compiles (from look to look)", group: "makes a process group", collective: "in a collective, until its last member came", wait: "waits for a peer that did not come" };
+  const WORDS = {
+    start: "starts: fork, imports of torch and pytest",
+    collection: "collects: imports the test files",
+    phase: "phase of pytest",
+    step: "phase of the test",
+    compile: "compiles (from look to look)",
+    group: "makes a process group",
+    collective: "in a collective, until its last member came",
+    wait: "waits for a peer that did not come",
+  };
 
   function describe(rank, i) {
-    const lane = lanes.lanes[rank], [kind, name, group, test] = data.whats[lane.what[i]], [peers] = data.peers[lane.peers[i]];
+    const lane = lanes.lanes[rank],
+      [kind, name, group, test] = data.whats[lane.what[i]],
+      [peers] = data.peers[lane.peers[i]];
     return { lane, kind, name, group, test, peers, number: lane.number[i], start: lane.start[i], end: lane.end[i] };
   }
 
-  function fact(name, value) { return value === null || value === undefined || value === "" ? null : h("tr", {}, h("td", { class: "who" }, name), h("td", { class: "words" }, value)); }
+  function fact(name, value) {
+    return value === null || value === undefined || value === ""
+      ? null
+      : h("tr", {}, h("td", { class: "who" }, name), h("td", { class: "words" }, value));
+  }
 
   function spanDetail(rank, i) {
-    const span = describe(rank, i), test = data.tests.find((t) => t.attempts.some((a) => a.number === span.test)), zero = lanes.zero;
-    const length = span.end - span.start, late = span.kind === "collective" && span.peers
-      ? named(span.peers) + " came last, " + seconds(length) + " later" : span.kind === "collective" && span.number ? "this rank came last, or nobody's coming is longer than that" : "";
-    return [h("h2", {}, "rank " + rank + ": " + lanes.title(span.lane, i)), h("table", {},
-      fact("what", WORDS[span.kind]), fact("operation", span.kind === "collective" || span.kind === "wait" || span.kind === "compile" ? span.name : ""),
-      fact("number", span.number ? "#" + span.number + (span.group ? " of group " + span.group : "") : span.group ? "group " + span.group : ""),
-      fact(span.kind === "wait" ? "waits for" : "last to come", span.kind === "wait" ? (span.peers ? named(span.peers) : span.number ? "nobody: all members came to it, and it did not end" : "not recorded: only its stack shows that it waits") : late),
-      fact("from", (span.start - zero).toFixed(6) + " s, counted from " + (lanes.view.attempt ? "the test's start" : "the world's start")),
-      fact("length", seconds(length)), fact("test", test ? test.nodeid : "")), together(rank, span)];
+    const span = describe(rank, i),
+      test = data.tests.find((t) => t.attempts.some((a) => a.number === span.test)),
+      zero = lanes.zero;
+    const length = span.end - span.start,
+      late =
+        span.kind === "collective" && span.peers
+          ? named(span.peers) + " came last, " + seconds(length) + " later"
+          : span.kind === "collective" && span.number
+            ? "this rank came last, or nobody's coming is longer than that"
+            : "";
+    return [
+      h("h2", {}, "rank " + rank + ": " + lanes.title(span.lane, i)),
+      h(
+        "table",
+        {},
+        fact("what", WORDS[span.kind]),
+        fact(
+          "operation",
+          span.kind === "collective" || span.kind === "wait" || span.kind === "compile" ? span.name : "",
+        ),
+        fact(
+          "number",
+          span.number
+            ? "#" + span.number + (span.group ? " of group " + span.group : "")
+            : span.group
+              ? "group " + span.group
+              : "",
+        ),
+        fact(
+          span.kind === "wait" ? "waits for" : "last to come",
+          span.kind === "wait"
+            ? span.peers
+              ? named(span.peers)
+              : span.number
+                ? "nobody: all members came to it, and it did not end"
+                : "not recorded: only its stack shows that it waits"
+            : late,
+        ),
+        fact(
+          "from",
+          (span.start - zero).toFixed(6) +
+            " s, counted from " +
+            (lanes.view.attempt ? "the test's start" : "the world's start"),
+        ),
+        fact("length", seconds(length)),
+        fact("test", test ? test.nodeid : ""),
+      ),
+      together(rank, span),
+    ];
   }
 
   /** Who came to the same collective, in order. */
@@ -254,27 +534,86 @@
       for (let i = 0; i < lane.n; i++) {
         if (lane.number[i] !== span.number) continue;
         const what = data.whats[lane.what[i]];
-        if ((what[0] === "collective" || what[0] === "wait") && what[2] === span.group && what[3] === span.test) rows.push([lane.start[i], other, i, what[1]]);
+        if ((what[0] === "collective" || what[0] === "wait") && what[2] === span.group && what[3] === span.test)
+          rows.push([lane.start[i], other, i, what[1]]);
       }
     });
     rows.sort((a, b) => a[0] - b[0]);
-    const first = rows.length ? rows[0][0] : 0, shown = rows.length > 40 ? [...rows.slice(0, 20), ...rows.slice(-20)] : rows;
-    return h("details", { open: true }, h("summary", {}, "who came to it, in order (" + rows.length + ")"), h("table", {}, shown.map(([at, other, i, name]) =>
-      h("tr", { class: "jump", tabindex: 0, onclick: () => lanes.reveal({ rank: other, i }) }, h("td", { class: "time" }, "+" + seconds(at - first)), h("td", { class: "who" }, "rank " + other), h("td", { class: "words" }, name)))),
-      rows.length > 40 ? h("p", { class: "note" }, rows.length - 40 + " ranks between them are left out") : null);
+    const first = rows.length ? rows[0][0] : 0,
+      shown = rows.length > 40 ? [...rows.slice(0, 20), ...rows.slice(-20)] : rows;
+    return h(
+      "details",
+      { open: true },
+      h("summary", {}, "who came to it, in order (" + rows.length + ")"),
+      h(
+        "table",
+        {},
+        shown.map(([at, other, i, name]) =>
+          h(
+            "tr",
+            { class: "jump", tabindex: 0, onclick: () => lanes.reveal({ rank: other, i }) },
+            h("td", { class: "time" }, "+" + seconds(at - first)),
+            h("td", { class: "who" }, "rank " + other),
+            h("td", { class: "words" }, name),
+          ),
+        ),
+      ),
+      rows.length > 40 ? h("p", { class: "note" }, rows.length - 40 + " ranks between them are left out") : null,
+    );
   }
 
   function rankDetail(rank) {
-    const test = state.test, own = test && test.ranks ? test.ranks[rank] : undefined;
-    const about = test ? test.evidence.filter(([, r]) => r === rank) : [], st = lanes.view.states.get(rank);
-    const parts = [h("h2", {}, "rank " + rank + (lanes.view.blamed.has(rank) ? ", which is blamed" : "") + (st ? ": " + st : ""))];
-    if (about.length) parts.push(h("table", {}, about.map(([at, , source, text]) => h("tr", {}, h("td", { class: "time" }, at === null ? "" : relative(at, test)), h("td", { class: "who" }, source), h("td", { class: "words" }, text)))));
+    const test = state.test,
+      own = test && test.ranks ? test.ranks[rank] : undefined;
+    const about = test ? test.evidence.filter(([, r]) => r === rank) : [],
+      st = lanes.view.states.get(rank);
+    const parts = [
+      h("h2", {}, "rank " + rank + (lanes.view.blamed.has(rank) ? ", which is blamed" : "") + (st ? ": " + st : "")),
+    ];
+    if (about.length)
+      parts.push(
+        h(
+          "table",
+          {},
+          about.map(([at, , source, text]) =>
+            h(
+              "tr",
+              {},
+              h("td", { class: "time" }, at === null ? "" : relative(at, test)),
+              h("td", { class: "who" }, source),
+              h("td", { class: "words" }, text),
+            ),
+          ),
+        ),
+      );
     if (!own) return parts;
-    parts.push(h("table", {}, fact("device", own.device), fact("first forward", own.first_forward_s ? seconds(own.first_forward_s) : ""), fact("compiled", own.compiled),
-      Object.entries(own.records || {}).map(([name, value]) => fact(name, value))));
-    for (const [name, title] of [["error", "what it raised"], ["stack", "its stack when the box looked"], ["stderr", "the end of its stderr"], ["stdout", "the end of its stdout"]])
-      if (own[name]) parts.push(h("details", { open: name !== "stdout" }, h("summary", {}, title), h("pre", {}, own[name])));
-    for (const [cache, keys] of Object.entries(own.keys || {})) parts.push(h("details", {}, h("summary", {}, "graph keys: " + cache + " (" + keys.length + ")"), h("pre", {}, keys.join("\n"))));
+    parts.push(
+      h(
+        "table",
+        {},
+        fact("device", own.device),
+        fact("first forward", own.first_forward_s ? seconds(own.first_forward_s) : ""),
+        fact("compiled", own.compiled),
+        Object.entries(own.records || {}).map(([name, value]) => fact(name, value)),
+      ),
+    );
+    for (const [name, title] of [
+      ["error", "what it raised"],
+      ["stack", "its stack when the box looked"],
+      ["stderr", "the end of its stderr"],
+      ["stdout", "the end of its stdout"],
+    ])
+      if (own[name])
+        parts.push(h("details", { open: name !== "stdout" }, h("summary", {}, title), h("pre", {}, own[name])));
+    for (const [cache, keys] of Object.entries(own.keys || {}))
+      parts.push(
+        h(
+          "details",
+          {},
+          h("summary", {}, "graph keys: " + cache + " (" + keys.length + ")"),
+          h("pre", {}, keys.join("\n")),
+        ),
+      );
     parts.push(h("p", { class: "facts" }, [link(test.receipt, "all of it in the receipt")]));
     return parts;
   }
@@ -283,7 +622,11 @@
     const box = $("detail");
     if (!hit) return box.replaceChildren();
     const parts = [];
-    if (hit.mark) parts.push(h("h2", {}, (hit.mark[2] === null ? "the box" : "rank " + hit.mark[2]) + ": " + hit.mark[3]), h("p", { class: "facts" }, hit.mark[1] + " at " + (hit.mark[0] - lanes.zero).toFixed(6) + " s"));
+    if (hit.mark)
+      parts.push(
+        h("h2", {}, (hit.mark[2] === null ? "the box" : "rank " + hit.mark[2]) + ": " + hit.mark[3]),
+        h("p", { class: "facts" }, hit.mark[1] + " at " + (hit.mark[0] - lanes.zero).toFixed(6) + " s"),
+      );
     if (hit.i !== undefined) parts.push(...spanDetail(hit.rank, hit.i));
     if (hit.rank !== undefined) parts.push(...rankDetail(hit.rank));
     box.replaceChildren(...parts.filter(Boolean));
@@ -296,8 +639,14 @@
     else if (hit && hit.mark) text = hit.mark[3];
     else if (hit && hit.i !== undefined) {
       const span = describe(hit.rank, hit.i);
-      text = "rank " + hit.rank + ": " + lanes.title(span.lane, hit.i) + "\n" + seconds(span.end - span.start)
-        + (span.kind === "collective" && span.peers ? ", " + named(span.peers) + " came last" : "");
+      text =
+        "rank " +
+        hit.rank +
+        ": " +
+        lanes.title(span.lane, hit.i) +
+        "\n" +
+        seconds(span.end - span.start) +
+        (span.kind === "collective" && span.peers ? ", " + named(span.peers) + " came last" : "");
     }
     tip.hidden = !text;
     if (!text) return;
@@ -308,39 +657,107 @@
 
   // -- keys ------------------------------------------------------------------------------------------------------
 
-  const KEYS = [["?", "these keys"], ["j k", "next, previous test"], ["e", "only failures"], ["/", "filter tests"], ["f", "find in the timeline (Enter: next hit)"], ["r", "show some ranks only"],
-    ["+ -", "zoom"], ["← →", "move"], ["0", "fit the test"], ["w", "fit the world"], ["m M", "next, previous moment: death, failure, act of the box"], ["n p", "next, previous span of the rank"],
-    ["↑ ↓", "same time on the rank above, below"], ["z", "zoom to the chosen span"], ["[ ]", "previous, next attempt or world"], ["t", "back to the verdict"], ["Esc", "leave a field, close, choose nothing"]];
+  const KEYS = [
+    ["?", "these keys"],
+    ["j k", "next, previous test"],
+    ["e", "only failures"],
+    ["/", "filter tests"],
+    ["f", "find in the timeline (Enter: next hit)"],
+    ["r", "show some ranks only"],
+    ["+ -", "zoom"],
+    ["← →", "move"],
+    ["0", "fit the test"],
+    ["w", "fit the world"],
+    ["m M", "next, previous moment: death, failure, act of the box"],
+    ["n p", "next, previous span of the rank"],
+    ["↑ ↓", "same time on the rank above, below"],
+    ["z", "zoom to the chosen span"],
+    ["[ ]", "previous, next attempt or world"],
+    ["t", "back to the verdict"],
+    ["Esc", "leave a field, close, choose nothing"],
+  ];
 
   function help() {
     const dialog = $("help");
-    if (!dialog.childNodes.length) dialog.append(h("h2", {}, "Keys"), h("table", {}, KEYS.map(([keys, text]) => h("tr", {}, h("td", { class: "who" }, keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "])), h("td", { class: "words" }, text)))),
-      h("p", { class: "note" }, "Mouse: drag to move, Ctrl and wheel to zoom, Shift and wheel to move, click a span, a rank, a moment or a test for details, double click to zoom to a span."), button("close", "Esc", () => dialog.close()));
+    if (!dialog.childNodes.length)
+      dialog.append(
+        h("h2", {}, "Keys"),
+        h(
+          "table",
+          {},
+          KEYS.map(([keys, text]) =>
+            h(
+              "tr",
+              {},
+              h(
+                "td",
+                { class: "who" },
+                keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "]),
+              ),
+              h("td", { class: "words" }, text),
+            ),
+          ),
+        ),
+        h(
+          "p",
+          { class: "note" },
+          "Mouse: drag to move, Ctrl and wheel to zoom, Shift and wheel to move, click a span, a rank, a moment " +
+            "or a test for details, double click to zoom to a span.",
+        ),
+        button("close", "Esc", () => dialog.close()),
+      );
     dialog.showModal();
   }
 
   function nextTest(by) {
-    const at = shownTests.indexOf(state.test), next = shownTests[at + by];
+    const at = shownTests.indexOf(state.test),
+      next = shownTests[at + by];
     if (next) select(next);
   }
 
   function nextTab(by) {
-    const all = [...tabs.querySelectorAll("button")], at = all.findIndex((tab) => tab.getAttribute("aria-selected") === "true");
+    const all = [...tabs.querySelectorAll("button")],
+      at = all.findIndex((tab) => tab.getAttribute("aria-selected") === "true");
     if (all[at + by]) all[at + by].click();
     else if (tabs.querySelector("select") && data.worlds[state.world + by]) showWorld(state.world + by);
   }
 
-  const ACTIONS = { "?": help, j: () => nextTest(1), k: () => nextTest(-1), e: toggleRed, "/": () => searchBox.focus(), f: () => find.focus(), r: () => only.focus(),
-    "+": () => lanes.zoom(0.6), "=": () => lanes.zoom(0.6), "-": () => lanes.zoom(1 / 0.6), ArrowLeft: () => lanes.pan(-0.15), ArrowRight: () => lanes.pan(0.15),
-    0: () => lanes.fitTest(), w: () => lanes.fitWorld(), m: () => lanes.stepMark(1), M: () => lanes.stepMark(-1), n: () => lanes.step(1), p: () => lanes.step(-1),
-    ArrowUp: () => lanes.stepRank(-1), ArrowDown: () => lanes.stepRank(1), z: () => lanes.selected && lanes.selected.i !== undefined && lanes.fitSpan(lanes.selected),
-    "[": () => nextTab(-1), "]": () => nextTab(1), t: () => $("top").scrollIntoView(), Escape: () => lanes.choose(null) };
+  const ACTIONS = {
+    "?": help,
+    j: () => nextTest(1),
+    k: () => nextTest(-1),
+    e: toggleRed,
+    "/": () => searchBox.focus(),
+    f: () => find.focus(),
+    r: () => only.focus(),
+    "+": () => lanes.zoom(0.6),
+    "=": () => lanes.zoom(0.6),
+    "-": () => lanes.zoom(1 / 0.6),
+    ArrowLeft: () => lanes.pan(-0.15),
+    ArrowRight: () => lanes.pan(0.15),
+    0: () => lanes.fitTest(),
+    w: () => lanes.fitWorld(),
+    m: () => lanes.stepMark(1),
+    M: () => lanes.stepMark(-1),
+    n: () => lanes.step(1),
+    p: () => lanes.step(-1),
+    ArrowUp: () => lanes.stepRank(-1),
+    ArrowDown: () => lanes.stepRank(1),
+    z: () => lanes.selected && lanes.selected.i !== undefined && lanes.fitSpan(lanes.selected),
+    "[": () => nextTab(-1),
+    "]": () => nextTab(1),
+    t: () => $("top").scrollIntoView(),
+    Escape: () => lanes.choose(null),
+  };
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
     const field = event.target.closest && event.target.closest("input, select, textarea");
     if (field) {
-      if (event.key === "Escape") { field.blur(); canvas.focus({ preventScroll: true }); }
+      if (event.key === "Escape") {
+        field.blur();
+        canvas.focus({ preventScroll: true });
+      }
       return;
     }
     if (event.key === "Enter" && event.target.matches && event.target.matches("tr.jump")) return event.target.click();
@@ -359,13 +776,18 @@
   buildTimeline();
   listTests();
   if (data.tests.length < 2) $("page").classList.add("alone");
-  const asked = /^#test=(\d+)$/.exec(location.hash), first = (asked && data.tests.find((t) => t.index === +asked[1])) || shownTests[0];
+  const asked = /^#test=(\d+)$/.exec(location.hash),
+    first = (asked && data.tests.find((t) => t.index === +asked[1])) || shownTests[0];
   if (first) select(first);
   else {
-    $("verdict").replaceChildren(h("p", { class: "lead" }, "No test has a result."), data.run.problems.map((text) => h("pre", {}, text)));
+    $("verdict").replaceChildren(
+      h("p", { class: "lead" }, "No test has a result."),
+      data.run.problems.map((text) => h("pre", {}, text)),
+    );
     if (data.run.problems.length) $("verdict").className = "red";
     state.world = data.worlds.length - 1;
     present(null, null);
   }
+  $("plain").remove();
   document.documentElement.setAttribute("data-ready", "true");
 })();

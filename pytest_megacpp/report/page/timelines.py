@@ -8,6 +8,8 @@ from pytest_megacpp.report.reporter import Artefact, Reporter, RunResults, docum
 from pytest_megacpp.report.spans import run_spans
 from pytest_megacpp.report.trace import trace, trace_bytes
 
+PAGE, TRACE = "timeline.html", "trace.json"
+
 
 class Timelines(Reporter):
     """What every rank was in, from when to when, once the run is over for this desk."""
@@ -16,5 +18,5 @@ class Timelines(Reporter):
 
     def ended(self, run: RunResults) -> Iterator[Artefact]:
         spans = run_spans(run.timeline, run.judged)
-        yield document("trace.json", trace_bytes(trace(spans, run.timeline, run.judged, run.redact)))
-        yield document("timeline.html", html(page_data(run, spans)))
+        yield document(TRACE, trace_bytes(trace(spans, run.timeline, run.judged, run.redact)))
+        yield document(PAGE, html(page_data(run, spans)))
