@@ -81,8 +81,8 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class WorldSpans:
-    """One world. `lanes` has the spans of each rank in order of their starts; `left_out` counts the spans that are in
-    none. `cpu`: CPU seconds so far, `memory`: bytes, by rank.
+    """One world. `lanes` has the spans of each rank of which anything is known, in order of their starts; `left_out`
+    counts the spans that are in none. `cpu`: CPU seconds so far, `memory`: bytes, by rank.
     """
 
     name: str
@@ -169,7 +169,8 @@ def _steps(timeline: Timeline) -> Iterator[tuple[float, float, str, str]]:
 def _world(world: WorldView, timeline: Timeline) -> WorldSpans:
     end_s = world.ended_s if world.ended_s is not None else timeline.last_s
     spans = WorldSpans(world.name, world.size, world.reason, world.started_s, max(end_s, world.started_s))
-    spans.lanes = {rank: [*_beginnings(world, rank, spans.end_s)] for rank in range(world.size)}
+    ranks = sorted({*world.pids, *world.ready, *world.collected, *world.exits, *world.broken})
+    spans.lanes = {rank: [*_beginnings(world, rank, spans.end_s)] for rank in ranks}
     spans.marks += [
         Mark(at_s, MarkKind.DEATH, rank, f"died ({death(fact)})")
         for rank, (at_s, fact) in world.exits.items()
@@ -226,8 +227,7 @@ def _add_test(world: WorldSpans, test: TestView, last_s: float, room: int, is_re
         for rank, span in collectives.spans(number):
             kept[rank].append(span)
     for rank, spans in kept.items():
-        if rank in world.lanes:
-            world.lanes[rank] += spans
+        world.lanes.setdefault(rank, []).extend(spans)
     everything = sum(map(len, found.values())) + sum(len(of) for of in collectives.entries.values())
     world.left_out += everything - sum(map(len, kept.values()))
     world.marks += _marks(test)

@@ -12,7 +12,7 @@ import pytest
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
-from pytest_megacpp.recording.vocabulary import Purpose, Stream, TestEnd
+from pytest_megacpp.recording.vocabulary import Purpose, Stage, Stream, TestEnd, WorldReason
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
 from pytest_megacpp.report.page.html import html, in_a_script
@@ -117,6 +117,22 @@ def test_a_click_finds_stack_error_and_ends_of_logs_of_a_rank() -> None:
     rank = data["tests"][0]["ranks"]["1"]
     assert "no shards" in rank["error"]
     assert rank["stderr"].endswith("last words")
+
+
+def test_what_ranks_said_before_any_test_is_their_world_s() -> None:
+    box = FakeBox(2, tests=("a.py::test_a", "b.py::test_b")).starts_world().readies(0)
+    box.rank(ev.RankBroken(1, Stage.IMPORT, "ImportError", "no numpy", "E  ImportError: no numpy")).after(1)
+    box.box(ev.OutputRead(1, None, Stream.STDERR, "last words\n")).exits(1, 1)
+    data = data_in(page_of(box.recording()))
+    assert data["worlds"][0]["ranks"]["1"] == {"error": "E  ImportError: no numpy", "stderr": "last words"}
+    assert [test["ranks"] for test in data["tests"]] == [{}, {}]
+
+
+def test_worlds_that_a_recording_only_claims_cost_nothing() -> None:
+    box = FakeBox(2).begins().passes().box(ENDED)
+    for number in range(2000):
+        box.say(ev.WorldStarted(8192, WorldReason.NEXT), world=f"claimed{number}")
+    assert len(page_of(box.recording())) < 1_000_000
 
 
 def test_a_green_test_has_its_lanes_records_and_graph_keys() -> None:

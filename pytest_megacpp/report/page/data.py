@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
-from pytest_megacpp.recording.views import RankView
+from pytest_megacpp.recording.views import RankView, WorldView
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
@@ -227,22 +227,28 @@ class _Writer:
     def _details(self, result: TestResult) -> dict[str, Json]:
         """By rank what is known of it in the attempt that decided; the blamed ranks first, as long as there is room."""
         where = scene(result, self.timeline)
-        first = [rank for rank in result.verdict.blamed_ranks if rank < where.size]
-        ranks = [*first, *(rank for rank in range(where.size) if rank not in set(first))]
-        found = {str(rank): self._rank(where, rank, result.verdict) for rank in ranks}
-        return {rank: known for rank, known in found.items() if known}
+        if where.test is None:
+            return {}
+        ranks = dict.fromkeys(rank for rank in result.verdict.blamed_ranks if rank in where.test.ranks)
+        ranks |= dict.fromkeys(where.test.ranks)
+        return _known({str(rank): self._rank(where, rank, result.verdict) for rank in ranks})
 
-    def _rank(self, where: Scene, rank: int, verdict: Verdict) -> dict[str, Json]:
-        view = where.test.ranks.get(rank) if where.test else None
-        known: dict[str, Json] = {}
-        if view is not None:
-            known |= self._of_view(view)
+    def _before_tests(self, world: WorldView) -> dict[str, Json]:
+        """By rank what is known of it before any test, of ranks that came to some harm or said something."""
+        ranks = {*world.broken, *world.stacks, *(rank for rank, _ in world.output)}
+        ranks |= {rank for rank, (_, exited) in world.exits.items() if not exited.expected}
+        where = Scene(0, world, None)
+        return _known({str(rank): _known(self._testimony(where, rank, None)) for rank in sorted(ranks)})
+
+    def _rank(self, where: Scene, rank: int, verdict: Verdict) -> Json:
+        view = where.test.ranks[rank] if where.test else RankView(rank)
+        known = self._of_view(view)
         world = where.world
         if world is not None and rank in world.devices:
             known["device"] = self.line(f"{world.devices[rank].index}: {world.devices[rank].name}")
         if not verdict.code.is_green:
             known |= self._testimony(where, rank, view)
-        return {name: value for name, value in known.items() if value not in ("", None, [], {})}
+        return _known(known)
 
     def _of_view(self, view: RankView) -> dict[str, Json]:
         totals = view.compiled
@@ -311,7 +317,8 @@ class _Writer:
             "start_s": _s(world.start_s),
             "end_s": _s(world.end_s),
             "left_out": world.left_out,
-            "lanes": [self._lane(world.lanes[rank]) for rank in range(world.size)],
+            "lanes": [self._lane(world.lanes.get(rank, ())) for rank in range(max(world.lanes, default=-1) + 1)],
+            "ranks": self._before_tests(self.timeline.worlds[world.name]),
             "marks": [
                 [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test] for mark in world.marks
             ],
@@ -336,6 +343,11 @@ class _Writer:
     def _what(self, what: What) -> list[Json]:
         kind, name, group, test = what
         return [str(kind), self.line(name), self.line(group), test]
+
+
+def _known(fields: dict[str, Json]) -> dict[str, Json]:
+    """Those that say something."""
+    return {name: value for name, value in fields.items() if value not in ("", None, [], {})}
 
 
 def _attempts(result: TestResult) -> Sequence[Attempt | None]:

@@ -562,9 +562,15 @@
     );
   }
 
+  /** Of the processes of a rank, the most that was seen in this world. */
+  function memoryOf(rank) {
+    const points = lanes.world.rank_memory[rank] || [];
+    return points.length ? "at most " + Math.max(...points.map(([, of]) => of)).toFixed(2) + " GiB" : "";
+  }
+
   function rankDetail(rank) {
     const test = state.test,
-      own = test && test.ranks ? test.ranks[rank] : undefined;
+      own = { ...lanes.world.ranks[rank], ...(test && test.ranks ? test.ranks[rank] : {}) };
     const about = test ? test.evidence.filter(([, r]) => r === rank) : [],
       st = lanes.view.states.get(rank);
     const parts = [
@@ -586,12 +592,12 @@
           ),
         ),
       );
-    if (!own) return parts;
     parts.push(
       h(
         "table",
         {},
         fact("device", own.device),
+        fact("memory", memoryOf(rank)),
         fact("first forward", own.first_forward_s ? seconds(own.first_forward_s) : ""),
         fact("compiled", own.compiled),
         Object.entries(own.records || {}).map(([name, value]) => fact(name, value)),
@@ -614,7 +620,7 @@
           h("pre", {}, keys.join("\n")),
         ),
       );
-    parts.push(h("p", { class: "facts" }, [link(test.receipt, "all of it in the receipt")]));
+    parts.push(test ? h("p", { class: "facts" }, link(test.receipt, "all of it in the receipt")) : null);
     return parts;
   }
 
