@@ -346,8 +346,9 @@ class _Collectives:
                 end_s = self._out_s(rank, start_s)
                 yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, absent)
                 continue
-            end_s = self._gone_s(absent, start_s) if absent else start_s if bare_op(entry.op) in ROOTED else last_s
-            peers = () if rank in last or absent else last
+            is_rooted = bare_op(entry.op) in ROOTED
+            end_s = self._gone_s(absent, start_s) if absent else start_s if is_rooted else last_s
+            peers = () if rank in last or absent or is_rooted else last
             yield rank, Span(start_s, end_s, Kind.COLLECTIVE, name, self.test.index, seq, group, peers)
 
     def _stays_open(self, rank: int, entry: Collective, absent: Sequence[int]) -> bool:

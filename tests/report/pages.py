@@ -44,7 +44,7 @@ def results(timeline: Timeline, *, added: str = "") -> RunResults:
         timeline=timeline,
         redact=redact,
         written={f"receipts/{name}" for name in names},
-        defined_at=dict.fromkeys(judged, (f"suite/test_step.py{added}", 9)),
+        defined_at=dict.fromkeys(judged, (f"suite/test_step.py{added}", 9)) if added else {},
     )
 
 

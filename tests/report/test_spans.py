@@ -54,6 +54,7 @@ def test_a_root_may_be_through_before_others_came_so_nothing_is_said_of_its_leng
     box = FakeBox(2).begins().enters(0, "gloo:broadcast", done=True).after(2).enters(1, "gloo:broadcast", done=True)
     spans = spans_of(box.passes().box(ENDED).timeline())
     assert times(spans, 0, Kind.COLLECTIVE) == [("broadcast(Float [[8]])", 0.4, 0.4)]
+    assert not [s for s in spans.worlds[0].lanes[0] if s.peers]
 
 
 def test_one_that_lacks_a_member_is_a_wait_until_the_box_acted() -> None:

@@ -368,7 +368,7 @@ class Lanes {
       return peers
         ? "waits for " + (/^\d+$/.test(peers) ? "rank " : "ranks ") + peers + " · " + bare + number
         : "waits in " + bare + number;
-    return bare + number;
+    return bare + number + (kind === "collective" && peers ? ", until " + named(peers) + " came" : "");
   }
 
   cpu(row) {

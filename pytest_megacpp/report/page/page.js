@@ -129,7 +129,7 @@
       red = !test.green;
     box.className = red ? "red" : "";
     const facts = [
-      ["certainty", test.certainty],
+      ["certainty", test.green && test.certainty === "certain" ? "" : test.certainty],
       ["cause", test.cause],
       ["in", test.phase === "call" ? "" : test.phase],
       [

@@ -1,0 +1,36 @@
+"""Makes the pictures of documents, from kept drills: `python -m tests.browser.pictures`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.browser.conftest import ARGUMENTS, HOW_TO_INSTALL, NAMES
+from tests.golden.drills import cases
+from tests.report.pages import page_of
+
+DIRECTORY = Path(__file__).parents[2] / "docs" / "pictures"
+PICTURES = {"page.png": "smoke_suites/drills/test_stalls.py::test_sleep_before_a_collective"}
+
+
+def main() -> None:
+    """Raises SystemExit where there is no browser."""
+    from playwright.sync_api import sync_playwright
+
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if program is None:
+        raise SystemExit(f"no browser: {HOW_TO_INSTALL}")
+    DIRECTORY.mkdir(exist_ok=True)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        for name, nodeid in PICTURES.items():
+            file = Path(scratch) / "timeline.html"
+            file.write_bytes(page_of(cases.load()[nodeid].recording))
+            page = browser.new_page(viewport={"width": 1080, "height": 800}, color_scheme="light")
+            page.goto(file.as_uri())
+            page.wait_for_selector("html[data-ready]")
+            page.screenshot(path=DIRECTORY / name, full_page=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
