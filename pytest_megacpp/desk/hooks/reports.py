@@ -17,6 +17,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.durations import phase_seconds
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.text import failure_text, headline
@@ -144,9 +145,29 @@ def reports(
 ) -> Iterator[pytest.TestReport]:
     """Set-up, call and teardown of one lane test, as pytest would have reported them. `properties` are for JUnit,
     `known` is what else of the run a support ticket needs. A drill that passed has its verdict as a section, which
-    `pytest -rP` shows.
+    `pytest -rP` shows. Their durations add up to the test's: what has no report of its own counts to the first one.
     """
-    make = _Maker(item, result, timeline.tests.get(result.number), properties or {})
+    made = list(_made(item, result, timeline, receipt, flight, lane, wrong, properties or {}, known or {}, drill))
+    seconds = phase_seconds(result, timeline)
+    for report in made:
+        report.duration = seconds[TestPhase(report.when)]
+    made[0].duration += sum(seconds.values()) - sum(report.duration for report in made)
+    yield from made
+
+
+def _made(
+    item: pytest.Item,
+    result: TestResult,
+    timeline: Timeline,
+    receipt: str | None,
+    flight: str | None,
+    lane: str,
+    wrong: str | None,
+    properties: Mapping[str, object],
+    known: Mapping[str, str],
+    drill: bool,
+) -> Iterator[pytest.TestReport]:
+    make = _Maker(item, result, timeline.tests.get(result.number), properties)
 
     def verdict_text() -> str:
         return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
@@ -215,7 +236,6 @@ class _Maker:
             longrepr=longrepr,
             when=when.value,  # type: ignore[arg-type]
             sections=[*sections, *(_sections(self.view, teardown=when is TEARDOWN) if shown else ())],
-            duration=self.result.durations.get(when, 0.0),
             user_properties=list(self.properties.items()) if shown else [],
             **extra,
         )
