@@ -27,6 +27,7 @@ KEPT_GROUPS = 8
 KEPT_OTHERS = 2
 CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
+_CLAUSE_END = re.compile(r"; |: | \(| while ")
 
 
 def headline(verdict: Verdict) -> str:
@@ -36,6 +37,19 @@ def headline(verdict: Verdict) -> str:
     if summary and blamed:
         return f"{verdict.code} · {summary}" if _says(summary, blamed) else f"{verdict.code} · {blamed}: {summary}"
     return " · ".join(part for part in (verdict.code, summary or blamed) if part)
+
+
+def headlines(verdict: Verdict) -> list[str]:
+    """The headline and its beginnings that still name code and blamed ranks, the longest first; last of all code, ranks
+    and cause alone.
+    """
+    whole = headline(verdict)
+    blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
+    cuts = [whole[: found.start()] for found in _CLAUSE_END.finditer(whole)]
+    found = [c for c in reversed(cuts) if c.count("(") == c.count(")") and (not blamed or _says(c, blamed))]
+    words = [str(verdict.code), blamed, one_line(str(verdict.cause), 80)] if verdict.cause else []
+    least = " · ".join(word for word in words if word)
+    return [whole, *found, *([least] if least and all(len(least) < len(c) for c in (whole, *found)) else [])]
 
 
 def _says(summary: str, ranks: str) -> bool:

@@ -9,7 +9,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stage, Stream, TestEnd, TestPhase, WarmUp
-from pytest_megacpp.report.text import failure_text, headline
+from pytest_megacpp.report.text import failure_text, headline, headlines
 from tests.report.story import NODEID, Story, killed, result
 
 
@@ -63,6 +63,33 @@ def test_the_blamed_are_named_once_and_first() -> None:
     assert headline(replace(verdict, summary="rank 12 slept")) == "straggler · rank 1: rank 12 slept"
     assert headline(replace(verdict, summary="ranks disagree", blamed_ranks=())) == "straggler · ranks disagree"
     assert headline(replace(verdict, summary="")) == "straggler · rank 1"
+
+
+@pytest.mark.parametrize(
+    ("summary", "cause", "beginnings"),
+    [
+        (
+            "rank 1 raised ValueError: no shards (a.py:3); rank 0 then waited in all_reduce #2",
+            "exception",
+            [
+                "rank-death · rank 1 raised ValueError: no shards (a.py:3)",
+                "rank-death · rank 1 raised ValueError: no shards",
+                "rank-death · rank 1 raised ValueError",
+                "rank-death · rank 1 · exception",
+            ],
+        ),
+        (
+            "ranks 0,2 gave up (a; b); rank 1 slept (in a.py",
+            None,
+            ["rank-death · ranks 0,2 gave up (a; b); rank 1 slept"],
+        ),
+        ("rank 1 died", "exit:3", []),
+    ],
+)
+def test_a_headline_is_shortened_at_its_clauses(summary: str, cause: str | None, beginnings: list[str]) -> None:
+    """Never before the blamed ranks, nor within parentheses; without a cause the ranks alone would say nothing."""
+    verdict = Verdict(Code.RANK_DEATH, summary, (1,), cause)
+    assert headlines(verdict) == [headline(verdict), *beginnings]
 
 
 def test_the_blamed_rank_s_traceback_is_shown_in_full() -> None:

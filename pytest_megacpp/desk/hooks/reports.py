@@ -10,6 +10,7 @@ import pytest
 
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.hooks.summary import shown
+from pytest_megacpp.desk.hooks.verdict_text import Crash, VerdictText
 from pytest_megacpp.judge.verdicts import Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Error, Reported
 from pytest_megacpp.recording.ranks import ranks_named
@@ -20,39 +21,11 @@ from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.durations import phase_seconds
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.text import failure_text, headline
+from pytest_megacpp.report.text import failure_text, headline, headlines
 
 SETUP, CALL, TEARDOWN = TestPhase
 SECTION_CHARS = 6_000
 REASON_CHARS = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Crash:
-    """What pytest's summary line and annotations read from a failure."""
-
-    path: str
-    lineno: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.lineno}: {self.message}"
-
-
-class VerdictText:
-    """A failure as pytest prints it: our text, with the headline for the summary."""
-
-    def __init__(self, text: str, crash: _Crash) -> None:
-        self._text = text
-        self.reprcrash = crash
-
-    def __str__(self) -> str:
-        return self._text
-
-    def toterminal(self, tw: Any) -> None:
-        first, _, rest = self._text.partition("\n")
-        tw.line(first, red=True, bold=True)
-        tw.line(rest)
 
 
 def drill_result(result: TestResult, expected: Expectation) -> tuple[TestResult, str | None]:
@@ -179,7 +152,10 @@ def _made(
         case Outcome.FAILED | Outcome.ERROR:
             text = f"{wrong}\n\n{verdict_text()}" if wrong else verdict_text()
             failed_in = _failed_in(result)
-            longrepr = VerdictText(text, _crash(item, result, make.view, wrong))
+            briefs = [one_line(wrong, REASON_CHARS)] if wrong else headlines(result.verdict)
+            longrepr = VerdictText(
+                text, _crash(item, result, make.view, wrong), briefs, item.config, is_error=failed_in is not CALL
+            )
             if failed_in is not SETUP:
                 yield make(SETUP)
             if failed_in is TEARDOWN:
@@ -240,15 +216,23 @@ class _Maker:
             **extra,
         )
 
-    def broken_teardown(self) -> str | None:
+    def broken_teardown(self) -> VerdictText | None:
         """What ranks raised in teardown after another failure, which pytest counts as an error of its own."""
         raised: dict[str, list[int]] = defaultdict(list)
+        errors: list[Error] = []
         for rank in self.view.ranks.values() if self.view else ():
             _, report = rank.reports.get(TEARDOWN, (0.0, None))
             if report is not None and report.outcome is ReportOutcome.FAILED and report.error is not None:
                 raised[clean(report.error.traceback[-SECTION_CHARS:])].append(rank.rank)
+                errors.append(report.error)
+        if not errors:
+            return None
         texts = [f"{ranks_named(ranks)} raised in teardown\n{text}" for text, ranks in raised.items()]
-        return "\n\n".join(texts) or None
+        who, first = ranks_named(next(iter(raised.values()))), errors[0]
+        briefs = [f"{who} raised {one_line(first.type, 80)} in teardown: {one_line(first.message)}"]
+        briefs.append(briefs[0].partition(":")[0])
+        crash = Crash(one_line(first.file), first.line, briefs[0])
+        return VerdictText("\n\n".join(texts), crash, briefs, self.item.config, is_error=True)
 
     def skipped(self) -> Iterator[pytest.TestReport]:
         """Where and why the ranks skipped."""
@@ -275,13 +259,13 @@ class _Maker:
         return self.view.ranks.values() if self.view else ()
 
 
-def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> _Crash:
+def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> Crash:
     error = _blamed_error(result, view)
     path, line, _ = item.location
     message = wrong or headline(result.verdict)
     if error and error.file:
-        return _Crash(one_line(error.file), error.line, one_line(message, REASON_CHARS))
-    return _Crash(path, (line or 0) + 1, one_line(message, REASON_CHARS))
+        return Crash(one_line(error.file), error.line, one_line(message, REASON_CHARS))
+    return Crash(path, (line or 0) + 1, one_line(message, REASON_CHARS))
 
 
 def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:

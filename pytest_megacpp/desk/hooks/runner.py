@@ -19,6 +19,7 @@ from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
 from pytest_megacpp.desk.hooks.reporters import reporters
 from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
+from pytest_megacpp.desk.hooks.short_summary import ShortSummary
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts
@@ -60,6 +61,7 @@ class LaneRunner:
         config.pluginmanager.register(self._selection, "megacpp-selection")
         self._warnings = RankWarnings(config)
         config.pluginmanager.register(self._warnings, "megacpp-warnings")
+        config.pluginmanager.register(ShortSummary(config), "megacpp-short-summary")
 
     def _post_gatekeeper(self) -> Gatekeeper | None:
         if self._options.gate_since is None:

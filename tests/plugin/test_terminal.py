@@ -1,0 +1,87 @@
+"""What a person sees of failures on terminals of several widths and with pytest's own options, by replays of drills."""
+
+import json
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.project import Project, Ran
+
+DRILLS = Path(__file__).parents[1] / "golden" / "drills"
+
+
+class Replays:
+    """A project with the tests of recorded drills as ordinary lane tests."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    def pytest(self, drill: str, *arguments: str, **variables: str) -> Ran:
+        recording = (DRILLS / f"{drill}.jsonl").read_text()
+        facts = map(json.loads, recording.splitlines())
+        file, _, name = next(f["nodeid"] for f in facts if f["kind"] == "test-planned").partition("::")
+        words = "import pytest\n\n@pytest.mark.h200x8(ranks=8)\ndef {}(modal_h200x8): pass\n"
+        self.project.write(file, words.format(name.partition("[")[0]))
+        self.project.write("test_ordinary.py", "def test_ordinary():\n    assert 1 == 2\n")
+        self.project.write("drill.jsonl", recording)
+        return self.project.pytest(
+            "-m", "h200x8 or not h200x8", "--replay", "drill.jsonl", *arguments, file, env=variables
+        )
+
+
+@pytest.fixture(scope="module")
+def replays(tmp_path_factory: pytest.TempPathFactory) -> Replays:
+    return Replays(Project(tmp_path_factory.mktemp("terminal") / "project"))
+
+
+def section(ran: Ran, title: str) -> list[str]:
+    """The lines below its title and above the next section's."""
+    _, _, rest = ran.text.partition(f"= {title} =")
+    return list(takewhile(lambda line: not line.startswith(("=", "-")), rest.splitlines()[1:]))
+
+
+def summary(ran: Ran) -> list[str]:
+    """pytest's short summary."""
+    return [line for line in section(ran, "short test summary info") if line.startswith(("FAILED", "ERROR"))]
+
+
+RAISES = "smoke_suites/drills/test_deaths.py::test_raise_before_a_collective"
+
+
+def test_the_summary_line_keeps_code_rank_and_cause_at_80_columns(replays: Replays) -> None:
+    """The node id alone nearly fills the line. Other tests' lines are pytest's own."""
+    ran = replays.pytest("deaths-raise-before-a-collective", "test_ordinary.py", COLUMNS="80")
+    own, ours = summary(ran)
+    assert own == "FAILED test_ordinary.py::test_ordinary - assert 1 == 2"
+    assert ours.startswith(f"FAILED {RAISES} - rank-death · rank 1 raised ValueError")
+    assert len(ours) <= 160
+    assert ran.text.count("short test summary info") == 1
+    assert "2 failed in" in ran.text.splitlines()[-1]
+
+
+def test_a_summary_of_lane_failures_alone_has_its_title(replays: Replays) -> None:
+    ran = replays.pytest("deaths-raise-before-a-collective", COLUMNS="80")
+    assert [line.partition(" · ")[0] for line in summary(ran)] == [f"FAILED {RAISES} - rank-death"]
+
+
+@pytest.mark.parametrize(("options", "lines"), [(("-r", "E"), 0), (("--no-summary",), 0), (("-r", "f"), 1)])
+def test_the_summary_has_what_was_asked_for(replays: Replays, options: tuple[str, ...], lines: int) -> None:
+    ran = replays.pytest("deaths-raise-before-a-collective", *options, COLUMNS="80")
+    assert len(summary(ran)) == lines
+
+
+def test_a_summary_line_that_pytest_would_not_cut_is_pytest_s(replays: Replays) -> None:
+    for variables, options in (({"COLUMNS": "400"}, ()), ({"COLUMNS": "80", "CI": "1"}, ()), ({}, ("-vv",))):
+        (line,) = summary(replays.pytest("deaths-raise-before-a-collective", *options, **variables))
+        assert line.endswith("; ranks 0,2-7 then waited in all_reduce #1"), line
+
+
+def test_a_failure_is_one_line_with_tb_line(replays: Replays) -> None:
+    """An error too, for which pytest itself writes none; files keep the whole text."""
+    ran = replays.pytest("deaths-raise-before-a-collective", "--tb=line", "--junitxml=junit.xml")
+    (line,) = section(ran, "FAILURES")
+    assert line.startswith("smoke_suites/drills/test_deaths.py:31: rank-death · rank 1 raised ValueError")
+    assert "evidence (+ seconds" in (replays.project.root / "junit.xml").read_text()
+    _, line = section(replays.pytest("deaths-set-up-fails-while-others-wait", "--tb=line"), "ERRORS")
+    assert line.startswith("smoke_suites/drills/test_deaths.py:")
