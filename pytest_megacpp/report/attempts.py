@@ -1,30 +1,29 @@
 """Owns the texts about the attempts at a test; must not know what verdict they lead to."""
 
-from collections.abc import Iterable
-
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Attempt, Code, TestResult
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Purpose, TestPhase
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.layout import wrapped
+from pytest_megacpp.report.layout import WIDTH, wrapped
 
 
-def attempt_lines(result: TestResult, timeline: Timeline) -> list[str]:
+def attempt_lines(result: TestResult, timeline: Timeline, width: int = WIDTH) -> list[str]:
     """All attempts at a test, if there were several: how each ended, and why."""
     if not result.attempts:
         return []
     numbered = enumerate(result.attempts, 1)
-    return ["attempts", *(line for n, attempt in numbered for line in _attempt_lines(n, attempt, result, timeline))]
+    made = (wrapped(_attempt_line(n, a, result, timeline), "", " " * 17, width) for n, a in numbered)
+    return ["attempts", *(line for lines in made for line in lines)]
 
 
-def _attempt_lines(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> Iterable[str]:
+def _attempt_line(number: int, attempt: Attempt, result: TestResult, timeline: Timeline) -> str:
     view = timeline.tests.get(attempt.number)
     took = f", {view.ended_s - view.started_s:.1f} s" if view is not None and view.ended_s is not None else ""
     head = f"  {number}  {attempt.purpose:<10}  {_end(attempt)}{took}"
     summary = "" if attempt.verdict.code.is_green or attempt.number == result.number else attempt.verdict.summary
-    return wrapped(head + (f" · {one_line(summary, 400)}" if summary else ""), "", " " * 17)
+    return head + (f" · {one_line(summary, 400)}" if summary else "")
 
 
 def attempts_line(result: TestResult) -> str | None:

@@ -5,18 +5,18 @@ import textwrap
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-WIDTH = 120
+WIDTH = 120  # of files, and of output that goes into one
 GUTTER = "│ "
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
-    """`text` as lines of at most `WIDTH` columns; words (paths, commands) are never broken."""
+def wrapped(text: str, first: str = "", rest: str | None = None, width: int = WIDTH) -> list[str]:
+    """`text` as lines of at most `width` columns; words (paths, commands) are never broken."""
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=first,
         subsequent_indent=first if rest is None else rest,
         break_long_words=False,
@@ -24,9 +24,9 @@ def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
     )
 
 
-def listed(items: Iterable[str], indent: str = "") -> list[str]:
+def listed(items: Iterable[str], indent: str = "", width: int = WIDTH) -> list[str]:
     """`a · b · c`, broken between items only where they fit a line."""
-    lines = wrapped(" · ".join(item.replace(" ", "\xa0") for item in items), indent)
+    lines = wrapped(" · ".join(item.replace(" ", "\xa0") for item in items), indent, width=width)
     return [line.replace("\xa0", " ") for line in lines]
 
 

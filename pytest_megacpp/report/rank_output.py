@@ -10,7 +10,7 @@ from itertools import groupby, takewhile
 
 from pytest_megacpp.judge.verdicts import Code, Verdict
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import Thread, is_users, is_wrapper, short_path
+from pytest_megacpp.recording.stacks import Frame, Thread, is_users, is_wrapper, short_path
 from pytest_megacpp.recording.vocabulary import Stage, Stream, TestPhase
 from pytest_megacpp.report.clean import bounded_lines, one_line
 from pytest_megacpp.report.layout import counted, grouped, grouped_texts, quoted
@@ -25,6 +25,7 @@ KEPT_TRACEBACKS = 3
 KEPT_STACKS = 2
 KEPT_LINES = 8
 _RUNNER = re.compile(r"[/\\](_pytest|pluggy)[/\\]")
+_RUNNER_LINE = re.compile(r'  File "[^"]*[/\\](_pytest|pluggy|pytest_megacpp[/\\]rank)[/\\][^"]*", line ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,23 @@ def _outline(error: Raised) -> str:
 def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
     phase = "" if error.where is TestPhase.CALL else f" in {error.where}"
     same = " (the text is the first one's)" if len(ranks) > 1 else ""
-    text = error.traceback if error.traceback.strip() else ": ".join(filter(None, (error.type, error.message)))
+    text = _without_runner(error.traceback) or ": ".join(filter(None, (error.type, error.message)))
     return [
         f"{ranks_named(ranks)} {'raised' if error.type else 'failed'}{phase}{same}",
         *quoted(bounded_lines(text, lines=TRACEBACK_LINES)),
     ]
+
+
+def _without_runner(traceback: str) -> str:
+    """Returns a traceback as Python prints it (`--tb=native`) without the frames of pytest and of the plugin."""
+    kept, is_kept = [], True
+    for line in traceback.strip().split("\n"):
+        if line.startswith("  File "):
+            is_kept = not _RUNNER_LINE.match(line)
+        elif not line.startswith("    "):
+            is_kept = True
+        kept += [line] if is_kept else []
+    return "\n".join(kept)
 
 
 def _collection_errors(scene: Scene, ranks: Sequence[int], nodeid: str) -> list[list[str]]:
@@ -142,18 +155,22 @@ def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
 
 
 def _frames(thread: Thread, cwd: str) -> list[str]:
-    """The innermost frames down to the test function; of many in a row that aren't the user's the first ones. Those
-    of the plugin's wrappers are left out.
+    """The frames down to the test function, innermost first, but the user's before what these called in libraries; of
+    many in a row that aren't the user's the first ones. Those of the plugin's wrappers are left out.
     """
     called = [frame for frame in thread.frames if not is_wrapper(frame)]
     tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), called)) or called
-    lines: list[str] = []
-    for whole, run in groupby(tested, key=is_users):
-        frames = list(run)
-        shown = frames if whole or len(frames) <= KEPT_LIBRARY_FRAMES + 1 else frames[:KEPT_LIBRARY_FRAMES]
-        lines += [one_line(str(replace(frame, file=short_path(frame.file, cwd)))) for frame in shown]
-        lines += [f"… {len(frames) - len(shown)} frames of libraries"] if len(shown) < len(frames) else []
-    return lines[:KEPT_FRAMES]
+    runs = [(whole, list(frames)) for whole, frames in groupby(tested, key=is_users)]
+    innermost = [] if len(runs) < 2 or runs[0][0] else _shown(False, runs.pop(0)[1], cwd)
+    lines = [line for whole, frames in runs for line in _shown(whole, frames, cwd)]
+    below = ["called from there:", *(f"  {line}" for line in innermost)] if innermost else []
+    return [*lines[: KEPT_FRAMES - len(below)], *below]
+
+
+def _shown(whole: bool, frames: Sequence[Frame], cwd: str) -> list[str]:
+    shown = frames if whole or len(frames) <= KEPT_LIBRARY_FRAMES + 1 else frames[:KEPT_LIBRARY_FRAMES]
+    lines = [one_line(str(replace(frame, file=short_path(frame.file, cwd)))) for frame in shown]
+    return [*lines, *([f"… {len(frames) - len(shown)} frames of libraries"] if len(shown) < len(frames) else [])]
 
 
 def last_lines(verdict: Verdict, scene: Scene) -> list[str]:

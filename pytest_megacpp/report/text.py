@@ -20,6 +20,7 @@ from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, 
 from pytest_megacpp.report.rank_output import last_lines, what_ranks_wrote
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
 from pytest_megacpp.report.ticket import ticket
+from pytest_megacpp.report.tones import Tone, TonedLine, pictured, plain, raised, text_of, titled
 
 ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
@@ -27,6 +28,9 @@ KEPT_GROUPS = 8
 KEPT_OTHERS = 2
 CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
+LABEL = 9
+NO_TEXT: TonedLine = (("", Tone.PLAIN),)
+_COMMAND = re.compile(r"(pytest|megacpp|modal|pip) ")
 _CLAUSE_END = re.compile(r"; |: | \(| while ")
 
 
@@ -64,26 +68,46 @@ def failure_text(
     lane: str,
     flight: str | None = None,
     known: Mapping[str, str] | None = None,
+    width: int = WIDTH,
 ) -> str:
-    """The whole text, plain, without a final newline. `receipt` and `flight` (the directory with the flight records of
-    all ranks) are paths as the user can open them, `known` is what else of the run a support ticket needs.
+    """The whole text, plain, without a final newline; the parameters are those of `failure_lines`."""
+    lines = failure_lines(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known, width=width)
+    return "\n".join(map(text_of, lines))
+
+
+def failure_lines(
+    result: TestResult,
+    timeline: Timeline,
+    *,
+    receipt: str | None,
+    lane: str,
+    flight: str | None = None,
+    known: Mapping[str, str] | None = None,
+    width: int = WIDTH,
+    is_short: bool = False,
+) -> list[TonedLine]:
+    """The lines of the text. `receipt` and `flight` (the directory with the flight records of all ranks) are paths as
+    the user can open them, `known` is what else of the run a support ticket needs. The headline, what ranks wrote and
+    commands may be wider than `width` columns. A short text is without the consequences for other ranks.
     """
     verdict, where = result.verdict, scene(result, timeline)
+    cwd = timeline.started.cwd if timeline.started else ""
     blocks = [
-        [headline(verdict), *_facts(verdict, where, timeline, lane)],
-        attempt_lines(result, timeline),
-        picture(rank_states(where, verdict), verdict.blamed_ranks),
-        *what_ranks_wrote(verdict, where, result.nodeid, timeline.started.cwd if timeline.started else ""),
-        _evidence(verdict.evidence, where),
-        *_consequences(verdict.consequences),
-        last_lines(verdict, where),
-        ticket(result, timeline, known or {}) if verdict.cause == VerdictCause.INFRASTRUCTURE else [],
-        _ending(verdict, receipt, flight),
+        [((headline(verdict), Tone.HEADLINE),), *plain(_facts(verdict, where, timeline, lane, width))],
+        titled(attempt_lines(result, timeline, width)),
+        pictured(picture(rank_states(where, verdict), verdict.blamed_ranks, width)),
+        *map(raised, what_ranks_wrote(verdict, where, result.nodeid, cwd)),
+        _evidence(verdict, where, width),
+        *([] if is_short else map(titled, _consequences(verdict.consequences, width))),
+        titled([] if is_short else last_lines(verdict, where)),
+        titled(ticket(result, timeline, known or {}, width) if verdict.cause == VerdictCause.INFRASTRUCTURE else []),
+        _ending(verdict, receipt, flight, width),
     ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    first, *others = [block for block in blocks if block]
+    return [*first, *(line for block in others for line in (NO_TEXT, *block))]
 
 
-def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> list[str]:
+def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str, width: int) -> list[str]:
     facts = [str(verdict.certainty)]
     facts += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
     facts += [f"in {verdict.phase}"] if verdict.phase is not TestPhase.CALL else []
@@ -91,10 +115,10 @@ def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> lis
     facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
     if timeline.started is not None and timeline.started.dry_run:
         facts.append("dry run (CPU/gloo: says nothing about GPUs)")
-    return [*listed(facts, "  "), *_incomplete(verdict, timeline)]
+    return [*listed(facts, "  ", width), *_incomplete(verdict, timeline, width)]
 
 
-def _incomplete(verdict: Verdict, timeline: Timeline) -> list[str]:
+def _incomplete(verdict: Verdict, timeline: Timeline, width: int) -> list[str]:
     """Sources of evidence that the verdict rests on or that can be installed, where they are missing and it isn't
     certain; holes in the recording, wherever there are some.
     """
@@ -106,7 +130,7 @@ def _incomplete(verdict: Verdict, timeline: Timeline) -> list[str]:
     missing += [f"{counted(lost, 'event')} of the recording lost"] if lost else []
     damaged = len(timeline.damaged)
     missing += [f"{counted(damaged, 'line')} of the recording unreadable"] if damaged else []
-    return wrapped("incomplete evidence: " + "; ".join(missing), "  ") if missing else []
+    return wrapped("incomplete evidence: " + "; ".join(missing), "  ", width=width) if missing else []
 
 
 def _matters(missing: Capability, verdict: Verdict) -> bool:
@@ -114,15 +138,15 @@ def _matters(missing: Capability, verdict: Verdict) -> bool:
     return missing.name == CAN_BE_INSTALLED or any(e.text.startswith(named) for e in verdict.evidence)
 
 
-def picture(states: Sequence[RankState], blamed: Sequence[int]) -> list[str]:
+def picture(states: Sequence[RankState], blamed: Sequence[int], width: int = WIDTH) -> list[str]:
     """All ranks in one line: one by one while they fit, else in groups."""
     if not states:
         return []
     guilty = set(blamed)
     line = "   ".join(f"{s.rank} {'✗' if s.rank in guilty else ''}{s.word}" for s in states)
-    if len(states) > ITEMISED_RANKS or len(line) > WIDTH - 2:
-        return listed(_in_groups(states, guilty), "  ")
-    return [f"  {line}", *listed(_in_groups([s for s in states if s.word in _NEEDS_DETAIL], guilty), "  ")]
+    if len(states) > ITEMISED_RANKS or len(line) > width - 2:
+        return listed(_in_groups(states, guilty), "  ", width)
+    return [f"  {line}", *listed(_in_groups([s for s in states if s.word in _NEEDS_DETAIL], guilty), "  ", width)]
 
 
 def _in_groups(states: Sequence[RankState], guilty: set[int]) -> list[str]:
@@ -142,17 +166,22 @@ def _the_largest(groups: Sequence[tuple[list[int], str]], most: int) -> list[tup
     return sorted(groups, key=lambda group: -len(group[0]))[:most]
 
 
-def _evidence(evidence: Sequence[Evidence], where: Scene) -> list[str]:
+def _evidence(verdict: Verdict, where: Scene, width: int) -> list[TonedLine]:
     """In order of time, what several ranks share in one line; times count from the test's start where it has one."""
-    if not evidence:
+    if not verdict.evidence:
         return []
-    start_s = where.test.started_s if where.test else 0.0
-    rows = [_evidence_row(group, start_s) for group in _shared(evidence)]
-    widths = [max(len(row[column]) for row in rows[:KEPT_EVIDENCE]) for column in range(3)]
-    lines = [line for row in rows[:KEPT_EVIDENCE] for line in _aligned(row, widths)]
-    left = len(rows) - KEPT_EVIDENCE
+    start_s, blamed = where.test.started_s if where.test else 0.0, set(verdict.blamed_ranks)
+    groups = _shared(verdict.evidence)
+    rows = [_evidence_row(group, start_s) for group in groups[:KEPT_EVIDENCE]]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines: list[TonedLine] = []
+    for group, row in zip(groups, rows, strict=False):
+        of_blamed = all(item.rank in blamed for item in group)
+        lines += plain(_aligned(row, widths, width), Tone.EVIDENCE if of_blamed else Tone.PLAIN)
+    left = len(groups) - KEPT_EVIDENCE
     more = [f"  … {counted(left, 'more line')} in the receipt"] if left > 0 else []
-    return [f"evidence (+ seconds since the {'test' if where.test else 'run'} began)", *lines, *more]
+    title = f"evidence (+ seconds since the {'test' if where.test else 'run'} began)"
+    return [*plain([title], Tone.TITLE), *lines, *plain(more)]
 
 
 def _shared(evidence: Iterable[Evidence]) -> list[list[Evidence]]:
@@ -170,34 +199,48 @@ def _evidence_row(group: Sequence[Evidence], start_s: float) -> tuple[str, str, 
     return time, ranks_named(ranks) if ranks else "box", first.source, one_line(first.text, 400)
 
 
-def _aligned(row: tuple[str, str, str, str], widths: Sequence[int]) -> list[str]:
+def _aligned(row: tuple[str, str, str, str], widths: Sequence[int], width: int) -> list[str]:
+    """The text beside its columns; on a narrow page below them."""
     time, ranks, source, text = row
     head = f"  {time:>{widths[0]}}  {ranks:<{widths[1]}}  {source:<{widths[2]}}  "
-    return wrapped(text or "-", head, " " * len(head))
+    if len(head) > width // 2:
+        return [head.rstrip(), *wrapped(text or "-", " " * (widths[0] + 4), width=width)]
+    return wrapped(text or "-", head, " " * len(head), width)
 
 
-def _consequences(consequences: Sequence[Consequence]) -> list[list[str]]:
+def _consequences(consequences: Sequence[Consequence], width: int) -> list[list[str]]:
     """What followed, then failures with a cause of their own."""
     followed = [(c.rank, one_line(c.text)) for c in consequences if c.cause is None]
     own = [(c.rank, f"{one_line(c.text)} (cause {one_line(c.cause, 80)})") for c in consequences if c.cause is not None]
-    return [_group_lines("consequences", followed), _group_lines("failures of their own", own)]
+    return [_group_lines("consequences", followed, width), _group_lines("failures of their own", own, width)]
 
 
-def _group_lines(title: str, texts: Sequence[tuple[int, str]]) -> list[str]:
+def _group_lines(title: str, texts: Sequence[tuple[int, str]], width: int) -> list[str]:
     if not texts:
         return []
     groups = grouped_texts(texts)
-    lines = [
-        line for ranks, text in groups[:KEPT_GROUPS] for line in wrapped(text, f"  {ranks_named(ranks)}: ", "    ")
-    ]
+    shown = (wrapped(text, f"  {ranks_named(ranks)}: ", "    ", width) for ranks, text in groups[:KEPT_GROUPS])
     left = sum(len(ranks) for ranks, _ in groups[KEPT_GROUPS:])
-    return [title, *lines, *([f"  … and {counted(left, 'more rank')}, see the receipt"] if left else [])]
+    more = [f"  … and {counted(left, 'more rank')}, see the receipt"] if left else []
+    return [title, *(line for lines in shown for line in lines), *more]
 
 
-def _ending(verdict: Verdict, receipt: str | None, flight: str | None) -> list[str]:
-    """The next step unwrapped: its commands are there to be copied."""
+def _ending(verdict: Verdict, receipt: str | None, flight: str | None, width: int) -> list[TonedLine]:
+    """Commands are there to be copied, and never broken."""
     steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
-    lines = [f"{'next' if number == 0 else '':<9}{step}" for number, step in enumerate(steps)]
+    lines: list[TonedLine] = []
+    for number, step in enumerate(steps):
+        label = "next" if number == 0 else ""
+        if _COMMAND.match(step):
+            lines.append(_labelled(label, step, Tone.COMMAND))
+        else:
+            first, *rest = wrapped(step, " " * LABEL, width=width) or [""]
+            lines += [_labelled(label, first[LABEL:]), *plain(rest)]
     if flight and verdict.code.traits.is_about_collectives:
-        lines.append(f"{'flight':<9}torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_")
-    return [*lines, *([f"{'receipt':<9}{one_line(receipt, 1000)}"] if receipt else [])]
+        command = f"torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_"
+        lines.append(_labelled("flight", command, Tone.COMMAND))
+    return [*lines, *([_labelled("receipt", one_line(receipt, 1000))] if receipt else [])]
+
+
+def _labelled(label: str, text: str, tone: Tone = Tone.PLAIN) -> TonedLine:
+    return (f"{label:<{LABEL}}", Tone.TITLE), (text, tone)

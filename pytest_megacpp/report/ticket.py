@@ -11,7 +11,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.layout import counted, grouped, grouped_texts, wrapped
+from pytest_megacpp.report.layout import WIDTH, counted, grouped, grouped_texts, wrapped
 
 NAME_CHARS = 11
 KEPT_FAULTS = 8
@@ -19,7 +19,7 @@ KEPT_GROUPS = 8
 _HOST = ("platform", "cpus", "memory_bytes", "shm_bytes", "free_disk_bytes")
 
 
-def ticket(result: TestResult, timeline: Timeline, known: Mapping[str, str]) -> list[str]:
+def ticket(result: TestResult, timeline: Timeline, known: Mapping[str, str], width: int = WIDTH) -> list[str]:
     """The lines under their title. `known` is what only the desk knows, by name: `app`, `sandbox`, paths."""
     failed = [attempt for attempt in result.attempts if attempt.number in timeline.tests]
     rows = [
@@ -30,11 +30,11 @@ def ticket(result: TestResult, timeline: Timeline, known: Mapping[str, str]) -> 
         *(("attempt", line) for attempt in failed for line in _attempt(attempt, timeline.tests[attempt.number])),
         *((name, known.get(name, "")) for name in ("flight", "recording")),
     ]
-    return ["for a support ticket", *(line for name, text in rows if text for line in _row(name, text))]
+    return ["for a support ticket", *(line for name, text in rows if text for line in _row(name, text, width))]
 
 
-def _row(name: str, text: str) -> list[str]:
-    return wrapped(one_line(text, 1000), f"  {name:<{NAME_CHARS}}", " " * (NAME_CHARS + 2))
+def _row(name: str, text: str, width: int) -> list[str]:
+    return wrapped(one_line(text, 1000), f"  {name:<{NAME_CHARS}}", " " * (NAME_CHARS + 2), width)
 
 
 def _run(timeline: Timeline) -> str:

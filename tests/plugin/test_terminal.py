@@ -1,6 +1,8 @@
 """What a person sees of failures on terminals of several widths and with pytest's own options, by replays of drills."""
 
 import json
+import re
+import textwrap
 from itertools import takewhile
 from pathlib import Path
 
@@ -85,3 +87,51 @@ def test_a_failure_is_one_line_with_tb_line(replays: Replays) -> None:
     assert "evidence (+ seconds" in (replays.project.root / "junit.xml").read_text()
     _, line = section(replays.pytest("deaths-set-up-fails-while-others-wait", "--tb=line"), "ERRORS")
     assert line.startswith("smoke_suites/drills/test_deaths.py:")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_a_text_is_as_wide_as_the_terminal_and_a_file_as_a_page(replays: Replays, columns: int) -> None:
+    ran = replays.pytest("mismatches-wrong-operation", "--junitxml=junit.xml", COLUMNS=str(columns))
+    shown = next(line for line in section(ran, "FAILURES") if line.startswith("next "))
+    first = "make every rank issue the same collectives in the same order: look for branches on the rank and for loops"
+    whole = f"{first} over sets, whose order differs between processes (--triage lets torch compare the collectives)"
+    assert shown == "next     " + textwrap.wrap(whole, columns - 9)[0]
+    assert f"next     {first} over\n         sets," in project_file(replays, "junit.xml")
+
+
+def project_file(replays: Replays, name: str) -> str:
+    return (replays.project.root / name).read_text()
+
+
+def test_a_log_is_as_wide_as_a_page(replays: Replays) -> None:
+    ran = replays.pytest("mismatches-wrong-operation")
+    assert "and for loops over\n         sets, whose order" in ran.text
+
+
+RED, BOLD, CYAN, RESET = "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
+
+
+def test_the_blamed_rank_and_its_evidence_are_red(replays: Replays) -> None:
+    ran = replays.pytest("deaths-raise-before-a-collective", "--color=yes")
+    assert f"  0 wait   {RED}{BOLD}1 ✗ValueError{RESET}   2 wait   3 wait" in ran.text
+    assert re.search(r"\n\x1b\[31m│ E +ValueError: rank 1 breaks on purpose\x1b\[0m\n", ran.text)
+    assert re.search(r"\n\x1b\[31m  \+\d.\d\d s  rank 1 +report +raised ValueError", ran.text)
+    assert f"\n         {CYAN}pytest -m h200x8" in ran.text
+
+
+@pytest.mark.parametrize(("options", "variables"), [(("--color=no",), {}), ((), {"NO_COLOR": "1"}), ((), {})])
+def test_nothing_is_coloured_against_the_user_s_word(
+    replays: Replays, options: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    """A file is not coloured either, whatever the terminal is."""
+    ran = replays.pytest("deaths-raise-before-a-collective", *options, **variables)
+    assert "\x1b" not in ran.text
+    replays.pytest("deaths-raise-before-a-collective", "--color=yes", "--junitxml=junit.xml")
+    assert "\x1b" not in project_file(replays, "junit.xml")
+    assert "#x1B" not in project_file(replays, "junit.xml")
+
+
+def test_a_short_text_has_cause_evidence_and_next_step_alone(replays: Replays) -> None:
+    text = "\n".join(section(replays.pytest("deaths-raise-before-a-collective", "--tb=short"), "FAILURES"))
+    assert [part in text for part in ("✗ValueError", "rank 1 raised", "evidence (", "next  ")] == [True] * 4
+    assert "\nconsequences\n" not in text

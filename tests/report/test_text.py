@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict, Witness
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.numbers import Numbers
-from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stage, Stream, TestEnd, TestPhase, WarmUp
+from pytest_megacpp.recording.vocabulary import (
+    ActReason,
+    ReportOutcome,
+    StackMethod,
+    Stage,
+    Stream,
+    TestEnd,
+    TestPhase,
+    WarmUp,
+)
 from pytest_megacpp.report.text import failure_text, headline, headlines
 from tests.report.story import NODEID, Story, killed, result
 
@@ -104,6 +113,39 @@ def test_the_blamed_rank_s_traceback_is_shown_in_full() -> None:
     assert "3 ✗ValueError" in text
 
 
+NATIVE = """Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/_pytest/runner.py", line 361, in from_call
+    result: TResult | None = func()
+                             ^^^^^^
+  File "/venv/lib/python3.11/site-packages/pytest_megacpp/rank/session.py", line 286, in pytest_runtest_call
+    yield
+  File "/repo/pluggy_model/test_step.py", line 21, in test_step
+    check(
+  File "/repo/helpers.py", line 8, in check
+    raise ValueError("no shards")
+ValueError: no shards
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/pluggy/_callers.py", line 103, in _multicall
+    res = hook_impl.function(*args)
+  File "/repo/helpers.py", line 9, in check
+    raise KeyError(1)
+KeyError: 1
+"""
+
+
+def test_a_native_traceback_is_without_the_frames_of_the_runner() -> None:
+    story = Story()
+    error = ev.Error("KeyError", "1", "/repo/helpers.py", 9, NATIVE)
+    story.rank(12.0, ev.Reported(3, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0, error))
+    text = shown(story, result(Verdict(Code.RANK_DEATH, "rank 3 raised KeyError: 1", (3,), "exception")))
+    quoted = [line.removeprefix("│").removeprefix(" ") for line in text.splitlines() if line.startswith("│")]
+    lines = NATIVE.splitlines()
+    assert quoted == [lines[0], *lines[6:15], *lines[17:]]
+
+
 def test_a_failure_while_warming_up_says_so() -> None:
     story = Story(warmup=WarmUp.RUNS)
     story.raises(3, 12.0)
@@ -144,7 +186,8 @@ def test_frames_of_the_plugin_s_wrappers_are_left_out() -> None:
     dump = "\n  ".join(["Thread 0x10 (most recent call first):", *frames]) + "\n"
     story.box(20.0, ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, dump))
     text = shown(story, result(Verdict(Code.STRAGGLER, "rank 1 slept", (1,), certainty=Certainty.LIKELY)))
-    assert "call first\n│ torch/distributed/distributed_c10d.py:3151 in broadcast\n│ /repo/suite/train.py:31" in text
+    assert "call first\n│ /repo/suite/train.py:31 in load\n│ called from there:\n│   torch/distributed/" in text
+    assert "native_calls" not in text
 
 
 def test_a_rank_compiling_when_the_box_ended_it_is_shown_compiling() -> None:

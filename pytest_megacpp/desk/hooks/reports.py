@@ -19,9 +19,11 @@ from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.durations import phase_seconds
+from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.text import failure_text, headline, headlines
+from pytest_megacpp.report.text import failure_lines, headline, headlines
+from pytest_megacpp.report.tones import Tone, TonedLine, plain, text_of
 
 SETUP, CALL, TEARDOWN = TestPhase
 SECTION_CHARS = 6_000
@@ -142,19 +144,29 @@ def _made(
 ) -> Iterator[pytest.TestReport]:
     make = _Maker(item, result, timeline.tests.get(result.number), properties)
 
-    def verdict_text() -> str:
-        return clean(failure_text(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known))
+    def lines(width: int, is_short: bool) -> list[TonedLine]:
+        before = [*plain([one_line(wrong, REASON_CHARS)], Tone.HEADLINE), *plain([""])] if wrong else []
+        text = failure_lines(
+            result,
+            timeline,
+            receipt=receipt,
+            lane=lane,
+            flight=flight,
+            known=known,
+            width=width,
+            is_short=is_short,
+        )
+        return [*before, *text]
 
     match result.outcome:
         case Outcome.PASSED:
-            verdict = (("Verdict", verdict_text()),) if drill else ()
+            verdict = (("Verdict", clean("\n".join(map(text_of, lines(WIDTH, False))))),) if drill else ()
             yield from (make(SETUP), make(CALL, sections=verdict))
         case Outcome.FAILED | Outcome.ERROR:
-            text = f"{wrong}\n\n{verdict_text()}" if wrong else verdict_text()
             failed_in = _failed_in(result)
             briefs = [one_line(wrong, REASON_CHARS)] if wrong else headlines(result.verdict)
             longrepr = VerdictText(
-                text, _crash(item, result, make.view, wrong), briefs, item.config, is_error=failed_in is not CALL
+                lines, _crash(item, result, make.view, wrong), briefs, item.config, is_error=failed_in is not CALL
             )
             if failed_in is not SETUP:
                 yield make(SETUP)
@@ -232,7 +244,8 @@ class _Maker:
         briefs = [f"{who} raised {one_line(first.type, 80)} in teardown: {one_line(first.message)}"]
         briefs.append(briefs[0].partition(":")[0])
         crash = Crash(one_line(first.file), first.line, briefs[0])
-        return VerdictText("\n\n".join(texts), crash, briefs, self.item.config, is_error=True)
+        lines = plain("\n\n".join(texts).split("\n"))
+        return VerdictText(lambda width, is_short: lines, crash, briefs, self.item.config, is_error=True)
 
     def skipped(self) -> Iterator[pytest.TestReport]:
         """Where and why the ranks skipped."""

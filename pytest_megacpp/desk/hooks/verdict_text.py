@@ -1,10 +1,29 @@
 """Owns a failure as pytest prints and keeps it; must not know how its text is made."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.layout import WIDTH
+from pytest_megacpp.report.tones import Tone, TonedLine, text_of
+
+LEAST_COLUMNS = 40
+_MARKUP: Mapping[Tone, Mapping[str, bool]] = {
+    Tone.PLAIN: {},
+    Tone.HEADLINE: {"red": True, "bold": True},
+    Tone.TITLE: {"bold": True},
+    Tone.BLAMED: {"red": True, "bold": True},
+    Tone.EVIDENCE: {"red": True},
+    Tone.RAISED: {"red": True},
+    Tone.COMMAND: {"cyan": True},
+}
+
+Lines = Callable[[int, bool], Sequence[TonedLine]]
+"""The lines of a text for so many columns; whether it is to be short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +39,18 @@ class Crash:
 
 
 class VerdictText:
-    """`briefs`: what the short summary may say of it, the longest first. `is_error`: as pytest calls what isn't a
-    failure of the test's own body.
+    """Laid out for the terminal; files have it as wide as a page. What ranks and boxes wrote in it is cleaned.
+
+    `briefs`: what the short summary may say of it, the longest first. `is_error`: as pytest calls what isn't a failure
+    of the test's own body.
     """
 
     def __init__(
-        self, text: str, crash: Crash, briefs: Sequence[str], config: pytest.Config, *, is_error: bool
+        self, lines: Lines, crash: Crash, briefs: Sequence[str], config: pytest.Config, *, is_error: bool
     ) -> None:
-        self._text = text
+        self._text = clean("\n".join(map(text_of, lines(WIDTH, False))))
+        self._style = config.getoption("tbstyle", None)
+        self._lines = lines(columns(config), self._style == "short")  # now: a recording may go on
         self._config = config
         self._is_error = is_error
         self.reprcrash = crash
@@ -37,16 +60,33 @@ class VerdictText:
         return self._text
 
     def toterminal(self, tw: Any) -> None:
-        """With `--tb=line` one line, which pytest itself writes for failures, but not for errors. Files that are
-        written in this way have the whole.
+        """With `--tb=line` one line, which pytest itself writes for failures, but not for errors. What writes files in
+        this way has the whole.
         """
-        if self._config.getoption("tbstyle", None) == "line" and _is_terminal(tw, self._config):
-            if self._is_error:
-                tw.line(str(self.reprcrash))
-            return
-        first, _, rest = self._text.partition("\n")
-        tw.line(first, red=True, bold=True)
-        tw.line(rest)
+        if not _is_terminal(tw, self._config):
+            tw.line(self._text)
+        elif self._style != "line":
+            for line in self._lines:
+                _write(tw, line)
+        elif self._is_error:
+            tw.line(str(self.reprcrash))
+
+
+def _write(tw: Any, line: TonedLine) -> None:
+    """Parts whose line acts on a terminal lose their tones: what is cleaned is the line."""
+    text = text_of(line)
+    shown = clean(text)
+    for part, tone in line if shown == text else ((shown, Tone.PLAIN),):
+        tw.write(part, **(_MARKUP[tone] if part.strip() else {}))
+    tw.line()
+
+
+def columns(config: pytest.Config) -> int:
+    """How wide texts on the terminal are: as it is, or as `COLUMNS` says; in a log as wide as in a file."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS")):
+        return WIDTH
+    return max(LEAST_COLUMNS, config.get_terminal_writer().fullwidth)
 
 
 def _is_terminal(tw: object, config: pytest.Config) -> bool:
