@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pytest_megacpp.recording.events import Json, SeedChecked, SeedKept, SeedShort
+from pytest_megacpp.recording.events import Json, SeedKept, SeedShort
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
@@ -52,25 +52,27 @@ def _nodeid(test: int, timeline: Timeline) -> str:
     return timeline.planned[test].nodeid if test in timeline.planned else f"test {test}"
 
 
-def began_line(seed: SeedChecked) -> str:
-    """`seed warm: covers 24 of 24 (test, rank) pairs, 12.3 MB from run 2026…`."""
-    facts = [f"seed {seed.state}: covers {seed.covered} of {seed.wanted} (test, rank) pairs"]
-    facts += [f"{_size(seed.cache_bytes)} from run {seed.made_by}"] if seed.id else []
-    facts += [one_line(seed.detail, 300)] if seed.detail else []
-    short = seed.wanted - seed.covered
-    facts += ["warming up first"] if short and seed.mode.warms_up else []
-    return ", ".join(facts)
+def seed_lines(timeline: Timeline) -> list[str]:
+    """What the cache was worth and what became of it, in one line, and which tests it didn't help. Nothing where no
+    test compiled anything, or where the run never came so far.
 
-
-def ended_lines(timeline: Timeline) -> list[str]:
-    """What became of it, and which tests it didn't help; nothing where the run never came so far."""
-    ended = timeline.kept
-    if ended is None or timeline.seed is None:
+    `seed warm: covers 16 of 16 (test, rank) pairs, 14 at the start (run 2026…), 42.0 MB, kept as 2026…`.
+    """
+    began, ended = timeline.seed, timeline.kept
+    if ended is None or began is None or not _has_compiled(timeline):
         return []
-    facts = [f"seed {ended.state} at the end: {ended.covered} of {ended.wanted} covered, {_size(ended.cache_bytes)}"]
+    source = f" (run {one_line(began.made_by, 60)})" if began.id and began.covered else ""
+    facts = [f"seed {ended.state}: covers {ended.covered} of {ended.wanted} (test, rank) pairs"]
+    facts += [f"{began.covered} at the start{source}", _size(ended.cache_bytes)]
     facts += [f"kept as {ended.id}"] if ended.id else []
     facts += [one_line(ended.detail, 300)] if ended.detail else []
     return [", ".join(facts), *_unhelpful(ended, timeline)]
+
+
+def _has_compiled(timeline: Timeline) -> bool:
+    """Whether any rank compiled, or took from a cache what it would have compiled."""
+    seen = (rank.compiled for test in timeline.tests.values() for rank in test.ranks.values())
+    return any(c is not None and (c.graphs or c.cache_misses or c.cache_hits or any(c.keys.values())) for c in seen)
 
 
 def _unhelpful(ended: SeedKept, timeline: Timeline) -> list[str]:

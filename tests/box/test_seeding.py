@@ -29,7 +29,7 @@ from pytest_megacpp.recording.vocabulary import (
     WarmUp,
 )
 from pytest_megacpp.recording.wire import MAX_LINE_BYTES, encode
-from pytest_megacpp.report.seed import ended_lines
+from pytest_megacpp.report.seed import seed_lines
 from tests.box.seeding import SHAPE, fill, manifest
 from tests.report.story import NODEID, Story
 
@@ -173,7 +173,7 @@ def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_
     assert (kept.helped, kept.missed) == (None, (ev.SeedShort(0, (1,), ("new1",)),))
     story.box(16.0, seed.checked, world="")
     story.box(17.0, kept, world="")
-    assert ended_lines(story.timeline)[1] == f"the warm-up did not help {NODEID}: rank 1 compiled again (missed new1)"
+    assert seed_lines(story.timeline)[1] == f"the warm-up did not help {NODEID}: rank 1 compiled again (missed new1)"
 
 
 def test_graphs_of_a_cache_that_a_test_had_for_itself_are_no_seed_s_to_keep(store: SeedStore, tmp_path: Path) -> None:

@@ -31,13 +31,12 @@ from pytest_megacpp.desk.run.launch import (
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.events import ProblemFound, Progress, SeedChecked
+from pytest_megacpp.recording.events import ProblemFound, Progress
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.run_json import RunMeta
-from pytest_megacpp.report.seed import began_line
 from pytest_megacpp.surfaces.protocol import Place
 from pytest_megacpp.surfaces.registry import provider
 
@@ -163,12 +162,9 @@ class Launcher:
         if costs:
             self._terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {costs}")
 
-    def _say_progress(self, progress: Progress | SeedChecked) -> None:
-        """The cache that a run begins with; a step on the way to a box elsewhere, with its time once it is over."""
-        if isinstance(progress, SeedChecked):
-            self._terminal.say(began_line(progress))
-        else:
-            self._terminal.say(f"{progress.phase} {progress.detail or '…'}")
+    def _say_progress(self, progress: Progress) -> None:
+        """A step on the way to a box elsewhere, with its time once it is over."""
+        self._terminal.say(f"{progress.phase} {progress.detail or '…'}")
 
 
 def _existing_run(options: Options, lanes: Sequence[str], reporting: Reporting) -> Recorded | Elsewhere | None:

@@ -12,7 +12,7 @@ from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
-from pytest_megacpp.report.seed import ended_lines
+from pytest_megacpp.report.seed import seed_lines
 
 
 class TerminalSummary(Reporter):
@@ -41,7 +41,7 @@ def _gate_lines(gate: GateResults) -> Iterator[Line]:
 
 def _run_lines(run: RunResults) -> Iterator[Line]:
     directory = shown(run.directory, Path.cwd())
-    yield from map(Line, (*_counts_by_file(run), *_attempts(run), *ended_lines(run.timeline)))
+    yield from map(Line, (*_counts_by_file(run), *_attempts(run), *seed_lines(run.timeline)))
     for ending in bad_endings(run.timeline):
         yield Line(f"{ending}: see its log in {directory}/ranks", red=True)
     for line in bucket_lines(run.timeline):

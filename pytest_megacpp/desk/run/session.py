@@ -16,7 +16,7 @@ from pytest_megacpp.desk.run.orders import Orders
 from pytest_megacpp.desk.run.transport import POLL_S, Transport
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import Event, ProblemFound, Progress, RunFinished, SeedChecked, TestEnded
+from pytest_megacpp.recording.events import Event, ProblemFound, Progress, RunFinished, TestEnded
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -55,7 +55,7 @@ class LaneRun:
         self.defined_at: dict[int, tuple[str, int]] = {}
         self.left = False
         self.stays = False
-        self.on_progress: Callable[[Progress | SeedChecked], object] = lambda progress: None
+        self.on_progress: Callable[[Progress], object] = lambda progress: None
         self._show = reporting.show
         self._status = RunStatus.RUNNING
         self._is_finishing = False
@@ -161,8 +161,6 @@ class LaneRun:
         return got
 
     def _on_event(self, event: Event, had_begun: bool) -> None:
-        if isinstance(event.fact, SeedChecked):
-            self.on_progress(event.fact)
         if isinstance(event.fact, TestEnded):
             self._orders.note_end(event.fact.test)
         self._announce(event, had_begun)
