@@ -1,18 +1,19 @@
-"""Owns what a code review sees of lane tests: GitHub's annotations and a Markdown summary; must not know where they go.
+"""Owns what a code review sees of lane tests: GitHub's annotations, GitLab's issues of code quality, Markdown; must not
+know where they go.
 
 What ranks wrote is cleaned and escaped: in a workflow command by GitHub's own rules, in Markdown by a backslash.
 """
 
-import posixpath
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
+from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import user_frame
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.views import RankView
+from pytest_megacpp.report.brief import details
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.states import rank_states, scene
@@ -57,41 +58,22 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-# -- the line to look at ---------------------------------------------------------------------------------------
+def code_quality(annotations: Sequence[Annotation]) -> list[dict[str, Json]]:
+    """GitLab's report of the same, which knows no issue without a file. A fingerprint tells issues of two commits
+    apart, so it is without the line and the times in a message.
+    """
+    return [_issue(annotation) for annotation in annotations if annotation.file]
 
 
-def blamed_line(result: TestResult, timeline: Timeline) -> tuple[str, int] | None:
-    """Where a blamed rank failed or stood: a file below the directory in which pytest was started, and its line."""
-    test = timeline.tests.get(result.number)
-    if test is None:
-        return None
-    cwd = timeline.started.cwd if timeline.started else ""
-    blamed = (test.ranks[rank] for rank in result.verdict.blamed_ranks if rank in test.ranks)
-    found = (_inside(file, line, cwd) for view in blamed for file, line in _lines_of(view))
-    return next((place for place in found if place is not None), None)
-
-
-def _lines_of(view: RankView) -> Iterable[tuple[str, int]]:
-    """What the rank raised, then where it was seen, most recent call first."""
-    if view.failure is not None and view.failure[1].error is not None:
-        error = view.failure[1].error
-        yield error.file, error.line
-    stack = view.stack()
-    if stack is not None:
-        frame = user_frame(stack[1])
-        yield from ((f.file, f.line) for f in ([frame] if frame else []))
-        yield from ((f.file, f.line) for f in stack[1].frames)
-
-
-def _inside(file: str, line: int, cwd: str) -> tuple[str, int] | None:
-    """`file` relative to `cwd`; None for libraries and what isn't known."""
-    if not file or line <= 0 or "-packages/" in file or "\n" in file:
-        return None
-    if posixpath.isabs(file):
-        if not cwd or not file.startswith(f"{cwd.rstrip('/')}/"):
-            return None
-        file = file[len(cwd.rstrip("/")) + 1 :]
-    return posixpath.normpath(file), line
+def _issue(annotation: Annotation) -> dict[str, Json]:
+    named = f"{annotation.file}\n{annotation.title}".encode(errors="replace")
+    return {
+        "description": one_line(f"{annotation.title}: {annotation.message}".replace("\n", "; "), 1000),
+        "check_name": "megacpp",
+        "fingerprint": hashlib.sha256(named).hexdigest(),
+        "severity": "major",
+        "location": {"path": annotation.file, "lines": {"begin": max(annotation.line, 1)}},
+    }
 
 
 # -- the summary -----------------------------------------------------------------------------------------------
@@ -133,6 +115,8 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
     ]
     rows += ["| … | |"] if len(ordered) > KEPT_STATES else []
     heading = [f"**{_markdown(result.nodeid)}**<br>", _markdown(headline(result.verdict))]
+    told = [f"- {_markdown(line)}" for line in details(result, timeline)]
+    heading += ["", *told] if told else []
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]
 
 

@@ -116,15 +116,20 @@ def _collection_errors(scene: Scene, ranks: Sequence[int], nodeid: str) -> list[
 
 
 def _last_words(scene: Scene, ranks: Sequence[int]) -> list[list[str]]:
-    """The end of what dead ranks wrote: interpreters and C libraries say there why they die."""
     dead = [rank for rank in ranks if _died(scene, rank)]
-    blocks = []
-    for rank in dead[:KEPT_STACKS]:
-        lines = output_lines(scene, rank, Stream.STDERR) or output_lines(scene, rank, Stream.STDOUT)
-        lines = _of_the_crash(lines) or lines[-TAIL_LINES:]
-        if lines:
-            blocks.append([f"rank {rank} wrote last", *quoted(bounded_lines("\n".join(lines), lines=TAIL_LINES))])
-    return blocks
+    words = {rank: last_words(scene, rank) for rank in dead[:KEPT_STACKS]}
+    return [[f"rank {rank} wrote last", *quoted(lines)] for rank, lines in words.items() if lines]
+
+
+def last_words(scene: Scene, rank: int) -> list[str]:
+    """The end of what a dead rank wrote, cleaned: interpreters and C libraries say there why they die. Nothing of a
+    rank that lives.
+    """
+    if not _died(scene, rank):
+        return []
+    lines = output_lines(scene, rank, Stream.STDERR) or output_lines(scene, rank, Stream.STDOUT)
+    lines = _of_the_crash(lines) or lines[-TAIL_LINES:]
+    return bounded_lines("\n".join(lines), lines=TAIL_LINES) if lines else []
 
 
 def _of_the_crash(lines: Sequence[str]) -> list[str]:

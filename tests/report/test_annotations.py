@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
+from pytest_megacpp.judge.verdicts import Code, Evidence, Outcome, Verdict, Witness
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import StackMethod
-from pytest_megacpp.report.annotations import Annotation, blamed_line, summary, workflow_commands
+from pytest_megacpp.recording.numbers import Numbers
+from pytest_megacpp.recording.vocabulary import StackMethod, Stage, Stream, TestEnd
+from pytest_megacpp.report.annotations import Annotation, code_quality, summary, workflow_commands
+from pytest_megacpp.report.brief import blamed_line, details
 from tests.report.story import NODEID, Story, killed, result
 
 DUMP = 'Thread 0x7f01 (most recent call first):\n  File "{}", line {} in work\n  File "{}", line 9 in test_step\n'
@@ -80,9 +82,111 @@ def test_a_straggler_is_annotated_where_it_stood(
     assert blamed_line(result(verdict), story.timeline) == place
 
 
+def test_a_crash_is_annotated_where_its_dump_says() -> None:
+    """Most recent call first, libraries left out; what looks like a dump in other words is none."""
+    dump = '  File "/venv/lib/python3.11/site-packages/numpy/x.py", line 2 in f\n'
+    dump += '  File "/repo/suite/load.py", line 5 in g\n'
+    dump += '  File "/repo/suite/test_step.py", line 9 in test_step\n'
+    for first, place in (("Fatal Python error: Segmentation fault", ("suite/load.py", 5)), ("words", None)):
+        story, judged = killed()
+        assert story.timeline.started is not None
+        story.timeline.started = replace(story.timeline.started, cwd="/repo")
+        story.prints(3, 22.0, f"{first}\n\n{dump}", Stream.STDERR)
+        assert blamed_line(judged, story.timeline) == place
+
+
 def test_a_test_that_never_began_has_no_line() -> None:
     story = Story(released=False)
     assert blamed_line(result(Verdict(Code.BLOCKED, "refused")), story.timeline) is None
+
+
+IMPORT = """ImportError while importing test module '/repo/suite/test_step.py'.
+Traceback:
+/usr/lib/python3.11/importlib/__init__.py:126: in import_module
+    return _bootstrap._gcd_import(name[level:], package, level)
+suite/test_step.py:6: in <module>
+    import kernels
+E   ModuleNotFoundError: No module named 'kernels'"""
+NATIVE = """Traceback (most recent call last):
+  File "/repo/suite/conftest.py", line 12, in <module>
+    import kernels
+  File "/usr/lib/python3.11/site-packages/kernels.py", line 1, in <module>
+ModuleNotFoundError: No module named 'compiled'"""
+SYNTAX = """/venv/lib/python3.11/site-packages/_pytest/python.py:507: in importtestmodule
+    mod = import_path(
+E     File "/repo/suite/test_step.py", line 41
+E       def f(:
+E   SyntaxError: invalid syntax"""
+
+
+@pytest.mark.parametrize(
+    ("traceback", "place"),
+    [
+        (IMPORT, ("suite/test_step.py", 6)),
+        (NATIVE, ("suite/conftest.py", 12)),
+        (SYNTAX, ("suite/test_step.py", 41)),
+        ("suite/test_step.py:99999999999999999999: in x\nE   no", None),
+        ("words: 7: more", None),
+    ],
+)
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_file_that_cannot_be_imported_is_annotated_where_it_fails(
+    traceback: str, place: tuple[str, int] | None, is_broken: bool
+) -> None:
+    """Whether pytest collected an error, or a conftest kept it from collecting at all."""
+    story = Story(released=False)
+    assert story.timeline.started is not None
+    story.timeline.started = replace(story.timeline.started, cwd="/repo")
+    error = ev.CollectError("suite/test_step.py", traceback)
+    collected = ev.RankCollected(1, Numbers(()), "", (error,))
+    broken = ev.RankBroken(1, Stage.CONFTEST, "ImportError", "no", traceback)
+    story.rank(3.0, broken if is_broken else collected)
+    story.box(4.0, ev.TestEnded(0, TestEnd.NOT_RUN, "collection"))
+    verdict = Verdict(Code.STARTUP_FAILURE, "suite/test_step.py does not import on rank 1", (1,), "import")
+    assert blamed_line(result(verdict), story.timeline) == place
+    assert details(result(verdict), story.timeline) == ([f"at {place[0]}:{place[1]}"] if place else [])
+
+
+def test_last_words_complete_the_headline() -> None:
+    """Of many lines the first and the last ones."""
+    story, judged = killed()
+    words = "terminate called\n" + "\n".join(f"line {n}" for n in range(9))
+    story.prints(3, 22.0, words, Stream.STDERR)
+    assert details(judged, story.timeline) == [f"rank 3 wrote: {w}" for w in ("terminate called", "line 7", "line 8")]
+
+
+def test_both_lines_of_a_mismatch_complete_the_headline() -> None:
+    called = (
+        Evidence(0, 11.0, Witness.STACK, "all_reduce #1 is called at a.py:45 (f)"),
+        Evidence(3, 11.0, Witness.STACK, "all_reduce #1 is called at a.py:45 (f)"),
+        Evidence(2, 11.0, Witness.REPORT, "broadcast #1 is called at a.py:43 (f)"),
+        Evidence(2, 11.0, Witness.FLIGHT_RECORDER, "issued broadcast"),
+    )
+    verdict = Verdict(Code.COLLECTIVE_MISMATCH, "rank 2 differs", (2,), "operation", evidence=called)
+    assert details(result(verdict), Story().timeline) == [
+        "ranks 0,3: all_reduce #1 is called at a.py:45 (f)",
+        "rank 2: broadcast #1 is called at a.py:43 (f)",
+    ]
+
+
+def test_what_the_headline_says_is_not_said_again() -> None:
+    evidence = (Evidence(1, 11.0, Witness.STACK, "is in a.py:4 (load)"),)
+    verdict = Verdict(Code.STRAGGLER, "rank 1 was in a.py:4 (load)", (1,), evidence=evidence)
+    assert details(result(verdict), Story().timeline) == []
+
+
+def test_gitlab_s_issues_have_a_place_and_a_lasting_fingerprint() -> None:
+    first = Annotation("a.py::test", "rank 1 died\nrank 1 wrote: no\x1b[31m space", "a.py", 0)
+    (issue,) = code_quality([first, Annotation("gate", "nothing ran")])
+    assert issue == {
+        "description": "a.py::test: rank 1 died; rank 1 wrote: no space",
+        "check_name": "megacpp",
+        "fingerprint": issue["fingerprint"],
+        "severity": "major",
+        "location": {"path": "a.py", "lines": {"begin": 1}},
+    }
+    (later,) = code_quality([replace(first, message="rank 1 died after 3 s", line=9)])
+    assert later["fingerprint"] == issue["fingerprint"]
 
 
 def test_the_summary_has_a_small_table_of_ranks() -> None:
@@ -98,6 +202,8 @@ def test_the_summary_has_a_small_table_of_ranks() -> None:
 
 **suite/test\\_step.py::test\\_step\\[a\\]**<br>
 rank-death · rank 3 was killed by SIGKILL; 7 ranks then waited in all\\_reduce #7
+
+- rank 3 wrote: Fatal Python error: Aborted
 
 | ranks | |
 |---|---|

@@ -130,7 +130,7 @@ class Options(DeferredTables):
         partial(known, valid=ANNOTATIONS, what="choice"),
         default="auto",
         metavar="{auto,on,off}",
-        help="GitHub annotations and a step summary (auto: in a GitHub workflow)",
+        help="annotations and a summary for code reviews (auto: on GitHub, GitLab and Buildkite)",
     )
     replay: str | None = option(
         partial(text, what="the recording"),

@@ -1,24 +1,41 @@
-"""Owns what a code review sees of lane tests, when asked: annotations on the terminal, a summary in a file.
+"""Owns what a code review sees of lane tests, when asked: annotations on the terminal, summaries and reports in files.
 
-GitHub reads `::error` lines from the output of a step and Markdown from the file that `GITHUB_STEP_SUMMARY` names.
+GitHub reads `::error` lines from the output of a step and Markdown from the file that `GITHUB_STEP_SUMMARY` names,
+GitLab a report of code quality that its job keeps as an artefact, Buildkite Markdown from its agent.
 """
 
+import json
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.annotations import BAD, Annotation, blamed_line, summary, workflow_commands
+from pytest_megacpp.report.annotations import BAD, Annotation, code_quality, summary, workflow_commands
+from pytest_megacpp.report.brief import blamed_line, details
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
 from pytest_megacpp.report.text import headline
 
 SUMMARY = "summary.md"
+CODE_QUALITY = "gl-code-quality-report.json"
+AGENT_S = 20.0  # for its agent to reach Buildkite
+_TOPS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR", "BUILDKITE_BUILD_CHECKOUT_PATH")
 
 
-def is_wanted(choice: str, environ: Mapping[str, str]) -> bool:
-    """`auto` means: in a GitHub workflow."""
-    return choice == "on" or (choice == "auto" and environ.get("GITHUB_ACTIONS") == "true")
+def announcers(choice: str, repository: "Repository") -> list[Reporter]:
+    """The reports for the CI system that this is. `on` means GitHub's where it is none of them."""
+    environ = repository.environ
+    found: list[Reporter] = []
+    if environ.get("GITLAB_CI") == "true":
+        found.append(CodeQuality(repository))
+    if environ.get("BUILDKITE") == "true":
+        found.append(BuildkiteAnnotation(environ))
+    if environ.get("GITHUB_ACTIONS") == "true" or (choice == "on" and not found):
+        found += [Annotations(repository), StepSummary(environ)]
+    return found if choice != "off" else []
 
 
 @dataclass(frozen=True)
@@ -30,8 +47,9 @@ class Repository:
     environ: Mapping[str, str]
 
     def from_top(self, file: Path) -> str:
-        """As GitHub names files: from the top of the repository."""
-        workspace = Path(self.environ.get("GITHUB_WORKSPACE") or self._top())
+        """As code reviews name files: from the top of the repository."""
+        named = (self.environ.get(name) for name in _TOPS)
+        workspace = Path(next(filter(None, named), None) or self._top())
         path, top = file.resolve(), workspace.resolve()
         return path.relative_to(top).as_posix() if path.is_relative_to(top) else file.as_posix()
 
@@ -49,25 +67,70 @@ class Annotations(Reporter):
         self._repository = repository
 
     def closing(self, session: SessionResults) -> Iterable[Line]:
-        found = [
-            self._annotation(run, index)
-            for run in session.runs
-            for index in run.reported
-            if run.judged[index].outcome in BAD
-        ]
+        found = _failures(session, self._repository)
         complaints = session.gate.complaints if session.gate is not None else ()
         found += [Annotation("gate", complaint) for complaint in complaints]
         return [Line(line, command=True) for line in workflow_commands(found)]
 
-    def _annotation(self, run: RunResults, index: int) -> Annotation:
-        result, root = run.judged[index], self._repository.root
-        place = blamed_line(result, run.timeline)
-        file, line = (self._repository.started_in / place[0], place[1]) if place else (root / "?", 0)
-        if not place or not file.is_file():
-            defined_in, line = run.defined_at[index]
-            file = root / defined_in
-        title = one_line(run.redact(result.nodeid), 200)
-        return Annotation(title, run.redact(headline(result.verdict)), self._repository.from_top(file), line)
+
+def _failures(session: SessionResults, repository: Repository) -> list[Annotation]:
+    return [
+        _annotation(run, index, repository)
+        for run in session.runs
+        for index in run.reported
+        if run.judged[index].outcome in BAD
+    ]
+
+
+def _annotation(run: RunResults, index: int, repository: Repository) -> Annotation:
+    result, root = run.judged[index], repository.root
+    place = blamed_line(result, run.timeline)
+    file, line = (repository.started_in / place[0], place[1]) if place else (root / "?", 0)
+    if not place or not file.is_file():
+        defined_in, line = run.defined_at[index]
+        file = root / defined_in
+    message = "\n".join([headline(result.verdict), *details(result, run.timeline)])
+    return Annotation(one_line(run.redact(result.nodeid), 200), run.redact(message), repository.from_top(file), line)
+
+
+class CodeQuality(Reporter):
+    """The failures as GitLab shows them in a merge request: `artifacts: reports: codequality:` names the file."""
+
+    name = "code quality report"
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def closing(self, session: SessionResults) -> Iterator[Artefact]:
+        issues = code_quality(_failures(session, self._repository))
+        yield document(CODE_QUALITY, json.dumps(issues, indent=1).encode())
+
+
+class BuildkiteAnnotation(Reporter):
+    """The summary on top of a build's page. Without the agent its log has a group of failures that is open."""
+
+    name = "Buildkite annotation"
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def closing(self, session: SessionResults) -> Iterator[Line]:
+        """Waits for the agent: the job may end right after."""
+        bad = [(run, run.judged[i]) for run in session.runs for i in run.reported if run.judged[i].outcome in BAD]
+        is_red = bool(bad) or bool(session.gate and session.gate.complaints)
+        text = "\n".join(_summaries(session))
+        agent = shutil.which("buildkite-agent", path=self._environ.get("PATH"))
+        if agent is not None and text:
+            words = [agent, "annotate", "--style", "error" if is_red else "success", "--context", "megacpp", "--append"]
+            try:
+                given = text.encode(errors="replace")
+                subprocess.run(words, input=given, check=True, capture_output=True, timeout=AGENT_S)
+            except subprocess.SubprocessError as e:
+                yield Line(f"buildkite-agent did not take the annotation: {one_line(str(e))}", yellow=True)
+        if bad:
+            yield Line(f"+++ {counted(len(bad), 'failing lane test')}", command=True)
+            for run, result in bad:
+                yield Line(run.redact(f"{result.nodeid}: {headline(result.verdict)}"), red=True)
 
 
 class StepSummary(Reporter):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pytest_megacpp.desk.config.options import Options
-from pytest_megacpp.desk.hooks.announcer import Annotations, Repository, StepSummary, is_wanted
+from pytest_megacpp.desk.hooks.announcer import Repository, announcers
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
 from pytest_megacpp.report.page.timelines import Timelines
 from pytest_megacpp.report.reporter import Reporter
@@ -14,7 +14,6 @@ from pytest_megacpp.report.reporters import FlightRecords, JUnitProperties, Rece
 
 def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
     """In the order in which they are asked at each moment."""
-    is_reviewed = is_wanted(options.lane_annotations, os.environ)
     repository = Repository(config.invocation_params.dir, config.rootpath, os.environ)
     return (
         FlightRecords(),
@@ -23,5 +22,5 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         Timelines(),
         JUnitProperties(),
         TerminalSummary(),
-        *([Annotations(repository), StepSummary(os.environ)] if is_reviewed else []),
+        *announcers(options.lane_annotations, repository),
     )

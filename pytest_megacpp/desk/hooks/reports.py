@@ -17,6 +17,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, TestPhase
+from pytest_megacpp.report.brief import blamed_line
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.durations import phase_seconds
 from pytest_megacpp.report.layout import WIDTH
@@ -166,7 +167,7 @@ def _made(
             failed_in = _failed_in(result)
             briefs = [one_line(wrong, REASON_CHARS)] if wrong else headlines(result.verdict)
             longrepr = VerdictText(
-                lines, _crash(item, result, make.view, wrong), briefs, item.config, is_error=failed_in is not CALL
+                lines, _crash(item, result, timeline, wrong), briefs, item.config, is_error=failed_in is not CALL
             )
             if failed_in is not SETUP:
                 yield make(SETUP)
@@ -272,21 +273,12 @@ class _Maker:
         return self.view.ranks.values() if self.view else ()
 
 
-def _crash(item: pytest.Item, result: TestResult, view: TestView | None, wrong: str | None) -> Crash:
-    error = _blamed_error(result, view)
-    path, line, _ = item.location
-    message = wrong or headline(result.verdict)
-    if error and error.file:
-        return Crash(one_line(error.file), error.line, one_line(message, REASON_CHARS))
-    return Crash(path, (line or 0) + 1, one_line(message, REASON_CHARS))
-
-
-def _blamed_error(result: TestResult, view: TestView | None) -> Error | None:
-    for rank in result.verdict.blamed_ranks if view else ():
-        failure = view.ranks[rank].failure if view and rank in view.ranks else None
-        if failure is not None:
-            return failure[1].error
-    return None
+def _crash(item: pytest.Item, result: TestResult, timeline: Timeline, wrong: str | None) -> Crash:
+    """At the line that a blamed rank failed at or stood in, else where the test begins."""
+    message = one_line(wrong or headline(result.verdict), REASON_CHARS)
+    file, defined_at, _ = item.location
+    path, line = blamed_line(result, timeline) or (file, (defined_at or 0) + 1)
+    return Crash(one_line(path), line, message)
 
 
 def _sections(view: TestView | None, *, teardown: bool) -> Iterator[tuple[str, str]]:
