@@ -48,9 +48,12 @@ class VerdictText:
     def __init__(
         self, lines: Lines, crash: Crash, briefs: Sequence[str], config: pytest.Config, *, is_error: bool
     ) -> None:
-        self._text = clean("\n".join(map(text_of, lines(WIDTH, False))))
+        page = lines(WIDTH, False)
+        self._text = clean("\n".join(map(text_of, page)))
         self._style = config.getoption("tbstyle", None)
-        self._lines = lines(columns(config), self._style == "short")  # now: a recording may go on
+        width, is_short = columns(config), self._style == "short"
+        # now, not when it is shown: a recording may go on
+        self._lines = page if (width, is_short) == (WIDTH, False) else lines(width, is_short)
         self._config = config
         self._is_error = is_error
         self.reprcrash = crash
