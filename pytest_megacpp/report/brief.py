@@ -21,7 +21,9 @@ KEPT_RANKS = 2
 KEPT_WORDS = 3
 KEPT_PLACES = 4
 _DUMP = "Fatal Python error"  # by faulthandler, most recent call first
-_PLACE = re.compile(r'^[ E]*(?:File "([^"\n]+)", line (\d+)|([^\s:][^\n:]*\.py):(\d+):)', re.MULTILINE)
+_PLACE = re.compile(  # linear, whatever a rank wrote
+    r'^(?:E(?= ))?+ *+(?:File "([^"\n]+)", line (\d+)|([^\s:][^\n:]*\.py):(\d+):)', re.MULTILINE
+)
 
 
 def details(result: TestResult, timeline: Timeline) -> list[str]:

@@ -25,7 +25,8 @@ KEPT_TRACEBACKS = 3
 KEPT_STACKS = 2
 KEPT_LINES = 8
 _RUNNER = re.compile(r"[/\\](_pytest|pluggy)[/\\]")
-_RUNNER_LINE = re.compile(r'  File "[^"]*[/\\](_pytest|pluggy|pytest_megacpp[/\\]rank)[/\\][^"]*", line ')
+_FRAME = re.compile(r'  File "([^"]*)", line ')
+_RUNNER_FILE = re.compile(r"[/\\](_pytest|pluggy|pytest_megacpp[/\\]rank)[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,9 @@ def _exception(error: Raised, ranks: Sequence[int]) -> list[str]:
 def _without_runner(traceback: str) -> str:
     """Returns a traceback as Python prints it (`--tb=native`) without the frames of pytest and of the plugin."""
     kept, is_kept = [], True
-    for line in traceback.strip().split("\n"):
-        if line.startswith("  File "):
-            is_kept = not _RUNNER_LINE.match(line)
+    for line in traceback.rstrip().split("\n"):
+        if (frame := _FRAME.match(line)) is not None:
+            is_kept = _RUNNER_FILE.search(frame[1]) is None
         elif not line.startswith("    "):
             is_kept = True
         kept += [line] if is_kept else []

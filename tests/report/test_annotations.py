@@ -127,6 +127,9 @@ E   SyntaxError: invalid syntax"""
         (SYNTAX, ("suite/test_step.py", 41)),
         ("suite/test_step.py:99999999999999999999: in x\nE   no", None),
         ("words: 7: more", None),
+        ("Experiments/a.py:3: in x", ("Experiments/a.py", 3)),
+        ("E" * 200_000, None),
+        (" .py" * 50_000, None),
     ],
 )
 @pytest.mark.parametrize("is_broken", [False, True])

@@ -146,6 +146,18 @@ def test_a_native_traceback_is_without_the_frames_of_the_runner() -> None:
     assert quoted == [lines[0], *lines[6:15], *lines[17:]]
 
 
+def test_a_traceback_that_is_no_frame_s_is_kept_as_it_is() -> None:
+    """Also one that takes long to read if a pattern tries again and again."""
+    story = Story()
+    text = '  File "' + "/_pytest/pluggy" * 20_000
+    story.rank(
+        12.0,
+        ev.Reported(3, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0, ev.Error("KeyError", "1", "a.py", 9, text)),
+    )
+    shown_text = shown(story, result(Verdict(Code.RANK_DEATH, "rank 3 raised KeyError: 1", (3,), "exception")))
+    assert '│   File "/_pytest/pluggy' in shown_text
+
+
 def test_a_failure_while_warming_up_says_so() -> None:
     story = Story(warmup=WarmUp.RUNS)
     story.raises(3, 12.0)
