@@ -6,6 +6,7 @@ of them yields is written by the desk. One that raises costs a line and a green 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -32,14 +33,45 @@ class Artefact:
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line on the terminal, which the desk cleans; a `title` opens a section. A `command` is for a CI system: it is
-    written as it is, at the beginning of a line, so the reporter has to escape what others wrote.
+    written as it is, at the beginning of a line, so the reporter has to escape what others wrote. While tests run, a
+    line begins with the plugin's name, unless it is `plain`, and a quiet session (`-q`) shows it only if it is `always`
+    to be shown.
     """
 
     text: str
     title: bool = False
     command: bool = False
+    plain: bool = False
+    always: bool = False
     red: bool = False
     yellow: bool = False
+
+
+class Style(StrEnum):
+    """How a part of the board is set off, where the terminal has colours."""
+
+    PLAIN = ""
+    STRONG = "strong"
+    FAINT = "faint"
+    AWAITED = "awaited"  # who is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a row. Where the row is too long for the terminal, a span that is `cut` loses its beginning first."""
+
+    text: str
+    style: Style = Style.PLAIN
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Rows at the bottom of a terminal, in place of those before. They are there only while the desk waits, and go
+    before anything else is written. The desk cleans them, and leaves the last ones out where there is no room.
+    """
+
+    rows: Sequence[Sequence[Span]] = ()
 
 
 def document(path: str, content: Content) -> Artefact:
@@ -99,7 +131,7 @@ class SessionResults:
     unreported: Sequence[str] = ()
 
 
-Output: TypeAlias = Artefact | Line
+Output: TypeAlias = Artefact | Line | Board
 
 
 class Reporter(Protocol):
@@ -114,7 +146,7 @@ class Reporter(Protocol):
         return ()
 
     def running(self, run: RunResults) -> Iterable[Output]:
-        """About once a second while the desk waits for results."""
+        """Several times a second while the desk waits for results: whoever needs less has to look at a clock."""
         return ()
 
     def tested(self, run: RunResults, index: int) -> Iterable[Output]:

@@ -20,7 +20,7 @@ from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ActReason, Preset, Purpose, RunEnd
-from pytest_megacpp.report.reporter import Artefact, Line, Output, Reporter, RunResults, document
+from pytest_megacpp.report.reporter import Artefact, Board, Line, Output, Reporter, RunResults, Span, document
 from pytest_megacpp.report.reporters import FlightRecords, Receipts, RunJson, flight_records, receipt_path
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Address, Ended
@@ -38,7 +38,7 @@ def lane_run(
     tests: tuple[PlannedTest, ...] = TESTS,
     triage: bool = False,
     timeline: Timeline | None = None,
-    show: Callable[[Line], object] = lambda line: None,
+    show: Callable[[Line | Board], object] = lambda shown: None,
 ) -> LaneRun:
     plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), triage=triage)
     meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
@@ -326,10 +326,47 @@ class Talkative(Reporter):
         return [Line(f"ended {run.status}, last written: {'last' in run.written}")]
 
 
+def texts(shown: Line | Board) -> list[str]:
+    return [shown.text] if isinstance(shown, Line) else []
+
+
+def test_the_board_goes_when_the_wait_is_over(tmp_path: Path) -> None:
+    """However it ends: before a result is shown, and before Ctrl-C is."""
+
+    class Drawing(Reporter):
+        name = "drawing"
+
+        def running(self, run: RunResults) -> list[Output]:
+            return [Board(((Span("rank 1 compiles"),),))]
+
+        def tested(self, run: RunResults, index: int) -> list[Output]:
+            return [Line("a result")]
+
+    shown: list[Line | Board] = []
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Drawing(), show=shown.append)
+    run.start(Listening(FakeBox(ranks=2).begins().passes().ends().done().recording()))
+    run.wait_for(0)
+    *_, drawn, gone, result = shown
+    assert isinstance(drawn, Board)
+    assert drawn.rows
+    assert (gone, result) == (Board(), Line("a result"))
+
+    def interrupt(line: Line | Board) -> None:
+        shown.append(line)
+        if line == Board(((Span("rank 1 compiles"),),)):
+            raise KeyboardInterrupt
+
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Drawing(), show=interrupt)
+    run.start(Listening(FakeBox(ranks=2).begins().recording()))
+    with pytest.raises(KeyboardInterrupt):
+        run.wait_for(0)
+    assert shown[-1] == Board()
+
+
 def test_a_reporter_that_fails_costs_a_line_and_no_other_report(tmp_path: Path) -> None:
     lines: list[str] = []
     directory = RunDirectory.create(tmp_path)
-    run = lane_run(directory, tmp_path, Broken(), Talkative(), show=lambda line: lines.append(line.text))
+    run = lane_run(directory, tmp_path, Broken(), Talkative(), show=lambda shown: lines.extend(texts(shown)))
     whole = FakeBox(ranks=2).begins().passes().ends().done().recording()
     run.start(Listening(whole[:100], b"", whole[100:]))
     assert run.wait_for(0).verdict.code == "passed"

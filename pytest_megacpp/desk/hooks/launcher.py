@@ -74,7 +74,7 @@ class Launcher:
         self._gatekeeper = gatekeeper
         self._where = where
         self._terminal = Terminal(config)
-        self._reporting = Reporting(reporters, lambda line: self._terminal.say(line.text))
+        self._reporting = Reporting(reporters, self._terminal.show)
         self.runs: list[LaneRun] = []
         self.placed: dict[pytest.Item, Placed] = {}
         self.existing = _existing_run(self._options, marks.asked, self._reporting)

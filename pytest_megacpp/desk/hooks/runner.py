@@ -233,7 +233,8 @@ class LaneRunner:
         gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
         unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()
         results = SessionResults([run.results() for run in self._launcher.runs], gate, unreported)
-        self._closing = self._artefacts.ask(lambda reporter: reporter.closing(results))
+        shown = self._artefacts.ask(lambda reporter: reporter.closing(results))
+        self._closing = [line for line in shown if isinstance(line, Line)]
 
     def _write(self, path: str, content: Content) -> None:
         target = self._options.lane_dir / path

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.reporter import Artefact, Content, Line, Moment, Reporter, RunResults
+from pytest_megacpp.report.reporter import Artefact, Board, Content, Line, Moment, Reporter, RunResults
 
 Write = Callable[[str, Content], object]
 """Writes one file, by its path, whole or not at all. Raises OSError."""
@@ -21,7 +21,7 @@ class Reporting:
     """The reporters of a session, and what shows the lines that they have while it runs."""
 
     reporters: Sequence[Reporter] = ()
-    show: Callable[[Line], object] = lambda line: None
+    show: Callable[[Line | Board], object] = lambda shown: None
 
 
 class Artefacts:
@@ -46,15 +46,15 @@ class Artefacts:
         """One more line for `unwritten`."""
         self._unwritten[problem] = problem
 
-    def ask(self, moment: Moment) -> list[Line]:
-        """Asks all reporters in their order, writes their artefacts, and returns their lines. An interrupt ends the
-        reporter that it meets; the others are still asked before it goes on.
+    def ask(self, moment: Moment) -> list[Line | Board]:
+        """Asks all reporters in their order, writes their artefacts, and returns what they have to show. An interrupt
+        ends the reporter that it meets; the others are still asked before it goes on.
         """
-        lines: list[Line] = []
+        shown: list[Line | Board] = []
         with ExitStack() as stack:
             for reporter in reversed(self._reporters):
-                stack.callback(self._ask, reporter, moment, lines)
-        return lines
+                stack.callback(self._ask, reporter, moment, shown)
+        return shown
 
     def properties(self, run: RunResults, index: int) -> dict[str, object]:
         """Those of all reporters."""
@@ -64,13 +64,13 @@ class Artefacts:
                 found |= reporter.properties(run, index)
         return found
 
-    def _ask(self, reporter: Reporter, moment: Moment, lines: list[Line]) -> None:
+    def _ask(self, reporter: Reporter, moment: Moment, shown: list[Line | Board]) -> None:
         with self._guarded(reporter):
             for output in moment(reporter):
-                if isinstance(output, Line):
-                    lines.append(output)
-                else:
+                if isinstance(output, Artefact):
                     self._keep(output)
+                else:
+                    shown.append(output)
 
     def _keep(self, artefact: Artefact) -> None:
         """An artefact that can't be written costs no result, and the summary says so, once."""

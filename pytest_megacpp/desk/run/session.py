@@ -23,12 +23,12 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, RunEnd
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt_names
-from pytest_megacpp.report.reporter import Moment, RunResults
+from pytest_megacpp.report.reporter import Board, Moment, RunResults
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 from pytest_megacpp.surfaces.registry import is_remote
 
-RUNNING_S = 1.0  # between two questions to reporters while the desk waits
+RUNNING_S = 0.25  # between two questions to reporters while the desk waits
 
 
 class LaneRun:
@@ -129,8 +129,7 @@ class LaneRun:
 
     def leave(self) -> None:
         """Waits until the box is on its own; a launch that failed ends the run instead."""
-        while not self._transport.is_over:
-            self._read_or_wait()
+        self._wait_until(lambda: self._transport.is_over)
         self.left = self.stays = not self.timeline.problems
 
     # -- while it runs ---------------------------------------------------------------------------------------
@@ -143,13 +142,17 @@ class LaneRun:
 
     def wait_for(self, index: int) -> TestResult:
         """The result of a test, judged and reported as soon as the box is done with it."""
-        while not self._transport.is_over and not self._orders.is_done(index):
-            self._read_or_wait()
+        self._wait_until(lambda: self._transport.is_over or self._orders.is_done(index))
         return self._judge(index)
 
-    def _read_or_wait(self) -> None:
-        if not self._read():
-            time.sleep(POLL_S)
+    def _wait_until(self, is_over: Callable[[], bool]) -> None:
+        """Reads until something is over. The board is there as long as that takes, however it ends."""
+        try:
+            while not is_over():
+                if not self._read():
+                    time.sleep(POLL_S)
+        finally:
+            self._show(Board())
 
     def _read(self) -> bool:
         got = self._transport.read()
@@ -258,8 +261,8 @@ class LaneRun:
         return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate), ids=ids)
 
     def _report(self, moment: Moment) -> None:
-        for line in self._artefacts.ask(moment):
-            self._show(line)
+        for shown in self._artefacts.ask(moment):
+            self._show(shown)
 
     def _write(self, path: str, content: bytes | Mapping[str, object]) -> None:
         if isinstance(content, bytes):
