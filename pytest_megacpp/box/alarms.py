@@ -35,7 +35,16 @@ from pytest_megacpp.recording.events import Acted
 from pytest_megacpp.recording.reports import is_strict_xpass
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
-from pytest_megacpp.recording.waits import NO_NUMBER, Moment, Wait, WaitGraph, late, other_ends, wait_graph
+from pytest_megacpp.recording.waits import (
+    NO_NUMBER,
+    Counted,
+    Moment,
+    Wait,
+    WaitGraph,
+    late,
+    other_ends,
+    wait_graph,
+)
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
 STUCK_S = 0.35  # looks come every 0.1 s after a failure, so three of them saw the same (decision 0004)
@@ -65,6 +74,16 @@ class Clocks:
     suspects: set[Number] = field(default_factory=set)
     compared: dict[int, int] = field(default_factory=dict)  # changes per rank that were compared
     last_s: float | None = None
+
+    def catch_up(self, view: TestView, now_s: float) -> None:
+        """Counts waits that are open already from their beginning, for who comes to a test that runs. Which clock ran
+        meanwhile isn't known: the one that runs now.
+        """
+        self.advance(view, now_s)
+        for wait in self.waits:
+            if (ranks := self.late.get(wait.number)) is not None:
+                clock = self.compiling_s if _all_compile(view, ranks, now_s) else self.plain_s
+                clock[wait.number] = max(clock.get(wait.number, 0.0), now_s - wait.since_s)
 
     def advance(self, view: TestView, now_s: float) -> None:
         """Adds the time since the last call to the waits that are open now."""
@@ -375,15 +394,20 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     counts from when the last rank came, since one that came and went at once is known before those that it freed are
     seen free.
     """
+    everybody = _everybody(view, now_s)
+    if everybody is None or clocks.since(everybody.since_s, now_s) <= view.limits.stall:
+        return None
+    return _acted(view, ActReason.STALL, "everybody waits", everybody, now_s)
+
+
+def _everybody(view: TestView, now_s: float) -> Wait | None:
+    """Returns the wait of all that are left in the test for nobody of them; None where one of them doesn't wait."""
     ranks = view.unfinished()
     if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
         return None
     gone_s = (v.finished_s for v in view.ranks.values() if v.finished_s is not None)
     since_s = max([*(_rests_s(v) or now_s for v in ranks), *gone_s])
-    if clocks.since(since_s, now_s) <= view.limits.stall:
-        return None
-    everybody = Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)
-    return _acted(view, ActReason.STALL, "everybody waits", everybody, now_s)
+    return Wait("", 0, "", tuple(v.rank for v in ranks), (), since_s)
 
 
 def _rests_s(rank: RankView) -> float | None:
@@ -395,11 +419,16 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     """Acts when the test took longer than its limit. Warm-ups have additional time, as much as a compile may take,
     unless the whole test is a warm-up: its limit includes that already (`attempts.warm_up_limits`).
     """
-    limits, spent_s = view.limits, clocks.since(view.started_s, now_s)
-    extra_s = 0.0 if view.warmup is WarmUp.RUNS else limits.compile
-    if spent_s <= limits.test or spent_s - min(_warmed_s(view, clocks, now_s), extra_s) <= limits.test:
+    limit_s = view.limits.test
+    if clocks.since(view.started_s, now_s) <= limit_s or _spent_s(view, clocks, now_s) <= limit_s:
         return None
-    return _acted(view, ActReason.TEST_LIMIT, f"the test ran longer than {limits.test:g} s")
+    return _acted(view, ActReason.TEST_LIMIT, f"the test ran longer than {limit_s:g} s")
+
+
+def _spent_s(view: TestView, clocks: Clocks, now_s: float) -> float:
+    """Returns the seconds that count towards the limit `test`."""
+    extra_s = 0.0 if view.warmup is WarmUp.RUNS else view.limits.compile
+    return clocks.since(view.started_s, now_s) - min(_warmed_s(view, clocks, now_s), extra_s)
 
 
 def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
@@ -411,6 +440,28 @@ def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
             warmed_s += clocks.since(start_s, now_s) - clocks.since(end_s, now_s)
             until_s = end_s
     return warmed_s
+
+
+def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...]:
+    """Returns what counts towards the limits of this test now, for who watches it; the clocks have been advanced."""
+    limits, found = view.limits, [Counted("test", view.limits.test, _spent_s(view, clocks, now_s))]
+    for wait in clocks.waits:
+        ranks, guessed = clocks.late.get(wait.number), (wait.group, wait.seq) == NO_NUMBER
+        if ranks is None:
+            continue
+        open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
+        if compiling_s := min(open_s, clocks.compiling_s.get(wait.number, 0.0)):
+            found.append(Counted("skew", _skew_s(view, ranks), compiling_s, wait, ranks, guessed))
+        plain_s = min(open_s, clocks.plain_s.get(wait.number, 0.0))
+        if plain_s and not _all_compile(view, ranks, now_s):
+            found.append(Counted("stall", limits.stall, plain_s, wait, ranks, guessed))
+    if (everybody := _everybody(view, now_s)) is not None:
+        found.append(Counted("stall", limits.stall, clocks.since(everybody.since_s, now_s), everybody))
+    for rank in view.unfinished():
+        if rank.compiling_since_s is not None:
+            compiled_s = clocks.since(rank.compiling_since_s, now_s)
+            found.append(Counted("compile", limits.compile, compiled_s, ranks=(rank.rank,)))
+    return tuple(found)
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:

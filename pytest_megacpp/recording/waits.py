@@ -194,6 +194,30 @@ class WaitGraph:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """`seconds` that count towards the limit of a test that users call `name`. Of a limit on a wait: the `wait`, and
+    the ranks that hold it up; of one on compiles: the rank. `guessed`: for whom the wait is, isn't recorded.
+    """
+
+    name: str
+    limit_s: float
+    seconds: float
+    wait: Wait | None = None
+    ranks: tuple[int, ...] = ()
+    guessed: bool = False
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.limit_s - self.seconds)
+
+    @property
+    def the_wait(self) -> Wait:
+        """The wait of a limit on one."""
+        assert self.wait is not None
+        return self.wait
+
+
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     """The graph of who waits for whom, by whatever shows it."""
     positions = {v.rank: Position.of(v, moment) for v in view.ranks.values()}

@@ -146,11 +146,11 @@ def _findings(view: RankView, test: TestView, part: _Part) -> Iterator[tuple[str
     if view.exit is not None and not view.exit.expected:
         yield death(view.exit), f"died ({death(view.exit)})"
     if part is not _Part.BLAMED and _cut_off_waiting(view, test):
-        yield "wait", _waiting_text(view)
+        yield "wait", waiting_text(view)
     if part is _Part.VICTIM and view.failure is not None:
         error = view.failure[1].error
         yield "lost peer", f"lost a peer ({short_type(error.type)})" if error else "lost a peer"
-    yield from _reported(view)
+    yield from reported(view)
     yield from _living(view)
 
 
@@ -161,7 +161,8 @@ def _cut_off_waiting(view: RankView, test: TestView) -> bool:
     return view.failure is None or view.failure[0] >= test.acted_s
 
 
-def _waiting_text(view: RankView) -> str:
+def waiting_text(view: RankView) -> str:
+    """`waiting in all_reduce #7`, by what is recorded of it, else by its stack."""
     pending = view.collectives.pending()
     if pending:
         return f"waiting in {bare_op(one_line(pending[0].op, 60))} #{pending[0].seq}{_of_group(pending[0].group)}"
@@ -175,7 +176,8 @@ def _of_group(name: str) -> str:
     return "" if name.partition("@")[0] in ("0", "default_pg", "") else f" of group {one_line(name, 40)}"
 
 
-def _reported(view: RankView) -> Iterator[tuple[str, str]]:
+def reported(view: RankView) -> Iterator[tuple[str, str]]:
+    """How far the rank itself says that it is through with the test: word and text."""
     if view.failure is not None:
         report = view.failure[1]
         name = short_type(report.error.type) if report.error else ""
@@ -198,17 +200,18 @@ def _living(view: RankView) -> Iterator[tuple[str, str]]:
     if view.compiling_since_s is not None:
         yield "compiling", "compiling"
     if view.collectives.pending():
-        yield "wait", _waiting_text(view)
+        yield "wait", waiting_text(view)
     taken = view.stack()
     if taken is not None:
-        yield _placed(taken[1])
+        yield placed(taken[1])
     if view.open_phase is not None:
         yield "busy", f"in {one_line(view.open_phase, 40)}"
     if sample is not None:
         yield ("alive", "alive") if sample.answered else ("mute", "alive, not answering")
 
 
-def _placed(thread: Thread) -> tuple[str, str]:
+def placed(thread: Thread) -> tuple[str, str]:
+    """Where a thread is: word and text."""
     if waits_for_peer(thread):
         return "wait", f"waiting in {one_line(communication_call(thread) or 'a distributed call', 60)}"
     frame = user_frame(thread) or (thread.frames[0] if thread.frames else None)

@@ -89,6 +89,15 @@ def seconds(value: object, *, what: str, where: str) -> float:
     return number
 
 
+def interval(value: object, *, what: str, where: str) -> float:
+    """`value` as seconds between two of something, 0 for never; raises UsageError."""
+    number = _real(value)
+    if number is None or not isfinite(number) or number < 0:
+        hint = _unquoted(_real, value)
+        raise pytest.UsageError(f"{where}: {what} must be a number of seconds, or 0 for none, not {value!r}{hint}")
+    return number
+
+
 def budget(value: object, *, where: str) -> float:
     """`value` as dollars above 0; raises UsageError."""
     usd = _real(value)

@@ -22,11 +22,13 @@ from pytest_megacpp.desk.config.tables import DeferredTables
 from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
+    Unparsed,
     budget,
     cache_seed,
     count,
     directory,
     hash_seed,
+    interval,
     known,
     module_names,
     preset,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 
 DEFAULT_LANE_DIR = ".megacpp"
+DEFAULT_HEARTBEAT_S = Unparsed("30")
 
 
 def read_gate(value: object) -> "tuple[Rule, ...]":
@@ -159,6 +162,15 @@ class Options(DeferredTables):
         metavar="N",
         help="PYTHONHASHSEED of ranks: N for one half, N+1 for the other, as a receipt records it; random by default",
         more=" ([chance](environment.md#chance))",
+    )
+
+    lane_heartbeat: float = option(
+        partial(interval, what="the heartbeat"),
+        default=DEFAULT_HEARTBEAT_S,
+        metavar="SECONDS",
+        help="where no board is drawn (CI, a pipe, -q), a line about each running test every so many seconds (default: "
+        f"{DEFAULT_HEARTBEAT_S}; 0: no lines while tests run)",
+        more=" ([the board](reading-a-run.md#while-it-runs))",
     )
 
     limits: Mapping[str, float] = table(read_limits, absent={})

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.hooks.announcer import Repository, announcers
+from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
 from pytest_megacpp.report.page.timelines import Timelines
 from pytest_megacpp.report.reporter import Reporter
@@ -21,6 +22,7 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         RunJson(),
         Timelines(),
         JUnitProperties(),
+        LiveLines(options.lane_heartbeat, lambda: False),
         TerminalSummary(),
         *announcers(options.lane_annotations, repository),
     )

@@ -1,0 +1,291 @@
+"""Owns what a running run looks like at one moment: who does what, who waits for whom, which limit is near; must not
+know a clock, a terminal, or why a test will have failed.
+
+Who waits for whom, and for how long by which limit, comes in as `Counted`; here it gets words. A rank that others wait
+for is described, never blamed: that is for the verdict.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import RankView, TestView, WorldView
+from pytest_megacpp.recording.vocabulary import BoxStep, TestPhase, WarmUp
+from pytest_megacpp.recording.waits import Counted, Wait
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted, grouped
+from pytest_megacpp.report.states import death, placed, reported, waiting_text
+
+KEPT_STATES = 8  # groups of ranks that are in the same state
+KEPT_AWAITED = 4
+KEPT_STEPS = 6
+FAR_S = 3600.0  # a limit of which this much is left is not near
+_STEPS = {"capacity": "queue"}  # as users call them
+_RUNNING, _COMPILING = "running", "compiling"
+_OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A test that runs on a world at `now_s` (box time); `counts` is what counts towards its limits."""
+
+    view: TestView
+    counts: tuple[Counted, ...]
+    now_s: float
+
+    @property
+    def elapsed_s(self) -> float:
+        return max(0.0, self.now_s - self.view.started_s)
+
+    @property
+    def nearest(self) -> Counted | None:
+        """What passes its limit first if nothing changes."""
+        return min(self.counts, key=lambda one: one.left_s, default=None)
+
+    @property
+    def waits(self) -> tuple[Counted, ...]:
+        """Whom ranks wait for, the longest first: all waits for the same ranks as one. Those for whom nobody is known
+        to be the reason count only where there are no others, and that everybody waits, before single ones of them.
+        """
+        waits = [one for one in self.counts if one.wait is not None]
+        awaited = [one for one in waits if one.ranks]
+        everybody = [one for one in waits if not one.ranks and not one.the_wait.missing]
+        known = [one for one in awaited if not one.guessed] or awaited or everybody or waits
+        together = grouped(((one.name, one.ranks, one.guessed), one) for one in known).values()
+        return tuple(sorted(map(_merged, together), key=lambda one: (-one.seconds, one.name)))
+
+
+def _merged(waits: Sequence[Counted]) -> Counted:
+    longest = max(waits, key=lambda one: one.seconds)
+    waiting = {rank for one in waits for rank in one.the_wait.waiting}
+    return replace(longest, wait=replace(longest.the_wait, waiting=tuple(sorted(waiting))))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far a run is. `left_s` is an estimate, None where nothing is known; `price` is what it cost so far."""
+
+    done: int
+    total: int
+    elapsed_s: float
+    left_s: float | None = None
+    price: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.done}/{self.total} tests", clock(self.elapsed_s)]
+        parts += [f"about {clock(self.left_s)} left"] if self.left_s is not None and self.done < self.total else []
+        return " · ".join([*parts, *([self.price] if self.price else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A run at one moment. `steps` are what it is at while no test runs, the newest last."""
+
+    tally: Tally
+    tests: tuple[Live, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+def clock(seconds: float) -> str:
+    """`0:41`, `12:05`, `1:02:03`."""
+    whole = max(0, int(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+
+def state(view: RankView, waits: Collection[int] = (), *, awaited: bool = False) -> str:
+    """What a rank is known to do now; `waits` are the ranks that are known to wait for a peer. An `awaited` rank that
+    computes is described by its last stack as well.
+    """
+    found = next(_states(view, view.rank in waits), "no sign of life")
+    taken = view.stack() if awaited and found == _RUNNING else None
+    return f"running, last seen {placed(taken[1])[1]}" if taken is not None else found
+
+
+def _states(view: RankView, waits: bool) -> Iterator[str]:
+    """The most telling first. What only a stack shows counts if the rank did not compute since."""
+    if view.exit is not None:
+        yield f"died ({death(view.exit)})" if not view.exit.expected else "gone"
+    yield from (text for _, text in reported(view))
+    if view.frozen:
+        yield "stopped by a signal"
+    if waits:
+        yield waiting_text(view)
+    if view.compiling:
+        yield "waiting for another process's compile of the same" if view.awaits_file_lock else _COMPILING
+    taken = view.stack() if view.looked_at() else None
+    if view.imports_compiler() and taken is not None:
+        yield "loading torch's compiler"
+    if taken is not None:
+        yield placed(taken[1])[1]
+    if view.open_phase is not None and view.open_phase not in _OWN_PHASES:
+        yield f"in {one_line(view.open_phase, 40)}"
+    if view.sample is not None:
+        yield _RUNNING if view.sample.answered else "alive, not answering"
+
+
+def rank_rows(live: Live) -> list[tuple[tuple[int, ...], str, bool]]:
+    """Ranks that do the same, what that is, and whether others wait for them: these first, then by rank."""
+    waits = {rank: one for one in reversed(live.waits) for rank in one.the_wait.waiting}
+    awaited = {rank for one in live.waits for rank in one.ranks}
+    ranks_s = ((r, view, waits.get(r), r in awaited) for r, view in sorted(live.view.ranks.items()))
+    texts = (((_row(view, held, live, is_awaited), is_awaited), r) for r, view, held, is_awaited in ranks_s)
+    rows = [(tuple(ranks), text, is_awaited) for (text, is_awaited), ranks in grouped(texts).items()]
+    return sorted(rows, key=lambda row: not row[2])
+
+
+def _row(view: RankView, waits: Counted | None, live: Live, awaited: bool) -> str:
+    text = state(view, () if waits is None else (view.rank,), awaited=awaited)
+    if text == _COMPILING and view.compiling_since_s is not None:
+        text += f" for {max(0.0, live.now_s - view.compiling_since_s):.0f} s"
+    if waits is not None and text.startswith("waiting"):
+        text = text.removesuffix(" for a peer") + _for_whom(waits)
+    phase = view.open_phase
+    shown = phase is not None and not view.out and phase not in _OWN_PHASES and f"in {phase}" not in text
+    return f"{one_line(phase, 30)}: {text}" if shown and phase is not None else text
+
+
+def _for_whom(waits: Counted) -> str:
+    if waits.guessed or not waits.ranks:
+        return ""
+    return f" for {ranks_named(waits.ranks)}"
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def wait_sentence(live: Live, waits: Counted) -> str:
+    """`ranks 0-4,6,7 have waited 31 s for rank 5, which is compiling (all_reduce #12, limit skew 120 s)`."""
+    wait, ranks = waits.the_wait, waits.ranks or waits.the_wait.missing
+    who = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waits.seconds:.0f} s"
+    limit = f"limit {waits.name} {waits.limit_s:g} s"
+    if waits.guessed:
+        called = _called(live.view, wait)
+        others = f"; not waiting: {_described(live, waits.ranks)}" if waits.ranks else ""
+        return f"{who} {called}, for whom isn't recorded{others} ({limit})"
+    if not ranks:
+        return f"{who} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
+    return f"{who} for {_described(live, ranks, which=True)} ({_named(wait)}, {limit})"
+
+
+def _called(view: TestView, wait: Wait) -> str:
+    """The call that stacks show these ranks in."""
+    texts = {waiting_text(view.ranks[rank]).removeprefix("waiting ") for rank in wait.waiting if rank in view.ranks}
+    return texts.pop() if len(texts) == 1 else "for a peer"
+
+
+def _named(wait: Wait) -> str:
+    return one_line(str(wait), 80)
+
+
+def _described(live: Live, ranks: Sequence[int], *, which: bool = False) -> str:
+    """`rank 5, which is compiling`; several that do different things: `ranks 2,5: rank 2 finished, rank 5 …`."""
+    waiting = {rank for one in live.counts if one.wait is not None for rank in one.wait.waiting}
+    known = [rank for rank in ranks if rank in live.view.ranks]
+    groups = grouped((state(live.view.ranks[rank], waiting, awaited=which), rank) for rank in known)
+    if which and len(groups) == 1:
+        return f"{ranks_named(ranks)}, which {_predicate(next(iter(groups)), ranks)}"
+    parts = [f"{ranks_named(who)} {_predicate(text, who)}" for text, who in list(groups.items())[:KEPT_AWAITED]]
+    parts += ["…"] if len(groups) > KEPT_AWAITED else []
+    listed = ", ".join(parts)
+    return f"{ranks_named(ranks)}: {listed}" if which else listed
+
+
+def _predicate(text: str, ranks: Sequence[int]) -> str:
+    """`compiling` → `is compiling`; what happened (`raised ValueError`) stays as it is."""
+    if text.startswith(("died", "raised", "failed", "lost", "finished")):
+        return text
+    if text == "no sign of life":
+        return "gave no sign of life"
+    verb = "is" if len(ranks) == 1 else "are"
+    return f"was {text}" if text == "skipped" else f"{verb} {text}"
+
+
+def _has(ranks: Sequence[int]) -> str:
+    return "has" if len(ranks) == 1 else "have"
+
+
+def heartbeat_lines(now: Now) -> list[str]:
+    """A line per test that runs, or one about what the run is at."""
+    if not now.tests:
+        return [" · ".join([str(now.tally), *now.steps[-KEPT_STEPS:]])]
+    return [" · ".join([str(now.tally), *_parts(live)]) for live in now.tests]
+
+
+def _parts(live: Live) -> Iterator[str]:
+    yield f"{one_line(live.view.nodeid, 160)} for {clock(live.elapsed_s)}{_warming(live.view)}"
+    if live.waits:
+        yield wait_sentence(live, live.waits[0])
+    else:
+        rows = rank_rows(live)
+        yield from (f"{ranks_named(ranks)} {text}" for ranks, text, _ in rows[:KEPT_AWAITED])
+        left = sum(len(ranks) for ranks, _, _ in rows[KEPT_AWAITED:])
+        yield from [f"{counted(left, 'rank')} in other states"] if left else []
+    near = limit_text(live)
+    yield from [near] if near else []
+
+
+def _warming(view: TestView) -> str:
+    return ", warming up" if view.warmup is WarmUp.RUNS else ""
+
+
+def limit_text(live: Live) -> str:
+    """`1:28 of limit skew left`; empty while every limit is far."""
+    nearest = live.nearest
+    if nearest is None or nearest.left_s > FAR_S:
+        return ""
+    return f"{clock(nearest.left_s)} of limit {nearest.name} left"
+
+
+# -- before and between tests ------------------------------------------------------------------------------------------
+
+
+def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
+    """What a run without a running test is at, the newest last: steps on the way to its box with their seconds, then
+    the world that is being started. `now_s` is box time, `since_s` the seconds since the newest step was reported.
+    """
+    worlds = [world for world in timeline.worlds.values() if world.ended is None and world.test is None]
+    if worlds:
+        return tuple(_starting(world, now_s) for world in worlds[-KEPT_STEPS:])
+    if timeline.tests:
+        return ("between tests",)
+    known: dict[str, str] = {}
+    for _, progress in timeline.progress:
+        known[_STEPS.get(progress.phase, one_line(progress.phase, 40))] = one_line(progress.detail, 60)
+    if not known:
+        return (f"starting the box for {clock(since_s)}",)
+    *before, newest = known.items()
+    return (*(f"{name} {detail}".strip() for name, detail in before), _newest(*newest, since_s))
+
+
+def _newest(name: str, detail: str, since_s: float) -> str:
+    """A step that is over has its seconds for a detail; one that goes on has what it is about."""
+    if detail.endswith(" s") and detail[:-2].replace(".", "").isdigit():
+        return f"{name} {detail}, then nothing for {clock(since_s)}" if since_s >= 1 else f"{name} {detail}"
+    return " ".join(part for part in (name, detail and f"({detail})", f"for {clock(since_s)}") if part)
+
+
+def _starting(world: WorldView, now_s: float) -> str:
+    ranks = ranks_named(range(world.size))
+    if len(world.collected) == world.size:
+        return f"world {world.name} ({ranks}): ready"
+    lacking = sorted(set(range(world.size)) - world.collected.keys())
+    if world.collected:
+        return f"world {world.name}: {BoxStep.COLLECTION}, {ranks_named(lacking)} of {world.size} not yet through"
+    ready = len(world.ready)
+    what = f"{ready} of {world.size} ranks are up" if ready < world.size else str(BoxStep.COLLECTION)
+    return f"world {world.name}: {what} for {clock(now_s - world.started_s)}"
+
+
+def estimated_s(remaining: Iterable[str], known: Mapping[str, float], elapsed: Mapping[str, float]) -> float | None:
+    """The seconds that tests still take: `known` says how long some took, the others count as their mean. `elapsed` is
+    how long tests have run that run now. None where nothing is known.
+    """
+    if not known:
+        return None
+    mean_s = sum(known.values()) / len(known)
+    return sum(max(0.0, known.get(nodeid, mean_s) - elapsed.get(nodeid, 0.0)) for nodeid in remaining)

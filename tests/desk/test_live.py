@@ -1,0 +1,160 @@
+"""When a run that goes on is shown, by a clock of the test's own."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pytest_megacpp.desk.hooks import live as live_lines
+from pytest_megacpp.desk.hooks.live import LiveLines
+from pytest_megacpp.desk.run.earlier import seconds_before
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.plan import Plan, PlannedTest
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import Preset
+from pytest_megacpp.report.money import Rate
+from pytest_megacpp.report.reporter import Line, RunResults
+from pytest_megacpp.report.run_json import RunMeta, RunStatus
+from tests.scenario import NODEID, FakeBox
+
+
+@dataclass
+class Desk:
+    """A desk that is told what `box` says; `now_s` is its clock."""
+
+    box: FakeBox
+    heartbeat_s: float = 30.0
+    draws: bool = False
+    directory: Path = Path("/nowhere/runs/20260101-000000-0000")
+    rate: Rate = field(default_factory=Rate)
+    now_s: float = 1000.0
+    timeline: Timeline = field(default_factory=Timeline)
+    _told: int = 0
+
+    def __post_init__(self) -> None:
+        self.lines = LiveLines(self.heartbeat_s, lambda: self.draws, lambda: self.now_s)
+        assert list(self.lines.started(self.results())) == []
+
+    def results(self) -> RunResults:
+        tests = tuple(PlannedTest(p.nodeid, p.ranks, Preset.FULL, ev.Limits()) for p in self._planned())
+        plan = Plan("run-1", "h200x8", "local", "H200:8", 8, 4, True, False, tests, (), "/")
+        ids = [test.nodeid for test in tests]
+        meta = RunMeta(plan, "2026-01-01T00:00:00.000Z", rate=self.rate)
+        return RunResults(meta, RunStatus.RUNNING, ids, ids, {}, self.timeline, str, directory=self.directory)
+
+    def _planned(self) -> list[ev.TestPlanned]:
+        return [event.fact for event in self.box.events if isinstance(event.fact, ev.TestPlanned)]
+
+    def hears(self) -> None:
+        for event in self.box.events[self._told :]:
+            self.timeline.add(event)
+        self._told = len(self.box.events)
+
+    def looks(self, for_s: float, every_s: float = 0.25) -> list[str]:
+        """What is said meanwhile, with the second at which it is."""
+        self.hears()
+        said, began_s = [], self.now_s
+        while self.now_s < began_s + for_s:
+            self.now_s += every_s
+            for output in self.lines.running(self.results()):
+                assert isinstance(output, Line)
+                assert output.always
+                said.append(f"{self.now_s - 1000:.0f}: {output.text}")
+        return said
+
+
+def test_a_heartbeat_every_so_many_seconds() -> None:
+    desk = Desk(FakeBox(4).begins())
+    said = desk.looks(100)
+    assert [line.partition(":")[0] for line in said] == ["30", "60", "90"]
+    assert said[0].startswith("30: 0/1 tests · 0:30 · ")
+    assert f"{NODEID} for 0:" in said[0]
+
+
+def test_no_heartbeat_and_no_line_at_all() -> None:
+    desk = Desk(FakeBox(4).begins().enters((0, 1)).after(1), heartbeat_s=0)
+    assert desk.looks(200) == []
+
+
+def test_a_line_as_soon_as_somebody_waited_for_a_quarter_of_a_limit() -> None:
+    box = FakeBox(4, limits=ev.Limits(stall=40)).begins().enters((0, 1, 3)).after(0.5).samples(range(4))
+    desk = Desk(box, heartbeat_s=1000)
+    said = desk.looks(30)
+    assert len(said) == 1
+    second, _, line = said[0].partition(": ")
+    assert 10 <= int(second) <= 12
+    assert (
+        line == f"{NODEID}: ranks 0,1,3 have waited 10 s for rank 2, which is running (all_reduce #1, limit stall 40 s)"
+    )
+
+
+def test_the_next_wait_has_a_line_of_its_own() -> None:
+    box = FakeBox(2, limits=ev.Limits(stall=8)).begins().enters(0).after(0.5).samples(range(2))
+    desk = Desk(box, heartbeat_s=1000)
+    assert len(desk.looks(5)) == 1
+    box.after(5).enters(1).after(0.1).completes().enters(1, seq=2).after(0.5).samples(range(2))
+    said = desk.looks(5)
+    assert len(said) == 1
+    assert "rank 1 has waited 2 s for rank 0" in said[0]
+
+
+def test_who_comes_late_counts_waits_from_their_beginning() -> None:
+    """As `--attach` does: the whole recording is there at once."""
+    box = FakeBox(2, limits=ev.Limits(stall=100)).begins().enters(0).after(60).samples(range(2))
+    said = Desk(box, heartbeat_s=1000).looks(2)
+    assert len(said) == 1
+    assert "rank 0 has waited 60 s for rank 1" in said[0]
+
+
+def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:
+    box = FakeBox(2, ("a.py::test_a", "a.py::test_b", "a.py::test_c")).begins().after(10).passes().ends()
+    box.begins(1)
+    earlier = tmp_path / "runs" / "20260101-000000-0000"
+    write_run(earlier, {"a.py::test_b": ("passed", 40.0), "a.py::test_c": ("failed", 500.0)})
+    desk = Desk(box, directory=tmp_path / "runs" / "20260102-000000-0000", rate=Rate(36.0, 8, "list"))
+    line = desk.looks(31)[0]
+    assert "1/3 tests" in line
+    # 40 s of b less the 30 s that it has run, and the mean of a (10 s) and b for c
+    assert "about 0:3" in line
+    assert "$0.4" in line
+
+
+def write_run(run: Path, tests: dict[str, tuple[str, float]], lane: str = "h200x8", *, dry_run: bool = True) -> None:
+    run.mkdir(parents=True)
+    listed = [{"nodeid": n, "outcome": o, "cost": {"seconds": s}} for n, (o, s) in tests.items()]
+    (run / "run.json").write_text(json.dumps({"lane": lane, "dry_run": dry_run, "tests": listed}))
+
+
+def test_seconds_of_earlier_runs(tmp_path: Path) -> None:
+    """The newest run of the same lane counts, of tests that passed; what a stranger wrote there does no harm."""
+    runs = tmp_path / "runs"
+    write_run(runs / "1", {"t": ("passed", 1.0), "old": ("passed", 5.0)})
+    write_run(runs / "2", {"t": ("passed", 2.0), "red": ("failed", 99.0)})
+    write_run(runs / "3", {"t": ("passed", 3.0)}, lane="other")
+    write_run(runs / "4", {"t": ("passed", 4.0)}, dry_run=False)
+    (runs / "5").mkdir()
+    (runs / "5" / "run.json").write_text('{"lane": "h200x8", "dry_run": true, "tests": [1, {"cost": []}, null]}')
+    write_run(runs / "7", {"t": ("passed", 7.0)})
+    assert seconds_before(runs / "6", "h200x8", dry_run=True) == {"t": 2.0, "old": 5.0}
+    assert seconds_before(tmp_path / "no" / "runs" / "6", "h200x8", dry_run=True) == {}
+
+
+def test_what_breaks_says_so_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = FakeBox(2).begins()
+    desk = Desk(box, heartbeat_s=1)
+    monkeypatch.setattr(live_lines, "counting", lambda *_: 1 / 0)
+    said = desk.looks(30)
+    assert [line.partition(": ")[2] for line in said] == [
+        "the run can't be shown while it goes on (ZeroDivisionError: division by zero); its results come as ever"
+    ]
+    assert desk.looks(30) == []
+
+
+def test_a_look_that_takes_long_is_followed_by_a_pause() -> None:
+    desk = Desk(FakeBox(2).begins(), heartbeat_s=0.25)
+    assert len(desk.looks(10)) == 10
+    clock = iter(range(2000, 4000))
+    slow = LiveLines(0.25, lambda: False, lambda: float(next(clock)))  # each look takes a second by this clock
+    said = [len(list(slow.running(desk.results()))) for _ in range(20)]
+    assert sum(said) <= 4
