@@ -13,7 +13,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, Test
 from pytest_megacpp.recording.events import Capability
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.vocabulary import EvidenceSource, TestPhase, WarmUp
+from pytest_megacpp.recording.vocabulary import EvidenceSource, Stream, TestPhase, WarmUp
 from pytest_megacpp.report.attempts import attempt_lines
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
@@ -26,6 +26,7 @@ ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
+KEPT_LOGS = 2  # ranks of which both are named
 CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
 LABEL = 9
@@ -67,11 +68,12 @@ def failure_text(
     receipt: str | None,
     lane: str,
     flight: str | None = None,
+    logs: str | None = None,
     known: Mapping[str, str] | None = None,
     width: int = WIDTH,
 ) -> str:
     """The whole text, plain, without a final newline; the parameters are those of `failure_lines`."""
-    lines = failure_lines(result, timeline, receipt=receipt, lane=lane, flight=flight, known=known, width=width)
+    lines = failure_lines(result, timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width)
     return "\n".join(map(text_of, lines))
 
 
@@ -82,13 +84,15 @@ def failure_lines(
     receipt: str | None,
     lane: str,
     flight: str | None = None,
+    logs: str | None = None,
     known: Mapping[str, str] | None = None,
     width: int = WIDTH,
     is_short: bool = False,
 ) -> list[TonedLine]:
-    """The lines of the text. `receipt` and `flight` (the directory with the flight records of all ranks) are paths as
-    the user can open them, `known` is what else of the run a support ticket needs. The headline, what ranks wrote and
-    commands may be wider than `width` columns. A short text is without the consequences for other ranks.
+    """The lines of the text. `receipt`, `flight` (the directory with the flight records of all ranks) and `logs` (that
+    with the logs of all worlds) are paths as the user can open them, `known` is what else of the run a support ticket
+    needs. The headline, what ranks wrote, paths and commands may be wider than `width` columns. A short text is without
+    the consequences for other ranks.
     """
     verdict, where = result.verdict, scene(result, timeline)
     cwd = timeline.started.cwd if timeline.started else ""
@@ -101,7 +105,7 @@ def failure_lines(
         *([] if is_short else map(titled, _consequences(verdict.consequences, width))),
         titled([] if is_short else last_lines(verdict, where)),
         titled(ticket(result, timeline, known or {}, width) if verdict.cause == VerdictCause.INFRASTRUCTURE else []),
-        _ending(verdict, receipt, flight, width),
+        [*_ending(verdict, flight, width), *_log_lines(verdict, where, logs), *_receipt_line(receipt)],
     ]
     first, *others = [block for block in blocks if block]
     return [*first, *(line for block in others for line in (NO_TEXT, *block))]
@@ -225,7 +229,7 @@ def _group_lines(title: str, texts: Sequence[tuple[int, str]], width: int) -> li
     return [title, *(line for lines in shown for line in lines), *more]
 
 
-def _ending(verdict: Verdict, receipt: str | None, flight: str | None, width: int) -> list[TonedLine]:
+def _ending(verdict: Verdict, flight: str | None, width: int) -> list[TonedLine]:
     """Commands are there to be copied, and never broken."""
     steps = clean(verdict.next_step).strip().split("\n") if verdict.next_step.strip() else []
     lines: list[TonedLine] = []
@@ -239,7 +243,25 @@ def _ending(verdict: Verdict, receipt: str | None, flight: str | None, width: in
     if flight and verdict.code.traits.is_about_collectives:
         command = f"torchfrtrace {shlex.quote(one_line(flight, 1000))} -p rank_"
         lines.append(_labelled("flight", command, Tone.COMMAND))
-    return [*lines, *([_labelled("receipt", one_line(receipt, 1000))] if receipt else [])]
+    return lines
+
+
+def _log_lines(verdict: Verdict, where: Scene, logs: str | None) -> list[TonedLine]:
+    """The logs of the ranks that are blamed, or where those of all ranks of the world are."""
+    world = where.test.world if where.test else where.world.name if where.world else None
+    if logs is None or world is None:
+        return []
+    directory = one_line(f"{logs}/{world}", 1000)
+    blamed = [rank for rank in verdict.blamed_ranks if rank < where.size]
+    named = [f"{directory}/{r}/{stream}.log" for r in blamed[:KEPT_LOGS] for stream in reversed(Stream)]
+    left = len(blamed) - KEPT_LOGS
+    more = [f"… and those of {counted(left, 'more rank')} in {directory}"] if left > 0 else []
+    paths = [*named, *more] or [f"{directory}/*/{stream}.log" for stream in reversed(Stream)]
+    return [_labelled("" if number else "logs", path) for number, path in enumerate(paths)]
+
+
+def _receipt_line(receipt: str | None) -> list[TonedLine]:
+    return [_labelled("receipt", one_line(receipt, 1000))] if receipt else []
 
 
 def _labelled(label: str, text: str, tone: Tone = Tone.PLAIN) -> TonedLine:

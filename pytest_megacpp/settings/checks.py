@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LIMIT_NAMES = ("startup", "skew", "compile", "stall", "test", "run")  # as in `events`, which takes long to import
 ANNOTATIONS = ("auto", "on", "off")
 MAX_HASH_SEED = (1 << 32) - 2  # of Python's, and there is a next one
+MAX_RANKS = 8_192  # of a world that a recording may have
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -105,6 +106,27 @@ def budget(value: object, *, where: str) -> float:
         not_this = f"{value!r}{_unquoted(_real, value)}"
         raise pytest.UsageError(f"{where}: a budget is a number of dollars above 0, such as 5 or 0.50, not {not_this}")
     return usd
+
+
+def rank_set(value: object, *, where: str) -> frozenset[int]:
+    """`value` as a set of ranks, such as `0`, `0,3`, `0-3`; `all` is the empty one. Raises UsageError."""
+    parts = [part.strip() for part in str(value).split(",")]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        parts = [""]
+    if parts == ["all"]:
+        return frozenset()
+    found: set[int] = set()
+    for part in parts:
+        first, dash, last = part.partition("-")
+        ends = (first, last) if dash else (first, first)
+        if not all(end.isascii() and end.isdecimal() for end in ends):
+            raise pytest.UsageError(f"{where}: ranks are written as 0, 0,3, 0-3 or all, not {value!r}")
+        low, high = map(int, ends)
+        if high < low or high >= MAX_RANKS:
+            why = f"{part} ends before it begins" if high < low else f"there are ranks up to {MAX_RANKS - 1}"
+            raise pytest.UsageError(f"{where}: {why}, in {value!r}")
+        found.update(range(low, high + 1))
+    return frozenset(found)
 
 
 def flag(value: object, *, what: str, where: str) -> bool:

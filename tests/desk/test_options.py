@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -307,3 +308,34 @@ def test_a_ladder_needs_a_desk_that_judges_while_the_box_waits(read: Read, other
     with pytest.raises(pytest.UsageError, match=f"--triage and {other[0]} exclude each other: "):
         read("--triage", *other)
     assert not read(*other, toml="[tool.pytest_megacpp]\ntriage = true\n").triage
+
+
+def test_whose_output_is_shown(read: Read) -> None:
+    assert read().lane_output == frozenset()
+    assert read("--lane-output=all").lane_output == frozenset()
+    assert read("--lane-output=0,3-5, 7").lane_output == {0, 3, 4, 5, 7}
+    assert read(toml='[tool.pytest_megacpp]\nlane_output = "1"').lane_output == {1}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("", "ranks are written as 0, 0,3, 0-3 or all, not ''"),
+        ("1,,2", "ranks are written as 0, 0,3, 0-3 or all, not '1,,2'"),
+        ("-1", "ranks are written as 0, 0,3, 0-3 or all, not '-1'"),
+        ("all,1", "ranks are written as"),
+        ("3-1", "3-1 ends before it begins, in '3-1'"),
+        ("0-999999999999", "there are ranks up to 8191, in '0-999999999999'"),
+    ],
+)
+def test_no_ranks(read: Read, written: str, told: str) -> None:
+    with pytest.raises(pytest.UsageError, match=f"^--lane-output: {re.escape(told)}"):
+        read(f"--lane-output={written}")
+
+
+def test_how_often_a_run_shows_that_it_goes_on(read: Read) -> None:
+    assert (read().lane_heartbeat, read("--lane-heartbeat=0").lane_heartbeat) == (30.0, 0.0)
+    assert read("--lane-heartbeat=2.5").lane_heartbeat == 2.5
+    for wrong in ("-1", "soon", "nan", "inf"):
+        with pytest.raises(pytest.UsageError, match="must be a number of seconds, or 0 for none"):
+            read(f"--lane-heartbeat={wrong}")

@@ -14,10 +14,10 @@ STRAGGLER = """
     import torch
     import torch.distributed as dist
 
-    @pytest.mark.h200x8(ranks=3, stall=12, test=60)
+    @pytest.mark.h200x8(ranks=3, stall=8, test=60)
     def test_it(modal_h200x8):
         if modal_h200x8.rank == 1:
-            time.sleep(4.5)
+            time.sleep(5)
         dist.all_reduce(torch.ones(3))
 """
 
@@ -46,7 +46,7 @@ def test_a_quiet_session_has_a_heartbeat(ran: Ran) -> None:
 def test_one_line_says_who_is_waited_for(ran: Ran) -> None:
     lines = re.findall(r"^megacpp: test_it.py::test_it: (ranks 0,2 have waited .*)$", ran.text, re.MULTILINE)
     assert len(lines) == 1, ran.text
-    told = r"ranks 0,2 have waited [3-9] s for rank 1, which is at \S+test_it.py:11 \(all_reduce #1, limit stall 12 s\)"
+    told = r"ranks 0,2 have waited [2-5] s for rank 1, which is at \S+test_it.py:11 \(all_reduce #1, limit stall 8 s\)"
     assert re.fullmatch(told, lines[0])
 
 
@@ -55,3 +55,62 @@ def test_none_when_it_is_switched_off(project: Project) -> None:
     assert "tests ·" not in ran.text
     assert "have waited" not in ran.text
     assert ran.code == 0
+
+
+TALKERS = """
+    import sys
+    import time
+
+    import pytest
+
+    @pytest.mark.h200x8(ranks=3, test=60)
+    def test_it(modal_h200x8):
+        print("step 0 of", modal_h200x8.rank)
+        print("\\x1b[31mto stderr", file=sys.stderr)
+        time.sleep(1.5)
+        print("step 1")
+        assert modal_h200x8.rank != 2, "on purpose"
+"""
+
+
+@pytest.fixture(scope="module")
+def talkers(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("talkers"))
+    project.write("test_it.py", TALKERS)
+    return project
+
+
+def test_output_of_all_ranks(talkers: Project) -> None:
+    """Whole lines, before the result of the test; the failure names the logs that have them."""
+    ran = talkers.pytest(*LANE, "-s")
+    before, failed, after = ran.text.partition("= FAILURES =")
+    assert failed
+    for rank in range(3):
+        lines = re.findall(rf"^\[rank {rank}\] (.*)$", before, re.MULTILINE)
+        assert [line for line in lines if line.startswith("step")] == [f"step 0 of {rank}", "step 1"]
+        assert "to stderr" in lines
+    assert "\x1b[31mto" not in ran.text
+    assert ran.directory is not None
+    logs = [ran.directory / "ranks" / "w1" / "2" / f"{stream}.log" for stream in ("stderr", "stdout")]
+    assert all(str(log.relative_to(talkers.root)) in after for log in logs)
+    assert "step 1" in logs[1].read_text()
+
+
+def test_output_of_chosen_ranks(talkers: Project) -> None:
+    ran = talkers.pytest(*LANE, "-s", "-q", "--lane-output", "0,2")
+    assert set(re.findall(r"^\[rank (\d)\] step 1$", ran.text, re.MULTILINE)) == {"0", "2"}
+    assert "[rank 1]" not in ran.text
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--lane-output", "0"), "--lane-output 0: output of ranks is shown live only with -s: add -s"),
+        (("-s", "--lane-output", "7"), "--lane-output: no selected test has rank 7: the largest has ranks 0-2"),
+        (("-s", "--lane-output", "x"), "--lane-output: ranks are written as 0, 0,3, 0-3 or all, not 'x'"),
+    ],
+)
+def test_ranks_that_nobody_can_show(talkers: Project, args: tuple[str, ...], told: str) -> None:
+    ran = talkers.pytest(*LANE, *args)
+    assert told in ran.text
+    assert (ran.code, ran.run) == (4, None)

@@ -177,7 +177,8 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     started = seen.timeline.started
     lane = started.lane if started else "?"
     flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, known=known)
+    logs = _typed(seen.run / "ranks") if (seen.run / "ranks").is_dir() else None
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known)
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
 
 

@@ -32,6 +32,7 @@ from pytest_megacpp.settings.checks import (
     known,
     module_names,
     preset,
+    rank_set,
     text,
 )
 from pytest_megacpp.surfaces import registry
@@ -164,6 +165,13 @@ class Options(DeferredTables):
         more=" ([chance](environment.md#chance))",
     )
 
+    lane_output: frozenset[int] = option(
+        rank_set,
+        default="all",
+        metavar="RANKS",
+        help="with -s: whose output is shown while ranks run, such as 0, 0,3, 0-3 or all (the default)",
+        more=" ([output](reading-a-run.md#output-of-ranks))",
+    )
     lane_heartbeat: float = option(
         partial(interval, what="the heartbeat"),
         default=DEFAULT_HEARTBEAT_S,

@@ -15,6 +15,7 @@ from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.rank_output import check_sizes
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
 from pytest_megacpp.desk.run.artefacts import Reporting
@@ -24,6 +25,7 @@ from pytest_megacpp.desk.run.launch import (
     Selected,
     longest_s,
     make_plan,
+    ranks_of,
     rate_of,
     select,
     worst_s,
@@ -93,6 +95,11 @@ class Launcher:
         if self.existing is not None:
             self._take(self.existing, [one for selected in of_lane.values() for one in selected])
             return
+        check_sizes(
+            self._options,
+            self._config,
+            [ranks_of(one, lane, self._options) for lane in of_lane for one in of_lane[lane]],
+        )
         for lane, selected in of_lane.items():
             if selected:
                 self._start(lane, selected)

@@ -7,6 +7,7 @@ import pytest
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.hooks.announcer import Repository, announcers
 from pytest_megacpp.desk.hooks.live import LiveLines
+from pytest_megacpp.desk.hooks.rank_output import RankOutput, check, is_live
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
 from pytest_megacpp.report.page.timelines import Timelines
 from pytest_megacpp.report.reporter import Reporter
@@ -14,7 +15,8 @@ from pytest_megacpp.report.reporters import FlightRecords, JUnitProperties, Rece
 
 
 def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
-    """In the order in which they are asked at each moment."""
+    """In the order in which they are asked at each moment. Raises UsageError for a report that can't be had."""
+    check(options, config)
     repository = Repository(config.invocation_params.dir, config.rootpath, os.environ)
     return (
         FlightRecords(),
@@ -22,6 +24,7 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         RunJson(),
         Timelines(),
         JUnitProperties(),
+        *([RankOutput(options.lane_output)] if is_live(config) else []),
         LiveLines(options.lane_heartbeat, lambda: False),
         TerminalSummary(),
         *announcers(options.lane_annotations, repository),

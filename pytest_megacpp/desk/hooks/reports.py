@@ -83,12 +83,19 @@ def reports_of(
         run.timeline,
         receipt=shown(run.directory / receipt, relative_to) if receipt else None,
         flight=shown(run.directory / flight, relative_to) if flight else None,
+        logs=_logs(run, relative_to),
         lane=run.plan.lane,
         wrong=wrong,
         properties=properties,
         known=_known(run, index, relative_to),
         drill=drill,
     )
+
+
+def _logs(run: RunResults, relative_to: Path) -> str | None:
+    """Where the logs of ranks are, or come to from a machine elsewhere; None for a recording without them."""
+    logs = run.directory / "ranks"
+    return shown(logs, relative_to) if logs.is_dir() or run.meta.ids.sandbox else None
 
 
 def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.TestReport]:
@@ -114,6 +121,7 @@ def reports(
     receipt: str | None,
     flight: str | None,
     lane: str,
+    logs: str | None = None,
     wrong: str | None = None,
     properties: Mapping[str, object] | None = None,
     known: Mapping[str, str] | None = None,
@@ -123,7 +131,7 @@ def reports(
     `known` is what else of the run a support ticket needs. A drill that passed has its verdict as a section, which
     `pytest -rP` shows. Their durations add up to the test's: what has no report of its own counts to the first one.
     """
-    made = list(_made(item, result, timeline, receipt, flight, lane, wrong, properties or {}, known or {}, drill))
+    made = list(_made(item, result, timeline, receipt, flight, logs, lane, wrong, properties or {}, known or {}, drill))
     seconds = phase_seconds(result, timeline)
     for report in made:
         report.duration = seconds[TestPhase(report.when)]
@@ -137,6 +145,7 @@ def _made(
     timeline: Timeline,
     receipt: str | None,
     flight: str | None,
+    logs: str | None,
     lane: str,
     wrong: str | None,
     properties: Mapping[str, object],
@@ -153,6 +162,7 @@ def _made(
             receipt=receipt,
             lane=lane,
             flight=flight,
+            logs=logs,
             known=known,
             width=width,
             is_short=is_short,

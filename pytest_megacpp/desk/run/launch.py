@@ -159,7 +159,7 @@ def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) 
     marked = selected.arguments
     return PlannedTest(
         nodeid=selected.item.nodeid,
-        ranks=_ranks(selected, lane, options),
+        ranks=ranks_of(selected, lane, options),
         preset=options.preset_for(lane, marked.preset),
         limits=options.limits_for(lane, marked.limits),
         fresh=marked.fresh or (marked.cache_seed is SeedMode.COLD and options.cache_seed is not SeedMode.COLD),
@@ -170,7 +170,7 @@ def _planned(selected: Selected, lane: str, options: Options, *, dry_run: bool) 
     )
 
 
-def _ranks(selected: Selected, lane: str, options: Options) -> int:
+def ranks_of(selected: Selected, lane: str, options: Options) -> int:
     shape = options.lanes[lane]
     ranks = selected.arguments.ranks or options.ranks or shape.ranks
     if ranks > shape.devices:
