@@ -62,7 +62,7 @@ FOREIGN = {
     "rank": {"pytest", "torch"},
     "surfaces": {"pathspec", "pytest"},
     "surfaces.modal": {"pathspec", "pytest", "modal"},
-    "desk": {"pathspec", "pytest"},
+    "desk": {"pathspec", "pytest", "rich"},
     "plugin": {"pytest"},
 }
 TORCH_TOO = {"box.worlds.stores"}

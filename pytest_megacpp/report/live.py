@@ -15,10 +15,13 @@ from pytest_megacpp.recording.vocabulary import BoxStep, TestPhase, WarmUp
 from pytest_megacpp.recording.waits import Counted, Wait
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted, grouped
+from pytest_megacpp.report.reporter import Span, Style
 from pytest_megacpp.report.states import death, placed, reported, waiting_text
 
 KEPT_STATES = 8  # groups of ranks that are in the same state
 KEPT_AWAITED = 4
+WHOLE_TESTS = 2  # at a time, of which all rows fit
+NAMES_WIDTH = 24
 KEPT_STEPS = 6
 FAR_S = 3600.0  # a limit of which this much is left is not near
 _STEPS = {"capacity": "queue"}  # as users call them
@@ -101,9 +104,10 @@ def state(view: RankView, waits: Collection[int] = (), *, awaited: bool = False)
     """What a rank is known to do now; `waits` are the ranks that are known to wait for a peer. An `awaited` rank that
     computes is described by its last stack as well.
     """
-    found = next(_states(view, view.rank in waits), "no sign of life")
-    taken = view.stack() if awaited and found == _RUNNING else None
-    return f"running, last seen {placed(taken[1])[1]}" if taken is not None else found
+    found = next(_states(view, view.rank in waits), "not looked at yet")
+    computes = found == _RUNNING or found == f"in {view.open_phase}"
+    taken = view.stack() if awaited and computes else None
+    return f"{found}, last seen {placed(taken[1])[1]}" if taken is not None else found
 
 
 def _states(view: RankView, waits: bool) -> Iterator[str]:
@@ -199,8 +203,6 @@ def _predicate(text: str, ranks: Sequence[int]) -> str:
     """`compiling` → `is compiling`; what happened (`raised ValueError`) stays as it is."""
     if text.startswith(("died", "raised", "failed", "lost", "finished")):
         return text
-    if text == "no sign of life":
-        return "gave no sign of life"
     verb = "is" if len(ranks) == 1 else "are"
     return f"was {text}" if text == "skipped" else f"{verb} {text}"
 
@@ -241,6 +243,50 @@ def limit_text(live: Live) -> str:
     return f"{clock(nearest.left_s)} of limit {nearest.name} left"
 
 
+# -- the board ---------------------------------------------------------------------------------------------------------
+
+
+def board_rows(now: Now, lane: str) -> list[list[Span]]:
+    """A row on the run, then for each test that runs one on the test, one on who is waited for, and its ranks in groups
+    that do the same, those first that others wait for. Of many tests at a time each has two rows.
+    """
+    rows = [[Span(f"{one_line(lane, 40)} ", Style.STRONG), Span(str(now.tally))]]
+    for live in now.tests:
+        found = [_test_row(live), *_sentence_row(live), *_rank_spans(live)]
+        rows += found if len(now.tests) <= WHOLE_TESTS else found[:2]
+    if not now.tests and now.steps:
+        rows.append([Span("  "), Span(" · ".join(now.steps[-KEPT_STEPS:]), cut=True)])
+    return rows
+
+
+def _test_row(live: Live) -> list[Span]:
+    near = limit_text(live)
+    nodeid = Span(one_line(live.view.nodeid, 400), Style.STRONG, cut=True)
+    about = f"{_warming(live.view)}{f' · {near}' if near else ''}"
+    return [Span(f"{clock(live.elapsed_s)}  "), nodeid, Span(about, Style.FAINT)]
+
+
+def _sentence_row(live: Live) -> list[list[Span]]:
+    return [[Span("  "), Span(wait_sentence(live, live.waits[0]), Style.AWAITED)]] if live.waits else []
+
+
+def _rank_spans(live: Live) -> Iterator[list[Span]]:
+    rows = rank_rows(live)
+    kept = [(rank_names(ranks), text, awaited) for ranks, text, awaited in rows[:KEPT_STATES]]
+    width = max((len(ranks) for ranks, _, _ in kept), default=0)
+    for ranks, text, awaited in kept:
+        style = Style.AWAITED if awaited else Style.PLAIN
+        yield [Span(f"{'> ' if awaited else '  '}{ranks:>{width}}  ", style), Span(text, style)]
+    left = sum(len(ranks) for ranks, _, _ in rows[KEPT_STATES:])
+    if left:
+        yield [Span(f"  … {counted(left, 'rank')} in other states", Style.FAINT)]
+
+
+def rank_names(ranks: Sequence[int]) -> str:
+    """`0-4,6,7`, of many a part and how many."""
+    return ranks_named(ranks, NAMES_WIDTH).partition(" ")[2]
+
+
 # -- before and between tests ------------------------------------------------------------------------------------------
 
 
@@ -259,14 +305,20 @@ def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
     if not known:
         return (f"starting the box for {clock(since_s)}",)
     *before, newest = known.items()
-    return (*(f"{name} {detail}".strip() for name, detail in before), _newest(*newest, since_s))
+    return (*(f"{name} {detail}" for name, detail in before if _is_time(detail)), _newest(*newest, since_s))
+
+
+def _is_time(detail: str) -> bool:
+    """Whether a step is over: then it has its seconds for a detail."""
+    return detail.endswith(" s") and detail[:-2].replace(".", "", 1).isdigit()
 
 
 def _newest(name: str, detail: str, since_s: float) -> str:
-    """A step that is over has its seconds for a detail; one that goes on has what it is about."""
-    if detail.endswith(" s") and detail[:-2].replace(".", "").isdigit():
+    """A step that goes on has what it is about."""
+    if _is_time(detail):
         return f"{name} {detail}, then nothing for {clock(since_s)}" if since_s >= 1 else f"{name} {detail}"
-    return " ".join(part for part in (name, detail and f"({detail})", f"for {clock(since_s)}") if part)
+    about = detail.partition(",")[0]
+    return " ".join(part for part in (name, about and f"({about})", f"for {clock(since_s)}") if part)
 
 
 def _starting(world: WorldView, now_s: float) -> str:

@@ -58,7 +58,7 @@ class Style(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a row. Where the row is too long for the terminal, a span that is `cut` loses its beginning first."""
+    """A part of a row. Where the row is too long for the terminal, a span that is `cut` loses its middle first."""
 
     text: str
     style: Style = Style.PLAIN

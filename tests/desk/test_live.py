@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Preset
 from pytest_megacpp.report.money import Rate
-from pytest_megacpp.report.reporter import Line, RunResults
+from pytest_megacpp.report.reporter import Board, Line, RunResults
 from pytest_megacpp.report.run_json import RunMeta, RunStatus
 from tests.scenario import NODEID, FakeBox
 
@@ -105,6 +106,29 @@ def test_who_comes_late_counts_waits_from_their_beginning() -> None:
     said = Desk(box, heartbeat_s=1000).looks(2)
     assert len(said) == 1
     assert "rank 0 has waited 60 s for rank 1" in said[0]
+
+
+def test_a_board_takes_the_place_of_lines() -> None:
+    """Nothing scrolls results away where a board is drawn: at least every 2 s there is a new one."""
+    desk = Desk(FakeBox(4, limits=ev.Limits(stall=4)).begins().enters((0, 1, 3)).after(1).samples(range(4)), draws=True)
+    desk.hears()
+    drawn: list[float] = []
+    board = Board()
+    for _ in range(240):
+        desk.now_s += 0.25
+        for output in desk.lines.running(desk.results()):
+            assert isinstance(output, Board)
+            drawn.append(desk.now_s)
+            board = output
+    assert max(b - a for a, b in pairwise(drawn)) <= 2
+    texts = ["".join(span.text for span in row) for row in board.rows]
+    assert texts == [
+        "h200x8 0/1 tests · 1:00",
+        f"1:00  {NODEID} · 0:00 of limit stall left",
+        "  ranks 0,1,3 have waited 59 s for rank 2, which is running (all_reduce #1, limit stall 4 s)",
+        ">     2  running",
+        "  0,1,3  waiting in all_reduce #1 for rank 2",
+    ]
 
 
 def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from pytest_megacpp.box.host import process
 from tests.kernel import lacking
+from tests.terminal import Terminal
 
 LIMIT_S = 120.0
 SETTLE_S = 2.0
@@ -134,9 +135,12 @@ class Project:
         env: dict[str, str] | None = None,
         module: str = "pytest",
         without: Sequence[str] = (),
+        terminal: Terminal | None = None,
     ) -> "Desk":
-        """A desk at work, for tests that interfere. `without`: kernel interfaces that it and its box lack."""
-        return Desk(self, args, cwd or self.root, env or {}, module, without)
+        """A desk at work, for tests that interfere. `without`: kernel interfaces that it and its box lack. `terminal`:
+        what it reads from and writes to.
+        """
+        return Desk(self, args, cwd or self.root, env or {}, module, without, terminal)
 
     def pytest(
         self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None, without: Sequence[str] = ()
@@ -177,6 +181,7 @@ class Desk:
         env: dict[str, str],
         module: str = "pytest",
         without: Sequence[str] = (),
+        terminal: Terminal | None = None,
     ) -> None:
         self.project = project
         self._before = set(project.runs())
@@ -189,9 +194,9 @@ class Desk:
                 lacking.command(without, words) if without else words,
                 cwd=cwd,
                 env=self._environment(env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdin=terminal.program if terminal else subprocess.DEVNULL,
+                stdout=terminal.program if terminal else output,
+                stderr=terminal.program if terminal else subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_hear_interrupts,
             )

@@ -75,8 +75,8 @@ class Launcher:
         self._options = marks.options
         self._gatekeeper = gatekeeper
         self._where = where
-        self._terminal = Terminal(config)
-        self._reporting = Reporting(reporters, self._terminal.show)
+        self.terminal = Terminal(config)
+        self._reporting = Reporting(reporters, self.terminal.show)
         self.runs: list[LaneRun] = []
         self.placed: dict[pytest.Item, Placed] = {}
         self.existing = _existing_run(self._options, marks.asked, self._reporting)
@@ -167,11 +167,11 @@ class Launcher:
     def _say_worst(self, run: LaneRun, longest: float | None) -> None:
         costs = estimate(run.meta.rate, worst_s(run.plan, longest), self._options.lane_budget)
         if costs:
-            self._terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {costs}")
+            self.terminal.say(f"{len(run.plan.tests)} tests of {run.plan.lane}: {costs}")
 
     def _say_progress(self, progress: Progress) -> None:
         """A step on the way to a box elsewhere, with its time once it is over."""
-        self._terminal.say(f"{progress.phase} {progress.detail or '…'}")
+        self.terminal.say(f"{progress.phase} {progress.detail or '…'}")
 
 
 def _existing_run(options: Options, lanes: Sequence[str], reporting: Reporting) -> Recorded | Elsewhere | None:

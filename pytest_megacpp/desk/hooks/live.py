@@ -12,9 +12,9 @@ from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.live import Live, Now, Tally, estimated_s, heartbeat_lines, steps, wait_sentence
+from pytest_megacpp.report.live import Live, Now, Tally, board_rows, estimated_s, heartbeat_lines, steps, wait_sentence
 from pytest_megacpp.report.money import cost, dollars
-from pytest_megacpp.report.reporter import Line, Output, Reporter, RunResults
+from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
 
 LOOK_S = 1.0  # between two looks at a run
 COST_SHARE = 200  # a look that takes long (1,024 ranks) is followed by a pause of so many times that, but
@@ -90,6 +90,8 @@ class LiveLines(Reporter):
 
     def _shown(self, run: RunResults, box: _Box, desk_s: float) -> list[Output]:
         now = self._now(run, box, desk_s)
+        if self._draws():
+            return [Board(board_rows(now, run.plan.lane))]
         shown: list[Output] = []
         for live in now.tests:
             for one in live.waits:
@@ -152,8 +154,3 @@ def _took(run: RunResults, box: _Box) -> dict[str, float]:
         views = (run.timeline.tests.get(number) for number in run.timeline.attempts(index))
         found[run.nodeids[index]] = sum(v.ended_s - v.started_s for v in views if v is not None and v.ended_s)
     return found
-
-
-def may_draw(environ: Mapping[str, str]) -> bool:
-    """Whether the environment speaks of a terminal on which the cursor can go back, and of somebody who looks at it."""
-    return environ.get("TERM", "") not in ("", "dumb", "unknown") and not environ.get("CI")

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.hooks.announcer import Repository, announcers
+from pytest_megacpp.desk.hooks.board import TerminalBoard
 from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.hooks.rank_output import RankOutput, check, is_live
 from pytest_megacpp.desk.hooks.summary import TerminalSummary
@@ -25,7 +26,7 @@ def reporters(options: Options, config: pytest.Config) -> tuple[Reporter, ...]:
         Timelines(),
         JUnitProperties(),
         *([RankOutput(options.lane_output)] if is_live(config) else []),
-        LiveLines(options.lane_heartbeat, lambda: False),
+        LiveLines(options.lane_heartbeat, TerminalBoard.of(config).is_possible),
         TerminalSummary(),
         *announcers(options.lane_annotations, repository),
     )

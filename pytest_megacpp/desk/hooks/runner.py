@@ -185,6 +185,7 @@ class LaneRunner:
 
     def _report(self, item: pytest.Item, nextitem: pytest.Item | None, made: Iterable[pytest.TestReport]) -> None:
         *first, last = made
+        self._launcher.terminal.resume()
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
         self._reported.add(item)

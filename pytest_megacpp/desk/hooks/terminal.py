@@ -1,11 +1,14 @@
 """Owns how lines get to pytest's terminal; must not know what they say."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_megacpp.report.clean import clean
+from pytest_megacpp.desk.hooks.board import TerminalBoard
+from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.reporter import Board, Line
 
 LINE_CHARS = 4_000
@@ -16,6 +19,9 @@ class Terminal:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._board = TerminalBoard.of(config)
+        self._told_problem: str | None = None
+        self._interrupted: object = None  # what the line of results began with
 
     def say(self, text: str) -> None:
         """A line of its own while tests run, unless the session is to be quiet."""
@@ -23,12 +29,33 @@ class Terminal:
 
     def show(self, shown: Line | Board) -> None:
         """What a reporter has while tests run."""
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or isinstance(shown, Board) or not (shown.always or reporter.verbosity >= 0):
+        if isinstance(shown, Board):
+            self._board.show(shown)
+            if self._board.problem != self._told_problem:
+                self._told_problem = self._board.problem
+                self._line(Line(f"the board can't be drawn ({one_line(self._told_problem or '')}): lines instead"))
             return
-        _begin_line(reporter)
-        _write(reporter, shown if shown.plain else replace(shown, text=f"megacpp: {shown.text}"))
-        reporter.flush()
+        self._board.hide()
+        self._line(shown)
+        self._board.show_again()
+
+    def _line(self, line: Line) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and (line.always or reporter.verbosity >= 0):
+            self._interrupted = reporter.currentfspath or self._interrupted
+            _begin_line(reporter)
+            _write(reporter, line if line.plain else replace(line, text=f"megacpp: {line.text}"))
+            reporter.flush()
+
+    def resume(self) -> None:
+        """Begins pytest's line of results anew where lines interrupted it, so that no letter stands there alone."""
+        began, self._interrupted = self._interrupted, None
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or reporter.currentfspath or not isinstance(began, Path | str):
+            return
+        named = f"{os.path.relpath(began, reporter.startpath)} " if isinstance(began, Path) else began
+        reporter.write(named)
+        reporter.currentfspath = began
 
 
 def _begin_line(reporter: Any) -> None:
