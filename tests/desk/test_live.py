@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.hooks import live as live_lines
 from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset
+from pytest_megacpp.recording.waits import Counted
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.reporter import Board, Line, RunResults
 from pytest_megacpp.report.run_json import RunMeta, RunStatus
@@ -175,10 +178,24 @@ def test_what_breaks_says_so_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -
     assert desk.looks(30) == []
 
 
-def test_a_look_that_takes_long_is_followed_by_a_pause() -> None:
+@pytest.mark.parametrize(("took_s", "every_s"), [(0.001, 1.0), (0.015, 1.5), (1.0, 2.0)])
+def test_a_look_that_takes_long_is_followed_by_a_pause(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, every_s: float
+) -> None:
     desk = Desk(FakeBox(2).begins(), heartbeat_s=0.25)
-    assert len(desk.looks(10)) == 10
-    clock = iter(range(2000, 4000))
-    slow = LiveLines(0.25, lambda: False, lambda: float(next(clock)))  # each look takes a second by this clock
-    said = [len(list(slow.running(desk.results()))) for _ in range(20)]
-    assert sum(said) <= 4
+    desk.hears()
+    looks: list[float] = []
+    original = counting
+
+    def slow(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...]:
+        looks.append(desk.now_s)
+        desk.now_s += took_s
+        return original(view, clocks, now_s)
+
+    monkeypatch.setattr(live_lines, "counting", slow)
+    while desk.now_s < 1040:
+        list(desk.lines.running(desk.results()))
+        desk.now_s += 0.01
+    between = [b - a for a, b in pairwise(looks)]
+    assert every_s - 0.001 <= min(between)
+    assert max(between) <= every_s + 0.02
