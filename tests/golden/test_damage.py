@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from enum import StrEnum
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,20 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.desk.hooks.announcer import Annotations, Repository, StepSummary
+from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.hooks.reporters import reporters
 from pytest_megacpp.desk.run.artefacts import Artefacts
 from pytest_megacpp.desk.run.directory import dump_json
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.verdicts import Outcome, TestResult
-from pytest_megacpp.recording.events import FlightRecorded, Limits
+from pytest_megacpp.recording.events import FlightRecorded, Limits, TestEnded
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import Preset
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.receipt import receipt_name, receipt_names
-from pytest_megacpp.report.reporter import Content, RunResults, SessionResults
-from pytest_megacpp.report.run_json import RunMeta, run_status
+from pytest_megacpp.report.reporter import Board, Content, RunResults, SessionResults, Span
+from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_status
 from pytest_megacpp.report.text import failure_text
 from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
@@ -38,8 +41,14 @@ from tests.golden.drills import cases
 TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
 KEPT_TESTS = 10
-OPTIONS: Any = SimpleNamespace(lane_annotations="off")
-CONFIG: Any = SimpleNamespace(invocation_params=SimpleNamespace(dir=Path("/")), rootpath=Path("/"))
+OPTIONS: Any = SimpleNamespace(lane_annotations="off", lane_output=frozenset(), lane_heartbeat=30.0, given=frozenset())
+CONFIG: Any = SimpleNamespace(
+    invocation_params=SimpleNamespace(dir=Path("/")),
+    rootpath=Path("/"),
+    getoption=lambda *_: "no",
+    stash=pytest.Stash(),
+    pluginmanager=SimpleNamespace(get_plugin=lambda name: None),
+)
 REPORTERS = (*reporters(OPTIONS, CONFIG), Annotations(Repository(Path("/"), Path("/"), {})), StepSummary({}))
 REDACT = Redactor({}).text
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -110,6 +119,7 @@ def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> N
         assert ACTING.search(text) is None
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.json", receipt_name(test.nodeid))
     every_reporter_works(timeline, {test.index: test for test in tests[:3] if 0 <= test.index < KEPT_TESTS})
+    looks_while_it_runs(fold(takewhile(lambda e: not isinstance(e.fact, TestEnded), read_all(recording))))
 
 
 def every_reporter_works(timeline: Timeline, judged: Mapping[int, TestResult]) -> None:
@@ -136,6 +146,22 @@ def every_reporter_works(timeline: Timeline, judged: Mapping[int, TestResult]) -
     artefacts.ask(lambda reporter: reporter.ended(run))
     artefacts.ask(lambda reporter: reporter.closing(SessionResults([run])))
     assert artefacts.unwritten == []
+
+
+def looks_while_it_runs(timeline: Timeline) -> None:
+    """What it looks like now, for who followed it and for who comes late: on a board and in lines."""
+    nodeids = [f"test {index}" for index in range(KEPT_TESTS)]
+    plan = replace(PLAN, tests=tuple(PlannedTest(nodeid, 4, Preset.FULL, Limits()) for nodeid in nodeids))
+    run = RunResults(RunMeta(plan, ""), RunStatus.RUNNING, nodeids, nodeids, {}, timeline, REDACT)
+    for draws in (True, False):
+        live = LiveLines(1.0, partial(bool, draws), partial(next, count(0.0, 60.0)))
+        for _ in range(2):
+            for shown in live.running(run):
+                rows = shown.rows if isinstance(shown, Board) else [[Span(getattr(shown, "text", ""))]]
+                texts = ["".join(span.text for span in row) for row in rows]
+                assert all(texts)
+                assert not any(ACTING.search(text) or "\n" in text for text in texts), texts
+                assert not any("can't be shown" in text for text in texts), texts
 
 
 def kept(path: str, content: Content) -> None:
