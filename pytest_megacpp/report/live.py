@@ -25,6 +25,7 @@ NAMES_WIDTH = 24
 KEPT_STEPS = 6
 FAR_S = 3600.0  # a limit of which this much is left is not near
 _STEPS = {"capacity": "queue"}  # as users call them
+_NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
 _RUNNING, _COMPILING = "running", "compiling"
 _OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
 
@@ -301,7 +302,9 @@ def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
         return ("between tests",)
     known: dict[str, str] = {}
     for _, progress in timeline.progress:
-        known[_STEPS.get(progress.phase, one_line(progress.phase, 40))] = one_line(progress.detail, 60)
+        name, detail = _STEPS.get(progress.phase, one_line(progress.phase, 40)), one_line(progress.detail, 60)
+        took = known.pop(name, "")
+        known[name] = took if _is_time(took) else detail  # a step that is over may have something to add
     if not known:
         return (f"starting the box for {clock(since_s)}",)
     *before, newest = known.items()
@@ -316,7 +319,8 @@ def _is_time(detail: str) -> bool:
 def _newest(name: str, detail: str, since_s: float) -> str:
     """A step that goes on has what it is about."""
     if _is_time(detail):
-        return f"{name} {detail}, then nothing for {clock(since_s)}" if since_s >= 1 else f"{name} {detail}"
+        following = f"{_NEXT[name]} for" if name in _NEXT else "then nothing for"
+        return f"{name} {detail} · {following} {clock(since_s)}" if since_s >= 1 else f"{name} {detail}"
     about = detail.partition(",")[0]
     return " ".join(part for part in (name, about and f"({about})", f"for {clock(since_s)}") if part)
 

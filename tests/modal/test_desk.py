@@ -239,6 +239,20 @@ def test_detach_and_attach(site: Site) -> None:
     assert json.loads((site.lane_dir / "runs" / run_id / "run.json").read_text())["status"] == "failed"
 
 
+def test_the_way_to_a_box_is_shown_with_its_times(site: Site) -> None:
+    """What is over has its seconds, the queue lasts for as long as it does; what ranks wrote comes with each result."""
+    site.emulator.faults.capacity_after_s = 3.0
+    site.go()
+    ran = site.run(*LANE, "-q", "-s", "--lane-heartbeat", "0.5", "--lane-output", "1")
+    way = " · ".join(rf"{step} [\d.]+ s" for step in ("source", "connect", "image", "upload", "queue"))
+    begins = rf"^megacpp: 0/3 tests · \d:\d\d · {way} · start for \d:\d\d$"
+    assert re.search(begins, ran.text, re.MULTILINE), ran.text
+    assert re.search(r"^\[rank 1\] said by rank 1$", ran.text, re.MULTILINE), ran.text
+    assert "[rank 0]" not in ran.text
+    assert ran.text.index("[rank 1] said") < ran.text.index("FAILURES")
+    assert f"{ran.directory.relative_to(site.root) if ran.directory else ''}/ranks/w1/1/stdout.log" in ran.text
+
+
 def test_ctrl_c_in_the_queue(site: Site) -> None:
     site.emulator.faults.capacity = False
     with site.desk(*LANE) as desk:

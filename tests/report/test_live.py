@@ -160,12 +160,15 @@ def test_what_ranks_and_tests_are_called_acts_on_no_terminal() -> None:
 
 def test_the_way_to_a_box_elsewhere() -> None:
     box = FakeBox(2)
-    for phase, detail in (("image", ""), ("image", "3.2 s"), ("upload", "1.0 s"), ("capacity", "H200:8")):
+    reported = [("source", "0.3 s"), ("source", "12 files"), ("image", ""), ("image", "3.2 s"), ("capacity", "H200:8")]
+    for phase, detail in reported:
         box.say(ev.Progress(phase, detail), "surface", world="")
-    assert steps(box.timeline(), 0.0, 41.4) == ("image 3.2 s", "upload 1.0 s", "queue (H200:8) for 0:41")
+    assert steps(box.timeline(), 0.0, 41.4) == ("source 0.3 s", "image 3.2 s", "queue (H200:8) for 0:41")
     box.say(ev.Progress("capacity", "50.0 s"), "surface", world="")
     assert steps(box.timeline(), 0.0, 0.4)[-1] == "queue 50.0 s"
-    assert steps(box.timeline(), 0.0, 4.4)[-1] == "queue 50.0 s, then nothing for 0:04"
+    assert steps(box.timeline(), 0.0, 4.4)[-1] == "queue 50.0 s · start for 0:04"
+    box.say(ev.Progress("seed", "2.0 s"), world="")
+    assert steps(box.timeline(), 0.0, 4.4)[-1] == "seed 2.0 s · then nothing for 0:04"
     assert steps(FakeBox(2).timeline(), 0.0, 3.0) == ("starting the box for 0:03",)
 
 

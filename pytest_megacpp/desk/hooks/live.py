@@ -41,13 +41,13 @@ class _Box:
     done: set[int] = field(default_factory=set)
 
     def now_s(self, run: RunResults, desk_s: float) -> float:
-        """Box time."""
+        """Box time; it begins with the box."""
         timeline = run.timeline
         if timeline.events != self.events:
             self.events, self.last_s, self.heard_s = timeline.events, timeline.last_s, desk_s
         if len(timeline.progress) != self.progress:
             self.progress, self.stepped_s = len(timeline.progress), desk_s
-        return self.last_s + (desk_s - self.heard_s if self.events else 0.0)
+        return self.last_s + (desk_s - self.heard_s if timeline.started is not None else 0.0)
 
 
 class LiveLines(Reporter):
