@@ -118,6 +118,18 @@ def test_the_board_is_below_the_line_that_pytest_writes(start: Start) -> None:
     ]
 
 
+def test_an_empty_line_is_taken_for_the_first_row(start: Start) -> None:
+    desk = start(80, 24)
+    desk.reporter.write_line("collected")
+    desk.shows.show(ROWS)
+    desk.shows.show(ROWS)
+    desk.shows.show(Board())
+    desk.reporter.write("test_step.py .")
+    assert ended(desk) == ["collected", "test_step.py ."]
+    (drawn,) = {tuple(screen[:3]) for screen in desk.terminal.seen if any("compiling" in line for line in screen)}
+    assert drawn[:2] == ("collected", "h200x8 3/12 tests · 1:41")
+
+
 def test_a_line_that_is_said_goes_above_it(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write("test_step.py ..")

@@ -99,10 +99,14 @@ class TerminalBoard:
             self.hide()  # no room; or the cursor is where only the next character shows on which line
             return
         rows = rendered(board, columns - SPARE_COLUMNS, colours=terminal.hasmarkup)[: lines - SPARE_LINES]
-        below = "".join(f"\r\n{row}{_END_OF_LINE}" for row in rows)
-        column = written % columns
+        below = [
+            *([""] if written else []),
+            *(f"{row}{_END_OF_LINE}" for row in rows),
+        ]  # an empty line has room for one
+        up, column = len(below) - 1, written % columns
+        back = (f"\x1b[{up}A" if up else "") + "\r" + (f"\x1b[{column}C" if column else "")
         self._is_drawn = True
-        self._write(f"{below}{ERASE}\x1b[{len(rows)}A\r" + (f"\x1b[{column}C" if column else ""))
+        self._write("\r\n".join(below) + ERASE + back)
 
     def _write(self, text: str) -> None:
         file = self._reporter()._tw._file

@@ -42,7 +42,7 @@ class Terminal:
     def _line(self, line: Line) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and (line.always or reporter.verbosity >= 0):
-            self._interrupted = reporter.currentfspath or self._interrupted
+            self._interrupted = getattr(reporter, "currentfspath", None) or self._interrupted
             _begin_line(reporter)
             _write(reporter, line if line.plain else replace(line, text=f"megacpp: {line.text}"))
             reporter.flush()
@@ -51,7 +51,7 @@ class Terminal:
         """Begins pytest's line of results anew where lines interrupted it, so that no letter stands there alone."""
         began, self._interrupted = self._interrupted, None
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or reporter.currentfspath or not isinstance(began, Path | str):
+        if reporter is None or getattr(reporter, "currentfspath", None) or not isinstance(began, Path | str):
             return
         named = f"{os.path.relpath(began, reporter.startpath)} " if isinstance(began, Path) else began
         reporter.write(named)
