@@ -73,7 +73,9 @@ def failure_text(
     width: int = WIDTH,
 ) -> str:
     """The whole text, plain, without a final newline; the parameters are those of `failure_lines`."""
-    lines = failure_lines(result, timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width)
+    lines = failure_lines(
+        result, timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width
+    )
     return "\n".join(map(text_of, lines))
 
 
