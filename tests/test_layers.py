@@ -50,6 +50,7 @@ ALLOWED = {
     "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
     "desk.commands": {"desk.commands", "desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
     "plugin": {"desk.hooks", "desk.config"},
+    "__main__": {"desk.commands"},
 }
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
@@ -64,6 +65,7 @@ FOREIGN = {
     "surfaces.modal": {"pathspec", "pytest", "modal"},
     "desk": {"pathspec", "pytest", "rich"},
     "plugin": {"pytest"},
+    "__main__": set(),
 }
 TORCH_TOO = {"box.worlds.stores"}
 PURE = {"recording", "judge", "report"}

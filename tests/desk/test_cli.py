@@ -1,8 +1,11 @@
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -80,10 +83,47 @@ def test_runs_are_listed(megacpp: Megacpp, tmp_path: Path) -> None:
     (tmp_path / ".megacpp" / "runs" / "20261121-000000-0000").mkdir()
     done = megacpp("runs")
     assert done.code == 0
-    head, broken, whole = done.out.splitlines()
-    assert head.split() == ["RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"]
-    assert broken.split() == ["20261121-000000-0000", "no", "run.json"]
-    assert whole == f"{run.name}  failed       h200x8  local (dry run)  1 passed, 1 failed  12.5 s"
+    head, whole, broken = done.out.splitlines()
+    assert head.split() == ["RUN", "AGE", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION", "PRICE", "VERDICTS"]
+    name, age, unit, told = whole.split(maxsplit=3)
+    assert (name, unit) == (run.name, "d")
+    assert int(age) > 1
+    cells = ["failed", "h200x8", "local (dry run)", "1 passed, 1 failed", "12.50 s", "–", "hang"]
+    assert re.split(" {2,}", told) == cells
+    assert broken.split()[:1] + broken.split()[3:] == ["20261121-000000-0000", "no", "run.json"]
+
+
+def test_runs_are_chosen(megacpp: Megacpp, tmp_path: Path) -> None:
+    lane_dir = tmp_path / ".megacpp"
+    red, green = a_run(lane_dir), a_run(lane_dir, status="passed", lane="b200x8")
+    going = a_run(lane_dir, status="detached")
+    everything = sorted((run.name for run in (red, green, going)), reverse=True)
+
+    def listed(*arguments: str) -> list[str]:
+        return [entry["run_id"] for entry in json.loads(megacpp("runs", "--json", *arguments).out)]
+
+    assert listed() == everything
+    assert listed("--failed") == [red.name]
+    assert listed("--lane", "b200x8") == [green.name]
+    assert listed("--limit", "2") == everything[:2]
+    assert "such a one" in megacpp("runs", "--failed", "--lane", "b200x8").out
+    assert megacpp("runs", "--limit", "0").code == 2
+
+
+def test_runs_for_programs(megacpp: Megacpp, tmp_path: Path) -> None:
+    run = a_run(tmp_path / ".megacpp", cost={"usd": 1.5, "seconds": 3.0})
+    (entry,) = json.loads(megacpp("runs", "--json").out)
+    assert entry["directory"] == str(run)
+    assert (entry["status"], entry["duration_s"], entry["usd"]) == ("failed", 12.5, 1.5)
+    assert entry["verdicts"] == {"hang": 1}
+
+
+@pytest.mark.parametrize("odd", [None, 5, "x", [], {"a": []}, [[1]], True, 1e999])
+def test_a_run_json_of_any_shape_is_listed(megacpp: Megacpp, tmp_path: Path, odd: object) -> None:
+    fields = ("status", "lane", "surface", "started_at", "finished_at", "counts", "tests", "cost")
+    a_run(tmp_path / ".megacpp", **dict.fromkeys(fields, odd))
+    assert megacpp("runs").code == 0
+    assert len(json.loads(megacpp("runs", "--json").out)) == 1
 
 
 def test_no_runs_are_no_failure(megacpp: Megacpp) -> None:
@@ -100,7 +140,53 @@ def test_show_tells_what_failed_and_where_its_receipt_is(megacpp: Megacpp, tmp_p
     assert "── FAILED a.py::test_bad ─" in done.out
     assert "hang · nobody sends" in done.out
     assert f"receipt  .megacpp/runs/{run.name}/receipts/bad.json" in done.out
-    assert "test_good" not in done.out
+    assert "── PASSED" not in done.out
+
+
+def test_show_has_what_tests_measured(megacpp: Megacpp, tmp_path: Path) -> None:
+    run = a_run(
+        tmp_path / ".megacpp", tests=[{"nodeid": GOOD.nodeid, "outcome": "passed", "receipt": "receipts/good.json"}]
+    )
+    ranks = [{"rank": r, "first_forward_s": 1.0 + r, "records": {"loss": 0.5, "peak": r, "who": "me"}} for r in (0, 1)]
+    receipt: dict[str, object] = {"nodeid": GOOD.nodeid, "outcome": "passed", "ranks": ranks}
+    receipt |= {"skew": {"first_forward_s": 1.0}, "cost": {"usd": 0.25, "seconds": 2.5}}
+    (run / "receipts").mkdir()
+    (run / "receipts" / "good.json").write_text(json.dumps(receipt))
+    line = next(line for line in megacpp("show").out.splitlines() if GOOD.nodeid in line)
+    words = "passed 2.50 s 2.00 s 1.00 s $0.25 a.py::test_good loss=0.5, peak=0..1, who=me"
+    assert line.split() == words.split()
+    good = json.loads(megacpp("show", "--json").out)["tests"][0]
+    assert (good["seconds"], good["first_forward_s"], good["skew_s"], good["usd"]) == (2.5, 2.0, 1.0, 0.25)
+    assert good["records"] == {"loss": [0.5, 0.5], "peak": [0.0, 1.0], "who": "me"}
+    assert good["verdict"]["code"] == "passed"
+
+
+def test_a_receipt_outside_of_its_run_is_not_read(megacpp: Megacpp, tmp_path: Path) -> None:
+    (tmp_path / "outside.json").write_text(json.dumps({"nodeid": GOOD.nodeid, "outcome": "passed"}))
+    a_run(
+        tmp_path / ".megacpp", tests=[{"nodeid": GOOD.nodeid, "outcome": "passed", "receipt": "../../../outside.json"}]
+    )
+    assert "OUTCOME" not in megacpp("show").out
+
+
+def test_judge_for_programs(megacpp: Megacpp, tmp_path: Path) -> None:
+    (tmp_path / "copy.jsonl").write_bytes(RECORDING)
+    document = json.loads(megacpp("judge", "copy.jsonl", "--json").out)
+    assert [test["verdict"]["code"] for test in document["tests"]] == ["passed", "hang"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.split() == ["megacpp", version("pytest-megacpp")]
+
+
+def test_the_package_can_be_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest_megacpp", "runs", "--lane-dir", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("no runs in")
 
 
 def test_show_believes_a_run_about_its_drills(megacpp: Megacpp, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def lane_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [(RUNS[1], 1), ("20261121", 0), ("20261122-08", 1), ("latest", 2), (RUNS[2], 2)]
+    ("name", "found"), [(RUNS[1], 1), ("20261121", 0), ("20261122-08", 1), ("latest", 2), ("last", 2), (RUNS[2], 2)]
 )
 def test_runs_are_found_by_name_and_beginning(lane_dir: Path, name: str, found: int) -> None:
     assert find_run(lane_dir, name).name == RUNS[found]
@@ -40,6 +40,12 @@ def test_a_beginning_of_several_is_refused_with_their_names(lane_dir: Path, name
 @pytest.mark.parametrize("name", ["nope", "", "a/b", "\0"])
 def test_an_unknown_name_is_refused_with_the_newest(lane_dir: Path, name: str) -> None:
     with pytest.raises(RunNotFound, match=f"The newest are {RUNS[2]}"):
+        find_run(lane_dir, name)
+
+
+@pytest.mark.parametrize("name", ["20261122-0800-bbbb", "20261122-080000-bbbc"])
+def test_an_unknown_name_is_refused_with_the_nearest(lane_dir: Path, name: str) -> None:
+    with pytest.raises(RunNotFound, match=rf"no run '{name}' in .* The nearest are {RUNS[1]}"):
         find_run(lane_dir, name)
 
 

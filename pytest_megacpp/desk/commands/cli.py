@@ -6,53 +6,46 @@ Every command first marks the runs whose desk died. Results go to stdout, compla
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 import pytest
 
+from pytest_megacpp.desk.commands import runs as runs_command
 from pytest_megacpp.desk.commands import show as show_command
+from pytest_megacpp.desk.commands.command import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    UNREADABLE,
+    CannotDo,
+    Command,
+    Desk,
+    complain,
+    say,
+    say_json,
+    takes_json,
+    takes_run,
+)
 from pytest_megacpp.desk.config.declarations import variable_of
 from pytest_megacpp.desk.config.lanes import read_lanes
-from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate, read_lane_dir, read_settings
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate
 from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.seed_layout import SeedError, named
-from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.settings.checks import text
 from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider
 
-if TYPE_CHECKING:
-    from pytest_megacpp.desk.commands.configured import Configured
-
-OK, FAILED, UNREADABLE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """exit codes:
   0  done; run: passed; show, judge: every test is green; doctor: a launch can start
   1  run: failed; show, judge: a test failed or has no result; doctor: something is missing; seed show: damaged
   2  bad arguments, no such run or seed, a recording with nothing readable in it; run: blocked, or the infrastructure
      failed
 """
-
-
-class Desk:
-    """Where a command looks: the project's configuration and its lane directory."""
-
-    def __init__(self, given: str | None) -> None:
-        self.root = root = _root(Path.cwd())
-        self.settings = read_settings(root / "pyproject.toml")
-        self.lane_dir = read_lane_dir(given or None, self.settings, root)
-
-    def configured(self, surface: str) -> "Configured":
-        """What the configuration asks of a surface."""
-        from pytest_megacpp.desk.commands.configured import Configured
-
-        untrusted = self.settings.get("untrusted") is True
-        return Configured(surface, self.settings, self.root, self.lane_dir, untrusted)
-
-
-Command = Callable[[Desk, argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=raw,
     )
+    megacpp.add_argument("--version", action="version", version=f"megacpp {_version()}")
     commands = megacpp.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, about: str) -> argparse.ArgumentParser:
@@ -102,11 +96,13 @@ def parser() -> argparse.ArgumentParser:
         "places", metavar="PATH", nargs="*", help="where lane tests are, as for pytest (default: everywhere)"
     )
     gate.add_argument("--explain", action="store_true", help="show every reason, and each test file with its own")
-    command("runs", _runs, "list the runs of this project")
-    show = command("show", _show, "show a run and the text of each failing test")
-    show.add_argument("name", metavar="RUN", nargs="?", default="latest", help="id, its beginning, or a path")
+    runs_command.add_arguments(command("runs", runs_command.run, "list the runs of this project, the newest first"))
+    show = command("show", _show, "show a run, what its tests measured, and the text of each failing test")
+    takes_run(show)
+    takes_json(show)
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
+    takes_json(judge)
     doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or another surface's")
     doctor.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="where to look (default: here)")
     _add_seed(commands)
@@ -138,25 +134,17 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     bake.add_argument("--lane", metavar="NAME", help="only the seeds of this lane")
 
 
+def _version() -> str:
+    try:
+        return version("pytest-megacpp")
+    except PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
 def _pytest(arguments: Sequence[str]) -> int:
     from pytest_megacpp.desk.commands.run import run
 
     return int(run(arguments))
-
-
-def _root(start: Path) -> Path:
-    """The nearest directory upwards that has runs or configures lanes, else one with a pyproject.toml, else `start`."""
-    upwards = (start, *start.parents)
-    ours = (place for place in upwards if (place / DEFAULT_LANE_DIR).is_dir() or _configures(place))
-    projects = (place for place in upwards if (place / "pyproject.toml").is_file())
-    return next(ours, None) or next(projects, start)
-
-
-def _configures(place: Path) -> bool:
-    try:
-        return b"tool.pytest_megacpp" in (place / "pyproject.toml").read_bytes()
-    except OSError:
-        return False
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -164,22 +152,22 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         desk = Desk(arguments.lane_dir)
         if (misspelt := misspelt_table(desk.root)) is not None:
-            _complain(misspelt)
+            complain(misspelt)
         _clean_up(desk.lane_dir)
         return command(desk, arguments)
     except BrokenPipeError:
         raise
-    except (runs.RunNotFound, SeedError, pytest.UsageError) as error:
-        _complain(str(error))
+    except (runs.RunNotFound, CannotDo, SeedError, pytest.UsageError) as error:
+        complain(str(error))
     except OSError as error:
-        _complain(f"{error.filename or 'a file'} can't be read: {error.strerror or error}")
+        complain(f"{error.filename or 'a file'} can't be read: {error.strerror or error}")
     return UNREADABLE
 
 
 def _clean_up(lane_dir: Path) -> None:
     for entry in mark_interrupted(lane_dir, _sweep()):
         problem = f", but {entry.problem}" if entry.problem else ""
-        _complain(f"run {entry.run_id} was cut off; it is now marked as interrupted{problem}")
+        complain(f"run {entry.run_id} was cut off; it is now marked as interrupted{problem}")
 
 
 def _sweep() -> Callable[[str], object] | None:
@@ -190,27 +178,11 @@ def _sweep() -> Callable[[str], object] | None:
     return sweep
 
 
-def _complain(message: str) -> None:
-    print(f"megacpp: {message}", file=sys.stderr)
-
-
-def _say(lines: Iterable[str]) -> None:
-    """Prints lines; characters that the terminal's encoding lacks are escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    for line in lines:
-        print(clean(line).encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _runs(desk: Desk, arguments: argparse.Namespace) -> int:
-    _say(show_command.runs_table(desk.lane_dir))
-    return OK
-
-
 def _init(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.commands.init import TRY_IT, write_starter
 
-    _say(f"{written.name:<34}{written.action}" for written in write_starter(Path.cwd()))
-    _say(["", f"try it: {TRY_IT}"])
+    say(f"{written.name:<34}{written.action}" for written in write_starter(Path.cwd()))
+    say(["", f"try it: {TRY_IT}"])
     return OK
 
 
@@ -226,10 +198,10 @@ def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
     places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]
     alone = unguarded(gate, places, test_files, lanes)
     always_run = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
-    _say(explained(gate, everything=arguments.explain))
-    _say(f"  {line}" for line in (always_run if arguments.explain else shortened(always_run)))
+    say(explained(gate, everything=arguments.explain))
+    say(f"  {line}" for line in (always_run if arguments.explain else shortened(always_run)))
     triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
-    _say([f"triggered: {', '.join(triggered) or 'none'}"])
+    say([f"triggered: {', '.join(triggered) or 'none'}"])
     return OK
 
 
@@ -244,17 +216,26 @@ def _from_project(given: str | Path, root: Path) -> str:
 def _show(desk: Desk, arguments: argparse.Namespace) -> int:
     gate = show_command.gate_alone(desk.lane_dir, arguments.name)
     if gate is not None:
-        _say(gate.lines)
+        if arguments.json:
+            say_json(runs_command.as_json(gate.entry) | {"is_running": False, "tests": []})
+        else:
+            say(gate.lines)
         return FAILED if gate.failed else OK
     seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
-    _say(show_command.run_shown(seen))
+    if arguments.json:
+        say_json(show_command.run_json(seen))
+    else:
+        say(show_command.run_shown(seen))
     return FAILED if seen.bad or not (seen.result.tests or seen.is_running) else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
     named = arguments.name
     seen = show_command.judged(Path("/dev/stdin") if named == "-" else runs.find_recording(desk.lane_dir, named))
-    _say(show_command.judgement_shown(seen))
+    if arguments.json:
+        say_json(show_command.judgement_json(seen))
+    else:
+        say(show_command.judgement_shown(seen))
     green = seen.result.tests and all(test.outcome not in show_command.BAD for test in seen.result.tests)
     return OK if green else FAILED
 
@@ -263,7 +244,7 @@ def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
     lanes = tuple(read_lanes(desk.settings.get("lanes", {})).values())
     examination = provider(arguments.surface).examination(desk.configured(arguments.surface), lanes)
     for line in examination.lines():
-        _say([line])
+        say([line])
         sys.stdout.flush()  # some of what is looked at takes its time
     return OK if examination.ready else FAILED
 
@@ -278,17 +259,17 @@ def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
     action: _SeedAction = arguments.action
     match action:
         case "list":
-            _say(seed_command.listed(held, utc_now()))
+            say(seed_command.listed(held, utc_now()))
         case "show":
             seed = named(held.seeds(), arguments.name)
-            _say(seed_command.shown(seed))
+            say(seed_command.shown(seed))
             return OK if seed.manifest is not None else FAILED
         case "promote":
-            _say(seed_command.promoted(held, arguments.name))
+            say(seed_command.promoted(held, arguments.name))
         case "drop":
-            _say(seed_command.dropped(held, arguments.names))
+            say(seed_command.dropped(held, arguments.names))
         case "bake":
-            _say(seed_command.baked(held, arguments.directory, arguments.lane, desk.settings, desk.root))
+            say(seed_command.baked(held, arguments.directory, arguments.lane, desk.settings, desk.root))
         case _:
             assert_never(action)
     return OK

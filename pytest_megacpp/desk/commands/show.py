@@ -1,28 +1,33 @@
-"""Owns what `megacpp runs`, `show` and `judge` print; must not know arguments, exit codes or how judging works."""
+"""Owns what `megacpp show` and `judge` print; must not know arguments, exit codes or how judging works."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pytest_megacpp.desk.commands.command import width
+from pytest_megacpp.desk.commands.runs import Entry, as_json, counted, row
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.desk.run import runs
-from pytest_megacpp.desk.run.directory import RECORDING, RUN_JSON, read_run_json, run_paths
+from pytest_megacpp.desk.run.directory import RECORDING, read_run_json, utc_now
+from pytest_megacpp.desk.run.receipts import read_receipt
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
-from pytest_megacpp.recording.codec import CodecError, from_json
+from pytest_megacpp.recording.codec import CodecError, from_json, to_json
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
 from pytest_megacpp.report.layout import columns
+from pytest_megacpp.report.measures import Measures, Record, measures
+from pytest_megacpp.report.quantities import seconds_text, usd_text
+from pytest_megacpp.report.receipt import receipt_name
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.running import is_through, running_lines
 from pytest_megacpp.report.text import failure_text, headline
 
-WIDTH = 120
+HEAD = ("OUTCOME", "TIME", "FIRST FORWARD", "SKEW", "PRICE", "TEST", "RECORDS")
 BAD = (Outcome.FAILED, Outcome.ERROR)
 
 
@@ -39,6 +44,10 @@ class Judged:
     def is_running(self) -> bool:
         """Whether a desk or a box still works on it; a run whose desk died has been marked by now."""
         return self.document.get("status") in (RunStatus.RUNNING, RunStatus.DETACHED)
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.run, self.document)
 
     @property
     def so_far(self) -> tuple[TestResult, ...]:
@@ -59,10 +68,11 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class GateAlone:
-    """A gate that started nothing, as its `run.json` records it."""
+    """A gate that started nothing, as its `run.json` (`entry`) records it."""
 
     lines: tuple[str, ...]
     failed: bool
+    entry: Entry
 
 
 def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
@@ -79,7 +89,8 @@ def gate_alone(lane_dir: Path, name: str) -> GateAlone | None:
     summary = [f"gate since {gate.get('since')}: nothing was started", *_rule_lines(rules)]
     complaints = [str(complaint) for complaint in _listed(gate, "complaints")]
     lines = [one_line(line, 500) for line in (*summary, *complaints)]
-    return GateAlone((*columns([_row(run, document)]), *lines), bool(complaints))
+    entry = Entry(run, document)
+    return GateAlone((*_summary(entry), *lines), bool(complaints), entry)
 
 
 def _rule_lines(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -111,6 +122,76 @@ def judged(recording: Path) -> Judged:
     return seen
 
 
+def _summary(entry: Entry) -> Iterator[str]:
+    """The run in one line: without its age, since texts of it are kept."""
+    cells = row(entry, utc_now())
+    yield from columns([(cells[0], *cells[2:])])
+
+
+def _tests(seen: Judged) -> Iterator[str]:
+    """Of tests with a receipt: nothing else has what they measured."""
+    rows = [_measured(test, found, seen) for test in seen.result.tests if (found := _receipt(test, seen)) is not None]
+    if rows:
+        columns_left = width()
+        for line in columns([HEAD, *rows]):
+            yield line if len(line) <= columns_left else f"{line[: columns_left - 1]}…"
+
+
+def _measured(test: TestResult, found: Measures, seen: Judged) -> tuple[str, ...]:
+    return (
+        _reported(test, seen.document),
+        seconds_text(found.seconds),
+        seconds_text(found.first_forward_s),
+        seconds_text(found.skew_s),
+        usd_text(found.usd),
+        one_line(test.nodeid),
+        ", ".join(f"{name}={record}" for name, record in found.records.items()),
+    )
+
+
+def _receipt(test: TestResult, seen: Judged) -> Measures | None:
+    """What the receipt says that `run.json` names, or that the run will name."""
+    name = _entry(test, seen.document).get("receipt")
+    known = name if isinstance(name, str) else f"receipts/{receipt_name(test.nodeid)}"
+    path = (seen.run / known).resolve()
+    return measures(read_receipt(path)) if path.is_relative_to(seen.run.resolve()) else None
+
+
+def run_json(seen: Judged) -> dict[str, object]:
+    """`megacpp show --json`: the run as `megacpp runs --json` has it, and its tests as they are judged now."""
+    return {**as_json(seen.entry), "is_running": seen.is_running, "tests": list(_tests_json(seen))}
+
+
+def judgement_json(seen: Judged) -> dict[str, object]:
+    """`megacpp judge --json`."""
+    tests = [{"nodeid": t.nodeid, "outcome": str(t.outcome), "verdict": to_json(t.verdict)} for t in seen.result.tests]
+    return {"run_id": seen.result.run_id, "finished": seen.result.finished, "tests": tests}
+
+
+def _tests_json(seen: Judged) -> Iterator[dict[str, object]]:
+    tests = seen.so_far if seen.is_running else seen.result.tests
+    for test in tests:
+        done = not seen.is_running or is_through(test, seen.timeline)
+        found, entry = _receipt(test, seen), _entry(test, seen.document)
+        yield {
+            "nodeid": test.nodeid,
+            "outcome": _reported(test, seen.document) if done else None,
+            "verdict": to_json(test.verdict) if done else None,
+            "receipt": entry.get("receipt"),
+            "seconds": found.seconds if found else None,
+            "first_forward_s": found.first_forward_s if found else None,
+            "skew_s": found.skew_s if found else None,
+            "worst_wait_s": found.worst_wait_s if found else None,
+            "compile_s": found.compile_s if found else None,
+            "usd": found.usd if found else None,
+            "records": {name: _recorded(record) for name, record in found.records.items()} if found else {},
+        }
+
+
+def _recorded(record: Record) -> list[float] | str:
+    return list(record.numbers) or record.text
+
+
 def _silent_s(run: Path) -> float | None:
     try:
         return max(0.0, time.time() - (run / RECORDING).stat().st_mtime)
@@ -118,19 +199,13 @@ def _silent_s(run: Path) -> float | None:
         return None
 
 
-def runs_table(lane_dir: Path) -> Iterator[str]:
-    """Yields one line per run, oldest first."""
-    rows = [_row(path, read_run_json(path)) for path in run_paths(lane_dir)]
-    if not rows:
-        yield f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir"
-        return
-    yield from columns([("RUN", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION"), *rows])
-
-
 def run_shown(seen: Judged) -> Iterator[str]:
-    """Yields the run in one line, its directory, and the text of each failing test."""
-    yield from columns([_row(seen.run, seen.document)])
+    """Yields the run in one line, its directory, a line for each test that has a result, and the text of each failing
+    test.
+    """
+    yield from _summary(seen.entry)
     yield _typed(seen.run)
+    yield from _tests(seen)
     if seen.is_running:
         yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
     if seen.document.get("status") == RunStatus.DETACHED:
@@ -149,7 +224,7 @@ def judgement_shown(seen: Judged) -> Iterator[str]:
             line = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
             yield f"{test.outcome:<8} {one_line(test.nodeid)} · {line}"
     outcomes = [test.outcome for test in seen.result.tests]
-    yield _counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
+    yield counted({str(outcome): outcomes.count(outcome) for outcome in Outcome})
 
 
 def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
@@ -178,8 +253,8 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     lane = started.lane if started else "?"
     flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
     logs = _typed(seen.run / "ranks") if (seen.run / "ranks").is_dir() else None
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known)
-    return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(WIDTH, "─"), *text.split("\n")]
+    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width())
+    return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(width(), "─"), *text.split("\n")]
 
 
 def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
@@ -205,36 +280,3 @@ def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | 
 def _typed(path: Path) -> str:
     """Returns the path relative to the current directory, if it is in it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _row(path: Path, document: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if not document:
-        return path.name, f"no {RUN_JSON}", "", "", "", ""
-    return (
-        path.name,
-        _field(document, "status"),
-        _field(document, "lane"),
-        _field(document, "surface") + (" (dry run)" if document.get("dry_run") is True else ""),
-        _counted(document.get("counts")),
-        _duration(document),
-    )
-
-
-def _field(document: Mapping[str, Any], name: str) -> str:
-    return one_line(str(document.get(name) or "?"), 40)
-
-
-def _counted(counts: object) -> str:
-    """`3 passed, 1 failed`."""
-    if not isinstance(counts, dict):
-        return "?"
-    parts = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
-    return ", ".join(parts) or "no result"
-
-
-def _duration(document: Mapping[str, Any]) -> str:
-    try:
-        started, finished = (datetime.fromisoformat(document[name]) for name in ("started_at", "finished_at"))
-        return f"{(finished - started).total_seconds():.1f} s"
-    except (KeyError, TypeError, ValueError):
-        return ""

@@ -1,6 +1,7 @@
 """Owns finding and reading the runs of a lane directory; must not know how they came to be or what they mean."""
 
 import contextlib
+import difflib
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.clean import one_line
 
+LAST = "last"
+NEAREST = 5
 CHUNK_BYTES = 1 << 15  # small portions stay in the processor's cache: a third of the time to read a long recording
 
 
@@ -18,12 +21,13 @@ class RunNotFound(Exception):
 
 
 def find_run(lane_dir: Path, name: str = LATEST) -> Path:
-    """The run directory for `latest`, a run id, a unique beginning of one, or a path to a run or its recording.
+    """The run directory for `latest` or `last`, a run id, a unique beginning of one, or a path to a run or its
+    recording.
 
     Raises:
         RunNotFound: nothing or more than one answers to `name`.
     """
-    if name == LATEST:
+    if name in (LATEST, LAST):
         return _latest(lane_dir)
     runs = run_paths(lane_dir)
     named = [run for run in runs if run.name == name] or [run for run in runs if name and run.name.startswith(name)]
@@ -38,7 +42,7 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
         return path.parent
     if name and path.is_dir():
         raise RunNotFound(f"{name!r} is a directory without a {RECORDING}, so it is no run. {_hint(runs)}")
-    raise RunNotFound(f"no run {name!r} in {lane_dir}. {_hint(runs)}")
+    raise RunNotFound(f"no run {name!r} in {lane_dir}. {_nearest(name, runs) or _hint(runs)}")
 
 
 def find_recording(lane_dir: Path, name: str = LATEST) -> Path:
@@ -60,6 +64,12 @@ def _latest(lane_dir: Path) -> Path:
     if not runs:
         raise RunNotFound(f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir")
     return runs[-1]
+
+
+def _nearest(name: str, runs: list[Path]) -> str:
+    """The runs whose ids are most like `name`; empty where none is."""
+    near = difflib.get_close_matches(name, [run.name for run in runs], NEAREST)
+    return f"The nearest are {', '.join(near)}" if near else ""
 
 
 def _hint(runs: list[Path]) -> str:
