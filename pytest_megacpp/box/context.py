@@ -25,7 +25,9 @@ Observation: TypeAlias = tuple[str, ev.Fact, float]  # world, what another threa
 
 
 class RunContext:
-    """One run, from its first event. `worlds` are those that live, by name: `ranks` adds and removes them."""
+    """One run, from its first event. `worlds` are those that live, by name: `ranks` adds and removes them. `on_step` is
+    called many times a second whatever the box does; `is_look_due`: somebody asked for the stacks of all ranks.
+    """
 
     def __init__(self, plan: Plan, directory: Path, scratch: Path, recorder: Recorder, redactor: Redactor) -> None:
         self.plan = plan
@@ -37,6 +39,8 @@ class RunContext:
         self.pump = Pump[Observation](self._record_observation, recorder.now_s)
         self.processes = ProcessTable()
         self.worlds: dict[str, World] = {}
+        self.on_step: Callable[[], object] = lambda: None
+        self.is_look_due = False
         allowed = allowance(plan.memory_bytes)
         self._ledger = Ledger(allowed, self.processes.processes) if allowed is not None else None
 
@@ -69,6 +73,7 @@ class RunContext:
         """Handles what happens until `done`, keeping account of memory; returns whether it was in time."""
 
         def look() -> bool:
+            self.on_step()
             self.account_for_memory()
             return done()
 

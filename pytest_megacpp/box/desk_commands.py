@@ -1,13 +1,16 @@
-"""Owns the desk's commands to a run: reads them from the control descriptor and carries them out; must not judge."""
+"""Owns the commands that a run gets: reads them from the desk's control descriptor, and from what other processes asked
+for, and carries them out; must not judge.
+"""
 
 import contextlib
 import os
 from typing import assert_never
 
+from pytest_megacpp.box.asked import Asked
 from pytest_megacpp.box.context import RunContext
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.commands import Word, read_word
-from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.plan import Again, Enough, Look, Stop
 from pytest_megacpp.recording.vocabulary import RunEnd
 
 MAX_WORD_BYTES = 1 << 16  # what is longer is none of the desk's commands
@@ -22,6 +25,8 @@ class DeskCommands:
         self._context = context
         self._control = control
         self._tail = b""
+        self._asked = Asked(context.directory)
+        context.on_step = self._read_asked
         os.set_blocking(control, False)
         context.pump.register(control, self._read_commands)
 
@@ -38,19 +43,25 @@ class DeskCommands:
         self._tail = tail[:MAX_WORD_BYTES]
         for line in lines:
             with contextlib.suppress(CodecError):
-                self._handle_command(read_word(line))
+                self._handle_command(read_word(line), "the desk asked for it")
 
-    def _handle_command(self, command: Word | None) -> None:
+    def _read_asked(self) -> None:
+        for word in self._asked.words():
+            self._handle_command(word, "megacpp stop asked for it")
+
+    def _handle_command(self, command: Word | None, why_stop: str) -> None:
         supervisor, recorder = self._context.supervisor, self._context.recorder
         now_s = recorder.now_s()
         match command:
             case Stop():
-                self._context.stop(command.reason, "the desk asked for it")
+                self._context.stop(command.reason, why_stop)
             case Again():
                 for action in supervisor.request_attempt(command, now_s):
                     recorder.write(action.fact, action.world)
             case Enough():
                 supervisor.settle(command.item, now_s)
+            case Look():
+                self._context.is_look_due = True
             case None:
                 pass
             case _:

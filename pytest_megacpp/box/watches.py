@@ -74,6 +74,10 @@ class Watches:
         self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
         self._context.pump.once(0.0)  # ranks that went on to the end say so themselves
 
+    def take_stacks(self) -> None:
+        """Asks all living ranks for their stacks, in ways that disturb none of them."""
+        self._ask_all([watch.stack_now for world in self._of for watch in self._living(world)])
+
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self._of.get(world, ()) if not self._context.worlds[world].ranks[w.target.rank].exited]
 

@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from pytest_megacpp.recording.codec import UnknownWord, from_json, to_json
-from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.plan import Again, Enough, Look, Stop
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.recording.wire import dump_line, read_object
 
-Word: TypeAlias = Again | Enough | Stop
+Word: TypeAlias = Again | Enough | Look | Stop
 
-_NAMES: Mapping[str, Any] = MappingProxyType({"again": Again, "enough": Enough, "stop": Stop})
+_NAMES: Mapping[str, Any] = MappingProxyType({"again": Again, "enough": Enough, "look": Look, "stop": Stop})
 
 
 def word_line(word: Word) -> bytes:

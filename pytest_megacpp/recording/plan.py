@@ -178,3 +178,8 @@ class Stop:
     """Desk to box: end now, in order."""
 
     reason: RunEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Desk to box: record the stacks of all living ranks now."""

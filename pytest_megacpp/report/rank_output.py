@@ -160,13 +160,17 @@ def _stacks(scene: Scene, ranks: Sequence[int], cwd: str) -> list[list[str]]:
     ]
 
 
+def frames_of_test(thread: Thread) -> list[Frame]:
+    """The frames down to the test function, without those of the plugin's wrappers; all of them outside of a test."""
+    called = [frame for frame in thread.frames if not is_wrapper(frame)]
+    return list(takewhile(lambda frame: not _RUNNER.search(frame.file), called)) or called
+
+
 def _frames(thread: Thread, cwd: str) -> list[str]:
     """The frames down to the test function, innermost first, but the user's before what these called in libraries; of
     many in a row that aren't the user's the first ones. Those of the plugin's wrappers are left out.
     """
-    called = [frame for frame in thread.frames if not is_wrapper(frame)]
-    tested = list(takewhile(lambda frame: not _RUNNER.search(frame.file), called)) or called
-    runs = [(whole, list(frames)) for whole, frames in groupby(tested, key=is_users)]
+    runs = [(whole, list(frames)) for whole, frames in groupby(frames_of_test(thread), key=is_users)]
     innermost = [] if len(runs) < 2 or runs[0][0] else _shown(False, runs.pop(0)[1], cwd)
     lines = [line for whole, frames in runs for line in _shown(whole, frames, cwd)]
     below = ["called from there:", *(f"  {line}" for line in innermost)] if innermost else []

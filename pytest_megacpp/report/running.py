@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import WarmUp
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
-from pytest_megacpp.report.states import Scene, rank_states
+from pytest_megacpp.report.states import NO_VERDICT, Scene, rank_states
 from pytest_megacpp.report.text import picture
-
-_NO_VERDICT = Verdict(Code.NOT_RUN, "", ())
 
 
 def is_through(result: TestResult, timeline: Timeline) -> bool:
@@ -40,4 +38,4 @@ def _in_test(test: TestView, timeline: Timeline) -> Iterator[str]:
     lasted_s = timeline.last_s - test.started_s
     warming = ", warming up" if test.warmup is WarmUp.RUNS else ""
     yield f"now: {one_line(test.nodeid)} for {lasted_s:.1f} s on {counted(test.size, 'rank')}{warming}"
-    yield from picture(rank_states(Scene(test.index, timeline.worlds.get(test.world), test), _NO_VERDICT), ())
+    yield from picture(rank_states(Scene(test.index, timeline.worlds.get(test.world), test), NO_VERDICT), ())

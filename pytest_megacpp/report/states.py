@@ -17,6 +17,9 @@ from pytest_megacpp.recording.views import FROZEN_STATES, RankView, TestView, Wo
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stream, TestPhase
 from pytest_megacpp.report.clean import one_line, useful_lines
 
+NO_VERDICT = Verdict(Code.NOT_RUN, "", ())
+"""For the states of a test that still runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankState:

@@ -173,6 +173,24 @@ class Attaching(Protocol):
     def attach(self, options: SurfaceOptions, run_id: str, run: Path) -> RunningBox:
         """Follows a run from its beginning; `run` is its directory at the desk. What fails is the box's end."""
 
+    def visit(
+        self,
+        options: SurfaceOptions,
+        run_id: str,
+        into: Path,
+        words: Sequence[Word],
+        is_over: Callable[[], bool],
+    ) -> bool:
+        """Follows a run that goes on, from its beginning, until `is_over`, which is asked many times a second; says
+        `words`, to which more may be added meanwhile. The recording comes into the directory `into`. Returns whether
+        there is a box. Raises SurfaceFailed.
+        """
+
+    def stop(self, options: SurfaceOptions, run_id: str) -> str | None:
+        """Ends the box of a run that no desk follows; returns what was done, None where there is no such box. Raises
+        SurfaceFailed.
+        """
+
     def is_an_end(self, problem: ProblemFound) -> bool:
         """Returns whether a problem is how a run ended, and not why the surface cannot be asked."""
 

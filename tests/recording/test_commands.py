@@ -4,11 +4,11 @@ import pytest
 
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.commands import Word, read_word, word_line
-from pytest_megacpp.recording.plan import Again, Enough, Stop
+from pytest_megacpp.recording.plan import Again, Enough, Look, Stop
 from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
 
 
-@pytest.mark.parametrize("word", [Again(3, Purpose.WARM_UP, 7), Enough(0), Stop(RunEnd.STOPPED)])
+@pytest.mark.parametrize("word", [Again(3, Purpose.WARM_UP, 7), Enough(0), Look(), Stop(RunEnd.STOPPED)])
 def test_a_word_arrives_as_it_was_said(word: Word) -> None:
     line = word_line(word)
     assert line.endswith(b"\n")

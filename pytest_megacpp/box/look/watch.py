@@ -249,6 +249,10 @@ class RankWatch(threading.Thread):
         """Reports the stack that the worker server answers with, which perturbs nothing."""
         self._stack(test, self._means[:1])
 
+    def stack_now(self) -> None:
+        """Reports the stack, in the test that runs or between tests, without a signal."""
+        self._stack(self._test, self._means[:2])
+
     @property
     def _means(self) -> Means:
         """The ways to get a stack, a signal last."""

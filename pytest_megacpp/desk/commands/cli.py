@@ -13,8 +13,11 @@ from typing import Literal, TypeAlias, assert_never
 
 import pytest
 
+from pytest_megacpp.desk.commands import logs as logs_command
 from pytest_megacpp.desk.commands import runs as runs_command
 from pytest_megacpp.desk.commands import show as show_command
+from pytest_megacpp.desk.commands import stacks as stacks_command
+from pytest_megacpp.desk.commands import stop as stop_command
 from pytest_megacpp.desk.commands.command import (
     FAILED,
     INTERRUPTED,
@@ -100,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show a run, what its tests measured, and the text of each failing test")
     takes_run(show)
     takes_json(show)
+    logs_command.add_arguments(command("logs", logs_command.run, "print what ranks wrote, or follow it"))
+    stacks_command.add_arguments(command("stacks", stacks_command.run, "show where all ranks are now"))
+    stop_command.add_arguments(command("stop", stop_command.run, "end a running run from another terminal"))
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
     takes_json(judge)

@@ -4,9 +4,11 @@ import contextlib
 import difflib
 import gc
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_megacpp.desk.run.directory import LATEST, RECORDING, RUN_JSON, run_paths
+from pytest_megacpp.recording.events import Event
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.clean import one_line
@@ -87,6 +89,23 @@ def read_timeline(recording: Path) -> Timeline:
     for event in decoder.close():
         timeline.add(event)
     return timeline
+
+
+@dataclass
+class GrowingRecording:
+    """A recording that is still written; there may be none yet."""
+
+    path: Path
+    _decoder: Decoder = field(default_factory=Decoder)
+    _offset: int = 0
+
+    def read(self) -> Iterator[Event]:
+        """The events since the last call. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(self._offset)
+            while data := file.read(CHUNK_BYTES):
+                self._offset += len(data)
+                yield from self._decoder.feed(data)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_megacpp.box.asked import Asked
 from pytest_megacpp.desk.run.runs import read_timeline
 from pytest_megacpp.recording.codec import CodecError
 from pytest_megacpp.recording.commands import Word
@@ -19,6 +20,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
 from pytest_megacpp.recording.wire import Decoder, encode
 from pytest_megacpp.surfaces.protocol import Address, Ended, RunningBox
+from pytest_megacpp.surfaces.registry import is_remote
 
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
@@ -46,11 +48,13 @@ class Transport:
     own_facts: int = 0
     is_over: bool = False
     _box: RunningBox | None = None
+    _asked: Asked | None = None
     _decoder: Decoder = field(default_factory=Decoder)
 
     def connect(self, box: RunningBox, head: bytes = b"") -> None:
         """`head` was read from the box already."""
         self._box = box
+        self._asked = Asked(self.recording.parent) if is_remote(self.plan.surface) else None
         self._take(head)
 
     @property
@@ -66,11 +70,17 @@ class Transport:
     def read(self) -> bool:
         """Takes in what came; returns whether something did. The end of the box ends the run."""
         assert self._box is not None
+        self._pass_on()
         ended = self._box.ended()
         got = self._take(self._box.read())
         if ended is not None and not got:
             self._end_of_recording(ended)
         return got
+
+    def _pass_on(self) -> None:
+        """Says what other processes here ask of a box elsewhere; one on this machine reads that itself."""
+        for word in self._asked.words() if self._asked is not None else ():
+            self.say(word)
 
     def read_again(self) -> None:
         """An interrupt may have come while lines were taken in; the file has all of them."""

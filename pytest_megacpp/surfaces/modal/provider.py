@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import DataSet
 from pytest_megacpp.report.money import Rate
@@ -43,6 +44,23 @@ class ModalAttaching:
         from pytest_megacpp.surfaces.modal.surface import ModalSurface
 
         return ModalSurface(config_of(options), options.source).attach(run_id, run)
+
+    def visit(
+        self,
+        options: SurfaceOptions,
+        run_id: str,
+        into: Path,
+        words: Sequence[Word],
+        is_over: Callable[[], bool],
+    ) -> bool:
+        from pytest_megacpp.surfaces.modal.looking import visit
+
+        return visit(run_id, config_of(options), into, words, is_over)
+
+    def stop(self, options: SurfaceOptions, run_id: str) -> str | None:
+        from pytest_megacpp.surfaces.modal.stopping import stop
+
+        return stop(run_id, config_of(options))
 
     def is_an_end(self, problem: ProblemFound) -> bool:
         return failures.is_an_end(problem)

@@ -1,0 +1,213 @@
+"""Owns `megacpp stacks`: where all ranks of a run are now, or were last; must not know how a stack is taken."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_megacpp.box.asked import ask
+from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say, say_json, takes_json, takes_run
+from pytest_megacpp.desk.commands.runs import Entry
+from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
+from pytest_megacpp.desk.run.runs import GrowingRecording, find_run
+from pytest_megacpp.recording.commands import Word
+from pytest_megacpp.recording.events import StackTaken
+from pytest_megacpp.recording.plan import Look
+from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.layout import counted
+from pytest_megacpp.report.quantities import age_text, seconds_text
+from pytest_megacpp.report.run_json import RunStatus
+from pytest_megacpp.report.stack_groups import RankStack, newest_stacks, stack_lines, stacks_json
+from pytest_megacpp.surfaces.protocol import SurfaceFailed
+from pytest_megacpp.surfaces.registry import SURFACES, provider
+
+ANSWER_S = 8.0  # for the box to look, to ask all of its ranks and to record what they say
+REACH_S = 60.0  # for a box elsewhere to be reached, and its recording to be read
+QUIET_S = 1.0  # after which a recording that is fetched is up to date
+POLL_S = 0.05
+
+
+@dataclass
+class Looking:
+    """The recording of a run while its ranks are asked for their stacks. `asked` is whether they were, `answered` has
+    the ranks, by world, that a stack was taken of since then.
+    """
+
+    recording: GrowingRecording
+    timeline: Timeline = field(default_factory=Timeline)
+    asked: bool = False
+    answered: set[tuple[str, int]] = field(default_factory=set)
+
+    def read(self) -> bool:
+        """Takes in what is new; returns whether something was."""
+        before = self.timeline.events
+        for event in self.recording.read():
+            self.timeline.add(event)
+            if self.asked and isinstance(event.fact, StackTaken):
+                self.answered.add((event.world, event.fact.rank))
+        return self.timeline.events > before
+
+    @property
+    def living(self) -> set[tuple[str, int]]:
+        worlds = (world for world in self.timeline.worlds.values() if world.ended is None)
+        return {(world.name, rank) for world in worlds for rank in world.pids if rank not in world.exits}
+
+    @property
+    def is_answered(self) -> bool:
+        return self.asked and self.living <= self.answered
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    takes_run(parser)
+    parser.add_argument("--threads", action="store_true", help="all threads and all frames, not only those of the test")
+    takes_json(parser)
+
+
+def run(desk: Desk, arguments: argparse.Namespace) -> int:
+    """Prints the stacks; FAILED if there are none. Raises RunNotFound and OSError."""
+    path = find_run(desk.lane_dir, arguments.name)
+    entry = Entry(path, read_run_json(path) or {})
+    with tempfile.TemporaryDirectory(prefix="megacpp-stacks-") as into:
+        looking = _look(desk, entry, Path(into))
+    worlds = _worlds(looking)
+    stacks = {world: newest_stacks(looking.timeline, world) for world in worlds}
+    if arguments.json:
+        say_json([_as_json(world, stacks[world], looking, entry) for world in worlds])
+    else:
+        say(line for world in worlds for line in _shown(world, stacks[world], looking, entry, arguments.threads))
+    if not any(stack.taken for found in stacks.values() for stack in found):
+        complain(_nothing(looking.timeline, entry))
+        return FAILED
+    return OK
+
+
+def _look(desk: Desk, entry: Entry, into: Path) -> Looking:
+    """Reads the run, once its ranks have answered if it is running."""
+    looking = Looking(GrowingRecording(entry.path / RECORDING))
+    looking.read()
+    if entry.status == RunStatus.RUNNING:
+        _ask_here(looking, entry.path)
+    elif entry.status == RunStatus.DETACHED:
+        elsewhere = Looking(GrowingRecording(into / RECORDING))
+        if _ask_elsewhere(desk, elsewhere, entry, into):
+            return elsewhere
+    return looking
+
+
+def _ask_here(looking: Looking, run: Path) -> None:
+    """Asks the box, or the desk of a box elsewhere."""
+    ask(run, Look())
+    looking.asked = True
+    deadline = time.monotonic() + ANSWER_S
+    while not (looking.is_answered and looking.living) and time.monotonic() < deadline:
+        looking.read()
+        if looking.timeline.finished is not None:
+            return
+        time.sleep(POLL_S)
+
+
+def _ask_elsewhere(desk: Desk, looking: Looking, entry: Entry, into: Path) -> bool:
+    """Asks the box of a run without a desk, once its recording was read; returns whether there is one."""
+    surface = entry.text("surface")
+    attaching = provider(surface).attaching if surface in SURFACES else None
+    words: list[Word] = []
+    moved_s = began_s = time.monotonic()
+
+    def is_over() -> bool:
+        nonlocal moved_s
+        now_s = time.monotonic()
+        moved_s = now_s if looking.read() else moved_s
+        if looking.timeline.events and not looking.asked and now_s - moved_s > QUIET_S:
+            words.append(Look())
+            looking.asked = True
+        return (looking.is_answered and bool(looking.living)) or now_s - began_s > REACH_S
+
+    try:
+        return attaching is not None and attaching.visit(
+            desk.configured(surface), entry.path.name, into, words, is_over
+        )
+    except SurfaceFailed as error:
+        complain(f"its box can't be asked: {error}")
+        return False
+
+
+def _worlds(looking: Looking) -> list[str]:
+    """Those that live; of a run that is over the last one of which there are stacks."""
+    timeline = looking.timeline
+    living = [world.name for world in timeline.worlds.values() if world.ended is None and world.pids]
+    if living and timeline.finished is None:
+        return living
+    looked_at = [name for name in timeline.worlds if any(stack.taken for stack in newest_stacks(timeline, name))]
+    return looked_at[-1:]
+
+
+def _shown(
+    world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry, every_thread: bool
+) -> Iterator[str]:
+    timeline = looking.timeline
+    yield f"{one_line(entry.path.name)} · {_what_runs(timeline, world)} · {_age(world, stacks, looking, entry)}"
+    yield ""
+    started = timeline.started
+    yield from stack_lines(stacks, started.cwd if started is not None else "", every_thread=every_thread)
+
+
+def _what_runs(timeline: Timeline, world: str) -> str:
+    """`test_a.py::test_slow for 12.3 s, 4 ranks`."""
+    size = counted(timeline.worlds[world].size, "rank")
+    test = next((test for test in reversed(timeline.tests.values()) if test.world == world), None)
+    if test is None:
+        return f"before the first test, {size}"
+    if test.ended is not None:
+        return f"after {one_line(test.nodeid)}, {size}"
+    return f"{one_line(test.nodeid)} for {seconds_text(timeline.last_s - test.started_s)}, {size}"
+
+
+def _age(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry) -> str:
+    """How old the stacks are."""
+    living = {rank for name, rank in looking.living if name == world}
+    fresh = {rank for name, rank in looking.answered if name == world}
+    if living and living <= fresh:
+        return "now"
+    taken = [stack.time_s for stack in stacks if stack.time_s is not None]
+    if not taken:
+        return "no stacks"
+    old = f"taken {seconds_text(looking.timeline.last_s - max(taken))} before the last event of its recording"
+    silent = _silent_s(entry.path / RECORDING)
+    since = f", {age_text(silent)} ago" if silent is not None else ""
+    asked = f"its box did not answer within {ANSWER_S:.0f} s: " if looking.asked and living else ""
+    return f"{asked}{old}{since}"
+
+
+def _silent_s(recording: Path) -> float | None:
+    try:
+        return time.time() - recording.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _as_json(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry) -> dict[str, object]:
+    living = {rank for name, rank in looking.living if name == world}
+    fresh = {rank for name, rank in looking.answered if name == world}
+    test = next((test for test in reversed(looking.timeline.tests.values()) if test.world == world), None)
+    return {
+        "run_id": entry.path.name,
+        "world": world,
+        "test": test.nodeid if test is not None and test.ended is None else None,
+        "is_now": bool(living) and living <= fresh,
+        "last_s": looking.timeline.last_s,
+        "silent_s": _silent_s(entry.path / RECORDING),
+        "ranks": stacks_json(stacks),
+    }
+
+
+def _nothing(timeline: Timeline, entry: Entry) -> str:
+    """Why there are no stacks."""
+    if entry.status not in (RunStatus.RUNNING, RunStatus.DETACHED):
+        return f"no stack was taken in run {entry.path.name}: the box takes them of ranks that wait, or are to be ended"
+    if timeline.progress and not timeline.worlds:
+        _, last = timeline.progress[-1]
+        return f"run {entry.path.name} has no ranks yet, it is at {one_line(last.phase, 40)} {one_line(last.detail)}"
+    return f"run {entry.path.name} has no living ranks now"
