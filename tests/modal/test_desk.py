@@ -220,7 +220,7 @@ def test_detach_and_attach(site: Site) -> None:
     assert f"pytest --attach {run_id}" in left.text
     megacpp = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "runs"]
     listed = subprocess.run(megacpp, cwd=site.root, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert f"{run_id}  detached  h200x8  modal (dry run)" in listed
+    assert re.search(rf"{run_id} .* detached  h200x8  modal \(dry run\)", listed)
     elsewhere = ("-m", "h200x8", "--attach", run_id, "--lane-dir", "elsewhere")
     with site.desk(*elsewhere) as desk:
         directory = site.root / "elsewhere" / "runs" / run_id
@@ -251,6 +251,54 @@ def test_the_way_to_a_box_is_shown_with_its_times(site: Site) -> None:
     assert "[rank 0]" not in ran.text
     assert ran.text.index("[rank 1] said") < ran.text.index("FAILURES")
     assert f"{ran.directory.relative_to(site.root) if ran.directory else ''}/ranks/w1/1/stdout.log" in ran.text
+
+
+def megacpp(site: Site, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command in a second terminal."""
+    env = {**os.environ, **site.emulator.environment}
+    command = [sys.executable, "-m", "pytest_megacpp", *arguments]
+    return subprocess.run(command, cwd=site.root, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_with_a_desk_is_looked_into_and_stopped(site: Site) -> None:
+    """What is asked goes through the connection that its desk has."""
+    with site.desk(*LANE) as desk:
+        desk.wait_until(lambda: started(desk.directory, "test_slow"))
+        stacks = megacpp(site, "stacks")
+        assert stacks.returncode == 0, stacks.stderr
+        assert stacks.stdout.splitlines()[0].endswith("2 ranks · now"), stacks.stdout
+        assert "test_slow (test_it.py:" in stacks.stdout
+        assert megacpp(site, "logs").stdout == "[rank 0] said by rank 0\n[rank 1] said by rank 1\n"
+        stopped = megacpp(site, "stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert "its desk had its box end" in stopped.stdout
+        desk.wait()
+        ran = Ran(0, desk.text, desk._reports(), desk._run_json(), desk.directory, 0.0)
+    assert ran.verdict("test_slow")["code"] == "not-run"
+    assert "megacpp stop asked for it" in ran.failure("test_slow") or "the desk asked for it" in ran.failure(
+        "test_slow"
+    )
+    site.assert_given_back()
+
+
+def test_a_run_without_a_desk_is_looked_into_and_stopped(site: Site) -> None:
+    left = site.run(*LANE, "--detach")
+    assert left.run is not None
+    run_id = left.run["run_id"]
+    deadline = time.monotonic() + 60.0
+    stacks = megacpp(site, "stacks")
+    while "test_slow (test_it.py:" not in stacks.stdout and time.monotonic() < deadline:
+        stacks = megacpp(site, "stacks")
+    assert stacks.stdout.splitlines()[0].endswith("2 ranks · now"), stacks.stdout + stacks.stderr
+    stopped = megacpp(site, "stop", run_id)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "ended in order" in stopped.stdout
+    assert f"pytest -m h200x8 --attach {run_id}" in stopped.stdout
+    site.assert_given_back()
+    ran = site.run("-m", "h200x8", "--attach", run_id)
+    assert ran.outcomes() == {"test_first": "passed", "test_slow": "error", "test_wrong": "error"}, ran.text
+    again = megacpp(site, "stop", run_id)
+    assert "there is nothing to stop" in again.stdout
 
 
 def test_ctrl_c_in_the_queue(site: Site) -> None:
