@@ -20,7 +20,7 @@ MODULES = {
 
 BOX = {"box", "box.data", "box.gpus", "box.host", "box.logs", "box.look", "box.remote", "box.seed", "box.worlds"}
 # Packages of surfaces are behind the registry.
-BELOW_THE_DESK = {"surfaces", "settings", "report", "report.page", "judge", "recording"} | BOX
+BELOW_THE_DESK = {"surfaces", "settings", "report", "report.page", "report.history", "judge", "recording"} | BOX
 
 # What the modules of each folder may import of the package: modules of these folders, without the folders in them, or
 # a single module.
@@ -30,6 +30,7 @@ ALLOWED = {
     "judge": {"judge", "recording"},
     "report": {"report", "recording", "judge.causes", "judge.verdicts"},
     "report.page": {"report.page", "report", "recording", "judge.causes", "judge.verdicts"},
+    "report.history": {"report.history", "report", "recording", "judge.verdicts"},
     "rank": {"rank", "recording"},
     "box": BOX - {"box.remote"} | {"recording"},
     "box.data": {"box.data", "recording"},
@@ -59,6 +60,7 @@ FOREIGN = {
     "judge": set(),
     "report": set(),
     "report.page": {"jinja2", "markupsafe"},
+    "report.history": {"jinja2", "markupsafe"},
     "box": set(),
     "rank": {"pytest", "torch"},
     "surfaces": {"pathspec", "pytest"},

@@ -41,7 +41,13 @@ from tests.golden.drills import cases
 TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
 KEPT_TESTS = 10
-OPTIONS: Any = SimpleNamespace(lane_annotations="off", lane_output=frozenset(), lane_heartbeat=30.0, given=frozenset())
+OPTIONS: Any = SimpleNamespace(
+    lane_annotations="off",
+    lane_dir=Path("/nonexistent"),
+    lane_output=frozenset(),
+    lane_heartbeat=30.0,
+    given=frozenset(),
+)
 CONFIG: Any = SimpleNamespace(
     invocation_params=SimpleNamespace(dir=Path("/")),
     rootpath=Path("/"),

@@ -13,7 +13,10 @@ from typing import Literal, TypeAlias, assert_never
 
 import pytest
 
+from pytest_megacpp.desk.commands import diff as diff_command
+from pytest_megacpp.desk.commands import history as history_command
 from pytest_megacpp.desk.commands import logs as logs_command
+from pytest_megacpp.desk.commands import prune as prune_command
 from pytest_megacpp.desk.commands import runs as runs_command
 from pytest_megacpp.desk.commands import show as show_command
 from pytest_megacpp.desk.commands import stacks as stacks_command
@@ -103,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show a run, what its tests measured, and the text of each failing test")
     takes_run(show)
     takes_json(show)
+    _add_over_runs(command)
     logs_command.add_arguments(command("logs", logs_command.run, "print what ranks wrote, or follow it"))
     stacks_command.add_arguments(command("stacks", stacks_command.run, "show where all ranks are now"))
     stop_command.add_arguments(command("stop", stop_command.run, "end a running run from another terminal"))
@@ -113,6 +117,12 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="where to look (default: here)")
     _add_seed(commands)
     return megacpp
+
+
+def _add_over_runs(command: "Callable[[str, Command, str], argparse.ArgumentParser]") -> None:
+    history_command.add_arguments(command("history", history_command.run, "show how tests did over the kept runs"))
+    diff_command.add_arguments(command("diff", diff_command.run, "compare two runs"))
+    prune_command.add_arguments(command("prune", prune_command.run, "remove old runs, never a running one"))
 
 
 def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -19,8 +19,10 @@ from typing import IO, Any
 RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
 LATEST = "latest"
-OWN_ENTRIES = frozenset({"runs", LATEST, "cache", "seeds", ".gitignore"})
+HISTORY = "history.html"
+OWN_ENTRIES = frozenset({"runs", LATEST, HISTORY, "cache", "seeds", ".gitignore"})
 RESERVE = ".reserve"
+LOCK = ".lock"
 RESERVE_BYTES = 128 << 10
 HEAD_BYTES = 4096
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -243,7 +245,7 @@ def _try_lock(run: Path) -> "IO[str] | None":
     """The run's lock, or None while another process holds it. Raises OSError."""
     import fcntl
 
-    file = (run / ".lock").open("a", encoding="utf-8")
+    file = (run / LOCK).open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -253,6 +255,20 @@ def _try_lock(run: Path) -> "IO[str] | None":
         file.close()
         raise
     return file
+
+
+def is_held(run: Path) -> bool:
+    """Whether a desk works with the run; also where that can't be found out."""
+    if not (run / LOCK).exists():
+        return False
+    try:
+        lock = _try_lock(run)
+    except OSError as error:
+        return error.errno not in UNLOCKABLE
+    if lock is None:
+        return True
+    lock.close()
+    return False
 
 
 def run_paths(lane_dir: Path) -> list[Path]:

@@ -1,0 +1,53 @@
+"""Owns `history.html` at the end of a session, and a line about what its tests did worse than before; must not know how
+a page is made.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_megacpp.desk.run.directory import HISTORY
+from pytest_megacpp.desk.run.receipts import newest_receipts
+from pytest_megacpp.report.layout import counted
+from pytest_megacpp.report.reporter import Line, Output, Reporter, SessionResults, document
+
+if TYPE_CHECKING:
+    from pytest_megacpp.report.history.series import Series
+
+READ_RECEIPTS = 1_000  # at the end of a session, 0.1 s; `megacpp history --html` reads all of them
+
+
+class HistoryPage(Reporter):
+    """The tests over the newest runs, as soon as there are two."""
+
+    name = "history"
+
+    def __init__(self, lane_dir: Path) -> None:
+        self._lane_dir = lane_dir
+
+    def closing(self, session: SessionResults) -> Iterator[Output]:
+        if not any(run.written for run in session.runs):
+            return
+        history = newest_receipts(self._lane_dir, READ_RECEIPTS)
+        if history.runs < 2:
+            return
+        from pytest_megacpp.report.history.page import history_page
+        from pytest_megacpp.report.history.series import series
+
+        found = series(history.receipts)
+        yield document(HISTORY, history_page(found, history.receipts, history.covered))
+        yield from _line(found, session, self._lane_dir / HISTORY)
+
+
+def _line(found: "list[Series]", session: SessionResults, page: Path) -> Iterator[Line]:
+    """What is slower or flaky among the tests of this session."""
+    from pytest_megacpp.report.history.findings import changes, flaky
+
+    ran = {(run.plan.run_id, nodeid) for run in session.runs for nodeid in run.nodeids}
+    mine = [one for one in found if (one.last.run_id, one.nodeid) in ran]
+    slower = [one for one in mine if any(change.is_regression for change in changes(one))]
+    unsteady = [one for one in mine if flaky(one) is not None]
+    told = [(slower, "slower than its median", "slower than their medians"), (unsteady, "flaky", "flaky")]
+    parts = [f"{counted(len(tests), 'test')} {one if len(tests) == 1 else many}" for tests, one, many in told if tests]
+    if parts:
+        yield Line(f"history: {', '.join(parts)}, see megacpp history or {page}", yellow=True)

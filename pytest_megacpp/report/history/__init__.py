@@ -1,0 +1,1 @@
+"""What receipts of many runs say together: series of measures, regressions, flaky tests, and the page of them."""

@@ -1,0 +1,137 @@
+"""Owns putting receipts of many runs into series that can be compared; must not know what a difference means."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.report.measures import Measures
+from pytest_megacpp.report.quantities import seconds_text, usd_text
+
+GREEN = (Outcome.PASSED, Outcome.XPASSED, Outcome.XFAILED)
+_RECORD = "record "
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of each receipt. `more_is_worse` is false where nobody knows which way is better (records)."""
+
+    name: str
+    label: str
+    more_is_worse: bool = True
+
+    @property
+    def is_record(self) -> bool:
+        return not self.more_is_worse
+
+    def of(self, measured: Measures) -> float | None:
+        match self.name:
+            case "seconds":
+                return measured.seconds
+            case "first_forward_s":
+                return measured.first_forward_s
+            case "compile_s":
+                return measured.compile_s
+            case "skew_s":
+                return measured.skew_s
+            case "worst_wait_s":
+                return measured.worst_wait_s
+            case "usd":
+                return measured.usd
+            case _:
+                record = measured.records.get(self.name.removeprefix(_RECORD))
+                return record.value if record is not None else None
+
+    def text(self, value: float | None) -> str:
+        if value is None:
+            return "–"
+        if self.name == "usd":
+            return usd_text(value)
+        return f"{value:.6g}" if self.is_record else seconds_text(value)
+
+
+METRICS = (
+    Metric("seconds", "duration"),
+    Metric("first_forward_s", "first forward"),
+    Metric("compile_s", "compile time"),
+    Metric("skew_s", "skew"),
+    Metric("worst_wait_s", "worst wait"),
+    Metric("usd", "cost"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What two receipts of a test have to share to be compared."""
+
+    lane: str
+    surface: str
+    dry_run: bool
+    preset: str
+    world_size: int | None
+
+    def __str__(self) -> str:
+        """`h200x8 · local (dry run) · 8 ranks`."""
+        where = f"{self.surface} (dry run)" if self.dry_run else self.surface
+        size = f"{self.world_size} ranks" if self.world_size is not None else ""
+        preset = self.preset if self.preset != "full" else ""
+        return " · ".join(part for part in (self.lane, where, size, preset) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One test over runs of one kind, the oldest first; there is at least one."""
+
+    nodeid: str
+    kind: Kind
+    entries: tuple[Measures, ...]
+
+    @property
+    def last(self) -> Measures:
+        return self.entries[-1]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of which there is any value, records last."""
+        records = dict.fromkeys(name for entry in self.entries for name in entry.records)
+        found = (*METRICS, *(Metric(f"{_RECORD}{name}", name, False) for name in records))
+        return tuple(metric for metric in found if any(metric.of(entry) is not None for entry in self.entries))
+
+    def values(self, metric: Metric) -> list[float | None]:
+        """Of all entries; a red one measured something else."""
+        return [metric.of(entry) if entry.outcome in GREEN else None for entry in self.entries]
+
+
+def series(receipts: Iterable[Measures]) -> list[Series]:
+    """All series, by node id; those of one test in the order in which their kinds last ran, the newest first. Receipts
+    come in order of time.
+    """
+    found: dict[tuple[str, Kind], list[Measures]] = {}
+    for order in receipts:
+        kind = Kind(order.lane, order.surface, order.dry_run, order.preset, order.world_size)
+        found.setdefault((order.nodeid, kind), []).append(order)
+    made = [Series(nodeid, kind, tuple(entries)) for (nodeid, kind), entries in found.items()]
+    made.sort(key=lambda one: one.last.run_id, reverse=True)
+    return sorted(made, key=lambda one: one.nodeid)
+
+
+def is_failure(measured: Measures) -> bool | None:
+    """Whether the code under test failed; None where the receipt says nothing of it: the test was skipped, or something
+    else kept it from being tested.
+    """
+    if measured.outcome in GREEN:
+        return False
+    if measured.outcome not in (Outcome.FAILED, Outcome.ERROR):
+        return None
+    try:
+        traits = Code(measured.code).traits
+    except ValueError:  # of a newer version
+        return measured.outcome == Outcome.FAILED or None
+    return True if traits.blames_the_code else None
+
+
+def tested(entries: Sequence[Measures]) -> Iterator[tuple[Measures, bool]]:
+    """The entries that say something of the code under test, each with whether it failed."""
+    for entry in entries:
+        failed = is_failure(entry)
+        if failed is not None:
+            yield entry, failed

@@ -1,0 +1,340 @@
+"""`megacpp history`, `diff` and `prune` on runs made of receipts."""
+
+import fcntl
+import html
+import json
+import re
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.run.receipts import newest_receipts, read_receipt
+from pytest_megacpp.report.history.page import history_page
+from pytest_megacpp.report.history.series import series
+from tests.desk.receipts import receipt, run_id_of, write_run
+
+GOOD, BAD = "a.py::test_good", "a.py::test_bad"
+Megacpp = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def lane_dir(tmp_path: Path) -> Path:
+    return tmp_path / ".megacpp"
+
+
+@pytest.fixture
+def megacpp(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Megacpp:
+    """`megacpp(*args)`, typed in `tmp_path`: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> SimpleNamespace:
+        code = cli.main(args)
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return call
+
+
+def ten_runs(lane_dir: Path) -> None:
+    """GOOD becomes slow in the last one, BAD fails now and then."""
+    for number in range(10):
+        good = receipt("", GOOD, seconds=12.0 if number == 9 else 8.0 + number / 100)
+        bad = receipt("", BAD, "failed" if number % 3 == 1 else "passed", git={"revision": "0f3c2a1b", "dirty": False})
+        write_run(lane_dir, number, good, bad)
+
+
+# -- history -------------------------------------------------------------------------------------------------
+
+
+def test_a_history_of_all_tests(megacpp: Megacpp, lane_dir: Path) -> None:
+    ten_runs(lane_dir)
+    done = megacpp("history")
+    assert done.code == 0
+    head, bad, good, *rest = done.out.splitlines()
+    assert head.split() == ["RUNS", "OUTCOMES", "LAST", "DURATION", "TEST"]
+    assert bad.split()[:2] == ["10", "✓✗✓✓✗✓✓✗✓✓"]
+    assert good.split()[2:4] == ["12.00", "s"]
+    told = "\n".join(rest)
+    assert (
+        f"slower: {GOOD} (h200x8 · local (dry run) · 2 ranks)\n  duration 12.00 s, median of 9 earlier runs 8.04 s"
+        in told
+    )
+    assert f"flaky: {BAD}" in told
+    assert "failed in 3 of 10 runs: 30 % (11 % to 60 %, Wilson 95 %), passed and failed at 0f3c2a1b" in told
+
+
+def test_a_history_of_one_test(megacpp: Megacpp, lane_dir: Path) -> None:
+    ten_runs(lane_dir)
+    done = megacpp("history", "test_good", "--limit", "6")
+    rows = [line for line in done.out.splitlines() if line.startswith("202611")]
+    assert [row.split()[0] for row in rows] == [run_id_of(number) for number in range(9, 3, -1)]
+    assert "DURATION" in done.out
+    assert "BAD" not in done.out
+    assert all("loss=0.5" in row for row in rows)
+
+
+def test_a_history_for_programs(megacpp: Megacpp, lane_dir: Path) -> None:
+    ten_runs(lane_dir)
+    bad, good = json.loads(megacpp("history", "--json").out)
+    assert (bad["nodeid"], good["nodeid"]) == (BAD, GOOD)
+    assert [run["seconds"] for run in good["runs"]][-1] == 12.0
+    assert {change["metric"] for change in good["changes"]} == {"seconds", "first_forward_s"}
+    assert bad["flaky"]["failures"] == 3
+    assert good["flaky"] is None
+
+
+def test_no_history_is_said(megacpp: Megacpp, lane_dir: Path) -> None:
+    done = megacpp("history")
+    assert (done.code, done.out) == (1, "")
+    assert "no receipts in" in done.err
+    write_run(lane_dir, 0, receipt("", GOOD))
+    assert "no receipt of the 1 runs" in megacpp("history", "zzz").err
+    assert megacpp("history", "--limit", "0").code == 2
+
+
+def test_damaged_receipts_are_passed_over(megacpp: Megacpp, lane_dir: Path) -> None:
+    run = write_run(lane_dir, 0, receipt("", GOOD))
+    for name, content in (
+        ("1", b""),
+        ("2", b"[1"),
+        ("3", b"[]"),
+        ("4", b'{"nodeid": 5}'),
+        ("5", b"\xff"),
+        ("6", b"[" * 10**5),
+    ):
+        (run / "receipts" / f"{name}.json").write_bytes(content)
+    (run / "receipts" / "7.json").mkdir()
+    assert len(newest_receipts(lane_dir).receipts) == 1
+    assert megacpp("history").code == 0
+
+
+def test_what_is_left_out_of_a_receipt_is_only_its_circumstances(tmp_path: Path) -> None:
+    """A receipt that isn't written by the plugin is read whole."""
+    fields: dict[str, Any] = {"seed": {"id": 1}, "environment": {"A": {}}, "git": {"revision": "abc", "dirty": False}}
+    run = write_run(tmp_path, 0, receipt("", GOOD, **fields))
+    quick = read_receipt(run / "receipts" / "0.json")
+    assert quick is not None
+    assert quick["git"] == fields["git"]
+    assert "environment" not in quick
+    (tmp_path / "other.json").write_text(json.dumps(receipt("", GOOD, **fields)))
+    whole = read_receipt(tmp_path / "other.json")
+    assert whole is not None
+    assert whole["environment"] == fields["environment"]
+
+
+def test_at_least_two_runs_are_read_however_many_receipts_they_have(lane_dir: Path) -> None:
+    for number in range(5):
+        write_run(lane_dir, number, *(receipt("", f"a.py::test_{index}") for index in range(10)))
+    few, more = newest_receipts(lane_dir, 5), newest_receipts(lane_dir, 25)
+    assert (few.runs, few.all_runs, len(few.receipts)) == (2, 5, 20)
+    assert more.runs == 3
+    assert "megacpp history --html takes all" in few.covered
+    assert [one.run_id for one in few.receipts] == sorted(one.run_id for one in few.receipts)
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+class Elements(HTMLParser):
+    """What a browser would make of a page: elements, attributes, texts."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'></svg></title>{{7*7}}\x1b]0;x\x07\u202e&amp;"
+
+
+def test_the_page_is_written_and_stands_alone(megacpp: Megacpp, lane_dir: Path) -> None:
+    ten_runs(lane_dir)
+    done = megacpp("history", "--html")
+    assert done.code == 0
+    page = Path(done.out.strip()).read_bytes()
+    found = Elements(page)
+    assert not {"script", "link", "iframe", "object", "base", "img"} & set(found.tags)
+    assert not [name for name, _ in found.attributes if name.startswith("on") or name == "style"]
+    links = [value for name, value in found.attributes if name in ("href", "src", "action")]
+    assert links
+    assert all(str(value).startswith("#") for value in links)
+    text = html.unescape(page.decode())
+    assert "default-src 'none'; style-src 'sha256-" in text
+    assert "duration 12.00 s, median of 9 earlier runs 8.04 s (+49 %" in text
+    assert "failed in 3 of 10 runs: 30 %" in text
+
+
+def test_the_style_is_the_one_that_the_policy_allows(megacpp: Megacpp, lane_dir: Path) -> None:
+    import base64
+    import hashlib
+
+    ten_runs(lane_dir)
+    page = Path(megacpp("history", "--html").out.strip()).read_text()
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    allowed = re.findall(r"style-src '(.*?)'", html.unescape(page))
+    assert [f"sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}" for one in style] == allowed
+    assert "prefers-color-scheme: dark" in style[0]
+
+
+def test_nothing_a_test_wrote_is_markup(lane_dir: Path) -> None:
+    """Every text of a receipt is hostile; the page has the elements of one with plain texts."""
+
+    def pages(text: str) -> Elements:
+        def odd(value: Any) -> Any:
+            match value:
+                case str():
+                    return text
+                case dict():
+                    return {name if depth_known(name) else text: odd(item) for name, item in value.items()}
+                case list():
+                    return [odd(item) for item in value]
+                case _:
+                    return value
+
+        where = lane_dir / ("plain" if text == "plain" else "hostile")
+        for number in range(6):
+            outcome = "failed" if number % 2 else "passed"
+            told = odd(receipt("", GOOD, verdict={"summary": "s"}, ranks=[{"records": {"loss": 0.5 + number}}]))
+            write_run(where, number, told | {"outcome": outcome})
+        history = newest_receipts(where)
+        return Elements(history_page(series(history.receipts), history.receipts, text))
+
+    known = {*receipt("", GOOD), "code", "summary", "records", "seconds", "usd", "revision", "dirty", "first_forward_s"}
+
+    def depth_known(name: str) -> bool:
+        return name in known
+
+    hostile, plain = pages(HOSTILE), pages("plain")
+    assert hostile.tags == plain.tags
+    assert [name for name, _ in hostile.attributes] == [name for name, _ in plain.attributes]
+    assert not [value for _, value in hostile.attributes if "\x1b" in (value or "") or "\u202e" in (value or "")]
+
+
+def test_many_runs_are_drawn_in_few_bytes(lane_dir: Path) -> None:
+    receipts = [found for number in range(3) for found in _measured(lane_dir, number)]
+    one = series(receipts * 400)
+    assert len(one[0].entries) == 1200
+    assert len(history_page(one, receipts * 400, "")) < 400_000
+
+
+def _measured(lane_dir: Path, number: int) -> list[Any]:
+    write_run(lane_dir, number, receipt("", GOOD))
+    return newest_receipts(lane_dir, runs=1).receipts
+
+
+# -- diff ----------------------------------------------------------------------------------------------------
+
+
+def test_a_diff_tells_what_broke_and_what_is_slower(megacpp: Megacpp, lane_dir: Path) -> None:
+    environment = {"TRITON_CACHE_DIR": {"value": "/tmp/megacpp-aaaaaaaa/triton"}, "NCCL_DEBUG": {"value": "WARN"}}
+    write_run(lane_dir, 0, receipt("", GOOD), receipt("", BAD), versions={"torch": "2.12"}, environment=environment)
+    environment = {"TRITON_CACHE_DIR": {"value": "/tmp/megacpp-bbbbbbbb/triton"}, "NCCL_DEBUG": {"value": "INFO"}}
+    broken = receipt("", BAD, "failed", verdict={"blamed_ranks": [1]})
+    write_run(lane_dir, 1, receipt("", GOOD, seconds=12.0), broken, versions={"torch": "2.13"}, environment=environment)
+    done = megacpp("diff", run_id_of(0), "last")
+    assert done.code == 1
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["versions.torch", "2.12", "2.13"] in lines
+    assert ["NCCL_DEBUG", "WARN", "INFO"] in lines
+    assert "TRITON_CACHE_DIR" not in done.out
+    assert ["broke", "passed", "rank-death", "(1)", BAD] in lines
+    assert ["duration", "8.00", "s", "12.00", "s", "+50", "%", GOOD] in lines
+    assert "loss" not in done.out
+    back = megacpp("diff", "last", run_id_of(0), "--json")
+    assert back.code == 0
+    document = json.loads(back.out)
+    assert [test["broke"] for test in document["tests"]] == [False, False]
+    assert {"name": "versions.torch", "before": "2.13", "after": "2.12"} in document["circumstances"]
+
+
+def test_a_diff_of_equal_runs(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(2):
+        write_run(lane_dir, number, receipt("", GOOD))
+    done = megacpp("diff", run_id_of(0))
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "1 test of 1 without a difference"
+    assert "both are run" in megacpp("diff", "last").err
+    (lane_dir / "runs" / run_id_of(1) / "receipts" / "0.json").unlink()
+    assert "has no receipts to compare" in megacpp("diff", run_id_of(0)).err
+
+
+# -- prune ---------------------------------------------------------------------------------------------------
+
+
+def kept(lane_dir: Path) -> list[int]:
+    return [int(path.name[-4:], 16) for path in sorted((lane_dir / "runs").iterdir())]
+
+
+def test_the_newest_runs_stay(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(5):
+        write_run(lane_dir, number, receipt("", GOOD))
+    (lane_dir / "latest").write_text(f"{run_id_of(4)}\n")
+    seen = megacpp("prune", "--keep", "2", "--dry-run")
+    assert seen.out.count("would be removed") == 4
+    assert kept(lane_dir) == [0, 1, 2, 3, 4]
+    done = megacpp("prune", "--keep", "2")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1].startswith("3 runs removed, ")
+    assert kept(lane_dir) == [3, 4]
+
+
+def test_a_run_that_goes_on_is_never_removed(megacpp: Megacpp, lane_dir: Path) -> None:
+    detached = write_run(lane_dir, 0, receipt("", GOOD), status="detached")
+    held = write_run(lane_dir, 1, receipt("", GOOD))
+    write_run(lane_dir, 2, receipt("", GOOD))
+    with (held / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = megacpp("prune", "--keep", "0")
+    assert kept(lane_dir) == [0, 1]
+    assert done.out.count("stays: it goes on") == 2
+    assert detached.exists()
+    megacpp("prune", "--keep", "0")
+    assert kept(lane_dir) == [0]
+
+
+def test_age_and_number_must_both_allow_it(megacpp: Megacpp, lane_dir: Path) -> None:
+    old = "2020-01-01T00:00:00Z"
+    new = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for number, started in enumerate((old, old, new)):
+        write_run(lane_dir, number, receipt("", GOOD), started_at=started)
+    megacpp("prune", "--keep", "2", "--older-than", "1d")
+    assert kept(lane_dir) == [1, 2]
+    megacpp("prune", "--older-than", "52w")
+    assert kept(lane_dir) == [2]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--keep", "-1"], ["--older-than", "soon"], ["--older-than", "3"]])
+def test_what_may_go_has_to_be_said(megacpp: Megacpp, lane_dir: Path, arguments: list[str]) -> None:
+    write_run(lane_dir, 0, receipt("", GOOD))
+    done = megacpp("prune", *arguments)
+    assert done.code == 2
+    assert "prune" in done.err or "has to be" in done.err
+    assert kept(lane_dir) == [0]
+
+
+def test_what_names_removed_runs_is_renewed(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD), receipt("", f"a.py::test_{number}"))
+    megacpp("history", "--html")
+    (lane_dir / "latest").write_text(f"{run_id_of(0)}\n")
+    (lane_dir / "runs" / ".deleting-1").mkdir()
+    megacpp("prune", "--keep", "2")
+    assert (lane_dir / "latest").read_text().strip() == run_id_of(2)
+    page = (lane_dir / "history.html").read_text()
+    assert run_id_of(2) in page
+    assert run_id_of(0) not in page
+    assert not (lane_dir / "runs" / ".deleting-1").exists()
+    megacpp("prune", "--keep", "0")
+    assert not (lane_dir / "history.html").exists()
+    assert not (lane_dir / "latest").exists()

@@ -1,0 +1,198 @@
+"""Series of receipts, and what is worth a word in them."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_megacpp.report.history.findings import LEAST_EARLIER, changes, flaky, wilson
+from pytest_megacpp.report.history.series import Series, is_failure, series
+from pytest_megacpp.report.measures import Measures, Record
+
+
+def measured(number: int = 0, outcome: str = "passed", code: str | None = None, **fields: Any) -> Measures:
+    told: dict[str, Any] = {
+        "code": code or ("passed" if outcome == "passed" else "test-failed"),
+        "lane": "h200x8",
+        **fields,
+    }
+    return Measures(f"2026120{number // 10}-00000{number % 10}-aaaa", "a.py::test", outcome, **told)
+
+
+def of_seconds(values: Sequence[float], **fields: Any) -> Series:
+    (one,) = series(measured(number, seconds=value, **fields) for number, value in enumerate(values))
+    return one
+
+
+def of_outcomes(outcomes: str, revisions: str = "") -> Series:
+    """`pfp` passed, failed, passed; a letter of `revisions` for each."""
+    entries = [
+        measured(n, "passed" if letter == "p" else "failed", revision=revisions[n : n + 1].strip())
+        for n, letter in enumerate(outcomes)
+    ]
+    (one,) = series(entries)
+    return one
+
+
+def test_only_receipts_of_one_kind_are_compared() -> None:
+    told = [
+        measured(0),
+        measured(1, dry_run=True),
+        measured(2, world_size=4),
+        measured(3, dry_run=True),
+        measured(4, surface="modal"),
+    ]
+    found = series(told)
+    assert [[entry.run_id for entry in one.entries] for one in found] == [
+        [told[4].run_id],
+        [told[1].run_id, told[3].run_id],
+        [told[2].run_id],
+        [told[0].run_id],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "failed"),
+    [
+        ("passed", "passed", False),
+        ("xfailed", "xfailed", False),
+        ("failed", "straggler", True),
+        ("error", "test-failed", True),
+        ("error", "startup-failure", True),
+        ("error", "environment", None),
+        ("error", "box-lost", None),
+        ("error", "not-run", None),
+        ("skipped", "skipped", None),
+        ("failed", "of-a-newer-version", True),
+        ("error", "of-a-newer-version", None),
+    ],
+)
+def test_what_says_something_of_the_code(outcome: str, code: str, failed: bool | None) -> None:
+    assert is_failure(measured(outcome=outcome, code=code)) is failed
+
+
+# -- regressions ---------------------------------------------------------------------------------------------
+
+
+def test_a_regression_is_told_with_its_numbers() -> None:
+    (found,) = changes(of_seconds([8.0, 8.2, 7.9, 8.1, 8.1, 12.3]))
+    assert found.is_regression
+    assert str(found) == "duration 12.30 s, median of 5 earlier runs 8.10 s (+52 %, usual deviation 0.148 s)"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [8.0, 8.0, 8.0, 8.5],  # too few before it
+        [8.0] * 9 + [8.7],  # less than a tenth
+        [5.0, 8.0, 11.0, 7.0, 9.0, 12.0],  # as far as usual
+        [0.01] * 9 + [0.05],  # less than a busy machine does
+        [8.0] * 9,
+    ],
+)
+def test_what_is_usual_is_no_regression(values: list[float]) -> None:
+    assert list(changes(of_seconds(values))) == []
+
+
+def test_faster_is_a_change_and_no_regression() -> None:
+    (found,) = changes(of_seconds([8.0] * 9 + [4.0]))
+    assert not found.is_regression
+    assert "-50 %" in str(found)
+
+
+def test_a_red_run_is_neither_measured_nor_compared_with() -> None:
+    entries = [measured(n, seconds=8.0) for n in range(5)]
+    entries += [measured(5, "failed", seconds=900.0), measured(6, seconds=8.0), measured(7, "failed", seconds=900.0)]
+    (one,) = series(entries)
+    assert list(changes(one)) == []
+
+
+def test_records_change_in_both_ways() -> None:
+    def loss(value: float) -> dict[str, Record]:
+        return {"loss": Record((value, value))}
+
+    (one,) = series(measured(n, records=loss(0.5 if n < 6 else 0.2)) for n in range(7))
+    (found,) = changes(one)
+    assert not found.is_regression
+    assert str(found).startswith("loss 0.2, median of 6 earlier runs 0.5 (-60 %")
+
+
+_VALUE = st.floats(0.0, 1e6)
+
+
+@given(st.lists(_VALUE, min_size=LEAST_EARLIER, max_size=60), _VALUE)
+def test_a_change_is_outside_of_what_it_is_compared_with(earlier: list[float], last: float) -> None:
+    for found in changes(of_seconds([*earlier, last])):
+        assert abs(found.value - found.median) > 3 * found.spread
+        assert min(earlier) <= found.median <= max(earlier)
+        assert found.earlier <= len(earlier)
+        assert str(found)
+
+
+@given(st.lists(_VALUE, min_size=LEAST_EARLIER, max_size=30))
+def test_the_median_itself_is_never_a_change(earlier: list[float]) -> None:
+    middle = median(earlier)
+    assert list(changes(of_seconds([*earlier, middle]))) == []
+
+
+# -- flaky tests ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "revisions", "is_flaky"),
+    [
+        ("pppp", "", False),
+        ("ffff", "", False),
+        ("ppff", "", False),  # it broke
+        ("pffp", "abbc", False),  # it broke and was mended
+        ("pfpf", "", True),
+        ("fppfpp", "", True),
+        ("pf", "aa", True),
+        ("pf", "ab", False),
+        ("fffppp", "aabbbb", True),
+    ],
+)
+def test_flaky_is_what_fails_without_a_known_reason(outcomes: str, revisions: str, is_flaky: bool) -> None:
+    assert (flaky(of_outcomes(outcomes, revisions)) is not None) == is_flaky
+
+
+def test_a_flaky_test_has_a_rate_and_an_interval() -> None:
+    found = flaky(of_outcomes("pfppppppppfppppppppp", "a" * 20))
+    assert str(found) == "failed in 2 of 20 runs: 10 % (3 % to 30 %, Wilson 95 %), passed and failed at a"
+
+
+def test_what_was_not_tested_counts_for_nothing() -> None:
+    entries = [
+        measured(n, "error" if n % 2 else "passed", "box-lost" if n % 2 else "passed", revision="a") for n in range(10)
+    ]
+    (one,) = series(entries)
+    assert flaky(one) is None
+
+
+@given(st.integers(0, 500).flatmap(lambda runs: st.tuples(st.integers(0, runs), st.just(runs))))
+def test_an_interval_holds_its_rate(given_: tuple[int, int]) -> None:
+    failures, runs = given_
+    low, high = wilson(failures, runs)
+    assert 0.0 <= low <= high <= 1.0
+    if runs:
+        assert low <= failures / runs <= high
+        assert math.isclose(wilson(runs - failures, runs)[1], 1.0 - low, abs_tol=1e-9)
+
+
+@given(st.integers(1, 100), st.integers(0, 100))
+def test_more_runs_of_the_same_rate_say_more(runs: int, failures: int) -> None:
+    failures = min(failures, runs)
+    low, high = wilson(failures, runs)
+    lower, higher = wilson(10 * failures, 10 * runs)
+    assert higher - lower < high - low
+
+
+def test_known_intervals() -> None:
+    """Of statsmodels' proportion_confint(…, method="wilson")."""
+    assert wilson(1, 10) == pytest.approx((0.017876, 0.404150), abs=1e-6)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
+    assert wilson(50, 100) == pytest.approx((0.403832, 0.596168), abs=1e-6)
