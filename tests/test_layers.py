@@ -66,6 +66,7 @@ FOREIGN = {
     "surfaces": {"pathspec", "pytest"},
     "surfaces.modal": {"pathspec", "pytest", "modal"},
     "desk": {"pathspec", "pytest", "rich"},
+    "desk.commands": {"pytest", "shtab"},
     "plugin": {"pytest"},
     "__main__": set(),
 }

@@ -320,3 +320,35 @@ def test_the_doctor_tells_what_a_lane_would_find(
     assert "\n  OMP_NUM_THREADS not set\n" in done.out
     assert "(was '/cluster/tuner')" in done.out
     assert max(map(len, done.out.splitlines())) <= 160
+    document = json.loads(megacpp("doctor", "--json").out)
+    assert document["ready"] == (done.code == 0)
+    assert any("lane h200x8" in line for line in document["lines"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_can_complete_every_command(megacpp: Megacpp, shell: str) -> None:
+    done = megacpp("completion", shell)
+    assert done.code == 0
+    for name in ("runs", "show", "logs", "stacks", "stop", "history", "prune"):
+        assert name in done.out
+
+
+def test_bash_takes_the_completions(megacpp: Megacpp) -> None:
+    script = (
+        megacpp("completion", "bash").out + "\nCOMP_WORDS=(megacpp sta); COMP_CWORD=1; _shtab_megacpp megacpp sta\n"
+    )
+    done = subprocess.run(["bash", "-c", script + 'echo "${COMPREPLY[@]}"'], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["stacks"], done.stderr
+
+
+def test_completions_without_their_library(megacpp: Megacpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    done = megacpp("completion", "bash")
+    assert (done.code, done.out) == (2, "")
+    assert "pip install 'pytest-megacpp[completion]'" in done.err
+
+
+def test_no_command_pays_for_what_another_one_needs() -> None:
+    script = "import pytest_megacpp.desk.commands.cli, sys; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"jinja2", "shtab", "torch", "modal", "rich"} & set(loaded)

@@ -1,5 +1,6 @@
 """`megacpp seed`: what is told of the seeds of this machine, and what becomes of them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -208,3 +209,9 @@ def test_only_the_project_s_own_seeds_are_baked(megacpp: Megacpp, store: SeedSto
     assert [seed.id for seed in SeedStore(Path("baked")).seeds()] == [made[0].id]
     assert "mine: h200x8 ·" in megacpp("list").out
     assert "other: h200x8 ·" in megacpp("list").out
+
+
+def test_seeds_for_programs(megacpp: Megacpp, good: Manifest) -> None:
+    (listed,) = json.loads(megacpp("list", "--json").out)
+    assert (listed["id"], listed["good"], listed["manifest"]["run"]) == (good.id, True, good.run)
+    assert json.loads(megacpp("show", good.id, "--json").out) == listed

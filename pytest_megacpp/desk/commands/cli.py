@@ -13,7 +13,10 @@ from typing import Literal, TypeAlias, assert_never
 
 import pytest
 
+from pytest_megacpp.desk.commands import completion as completion_command
 from pytest_megacpp.desk.commands import diff as diff_command
+from pytest_megacpp.desk.commands import doctor as doctor_command
+from pytest_megacpp.desk.commands import gate as gate_command
 from pytest_megacpp.desk.commands import history as history_command
 from pytest_megacpp.desk.commands import logs as logs_command
 from pytest_megacpp.desk.commands import prune as prune_command
@@ -35,20 +38,18 @@ from pytest_megacpp.desk.commands.command import (
     takes_json,
     takes_run,
 )
-from pytest_megacpp.desk.config.declarations import variable_of
-from pytest_megacpp.desk.config.lanes import read_lanes
-from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_gate
+from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR
 from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
+from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.seed_layout import SeedError, named
-from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.settings.checks import text
 from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider
 
 EXIT_CODES = """exit codes:
   0  done; run: passed; show, judge: every test is green; doctor: a launch can start
-  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing; seed show: damaged
+  1  run: failed; show, judge: a test failed or has no result; doctor: something is missing; seed show: damaged;
+     diff: a test broke; logs, stacks, history: there is nothing to print; prune, stop: something is left
   2  bad arguments, no such run or seed, a recording with nothing readable in it; run: blocked, or the infrastructure
      failed
 """
@@ -93,15 +94,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help=about_run, description=about_run, epilog=EXIT_CODES, formatter_class=raw)
     run.add_argument("arguments", metavar="PYTEST_ARGUMENT", nargs="*", help="as pytest takes them: -m h200x8 …")
     command("init", _init, "write a first configuration, lane test and workflow; existing files are left alone")
-    gate = command("gate", _gate, "show which gate rules a change triggers, without running anything")
-    since = os.environ.get(variable_of("gate_since")) or None
-    gate.add_argument(
-        "--since", metavar="REV", default=since, help="compare with the merge base of REV and this branch"
-    )
-    gate.add_argument(
-        "places", metavar="PATH", nargs="*", help="where lane tests are, as for pytest (default: everywhere)"
-    )
-    gate.add_argument("--explain", action="store_true", help="show every reason, and each test file with its own")
+    gate_command.add_arguments(command("gate", gate_command.run, "show which gate rules a change triggers"))
     runs_command.add_arguments(command("runs", runs_command.run, "list the runs of this project, the newest first"))
     show = command("show", _show, "show a run, what its tests measured, and the text of each failing test")
     takes_run(show)
@@ -113,8 +106,11 @@ def parser() -> argparse.ArgumentParser:
     judge = command("judge", _judge, "judge a recording again")
     judge.add_argument("name", metavar="RECORDING", help="a recording.jsonl, a run directory, a run id, or -")
     takes_json(judge)
-    doctor = command("doctor", _doctor, "check what a lane would run on: this machine, or another surface's")
-    doctor.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="where to look (default: here)")
+    about_doctor = "check what a lane would run on: this machine, or another surface's"
+    doctor_command.add_arguments(command("doctor", doctor_command.run, about_doctor))
+    completion_command.add_arguments(
+        command("completion", lambda desk, arguments: completion_command.run(parser(), arguments), "print completions")
+    )
     _add_seed(commands)
     return megacpp
 
@@ -137,12 +133,12 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         made.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="whose seeds (default: here)")
         return made
 
-    action("list", "list the seeds by launch shape; * marks the last known good ones")
-    for name, about in (
-        ("show", "show everything that is known about a seed"),
-        ("promote", "make a seed the last known good one of its shape"),
-    ):
-        action(name, about).add_argument("name", metavar="ID", help="id, or its beginning")
+    takes_json(action("list", "list the seeds by launch shape; * marks the last known good ones"))
+    show = action("show", "show everything that is known about a seed")
+    takes_json(show)
+    promote = action("promote", "make a seed the last known good one of its shape")
+    for named_one in (show, promote):
+        named_one.add_argument("name", metavar="ID", help="id, or its beginning")
     drop = action("drop", "remove seeds")
     drop.add_argument("names", metavar="ID", nargs="+", help="ids, or their beginnings")
     bake = action("bake", "write the last known good seeds into a directory, to be copied into an image")
@@ -202,33 +198,6 @@ def _init(desk: Desk, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _gate(desk: Desk, arguments: argparse.Namespace) -> int:
-    from pytest_megacpp.desk.gate.decide import decide, explained, shortened, unguarded
-    from pytest_megacpp.desk.gate.pytest_files import read_test_files
-
-    since = arguments.since or desk.settings.get("gate_since")
-    revision = text(since, what="the revision", where="megacpp gate --since")
-    rules = read_gate(desk.settings.get("gate", []))
-    test_files, lanes = read_test_files(desk.root), tuple(read_lanes(desk.settings.get("lanes", {})))
-    gate = decide(revision, rules, desk.root, test_files, sys.path)
-    places = [_from_project(place, desk.root) for place in arguments.places or [desk.root]]
-    alone = unguarded(gate, places, test_files, lanes)
-    always_run = [f"no rule guards {one_line(file, 200)}: its lane tests always run" for file in alone]
-    say(explained(gate, everything=arguments.explain))
-    say(f"  {line}" for line in (always_run if arguments.explain else shortened(always_run)))
-    triggered = [decision.rule.name for decision in gate.triggered] + ["tests without a rule"] * bool(alone)
-    say([f"triggered: {', '.join(triggered) or 'none'}"])
-    return OK
-
-
-def _from_project(given: str | Path, root: Path) -> str:
-    """What pytest would take from where the command was typed, as rules spell it. Raises UsageError."""
-    path, root = Path(str(given).partition("::")[0]).resolve(), root.resolve()
-    if not path.exists() or not path.is_relative_to(root):
-        raise pytest.UsageError(f"{given}: there is nothing of that name in {root}")
-    return path.relative_to(root).as_posix()
-
-
 def _show(desk: Desk, arguments: argparse.Namespace) -> int:
     gate = show_command.gate_alone(desk.lane_dir, arguments.name)
     if gate is not None:
@@ -256,15 +225,6 @@ def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
     return OK if green else FAILED
 
 
-def _doctor(desk: Desk, arguments: argparse.Namespace) -> int:
-    lanes = tuple(read_lanes(desk.settings.get("lanes", {})).values())
-    examination = provider(arguments.surface).examination(desk.configured(arguments.surface), lanes)
-    for line in examination.lines():
-        say([line])
-        sys.stdout.flush()  # some of what is looked at takes its time
-    return OK if examination.ready else FAILED
-
-
 _SeedAction: TypeAlias = Literal["list", "show", "promote", "drop", "bake"]
 
 
@@ -274,11 +234,16 @@ def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
     held = provider(arguments.surface).shelf(desk.configured(arguments.surface))
     action: _SeedAction = arguments.action
     match action:
+        case "list" if arguments.json:
+            say_json([to_json(seed) for seed in held.seeds()])
         case "list":
             say(seed_command.listed(held, utc_now()))
         case "show":
             seed = named(held.seeds(), arguments.name)
-            say(seed_command.shown(seed))
+            if arguments.json:
+                say_json(to_json(seed))
+            else:
+                say(seed_command.shown(seed))
             return OK if seed.manifest is not None else FAILED
         case "promote":
             say(seed_command.promoted(held, arguments.name))
