@@ -1,6 +1,7 @@
 """What `megacpp init` and `megacpp gate` write and say; running the result is the plugin's tests' business."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,10 @@ def test_the_gate_is_explained_without_running_anything(place: Path, capsys: pyt
     assert told[-1] == "triggered: smoke"
     assert sum(".cu matches" in line for line in told) == 6
     assert f"    test file {TEST_FILE}" in told
+    assert cli.main(["gate", "--since", "base", "--json"]) == 0
+    (rule,) = json.loads(capsys.readouterr().out)["rules"]
+    assert (rule["name"], rule["triggered"]) == ("smoke", True)
+    assert any(".cu matches" in why for why in rule["why"])
 
 
 def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(

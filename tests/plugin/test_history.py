@@ -1,5 +1,8 @@
-"""`history.html` after real runs."""
+"""What real runs leave: `history.html`, and documents as the shipped schemas describe them."""
 
+import json
+
+from tests.described import HEAD, of_kind, validator, wrong
 from tests.plugin.project import LANE, Project
 
 TESTS = """
@@ -17,6 +20,13 @@ def test_a_page_is_there_as_soon_as_there_are_two_runs(project: Project) -> None
     first = project.pytest(*LANE)
     assert first.code == 0, first.text
     assert not page.exists()
+    assert first.run is not None
+    assert first.directory is not None
+    assert wrong(validator("run.json"), first.run) == []
+    assert wrong(validator("receipt.json"), first.receipt("test_one")) == []
+    for line in (first.directory / "recording.jsonl").read_text().splitlines():
+        fact = {key: value for key, value in json.loads(line).items() if key not in HEAD}
+        assert wrong(of_kind(fact["kind"]), fact) == []
     second = project.pytest(*LANE)
     assert second.code == 0, second.text
     text = page.read_text()

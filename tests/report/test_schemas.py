@@ -1,11 +1,8 @@
 """The schemas that the package ships describe what is written: every field, and no other."""
 
-import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +19,16 @@ from pytest_megacpp.recording.wire import KINDS, encode_fact, read_all
 from pytest_megacpp.report.receipt import receipt
 from pytest_megacpp.report.run_json import RunMeta, run_json, run_status
 from pytest_megacpp.report.schemas import SCHEMAS
+from tests.described import HEAD, of_kind, shipped, validator, wrong
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.recording.strategies import facts_of
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
-HEAD = ("v", "run", "world", "src", "seq", "t")
 TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
 SAMPLES = 20
 """Lines of each kind that are checked."""
-
-
-def shipped(name: str) -> Mapping[str, Any]:
-    document: Mapping[str, Any] = json.loads((files("pytest_megacpp") / "schemas" / name).read_text(encoding="utf-8"))
-    return document
-
-
-def strict(schema: Any) -> Any:
-    """The same, but for objects with fields that it doesn't name."""
-    match schema:
-        case dict():
-            made = {key: strict(value) for key, value in schema.items()}
-            return made | ({"additionalProperties": False} if "properties" in made and "required" in made else {})
-        case list():
-            return [strict(item) for item in schema]
-        case _:
-            return schema
-
-
-@cache
-def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(strict(shipped(name)))
-
-
-@cache
-def of_kind(kind: str) -> Draft202012Validator:
-    definitions = strict(shipped("event.json")["$defs"])
-    definition = copy.deepcopy(definitions[kind])
-    definition["properties"]["kind"] = {"const": kind}
-    return Draft202012Validator(definition | {"$defs": definitions})
-
-
-def wrong(checked: Draft202012Validator, document: object) -> list[str]:
-    return [f"{error.json_path}: {error.message[:300]}" for error in checked.iter_errors(document)]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
