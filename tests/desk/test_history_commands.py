@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.hooks.history import FEWER_TESTS, READ_RECEIPTS, HistoryPage
 from pytest_megacpp.desk.run.receipts import newest_receipts, read_receipt
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.report.history.page import history_page
 from pytest_megacpp.report.history.series import series
+from pytest_megacpp.report.reporter import Artefact, Line
 from tests.desk.receipts import receipt, run_id_of, write_run
 
 GOOD, BAD = "a.py::test_good", "a.py::test_bad"
@@ -231,6 +234,58 @@ def test_many_runs_are_drawn_in_few_bytes(lane_dir: Path) -> None:
 def _measured(lane_dir: Path, number: int) -> list[Any]:
     write_run(lane_dir, number, receipt("", GOOD))
     return newest_receipts(lane_dir, runs=1).receipts
+
+
+def session_of(lane_dir: Path, number: int, tests: int, *, red: int) -> Any:
+    """A session that ran so many tests, of which one failed."""
+    results = {
+        index: TestResult(
+            index,
+            f"a.py::test_{index}",
+            Outcome.FAILED if index == red else Outcome.PASSED,
+            Verdict(Code.PASSED, ""),
+            {"call": float(index)},
+        )
+        for index in range(tests)
+    }
+    run = SimpleNamespace(
+        written={"run.json"},
+        receipt_names=[f"{index}.json" for index in range(tests)],
+        nodeids=[result.nodeid for result in results.values()],
+        judged=results,
+        plan=SimpleNamespace(run_id=run_id_of(number)),
+    )
+    return SimpleNamespace(runs=[run])
+
+
+def test_the_end_of_a_large_session_costs_little(lane_dir: Path) -> None:
+    """The page has what failed and what took longest."""
+    tests = READ_RECEIPTS // 2 + 1
+    for number in range(2):
+        write_run(lane_dir, number, *(receipt("", f"a.py::test_{index}") for index in range(tests)))
+    (page,) = HistoryPage(lane_dir).closing(session_of(lane_dir, 1, tests, red=7))
+    assert isinstance(page, Artefact)
+    ((path, content),) = page.files
+    assert path == "history.html"
+    assert isinstance(content, bytes)
+    shown = set(re.findall(r"a\.py::test_(\d+)", content.decode()))
+    assert {int(number) for number in shown} == {7, *range(tests - FEWER_TESTS + 1, tests)}
+    assert "megacpp history --html takes all" in content.decode()
+
+
+def test_what_is_slower_is_a_line_of_the_session(lane_dir: Path) -> None:
+    for number in range(6):
+        write_run(lane_dir, number, receipt("", "a.py::test_0", seconds=12.0 if number == 5 else 8.0))
+    page, line = HistoryPage(lane_dir).closing(session_of(lane_dir, 5, 1, red=-1))
+    assert isinstance(page, Artefact)
+    assert isinstance(line, Line)
+    assert line.text.startswith("history: 1 test slower than its median, see megacpp history or")
+    assert len(list(HistoryPage(lane_dir).closing(session_of(lane_dir, 4, 1, red=-1)))) == 1
+
+
+def test_one_run_is_no_history(lane_dir: Path) -> None:
+    write_run(lane_dir, 0, receipt("", GOOD))
+    assert list(HistoryPage(lane_dir).closing(session_of(lane_dir, 0, 1, red=-1))) == []
 
 
 # -- diff ----------------------------------------------------------------------------------------------------

@@ -290,6 +290,8 @@ def test_a_run_without_a_desk_is_looked_into_and_stopped(site: Site) -> None:
     while "test_slow (test_it.py:" not in stacks.stdout and time.monotonic() < deadline:
         stacks = megacpp(site, "stacks")
     assert stacks.stdout.splitlines()[0].endswith("2 ranks · now"), stacks.stdout + stacks.stderr
+    logs = megacpp(site, "logs", "--rank", "1")
+    assert (logs.returncode, logs.stdout) == (0, "said by rank 1\n"), logs.stderr
     stopped = megacpp(site, "stop", run_id)
     assert stopped.returncode == 0, stopped.stderr
     assert "ended in order" in stopped.stdout

@@ -4,13 +4,16 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.commands.asking import Asking
 from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say, takes_run
+from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.leftovers import known_secrets
 from pytest_megacpp.desk.run.rank_logs import LogFiles, Source, TestOutput, Wanted, Written, log_paths
@@ -34,16 +37,39 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Prints the lines; FAILED if there are none. Raises RunNotFound and UsageError."""
     path = find_run(desk.lane_dir, arguments.name)
     wanted = Wanted(_ranks(arguments.rank), arguments.stream)
+    entry = Entry(path, read_run_json(path) or {})
+    if entry.status == RunStatus.DETACHED and not log_paths(path):
+        return _elsewhere(desk, entry, wanted, arguments)
     source = _source(path, wanted, arguments.test)
     redact = known_secrets(path).text  # the box takes secrets out of logs when it ends
-    show: Callable[[Written, list[str]], None] = _as_json if arguments.json else _Prefixed(wanted)
-    shown = 0
+    show = _Shown(wanted, redact, as_json=arguments.json)
     for written in _followed(source, path) if arguments.follow else _at_once(source):
-        show(written, redact("\n".join(written.lines)).split("\n"))
-        shown += len(written.lines)
-    if not shown:
+        show(written)
+    if not show.lines:
         complain(_nothing(path, arguments.test, source))
-    return OK if shown else FAILED
+    return OK if show.lines else FAILED
+
+
+def _elsewhere(desk: Desk, entry: Entry, wanted: Wanted, arguments: argparse.Namespace) -> int:
+    """Of a run without a desk: what its ended tests wrote, as the box says it. Raises CannotDo."""
+    show = _Shown(wanted, known_secrets(entry.path).text, as_json=arguments.json)
+    with tempfile.TemporaryDirectory(prefix="megacpp-logs-") as into:
+        source = TestOutput(Path(into), wanted, arguments.test or "")
+        asking = Asking(desk, entry, Path(into))
+
+        def is_over() -> bool:
+            for written in source.read():
+                show(written)
+            sys.stdout.flush()
+            return not arguments.follow and asking.is_up_to_date
+
+        if not asking.visit((), is_over):
+            complain(f"no box of run {entry.path.name} is running: pytest --attach {entry.path.name} takes its logs in")
+            return FAILED
+        is_over()
+    if not show.lines:
+        complain(f"no test of run {entry.path.name} that has ended wrote anything that was asked for")
+    return OK if show.lines else FAILED
 
 
 def _source(path: Path, wanted: Wanted, test: str | None) -> Source:
@@ -78,27 +104,32 @@ def _followed(source: Source, path: Path) -> Iterator[Written]:
         time.sleep(POLL_S)
 
 
-class _Prefixed:
-    """Prints lines, with their rank where several can be meant."""
+class _Shown:
+    """Prints lines, with their rank where several can be meant; `lines` counts them."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, redact: Callable[[str], str], *, as_json: bool) -> None:
+        self.lines = 0
         self._alone = wanted.ranks is not None and len(wanted.ranks) == 1
+        self._redact = redact
+        self._as_json = as_json
 
-    def __call__(self, written: Written, lines: list[str]) -> None:
-        prefix = self._prefix(written)
-        say(f"{prefix}{line}" for line in lines)
+    def __call__(self, written: Written) -> None:
+        """Lines are redacted together: a key has several."""
+        lines = self._redact("\n".join(written.lines)).split("\n") if written.lines else []
+        self.lines += len(lines)
+        if self._as_json:
+            fields = {"world": written.world, "rank": written.rank, "stream": written.stream}
+            for line in lines:
+                print(json.dumps(fields | {"line": line}))
+        else:
+            prefix = self._prefix(written)
+            say(f"{prefix}{line}" for line in lines)
 
     def _prefix(self, written: Written) -> str:
         """`[rank 3] `; of a later world `[w2 rank 3] `."""
         if self._alone:
             return "" if written.world == "w1" else f"[{written.world}] "
         return f"[rank {written.rank}] " if written.world == "w1" else f"[{written.world} rank {written.rank}] "
-
-
-def _as_json(written: Written, lines: list[str]) -> None:
-    for line in lines:
-        fields = {"world": written.world, "rank": written.rank, "stream": written.stream, "line": line}
-        print(json.dumps(fields))
 
 
 def _ranks(given: str | None) -> frozenset[int] | None:

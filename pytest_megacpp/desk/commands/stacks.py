@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_megacpp.box.asked import ask
-from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say, say_json, takes_json, takes_run
+from pytest_megacpp.desk.commands.asking import REACH_S, Asking
+from pytest_megacpp.desk.commands.command import (
+    FAILED,
+    OK,
+    CannotDo,
+    Desk,
+    complain,
+    say,
+    say_json,
+    takes_json,
+    takes_run,
+)
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
 from pytest_megacpp.desk.run.runs import GrowingRecording, find_run
@@ -21,12 +32,8 @@ from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.quantities import age_text, seconds_text
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.stack_groups import RankStack, newest_stacks, stack_lines, stacks_json
-from pytest_megacpp.surfaces.protocol import SurfaceFailed
-from pytest_megacpp.surfaces.registry import SURFACES, provider
 
 ANSWER_S = 8.0  # for the box to look, to ask all of its ranks and to record what they say
-REACH_S = 60.0  # for a box elsewhere to be reached, and its recording to be read
-QUIET_S = 1.0  # after which a recording that is fetched is up to date
 POLL_S = 0.05
 
 
@@ -111,26 +118,21 @@ def _ask_here(looking: Looking, run: Path) -> None:
 
 def _ask_elsewhere(desk: Desk, looking: Looking, entry: Entry, into: Path) -> bool:
     """Asks the box of a run without a desk, once its recording was read; returns whether there is one."""
-    surface = entry.text("surface")
-    attaching = provider(surface).attaching if surface in SURFACES else None
+    asking = Asking(desk, entry, into)
     words: list[Word] = []
-    moved_s = began_s = time.monotonic()
+    began_s = time.monotonic()
 
     def is_over() -> bool:
-        nonlocal moved_s
-        now_s = time.monotonic()
-        moved_s = now_s if looking.read() else moved_s
-        if looking.timeline.events and not looking.asked and now_s - moved_s > QUIET_S:
+        looking.read()
+        if not looking.asked and asking.is_up_to_date:
             words.append(Look())
             looking.asked = True
-        return (looking.is_answered and bool(looking.living)) or now_s - began_s > REACH_S
+        return (looking.is_answered and bool(looking.living)) or time.monotonic() - began_s > REACH_S
 
     try:
-        return attaching is not None and attaching.visit(
-            desk.configured(surface), entry.path.name, into, words, is_over
-        )
-    except SurfaceFailed as error:
-        complain(f"its box can't be asked: {error}")
+        return asking.visit(words, is_over)
+    except CannotDo as error:
+        complain(str(error))
         return False
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.desk.run.directory import HISTORY
-from pytest_megacpp.desk.run.receipts import newest_receipts
+from pytest_megacpp.desk.run.receipts import newest_receipts, newest_two
+from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Line, Output, Reporter, SessionResults, document
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_megacpp.report.history.series import Series
 
 READ_RECEIPTS = 1_000  # at the end of a session, 0.1 s; `megacpp history --html` reads all of them
+FEWER_TESTS = 100  # where two runs alone have more receipts than that
 
 
 class HistoryPage(Reporter):
@@ -28,15 +30,31 @@ class HistoryPage(Reporter):
     def closing(self, session: SessionResults) -> Iterator[Output]:
         if not any(run.written for run in session.runs):
             return
-        history = newest_receipts(self._lane_dir, READ_RECEIPTS)
-        if history.runs < 2:
+        at_least = newest_two(self._lane_dir)
+        if not at_least:
             return
+        names = None if at_least <= READ_RECEIPTS else _telling(session)
+        history = newest_receipts(self._lane_dir, READ_RECEIPTS, names=names)
         from pytest_megacpp.report.history.page import history_page
         from pytest_megacpp.report.history.series import series
 
         found = series(history.receipts)
         yield document(HISTORY, history_page(found, history.receipts, history.covered))
         yield from _line(found, session, self._lane_dir / HISTORY)
+
+
+def _telling(session: SessionResults) -> list[str]:
+    """The names of receipts of some of the session's tests: those that failed, then those that took longest."""
+    told = [
+        (
+            result.outcome not in (Outcome.FAILED, Outcome.ERROR),
+            -sum(result.durations.values()),
+            run.receipt_names[index],
+        )
+        for run in session.runs
+        for index, result in run.judged.items()
+    ]
+    return [name for _, _, name in sorted(told)[:FEWER_TESTS]]
 
 
 def _line(found: "list[Series]", session: SessionResults, page: Path) -> Iterator[Line]:

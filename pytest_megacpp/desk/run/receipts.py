@@ -1,7 +1,8 @@
 """Owns reading the receipts of runs, of many runs quickly; must not know what is made of them."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ MAX_BYTES = 64 << 20  # of one receipt
 _UNMEASURED = b'\n "seed": ', b'\n "git": '  # what is between them is half of a receipt: the circumstances of its run
 
 
-def receipts_of(run: Path) -> Iterator[tuple[Path, Measures]]:
-    """What the readable receipts of a run measured, in the order of their names."""
-    for path in sorted((run / "receipts").glob("*.json")):
+def receipts_of(run: Path, names: Sequence[str] | None = None) -> Iterator[tuple[Path, Measures]]:
+    """What the readable receipts of a run measured, in the order of their names; None: of all."""
+    named = [run / "receipts" / name for name in names or ()]
+    for path in sorted(named if names is not None else (run / "receipts").glob("*.json")):
         found = measures(read_receipt(path))
         if found is not None:
             yield path, found
@@ -24,33 +26,53 @@ def receipts_of(run: Path) -> Iterator[tuple[Path, Measures]]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The receipts of the newest `runs` of `all_runs` runs that have any, in order of time."""
+    """The receipts of the newest `runs` of `all_runs` runs that have any, in order of time. `tests`: of how many tests
+    of the newest run at most, None: of all.
+    """
 
     receipts: list[Measures]
     runs: int
     all_runs: int
+    tests: int | None = None
 
     @property
     def covered(self) -> str:
-        """Which runs these are."""
-        if self.runs == self.all_runs:
+        """Which runs and tests these are."""
+        if self.runs == self.all_runs and self.tests is None:
             return f"All {self.all_runs} runs that have receipts, {len(self.receipts)} receipts."
-        newest = f"The newest {self.runs} of {self.all_runs} runs, {len(self.receipts)} receipts"
-        return f"{newest}; megacpp history --html takes all."
+        runs = f"The newest {self.runs} of {self.all_runs} runs, {len(self.receipts)} receipts"
+        tests = f", of {self.tests} tests: what failed last and what took longest" if self.tests is not None else ""
+        return f"{runs}{tests}; megacpp history --html takes all."
 
 
-def newest_receipts(lane_dir: Path, limit: int | None = None, runs: int | None = None) -> History:
-    """About as many receipts as `limit`, of whole runs, at least two; of at most so many `runs`. None: of all."""
+def newest_receipts(
+    lane_dir: Path, limit: int | None = None, runs: int | None = None, names: Sequence[str] | None = None
+) -> History:
+    """About as many receipts as `limit`, of at least two and at most so many `runs`; None: of all. `names`: only files
+    of these names.
+    """
     found: list[list[Measures]] = []
-    having = [run for run in reversed(run_paths(lane_dir)) if (run / "receipts").is_dir()]
+    having = _runs_with_receipts(lane_dir)
     left = limit
     with no_garbage_collection():
         for run in having[:runs]:
             if left is not None and left <= 0 and len(found) >= 2:
                 break
-            found.append([measured for _, measured in receipts_of(run)])
+            found.append([measured for _, measured in receipts_of(run, names)])
             left = left - len(found[-1]) if left is not None else None
-    return History([measured for of_run in reversed(found) for measured in of_run], len(found), len(having))
+    receipts = [measured for of_run in reversed(found) for measured in of_run]
+    return History(receipts, len(found), len(having), len(names) if names is not None else None)
+
+
+def newest_two(lane_dir: Path) -> int:
+    """How many receipts the two newest runs have together; 0 where there aren't two."""
+    counts = [len(os.listdir(run / "receipts")) for run in _runs_with_receipts(lane_dir)[:2]]
+    return sum(counts) if len(counts) == 2 else 0
+
+
+def _runs_with_receipts(lane_dir: Path) -> list[Path]:
+    """The newest first."""
+    return [run for run in reversed(run_paths(lane_dir)) if (run / "receipts").is_dir()]
 
 
 def read_receipt(path: Path) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, EDGE = 260, 56, 5
 DRAWN = 120  # runs in the charts of a test, the newest
 CELL, CELL_GAP = 7, 2
+LEAST_DRAWN = 3
 MAX_CHARTS = 14  # of a test: six metrics, and records
 
 FindingKind = Literal["red", "slower", "flaky", "faster", "changed"]
@@ -134,6 +135,7 @@ def _test(series: Series, anchor: str) -> dict[str, Any]:
         "strip_width": len(drawn) * (CELL + CELL_GAP),
         "cells": [_cell(number, entry) for number, entry in enumerate(drawn)],
         "charts": [_chart(metric, drawn) for metric in series.metrics if _is_drawn(metric, drawn)][:MAX_CHARTS],
+        "numbers": ", ".join(_number(metric, drawn) for metric in series.metrics if _is_few(metric, drawn)),
     }
 
 
@@ -173,9 +175,23 @@ def _cell(number: int, entry: Measures) -> dict[str, object]:
     }
 
 
+def _known(metric: Metric, drawn: Sequence[Measures]) -> list[float]:
+    return [value for entry in drawn if (value := metric.of(entry)) is not None]
+
+
 def _is_drawn(metric: Metric, drawn: Sequence[Measures]) -> bool:
-    values = [value for entry in drawn if (value := metric.of(entry)) is not None]
-    return bool(values) and (metric.name == "seconds" or any(values))
+    values = _known(metric, drawn)
+    return len(values) >= LEAST_DRAWN and (metric.name == "seconds" or any(values))
+
+
+def _is_few(metric: Metric, drawn: Sequence[Measures]) -> bool:
+    return 0 < len(_known(metric, drawn)) < LEAST_DRAWN
+
+
+def _number(metric: Metric, drawn: Sequence[Measures]) -> str:
+    """`duration 12.30 s (before: 8.10 s)`: two values need no chart."""
+    *before, last = map(metric.text, _known(metric, drawn))
+    return f"{one_line(metric.label, 60)} {last}" + (f" (before: {', '.join(before)})" if before else "")
 
 
 def _chart(metric: Metric, drawn: Sequence[Measures]) -> dict[str, object]:
