@@ -30,7 +30,7 @@ ALLOWED = {
     "judge": {"judge", "recording"},
     "report": {"report", "recording", "judge.causes", "judge.verdicts"},
     "report.page": {"report.page", "report", "recording", "judge.causes", "judge.verdicts"},
-    "report.history": {"report.history", "report", "recording", "judge.verdicts"},
+    "report.history": {"report.history", "report", "recording", "judge.causes", "judge.verdicts"},
     "rank": {"rank", "recording"},
     "box": BOX - {"box.remote"} | {"recording"},
     "box.data": {"box.data", "recording"},

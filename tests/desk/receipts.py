@@ -28,7 +28,7 @@ def receipt(
         "cost": {"seconds": seconds, "gpu_seconds": 0.0, "usd": 0.0},
         "lane": "h200x8",
         "surface": "local",
-        "started_at": f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}T12:00:00.000Z",
+        "started_at": "",
         "seed": None,
         "environment": {},
         "git": {"revision": None, "dirty": None},
@@ -45,7 +45,8 @@ def write_run(lane_dir: Path, number: int, *receipts: dict[str, Any], **fields: 
     run = lane_dir / "runs" / run_id_of(number)
     (run / "receipts").mkdir(parents=True)
     for index, one in enumerate(receipts):
-        content = dump_json(one | {"run_id": run.name})
+        began = f"{run.name[:4]}-{run.name[4:6]}-{run.name[6:8]}T12:{run.name[11:13]}:00.000Z"
+        content = dump_json(one | {"run_id": run.name, "started_at": one["started_at"] or began})
         (run / "receipts" / f"{index}.json").write_bytes(content)
     document = {"status": "passed", "lane": "h200x8", "surface": "local", "counts": {"passed": len(receipts)}} | fields
     (run / "run.json").write_text(json.dumps(document))

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,7 +226,7 @@ def test_nothing_a_test_wrote_is_markup(lane_dir: Path) -> None:
 
 
 def test_many_runs_are_drawn_in_few_bytes(lane_dir: Path) -> None:
-    receipts = [found for number in range(3) for found in _measured(lane_dir, number)]
+    receipts = [replace(found, started_at="") for number in range(3) for found in _measured(lane_dir, number)]
     one = series(receipts * 400)
     assert len(one[0].entries) == 1200
     assert len(history_page(one, receipts * 400, "")) < 400_000

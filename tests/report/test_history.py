@@ -55,6 +55,18 @@ def test_only_receipts_of_one_kind_are_compared() -> None:
     ]
 
 
+def test_a_replay_is_no_further_run() -> None:
+    """It has the beginning of the run that it repeats; a test that isn't in that has no verdict there."""
+    began = [f"2026-12-01T12:00:0{second}.000Z" for second in range(3)]
+    told = [measured(number, started_at=began[number]) for number in range(2)]
+    replayed = [
+        measured(5, started_at=began[1]),
+        measured(6, "error", "not-run", cause="not-recorded", started_at=began[2]),
+    ]
+    (one,) = series([*told, *replayed])
+    assert list(one.entries) == told
+
+
 @pytest.mark.parametrize(
     ("outcome", "code", "failed"),
     [

@@ -17,7 +17,7 @@ from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.leftovers import known_secrets
 from pytest_megacpp.desk.run.rank_logs import LogFiles, Source, TestOutput, Wanted, Written, log_paths
-from pytest_megacpp.desk.run.runs import find_run
+from pytest_megacpp.desk.run.runs import find_run, named_recording
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.run_json import RunStatus
 
@@ -40,7 +40,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     entry = Entry(path, read_run_json(path) or {})
     if entry.status == RunStatus.DETACHED and not log_paths(path):
         return _elsewhere(desk, entry, wanted, arguments)
-    source = _source(path, wanted, arguments.test)
+    source = _source(path, wanted, arguments.test, named_recording(arguments.name))
     redact = known_secrets(path).text  # the box takes secrets out of logs when it ends
     show = _Shown(wanted, redact, as_json=arguments.json)
     for written in _followed(source, path) if arguments.follow else _at_once(source):
@@ -72,10 +72,10 @@ def _elsewhere(desk: Desk, entry: Entry, wanted: Wanted, arguments: argparse.Nam
     return OK if show.lines else FAILED
 
 
-def _source(path: Path, wanted: Wanted, test: str | None) -> Source:
+def _source(path: Path, wanted: Wanted, test: str | None, recording: Path | None) -> Source:
     """The log files hold more than the recording, but the tests aren't marked in them."""
-    if test or not (log_paths(path) or _is_local(path)):
-        return TestOutput(path, wanted, test or "")
+    if recording is not None or test or not (log_paths(path) or _is_local(path)):
+        return TestOutput(path, wanted, test or "", recording)
     return LogFiles(path, wanted)
 
 

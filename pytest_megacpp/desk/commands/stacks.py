@@ -22,7 +22,7 @@ from pytest_megacpp.desk.commands.command import (
 )
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
-from pytest_megacpp.desk.run.runs import GrowingRecording, find_run
+from pytest_megacpp.desk.run.runs import GrowingRecording, find_run, named_recording
 from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import StackTaken
 from pytest_megacpp.recording.plan import Look
@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Prints the stacks; FAILED if there are none. Raises RunNotFound and OSError."""
-    path = find_run(desk.lane_dir, arguments.name)
-    entry = Entry(path, read_run_json(path) or {})
+    path, alone = find_run(desk.lane_dir, arguments.name), named_recording(arguments.name)
+    entry = Entry(alone, {}) if alone is not None else Entry(path, read_run_json(path) or {})
     with tempfile.TemporaryDirectory(prefix="megacpp-stacks-") as into:
         looking = _look(desk, entry, Path(into))
     worlds = _worlds(looking)
@@ -93,7 +93,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
 
 def _look(desk: Desk, entry: Entry, into: Path) -> Looking:
     """Reads the run, once its ranks have answered if it is running."""
-    looking = Looking(GrowingRecording(entry.path / RECORDING))
+    looking = Looking(GrowingRecording(_recording_of(entry)))
     looking.read()
     if entry.status == RunStatus.RUNNING:
         _ask_here(looking, entry.path)
@@ -102,6 +102,10 @@ def _look(desk: Desk, entry: Entry, into: Path) -> Looking:
         if _ask_elsewhere(desk, elsewhere, entry, into):
             return elsewhere
     return looking
+
+
+def _recording_of(entry: Entry) -> Path:
+    return entry.path if entry.path.is_file() else entry.path / RECORDING
 
 
 def _ask_here(looking: Looking, run: Path) -> None:
@@ -177,7 +181,7 @@ def _age(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry
     if not taken:
         return "no stacks"
     old = f"taken {seconds_text(looking.timeline.last_s - max(taken))} before the last event of its recording"
-    silent = _silent_s(entry.path / RECORDING)
+    silent = _silent_s(_recording_of(entry))
     since = f", {age_text(silent)} ago" if silent is not None else ""
     asked = f"its box did not answer within {ANSWER_S:.0f} s: " if looking.asked and living else ""
     return f"{asked}{old}{since}"
@@ -200,7 +204,7 @@ def _as_json(world: str, stacks: Sequence[RankStack], looking: Looking, entry: E
         "test": test.nodeid if test is not None and test.ended is None else None,
         "is_now": bool(living) and living <= fresh,
         "last_s": looking.timeline.last_s,
-        "silent_s": _silent_s(entry.path / RECORDING),
+        "silent_s": _silent_s(_recording_of(entry)),
         "ranks": stacks_json(stacks),
     }
 

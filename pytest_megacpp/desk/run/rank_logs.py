@@ -138,13 +138,14 @@ class TestOutput:
     run: Path
     wanted: Wanted
     test: str = ""
+    recording: Path | None = None  # where it isn't the run's own
     found: set[str] = field(default_factory=set)  # node ids
     _recording: GrowingRecording = field(init=False)
     _before: dict[tuple[str, int, str], str] = field(default_factory=dict)  # what was written last
     _live: dict[str, "_Live"] = field(default_factory=dict)  # by world
 
     def __post_init__(self) -> None:
-        self._recording = GrowingRecording(self.run / RECORDING)
+        self._recording = GrowingRecording(self.recording or self.run / RECORDING)
 
     def read(self) -> Iterator[Written]:
         """Files first: what a later test wrote is in them only once the recording has all of the one before."""

@@ -47,6 +47,12 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
     raise RunNotFound(f"no run {name!r} in {lane_dir}. {_nearest(name, runs) or _hint(runs)}")
 
 
+def named_recording(name: str) -> Path | None:
+    """The file, if `name` is that of a recording by itself."""
+    path = Path(name)
+    return path if path.is_file() and path.name not in (RUN_JSON, RECORDING) else None
+
+
 def find_recording(lane_dir: Path, name: str = LATEST) -> Path:
     """The recording for what `find_run` accepts, or a recording file under any name. Raises RunNotFound."""
     if Path(name).is_file() and Path(name).name != RUN_JSON:

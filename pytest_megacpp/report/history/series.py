@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.quantities import seconds_text, usd_text
@@ -103,15 +104,19 @@ class Series:
 
 def series(receipts: Iterable[Measures]) -> list[Series]:
     """All series, by node id; those of one test in the order in which their kinds last ran, the newest first. Receipts
-    come in order of time.
+    come in order of time. What a replay says of a run that is there already (both began at the same millisecond), or
+    of a test that it doesn't have, is left out.
     """
     found: dict[tuple[str, Kind], list[Measures]] = {}
-    for order in receipts:
-        kind = Kind(order.lane, order.surface, order.dry_run, order.preset, order.world_size)
-        found.setdefault((order.nodeid, kind), []).append(order)
+    first: dict[tuple[str, Kind, str], str] = {}  # the run that began so
+    for one in receipts:
+        kind = Kind(one.lane, one.surface, one.dry_run, one.preset, one.world_size)
+        began = first.setdefault((one.nodeid, kind, one.started_at), one.run_id)
+        if one.cause != VerdictCause.NOT_RECORDED and (began == one.run_id or not one.started_at):
+            found.setdefault((one.nodeid, kind), []).append(one)
     made = [Series(nodeid, kind, tuple(entries)) for (nodeid, kind), entries in found.items()]
-    made.sort(key=lambda one: one.last.run_id, reverse=True)
-    return sorted(made, key=lambda one: one.nodeid)
+    made.sort(key=lambda series: series.last.run_id, reverse=True)
+    return sorted(made, key=lambda series: series.nodeid)
 
 
 def is_failure(measured: Measures) -> bool | None:
