@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.report.history.findings import LEAST_EARLIER, changes, flaky, wilson
-from pytest_megacpp.report.history.series import Series, is_failure, series
+from pytest_megacpp.report.history.series import Series, is_failure, is_replayed, series
 from pytest_megacpp.report.measures import Measures, Record
 
 
@@ -55,16 +56,26 @@ def test_only_receipts_of_one_kind_are_compared() -> None:
     ]
 
 
-def test_a_replay_is_no_further_run() -> None:
-    """It has the beginning of the run that it repeats; a test that isn't in that has no verdict there."""
-    began = [f"2026-12-01T12:00:0{second}.000Z" for second in range(3)]
-    told = [measured(number, started_at=began[number]) for number in range(2)]
-    replayed = [
-        measured(5, started_at=began[1]),
-        measured(6, "error", "not-run", cause="not-recorded", started_at=began[2]),
-    ]
-    (one,) = series([*told, *replayed])
-    assert list(one.entries) == told
+@pytest.mark.parametrize(
+    ("run_id", "started_at", "replayed"),
+    [
+        ("20261201-120000-aaaa", "2026-12-01T12:00:00.121Z", False),
+        ("20261201-120000-aaaa", "2026-12-01T12:09:00.121+00:00", False),  # it waited for its machine
+        ("20261201-120002-aaaa", "2026-12-01T12:00:00.121Z", False),  # two clocks
+        ("20261201-120100-aaaa", "2026-12-01T12:00:00.121Z", True),
+        ("20261201-120100-aaaa", "2026-12-01T12:00:00", True),
+        ("20261201-120100-aaaa", "", False),
+        ("a-copy", "2026-12-01T12:00:00.121Z", False),
+    ],
+)
+def test_a_replay_is_no_further_run(run_id: str, started_at: str, replayed: bool) -> None:
+    one = replace(measured(started_at=started_at), run_id=run_id)
+    assert is_replayed(one) == replayed
+    assert len(series([one])) == (not replayed)
+
+
+def test_what_a_replay_has_no_recording_of_is_no_result() -> None:
+    assert series([measured(6, "error", "not-run", cause="not-recorded")]) == []
 
 
 @pytest.mark.parametrize(

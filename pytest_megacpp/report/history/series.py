@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome
@@ -10,6 +11,7 @@ from pytest_megacpp.report.quantities import seconds_text, usd_text
 
 GREEN = (Outcome.PASSED, Outcome.XPASSED, Outcome.XFAILED)
 _RECORD = "record "
+CLOCKS_DIFFER_S = 5.0  # of a desk, which gives ids, and a box, which says when an attached run began
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +106,29 @@ class Series:
 
 def series(receipts: Iterable[Measures]) -> list[Series]:
     """All series, by node id; those of one test in the order in which their kinds last ran, the newest first. Receipts
-    come in order of time. What a replay says of a run that is there already (both began at the same millisecond), or
-    of a test that it doesn't have, is left out.
+    come in order of time; those of replays are left out.
     """
     found: dict[tuple[str, Kind], list[Measures]] = {}
-    first: dict[tuple[str, Kind, str], str] = {}  # the run that began so
     for one in receipts:
         kind = Kind(one.lane, one.surface, one.dry_run, one.preset, one.world_size)
-        began = first.setdefault((one.nodeid, kind, one.started_at), one.run_id)
-        if one.cause != VerdictCause.NOT_RECORDED and (began == one.run_id or not one.started_at):
+        if not is_replayed(one):
             found.setdefault((one.nodeid, kind), []).append(one)
     made = [Series(nodeid, kind, tuple(entries)) for (nodeid, kind), entries in found.items()]
     made.sort(key=lambda series: series.last.run_id, reverse=True)
     return sorted(made, key=lambda series: series.nodeid)
+
+
+def is_replayed(measured: Measures) -> bool:
+    """Whether the receipt is of a replay, which is no further run: it began before its run's id was given."""
+    if measured.cause == VerdictCause.NOT_RECORDED:
+        return True
+    try:
+        began = datetime.fromisoformat(measured.started_at)
+        named = datetime.strptime(measured.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    began = began if began.tzinfo is not None else began.replace(tzinfo=UTC)
+    return (named - began).total_seconds() > CLOCKS_DIFFER_S
 
 
 def is_failure(measured: Measures) -> bool | None:
