@@ -39,6 +39,8 @@ class HistoryPage(Reporter):
         from pytest_megacpp.report.history.series import series
 
         found = series(history.receipts)
+        if not found:  # all of them are replays
+            return
         yield document(HISTORY, history_page(found, history.receipts, history.covered))
         yield from _line(found, session, self._lane_dir / HISTORY)
 

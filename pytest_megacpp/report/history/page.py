@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history import findings as rules
-from pytest_megacpp.report.history.series import GREEN, Kind, Metric, Series, is_failure
+from pytest_megacpp.report.history.series import GREEN, Kind, Metric, Series, is_failure, is_replayed
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.quantities import percent_text, seconds_text, usd_text
@@ -51,7 +51,7 @@ def history_page(series: Sequence[Series], receipts: Sequence[Measures], covered
     found = [finding for test in tests for finding in test["findings"]]
     order: tuple[FindingKind, ...] = ("red", "slower", "flaky")
     page = {
-        "runs": [_run(run_id, of_run) for run_id, of_run in _by_run(receipts)][::-1],
+        "runs": [_run(run_id, of_run) for run_id, of_run in reversed(list(_by_run(receipts)))],
         "covered": covered,
         "findings": [finding for kind in order for finding in found if finding.kind == kind],
         "tests": tests,
@@ -96,7 +96,8 @@ def _rules() -> dict[str, object]:
 
 
 def _by_run(receipts: Sequence[Measures]) -> Iterator[tuple[str, list[Measures]]]:
-    for run_id, of_run in groupby(receipts, key=lambda one: one.run_id):
+    real = (one for one in receipts if not is_replayed(one))
+    for run_id, of_run in groupby(real, key=lambda one: one.run_id):
         yield run_id, list(of_run)
 
 
