@@ -220,7 +220,7 @@ def test_detach_and_attach(site: Site) -> None:
     assert f"pytest --attach {run_id}" in left.text
     megacpp = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "runs"]
     listed = subprocess.run(megacpp, cwd=site.root, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert re.search(rf"{run_id} .* detached  h200x8  modal \(dry run\)", listed)
+    assert re.search(rf"{run_id} .* detached .* h200x8  modal \(dry run\)", listed)
     elsewhere = ("-m", "h200x8", "--attach", run_id, "--lane-dir", "elsewhere")
     with site.desk(*elsewhere) as desk:
         directory = site.root / "elsewhere" / "runs" / run_id

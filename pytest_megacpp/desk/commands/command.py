@@ -4,12 +4,13 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_lane_dir, read_settings
 from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.layout import columns
 
 if TYPE_CHECKING:
     from pytest_megacpp.desk.commands.configured import Configured
@@ -60,6 +61,13 @@ def _configures(place: Path) -> bool:
 def width() -> int:
     """The columns of the terminal."""
     return shutil.get_terminal_size((WIDTH, 24)).columns
+
+
+def fitting(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Rows of cells as lines, on a terminal no wider than that; so what matters least is in the last cells."""
+    room = width() if sys.stdout.isatty() else None
+    for line in columns(rows):
+        yield line if room is None or len(line) <= room else f"{line[: room - 1].rstrip()} …"[:room]
 
 
 def say(lines: Iterable[str]) -> None:

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.desk.commands.command import FAILED, OK, RUN_HELP, CannotDo, Desk, say, say_json, takes_json, width
+from pytest_megacpp.desk.commands.command import (
+    FAILED,
+    OK,
+    RUN_HELP,
+    CannotDo,
+    Desk,
+    fitting,
+    say,
+    say_json,
+    takes_json,
+)
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.receipts import receipts_of
 from pytest_megacpp.desk.run.runs import find_run
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.findings import LEAST_S, LEAST_SHARE, LEAST_USD
 from pytest_megacpp.report.history.series import GREEN, METRICS, Metric
-from pytest_megacpp.report.layout import columns, counted
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
 
 CIRCUMSTANCES = ("lane", "surface", "dry_run", "ranks", "git", "versions", "devices", "environment")
@@ -131,16 +141,16 @@ def _shown(before: Path, after: Path, pairs: list[Pair], around: list[tuple[str,
     yield f"A {one_line(before.name)}  →  B {one_line(after.name)}"
     rows = [(one_line(name), _value(old), _value(new)) for name, old, new in around]
     if rows:
-        yield from _fitting([("", "A", "B"), *rows])
+        yield from fitting([("", "A", "B"), *rows])
     other = [pair for pair in pairs if pair.verdicts[0] != pair.verdicts[1]]
     if other:
         yield ""
         verdicts = [("broke" if pair.broke else "", *pair.verdicts, one_line(pair.nodeid)) for pair in other]
-        yield from _fitting([("", "A", "B", "TEST"), *verdicts])
+        yield from fitting([("", "A", "B", "TEST"), *verdicts])
     measures = [_row(pair, *found) for pair in pairs for found in pair.differences()]
     if measures:
         yield ""
-        yield from _fitting([("MEASURE", "A", "B", "", "TEST"), *measures])
+        yield from fitting([("MEASURE", "A", "B", "", "TEST"), *measures])
     same = sum(1 for pair in pairs if pair not in other and not any(True for _ in pair.differences()))
     yield ""
     yield f"{counted(same, 'test')} of {len(pairs)} without a difference"
@@ -153,12 +163,6 @@ def _row(pair: Pair, metric: Metric, old: float, new: float) -> tuple[str, ...]:
 
 def _value(value: object) -> str:
     return "–" if value is None else one_line(str(value), VALUE_CHARS)
-
-
-def _fitting(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    columns_left = width()
-    for line in columns(rows):
-        yield line if len(line) <= columns_left else f"{line[: columns_left - 1]}…"
 
 
 def _as_json(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say, say_json, takes_json, width
+from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, fitting, say, say_json, takes_json
 from pytest_megacpp.desk.commands.runs import moment
 from pytest_megacpp.desk.run.directory import HISTORY, replace_file, utc_now
 from pytest_megacpp.desk.run.receipts import History, newest_receipts
@@ -14,7 +14,7 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.findings import changes, flaky
 from pytest_megacpp.report.history.page import findings, history_page
 from pytest_megacpp.report.history.series import METRICS, Metric, Series, series
-from pytest_megacpp.report.layout import columns, grouped, wrapped
+from pytest_megacpp.report.layout import grouped, wrapped
 from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.quantities import UNKNOWN, age_text
 
@@ -76,7 +76,7 @@ def table(found: Sequence[Series]) -> Iterator[str]:
         (str(len(one.entries)), _marks(one.entries), _last(one, SECONDS), _bars(one, SECONDS), one_line(one.nodeid))
         for one in found
     ]
-    yield from columns([("RUNS", "OUTCOMES", "LAST", "DURATION", "TEST"), *rows])
+    yield from fitting([("RUNS", "OUTCOMES", "LAST", "DURATION", "TEST"), *rows])
     for one in found:
         for kind, texts in grouped(findings(one)).items():
             if kind in ("red", "slower", "flaky"):
@@ -113,9 +113,7 @@ def run_by_run(one: Series) -> Iterator[str]:
     metrics = [metric for metric in one.metrics if not metric.is_record]
     head = ("RUN", "AGE", "VERDICT", *(metric.label.upper() for metric in metrics), "RECORDS")
     rows = [_row(entry, metrics) for entry in reversed(one.entries[-SHOWN:])]
-    columns_left = width()
-    for line in columns([head, *rows]):
-        yield line if len(line) <= columns_left else f"{line[: columns_left - 1]}…"
+    yield from fitting([head, *rows])
     if len(one.entries) > SHOWN:
         yield f"… {len(one.entries) - SHOWN} older runs"
     for kind, text in findings(one):

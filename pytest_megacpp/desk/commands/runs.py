@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk.commands.command import OK, Desk, say, say_json, takes_json
+from pytest_megacpp.desk.commands.command import OK, Desk, fitting, say, say_json, takes_json
 from pytest_megacpp.desk.run.directory import RUN_JSON, read_run_json, run_paths, utc_now
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.layout import columns
 from pytest_megacpp.report.quantities import age_text, seconds_text, usd_text
 from pytest_megacpp.report.run_json import RunStatus
 
-HEAD = ("RUN", "AGE", "STATUS", "LANE", "SURFACE", "TESTS", "DURATION", "PRICE", "VERDICTS")
+HEAD = ("RUN", "AGE", "STATUS", "VERDICTS", "DURATION", "PRICE", "LANE", "SURFACE", "TESTS")
 _NOT_RED = (RunStatus.PASSED, RunStatus.RUNNING, RunStatus.DETACHED)
 
 
@@ -107,7 +106,7 @@ def _nothing(lane_dir: Path) -> str:
 
 def table(found: Sequence[Entry], now: datetime) -> Iterator[str]:
     """One line per run."""
-    yield from columns([HEAD, *(row(entry, now) for entry in found)])
+    yield from fitting([HEAD, *(row(entry, now) for entry in found)])
 
 
 def row(entry: Entry, now: datetime) -> tuple[str, ...]:
@@ -119,12 +118,12 @@ def row(entry: Entry, now: datetime) -> tuple[str, ...]:
         one_line(entry.path.name),
         age,
         entry.status,
+        ", ".join(code if number == 1 else f"{code} ×{number}" for code, number in entry.codes.items()),
+        seconds_text(entry.duration_s) if entry.duration_s is not None else "",
+        usd_text(entry.usd),
         entry.text("lane"),
         entry.text("surface") + (" (dry run)" if entry.document.get("dry_run") is True else ""),
         counted(entry.document.get("counts")),
-        seconds_text(entry.duration_s) if entry.duration_s is not None else "",
-        usd_text(entry.usd),
-        ", ".join(code if number == 1 else f"{code} ×{number}" for code, number in entry.codes.items()),
     )
 
 

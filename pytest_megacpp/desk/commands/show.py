@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.desk.commands.command import width
+from pytest_megacpp.desk.commands.command import fitting, width
 from pytest_megacpp.desk.commands.runs import Entry, as_json, counted, row
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.hooks.reports import drill_result
@@ -132,9 +132,7 @@ def _tests(seen: Judged) -> Iterator[str]:
     """Of tests with a receipt: nothing else has what they measured."""
     rows = [_measured(test, found, seen) for test in seen.result.tests if (found := _receipt(test, seen)) is not None]
     if rows:
-        columns_left = width()
-        for line in columns([HEAD, *rows]):
-            yield line if len(line) <= columns_left else f"{line[: columns_left - 1]}…"
+        yield from fitting([HEAD, *rows])
 
 
 def _measured(test: TestResult, found: Measures, seen: Judged) -> tuple[str, ...]:
