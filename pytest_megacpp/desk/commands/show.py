@@ -251,7 +251,9 @@ def _text(test: TestResult, seen: Judged) -> list[str]:
     lane = started.lane if started else "?"
     flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
     logs = _typed(seen.run / "ranks") if (seen.run / "ranks").is_dir() else None
-    text = failure_text(test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width())
+    text = failure_text(
+        test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width()
+    )
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(width(), "─"), *text.split("\n")]
 
 
