@@ -78,7 +78,8 @@ class Tally:
 
     def __str__(self) -> str:
         parts = [f"{self.done}/{self.total} tests", clock(self.elapsed_s)]
-        parts += [f"about {clock(self.left_s)} left"] if self.left_s is not None and self.done < self.total else []
+        if self.left_s is not None and self.left_s >= 1 and self.done < self.total:
+            parts.append(f"about {clock(self.left_s)} left")
         return " · ".join([*parts, *([self.price] if self.price else [])])
 
 

@@ -191,3 +191,7 @@ def test_an_estimate_needs_something_known() -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (-1, 0.9, 41, 725, 3723)] == ["0:00", "0:00", "0:41", "12:05", "1:02:03"]
+
+
+def test_an_estimate_that_is_used_up_is_none() -> None:
+    assert str(Tally(1, 2, 63.0, 0.4)) == "1/2 tests · 1:03"
