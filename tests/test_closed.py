@@ -83,14 +83,14 @@ ADDITIONS = {
     ),
     "a word of the desk": Addition(
         "recording/commands.py",
-        "Word: TypeAlias = Again | Enough | Stop",
-        "Word: TypeAlias = Again | Enough | Stop | int",
+        "Word: TypeAlias = Again | Enough | Look | Stop",
+        "Word: TypeAlias = Again | Enough | Look | Stop | int",
         frozenset({"box.desk_commands:_handle_command"}),
     ),
     "a verdict code": member(
         "judge/verdicts.py", 'BLOCKED = "blocked"', "judge.verdicts:_traits_of", "judge.next_steps:usual_step"
     ),
-    "an outcome": member("judge/verdicts.py", 'ERROR = "error"', "desk.hooks.reports:reports"),
+    "an outcome": member("judge/verdicts.py", 'ERROR = "error"', "desk.hooks.reports:_made"),
     "a reason to act": member(
         VOCABULARY, 'COMPILE = "compile"  # a rank compiled too long in one go', "judge.stalls:find"
     ),

@@ -100,4 +100,7 @@ def test_only_what_is_left_of_the_last_world_is_counted(ran: Ran) -> None:
 def test_such_a_run_keeps_no_seed(ran: Ran) -> None:
     assert ran.run is not None
     assert ran.run["status"] == "failed"
-    assert "not kept: the run isn't green" in ran.text
+    assert ran.directory is not None
+    facts = map(json.loads, (ran.directory / "recording.jsonl").read_text().splitlines())
+    (kept,) = (fact for fact in facts if fact["kind"] == "seed-kept")
+    assert kept["detail"].startswith("not kept: the run isn't green")
