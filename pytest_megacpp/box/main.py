@@ -83,8 +83,7 @@ class Box:
             self._context.on_step()
             self._context.account_for_memory()
             if self._context.is_look_due:
-                self._context.is_look_due = False
-                self._watches.take_stacks()
+                self._context.is_look_due = not self._watches.take_stacks()
 
     def _look_after(self) -> None:
         """Checks, while nothing happens, what has to be asked for: the scratch directory and the sizes of logs."""

@@ -13,6 +13,7 @@ from pytest_megacpp.box.look.watch import CrashWatch, RankWatch
 from pytest_megacpp.box.worlds.world import World
 
 EVIDENCE_S = 3.0  # all ranks together
+STACKS_EVERY_S = 2.0  # between the beginnings of two looks that somebody asked for
 
 
 class Watches:
@@ -21,6 +22,8 @@ class Watches:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._of: dict[str, list[RankWatch]] = {}
+        self._taking: list[threading.Thread] = []
+        self._taken_s = float("-inf")
 
     def start(self, world: World) -> None:
         context = self._context
@@ -74,9 +77,17 @@ class Watches:
         self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
         self._context.pump.once(0.0)  # ranks that went on to the end say so themselves
 
-    def take_stacks(self) -> None:
-        """Asks all living ranks for their stacks, in ways that disturb none of them."""
-        self._ask_all([watch.stack_now for world in self._of for watch in self._living(world)])
+    def take_stacks(self) -> bool:
+        """Begins to ask all living ranks for their stacks, in ways that disturb none of them; returns whether it did,
+        which it doesn't while the last such look goes on, nor soon after it began. It waits for no answer: nobody who
+        looks may keep the loop from the limits of the run.
+        """
+        now_s = self._context.recorder.now_s()
+        if now_s - self._taken_s < STACKS_EVERY_S or any(t.is_alive() for t in self._taking):
+            return False
+        self._taken_s = now_s
+        self._taking = _started(watch.stack_now for world in self._of for watch in self._living(world))
+        return True
 
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self._of.get(world, ()) if not self._context.worlds[world].ranks[w.target.rank].exited]
@@ -88,11 +99,16 @@ class Watches:
 
     def _ask_all(self, questions: Iterable[Callable[[], None]]) -> None:
         """Asks all ranks at the same time; one that doesn't answer costs its time-out, not the others'."""
-        threads = [threading.Thread(target=question, daemon=True) for question in questions]
-        for thread in threads:
-            thread.start()
+        threads = _started(questions)
         self._context.pump.until(lambda: not any(t.is_alive() for t in threads), EVIDENCE_S)
         self._context.pump.drain()
+
+
+def _started(questions: Iterable[Callable[[], None]]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=question, daemon=True) for question in questions]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _ask(watch: RankWatch, action: TakeEvidence, out: bool) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import main
+from pytest_megacpp.box import main, supervisor, watches
+from pytest_megacpp.box.actions import Action
 from pytest_megacpp.box.context import NEEDED, RunContext
 from pytest_megacpp.box.prepare import Prepared, Refused
 from pytest_megacpp.box.ranks import FLOOD_SHARE, Ranks
 from pytest_megacpp.box.recorder import Recorder
+from pytest_megacpp.box.supervisor import Supervisor
 from pytest_megacpp.box.watches import Watches
 from pytest_megacpp.box.worlds import interpreters
 from pytest_megacpp.box.worlds.interpreters import InterpreterLost, Interpreters
@@ -189,3 +192,72 @@ def test_a_rank_that_floods_gets_its_share_of_the_time_of_the_box(
         monkeypatch.setattr(time, "thread_time", lambda: 5.0)
         assert ranks._receive(world, rank)
     assert rests == [pytest.approx(took_s / FLOOD_SHARE) for took_s in (0.06, 3.0)]
+
+
+# -- a look that somebody asked for ------------------------------------------------------------------------------
+
+
+class Slow:
+    """The watch of a rank that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.target = SimpleNamespace(rank=0)
+        self.asked = 0
+        self.may_answer = threading.Event()
+
+    def stack_now(self) -> None:
+        self.asked += 1
+        self.may_answer.wait(60.0)
+
+
+class Waiting(Supervisor):
+    """Has nothing to do until `until` says so."""
+
+    until: Callable[[], bool]
+
+    def _decide(self, now_s: float) -> tuple[Action, ...]:
+        self.finished = self.until()
+        return ()
+
+
+@pytest.fixture
+def slow(context: RunContext) -> Iterator[Slow]:
+    """The only rank that lives."""
+    rank: Any = SimpleNamespace(ranks={0: SimpleNamespace(exited=False)}, alive=lambda: ())
+    context.worlds["w1"] = rank
+    watch = Slow()
+    yield watch
+    watch.may_answer.set()
+
+
+def test_a_long_look_moves_no_alarm(context: RunContext, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop goes on meanwhile: what it did not see is a pause of the box, which no limit counts."""
+    monkeypatch.setattr(supervisor, "PAUSE_S", 1.0)
+    waiting = context.supervisor = Waiting(context.plan, context.recorder.timeline)
+    box: Any = main.Box(context, prepared())
+    box._looked_s = float("inf")
+    box._watches._of["w1"] = [slow]
+    context.is_look_due = True
+    waiting.until = lambda: context.recorder.now_s() > 1.5
+    box._loop()
+    assert slow.asked == 1
+    assert waiting._pauses == []
+
+
+def test_looks_are_not_stacked_up(context: RunContext, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [10.0]
+    monkeypatch.setattr(context.recorder, "now_s", lambda: now_s[0])
+    looking: Any = Watches(context)
+    looking._of["w1"] = [slow]
+    assert looking.take_stacks()
+    now_s[0] += watches.STACKS_EVERY_S
+    assert not looking.take_stacks()  # the first one goes on
+    slow.may_answer.set()
+    for thread in looking._taking:
+        thread.join()
+    assert looking.take_stacks()
+    for thread in looking._taking:
+        thread.join()
+    now_s[0] += watches.STACKS_EVERY_S / 2
+    assert not looking.take_stacks()  # so soon
+    assert slow.asked == 2
