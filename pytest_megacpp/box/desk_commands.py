@@ -43,18 +43,19 @@ class DeskCommands:
         self._tail = tail[:MAX_WORD_BYTES]
         for line in lines:
             with contextlib.suppress(CodecError):
-                self._handle_command(read_word(line), "the desk asked for it")
+                self._handle_command(read_word(line))
 
     def _read_asked(self) -> None:
         for word in self._asked.words():
-            self._handle_command(word, "megacpp stop asked for it")
+            self._handle_command(word)
 
-    def _handle_command(self, command: Word | None, why_stop: str) -> None:
+    def _handle_command(self, command: Word | None) -> None:
         supervisor, recorder = self._context.supervisor, self._context.recorder
         now_s = recorder.now_s()
         match command:
             case Stop():
-                self._context.stop(command.reason, why_stop)
+                who = "megacpp stop" if command.by_command else "the desk"
+                self._context.stop(command.reason, f"{who} asked for it")
             case Again():
                 for action in supervisor.request_attempt(command, now_s):
                     recorder.write(action.fact, action.world)

@@ -175,9 +175,10 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Desk to box: end now, in order."""
+    """Desk to box: end now, in order. `by_command`: because `megacpp stop` asked for it."""
 
     reason: RunEnd
+    by_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)

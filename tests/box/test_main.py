@@ -77,19 +77,25 @@ def test_why_nothing_can_begin_is_recorded_once(context: RunContext, monkeypatch
     assert facts[3:] == [problem, ev.RunFinished(RunEnd.REFUSED)]
 
 
-def test_the_desk_may_end_the_run_while_it_is_prepared(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("word", "who"),
+    [(Stop(RunEnd.STOPPED), "the desk"), (Stop(RunEnd.STOPPED, by_command=True), "megacpp stop")],
+)
+def test_the_desk_may_end_the_run_while_it_is_prepared(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch, word: Stop, who: str
+) -> None:
     """Its commands are read whenever the preparation waits for something."""
     control, desk = os.pipe()
 
     def prepare(context: RunContext) -> Prepared:
-        os.write(desk, b'{"beat": 1}\nnonsense\n' + word_line(Stop(RunEnd.STOPPED)))
+        os.write(desk, b'{"beat": 1}\nnonsense\n' + word_line(word))
         assert context.wait_until(context.is_to_end, 10.0)
         return prepared()  # type: ignore[no-any-return]
 
     monkeypatch.setattr(main, "prepare", prepare)
     main.run(context, control=control, signals=())
     *_, last = read_all((context.directory / "recording.jsonl").read_bytes())
-    assert last.fact == ev.RunFinished(RunEnd.STOPPED, "the desk asked for it")
+    assert last.fact == ev.RunFinished(RunEnd.STOPPED, f"{who} asked for it")
     os.close(desk)
     os.close(control)
 

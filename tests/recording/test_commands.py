@@ -7,8 +7,10 @@ from pytest_megacpp.recording.commands import Word, read_word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Look, Stop
 from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
 
+WORDS = Again(3, Purpose.WARM_UP, 7), Enough(0), Look(), Stop(RunEnd.STOPPED), Stop(RunEnd.INTERRUPTED, by_command=True)
 
-@pytest.mark.parametrize("word", [Again(3, Purpose.WARM_UP, 7), Enough(0), Look(), Stop(RunEnd.STOPPED)])
+
+@pytest.mark.parametrize("word", WORDS)
 def test_a_word_arrives_as_it_was_said(word: Word) -> None:
     line = word_line(word)
     assert line.endswith(b"\n")

@@ -40,7 +40,7 @@ def _ended_in_order(run_id: str, sandbox: object, config: ModalConfig) -> bool:
     deadline = time.monotonic() + STOP_S
     with tempfile.TemporaryDirectory(prefix="megacpp-stop-") as directory:
         inbox = Inbox(run_id, Path(directory))
-        words = (Stop(RunEnd.INTERRUPTED),)
+        words = (Stop(RunEnd.INTERRUPTED, by_command=True),)
         conversation = Conversation(run_id, sandbox, config, inbox, words, lambda: time.monotonic() > deadline)
         with contextlib.suppress(Exception):  # whatever it is, the sandbox is terminated
             if conversation.follow() is not None:
