@@ -97,7 +97,10 @@ def test_stacks_logs_and_an_end_in_order(slow: Desk) -> None:
     assert ran.code == 1
     assert ran.verdict("test_slow")["code"] == ran.verdict("test_later")["code"] == "not-run"
     assert "megacpp stop asked for it" in ran.text
-    again = megacpp(slow, "stop")
+    unnamed = megacpp(slow, "stop")
+    assert (unnamed.returncode, unnamed.stdout) == (2, "")
+    assert "is running or detached: there is nothing to stop" in unnamed.stderr
+    again = megacpp(slow, "stop", "last")
     assert (again.returncode, again.stderr) == (0, "")
     assert "is not running (error): there is nothing to stop" in again.stdout
     old = megacpp(slow, "stacks")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_megacpp.box.asked import ask
-from pytest_megacpp.desk.commands.command import FAILED, OK, CannotDo, Desk, complain, say, takes_run
-from pytest_megacpp.desk.commands.runs import Entry, counted
-from pytest_megacpp.desk.run.directory import read_run_json
-from pytest_megacpp.desk.run.runs import find_run
+from pytest_megacpp.desk.commands.command import FAILED, OK, CannotDo, Desk, complain, say
+from pytest_megacpp.desk.commands.runs import Entry, counted, entries
+from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
+from pytest_megacpp.desk.run.runs import find_run, read_timeline
 from pytest_megacpp.recording.plan import Stop
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.clean import one_line
@@ -25,15 +25,17 @@ IN_ORDER_S = 30.0  # the grace periods of a box together, and some
 REMOTE_S = 60.0  # the same, and its records have to arrive
 REPORT_S = 10.0  # for the desk to write what the run came to
 POLL_S = 0.1
+NAMED = 8  # of the runs that go on
+RUN_HELP = "id, its beginning, `last`, or a path (default: the one that is running, where it is the only one)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
+    parser.add_argument("name", metavar="RUN", nargs="?", help=RUN_HELP)
 
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Ends a run, and says what was done. Raises RunNotFound, CannotDo and UsageError."""
-    entry = _entry(find_run(desk.lane_dir, arguments.name))
+    entry = _entry(find_run(desk.lane_dir, arguments.name)) if arguments.name is not None else _only(desk.lane_dir)
     name = one_line(entry.path.name)
     if not _goes_on(entry):
         return _nothing_to_do(name, entry)
@@ -50,6 +52,21 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
 
 def _entry(path: Path) -> Entry:
     return Entry(path, read_run_json(path) or {})
+
+
+def _only(lane_dir: Path) -> Entry:
+    """The run that is running or detached. Raises CannotDo where that isn't a single one: an end takes hours of work
+    with it, so it is not guessed which one is meant.
+    """
+    found = [entry for entry in entries(lane_dir) if _goes_on(entry)]
+    if not found:
+        raise CannotDo(
+            f"no run in {lane_dir} is running or detached: there is nothing to stop (megacpp runs lists all)"
+        )
+    if len(found) > 1:
+        listed = ", ".join(f"{one_line(entry.path.name)} ({entry.status})" for entry in found[:NAMED])
+        raise CannotDo(f"{len(found)} runs are not over, so name the one to stop, megacpp stop RUN: {listed}")
+    return found[0]
 
 
 def _goes_on(entry: Entry) -> bool:
@@ -81,7 +98,8 @@ def _end_here(entry: Entry) -> str:
     if not found and not _until(lambda: processes_of(run_id) or not _goes_on(_entry(entry.path)), REPORT_S):
         raise CannotDo(f"no process of run {run_id} is on this machine: is its lane directory shared with another one?")
     if _until(lambda: not processes_of(run_id), IN_ORDER_S):
-        return f"its box ended in order within {time.monotonic() - began_s:.1f} s"
+        ended = "its box ended in order" if _has_end(entry.path) else "its processes ended"
+        return f"{ended} within {time.monotonic() - began_s:.1f} s"
     left = len(processes_of(run_id))
     sweep(run_id)
     if processes_of(run_id):
@@ -89,6 +107,14 @@ def _end_here(entry: Entry) -> str:
             f"{len(processes_of(run_id))} processes of run {run_id} can't be ended: are they another user's?"
         )
     return f"its box did not end in order within {IN_ORDER_S:.0f} s: {left} processes were killed"
+
+
+def _has_end(run: Path) -> bool:
+    """Whether the box recorded the end of the run: one that was killed did not."""
+    try:
+        return read_timeline(run / RECORDING).finished is not None
+    except OSError:
+        return False
 
 
 def _ask(run: Path) -> None:

@@ -39,9 +39,9 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
         raise RunNotFound(f"{name!r} is the beginning of {len(named)} runs: {', '.join(run.name for run in named[:8])}")
     path = Path(name)
     if (path / RECORDING).is_file() or (path / RUN_JSON).is_file():
-        return path
+        return path.resolve()  # its name is the id, also where the path is `.`
     if path.is_file():
-        return path.parent
+        return path.parent.resolve()
     if name and path.is_dir():
         raise RunNotFound(f"{name!r} is a directory without a {RECORDING}, so it is no run. {_hint(runs)}")
     raise RunNotFound(f"no run {name!r} in {lane_dir}. {_nearest(name, runs) or _hint(runs)}")
