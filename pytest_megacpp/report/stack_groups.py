@@ -1,6 +1,6 @@
 """Owns the text of all ranks' stacks, equal ones together; must not know how or when they were asked for."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_megacpp.recording.events import StackTaken
@@ -53,13 +53,19 @@ def _newest(timeline: Timeline, world: str, test: int | None, rank: int, state: 
     return RankStack(rank, newest[0] if newest else None, newest[1] if newest else None, state, main)
 
 
-def stack_lines(stacks: Iterable[RankStack], cwd: str, *, every_thread: bool = False) -> Iterator[str]:
-    """The stacks, most recent call first: those of most ranks first."""
-    groups = grouped((_text(stack, cwd, every_thread), stack) for stack in stacks)
-    for lines, alike in sorted(groups.items(), key=lambda group: (-len(group[1]), group[1][0].rank)):
+def stack_lines(
+    stacks: Iterable[RankStack],
+    cwd: str,
+    *,
+    every_thread: bool = False,
+    age: Callable[[RankStack], str] = lambda stack: "",
+) -> Iterator[str]:
+    """The stacks, most recent call first: those of most ranks first. `age` says how old one is where they differ."""
+    groups = grouped(((_text(stack, cwd, every_thread), age(stack)), stack) for stack in stacks)
+    for (lines, old), alike in sorted(groups.items(), key=lambda group: (-len(group[1]), group[1][0].rank)):
         states = list(dict.fromkeys(stack.state for stack in alike if stack.state))
         said = f": {one_line(states[0])}" if len(states) == 1 else ""
-        yield f"{ranks_named(stack.rank for stack in alike)}{said}"
+        yield f"{ranks_named(stack.rank for stack in alike)}{said}{f' · {old}' if old else ''}"
         yield from (f"    {line}" for line in lines)
         yield ""
 

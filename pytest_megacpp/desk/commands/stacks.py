@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pytest_megacpp.box.asked import ask
@@ -26,6 +27,7 @@ from pytest_megacpp.desk.run.runs import GrowingRecording, find_run, named_recor
 from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import StackTaken
 from pytest_megacpp.recording.plan import Look
+from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
@@ -61,6 +63,10 @@ class Looking:
     def living(self) -> set[tuple[str, int]]:
         worlds = (world for world in self.timeline.worlds.values() if world.ended is None)
         return {(world.name, rank) for world in worlds for rank in world.pids if rank not in world.exits}
+
+    def silent(self, world: str) -> list[int]:
+        """The living ranks of a world that have not answered."""
+        return sorted(rank for name, rank in self.living - self.answered if name == world)
 
     @property
     def is_answered(self) -> bool:
@@ -157,7 +163,8 @@ def _shown(
     yield f"{one_line(entry.path.name)} · {_what_runs(timeline, world)} · {_age(world, stacks, looking, entry)}"
     yield ""
     started = timeline.started
-    yield from stack_lines(stacks, started.cwd if started is not None else "", every_thread=every_thread)
+    cwd = started.cwd if started is not None else ""
+    yield from stack_lines(stacks, cwd, every_thread=every_thread, age=partial(_age_of, world, looking))
 
 
 def _what_runs(timeline: Timeline, world: str) -> str:
@@ -171,18 +178,29 @@ def _what_runs(timeline: Timeline, world: str) -> str:
     return f"{one_line(test.nodeid)} for {seconds_text(timeline.last_s - test.started_s)}, {size}"
 
 
+def _age_of(world: str, looking: Looking, stack: RankStack) -> str:
+    """How old a stack is, where some ranks answered and others did not."""
+    living, silent = {rank for name, rank in looking.living if name == world}, set(looking.silent(world))
+    if stack.time_s is None or not silent or silent == living or stack.rank not in living:
+        return ""
+    if stack.rank not in silent:
+        return "now"
+    return f"{seconds_text(looking.timeline.last_s - stack.time_s)} old"
+
+
 def _age(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry) -> str:
     """How old the stacks are."""
-    living = {rank for name, rank in looking.living if name == world}
-    fresh = {rank for name, rank in looking.answered if name == world}
-    if living and living <= fresh:
+    living, silent = [rank for name, rank in looking.living if name == world], looking.silent(world)
+    if living and not silent:
         return "now"
+    if looking.asked and len(silent) < len(living):
+        return f"{ranks_named(silent)} did not answer within {ANSWER_S:.0f} s; each stack says how old it is"
     taken = [stack.time_s for stack in stacks if stack.time_s is not None]
     if not taken:
         return "no stacks"
     old = f"taken {seconds_text(looking.timeline.last_s - max(taken))} before the last event of its recording"
-    silent = _silent_s(_recording_of(entry))
-    since = f", {age_text(silent)} ago" if silent is not None else ""
+    quiet_s = _silent_s(_recording_of(entry))
+    since = f", {age_text(quiet_s)} ago" if quiet_s is not None else ""
     asked = f"its box did not answer within {ANSWER_S:.0f} s: " if looking.asked and living else ""
     return f"{asked}{old}{since}"
 
@@ -195,14 +213,13 @@ def _silent_s(recording: Path) -> float | None:
 
 
 def _as_json(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry) -> dict[str, object]:
-    living = {rank for name, rank in looking.living if name == world}
-    fresh = {rank for name, rank in looking.answered if name == world}
+    living = [rank for name, rank in looking.living if name == world]
     test = next((test for test in reversed(looking.timeline.tests.values()) if test.world == world), None)
     return {
         "run_id": entry.path.name,
         "world": world,
         "test": test.nodeid if test is not None and test.ended is None else None,
-        "is_now": bool(living) and living <= fresh,
+        "is_now": bool(living) and not looking.silent(world),
         "last_s": looking.timeline.last_s,
         "silent_s": _silent_s(_recording_of(entry)),
         "ranks": stacks_json(stacks),
