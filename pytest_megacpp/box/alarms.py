@@ -54,6 +54,7 @@ AWAITED_S = 1.0  # so long others wait before the missing one's stack is looked 
 AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
+REST_S = 10.0  # a compile in which nothing moves for less is not told to be near the limit for that
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 
@@ -353,7 +354,8 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
             return _acted(view, ActReason.SKEW, f"{wait} while a missing peer compiles", wait, now_s)
         if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
             return _acted(view, ActReason.STALL, f"{wait} waits for a missing peer", wait, now_s)
-        if clocks.compiling_s.get(number, 0.0) > view.limits.stall and _compile_rests(view, clocks, number, now_s):
+        waited_s = clocks.compiling_s.get(number, 0.0)
+        if waited_s > view.limits.stall and _compile_rest_s(view, clocks, number, now_s) > view.limits.stall:
             return _acted(view, ActReason.STALL, f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
 
@@ -371,14 +373,15 @@ def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
     return bool(ranks) and all(_compiles(view.ranks[r], now_s) for r in ranks)
 
 
-def _compile_rests(view: TestView, clocks: Clocks, number: Number, now_s: float) -> bool:
-    """Returns whether nothing moved for `stall` in the ranks that compile. A rank that waits for another's file lock
+def _compile_rest_s(view: TestView, clocks: Clocks, number: Number, now_s: float) -> float:
+    """Returns for how many seconds nothing moved in the ranks that compile. A rank that waits for another's file lock
     can't move, and one that sleeps moves when it chose to, so both are left out.
     """
     late_ranks = [view.ranks[r] for r in clocks.late[number]]
     compiling = [v for v in late_ranks if v.compiling and not v.awaits_file_lock]
-    rest_s = min((clocks.since(v.progress_s, now_s) for v in compiling), default=0.0)
-    return rest_s > view.limits.stall and not any(v.sleeps() for v in compiling)
+    if any(v.sleeps() for v in compiling):
+        return 0.0
+    return min((clocks.since(v.progress_s, now_s) for v in compiling), default=0.0)
 
 
 def _compiled_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
@@ -452,6 +455,9 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
         open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
         if compiling_s := min(open_s, clocks.compiling_s.get(wait.number, 0.0)):
             found.append(Counted("skew", _skew_s(view, ranks), compiling_s, wait, ranks, guessed))
+            rest_s = min(compiling_s, _compile_rest_s(view, clocks, wait.number, now_s))
+            if rest_s > min(REST_S, limits.stall / 2):
+                found.append(Counted("stall", limits.stall, rest_s, ranks=ranks))
         plain_s = min(open_s, clocks.plain_s.get(wait.number, 0.0))
         if plain_s and not _all_compile(view, ranks, now_s):
             found.append(Counted("stall", limits.stall, plain_s, wait, ranks, guessed))

@@ -197,7 +197,8 @@ class WaitGraph:
 @dataclass(frozen=True, slots=True)
 class Counted:
     """`seconds` that count towards the limit of a test that users call `name`. Of a limit on a wait: the `wait`, and
-    the ranks that hold it up; of one on compiles: the rank. `guessed`: for whom the wait is, isn't recorded.
+    the ranks that hold it up; of one on compiles, or on one in which nothing moves: the ranks. `guessed`: for whom the
+    wait is, isn't recorded.
     """
 
     name: str

@@ -13,6 +13,7 @@ from pytest_megacpp.box.alarms import (
     STUCK_S,
     Clocks,
     alarm,
+    counting,
     to_look_at,
     to_probe,
 )
@@ -407,6 +408,24 @@ def test_a_compile_that_makes_no_progress_ends_at_the_stall_limit() -> None:
     acted = expect(Rehearsal([Work(1), StuckCompile(FOREVER)], [Collect()]), ActReason.STALL, 1 + LIMITS.stall, SLACK_S)
     assert acted.compiling == (0,)
     assert "no progress" in acted.detail
+
+
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_who_watches_is_told_of_the_limit_on_a_compile_without_progress(warm_up: bool) -> None:
+    """Others may wait longer for a compile, in a warm-up much longer, but not for one in which nothing moves."""
+    limits = replace(LIMITS, skew=3 * LIMITS.stall, test=9 * LIMITS.stall)
+    rehearsal = Rehearsal([WARM_UP] * warm_up + [Work(1), StuckCompile(FOREVER)], [Collect()], limits=limits)
+    assert rehearsal.alarm(until_s=1 + 0.75 * LIMITS.stall) is None
+    near = min(counting(rehearsal.view, rehearsal.clocks, rehearsal.now_s), key=lambda one: one.left_s)
+    assert (near.name, near.ranks) == ("stall", (0,))
+    expect(rehearsal, ActReason.STALL, rehearsal.now_s - START_S + near.left_s - SLACK_S, 2 * SLACK_S)
+
+
+def test_a_compile_that_goes_on_is_not_near_that_limit() -> None:
+    rehearsal = Rehearsal([Compile(FOREVER)], [Collect()])
+    assert rehearsal.alarm(until_s=0.75 * LIMITS.skew) is None
+    counts = counting(rehearsal.view, rehearsal.clocks, rehearsal.now_s)
+    assert {one.name for one in counts} == {"test", "skew", "compile"}
 
 
 def test_a_compile_that_sleeps_has_the_skew_limit() -> None:
