@@ -4,6 +4,7 @@ import fcntl
 import html
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -366,17 +367,90 @@ def test_age_and_number_must_both_allow_it(megacpp: Megacpp, lane_dir: Path) -> 
         write_run(lane_dir, number, receipt("", GOOD), started_at=started)
     megacpp("prune", "--keep", "2", "--older-than", "1d")
     assert kept(lane_dir) == [1, 2]
-    megacpp("prune", "--older-than", "52w")
+    megacpp("prune", "--older-than", "1h")
     assert kept(lane_dir) == [2]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--keep", "-1"], ["--older-than", "soon"], ["--older-than", "3"]])
-def test_what_may_go_has_to_be_said(megacpp: Megacpp, lane_dir: Path, arguments: list[str]) -> None:
-    write_run(lane_dir, 0, receipt("", GOOD))
+@pytest.mark.parametrize("runs", [0, 1])
+def test_what_may_go_has_to_be_said(megacpp: Megacpp, lane_dir: Path, arguments: list[str], runs: int) -> None:
+    (lane_dir / "runs").mkdir(parents=True)
+    for number in range(runs):
+        write_run(lane_dir, number, receipt("", GOOD))
     done = megacpp("prune", *arguments)
     assert done.code == 2
     assert "prune" in done.err or "has to be" in done.err
-    assert kept(lane_dir) == [0]
+    assert kept(lane_dir) == list(range(runs))
+
+
+def test_a_replay_is_as_old_as_its_id(megacpp: Megacpp, lane_dir: Path) -> None:
+    """Its document has the beginning of the run that it repeats."""
+    began, now = "2020-01-01T00:00:00Z", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    run = write_run(lane_dir, 0, receipt("", GOOD), started_at=began, finished_at=now)
+    replay = run.rename(run.with_name(time.strftime("%Y%m%d-%H%M%S-0000", time.gmtime())))
+    (listed,) = json.loads(megacpp("runs", "--json").out)
+    assert listed["duration_s"] is None
+    assert re.search(r"  \d+ s  passed", megacpp("runs").out)
+    assert megacpp("prune", "--older-than", "30d").out.startswith("0 runs removed")
+    assert replay.exists()
+
+
+def test_only_runs_count_and_go(megacpp: Megacpp, lane_dir: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD))
+    runs = lane_dir / "runs"
+    for name in ("notes", "20261399-120000-0000", "20261101-120000-0000-copy"):
+        (runs / name).mkdir()
+    elsewhere = write_run(tmp_path / "elsewhere", 9, receipt("", GOOD))
+    (runs / elsewhere.name).symlink_to(elsewhere)
+    others = {path.name for path in runs.iterdir()} - {run_id_of(number) for number in range(3)}
+    done = megacpp("prune", "--keep", "1")
+    assert (done.code, done.err) == (0, "")
+    assert {path.name for path in runs.iterdir()} == {*others, run_id_of(2)}
+    assert megacpp("prune", "--keep", "0").code == 0
+    assert {path.name for path in runs.iterdir()} == others
+    assert (elsewhere / "run.json").exists()
+
+
+def test_removed_is_said_of_what_is(megacpp: Megacpp, lane_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two runs one can't be removed whole, of a third not even the name."""
+    half, whole, stuck = (write_run(lane_dir, number, receipt("", GOOD)) for number in range(3))
+    rmtree, rename = shutil.rmtree, Path.rename
+
+    def broken(path: Path, **options: Any) -> None:
+        if half.name in path.name and not options:
+            raise PermissionError(13, "Permission denied", str(path / "receipts"))
+        rmtree(path, **options)
+
+    def refused(path: Path, target: Path) -> Path:
+        if path == stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(shutil, "rmtree", broken)
+    monkeypatch.setattr(Path, "rename", refused)
+    done = megacpp("prune", "--keep", "0")
+    assert done.code == 1
+    assert [line.split()[0] for line in done.out.splitlines() if line.endswith("removed")] == [whole.name]
+    assert done.out.splitlines()[-1].startswith("1 run removed, ")
+    assert f"run {half.name} is only half removed, files of it are left in" in done.err
+    assert f"run {stuck.name} can't be removed, it is as it was" in done.err
+    assert stuck.exists()
+
+
+def test_a_run_that_goes_on_meanwhile_stays(megacpp: Megacpp, lane_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the newer one is removed, somebody attaches to the older one."""
+    older, newer = (write_run(lane_dir, number, receipt("", GOOD)) for number in range(2))
+    rmtree = shutil.rmtree
+
+    def slow(path: Path, **options: Any) -> None:
+        (older / "run.json").write_text(json.dumps({"status": "running"}))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    done = megacpp("prune", "--keep", "0")
+    assert f"{older.name}  stays: it goes on" in done.out
+    assert (older.exists(), newer.exists()) == (True, False)
 
 
 def test_what_names_removed_runs_is_renewed(megacpp: Megacpp, lane_dir: Path) -> None:

@@ -1,7 +1,8 @@
 """Owns `megacpp prune`: removing old runs; must not know what is in them.
 
 A run that goes on is never removed: a desk holds its lock, or its document says that it goes on. A run is renamed
-before it is removed, so that no half of one is ever taken for a run.
+before it is removed, so that no half of one is ever taken for a run. Links, and directories that aren't named as runs
+are, stay and don't count.
 """
 
 import argparse
@@ -17,7 +18,16 @@ import pytest
 
 from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say
 from pytest_megacpp.desk.commands.runs import Entry, entries
-from pytest_megacpp.desk.run.directory import HISTORY, LATEST, is_held, replace_file, run_paths, utc_now
+from pytest_megacpp.desk.run.directory import (
+    HISTORY,
+    LATEST,
+    id_time,
+    is_held,
+    read_run_json,
+    replace_file,
+    run_paths,
+    utc_now,
+)
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.quantities import age_text
@@ -36,50 +46,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Removes runs and says which; FAILED if one could not be removed. Raises UsageError."""
-    if arguments.keep is None and arguments.older_than is None:
-        raise pytest.UsageError("say which runs may go: megacpp prune --keep 100, or --older-than 30d, or both")
-    if arguments.keep is not None and arguments.keep < 0:
-        raise pytest.UsageError(f"--keep {arguments.keep}: it has to be 0 or more")
-    found, now = list(entries(desk.lane_dir)), utc_now()
-    old = [entry for entry in found[arguments.keep or 0 :] if _is_older(entry, arguments.older_than, now)]
-    going = [entry for entry in old if entry.status in GOING or is_held(entry.path)]
-    gone = [entry for entry in old if entry not in going]
-    say(_plan(gone, going, now, dry_run=arguments.dry_run))
+    keep, age = _asked(arguments)
+    now = utc_now()
+    old = [entry for entry in _runs(desk.lane_dir)[keep:] if age is None or _is_older(entry, age, now)]
     if arguments.dry_run:
+        say(_plan(old, now))
         return OK
-    failed = [entry for entry in gone if not _remove(entry.path)]
+    freed, failed = _remove_all(old, now)
+    say([_total(freed, "removed")])
     _sweep(desk.lane_dir)
-    if len(failed) < len(gone):
+    if freed or failed:
         _renew(desk.lane_dir)
     return FAILED if failed else OK
 
 
-def _is_older(entry: Entry, age: str | None, now: datetime) -> bool:
-    """A run of which no age is known counts as old only where age doesn't matter."""
-    if age is None:
-        return True
-    return entry.started is not None and now - entry.started > _age(age)
+def _asked(arguments: argparse.Namespace) -> tuple[int, timedelta | None]:
+    """How many runs stay, and how old the others have to be. Raises UsageError."""
+    if arguments.keep is None and arguments.older_than is None:
+        raise pytest.UsageError("say which runs may go: megacpp prune --keep 100, or --older-than 30d, or both")
+    if arguments.keep is not None and arguments.keep < 0:
+        raise pytest.UsageError(f"--keep {arguments.keep}: it has to be 0 or more")
+    return arguments.keep or 0, _age(arguments.older_than) if arguments.older_than is not None else None
 
 
 def _age(given: str) -> timedelta:
     """Raises UsageError."""
-    parts = re.fullmatch(r"(\d{1,5})([hdw])", given.strip())
+    parts = re.fullmatch(r"([0-9]{1,5})([hdw])", given.strip())
     if parts is None:
         raise pytest.UsageError(f"--older-than {given}: it has to be a number of hours, days or weeks: 36h, 30d, 8w")
     return timedelta(hours=int(parts[1]) * _UNITS[parts[2]])
 
 
-def _plan(gone: Sequence[Entry], going: Sequence[Entry], now: datetime, *, dry_run: bool) -> Iterator[str]:
-    verb = "would be removed" if dry_run else "removed"
-    freed = 0
-    for entry in gone:
+def _runs(lane_dir: Path) -> list[Entry]:
+    """The newest first. What has no run's name was put there by somebody, and a link leads to what isn't ours."""
+    return [entry for entry in entries(lane_dir) if id_time(entry.path.name) and not entry.path.is_symlink()]
+
+
+def _is_older(entry: Entry, age: timedelta, now: datetime) -> bool:
+    return entry.started is not None and now - entry.started > age
+
+
+def _goes_on(run: Path) -> bool:
+    """As far as can be seen now."""
+    return Entry(run, read_run_json(run) or {}).status in GOING or is_held(run)
+
+
+def _plan(old: Sequence[Entry], now: datetime) -> Iterator[str]:
+    sizes = []
+    for entry in old:
+        if _goes_on(entry.path):
+            yield _stays(entry)
+        else:
+            sizes.append(_size(entry.path))
+            yield _line(entry, now, sizes[-1], "would be removed")
+    yield _total(sizes, "would be removed")
+
+
+def _remove_all(old: Sequence[Entry], now: datetime) -> tuple[list[int], int]:
+    """The bytes of each run that was removed, and how many could not be."""
+    freed, failed = [], 0
+    for entry in old:
         size = _size(entry.path)
-        freed += size
-        age = age_text((now - entry.started).total_seconds() if entry.started is not None else None)
-        yield f"{one_line(entry.path.name)}  {age}  {entry.status}  {_bytes(size)}  {verb}"
-    for entry in going:
-        yield f"{one_line(entry.path.name)}  {entry.status}  stays: it goes on"
-    yield f"{counted(len(gone), 'run')} {verb}, {_bytes(freed)}"
+        if _goes_on(entry.path):  # asked last: others take time
+            say([_stays(entry)])
+        elif _remove(entry.path):
+            say([_line(entry, now, size, "removed")])
+            freed.append(size)
+        else:
+            failed += 1
+    return freed, failed
+
+
+def _line(entry: Entry, now: datetime, size: int, what: str) -> str:
+    age = age_text((now - entry.started).total_seconds() if entry.started is not None else None)
+    return f"{one_line(entry.path.name)}  {age}  {entry.status}  {_bytes(size)}  {what}"
+
+
+def _stays(entry: Entry) -> str:
+    return f"{one_line(entry.path.name)}  stays: it goes on"
+
+
+def _total(sizes: Sequence[int], what: str) -> str:
+    return f"{counted(len(sizes), 'run')} {what}, {_bytes(sum(sizes))}"
 
 
 def _size(run: Path) -> int:
@@ -104,9 +152,16 @@ def _remove(run: Path) -> bool:
     aside = run.with_name(f"{DELETING}{run.name}")
     try:
         run.rename(aside)
+    except OSError as error:
+        complain(f"run {run.name} can't be removed, it is as it was: {error.strerror or error} ({run})")
+        return False
+    try:
         shutil.rmtree(aside)
     except OSError as error:
-        complain(f"run {run.name} can't be removed: {error.strerror or error} ({error.filename or run})")
+        complain(
+            f"run {run.name} is only half removed, files of it are left in {aside}: {error.strerror or error} "
+            f"({error.filename or aside}); once that is mended, the next megacpp prune removes them"
+        )
         return False
     return True
 
@@ -119,7 +174,7 @@ def _sweep(lane_dir: Path) -> None:
 
 def _renew(lane_dir: Path) -> None:
     """What names runs that aren't there any more: `latest`, and the page of the history."""
-    runs = run_paths(lane_dir)
+    runs = [run for run in run_paths(lane_dir) if id_time(run.name)] or run_paths(lane_dir)
     with contextlib.suppress(OSError):
         if not runs:
             (lane_dir / LATEST).unlink()

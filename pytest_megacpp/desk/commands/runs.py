@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.commands.command import OK, Desk, fitting, say, say_json, takes_json
-from pytest_megacpp.desk.run.directory import RUN_JSON, read_run_json, run_paths, utc_now
+from pytest_megacpp.desk.run.directory import RUN_JSON, id_time, read_run_json, run_paths, utc_now
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.history.series import began_before_its_id
 from pytest_megacpp.report.quantities import age_text, seconds_text, usd_text
 from pytest_megacpp.report.run_json import RunStatus
 
@@ -40,14 +41,23 @@ class Entry:
 
     @property
     def started(self) -> datetime | None:
-        """By its document, else by its id."""
-        told = moment(self.document.get("started_at"))
-        return told if told is not None else _in_name(self.path.name)
+        """The later of what its document and its id say: the document of a replay has the beginning of the run that it
+        repeats.
+        """
+        told = (moment(self.document.get("started_at")), id_time(self.path.name))
+        return max((one for one in told if one is not None), default=None)
+
+    @property
+    def is_replay(self) -> bool:
+        return began_before_its_id(self.path.name, self.document.get("started_at"))
 
     @property
     def duration_s(self) -> float | None:
+        """None for a replay too, of which only the end is known."""
         began, ended = moment(self.document.get("started_at")), moment(self.document.get("finished_at"))
-        return (ended - began).total_seconds() if began is not None and ended is not None else None
+        if began is None or ended is None or ended < began or self.is_replay:
+            return None
+        return (ended - began).total_seconds()
 
     @property
     def usd(self) -> float | None:
@@ -155,10 +165,3 @@ def moment(value: object) -> datetime | None:
     except ValueError:
         return None
     return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
-
-
-def _in_name(run_id: str) -> datetime | None:
-    try:
-        return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None

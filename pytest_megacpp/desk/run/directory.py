@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ RESERVE_BYTES = 128 << 10
 HEAD_BYTES = 4096
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 
 Now = Callable[[], datetime]
 Sweep = Callable[[str], object]
@@ -49,6 +51,16 @@ def iso(moment: datetime) -> str:
 def new_run_id(now: datetime) -> str:
     """`20261122-214501-3f9a`: sorts by time (UTC)."""
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+def id_time(run_id: str) -> datetime | None:
+    """When a run got its id; None for what is no id of `new_run_id`."""
+    if _RUN_ID.fullmatch(run_id) is None:
+        return None
+    try:
+        return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 class RunDirectory:

@@ -120,11 +120,14 @@ def series(receipts: Iterable[Measures]) -> list[Series]:
 
 def is_replayed(measured: Measures) -> bool:
     """Whether the receipt is of a replay, which is no further run: it began before its run's id was given."""
-    if measured.cause == VerdictCause.NOT_RECORDED:
-        return True
+    return measured.cause == VerdictCause.NOT_RECORDED or began_before_its_id(measured.run_id, measured.started_at)
+
+
+def began_before_its_id(run_id: str, started_at: object) -> bool:
+    """Whether a run began before its id was given, as only a replay does."""
     try:
-        began = datetime.fromisoformat(measured.started_at)
-        named = datetime.strptime(measured.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+        began = datetime.fromisoformat(started_at if isinstance(started_at, str) else "")
+        named = datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return False
     began = began if began.tzinfo is not None else began.replace(tzinfo=UTC)
