@@ -11,6 +11,7 @@ from pytest_megacpp.report.clean import one_line
 
 MAX_RECORDS = 256  # names of `lane.record`; a lane refuses more
 NAME_CHARS = 80
+LARGEST = 1e300  # no measure of anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,12 @@ def measures(receipt: object) -> Measures | None:
         world_size=size if type(size := document.get("world_size")) is int else None,
         started_at=_text(document.get("started_at")),
         revision=_text(git.get("revision")) if git.get("dirty") is False else "",
-        seconds=_attempt_s(document, verdict) or _number(cost.get("seconds")),
+        seconds=_attempt_s(document, verdict) or amount(cost.get("seconds")),
         first_forward_s=_largest(rank.get("first_forward_s") for rank in ranks),
         compile_s=_largest(rank.get("compile_s") for rank in ranks),
-        skew_s=_number(skew.get("first_forward_s")),
-        worst_wait_s=_number(skew.get("worst_wait_s")),
-        usd=_number(cost.get("usd")),
+        skew_s=amount(skew.get("first_forward_s")),
+        worst_wait_s=amount(skew.get("worst_wait_s")),
+        usd=amount(cost.get("usd")),
         records=_records(ranks),
     )
 
@@ -114,31 +115,33 @@ def _records(ranks: Iterable[Mapping[str, Any]]) -> dict[str, Record]:
 
 
 def _record(values: list[Any]) -> Record:
-    numbers = tuple(number for value in values if (number := _number(value)) is not None)
+    numbers = tuple(found for value in values if (found := number(value)) is not None)
     return Record(numbers) if numbers else Record(text=one_line(str(values[0]), NAME_CHARS))
 
 
 def _largest(values: Iterable[object]) -> float | None:
-    return max((number for value in values if (number := _number(value)) is not None), default=None)
+    return max((found for value in values if (found := amount(value)) is not None), default=None)
 
 
 def _attempt_s(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> float | None:
     """Of several attempts, the last one with the verdict of the test; None where there was only one."""
     attempts = [_object(attempt) for attempt in _listed(document.get("attempts"))]
     decided = [attempt for attempt in attempts if attempt.get("verdict") == verdict] or attempts[-1:]
-    times = [_number(decided[-1].get(name)) if decided else None for name in ("start_s", "end_s")]
-    return times[1] - times[0] if times[0] is not None and times[1] is not None else None
+    times = [number(decided[-1].get(name)) if decided else None for name in ("start_s", "end_s")]
+    return amount(times[1] - times[0]) if times[0] is not None and times[1] is not None else None
 
 
-def _number(value: object) -> float | None:
-    """A finite number; JSON knows others as well."""
+def number(value: object) -> float | None:
+    """A number whose sums and differences are finite; JSON knows others as well."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if number - number == 0 else None
+    return float(value) if -LARGEST <= value <= LARGEST else None  # NaN is in no interval
+
+
+def amount(value: object) -> float | None:
+    """A number of what there can't be less than nothing of: seconds, dollars."""
+    found = number(value)
+    return found if found is not None and found >= 0 else None
 
 
 def _text(value: object, limit: int = 200) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.hooks.history import FEWER_TESTS, READ_RECEIPTS, HistoryPage
+from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.desk.run.receipts import newest_receipts, read_receipt
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.report.history.page import history_page
@@ -117,6 +118,43 @@ def test_damaged_receipts_are_passed_over(megacpp: Megacpp, lane_dir: Path) -> N
     (run / "receipts" / "7.json").mkdir()
     assert len(newest_receipts(lane_dir).receipts) == 1
     assert megacpp("history").code == 0
+
+
+@pytest.mark.parametrize(
+    "odd", [-5.0, -1e308, 1e308, 10**400, 1e999, float("nan"), True, "8", [], {}], ids=lambda odd: str(odd)[:9]
+)
+def test_no_number_of_a_receipt_ends_a_command(megacpp: Megacpp, lane_dir: Path, odd: Any) -> None:
+    """The numbers that JSON can say and a clock or a price can't are no measures."""
+    fields = {
+        "cost": {"seconds": odd, "usd": odd},
+        "skew": {"first_forward_s": odd, "worst_wait_s": odd},
+        "ranks": [{"first_forward_s": odd, "compile_s": odd, "records": {"loss": odd}}] * 2,
+        "attempts": [{"start_s": 0.0, "end_s": odd}],
+    }
+    for number in range(9):
+        run = write_run(lane_dir, number, receipt("", GOOD))
+        if number % 2 == 0:
+            told = receipt(run.name, GOOD, started_at=f"2026-11-01T12:0{number}:00Z") | fields
+            (run / "receipts" / "0.json").write_text(json.dumps(told))
+            tests = [{"nodeid": GOOD, "outcome": "passed", "cost": {"seconds": odd}}]
+            document = {
+                "status": "passed",
+                "lane": "x",
+                "dry_run": False,
+                "cost": {"usd": odd},
+                "counts": {"a": odd},
+                "tests": tests,
+            }
+            (run / "run.json").write_text(json.dumps(document | ({"tests": odd} if number == 6 else {})))
+    assert seconds_before(run.with_name("later"), "x", dry_run=False) == {}
+    for command in (["history"], ["history", GOOD], ["history", "--html"], ["runs"], ["diff", run_id_of(1)]):
+        done = megacpp(*command)
+        assert (done.code, done.err) == (0, ""), command
+        assert "$nan" not in done.out, command
+    assert "NaN" not in megacpp("runs", "--json").out + megacpp("diff", run_id_of(1), "--json").out
+    (one,) = json.loads(megacpp("history", "--json").out, parse_constant=pytest.fail)
+    assert [run["seconds"] for run in one["runs"]] == [None, 8.0] * 4 + [None]
+    assert {run["usd"] for run in one["runs"]} == {None, 0.0}
 
 
 def test_what_is_left_out_of_a_receipt_is_only_its_circumstances(tmp_path: Path) -> None:

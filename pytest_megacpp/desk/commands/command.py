@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_lane_dir, read_settings
+from pytest_megacpp.desk.run.directory import finite
 from pytest_megacpp.report.clean import clean
 from pytest_megacpp.report.layout import columns
 
@@ -78,8 +79,10 @@ def say(lines: Iterable[str]) -> None:
 
 
 def say_json(document: object) -> None:
-    """Prints a document for programs, in ASCII: what a rank wrote acts on no terminal."""
-    print(json.dumps(document, indent=1))
+    """Prints a document for programs, in ASCII: what a rank wrote acts on no terminal. Numbers that JSON can't say are
+    texts, as in the files of a run.
+    """
+    print(json.dumps(finite(document), indent=1, allow_nan=False))
 
 
 def complain(message: str) -> None:

@@ -100,8 +100,12 @@ def _bars(one: Series, metric: Metric) -> str:
     values = [value for value in one.values(metric) if value is not None][-DRAWN:]
     if not values:
         return UNKNOWN
-    highest = max(values)
-    return "".join(BARS[round((len(BARS) - 1) * value / highest) if highest > 0 else 0] for value in values)
+    return "".join(_bar(value, max(values)) for value in values)
+
+
+def _bar(value: float, highest: float) -> str:
+    share = min(1.0, max(0.0, value / highest)) if highest > 0 else 0.0
+    return BARS[round((len(BARS) - 1) * share)]
 
 
 # -- one test ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pytest_megacpp.desk.run.directory import RUN_JSON, id_time, read_run_json, 
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.series import began_before_its_id
+from pytest_megacpp.report.measures import amount
 from pytest_megacpp.report.quantities import age_text, seconds_text, usd_text
 from pytest_megacpp.report.run_json import RunStatus
 
@@ -62,8 +63,7 @@ class Entry:
     @property
     def usd(self) -> float | None:
         cost = self.document.get("cost")
-        usd = cost.get("usd") if isinstance(cost, dict) else None
-        return float(usd) if isinstance(usd, int | float) and not isinstance(usd, bool) else None
+        return amount(cost.get("usd")) if isinstance(cost, dict) else None
 
     @property
     def codes(self) -> Counter[str]:

@@ -155,7 +155,7 @@ def dump_json(document: Mapping[str, object]) -> bytes:
     try:
         return _spread(document)
     except ValueError:
-        return _spread({key: _finite(value) for key, value in document.items()})
+        return _spread({key: finite(value) for key, value in document.items()})
 
 
 def _spread(document: Mapping[str, object]) -> bytes:
@@ -178,14 +178,15 @@ def _compact(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
+    """The value with texts for the numbers that JSON can't say."""
     match value:
         case float():
             return value if value - value == 0 else repr(value)
         case Mapping():
-            return {key: _finite(item) for key, item in value.items()}
+            return {key: finite(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [finite(item) for item in value]
         case _:
             return value
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_megacpp.desk.run.directory import read_run_json, run_paths
+from pytest_megacpp.report.measures import amount
 
 KEPT_RUNS = 3  # the newest: what a test takes changes with the code
 LOOKED_AT = 12  # runs of other lanes among them
@@ -20,7 +21,8 @@ def seconds_before(run: Path, lane: str, *, dry_run: bool) -> Mapping[str, float
     earlier = (path for path in reversed(run_paths(run.parent.parent)) if path.name < run.name)
     alike = (document for path in islice(earlier, LOOKED_AT) if (document := _document(path, lane, dry_run)))
     for document in islice(alike, KEPT_RUNS):
-        for test in document.get("tests") or ():
+        tests = document.get("tests")
+        for test in tests if isinstance(tests, list) else ():
             nodeid, seconds = _seconds(test)
             if seconds > 0:
                 found.setdefault(nodeid, seconds)
@@ -40,5 +42,5 @@ def _document(run: Path, lane: str, dry_run: bool) -> dict[str, Any] | None:
 def _seconds(test: Any) -> tuple[str, float]:
     """Of an entry of `run.json`, whoever wrote it: 0 where it says nothing, or of a test that its limits ended."""
     cost = test.get("cost") if isinstance(test, dict) and test.get("outcome") == "passed" else None
-    seconds = cost.get("seconds") if isinstance(cost, dict) else None
-    return (str(test.get("nodeid")), float(seconds)) if isinstance(seconds, int | float) else ("", 0.0)
+    seconds = amount(cost.get("seconds")) if isinstance(cost, dict) else None
+    return (str(test.get("nodeid")), seconds) if seconds is not None else ("", 0.0)
