@@ -314,13 +314,13 @@ def test_the_end_of_a_large_session_costs_little(lane_dir: Path) -> None:
 
 
 def test_what_is_slower_is_a_line_of_the_session(lane_dir: Path) -> None:
-    for number in range(6):
-        write_run(lane_dir, number, receipt("", "a.py::test_0", seconds=12.0 if number == 5 else 8.0))
-    page, line = HistoryPage(lane_dir).closing(session_of(lane_dir, 5, 1, red=-1))
+    for number in range(7):
+        write_run(lane_dir, number, receipt("", "a.py::test_0", seconds=12.0 if number == 6 else 8.0))
+    page, line = HistoryPage(lane_dir).closing(session_of(lane_dir, 6, 1, red=-1))
     assert isinstance(page, Artefact)
     assert isinstance(line, Line)
     assert line.text.startswith("history: 1 test slower than its median, see megacpp history or")
-    assert len(list(HistoryPage(lane_dir).closing(session_of(lane_dir, 4, 1, red=-1)))) == 1
+    assert len(list(HistoryPage(lane_dir).closing(session_of(lane_dir, 5, 1, red=-1)))) == 1
 
 
 def test_one_run_is_no_history(lane_dir: Path) -> None:

@@ -22,7 +22,7 @@ from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.receipts import receipts_of
 from pytest_megacpp.desk.run.runs import find_run
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.history.findings import LEAST_S, LEAST_SHARE, LEAST_USD
+from pytest_megacpp.report.history.findings import LEAST_SHARE, least
 from pytest_megacpp.report.history.series import GREEN, METRICS, Metric
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
@@ -72,8 +72,7 @@ def _verdict(measured: Measures | None) -> str:
 def _is_far(metric: Metric, old: float, new: float) -> bool:
     if metric.is_record:
         return abs(new - old) > LEAST_RECORD_SHARE * abs(old)
-    least = LEAST_USD if metric.name == "usd" else LEAST_S
-    return abs(new - old) > max(least, LEAST_SHARE * old)
+    return abs(new - old) > max(least(metric), LEAST_SHARE * old)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

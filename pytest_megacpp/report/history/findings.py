@@ -12,13 +12,17 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.series import Metric, Series, tested
 from pytest_megacpp.report.quantities import percent_text
 
-LEAST_EARLIER = 4  # values before the last one, for a median to mean something
+LEAST_EARLIER = 6  # values before the last one, for a median to mean something
 MOST_EARLIER = 30  # older ones were of other code
-DEVIATIONS = 3.0
+DEVIATIONS = 3.0  # of many values
+FEW_VALUES = 14  # what the deviation of n values may miss is made up for by the factor 1 + FEW_VALUES / n
 LEAST_SHARE = 0.1  # of the median: what is less nobody acts upon
 LEAST_S = 0.05  # of seconds: what a busy machine does to anything
+LEAST_WAIT_S = 0.25  # of what one rank alone can make: skew, a wait
 LEAST_USD = 0.01
+LEAST = {"usd": LEAST_USD, "skew_s": LEAST_WAIT_S, "worst_wait_s": LEAST_WAIT_S}
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
+MOST_TESTED = 100  # newest runs in which a test may have been flaky
 LEAST_CHANGES = 3  # of the outcome: failed once and mended are two
 Z_95 = 1.959964
 
@@ -94,17 +98,25 @@ def changes(of: Series) -> Iterator[Change]:
 def _change(metric: Metric, last: float, earlier: Sequence[float]) -> Change | None:
     usual = median(earlier)
     spread = MAD_TO_SIGMA * median(abs(value - usual) for value in earlier)
-    far = max(DEVIATIONS * spread, LEAST_SHARE * abs(usual), _least(metric))
+    far = max(deviations(len(earlier)) * spread, LEAST_SHARE * abs(usual), least(metric))
     return Change(metric, last, usual, spread, len(earlier)) if abs(last - usual) > far else None
 
 
-def _least(metric: Metric) -> float:
-    return 0.0 if metric.is_record else LEAST_USD if metric.name == "usd" else LEAST_S
+def deviations(earlier: int) -> float:
+    """How many usual deviations of so many values are far: 10 of 6 values, 4.4 of 30."""
+    return DEVIATIONS * (1 + FEW_VALUES / earlier)
+
+
+def least(metric: Metric) -> float:
+    """What is less is no difference, whatever the deviation."""
+    return 0.0 if metric.is_record else LEAST.get(metric.name, LEAST_S)
 
 
 def flaky(of: Series) -> Flaky | None:
-    """Whether the test passes and fails without a known reason: both at one revision, or by turns."""
-    outcomes = list(tested(of.entries))
+    """Whether the test passes and fails without a known reason: both at one revision, or by turns. What was long ago is
+    forgotten, as it may have been mended.
+    """
+    outcomes = list(tested(of.entries))[-MOST_TESTED:]
     failed = [failure for _, failure in outcomes]
     if not any(failed) or all(failed):
         return None

@@ -85,9 +85,12 @@ def _rules() -> dict[str, object]:
     return {
         "most": rules.MOST_EARLIER,
         "fewest": rules.LEAST_EARLIER,
-        "deviations": f"{rules.DEVIATIONS:g}",
+        "many": f"{rules.deviations(rules.MOST_EARLIER):.1f}",
+        "few": f"{rules.deviations(rules.LEAST_EARLIER):.0f}",
         "share": percent_text(rules.LEAST_SHARE),
         "least": seconds_text(rules.LEAST_S),
+        "least_wait": seconds_text(rules.LEAST_WAIT_S),
+        "tested": rules.MOST_TESTED,
         "turns": rules.LEAST_CHANGES,
     }
 
