@@ -353,6 +353,27 @@ def test_a_diff_tells_what_broke_and_what_is_slower(megacpp: Megacpp, lane_dir: 
     assert {"name": "versions.torch", "before": "2.13", "after": "2.12"} in document["circumstances"]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code", "broke"),
+    [
+        ("failed", "hang", True),
+        ("error", "startup-failure", True),
+        ("skipped", "skipped", False),
+        ("error", "not-run", False),
+        ("error", "blocked", False),
+        ("error", "environment", False),
+        ("error", "box-lost", False),
+    ],
+)
+def test_only_what_fails_broke(megacpp: Megacpp, lane_dir: Path, outcome: str, code: str, broke: bool) -> None:
+    write_run(lane_dir, 0, receipt("", GOOD))
+    write_run(lane_dir, 1, receipt("", GOOD, outcome, code))
+    done = megacpp("diff", run_id_of(0))
+    assert done.code == int(broke)
+    assert ("broke" in done.out) == broke
+    assert [code, GOOD] == next(line for line in done.out.splitlines() if GOOD in line).split()[-2:]
+
+
 def test_a_diff_of_equal_runs(megacpp: Megacpp, lane_dir: Path) -> None:
     for number in range(2):
         write_run(lane_dir, number, receipt("", GOOD))

@@ -23,7 +23,7 @@ from pytest_megacpp.desk.run.receipts import receipts_of
 from pytest_megacpp.desk.run.runs import find_run
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.findings import LEAST_SHARE, least
-from pytest_megacpp.report.history.series import GREEN, METRICS, Metric
+from pytest_megacpp.report.history.series import GREEN, METRICS, Metric, is_failure
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
 
@@ -43,9 +43,9 @@ class Pair:
 
     @property
     def broke(self) -> bool:
-        """Whether it was green and isn't any more."""
+        """Whether it was green and fails now; what was skipped, or kept from being tested, did not break."""
         before, after = self.before, self.after
-        return before is not None and after is not None and before.outcome in GREEN and after.outcome not in GREEN
+        return before is not None and after is not None and before.outcome in GREEN and is_failure(after) is True
 
     @property
     def verdicts(self) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(desk: Desk, arguments: argparse.Namespace) -> int:
-    """Prints the differences; FAILED if a test that A passed isn't green in B. Raises RunNotFound and CannotDo."""
+    """Prints the differences; FAILED if a test that A passed fails in B. Raises RunNotFound and CannotDo."""
     before, after = find_run(desk.lane_dir, arguments.before), find_run(desk.lane_dir, arguments.after)
     if before.resolve() == after.resolve():
         raise CannotDo(f"both are run {before.name}: name two, megacpp runs lists them")
@@ -146,11 +146,12 @@ def _shown(before: Path, after: Path, pairs: list[Pair], around: list[tuple[str,
         yield ""
         verdicts = [("broke" if pair.broke else "", *pair.verdicts, one_line(pair.nodeid)) for pair in other]
         yield from fitting([("", "A", "B", "TEST"), *verdicts])
-    measures = [_row(pair, *found) for pair in pairs for found in pair.differences()]
+    differing = [(pair, list(pair.differences())) for pair in pairs]
+    measures = [_row(pair, *one) for pair, found in differing for one in found]
     if measures:
         yield ""
         yield from fitting([("MEASURE", "A", "B", "", "TEST"), *measures])
-    same = sum(1 for pair in pairs if pair not in other and not any(True for _ in pair.differences()))
+    same = sum(1 for pair, found in differing if pair.verdicts[0] == pair.verdicts[1] and not found)
     yield ""
     yield f"{counted(same, 'test')} of {len(pairs)} without a difference"
 
