@@ -39,7 +39,8 @@ class Measures:
     """One test in one run. Seconds; None where it isn't known. `seconds` are those that the box spent on the attempt
     that decided, from its release to its end; `first_forward_s` and `compile_s` are those of the slowest rank, `skew_s`
     is how much longer the slowest rank's first forward took than the fastest one's, `usd` the price of all attempts.
-    `revision` is a commit, empty where it isn't known or the tree differed from it.
+    `revision` is a commit, empty where it isn't known or the tree differed from it. `nodeid` is whole and not cleaned,
+    as it tells tests apart; the other texts are cleaned and cut.
     """
 
     run_id: str
@@ -74,8 +75,8 @@ class Measures:
 def measures(receipt: object) -> Measures | None:
     """What a receipt says; None if it names no test or no outcome."""
     document, verdict = _object(receipt), _object(_object(receipt).get("verdict"))
-    nodeid, outcome = _text(document.get("nodeid"), 500), _text(document.get("outcome"))
-    if not nodeid or not outcome:
+    nodeid, outcome = document.get("nodeid"), _text(document.get("outcome"))
+    if not isinstance(nodeid, str) or not nodeid or not outcome:
         return None
     ranks = [_object(rank) for rank in _listed(document.get("ranks"))]
     skew, cost, git = (_object(document.get(name)) for name in ("skew", "cost", "git"))

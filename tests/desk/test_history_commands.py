@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +17,13 @@ import pytest
 
 from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.hooks.history import FEWER_TESTS, READ_RECEIPTS, HistoryPage
+from pytest_megacpp.desk.run import receipts as receipts_module
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.desk.run.receipts import newest_receipts, read_receipt
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.report.history.page import history_page
 from pytest_megacpp.report.history.series import series
+from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.reporter import Artefact, Line
 from tests.desk.receipts import receipt, run_id_of, write_run
 
@@ -179,6 +181,25 @@ def test_at_least_two_runs_are_read_however_many_receipts_they_have(lane_dir: Pa
     assert more.runs == 3
     assert "megacpp history --html takes all" in few.covered
     assert [one.run_id for one in few.receipts] == sorted(one.run_id for one in few.receipts)
+
+
+def test_a_test_that_is_nowhere_is_looked_for_in_few_runs(lane_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of tests that are all new ends as soon as one of old tests."""
+    looked_at: list[str] = []
+    real = receipts_module.receipts_of
+
+    def counted(run: Path, names: Sequence[str] | None = None) -> Iterator[tuple[Path, Measures]]:
+        looked_at.append(run.name)
+        return real(run, names)
+
+    monkeypatch.setattr(receipts_module, "receipts_of", counted)
+    for number in range(8):
+        write_run(lane_dir, number, receipt("", GOOD))
+    monkeypatch.setattr(receipts_module, "LOOKED_AT", 3)
+    found = newest_receipts(lane_dir, READ_RECEIPTS, names=["new.json"])
+    assert looked_at == [run_id_of(number) for number in (7, 6, 5)]
+    assert (found.runs, found.receipts) == (3, [])
+    assert newest_receipts(lane_dir, READ_RECEIPTS).runs == newest_receipts(lane_dir).runs == 8
 
 
 # -- the page ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pytest_megacpp.desk.run.runs import no_garbage_collection
 from pytest_megacpp.report.measures import Measures, measures
 
 MAX_BYTES = 64 << 20  # of one receipt
+LOOKED_AT = 100  # runs, for receipts of given names: a test may be in none
 _UNMEASURED = b'\n "seed": ', b'\n "git": '  # what is between them is half of a receipt: the circumstances of its run
 
 
@@ -49,13 +50,13 @@ def newest_receipts(
     lane_dir: Path, limit: int | None = None, runs: int | None = None, names: Sequence[str] | None = None
 ) -> History:
     """About as many receipts as `limit`, of at least two and at most so many `runs`; None: of all. `names`: only files
-    of these names.
+    of these names, in the newest `LOOKED_AT` runs.
     """
     found: list[list[Measures]] = []
     having = _runs_with_receipts(lane_dir)
-    left = limit
+    left, most = limit, runs if names is None else min(runs or LOOKED_AT, LOOKED_AT)
     with no_garbage_collection():
-        for run in having[:runs]:
+        for run in having[:most]:
             if left is not None and left <= 0 and len(found) >= 2:
                 break
             found.append([measured for _, measured in receipts_of(run, names)])
