@@ -106,6 +106,17 @@ def test_no_history_is_said(megacpp: Megacpp, lane_dir: Path) -> None:
     assert megacpp("history", "--limit", "0").code == 2
 
 
+def test_replays_alone_are_no_history(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(2):
+        write_run(lane_dir, number, receipt("", GOOD, started_at="2020-01-01T00:00:00Z"))
+    for arguments in ([], ["--html"]):
+        done = megacpp("history", *arguments)
+        assert (done.code, done.out) == (1, "")
+        assert "all 2 runs in" in done.err
+        assert "are replays" in done.err
+    assert not (lane_dir / "history.html").exists()
+
+
 def test_damaged_receipts_are_passed_over(megacpp: Megacpp, lane_dir: Path) -> None:
     run = write_run(lane_dir, 0, receipt("", GOOD))
     for name, content in (

@@ -8,11 +8,12 @@ import pytest
 
 from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, fitting, say, say_json, takes_json
 from pytest_megacpp.desk.commands.runs import moment
-from pytest_megacpp.desk.run.directory import HISTORY, replace_file, utc_now
+from pytest_megacpp.desk.run.directory import HISTORY, utc_now
+from pytest_megacpp.desk.run.history_file import write_history
 from pytest_megacpp.desk.run.receipts import History, newest_receipts
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.findings import changes, flaky
-from pytest_megacpp.report.history.page import findings, history_page
+from pytest_megacpp.report.history.page import findings
 from pytest_megacpp.report.history.series import METRICS, Metric, Series, series
 from pytest_megacpp.report.layout import grouped, wrapped
 from pytest_megacpp.report.measures import Measures
@@ -53,17 +54,19 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def _write(lane_dir: Path, history: History) -> int:
-    if not history.receipts:
+    path = write_history(lane_dir, history)
+    if path is None:
         complain(_nothing(lane_dir, history, None))
         return FAILED
-    replace_file(lane_dir / HISTORY, history_page(series(history.receipts), history.receipts, history.covered))
-    say([str(lane_dir / HISTORY)])
+    say([str(path)])
     return OK
 
 
 def _nothing(lane_dir: Path, history: History, test: str | None) -> str:
     if history.receipts and test is not None:
         return f"no receipt of the {history.runs} runs in {lane_dir} is of a test with {test!r} in its node id"
+    if history.receipts:
+        return f"all {history.runs} runs in {lane_dir} that have receipts are replays, which are no history"
     return f"no receipts in {lane_dir} yet: runs leave one for each test"
 
 

@@ -28,6 +28,8 @@ from pytest_megacpp.desk.run.directory import (
     run_paths,
     utc_now,
 )
+from pytest_megacpp.desk.run.history_file import write_history
+from pytest_megacpp.desk.run.receipts import newest_receipts
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.quantities import age_text
@@ -186,12 +188,8 @@ def _renew(lane_dir: Path) -> None:
 
 
 def _renew_history(lane_dir: Path) -> None:
-    from pytest_megacpp.desk.run.receipts import newest_receipts
-    from pytest_megacpp.report.history.page import history_page
-    from pytest_megacpp.report.history.series import series
-
     history = newest_receipts(lane_dir)
     if history.runs < 2:
         (lane_dir / HISTORY).unlink()
     else:
-        replace_file(lane_dir / HISTORY, history_page(series(history.receipts), history.receipts, history.covered))
+        write_history(lane_dir, history)
