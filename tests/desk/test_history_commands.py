@@ -170,6 +170,16 @@ def test_no_number_of_a_receipt_ends_a_command(megacpp: Megacpp, lane_dir: Path,
     assert {run["usd"] for run in one["runs"]} == {None, 0.0}
 
 
+def test_long_node_ids_are_told_apart(megacpp: Megacpp, lane_dir: Path) -> None:
+    long = f"a.py::test[{'x' * 600}"
+    for number in range(2):
+        write_run(lane_dir, number, receipt("", f"{long}-1]"), receipt("", f"{long}-2]", seconds=20.0))
+    assert [one["nodeid"] for one in json.loads(megacpp("history", "--json").out)] == [f"{long}-1]", f"{long}-2]"]
+    assert "2 tests of 2 without a difference" in megacpp("diff", run_id_of(0)).out
+    megacpp("history", "--html")
+    assert (lane_dir / "history.html").read_text().count("<article") == 2
+
+
 def test_what_is_left_out_of_a_receipt_is_only_its_circumstances(tmp_path: Path) -> None:
     """A receipt that isn't written by the plugin is read whole."""
     fields: dict[str, Any] = {"seed": {"id": 1}, "environment": {"A": {}}, "git": {"revision": "abc", "dirty": False}}
