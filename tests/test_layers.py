@@ -28,7 +28,7 @@ ALLOWED = {
     "recording": {"recording"},
     "settings": {"settings", "recording"},
     "judge": {"judge", "recording"},
-    "report": {"report", "recording", "judge.causes", "judge.verdicts"},
+    "report": {"report", "recording", "judge.causes", "judge.moments", "judge.verdicts"},
     "report.page": {"report.page", "report", "recording", "judge.causes", "judge.verdicts"},
     "report.history": {"report.history", "report", "recording", "judge.causes", "judge.verdicts"},
     "rank": {"rank", "recording"},

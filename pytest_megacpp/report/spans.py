@@ -2,9 +2,10 @@
 must not know a format, a page, or whose fault anything is.
 
 Pure, from the timeline's views. What the recording doesn't tell isn't made up: the end of a collective isn't recorded,
-so its span ends when its last member came to it (nobody leaves it before), and one that lacks a member stays open until
-the rank died, failed, left the test or was ended by the box. A root or a sender may be through before others
-come, so these have no length. What is left out because there is too much is counted.
+so its span ends when its last member came to it (nobody leaves it before), and one that did not end stays open until
+the rank died, failed, left the test or was ended by the box. Who waited in it, and for whom, is what the judge saw at
+its moment: no other wait is shown. A root or a sender may be through before others come, so these have no length. What
+is left out because there is too much is counted.
 """
 
 import heapq
@@ -12,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
+from pytest_megacpp.judge.moments import DecisiveMoment, decisive_moment
 from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.events import Collective
@@ -24,13 +26,14 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, TestPhase
-from pytest_megacpp.recording.waits import Moment, wait_graph
+from pytest_megacpp.recording.waits import Wait
 from pytest_megacpp.report.states import death, short_type
 
 MOST_SPANS = 100_000  # of a run; docs/decisions/0087
 RED_WEIGHT = 16  # a test that isn't green gets so many times the room of a green one
 LAST_KEPT = 16  # of a rank's collectives in a test: what led to its end is never left out
 MISMATCHES_MARKED = 4
+OTHERS_NAMED = 3  # of what ranks issued instead
 PYTEST_PHASES = frozenset(TestPhase)
 
 
@@ -121,7 +124,9 @@ def run_spans(timeline: Timeline, judged: Mapping[int, TestResult], most: int = 
     worlds = {name: _world(world, timeline) for name, world in timeline.worlds.items()}
     for number, test in timeline.tests.items():
         if test.world in worlds:
-            _add_test(worlds[test.world], test, timeline.last_s, rooms[number], number in red)
+            is_red = number in red
+            moment = decisive_moment(timeline, test) if is_red or test.ended is None else None
+            _add_test(worlds[test.world], test, timeline.last_s, rooms[number], moment, is_red=is_red)
     for world in worlds.values():
         for lane in world.lanes.values():
             lane.sort(key=lambda span: (span.start_s, -span.end_s))
@@ -213,15 +218,17 @@ def _until(known_s: float | None, over_s: float) -> float:
 # -- a test ------------------------------------------------------------------------------------------------
 
 
-def _add_test(world: WorldSpans, test: TestView, last_s: float, room: int, is_red: bool) -> None:
-    """Adds its spans and marks to its world's."""
+def _add_test(
+    world: WorldSpans, test: TestView, last_s: float, room: int, moment: DecisiveMoment | None, *, is_red: bool
+) -> None:
+    """Adds its spans and marks to its world's; the waits of one that failed or still runs are those of its `moment`."""
     ends_s = {rank: _end_of(view, test, last_s) for rank, view in test.ranks.items()}
     found: dict[int, list[Span]] = {r: [*_of_rank(v, test.index, ends_s[r])] for r, v in test.ranks.items()}
-    if is_red or test.ended is None:
-        for rank, span in _other_waits(test, ends_s, last_s):
+    if moment is not None:
+        for rank, span in _other_waits(test, moment, ends_s):
             found[rank].append(span)
     kept = _thinned(found, room)
-    collectives = _Collectives(test, ends_s, is_red)
+    collectives = _Collectives(test, ends_s, moment.graph.waits if moment is not None else (), is_red)
     numbers = collectives.worth_keeping(room - sum(map(len, kept.values())))
     for number in numbers:
         for rank, span in collectives.spans(number):
@@ -291,8 +298,10 @@ def _marks(test: TestView) -> Iterator[Mark]:
 class _Collectives:
     """Those of all ranks of a test, by group and number."""
 
-    def __init__(self, test: TestView, ends_s: Mapping[int, float], is_red: bool) -> None:
+    def __init__(self, test: TestView, ends_s: Mapping[int, float], waits: Iterable[Wait], is_red: bool) -> None:
         self.test, self.ends_s, self.is_red = test, ends_s, is_red
+        self._may_be_open = is_red or test.ended is None  # of others nothing is shown as open
+        self.waits = {wait.number: wait for wait in waits if wait.partner is None and not wait.makes_group}
         self.entries: dict[Number, dict[int, Collective]] = defaultdict(dict)
         self._users: dict[str, set[int]] = defaultdict(set)
         self._members: dict[str, frozenset[int]] = {}
@@ -308,8 +317,8 @@ class _Collectives:
         """The numbers for whose spans there is room: the last ones of each rank, then those with the longest spans."""
         if sum(map(len, self.entries.values())) <= room:
             return [*self.entries]
-        last = {number for rank in self.test.ranks for number in self._last_of(rank)}
-        rest = sorted(self.entries.keys() - last, key=self._length_s, reverse=True)
+        last = dict.fromkeys(self._last_of_ranks())
+        rest = sorted((n for n in self.entries if n not in last), key=self._length_s, reverse=True)
         kept = []
         for number in (*sorted(last, key=self._first_s, reverse=True), *rest):
             room -= len(self.entries[number])
@@ -318,10 +327,14 @@ class _Collectives:
             kept.append(number)
         return kept
 
-    def _last_of(self, rank: int) -> list[Number]:
-        """Of the collectives that are kept of a rank, the last ones it entered."""
-        own = ((of[rank].entered_s, number) for number, of in self.entries.items() if rank in of)
-        return [number for _, number in heapq.nlargest(LAST_KEPT, own)]
+    def _last_of_ranks(self) -> Iterator[Number]:
+        """Of the collectives that are kept of each rank, the last ones it entered."""
+        own: dict[int, list[tuple[float, Number]]] = defaultdict(list)
+        for number, entries in self.entries.items():
+            for rank, entry in entries.items():
+                own[rank].append((entry.entered_s, number))
+        for entered in own.values():
+            yield from (number for _, number in heapq.nlargest(LAST_KEPT, entered))
 
     def _first_s(self, number: Number) -> float:
         return min(entry.entered_s for entry in self.entries[number].values())
@@ -330,35 +343,63 @@ class _Collectives:
         """How long its first rank waited for the last one; one that lacks a member is longer than all others."""
         entries = self.entries[number]
         times = [entry.entered_s for entry in entries.values()]
-        lacks_any = self.is_red and bool(self._absent(number, entries.keys()))
+        lacks_any = number in self.waits or (self.is_red and bool(self._absent(number, entries.keys())))
         return float("inf") if lacks_any else max(times) - min(times)
 
     def spans(self, number: Number) -> Iterator[tuple[int, Span]]:
         """What each of its ranks spent in it, as far as that is known."""
         group, seq = number
         entries = self.entries[number]
-        absent = self._absent(number, entries.keys())
         last_s = max(entry.entered_s for entry in entries.values())
         last = tuple(rank for rank, entry in entries.items() if entry.entered_s == last_s)
+        missing, ended_s = self._missing(number), self._ended_s(number, last_s)
         for rank, entry in entries.items():
             name, start_s = describe(entry), entry.entered_s
-            if self._stays_open(rank, entry, absent):
+            if rank in missing:
                 end_s = self._out_s(rank, start_s)
-                yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, absent)
+                yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, missing[rank])
                 continue
-            is_rooted = bare_op(entry.op) in ROOTED
-            end_s = self._gone_s(absent, start_s) if absent else start_s if is_rooted else last_s
-            peers = () if rank in last or absent or is_rooted else last
+            end_s = self._own_end_s(rank, entry, ended_s)
+            peers = last if end_s == last_s > start_s else ()
             yield rank, Span(start_s, end_s, Kind.COLLECTIVE, name, self.test.index, seq, group, peers)
 
-    def _stays_open(self, rank: int, entry: Collective, absent: Sequence[int]) -> bool:
-        """Whether the rank was in it until something else ended that: it failed in it, or it never got out, as members
-        didn't come or, in a test that failed, for whatever reason.
+    def _missing(self, number: Number) -> dict[int, tuple[int, ...]]:
+        """For whom each rank waited in it that did; for nobody where all had come, and it did not end in a test that
+        failed.
         """
-        view = self.test.ranks[rank]
-        if view.collectives.is_done(entry):
-            return bool(absent) and bare_op(entry.op) not in ROOTED and view.failure is not None
-        return bool(absent) or self.is_red
+        wait, entries = self.waits.get(number), self.entries[number]
+        if wait is None:
+            return {}
+        inside = (r for r in wait.waiting if r in entries)
+        return {r: wait.missing for r in inside if wait.missing or (self.is_red and self._is_open(r, entries[r]))}
+
+    def _is_open(self, rank: int, entry: Collective) -> bool:
+        """Whether the rank was still in it when a test ended that failed, or still is."""
+        return self._may_be_open and not self.test.ranks[rank].collectives.is_done(entry)
+
+    def _own_end_s(self, rank: int, entry: Collective, ended_s: float | None) -> float:
+        """When a rank that did not wait in it was through with what ended at `ended_s`."""
+        is_rooted = bare_op(entry.op) in ROOTED
+        if self._is_open(rank, entry) and (ended_s is None or is_rooted):
+            return self._out_s(rank, entry.entered_s)
+        return entry.entered_s if ended_s is None or is_rooted else max(entry.entered_s, ended_s)
+
+    def _ended_s(self, number: Number, last_s: float) -> float | None:
+        """When it ended: when its last member came, if it ended for any of them. A rank that died may not have been
+        seen in it, though it was: had others gone on to the next one, all had come. Otherwise it ended with what kept
+        the members that never came from coming; None if nothing tells of an end.
+        """
+        entries = self.entries[number]
+        absent = self._absent(number, entries.keys())
+        is_over = any(self.test.ranks[rank].collectives.is_done(entry) for rank, entry in entries.items())
+        if not is_over:
+            return None if absent or self._may_be_open else last_s
+        if not absent:
+            return last_s
+        gone_s = self._gone_s(absent, last_s)
+        group, seq = number
+        following = self.entries[group, seq + 1].values() if (group, seq + 1) in self.entries else ()
+        return last_s if any(entry.entered_s <= gone_s for entry in following) else gone_s
 
     def _out_s(self, rank: int, start_s: float) -> float:
         """When the rank failed in what it entered at `start_s`, or was through with the test."""
@@ -379,11 +420,14 @@ class _Collectives:
         all of them on a tie.
         """
         for found in self.test.disagreements()[:MISMATCHES_MARKED]:
-            entries = self.entries.get((found.group, found.seq), {})
+            entries, odd = self.entries.get((found.group, found.seq), {}), frozenset(found.odd)
             for variant, ranks in found.variants:
-                others = [f"{ranks_named(of)} {what}" for what, of in found.variants if what != variant]
-                text = f"issued {variant} as #{found.seq}, and {', '.join(others)}: {found.aspect} differs"
-                for rank in (r for r in ranks if r in entries and (r in found.odd or not found.odd)):
+                others = islice(((what, of) for what, of in found.variants if what != variant), OTHERS_NAMED)
+                named = ", ".join(f"{ranks_named(of)} {what}" for what, of in others)
+                left_out = len(found.variants) - 1 - OTHERS_NAMED
+                more = f" and {left_out} more" if left_out > 0 else ""
+                text = f"issued {variant} as #{found.seq}, and {named}{more}: {found.aspect} differs"
+                for rank in (r for r in ranks if r in entries and (r in odd or not odd)):
                     yield Mark(entries[rank].entered_s, MarkKind.MISMATCH, rank, text, self.test.index)
 
     def _absent(self, number: Number, there: Collection[int]) -> tuple[int, ...]:
@@ -404,15 +448,12 @@ class _Collectives:
         return self._members[group]
 
 
-def _other_waits(test: TestView, ends_s: Mapping[int, float], last_s: float) -> Iterator[tuple[int, Span]]:
+def _other_waits(test: TestView, moment: DecisiveMoment, ends_s: Mapping[int, float]) -> Iterator[tuple[int, Span]]:
     """What flight recorders don't tell as collectives: messages, groups that aren't made, calls that only stacks show,
-    at the moment from which nothing went on. Messages count differently on each rank, so they have no number; of calls
-    nobody knows for whom they wait.
+    as the judge saw them. Messages count differently on each rank, so they have no number; of calls nobody knows for
+    whom they wait.
     """
-    at_s = _decisive_s(test, last_s)
-    failed_s = {r: v.failure[0] for r, v in test.ranks.items() if v.failure is not None and v.failure[0] <= at_s}
-    over = frozenset(r for r, end_s in ends_s.items() if test.ranks[r].out and end_s <= at_s)
-    graph = wait_graph(test, Moment(at_s, over, over, failed_s))
+    at_s, graph = moment
     for wait in graph.waits:
         if wait.partner is not None or wait.makes_group:
             for rank in wait.waiting:
@@ -426,15 +467,6 @@ def _other_waits(test: TestView, ends_s: Mapping[int, float], last_s: float) -> 
 def _since_s(view: RankView, at_s: float, default_s: float) -> float:
     joining = view.joining(at_s)
     return default_s if joining is None else joining.begun_s
-
-
-def _decisive_s(test: TestView, last_s: float) -> float:
-    """When the box ended the test; else when the first rank died or failed."""
-    if test.acted_s is not None:
-        return test.acted_s
-    failures = [view.failure[0] for view in test.ranks.values() if view.failure is not None]
-    deaths = [v.exit_s for v in test.ranks.values() if v.exit_s is not None and v.exit and not v.exit.expected]
-    return min([*failures, *deaths], default=test.ended_s if test.ended_s is not None else last_s)
 
 
 @dataclass(frozen=True, slots=True)

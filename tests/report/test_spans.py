@@ -5,13 +5,19 @@ from itertools import pairwise
 import pytest
 
 from pytest_megacpp.judge.arbiter import judge_run
+from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.series import Series
-from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, TestEnd
-from pytest_megacpp.report.spans import LAST_KEPT, Kind, MarkKind, RunSpans, open_waits, run_spans, shares
+from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.report.spans import LAST_KEPT, OTHERS_NAMED, Kind, MarkKind, RunSpans, open_waits, run_spans, shares
+from tests.golden.build import CASES
+from tests.golden.drills import cases
 from tests.scenario import FakeBox
 
+RECORDED = {name: drill.recording for name, drill in cases.load().items()}
+RECORDED |= {name: case().recording() for name, case in CASES.items()}
 ENDED = ev.TestEnded(0, TestEnd.FINISHED)
 
 
@@ -75,6 +81,55 @@ def test_who_lost_a_peer_waited_for_it_until_it_said_so() -> None:
     assert [m.kind for m in spans.worlds[0].marks] == [MarkKind.DEATH, MarkKind.FAILURE, MarkKind.FAILURE]
 
 
+def test_what_ended_before_a_death_was_no_wait_though_the_dead_rank_was_not_seen_in_it() -> None:
+    box = FakeBox(4).begins()
+    for seq in range(1, 14):
+        box.enters((0, 1, 2, 3) if seq == 1 else (0, 1, 2), seq=seq, done=True).after(0.01)
+    box.enters((0, 1, 2), seq=14).after(0.5).exits(3, signal="SIGKILL").after(0.5).loses_peer((0, 1, 2))
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "exit")).timeline())
+    (wait,) = open_waits(spans.worlds[0], 0)
+    assert (wait.ranks, wait.peers, wait.number) == ((0, 1, 2), (3,), 14)
+    ended = [s for s in spans.worlds[0].lanes[0] if s.kind is Kind.COLLECTIVE]
+    assert [s.number for s in ended] == [*range(1, 14)]
+    assert all(s.start_s == s.end_s for s in ended)
+
+
+def test_what_a_peer_finished_did_not_hold_a_rank_that_died_before_the_next_look() -> None:
+    box = FakeBox(3).begins().enters((0, 2), done=True).enters(1).after(0.5).exits(1, signal="SIGABRT")
+    spans = spans_of(box.after(1).loses_peer((0, 2)).box(ev.TestEnded(0, TestEnd.ABORTED, "exit")).timeline())
+    assert times(spans, 1, Kind.COLLECTIVE, Kind.WAIT) == [("all_reduce(Float [[8]])", 0.4, 0.4)]
+    assert open_waits(spans.worlds[0], 0) == []
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_waits_are_those_of_the_verdict(name: str) -> None:
+    """No rank that had died waits, and no straggler in what others wait for it in, or in what all came to."""
+    timeline = fold(read_all(RECORDED[name]))
+    judged = {test.index: test for test in judge_run(timeline).tests}
+    worlds = {world.name: world for world in run_spans(timeline, judged).worlds}
+    for result in judged.values():
+        test = timeline.tests.get(result.number)
+        if test is None or result.verdict.code.is_green:
+            continue
+        end_s = next((s for s in (test.acted_s, test.ended_s) if s is not None), timeline.last_s)
+        left = [rank for rank, view in test.ranks.items() if view.exit and not view.exit.expected]
+        dead = {rank for rank in left if (test.ranks[rank].exit_s or 0.0) <= end_s}
+        late = set(result.verdict.blamed_ranks) if result.verdict.code is Code.STRAGGLER else set()
+        for wait in open_waits(worlds[test.world], test.index):
+            assert not dead & set(wait.ranks)
+            assert not set(wait.peers) & set(wait.ranks)
+            assert not (late & set(wait.ranks) and wait.number and not wait.peers)
+
+
+@pytest.mark.parametrize(
+    "name", ["straggler-frozen-inside", "straggler-after-taking-evidence", "straggler-device-busy"]
+)
+def test_others_wait_for_a_straggler_that_is_in_it_only_by_name(name: str) -> None:
+    spans = spans_of(fold(read_all(RECORDED[f"straggler-{name}"])))
+    (wait,) = open_waits(spans.worlds[0], 0)
+    assert (wait.ranks, wait.peers) == ((0, 1, 3), (2,))
+
+
 def test_different_operations_under_one_number_are_marked_on_the_rank_that_differs() -> None:
     box = FakeBox(4).begins().enters((0, 1, 3)).enters(2, "gloo:broadcast").after(1)
     box.box(ev.Acted(0, ActReason.MISMATCH, "operation differs"))
@@ -90,6 +145,18 @@ def test_compiles_last_from_the_first_look_that_saw_them_to_the_first_that_did_n
     box.samples(0, compiling=("inductor",)).after(1).samples(0).after(1).samples(0, compiling=("dynamo",)).after(1)
     spans = spans_of(box.passes().box(ENDED).timeline())
     assert times(spans, 0, Kind.COMPILE) == [("dynamo, inductor", 1.4, 4.4), ("dynamo", 5.4, 6.41)]
+
+
+def test_a_mark_names_some_of_the_others_that_issued_something_else() -> None:
+    box = FakeBox(8).begins()
+    for rank in range(8):
+        box.enters(rank, f"gloo:own_{rank}")
+    box.after(1).box(ev.Acted(0, ActReason.MISMATCH, "operation differs"))
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "mismatch")).timeline())
+    texts = [m.text for m in spans.worlds[0].marks if m.kind is MarkKind.MISMATCH]
+    assert len(texts) == 8
+    assert texts[7].count("own_") == 1 + OTHERS_NAMED
+    assert " and 4 more: " in texts[7]
 
 
 def thousands(collectives: int) -> FakeBox:
