@@ -12,7 +12,7 @@ import pytest
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
-from pytest_megacpp.recording.vocabulary import Purpose, Stage, Stream, TestEnd, WorldReason
+from pytest_megacpp.recording.vocabulary import ActReason, Purpose, Stage, Stream, TestEnd, WorldReason
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
 from pytest_megacpp.report.page.html import html, in_a_script
@@ -149,6 +149,28 @@ def test_a_green_test_has_its_lanes_records_and_graph_keys() -> None:
         f"… {KEPT_KEYS} more in the receipt",
     ]
     assert spans_in(data) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hang-in-a-collective", [("ranks 0-3", "", True)]),
+        ("straggler-frozen-inside", [("ranks 0,1,3", "rank 2", False)]),
+        ("collective-mismatch-operation", [("ranks 0,1,3", "", False), ("rank 2", "", False)]),
+    ],
+)
+def test_all_members_came_to_a_wait_only_where_all_of_them_are_in_it(
+    name: str, said: list[tuple[str, str, bool]]
+) -> None:
+    (test,) = data_in(page_of(GOLDEN[name]))["tests"]
+    assert [(wait["ranks"], wait["peers"], wait["all_came"]) for wait in test["waits"]] == said
+
+
+def test_a_group_whose_members_are_not_known_is_not_said_to_be_complete() -> None:
+    box = FakeBox(4).begins().enters((0, 1), group="pair").after(31)
+    box.box(ev.Acted(0, ActReason.STALL, "all_reduce #1", (0, 1), (), (), 31.0))
+    (test,) = data_in(page_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "stall")).recording()))["tests"]
+    assert [(wait["ranks"], wait["all_came"]) for wait in test["waits"]] == [("ranks 0,1", False)]
 
 
 def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green() -> None:

@@ -218,9 +218,15 @@ class _Writer:
                 "peers": ranks_named(wait.peers) if wait.peers else "",
                 "peer_list": rank_list(wait.peers),
                 "numbered": bool(wait.number),
+                "all_came": bool(wait.number) and len(wait.ranks) == self._members(where.test.index, wait.group),
                 "since_s": _s(wait.since_s),
                 "seconds": _s(wait.end_s - wait.since_s),
             }
+
+    def _members(self, test: int | None, group: str) -> int | None:
+        """How many members a group of an attempt has; None where that isn't known."""
+        view = None if test is None else self.timeline.tests.get(test)
+        return len(view.groups.of(group, ())) if view is not None and view.groups.knows(group) else None
 
     # -- ranks -------------------------------------------------------------------------------------------------
 
@@ -341,8 +347,10 @@ class _Writer:
         return flat
 
     def _what(self, what: What) -> list[Json]:
+        """A wait also has the number of members of its group."""
         kind, name, group, test = what
-        return [str(kind), self.line(name), self.line(group), test]
+        members = [self._members(test, group)] if kind is Kind.WAIT else []
+        return [str(kind), self.line(name), self.line(group), test, *members]
 
 
 def _known(fields: dict[str, Json]) -> dict[str, Json]:

@@ -118,9 +118,11 @@
   function waitLine(wait) {
     const whom = wait.peers
       ? [" for ", h("b", {}, wait.peers)]
-      : wait.numbered
+      : wait.all_came
         ? ", to which all members came"
-        : "; for whom isn't recorded";
+        : wait.numbered
+          ? ""
+          : "; for whom isn't recorded";
     return h("li", {}, wait.ranks + " waited ", seconds(wait.seconds), " in " + wait.what, whom);
   }
 
@@ -304,7 +306,7 @@
         { class: "legend" },
         [
           ["wait", "waits for a peer"],
-          ["collective", "in a collective until its last member came"],
+          ["collective", "in a collective until its last member came, or it was ended"],
           ["compile", "compiles"],
           ["phase", "phase of pytest"],
           ["step", "phase of the test"],
@@ -457,15 +459,29 @@
     step: "phase of the test",
     compile: "compiles (from look to look)",
     group: "makes a process group",
-    collective: "in a collective, until its last member came",
+    collective: "in a collective, until its last member came, or until something else ended it",
     wait: "waits for a peer that did not come",
   };
 
   function describe(rank, i) {
     const lane = lanes.lanes[rank],
-      [kind, name, group, test] = data.whats[lane.what[i]],
+      what = lane.what[i],
+      [kind, name, group, test] = data.whats[what],
       [peers] = data.peers[lane.peers[i]];
-    return { lane, kind, name, group, test, peers, number: lane.number[i], start: lane.start[i], end: lane.end[i] };
+    const [number, start, end] = [lane.number[i], lane.start[i], lane.end[i]];
+    return { lane, what, kind, name, group, test, peers, number, start, end };
+  }
+
+  /** Whether all members of its group wait in the same as this wait. */
+  function allWaitIn(wait) {
+    const members = data.whats[wait.what][4];
+    if (!wait.number || !members) return false;
+    const isIn = (lane) => {
+      for (let i = 0; i < lane.n; i++)
+        if (lane.what[i] === wait.what && lane.number[i] === wait.number) return true;
+      return false;
+    };
+    return lanes.lanes.filter(isIn).length === members;
   }
 
   function fact(name, value) {
@@ -483,7 +499,7 @@
         span.kind === "collective" && span.peers
           ? named(span.peers) + " came last, " + seconds(length) + " later"
           : span.kind === "collective" && span.number
-            ? "this rank came last, or nobody's coming is longer than that"
+            ? "this rank, if it ended at all"
             : "";
     return [
       h("h2", {}, "rank " + rank + ": " + lanes.title(span.lane, i)),
@@ -508,9 +524,11 @@
           span.kind === "wait"
             ? span.peers
               ? named(span.peers)
-              : span.number
+              : allWaitIn(span)
                 ? "nobody: all members came to it, and it did not end"
-                : "not recorded: only its stack shows that it waits"
+                : span.number
+                  ? "nobody that is known: it did not end"
+                  : "not recorded: only its stack shows that it waits"
             : late,
         ),
         fact(
