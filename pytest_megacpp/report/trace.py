@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.judge.verdicts import TestResult, Verdict
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
@@ -72,19 +72,19 @@ class _Writer:
     def box(self, run: RunSpans, timeline: Timeline, judged: Mapping[int, TestResult]) -> Iterator[Event]:
         yield from _named(BOX, "box", 0, {1: "tests", 2: "steps"})
         for index, result in judged.items():
+            verdicts = {attempt.number: attempt.verdict for attempt in result.attempts} or {index: result.verdict}
             for number in timeline.attempts(index):
                 view = timeline.tests.get(number)
                 if view is not None:
                     end_s = view.ended_s if view.ended_s is not None else timeline.last_s
-                    args = self._verdict(result) | {"attempt": number}
+                    args = (self._verdict(verdicts[number]) if number in verdicts else {}) | {"attempt": number}
                     yield _slice(BOX, 1, self.text(result.nodeid), "test", view.started_s, end_s, args)
         for start_s, end_s, what, detail in run.steps:
             yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.text(detail)})
         yield from (self._mark(BOX, mark) for mark in run.marks)
         yield from (_counter(BOX, "memory", at_s, "GiB", value / 2**30) for at_s, value in run.memory)
 
-    def _verdict(self, result: TestResult) -> Event:
-        verdict = result.verdict
+    def _verdict(self, verdict: Verdict) -> Event:
         return {
             "verdict": str(verdict.code),
             "blamed": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",

@@ -11,7 +11,7 @@ from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline, fold
-from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, ReportOutcome, TestEnd, TestPhase
+from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, Purpose, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.spans import run_spans
 from pytest_megacpp.report.trace import MOST_THREADS, trace, trace_bytes
@@ -137,6 +137,19 @@ def test_who_waits_says_for_whom_and_until_the_box_acted() -> None:
     assert [(e["s"], e["name"]) for e in of_phase(document, "i")] == [
         ("g", "act: the box ended the test: stall (all_reduce #1)")
     ]
+
+
+def test_each_attempt_has_its_own_verdict() -> None:
+    box = FakeBox(2).begins().after(1).exits(1, signal="SIGKILL").box(ev.TestEnded(0, TestEnd.ABORTED, "exit"))
+    box.world_ready().tries(Purpose.DIAGNOSTIC).raises(0, message="no shards").after(1)
+    document = traced(box.box(ev.TestEnded(1, TestEnd.ABORTED, "failed")).timeline())
+    tests = {e["args"]["attempt"]: e["args"] for e in of_phase(document, "X") if e["cat"] == "test"}
+    assert {number: (args["verdict"], args["blamed"]) for number, args in tests.items()} == {
+        0: ("rank-death", "rank 1"),
+        1: ("test-failed", "rank 0"),
+    }
+    assert "SIGKILL" in tests[0]["summary"]
+    assert "no shards" in tests[1]["summary"]
 
 
 def test_deaths_and_failures_are_marked_on_their_ranks() -> None:
