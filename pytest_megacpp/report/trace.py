@@ -118,9 +118,7 @@ class _Writer:
             title = self._title if tid >= COLLECTIVES else self._name
             for span, end_s in _nested(spans):
                 yield _slice(pid, tid, title(span), span.kind, span.start_s, end_s, self._args(span, rank))
-        for (at_s, spent_s), (next_s, next_spent_s) in pairwise(world.cpu.get(rank, ())):
-            cores = max(0.0, next_spent_s - spent_s) / max(next_s - at_s, 1e-6)
-            yield _counter(pid, "CPU", at_s, "cores", cores)
+        yield from _cores(pid, world.cpu.get(rank, ()))
         yield from (_counter(pid, "memory", at_s, "GiB", of / 2**30) for at_s, of in world.memory.get(rank, ()))
 
     def _name(self, span: Span) -> str:
@@ -179,6 +177,15 @@ def _slice(pid: int, tid: int, name: str, kind: str, start_s: float, end_s: floa
 
 def _counter(pid: int, name: str, at_s: float, unit: str, value: float) -> Event:
     return {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": _us(at_s), "args": {unit: round(value, 4)}}
+
+
+def _cores(pid: int, spent: Sequence[tuple[float, float]]) -> Iterator[Event]:
+    """Cores in use, from the CPU seconds by then. A counter keeps its value, so after the last look it is 0."""
+    for (at_s, spent_s), (next_s, next_spent_s) in pairwise(spent):
+        cores = max(0.0, next_spent_s - spent_s) / max(next_s - at_s, 1e-6)
+        yield _counter(pid, "CPU", at_s, "cores", cores)
+    if len(spent) > 1:
+        yield _counter(pid, "CPU", spent[-1][0], "cores", 0.0)
 
 
 def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:

@@ -184,7 +184,7 @@ def test_cpu_and_memory_are_counters() -> None:
     rank = processes(document)["rank 0"]
     counters = [e for e in of_phase(document, "C") if e["pid"] == rank]
     assert [e["args"]["GiB"] for e in counters if e["name"] == "memory"] == [0.5, 1.0, 1.5, 2.0]
-    assert [e["args"]["cores"] for e in counters if e["name"] == "CPU"][-2:] == [3.0, 3.0]
+    assert [e["args"]["cores"] for e in counters if e["name"] == "CPU"][-3:] == [3.0, 3.0, 0.0]
 
 
 def test_no_text_of_a_rank_breaks_the_file_or_keeps_a_secret() -> None:
