@@ -214,6 +214,17 @@ def test_a_thousand_ranks_are_grouped_and_fit_as_well() -> None:
     assert test["blamed"] == [513]
 
 
+def test_blamed_ranks_are_not_grouped_with_others_in_the_same_state() -> None:
+    box = FakeBox(32).begins()
+    for rank in range(32):
+        box.raises(rank, message="no shards")
+    run = results(box.after(1).box(ev.TestEnded(0, TestEnd.ABORTED)).timeline())
+    blamed = replace(run.judged[0], verdict=replace(run.judged[0].verdict, blamed_ranks=(20,)))
+    run = replace(run, judged={0: blamed})
+    (test,) = data_in(html(page_data(run, run_spans(run.timeline, run.judged))))["tests"]
+    assert [who for who, _, _ in test["states"]] == ["rank 20", "ranks 0-19,21-31"]
+
+
 def test_texts_of_all_ranks_share_one_budget_and_the_blamed_come_first() -> None:
     box = FakeBox(64).begins()
     for rank in range(64):

@@ -193,10 +193,13 @@ class _Writer:
         }
 
     def _states(self, where: Scene, verdict: Verdict) -> list[Json]:
-        """Ranks with what they were in, one by one while they are few."""
+        """Ranks with what they were in, one by one while they are few; else the blamed ones apart from the others."""
         states = [(state.rank, self.line(state.text)) for state in rank_states(where, verdict)]
         if len(states) > ITEMISED_STATES:
-            return [[ranks_named(ranks), ranks[0], text] for ranks, text in grouped_texts(states, 8)]
+            blamed = frozenset(verdict.blamed_ranks)
+            parts = ([s for s in states if s[0] in blamed], [s for s in states if s[0] not in blamed])
+            groups = [group for part in parts for group in grouped_texts(part, 8)]
+            return [[ranks_named(ranks), ranks[0], text] for ranks, text in groups]
         return [[f"rank {rank}", rank, text] for rank, text in states]
 
     def _wrote(self, verdict: Verdict, where: Scene, result: TestResult) -> list[Json]:
