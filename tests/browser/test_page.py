@@ -158,6 +158,18 @@ def test_keys_go_through_tests_moments_and_spans(open_page: Open) -> None:
     assert text_of(page, "#detail") == ""
 
 
+def test_what_another_attempt_showed_is_not_said_of_the_chosen_one(open_page: Open) -> None:
+    page = open_page(three_tests())
+    rank, row = 'document.getElementById("lanes").lanes', "x => x.choose({ rank: 1 })"
+    page.evaluate(f"({row})({rank})")
+    assert "no shards" in text_of(page, "#detail")
+    assert page.locator("#of-attempt").count() == 0
+    page.locator('[role="tab"][aria-selected="false"]').click()
+    page.evaluate(f"({row})({rank})")
+    assert "what it raised" not in text_of(page, "#detail")
+    assert text_of(page, "#of-attempt") == "details of ranks are those of attempt 1, which decides, in world w1"
+
+
 def window(page: Any) -> list[float]:
     seen: list[float] = page.evaluate("(({from, to}) => [from, to])(document.getElementById('lanes').lanes)")
     return seen

@@ -586,10 +586,20 @@
     return points.length ? "at most " + Math.max(...points.map(([, of]) => of)).toFixed(2) + " GiB" : "";
   }
 
+  /** Evidence, errors and logs are kept of the attempt that decides, and of no other. */
+  function whereDetailsAre(test) {
+    const n = test.attempts.findIndex((a) => a.decides),
+      world = n < 0 ? undefined : data.worlds[test.attempts[n].world];
+    if (n < 0) return "no details are kept of this test";
+    const which = test.attempts.length > 1 ? "attempt " + (n + 1) + ", which decides" : "the test";
+    return "details of ranks are those of " + which + (world ? ", in world " + world.name : "");
+  }
+
   function rankDetail(rank) {
     const test = state.test,
-      own = { ...lanes.world.ranks[rank], ...(test && test.ranks ? test.ranks[rank] : {}) };
-    const about = test ? test.evidence.filter(([, r]) => r === rank) : [],
+      decides = test && state.attempt && state.attempt.decides,
+      own = { ...lanes.world.ranks[rank], ...(decides && test.ranks ? test.ranks[rank] : {}) };
+    const about = decides ? test.evidence.filter(([, r]) => r === rank) : [],
       st = lanes.view.states.get(rank);
     const parts = [
       h("h2", {}, "rank " + rank + (lanes.view.blamed.has(rank) ? ", which is blamed" : "") + (st ? ": " + st : "")),
@@ -638,6 +648,7 @@
           h("pre", {}, keys.join("\n")),
         ),
       );
+    if (test && !decides) parts.push(h("p", { class: "note", id: "of-attempt" }, whereDetailsAre(test)));
     parts.push(test ? h("p", { class: "facts" }, link(test.receipt, "all of it in the receipt")) : null);
     return parts;
   }
