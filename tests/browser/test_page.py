@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import Purpose, TestEnd
+from pytest_megacpp.recording.vocabulary import ProblemCode, Purpose, TestEnd
 from tests.browser.conftest import Open
 from tests.golden.build import CASES
 from tests.golden.drills import cases
@@ -168,6 +168,14 @@ def test_what_another_attempt_showed_is_not_said_of_the_chosen_one(open_page: Op
     page.evaluate(f"({row})({rank})")
     assert "what it raised" not in text_of(page, "#detail")
     assert text_of(page, "#of-attempt") == "details of ranks are those of attempt 1, which decides, in world w1"
+
+
+def test_a_problem_of_the_run_is_a_moment_of_the_world_that_it_ended(open_page: Open) -> None:
+    box = FakeBox(2).begins().after(1)
+    box.box(ev.ProblemFound(ProblemCode.BOX_LOST, "spot", "the machine was taken away"))
+    page = open_page(page_of(box.after(1).box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    page.keyboard.press("m")
+    assert text_of(page, "#detail h2 >> nth=0") == "the box: the machine was taken away"
 
 
 def window(page: Any) -> list[float]:

@@ -173,6 +173,16 @@ def test_a_group_whose_members_are_not_known_is_not_said_to_be_complete() -> Non
     assert [(wait["ranks"], wait["all_came"]) for wait in test["waits"]] == [("ranks 0,1", False)]
 
 
+def test_what_the_recording_lacks_is_said_at_the_top() -> None:
+    box = FakeBox(2).begins().passes().box(ENDED)
+    whole = box.recording()
+    lines = whole.splitlines(keepends=True)
+    page = page_of(b"".join(lines[:-8] + lines[-5:]) + b"{broken\n")
+    assert b'id="holes"' not in page_of(whole)
+    assert data_in(page)["run"]["holes"] == "3 facts of the recording were lost; 1 line of the recording is unreadable"
+    assert b'<p id="holes">3 facts of the recording were lost; 1 line of the recording is unreadable</p>' in page
+
+
 def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green() -> None:
     run = results(fold(read_all(GOLDEN["straggler"])))
     passed = {index: replace(result, outcome=Outcome.PASSED) for index, result in run.judged.items()}

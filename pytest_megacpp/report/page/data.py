@@ -16,7 +16,7 @@ from pytest_megacpp.recording.views import RankView, WorldView
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
-from pytest_megacpp.report.layout import grouped_texts
+from pytest_megacpp.report.layout import counted, grouped_texts
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
@@ -87,7 +87,6 @@ class _Writer:
                 [_s(start_s), _s(end_s), self.line(what), self.line(d)] for start_s, end_s, what, d in spans.steps
             ],
             "marks": [[_s(mark.at_s), str(mark.kind), None, self.line(mark.text), None] for mark in spans.marks],
-            "memory": _points(spans.memory, 2**30),
             "whats": self._whats.values,
             "peers": self._peers.values,
         }
@@ -96,7 +95,6 @@ class _Writer:
 
     def _run(self, spans: RunSpans) -> dict[str, Json]:
         run, timeline = self.run, self.timeline
-        versions = timeline.ready.versions if timeline.ready else {}
         return {
             "id": self.line(run.plan.run_id),
             "lane": self.line(run.plan.lane),
@@ -107,14 +105,21 @@ class _Writer:
             "started_at": self.line(run.meta.started_at),
             "seconds": _s(timeline.last_s),
             "selected": len(run.nodeids),
-            "revision": self.line(run.meta.git.revision or ""),
-            "versions": {self.line(name): self.line(version) for name, version in sorted(versions.items())[:32]},
-            "devices": [self.line(device) for device in (timeline.ready.devices if timeline.ready else ())[:16]],
             "spans_left_out": spans.left_out,
             "problems": [self.line(f"{p.code}: {p.detail}") for _, p in timeline.problems[:8]],
-            "lost": sum(gap.last - gap.first + 1 for gap in timeline.gaps),
-            "damaged": len(timeline.damaged),
+            "holes": self._holes(spans),
         }
+
+    def _holes(self, spans: RunSpans) -> str:
+        """What the page can't show of the run; empty if it shows all."""
+        lost = sum(gap.last - gap.first + 1 for gap in self.timeline.gaps)
+        damaged, left_out = len(self.timeline.damaged), spans.left_out
+        found = [
+            (lost, f"{counted(lost, 'fact')} of the recording {'was' if lost == 1 else 'were'} lost"),
+            (damaged, f"{counted(damaged, 'line')} of the recording {'is' if damaged == 1 else 'are'} unreadable"),
+            (left_out, f"{counted(left_out, 'span')} {'is' if left_out == 1 else 'are'} left out for their number"),
+        ]
+        return "; ".join(text for count, text in found if count)
 
     # -- tests -------------------------------------------------------------------------------------------------
 
@@ -188,7 +193,6 @@ class _Writer:
             "world": numbers.get(world),
             "start_s": None if view is None else _s(view.started_s),
             "end_s": None if end_s is None else _s(end_s),
-            "acted_s": None if view is None or view.acted_s is None else _s(view.acted_s),
             "decides": number == result.number,
         }
 

@@ -78,8 +78,19 @@ class Lanes {
     if (!this.lanes) this.decoded.set(world, (this.lanes = world.lanes.map(columnsOf)));
     this.view = view; // {test, attempt, blamed: Set, waits, states: Map}
     this.zero = view.attempt && view.attempt.start_s !== null ? view.attempt.start_s : world.start_s;
+    this.marksHere = this.marksOf(world);
     this.selected = null;
     this.layout();
+  }
+
+  /** Its own marks, and those of the run until the next world starts. */
+  marksOf(world) {
+    const n = this.data.worlds.indexOf(world),
+      next = this.data.worlds[n + 1],
+      from = n ? world.start_s : 0,
+      to = next ? next.start_s : Infinity;
+    const ofRun = this.data.marks.filter(([at]) => at >= from && at < to);
+    return [...world.marks, ...ofRun].sort((a, b) => a[0] - b[0]);
   }
 
   bounds() {
@@ -431,7 +442,7 @@ class Lanes {
   marks() {
     const c = this.context,
       seen = new Map();
-    for (const [at, kind, rank, text] of this.world.marks) {
+    for (const [at, kind, rank, text] of this.marksHere) {
       const x = this.x(at);
       if (x < GUTTER - 10 || x > this.width + 10) continue;
       if (rank === null) {
@@ -444,7 +455,7 @@ class Lanes {
         c.stroke();
         c.setLineDash([]);
         const key = Math.round(x / 30),
-          short = kind === "act" ? "the box acted" : text;
+          short = kind === "act" ? "the box acted" : this.cut(text, 240);
         if (!seen.has(key)) {
           seen.set(key, 1);
           c.fillStyle = this.colour[kind];
@@ -612,7 +623,7 @@ class Lanes {
       return null;
     }
     if (x < GUTTER) return { rank: row.rank };
-    for (const mark of this.world.marks) {
+    for (const mark of this.marksHere) {
       if (mark[2] === row.rank && Math.abs(this.x(mark[0]) - x) < 8) return { rank: row.rank, mark };
     }
     const lane = this.lanes[row.rank],
@@ -733,7 +744,7 @@ class Lanes {
   }
 
   stepMark(by) {
-    const marks = this.world.marks,
+    const marks = this.marksHere,
       at = this.at === undefined ? (by > 0 ? -Infinity : Infinity) : this.at;
     const next = by > 0 ? marks.find((m) => m[0] > at) : [...marks].reverse().find((m) => m[0] < at);
     if (!next) return;
