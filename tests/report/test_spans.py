@@ -181,6 +181,16 @@ def test_what_took_longest_and_what_came_last_is_kept_and_the_rest_counted() -> 
     assert [m for m in times(some, 0, Kind.PHASE) if m[0] == "call"]
 
 
+def test_of_those_that_took_equally_long_the_first_ones_are_kept() -> None:
+    box = FakeBox(2).begins()
+    for seq in range(1, 201):
+        box.enters((0, 1), seq=seq, done=True).after(0.001)
+    some = spans_of(box.passes().box(ENDED).timeline(), 100)
+    kept = [s.number for s in some.worlds[0].lanes[1] if s.kind is Kind.COLLECTIVE]
+    before = kept[:-LAST_KEPT]
+    assert before == [*range(1, len(before) + 1)] != []
+
+
 @pytest.mark.parametrize(
     ("needs", "weights", "most", "given"),
     [
