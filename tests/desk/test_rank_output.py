@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.hooks.rank_output import KEPT_BEHIND_BYTES, LINE_BYTES, RankOutput
+from pytest_megacpp.desk.hooks.rank_output import KEPT_BEHIND_BYTES, LINE_CHARS, LOOK_BYTES, RankOutput
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.run_json import RunMeta, RunStatus
 from tests.scenario import FakeBox
@@ -32,7 +33,8 @@ class Ranks:
 
     def results(self) -> RunResults:
         plan = Plan("run-1", "h200x8", self._surface, "H200:8", 8, 3, True, False, (), (), "/")
-        redact = lambda text: text.replace("hunter2", "[redacted]").replace("BEGIN\nEND", "[redacted]")  # noqa: E731
+        known = Redactor({}).text
+        redact = lambda text: known(text).replace("hunter2", "[redacted]").replace("BEGIN\nEND", "[redacted]")  # noqa: E731
         meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
         timeline = self.box.timeline()
         return RunResults(meta, RunStatus.RUNNING, (), (), {}, timeline, redact, directory=self._directory)
@@ -99,9 +101,55 @@ def test_a_rank_that_writes_faster_than_anybody_reads(tmp_path: Path) -> None:
     assert len(shown) < 10_000
 
 
+def test_one_look_takes_so_much_of_all_logs_together(tmp_path: Path) -> None:
+    """The desk reads no events meanwhile; no log is left out for ever."""
+    ranks = Ranks(tmp_path, size=16)
+    for rank in range(16):
+        ranks.write(rank, f"line of {rank}\n".encode() * 20_000)
+    looks = [ranks.shows() for _ in range(16)]
+    assert all(sum(map(len, look)) < 4 * LOOK_BYTES for look in looks)
+    assert {line.split("]")[0] for look in looks[:8] for line in look} == {f"[rank {rank}" for rank in range(16)}
+
+
+def test_the_end_of_a_world_is_no_longer_than_a_look(tmp_path: Path) -> None:
+    """The last lines are what matters most; how much is before them is said."""
+    ranks = Ranks(tmp_path, size=16)
+    for rank in range(16):
+        ranks.write(rank, f"line of {rank}\n".encode() * 20_000).write(rank, b"last words")
+    ranks.box.box(ev.WorldEnded("failure"))
+    shown = ranks.shows()
+    assert sum(map(len, shown)) < 4 * LOOK_BYTES
+    assert sum(line.endswith("last words") for line in shown) == 16
+    assert sum("bytes left out: stdout.log of the rank has them" in line for line in shown) == 16
+    assert ranks.ends() == []
+
+
+def test_a_key_that_is_written_over_two_looks(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, size=1)
+    key = [b"-----BEGIN PRIVATE KEY-----", b"MIIEowIB" * 8, b"-----END PRIVATE KEY-----"]
+    ranks.write(0, b"before\n" + key[0] + b"\n")
+    assert ranks.shows() == ["[rank 0] before"]
+    ranks.write(0, key[1] + b"\n").write(0, b"other\n", "stderr")
+    assert ranks.shows() == ["[rank 0] other"]
+    ranks.write(0, key[2] + b"\nafter\n")
+    shown = ranks.shows()
+    assert [line.removeprefix("[rank 0] ") for line in shown] == ["[redacted:private-key]", "after"]
+
+
+def test_what_is_left_out_ends_between_lines(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, size=1)
+    ranks.write(0, b"x" * 7 + b" a secret that is known as a whole\n" * (KEPT_BEHIND_BYTES // 35 + 100))
+    told, *shown = ranks.shows()
+    assert "bytes left out" in told
+    assert set(shown) == {"[rank 0]  a secret that is known as a whole"}
+
+
 def test_a_line_without_an_end(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, size=1).write(0, b"x" * (LINE_BYTES + 1))
-    assert ranks.shows() == ["[rank 0] " + "x" * (LINE_BYTES + 1)]
+    """It is shown once it has one; the end of a long one is in the log."""
+    ranks = Ranks(tmp_path, size=1).write(0, b"x" * (LINE_CHARS + 5))
+    assert ranks.shows() == []
+    ranks.write(0, b"\n")
+    assert ranks.shows() == ["[rank 0] " + "x" * LINE_CHARS + " … 5 more characters, see ranks/w1/0/stdout.log"]
 
 
 def test_a_log_that_its_box_has_cut(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.leftovers import known_secrets
-from pytest_megacpp.desk.run.rank_logs import LogFiles, Source, TestOutput, Wanted, Written, log_paths
+from pytest_megacpp.desk.run.rank_logs import LogFiles, Redact, Source, TestOutput, Wanted, Written, log_paths
 from pytest_megacpp.desk.run.runs import find_run, named_recording
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.run_json import RunStatus
@@ -40,8 +40,8 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     entry = Entry(path, read_run_json(path) or {})
     if entry.status == RunStatus.DETACHED and not log_paths(path):
         return _elsewhere(desk, entry, wanted, arguments)
-    source = _source(path, wanted, arguments.test, named_recording(arguments.name))
     redact = known_secrets(path).text  # the box takes secrets out of logs when it ends
+    source = _source(path, wanted, redact, arguments.test, named_recording(arguments.name))
     show = _Shown(wanted, redact, as_json=arguments.json)
     for written in _followed(source, path) if arguments.follow else _at_once(source):
         show(written)
@@ -52,9 +52,10 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
 
 def _elsewhere(desk: Desk, entry: Entry, wanted: Wanted, arguments: argparse.Namespace) -> int:
     """Of a run without a desk: what its ended tests wrote, as the box says it. Raises CannotDo."""
-    show = _Shown(wanted, known_secrets(entry.path).text, as_json=arguments.json)
+    redact = known_secrets(entry.path).text
+    show = _Shown(wanted, redact, as_json=arguments.json)
     with tempfile.TemporaryDirectory(prefix="megacpp-logs-") as into:
-        source = TestOutput(Path(into), wanted, arguments.test or "")
+        source = TestOutput(Path(into), wanted, redact, arguments.test or "")
         asking = Asking(desk, entry, Path(into))
 
         def is_over() -> bool:
@@ -72,11 +73,11 @@ def _elsewhere(desk: Desk, entry: Entry, wanted: Wanted, arguments: argparse.Nam
     return OK if show.lines else FAILED
 
 
-def _source(path: Path, wanted: Wanted, test: str | None, recording: Path | None) -> Source:
+def _source(path: Path, wanted: Wanted, redact: Redact, test: str | None, recording: Path | None) -> Source:
     """The log files hold more than the recording, but the tests aren't marked in them."""
     if recording is not None or test or not (log_paths(path) or _is_local(path)):
-        return TestOutput(path, wanted, test or "", recording)
-    return LogFiles(path, wanted)
+        return TestOutput(path, wanted, redact, test or "", recording)
+    return LogFiles(path, wanted, redact)
 
 
 def _is_local(path: Path) -> bool:
@@ -107,7 +108,7 @@ def _followed(source: Source, path: Path) -> Iterator[Written]:
 class _Shown:
     """Prints lines, with their rank where several can be meant; `lines` counts them."""
 
-    def __init__(self, wanted: Wanted, redact: Callable[[str], str], *, as_json: bool) -> None:
+    def __init__(self, wanted: Wanted, redact: Redact, *, as_json: bool) -> None:
         self.lines = 0
         self._alone = wanted.ranks is not None and len(wanted.ranks) == 1
         self._redact = redact

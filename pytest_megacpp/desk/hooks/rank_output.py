@@ -4,14 +4,13 @@ to the run's directory.
 The logs grow as ranks write. What a rank writes faster than a terminal is read is left out and counted; the log has it.
 """
 
-import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pytest
 
 from pytest_megacpp.desk.config.options import Options
+from pytest_megacpp.desk.run.growing_log import GrowingLog
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.clean import clean
@@ -19,8 +18,12 @@ from pytest_megacpp.report.reporter import Line, Reporter, RunResults
 from pytest_megacpp.surfaces.registry import is_remote
 
 PORTION_BYTES = 64 << 10  # of a log, each time
-LINE_BYTES = 16 << 10  # a line that is longer is shown in pieces
-KEPT_BEHIND_BYTES = 4 << 20  # of what has not been shown yet
+LOOK_BYTES = 256 << 10  # of all logs together, each time: meanwhile the desk reads no events
+LAST_BYTES = 1 << 10  # of each log at the end, however many there are
+KEPT_BEHIND_BYTES = 4 << 20  # of a log, that have not been shown yet
+READS = 8  # of a log at the end: where somebody still writes to it, there is no end
+OPEN_LOGS = 64  # of more, each is opened for every look
+LINE_CHARS = 3_800  # what a line may have on the terminal, whose own limit is a bit larger
 
 
 def is_live(config: pytest.Config) -> bool:
@@ -43,50 +46,6 @@ def check_sizes(options: Options, config: pytest.Config, sizes: Collection[int])
         raise pytest.UsageError(f"--lane-output: no selected test has {asked}: the largest has {there}")
 
 
-@dataclass
-class _Log:
-    """One log of a rank as far as it was shown. `began`: bytes of a line whose end has not come."""
-
-    path: Path
-    rank: int
-    offset: int = 0
-    began: bytes = b""
-
-    def lines(self, *, to_the_end: bool) -> Iterator[bytes]:
-        """Whole lines that are new; at the end the last one as well."""
-        while (data := self._read()) or (to_the_end and self.began):
-            *lines, self.began = (self.began + data).split(b"\n") if data else (self.began, b"")
-            yield from lines
-            if len(self.began) > LINE_BYTES:
-                yield self.began
-                self.began = b""
-            if not to_the_end:
-                return
-
-    def _read(self) -> bytes:
-        try:
-            size = os.stat(self.path).st_size
-            if size == self.offset:
-                return b""
-            with self.path.open("rb") as log:
-                skipped = self._skip(size)
-                log.seek(self.offset)
-                data = log.read(PORTION_BYTES)
-        except OSError:
-            return b""
-        self.offset += len(data)
-        return skipped + data
-
-    def _skip(self, size: int) -> bytes:
-        """Goes on near the end of a log that grew too fast, or whose box cut something out of it."""
-        if self.offset <= size <= self.offset + KEPT_BEHIND_BYTES:
-            return b""
-        left_out, self.offset = max(0, size - PORTION_BYTES - self.offset), max(0, size - PORTION_BYTES)
-        told = f"… {left_out} bytes left out: {self.path.name} of the rank has them …" if left_out else "…"
-        self.began, began = b"", self.began
-        return (began + b"\n" if began else b"") + told.encode() + b"\n"
-
-
 class RankOutput(Reporter):
     """The output of chosen ranks (none: of all)."""
 
@@ -94,27 +53,57 @@ class RankOutput(Reporter):
 
     def __init__(self, ranks: frozenset[int]) -> None:
         self._ranks = ranks
-        self._logs: dict[tuple[str, str], list[_Log]] = {}  # by run and world
+        self._logs: dict[tuple[str, str], dict[int, list[GrowingLog]]] = {}  # by run and world, then by rank
+        self._first = 0  # of the logs in the next look, so that none is always the last
 
     def running(self, run: RunResults) -> Iterator[Line]:
         """What is new in the logs of all worlds that may still write."""
         return iter(()) if is_remote(run.plan.surface) else self._new(run, to_the_end=False)
 
     def _new(self, run: RunResults, *, to_the_end: bool) -> Iterator[Line]:
+        """Worlds that are over first: what a world that follows writes comes after their last words."""
         for name, world in run.timeline.worlds.items():
             key = run.plan.run_id, name
             if key not in self._logs:
-                self._logs[key] = self._of_world(run.directory / "ranks" / name, world.size)
-            is_over = to_the_end or world.ended is not None
-            for log in self._logs[key]:
-                text = b"\n".join(log.lines(to_the_end=is_over)).decode(errors="replace")
-                yield from _shown(log.rank, text, run)
-            if is_over and world.ended is not None:
-                self._logs[key] = []
+                self._logs[key] = self._of_world(run, name, world.size)
+            if to_the_end or world.ended is not None:
+                yield from self._last(self._logs[key])
+            else:
+                yield from self._portions(self._logs[key])
+            if world.ended is not None:
+                self._logs[key] = {}
 
-    def _of_world(self, directory: Path, size: int) -> list[_Log]:
+    def _portions(self, logs: Mapping[int, Sequence[GrowingLog]]) -> Iterator[Line]:
+        """As much of each log as one look has time for, by rank; the next look begins with those that had none."""
+        left, ranks = LOOK_BYTES, list(logs)
+        first = self._first % len(ranks) if ranks else 0
+        lines: dict[int, list[Line]] = {}
+        for rank in ranks[first:] + ranks[:first]:
+            if left <= 0:
+                self._first = ranks.index(rank)
+                break
+            for log in logs[rank]:
+                used, texts = _portion(log, min(left, PORTION_BYTES))
+                left -= used
+                lines.setdefault(rank, []).extend(_shown(rank, texts, log))
+        for rank in sorted(lines):
+            yield from lines[rank]
+
+    def _last(self, logs: Mapping[int, Sequence[GrowingLog]]) -> Iterator[Line]:
+        """The end of every log: of what is too much for one look, the beginning is left out."""
+        grown = sum(_has_grown(log) for some in logs.values() for log in some)
+        most = max(LAST_BYTES, LOOK_BYTES // max(1, grown))
+        for rank, some in logs.items():
+            for log in some:
+                yield from _shown(rank, _rest(log, most), log)
+
+    def _of_world(self, run: RunResults, name: str, size: int) -> dict[int, list[GrowingLog]]:
         ranks = [rank for rank in range(size) if not self._ranks or rank in self._ranks]
-        return [_Log(directory / str(rank) / f"{stream}.log", rank) for rank in ranks for stream in Stream]
+        directory, stays_open = run.directory / "ranks" / name, len(ranks) * len(Stream) <= OPEN_LOGS
+        paths = {rank: [directory / str(rank) / f"{stream}.log" for stream in Stream] for rank in ranks}
+        return {
+            rank: [GrowingLog(path, run.redact, stays_open=stays_open) for path in some] for rank, some in paths.items()
+        }
 
     def tested(self, run: RunResults, index: int) -> Iterator[Line]:
         """What ranks wrote is shown before the result of their test. A box elsewhere sends its logs when it has ended,
@@ -126,20 +115,56 @@ class RankOutput(Reporter):
         key = run.plan.run_id, str(index)
         if key in self._logs:  # a drill's result is told twice
             return
-        self._logs[key] = []
+        self._logs[key] = {}
         for number in run.timeline.attempts(index):
             view = run.timeline.tests.get(number)
             for rank, seen in sorted(view.ranks.items()) if view is not None else ():
                 for stream in Stream if not self._ranks or rank in self._ranks else ():
                     output = seen.output.get(stream)
-                    yield from _shown(rank, output.text.rstrip("\n"), run) if output is not None else ()
+                    if output is not None and (text := run.redact(output.text.rstrip("\n"))):
+                        yield from _shown(rank, text.split("\n"), None)
 
     def ended(self, run: RunResults) -> Iterator[Line]:
         """The rest, to the last line without an end."""
         return iter(()) if is_remote(run.plan.surface) else self._new(run, to_the_end=True)
 
 
-def _shown(rank: int, text: str, run: RunResults) -> Iterator[Line]:
-    """Secrets are taken out of all lines together, since some have several."""
-    for line in clean(run.redact(text)).split("\n") if text else ():
-        yield Line(f"[rank {rank}] {line}", plain=True, always=True)
+def _has_grown(log: GrowingLog) -> bool:
+    try:
+        return log.behind() > 0
+    except OSError:
+        return False
+
+
+def _portion(log: GrowingLog, most: int) -> tuple[int, list[str]]:
+    """How many bytes a look took, and their lines. A log that can't be read has nothing yet."""
+    if most <= 0:
+        return 0, []
+    try:
+        behind = log.behind()
+        skipped = log.skip_to_last(most) if behind > KEPT_BEHIND_BYTES else []
+        return min(behind, most), [*skipped, *(log.read(most) or ())]
+    except OSError:
+        return 0, []
+
+
+def _rest(log: GrowingLog, most: int) -> list[str]:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines += log.skip_to_last(most) if log.behind() > most else []
+        for _ in range(READS):
+            if (more := log.read(most)) is None:
+                break
+            lines += more
+    return [*lines, *log.finish()]
+
+
+def _shown(rank: int, texts: Sequence[str], log: GrowingLog | None) -> Iterator[Line]:
+    """Texts without secrets as lines; of a very long one it is said where the rest is."""
+    for line in clean("\n".join(texts)).split("\n") if texts else ():
+        yield Line(f"[rank {rank}] {_cut(line, log)}", plain=True, always=True)
+
+
+def _cut(line: str, log: GrowingLog | None) -> str:
+    where = f", see {'/'.join(log.path.parts[-4:])}" if log is not None else ""
+    return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]} … {len(line) - LINE_CHARS} more characters{where}"

@@ -6,22 +6,21 @@ machine, or aren't kept, the recording has what each test wrote, once the test h
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from pytest_megacpp.desk.run.directory import RECORDING
+from pytest_megacpp.desk.run.growing_log import GrowingLog, open_log
 from pytest_megacpp.desk.run.runs import GrowingRecording
 from pytest_megacpp.recording.events import OutputRead, TestEnded, TestStarted
 from pytest_megacpp.recording.vocabulary import Stream
 
-PORTION_BYTES = 1 << 20
-LINE_BYTES = 64 << 10  # what is longer is shown in parts
 TAIL_CHARS = 4_000  # by which the end of an earlier test's output is found again
-_HOLE = re.compile(rb"\0{64,}")  # where the disk got the middle of a log back
-_LINE_END = re.compile(rb"\r\n|[\r\n]")
 _TEXT_LINE_END = re.compile(r"\r\n|[\r\n]")
+
+Redact = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +55,6 @@ class Source(Protocol):
 
 
 @dataclass
-class _Log:
-    world: str
-    rank: int
-    stream: str
-    file: IO[bytes]
-    tail: bytes = b""
-
-    def read(self) -> list[bytes]:
-        """The new whole lines. A file that is replaced is read to its end, which nobody writes to any more."""
-        *lines, self.tail = _LINE_END.split(self.tail + _HOLE.sub(b"\n[cut]\n", self.file.read(PORTION_BYTES)))
-        if len(self.tail) > LINE_BYTES:
-            lines, self.tail = [*lines, self.tail], b""
-        return lines
-
-
-@dataclass
 class LogFiles:
     """The log files of a run on this machine; those of worlds that start later are found as they appear. `starts_at`:
     from which byte on a file is read; `world`: only those of this one.
@@ -79,37 +62,29 @@ class LogFiles:
 
     run: Path
     wanted: Wanted
+    redact: Redact
     starts_at: dict[Path, int] = field(default_factory=dict)
     world: str | None = None
-    _logs: dict[Path, _Log] = field(default_factory=dict)
+    _logs: dict[Path, GrowingLog] = field(default_factory=dict)
 
     def read(self) -> Iterator[Written]:
         """Raises OSError where more files would have to be open than the system allows."""
         for path in log_paths(self.run, self.wanted):
             if self.world not in (None, path.parts[-3]):
                 continue
-            log = self._logs.get(path) or self._open(path)
-            while log is not None and (lines := log.read()):
-                yield _written(log, lines)
+            if path not in self._logs:
+                self._logs[path] = GrowingLog(path, self.redact, starts_at=self.starts_at.get(path, 0))
+            while (lines := self._logs[path].read()) is not None:
+                yield from _written(path, lines)
 
     def rest(self) -> Iterator[Written]:
-        for log in self._logs.values():
-            if log.tail:
-                yield _written(log, [log.tail])
-            log.file.close()
-
-    def _open(self, path: Path) -> _Log | None:
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return None
-        file.seek(self.starts_at.get(path, 0))
-        self._logs[path] = log = _Log(path.parts[-3], int(path.parts[-2]), path.stem, file)
-        return log
+        for path, log in self._logs.items():
+            yield from _written(path, log.finish())
 
 
-def _written(log: _Log, lines: Iterable[bytes]) -> Written:
-    return Written(log.world, log.rank, log.stream, tuple(line.decode(errors="replace") for line in lines))
+def _written(path: Path, lines: Sequence[str]) -> Iterator[Written]:
+    if lines:
+        yield Written(path.parts[-3], int(path.parts[-2]), path.stem, tuple(lines))
 
 
 def log_paths(run: Path, wanted: Wanted = Wanted()) -> list[Path]:
@@ -137,6 +112,7 @@ class TestOutput:
 
     run: Path
     wanted: Wanted
+    redact: Redact
     test: str = ""
     recording: Path | None = None  # where it isn't the run's own
     found: set[str] = field(default_factory=set)  # node ids
@@ -181,7 +157,7 @@ class TestOutput:
         """The logs of a world, each from where the test before ended; from the beginning where that isn't found."""
         paths = [path for path in log_paths(self.run, self.wanted) if path.parts[-3] == world]
         starts = {path: _end_of(path, self._before.get((world, int(path.parts[-2]), path.stem), "")) for path in paths}
-        return LogFiles(self.run, self.wanted, starts, world)
+        return LogFiles(self.run, self.wanted, self.redact, starts, world)
 
 
 @dataclass
@@ -202,7 +178,11 @@ def _end_of(path: Path, text: str) -> int:
     """Behind the last place in a log where an output ends like `text`."""
     tail = text[-TAIL_CHARS:].encode(errors="replace")
     try:
-        at = path.read_bytes().rfind(tail) if tail else -1
+        log = open_log(path) if tail else None
+        at = -1
+        if log is not None:
+            with open(log, "rb") as file:
+                at = file.read().rfind(tail)
     except OSError:
         at = -1
     return at + len(tail) if at >= 0 else 0
