@@ -10,6 +10,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from pytest_megacpp.desk.hooks.board import TerminalBoard, rendered
+from pytest_megacpp.desk.hooks.terminal import LINE_CHARS
 from pytest_megacpp.desk.hooks.terminal import Terminal as PytestTerminal
 from pytest_megacpp.report.reporter import Board, Line, Span, Style
 from tests.terminal import Terminal
@@ -84,16 +85,16 @@ def test_results_stand_where_they_would_have_stood(start: Start, columns: int, l
     reporter = desk.reporter
     for number in range(lines):
         reporter.write_line(f"line {number}")
-        desk.shows.show(ROWS)
-        desk.shows.show(Board())
+        desk.shows.show([ROWS])
+        desk.shows.show([Board()])
     reporter.write("test_step.py ")
     for letter in "..F.":
-        desk.shows.show(ROWS)
-        desk.shows.show(ROWS)
-        desk.shows.show(Board())
+        desk.shows.show([ROWS])
+        desk.shows.show([ROWS])
+        desk.shows.show([Board()])
         reporter.write(letter)
-    desk.shows.show(ROWS)
-    desk.shows.show(Board())
+    desk.shows.show([ROWS])
+    desk.shows.show([Board()])
     reporter.line("")
     reporter.section("summary")
     found = ended(desk)
@@ -106,7 +107,7 @@ def test_results_stand_where_they_would_have_stood(start: Start, columns: int, l
 def test_the_board_is_below_the_line_that_pytest_writes(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write("test_step.py ..")
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     desk.reporter.write("F")
     ended(desk)
     *_, last = (screen for screen in desk.terminal.seen if any("compiling" in line for line in screen))
@@ -121,9 +122,9 @@ def test_the_board_is_below_the_line_that_pytest_writes(start: Start) -> None:
 def test_an_empty_line_is_taken_for_the_first_row(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write_line("collected")
-    desk.shows.show(ROWS)
-    desk.shows.show(ROWS)
-    desk.shows.show(Board())
+    desk.shows.show([ROWS])
+    desk.shows.show([ROWS])
+    desk.shows.show([Board()])
     desk.reporter.write("test_step.py .")
     assert ended(desk) == ["collected", "test_step.py ."]
     (drawn,) = {tuple(screen[:3]) for screen in desk.terminal.seen if any("compiling" in line for line in screen)}
@@ -133,11 +134,11 @@ def test_an_empty_line_is_taken_for_the_first_row(start: Start) -> None:
 def test_a_line_that_is_said_goes_above_it(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write("test_step.py ..")
-    desk.shows.show(ROWS)
-    desk.shows.show(Line("seed warm"))
-    desk.shows.show(Line("[rank 3] step 0", plain=True))
-    desk.shows.show(Board())
-    desk.shows.show(Line("the end"))
+    desk.shows.show([ROWS])
+    desk.shows.show([Line("seed warm")])
+    desk.shows.show([Line("[rank 3] step 0", plain=True)])
+    desk.shows.show([Board()])
+    desk.shows.show([Line("the end")])
     assert ended(desk) == ["test_step.py ..", "megacpp: seed warm", "[rank 3] step 0", "megacpp: the end"]
     assert desk.terminal.has_seen(lambda screen: "[rank 3] step 0" in screen and "> 5  compiling for 12 s" in screen)
 
@@ -146,7 +147,7 @@ def test_a_line_that_ends_at_the_edge_is_left_alone(start: Start) -> None:
     """Where the cursor is then, terminals do not agree."""
     desk = start(80, 24)
     desk.reporter.write("x" * 80)
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     desk.reporter.write("y")
     assert ended(desk) == ["x" * 80, "y"]
 
@@ -154,21 +155,72 @@ def test_a_line_that_ends_at_the_edge_is_left_alone(start: Start) -> None:
 def test_a_line_longer_than_the_terminal(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write("x" * 100)
-    desk.shows.show(ROWS)
-    desk.shows.show(Board())
+    desk.shows.show([ROWS])
+    desk.shows.show([Board()])
     desk.reporter.write("y")
     assert ended(desk) == ["x" * 80, "x" * 20 + "y"]
+
+
+def test_many_lines_of_one_look_are_one_drawing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than hundreds of lines, and the desk reads no events meanwhile."""
+    desk = start(80, 24)
+    drawings: list[Board] = []
+
+    def counted(board: Board, columns: int, *, colours: bool) -> list[str]:
+        drawings.append(board)
+        return rendered(board, columns, colours=colours)
+
+    monkeypatch.setattr("pytest_megacpp.desk.hooks.board.rendered", counted)
+    desk.shows.show([ROWS])
+    lines = [Line(f"[rank 0] {n}", plain=True) for n in range(500)]
+    desk.shows.show([*lines[:300], ROWS, *lines[300:]])
+    assert len(drawings) == 2
+    desk.shows.show(lines[:100])
+    assert len(drawings) == 3
+    desk.shows.show([lines[0], Board()])
+    assert len(drawings) == 3
+    shown = ended(desk)
+    assert shown == [line.text for line in [*lines, *lines[:100], lines[0]]]
+    assert desk.terminal.has_seen(lambda screen: "[rank 0] 99" in screen and "h200x8 3/12 tests · 1:41" in screen)
+
+
+def test_a_line_that_is_too_long_says_so(start: Start) -> None:
+    desk = start(80, 24)
+    desk.shows.show([Line("x" * (LINE_CHARS + 7), plain=True)])
+    assert "".join(ended(desk)) == "x" * LINE_CHARS + " … 7 more characters"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(0, 0), (19, 24), (80, 2)])
+def test_a_terminal_without_room_gets_lines(start: Start, columns: int, lines: int) -> None:
+    """As a terminal of a container whose size nobody set: whoever asks shows lines instead of a board."""
+    desk = start(80, 24)
+    board = TerminalBoard.of(desk.config)
+    assert board.is_possible()
+    desk.terminal.resize(columns, lines)
+    assert not board.is_possible()
+    desk.terminal.resize(80, 24)
+    assert board.is_possible()
+
+
+def test_no_row_wraps_whatever_a_terminal_takes_its_width_for(start: Start) -> None:
+    desk = start(80, 24)
+    desk.shows.show([ROWS])
+    ended(desk)
+    before, _, behind = desk.terminal.raw.partition(b"h200x8")
+    assert b"\x1b[?7l" in before
+    assert b"\x1b[?7h" in behind
+    assert b"\n" not in behind.partition(b"\x1b[?7h")[2]
 
 
 def test_a_terminal_that_gets_smaller(start: Start) -> None:
     desk = start(120, 24)
     desk.reporter.write("test_step.py ..")
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     desk.terminal.resize(60, 5)
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     file = desk.reporter._tw._file
     desk.terminal.resize(60, 2)
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     assert not file.closed
     desk.reporter.write("F")
     assert ended(desk) == ["test_step.py ..F"]
@@ -181,7 +233,7 @@ def test_a_terminal_that_gets_smaller(start: Start) -> None:
 def test_where_somebody_wants_no_board_or_writes_meanwhile(start: Start, args: tuple[str, ...]) -> None:
     desk = start(80, 24, *args)
     assert not TerminalBoard.of(desk.config).is_possible()
-    desk.shows.show(ROWS)
+    desk.shows.show([ROWS])
     assert ended(desk) == []
 
 
@@ -207,8 +259,8 @@ def test_drawing_that_fails_says_so_once(start: Start, monkeypatch: pytest.Monke
     monkeypatch.setattr("pytest_megacpp.desk.hooks.board.rendered", lambda *_, **__: 1 / 0)
     desk.reporter.write("test_step.py ..")
     for _ in range(3):
-        desk.shows.show(ROWS)
-    desk.shows.show(Line("still here"))
+        desk.shows.show([ROWS])
+    desk.shows.show([Line("still here")])
     assert not TerminalBoard.of(desk.config).is_possible()
     assert ended(desk) == [
         "test_step.py ..",

@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def lane_run(
     tests: tuple[PlannedTest, ...] = TESTS,
     triage: bool = False,
     timeline: Timeline | None = None,
-    show: Callable[[Line | Board], object] = lambda shown: None,
+    show: Callable[[Sequence[Line | Board]], object] = lambda shown: None,
 ) -> LaneRun:
     plan = Plan(directory.run_id, "h200x8", "modal", "H200:8", 8, 2, True, False, tests, (), str(cwd), triage=triage)
     meta = RunMeta(plan, "2026-01-01T00:00:00.000Z")
@@ -326,8 +326,8 @@ class Talkative(Reporter):
         return [Line(f"ended {run.status}, last written: {'last' in run.written}")]
 
 
-def texts(shown: Line | Board) -> list[str]:
-    return [shown.text] if isinstance(shown, Line) else []
+def texts(shown: Sequence[Line | Board]) -> list[str]:
+    return [one.text for one in shown if isinstance(one, Line)]
 
 
 def test_the_board_goes_when_the_wait_is_over(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_the_board_goes_when_the_wait_is_over(tmp_path: Path) -> None:
             return [Line("a result")]
 
     shown: list[Line | Board] = []
-    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Drawing(), show=shown.append)
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, Drawing(), show=shown.extend)
     run.start(Listening(FakeBox(ranks=2).begins().passes().ends().done().recording()))
     run.wait_for(0)
     *_, drawn, gone, result = shown
@@ -351,9 +351,9 @@ def test_the_board_goes_when_the_wait_is_over(tmp_path: Path) -> None:
     assert drawn.rows
     assert (gone, result) == (Board(), Line("a result"))
 
-    def interrupt(line: Line | Board) -> None:
-        shown.append(line)
-        if line == Board(((Span("rank 1 compiles"),),)):
+    def interrupt(some: Sequence[Line | Board]) -> None:
+        shown.extend(some)
+        if Board(((Span("rank 1 compiles"),),)) in some:
             raise KeyboardInterrupt
 
     run = lane_run(RunDirectory.create(tmp_path), tmp_path, Drawing(), show=interrupt)

@@ -24,6 +24,7 @@ SPARE_COLUMNS = 1  # a character in the last one may or may not move the cursor 
 MIN_COLUMNS = 20
 ERASE = "\x1b[J"  # from the cursor to the end of the screen
 _END_OF_LINE = "\x1b[K"
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # a character may be wider than is known here
 _STYLES = {Style.PLAIN: "", Style.STRONG: "bold", Style.FAINT: "dim", Style.AWAITED: "bold yellow"}
 _KEY = pytest.StashKey["TerminalBoard"]()
 
@@ -57,7 +58,16 @@ class TerminalBoard:
             and reporter.verbosity >= 0
             and not self._config.pluginmanager.has_plugin("dsession")
             and not self._logs_to_the_terminal()
+            and self._has_room()
         )
+
+    def _has_room(self) -> bool:
+        """A pseudo-terminal whose size nobody set has none: 0 lines of 0 columns."""
+        try:
+            columns, lines = os.get_terminal_size(self._reporter()._tw._file.fileno())
+        except (OSError, ValueError):
+            return False
+        return columns >= MIN_COLUMNS and lines > SPARE_LINES
 
     def _logs_to_the_terminal(self) -> bool:
         config = self._config
@@ -95,8 +105,8 @@ class TerminalBoard:
         terminal = self._reporter()._tw
         columns, lines = os.get_terminal_size(terminal._file.fileno())
         written = terminal.width_of_current_line
-        if columns < MIN_COLUMNS or lines <= SPARE_LINES or (written and written % columns == 0):
-            self.hide()  # no room; or the cursor is where only the next character shows on which line
+        if written and written % columns == 0:
+            self.hide()  # the cursor is where only the next character shows on which line
             return
         rows = rendered(board, columns - SPARE_COLUMNS, colours=terminal.hasmarkup)[: lines - SPARE_LINES]
         below = [
@@ -106,7 +116,7 @@ class TerminalBoard:
         up, column = len(below) - 1, written % columns
         back = (f"\x1b[{up}A" if up else "") + "\r" + (f"\x1b[{column}C" if column else "")
         self._is_drawn = True
-        self._write("\r\n".join(below) + ERASE + back)
+        self._write(_NO_WRAP + "\r\n".join(below) + _WRAP + ERASE + back)
 
     def _write(self, text: str) -> None:
         file = self._reporter()._tw._file

@@ -1,6 +1,7 @@
 """Owns how lines get to pytest's terminal; must not know what they say."""
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,27 +26,38 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line of its own while tests run, unless the session is to be quiet."""
-        self.show(Line(text))
+        self.show([Line(text)])
 
-    def show(self, shown: Line | Board) -> None:
-        """What a reporter has while tests run."""
-        if isinstance(shown, Board):
-            self._board.show(shown)
-            if self._board.problem != self._told_problem:
-                self._told_problem = self._board.problem
-                self._line(Line(f"the board can't be drawn ({one_line(self._told_problem or '')}): lines instead"))
-            return
-        self._board.hide()
-        self._line(shown)
-        self._board.show_again()
+    def show(self, shown: Sequence[Line | Board]) -> None:
+        """What reporters have at one moment while tests run. The board, which takes longer to draw than a line, is
+        drawn once for all of it: the last one.
+        """
+        lines = [one for one in shown if isinstance(one, Line)]
+        boards = [one for one in shown if isinstance(one, Board)]
+        if lines:
+            self._board.hide()
+            self._lines(lines)
+        if boards:
+            self._board.show(boards[-1])
+            self._tell_problem()
+        elif lines:
+            self._board.show_again()
 
-    def _line(self, line: Line) -> None:
+    def _tell_problem(self) -> None:
+        if self._board.problem != self._told_problem:
+            self._told_problem = self._board.problem
+            self._lines([Line(f"the board can't be drawn ({one_line(self._told_problem or '')}): lines instead")])
+
+    def _lines(self, lines: Iterable[Line]) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and (line.always or reporter.verbosity >= 0):
-            self._interrupted = getattr(reporter, "currentfspath", None) or self._interrupted
-            _begin_line(reporter)
-            _write(reporter, line if line.plain else replace(line, text=f"megacpp: {line.text}"))
-            reporter.flush()
+        if reporter is None:
+            return
+        for line in lines:
+            if line.always or reporter.verbosity >= 0:
+                self._interrupted = getattr(reporter, "currentfspath", None) or self._interrupted
+                _begin_line(reporter)
+                _write(reporter, line if line.plain else replace(line, text=f"megacpp: {line.text}"))
+        reporter.flush()
 
     def resume(self) -> None:
         """Begins pytest's line of results anew where lines interrupted it, so that no letter stands there alone."""
@@ -80,5 +92,7 @@ def write(reporter: "pytest.TerminalReporter", line: Line) -> None:
 
 def _write(reporter: "pytest.TerminalReporter", line: Line) -> None:
     """What a box or a rank wrote of it must not act on a terminal, or as a command of a workflow."""
-    text = clean(line.text).replace("\n", " ")[:LINE_CHARS]
+    text = clean(line.text).replace("\n", " ")
+    if len(text) > LINE_CHARS:
+        text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS} more characters"
     reporter.line(text, red=line.red, yellow=line.yellow)

@@ -18,10 +18,10 @@ Write = Callable[[str, Content], object]
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """The reporters of a session, and what shows the lines that they have while it runs."""
+    """The reporters of a session, and what shows what they have at one moment while it runs."""
 
     reporters: Sequence[Reporter] = ()
-    show: Callable[[Line | Board], object] = lambda shown: None
+    show: Callable[[Sequence[Line | Board]], object] = lambda shown: None
 
 
 class Artefacts:

@@ -152,7 +152,7 @@ class LaneRun:
                 if not self._read():
                     time.sleep(POLL_S)
         finally:
-            self._show(Board())
+            self._show([Board()])
 
     def _read(self) -> bool:
         got = self._transport.read()
@@ -261,7 +261,8 @@ class LaneRun:
         return replace(self.meta, cost=cost(self.timeline.last_s, self.meta.rate), ids=ids)
 
     def _report(self, moment: Moment) -> None:
-        for shown in self._artefacts.ask(moment):
+        shown = self._artefacts.ask(moment)
+        if shown:
             self._show(shown)
 
     def _write(self, path: str, content: bytes | Mapping[str, object]) -> None:
