@@ -27,6 +27,7 @@ FAR_S = 3600.0  # a limit of which this much is left is not near
 _STEPS = {"capacity": "queue"}  # as users call them
 _NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
 _RUNNING, _COMPILING = "running", "compiling"
+_UNKNOWN = "not looked at yet"
 _OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
 
 
@@ -56,8 +57,18 @@ class Live:
         awaited = [one for one in waits if one.ranks]
         everybody = [one for one in waits if not one.ranks and not one.the_wait.missing]
         known = [one for one in awaited if not one.guessed] or awaited or everybody or waits
-        together = grouped(((one.name, one.ranks, one.guessed), one) for one in known).values()
+        together = grouped((_of_whom(one), one) for one in known).values()
         return tuple(sorted(map(_merged, together), key=lambda one: (-one.seconds, one.name)))
+
+    def longest(self, waits: Counted) -> Counted | None:
+        """The longest of several calls in which ranks wait for the same ones; None where it is one call."""
+        alike = [one for one in self.counts if one.wait is not None and _of_whom(one) == _of_whom(waits)]
+        several = len({one.the_wait.number for one in alike}) > 1
+        return max(alike, key=lambda one: one.seconds) if several else None
+
+
+def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
+    return waits.name, waits.ranks, waits.guessed
 
 
 def _merged(waits: Sequence[Counted]) -> Counted:
@@ -106,7 +117,7 @@ def state(view: RankView, waits: Collection[int] = (), *, awaited: bool = False)
     """What a rank is known to do now; `waits` are the ranks that are known to wait for a peer. An `awaited` rank that
     computes is described by its last stack as well.
     """
-    found = next(_states(view, view.rank in waits), "not looked at yet")
+    found = next(_states(view, view.rank in waits), _UNKNOWN)
     computes = found == _RUNNING or found == f"in {view.open_phase}"
     taken = view.stack() if awaited and computes else None
     return f"{found}, last seen {placed(taken[1])[1]}" if taken is not None else found
@@ -165,7 +176,10 @@ def _for_whom(waits: Counted) -> str:
 
 
 def wait_sentence(live: Live, waits: Counted) -> str:
-    """`ranks 0-4,6,7 have waited 31 s for rank 5, which is compiling (all_reduce #12, limit skew 120 s)`."""
+    """`ranks 0-4,6,7 have waited 31 s for rank 5, which is compiling (all_reduce #12, limit skew 120 s)`; where they
+    wait in different calls: `ranks 0-3 wait for rank 5, which is compiling; the longest for 31 s (rank 0 in all_reduce
+    #12, limit skew 120 s)`.
+    """
     wait, ranks = waits.the_wait, waits.ranks or waits.the_wait.missing
     who = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waits.seconds:.0f} s"
     limit = f"limit {waits.name} {waits.limit_s:g} s"
@@ -175,7 +189,14 @@ def wait_sentence(live: Live, waits: Counted) -> str:
         return f"{who} {called}, for whom isn't recorded{others} ({limit})"
     if not ranks:
         return f"{who} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
-    return f"{who} for {_described(live, ranks, which=True)} ({_named(wait)}, {limit})"
+    described, longest = _described(live, ranks, which=True), live.longest(waits)
+    if longest is None:
+        return f"{who} for {described} ({_named(wait)}, {limit})"
+    call = f"{ranks_named(longest.the_wait.waiting)} in {_named(longest.the_wait)}"
+    verb = "waits" if len(wait.waiting) == 1 else "wait"
+    return (
+        f"{ranks_named(wait.waiting)} {verb} for {described}; the longest for {waits.seconds:.0f} s ({call}, {limit})"
+    )
 
 
 def _called(view: TestView, wait: Wait) -> str:
@@ -191,8 +212,9 @@ def _named(wait: Wait) -> str:
 def _described(live: Live, ranks: Sequence[int], *, which: bool = False) -> str:
     """`rank 5, which is compiling`; several that do different things: `ranks 2,5: rank 2 finished, rank 5 …`."""
     waiting = {rank for one in live.counts if one.wait is not None for rank in one.wait.waiting}
-    known = [rank for rank in ranks if rank in live.view.ranks]
-    groups = grouped((state(live.view.ranks[rank], waiting, awaited=which), rank) for rank in known)
+    views = live.view.ranks
+    states = ((state(views[rank], waiting, awaited=which) if rank in views else _UNKNOWN, rank) for rank in ranks)
+    groups = grouped(states)
     if which and len(groups) == 1:
         return f"{ranks_named(ranks)}, which {_predicate(next(iter(groups)), ranks)}"
     parts = [f"{ranks_named(who)} {_predicate(text, who)}" for text, who in list(groups.items())[:KEPT_AWAITED]]

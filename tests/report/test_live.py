@@ -41,7 +41,7 @@ LAST = {
         "ranks 0-2 have waited 2 s for rank 3, which is stopped by a signal (all_reduce #2, limit stall 2 s)"
     ),
     "stalls-chain-of-waits": (
-        "ranks 0,1,3 have waited 2 s for rank 2, which is running (all_reduce #1, limit stall 2 s)"
+        "ranks 0,1,3 wait for rank 2, which is running; the longest for 2 s (rank 1 in all_reduce #1, limit stall 2 s)"
     ),
     "stalls-one-rank-returns-early": (
         "ranks 0,1,3 have waited 0 s for rank 2, which finished (all_reduce #2, limit stall 2 s)"
@@ -130,6 +130,26 @@ def test_a_compile_that_others_wait_for_counts_from_where_it_began() -> None:
         ((0, 1, 3), "step 3: waiting in all_reduce #1 for rank 2", False),
     ]
     assert limit_text(live) == "1:26 of limit skew left"
+
+
+def test_ranks_that_wait_for_the_same_rank_in_different_calls() -> None:
+    """How long one has waited in one call isn't said of the others."""
+    box = FakeBox(4, limits=ev.Limits(stall=100)).begins().announces("left", (0, 3)).announces("right", (1, 2, 3))
+    box.enters(0, seq=12, group="left").after(29).enters((1, 2), seq=4, group="right").after(1).samples(range(4))
+    live = live_of(box, for_s=1.0)
+    assert wait_sentence(live, live.waits[0]) == (
+        "ranks 0-2 wait for rank 3, which is running; the longest for 31 s "
+        "(rank 0 in all_reduce #12, limit stall 100 s)"
+    )
+
+
+def test_a_rank_of_which_nothing_is_known() -> None:
+    """As in a recording that lost its beginning."""
+    live = live_of(FakeBox(3, limits=ev.Limits(stall=100)).begins().enters((0, 1)).after(5).samples(range(3)))
+    del live.view.ranks[2]
+    assert wait_sentence(live, live.waits[0]).startswith(
+        "ranks 0,1 have waited 5 s for rank 2, which is not looked at yet (all_reduce #1,"
+    )
 
 
 def test_nobody_waits() -> None:
