@@ -15,7 +15,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
-from pytest_megacpp.recording.vocabulary import Preset
+from pytest_megacpp.recording.vocabulary import Preset, Purpose
 from pytest_megacpp.recording.waits import Counted
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.reporter import Board, Line, RunResults
@@ -48,7 +48,8 @@ class Desk:
         return RunResults(meta, RunStatus.RUNNING, ids, ids, {}, self.timeline, str, directory=self.directory)
 
     def _planned(self) -> list[ev.TestPlanned]:
-        return [event.fact for event in self.box.events if isinstance(event.fact, ev.TestPlanned)]
+        planned = [event.fact for event in self.box.events if isinstance(event.fact, ev.TestPlanned)]
+        return [fact for fact in planned if fact.of is None]
 
     def hears(self) -> None:
         for event in self.box.events[self._told :]:
@@ -145,6 +146,17 @@ def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:
     # 40 s of b less the 30 s that it has run, and the mean of a (10 s) and b for c
     assert "about 0:3" in line
     assert "$0.4" in line
+
+
+def test_a_test_that_runs_again_is_not_done() -> None:
+    """Not to begin with, and not once it was counted as done."""
+    box = FakeBox(2, ("a.py::test_a", "a.py::test_b")).begins().passes().ends()
+    desk = Desk(box)
+    assert "1/2 tests" in desk.looks(31)[0]
+    box.tries(Purpose.DIAGNOSTIC)
+    assert "0/2 tests" in desk.looks(31)[0]
+    box.passes().ends()
+    assert "1/2 tests" in desk.looks(31)[0]
 
 
 def write_run(run: Path, tests: dict[str, tuple[str, float]], lane: str = "h200x8", *, dry_run: bool = True) -> None:

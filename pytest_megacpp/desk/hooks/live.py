@@ -137,6 +137,7 @@ def _tally(run: RunResults, box: _Box, tests: tuple[Live, ...], now_s: float, de
     for index in range(len(plan.tests)):
         if index not in box.done and all(map(timeline.has_ended, timeline.attempts(index))):
             box.done.add(index)
+    box.done -= {index for index in timeline.further if not all(map(timeline.has_ended, timeline.attempts(index)))}
     known = {name: s for name in run.nodeids if (s := box.before.get(name)) is not None} | _took(run, box)
     left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in box.done]
     elapsed = {live.view.nodeid: live.elapsed_s for live in tests}
