@@ -89,6 +89,15 @@ def test_an_agent_that_fails_costs_a_line(replays: Replays) -> None:
     assert ran.code == pytest.ExitCode.TESTS_FAILED
 
 
+def test_an_agent_that_does_not_start_costs_a_line(replays: Replays) -> None:
+    """As one of another architecture doesn't. The open group is there nevertheless."""
+    agent = replays.project.write("bin/buildkite-agent", "\x7fELF of another machine")
+    agent.chmod(0o755)
+    ran = replays.pytest(EXITS, BUILDKITE="true", PATH=f"{agent.parent}:/usr/bin:/bin")
+    assert "buildkite-agent did not take the annotation: " in ran.text
+    assert "\n+++ 1 failing lane test\nsmoke_suites/" in ran.text
+
+
 def test_buildkite_without_an_agent_has_an_open_group(replays: Replays) -> None:
     ran = replays.pytest(EXITS, BUILDKITE="true", PATH="/usr/bin:/bin")
     assert "\n+++ 1 failing lane test\nsmoke_suites/" in ran.text

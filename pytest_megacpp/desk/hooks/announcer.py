@@ -21,7 +21,7 @@ from pytest_megacpp.report.text import headline
 
 SUMMARY = "summary.md"
 CODE_QUALITY = "gl-code-quality-report.json"
-AGENT_S = 20.0  # for its agent to reach Buildkite
+AGENT_S = 5.0  # for its agent to reach Buildkite
 _TOPS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR", "BUILDKITE_BUILD_CHECKOUT_PATH")
 
 
@@ -125,7 +125,7 @@ class BuildkiteAnnotation(Reporter):
             try:
                 given = text.encode(errors="replace")
                 subprocess.run(words, input=given, check=True, capture_output=True, timeout=AGENT_S)
-            except subprocess.SubprocessError as e:
+            except (OSError, subprocess.SubprocessError) as e:
                 yield Line(f"buildkite-agent did not take the annotation: {one_line(str(e))}", yellow=True)
         if bad:
             yield Line(f"+++ {counted(len(bad), 'failing lane test')}", command=True)
