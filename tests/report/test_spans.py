@@ -125,7 +125,7 @@ def test_waits_are_those_of_the_verdict(name: str) -> None:
     "name", ["straggler-frozen-inside", "straggler-after-taking-evidence", "straggler-device-busy"]
 )
 def test_others_wait_for_a_straggler_that_is_in_it_only_by_name(name: str) -> None:
-    spans = spans_of(fold(read_all(RECORDED[f"straggler-{name}"])))
+    spans = spans_of(fold(read_all(RECORDED[name])))
     (wait,) = open_waits(spans.worlds[0], 0)
     assert (wait.ranks, wait.peers) == ((0, 1, 3), (2,))
 
