@@ -202,16 +202,6 @@ def test_a_terminal_without_room_gets_lines(start: Start, columns: int, lines: i
     assert board.is_possible()
 
 
-def test_no_row_wraps_whatever_a_terminal_takes_its_width_for(start: Start) -> None:
-    desk = start(80, 24)
-    desk.shows.show([ROWS])
-    ended(desk)
-    before, _, behind = desk.terminal.raw.partition(b"h200x8")
-    assert b"\x1b[?7l" in before
-    assert b"\x1b[?7h" in behind
-    assert b"\n" not in behind.partition(b"\x1b[?7h")[2]
-
-
 def test_a_terminal_that_gets_smaller(start: Start) -> None:
     desk = start(120, 24)
     desk.reporter.write("test_step.py ..")

@@ -24,7 +24,6 @@ SPARE_COLUMNS = 1  # a character in the last one may or may not move the cursor 
 MIN_COLUMNS = 20
 ERASE = "\x1b[J"  # from the cursor to the end of the screen
 _END_OF_LINE = "\x1b[K"
-_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # a character may be wider than is known here
 _STYLES = {Style.PLAIN: "", Style.STRONG: "bold", Style.FAINT: "dim", Style.AWAITED: "bold yellow"}
 _KEY = pytest.StashKey["TerminalBoard"]()
 
@@ -116,7 +115,7 @@ class TerminalBoard:
         up, column = len(below) - 1, written % columns
         back = (f"\x1b[{up}A" if up else "") + "\r" + (f"\x1b[{column}C" if column else "")
         self._is_drawn = True
-        self._write(_NO_WRAP + "\r\n".join(below) + _WRAP + ERASE + back)
+        self._write("\r\n".join(below) + ERASE + back)
 
     def _write(self, text: str) -> None:
         file = self._reporter()._tw._file
