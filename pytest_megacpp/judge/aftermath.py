@@ -53,8 +53,9 @@ def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncerta
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
     """Returns the ranks that waited for a peer when the box acted, or where the recording stops."""
-    waits = [w for w in case.waits if w.missing or set(w.waiting) & set(blamed) or _has_failed_ranks(case, w)]
-    waiting = {r for r, wait in case.waiting_in.items() if wait.number in {w.number for w in waits}}
+    waits = (w for w in case.waits if w.missing or set(w.waiting) & set(blamed) or _has_failed_ranks(case, w))
+    numbers = {w.number for w in waits}
+    waiting = {r for r, wait in case.waiting_in.items() if wait.number in numbers}
     waiting |= case.blocked.keys()
     if case.test.acted is not None and case.test.acted.why.is_waiting:
         waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}

@@ -130,9 +130,13 @@ class Position:
         entry = self.seen.entries.get(number)
         if entry is None:
             return self.seen.enqueued.get(number[0], 0) >= number[1]
-        goes_along = any(signature_of(entry) == signature_of(other) for other in others)
-        until_s = max(self.until_s, self.goes_on_until_s) if goes_along else self.until_s
-        return entry.entered_s <= until_s and (self.seen.is_done(entry) or not self.frozen)
+        has_come = entry.entered_s <= self.until_s or self._goes_along(entry, others)
+        return has_come and (self.seen.is_done(entry) or not self.frozen)
+
+    def _goes_along(self, entry: Collective, others: Iterable[Collective]) -> bool:
+        """Whether the rank entered it after its failure, as others did."""
+        came_later = entry.entered_s <= self.goes_on_until_s
+        return came_later and any(signature_of(entry) == signature_of(other) for other in others)
 
 
 @dataclass(frozen=True)
