@@ -1,6 +1,7 @@
-"""Owns how numbers are written in narrow columns; must not know what they are of."""
+"""Owns how numbers are written, in narrow columns and in documents of JSON; must not know what they are of."""
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
+MOST = 2**52  # what every reader of JSON takes for a whole number
 UNKNOWN = "–"
 
 
@@ -44,3 +45,13 @@ def percent_text(share: float) -> str:
     if rounded in (0, 100) and share not in (0.0, 1.0):
         return "<1 %" if rounded == 0 else ">99 %"
     return f"{rounded} %"
+
+
+def whole(number: int) -> int:
+    """A count in a document, which a recording may claim to be any number."""
+    return min(max(number, 0), MOST)
+
+
+def microseconds(seconds: float) -> int:
+    """Whole microseconds in a document; a recording may claim any time."""
+    return round(min(max(seconds * 1e6, 0.0), MOST))

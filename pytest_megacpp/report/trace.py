@@ -17,6 +17,7 @@ from pytest_megacpp.judge.verdicts import TestResult, Verdict
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
+from pytest_megacpp.report.quantities import microseconds, whole
 from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans, collectives_of
 
 Event: TypeAlias = dict[str, Any]
@@ -25,7 +26,6 @@ BOX = 1  # the process with what is of no rank
 FIRST_PID = 10
 PHASES, COLLECTIVES, COMPILE = 1, 10, 2  # threads; further ones for collectives follow
 MOST_THREADS = 8  # for collectives that are in flight together
-MOST_US = 2**52  # what every reader takes for a whole number
 NAME_CHARS = 120
 _OF_PHASES = (Kind.START, Kind.COLLECTION, Kind.PHASE, Kind.STEP)
 
@@ -54,12 +54,6 @@ def trace_bytes(document: Mapping[str, Any]) -> bytes:
     encode = json.JSONEncoder(separators=(",", ":")).encode
     events = ",\n".join(map(encode, document["traceEvents"]))
     return f'{{"traceEvents":[\n{events}\n],{rest[1:]}\n'.encode()
-
-
-def _us(seconds: float) -> int:
-    """Whole microseconds; a recording may claim any time."""
-    us = seconds * 1e6
-    return round(us) if 0.0 <= us <= MOST_US else 0 if us < 0.0 else MOST_US
 
 
 @dataclass(slots=True)
@@ -125,7 +119,7 @@ class _Writer:
         return self.text(span.name)
 
     def _title(self, span: Span) -> str:
-        number = f" #{_whole(span.number)}" if span.number else ""
+        number = f" #{whole(span.number)}" if span.number else ""
         awaited = f" waits for {ranks_named(span.peers)}" if span.kind is Kind.WAIT and span.peers else ""
         return f"{self.text(span.name.partition('(')[0])}{number}{awaited}"
 
@@ -134,7 +128,7 @@ class _Writer:
         if span.test is not None:
             args["attempt"] = span.test
         if span.number or span.group:
-            args |= {"group": self.text(span.group), "number": _whole(span.number), "operation": self.text(span.name)}
+            args |= {"group": self.text(span.group), "number": whole(span.number), "operation": self.text(span.name)}
         if span.peers:
             args["missing" if span.kind is Kind.WAIT else "last_to_come"] = rank_list(span.peers)
         return args
@@ -148,17 +142,21 @@ class _Writer:
             for nth, (start_s, rank, place) in enumerate(spans):
                 phase = "s" if nth == 0 else "f" if nth == len(spans) - 1 else "t"
                 event: Event = {"ph": phase, "cat": "collective", "name": "collective", "id": self._flows}
-                event |= {"pid": pids[rank], "tid": threads[rank][place], "ts": _us(start_s)}
+                event |= {"pid": pids[rank], "tid": threads[rank][place], "ts": microseconds(start_s)}
                 yield event | {"bp": "e"} if phase == "f" else event
 
     def _mark(self, pid: int, mark: Mark) -> Event:
         scope = "g" if mark.rank is None else "p"
         name = f"{mark.kind}: {self.text(mark.text)}"
-        return {"ph": "i", "s": scope, "cat": str(mark.kind), "name": name, "pid": pid, "tid": 1, "ts": _us(mark.at_s)}
-
-
-def _whole(number: int) -> int:
-    return min(max(number, 0), MOST_US)
+        return {
+            "ph": "i",
+            "s": scope,
+            "cat": str(mark.kind),
+            "name": name,
+            "pid": pid,
+            "tid": 1,
+            "ts": microseconds(mark.at_s),
+        }
 
 
 def _named(pid: int, name: str, place: int, threads: Mapping[int, str]) -> Iterator[Event]:
@@ -170,13 +168,13 @@ def _named(pid: int, name: str, place: int, threads: Mapping[int, str]) -> Itera
 
 def _slice(pid: int, tid: int, name: str, kind: str, start_s: float, end_s: float, args: Event) -> Event:
     """At least a microsecond long, so that an arrow finds it."""
-    start = _us(start_s)
+    start = microseconds(start_s)
     event = {"ph": "X", "cat": str(kind), "name": name, "pid": pid, "tid": tid, "ts": start}
-    return event | {"dur": max(_us(end_s) - start, 1), "args": args}
+    return event | {"dur": max(microseconds(end_s) - start, 1), "args": args}
 
 
 def _counter(pid: int, name: str, at_s: float, unit: str, value: float) -> Event:
-    return {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": _us(at_s), "args": {unit: round(value, 4)}}
+    return {"ph": "C", "name": name, "pid": pid, "tid": 0, "ts": microseconds(at_s), "args": {unit: round(value, 4)}}
 
 
 def _cores(pid: int, spent: Sequence[tuple[float, float]]) -> Iterator[Event]:
@@ -194,8 +192,8 @@ def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:
     """
     open_: list[float] = []
     for span in spans:
-        start = _us(span.start_s)
-        while open_ and _us(open_[-1]) <= start:
+        start = microseconds(span.start_s)
+        while open_ and microseconds(open_[-1]) <= start:
             open_.pop()
         end_s = min(span.end_s, open_[-1]) if open_ else span.end_s
         open_.append(end_s)
@@ -210,11 +208,11 @@ def _threads(lane: Iterable[Span]) -> list[int]:
         if span.kind in _OF_PHASES or span.kind is Kind.COMPILE:
             threads.append(COMPILE if span.kind is Kind.COMPILE else PHASES)
             continue
-        start = _us(span.start_s)
+        start = microseconds(span.start_s)
         place = next((n for n, us in enumerate(free_us) if us <= start), len(free_us))
         if place == len(free_us) and place < MOST_THREADS:
             free_us.append(0)
         place = min(place, MOST_THREADS - 1)
-        free_us[place] = max(free_us[place], _us(span.end_s), start + 1)
+        free_us[place] = max(free_us[place], microseconds(span.end_s), start + 1)
         threads.append(COLLECTIVES + place)
     return threads

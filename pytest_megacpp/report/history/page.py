@@ -4,12 +4,10 @@ Every text of the page goes through jinja2's autoescape, and the page's policy a
 nothing a test wrote can be markup. Numbers of charts are made here.
 """
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from importlib.resources import files
 from itertools import groupby
 from statistics import median
@@ -20,6 +18,7 @@ from pytest_megacpp.report.history import findings as rules
 from pytest_megacpp.report.history.series import GREEN, Kind, Metric, Series, is_failure, is_replayed
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.measures import Measures
+from pytest_megacpp.report.policy import source
 from pytest_megacpp.report.quantities import percent_text, seconds_text, usd_text
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def history_page(series: Sequence[Series], receipts: Sequence[Measures], covered
     }
     style = _style()
     text = _template().render(
-        page=page, style=style, style_hash=_hash(style), width=WIDTH, height=HEIGHT, rules=_rules()
+        page=page, style=style, style_hash=source(style), width=WIDTH, height=HEIGHT, rules=_rules()
     )
     return text.encode("utf-8", "backslashreplace")
 
@@ -67,10 +66,6 @@ def _style() -> Any:
     from markupsafe import Markup
 
     return Markup((files(__package__) / "page.css").read_text(encoding="utf-8"))
-
-
-def _hash(style: str) -> str:
-    return f"sha256-{b64encode(sha256(style.encode()).digest()).decode()}"
 
 
 @cache

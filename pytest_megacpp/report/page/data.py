@@ -17,6 +17,7 @@ from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
 from pytest_megacpp.report.layout import counted, grouped_texts
+from pytest_megacpp.report.quantities import MOST, microseconds, whole
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
@@ -34,7 +35,6 @@ KEPT_KEYS = 16  # of each cache on a rank
 KEPT_RECORDS = 24
 KEPT_EVIDENCE = 60
 ITEMISED_STATES = 16
-MOST_US = 2**52
 
 Texts = Callable[[str], str]
 What: TypeAlias = tuple[Kind, str, str, int | None]  # kind, name, group, number of the attempt
@@ -220,7 +220,7 @@ class _Writer:
                 "ranks": ranks_named(wait.ranks),
                 "list": rank_list(wait.ranks),
                 "count": len(wait.ranks),
-                "what": self.line(wait.name.partition("(")[0]) + (f" #{_whole(wait.number)}" if wait.number else ""),
+                "what": self.line(wait.name.partition("(")[0]) + (f" #{whole(wait.number)}" if wait.number else ""),
                 "group": self.line(wait.group),
                 "peers": ranks_named(wait.peers) if wait.peers else "",
                 "peer_list": rank_list(wait.peers),
@@ -346,10 +346,10 @@ class _Writer:
         flat: list[Json] = []
         last_us = 0
         for span in lane:
-            start_us = _us(span.start_s)
+            start_us = microseconds(span.start_s)
             what = self._whats.place((span.kind, span.name, span.group, span.test))
             peers = self._peers.place(span.peers)
-            flat += (start_us - last_us, _us(span.end_s) - start_us, what, _whole(span.number), peers)
+            flat += (start_us - last_us, microseconds(span.end_s) - start_us, what, whole(span.number), peers)
             last_us = start_us
         return flat
 
@@ -375,12 +375,4 @@ def _points(points: Iterable[tuple[float, float]], unit: float) -> list[Json]:
 
 
 def _s(seconds: float) -> float:
-    return round(min(max(seconds, 0.0), MOST_US / 1e6), 6)
-
-
-def _us(seconds: float) -> int:
-    return round(min(max(seconds * 1e6, 0.0), MOST_US))
-
-
-def _whole(number: int) -> int:
-    return min(max(number, 0), MOST_US)
+    return round(min(max(seconds, 0.0), MOST / 1e6), 6)
