@@ -54,7 +54,7 @@ AWAITED_S = 1.0  # so long others wait before the missing one's stack is looked 
 AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
-REST_S = 10.0  # a compile in which nothing moves for less is not told to be near the limit for that
+REST_S = 10.0  # a compile in which nothing moves for less is not shown as near the limit for that
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 

@@ -203,7 +203,7 @@ class Issued:
         return pg in self._of_gloo and not self.hearing.of(name.removesuffix(GLOO), count)
 
     def miss(self, digests: int) -> None:
-        """Takes note of digests that nobody is told: each is of one collective at least."""
+        """Takes note of digests that are compared with nobody's: each is of one collective at least."""
         self._missed += digests
 
     def lose(self) -> None:

@@ -94,7 +94,7 @@ def _any_of(options: list[Schema]) -> Schema:
 def object_schema(cls: type, definitions: dict[str, Schema]) -> Schema:
     """Of a dataclass as an object; fields with a default may be left out."""
     hints = typing.get_type_hints(cls)
-    told = " ".join((inspect.getdoc(cls) or "").split())
+    text = " ".join((inspect.getdoc(cls) or "").split())
     required = [
         key_of(field)
         for field in fields(typing.cast(Any, cls))
@@ -102,7 +102,7 @@ def object_schema(cls: type, definitions: dict[str, Schema]) -> Schema:
     ]
     return {
         "type": "object",
-        "description": told,
+        "description": text,
         "properties": {
             key_of(field): schema_of(hints[field.name], definitions) for field in fields(typing.cast(Any, cls))
         },

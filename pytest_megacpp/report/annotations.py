@@ -115,8 +115,8 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
     ]
     rows += ["| … | |"] if len(ordered) > KEPT_STATES else []
     heading = [f"**{_markdown(result.nodeid)}**<br>", _markdown(headline(result.verdict))]
-    told = [f"- {_markdown(line)}" for line in details(result, timeline)]
-    heading += ["", *told] if told else []
+    lines = [f"- {_markdown(line)}" for line in details(result, timeline)]
+    heading += ["", *lines] if lines else []
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]
 
 

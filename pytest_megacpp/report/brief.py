@@ -28,15 +28,15 @@ _PLACE = re.compile(  # linear, whatever a rank wrote
 
 def details(result: TestResult, timeline: Timeline) -> list[str]:
     """A few lines, each cleaned and short; none where the headline says it all."""
-    told = headline(result.verdict)
-    words, calls = list(_words(result, scene(result, timeline))), list(_calls(result, told))
-    return [*_place(result, timeline, [told, *calls]), *words, *calls]
+    said = headline(result.verdict)
+    words, calls = list(_words(result, scene(result, timeline))), list(_calls(result, said))
+    return [*_place(result, timeline, [said, *calls]), *words, *calls]
 
 
-def _place(result: TestResult, timeline: Timeline, told: Iterable[str]) -> Iterator[str]:
+def _place(result: TestResult, timeline: Timeline, said: Iterable[str]) -> Iterator[str]:
     place = blamed_line(result, timeline)
     named = f"{posixpath.basename(place[0])}:{place[1]}" if place is not None else ""
-    if place is not None and not any(named in line for line in told):
+    if place is not None and not any(named in line for line in said):
         yield f"at {one_line(place[0])}:{place[1]}"
 
 
@@ -49,13 +49,13 @@ def _words(result: TestResult, where: Scene) -> Iterator[str]:
         yield from (f"rank {rank} wrote: {line}" for line in kept)
 
 
-def _calls(result: TestResult, told: str) -> Iterator[str]:
+def _calls(result: TestResult, said: str) -> Iterator[str]:
     """Where ranks stood or called what doesn't match; the same of several ranks once."""
     sources = (Witness.STACK, Witness.REPORT) if result.verdict.code is Code.COLLECTIVE_MISMATCH else (Witness.STACK,)
     seen = [e for e in result.verdict.evidence if e.rank is not None and e.source in sources]
     groups = grouped((e.text, e.rank) for e in seen if e.rank is not None)
     for text, ranks in list(groups.items())[:KEPT_PLACES]:
-        if one_line(text.removeprefix("is in ")) not in told:
+        if one_line(text.removeprefix("is in ")) not in said:
             yield f"{ranks_named(ranks)}: {one_line(text)}"
 
 

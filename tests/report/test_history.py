@@ -202,7 +202,7 @@ def test_the_median_itself_is_never_a_change(earlier: list[float]) -> None:
         ("pppp", "", False),
         ("ffff", "", False),
         ("ppff", "", False),  # it broke
-        ("pffp", "abbc", False),  # it broke and was mended
+        ("pffp", "abbc", False),  # it broke and was fixed
         ("pfpf", "", True),
         ("fppfpp", "", True),
         ("pf", "aa", True),
@@ -214,7 +214,7 @@ def test_flaky_is_what_fails_without_a_known_reason(outcomes: str, revisions: st
     assert (flaky(of_outcomes(outcomes, revisions)) is not None) == is_flaky
 
 
-def test_what_was_mended_long_ago_is_not_flaky_any_more() -> None:
+def test_what_was_fixed_long_ago_is_not_flaky_any_more() -> None:
     def after(green: int) -> Series:
         outcomes = "pfpfpf" + "p" * green
         entries = (measured(0, "passed" if one == "p" else "failed", revision="a") for one in outcomes)

@@ -127,8 +127,8 @@ def _circumstances(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             continue
         for name, one in value.items():
             if field == "environment":
-                told = one.get("value") if isinstance(one, dict) else one
-                yield str(name), _SCRATCH.sub("megacpp-…", told) if isinstance(told, str) else told
+                value = one.get("value") if isinstance(one, dict) else one
+                yield str(name), _SCRATCH.sub("megacpp-…", value) if isinstance(value, str) else value
             elif (field, name) != ("devices", "details"):  # has temperatures and clocks
                 yield f"{field}.{name}", one
 

@@ -162,7 +162,7 @@ def _remove(run: Path) -> bool:
     except OSError as error:
         complain(
             f"run {run.name} is only half removed, files of it are left in {aside}: {error.strerror or error} "
-            f"({error.filename or aside}); once that is mended, the next megacpp prune removes them"
+            f"({error.filename or aside}); once that is fixed, the next megacpp prune removes them"
         )
         return False
     return True

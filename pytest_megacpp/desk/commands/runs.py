@@ -45,8 +45,8 @@ class Entry:
         """The later of what its document and its id say: the document of a replay has the beginning of the run that it
         repeats.
         """
-        told = (moment(self.document.get("started_at")), id_time(self.path.name))
-        return max((one for one in told if one is not None), default=None)
+        times = (moment(self.document.get("started_at")), id_time(self.path.name))
+        return max((one for one in times if one is not None), default=None)
 
     @property
     def is_replay(self) -> bool:
@@ -69,8 +69,10 @@ class Entry:
     def codes(self) -> Counter[str]:
         """How often each verdict was reached that isn't green, the most frequent first."""
         tests = self.document.get("tests")
-        told = [test for test in tests if isinstance(test, dict)] if isinstance(tests, list) else []
-        bad = (one_line(str(t.get("verdict")), 40) for t in told if t.get("outcome") in (Outcome.FAILED, Outcome.ERROR))
+        listed = [test for test in tests if isinstance(test, dict)] if isinstance(tests, list) else []
+        bad = (
+            one_line(str(t.get("verdict")), 40) for t in listed if t.get("outcome") in (Outcome.FAILED, Outcome.ERROR)
+        )
         return Counter(dict(Counter(bad).most_common()))
 
     def text(self, name: str) -> str:

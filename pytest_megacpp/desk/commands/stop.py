@@ -47,7 +47,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
         ended = _end_elsewhere(desk, entry, surface) if provider(surface).is_remote else _end_here(entry)
     except SurfaceFailed as error:
         raise CannotDo(f"run {name} could not be ended: {error}") from error
-    return _told(name, entry.path, ended)
+    return _reported(name, entry.path, ended)
 
 
 def _entry(path: Path) -> Entry:
@@ -146,7 +146,7 @@ def _end_elsewhere(desk: Desk, entry: Entry, surface: str) -> str:
 # -- what came of it -----------------------------------------------------------------------------------------
 
 
-def _told(name: str, run: Path, ended: str) -> int:
+def _reported(name: str, run: Path, ended: str) -> int:
     say([ended])
     _until(lambda: _entry(run).status != RunStatus.RUNNING, REPORT_S)
     entry = _entry(run)

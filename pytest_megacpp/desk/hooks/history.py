@@ -47,7 +47,7 @@ class HistoryPage(Reporter):
 
 def _telling(session: SessionResults) -> list[str]:
     """The names of receipts of some of the session's tests: those that failed, then those that took longest."""
-    told = [
+    ranked = [
         (
             result.outcome not in (Outcome.FAILED, Outcome.ERROR),
             -sum(result.durations.values()),
@@ -56,7 +56,7 @@ def _telling(session: SessionResults) -> list[str]:
         for run in session.runs
         for index, result in run.judged.items()
     ]
-    return [name for _, _, name in sorted(told)[:FEWER_TESTS]]
+    return [name for _, _, name in sorted(ranked)[:FEWER_TESTS]]
 
 
 def _line(found: "list[Series]", session: SessionResults, page: Path) -> Iterator[Line]:
@@ -67,7 +67,7 @@ def _line(found: "list[Series]", session: SessionResults, page: Path) -> Iterato
     mine = [one for one in found if (one.last.run_id, one.nodeid) in ran]
     slower = [one for one in mine if any(change.is_regression for change in changes(one))]
     unsteady = [one for one in mine if flaky(one) is not None]
-    told = [(slower, "slower than its median", "slower than their medians"), (unsteady, "flaky", "flaky")]
-    parts = [f"{counted(len(tests), 'test')} {one if len(tests) == 1 else many}" for tests, one, many in told if tests]
+    kinds = [(slower, "slower than its median", "slower than their medians"), (unsteady, "flaky", "flaky")]
+    parts = [f"{counted(len(tests), 'test')} {one if len(tests) == 1 else many}" for tests, one, many in kinds if tests]
     if parts:
         yield Line(f"history: {', '.join(parts)}, see megacpp history or {page}", yellow=True)

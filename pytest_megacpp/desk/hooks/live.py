@@ -36,7 +36,7 @@ class _Box:
     stepped_s: float = 0.0
     next_s: float = 0.0
     clocks: dict[int, Clocks] = field(default_factory=dict)
-    told: set[object] = field(default_factory=set)
+    reported: set[object] = field(default_factory=set)
     before: Mapping[str, float] | None = None
     done: set[int] = field(default_factory=set)
 
@@ -96,8 +96,8 @@ class LiveLines(Reporter):
         for live in now.tests:
             for one in live.waits:
                 key = live.view.index, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
-                if one.seconds >= WAITED_SHARE * one.limit_s and key not in box.told:
-                    box.told.add(key)
+                if one.seconds >= WAITED_SHARE * one.limit_s and key not in box.reported:
+                    box.reported.add(key)
                     shown.append(Line(f"{one_line(live.view.nodeid, 160)}: {wait_sentence(live, one)}", always=True))
         if desk_s - box.said_s >= self._heartbeat_s:
             box.said_s = desk_s

@@ -113,7 +113,7 @@ class RankOutput(Reporter):
 
     def _recorded(self, run: RunResults, index: int) -> Iterator[Line]:
         key = run.plan.run_id, str(index)
-        if key in self._logs:  # a drill's result is told twice
+        if key in self._logs:  # a drill's result is reported twice
             return
         self._logs[key] = {}
         for number in run.timeline.attempts(index):

@@ -21,7 +21,7 @@ class Terminal:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._board = TerminalBoard.of(config)
-        self._told_problem: str | None = None
+        self._reported_problem: str | None = None
         self._interrupted: object = None  # what the line of results began with
 
     def say(self, text: str) -> None:
@@ -44,9 +44,9 @@ class Terminal:
             self._board.show_again()
 
     def _tell_problem(self) -> None:
-        if self._board.problem != self._told_problem:
-            self._told_problem = self._board.problem
-            self._lines([Line(f"the board can't be drawn ({one_line(self._told_problem or '')}): lines instead")])
+        if self._board.problem != self._reported_problem:
+            self._reported_problem = self._board.problem
+            self._lines([Line(f"the board can't be drawn ({one_line(self._reported_problem or '')}): lines instead")])
 
     def _lines(self, lines: Iterable[Line]) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")

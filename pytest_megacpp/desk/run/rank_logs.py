@@ -132,7 +132,7 @@ class TestOutput:
                     self.found.add(nodeid)
                     self._live[event.world] = _Live(number, self._files_of(event.world))
                 case OutputRead() as fact:
-                    yield from self._told(event.world, fact)
+                    yield from self._recorded(event.world, fact)
                 case TestEnded():
                     self._live.pop(event.world, None)
                 case _:
@@ -144,7 +144,7 @@ class TestOutput:
     def rest(self) -> Iterator[Written]:
         yield from ()
 
-    def _told(self, world: str, fact: OutputRead) -> Iterator[Written]:
+    def _recorded(self, world: str, fact: OutputRead) -> Iterator[Written]:
         self._before[world, fact.rank, fact.stream] = fact.text
         live = self._live.get(world)
         is_wanted = not self.test or (live is not None and live.number == fact.test)

@@ -23,7 +23,7 @@ LEAST_USD = 0.01
 LEAST = {"usd": LEAST_USD, "skew_s": LEAST_WAIT_S, "worst_wait_s": LEAST_WAIT_S}
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 MOST_TESTED = 100  # newest runs in which a test may have been flaky
-LEAST_CHANGES = 3  # of the outcome: failed once and mended are two
+LEAST_CHANGES = 3  # of the outcome: failed once and fixed are two
 Z_95 = 1.959964
 
 
@@ -114,7 +114,7 @@ def least(metric: Metric) -> float:
 
 def flaky(of: Series) -> Flaky | None:
     """Whether the test passes and fails without a known reason: both at one revision, or by turns. What was long ago is
-    forgotten, as it may have been mended.
+    forgotten, as it may have been fixed.
     """
     outcomes = list(tested(of.entries))[-MOST_TESTED:]
     failed = [failure for _, failure in outcomes]

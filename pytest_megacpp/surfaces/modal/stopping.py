@@ -33,7 +33,7 @@ def stop(run_id: str, config: ModalConfig) -> str | None:
             return f"{name} did not end in order within {STOP_S:.0f} s and was terminated"
     except failures.SurfaceError as e:
         raise SurfaceFailed(f"{e.problem.detail}; {e.problem.remedy}" if e.problem.remedy else e.problem.detail) from e
-    raise SurfaceFailed(f"{name} was told to end, but Modal has not confirmed it: look at modal container list")
+    raise SurfaceFailed(f"{name} was asked to end, but Modal has not confirmed it: look at modal container list")
 
 
 def _ended_in_order(run_id: str, sandbox: object, config: ModalConfig) -> bool:
