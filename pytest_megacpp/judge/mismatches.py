@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, members, messages
+from pytest_megacpp.judge import aftermath, members, messages, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -308,17 +308,24 @@ def across_groups(case: Case, cycle: Sequence[Wait]) -> Finding:
 def _tangled(case: Case, cycle: Sequence[Wait], odd: tuple[int, ...], cause: str, what: str) -> Finding:
     """Returns the finding for waits that wait for each other. `what` comes before how long they waited."""
     since_s = min(w.since_s for w in cycle)
+    evidence = tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS])
     return Finding(
         Code.COLLECTIVE_MISMATCH,
         f"{what} each waited {seconds(case.waited_s(since_s))} for the others",
         odd,
         cause,
         _phase(case, odd or cycle[0].waiting),
-        tuple(aftermath.wait_evidence(w) for w in cycle[: 2 * KEPT_VARIANTS]),
+        (*evidence, *wait_roots.call_evidence(case, _tied(cycle))),
         aftermath.consequences(case, odd),
         _RELIES,
         time_s=since_s,
     )
+
+
+def _tied(cycle: Sequence[Wait]) -> dict[int, str]:
+    """Returns for each wait a rank in it, one that another wait lacks where there is one, and the call."""
+    lacking = {rank for w in cycle for rank in w.missing}
+    return {next((r for r in w.waiting if r in lacking), w.waiting[0]): str(w) for w in cycle[:KEPT_VARIANTS]}
 
 
 def _other_members(case: Case, cycle: Sequence[Wait]) -> Finding:

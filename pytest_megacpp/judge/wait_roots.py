@@ -5,7 +5,7 @@ Waiting ranks are followed to those they wait for, until a rank is found that do
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
@@ -236,10 +236,14 @@ def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
     acted = case.test.acted
     waits = tuple(aftermath.wait_evidence(w) for w in analysis.waits[:4])
     first = {w.waiting[0]: str(w) for w in reversed(analysis.waits[:4])} | case.blocked
-    calls = aftermath.first_few(first, lambda r: stack_evidence(case, r, f"waits in {first[r]}{_at(case, r)}"))
     reason = (wait_text(case, analysis) if analysis.waiting else plain(acted.detail)) if acted else ""
     box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {reason}"),) if acted else ()
-    return (*waits, *calls, *box)
+    return (*waits, *call_evidence(case, first), *box)
+
+
+def call_evidence(case: Case, calls: Mapping[int, str]) -> tuple[Evidence, ...]:
+    """Returns where in the code these ranks wait, each in its call, as far as stacks show that."""
+    return aftermath.first_few(calls, lambda r: stack_evidence(case, r, f"waits in {calls[r]}{_at(case, r)}"))
 
 
 def _at(case: Case, rank: int) -> str:
