@@ -23,6 +23,7 @@ KEPT_AWAITED = 4
 WHOLE_TESTS = 2  # at a time, of which all rows fit
 NAMES_WIDTH = 24
 KEPT_STEPS = 6
+KEPT_FAILURES = 3  # the newest ones
 FAR_S = 3600.0  # a limit of which this much is left is not near
 _STEPS = {"capacity": "queue"}  # as users call them
 _NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
@@ -79,16 +80,20 @@ def _merged(waits: Sequence[Counted]) -> Counted:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How far a run is. `left_s` is an estimate, None where nothing is known; `price` is what it cost so far."""
+    """How far a run is. `left_s` is an estimate, None where nothing is known; `price` is what it cost so far; `failed`
+    are the tests that pytest has reported so.
+    """
 
     done: int
     total: int
     elapsed_s: float
     left_s: float | None = None
     price: str = ""
+    failed: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.done}/{self.total} tests", clock(self.elapsed_s)]
+        parts = [f"{self.done}/{self.total} tests", *([f"{self.failed} failed"] if self.failed else [])]
+        parts.append(clock(self.elapsed_s))
         if self.left_s is not None and self.left_s >= 1 and self.done < self.total:
             parts.append(f"about {clock(self.left_s)} left")
         return " · ".join([*parts, *([self.price] if self.price else [])])
@@ -96,11 +101,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """A run at one moment. `steps` are what it is at while no test runs, the newest last."""
+    """A run at one moment. `steps` are what it is at while no test runs, `failures` are tests with the headlines of
+    their verdicts; the newest last.
+    """
 
     tally: Tally
     tests: tuple[Live, ...] = ()
     steps: tuple[str, ...] = ()
+    failures: tuple[tuple[str, str], ...] = ()
 
 
 def clock(seconds: float) -> str:
@@ -271,16 +279,23 @@ def limit_text(live: Live) -> str:
 
 
 def board_rows(now: Now, lane: str) -> list[list[Span]]:
-    """A row on the run, then for each test that runs one on the test, one on who is waited for, and its ranks in groups
-    that do the same, those first that others wait for. Of many tests at a time each has two rows.
+    """A row on the run and on each of its last failures, then for each test that runs one on the test, one on who is
+    waited for, and its ranks in groups that do the same, those first that others wait for. Of many tests at a time each
+    has two rows.
     """
     rows = [[Span(f"{one_line(lane, 40)} ", Style.STRONG), Span(str(now.tally))]]
+    rows += [_failure_row(nodeid, headline) for nodeid, headline in now.failures[-KEPT_FAILURES:]]
     for live in now.tests:
         found = [_test_row(live), *_sentence_row(live), *_rank_spans(live)]
         rows += found if len(now.tests) <= WHOLE_TESTS else found[:2]
     if not now.tests and now.steps:
         rows.append([Span("  "), Span(" · ".join(now.steps[-KEPT_STEPS:]), cut=True)])
     return rows
+
+
+def _failure_row(nodeid: str, headline: str) -> list[Span]:
+    """The test's own name, without its file, leaves room for the cause."""
+    return [Span(f"✗ {one_line(nodeid.partition('::')[2] or nodeid, 40)}  ", Style.FAILED), Span(headline)]
 
 
 def _test_row(live: Live) -> list[Span]:
@@ -349,15 +364,15 @@ def _newest(name: str, detail: str, since_s: float) -> str:
 
 
 def _starting(world: WorldView, now_s: float) -> str:
-    ranks = ranks_named(range(world.size))
+    ranks, name = ranks_named(range(world.size)), f"world {one_line(world.name, 40)}"
     if len(world.collected) == world.size:
-        return f"world {world.name} ({ranks}): ready"
+        return f"{name} ({ranks}): ready"
     lacking = sorted(set(range(world.size)) - world.collected.keys())
     if world.collected:
-        return f"world {world.name}: {BoxStep.COLLECTION}, {ranks_named(lacking)} of {world.size} not yet through"
+        return f"{name}: {BoxStep.COLLECTION}, {ranks_named(lacking)} of {world.size} not yet through"
     ready = len(world.ready)
     what = f"{ready} of {world.size} ranks are up" if ready < world.size else str(BoxStep.COLLECTION)
-    return f"world {world.name}: {what} for {clock(now_s - world.started_s)}"
+    return f"{name}: {what} for {clock(now_s - world.started_s)}"
 
 
 def estimated_s(remaining: Iterable[str], known: Mapping[str, float], elapsed: Mapping[str, float]) -> float | None:

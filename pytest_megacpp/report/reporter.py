@@ -54,6 +54,7 @@ class Style(StrEnum):
     STRONG = "strong"
     FAINT = "faint"
     AWAITED = "awaited"  # who is waited for
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

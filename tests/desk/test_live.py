@@ -11,6 +11,7 @@ from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.hooks import live as live_lines
 from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.run.earlier import seconds_before
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
 from pytest_megacpp.recording.timeline import Timeline
@@ -34,6 +35,8 @@ class Desk:
     rate: Rate = field(default_factory=Rate)
     now_s: float = 1000.0
     timeline: Timeline = field(default_factory=Timeline)
+    judged: dict[int, TestResult] = field(default_factory=dict)
+    reported: list[int] = field(default_factory=list)
     _told: int = 0
 
     def __post_init__(self) -> None:
@@ -45,7 +48,24 @@ class Desk:
         plan = Plan("run-1", "h200x8", "local", "H200:8", 8, 4, True, False, tests, (), "/")
         ids = [test.nodeid for test in tests]
         meta = RunMeta(plan, "2026-01-01T00:00:00.000Z", rate=self.rate)
-        return RunResults(meta, RunStatus.RUNNING, ids, ids, {}, self.timeline, str, directory=self.directory)
+        judged, reported = self.judged, self.reported
+        return RunResults(
+            meta, RunStatus.RUNNING, ids, ids, judged, self.timeline, str, reported, directory=self.directory
+        )
+
+    def board(self) -> list[str]:
+        """The texts of its rows."""
+        self.hears()
+        self.now_s += 5
+        (board,) = self.lines.running(self.results())
+        assert isinstance(board, Board)
+        return ["".join(span.text for span in row) for row in board.rows]
+
+    def fails(self, index: int, said: str, outcome: Outcome = Outcome.FAILED) -> None:
+        """pytest has got this result."""
+        verdict = Verdict(Code.RANK_DEATH, said, (1,))
+        self.judged[index] = TestResult(index, self._planned()[index].nodeid, outcome, verdict)
+        self.reported.append(index)
 
     def _planned(self) -> list[ev.TestPlanned]:
         planned = [event.fact for event in self.box.events if isinstance(event.fact, ev.TestPlanned)]
@@ -211,3 +231,39 @@ def test_a_look_that_takes_long_is_followed_by_a_pause(
     between = [b - a for a, b in pairwise(looks)]
     assert every_s - 0.001 <= min(between)
     assert max(between) <= every_s + 0.02
+
+
+def of_many(count: int) -> Desk:
+    return Desk(FakeBox(4, tests=tuple(f"d/t.py::test_{n}" for n in range(count))))
+
+
+def test_a_failure_has_a_line_once_pytest_has_its_result() -> None:
+    desk = of_many(4)
+    desk.fails(0, "rank 1 died (SIGKILL)")
+    desk.fails(1, "as it should", Outcome.PASSED)  # a drill
+    assert desk.looks(3) == ["0: d/t.py::test_0: rank-death · rank 1 died (SIGKILL)"]
+    desk.fails(2, "rank 1 died (SIGBUS)", Outcome.ERROR)
+    assert desk.looks(3) == ["3: d/t.py::test_2: rank-death · rank 1 died (SIGBUS)"]
+
+
+def test_of_very_many_failures_only_the_first_have_lines() -> None:
+    desk = of_many(50)
+    for index in range(45):
+        desk.fails(index, "rank 1 died")
+    said = desk.looks(35)
+    assert [line for line in said if "rank 1 died" in line] == said[: live_lines.FAILURE_LINES]
+    assert "/50 tests · 45 failed · " in said[-1]
+
+
+def test_the_board_keeps_the_last_failures() -> None:
+    desk = of_many(6)
+    desk.draws = True
+    for index, signal in enumerate(("SIGBUS", "SIGSEGV", "SIGKILL", "SIGABRT")):
+        desk.fails(index, f"rank 1 died ({signal})")
+    head, *failures, _ = desk.board()
+    assert "/6 tests · 4 failed · " in head
+    assert failures == [
+        "✗ test_1  rank-death · rank 1 died (SIGSEGV)",
+        "✗ test_2  rank-death · rank 1 died (SIGKILL)",
+        "✗ test_3  rank-death · rank 1 died (SIGABRT)",
+    ]

@@ -24,7 +24,13 @@ SPARE_COLUMNS = 1  # a character in the last one may or may not move the cursor 
 MIN_COLUMNS = 20
 ERASE = "\x1b[J"  # from the cursor to the end of the screen
 _END_OF_LINE = "\x1b[K"
-_STYLES = {Style.PLAIN: "", Style.STRONG: "bold", Style.FAINT: "dim", Style.AWAITED: "bold yellow"}
+_STYLES = {
+    Style.PLAIN: "",
+    Style.STRONG: "bold",
+    Style.FAINT: "dim",
+    Style.AWAITED: "bold yellow",
+    Style.FAILED: "bold red",
+}
 _KEY = pytest.StashKey["TerminalBoard"]()
 
 

@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 
 from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.run.earlier import seconds_before
+from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.live import Live, Now, Tally, board_rows, estimated_s, heartbeat_lines, steps, wait_sentence
 from pytest_megacpp.report.money import cost, dollars
 from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
+from pytest_megacpp.report.text import headline
 
 LOOK_S = 1.0  # between two looks at a run
 COST_SHARE = 100  # a look that takes longer (27 ms for 1,024 ranks) is followed by a pause of so many times that
 SLOWEST_S = 2.0  # but the clock on a board has to move
 WAITED_SHARE = 0.25  # of a limit: waiting for longer is worth a line
+FAILURE_LINES = 20  # of a run; of later failures the heartbeat has the number, and pytest's summary all
 LATE_S = 2.0  # a test that began longer ago when it is first seen had its waits counted by nobody here
 
 
@@ -39,6 +42,9 @@ class _Box:
     reported: set[object] = field(default_factory=set)
     before: Mapping[str, float] | None = None
     done: set[int] = field(default_factory=set)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    heard_results: int = 0
+    said_failures: int = 0
 
     def now_s(self, run: RunResults, desk_s: float) -> float:
         """Box time; it begins with the box."""
@@ -48,6 +54,14 @@ class _Box:
         if len(timeline.progress) != self.progress:
             self.progress, self.stepped_s = len(timeline.progress), desk_s
         return self.last_s + (desk_s - self.heard_s if timeline.started is not None else 0.0)
+
+    def hear_results(self, run: RunResults) -> None:
+        """Tests that pytest has got: until then a drill's outcome may still take the place of its verdict."""
+        for index in run.reported[self.heard_results :]:
+            result = run.judged[index]
+            if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+                self.failures.append((run.nodeids[index], run.redact(headline(result.verdict))))
+        self.heard_results = len(run.reported)
 
 
 class LiveLines(Reporter):
@@ -93,6 +107,9 @@ class LiveLines(Reporter):
         if self._draws():
             return [Board(board_rows(now, run.plan.lane))]
         shown: list[Output] = []
+        for nodeid, said in box.failures[box.said_failures : FAILURE_LINES]:
+            shown.append(Line(f"{one_line(nodeid, 160)}: {said}", always=True, red=True))
+        box.said_failures = len(box.failures)
         for live in now.tests:
             for one in live.waits:
                 key = live.view.index, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
@@ -106,10 +123,11 @@ class LiveLines(Reporter):
 
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:
         now_s = box.now_s(run, desk_s)
+        box.hear_results(run)
         tests = tuple(_live(test, box, now_s) for test in _running(run))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
         at = () if tests else steps(run.timeline, now_s, desk_s - box.stepped_s)
-        return Now(_tally(run, box, tests, now_s, desk_s), tests, at)
+        return Now(_tally(run, box, tests, now_s, desk_s), tests, at, tuple(box.failures))
 
 
 def _running(run: RunResults) -> list[TestView]:
@@ -144,7 +162,12 @@ def _tally(run: RunResults, box: _Box, tests: tuple[Live, ...], now_s: float, de
     usd = cost(now_s, run.meta.rate).usd
     price = dollars(usd) if usd and run.meta.rate.usd_per_hour else ""
     return Tally(
-        len(box.done), len(plan.tests), max(now_s, desk_s - box.began_s), estimated_s(left, known, elapsed), price
+        len(box.done),
+        len(plan.tests),
+        max(now_s, desk_s - box.began_s),
+        estimated_s(left, known, elapsed),
+        price,
+        len(box.failures),
     )
 
 
