@@ -1,5 +1,6 @@
 """Owns what `megacpp show` and `judge` print; must not know arguments, exit codes or how judging works."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pytest_megacpp.desk.commands.runs import Entry, as_json, counted, row
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.desk.run import runs
-from pytest_megacpp.desk.run.directory import RECORDING, read_run_json, utc_now
+from pytest_megacpp.desk.run.directory import RECORDING, inside, read_run_json, utc_now
 from pytest_megacpp.desk.run.receipts import read_receipt
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.codec import CodecError, from_json, to_json
@@ -151,8 +152,8 @@ def _receipt(test: TestResult, seen: Judged) -> Measures | None:
     """What the receipt says that `run.json` names, or that the run will name."""
     name = _entry(test, seen.document).get("receipt")
     known = name if isinstance(name, str) else f"receipts/{receipt_name(test.nodeid)}"
-    path = (seen.run / known).resolve()
-    return measures(read_receipt(path)) if path.is_relative_to(seen.run.resolve()) else None
+    path = inside(seen.run, known)
+    return measures(read_receipt(path)) if path is not None else None
 
 
 def run_json(seen: Judged) -> dict[str, object]:
@@ -246,7 +247,8 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text(test: TestResult, seen: Judged) -> list[str]:
     name = _entry(test, seen.document).get("receipt")
-    receipt = _typed(seen.run / name) if isinstance(name, str) else None
+    path = inside(seen.run, name) if isinstance(name, str) else None
+    receipt = _typed(path) if path is not None else None
     started = seen.timeline.started
     lane = started.lane if started else "?"
     flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
@@ -273,8 +275,8 @@ def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | 
     """Returns the directory of an attempt's flight records; None if there is none."""
     if not isinstance(receipt, str):
         return None
-    records = run / record_name(receipt, test, number)
-    return _typed(records) if records.is_dir() else None
+    records = inside(run, record_name(receipt, test, number))
+    return _typed(records) if records is not None and os.path.isdir(records) else None
 
 
 def _typed(path: Path) -> str:

@@ -293,6 +293,15 @@ def run_paths(lane_dir: Path) -> list[Path]:
     return sorted(found)
 
 
+def inside(run: Path, name: str) -> Path | None:
+    """What a document of a run calls `name`, relative to the run; None where that lies outside of it, or is no path."""
+    try:
+        is_inside = (run / name).resolve().is_relative_to(run.resolve())
+    except (OSError, ValueError, RuntimeError):  # the last one of a loop of links, before Python 3.13
+        return None
+    return run / name if is_inside else None
+
+
 def read_run_json(run: Path) -> dict[str, Any] | None:
     """What `run.json` says; None when there is none or it can't be read."""
     try:
