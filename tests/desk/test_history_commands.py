@@ -496,21 +496,55 @@ def test_a_replay_is_as_old_as_its_id(megacpp: Megacpp, lane_dir: Path) -> None:
     assert replay.exists()
 
 
-def test_only_runs_count_and_go(megacpp: Megacpp, lane_dir: Path, tmp_path: Path) -> None:
+def put_others_there(lane_dir: Path) -> set[str]:
+    """What may lie among the runs 0 to 2 and is none of them, so that each would be the newest; their names."""
+    runs = lane_dir / "runs"
+    for name in ("notes", "20261399-120000-0000"):
+        (runs / name).mkdir()
+    (runs / "20991231-120000-0000").touch()
+    shutil.copytree(runs / run_id_of(2), runs / f"{run_id_of(2)}.bak")
+    elsewhere = write_run(lane_dir.parent / "elsewhere", 9, receipt("", GOOD))
+    (runs / elsewhere.name).symlink_to(elsewhere)
+    return {path.name for path in runs.iterdir()} - {run_id_of(number) for number in range(3)}
+
+
+def test_only_runs_count_and_go(megacpp: Megacpp, lane_dir: Path) -> None:
     for number in range(3):
         write_run(lane_dir, number, receipt("", GOOD))
-    runs = lane_dir / "runs"
-    for name in ("notes", "20261399-120000-0000", "20261101-120000-0000-copy"):
-        (runs / name).mkdir()
-    elsewhere = write_run(tmp_path / "elsewhere", 9, receipt("", GOOD))
-    (runs / elsewhere.name).symlink_to(elsewhere)
-    others = {path.name for path in runs.iterdir()} - {run_id_of(number) for number in range(3)}
+    runs, others = lane_dir / "runs", put_others_there(lane_dir)
     done = megacpp("prune", "--keep", "1")
     assert (done.code, done.err) == (0, "")
     assert {path.name for path in runs.iterdir()} == {*others, run_id_of(2)}
     assert megacpp("prune", "--keep", "0").code == 0
     assert {path.name for path in runs.iterdir()} == others
-    assert (elsewhere / "run.json").exists()
+    assert (lane_dir.parent / "elsewhere" / "runs" / run_id_of(9) / "run.json").exists()
+
+
+def test_only_runs_are_listed_and_counted(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD))
+    others = put_others_there(lane_dir)
+    assert [run["run_id"] for run in json.loads(megacpp("runs", "--json").out)] == [run_id_of(n) for n in (2, 1, 0)]
+    assert [run["run_id"] for run in json.loads(megacpp("runs", "--json", "--limit", "1").out)] == [run_id_of(2)]
+    (one,) = json.loads(megacpp("history", "--json").out)
+    assert [run["run_id"] for run in one["runs"]] == [run_id_of(number) for number in range(3)]
+    assert f"both are run {run_id_of(2)}" in megacpp("diff", run_id_of(2)).err
+    for command in ("show", "logs", "stacks", "diff"):
+        for name in others:
+            assert f"no run {name!r} in" in megacpp(command, name).err, (command, name)
+
+
+def test_a_copy_is_read_by_its_path(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD))
+    put_others_there(lane_dir)
+    for name in (f"{run_id_of(2)}.bak", run_id_of(9)):
+        said = megacpp("diff", run_id_of(0), name)
+        assert said.code == 2
+        path = re.search(r"it is read by its path: (\S+)", said.err)
+        assert path is not None
+        assert megacpp("diff", run_id_of(0), path[1]).code == 0
+    assert "by its path" not in megacpp("diff", "..").err
 
 
 def test_removed_is_said_of_what_is(megacpp: Megacpp, lane_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
