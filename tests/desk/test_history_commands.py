@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -461,15 +462,27 @@ def test_a_run_that_goes_on_is_never_removed(megacpp: Megacpp, lane_dir: Path) -
     assert kept(lane_dir) == [0]
 
 
+def renamed(run: Path, days: int) -> Path:
+    """The run as if it had begun so many days ago."""
+    began = datetime.now(UTC) - timedelta(days=days)
+    return run.rename(run.with_name(f"{began:%Y%m%d-%H%M%S}-{run.name[-4:]}"))
+
+
 def test_age_and_number_must_both_allow_it(megacpp: Megacpp, lane_dir: Path) -> None:
-    old = "2020-01-01T00:00:00Z"
-    new = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for number, started in enumerate((old, old, new)):
-        write_run(lane_dir, number, receipt("", GOOD), started_at=started)
+    for number, days in enumerate((400, 399, 0)):
+        renamed(write_run(lane_dir, number, receipt("", GOOD)), days)
     megacpp("prune", "--keep", "2", "--older-than", "1d")
     assert kept(lane_dir) == [1, 2]
     megacpp("prune", "--older-than", "1h")
     assert kept(lane_dir) == [2]
+
+
+def test_a_run_is_as_old_as_its_id_whatever_its_document_says(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number, told in enumerate(("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "soon")):
+        renamed(write_run(lane_dir, number, receipt("", GOOD), started_at=told), 40)
+    assert megacpp("runs").out.count("  40 d  ") == 3
+    assert megacpp("prune", "--older-than", "41d").out.startswith("0 runs removed")
+    assert megacpp("prune", "--older-than", "39d").out.splitlines()[-1].startswith("3 runs removed")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--keep", "-1"], ["--older-than", "soon"], ["--older-than", "3"]])
@@ -488,7 +501,7 @@ def test_a_replay_is_as_old_as_its_id(megacpp: Megacpp, lane_dir: Path) -> None:
     """Its document has the beginning of the run that it repeats."""
     began, now = "2020-01-01T00:00:00Z", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run = write_run(lane_dir, 0, receipt("", GOOD), started_at=began, finished_at=now)
-    replay = run.rename(run.with_name(time.strftime("%Y%m%d-%H%M%S-0000", time.gmtime())))
+    replay = renamed(run, 0)
     (listed,) = json.loads(megacpp("runs", "--json").out)
     assert listed["duration_s"] is None
     assert re.search(r"  \d+ s  passed", megacpp("runs").out)
