@@ -88,6 +88,23 @@ def test_a_history_of_one_test(megacpp: Megacpp, lane_dir: Path) -> None:
     assert all("loss=0.5" in row for row in rows)
 
 
+def test_rows_of_one_test_are_told_apart(megacpp: Megacpp, lane_dir: Path) -> None:
+    """A dry run and one on Modal, and two sizes of worlds; of a test that ran in one way only nothing is said."""
+    kinds = [("modal", False, 2), ("local", True, 2), ("modal", False, 4)]
+    for number, (surface, dry_run, size) in enumerate(kinds):
+        both = [receipt("", BAD)] if number == 0 else []
+        write_run(
+            lane_dir, number, receipt("", GOOD, surface=surface, dry_run=dry_run, world_size=size, preset=None), *both
+        )
+    head, bad, *good = megacpp("history").out.splitlines()
+    assert head.split() == ["RUNS", "OUTCOMES", "LAST", "DURATION", "WHERE", "TEST"]
+    column = slice(head.index("WHERE"), head.index("TEST"))
+    assert bad[column].strip() == ""
+    assert [row[column].strip() for row in good] == ["modal · 4 ranks", "local (dry run) · 2 ranks", "modal · 2 ranks"]
+    alone = megacpp("history", "--limit", "1").out.splitlines()[0]
+    assert "WHERE" not in alone
+
+
 def test_a_history_for_programs(megacpp: Megacpp, lane_dir: Path) -> None:
     ten_runs(lane_dir)
     bad, good = json.loads(megacpp("history", "--json").out)
