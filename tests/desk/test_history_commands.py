@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.hooks import history as history_hook
 from pytest_megacpp.desk.hooks.history import FEWER_TESTS, READ_RECEIPTS, HistoryPage
 from pytest_megacpp.desk.run import receipts as receipts_module
 from pytest_megacpp.desk.run.earlier import seconds_before
@@ -386,6 +387,20 @@ def test_what_is_slower_is_a_line_of_the_session(lane_dir: Path) -> None:
 def test_one_run_is_no_history(lane_dir: Path) -> None:
     write_run(lane_dir, 0, receipt("", GOOD))
     assert list(HistoryPage(lane_dir).closing(session_of(lane_dir, 0, 1, red=-1))) == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_page_of_runs_that_are_gone_goes(lane_dir: Path, monkeypatch: pytest.MonkeyPatch, is_whole: bool) -> None:
+    """Where only replays are left; not where older runs were not looked at."""
+    began = "2020-01-01T00:00:00Z"
+    for number in range(2, 5):
+        write_run(lane_dir, number, receipt("", "a.py::test_0", started_at=began))
+    if not is_whole:
+        write_run(lane_dir, 0, receipt("", "a.py::test_0"))
+        monkeypatch.setattr(history_hook, "READ_RECEIPTS", 2)
+    (lane_dir / "history.html").write_text("of older runs")
+    assert list(HistoryPage(lane_dir).closing(session_of(lane_dir, 4, 1, red=-1))) == []
+    assert (lane_dir / "history.html").exists() == (not is_whole)
 
 
 # -- diff ----------------------------------------------------------------------------------------------------

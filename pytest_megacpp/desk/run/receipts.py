@@ -37,9 +37,14 @@ class History:
     tests: int | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether these are all receipts that there are."""
+        return self.runs == self.all_runs and self.tests is None
+
+    @property
     def covered(self) -> str:
         """Which runs and tests these are."""
-        if self.runs == self.all_runs and self.tests is None:
+        if self.is_whole:
             return f"All {self.all_runs} runs that have receipts, {len(self.receipts)} receipts."
         runs = f"The newest {self.runs} of {self.all_runs} runs, {len(self.receipts)} receipts"
         tests = f", of {self.tests} tests: what failed last and what took longest" if self.tests is not None else ""
