@@ -279,6 +279,22 @@ def test_the_page_is_written_and_stands_alone(megacpp: Megacpp, lane_dir: Path) 
     assert "failed in 3 of 10 runs: 30 %" in text
 
 
+def test_the_page_counts_the_runs_that_are_on_it(megacpp: Megacpp, lane_dir: Path) -> None:
+    """A replay is none of them, nor a run whose receipts can't be read, and the line below the title says so."""
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD), receipt("", BAD))
+    write_run(lane_dir, 3, receipt("", GOOD, started_at="2020-01-01T00:00:00Z"))
+    write_run(lane_dir, 4)
+    page = Path(megacpp("history", "--html").out.strip()).read_text()
+    assert page.count("Lane tests over 3 runs") == 2
+    said = "All 5 runs that have receipts, 6 receipts; left out: 1 replay, 1 run without such receipts."
+    assert said in page
+    assert newest_receipts(lane_dir, runs=3).covered == (
+        "The newest 3 of 5 runs, 2 receipts; left out: 1 replay, 1 run without such receipts; "
+        "megacpp history --html takes all."
+    )
+
+
 def test_the_style_is_the_one_that_the_policy_allows(megacpp: Megacpp, lane_dir: Path) -> None:
     import base64
     import hashlib
