@@ -26,7 +26,7 @@ from pytest_megacpp.report.quantities import seconds_text, usd_text
 from pytest_megacpp.report.receipt import receipt_name
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.running import is_through, running_lines
-from pytest_megacpp.report.text import failure_text, headline
+from pytest_megacpp.report.text import Whereabouts, failure_text, headline
 
 HEAD = ("OUTCOME", "TIME", "FIRST FORWARD", "SKEW", "PRICE", "TEST", "RECORDS")
 BAD = (Outcome.FAILED, Outcome.ERROR)
@@ -246,17 +246,20 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _text(test: TestResult, seen: Judged) -> list[str]:
-    name = _entry(test, seen.document).get("receipt")
-    path = inside(seen.run, name) if isinstance(name, str) else None
-    receipt = _typed(path) if path is not None else None
-    started = seen.timeline.started
-    lane = started.lane if started else "?"
-    flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
-    logs = _typed(seen.run / "ranks") if (seen.run / "ranks").is_dir() else None
-    text = failure_text(
-        test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width()
-    )
+    text = failure_text(test, seen.timeline, _whereabouts(test, seen), width())
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(width(), "─"), *text.split("\n")]
+
+
+def _whereabouts(test: TestResult, seen: Judged) -> Whereabouts:
+    name, started, logs = _entry(test, seen.document).get("receipt"), seen.timeline.started, seen.run / "ranks"
+    receipt = inside(seen.run, name) if isinstance(name, str) else None
+    return Whereabouts(
+        lane=started.lane if started else "?",
+        receipt=_typed(receipt) if receipt is not None else None,
+        flight=_flight(test, name, seen.run, test.number),
+        logs=_typed(logs) if logs.is_dir() else None,
+        known=_known(test, name, seen),
+    )
 
 
 def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
