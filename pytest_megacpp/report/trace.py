@@ -27,6 +27,7 @@ FIRST_PID = 10
 PHASES, COLLECTIVES, COMPILE = 1, 10, 2  # threads; further ones for collectives follow
 MOST_THREADS = 8  # for collectives that are in flight together
 NAME_CHARS = 120
+ARGUMENT_CHARS = 400  # of what a viewer shows of one event
 _OF_PHASES = (Kind.START, Kind.COLLECTION, Kind.PHASE, Kind.STEP)
 
 
@@ -34,7 +35,10 @@ def trace(
     run: RunSpans, timeline: Timeline, judged: Mapping[int, TestResult], redact: Callable[[str], str]
 ) -> Mapping[str, Any]:
     """The document. `redact` takes secrets out of a text."""
-    writer = _Writer(cache(lambda text: one_line(redact(text), NAME_CHARS)))
+    writer = _Writer(
+        cache(lambda text: one_line(redact(text), NAME_CHARS)),
+        cache(lambda text: one_line(redact(text), ARGUMENT_CHARS)),
+    )
     started = timeline.started
     return {
         "traceEvents": [*writer.box(run, timeline, judged), *writer.worlds(run.worlds)],
@@ -58,7 +62,10 @@ def trace_bytes(document: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _Writer:
+    """`text` cleans and cuts what names something, `argument` what is said of it."""
+
     text: Callable[[str], str]
+    argument: Callable[[str], str]
     _flows: int = field(default=0)
 
     # -- what is of no rank ------------------------------------------------------------------------------------
@@ -74,7 +81,7 @@ class _Writer:
                     args = (self._verdict(verdicts[number]) if number in verdicts else {}) | {"attempt": number}
                     yield _slice(BOX, 1, self.text(result.nodeid), "test", view.started_s, end_s, args)
         for start_s, end_s, what, detail in run.steps:
-            yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.text(detail)})
+            yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.argument(detail)})
         yield from (self._mark(BOX, mark) for mark in run.marks)
         yield from (_counter(BOX, "memory", at_s, "GiB", value / 2**30) for at_s, value in run.memory)
 
@@ -82,8 +89,8 @@ class _Writer:
         return {
             "verdict": str(verdict.code),
             "blamed": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
-            "cause": self.text(verdict.cause or ""),
-            "summary": self.text(verdict.summary),
+            "cause": self.argument(verdict.cause or ""),
+            "summary": self.argument(verdict.summary),
         }
 
     # -- worlds ------------------------------------------------------------------------------------------------
@@ -128,7 +135,11 @@ class _Writer:
         if span.test is not None:
             args["attempt"] = span.test
         if span.number or span.group:
-            args |= {"group": self.text(span.group), "number": whole(span.number), "operation": self.text(span.name)}
+            args |= {
+                "group": self.argument(span.group),
+                "number": whole(span.number),
+                "operation": self.argument(span.name),
+            }
         if span.peers:
             args["missing" if span.kind is Kind.WAIT else "last_to_come"] = rank_list(span.peers)
         return args

@@ -14,7 +14,7 @@ from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, Purpose, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.spans import run_spans
-from pytest_megacpp.report.trace import MOST_THREADS, trace, trace_bytes
+from pytest_megacpp.report.trace import ARGUMENT_CHARS, MOST_THREADS, NAME_CHARS, trace, trace_bytes
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.scenario import FakeBox
@@ -150,6 +150,24 @@ def test_each_attempt_has_its_own_verdict() -> None:
     }
     assert "SIGKILL" in tests[0]["summary"]
     assert "no shards" in tests[1]["summary"]
+
+
+def test_what_is_said_of_an_event_is_longer_than_its_name() -> None:
+    """A summary and a detail have as much room as on the page, and an end."""
+    long = "x" * 300
+    box = FakeBox(2, tests=(long,)).begins().phase(long).enters((0, 1), f"gloo:{long}", group=long)
+    box.raises(0, message=long).after(1)
+    document = traced(box.box(ev.TestEnded(0, TestEnd.ABORTED, "failed")).timeline())
+    events = of_phase(document, "X", "i")
+    (test,) = (e for e in events if e["cat"] == "test")
+    (collective,) = (e for e in events if e["cat"] in ("collective", "wait") and e["args"]["rank"] == 0)
+    assert len(test["args"]["summary"]) > NAME_CHARS
+    assert test["args"]["summary"].endswith(" (train.py:31)")
+    assert collective["args"]["group"] == long
+    assert collective["args"]["operation"].startswith(long)
+    assert max(len(e["name"]) for e in events) <= NAME_CHARS + len("failure: ")
+    slices = of_phase(document, "X")
+    assert max(len(str(value)) for e in slices for value in e["args"].values()) <= ARGUMENT_CHARS
 
 
 def test_deaths_and_failures_are_marked_on_their_ranks() -> None:
