@@ -17,7 +17,7 @@ from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
 from pytest_megacpp.report.page.html import html, in_a_script
 from pytest_megacpp.report.page.timelines import Timelines
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.report.pages import HOSTILE, Elements, data_in, large, made_hostile, page_of, results

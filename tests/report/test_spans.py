@@ -11,7 +11,10 @@ from pytest_megacpp.recording.series import Series
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, TestEnd
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.spans import LAST_KEPT, OTHERS_NAMED, Kind, MarkKind, RunSpans, open_waits, run_spans, shares
+from pytest_megacpp.report.collective_spans import LAST_KEPT, OTHERS_NAMED
+from pytest_megacpp.report.run_spans import run_spans, shares
+from pytest_megacpp.report.spans import Kind, MarkKind, RunSpans
+from pytest_megacpp.report.waiting import open_waits
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.scenario import FakeBox

@@ -13,7 +13,7 @@ from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, Purpose, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
 from pytest_megacpp.report.trace import MOST_THREADS, trace, trace_bytes
 from tests.golden.build import CASES
 from tests.golden.drills import cases

@@ -21,9 +21,10 @@ from pytest_megacpp.report.quantities import MOST, microseconds, whole
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans, open_waits
+from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.waiting import open_waits
 
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
