@@ -1,14 +1,14 @@
 """Owns the spans of a test's collectives, of all its ranks; must not know other spans, or whose fault anything is.
 
 The end of a collective isn't recorded, so its span ends when its last member came to it (nobody leaves it before), and
-one that did not end stays open until the rank died, failed, left the test or was ended by the box. Who waited in it,
-and for whom, is what the judge saw at its moment: no other wait is shown. A root or a sender may be through before
-others come, so these have no length.
+one that did not end stays open until the rank died, gave up, failed, left the test or was ended by the box. Who waited
+in it, and for whom, is what the judge saw at its moment: no other wait is shown. A root or a sender may be through
+before others come, so these have no length.
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from pytest_megacpp.recording.collectives import Number
@@ -19,6 +19,7 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.waits import Wait
 from pytest_megacpp.report.spans import Kind, Mark, MarkKind, Span
+from pytest_megacpp.report.waiting import Ends
 
 LAST_KEPT = 16  # of a rank's collectives in a test: what led to its end is never left out
 MISMATCHES_MARKED = 4
@@ -28,8 +29,8 @@ OTHERS_NAMED = 3  # of what ranks issued instead
 class CollectiveSpans:
     """Those of all ranks of a test, by group and number."""
 
-    def __init__(self, test: TestView, ends_s: Mapping[int, float], waits: Iterable[Wait], is_red: bool) -> None:
-        self.test, self.ends_s, self.is_red = test, ends_s, is_red
+    def __init__(self, test: TestView, ends: Ends, waits: Iterable[Wait], is_red: bool) -> None:
+        self.test, self.ends, self.is_red = test, ends, is_red
         self._may_be_open = is_red or test.ended is None  # of others nothing is shown as open
         self.waits = {wait.number: wait for wait in waits if wait.partner is None and not wait.makes_group}
         self.entries: dict[Number, dict[int, Collective]] = defaultdict(dict)
@@ -86,12 +87,17 @@ class CollectiveSpans:
         for rank, entry in entries.items():
             name, start_s = describe(entry), entry.entered_s
             if rank in missing:
-                end_s = self._out_s(rank, start_s)
+                end_s = self.ends.out_s(rank, start_s)
                 yield rank, Span(start_s, end_s, Kind.WAIT, name, self.test.index, seq, group, missing[rank])
                 continue
             end_s = self._own_end_s(rank, entry, ended_s)
             peers = last if end_s == last_s > start_s else ()
             yield rank, Span(start_s, end_s, Kind.COLLECTIVE, name, self.test.index, seq, group, peers)
+
+    def wait_spans(self) -> Iterator[tuple[int, Span]]:
+        """All waits in them, by rank."""
+        for number in (n for n in self.waits if n in self.entries):
+            yield from ((rank, span) for rank, span in self.spans(number) if span.kind is Kind.WAIT)
 
     def _missing(self, number: Number) -> dict[int, tuple[int, ...]]:
         """For whom each rank waited in it that did; for nobody where all had come, and it did not end in a test that
@@ -111,7 +117,7 @@ class CollectiveSpans:
         """When a rank that did not wait in it was through with what ended at `ended_s`."""
         is_rooted = bare_op(entry.op) in ROOTED
         if self._is_open(rank, entry) and (ended_s is None or is_rooted):
-            return self._out_s(rank, entry.entered_s)
+            return self.ends.out_s(rank, entry.entered_s)
         return entry.entered_s if ended_s is None or is_rooted else max(entry.entered_s, ended_s)
 
     def _ended_s(self, number: Number, last_s: float) -> float | None:
@@ -130,12 +136,6 @@ class CollectiveSpans:
         group, seq = number
         following = self.entries[group, seq + 1].values() if (group, seq + 1) in self.entries else ()
         return last_s if any(entry.entered_s <= gone_s for entry in following) else gone_s
-
-    def _out_s(self, rank: int, start_s: float) -> float:
-        """When the rank failed in what it entered at `start_s`, or was through with the test."""
-        failure = self.test.ranks[rank].failure
-        failed_s = failure[0] if failure is not None and failure[0] >= start_s else self.ends_s[rank]
-        return max(start_s, min(failed_s, self.ends_s[rank]))
 
     def _gone_s(self, absent: Iterable[int], start_s: float) -> float:
         """When the first of the members that never came had died or failed; without that, nothing is known of it."""

@@ -15,7 +15,7 @@ from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, TestPhase
 from pytest_megacpp.report.collective_spans import CollectiveSpans
 from pytest_megacpp.report.spans import Kind, Mark, MarkKind, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import death, short_type
-from pytest_megacpp.report.waiting import other_waits
+from pytest_megacpp.report.waiting import Ends, open_waits, other_waits
 
 MOST_SPANS = 100_000  # of a run; docs/decisions/0087
 RED_WEIGHT = 16  # a test that isn't green gets so many times the room of a green one
@@ -129,13 +129,15 @@ def _add_test(
     world: WorldSpans, test: TestView, last_s: float, room: int, moment: DecisiveMoment | None, *, is_red: bool
 ) -> None:
     """Adds its spans and marks to its world's; the waits of one that failed or still runs are those of its `moment`."""
-    ends_s = {rank: _end_of(view, test, last_s) for rank, view in test.ranks.items()}
-    found: dict[int, list[Span]] = {r: [*_of_rank(v, test.index, ends_s[r])] for r, v in test.ranks.items()}
+    ends = Ends.of(test, last_s, moment)
+    found: dict[int, list[Span]] = {r: [*_of_rank(v, test.index, ends.over_s[r])] for r, v in test.ranks.items()}
+    collectives = CollectiveSpans(test, ends, moment.graph.waits if moment is not None else (), is_red)
     if moment is not None:
-        for rank, span in other_waits(test, moment, ends_s):
+        waits = [*other_waits(test, moment, ends)]
+        world.waits[test.index] = open_waits((*waits, *collectives.wait_spans()), test, moment.at_s)
+        for rank, span in waits:
             found[rank].append(span)
     kept = _thinned(found, room)
-    collectives = CollectiveSpans(test, ends_s, moment.graph.waits if moment is not None else (), is_red)
     numbers = collectives.worth_keeping(room - sum(map(len, kept.values())))
     for number in numbers:
         for rank, span in collectives.spans(number):
@@ -147,12 +149,6 @@ def _add_test(
     world.marks += _marks(test)
     if is_red:
         world.marks += collectives.mismatches()
-
-
-def _end_of(view: RankView, test: TestView, last_s: float) -> float:
-    """When the rank was through with the test, or somebody ended it."""
-    known = (view.exit_s, view.finished_s, test.acted_s, test.ended_s)
-    return min((s for s in known if s is not None), default=last_s)
 
 
 def _thinned(found: Mapping[int, list[Span]], room: int) -> dict[int, list[Span]]:

@@ -2,6 +2,7 @@
 must not know how these are found, a format, or a page.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -42,6 +43,31 @@ class Span(NamedTuple):
     peers: tuple[int, ...] = ()
 
 
+class OpenWait(NamedTuple):
+    """Ranks that waited for the same at the moment by which their test is judged, or at the last one that is known:
+    `waited_s` is how long each of them had by then.
+    """
+
+    at_s: float
+    waited_s: Mapping[int, float]
+    name: str
+    number: int
+    group: str
+    peers: tuple[int, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(sorted(self.waited_s))
+
+    @property
+    def shortest_s(self) -> float:
+        return min(self.waited_s.values())
+
+    @property
+    def longest_s(self) -> float:
+        return max(self.waited_s.values())
+
+
 class Mark(NamedTuple):
     """A moment of one rank, or of all ranks (`rank` None)."""
 
@@ -55,7 +81,8 @@ class Mark(NamedTuple):
 @dataclass(slots=True)
 class WorldSpans:
     """One world. `lanes` has the spans of each rank of which anything is known, in order of their starts; `left_out`
-    counts the spans that are in none. `cpu`: CPU seconds so far, `memory`: bytes, by rank.
+    counts the spans that are in none. `waits` are those of each attempt that failed or still runs, by its number.
+    `cpu`: CPU seconds so far, `memory`: bytes, by rank.
     """
 
     name: str
@@ -65,6 +92,7 @@ class WorldSpans:
     end_s: float
     lanes: dict[int, list[Span]] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    waits: dict[int, Sequence[OpenWait]] = field(default_factory=dict)
     left_out: int = 0
     cpu: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)

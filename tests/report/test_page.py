@@ -166,6 +166,19 @@ def test_all_members_came_to_a_wait_only_where_all_of_them_are_in_it(
     assert [(wait["ranks"], wait["peers"], wait["all_came"]) for wait in test["waits"]] == said
 
 
+@pytest.mark.parametrize(
+    "drill",
+    [
+        "test_others_give_up_waiting",
+        "test_comes_when_the_others_have_given_up",
+        "test_process_group_is_destroyed_on_one_rank",
+    ],
+)
+def test_a_wait_has_the_number_that_the_verdict_has(drill: str) -> None:
+    (test,) = data_in(page_of(DRILLS[f"smoke_suites/drills/test_stalls.py::{drill}"].recording))["tests"]
+    assert [wait["waited"] for wait in test["waits"]] == re.findall(r"waited ([\d.]+ s)", test["summary"])
+
+
 def test_a_group_whose_members_are_not_known_is_not_said_to_be_complete() -> None:
     box = FakeBox(4).begins().enters((0, 1), group="pair").after(31)
     box.box(ev.Acted(0, ActReason.STALL, "all_reduce #1", (0, 1), (), (), 31.0))

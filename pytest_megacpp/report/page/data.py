@@ -17,14 +17,13 @@ from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
 from pytest_megacpp.report.layout import counted, grouped_texts
-from pytest_megacpp.report.quantities import MOST, microseconds, whole
+from pytest_megacpp.report.quantities import MOST, microseconds, waited_text, whole
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import headline
-from pytest_megacpp.report.waiting import open_waits
 
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
@@ -35,6 +34,7 @@ TRACEBACK_LINES = 80
 KEPT_KEYS = 16  # of each cache on a rank
 KEPT_RECORDS = 24
 KEPT_EVIDENCE = 60
+KEPT_WAITS = 32
 ITEMISED_STATES = 16
 
 Texts = Callable[[str], str]
@@ -216,7 +216,7 @@ class _Writer:
     def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans]) -> Iterator[Json]:
         if where.test is None or where.test.world not in worlds:
             return
-        for wait in open_waits(worlds[where.test.world], where.test.index)[:32]:
+        for wait in worlds[where.test.world].waits.get(where.test.index, ())[:KEPT_WAITS]:
             yield {
                 "ranks": ranks_named(wait.ranks),
                 "list": rank_list(wait.ranks),
@@ -227,8 +227,8 @@ class _Writer:
                 "peer_list": rank_list(wait.peers),
                 "numbered": bool(wait.number),
                 "all_came": bool(wait.number) and len(wait.ranks) == self._members(where.test.index, wait.group),
-                "since_s": _s(wait.since_s),
-                "seconds": _s(wait.end_s - wait.since_s),
+                "at_s": _s(wait.at_s),
+                "waited": waited_text(wait.shortest_s, wait.longest_s),
             }
 
     def _members(self, test: int | None, group: str) -> int | None:

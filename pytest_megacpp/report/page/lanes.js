@@ -510,7 +510,7 @@ class Lanes {
     let place = 0;
     for (const wait of this.view.waits) {
       const targets = wait.targets.map((rank) => this.rowOf.get(rank)).filter(Boolean);
-      const x = this.x(wait.since_s + wait.seconds) - 9 - 11 * place;
+      const x = this.x(wait.at_s) - 9 - 11 * place;
       if (!targets.length || x < GUTTER || x > this.width) continue;
       const rows = this.rows.filter((row) => wait.members.has(row.rank));
       if (!rows.length) continue;

@@ -123,7 +123,7 @@
         : wait.numbered
           ? ""
           : "; for whom isn't recorded";
-    return h("li", {}, wait.ranks + " waited ", seconds(wait.seconds), " in " + wait.what, whom);
+    return h("li", {}, wait.ranks + " waited " + (wait.waited ? wait.waited + " " : "") + "in " + wait.what, whom);
   }
 
   function verdict(test) {
