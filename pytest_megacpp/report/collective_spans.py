@@ -9,6 +9,7 @@ before others come, so these have no length.
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 
 from pytest_megacpp.recording.collectives import Number
@@ -44,28 +45,39 @@ class CollectiveSpans:
                 group = groups.as_named_by(rank, name) if groups.disputed else name
                 self.entries[group, seq][rank] = entry
 
-    def worth_keeping(self, room: int) -> list[Number]:
-        """The numbers for whose spans there is room: the last ones of each rank, then those with the longest spans."""
-        if sum(map(len, self.entries.values())) <= room:
-            return [*self.entries]
-        last = dict.fromkeys(self._last_of_ranks())
-        rest = sorted((n for n in self.entries if n not in last), key=self._length_s, reverse=True)
-        kept = []
-        for number in (*sorted(last, key=self._first_s, reverse=True), *rest):
-            room -= len(self.entries[number])
-            if room < 0:
-                break
-            kept.append(number)
-        return kept
+    def __len__(self) -> int:
+        return sum(map(len, self.entries.values()))
 
-    def _last_of_ranks(self) -> Iterator[Number]:
-        """Of the collectives that are kept of each rank, the last ones it entered."""
+    def within(self, numbers: Iterable[Number], room: int) -> Iterator[tuple[int, Span]]:
+        """The spans of these collectives by rank, in this order, as far as there is room for them on all ranks."""
+        for number in numbers:
+            if len(self.entries[number]) <= room:
+                room -= len(self.entries[number])
+                yield from self.spans(number)
+
+    def telling(self) -> list[Number]:
+        """What says why a test failed, or what one that runs is in: what ranks wait in, the oldest first, then the last
+        ones of each rank. None of others.
+        """
+        waited_in = (number for number in self.waits if number in self.entries)
+        return [*dict.fromkeys((*waited_in, *(self._last if self._may_be_open else ())))]
+
+    def others(self) -> list[Number]:
+        """All beside these, the last ones of each rank first, then those with the longest spans."""
+        last = dict.fromkeys(self._last)
+        rest = sorted((n for n in self.entries if n not in last), key=self._length_s, reverse=True)
+        telling = set(self.telling())
+        return [number for number in (*last, *rest) if number not in telling]
+
+    @cached_property
+    def _last(self) -> list[Number]:
+        """Of the collectives that are kept of each rank, the last ones it entered, the newest first."""
         own: dict[int, list[tuple[float, Number]]] = defaultdict(list)
         for number, entries in self.entries.items():
             for rank, entry in entries.items():
                 own[rank].append((entry.entered_s, number))
-        for entered in own.values():
-            yield from (number for _, number in heapq.nlargest(LAST_KEPT, entered))
+        found = {number for entered in own.values() for _, number in heapq.nlargest(LAST_KEPT, entered)}
+        return sorted((number for number in self.entries if number in found), key=self._first_s, reverse=True)
 
     def _first_s(self, number: Number) -> float:
         return min(entry.entered_s for entry in self.entries[number].values())

@@ -6,6 +6,7 @@ too much is counted.
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import TypeAlias
 
 from pytest_megacpp.judge.moments import DecisiveMoment, decisive_moment
 from pytest_megacpp.judge.verdicts import TestResult
@@ -21,10 +22,14 @@ MOST_SPANS = 100_000  # of a run; docs/decisions/0087
 RED_WEIGHT = 16  # a test that isn't green gets so many times the room of a green one
 PYTEST_PHASES = frozenset(TestPhase)
 
+Spans: TypeAlias = list[tuple[int, Span]]
+"""Each with its rank."""
+
 
 def run_spans(timeline: Timeline, judged: Mapping[int, TestResult], most: int = MOST_SPANS) -> RunSpans:
     """The whole run, thinned to about `most` spans: each test gets its share, those that aren't green the larger one.
-    Of the collectives of a test the last ones stay, then those that took longest, on all their ranks.
+    In a test that failed the waits and the last collectives stay before all else, in each one the longest spans, and
+    of the collectives the last ones before the longest, always on all their ranks.
     """
     red = {attempt for result in judged.values() for attempt in _red_attempts(result)}
     rooms = dict(zip(timeline.tests, _rooms(timeline, red, most), strict=True))
@@ -130,34 +135,34 @@ def _add_test(
 ) -> None:
     """Adds its spans and marks to its world's; the waits of one that failed or still runs are those of its `moment`."""
     ends = Ends.of(test, last_s, moment)
-    found: dict[int, list[Span]] = {r: [*_of_rank(v, test.index, ends.over_s[r])] for r, v in test.ranks.items()}
+    others = [(r, span) for r, view in test.ranks.items() for span in _of_rank(view, test.index, ends.over_s[r])]
     collectives = CollectiveSpans(test, ends, moment.graph.waits if moment is not None else (), is_red)
+    waits = [*other_waits(test, moment, ends)] if moment is not None else []
     if moment is not None:
-        waits = [*other_waits(test, moment, ends)]
         world.waits[test.index] = open_waits((*waits, *collectives.wait_spans()), test, moment.at_s)
-        for rank, span in waits:
-            found[rank].append(span)
-    kept = _thinned(found, room)
-    numbers = collectives.worth_keeping(room - sum(map(len, kept.values())))
-    for number in numbers:
-        for rank, span in collectives.spans(number):
-            kept[rank].append(span)
-    for rank, spans in kept.items():
-        world.lanes.setdefault(rank, []).extend(spans)
-    everything = sum(map(len, found.values())) + sum(len(of) for of in collectives.entries.values())
-    world.left_out += everything - sum(map(len, kept.values()))
+    kept = _kept(waits, collectives, others, room)
+    for rank in test.ranks:
+        world.lanes.setdefault(rank, [])
+    for rank, span in kept:
+        world.lanes[rank].append(span)
+    world.left_out += len(waits) + len(collectives) + len(others) - len(kept)
     world.marks += _marks(test)
     if is_red:
         world.marks += collectives.mismatches()
 
 
-def _thinned(found: Mapping[int, list[Span]], room: int) -> dict[int, list[Span]]:
-    """The spans of each rank, the longest of all where there isn't room for all."""
-    if sum(map(len, found.values())) <= room:
-        return {rank: [*spans] for rank, spans in found.items()}
-    listed = ((span.end_s - span.start_s, rank, at) for rank, spans in found.items() for at, span in enumerate(spans))
-    kept = {(rank, at) for _, rank, at in heapq.nlargest(max(room, 0), listed)}
-    return {rank: [s for at, s in enumerate(spans) if (rank, at) in kept] for rank, spans in found.items()}
+def _kept(waits: Spans, collectives: CollectiveSpans, others: Spans, room: int) -> Spans:
+    """What there is room for: first what says who waited for whom, then the longest spans, then more collectives."""
+    if len(waits) + len(collectives) + len(others) <= room:
+        return [*others, *waits, *collectives.within(collectives.entries, room)]
+    kept = _longest(waits, room)
+    kept += collectives.within(collectives.telling(), room - len(kept))
+    kept += _longest(others, room - len(kept))
+    return [*kept, *collectives.within(collectives.others(), room - len(kept))]
+
+
+def _longest(spans: Spans, room: int) -> Spans:
+    return heapq.nlargest(room, spans, key=lambda pair: pair[1].end_s - pair[1].start_s)
 
 
 def _of_rank(view: RankView, test: int, end_s: float) -> Iterator[Span]:

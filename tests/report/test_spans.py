@@ -268,6 +268,21 @@ def test_what_took_longest_and_what_came_last_is_kept_and_the_rest_counted() -> 
     assert [m for m in times(some, 0, Kind.PHASE) if m[0] == "call"]
 
 
+def test_who_waits_for_whom_is_kept_before_any_number_of_phases() -> None:
+    box = FakeBox(4).begins().enters(range(4), seq=1, done=True).after(0.1).enters(range(4), seq=2, done=True)
+    for step in range(100):
+        box.phase(f"step {step}").after(40)
+    box.enters((0, 2, 3), seq=3).after(31)
+    box.box(ev.Acted(0, ActReason.STALL, "all_reduce #3", (0, 2, 3), (1,), (), 31.0))
+    spans = spans_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "stall")).timeline(), 40)
+    (world,) = spans.worlds
+    assert spans.left_out > 300
+    assert [times(spans, rank, Kind.WAIT) != [] for rank in range(4)] == [True, False, True, True]
+    assert [[span.number for span in world.lanes[rank] if span.number] for rank in (0, 1)] == [[1, 2, 3], [1, 2]]
+    assert any(span.kind is Kind.STEP for span in world.lanes[0])
+    assert [(wait.ranks, wait.peers) for wait in world.waits[0]] == [((0, 2, 3), (1,))]
+
+
 def test_of_those_that_took_equally_long_the_first_ones_are_kept() -> None:
     box = FakeBox(2).begins()
     for seq in range(1, 201):

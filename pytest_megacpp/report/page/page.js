@@ -419,7 +419,7 @@
       (world.left_out
         ? world.left_out +
           " spans of this world are left out for their number: of each test " +
-          "the last collectives and the longest spans are kept. "
+          "who waits for whom, the last collectives and the longest spans are kept. "
         : "") +
       (lanes.heat ? "Many ranks: a heat map, a row for each; name some in “ranks” to see their lanes. " : "") +
       "Drag to move, Ctrl and wheel to zoom, click for details, ? for keys.";
