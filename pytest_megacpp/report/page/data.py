@@ -4,7 +4,7 @@ Every text that a rank or a user wrote is redacted and cleaned here. Texts of eq
 that of the ranks that are blamed is spent first. Spans are flat lists of whole numbers, which name entries of tables.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -146,7 +146,7 @@ class _Writer:
             found |= {
                 "states": self._states(where, verdict),
                 "wrote": self._wrote(verdict, where, result),
-                "waits": [*self._waits(where, worlds)],
+                "waits": [*self._waits(where, worlds, verdict.blamed_ranks)],
             }
         return found
 
@@ -213,18 +213,21 @@ class _Writer:
         blocks = what_ranks_wrote(verdict, where, result.nodeid, started.cwd if started else "")
         return [self._spend("\n".join(block)) for block in blocks if block]
 
-    def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans]) -> Iterator[Json]:
+    def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans], blamed: Collection[int]) -> Iterator[Json]:
+        """Those for ranks that are blamed first. `span`: what lanes show of it, without the times."""
         if where.test is None or where.test.world not in worlds:
             return
-        for wait in worlds[where.test.world].waits.get(where.test.index, ())[:KEPT_WAITS]:
+        waits = worlds[where.test.world].waits.get(where.test.index, ())
+        for wait in sorted(waits, key=lambda wait: not {*wait.peers} & {*blamed})[:KEPT_WAITS]:
+            what = (Kind.WAIT, wait.name, wait.group, where.test.index)
+            whom = ([r for r in wait.peers if r in blamed], [r for r in wait.peers if r not in blamed])
             yield {
                 "ranks": ranks_named(wait.ranks),
                 "list": rank_list(wait.ranks),
-                "count": len(wait.ranks),
                 "what": self.line(wait.name.partition("(")[0]) + (f" #{whole(wait.number)}" if wait.number else ""),
-                "group": self.line(wait.group),
-                "peers": ranks_named(wait.peers) if wait.peers else "",
-                "peer_list": rank_list(wait.peers),
+                "whom": [[ranks_named(ranks), ranks is whom[0]] for ranks in whom if ranks],
+                "targets": rank_list(wait.peers),
+                "span": [self._whats.place(what), whole(wait.number), self._peers.place(wait.peers)],
                 "numbered": bool(wait.number),
                 "all_came": bool(wait.number) and len(wait.ranks) == self._members(where.test.index, wait.group),
                 "at_s": _s(wait.at_s),

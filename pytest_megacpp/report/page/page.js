@@ -116,8 +116,11 @@
   }
 
   function waitLine(wait) {
-    const whom = wait.peers
-      ? [" for ", h("b", {}, wait.peers)]
+    const whom = wait.whom.length
+      ? wait.whom.flatMap(([ranks, isBlamed], n) => [
+          n ? " and " : " for ",
+          h("b", { class: isBlamed ? "blamed" : "" }, ranks),
+        ])
       : wait.all_came
         ? ", to which all members came"
         : wait.numbered
@@ -394,15 +397,17 @@
     if (!world) return;
     const decides = attempt && attempt.decides,
       here = test && attempt && decides;
-    for (const wait of (here && test.waits) || []) {
-      wait.members = wait.members || ranksOf(wait.list);
-      wait.targets = wait.targets || [...ranksOf(wait.peer_list)].slice(0, 4);
-    }
+    const blamed = new Set(attempt ? attempt.blamed : []);
     lanes.show(world, {
       test,
       attempt,
-      blamed: new Set(attempt ? attempt.blamed : []),
-      waits: (here && test.waits) || [],
+      blamed,
+      waits: ((here && test.waits) || []).map((wait) => ({
+        at_s: wait.at_s,
+        span: wait.span,
+        ranks: [...ranksOf(wait.list)],
+        targets: [...ranksOf(wait.targets)].sort((a, b) => blamed.has(b) - blamed.has(a) || a - b),
+      })),
       states: new Map(((here && test.states) || []).map(([, rank, text]) => [rank, text])),
     });
     showWorlds(test);
