@@ -8,6 +8,7 @@ import pytest
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason, ProblemCode, Purpose, TestEnd
+from pytest_megacpp.report.history.page import history_page
 from tests.browser.conftest import Open
 from tests.golden.build import CASES
 from tests.golden.drills import cases
@@ -168,12 +169,16 @@ def test_a_failure_is_red_only_on_a_rank_that_is_blamed(open_page: Open) -> None
           context.fill = function () { colours.push(context.fillStyle); return fill.apply(this); };
           lanes.marks();
           delete context.fill;
-          return [colours, lanes.marksHere.map(([, kind, rank]) => [kind, rank]), lanes.colour];
+          const named = ["failure", "warn"].map((name) => {
+            context.fillStyle = lanes.colour[name];
+            return context.fillStyle;
+          });
+          return [colours, named, lanes.marksHere.map(([, kind, rank]) => [kind, rank])];
         }"""
     )
-    colours, marks, named = filled
+    colours, named, marks = filled
     assert marks == [["failure", 1], ["failure", 0]]
-    assert colours == [named["failure"], named["warn"]]
+    assert colours == named
 
 
 def place(page: Any, rank: int, kind: str) -> tuple[float, float]:
@@ -361,6 +366,37 @@ def test_it_prints_in_light_with_everything_and_no_buttons(open_page: Open) -> N
     assert page.locator("#lanes").is_visible()
     assert "rank 1" in text_of(page, "#verdict")
     assert len(page.pdf(print_background=True)) > 20_000
+
+
+def painted_colours(page: Any) -> dict[str, str]:
+    found: dict[str, str] = page.evaluate(
+        "(lanes => (lanes.colours(), lanes.colour))(document.getElementById('lanes').lanes)"
+    )
+    return found
+
+
+def test_every_colour_is_that_of_paper_when_it_is_printed(open_page: Open) -> None:
+    light, dark = open_page(drill_page(STRAGGLER)), open_page(drill_page(STRAGGLER), color_scheme="dark")
+    on_screen = painted_colours(dark)
+    assert {name for name, colour in painted_colours(light).items() if colour == on_screen[name]} == {"group"}
+    dark.emulate_media(media="print")
+    assert painted_colours(dark) == painted_colours(light)
+
+
+def test_the_history_is_dark_on_a_dark_screen_and_light_on_paper(open_page: Open) -> None:
+    page = open_page(history_page([], [], ""), scripts=False, color_scheme="dark")
+    assert brightness(page, "body") < 60
+    page.emulate_media(media="print")
+    assert brightness(page, "body") == 255
+
+
+def test_the_picture_is_painted_for_paper_before_it_is_printed(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER), color_scheme="dark")
+    on_screen = page.evaluate("document.getElementById('lanes').lanes.colour.bg")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert corner(page) > 200
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function("(bg) => document.getElementById('lanes').lanes.colour.bg === bg", arg=on_screen)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,26 @@ const GUTTER = 176,
   RIGHT = 26;
 // The colour of what is written on a span.
 const ON = { wait: "#1b1f24", compile: "#ffffff", group: "#ffffff", collective: "bg", test: "bg" };
+const COLOURS = [
+  ...KINDS,
+  "bg",
+  "panel",
+  "line",
+  "ink",
+  "faint",
+  "bad",
+  "bad-soft",
+  "good",
+  "death",
+  "failure",
+  "act",
+  "mismatch",
+  "fault",
+  "problem",
+  "cpu",
+  "focus",
+  "warn",
+];
 const HEAT_FROM = 129,
   DENSE_FROM = 17;
 const MOST_HEADS = 4, // of a wait
@@ -163,31 +183,17 @@ class Lanes {
     return GUTTER + ((time - this.from) / (this.to - this.from)) * (this.width - GUTTER - RIGHT);
   }
 
+  /** The colours of the page's style as they are now. A canvas doesn't show what is in it, so elements in it ask. */
   colours() {
-    const style = getComputedStyle(document.documentElement),
-      read = (name) => style.getPropertyValue("--" + name).trim();
-    this.colour = Object.fromEntries(
-      [
-        ...KINDS,
-        "bg",
-        "panel",
-        "line",
-        "ink",
-        "faint",
-        "bad",
-        "bad-soft",
-        "good",
-        "death",
-        "failure",
-        "act",
-        "mismatch",
-        "fault",
-        "problem",
-        "cpu",
-        "focus",
-        "warn",
-      ].map((name) => [name, read(name)]),
-    );
+    this.asking =
+      this.asking ||
+      COLOURS.map((name) => {
+        const element = h("i");
+        element.style.color = "var(--" + name + ")";
+        this.canvas.append(element);
+        return element;
+      });
+    this.colour = Object.fromEntries(COLOURS.map((name, n) => [name, getComputedStyle(this.asking[n]).color]));
   }
 
   draw() {

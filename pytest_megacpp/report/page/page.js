@@ -339,8 +339,14 @@
     canvas.lanes = lanes; // for whoever looks at the page with the browser's own tools, such as tests
     new ResizeObserver(() => lanes.world && lanes.draw()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => lanes.world && lanes.draw());
-    addEventListener("beforeprint", () => lanes.world && lanes.paint(1000));
-    addEventListener("afterprint", () => lanes.world && lanes.draw());
+    addEventListener("beforeprint", () => {
+      document.documentElement.classList.add("on-paper"); // the canvas is painted before the style is that of paper
+      if (lanes.world) lanes.paint(1000);
+    });
+    addEventListener("afterprint", () => {
+      document.documentElement.classList.remove("on-paper");
+      if (lanes.world) lanes.draw();
+    });
   }
 
   function finder(text) {
