@@ -1,18 +1,23 @@
 """`timeline.html` in a headless Chromium, as somebody opens it at night who has never seen one."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
+from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason, ProblemCode, Purpose, TestEnd
 from pytest_megacpp.report.history.page import history_page
+from pytest_megacpp.report.page.data import page_data
+from pytest_megacpp.report.page.html import html
+from pytest_megacpp.report.run_spans import run_spans
 from tests.browser.conftest import Open
 from tests.golden.build import CASES
 from tests.golden.drills import cases
-from tests.report.pages import HOSTILE, large, made_hostile, page_of
+from tests.report.pages import HOSTILE, large, made_hostile, page_of, results
 from tests.scenario import FakeBox
 
 BEST = (
@@ -328,6 +333,46 @@ def test_a_collective_is_found_by_its_number_and_ranks_are_shown_alone(open_page
     assert "all_reduce #2" in text_of(page, "#detail h2 >> nth=0")
     page.locator("#only").fill("1,3-4")
     assert page.evaluate("document.getElementById('lanes').lanes.rows.map((row) => row.rank)") == [1, 3, 4]
+
+
+def test_enter_goes_through_the_hits_of_all_ranks_and_says_where_there_is_none(open_page: Open) -> None:
+    """Rank 1 never came to #2."""
+    page = open_page(drill_page(STRAGGLER))
+    chosen = []
+    page.locator("#find").fill("#2")
+    for _ in range(9):
+        page.keyboard.press("Enter")
+        chosen.append(page.evaluate("document.getElementById('lanes').lanes.selected.rank"))
+    assert chosen == [0, 2, 3, 4, 5, 6, 7, 0, 2]
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Shift+Enter")
+    assert page.evaluate("document.getElementById('lanes').lanes.selected.rank") == 7
+    assert text_of(page, "#hits") == ""
+    page.locator("#only").fill("1")
+    assert text_of(page, "#hits") == "no hit"
+    page.locator("#only").fill("")
+    assert text_of(page, "#hits") == ""
+    page.locator("#find").fill("#413")
+    assert text_of(page, "#hits") == "no hit"
+
+
+def test_another_test_in_the_address_is_shown(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.evaluate("location.hash = '#test=2'")
+    page.wait_for_function("document.querySelector('#verdict .nodeid').textContent.includes('test_three')")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#verdict .nodeid').textContent.includes('test_two')")
+
+
+def test_a_drill_that_went_as_expected_is_no_failure(open_page: Open) -> None:
+    box = FakeBox(2, tests=("a.py::test_drill", "b.py::test_two"))
+    for number in range(2):
+        box.begins(number).enters(0, seq=number + 1).raises(1).after(1).box(ev.TestEnded(number, TestEnd.ABORTED))
+    run = results(box.timeline())
+    run = replace(run, judged={**run.judged, 0: replace(run.judged[0], outcome=Outcome.PASSED)})
+    page = open_page(html(page_data(run, run_spans(run.timeline, run.judged))))
+    page.keyboard.press("e")
+    assert [item.inner_text().split()[0] for item in page.locator("#tests li").all()] == ["test_two"]
 
 
 def test_attempts_are_tabs(open_page: Open) -> None:

@@ -208,7 +208,19 @@ def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green()
     (test,) = data_in(page)["tests"]
     assert (test["fine"], test["green"], test["code"]) == (True, False, "straggler")
     assert b"0 failed" in page
+    assert f"<title>{run.status} · run-1</title>".encode() in page
     assert test["waits"]
+
+
+def test_without_scripts_a_failure_is_there_though_many_drills_went_as_expected() -> None:
+    box = FakeBox(2, tests=[f"t.py::test_{number}" for number in range(30)])
+    for number in range(30):
+        box.begins(number).raises(1).after(1).box(ev.TestEnded(number, TestEnd.ABORTED))
+    run = results(box.timeline())
+    passed = {n: replace(r, outcome=r.outcome if n == 29 else Outcome.PASSED) for n, r in run.judged.items()}
+    run = replace(run, judged=passed)
+    page = html(page_data(run, run_spans(run.timeline, run.judged)))
+    assert b"<h2>t.py::test_29</h2>" in page
 
 
 def test_each_attempt_has_its_own_place_in_a_world() -> None:

@@ -189,6 +189,7 @@ class _Writer:
             "number": number,
             "purpose": "" if attempt is None else str(attempt.purpose),
             "code": str(verdict.code),
+            "green": verdict.code.is_green,
             "headline": self.line(headline(verdict)),
             "blamed": list(verdict.blamed_ranks),
             "world": numbers.get(world),

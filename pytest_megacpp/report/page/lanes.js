@@ -442,7 +442,6 @@ class Lanes {
       this.ownAttempts = this.data.tests.flatMap((test) =>
         test.attempts.filter((a) => a.world === number && a.start_s !== null).map((a) => [test, a]),
       );
-      for (const [, a] of this.ownAttempts) a.green = ["passed", "skipped", "xfailed", "xpassed"].includes(a.code);
       this.ownAttempts.sort((a, b) => a[1].start_s - b[1].start_s);
     }
     return this.ownAttempts;
@@ -789,6 +788,47 @@ class Lanes {
       this.selected && this.selected.i !== undefined ? this.selected.i + by : firstAt(lane.start, lane.n, this.from);
     while (i >= 0 && i < lane.n && this.found && !this.found(rank, lane, i)) i += by;
     if (i >= 0 && i < lane.n) this.reveal({ rank, i });
+  }
+
+  hasHit() {
+    return this.rows.some(({ rank }) => this.hitFrom(rank, 0, 1) !== undefined);
+  }
+
+  /** The first place in the lane of a rank, from `i` on, that the search found. */
+  hitFrom(rank, i, by) {
+    const lane = this.lanes[rank];
+    while (i >= 0 && i < lane.n && !this.found(rank, lane, i)) i += by;
+    return i >= 0 && i < lane.n ? i : undefined;
+  }
+
+  /**
+   * Chooses the next hit of the search, in this lane or those below it, and after the last one the first one again; the
+   * first one is looked for from the left of the window on, if there is any.
+   */
+  stepHit(by) {
+    if (!this.found || !this.rows.length) return;
+    const chosen = this.selected && this.selected.i !== undefined && this.rowOf.has(this.selected.rank);
+    const hit = (!chosen && by > 0 && this.hitAfter(this.from)) || this.hitBeside(chosen ? this.selected : null, by);
+    if (hit) this.reveal(hit);
+  }
+
+  hitAfter(time) {
+    for (const { rank } of this.rows) {
+      const lane = this.lanes[rank],
+        i = this.hitFrom(rank, firstAt(lane.start, lane.n, time), 1);
+      if (i !== undefined) return { rank, i };
+    }
+  }
+
+  hitBeside(chosen, by) {
+    const n = this.rows.length,
+      first = chosen ? this.rows.indexOf(this.rowOf.get(chosen.rank)) : 0;
+    for (let k = 0; k <= n; k++) {
+      const { rank } = this.rows[(((first + by * k) % n) + n) % n];
+      const edge = by > 0 ? 0 : this.lanes[rank].n - 1;
+      const i = this.hitFrom(rank, chosen && k === 0 ? chosen.i + by : edge, by);
+      if (i !== undefined) return { rank, i };
+    }
   }
 
   /** Chooses a span of the next rank, at about the same time. */

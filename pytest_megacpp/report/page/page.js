@@ -44,7 +44,7 @@
   function listTests() {
     const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
     shownTests = data.tests.filter(
-      (test) => (!state.onlyRed || !test.green) && words.every((word) => haystack.get(test).includes(word)),
+      (test) => (!state.onlyRed || !test.fine) && words.every((word) => haystack.get(test).includes(word)),
     );
     shownTests.sort((a, b) => a.fine - b.fine || a.green - b.green || a.index - b.index);
     list.replaceChildren(
@@ -281,6 +281,7 @@
     "aria-label": "show these ranks only",
     autocomplete: "off",
   });
+  const hits = h("span", { id: "hits", role: "status" });
   const tabs = h("span", { role: "tablist" });
   const note = h("p", { class: "note", id: "left-out" });
 
@@ -300,6 +301,7 @@
         button("−", "zoom out (-)", () => lanes.zoom(1 / 0.6)),
         button("✗ next moment", "next death, failure or act of the box (m)", () => lanes.stepMark(1)),
         h("span", { class: "grow" }),
+        hits,
         find,
         only,
       ),
@@ -322,17 +324,22 @@
       ),
       note,
     );
+    const sayHits = () => {
+      hits.textContent = lanes.found && !lanes.hasHit() ? "no hit" : "";
+    };
     find.addEventListener("input", () => {
       lanes.found = finder(find.value);
+      sayHits();
       lanes.draw();
     });
     find.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") lanes.step(event.shiftKey ? -1 : 1);
+      if (event.key === "Enter") lanes.stepHit(event.shiftKey ? -1 : 1);
     });
     only.addEventListener("input", () => {
       const ranks = ranksOf(only.value);
       lanes.filter = ranks.size ? ranks : null;
       lanes.layout();
+      sayHits();
       lanes.draw();
     });
     lanes = new Lanes(data, canvas, showDetail, showTip, select);
@@ -822,8 +829,15 @@
   buildTimeline();
   listTests();
   if (data.tests.length < 2) $("page").classList.add("alone");
-  const asked = /^#test=(\d+)$/.exec(location.hash),
-    first = (asked && data.tests.find((t) => t.index === +asked[1])) || shownTests[0];
+  const asked = () => {
+    const match = /^#test=(\d+)$/.exec(location.hash);
+    return match && data.tests.find((test) => test.index === +match[1]);
+  };
+  addEventListener("hashchange", () => {
+    const test = asked();
+    if (test && test !== state.test) select(test);
+  });
+  const first = asked() || shownTests[0];
   if (first) select(first);
   else {
     $("verdict").replaceChildren(
