@@ -196,8 +196,8 @@ def test_what_the_recording_lacks_is_said_at_the_top() -> None:
     lines = whole.splitlines(keepends=True)
     page = page_of(b"".join(lines[:-8] + lines[-5:]) + b"{broken\n")
     assert b'id="holes"' not in page_of(whole)
-    assert data_in(page)["run"]["holes"] == "3 facts of the recording were lost; 1 line of the recording is unreadable"
-    assert b'<p id="holes">3 facts of the recording were lost; 1 line of the recording is unreadable</p>' in page
+    assert data_in(page)["run"]["holes"] == "3 events of the recording lost; 1 line of the recording unreadable"
+    assert b'<p id="holes">3 events of the recording lost; 1 line of the recording unreadable</p>' in page
 
 
 def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green() -> None:

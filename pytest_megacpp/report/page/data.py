@@ -16,6 +16,7 @@ from pytest_megacpp.recording.views import RankView, WorldView
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
+from pytest_megacpp.report.holes import holes
 from pytest_megacpp.report.layout import counted, grouped_texts
 from pytest_megacpp.report.quantities import MOST, microseconds, waited_text, whole
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
@@ -113,14 +114,8 @@ class _Writer:
 
     def _holes(self, spans: RunSpans) -> str:
         """What the page can't show of the run; empty if it shows all."""
-        lost = sum(gap.last - gap.first + 1 for gap in self.timeline.gaps)
-        damaged, left_out = len(self.timeline.damaged), spans.left_out
-        found = [
-            (lost, f"{counted(lost, 'fact')} of the recording {'was' if lost == 1 else 'were'} lost"),
-            (damaged, f"{counted(damaged, 'line')} of the recording {'is' if damaged == 1 else 'are'} unreadable"),
-            (left_out, f"{counted(left_out, 'span')} {'is' if left_out == 1 else 'are'} left out for their number"),
-        ]
-        return "; ".join(text for count, text in found if count)
+        left_out = [f"{counted(spans.left_out, 'span')} left out for their number"] if spans.left_out else []
+        return "; ".join([*holes(self.timeline), *left_out])
 
     # -- tests -------------------------------------------------------------------------------------------------
 
