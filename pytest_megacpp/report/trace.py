@@ -188,11 +188,11 @@ def _cores(pid: int, spent: Sequence[tuple[float, float]]) -> Iterator[Event]:
 
 
 def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:
-    """Spans, in order of their starts, with their ends, which are cut where they reach beyond the span that they begin
-    in.
+    """Spans in order of their starts, of those that begin in the same microsecond the longest first, with their ends,
+    which are cut where they reach beyond the span that they begin in.
     """
     open_: list[float] = []
-    for span in spans:
+    for span in sorted(spans, key=lambda span: (microseconds(span.start_s), -span.end_s)):
         start = microseconds(span.start_s)
         while open_ and microseconds(open_[-1]) <= start:
             open_.pop()
