@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.judge.moments import DecisiveMoment, decisive_moment
 from pytest_megacpp.judge.verdicts import TestResult
+from pytest_megacpp.recording.events import RankCollected
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, TestPhase
@@ -98,7 +99,7 @@ def _world(world: WorldView, timeline: Timeline) -> WorldSpans:
         for rank, (at_s, broken) in world.broken.items()
     ]
     spans.marks += [
-        Mark(at_s, MarkKind.FAILURE, rank, "could not collect")
+        Mark(at_s, MarkKind.FAILURE, rank, _not_collected(collected))
         for rank, (at_s, collected) in world.collected.items()
         if collected.errors
     ]
@@ -108,6 +109,11 @@ def _world(world: WorldView, timeline: Timeline) -> WorldSpans:
     spans.cpu = {rank: series.points() for rank, series in world.cpu.items()}
     spans.memory = {rank: series.points() for rank, series in world.memory.items()}
     return spans
+
+
+def _not_collected(collected: RankCollected) -> str:
+    first, *others = collected.errors
+    return f"could not collect {first.nodeid}" + (f" and {len(others)} more" if others else "")
 
 
 def _beginnings(world: WorldView, rank: int, end_s: float) -> Iterator[Span]:

@@ -58,6 +58,15 @@ def test_a_rank_that_never_gets_ready_starts_until_it_dies() -> None:
     assert [(m.kind, m.rank, m.text) for m in spans.worlds[0].marks] == [(MarkKind.DEATH, 1, "died (exit 3)")]
 
 
+def test_what_a_rank_could_not_collect_is_named_where_it_could_not() -> None:
+    box = FakeBox(3).starts_world().readies().collects(0).collects(1, (), ("t.py", "no numpy"))
+    spans = spans_of(box.collects(2, (), ("t.py", "no numpy"), ("u.py", "no numpy"), ("v.py", "no numpy")).timeline())
+    assert [(mark.kind, mark.rank, mark.text) for mark in spans.worlds[0].marks] == [
+        (MarkKind.FAILURE, 1, "could not collect t.py"),
+        (MarkKind.FAILURE, 2, "could not collect t.py and 2 more"),
+    ]
+
+
 def test_a_collective_lasts_until_its_last_member_came() -> None:
     box = FakeBox(3).begins().enters(0, done=True).after(2).enters((1, 2), done=True).passes().box(ENDED)
     spans = spans_of(box.timeline())
