@@ -12,9 +12,9 @@ import pytest
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
-from pytest_megacpp.recording.vocabulary import ActReason, Purpose, Stage, Stream, TestEnd, WorldReason
+from pytest_megacpp.recording.vocabulary import ActReason, Purpose, StackMethod, Stage, Stream, TestEnd, WorldReason
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
+from pytest_megacpp.report.page.data import KEPT_KEYS, STACK_LINES, TEXT_CHARS, page_data
 from pytest_megacpp.report.page.html import html, in_a_script
 from pytest_megacpp.report.page.timelines import Timelines
 from pytest_megacpp.report.run_spans import run_spans
@@ -121,6 +121,20 @@ def test_a_click_finds_stack_error_and_ends_of_logs_of_a_rank() -> None:
     rank = data["tests"][0]["ranks"]["1"]
     assert "no shards" in rank["error"]
     assert rank["stderr"].endswith("last words")
+
+
+def test_of_a_stack_that_is_too_long_the_calls_of_the_main_thread_stay() -> None:
+    threads = [
+        "\n".join([f"Thread 0x{number} (most recent call first):", *(f'  File "/a.py", line {n} in f' for n in frames)])
+        for number, frames in ((1, range(1, 50)), (2, range(50, 150)))
+    ]
+    box = FakeBox(2).begins().after(1)
+    box.box(ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, "\n\n".join(threads))).raises(1).after(1)
+    data = data_in(page_of(box.box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    lines = data["tests"][0]["ranks"]["1"]["stack"].split("\n")
+    assert lines[1] == '  File "/a.py", line 50 in f'
+    assert lines[STACK_LINES - 1] == f'  File "/a.py", line {48 + STACK_LINES} in f'
+    assert lines[STACK_LINES:] == [f"… {101 + 1 + 50 - STACK_LINES} lines cut …"]
 
 
 def test_what_ranks_said_before_any_test_is_their_world_s() -> None:

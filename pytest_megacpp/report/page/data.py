@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.stacks import main_first
 from pytest_megacpp.recording.views import RankView, WorldView
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
@@ -288,11 +289,12 @@ class _Writer:
         if view is None and where.world is not None and rank in where.world.stacks:
             taken = [where.world.stacks[rank][1]]
         stack = next((fact.text for fact in reversed(taken) if fact.ok), "")
+        main = where.world.ready[rank][1].main_thread if where.world and rank in where.world.ready else ""
         return {
             "error": self._bounded(error.traceback or f"{error.type}: {error.message}", TRACEBACK_LINES)
             if error
             else "",
-            "stack": self._bounded(stack, STACK_LINES),
+            "stack": self._begin_of(main_first(stack, main), STACK_LINES),
             **{str(stream): self._tail(where, rank, view, stream) for stream in Stream},
         }
 
@@ -303,6 +305,11 @@ class _Writer:
 
     def _bounded(self, text: str, lines: int) -> str:
         return self._spend("\n".join(bounded_lines(self.run.redact(text), lines=lines))) if text.strip() else ""
+
+    def _begin_of(self, text: str, lines: int) -> str:
+        first = text.split("\n", lines)
+        cut = [f"… {first[lines].count(chr(10)) + 1} lines cut …"] if len(first) > lines else []
+        return self._bounded("\n".join([*first[:lines], *cut]), lines + 1)
 
     def _spend(self, text: str) -> str:
         """A text of some length, while there is room for it."""
