@@ -17,6 +17,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import EvidenceSource, Stream, TestPhase, WarmUp
 from pytest_megacpp.report.attempts import attempt_lines
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.holes import holes
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
 from pytest_megacpp.report.rank_output import last_lines, what_ranks_wrote
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
@@ -127,10 +128,7 @@ def _incomplete(verdict: Verdict, timeline: Timeline, width: int) -> list[str]:
     if verdict.certainty is not Certainty.CERTAIN:
         absent = {c.name: c.detail for c in timeline.capabilities.values() if not c.available and _matters(c, verdict)}
         missing += [f"no {one_line(n, 40)}" + (f" ({one_line(d, 80)})" if d else "") for n, d in absent.items()]
-    lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    missing += [f"{counted(lost, 'event')} of the recording lost"] if lost else []
-    damaged = len(timeline.damaged)
-    missing += [f"{counted(damaged, 'line')} of the recording unreadable"] if damaged else []
+    missing += holes(timeline)
     return wrapped("incomplete evidence: " + "; ".join(missing), "  ", width=width) if missing else []
 
 

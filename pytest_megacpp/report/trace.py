@@ -7,6 +7,7 @@ Slices of a thread must not overlap unless one lies in the other, so collectives
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,7 @@ from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.quantities import microseconds, whole
-from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans, collectives_of
+from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 
 Event: TypeAlias = dict[str, Any]
 
@@ -148,7 +149,7 @@ class _Writer:
         self, world: WorldSpans, pids: Mapping[int, int], threads: Mapping[int, Sequence[int]]
     ) -> Iterator[Event]:
         """One flow per collective, from the rank that came first to the one that came last."""
-        for spans in collectives_of(world.lanes):
+        for spans in _collectives_of(world.lanes):
             self._flows += 1
             for nth, (start_s, rank, place) in enumerate(spans):
                 phase = "s" if nth == 0 else "f" if nth == len(spans) - 1 else "t"
@@ -198,11 +199,11 @@ def _cores(pid: int, spent: Sequence[tuple[float, float]]) -> Iterator[Event]:
 
 
 def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:
-    """Spans, in order of their starts, with their ends, which are cut where they reach beyond the span that they begin
-    in.
+    """Spans in order of their starts, of those that begin in the same microsecond the longest first, with their ends,
+    which are cut where they reach beyond the span that they begin in.
     """
     open_: list[float] = []
-    for span in spans:
+    for span in sorted(spans, key=lambda span: (microseconds(span.start_s), -span.end_s)):
         start = microseconds(span.start_s)
         while open_ and microseconds(open_[-1]) <= start:
             open_.pop()
@@ -227,3 +228,13 @@ def _threads(lane: Iterable[Span]) -> list[int]:
         free_us[place] = max(free_us[place], microseconds(span.end_s), start + 1)
         threads.append(COLLECTIVES + place)
     return threads
+
+
+def _collectives_of(lanes: Mapping[int, Iterable[Span]]) -> list[list[tuple[float, int, int]]]:
+    """Each collective that more than one rank came to: when they came, in order, which rank, the place in its lane."""
+    found: dict[tuple[int | None, str, int], list[tuple[float, int, int]]] = defaultdict(list)
+    for rank, lane in lanes.items():
+        for place, span in enumerate(lane):
+            if span.number and span.kind in (Kind.COLLECTIVE, Kind.WAIT):
+                found[span.test, span.group, span.number].append((span.start_s, rank, place))
+    return [sorted(spans) for spans in found.values() if len(spans) > 1]

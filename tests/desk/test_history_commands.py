@@ -304,7 +304,7 @@ def test_the_style_is_the_one_that_the_policy_allows(megacpp: Megacpp, lane_dir:
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     allowed = re.findall(r"style-src '(.*?)'", html.unescape(page))
     assert [f"sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}" for one in style] == allowed
-    assert "prefers-color-scheme: dark" in style[0]
+    assert "light-dark(" in style[0]
 
 
 def test_nothing_a_test_wrote_is_markup(lane_dir: Path) -> None:

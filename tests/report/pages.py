@@ -19,7 +19,7 @@ from pytest_megacpp.report.page.html import html
 from pytest_megacpp.report.receipt import receipt_names
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.run_json import RunMeta, run_status
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
 from pytest_megacpp.report.trace import trace, trace_bytes
 from tests.scenario import FakeBox
 

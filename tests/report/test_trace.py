@@ -13,7 +13,8 @@ from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, Purpose, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
+from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.trace import ARGUMENT_CHARS, MOST_THREADS, NAME_CHARS, trace, trace_bytes
 from tests.golden.build import CASES
 from tests.golden.drills import cases
@@ -191,6 +192,14 @@ def test_collectives_in_flight_together_get_threads_of_their_own() -> None:
     first = processes(document)["rank 0"]
     tids = {e["tid"] for e in of_phase(document, "X") if e["pid"] == first and e["cat"] == "collective"}
     assert len(tids) == MOST_THREADS
+
+
+def test_of_slices_that_begin_in_one_microsecond_the_longer_one_is_around_the_other() -> None:
+    box = FakeBox(1)
+    lane = [Span(0.4, 0.5, Kind.STEP, "short"), Span(0.4000003, 2.0, Kind.PHASE, "long")]
+    world = WorldSpans("w1", 1, "", 0.0, 2.0, {0: lane})
+    document: Any = trace(RunSpans([world], [], [], [], 2.0), box.timeline(), {}, Redactor({}).text)
+    assert [(e["name"], e["dur"]) for e in of_phase(document, "X")] == [("long", 1_600_000), ("short", 100_000)]
 
 
 def test_cpu_and_memory_are_counters() -> None:
