@@ -64,6 +64,8 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
 
 def _has_failed_ranks(case: Case, wait: Wait) -> bool:
     """Returns whether ranks entered it that had failed before."""
+    if wait.partner is not None:
+        return False
     entries = {r: case.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in case.failures}
     return any(e is not None and e.entered_s > case.failures[r].time_s for r, e in entries.items())
 
