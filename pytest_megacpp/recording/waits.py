@@ -53,7 +53,8 @@ _MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
 class Wait:
     """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
     rank waits for the `partner` of a message, or ranks make a group (`seq` 0, `op` is the call). `began`: it is known
-    whose devices are in it, not just who queued it. `members` of a group that is being made.
+    whose devices are in it, not just who queued it. `members` of a group that is being made. `otherwise`: other
+    operations that some of the waiting ranks issued under the number.
     """
 
     group: str
@@ -65,6 +66,7 @@ class Wait:
     partner: int | None = None
     began: bool = False
     members: tuple[int, ...] = ()
+    otherwise: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def number(self) -> Number:
@@ -284,13 +286,18 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
     begun = {r: e for r, e in arrived.items() if e.started} or arrived
     missing = {*(absent - arrived.keys()), *(arrived.keys() - begun.keys())}
     first = min((begun[r] for r in sorted(begun)), key=lambda e: e.entered_s)
+    by_op: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(begun):
+        by_op[bare_op(begun[rank].op)].append(rank)
+    op = bare_op(first.op)
     return Wait(
         *number,
-        bare_op(first.op),
+        op,
         tuple(sorted(begun)),
         tuple(sorted(missing)),
         first.entered_s,
         began=first.started,
+        otherwise=tuple((other, tuple(ranks)) for other, ranks in by_op.items() if other != op),
     )
 
 

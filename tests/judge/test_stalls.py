@@ -290,11 +290,13 @@ def test_a_late_rank_that_lost_its_peers_afterwards_kept_them_waiting_before() -
 
 @pytest.mark.parametrize("with_rank_3", [0, 1])
 def test_whose_number_comes_first_does_not_matter(with_rank_3: int) -> None:
-    """Ranks 0 and 1 issue different operations; rank 3, which raised, the same as one of them."""
+    """Ranks 0 and 1 issue different operations; rank 3, which raised, the same as one of them, and has no vote."""
     box = FakeBox(4).begins().raises(3).after(0.05).enters((3, with_rank_3), "gloo:barrier", 2)
     box.enters(1 - with_rank_3, seq=2).after(31).at(2)
-    found = verdict(stalled(box, (0, 1), (2,)).at(2).aborts("stall"))
-    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (3,))
+    timeline = stalled(box, (0, 1), (2,)).at(2).aborts("stall").done().timeline()
+    assert Case(timeline, timeline.tests[0], timeline.worlds["w1"]).waits[0].missing == (2,)
+    found = judge_test(timeline, 0).verdict
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, ())
 
 
 def test_what_all_entered_and_one_after_it_had_failed_is_a_consequence() -> None:
