@@ -20,11 +20,12 @@ from pytest_megacpp.recording.waits import Wait
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+_FOR_ALL = frozenset({"Store.barrier", "rpc.init_rpc", "rpc.shutdown"})
 
 
 def is_for_one(call: str) -> bool:
     """Returns whether a call that only a stack shows is answered by one rank: a message, a key of a store, an rpc."""
-    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call != "Store.barrier")
+    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call not in _FOR_ALL)
 
 
 @dataclass(frozen=True, slots=True)
