@@ -125,7 +125,7 @@ def beside(case: Case, found: Finding) -> Finding:
         return found
     analysis = analyze_waits(case)
     late = finding_for(case, analysis)
-    kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
+    kept = tuple(Consequence(r, _what_it_kept(analysis, r), late.code) for r in late.blamed)
     known = [c for c in found.consequences if c.rank not in late.blamed]
     doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and had not failed")
     return replace(
@@ -136,6 +136,11 @@ def beside(case: Case, found: Finding) -> Finding:
         relies=found.relies | late.relies,
         uncertainties=(*found.uncertainties, *late.uncertainties, doubt),
     )
+
+
+def _what_it_kept(analysis: WaitAnalysis, rank: int) -> str:
+    wait = analysis.kept_by((rank,))
+    return f"kept others waiting in {wait}" if wait is not None else "kept others waiting"
 
 
 # -- stragglers --------------------------------------------------------------------------------------------
@@ -201,15 +206,16 @@ def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) 
 
 
 def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
-    if not analysis.waits:
+    wait = analysis.kept_by(blamed)
+    if wait is None:
         return "kept others waiting"
-    if analysis.waits[0].partner is not None:
-        return f"left {ranks_named(analysis.waits[0].waiting)} waiting in {analysis.what}"
-    if all(_late_s(case, analysis, r) is not None for r in blamed):
-        return f"entered {analysis.what} too late"
-    entered = [r for r in blamed if _entered(case, r, analysis.waits[0])]
+    if wait.partner is not None:
+        return f"left {ranks_named(wait.waiting)} waiting in {wait}"
+    if all(_late_s(case, wait, r) is not None for r in blamed):
+        return f"entered {wait} too late"
+    entered = [r for r in blamed if _entered(case, r, wait)]
     verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
-    return f"{verb} {analysis.what}"
+    return f"{verb} {wait}"
 
 
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
@@ -217,15 +223,15 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
     return entry is not None and entry.entered_s <= case.moment_s
 
 
-def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
+def _late_s(case: Case, wait: Wait | None, rank: int) -> float | None:
     """Returns how many seconds after the others the rank entered what they had given up by then; None if it never did.
 
     A wait that the box ended was not given up.
     """
-    wait = analysis.waits[0] if analysis.waits and case.moment_s < case.end_s else None
-    number = (wait.group, wait.seq) if wait and wait.partner is None else None
-    entry = case.ranks[rank].collectives.entries.get(number) if number else None
-    return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
+    if wait is None or wait.partner is not None or case.moment_s >= case.end_s:
+        return None
+    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq))
+    return entry.entered_s - wait.since_s if entry is not None and entry.entered_s > case.moment_s else None
 
 
 def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
@@ -256,7 +262,10 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     where = case.location(rank)
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
-    if (late_s := _late_s(case, analysis, rank)) is not None:
+    if (wait := case.waiting_in.get(rank)) is not None and rank not in case.failures:
+        whom = f" for {ranks_named(wait.missing)}" if rank in analysis.moving and wait.missing else ""
+        return f"{it} {was_} waiting in {wait}{whom}" + (f" at {where}" if where else "")
+    if (late_s := _late_s(case, analysis.kept_by((rank,)), rank)) is not None:
         return f"{it} arrived {seconds(late_s)} after the first rank"
     if rank in case.failures and not where:
         return f"{it} had failed: {aftermath.described(case.failures[rank])}"
@@ -268,22 +277,20 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
 
 def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """Returns a sentence if the rank destroyed the group in which the others wait; else empty."""
-    group = analysis.waits[0].group if analysis.waits else ""
+    wait = analysis.kept_by((rank,))
+    group = wait.group if wait is not None else ""
     its = case.ranks[rank].collectives.incarnation
     gone = bool(group) and its > incarnation(group)
     return f"{'it' if alone else 'they'} had destroyed {'its' if alone else 'their'} process group" if gone else ""
 
 
 def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
-    if (late_s := _late_s(case, analysis, rank)) is None:
+    wait = analysis.kept_by((rank,))
+    late_s = _late_s(case, wait, rank)
+    if wait is None or late_s is None:
         return root_evidence(case, rank)
-    since_s = analysis.waits[0].since_s
-    return Evidence(
-        rank,
-        since_s + late_s,
-        Witness.FLIGHT_RECORDER,
-        f"entered {analysis.what} {seconds(late_s)} after the first rank",
-    )
+    text = f"entered {wait} {seconds(late_s)} after the first rank"
+    return Evidence(rank, wait.since_s + late_s, Witness.FLIGHT_RECORDER, text)
 
 
 def root_evidence(case: Case, rank: int) -> Evidence | None:
@@ -317,7 +324,8 @@ def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
         Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
         for t in _astray(case, blamed)
     ]
-    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
+    unseen = (r for r in blamed if case.location(r) is None and r not in case.failures and r not in case.waiting_in)
+    lost = [r for r in unseen if _cause(case, r) is None]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:

@@ -15,10 +15,11 @@ from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.vocabulary import TestPhase
-from pytest_megacpp.recording.waits import Wait
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
+from pytest_megacpp.recording.waits import Wait, young_since
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
+_KEPT_WAITS = 4
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 _FOR_ALL = frozenset({"Store.barrier", "rpc.init_rpc", "rpc.shutdown"})
 
@@ -33,7 +34,7 @@ class WaitAnalysis:
     """Which ranks wait, and for which, at the moment.
 
     `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
-    `is_from_box`: only the box saw the wait.
+    `is_from_box`: only the box saw the wait. `moving`: roots that wait themselves, for others, but not for long.
     """
 
     waits: tuple[Wait, ...]
@@ -42,11 +43,11 @@ class WaitAnalysis:
     cycle: tuple[Wait, ...] = ()
     is_guessed: bool = False
     is_from_box: bool = False
+    moving: tuple[int, ...] = ()
 
-    @property
-    def what(self) -> str:
-        """What they wait in, as the object of a sentence."""
-        return str(self.waits[0]) if self.waits else ""
+    def kept_by(self, ranks: Collection[int]) -> Wait | None:
+        """Returns the first wait in which all of these ranks are missing; None if there is none."""
+        return next((wait for wait in self.waits if set(ranks) <= set(wait.missing)), None)
 
 
 def analyze_waits(case: Case) -> WaitAnalysis:
@@ -54,10 +55,12 @@ def analyze_waits(case: Case) -> WaitAnalysis:
     # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
     # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
-    roots, visited = graph.roots(_oldest_waits(case))
+    starts, young_s = _oldest_waits(case), _young_s(case)
+    roots, visited = graph.roots(starts, young_s)
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
     if roots:
-        return WaitAnalysis(visited, waiting, roots)
+        moving = tuple(r for r in roots if graph.is_on_its_way(r, young_s))
+        return WaitAnalysis(visited, tuple(r for r in waiting if r not in moving), roots, moving=moving)
     if cycle := graph.cycle(visited):
         return WaitAnalysis(visited, waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
@@ -108,6 +111,22 @@ def _oldest_waits(case: Case) -> list[Wait]:
         return []
     oldest_s = case.waits[0].since_s
     return [w for w in case.waits if case.moment_s - w.since_s >= (case.moment_s - oldest_s) / 2]
+
+
+def _young_s(case: Case) -> float:
+    """Returns the time since which ranks that others wait for may have been in waits of their own and yet be on their
+    way: they are younger than half of the oldest wait, and than the limit on a wait (decision 0034).
+    """
+    # Where the box saw that nothing can free anybody, or counted the time for which a chain was held up by compiling,
+    # the end of the chain decides, however young it is.
+    if not case.waits or case.why is ActReason.FAILURE_STUCK or _is_held_up_by_compiling(case):
+        return float("inf")
+    return young_since(case.waits[0].since_s, case.moment_s, case.test.limits.stall)
+
+
+def _is_held_up_by_compiling(case: Case) -> bool:
+    roots, _ = case.graph.roots(_oldest_waits(case))
+    return case.why is ActReason.SKEW and any(case.is_compiling(r) for r in roots)
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
@@ -186,6 +205,9 @@ def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]
         found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
     if analysis.is_from_box:
         found.append(Uncertainty(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))
+    if analysis.moving:
+        text = f"{ranks_named(analysis.moving)} waited for others then, but not for long, and may have been on the way"
+        found.append(Uncertainty(Source.COLLECTIVES, text))
     unknown = [w.group for w in analysis.waits if not case.knows_members(w.group)]
     if unknown:
         found.append(Uncertainty(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are unknown"))
@@ -235,8 +257,10 @@ def wait_text(case: Case, analysis: WaitAnalysis) -> str:
 def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
     """Returns which ranks are in which call, where in the code, and what the box reported."""
     acted = case.test.acted
-    waits = tuple(aftermath.wait_evidence(w) for w in analysis.waits[:4])
-    first = {w.waiting[0]: str(w) for w in reversed(analysis.waits[:4])} | case.blocked
+    behind = dict.fromkeys(case.waiting_in[r] for r in analysis.moving if r in case.waiting_in)
+    recorded = (*analysis.waits, *behind)[:_KEPT_WAITS]
+    waits = tuple(aftermath.wait_evidence(w) for w in recorded)
+    first = {w.waiting[0]: str(w) for w in reversed(recorded)} | case.blocked
     reason = (wait_text(case, analysis) if analysis.waiting else plain(acted.detail)) if acted else ""
     box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {reason}"),) if acted else ()
     return (*waits, *call_evidence(case, first), *box)

@@ -304,3 +304,83 @@ def test_what_all_entered_and_one_after_it_had_failed_is_a_consequence() -> None
     found = verdict(box.acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
     assert "ranks 1-3 then waited in broadcast #2" in found.summary
+
+
+# -- chains ------------------------------------------------------------------------------------------------
+
+
+def chain(younger_s: float, limits: ev.Limits | None = None) -> FakeBox:
+    """Ranks 0 and 1 wait for rank 2, which waits so much shorter for rank 3 in another group; 40 s in all."""
+    box = FakeBox(4, limits=limits).begins().announces("a", (0, 1, 2)).announces("b", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(younger_s).enters(2, seq=14, group="b")
+    return box.after(40 - younger_s)
+
+
+def behind(box: FakeBox, why: ActReason = ActReason.STALL, compiling: tuple[int, ...] = ()) -> Verdict:
+    return verdict(box.acts(why, "waits", (0, 1), (2,), compiling, 40.0).at(3).aborts(why.value))
+
+
+def test_it_is_said_what_the_blamed_rank_did_not_enter_not_where_the_chain_begins() -> None:
+    found = behind(chain(1.0))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+    assert found.summary.startswith("rank 3 never entered all_reduce #14: it was in train.py:88 (load_batch)")
+
+
+def test_who_is_missing_in_no_single_call_kept_others_waiting() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 2)).announces("b", (1, 3))
+    box.enters(0, "gloo:barrier", 1, group="a").enters(1, seq=4, group="b").after(40)
+    found = verdict(box.acts(ActReason.STALL, "waits", (0,), (2,), (), 40.0).at((2, 3)).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
+    assert found.summary.startswith("ranks 2,3 kept others waiting: they were in train.py:88 (load_batch)")
+
+
+def test_who_waits_for_a_short_time_only_is_on_its_way_and_nobody_behind_it_is_blamed() -> None:
+    """It goes through one collective after another, which is why the others wait."""
+    found = behind(chain(30.0))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+    assert found.summary.startswith("rank 2 never entered barrier #1: it was waiting in all_reduce #14 for rank 3")
+    assert "rank 2 entered all_reduce #14 of group b, rank 3 did not" in texts(found, None)
+    assert [c.rank for c in found.consequences] == [0, 1]
+
+
+def test_a_wait_beyond_its_limit_is_no_progress() -> None:
+    found = behind(chain(30.0, ev.Limits(stall=9)))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+
+
+def test_a_chain_that_compiling_holds_up_is_followed_however_young_it_is() -> None:
+    found = behind(chain(30.0).samples(3, compiling=("dynamo_compile",)), ActReason.SKEW, (3,))
+    assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (3,))
+
+
+def test_a_chain_that_nothing_can_free_is_followed_however_young_it_is() -> None:
+    found = behind(chain(30.0), ActReason.FAILURE_STUCK)
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_nor_is_it_progress_to_wait_for_a_rank_that_has_left() -> None:
+    found = behind(chain(30.0).passes(3))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (3,))
+
+
+def test_nor_to_wait_for_each_other() -> None:
+    """Rank 2 waits for rank 3 in one group, rank 3 for rank 2 in another."""
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).announces("b", (2, 3)).announces("c", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(30).enters(2, seq=1, group="b").enters(3, seq=1, group="c")
+    found = verdict(stalled(box.after(10), (0, 1), (2,)).aborts("stall"))
+    assert (found.code, found.cause) == (Code.COLLECTIVE_MISMATCH, "group-order")
+
+
+def test_ranks_that_just_met_do_not_hang() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).announces("b", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(39.8).enters((2, 3), seq=14, group="b").after(0.2)
+    found = verdict(stalled(box, (0, 1), (2,)).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+
+
+def test_nor_is_whoever_is_elsewhere_blamed_for_a_rank_that_has_just_begun_to_receive() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).enters((0, 1), "gloo:barrier", 1, group="a").after(39.5)
+    box.rank(ev.Sampled(2, 0, True, "R", (), 0.0, 9.0, 9.0, main_runs=7)).blocked(2).after(0.3).at(3)
+    found = verdict(stalled(box, (0, 1), (2,)).blocked(2).at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+    assert "rank 2 never entered barrier #1: it was waiting in recv" in found.summary
