@@ -47,7 +47,7 @@ def find(case: Case) -> Finding | None:
 
 def _timed_out(case: Case) -> Finding:
     """Returns the finding for ranks that stopped waiting by their own time-out, or found their peer gone."""
-    analysis = wait_roots.from_barrier_timeouts(case) or analyze_waits(case)
+    analysis = analyze_waits(case)
     if analysis.cycle:
         return finding_for(case, analysis)
     absent = _absent(case, analysis.roots)

@@ -6,7 +6,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
@@ -384,3 +384,18 @@ def test_nor_is_whoever_is_elsewhere_blamed_for_a_rank_that_has_just_begun_to_re
     found = verdict(stalled(box, (0, 1), (2,)).blocked(2).at(3).aborts("stall"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
     assert "rank 2 never entered barrier #1: it was waiting in recv" in found.summary
+
+
+# -- beside failures ---------------------------------------------------------------------------------------
+
+
+def test_whom_a_monitored_barrier_in_a_teardown_names_is_named_beside_the_failure() -> None:
+    box = FakeBox(4).begins().raises(0, "AssertionError", "assert 1 == 2").at(3).after(2.0)
+    late = "[Rank 0]: Rank 3 failed to pass monitoredBarrier in 2000 ms"
+    box.raises(0, "RuntimeError", late, 12, when=TestPhase.TEARDOWN).after(0.01)
+    for rank in (1, 2):
+        box.loses_peer(rank, f"Rank {rank} successfully reached monitoredBarrier, but received errors …\n{PEER_CLOSED}")
+    found = verdict(box.after(4.0).loses_peer(3).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert "rank 3 never entered monitored_barrier: it was in train.py:88 (load_batch)" in found.summary
+    assert (3, Code.STRAGGLER) in [(c.rank, c.cause) for c in found.consequences]
