@@ -120,6 +120,9 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
 def beside(case: Case, found: Finding) -> Finding:
     """Returns the failure of ranks that raised, with what others waited for beside that and why (decision 0084)."""
     raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    if found.code is Code.RANK_DEATH and raised.issuperset(found.blamed) and _may_wait_for_others(case, found.blamed):
+        doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
+        return replace(found, uncertainties=(*found.uncertainties, doubt))
     is_own = found.code is Code.TEST_FAILED and found.blamed and raised.issuperset(found.blamed)
     if not is_own or not deaths.waits_for_others(case):
         return found
@@ -138,6 +141,13 @@ def beside(case: Case, found: Finding) -> Finding:
     )
 
 
+def _may_wait_for_others(case: Case, blamed: Sequence[int]) -> bool:
+    """Returns whether only stacks show that ranks waited, and others than the blamed could be whom they waited for."""
+    waiting = set(aftermath.stuck(case, blamed))
+    by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
+    return bool(by_stack and case.graph.idle)
+
+
 def _what_it_kept(analysis: WaitAnalysis, rank: int) -> str:
     wait = analysis.kept_by((rank,))
     return f"kept others waiting in {wait}" if wait is not None else "kept others waiting"
@@ -148,7 +158,7 @@ def _what_it_kept(analysis: WaitAnalysis, rank: int) -> str:
 
 def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
     blamed = _not_compiling(case, analysis)
-    causes = {_cause(case, r) for r in blamed}
+    causes = {_cause(case, analysis, r) for r in blamed}
     return Finding(
         Code.STRAGGLER,
         joined((_where_they_were(case, analysis, blamed), wait_roots.wait_text(case, analysis))),
@@ -163,7 +173,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         wait_roots.relies(case, analysis) | {Source.COUNTERS},
         (
             *wait_roots.uncertainties(case, analysis),
-            *_root_uncertainties(case, blamed),
+            *_root_uncertainties(case, analysis, blamed),
             *aftermath.patience_uncertainties(case, blamed),
         ),
         Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
@@ -182,14 +192,22 @@ _Cause: TypeAlias = Literal[
 ]
 
 
-def _cause(case: Case, rank: int) -> _Cause | None:
+def _cause(case: Case, analysis: WaitAnalysis, rank: int) -> _Cause | None:
     if case.is_frozen(rank):
         return VerdictCause.FROZEN
-    if case.has_left(rank):
+    if case.has_left(rank) or _went_without(case, analysis, rank):
         return VerdictCause.LEFT_EARLY
     if case.is_behind(rank):
         return VerdictCause.DEVICE_BUSY
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
+
+
+def _went_without(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the rank came through the test without the collective on which the others gave up."""
+    wait = analysis.kept_by((rank,))
+    if wait is None or not wait.seq or wait.partner is not None or case.moment_s >= case.end_s:
+        return False
+    return case.came_through(rank) and case.ranks[rank].collectives.enqueued.get(wait.group, 0) < wait.seq
 
 
 def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
@@ -238,12 +256,13 @@ def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """Returns a sentence about `it` or `they`: why these ranks did not come."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
     plural = "" if alone else "s"
-    where, cause = case.location(rank), _cause(case, rank)
+    where, cause = case.location(rank), _cause(case, analysis, rank)
     match cause:
         case VerdictCause.FROZEN:
             return f"{it} {is_} frozen (stopped by a signal)" + (f" in {where}" if where else "")
         case VerdictCause.LEFT_EARLY:
-            return f"{it} had already finished the test"
+            what = "had already finished the test" if case.has_left(rank) else "finished the test without it"
+            return f"{it} {what}"
         case VerdictCause.DEVICE_BUSY:
             return f"{it} queued this collective behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
@@ -287,6 +306,8 @@ def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> st
 def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
     wait = analysis.kept_by((rank,))
     late_s = _late_s(case, wait, rank)
+    if not case.has_left(rank) and _went_without(case, analysis, rank):
+        return Evidence(rank, case.ranks[rank].finished_s, Witness.REPORT, "finished the test")
     if wait is None or late_s is None:
         return root_evidence(case, rank)
     text = f"entered {wait} {seconds(late_s)} after the first rank"
@@ -318,14 +339,14 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
     )
 
 
-def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns reasons for doubt about where the blamed ranks were, since a living rank is blamed for that."""
     found = [
         Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
         for t in _astray(case, blamed)
     ]
     unseen = (r for r in blamed if case.location(r) is None and r not in case.failures and r not in case.waiting_in)
-    lost = [r for r in unseen if _cause(case, r) is None]
+    lost = [r for r in unseen if _cause(case, analysis, r) is None]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:

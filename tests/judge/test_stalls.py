@@ -399,3 +399,23 @@ def test_whom_a_monitored_barrier_in_a_teardown_names_is_named_beside_the_failur
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
     assert "rank 3 never entered monitored_barrier: it was in train.py:88 (load_batch)" in found.summary
     assert (3, Code.STRAGGLER) in [(c.rank, c.cause) for c in found.consequences]
+
+
+@pytest.mark.parametrize(("idle", "certainty"), [((), Certainty.CERTAIN), ((3,), Certainty.LIKELY)])
+def test_a_wait_that_only_stacks_show_may_be_for_a_rank_that_did_not_fail(
+    idle: tuple[int, ...], certainty: Certainty
+) -> None:
+    waiting = tuple(r for r in (1, 2, 3) if r not in idle)
+    box = FakeBox(4).begins().raises(0).blocked(waiting, "get").at(idle).after(31)
+    found = verdict(stalled(box, waiting, idle).blocked(waiting, "get").at(idle).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), certainty)
+
+
+def test_who_came_through_without_what_the_others_lost_it_in_left_early() -> None:
+    """It destroyed its process group and returned, a moment later than its peers noticed."""
+    box = FakeBox(4).begins().enters(range(4), "gloo:barrier", 1).completes().after(0.1)
+    box.enters((0, 2, 3), "gloo:barrier", 2).after(0.1).loses_peer((0, 2, 3)).after(0.02)
+    found = verdict(box.passes(1).finishes((0, 2, 3)).ends())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (1,))
+    assert "rank 1 never entered barrier #2: it finished the test without it" in found.summary
+    assert found.next_step.startswith("find the branch that lets rank 1 return")
