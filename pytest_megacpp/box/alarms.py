@@ -44,6 +44,7 @@ from pytest_megacpp.recording.waits import (
     late,
     other_ends,
     wait_graph,
+    young_since,
 )
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
@@ -69,6 +70,7 @@ class Clocks:
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
+    waiting: frozenset[int] = frozenset()
     late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
     importing: set[Number] = field(default_factory=set)  # waits for peers that load the compiler
     mismatch_since_s: float | None = None
@@ -91,7 +93,7 @@ class Clocks:
         elapsed_s = 0.0 if self.last_s is None else max(0.0, self.since(self.last_s, now_s))
         self.last_s = now_s
         waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
-        self.waits = all_waits(view)
+        self.waits, self.waiting = all_waits(view), frozenset(waiting)
         waits = [w for w in self.waits if w.missing and waiting & set(w.waiting)]
         self.late = late(waits, waiting)
         for clock in (self.compiling_s, self.plain_s):
@@ -448,6 +450,7 @@ def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
 def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...]:
     """Returns what counts towards the limits of this test now, for who watches it; the clocks have been advanced."""
     limits, found = view.limits, [Counted("test", view.limits.test, _spent_s(view, clocks, now_s))]
+    known = _known_late(view, clocks, now_s)
     for wait in clocks.waits:
         ranks, guessed = clocks.late.get(wait.number), (wait.group, wait.seq) == NO_NUMBER
         if ranks is None:
@@ -460,7 +463,7 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
                 found.append(Counted("stall", limits.stall, rest_s, ranks=ranks))
         plain_s = min(open_s, clocks.plain_s.get(wait.number, 0.0))
         if plain_s and not _all_compile(view, ranks, now_s):
-            found.append(Counted("stall", limits.stall, plain_s, wait, ranks, guessed))
+            found.append(Counted("stall", limits.stall, plain_s, wait, known[wait.number], guessed))
     if (everybody := _everybody(view, now_s)) is not None:
         found.append(Counted("stall", limits.stall, clocks.since(everybody.since_s, now_s), everybody))
     for rank in view.unfinished():
@@ -468,6 +471,19 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
             compiled_s = clocks.since(rank.compiling_since_s, now_s)
             found.append(Counted("compile", limits.compile, compiled_s, ranks=(rank.rank,)))
     return tuple(found)
+
+
+def _known_late(view: TestView, clocks: Clocks, now_s: float) -> dict[Number, tuple[int, ...]]:
+    """Returns per wait the ranks that are known to be late, as the judge sees it: none behind a rank that is on its
+    way, or behind a call that only a stack shows. The clocks go by those that hold it up at the moment.
+    """
+    graph = _graph(view, {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None})
+
+    def is_end(wait: Wait, rank: int) -> bool:
+        return rank in graph.calls or graph.is_on_its_way(rank, young_since(wait.since_s, now_s, view.limits.stall))
+
+    waits = [wait for wait in clocks.waits if wait.number in clocks.late]
+    return late(waits, clocks.waiting, is_end)
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:
