@@ -414,6 +414,10 @@ class Case:
     def knows_members(self, group: str) -> bool:
         return self.test.groups.knows(group)
 
+    def knows_for_whom(self, wait: Wait) -> bool:
+        """Returns whether all are known that a wait may be for."""
+        return wait.partner is not None or wait.makes_group or self.knows_members(wait.group)
+
     def waited_s(self, since_s: float) -> float:
         """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
         acted = self.test.acted

@@ -1,14 +1,14 @@
 """Owns failures of ranks by themselves: raised, exited, killed; must not know limits or compiling.
 
-The rank that began it is the earliest one whose failure is its own. If others waited for it, or a process ended, the
-verdict is a rank-death; if no rank was left waiting, it is an ordinary failure of every rank that raised.
+If others waited for a rank whose failure is its own, or a process ended, the verdict is a rank-death, of the rank that
+began it (`origins`); if no rank was left waiting for them, it is an ordinary failure of every rank that raised.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pytest_megacpp.judge import accusations, aftermath, devices, messages, wait_roots
+from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, wait_roots
 from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, FailureSource, RankFailure, may_be_oom
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -19,27 +19,25 @@ from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
-TOO_CLOSE_S = 0.01  # stamps of two processes that are closer than this can't be ordered
 KEPT_FAILURES = 8
 AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
 def find(case: Case) -> Finding | None:
-    """Returns the finding for the earliest failure that is a rank's own; None if there is none."""
+    """Returns the finding for the failures that are a rank's own; None if there is none."""
     own = [t for t in case.failures.values() if not t.is_secondary and t.kind is not Kind.MISMATCH]
     if not own:
         return None
     if (joining := _rendezvous(case, own)) is not None:
         return joining
-    first = _first(own)
+    first = origins.find(case, own)
     if (refused := _multicast(own, first)) is not None:
-        return devices.multicast(
-            case, refused, _order_uncertainties(refused, [t for t in own if t.kind is not Kind.NVLS])
-        )
+        others = [t for t in own if t.kind is not Kind.NVLS]
+        return devices.multicast(case, refused, origins.uncertainties(refused, others))
     if (named := accusations.find(case, own, first)) is not None:
         return named
-    together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
+    together = [t for t in own if t.signature == first.signature and abs(t.time_s - first.time_s) <= TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source is not FailureSource.REPORT for t in own)
     if not died and waits_for_others(case):
@@ -51,38 +49,8 @@ def find(case: Case) -> Finding | None:
 
 def _multicast(own: Sequence[RankFailure], first: RankFailure) -> RankFailure | None:
     """Returns the earliest failure to set up NVLS, unless a rank failed in another way before."""
-    refused = [t for t in own if t.kind is Kind.NVLS and _may_precede(t, first)]
+    refused = [t for t in own if t.kind is Kind.NVLS and origins.may_precede(t, first)]
     return min(refused, key=lambda t: t.time_s, default=None)
-
-
-def _first(own: Sequence[RankFailure]) -> RankFailure:
-    """Returns the earliest failure.
-
-    Of failures that can't be ordered it is the one that is the least likely to follow from the others: a signal, then
-    an exit, then a report.
-    """
-    begun = min(own, key=lambda t: t.time_s)
-    close = [t for t in own if _may_precede(t, begun)]
-    return min(close, key=lambda t: (not _was_killed(t), t.source is not FailureSource.EXIT, t.time_s, t.rank))
-
-
-def _was_killed(failure: RankFailure) -> bool:
-    """Returns whether something other than the rank itself ended it.
-
-    A lost peer doesn't count: then libraries abort and launchers send SIGTERM.
-    """
-    return failure.cause.startswith(("signal:", "oom-")) and failure.cause not in ("signal:SIGABRT", "signal:SIGTERM")
-
-
-def _may_precede(failure: RankFailure, other: RankFailure) -> bool:
-    """Returns whether one failure may have come before the other.
-
-    A kill may be as old as the box's last look before it (decision 0031). Other failures have the time of their stamp,
-    as far as clocks are exact.
-    """
-    if _was_killed(failure) and failure.since_s < failure.time_s:
-        return failure.since_s <= other.time_s
-    return failure.time_s <= other.time_s + TOO_CLOSE_S
 
 
 def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blamed: tuple[int, ...]) -> Finding:
@@ -93,12 +61,12 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         joined((what, aftermath.sentence(case, blamed))),
         blamed,
         first.cause,
-        first.phase,
+        min((t.phase for t in own), key=[*TestPhase].index),  # a call that failed has not passed, whatever came later
         _evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
         aftermath.consequences(case, blamed),
         _relies(case, first, blamed),
         (
-            *_order_uncertainties(first, others),
+            *origins.uncertainties(first, others),
             *_exit_uncertainties(case, blamed),
             *aftermath.patience_uncertainties(case, blamed)[:1],  # what the blamed reported stands by itself
         ),
@@ -116,12 +84,6 @@ def _relies(case: Case, first: RankFailure, blamed: Sequence[int]) -> frozenset[
 
 def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
     return may_be_oom(case.exits[r][1] for r in blamed if r in case.exits)
-
-
-def _order_uncertainties(first: RankFailure, others: Sequence[RankFailure]) -> tuple[Uncertainty, ...]:
-    close = [t for t in others if _may_precede(t, first) and _may_precede(first, t)]
-    text = f"{ranks_named(t.rank for t in close)} failed at about the same time, so which failed first is uncertain"
-    return (Uncertainty(Source.REPORTS, text),) if close else ()
 
 
 def _exit_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
