@@ -137,6 +137,11 @@ class Case:
         last = self.last_entered(failure.rank, failure.time_s) if patience else None
         return min(failure.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else failure.time_s
 
+    @property
+    def acted_on_wait(self) -> bool:
+        """Whether the box acted because ranks waited, before any of them gave up."""
+        return self.why is not None and self.why.is_waiting and self.moment_s == self.end_s
+
     # -- failures ------------------------------------------------------------------------------------------
 
     @cached_property

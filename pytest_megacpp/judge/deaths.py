@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, wait_roots
+from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, unrelated
 from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, FailureSource, RankFailure, may_be_oom
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -16,7 +16,7 @@ from pytest_megacpp.judge.phrases import joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, Stage, Stream, TestPhase
+from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
 KEPT_FAILURES = 8
@@ -40,7 +40,7 @@ def find(case: Case) -> Finding | None:
     together = [t for t in own if t.signature == first.signature and abs(t.time_s - first.time_s) <= TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source is not FailureSource.REPORT for t in own)
-    if not died and waits_for_others(case):
+    if not died and unrelated.are_all(case):
         return _test_failed(case, own)
     if died or aftermath.victims(case) or aftermath.stuck(case, [t.rank for t in own]):
         return _rank_death(case, own, first, tuple(sorted(blamed)))
@@ -107,19 +107,6 @@ def _exit_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
 def _answered_afterwards(case: Case, rank: int) -> bool:
     view = case.ranks[rank]
     return view.answered_s is not None and view.answered_s > case.exits[rank][0] + AFTERWARDS_S
-
-
-def waits_for_others(case: Case) -> bool:
-    """Returns whether ranks waited in the end, and none of those that they waited for had failed: then the wait is no
-    consequence of a failure (decision 0084). Not where ranks issued different collectives: what others wait in then may
-    be ordinary progress.
-    """
-    analysis = wait_roots.analyze_waits(case)
-    if not (analysis.roots and analysis.waits) or analysis.is_guessed or case.why is ActReason.MISMATCH:
-        return False
-    roots, _ = case.graph.roots(case.waits)  # of young waits as well
-    failed = {r for r, t in case.failures.items() if not t.is_secondary or t.time_s <= case.moment_s}
-    return failed.isdisjoint({*roots, *analysis.roots})
 
 
 def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:

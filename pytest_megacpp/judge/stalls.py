@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
-from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
+from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, unrelated, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -118,24 +118,51 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
 
 
 def beside(case: Case, found: Finding) -> Finding:
-    """Returns the failure of ranks that raised, with what others waited for beside that and why (decision 0084)."""
-    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
-    is_own = found.code is Code.TEST_FAILED and found.blamed and raised.issuperset(found.blamed)
-    if not is_own or not deaths.waits_for_others(case):
+    """Returns the failure of ranks that live, with the waits that it does not explain and why these last (decisions
+    0084 and 0092).
+    """
+    analysis = unrelated.find(case, found.blamed) if _leaves_others(case, found) else None
+    late = finding_for(case, analysis) if analysis else None
+    if analysis is None or late is None or late.code is Code.UNCLEAR:
         return found
-    analysis = analyze_waits(case)
-    late = finding_for(case, analysis)
-    kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
+    kept = tuple(Consequence(r, _part_in(case, analysis, r), late.code) for r in late.blamed)
     known = [c for c in found.consequences if c.rank not in late.blamed]
-    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and had not failed")
+    named = {*found.blamed, *late.blamed, *(c.rank for c in known)}
+    more = [c for c in late.consequences if c.rank not in named]
     return replace(
         found,
         summary=joined((found.summary, late.summary)),
         evidence=(*found.evidence, *late.evidence),
-        consequences=tuple(sorted((*known, *kept), key=lambda c: c.rank)),
+        consequences=tuple(sorted((*known, *more, *kept), key=lambda c: c.rank)),
         relies=found.relies | late.relies,
-        uncertainties=(*found.uncertainties, *late.uncertainties, doubt),
+        uncertainties=(*found.uncertainties, *late.uncertainties, _is_apart(analysis, late)),
     )
+
+
+def _leaves_others(case: Case, found: Finding) -> bool:
+    """Returns whether it is about ranks that raised or skipped, and others may wait for something else.
+
+    Where others waited for those that raised, only if the box acted on a wait: after a death, and when ranks lost their
+    peers, others may wait for a moment.
+    """
+    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    if found.code is Code.TEST_FAILED:
+        return found.cause is VerdictCause.SKIPPED_ON_SOME_RANKS or set() < {*found.blamed} <= raised
+    return found.code is Code.RANK_DEATH and case.acted_on_wait and raised.issuperset(found.blamed)
+
+
+def _part_in(case: Case, analysis: WaitAnalysis, rank: int) -> str:
+    return f"kept others waiting in {analysis.what}" if analysis.roots else aftermath.waited(case, rank)
+
+
+def _is_apart(analysis: WaitAnalysis, late: Finding) -> Uncertainty:
+    """Returns the doubt that remains, since a failure may keep others busy by ways that nothing records."""
+    text = (
+        f"{ranks_named(late.blamed)} kept others waiting, and had not failed"
+        if analysis.roots
+        else f"{ranks_named(analysis.waiting)} waited, and for no rank that had failed"
+    )
+    return Uncertainty(Source.COLLECTIVES, text)
 
 
 # -- stragglers --------------------------------------------------------------------------------------------

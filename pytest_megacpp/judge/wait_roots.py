@@ -53,7 +53,7 @@ def analyze_waits(case: Case) -> WaitAnalysis:
     # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
     # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
-    roots, visited = graph.roots(_oldest_waits(case))
+    roots, visited = graph.roots(oldest_waits(case))
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
     if roots:
         return WaitAnalysis(visited, waiting, roots)
@@ -100,7 +100,7 @@ def _named_absent(case: Case, speaker: RankFailure, victims: Sequence[RankFailur
     return found.pop() - failed if len(found) == 1 else frozenset()
 
 
-def _oldest_waits(case: Case) -> list[Wait]:
+def oldest_waits(case: Case) -> list[Wait]:
     """Returns the waits that count: those at least half as old as the oldest."""
     # A young wait is ordinary progress: its members may be on their way, and following it would blame one of them.
     if not case.waits:
@@ -204,7 +204,8 @@ def _contradictions(case: Case, analysis: WaitAnalysis) -> Iterable[Uncertainty]
     if acted is None or not acted.missing or analysis.is_guessed or analysis.is_from_box or case.moment_s < case.end_s:
         return ()
     first = analysis.waits[0].missing if analysis.waits else ()
-    if set(acted.missing) & {*analysis.roots, *first}:
+    shown, _ = case.graph.roots(case.waits)  # the analysis may be of some waits only
+    if set(acted.missing) & {*analysis.roots, *first, *shown}:
         return ()
     return (
         Uncertainty(
@@ -263,7 +264,8 @@ def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[
     waited = wait_text(case, analysis).partition(" waited")[2]
     for rank in analysis.waiting:
         if rank not in blamed:
-            known.setdefault(rank, Consequence(rank, f"waited{waited}"))
+            own = aftermath.waited(case, rank) if rank in case.waiting_in else f"waited{waited}"
+            known.setdefault(rank, Consequence(rank, own))
     return tuple(known[r] for r in sorted(known))
 
 
