@@ -20,7 +20,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
 from pytest_megacpp.recording.operations import bare_op
-from pytest_megacpp.recording.reports import is_strict_xpass
+from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
@@ -284,6 +284,10 @@ class Case:
         """Returns whether the rank had finished the test without a failure by the moment."""
         over_s = self.ranks[rank].finished_s
         return rank not in self.failures and over_s is not None and over_s <= self.moment_s
+
+    def failed_as_expected(self, rank: int) -> bool:
+        """Returns whether the rank had failed by the moment as its xfail mark says."""
+        return any(t <= self.moment_s for t, report in self.ranks[rank].reports.values() if is_xfail(report))
 
     def came_through(self, rank: int) -> bool:
         """Returns whether the rank finished the test without a failure, be it while the box was ending it."""

@@ -347,8 +347,11 @@ def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
     lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
+    expected = [r for r in blamed if case.failed_as_expected(r)]
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
+    if expected:
+        found.append(Uncertainty(Source.REPORTS, f"{ranks_named(expected)} failed as expected, and may not be why"))
     if apart:
         found.append(Uncertainty(Source.GROUPS, f"{ranks_named(apart)} failed to join the group, and may not be why"))
     if mute:
