@@ -369,9 +369,15 @@ class Case:
         """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that
         isn't known.
         """
-        taken = self.last_stack(rank)
-        frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
-        return place(frame) if frame else None
+        return _location(self.last_stack(rank))
+
+    def location_since(self, rank: int, time_s: float) -> tuple[float, str] | None:
+        """Returns where the rank's own code was in its newest stack, be it after a failure, and when that was taken;
+        None if that was before this time.
+        """
+        taken = self.ranks[rank].stack()
+        where = _location(taken)
+        return (taken[0], where) if taken and where and taken[0] > time_s else None
 
     # -- waits ---------------------------------------------------------------------------------------------
 
@@ -436,6 +442,11 @@ class Case:
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:
     return replace(failure, kind=Kind.PEER, cause=cause_of(Kind.PEER), gave_up=True)
+
+
+def _location(taken: tuple[float, Thread] | None) -> str | None:
+    frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
+    return place(frame) if frame else None
 
 
 def _outside_import(thread: Thread) -> Frame | None:

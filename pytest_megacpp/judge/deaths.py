@@ -5,7 +5,7 @@ began it (`origins`); if no rank was left waiting for them, it is an ordinary fa
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, unrelated
@@ -14,12 +14,15 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.errors import Kind
+from pytest_megacpp.recording.errors import Kind, classify
+from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
 KEPT_FAILURES = 8
+KEPT_PLACES = 2
 AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
@@ -56,22 +59,64 @@ def _multicast(own: Sequence[RankFailure], first: RankFailure) -> RankFailure | 
 def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blamed: tuple[int, ...]) -> Finding:
     others = [t for t in own if t.rank not in blamed]
     what = of_ranks(blamed, aftermath.described(first))
+    went_on = _went_on(case, blamed)
+    places = _places(case, went_on)
     return Finding(
         Code.RANK_DEATH,
-        joined((what, aftermath.sentence(case, blamed))),
+        joined((what, _where(places), aftermath.sentence(case, blamed))),
         blamed,
         first.cause,
         min((t.phase for t in own), key=[*TestPhase].index),  # a call that failed has not passed, whatever came later
-        _evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
+        (
+            *_evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
+            *(evidence for _, evidence in places.values()),
+        ),
         aftermath.consequences(case, blamed),
         _relies(case, first, blamed),
         (
             *origins.uncertainties(first, others),
             *_exit_uncertainties(case, blamed),
+            *_doubts(case, went_on, blamed),
             *aftermath.patience_uncertainties(case, blamed)[:1],  # what the blamed reported stands by itself
         ),
         time_s=first.time_s,
     )
+
+
+def _went_on(case: Case, blamed: Sequence[int]) -> dict[int, Collective]:
+    """Returns what ranks that raised, and are still in the test, came to afterwards as others did."""
+    there = (r for r in blamed if not case.is_through(r))
+    return {r: entry for r in there if (entry := origins.went_on(case, case.failures[r])) is not None}
+
+
+def _places(case: Case, went_on: Mapping[int, Collective]) -> dict[int, tuple[str, Evidence]]:
+    """Returns where ranks were that had gone on and left that again, and what shows it."""
+    found = {}
+    for rank, entry in went_on.items():
+        taken = case.location_since(rank, entry.entered_s) if case.ranks[rank].collectives.is_done(entry) else None
+        if taken is not None:
+            found[rank] = taken[1], Evidence(rank, taken[0], Witness.STACK, f"is in {taken[1]}")
+    return found
+
+
+def _where(places: Mapping[int, tuple[str, Evidence]]) -> str:
+    return ", ".join(f"rank {rank} was then in {where}" for rank, (where, _) in list(places.items())[:KEPT_PLACES])
+
+
+def _doubts(case: Case, went_on: Mapping[int, Collective], blamed: Sequence[int]) -> Iterable[Uncertainty]:
+    """Yields why the others may have waited for something else than these ranks, or for another reason."""
+    if went_on and len(went_on) == len(blamed):
+        last = next(iter(went_on.values()))
+        text = f"{ranks_named(went_on)} went on to {plain(bare_op(last.op), 60)} #{last.seq} after that, as others did"
+        yield Uncertainty(Source.COLLECTIVES, text)
+    if all(_lost_a_peer(case, r) for r in blamed):
+        yield Uncertainty(Source.COLLECTIVES, f"{ranks_named(blamed)} lost a peer as well after that")
+
+
+def _lost_a_peer(case: Case, rank: int) -> bool:
+    """Returns whether the rank waited for a peer after its failure, in vain."""
+    later = (r.error for t, r in case.ranks[rank].reports.values() if t <= case.cutoff_s and r.error is not None)
+    return case.failures[rank].source is FailureSource.REPORT and any(classify(error).secondary for error in later)
 
 
 def _relies(case: Case, first: RankFailure, blamed: Sequence[int]) -> frozenset[Source]:

@@ -5,7 +5,7 @@ import pytest
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
-from tests.scenario import PEER_CLOSED, TIMED_OUT, FakeBox
+from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 UNAWAITED = "rank 0 had failed before, but no rank is recorded to have waited for that"
 
@@ -97,6 +97,18 @@ def test_a_death_cannot_be_waited_for_and_stays_the_first() -> None:
     assert (found.cause, found.blamed_ranks) == ("signal:SIGKILL", (0,))
 
 
+def test_who_went_on_and_then_stays_away_is_shown_where_it_is_now() -> None:
+    """A failed subtest, a barrier with the others, and then a long computation."""
+    box = FakeBox(4).begins().raises(0, "AssertionError", "assert 1 == 2").after(0.1)
+    box.enters((0, 1, 2, 3), "gloo:barrier", 1).completes().after(0.1).enters((1, 2, 3), "gloo:barrier", 2)
+    box.after(31).acts(ActReason.STALL, "waits", (1, 2, 3), (0,), (), 31.0).at(0)
+    found = verdict(box.aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+    assert "rank 0 was then in train.py:88 (load_batch); ranks 1-3 then waited in barrier #2" in found.summary
+    assert doubts(found) == ["rank 0 went on to barrier #1 after that, as others did"]
+    assert "is in train.py:88 (load_batch)" in [e.text for e in found.evidence if e.rank == 0]
+
+
 def test_who_went_on_and_finished_left_the_others_waiting_for_certain() -> None:
     box = FakeBox(4).begins().raises(0).after(0.1).enters((0, 1, 2, 3), "gloo:barrier", 1).completes().after(0.1)
     found = stuck(box.finishes(0).enters((1, 2, 3), "gloo:barrier", 2), (1, 2, 3), (0,))
@@ -107,6 +119,15 @@ def test_peers_that_were_lost_by_words_alone_leave_the_earliest_failure() -> Non
     box = FakeBox(4).begins().raises(0).after(0.1).loses_peer((1, 3), PEER_CLOSED).after(1).raises(2, "KeyError", "7")
     found = verdict(box.finishes().ends())
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+
+
+def test_who_lost_a_peer_after_its_own_failure_may_not_be_whom_the_others_waited_for() -> None:
+    """In words that don't say which, of calls that nothing records."""
+    box = FakeBox(4).begins().raises(0).after(2.5).loses_peer((1, 2), TIMED_OUT)
+    box.raises(0, "RuntimeError", TIMED_OUT, when=TestPhase.TEARDOWN, raised_in=C10D)
+    found = verdict(box.after(4).loses_peer(3).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+    assert doubts(found) == ["rank 0 lost a peer as well after that"]
 
 
 def test_who_failed_after_others_had_given_up_on_another_is_not_blamed_for_a_moment_s_wait() -> None:

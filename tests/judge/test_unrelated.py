@@ -91,6 +91,14 @@ def test_who_waits_for_the_rank_that_skipped_is_a_consequence_of_that() -> None:
     assert found.summary == "only rank 0 skipped the test (needs NVLink); ranks 1-3 then waited in barrier #1"
 
 
+def test_what_the_failed_rank_entered_too_may_not_hang_because_of_it() -> None:
+    box = FakeBox(4).begins().raises(0).after(0.1).enters((0, 1, 2, 3), "gloo:broadcast", 1).completes((2, 3))
+    found = verdict(stalled(box.passes((2, 3)), (1,)).blocked(0, "broadcast").aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+    assert found.summary.endswith("(train.py:31); rank 1 then waited in broadcast #1")
+    assert doubts(found) == ["rank 0 went on to broadcast #1 after that, as others did"]
+
+
 def test_a_collective_on_its_way_at_the_limit_is_no_hang() -> None:
     box = FakeBox(4).begins().announces("b", (2, 3)).raises(0).finishes(0).passes(1).after(899)
     box.enters((2, 3), seq=1, group="b").after(0.01)
