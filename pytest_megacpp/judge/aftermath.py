@@ -52,14 +52,36 @@ def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncerta
 
 
 def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
-    """Returns the ranks that waited for a peer when the box acted, or where the recording stops."""
-    waits = (w for w in case.waits if w.missing or set(w.waiting) & set(blamed) or _has_failed_ranks(case, w))
-    numbers = {w.number for w in waits}
-    waiting = {r for r, wait in case.waiting_in.items() if wait.number in numbers}
-    waiting |= case.blocked.keys()
+    """Returns the ranks that waited for a blamed one when the box acted, or where the recording stops: directly, or
+    through others. Who waits by its stack only, in a group of unknown members, or only as the box says, may wait for
+    any; and if nobody is blamed, whoever waits for somebody counts.
+    """
+    waiting = {*led_to(case, blamed), *case.blocked}
     if case.test.acted is not None and case.test.acted.why.is_waiting:
-        waiting |= {r for r in case.test.acted.waiting if r in case.ranks and not case.has_finished(r)}
+        unrecorded = case.ranks.keys() - case.waiting_in.keys()
+        waiting |= {r for r in case.test.acted.waiting if r in unrecorded and not case.has_finished(r)}
     return tuple(sorted(r for r in waiting if r not in blamed and r not in case.failures))
+
+
+def led_to(case: Case, blamed: Collection[int]) -> frozenset[int]:
+    """Returns the ranks whose recorded waits lead to a blamed one, or to one that may wait for it."""
+    ends = {*blamed, *case.blocked, *lost_a_peer(case)} if blamed else {r for w in case.graph.waits for r in w.missing}
+    return case.graph.led_to(ends, (w for w in case.graph.waits if _may_be_for(case, w, blamed)))
+
+
+def _may_be_for(case: Case, wait: Wait, blamed: Collection[int]) -> bool:
+    """Returns whether a wait may be for the blamed ranks though these aren't missing."""
+    if not case.knows_for_whom(wait):
+        return True
+    return not wait.missing and (not set(blamed).isdisjoint(wait.waiting) or _has_failed_ranks(case, wait))
+
+
+def lost_a_peer(case: Case) -> frozenset[int]:
+    """Returns the ranks that had lost a peer by the moment and aren't recorded to wait for one: what they came to no
+    more, they may have missed because of any failure.
+    """
+    gone = {t.rank for t in victims(case) if t.time_s <= case.moment_s}
+    return frozenset(r for r in gone if r not in case.waiting_in or not case.waiting_in[r].missing)
 
 
 def _has_failed_ranks(case: Case, wait: Wait) -> bool:
@@ -70,11 +92,13 @@ def _has_failed_ranks(case: Case, wait: Wait) -> bool:
     return any(e is not None and e.entered_s > case.failures[r].time_s for r, e in entries.items())
 
 
-def sentence(case: Case, blamed: Collection[int]) -> str:
-    """Returns for example `ranks 0-2,4-7 then waited in all_gather #12`; empty if there were no consequences."""
+def sentence(case: Case, blamed: Collection[int], hit: Collection[int] = ()) -> str:
+    """Returns for example `ranks 0-2,4-7 then waited in all_gather #12`; empty if there were no consequences. `hit`:
+    ranks that failed because of the blamed ones, in whatever words.
+    """
     waited: dict[str, list[int]] = defaultdict(list)
     lost: dict[str, list[int]] = defaultdict(list)
-    for rank in stuck(case, blamed):
+    for rank in stuck(case, {*blamed, *hit}):
         waited[_in_what(case, rank)].append(rank)
     for failure in victims(case):
         if failure.rank not in blamed:
@@ -107,7 +131,7 @@ def _in_last(case: Case, failure: RankFailure) -> str:
 
 def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]:
     """Returns one consequence for each rank that isn't blamed and didn't pass, in order of ranks."""
-    waiting = set(stuck(case, blamed))
+    waiting = set(stuck(case, {*blamed, *case.failures} if blamed else ()))
     found = []
     for rank in sorted(case.ranks):
         failure = case.failures.get(rank)
@@ -116,8 +140,13 @@ def consequences(case: Case, blamed: Collection[int]) -> tuple[Consequence, ...]
         elif failure is not None:
             found.append(_failed(failure))
         elif rank in waiting:
-            found.append(Consequence(rank, f"waited {_how_long(case, rank)}{_in_what(case, rank)}"))
+            found.append(Consequence(rank, waited(case, rank)))
     return tuple(found)
+
+
+def waited(case: Case, rank: int) -> str:
+    """Returns the predicate of a sentence about a rank that waits: `waited 31 s in all_gather #12`."""
+    return f"waited {_how_long(case, rank)}{_in_what(case, rank)}"
 
 
 def _later_failures(case: Case, rank: int) -> list[Consequence]:

@@ -20,7 +20,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
 from pytest_megacpp.recording.operations import bare_op
-from pytest_megacpp.recording.reports import is_strict_xpass
+from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
@@ -139,6 +139,11 @@ class Case:
         patience = _PATIENCE.search(failure.text)
         last = self.last_entered(failure.rank, failure.time_s) if patience else None
         return min(failure.time_s, last.entered_s + int(patience[1]) / 1000) if patience and last else failure.time_s
+
+    @property
+    def acted_on_wait(self) -> bool:
+        """Whether the box acted because ranks waited, before any of them gave up."""
+        return self.why is not None and self.why.is_waiting and self.moment_s == self.end_s
 
     # -- failures ------------------------------------------------------------------------------------------
 
@@ -283,6 +288,10 @@ class Case:
         over_s = self.ranks[rank].finished_s
         return rank not in self.failures and over_s is not None and over_s <= self.moment_s
 
+    def failed_as_expected(self, rank: int) -> bool:
+        """Returns whether the rank had failed by the moment as its xfail mark says."""
+        return any(t <= self.moment_s for t, report in self.ranks[rank].reports.values() if is_xfail(report))
+
     def came_through(self, rank: int) -> bool:
         """Returns whether the rank finished the test without a failure, be it while the box was ending it."""
         view = self.ranks[rank]
@@ -363,9 +372,15 @@ class Case:
         """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that
         isn't known.
         """
-        taken = self.last_stack(rank)
-        frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
-        return place(frame) if frame else None
+        return _location(self.last_stack(rank))
+
+    def location_since(self, rank: int, time_s: float) -> tuple[float, str] | None:
+        """Returns where the rank's own code was in its newest stack, be it after a failure, and when that was taken;
+        None if that was before this time.
+        """
+        taken = self.ranks[rank].stack()
+        where = _location(taken)
+        return (taken[0], where) if taken and where and taken[0] > time_s else None
 
     # -- waits ---------------------------------------------------------------------------------------------
 
@@ -417,6 +432,10 @@ class Case:
     def knows_members(self, group: str) -> bool:
         return self.test.groups.knows(group)
 
+    def knows_for_whom(self, wait: Wait) -> bool:
+        """Returns whether all are known that a wait may be for."""
+        return wait.partner is not None or wait.makes_group or self.knows_members(wait.group)
+
     def waited_s(self, since_s: float) -> float:
         """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
         acted = self.test.acted
@@ -426,6 +445,11 @@ class Case:
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:
     return replace(failure, kind=Kind.PEER, cause=cause_of(Kind.PEER), gave_up=True)
+
+
+def _location(taken: tuple[float, Thread] | None) -> str | None:
+    frame = (user_frame(taken[1]) or _outside_import(taken[1])) if taken else None
+    return place(frame) if frame else None
 
 
 def _outside_import(thread: Thread) -> Frame | None:

@@ -1,48 +1,49 @@
 """Owns failures of ranks by themselves: raised, exited, killed; must not know limits or compiling.
 
-The rank that began it is the earliest one whose failure is its own. If others waited for it, or a process ended, the
-verdict is a rank-death; if no rank was left waiting, it is an ordinary failure of every rank that raised.
+If others waited for a rank whose failure is its own, or a process ended, the verdict is a rank-death, of the rank that
+began it (`origins`); if no rank was left waiting for them, it is an ordinary failure of every rank that raised.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_megacpp.judge import accusations, aftermath, devices, messages, wait_roots
+from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, unrelated
 from pytest_megacpp.judge.case import NO_OOM_WITNESS, Case, FailureSource, RankFailure, may_be_oom
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.errors import Kind
+from pytest_megacpp.recording.errors import Kind, classify
+from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, Stage, Stream, TestPhase
+from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
-TOO_CLOSE_S = 0.01  # stamps of two processes that are closer than this can't be ordered
 KEPT_FAILURES = 8
+KEPT_PLACES = 2
 AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
 def find(case: Case) -> Finding | None:
-    """Returns the finding for the earliest failure that is a rank's own; None if there is none."""
+    """Returns the finding for the failures that are a rank's own; None if there is none."""
     own = [t for t in case.failures.values() if not t.is_secondary and t.kind is not Kind.MISMATCH]
     if not own:
         return None
     if (joining := _rendezvous(case, own)) is not None:
         return joining
-    first = _first(own)
+    first = origins.find(case, own)
     if (refused := _multicast(own, first)) is not None:
-        return devices.multicast(
-            case, refused, _order_uncertainties(refused, [t for t in own if t.kind is not Kind.NVLS])
-        )
+        others = [t for t in own if t.kind is not Kind.NVLS]
+        return devices.multicast(case, refused, origins.uncertainties(refused, others))
     if (named := accusations.find(case, own, first)) is not None:
         return named
-    together = [t for t in own if t.signature == first.signature and t.time_s <= first.time_s + TOGETHER_S]
+    together = [t for t in own if t.signature == first.signature and abs(t.time_s - first.time_s) <= TOGETHER_S]
     blamed = {t.rank for t in together}
     died = bool(case.exits) or any(t.source is not FailureSource.REPORT for t in own)
-    if not died and waits_for_others(case):
+    if not died and unrelated.are_all(case):
         return _test_failed(case, own)
     if died or aftermath.victims(case) or aftermath.stuck(case, [t.rank for t in own]):
         return _rank_death(case, own, first, tuple(sorted(blamed)))
@@ -51,59 +52,71 @@ def find(case: Case) -> Finding | None:
 
 def _multicast(own: Sequence[RankFailure], first: RankFailure) -> RankFailure | None:
     """Returns the earliest failure to set up NVLS, unless a rank failed in another way before."""
-    refused = [t for t in own if t.kind is Kind.NVLS and _may_precede(t, first)]
+    refused = [t for t in own if t.kind is Kind.NVLS and origins.may_precede(t, first)]
     return min(refused, key=lambda t: t.time_s, default=None)
-
-
-def _first(own: Sequence[RankFailure]) -> RankFailure:
-    """Returns the earliest failure.
-
-    Of failures that can't be ordered it is the one that is the least likely to follow from the others: a signal, then
-    an exit, then a report.
-    """
-    begun = min(own, key=lambda t: t.time_s)
-    close = [t for t in own if _may_precede(t, begun)]
-    return min(close, key=lambda t: (not _was_killed(t), t.source is not FailureSource.EXIT, t.time_s, t.rank))
-
-
-def _was_killed(failure: RankFailure) -> bool:
-    """Returns whether something other than the rank itself ended it.
-
-    A lost peer doesn't count: then libraries abort and launchers send SIGTERM.
-    """
-    return failure.cause.startswith(("signal:", "oom-")) and failure.cause not in ("signal:SIGABRT", "signal:SIGTERM")
-
-
-def _may_precede(failure: RankFailure, other: RankFailure) -> bool:
-    """Returns whether one failure may have come before the other.
-
-    A kill may be as old as the box's last look before it (decision 0031). Other failures have the time of their stamp,
-    as far as clocks are exact.
-    """
-    if _was_killed(failure) and failure.since_s < failure.time_s:
-        return failure.since_s <= other.time_s
-    return failure.time_s <= other.time_s + TOO_CLOSE_S
 
 
 def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blamed: tuple[int, ...]) -> Finding:
     others = [t for t in own if t.rank not in blamed]
     what = of_ranks(blamed, aftermath.described(first))
+    went_on = _went_on(case, blamed)
+    places = _places(case, went_on)
     return Finding(
         Code.RANK_DEATH,
-        joined((what, aftermath.sentence(case, blamed))),
+        joined((what, _where(places), aftermath.sentence(case, blamed))),
         blamed,
         first.cause,
-        first.phase,
-        _evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
+        min((t.phase for t in own), key=[*TestPhase].index),  # a call that failed has not passed, whatever came later
+        (
+            *_evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
+            *(evidence for _, evidence in places.values()),
+        ),
         aftermath.consequences(case, blamed),
         _relies(case, first, blamed),
         (
-            *_order_uncertainties(first, others),
+            *origins.uncertainties(first, others),
             *_exit_uncertainties(case, blamed),
+            *_doubts(case, went_on, blamed),
             *aftermath.patience_uncertainties(case, blamed)[:1],  # what the blamed reported stands by itself
         ),
         time_s=first.time_s,
     )
+
+
+def _went_on(case: Case, blamed: Sequence[int]) -> dict[int, Collective]:
+    """Returns what ranks that raised, and are still in the test, came to afterwards as others did."""
+    there = (r for r in blamed if not case.is_through(r))
+    return {r: entry for r in there if (entry := origins.went_on(case, case.failures[r])) is not None}
+
+
+def _places(case: Case, went_on: Mapping[int, Collective]) -> dict[int, tuple[str, Evidence]]:
+    """Returns where ranks were that had gone on and left that again, and what shows it."""
+    found = {}
+    for rank, entry in went_on.items():
+        taken = case.location_since(rank, entry.entered_s) if case.ranks[rank].collectives.is_done(entry) else None
+        if taken is not None:
+            found[rank] = taken[1], Evidence(rank, taken[0], Witness.STACK, f"is in {taken[1]}")
+    return found
+
+
+def _where(places: Mapping[int, tuple[str, Evidence]]) -> str:
+    return ", ".join(f"rank {rank} was then in {where}" for rank, (where, _) in list(places.items())[:KEPT_PLACES])
+
+
+def _doubts(case: Case, went_on: Mapping[int, Collective], blamed: Sequence[int]) -> Iterable[Uncertainty]:
+    """Yields why the others may have waited for something else than these ranks, or for another reason."""
+    if went_on and len(went_on) == len(blamed):
+        last = next(iter(went_on.values()))
+        text = f"{ranks_named(went_on)} went on to {plain(bare_op(last.op), 60)} #{last.seq} after that, as others did"
+        yield Uncertainty(Source.COLLECTIVES, text)
+    if all(_lost_a_peer(case, r) for r in blamed):
+        yield Uncertainty(Source.COLLECTIVES, f"{ranks_named(blamed)} lost a peer as well after that")
+
+
+def _lost_a_peer(case: Case, rank: int) -> bool:
+    """Returns whether the rank waited for a peer after its failure, in vain."""
+    later = (r.error for t, r in case.ranks[rank].reports.values() if t <= case.cutoff_s and r.error is not None)
+    return case.failures[rank].source is FailureSource.REPORT and any(classify(error).secondary for error in later)
 
 
 def _relies(case: Case, first: RankFailure, blamed: Sequence[int]) -> frozenset[Source]:
@@ -116,12 +129,6 @@ def _relies(case: Case, first: RankFailure, blamed: Sequence[int]) -> frozenset[
 
 def _may_be_oom(case: Case, blamed: Sequence[int]) -> bool:
     return may_be_oom(case.exits[r][1] for r in blamed if r in case.exits)
-
-
-def _order_uncertainties(first: RankFailure, others: Sequence[RankFailure]) -> tuple[Uncertainty, ...]:
-    close = [t for t in others if _may_precede(t, first) and _may_precede(first, t)]
-    text = f"{ranks_named(t.rank for t in close)} failed at about the same time, so which failed first is uncertain"
-    return (Uncertainty(Source.REPORTS, text),) if close else ()
 
 
 def _exit_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
@@ -145,19 +152,6 @@ def _exit_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty,
 def _answered_afterwards(case: Case, rank: int) -> bool:
     view = case.ranks[rank]
     return view.answered_s is not None and view.answered_s > case.exits[rank][0] + AFTERWARDS_S
-
-
-def waits_for_others(case: Case) -> bool:
-    """Returns whether ranks waited in the end, and none of those that they waited for had failed: then the wait is no
-    consequence of a failure (decision 0084). Not where ranks issued different collectives: what others wait in then may
-    be ordinary progress.
-    """
-    analysis = wait_roots.analyze_waits(case)
-    if not (analysis.roots and analysis.waits) or analysis.is_guessed or case.why is ActReason.MISMATCH:
-        return False
-    roots, _ = case.graph.roots(case.waits)  # of young waits as well
-    failed = {r for r, t in case.failures.items() if not t.is_secondary or t.time_s <= case.moment_s}
-    return failed.isdisjoint({*roots, *analysis.roots})
 
 
 def _test_failed(case: Case, own: Sequence[RankFailure]) -> Finding:

@@ -145,7 +145,7 @@ def _effect(case: Case, found: Contradiction) -> str:
     if case.test.passed:
         effect = "the results can't be right" if _is_used(case, found) else "it may hang next time"
         return f"no rank noticed, but {effect}"
-    return aftermath.sentence(case, found.odd)
+    return aftermath.sentence(case, found.odd, case.failures)
 
 
 def _uncertainties(found: Contradiction) -> tuple[Uncertainty, ...]:

@@ -16,7 +16,7 @@ from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.reports import RankOutcome, is_full, is_xfail, kept_from_running, rank_outcome, together
+from pytest_megacpp.recording.reports import RankOutcome, is_full, kept_from_running, rank_outcome, together
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
@@ -110,28 +110,30 @@ def _strict(case: Case, ranks: list[int]) -> Finding:
 
 def expected_failure(case: Case) -> Finding | None:
     """Returns the finding for ranks that failed as their xfail mark says while the others only waited for them or lost
-    them.
+    them; less certain where it isn't recorded whom these waited for.
     """
     if case.test.ended is None or case.exits or not is_full(case.timeline, case.test):
         return None
     if any(not t.is_secondary for t in case.failures.values()):
         return None
-    failed = [r for r, view in case.ranks.items() if _xfailed_early(case, view)]
-    stuck = aftermath.stuck(case, failed)
+    failed = [r for r in case.ranks if case.failed_as_expected(r)]
+    led = case.graph.led_to(failed)
+    unknown = {r for r in (*aftermath.stuck(case, failed), *case.failures) if not _is_recorded(case, r)} - {*failed}
     others_well = all(
-        r in failed
-        or r in stuck
-        or r in case.failures
-        or rank_outcome(view) in (RankOutcome.PASSED, RankOutcome.XPASSED)
+        r in failed or r in led or r in unknown or rank_outcome(view) in (RankOutcome.PASSED, RankOutcome.XPASSED)
         for r, view in case.ranks.items()
     )
     if not failed or not others_well or (case.why is not None and case.why.is_interruption):
         return None
-    return _xfailed(case, sorted(failed))
+    found = _xfailed(case, sorted(failed))
+    text = f"whom {ranks_named(unknown)} waited for is not recorded"
+    return replace(found, uncertainties=(Uncertainty(Source.GROUPS, text),)) if unknown else found
 
 
-def _xfailed_early(case: Case, view: RankView) -> bool:
-    return any(t <= case.moment_s for t, r in view.reports.values() if is_xfail(r))
+def _is_recorded(case: Case, rank: int) -> bool:
+    """Returns whether it is recorded for whom the rank waited."""
+    wait = case.waiting_in.get(rank)
+    return wait is not None and bool(wait.missing) and case.knows_for_whom(wait)
 
 
 def under_gate(finding: Finding, view: TestView | None) -> Finding:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
-from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, wait_roots
+from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, unrelated, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -118,39 +118,68 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
 
 
 def beside(case: Case, found: Finding) -> Finding:
-    """Returns the failure of ranks that raised, with what others waited for beside that and why (decision 0084)."""
-    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
-    if found.code is Code.RANK_DEATH and raised.issuperset(found.blamed) and _may_wait_for_others(case, found.blamed):
-        doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
-        return replace(found, uncertainties=(*found.uncertainties, doubt))
-    is_own = found.code is Code.TEST_FAILED and found.blamed and raised.issuperset(found.blamed)
-    if not is_own or not deaths.waits_for_others(case):
+    """Returns the failure of ranks that live, with the waits that it does not explain and why these last (decisions
+    0084 and 0092).
+    """
+    found = _doubted(case, found)
+    analysis = unrelated.find(case, found.blamed) if _leaves_others(case, found) else None
+    late = finding_for(case, analysis) if analysis else None
+    if analysis is None or late is None or late.code is Code.UNCLEAR:
         return found
-    analysis = analyze_waits(case)
-    late = finding_for(case, analysis)
-    kept = tuple(Consequence(r, _what_it_kept(analysis, r), late.code) for r in late.blamed)
+    kept = tuple(Consequence(r, _part_in(case, analysis, r), late.code) for r in late.blamed)
     known = [c for c in found.consequences if c.rank not in late.blamed]
-    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and had not failed")
+    named = {*found.blamed, *late.blamed, *(c.rank for c in known)}
+    more = [c for c in late.consequences if c.rank not in named]
     return replace(
         found,
         summary=joined((found.summary, late.summary)),
         evidence=(*found.evidence, *late.evidence),
-        consequences=tuple(sorted((*known, *kept), key=lambda c: c.rank)),
+        consequences=tuple(sorted((*known, *more, *kept), key=lambda c: c.rank)),
         relies=found.relies | late.relies,
-        uncertainties=(*found.uncertainties, *late.uncertainties, doubt),
+        uncertainties=(*found.uncertainties, *late.uncertainties, _is_apart(analysis, late)),
     )
 
 
-def _may_wait_for_others(case: Case, blamed: Sequence[int]) -> bool:
-    """Returns whether only stacks show that ranks waited, and others than the blamed could be whom they waited for."""
-    waiting = set(aftermath.stuck(case, blamed))
+def _leaves_others(case: Case, found: Finding) -> bool:
+    """Returns whether it is about ranks that raised or skipped, and others may wait for something else.
+
+    Where others waited for those that raised, only if the box acted on a wait: after a death, and when ranks lost their
+    peers, others may wait for a moment.
+    """
+    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    if found.code is Code.TEST_FAILED:
+        return found.cause is VerdictCause.SKIPPED_ON_SOME_RANKS or set() < {*found.blamed} <= raised
+    return found.code is Code.RANK_DEATH and case.acted_on_wait and raised.issuperset(found.blamed)
+
+
+def _doubted(case: Case, found: Finding) -> Finding:
+    """Returns the finding, less certain where only stacks show that ranks waited, and others than the blamed could be
+    whom they waited for.
+    """
+    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    waiting = set(aftermath.stuck(case, found.blamed))
     by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
-    return bool(by_stack and case.graph.idle)
+    if found.code is not Code.RANK_DEATH or not raised.issuperset(found.blamed) or not by_stack or not case.graph.idle:
+        return found
+    doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
+    return replace(found, uncertainties=(*found.uncertainties, doubt))
 
 
-def _what_it_kept(analysis: WaitAnalysis, rank: int) -> str:
+def _part_in(case: Case, analysis: WaitAnalysis, rank: int) -> str:
+    if not analysis.roots:
+        return aftermath.waited(case, rank)
     wait = analysis.kept_by((rank,))
     return f"kept others waiting in {wait}" if wait is not None else "kept others waiting"
+
+
+def _is_apart(analysis: WaitAnalysis, late: Finding) -> Uncertainty:
+    """Returns the doubt that remains, since a failure may keep others busy by ways that nothing records."""
+    text = (
+        f"{ranks_named(late.blamed)} kept others waiting, and had not failed"
+        if analysis.roots
+        else f"{ranks_named(analysis.waiting)} waited, and for no rank that had failed"
+    )
+    return Uncertainty(Source.COLLECTIVES, text)
 
 
 # -- stragglers --------------------------------------------------------------------------------------------
@@ -349,8 +378,11 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     lost = [r for r in unseen if _cause(case, analysis, r) is None]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
+    expected = [r for r in blamed if case.failed_as_expected(r)]
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
+    if expected:
+        found.append(Uncertainty(Source.REPORTS, f"{ranks_named(expected)} failed as expected, and may not be why"))
     if apart:
         found.append(Uncertainty(Source.GROUPS, f"{ranks_named(apart)} failed to join the group, and may not be why"))
     if mute:

@@ -53,7 +53,7 @@ class WaitAnalysis:
 
 def analyze_waits(case: Case) -> WaitAnalysis:
     """Returns who waited for whom at the moment: by time-outs that name who didn't come, else by what is recorded."""
-    return _from_barrier_timeouts(case) or _from_graph(case)
+    return from_barrier_timeouts(case) or _from_graph(case)
 
 
 def _from_graph(case: Case) -> WaitAnalysis:
@@ -61,14 +61,11 @@ def _from_graph(case: Case) -> WaitAnalysis:
     # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
     # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
-    starts, young_s = _oldest_waits(case), _young_s(case)
-    roots, visited = graph.roots(starts, young_s)
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
-    if roots:
-        moving = tuple(r for r in roots if graph.is_on_its_way(r, young_s))
-        return WaitAnalysis(visited, tuple(r for r in waiting if r not in moving), roots, moving=moving)
-    if cycle := graph.cycle(visited):
-        return WaitAnalysis(visited, waiting, (), cycle)
+    followed = follow(case, oldest_waits(case), waiting)
+    if followed.roots or followed.cycle:
+        return followed
+    visited = followed.waits
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
         elsewhere = graph.present or graph.idle or _outnumbered(case, waiting)
         waiting = tuple(r for r in waiting if r not in elsewhere)
@@ -76,7 +73,16 @@ def _from_graph(case: Case) -> WaitAnalysis:
     return _from_box_report(case) or WaitAnalysis(visited, waiting, ())
 
 
-def _from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
+def follow(case: Case, starts: Iterable[Wait], waiting: Sequence[int]) -> WaitAnalysis:
+    """Follows these waits, in which these ranks wait, to their roots, or to a cycle."""
+    graph, young_s = case.graph, _young_s(case)
+    roots, visited = graph.roots(starts, young_s)
+    moving = tuple(r for r in roots if graph.is_on_its_way(r, young_s))
+    cycle = () if roots else graph.cycle(visited)
+    return WaitAnalysis(visited, tuple(r for r in waiting if r not in moving), roots, cycle, moving=moving)
+
+
+def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
     """Returns the waits by the time-outs of monitored barriers, which name the ranks that did not come.
 
     Those of them that wait themselves are followed to their roots. None if no time-out names a rank.
@@ -121,7 +127,7 @@ def _named_absent(case: Case, speaker: int, time_s: float, said: str) -> frozens
     return found.pop() - {t.rank for t in victims if t.time_s <= time_s} if len(found) == 1 else frozenset()
 
 
-def _oldest_waits(case: Case) -> list[Wait]:
+def oldest_waits(case: Case) -> list[Wait]:
     """Returns the waits that count: those at least half as old as the oldest."""
     # A young wait is ordinary progress: its members may be on their way, and following it would blame one of them.
     if not case.waits:
@@ -142,7 +148,7 @@ def _young_s(case: Case) -> float:
 
 
 def _is_held_up_by_compiling(case: Case) -> bool:
-    roots, _ = case.graph.roots(_oldest_waits(case))
+    roots, _ = case.graph.roots(oldest_waits(case))
     return case.why is ActReason.SKEW and any(case.is_compiling(r) for r in roots)
 
 
@@ -244,7 +250,8 @@ def _contradictions(case: Case, analysis: WaitAnalysis) -> Iterable[Uncertainty]
     if acted is None or not acted.missing or analysis.is_guessed or analysis.is_from_box or case.moment_s < case.end_s:
         return ()
     first = analysis.waits[0].missing if analysis.waits else ()
-    if set(acted.missing) & {*analysis.roots, *first}:
+    shown, _ = case.graph.roots(case.waits)  # the analysis may be of some waits only
+    if set(acted.missing) & {*analysis.roots, *first, *shown}:
         return ()
     return (
         Uncertainty(
@@ -305,7 +312,8 @@ def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[
     waited = wait_text(case, analysis).partition(" waited")[2]
     for rank in analysis.waiting:
         if rank not in blamed:
-            known.setdefault(rank, Consequence(rank, f"waited{waited}"))
+            own = aftermath.waited(case, rank) if rank in case.waiting_in else f"waited{waited}"
+            known.setdefault(rank, Consequence(rank, own))
     return tuple(known[r] for r in sorted(known))
 
 

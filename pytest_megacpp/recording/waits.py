@@ -225,6 +225,24 @@ class WaitGraph:
             todo |= {r for w in self._holding.get(rank, ()) for r in w.missing} - seen
         return bool(seen & set(wait.waiting))
 
+    def led_to(self, ranks: Iterable[int], waits: Iterable[Wait] = ()) -> frozenset[int]:
+        """The ranks whose oldest wait is one of `waits` or for one of these ranks, directly or through others."""
+        for_whom: dict[int, list[Wait]] = defaultdict(list)
+        for wait in self.waits:
+            for rank in wait.missing:
+                for_whom[rank].append(wait)
+        led = {r for wait in waits for r in self._oldest_in(wait)}
+        todo = [*ranks, *led]
+        while todo:
+            further = {r for wait in for_whom.pop(todo.pop(), ()) for r in self._oldest_in(wait)} - led
+            led |= further
+            todo += further
+        return frozenset(led)
+
+    def _oldest_in(self, wait: Wait) -> Iterable[int]:
+        """The ranks that have waited in nothing longer."""
+        return (r for r in wait.waiting if self.waiting_in[r] is wait)
+
     @cached_property
     def _holding(self) -> Mapping[int, Sequence[Wait]]:
         """All waits of each rank."""

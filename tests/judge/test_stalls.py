@@ -243,7 +243,7 @@ def test_a_wait_for_ranks_that_have_not_failed_is_no_consequence_of_a_failure() 
 
 def test_who_goes_on_to_something_else_has_not_come() -> None:
     found = failed_beside(FakeBox(4).begins(), "gloo:broadcast")
-    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.CERTAIN)
     assert "ranks 1,2 then waited in barrier #2" in found.summary
 
 

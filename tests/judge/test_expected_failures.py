@@ -1,0 +1,94 @@
+"""A failure as expected passes only where the others waited for the rank that failed."""
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, TestPhase
+from tests.scenario import TIMED_OUT, FakeBox
+
+
+def failing(box: FakeBox) -> FakeBox:
+    """Rank 0 fails as expected in its call."""
+    return box.reports(TestPhase.CALL, 0, ReportOutcome.SKIPPED, xfail="issue 7")
+
+
+def stalled(box: FakeBox, waiting: tuple[int, ...], missing: tuple[int, ...] = ()) -> FakeBox:
+    return box.after(31).acts(ActReason.STALL, "waits", waiting, missing, (), 31.0)
+
+
+def verdict(box: FakeBox) -> Verdict:
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def test_others_that_wait_behind_others_for_it() -> None:
+    box = failing(FakeBox(4).begins().announces("a", (0, 1)).announces("b", (1, 2, 3))).finishes(0)
+    box.enters(1, seq=1, group="a").enters((2, 3), "gloo:barrier", 1, group="b")
+    found = verdict(stalled(box, (1, 2, 3), (0,)).aborts("stall"))
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.CERTAIN)
+
+
+def test_others_that_hang_without_it() -> None:
+    box = failing(FakeBox(4).begins().announces("rest", (1, 2, 3))).finishes(0)
+    box.enters((1, 2, 3), "gloo:broadcast", 1, group="rest")
+    found = verdict(stalled(box, (1, 2, 3)).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.HANG, (1, 2, 3))
+
+
+def test_others_that_use_groups_in_different_orders() -> None:
+    box = failing(FakeBox(4).begins().announces("1", (1, 2)).announces("2", (1, 2))).finishes(0).passes(3)
+    box.enters(1, seq=1, group="1").enters(2, seq=1, group="2")
+    found = verdict(stalled(box, (1, 2)).aborts("stall"))
+    assert (found.code, found.cause) == (Code.COLLECTIVE_MISMATCH, "group-order")
+
+
+def test_others_that_wait_with_it_for_one_that_receives() -> None:
+    box = failing(FakeBox(4).begins()).after(0.1).enters((0, 1, 2), "gloo:barrier", 1).blocked(3)
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).blocked(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+
+
+def test_others_of_which_only_stacks_show_that_they_wait() -> None:
+    box = failing(FakeBox(3).begins()).finishes(0).blocked((1, 2))
+    found = verdict(stalled(box, (1, 2), ()).blocked((1, 2)).aborts("stall"))
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+
+
+def test_one_that_waits_for_others_which_may_wait_for_each_other() -> None:
+    """Rank 0 is no member of that group, so it is no more than a guess that they wait for it."""
+    box = failing(FakeBox(4).begins().announces("rest", (1, 2, 3))).finishes(0)
+    box.enters(1, seq=1, group="rest").blocked((2, 3))
+    found = verdict(stalled(box, (1, 2, 3), ()).blocked((2, 3)).aborts("stall"))
+    assert not found.code.is_green
+    assert found.certainty is Certainty.GUESS
+
+
+def test_others_that_gave_up_on_it() -> None:
+    box = failing(FakeBox(3).begins()).finishes(0).enters((1, 2), seq=1).after(6).loses_peer((1, 2), TIMED_OUT)
+    found = verdict(box.finishes((1, 2)).ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.CERTAIN)
+
+
+def test_others_that_gave_up_on_one_that_came_too_late() -> None:
+    """Rank 0 came to the barrier of the teardown in time."""
+    box = failing(FakeBox(4).begins()).enters((0, 1, 2), "gloo:barrier", 1).after(6)
+    box.loses_peer((1, 2), TIMED_OUT).after(1).enters(3, "gloo:barrier", 1).completes((0, 3))
+    found = verdict(box.finishes((0, 1, 2)).passes(3).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_others_that_lost_a_peer_without_a_record_of_which() -> None:
+    box = failing(FakeBox(3).begins()).finishes(0).after(6).loses_peer((1, 2), TIMED_OUT)
+    found = verdict(box.finishes((1, 2)).ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+
+
+def test_others_that_lost_a_peer_after_a_collective_that_all_came_to() -> None:
+    box = FakeBox(3).begins().enters((0, 1, 2), seq=1).completes()
+    found = verdict(failing(box).finishes(0).after(6).loses_peer((1, 2), TIMED_OUT).finishes((1, 2)).ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+
+
+def test_others_that_wait_in_a_group_of_unknown_members() -> None:
+    box = FakeBox(4).begins().enters((1, 2, 3), seq=1, group="x").completes((1, 2, 3))
+    box = failing(box).finishes(0).enters((1, 2), seq=2, group="x").passes(3)
+    found = verdict(stalled(box, (1, 2), (3,)).aborts("stall"))
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
