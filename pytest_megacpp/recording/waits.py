@@ -53,7 +53,8 @@ _MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
 class Wait:
     """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
     rank waits for the `partner` of a message, or ranks make a group (`seq` 0, `op` is the call). `began`: it is known
-    whose devices are in it, not just who queued it. `members` of a group that is being made.
+    whose devices are in it, not just who queued it. `members` of a group that is being made. `came_s`: when each of the
+    waiting ranks began, as far as that is known.
     """
 
     group: str
@@ -65,6 +66,7 @@ class Wait:
     partner: int | None = None
     began: bool = False
     members: tuple[int, ...] = ()
+    came_s: Mapping[int, float] = field(default_factory=dict, compare=False)
 
     @property
     def number(self) -> Number:
@@ -200,9 +202,9 @@ class WaitGraph:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """`seconds` that count towards the limit of a test that users call `name`. Of a limit on a wait: the `wait`, and
-    the ranks that hold it up; of one on compiles, or on one in which nothing moves: the ranks. `guessed`: for whom the
-    wait is, isn't recorded.
+    """`seconds` that count towards the limit that users call `name`. Of a limit on a wait: the `wait`, the ranks that
+    hold it up, and for how long it has lasted by any limit (`waited_s`); of one on compiles, or on one in which nothing
+    moves: the ranks. `guessed`: for whom the wait is, isn't recorded.
     """
 
     name: str
@@ -211,6 +213,7 @@ class Counted:
     wait: Wait | None = None
     ranks: tuple[int, ...] = ()
     guessed: bool = False
+    waited_s: float = 0.0
 
     @property
     def left_s(self) -> float:
@@ -291,6 +294,7 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
         tuple(sorted(missing)),
         first.entered_s,
         began=first.started,
+        came_s={r: e.entered_s for r, e in begun.items()},
     )
 
 
@@ -338,9 +342,9 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
         absent = expected - joining.keys() - groups.made_by(group, members)
         tried = {r for r, p in positions.items() if p.failed and (p.failed.group, p.failed.members) == (group, members)}
         missing = tuple(sorted(absent - tried or absent))
-        since_s = min(j.begun_s for j in joining.values())
-        call = next(iter(joining.values())).call
-        found.append(Wait(group, 0, call, tuple(sorted(joining)), missing, since_s, members=members))
+        came_s = {r: j.begun_s for r, j in joining.items()}
+        call, ranks = next(iter(joining.values())).call, tuple(sorted(joining))
+        found.append(Wait(group, 0, call, ranks, missing, min(came_s.values()), members=members, came_s=came_s))
     return found
 
 

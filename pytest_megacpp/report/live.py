@@ -25,10 +25,12 @@ NAMES_WIDTH = 24
 KEPT_STEPS = 6
 KEPT_FAILURES = 3  # the newest ones
 FAR_S = 3600.0  # a limit of which this much is left is not near
+SHORT_S = 1.0  # a wait that has lasted for less is worth no words, and a rank that came so much later is told apart
 _STEPS = {"capacity": "queue"}  # as users call them
 _NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
 _RUNNING, _COMPILING = "running", "compiling"
 _UNKNOWN = "not looked at yet"
+_NOT_RECORDED = "for whom isn't recorded"
 _OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
 
 
@@ -59,13 +61,20 @@ class Live:
         everybody = [one for one in waits if not one.ranks and not one.the_wait.missing]
         known = [one for one in awaited if not one.guessed] or awaited or everybody or waits
         together = grouped((_of_whom(one), one) for one in known).values()
-        return tuple(sorted(map(_merged, together), key=lambda one: (-one.seconds, one.name)))
+        return tuple(sorted(map(_merged, together), key=lambda one: (-one.waited_s, one.left_s, one.name)))
 
-    def longest(self, waits: Counted) -> Counted | None:
-        """The longest of several calls in which ranks wait for the same ones; None where it is one call."""
+    @property
+    def long_waits(self) -> tuple[Counted, ...]:
+        """Those of them that have lasted long enough for words."""
+        return tuple(one for one in self.waits if one.waited_s >= SHORT_S)
+
+    def longest(self, waits: Counted) -> Wait:
+        """The longest of the calls in which ranks wait for the same ones, with the ranks that came to it first."""
         alike = [one for one in self.counts if one.wait is not None and _of_whom(one) == _of_whom(waits)]
-        several = len({one.the_wait.number for one in alike}) > 1
-        return max(alike, key=lambda one: one.seconds) if several else None
+        wait = max(alike, key=lambda one: one.waited_s).the_wait
+        came_s = {rank: wait.came_s.get(rank, wait.since_s) for rank in wait.waiting}
+        first_s = min(came_s.values())
+        return replace(wait, waiting=tuple(rank for rank, s in came_s.items() if s - first_s < SHORT_S))
 
 
 def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
@@ -73,7 +82,7 @@ def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
 
 
 def _merged(waits: Sequence[Counted]) -> Counted:
-    longest = max(waits, key=lambda one: one.seconds)
+    longest = max(waits, key=lambda one: one.waited_s)
     waiting = {rank for one in waits for rank in one.the_wait.waiting}
     return replace(longest, wait=replace(longest.the_wait, waiting=tuple(sorted(waiting))))
 
@@ -112,10 +121,14 @@ class Now:
 
 
 def clock(seconds: float) -> str:
-    """`0:41`, `12:05`, `1:02:03`."""
+    """`0:41`, `12:05`, `1:02:03`; parts of a second are cut off, as in `_seconds`."""
     whole = max(0, int(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(0, int(seconds))} s"
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------
@@ -166,7 +179,7 @@ def rank_rows(live: Live) -> list[tuple[tuple[int, ...], str, bool]]:
 def _row(view: RankView, waits: Counted | None, live: Live, awaited: bool) -> str:
     text = state(view, () if waits is None else (view.rank,), awaited=awaited)
     if text == _COMPILING and view.compiling_since_s is not None:
-        text += f" for {max(0.0, live.now_s - view.compiling_since_s):.0f} s"
+        text += f" for {_seconds(live.now_s - view.compiling_since_s)}"
     if waits is not None and text.startswith("waiting"):
         text = text.removesuffix(" for a peer") + _for_whom(waits)
     phase = view.open_phase
@@ -185,26 +198,30 @@ def _for_whom(waits: Counted) -> str:
 
 def wait_sentence(live: Live, waits: Counted) -> str:
     """`ranks 0-4,6,7 have waited 31 s for rank 5, which is compiling (all_reduce #12, limit skew 120 s)`; where they
-    wait in different calls: `ranks 0-3 wait for rank 5, which is compiling; the longest for 31 s (rank 0 in all_reduce
-    #12, limit skew 120 s)`.
+    wait in different calls, or some have come later: `ranks 0-3 wait for rank 5, which is compiling; the longest for
+    31 s (rank 0 in all_reduce #12, limit skew 120 s)`.
     """
-    wait, ranks = waits.the_wait, waits.ranks or waits.the_wait.missing
-    who = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waits.seconds:.0f} s"
+    wait, longest, waited = waits.the_wait, live.longest(waits), _seconds(waits.waited_s)
     limit = f"limit {waits.name} {waits.limit_s:g} s"
-    if waits.guessed:
-        called = _called(live.view, wait)
-        others = f"; not waiting: {_described(live, waits.ranks)}" if waits.ranks else ""
-        return f"{who} {called}, for whom isn't recorded{others} ({limit})"
-    if not ranks:
-        return f"{who} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
-    described, longest = _described(live, ranks, which=True), live.longest(waits)
-    if longest is None:
-        return f"{who} for {described} ({_named(wait)}, {limit})"
-    call = f"{ranks_named(longest.the_wait.waiting)} in {_named(longest.the_wait)}"
-    verb = "waits" if len(wait.waiting) == 1 else "wait"
-    return (
-        f"{ranks_named(wait.waiting)} {verb} for {described}; the longest for {waits.seconds:.0f} s ({call}, {limit})"
-    )
+    have_waited = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waited}"
+    if not waits.guessed and not (waits.ranks or wait.missing):
+        return f"{have_waited} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
+    for_whom, call = _of_a_guess(live, waits) if waits.guessed else _of_a_record(live, waits, longest)
+    if longest.waiting == wait.waiting:
+        return f"{have_waited} {for_whom} ({call}{limit})"
+    verb, first = "waits" if len(wait.waiting) == 1 else "wait", ranks_named(longest.waiting)
+    in_call = f" in {call}" if call else ", "
+    return f"{ranks_named(wait.waiting)} {verb} {for_whom}; the longest for {waited} ({first}{in_call}{limit})"
+
+
+def _of_a_record(live: Live, waits: Counted, longest: Wait) -> tuple[str, str]:
+    """For whom they wait, and in what."""
+    return f"for {_described(live, waits.ranks or waits.the_wait.missing, which=True)}", f"{_named(longest)}, "
+
+
+def _of_a_guess(live: Live, waits: Counted) -> tuple[str, str]:
+    others = f"; not waiting: {_described(live, waits.ranks)}" if waits.ranks else ""
+    return f"{_called(live.view, waits.the_wait)}, {_NOT_RECORDED}{others}", ""
 
 
 def _called(view: TestView, wait: Wait) -> str:
@@ -219,10 +236,15 @@ def _named(wait: Wait) -> str:
 
 def _described(live: Live, ranks: Sequence[int], *, which: bool = False) -> str:
     """`rank 5, which is compiling`; several that do different things: `ranks 2,5: rank 2 finished, rank 5 …`."""
-    waiting = {rank for one in live.counts if one.wait is not None for rank in one.wait.waiting}
+    waits = [one for one in live.counts if one.wait is not None]
+    waiting = {rank for one in waits for rank in one.the_wait.waiting}
+    guessed = {rank for one in waits if one.guessed for rank in one.the_wait.waiting} if which else set()
     views = live.view.ranks
     states = ((state(views[rank], waiting, awaited=which) if rank in views else _UNKNOWN, rank) for rank in ranks)
-    groups = grouped(states)
+    groups = grouped(
+        (f"{text}, {_NOT_RECORDED}" if rank in guessed and text.startswith("waiting") else text, rank)
+        for text, rank in states
+    )
     if which and len(groups) == 1:
         return f"{ranks_named(ranks)}, which {_predicate(next(iter(groups)), ranks)}"
     parts = [f"{ranks_named(who)} {_predicate(text, who)}" for text, who in list(groups.items())[:KEPT_AWAITED]]
@@ -252,8 +274,8 @@ def heartbeat_lines(now: Now) -> list[str]:
 
 def _parts(live: Live) -> Iterator[str]:
     yield f"{one_line(live.view.nodeid, 160)} for {clock(live.elapsed_s)}{_warming(live.view)}"
-    if live.waits:
-        yield wait_sentence(live, live.waits[0])
+    if live.long_waits:
+        yield wait_sentence(live, live.long_waits[0])
     else:
         rows = rank_rows(live)
         yield from (f"{ranks_named(ranks)} {text}" for ranks, text, _ in rows[:KEPT_AWAITED])
@@ -306,7 +328,8 @@ def _test_row(live: Live) -> list[Span]:
 
 
 def _sentence_row(live: Live) -> list[list[Span]]:
-    return [[Span("  "), Span(wait_sentence(live, live.waits[0]), Style.AWAITED)]] if live.waits else []
+    waits = live.long_waits
+    return [[Span("  "), Span(wait_sentence(live, waits[0]), Style.AWAITED)]] if waits else []
 
 
 def _rank_spans(live: Live) -> Iterator[list[Span]]:

@@ -113,8 +113,8 @@ class _Said:
             yield Line(f"{one_line(nodeid, 160)}: {said}", always=True, red=True)
         self.failures = len(now.failures)
         for live in now.tests:
-            for one in live.waits:
-                key = live.view.index, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
+            for one in live.long_waits:
+                key = live.view.index, one.name, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
                 if one.seconds >= WAITED_SHARE * one.limit_s and key not in self.waits:
                     self.waits.add(key)
                     yield Line(f"{one_line(live.view.nodeid, 160)}: {wait_sentence(live, one)}", always=True)
