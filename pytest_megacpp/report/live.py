@@ -26,6 +26,7 @@ KEPT_STEPS = 6
 KEPT_FAILURES = 3  # the newest ones
 FAR_S = 3600.0  # a limit of which this much is left is not near
 SHORT_S = 1.0  # a wait that has lasted for less is worth no words, and a rank that came so much later is told apart
+BUDGET = "budget"  # what counts towards it is money, as seconds of the box
 _STEPS = {"capacity": "queue"}  # as users call them
 _NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
 _RUNNING, _COMPILING = "running", "compiling"
@@ -36,7 +37,7 @@ _OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A test that runs on a world at `now_s` (box time); `counts` is what counts towards its limits."""
+    """A test that runs on a world at `now_s` (box time); `counts` is what counts towards its limits and the run's."""
 
     view: TestView
     counts: tuple[Counted, ...]
@@ -49,7 +50,7 @@ class Live:
     @property
     def nearest(self) -> Counted | None:
         """What passes its limit first if nothing changes."""
-        return min(self.counts, key=lambda one: one.left_s, default=None)
+        return _nearest(self.counts)
 
     @property
     def waits(self) -> tuple[Counted, ...]:
@@ -75,6 +76,10 @@ class Live:
         came_s = {rank: wait.came_s.get(rank, wait.since_s) for rank in wait.waiting}
         first_s = min(came_s.values())
         return replace(wait, waiting=tuple(rank for rank, s in came_s.items() if s - first_s < SHORT_S))
+
+
+def _nearest(counts: Iterable[Counted]) -> Counted | None:
+    return min(counts, key=lambda one: one.left_s, default=None)
 
 
 def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
@@ -111,13 +116,14 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Now:
     """A run at one moment. `steps` are what it is at while no test runs, `failures` are tests with the headlines of
-    their verdicts; the newest last.
+    their verdicts; the newest last. `counts` is what counts towards the limits of the run.
     """
 
     tally: Tally
     tests: tuple[Live, ...] = ()
     steps: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+    counts: tuple[Counted, ...] = ()
 
 
 def clock(seconds: float) -> str:
@@ -268,8 +274,14 @@ def _has(ranks: Sequence[int]) -> str:
 def heartbeat_lines(now: Now) -> list[str]:
     """A line per test that runs, or one about what the run is at."""
     if not now.tests:
-        return [" · ".join([str(now.tally), *now.steps[-KEPT_STEPS:]])]
+        return [" · ".join([str(now.tally), *_at(now)])]
     return [" · ".join([str(now.tally), *_parts(live)]) for live in now.tests]
+
+
+def _at(now: Now) -> list[str]:
+    """What the run is at, with the limit that ends it, if that is near."""
+    near = _near(_nearest(now.counts))
+    return [*now.steps[-KEPT_STEPS:], *([near] if near else [])]
 
 
 def _parts(live: Live) -> Iterator[str]:
@@ -291,10 +303,13 @@ def _warming(view: TestView) -> str:
 
 def limit_text(live: Live) -> str:
     """`1:28 of limit skew left`; empty while every limit is far."""
-    nearest = live.nearest
+    return _near(live.nearest)
+
+
+def _near(nearest: Counted | None) -> str:
     if nearest is None or nearest.left_s > FAR_S:
         return ""
-    return f"{clock(nearest.left_s)} of limit {nearest.name} left"
+    return f"{clock(nearest.left_s)} of {'the' if nearest.name == BUDGET else 'limit'} {nearest.name} left"
 
 
 # -- the board ---------------------------------------------------------------------------------------------------------
@@ -311,7 +326,7 @@ def board_rows(now: Now, lane: str) -> list[list[Span]]:
         found = [_test_row(live), *_sentence_row(live), *_rank_spans(live)]
         rows += found if len(now.tests) <= WHOLE_TESTS else found[:2]
     if not now.tests and now.steps:
-        rows.append([Span("  "), Span(" · ".join(now.steps[-KEPT_STEPS:]), cut=True)])
+        rows.append([Span("  "), Span(" · ".join(_at(now)), cut=True)])
     return rows
 
 

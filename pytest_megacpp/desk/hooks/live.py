@@ -11,10 +11,22 @@ from dataclasses import dataclass, field
 from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
+from pytest_megacpp.recording.waits import Counted
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.live import Live, Now, Tally, board_rows, estimated_s, heartbeat_lines, steps, wait_sentence
+from pytest_megacpp.report.live import (
+    BUDGET,
+    Live,
+    Now,
+    Tally,
+    board_rows,
+    estimated_s,
+    heartbeat_lines,
+    steps,
+    wait_sentence,
+)
 from pytest_megacpp.report.money import cost, dollars
 from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
 from pytest_megacpp.report.text import headline
@@ -71,7 +83,7 @@ class _Progress:
         total, usd = len(run.plan.tests), cost(now_s, run.meta.rate).usd
         price = dollars(usd) if usd and run.meta.rate.usd_per_hour else ""
         elapsed_s = max(now_s, desk_s - self.began_s)
-        return Tally(len(self.done), total, elapsed_s, self._left_s(run, tests), price, len(self.failures))
+        return Tally(len(self.done), total, elapsed_s, self._left_s(run, tests, now_s), price, len(self.failures))
 
     def _note_done(self, run: RunResults) -> None:
         timeline = run.timeline
@@ -80,13 +92,19 @@ class _Progress:
                 self.done.add(index)
         self.done -= {index for index in timeline.further if not all(map(timeline.has_ended, timeline.attempts(index)))}
 
-    def _left_s(self, run: RunResults, tests: Sequence[Live]) -> float | None:
-        plan = run.plan
+    def _left_s(self, run: RunResults, tests: Sequence[Live], now_s: float) -> float | None:
+        """By what tests take, and what came on top in this run (starts of worlds) or was saved (tests side by side)."""
+        plan, took = run.plan, self._took(run)
         if self.before is None:
             self.before = seconds_before(run.directory, plan.lane, dry_run=plan.dry_run)
-        known = {name: s for name in run.nodeids if (s := self.before.get(name)) is not None} | self._took(run)
+        known = {name: s for name in run.nodeids if (s := self.before.get(name)) is not None} | took
         left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in self.done]
-        return estimated_s(left, known, {live.view.nodeid: live.elapsed_s for live in tests})
+        estimate_s = estimated_s(left, known, {live.view.nodeid: live.elapsed_s for live in tests})
+        first = next(iter(run.timeline.tests.values()), None)
+        in_tests_s = sum(took.values()) + sum(live.elapsed_s for live in tests)
+        if estimate_s is None or first is None or not in_tests_s:
+            return estimate_s
+        return estimate_s * (now_s - first.started_s) / in_tests_s
 
     def _took(self, run: RunResults) -> dict[str, float]:
         """The seconds of tests of this run that are over."""
@@ -186,10 +204,12 @@ class LiveLines(Reporter):
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:
         now_s = box.clock.now_s(run.timeline, desk_s)
         box.progress.hear_results(run)
-        tests = tuple(_live(test, box, now_s) for test in _running(run))
+        counts = _counting_of_the_run(run.plan, now_s)
+        tests = tuple(_live(test, box, counts, now_s) for test in _running(run))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
         at = () if tests else steps(run.timeline, now_s, desk_s - box.clock.stepped_s)
-        return Now(box.progress.tally(run, tests, now_s, desk_s), tests, at, tuple(box.progress.failures))
+        tally = box.progress.tally(run, tests, now_s, desk_s)
+        return Now(tally, tests, at, tuple(box.progress.failures), counts)
 
 
 def _running(run: RunResults) -> list[TestView]:
@@ -200,11 +220,17 @@ def _running(run: RunResults) -> list[TestView]:
     return [view for view in views if view is not None and view.ended is None]
 
 
-def _live(view: TestView, box: _Box, now_s: float) -> Live:
+def _counting_of_the_run(plan: Plan, now_s: float) -> tuple[Counted, ...]:
+    """What counts towards the limits that end the run, whatever it is at."""
+    limits = (("run", plan.run_s), (BUDGET, plan.budget_s))
+    return tuple(Counted(name, limit_s, now_s) for name, limit_s in limits if limit_s)
+
+
+def _live(view: TestView, box: _Box, of_the_run: Sequence[Counted], now_s: float) -> Live:
     known = view.index in box.clocks
     clocks = box.clocks.setdefault(view.index, Clocks())
     if known or now_s - view.started_s < LATE_S:
         clocks.advance(view, now_s)
     else:
         clocks.catch_up(view, now_s)
-    return Live(view, counting(view, clocks, now_s), now_s)
+    return Live(view, (*counting(view, clocks, now_s), *of_the_run), now_s)
