@@ -1,6 +1,9 @@
 """What a real run says while it goes on."""
 
+import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,37 @@ def test_none_when_it_is_switched_off(project: Project) -> None:
     assert "tests ·" not in ran.text
     assert "have waited" not in ran.text
     assert ran.code == 0
+
+
+RED_AND_SLOW = """
+    import time
+
+    import pytest
+
+    @pytest.mark.h200x8(ranks=2, test=60)
+    def test_red(modal_h200x8):
+        assert modal_h200x8.rank != 1, "on purpose"
+
+    @pytest.mark.h200x8(ranks=2, test=60)
+    def test_slow(modal_h200x8):
+        time.sleep(50)
+"""
+
+
+def test_a_cancelled_job_says_what_failed_and_where_the_evidence_is(tmp_path: Path) -> None:
+    """pytest itself writes no summary then."""
+    project = Project(tmp_path / "project")
+    project.write("test_it.py", RED_AND_SLOW)
+    with project.start(*LANE) as desk:
+        desk.wait_until(lambda: "test_it.py F" in desk.text)
+        os.kill(desk.child.pid, signal.SIGTERM)
+        ran = desk.ran()
+    assert ran.code == 128 + signal.SIGTERM
+    assert ran.directory is not None
+    after = ran.text.partition("test_it.py F")[2]
+    assert re.search(r"^FAILED test_it.py::test_red - test-failed · .*rank 1", after, re.MULTILINE)
+    assert re.search(rf"^run {ran.directory.name}, .* \.megacpp/runs/{ran.directory.name}$", after, re.MULTILINE)
+    assert re.search(r"^=+ lane h200x8, dry run on CPU/gloo =+$", after, re.MULTILINE)
 
 
 TALKERS = """

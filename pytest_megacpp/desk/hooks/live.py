@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.desk.hooks.summary import failures
 from pytest_megacpp.desk.run.earlier import seconds_before
-from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
@@ -29,7 +29,6 @@ from pytest_megacpp.report.live import (
 )
 from pytest_megacpp.report.money import cost, dollars
 from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
-from pytest_megacpp.report.text import headline
 
 LOOK_S = 1.0  # between two looks at a run
 COST_SHARE = 100  # a look that takes longer (27 ms for 1,024 ranks) is followed by a pause of so many times that
@@ -71,11 +70,7 @@ class _Progress:
     heard_results: int = 0
 
     def hear_results(self, run: RunResults) -> None:
-        """Tests that pytest has got: until then a drill's outcome may still take the place of its verdict."""
-        for index in run.reported[self.heard_results :]:
-            result = run.judged[index]
-            if result.outcome in (Outcome.FAILED, Outcome.ERROR):
-                self.failures.append((run.nodeids[index], run.redact(headline(result.verdict))))
+        self.failures += failures(run, self.heard_results)
         self.heard_results = len(run.reported)
 
     def tally(self, run: RunResults, tests: Sequence[Live], now_s: float, desk_s: float) -> Tally:
