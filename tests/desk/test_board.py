@@ -202,6 +202,14 @@ def test_a_terminal_without_room_gets_lines(start: Start, columns: int, lines: i
     assert board.is_possible()
 
 
+def test_a_terminal_whose_shell_has_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `bg`: what somebody types stands where the board would be."""
+    desk = start(80, 24)
+    assert TerminalBoard.of(desk.config).is_possible()
+    monkeypatch.setattr(os, "tcgetpgrp", lambda file: os.getpgrp() + 1)
+    assert not TerminalBoard.of(desk.config).is_possible()
+
+
 def test_a_terminal_that_gets_smaller(start: Start) -> None:
     desk = start(120, 24)
     desk.reporter.write("test_step.py ..")

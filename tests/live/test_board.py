@@ -49,10 +49,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @contextmanager
-def session(project: Project, columns: int, lines: int, *args: str) -> Iterator[tuple[Desk, Terminal]]:
+def session(
+    project: Project, columns: int, lines: int, *args: str, script: str = ""
+) -> Iterator[tuple[Desk, Terminal]]:
     with Terminal(columns, lines) as terminal:
         before = terminal.attributes()
-        with project.start(*LANE, *args, env=TERM, terminal=terminal) as desk:
+        with project.start(*LANE, *args, env=TERM, terminal=terminal, script=script) as desk:
             yield desk, terminal
             desk.wait()
             desk.assert_nothing_left()
@@ -124,3 +126,33 @@ def test_ctrl_c_in_the_middle(project: Project) -> None:
     assert "test_it.py .^C" in text or "test_it.py ." in text
     assert any("KeyboardInterrupt" in line for line in text)
     assert any(re.search(r"=+ 1 passed in ", line) for line in text)
+
+
+SHELL = '"$@"; echo "[$(jobs -r | wc -l) run]"; echo "$ fg"; read -r; fg > /dev/null'
+
+
+@pytest.mark.parametrize("args", [(), ("-v",)], ids=["short", "names"])
+def test_ctrl_z_and_back(project: Project, args: tuple[str, ...]) -> None:
+    """The shell writes below pytest's line, on a screen without a board, and results go on with the name of their file
+    in front.
+    """
+    project.write("test_it.py", TESTS.replace("SECONDS", "8"))
+    with session(project, 80, 24, "--tb=no", *args, script=SHELL) as (desk, terminal):
+        desk.wait_until(lambda: shown(terminal, r"have waited"))
+        terminal.types(b"\x1a")
+        desk.wait_until(lambda: terminal.has_seen(lambda screen: "$ fg" in screen))
+        stopped = terminal.screen()
+        before = len(terminal.seen)
+        terminal.types(b"\n")
+        desk.wait_until(lambda: any(any(map(BOARD.match, screen)) for screen in terminal.seen[before:]))
+    assert desk.child.returncode == 1
+    assert not [line for line in stopped if BOARD.match(line) or "have waited" in line]
+    at = stopped.index("[0 run]")
+    begun = "test_it.py::test_straggler" if args else "test_it.py ."
+    above = [line for line in stopped[:at] if line and "Stopped" not in line]
+    assert above[-1].startswith(begun)
+    text = terminal.everything()
+    after = [line for line in text[text.index("$ fg") + 1 :] if line]
+    assert re.match(
+        r"test_it\.py::test_straggler PASSED +\[ *50%\]$" if args else r"test_it\.py \.F\. +\[100%\]$", after[0]
+    )

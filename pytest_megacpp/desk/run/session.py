@@ -57,6 +57,7 @@ class LaneRun:
         self.stays = False
         self.on_progress: Callable[[Progress], object] = lambda progress: None
         self._show = reporting.show
+        self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
         self._is_finishing = False
         self._asked_s = 0.0
@@ -148,9 +149,11 @@ class LaneRun:
     def _wait_until(self, is_over: Callable[[], bool]) -> None:
         """Reads until something is over. The board is there as long as that takes, however it ends."""
         try:
-            while not is_over():
-                if not self._read():
-                    time.sleep(POLL_S)
+            with self._waiting() as turn:
+                while not is_over():
+                    turn()
+                    if not self._read():
+                        time.sleep(POLL_S)
         finally:
             self._show([Board()])
 
