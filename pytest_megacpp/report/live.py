@@ -367,11 +367,14 @@ def rank_names(ranks: Sequence[int]) -> str:
 # -- before and between tests ------------------------------------------------------------------------------------------
 
 
-def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
+def steps(timeline: Timeline, now_s: float, since_s: float, *, is_through: bool = False) -> tuple[str, ...]:
     """What a run without a running test is at, the newest last: steps on the way to its box with their seconds, then
     the world that is being started. `now_s` is box time, `since_s` the seconds since the newest step was reported.
+    `is_through`: all tests are over.
     """
     worlds = [world for world in timeline.worlds.values() if world.ended is None and world.test is None]
+    if is_through and timeline.tests:
+        return (_ending(timeline, len(worlds), now_s),)
     if worlds:
         return tuple(_starting(world, now_s) for world in worlds[-KEPT_STEPS:])
     if timeline.tests:
@@ -385,6 +388,14 @@ def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
         return (f"starting the box for {clock(since_s)}",)
     *before, newest = known.items()
     return (*(f"{name} {detail}" for name, detail in before if _is_time(detail)), _newest(*newest, since_s))
+
+
+def _ending(timeline: Timeline, worlds: int, now_s: float) -> str:
+    """A box ends its worlds, keeps what they compiled, and goes."""
+    is_kept = timeline.kept is not None or timeline.finished is not None
+    does = f"ending {counted(worlds, 'world')}" if worlds else "ending" if is_kept else "keeping what was compiled"
+    over_s = max((test.ended_s for test in timeline.tests.values() if test.ended_s is not None), default=now_s)
+    return f"the box is {does}, {clock(now_s - over_s)} after the last test"
 
 
 def _is_time(detail: str) -> bool:

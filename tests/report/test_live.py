@@ -260,6 +260,21 @@ def test_a_world_that_starts_names_who_is_not_through() -> None:
     ]
 
 
+def test_a_box_that_has_run_everything_says_what_it_still_does() -> None:
+    box = FakeBox(2).begins().passes().ends()
+    over_s = box.now_s
+    assert steps(box.timeline(), over_s + 2, 0.0, is_through=True) == (
+        "the box is ending 1 world, 0:02 after the last test",
+    )
+    box.box(ev.WorldEnded("done"))
+    assert steps(box.timeline(), over_s + 2, 0.0) == ("between tests",)
+    assert steps(box.timeline(), over_s + 72, 0.0, is_through=True) == (
+        "the box is keeping what was compiled, 1:12 after the last test",
+    )
+    box.done()
+    assert steps(box.timeline(), over_s + 3, 0.0, is_through=True) == ("the box is ending, 0:03 after the last test",)
+
+
 def test_an_estimate_needs_something_known() -> None:
     assert estimated_s(["a", "b"], {}, {}) is None
     assert estimated_s(["a", "b", "c"], {"a": 10.0, "d": 20.0}, {"a": 4.0, "b": 90.0}) == 6.0 + 0.0 + 15.0

@@ -202,8 +202,8 @@ class LiveLines(Reporter):
         counts = _counting_of_the_run(run.plan, now_s)
         tests = tuple(_live(test, box, counts, now_s) for test in _running(run))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
-        at = () if tests else steps(run.timeline, now_s, desk_s - box.clock.stepped_s)
-        tally = box.progress.tally(run, tests, now_s, desk_s)
+        tally, since_s = box.progress.tally(run, tests, now_s, desk_s), desk_s - box.clock.stepped_s
+        at = () if tests else steps(run.timeline, now_s, since_s, is_through=tally.done == tally.total)
         return Now(tally, tests, at, tuple(box.progress.failures), counts)
 
 

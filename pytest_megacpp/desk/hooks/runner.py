@@ -206,6 +206,7 @@ class LaneRunner:
 
     def _finish_session(self, session: pytest.Session, exitstatus: int) -> None:
         self.is_over, stopped = True, bool(session.shouldfail or session.shouldstop)
+        self._launcher.terminal.results_are_over()
         in_order = (exitstatus in _IN_ORDER and not self._interrupted) or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )

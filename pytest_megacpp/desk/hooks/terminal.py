@@ -25,6 +25,7 @@ class Terminal:
         self._board = TerminalBoard.of(config)
         self._reported_problem: str | None = None
         self._interrupted: object = None  # what the line of results began with
+        self._is_last_line_over = False
 
     def say(self, text: str) -> None:
         """A line of its own while tests run, unless the session is to be quiet."""
@@ -40,6 +41,8 @@ class Terminal:
             self._board.hide()
             self._lines(lines)
         if boards:
+            if self._is_last_line_over and boards[-1].rows and self._board.is_possible():
+                self._end_line()
             self._board.show(boards[-1])
             self._say_problem()
         elif lines:
@@ -54,6 +57,15 @@ class Terminal:
     def _leave(self) -> None:
         """Ends pytest's line for whoever writes next; `resume` begins it anew."""
         self._board.hide()
+        self._end_line()
+
+    def results_are_over(self) -> None:
+        """pytest's last line of results fills the terminal, and no board can be drawn below it: from now on, one begins
+        on a line of its own.
+        """
+        self._is_last_line_over = True
+
+    def _end_line(self) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             self._interrupt(reporter)

@@ -6,6 +6,7 @@ is up to the reporters, which `Artefacts` asks.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -28,6 +29,7 @@ from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 from pytest_megacpp.surfaces.registry import is_remote
 
+DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
 RUNNING_S = 0.25  # between two questions to reporters while the desk waits
 
 
@@ -206,7 +208,9 @@ class LaneRun:
         self._is_finishing = True
         try:
             tests = range(len(self.plan.tests))
-            self._transport.end(wait=not interrupted and all(map(self._orders.is_done, tests)))
+            if not interrupted and all(map(self._orders.is_done, tests)):
+                self._let_the_box_end()
+            self._transport.end()
             if interrupted:
                 self._transport.read_again()
             self._redact_logs()
@@ -217,6 +221,15 @@ class LaneRun:
             self.meta = replace(self.meta, finished_at=iso(utc_now()))
             self._report(lambda reporter: reporter.ended(self.results()))
             self.directory.close()
+
+    def _let_the_box_end(self) -> None:
+        """One that has run everything may end by itself, once it has kept what was compiled. An interrupt ends only
+        that wait, since the results are there.
+        """
+        deadline = time.monotonic() + DONE_S
+        if self._transport.has_box:
+            with suppress(KeyboardInterrupt):
+                self._wait_until(lambda: self._transport.is_over or time.monotonic() > deadline)
 
     def _redact_logs(self) -> None:
         if self._transport.has_box:
