@@ -44,7 +44,7 @@ class Terminal:
             if self._is_last_line_over and boards[-1].rows and self._board.is_possible():
                 self._end_line()
             self._board.show(boards[-1])
-            self._say_problem()
+            self._show_problem()
         elif lines:
             self._board.show_again()
 
@@ -71,7 +71,7 @@ class Terminal:
             self._interrupt(reporter)
             reporter.flush()
 
-    def _say_problem(self) -> None:
+    def _show_problem(self) -> None:
         if self._board.problem != self._reported_problem:
             self._reported_problem = self._board.problem
             self._lines([Line(f"the board can't be drawn ({one_line(self._reported_problem or '')}): lines instead")])
