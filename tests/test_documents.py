@@ -15,10 +15,10 @@ import yaml
 
 from pytest_megacpp.desk.commands import cli
 from pytest_megacpp.desk.commands.init import WORKFLOW
-from pytest_megacpp.desk.config.declarations import configuration_table, readme_table
 from pytest_megacpp.desk.config.gate import GATE_KEYS
 from pytest_megacpp.desk.config.lanes import LANE_KEYS, read_lanes
 from pytest_megacpp.desk.config.options import KEYS, Options, read_gate, read_settings
+from tests.option_tables import configuration_table, readme_table
 
 pytest_plugins = "pytester"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_megacpp.desk.run.runs import no_garbage_collection, read_timeline
 from pytest_megacpp.judge.arbiter import judge_run
-from pytest_megacpp.report.text import failure_text
+from pytest_megacpp.report.text import Whereabouts, failure_text
 
 
 def main(recording: Path, target: Path) -> None:
@@ -26,7 +26,7 @@ def main(recording: Path, target: Path) -> None:
         lap()
         tests = judge_run(timeline).tests
     lap()
-    text = failure_text(tests[-1], timeline, receipt=None, lane="lane")
+    text = failure_text(tests[-1], timeline, Whereabouts("lane"))
     lap()
     seen = {
         "read_cpu_s": cpu_s[1] - cpu_s[0],

@@ -44,6 +44,7 @@ from pytest_megacpp.recording.waits import (
     late,
     other_ends,
     wait_graph,
+    young_since,
 )
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
@@ -456,10 +457,10 @@ def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
 def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...]:
     """Returns what counts towards the limits of this test now, for who watches it; the clocks have been advanced."""
     limits, found = view.limits, [Counted("test", view.limits.test, _spent_s(view, clocks, now_s))]
-    held_up_by = _recorded_late(clocks)
+    known = _known_late(view, clocks, now_s)
     for wait in clocks.waits:
         if wait.number in clocks.late:
-            found += _counting_of(view, clocks, wait, held_up_by.get(wait.number), now_s)
+            found += _counting_of(view, clocks, wait, known.get(wait.number), now_s)
     if (everybody := _everybody(view, now_s)) is not None:
         waited_s = clocks.since(everybody.since_s, now_s)
         found.append(Counted("stall", limits.stall, waited_s, everybody, waited_s=waited_s))
@@ -470,20 +471,26 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
     return tuple(found)
 
 
-def _recorded_late(clocks: Clocks) -> dict[Number, tuple[int, ...]]:
-    """Returns the ranks that hold up each wait, as far as that is recorded: a rank for which others wait, and which
-    itself waits for whom nobody knows, is the end. Limits count by a guess as well (`Clocks.late`).
+def _known_late(view: TestView, clocks: Clocks, now_s: float) -> dict[Number, tuple[int, ...]]:
+    """Returns per wait the ranks that are known to be late, as the judge sees it: none behind a rank that is on its
+    way, or of which only a stack shows that it waits. Limits count by those that hold it up at the moment, and by
+    guesses as well (`Clocks.late`).
     """
+    graph = _graph(view, {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None})
+
+    def is_end(wait: Wait, rank: int) -> bool:
+        return graph.is_on_its_way(rank, young_since(wait.since_s, now_s, view.limits.stall))
+
     recorded = [w for w in clocks.waits if w.number in clocks.late and w.number != NO_NUMBER]
-    return late(recorded, clocks.waiting)
+    return late(recorded, clocks.waiting, is_end)
 
 
 def _counting_of(
-    view: TestView, clocks: Clocks, wait: Wait, recorded: tuple[int, ...] | None, now_s: float
+    view: TestView, clocks: Clocks, wait: Wait, known: tuple[int, ...] | None, now_s: float
 ) -> Iterator[Counted]:
     """Yields the limits whose time runs for this wait; one for peers that compile does so only while they do."""
     held_up_by, limits = clocks.late[wait.number], view.limits
-    ranks, guessed = (held_up_by, True) if recorded is None else (recorded, False)
+    ranks, guessed = (held_up_by, True) if known is None else (known, False)
     open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
     compiling_s, plain_s, lasted_s = (min(open_s, clock.get(wait.number, 0.0)) for clock in clocks.all)
     if compiling_s and any(_compiles(view.ranks[r], now_s) for r in held_up_by):

@@ -64,6 +64,8 @@ def stuck(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
 
 def _has_failed_ranks(case: Case, wait: Wait) -> bool:
     """Returns whether ranks entered it that had failed before."""
+    if wait.partner is not None:
+        return False
     entries = {r: case.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in case.failures}
     return any(e is not None and e.entered_s > case.failures[r].time_s for r, e in entries.items())
 
@@ -150,10 +152,15 @@ def described(failure: RankFailure) -> str:
 
 
 def wait_evidence(wait: Wait) -> Evidence:
-    """Returns which ranks entered a collective and which did not."""
-    absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
+    """Returns which ranks entered a collective and which did not, or entered another one under its number."""
+    others = {rank for _, ranks in wait.otherwise for rank in ranks}
+    alike = [rank for rank in wait.waiting if rank not in others]
     verb = "started" if wait.began else "entered"
-    text = f"{ranks_named(wait.waiting)} {verb} {wait} of group {wait.group}{absent}"
+    differ = "".join(
+        f", {ranks_named(ranks)} {plain(op, 60)} #{wait.seq}" for op, ranks in wait.otherwise[:KEPT_GROUPS]
+    )
+    absent = f", {ranks_named(wait.missing)} did not" if wait.missing else ""
+    text = f"{ranks_named(alike)} {verb} {wait} of group {wait.group}{differ}{absent}"
     return Evidence(None, wait.since_s, Witness.FLIGHT_RECORDER, text)
 
 

@@ -141,9 +141,13 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 
 def _fault(case: Case) -> Finding | None:
-    """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first."""
-    found = [f for f in (mismatches.find(case), deaths.find(case)) if f is not None]
-    return min(found, key=lambda f: f.time_s, default=None)
+    """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first; but a
+    failure only where it explains the mismatch that came after it.
+    """
+    mismatch, failure = mismatches.find(case), deaths.find(case)
+    if mismatch is None or failure is None:
+        return mismatch or failure
+    return (mismatches.unexplained(case) or failure) if failure.time_s < mismatch.time_s else mismatch
 
 
 def _waiting(case: Case) -> Finding | None:

@@ -123,13 +123,16 @@ class Case:
     @cached_property
     def moment_s(self) -> float:
         """The moment at which waits are examined, in box time: when the first rank gave up waiting, else the end."""
-        given_up = [self._gave_up_s(t) for t in self.failures.values() if t.is_secondary]
-        return min([*given_up, self.end_s])
+        return min([*self.gave_up_s.values(), self.end_s])
+
+    @cached_property
+    def gave_up_s(self) -> dict[int, float]:
+        """When each rank that lost its peer gave up waiting for it."""
+        return {t.rank: self._gave_up_s(t) for t in self.failures.values() if t.is_secondary}
 
     def had_given_up(self, rank: int) -> bool:
         """Returns whether the rank had given up waiting by the moment."""
-        failure = self.failures.get(rank)
-        return failure is not None and failure.is_secondary and self._gave_up_s(failure) <= self.moment_s
+        return self.gave_up_s.get(rank, float("inf")) <= self.moment_s
 
     def _gave_up_s(self, failure: RankFailure) -> float:
         """Returns when a rank's time-out ended its wait. On a busy machine the rank reports it much later."""

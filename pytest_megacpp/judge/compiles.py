@@ -30,7 +30,8 @@ def without_progress(case: Case, compiling: Sequence[int]) -> tuple[int, ...]:
 
 def skew(case: Case, analysis: WaitAnalysis, blamed: tuple[int, ...], *, is_stuck: bool) -> Finding:
     """Returns the finding for ranks that compiled while others waited. `is_stuck`: they make no progress."""
-    what = f" in {analysis.what}" if analysis.waits else ""
+    wait = analysis.kept_by(blamed)
+    what = f" in {wait}" if wait is not None and set(analysis.waiting) <= set(wait.waiting) else ""
     alone = _compiled_nothing(case, analysis, blamed)
     others = tuple(Consequence(r, "was also missing", Code.STRAGGLER) for r in analysis.roots if r not in blamed)
     return Finding(

@@ -76,8 +76,9 @@ def _are_left_alone(case: Case, left: Collection[int], raised: Collection[int]) 
     had nothing to handle came where the test goes.
     """
     waiting = {r for wait in case.waits if set(left) & set(wait.missing) for r in wait.waiting}
-    # Who is in a message may wait for a rank that raised.
-    waiting |= {r for r, call in case.blocked.items() if not is_for_one(call)}
+    # Who is in a message may wait for a rank that raised, unless that waits in the same.
+    theirs = {case.blocked[r] for r in raised if r in case.blocked}
+    waiting |= {r for r, call in case.blocked.items() if not is_for_one(call) or call in theirs}
     return waiting <= set(raised) <= waiting | case.blocked.keys() and len(raised) <= len(left)
 
 

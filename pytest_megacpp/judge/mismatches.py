@@ -6,10 +6,10 @@ blamed.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, members, messages, wait_roots
+from pytest_megacpp.judge import aftermath, deaths, members, messages, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -35,6 +35,43 @@ def find(case: Case) -> Finding | None:
     """
     sure = [found for found in (_from_recorders(case), members.find(case)) if found is not None]
     return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
+
+
+def unexplained(case: Case) -> Finding | None:
+    """Returns the finding for a mismatch that failures of ranks before it don't explain: also without those that had
+    failed, ranks differ, and the majority of these counts as right (decision 0035). None after a death: what the others
+    do then, they do because of it.
+    """
+    first = earliest(case)
+    failed = _failed_before(case, first) if first is not None else ()
+    if first is None or not failed or any(t.rank in case.exits for t in failed):
+        return None
+    sides = _sides(case, first, {t.rank for t in failed})
+    if len(sides) < 2:
+        return None
+    found = _disagreement(case, replace(first, odd=_odd(sides)), _diverged_s(case, first))
+    return replace(
+        found,
+        summary=joined((found.summary, f"{deaths.raised_what(failed)}, before that")),
+        evidence=(*found.evidence, *(aftermath.failure_evidence(t) for t in failed[: 2 * KEPT_VARIANTS])),
+    )
+
+
+def _sides(case: Case, found: Disagreement, without: Collection[int]) -> dict[str, list[int]]:
+    """Returns the ranks that differ in what is wrong, by what each issued."""
+    sides: dict[str, list[int]] = defaultdict(list)
+    for text, ranks in found.variants:
+        entry = case.ranks[ranks[0]].collectives.entries.get((found.group, found.seq))
+        side = text if entry is None else str(found.aspect.of(entry))
+        sides[side] += [rank for rank in ranks if rank not in without]
+    return {side: ranks for side, ranks in sides.items() if ranks}
+
+
+def _failed_before(case: Case, found: Disagreement) -> tuple[RankFailure, ...]:
+    """Returns the failures of ranks that had failed when they came to this number, or never came to it."""
+    came_s = {r: _entered_s(case, found, r) for _, ranks in found.variants for r in ranks}
+    diverged_s = _diverged_s(case, found)
+    return tuple(t for t in case.failures.values() if t.time_s <= came_s.get(t.rank, diverged_s))
 
 
 # -- under one number --------------------------------------------------------------------------------------

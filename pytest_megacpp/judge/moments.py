@@ -2,6 +2,7 @@
 judge.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from pytest_megacpp.judge.case import Case
@@ -11,10 +12,13 @@ from pytest_megacpp.recording.waits import WaitGraph
 
 
 class DecisiveMoment(NamedTuple):
-    """`at_s` in seconds of box time."""
+    """`at_s` in seconds of box time, and so is `gave_up_s`: when ranks that lost a peer gave up waiting for it, which a
+    busy machine reports later.
+    """
 
     at_s: float
     graph: WaitGraph
+    gave_up_s: Mapping[int, float]
 
 
 def decisive_moment(timeline: Timeline, test: TestView) -> DecisiveMoment:
@@ -22,4 +26,4 @@ def decisive_moment(timeline: Timeline, test: TestView) -> DecisiveMoment:
     is known. Raises KeyError if the timeline doesn't have the world of the test.
     """
     case = Case(timeline, test, timeline.worlds[test.world])
-    return DecisiveMoment(case.moment_s, case.graph)
+    return DecisiveMoment(case.moment_s, case.graph, case.gave_up_s)

@@ -47,7 +47,7 @@ def find(case: Case) -> Finding | None:
 
 def _timed_out(case: Case) -> Finding:
     """Returns the finding for ranks that stopped waiting by their own time-out, or found their peer gone."""
-    analysis = wait_roots.from_barrier_timeouts(case) or analyze_waits(case)
+    analysis = analyze_waits(case)
     if analysis.cycle:
         return finding_for(case, analysis)
     absent = _absent(case, analysis.roots)
@@ -120,12 +120,15 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
 def beside(case: Case, found: Finding) -> Finding:
     """Returns the failure of ranks that raised, with what others waited for beside that and why (decision 0084)."""
     raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    if found.code is Code.RANK_DEATH and raised.issuperset(found.blamed) and _may_wait_for_others(case, found.blamed):
+        doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
+        return replace(found, uncertainties=(*found.uncertainties, doubt))
     is_own = found.code is Code.TEST_FAILED and found.blamed and raised.issuperset(found.blamed)
     if not is_own or not deaths.waits_for_others(case):
         return found
     analysis = analyze_waits(case)
     late = finding_for(case, analysis)
-    kept = tuple(Consequence(r, f"kept others waiting in {analysis.what}", late.code) for r in late.blamed)
+    kept = tuple(Consequence(r, _what_it_kept(analysis, r), late.code) for r in late.blamed)
     known = [c for c in found.consequences if c.rank not in late.blamed]
     doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(late.blamed)} kept others waiting, and had not failed")
     return replace(
@@ -138,12 +141,24 @@ def beside(case: Case, found: Finding) -> Finding:
     )
 
 
+def _may_wait_for_others(case: Case, blamed: Sequence[int]) -> bool:
+    """Returns whether only stacks show that ranks waited, and others than the blamed could be whom they waited for."""
+    waiting = set(aftermath.stuck(case, blamed))
+    by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
+    return bool(by_stack and case.graph.idle)
+
+
+def _what_it_kept(analysis: WaitAnalysis, rank: int) -> str:
+    wait = analysis.kept_by((rank,))
+    return f"kept others waiting in {wait}" if wait is not None else "kept others waiting"
+
+
 # -- stragglers --------------------------------------------------------------------------------------------
 
 
 def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
     blamed = _not_compiling(case, analysis)
-    causes = {_cause(case, r) for r in blamed}
+    causes = {_cause(case, analysis, r) for r in blamed}
     return Finding(
         Code.STRAGGLER,
         joined((_where_they_were(case, analysis, blamed), wait_roots.wait_text(case, analysis))),
@@ -158,7 +173,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         wait_roots.relies(case, analysis) | {Source.COUNTERS},
         (
             *wait_roots.uncertainties(case, analysis),
-            *_root_uncertainties(case, blamed),
+            *_root_uncertainties(case, analysis, blamed),
             *aftermath.patience_uncertainties(case, blamed),
         ),
         Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
@@ -177,14 +192,22 @@ _Cause: TypeAlias = Literal[
 ]
 
 
-def _cause(case: Case, rank: int) -> _Cause | None:
+def _cause(case: Case, analysis: WaitAnalysis, rank: int) -> _Cause | None:
     if case.is_frozen(rank):
         return VerdictCause.FROZEN
-    if case.has_left(rank):
+    if case.has_left(rank) or _went_without(case, analysis, rank):
         return VerdictCause.LEFT_EARLY
     if case.is_behind(rank):
         return VerdictCause.DEVICE_BUSY
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
+
+
+def _went_without(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the rank came through the test without the collective on which the others gave up."""
+    wait = analysis.kept_by((rank,))
+    if wait is None or not wait.seq or wait.partner is not None or case.moment_s >= case.end_s:
+        return False
+    return case.came_through(rank) and case.ranks[rank].collectives.enqueued.get(wait.group, 0) < wait.seq
 
 
 def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
@@ -201,15 +224,16 @@ def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) 
 
 
 def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
-    if not analysis.waits:
+    wait = analysis.kept_by(blamed)
+    if wait is None:
         return "kept others waiting"
-    if analysis.waits[0].partner is not None:
-        return f"left {ranks_named(analysis.waits[0].waiting)} waiting in {analysis.what}"
-    if all(_late_s(case, analysis, r) is not None for r in blamed):
-        return f"entered {analysis.what} too late"
-    entered = [r for r in blamed if _entered(case, r, analysis.waits[0])]
+    if wait.partner is not None:
+        return f"left {ranks_named(wait.waiting)} waiting in {wait}"
+    if all(_late_s(case, wait, r) is not None for r in blamed):
+        return f"entered {wait} too late"
+    entered = [r for r in blamed if _entered(case, r, wait)]
     verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
-    return f"{verb} {analysis.what}"
+    return f"{verb} {wait}"
 
 
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
@@ -217,27 +241,28 @@ def _entered(case: Case, rank: int, wait: Wait) -> bool:
     return entry is not None and entry.entered_s <= case.moment_s
 
 
-def _late_s(case: Case, analysis: WaitAnalysis, rank: int) -> float | None:
+def _late_s(case: Case, wait: Wait | None, rank: int) -> float | None:
     """Returns how many seconds after the others the rank entered what they had given up by then; None if it never did.
 
     A wait that the box ended was not given up.
     """
-    wait = analysis.waits[0] if analysis.waits and case.moment_s < case.end_s else None
-    number = (wait.group, wait.seq) if wait and wait.partner is None else None
-    entry = case.ranks[rank].collectives.entries.get(number) if number else None
-    return entry.entered_s - wait.since_s if entry and wait and entry.entered_s > case.moment_s else None
+    if wait is None or wait.partner is not None or case.moment_s >= case.end_s:
+        return None
+    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq))
+    return entry.entered_s - wait.since_s if entry is not None and entry.entered_s > case.moment_s else None
 
 
 def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """Returns a sentence about `it` or `they`: why these ranks did not come."""
     it, is_, was_, had = ("it", "is", "was", "its") if alone else ("they", "are", "were", "their")
     plural = "" if alone else "s"
-    where, cause = case.location(rank), _cause(case, rank)
+    where, cause = case.location(rank), _cause(case, analysis, rank)
     match cause:
         case VerdictCause.FROZEN:
             return f"{it} {is_} frozen (stopped by a signal)" + (f" in {where}" if where else "")
         case VerdictCause.LEFT_EARLY:
-            return f"{it} had already finished the test"
+            what = "had already finished the test" if case.has_left(rank) else "finished the test without it"
+            return f"{it} {what}"
         case VerdictCause.DEVICE_BUSY:
             return f"{it} queued this collective behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
@@ -256,7 +281,10 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     where = case.location(rank)
     if rank in case.blocked:
         return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
-    if (late_s := _late_s(case, analysis, rank)) is not None:
+    if (wait := case.waiting_in.get(rank)) is not None and rank not in case.failures:
+        whom = f" for {ranks_named(wait.missing)}" if rank in analysis.moving and wait.missing else ""
+        return f"{it} {was_} waiting in {wait}{whom}" + (f" at {where}" if where else "")
+    if (late_s := _late_s(case, analysis.kept_by((rank,)), rank)) is not None:
         return f"{it} arrived {seconds(late_s)} after the first rank"
     if rank in case.failures and not where:
         return f"{it} had failed: {aftermath.described(case.failures[rank])}"
@@ -268,22 +296,22 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
 
 def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     """Returns a sentence if the rank destroyed the group in which the others wait; else empty."""
-    group = analysis.waits[0].group if analysis.waits else ""
+    wait = analysis.kept_by((rank,))
+    group = wait.group if wait is not None else ""
     its = case.ranks[rank].collectives.incarnation
     gone = bool(group) and its > incarnation(group)
     return f"{'it' if alone else 'they'} had destroyed {'its' if alone else 'their'} process group" if gone else ""
 
 
 def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
-    if (late_s := _late_s(case, analysis, rank)) is None:
+    wait = analysis.kept_by((rank,))
+    late_s = _late_s(case, wait, rank)
+    if not case.has_left(rank) and _went_without(case, analysis, rank):
+        return Evidence(rank, case.ranks[rank].finished_s, Witness.REPORT, "finished the test")
+    if wait is None or late_s is None:
         return root_evidence(case, rank)
-    since_s = analysis.waits[0].since_s
-    return Evidence(
-        rank,
-        since_s + late_s,
-        Witness.FLIGHT_RECORDER,
-        f"entered {analysis.what} {seconds(late_s)} after the first rank",
-    )
+    text = f"entered {wait} {seconds(late_s)} after the first rank"
+    return Evidence(rank, wait.since_s + late_s, Witness.FLIGHT_RECORDER, text)
 
 
 def root_evidence(case: Case, rank: int) -> Evidence | None:
@@ -311,13 +339,14 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
     )
 
 
-def _root_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns reasons for doubt about where the blamed ranks were, since a living rank is blamed for that."""
     found = [
         Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
         for t in _astray(case, blamed)
     ]
-    lost = [r for r in blamed if case.location(r) is None and _cause(case, r) is None and r not in case.failures]
+    unseen = (r for r in blamed if case.location(r) is None and r not in case.failures and r not in case.waiting_in)
+    lost = [r for r in unseen if _cause(case, analysis, r) is None]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     if lost:

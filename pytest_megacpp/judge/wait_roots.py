@@ -9,22 +9,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import aftermath, messages
-from pytest_megacpp.judge.case import Case, RankFailure
+from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.findings import Source, Uncertainty
 from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.vocabulary import TestPhase
-from pytest_megacpp.recording.waits import Wait
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
+from pytest_megacpp.recording.waits import Wait, young_since
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
+_KEPT_WAITS = 4
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
+_BARRIER = "monitored_barrier"  # which no recorder shows
+_FOR_ALL = frozenset({"Store.barrier", "rpc.init_rpc", "rpc.shutdown"})
 
 
 def is_for_one(call: str) -> bool:
     """Returns whether a call that only a stack shows is answered by one rank: a message, a key of a store, an rpc."""
-    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call != "Store.barrier")
+    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call not in _FOR_ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class WaitAnalysis:
     """Which ranks wait, and for which, at the moment.
 
     `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
-    `is_from_box`: only the box saw the wait.
+    `is_from_box`: only the box saw the wait. `moving`: roots that wait themselves, for others, but not for long.
     """
 
     waits: tuple[Wait, ...]
@@ -41,22 +44,29 @@ class WaitAnalysis:
     cycle: tuple[Wait, ...] = ()
     is_guessed: bool = False
     is_from_box: bool = False
+    moving: tuple[int, ...] = ()
 
-    @property
-    def what(self) -> str:
-        """What they wait in, as the object of a sentence."""
-        return str(self.waits[0]) if self.waits else ""
+    def kept_by(self, ranks: Collection[int]) -> Wait | None:
+        """Returns the first wait in which all of these ranks are missing; None if there is none."""
+        return next((wait for wait in self.waits if set(ranks) <= set(wait.missing)), None)
 
 
 def analyze_waits(case: Case) -> WaitAnalysis:
+    """Returns who waited for whom at the moment: by time-outs that name who didn't come, else by what is recorded."""
+    return _from_barrier_timeouts(case) or _from_graph(case)
+
+
+def _from_graph(case: Case) -> WaitAnalysis:
     """Follows the waits of the moment to their roots."""
     # Recorded waits come first, since they name their members. Without a root in them, a wait whose partner isn't
     # recorded is explained by the ranks that don't wait; only if lines are lost does the box's own report count.
     graph = case.graph
-    roots, visited = graph.roots(_oldest_waits(case))
+    starts, young_s = _oldest_waits(case), _young_s(case)
+    roots, visited = graph.roots(starts, young_s)
     waiting = tuple(sorted({*case.waiting_in, *case.blocked}))
     if roots:
-        return WaitAnalysis(visited, waiting, roots)
+        moving = tuple(r for r in roots if graph.is_on_its_way(r, young_s))
+        return WaitAnalysis(visited, tuple(r for r in waiting if r not in moving), roots, moving=moving)
     if cycle := graph.cycle(visited):
         return WaitAnalysis(visited, waiting, (), cycle)
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
@@ -66,38 +76,49 @@ def analyze_waits(case: Case) -> WaitAnalysis:
     return _from_box_report(case) or WaitAnalysis(visited, waiting, ())
 
 
-def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
+def _from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
     """Returns the waits by the time-outs of monitored barriers, which name the ranks that did not come.
 
     Those of them that wait themselves are followed to their roots. None if no time-out names a rank.
     """
-    victims = aftermath.victims(case)
-    named = {rank for t in victims for rank in _named_absent(case, t, victims)}
+    words = tuple(_barrier_timeouts(case))
+    named = {rank for word in words for rank in _named_absent(case, *word)}
     if not named:
         return None
-    failed = tuple(t.rank for t in victims if t.rank not in named)
-    since_s = min(t.time_s for t in victims)
-    barrier = Wait("", 0, "monitored_barrier", failed, tuple(sorted(named)), since_s)
+    failed = tuple(t.rank for t in aftermath.victims(case) if t.rank not in named)
+    barrier = Wait("", 0, _BARRIER, failed, tuple(sorted(named)), min(time_s for _, time_s, _ in words))
     roots, visited = case.graph.roots([barrier])
     waiting = tuple(sorted({*case.waiting_in, *case.blocked, *failed} - set(roots)))
-    return WaitAnalysis(tuple(w for w in visited if w is not barrier), waiting, roots) if roots else None
+    return WaitAnalysis(visited, waiting, roots) if roots else None
 
 
-def _named_absent(case: Case, speaker: RankFailure, victims: Sequence[RankFailure]) -> frozenset[int]:
-    """Returns the ranks that a time-out names.
+def _barrier_timeouts(case: Case) -> Iterable[tuple[int, float, str]]:
+    """Yields which rank reported such a time-out, when, and its message; also one that had failed before, in its
+    teardown.
+    """
+    for rank, view in case.ranks.items():
+        for time_s, report in view.reports.values():
+            said = report.error.message if report.error is not None and time_s <= case.cutoff_s else ""
+            if messages.absent(said) is not None:
+                yield rank, time_s, said
+
+
+def _named_absent(case: Case, speaker: int, time_s: float, said: str) -> frozenset[int]:
+    """Returns the ranks that a time-out names and that had not failed by then.
 
     The numbers are those of a group that has all failed ranks as members and the reporting rank in that place. Empty if
     several groups fit and disagree.
     """
-    absent = messages.absent(speaker.message)
+    absent = messages.absent(said)
     if absent is None:
         return frozenset()
     place, numbers = absent
+    victims = aftermath.victims(case)
     failed = {t.rank for t in victims}
-    known = case.test.groups.orders(speaker.rank)
-    fit = [m for m in known if failed <= set(m) and m[place : place + 1] == (speaker.rank,) and max(numbers) < len(m)]
+    known = case.test.groups.orders(speaker)
+    fit = [m for m in known if failed <= set(m) and m[place : place + 1] == (speaker,) and max(numbers) < len(m)]
     found = {frozenset(members[n] for n in numbers) for members in fit}
-    return found.pop() - failed if len(found) == 1 else frozenset()
+    return found.pop() - {t.rank for t in victims if t.time_s <= time_s} if len(found) == 1 else frozenset()
 
 
 def _oldest_waits(case: Case) -> list[Wait]:
@@ -107,6 +128,22 @@ def _oldest_waits(case: Case) -> list[Wait]:
         return []
     oldest_s = case.waits[0].since_s
     return [w for w in case.waits if case.moment_s - w.since_s >= (case.moment_s - oldest_s) / 2]
+
+
+def _young_s(case: Case) -> float:
+    """Returns the time since which ranks that others wait for may have been in waits of their own and yet be on their
+    way: they are younger than half of the oldest wait, and than the limit on a wait (decision 0034).
+    """
+    # Where the box saw that nothing can free anybody, or counted the time for which a chain was held up by compiling,
+    # the end of the chain decides, however young it is.
+    if not case.waits or case.why is ActReason.FAILURE_STUCK or _is_held_up_by_compiling(case):
+        return float("inf")
+    return young_since(case.waits[0].since_s, case.moment_s, case.test.limits.stall)
+
+
+def _is_held_up_by_compiling(case: Case) -> bool:
+    roots, _ = case.graph.roots(_oldest_waits(case))
+    return case.why is ActReason.SKEW and any(case.is_compiling(r) for r in roots)
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
@@ -185,7 +222,10 @@ def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]
         found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
     if analysis.is_from_box:
         found.append(Uncertainty(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))
-    unknown = [w.group for w in analysis.waits if not case.knows_members(w.group)]
+    if analysis.moving:
+        text = f"{ranks_named(analysis.moving)} waited for others then, but not for long, and may have been on the way"
+        found.append(Uncertainty(Source.COLLECTIVES, text))
+    unknown = [w.group for w in analysis.waits if w.op != _BARRIER and not case.knows_members(w.group)]
     if unknown:
         found.append(Uncertainty(Source.GROUPS, f"the members of group {plain(unknown[0], 40)} are unknown"))
     disputed = [name for w in analysis.waits if case.test.groups.disputes(name := w.group.partition("[")[0])]
@@ -234,8 +274,10 @@ def wait_text(case: Case, analysis: WaitAnalysis) -> str:
 def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
     """Returns which ranks are in which call, where in the code, and what the box reported."""
     acted = case.test.acted
-    waits = tuple(aftermath.wait_evidence(w) for w in analysis.waits[:4])
-    first = {w.waiting[0]: str(w) for w in reversed(analysis.waits[:4])} | case.blocked
+    behind = dict.fromkeys(case.waiting_in[r] for r in analysis.moving if r in case.waiting_in)
+    recorded = [w for w in (*analysis.waits, *behind) if w.op != _BARRIER][:_KEPT_WAITS]
+    waits = tuple(aftermath.wait_evidence(w) for w in recorded)
+    first = {w.waiting[0]: str(w) for w in reversed(recorded)} | case.blocked
     reason = (wait_text(case, analysis) if analysis.waiting else plain(acted.detail)) if acted else ""
     box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {reason}"),) if acted else ()
     return (*waits, *call_evidence(case, first), *box)

@@ -5,6 +5,7 @@ was taken.
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]{1,16})", re.IGNORECASE)
 _IDENTITY = re.compile(r"0x[0-9a-f]{1,16}", re.IGNORECASE)
@@ -98,6 +99,17 @@ def main_thread(dump: str, identity: str = "") -> Thread | None:
     wanted = _number(identity)
     named = [t for t in found if t.name == "MainThread" or _number(t.identity) == wanted is not None]
     return named[0] if named else found[-1] if found else None
+
+
+def main_first(dump: str, identity: str = "") -> str:
+    """The same dump with the main thread (as `main_thread` finds it) before the others, and threads without a frame
+    behind all others.
+    """
+    lines, found, main = dump.splitlines(), threads(dump), main_thread(dump, identity)
+    heads = [at for at, line in enumerate(lines) if _THREAD.match(line) or _PYSPY_THREAD.match(line)]
+    parts = ["\n".join(lines[start:end]).rstrip() for start, end in pairwise([0, *heads, len(lines)])]
+    order = sorted(range(len(found)), key=lambda at: (not found[at].frames, found[at] is not main))
+    return "\n\n".join([parts[0], *(parts[1 + at] for at in order)]).strip() if heads else dump
 
 
 def _number(identity: str) -> int | None:

@@ -11,7 +11,7 @@ import re
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TypeVar
 
 from pytest_megacpp.recording.secret_shapes import PRIVATE_KEY
@@ -50,10 +50,15 @@ def _handles_a_signal(frame: FrameType) -> bool:
     code = frame.f_code
     if not code.co_flags & inspect.CO_OPTIMIZED:  # a class body, say, whose names may be any mapping
         return False
-    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
-    got = [frame.f_locals.get(name) for name in names]
+    got = [frame.f_locals.get(name) for name in _positional(code)]
     got = [one for value in got for one in (value if type(value) is tuple else (value,))]
     return any(issubclass(type(number), int) and below is frame.f_back for number, below in pairwise(got))
+
+
+def _positional(code: CodeType) -> tuple[str, ...]:
+    """The names of arguments that are given by position; that of `*args` comes after those given by name only."""
+    names, first = code.co_varnames, code.co_argcount + code.co_kwonlyargcount
+    return names[: code.co_argcount] + (names[first : first + 1] if code.co_flags & inspect.CO_VARARGS else ())
 
 
 def class_of(value: object) -> str:

@@ -27,13 +27,14 @@ what it is, is said at the top of `box.alarms`. Decisions: 0004 (a test that is 
 again before acting), 0011 (who waits is whose device began), 0060 (sampled CPU time), 0074 (what a frame is), 0075
 (which groups are the same).
 
-Waits lead from rank to rank; the ranks at their end that don't wait are the *roots*. Without a root, waits of different
-groups whose missing ranks sit in one another are a *cycle*.
+Waits lead from rank to rank; the ranks at their end that don't wait are the *roots*. A rank whose own wait is young,
+and may end, is on its way: it is a root too, and nobody behind it is (decision 0034). Without a root, waits of
+different groups whose missing ranks sit in one another are a *cycle*.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -53,8 +54,9 @@ _MESSAGE = re.compile(r"(?:^|:)(send|recv) (\d{1,6})(?:->|<-)(\d{1,6})$")
 class Wait:
     """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
     rank waits for the `partner` of a message, or ranks make a group (`seq` 0, `op` is the call). `began`: it is known
-    whose devices are in it, not just who queued it. `members` of a group that is being made. `came_s`: when each of the
-    waiting ranks began, as far as that is known.
+    whose devices are in it, not just who queued it. `members` of a group that is being made. `otherwise`: other
+    operations that some of the waiting ranks issued under the number. `came_s`: when each of the waiting ranks began,
+    as far as that is known.
     """
 
     group: str
@@ -67,6 +69,7 @@ class Wait:
     began: bool = False
     members: tuple[int, ...] = ()
     came_s: Mapping[int, float] = field(default_factory=dict, compare=False)
+    otherwise: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def number(self) -> Number:
@@ -145,21 +148,26 @@ class Position:
 class WaitGraph:
     """`waits`, oldest first, are those whose missing ranks are known. `calls` are ranks that only their stack shows
     waiting: in what, and since when. `idle` ranks wait for nothing; `present` of them are still in the test. Ranks that
-    can't be whom these calls are for are left out of both.
+    can't be whom these calls are for are left out of both. `lost` ranks come to nothing that others are in: they
+    failed, left or are frozen. `untimed`: since when they are in their call isn't known.
     """
 
     waits: tuple[Wait, ...]
     calls: Mapping[int, tuple[str, float]]
     idle: tuple[int, ...]
     present: tuple[int, ...]
+    lost: frozenset[int] = frozenset()
+    untimed: frozenset[int] = frozenset()
 
     @cached_property
     def waiting_in(self) -> Mapping[int, Wait]:
         """The oldest wait of each rank that is in one."""
         return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
 
-    def roots(self, starts: Iterable[Wait]) -> tuple[tuple[int, ...], tuple[Wait, ...]]:
-        """The ranks at the end of these waits that don't wait themselves, and the waits on the way."""
+    def roots(self, starts: Iterable[Wait], young_s: float = float("inf")) -> tuple[tuple[int, ...], tuple[Wait, ...]]:
+        """The ranks at the end of these waits that don't wait themselves, or are on their way: their waits began after
+        `young_s`; and the waits that lead there.
+        """
         todo, visited, roots = list(starts), dict[Number, Wait](), set[int]()
         while todo:
             wait = todo.pop(0)
@@ -167,11 +175,40 @@ class WaitGraph:
                 continue
             visited[wait.number] = wait
             for rank in wait.missing:
-                if rank in self.waiting_in:
+                if self.is_on_its_way(rank, young_s):
+                    roots.add(rank)
+                elif rank in self.waiting_in:
                     todo.append(self.waiting_in[rank])
                 elif rank not in self.calls:
                     roots.add(rank)
         return tuple(sorted(roots)), tuple(visited.values())
+
+    def is_on_its_way(self, rank: int, young_s: float) -> bool:
+        """Whether the rank waits since later than that, and what it waits in may end."""
+        if (wait := self.waiting_in.get(rank)) is not None:
+            return wait.since_s > young_s and wait.number in self._may_end
+        return rank in self.calls and rank not in self.untimed and self.calls[rank][1] > young_s
+
+    @cached_property
+    def _may_end(self) -> Collection[Number]:
+        """Waits whose missing ranks may all come: none of them is lost, or in a wait that can't end."""
+        lacking = {wait.number: len(wait.missing) for wait in self.waits}
+        holds: dict[Number, list[int]] = defaultdict(list)
+        awaited: dict[int, list[Wait]] = defaultdict(list)
+        for rank, wait in self.waiting_in.items():
+            holds[wait.number].append(rank)
+        for wait in self.waits:
+            for rank in wait.missing:
+                awaited[rank].append(wait)
+        todo = [rank for rank in awaited if rank not in self.waiting_in]
+        todo += [rank for wait in self.waits if not wait.missing for rank in holds[wait.number]]
+        while todo:
+            rank = todo.pop()
+            for wait in () if rank in self.lost else tuple(awaited.get(rank, ())):
+                lacking[wait.number] -= 1
+                if not lacking[wait.number]:
+                    todo += holds[wait.number]
+        return {number for number, count in lacking.items() if not count}
 
     def cycle(self, visited: Iterable[Wait]) -> tuple[Wait, ...]:
         """The waits of different groups whose missing ranks are in another of these waits, if one leads back to itself:
@@ -238,7 +275,10 @@ def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     sought |= {w.group for w in waits if not w.missing and view.groups.lacks_members(w.group)}
     could_be = frozenset().union(*map(view.groups.could_be_lacking, sought)) if sought else view.groups.everyone
     idle = tuple(r for r in sorted(view.ranks) if r not in busy and r in could_be)
-    return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left))
+    frozen = {v.rank for v in view.ranks.values() if v.frozen}
+    lost = moment.over | moment.left | moment.failed_s.keys() | frozen
+    untimed = frozenset(r for r in calls if not view.ranks[r].counts_runs)
+    return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left), lost, untimed)
 
 
 def _call(view: RankView) -> tuple[str, float] | None:
@@ -287,14 +327,19 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
     begun = {r: e for r, e in arrived.items() if e.started} or arrived
     missing = {*(absent - arrived.keys()), *(arrived.keys() - begun.keys())}
     first = min((begun[r] for r in sorted(begun)), key=lambda e: e.entered_s)
+    by_op: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(begun):
+        by_op[bare_op(begun[rank].op)].append(rank)
+    op = bare_op(first.op)
     return Wait(
         *number,
-        bare_op(first.op),
+        op,
         tuple(sorted(begun)),
         tuple(sorted(missing)),
         first.entered_s,
         began=first.started,
         came_s={r: e.entered_s for r, e in begun.items()},
+        otherwise=tuple((other, tuple(ranks)) for other, ranks in by_op.items() if other != op),
     )
 
 
@@ -348,19 +393,30 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
     return found
 
 
-def late(waits: Iterable[Wait], waiting: Collection[int]) -> dict[Number, tuple[int, ...]]:
-    """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are."""
+def young_since(first_s: float, at_s: float, limit_s: float) -> float:
+    """Since when a wait is young beside one that began at `first_s`: it has lasted less than half as long, and less
+    than the limit on a wait.
+    """
+    return at_s - min((at_s - first_s) / 2, limit_s)
+
+
+def late(
+    waits: Iterable[Wait], waiting: Collection[int], is_end: Callable[[Wait, int], bool] = lambda wait, rank: False
+) -> dict[Number, tuple[int, ...]]:
+    """Per wait the ranks that hold it up: the missing ones that aren't `waiting`, also behind others that are, but not
+    behind those that are an end for this wait.
+    """
     waits = tuple(waits)
     oldest = {r: w for w in reversed(waits) for r in w.waiting if r in waiting}
-    return {w.number: _behind(w, oldest) for w in waits}
+    return {w.number: _behind(w, oldest, is_end) for w in waits}
 
 
-def _behind(wait: Wait, oldest: Mapping[int, Wait]) -> tuple[int, ...]:
+def _behind(wait: Wait, oldest: Mapping[int, Wait], is_end: Callable[[Wait, int], bool]) -> tuple[int, ...]:
     seen, todo, found = {wait.number}, [wait], set[int]()
     while todo:
         for rank in todo.pop().missing:
             further = oldest.get(rank)
-            if further is None:
+            if further is None or is_end(wait, rank):
                 found.add(rank)
             elif further.number not in seen:
                 seen.add(further.number)

@@ -19,6 +19,17 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds / MINUTE_S:.1f} min" if size < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
 
 
+def waited_text(shortest_s: float, longest_s: float) -> str:
+    """`131 s`, `4.2 s`, `0.04 s`, as verdicts write it, so that one wait has one number; `0.69 to 0.71 s` where none
+    holds for all; empty if that is no time at all.
+    """
+    digits = 0 if longest_s >= 10 else 1 if longest_s >= 1 else 2
+    shortest, longest = (f"{seconds:.{digits}f}" for seconds in (shortest_s, longest_s))
+    if not float(longest):
+        return ""
+    return f"{longest} s" if shortest == longest else f"{shortest} to {longest} s"
+
+
 def age_text(seconds: float | None) -> str:
     """`12 s`, `5 min`, `3 h`, `9 d`."""
     if seconds is None:

@@ -84,9 +84,7 @@ def receipt_schema() -> Schema:
     """Of a receipt."""
     definitions: dict[str, Schema] = {}
     verdict = _verdict(definitions)
-    skew = _object(first_forward_s=_or_null(SECONDS), worst_wait_s=_or_null(SECONDS))
-    definitions["rank"] = _rank()
-    attempt_rank = _object(rank=COUNT, first_forward_s=_or_null(SECONDS), **_COMPILED, collectives=_COLLECTIVES)
+    skew = _named("skew", _object(first_forward_s=_or_null(SECONDS), worst_wait_s=_or_null(SECONDS)), definitions)
     attempt = _object(
         purpose=_enum(Purpose),
         preset=_or_null(_enum(Preset)),
@@ -97,7 +95,7 @@ def receipt_schema() -> Schema:
         end_s=_or_null(SECONDS),
         skew=skew,
         flight_record=_or_null(TEXT),
-        ranks=_list(attempt_rank),
+        ranks=_list(_named("attempt_rank", _object(**_measured(definitions)), definitions)),
     )
     return _document(
         "a receipt",
@@ -116,7 +114,7 @@ def receipt_schema() -> Schema:
         dry_run=FLAG,
         limits=_object(**{name: _or_null(SECONDS) for name in LIMIT_NAMES}),
         durations_s=_map(SECONDS),
-        ranks=_list({"$ref": "#/$defs/rank"}),
+        ranks=_list(_named("rank", _rank(definitions), definitions)),
         skew=skew,
         flight_record=_or_null(TEXT),
         cost=_whole(Cost, definitions),
@@ -138,11 +136,16 @@ def _document(title: str, schema: str, definitions: dict[str, Schema], **fields:
     return {"$schema": DIALECT, "title": title, **whole, "$defs": dict(sorted(definitions.items()))}
 
 
+def _named(name: str, schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """A reference to a schema, which is put into `definitions`."""
+    definitions[name] = schema
+    return {"$ref": f"#/$defs/{name}"}
+
+
 def _whole(cls: type, definitions: dict[str, Schema]) -> Schema:
     """A dataclass of which every field is written."""
     made = object_schema(cls, definitions)
-    definitions[cls.__name__] = made | {"required": list(made["properties"])}
-    return {"$ref": f"#/$defs/{cls.__name__}"}
+    return _named(cls.__name__, made | {"required": list(made["properties"])}, definitions)
 
 
 def _verdict(definitions: dict[str, Schema]) -> Schema:
@@ -155,7 +158,7 @@ def _verdict(definitions: dict[str, Schema]) -> Schema:
 def _circumstances(definitions: dict[str, Schema]) -> dict[str, Schema]:
     setting = _object(value=_or_null(TEXT), source=_enum(SettingOrigin), phase=_or_null(TEXT), reason=TEXT)
     return {
-        "seed": _seed(),
+        "seed": _seed(definitions),
         "environment": _map(setting),
         "versions": _map(TEXT),
         "machine": JSON,
@@ -165,8 +168,8 @@ def _circumstances(definitions: dict[str, Schema]) -> dict[str, Schema]:
     }
 
 
-def _seed() -> Schema:
-    short = _or_null(_list(_object(nodeid=TEXT, ranks=RANKS, keys=_list(TEXT))))
+def _seed(definitions: dict[str, Schema]) -> Schema:
+    lacking = _named("lacking", _object(nodeid=TEXT, ranks=RANKS, keys=_list(TEXT)), definitions)
     return _object(
         mode=_or_null(_enum(SeedMode)),
         state=_or_null(_enum(SeedState)),
@@ -177,7 +180,7 @@ def _seed() -> Schema:
         covered=_or_null(COUNT),
         wanted=_or_null(COUNT),
         bytes_start=_or_null(COUNT),
-        missing=short,
+        missing=_or_null(_list(lacking)),
         detail=_or_null(TEXT),
         state_end=_or_null(_enum(SeedState)),
         coverage_end=_or_null(SECONDS),
@@ -185,38 +188,38 @@ def _seed() -> Schema:
         published=_or_null(TEXT),
         promoted=_or_null(FLAG),
         helped=_or_null(FLAG),
-        missed=short,
+        missed=_or_null(_list(lacking)),
         detail_end=_or_null(TEXT),
     )
 
 
-_COMPILED: Mapping[str, Schema] = MappingProxyType(
-    {
+def _measured(definitions: dict[str, Schema]) -> dict[str, Schema]:
+    """What is known of a rank in every attempt."""
+    last = _named("collective", _object(group=TEXT, seq={"type": "integer"}, op=TEXT, done=FLAG), definitions)
+    collectives = _object(entered=COUNT, completed=COUNT, last=_or_null(last))
+    cache = _object(hits=_or_null(COUNT), misses=_or_null(COUNT))
+    return {
+        "rank": COUNT,
+        "first_forward_s": _or_null(SECONDS),
         "compile_s": _or_null(SECONDS),
         "graphs": _or_null(COUNT),
-        "cache": _object(hits=_or_null(COUNT), misses=_or_null(COUNT)),
+        "cache": _named("cache", cache, definitions),
+        "collectives": _named("collectives", collectives, definitions),
     }
-)
-_COLLECTIVES = _object(
-    entered=COUNT, completed=COUNT, last=_or_null(_object(group=TEXT, seq={"type": "integer"}, op=TEXT, done=FLAG))
-)
 
 
-def _rank() -> Schema:
+def _rank(definitions: dict[str, Schema]) -> Schema:
     error = _object(
         type=TEXT, message=TEXT, traceback=TEXT, when=TEXT, file=_or_null(TEXT), line=_or_null({"type": "integer"})
     )
     dropped = _object(kernel=TEXT, dropped=JSON, limit_bytes=_or_null(COUNT), kept=JSON)
     return _object(
-        rank=COUNT,
+        **_measured(definitions),
         hash_seed=_or_null(TEXT),
         phases=_list(_object(name=TEXT, start_s=SECONDS, end_s=_or_null(SECONDS))),
-        first_forward_s=_or_null(SECONDS),
         first_forwards=_list(_object(name=TEXT, seconds=SECONDS, origin=_enum(ForwardOrigin))),
         warmup=_or_null(_object(reason=TEXT, seconds=_or_null(SECONDS))),
-        **_COMPILED,
         dropped_configs=_list(dropped),
-        collectives=_COLLECTIVES,
         device=_or_null(_object(index=COUNT, name=TEXT, uuid=TEXT)),
         exit=_object(
             code=_or_null({"type": "integer"}),

@@ -7,6 +7,7 @@ order of time, the consequences for other ranks, and what to do next. It reads t
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Consequence, Evidence, TestResult, Verdict
@@ -16,6 +17,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import EvidenceSource, Stream, TestPhase, WarmUp
 from pytest_megacpp.report.attempts import attempt_lines
 from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.holes import holes
 from pytest_megacpp.report.layout import WIDTH, counted, grouped_texts, listed, wrapped
 from pytest_megacpp.report.rank_output import last_lines, what_ranks_wrote
 from pytest_megacpp.report.states import RankState, Scene, rank_states, scene
@@ -61,53 +63,47 @@ def _says(summary: str, ranks: str) -> bool:
     return re.search(rf"\b{re.escape(ranks)}(?![-,\d])", summary) is not None
 
 
-def failure_text(
-    result: TestResult,
-    timeline: Timeline,
-    *,
-    receipt: str | None,
-    lane: str,
-    flight: str | None = None,
-    logs: str | None = None,
-    known: Mapping[str, str] | None = None,
-    width: int = WIDTH,
-) -> str:
-    """The whole text, plain, without a final newline; the parameters are those of `failure_lines`."""
-    lines = failure_lines(
-        result, timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width
-    )
-    return "\n".join(map(text_of, lines))
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What a text says that isn't in the recording. Paths are as the user can open them: `flight` is the directory with
+    the flight records of all ranks, `logs` that with the logs of all worlds. `known` is what else of the run a support
+    ticket needs.
+    """
+
+    lane: str
+    receipt: str | None = None
+    flight: str | None = None
+    logs: str | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
+
+
+def failure_text(result: TestResult, timeline: Timeline, around: Whereabouts, width: int = WIDTH) -> str:
+    """The whole text, plain, without a final newline."""
+    return "\n".join(map(text_of, failure_lines(result, timeline, around, width)))
 
 
 def failure_lines(
-    result: TestResult,
-    timeline: Timeline,
-    *,
-    receipt: str | None,
-    lane: str,
-    flight: str | None = None,
-    logs: str | None = None,
-    known: Mapping[str, str] | None = None,
-    width: int = WIDTH,
-    is_short: bool = False,
+    result: TestResult, timeline: Timeline, around: Whereabouts, width: int = WIDTH, *, is_short: bool = False
 ) -> list[TonedLine]:
-    """The lines of the text. `receipt`, `flight` (the directory with the flight records of all ranks) and `logs` (that
-    with the logs of all worlds) are paths as the user can open them, `known` is what else of the run a support ticket
-    needs. The headline, what ranks wrote, paths and commands may be wider than `width` columns. A short text is without
-    the consequences for other ranks.
+    """The lines of the text. The headline, what ranks wrote, paths and commands may be wider than `width` columns. A
+    short text is without the consequences for other ranks.
     """
     verdict, where = result.verdict, scene(result, timeline)
     cwd = timeline.started.cwd if timeline.started else ""
     blocks = [
-        [((headline(verdict), Tone.HEADLINE),), *plain(_facts(verdict, where, timeline, lane, width))],
+        [((headline(verdict), Tone.HEADLINE),), *plain(_facts(verdict, where, timeline, around.lane, width))],
         titled(attempt_lines(result, timeline, width)),
         pictured(picture(rank_states(where, verdict), verdict.blamed_ranks, width)),
         *map(raised, what_ranks_wrote(verdict, where, result.nodeid, cwd)),
         _evidence(verdict, where, width),
         *([] if is_short else map(titled, _consequences(verdict.consequences, width))),
         titled([] if is_short else last_lines(verdict, where)),
-        titled(ticket(result, timeline, known or {}, width) if verdict.cause == VerdictCause.INFRASTRUCTURE else []),
-        [*_ending(verdict, flight, width), *_log_lines(verdict, where, logs), *_receipt_line(receipt)],
+        titled(ticket(result, timeline, around.known, width) if verdict.cause == VerdictCause.INFRASTRUCTURE else []),
+        [
+            *_ending(verdict, around.flight, width),
+            *_log_lines(verdict, where, around.logs),
+            *_receipt_line(around.receipt),
+        ],
     ]
     first, *others = [block for block in blocks if block]
     return [*first, *(line for block in others for line in (NO_TEXT, *block))]
@@ -132,10 +128,7 @@ def _incomplete(verdict: Verdict, timeline: Timeline, width: int) -> list[str]:
     if verdict.certainty is not Certainty.CERTAIN:
         absent = {c.name: c.detail for c in timeline.capabilities.values() if not c.available and _matters(c, verdict)}
         missing += [f"no {one_line(n, 40)}" + (f" ({one_line(d, 80)})" if d else "") for n, d in absent.items()]
-    lost = sum(gap.last - gap.first + 1 for gap in timeline.gaps)
-    missing += [f"{counted(lost, 'event')} of the recording lost"] if lost else []
-    damaged = len(timeline.damaged)
-    missing += [f"{counted(damaged, 'line')} of the recording unreadable"] if damaged else []
+    missing += holes(timeline)
     return wrapped("incomplete evidence: " + "; ".join(missing), "  ", width=width) if missing else []
 
 

@@ -7,6 +7,7 @@ Slices of a thread must not overlap unless one lies in the other, so collectives
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,7 @@ from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.quantities import microseconds, whole
-from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans, collectives_of
+from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 
 Event: TypeAlias = dict[str, Any]
 
@@ -27,6 +28,7 @@ FIRST_PID = 10
 PHASES, COLLECTIVES, COMPILE = 1, 10, 2  # threads; further ones for collectives follow
 MOST_THREADS = 8  # for collectives that are in flight together
 NAME_CHARS = 120
+ARGUMENT_CHARS = 400  # of what a viewer shows of one event
 _OF_PHASES = (Kind.START, Kind.COLLECTION, Kind.PHASE, Kind.STEP)
 
 
@@ -34,7 +36,10 @@ def trace(
     run: RunSpans, timeline: Timeline, judged: Mapping[int, TestResult], redact: Callable[[str], str]
 ) -> Mapping[str, Any]:
     """The document. `redact` takes secrets out of a text."""
-    writer = _Writer(cache(lambda text: one_line(redact(text), NAME_CHARS)))
+    writer = _Writer(
+        cache(lambda text: one_line(redact(text), NAME_CHARS)),
+        cache(lambda text: one_line(redact(text), ARGUMENT_CHARS)),
+    )
     started = timeline.started
     return {
         "traceEvents": [*writer.box(run, timeline, judged), *writer.worlds(run.worlds)],
@@ -58,7 +63,10 @@ def trace_bytes(document: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _Writer:
+    """`text` cleans and cuts what names something, `argument` what is said of it."""
+
     text: Callable[[str], str]
+    argument: Callable[[str], str]
     _flows: int = field(default=0)
 
     # -- what is of no rank ------------------------------------------------------------------------------------
@@ -74,7 +82,7 @@ class _Writer:
                     args = (self._verdict(verdicts[number]) if number in verdicts else {}) | {"attempt": number}
                     yield _slice(BOX, 1, self.text(result.nodeid), "test", view.started_s, end_s, args)
         for start_s, end_s, what, detail in run.steps:
-            yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.text(detail)})
+            yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.argument(detail)})
         yield from (self._mark(BOX, mark) for mark in run.marks)
         yield from (_counter(BOX, "memory", at_s, "GiB", value / 2**30) for at_s, value in run.memory)
 
@@ -82,8 +90,8 @@ class _Writer:
         return {
             "verdict": str(verdict.code),
             "blamed": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
-            "cause": self.text(verdict.cause or ""),
-            "summary": self.text(verdict.summary),
+            "cause": self.argument(verdict.cause or ""),
+            "summary": self.argument(verdict.summary),
         }
 
     # -- worlds ------------------------------------------------------------------------------------------------
@@ -128,7 +136,11 @@ class _Writer:
         if span.test is not None:
             args["attempt"] = span.test
         if span.number or span.group:
-            args |= {"group": self.text(span.group), "number": whole(span.number), "operation": self.text(span.name)}
+            args |= {
+                "group": self.argument(span.group),
+                "number": whole(span.number),
+                "operation": self.argument(span.name),
+            }
         if span.peers:
             args["missing" if span.kind is Kind.WAIT else "last_to_come"] = rank_list(span.peers)
         return args
@@ -137,7 +149,7 @@ class _Writer:
         self, world: WorldSpans, pids: Mapping[int, int], threads: Mapping[int, Sequence[int]]
     ) -> Iterator[Event]:
         """One flow per collective, from the rank that came first to the one that came last."""
-        for spans in collectives_of(world.lanes):
+        for spans in _collectives_of(world.lanes):
             self._flows += 1
             for nth, (start_s, rank, place) in enumerate(spans):
                 phase = "s" if nth == 0 else "f" if nth == len(spans) - 1 else "t"
@@ -187,11 +199,11 @@ def _cores(pid: int, spent: Sequence[tuple[float, float]]) -> Iterator[Event]:
 
 
 def _nested(spans: Sequence[Span]) -> Iterator[tuple[Span, float]]:
-    """Spans, in order of their starts, with their ends, which are cut where they reach beyond the span that they begin
-    in.
+    """Spans in order of their starts, of those that begin in the same microsecond the longest first, with their ends,
+    which are cut where they reach beyond the span that they begin in.
     """
     open_: list[float] = []
-    for span in spans:
+    for span in sorted(spans, key=lambda span: (microseconds(span.start_s), -span.end_s)):
         start = microseconds(span.start_s)
         while open_ and microseconds(open_[-1]) <= start:
             open_.pop()
@@ -216,3 +228,13 @@ def _threads(lane: Iterable[Span]) -> list[int]:
         free_us[place] = max(free_us[place], microseconds(span.end_s), start + 1)
         threads.append(COLLECTIVES + place)
     return threads
+
+
+def _collectives_of(lanes: Mapping[int, Iterable[Span]]) -> list[list[tuple[float, int, int]]]:
+    """Each collective that more than one rank came to: when they came, in order, which rank, the place in its lane."""
+    found: dict[tuple[int | None, str, int], list[tuple[float, int, int]]] = defaultdict(list)
+    for rank, lane in lanes.items():
+        for place, span in enumerate(lane):
+            if span.number and span.kind in (Kind.COLLECTIVE, Kind.WAIT):
+                found[span.test, span.group, span.number].append((span.start_s, rank, place))
+    return [sorted(spans) for spans in found.values() if len(spans) > 1]

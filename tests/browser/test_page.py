@@ -1,17 +1,23 @@
 """`timeline.html` in a headless Chromium, as somebody opens it at night who has never seen one."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
+from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ProblemCode, Purpose, TestEnd
+from pytest_megacpp.recording.vocabulary import ActReason, ProblemCode, Purpose, TestEnd
+from pytest_megacpp.report.history.page import history_page
+from pytest_megacpp.report.page.data import page_data
+from pytest_megacpp.report.page.html import html
+from pytest_megacpp.report.run_spans import run_spans
 from tests.browser.conftest import Open
 from tests.golden.build import CASES
 from tests.golden.drills import cases
-from tests.report.pages import HOSTILE, large, made_hostile, page_of
+from tests.report.pages import HOSTILE, large, made_hostile, page_of, results
 from tests.scenario import FakeBox
 
 BEST = (
@@ -74,7 +80,7 @@ def test_a_stranger_reads_code_ranks_and_cause_first(open_page: Open, name: str)
 
 def test_who_waits_for_whom_is_said_and_drawn(open_page: Open) -> None:
     page = open_page(drill_page(STRAGGLER))
-    assert text_of(page, "#waits").startswith("ranks 0,2-7 waited 2.25 s in all_reduce #2 for rank 1")
+    assert text_of(page, "#waits").startswith("ranks 0,2-7 waited 2.2 s in all_reduce #2 for rank 1")
     orange, of_rank_one = page.evaluate(
         """() => {
           const canvas = document.getElementById("lanes"), ratio = canvas.width / canvas.clientWidth;
@@ -94,6 +100,90 @@ def test_who_waits_for_whom_is_said_and_drawn(open_page: Open) -> None:
     )
     assert orange > 0.5
     assert of_rank_one == 0
+
+
+def stall(name: str) -> bytes:
+    drill = next(drill for nodeid, drill in cases.load().items() if nodeid.endswith(f"test_stalls.py::{name}"))
+    return page_of(drill.recording)
+
+
+def arrows(page: Any) -> dict[str, Any]:
+    found: dict[str, Any] = page.evaluate("document.getElementById('lanes').lanes.arrowsShown()")
+    return found
+
+
+def test_an_arrow_begins_only_on_lanes_that_wait_where_it_is(open_page: Open) -> None:
+    """Rank 0 gives up first, rank 2 soon afterwards, and rank 3 waits until the box acts."""
+    page = open_page(stall("test_process_group_is_destroyed_on_one_rank"))
+    (arrow,) = arrows(page)["arrows"]
+    assert arrow["dots"] == [0, 2, 3]
+    at, waits = page.evaluate(
+        """(x) => {
+          const lanes = document.getElementById("lanes").lanes;
+          return [lanes.timeAt(x), [0, 2, 3].map((rank) => lanes.waits[0].spans.get(rank))];
+        }""",
+        arrow["x"],
+    )
+    assert all(start <= at <= end for start, end in waits)
+    page.evaluate("document.getElementById('lanes').lanes.waits[0].wait.at_s += 0.05")
+    assert arrows(page)["arrows"][0]["dots"] == [2, 3]
+
+
+def test_only_ranks_that_are_blamed_are_pointed_at_as_that_and_each_has_one_note(open_page: Open) -> None:
+    page = open_page(stall("test_two_of_four_pairs_lack_a_rank"))
+    notes = {note["rank"]: (note["text"], note["isBlamed"]) for note in arrows(page)["notes"]}
+    assert notes == {
+        4: ("ranks 0-3,5 wait for this rank", True),
+        5: ("ranks 0-3 wait for this rank", False),
+        6: ("ranks 0-3,7 wait for this rank", True),
+        7: ("ranks 0-3 wait for this rank", False),
+    }
+    red = page.evaluate(
+        """() => [...document.querySelectorAll("#waits b")].map((b) => [b.textContent, getComputedStyle(b).color])"""
+    )
+    bad = page.evaluate("getComputedStyle(document.querySelector('#states .blamed')).color")
+    assert [text for text, colour in red if colour == bad] == ["rank 6", "rank 4", "ranks 4,6"]
+    assert [text for text, colour in red if colour != bad] == ["ranks 5,7"]
+
+
+def test_of_many_ranks_that_did_not_come_those_that_are_blamed_are_pointed_at(open_page: Open) -> None:
+    """Rank 0 waits for all others, and these in another group for rank 7."""
+    box = FakeBox(8).begins().enters(range(8), done=True).announces("1", range(1, 8))
+    box.enters(0, seq=2).enters(range(1, 7), group="1").after(31)
+    box.box(ev.Acted(0, ActReason.STALL, "all_reduce #1", tuple(range(1, 7)), (7,), (), 31.0))
+    page = open_page(page_of(box.box(ev.TestEnded(0, TestEnd.ABORTED, "stall")).recording()))
+    assert text_of(page, "#blamed") == "rank 7"
+    shown = arrows(page)
+    assert sorted(arrow["heads"] for arrow in shown["arrows"]) == [[7], [7, 1, 2, 3]]
+    assert {note["rank"]: note["text"] for note in shown["notes"]} == {
+        7: "ranks 0-6 wait for this rank",
+        1: "rank 0 waits for this rank",
+        2: "rank 0 waits for this rank",
+        3: "rank 0 waits for this rank and 3 more",
+    }
+    assert "for rank 7 and ranks 1-6" in text_of(page, "#waits")
+
+
+def test_a_failure_is_red_only_on_a_rank_that_is_blamed(open_page: Open) -> None:
+    box = FakeBox(2).begins().enters(0).raises(1).after(1).loses_peer(0).after(1)
+    page = open_page(page_of(box.box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    filled = page.evaluate(
+        """() => {
+          const lanes = document.getElementById("lanes").lanes, context = lanes.context, fill = context.fill;
+          const colours = [];
+          context.fill = function () { colours.push(context.fillStyle); return fill.apply(this); };
+          lanes.marks();
+          delete context.fill;
+          const named = ["failure", "warn"].map((name) => {
+            context.fillStyle = lanes.colour[name];
+            return context.fillStyle;
+          });
+          return [colours, named, lanes.marksHere.map(([, kind, rank]) => [kind, rank])];
+        }"""
+    )
+    colours, named, marks = filled
+    assert marks == [["failure", 1], ["failure", 0]]
+    assert colours == named
 
 
 def place(page: Any, rank: int, kind: str) -> tuple[float, float]:
@@ -245,6 +335,46 @@ def test_a_collective_is_found_by_its_number_and_ranks_are_shown_alone(open_page
     assert page.evaluate("document.getElementById('lanes').lanes.rows.map((row) => row.rank)") == [1, 3, 4]
 
 
+def test_enter_goes_through_the_hits_of_all_ranks_and_says_where_there_is_none(open_page: Open) -> None:
+    """Rank 1 never came to #2."""
+    page = open_page(drill_page(STRAGGLER))
+    chosen = []
+    page.locator("#find").fill("#2")
+    for _ in range(9):
+        page.keyboard.press("Enter")
+        chosen.append(page.evaluate("document.getElementById('lanes').lanes.selected.rank"))
+    assert chosen == [0, 2, 3, 4, 5, 6, 7, 0, 2]
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Shift+Enter")
+    assert page.evaluate("document.getElementById('lanes').lanes.selected.rank") == 7
+    assert text_of(page, "#hits") == ""
+    page.locator("#only").fill("1")
+    assert text_of(page, "#hits") == "no hit"
+    page.locator("#only").fill("")
+    assert text_of(page, "#hits") == ""
+    page.locator("#find").fill("#413")
+    assert text_of(page, "#hits") == "no hit"
+
+
+def test_another_test_in_the_address_is_shown(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.evaluate("location.hash = '#test=2'")
+    page.wait_for_function("document.querySelector('#verdict .nodeid').textContent.includes('test_three')")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#verdict .nodeid').textContent.includes('test_two')")
+
+
+def test_a_drill_that_went_as_expected_is_no_failure(open_page: Open) -> None:
+    box = FakeBox(2, tests=("a.py::test_drill", "b.py::test_two"))
+    for number in range(2):
+        box.begins(number).enters(0, seq=number + 1).raises(1).after(1).box(ev.TestEnded(number, TestEnd.ABORTED))
+    run = results(box.timeline())
+    run = replace(run, judged={**run.judged, 0: replace(run.judged[0], outcome=Outcome.PASSED)})
+    page = open_page(html(page_data(run, run_spans(run.timeline, run.judged))))
+    page.keyboard.press("e")
+    assert [item.inner_text().split()[0] for item in page.locator("#tests li").all()] == ["test_two"]
+
+
 def test_attempts_are_tabs(open_page: Open) -> None:
     page = open_page(three_tests())
     tabs = page.locator("[role=tab]")
@@ -281,6 +411,37 @@ def test_it_prints_in_light_with_everything_and_no_buttons(open_page: Open) -> N
     assert page.locator("#lanes").is_visible()
     assert "rank 1" in text_of(page, "#verdict")
     assert len(page.pdf(print_background=True)) > 20_000
+
+
+def painted_colours(page: Any) -> dict[str, str]:
+    found: dict[str, str] = page.evaluate(
+        "(lanes => (lanes.colours(), lanes.colour))(document.getElementById('lanes').lanes)"
+    )
+    return found
+
+
+def test_every_colour_is_that_of_paper_when_it_is_printed(open_page: Open) -> None:
+    light, dark = open_page(drill_page(STRAGGLER)), open_page(drill_page(STRAGGLER), color_scheme="dark")
+    on_screen = painted_colours(dark)
+    assert {name for name, colour in painted_colours(light).items() if colour == on_screen[name]} == {"group"}
+    dark.emulate_media(media="print")
+    assert painted_colours(dark) == painted_colours(light)
+
+
+def test_the_history_is_dark_on_a_dark_screen_and_light_on_paper(open_page: Open) -> None:
+    page = open_page(history_page([], [], ""), scripts=False, color_scheme="dark")
+    assert brightness(page, "body") < 60
+    page.emulate_media(media="print")
+    assert brightness(page, "body") == 255
+
+
+def test_the_picture_is_painted_for_paper_before_it_is_printed(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER), color_scheme="dark")
+    on_screen = page.evaluate("document.getElementById('lanes').lanes.colour.bg")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert corner(page) > 200
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function("(bg) => document.getElementById('lanes').lanes.colour.bg === bg", arg=on_screen)
 
 
 @pytest.mark.parametrize(

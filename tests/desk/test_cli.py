@@ -169,6 +169,24 @@ def test_a_receipt_outside_of_its_run_is_not_read(megacpp: Megacpp, tmp_path: Pa
     assert "OUTCOME" not in megacpp("show").out
 
 
+NO_PATHS = ("\ud800", "a\0b", "x" * 5000, "receipts/loop", "../../../outside.json", "/etc/passwd", ".", "..", "")
+
+
+@pytest.mark.parametrize("name", NO_PATHS, ids=lambda name: ascii(name)[:30])
+def test_a_receipt_of_any_name_is_shown(megacpp: Megacpp, tmp_path: Path, name: str) -> None:
+    """Of a test that passed and of one that failed, whose flight records are named as its receipt is."""
+    tests = [{"nodeid": test.nodeid, "outcome": test.outcome, "receipt": name} for test in (GOOD, BAD)]
+    run = a_run(tmp_path / ".megacpp", tests=tests)
+    (run / "receipts").mkdir()
+    (run / "receipts" / "loop").symlink_to("loop")
+    done = megacpp("show")
+    assert (done.code, done.err) == (1, "")
+    assert f"FAILED {BAD.nodeid}" in done.out
+    assert "etc/passwd" not in done.out
+    assert "outside.json" not in done.out
+    assert [test["receipt"] for test in json.loads(megacpp("show", "--json").out)["tests"]] == [name, name]
+
+
 def test_judge_for_programs(megacpp: Megacpp, tmp_path: Path) -> None:
     (tmp_path / "copy.jsonl").write_bytes(RECORDING)
     document = json.loads(megacpp("judge", "copy.jsonl", "--json").out)

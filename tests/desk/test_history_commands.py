@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.commands import cli
+from pytest_megacpp.desk.hooks import history as history_hook
 from pytest_megacpp.desk.hooks.history import FEWER_TESTS, READ_RECEIPTS, HistoryPage
 from pytest_megacpp.desk.run import receipts as receipts_module
 from pytest_megacpp.desk.run.earlier import seconds_before
@@ -85,6 +87,23 @@ def test_a_history_of_one_test(megacpp: Megacpp, lane_dir: Path) -> None:
     assert "DURATION" in done.out
     assert "BAD" not in done.out
     assert all("loss=0.5" in row for row in rows)
+
+
+def test_rows_of_one_test_are_told_apart(megacpp: Megacpp, lane_dir: Path) -> None:
+    """A dry run and one on Modal, and two sizes of worlds; of a test that ran in one way only nothing is said."""
+    kinds = [("modal", False, 2), ("local", True, 2), ("modal", False, 4)]
+    for number, (surface, dry_run, size) in enumerate(kinds):
+        both = [receipt("", BAD)] if number == 0 else []
+        write_run(
+            lane_dir, number, receipt("", GOOD, surface=surface, dry_run=dry_run, world_size=size, preset=None), *both
+        )
+    head, bad, *good = megacpp("history").out.splitlines()
+    assert head.split() == ["RUNS", "OUTCOMES", "LAST", "DURATION", "WHERE", "TEST"]
+    column = slice(head.index("WHERE"), head.index("TEST"))
+    assert bad[column].strip() == ""
+    assert [row[column].strip() for row in good] == ["modal · 4 ranks", "local (dry run) · 2 ranks", "modal · 2 ranks"]
+    alone = megacpp("history", "--limit", "1").out.splitlines()[0]
+    assert "WHERE" not in alone
 
 
 def test_a_history_for_programs(megacpp: Megacpp, lane_dir: Path) -> None:
@@ -260,6 +279,22 @@ def test_the_page_is_written_and_stands_alone(megacpp: Megacpp, lane_dir: Path) 
     assert "failed in 3 of 10 runs: 30 %" in text
 
 
+def test_the_page_counts_the_runs_that_are_on_it(megacpp: Megacpp, lane_dir: Path) -> None:
+    """A replay is none of them, nor a run whose receipts can't be read, and the line below the title says so."""
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD), receipt("", BAD))
+    write_run(lane_dir, 3, receipt("", GOOD, started_at="2020-01-01T00:00:00Z"))
+    write_run(lane_dir, 4)
+    page = Path(megacpp("history", "--html").out.strip()).read_text()
+    assert page.count("Lane tests over 3 runs") == 2
+    said = "All 5 runs that have receipts, 6 receipts; left out: 1 replay, 1 run without such receipts."
+    assert said in page
+    assert newest_receipts(lane_dir, runs=3).covered == (
+        "The newest 3 of 5 runs, 2 receipts; left out: 1 replay, 1 run without such receipts; "
+        "megacpp history --html takes all."
+    )
+
+
 def test_the_style_is_the_one_that_the_policy_allows(megacpp: Megacpp, lane_dir: Path) -> None:
     import base64
     import hashlib
@@ -269,7 +304,7 @@ def test_the_style_is_the_one_that_the_policy_allows(megacpp: Megacpp, lane_dir:
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     allowed = re.findall(r"style-src '(.*?)'", html.unescape(page))
     assert [f"sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}" for one in style] == allowed
-    assert "prefers-color-scheme: dark" in style[0]
+    assert "light-dark(" in style[0]
 
 
 def test_nothing_a_test_wrote_is_markup(lane_dir: Path) -> None:
@@ -370,6 +405,20 @@ def test_one_run_is_no_history(lane_dir: Path) -> None:
     assert list(HistoryPage(lane_dir).closing(session_of(lane_dir, 0, 1, red=-1))) == []
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_page_of_runs_that_are_gone_goes(lane_dir: Path, monkeypatch: pytest.MonkeyPatch, is_whole: bool) -> None:
+    """Where only replays are left; not where older runs were not looked at."""
+    began = "2020-01-01T00:00:00Z"
+    for number in range(2, 5):
+        write_run(lane_dir, number, receipt("", "a.py::test_0", started_at=began))
+    if not is_whole:
+        write_run(lane_dir, 0, receipt("", "a.py::test_0"))
+        monkeypatch.setattr(history_hook, "READ_RECEIPTS", 2)
+    (lane_dir / "history.html").write_text("of older runs")
+    assert list(HistoryPage(lane_dir).closing(session_of(lane_dir, 4, 1, red=-1))) == []
+    assert (lane_dir / "history.html").exists() == (not is_whole)
+
+
 # -- diff ----------------------------------------------------------------------------------------------------
 
 
@@ -461,15 +510,27 @@ def test_a_run_that_goes_on_is_never_removed(megacpp: Megacpp, lane_dir: Path) -
     assert kept(lane_dir) == [0]
 
 
+def renamed(run: Path, days: int) -> Path:
+    """The run as if it had begun so many days ago."""
+    began = datetime.now(UTC) - timedelta(days=days)
+    return run.rename(run.with_name(f"{began:%Y%m%d-%H%M%S}-{run.name[-4:]}"))
+
+
 def test_age_and_number_must_both_allow_it(megacpp: Megacpp, lane_dir: Path) -> None:
-    old = "2020-01-01T00:00:00Z"
-    new = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for number, started in enumerate((old, old, new)):
-        write_run(lane_dir, number, receipt("", GOOD), started_at=started)
+    for number, days in enumerate((400, 399, 0)):
+        renamed(write_run(lane_dir, number, receipt("", GOOD)), days)
     megacpp("prune", "--keep", "2", "--older-than", "1d")
     assert kept(lane_dir) == [1, 2]
     megacpp("prune", "--older-than", "1h")
     assert kept(lane_dir) == [2]
+
+
+def test_a_run_is_as_old_as_its_id_whatever_its_document_says(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number, told in enumerate(("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "soon")):
+        renamed(write_run(lane_dir, number, receipt("", GOOD), started_at=told), 40)
+    assert megacpp("runs").out.count("  40 d  ") == 3
+    assert megacpp("prune", "--older-than", "41d").out.startswith("0 runs removed")
+    assert megacpp("prune", "--older-than", "39d").out.splitlines()[-1].startswith("3 runs removed")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--keep", "-1"], ["--older-than", "soon"], ["--older-than", "3"]])
@@ -488,7 +549,7 @@ def test_a_replay_is_as_old_as_its_id(megacpp: Megacpp, lane_dir: Path) -> None:
     """Its document has the beginning of the run that it repeats."""
     began, now = "2020-01-01T00:00:00Z", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run = write_run(lane_dir, 0, receipt("", GOOD), started_at=began, finished_at=now)
-    replay = run.rename(run.with_name(time.strftime("%Y%m%d-%H%M%S-0000", time.gmtime())))
+    replay = renamed(run, 0)
     (listed,) = json.loads(megacpp("runs", "--json").out)
     assert listed["duration_s"] is None
     assert re.search(r"  \d+ s  passed", megacpp("runs").out)
@@ -496,21 +557,55 @@ def test_a_replay_is_as_old_as_its_id(megacpp: Megacpp, lane_dir: Path) -> None:
     assert replay.exists()
 
 
-def test_only_runs_count_and_go(megacpp: Megacpp, lane_dir: Path, tmp_path: Path) -> None:
+def put_others_there(lane_dir: Path) -> set[str]:
+    """What may lie among the runs 0 to 2 and is none of them, so that each would be the newest; their names."""
+    runs = lane_dir / "runs"
+    for name in ("notes", "20261399-120000-0000"):
+        (runs / name).mkdir()
+    (runs / "20991231-120000-0000").touch()
+    shutil.copytree(runs / run_id_of(2), runs / f"{run_id_of(2)}.bak")
+    elsewhere = write_run(lane_dir.parent / "elsewhere", 9, receipt("", GOOD))
+    (runs / elsewhere.name).symlink_to(elsewhere)
+    return {path.name for path in runs.iterdir()} - {run_id_of(number) for number in range(3)}
+
+
+def test_only_runs_count_and_go(megacpp: Megacpp, lane_dir: Path) -> None:
     for number in range(3):
         write_run(lane_dir, number, receipt("", GOOD))
-    runs = lane_dir / "runs"
-    for name in ("notes", "20261399-120000-0000", "20261101-120000-0000-copy"):
-        (runs / name).mkdir()
-    elsewhere = write_run(tmp_path / "elsewhere", 9, receipt("", GOOD))
-    (runs / elsewhere.name).symlink_to(elsewhere)
-    others = {path.name for path in runs.iterdir()} - {run_id_of(number) for number in range(3)}
+    runs, others = lane_dir / "runs", put_others_there(lane_dir)
     done = megacpp("prune", "--keep", "1")
     assert (done.code, done.err) == (0, "")
     assert {path.name for path in runs.iterdir()} == {*others, run_id_of(2)}
     assert megacpp("prune", "--keep", "0").code == 0
     assert {path.name for path in runs.iterdir()} == others
-    assert (elsewhere / "run.json").exists()
+    assert (lane_dir.parent / "elsewhere" / "runs" / run_id_of(9) / "run.json").exists()
+
+
+def test_only_runs_are_listed_and_counted(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD))
+    others = put_others_there(lane_dir)
+    assert [run["run_id"] for run in json.loads(megacpp("runs", "--json").out)] == [run_id_of(n) for n in (2, 1, 0)]
+    assert [run["run_id"] for run in json.loads(megacpp("runs", "--json", "--limit", "1").out)] == [run_id_of(2)]
+    (one,) = json.loads(megacpp("history", "--json").out)
+    assert [run["run_id"] for run in one["runs"]] == [run_id_of(number) for number in range(3)]
+    assert f"both are run {run_id_of(2)}" in megacpp("diff", run_id_of(2)).err
+    for command in ("show", "logs", "stacks", "diff"):
+        for name in others:
+            assert f"no run {name!r} in" in megacpp(command, name).err, (command, name)
+
+
+def test_a_copy_is_read_by_its_path(megacpp: Megacpp, lane_dir: Path) -> None:
+    for number in range(3):
+        write_run(lane_dir, number, receipt("", GOOD))
+    put_others_there(lane_dir)
+    for name in (f"{run_id_of(2)}.bak", run_id_of(9)):
+        said = megacpp("diff", run_id_of(0), name)
+        assert said.code == 2
+        path = re.search(r"it is read by its path: (\S+)", said.err)
+        assert path is not None
+        assert megacpp("diff", run_id_of(0), path[1]).code == 0
+    assert "by its path" not in megacpp("diff", "..").err
 
 
 def test_removed_is_said_of_what_is(megacpp: Megacpp, lane_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,15 +236,15 @@ def write_run(run: Path, tests: dict[str, tuple[str, float]], lane: str = "h200x
 
 def test_seconds_of_earlier_runs(tmp_path: Path) -> None:
     """The newest run of the same lane counts, of tests that passed; what a stranger wrote there does no harm."""
-    runs = tmp_path / "runs"
-    write_run(runs / "1", {"t": ("passed", 1.0), "old": ("passed", 5.0)})
-    write_run(runs / "2", {"t": ("passed", 2.0), "red": ("failed", 99.0)})
-    write_run(runs / "3", {"t": ("passed", 3.0)}, lane="other")
-    write_run(runs / "4", {"t": ("passed", 4.0)}, dry_run=False)
-    (runs / "5").mkdir()
-    (runs / "5" / "run.json").write_text('{"lane": "h200x8", "dry_run": true, "tests": [1, {"cost": []}, null]}')
-    write_run(runs / "7", {"t": ("passed", 7.0)})
-    assert seconds_before(runs / "6", "h200x8", dry_run=True) == {"t": 2.0, "old": 5.0}
+    runs = [tmp_path / "runs" / f"20260101-00000{number}-0000" for number in range(8)]
+    write_run(runs[1], {"t": ("passed", 1.0), "old": ("passed", 5.0)})
+    write_run(runs[2], {"t": ("passed", 2.0), "red": ("failed", 99.0)})
+    write_run(runs[3], {"t": ("passed", 3.0)}, lane="other")
+    write_run(runs[4], {"t": ("passed", 4.0)}, dry_run=False)
+    runs[5].mkdir()
+    (runs[5] / "run.json").write_text('{"lane": "h200x8", "dry_run": true, "tests": [1, {"cost": []}, null]}')
+    write_run(runs[7], {"t": ("passed", 7.0)})
+    assert seconds_before(runs[6], "h200x8", dry_run=True) == {"t": 2.0, "old": 5.0}
     assert seconds_before(tmp_path / "no" / "runs" / "6", "h200x8", dry_run=True) == {}
 
 

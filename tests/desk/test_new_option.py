@@ -27,8 +27,8 @@ def pytest_report_header(config):
     return f"depth: {read_options(config).colour_depth!r}"
 """
 DOCUMENTS = """\
-from pytest_megacpp.desk.config.declarations import configuration_table, readme_table
 from pytest_megacpp.desk.config.options import Options
+from tests.option_tables import configuration_table, readme_table
 print(configuration_table(Options), readme_table(Options))
 """
 
@@ -79,7 +79,7 @@ def test_a_wrong_value_and_a_misspelt_key_are_said(copy: Path) -> None:
 
 
 def test_it_is_in_the_tables_of_the_documents(copy: Path) -> None:
-    said = run(copy, "-c", DOCUMENTS)
+    said = run(copy, "-c", DOCUMENTS, PYTHONPATH=f"{copy}{os.pathsep}{Path(__file__).parents[2]}")
     row = "| `--colour-depth BITS` | `MEGACPP_COLOUR_DEPTH` | `colour_depth` | bits of a colour ([colours](guide.md)) |"
     assert row in said.splitlines()
     assert "| `--colour-depth BITS` | bits of a colour ([colours](docs/guide.md)) |" in said.splitlines()

@@ -33,7 +33,7 @@ from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.receipt import receipt_name, receipt_names
 from pytest_megacpp.report.reporter import Board, Content, RunResults, SessionResults, Span
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_status
-from pytest_megacpp.report.text import failure_text
+from pytest_megacpp.report.text import Whereabouts, failure_text
 from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
 from tests.golden.drills import cases
@@ -121,7 +121,7 @@ def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> N
     timeline = fold(read_all(recording))
     tests = judge_run(timeline).tests
     for test in tests[:3]:
-        text = failure_text(test, timeline, receipt="receipts/x.json", lane="h200x8")
+        text = failure_text(test, timeline, Whereabouts("h200x8", receipt="receipts/x.json"))
         assert ACTING.search(text) is None
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.json", receipt_name(test.nodeid))
     every_reporter_works(timeline, {test.index: test for test in tests[:3] if 0 <= test.index < KEPT_TESTS})

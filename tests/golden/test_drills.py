@@ -16,7 +16,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ActReason
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.text import failure_text, headline
+from pytest_megacpp.report.text import Whereabouts, failure_text, headline
 from tests.golden.drills import cases
 from tests.golden.drills.distil import CWD, MAX_CASE_BYTES, Changed, Neutral, distilled, essence, read, strange_paths
 from tests.scenario import FakeBox
@@ -33,7 +33,7 @@ def test_judged_as_expected(nodeid: str) -> None:
     result = judge_test(timeline, 0)
     assert cases.differences(drill.expected, result.verdict) == []
     assert (result.verdict.summary, str(result.verdict.certainty)) == (drill.summary, drill.certainty)
-    assert failure_text(result, timeline, receipt=None, lane="h200x8").startswith(headline(result.verdict))
+    assert failure_text(result, timeline, Whereabouts("h200x8")).startswith(headline(result.verdict))
 
 
 @pytest.mark.parametrize("nodeid", DRILLS)

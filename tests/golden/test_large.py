@@ -11,7 +11,7 @@ from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.report.layout import WIDTH
-from pytest_megacpp.report.text import failure_text
+from pytest_megacpp.report.text import Whereabouts, failure_text
 from tests.golden.large import CASES
 
 HERE = Path(__file__).parent / "large_worlds"
@@ -29,7 +29,7 @@ def judged(name: str, ranks: int) -> tuple[TestResult, Timeline]:
 @cache
 def told(name: str, ranks: int) -> str:
     result, timeline = judged(name, ranks)
-    return failure_text(result, timeline, receipt="receipts/test_step.json", lane="h200x8") + "\n"
+    return failure_text(result, timeline, Whereabouts("h200x8", receipt="receipts/test_step.json")) + "\n"
 
 
 @EACH

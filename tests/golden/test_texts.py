@@ -11,7 +11,7 @@ from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.receipt import receipt_name
-from pytest_megacpp.report.text import failure_text
+from pytest_megacpp.report.text import Whereabouts, failure_text
 from tests.golden.build import CASES
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ def told(recording: bytes, width: int = WIDTH) -> str:
     """The texts of all its tests, each under its outcome and node id."""
     timeline = fold(read_all(recording))
     texts = (
-        (result, failure_text(result, timeline, receipt=receipt_of(result), lane="h200x8", width=width))
+        (result, failure_text(result, timeline, Whereabouts("h200x8", receipt=receipt_of(result)), width))
         for result in judge_run(timeline).tests
     )
     return "".join(f"{result.outcome.upper()} {result.nodeid}\n\n{text}\n\n" for result, text in texts)

@@ -1,10 +1,15 @@
 """What is said about ranks that called for their peers while they handled an exception."""
 
+import pytest
+
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.judge.wait_roots import is_for_one
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason
-from tests.scenario import PEER_CLOSED, USER_FILE, FakeBox
+from tests.scenario import C10D, PEER_CLOSED, USER_FILE, FakeBox
+
+RPC = C10D.replace("distributed_c10d", "rpc/api")
 
 
 def verdict(box: FakeBox) -> Verdict:
@@ -170,3 +175,21 @@ def test_who_is_seen_in_a_collective_without_an_exception_is_not() -> None:
     box = FakeBox(4).begins().handles(0).passes((1, 3)).blocked((0, 2), "barrier").after(6)
     found = verdict(box.acts(ActReason.STALL, "", (0, 2), (1, 3), waited_s=5.9).aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1, 3))
+
+
+@pytest.mark.parametrize("call", ["recv", "get", "shutdown"])
+def test_who_left_is_late_where_ranks_without_an_exception_wait_in_the_same_call(call: str) -> None:
+    """All of them get the key, or receive the message, of the one that left; one does so in a `finally`."""
+    box = FakeBox(4).begins().handles(1).passes(3).after(0.5)
+    files = {"recv": C10D, "get": "/venv/pytest_megacpp/rank/native_calls.py", "shutdown": RPC}
+    for rank in (0, 1, 2):
+        box.stack(rank, (files[call], 30, call), (USER_FILE, 52, "fetch"))
+    found = verdict(box.after(6).acts(ActReason.STALL, "", (0, 1, 2), (3,), waited_s=5.9).aborts("stall"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (3,))
+    assert any("raised ValueError: bad shard" in e.text for e in found.evidence)
+
+
+@pytest.mark.parametrize(("call", "expected"), [("rpc.rpc_sync", True), ("rpc.shutdown", False)])
+def test_shutting_rpc_down_is_for_all(call: str, expected: bool) -> None:
+    assert is_for_one(call) is expected
+    assert is_for_one(call.replace("shutdown", "init_rpc")) is expected

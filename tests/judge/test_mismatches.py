@@ -1,7 +1,7 @@
 """What is said about ranks that issued different collectives."""
 
 from pytest_megacpp.judge.arbiter import judge_test
-from pytest_megacpp.judge.verdicts import Code, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording.vocabulary import ActReason
 from tests.scenario import PEER_CLOSED, FakeBox
 
@@ -43,3 +43,47 @@ def test_who_went_on_is_not_said_to_be_there() -> None:
     box = FakeBox(4).begins().enters((0, 1, 3), seq=2).enters(2, "gloo:broadcast", 2).after(0.1).completes(2)
     found = verdict(box.after(0.4).acts(ActReason.MISMATCH, "operation differs").at(2).aborts("mismatch"))
     assert places(found) == {}
+
+
+def after_a_failure(box: FakeBox, in_barrier: tuple[int, ...], in_all_reduce: tuple[int, ...], group: str) -> Verdict:
+    """Rank 0 failed a second ago, in a subtest or before its teardown."""
+    box.raises(0, "AssertionError", "assert 1 == 2").after(1.2)
+    box.enters(in_barrier, "gloo:barrier", 2, group=group).enters(in_all_reduce, seq=2, group=group).after(0.4)
+    return verdict(box.acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
+
+
+def test_a_failure_of_a_rank_that_goes_along_with_most_does_not_hide_the_mismatch() -> None:
+    found = after_a_failure(FakeBox(4).begins(), (0, 1, 3), (2,), "0")
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (2,), Certainty.CERTAIN)
+    assert "rank 0 raised AssertionError: assert 1 == 2 (train.py:31), before that" in found.summary
+    assert (0, "exception") in [(c.rank, c.cause) for c in found.consequences]
+    assert any("raised AssertionError" in e.text for e in found.evidence if e.rank == 0)
+
+
+def test_nor_does_that_of_one_that_has_no_part_in_it() -> None:
+    found = after_a_failure(FakeBox(4).begins().announces("rest", (1, 2, 3)), (1, 3), (2,), "rest")
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (2,), Certainty.CERTAIN)
+
+
+def test_a_failure_explains_that_its_rank_issues_something_else() -> None:
+    found = after_a_failure(FakeBox(4).begins(), (0,), (1, 2, 3), "0")
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.CERTAIN)
+
+
+def test_a_rank_that_failed_has_no_vote_on_what_is_right() -> None:
+    found = after_a_failure(FakeBox(3).begins(), (0, 1), (2,), "0")
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, ())
+
+
+def test_a_rank_that_failed_is_not_blamed_for_a_mismatch_of_others() -> None:
+    box = FakeBox(5).begins().raises(0).after(1.2).enters(0, "gloo:barrier", 2).enters(1, "gloo:broadcast", 2)
+    found = verdict(box.enters((2, 3, 4), seq=2).after(0.4).acts(ActReason.MISMATCH, "differs").aborts("mismatch"))
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
+
+
+def test_what_ranks_do_after_a_death_is_because_of_it() -> None:
+    box = FakeBox(4).begins().exits(0, signal="SIGSEGV").after(0.05).enters((1, 3), seq=2)
+    found = verdict(box.enters(2, "gloo:barrier", 2).after(0.1).acts(ActReason.EXIT, "").aborts("exit"))
+    assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+    evidence = [e.text for e in found.evidence]
+    assert "ranks 1,3 entered all_reduce #2 of group 0, rank 2 barrier #2, rank 0 did not" in evidence

@@ -6,7 +6,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
@@ -290,11 +290,13 @@ def test_a_late_rank_that_lost_its_peers_afterwards_kept_them_waiting_before() -
 
 @pytest.mark.parametrize("with_rank_3", [0, 1])
 def test_whose_number_comes_first_does_not_matter(with_rank_3: int) -> None:
-    """Ranks 0 and 1 issue different operations; rank 3, which raised, the same as one of them."""
+    """Ranks 0 and 1 issue different operations; rank 3, which raised, the same as one of them, and has no vote."""
     box = FakeBox(4).begins().raises(3).after(0.05).enters((3, with_rank_3), "gloo:barrier", 2)
     box.enters(1 - with_rank_3, seq=2).after(31).at(2)
-    found = verdict(stalled(box, (0, 1), (2,)).at(2).aborts("stall"))
-    assert (found.code, found.blamed_ranks) == (Code.TEST_FAILED, (3,))
+    timeline = stalled(box, (0, 1), (2,)).at(2).aborts("stall").done().timeline()
+    assert Case(timeline, timeline.tests[0], timeline.worlds["w1"]).waits[0].missing == (2,)
+    found = judge_test(timeline, 0).verdict
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, ())
 
 
 def test_what_all_entered_and_one_after_it_had_failed_is_a_consequence() -> None:
@@ -302,3 +304,118 @@ def test_what_all_entered_and_one_after_it_had_failed_is_a_consequence() -> None
     found = verdict(box.acts(ActReason.TEST_LIMIT, "").aborts("test-limit"))
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
     assert "ranks 1-3 then waited in broadcast #2" in found.summary
+
+
+# -- chains ------------------------------------------------------------------------------------------------
+
+
+def chain(younger_s: float, limits: ev.Limits | None = None) -> FakeBox:
+    """Ranks 0 and 1 wait for rank 2, which waits so much shorter for rank 3 in another group; 40 s in all."""
+    box = FakeBox(4, limits=limits).begins().announces("a", (0, 1, 2)).announces("b", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(younger_s).enters(2, seq=14, group="b")
+    return box.after(40 - younger_s)
+
+
+def behind(box: FakeBox, why: ActReason = ActReason.STALL, compiling: tuple[int, ...] = ()) -> Verdict:
+    return verdict(box.acts(why, "waits", (0, 1), (2,), compiling, 40.0).at(3).aborts(why.value))
+
+
+def test_it_is_said_what_the_blamed_rank_did_not_enter_not_where_the_chain_begins() -> None:
+    found = behind(chain(1.0))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+    assert found.summary.startswith("rank 3 never entered all_reduce #14: it was in train.py:88 (load_batch)")
+
+
+def test_who_is_missing_in_no_single_call_kept_others_waiting() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 2)).announces("b", (1, 3))
+    box.enters(0, "gloo:barrier", 1, group="a").enters(1, seq=4, group="b").after(40)
+    found = verdict(box.acts(ActReason.STALL, "waits", (0,), (2,), (), 40.0).at((2, 3)).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
+    assert found.summary.startswith("ranks 2,3 kept others waiting: they were in train.py:88 (load_batch)")
+
+
+def test_who_waits_for_a_short_time_only_is_on_its_way_and_nobody_behind_it_is_blamed() -> None:
+    """It goes through one collective after another, which is why the others wait."""
+    found = behind(chain(30.0))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+    assert found.summary.startswith("rank 2 never entered barrier #1: it was waiting in all_reduce #14 for rank 3")
+    assert "rank 2 entered all_reduce #14 of group b, rank 3 did not" in texts(found, None)
+    assert [c.rank for c in found.consequences] == [0, 1]
+
+
+def test_a_wait_beyond_its_limit_is_no_progress() -> None:
+    found = behind(chain(30.0, ev.Limits(stall=9)))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+
+
+def test_a_chain_that_compiling_holds_up_is_followed_however_young_it_is() -> None:
+    found = behind(chain(30.0).samples(3, compiling=("dynamo_compile",)), ActReason.SKEW, (3,))
+    assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (3,))
+
+
+def test_a_chain_that_nothing_can_free_is_followed_however_young_it_is() -> None:
+    found = behind(chain(30.0), ActReason.FAILURE_STUCK)
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_nor_is_it_progress_to_wait_for_a_rank_that_has_left() -> None:
+    found = behind(chain(30.0).passes(3))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (3,))
+
+
+def test_nor_to_wait_for_each_other() -> None:
+    """Rank 2 waits for rank 3 in one group, rank 3 for rank 2 in another."""
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).announces("b", (2, 3)).announces("c", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(30).enters(2, seq=1, group="b").enters(3, seq=1, group="c")
+    found = verdict(stalled(box.after(10), (0, 1), (2,)).aborts("stall"))
+    assert (found.code, found.cause) == (Code.COLLECTIVE_MISMATCH, "group-order")
+
+
+def test_ranks_that_just_met_do_not_hang() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).announces("b", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="a").after(39.8).enters((2, 3), seq=14, group="b").after(0.2)
+    found = verdict(stalled(box, (0, 1), (2,)).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+
+
+def test_nor_is_whoever_is_elsewhere_blamed_for_a_rank_that_has_just_begun_to_receive() -> None:
+    box = FakeBox(4).begins().announces("a", (0, 1, 2)).enters((0, 1), "gloo:barrier", 1, group="a").after(39.5)
+    box.rank(ev.Sampled(2, 0, True, "R", (), 0.0, 9.0, 9.0, main_runs=7)).blocked(2).after(0.3).at(3)
+    found = verdict(stalled(box, (0, 1), (2,)).blocked(2).at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+    assert "rank 2 never entered barrier #1: it was waiting in recv" in found.summary
+
+
+# -- beside failures ---------------------------------------------------------------------------------------
+
+
+def test_whom_a_monitored_barrier_in_a_teardown_names_is_named_beside_the_failure() -> None:
+    box = FakeBox(4).begins().raises(0, "AssertionError", "assert 1 == 2").at(3).after(2.0)
+    late = "[Rank 0]: Rank 3 failed to pass monitoredBarrier in 2000 ms"
+    box.raises(0, "RuntimeError", late, 12, when=TestPhase.TEARDOWN).after(0.01)
+    for rank in (1, 2):
+        box.loses_peer(rank, f"Rank {rank} successfully reached monitoredBarrier, but received errors …\n{PEER_CLOSED}")
+    found = verdict(box.after(4.0).loses_peer(3).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert "rank 3 never entered monitored_barrier: it was in train.py:88 (load_batch)" in found.summary
+    assert (3, Code.STRAGGLER) in [(c.rank, c.cause) for c in found.consequences]
+
+
+@pytest.mark.parametrize(("idle", "certainty"), [((), Certainty.CERTAIN), ((3,), Certainty.LIKELY)])
+def test_a_wait_that_only_stacks_show_may_be_for_a_rank_that_did_not_fail(
+    idle: tuple[int, ...], certainty: Certainty
+) -> None:
+    waiting = tuple(r for r in (1, 2, 3) if r not in idle)
+    box = FakeBox(4).begins().raises(0).blocked(waiting, "get").at(idle).after(31)
+    found = verdict(stalled(box, waiting, idle).blocked(waiting, "get").at(idle).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), certainty)
+
+
+def test_who_came_through_without_what_the_others_lost_it_in_left_early() -> None:
+    """It destroyed its process group and returned, a moment later than its peers noticed."""
+    box = FakeBox(4).begins().enters(range(4), "gloo:barrier", 1).completes().after(0.1)
+    box.enters((0, 2, 3), "gloo:barrier", 2).after(0.1).loses_peer((0, 2, 3)).after(0.02)
+    found = verdict(box.passes(1).finishes((0, 2, 3)).ends())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "left-early", (1,))
+    assert "rank 1 never entered barrier #2: it finished the test without it" in found.summary
+    assert found.next_step.startswith("find the branch that lets rank 1 return")

@@ -15,6 +15,7 @@ from pytest_megacpp.recording.stacks import (
     imports_compiler,
     is_elsewhere,
     joins_group,
+    main_first,
     main_thread,
     sleeps,
     threads,
@@ -88,6 +89,26 @@ def test_py_spy_says_which_is_the_main_thread(identity: str) -> None:
 @pytest.mark.parametrize("identity", ["", "0x1", "main", "0x", "0xé", "12 34", "-"])
 def test_without_a_usable_name_it_is_the_last(identity: str) -> None:
     assert main(WAITING, identity) == threads(WAITING)[-1]
+
+
+def test_the_main_thread_comes_first_and_threads_without_a_frame_last() -> None:
+    silent = "Current thread 0x00007f1a00000001 (most recent call first):\n  <no Python frame>"
+    ordered = main_first(f"{silent}\n\n{WAITING}", "0x7f1a99999700")
+    of_waiting = {thread.identity: thread for thread in threads(WAITING)}
+    assert threads(ordered) == (
+        of_waiting["0x00007f1a99999700"],
+        of_waiting["0x00007f1a2b3c4d00"],
+        Thread("0x00007f1a00000001", ()),
+    )
+    assert sorted(filter(None, ordered.splitlines())) == sorted(
+        filter(None, [*silent.splitlines(), *WAITING.splitlines()])
+    )
+
+
+def test_what_stands_before_the_threads_stays_there() -> None:
+    assert main_first(PYSPY).splitlines()[:2] == PYSPY.splitlines()[:2]
+    assert main_first("Fatal Python error: Aborted\n") == "Fatal Python error: Aborted\n"
+    assert threads(main_first(PYSPY)) == threads(PYSPY)
 
 
 def test_nothing_to_read() -> None:

@@ -39,6 +39,15 @@ def time_out(*_: object) -> None:
     raise TimedOut
 
 
+def time_out_with_a_note(*_: object, note: object = None) -> None:
+    raise TimedOut(note)
+
+
+class Watch:
+    def time_out(self, *args: object, note: object = None) -> None:
+        raise TimedOut(note, *args)
+
+
 @pytest.fixture
 def timer() -> Iterator[Callable[[float], object]]:
     before = signal.signal(signal.SIGALRM, time_out)
@@ -48,6 +57,14 @@ def timer() -> Iterator[Callable[[float], object]]:
 
 
 def test_what_a_handler_of_a_signal_raises_is_no_answer(timer: Callable[[float], object]) -> None:
+    timer(0.02)
+    with pytest.raises(TimedOut):
+        guarded(lambda: time.sleep(30), None)
+
+
+@pytest.mark.parametrize("handler", [time_out_with_a_note, Watch().time_out])
+def test_however_it_takes_its_arguments(timer: Callable[[float], object], handler: Callable[..., None]) -> None:
+    signal.signal(signal.SIGALRM, handler)
     timer(0.02)
     with pytest.raises(TimedOut):
         guarded(lambda: time.sleep(30), None)

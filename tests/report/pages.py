@@ -19,7 +19,8 @@ from pytest_megacpp.report.page.html import html
 from pytest_megacpp.report.receipt import receipt_names
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.run_json import RunMeta, run_status
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
+from pytest_megacpp.report.trace import trace, trace_bytes
 from tests.scenario import FakeBox
 
 HOSTILE = (
@@ -51,6 +52,12 @@ def results(timeline: Timeline, *, added: str = "") -> RunResults:
 def page_of(recording: bytes, *, added: str = "") -> bytes:
     run = results(fold(read_all(recording)), added=added)
     return html(page_data(run, run_spans(run.timeline, run.judged)))
+
+
+def trace_of(recording: bytes) -> bytes:
+    """The run's `trace.json`."""
+    run = results(fold(read_all(recording)))
+    return trace_bytes(trace(run_spans(run.timeline, run.judged), run.timeline, run.judged, run.redact))
 
 
 def data_in(page: bytes) -> dict[str, Any]:

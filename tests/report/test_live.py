@@ -199,6 +199,27 @@ def test_a_wait_lasts_longer_than_the_clock_of_its_limit() -> None:
     assert limit_text(live) == "0:55 of limit stall left"
 
 
+def test_whom_only_a_guess_names_is_not_who_a_collective_waits_for() -> None:
+    """Ranks 2 and 3 receive from each other; rank 0, which is through, isn't even in the group."""
+    box = FakeBox(4, limits=ev.Limits(stall=100)).begins().announces("rest", (1, 2, 3)).passes(0)
+    box.enters(1, seq=1, group="rest").samples((1, 2, 3)).after(0.2).blocked((2, 3)).after(5)
+    live = live_of(box, for_s=1.0)
+    assert wait_sentence(live, live.waits[0]) == (
+        "rank 1 has waited 6 s for ranks 2,3, which are waiting in recv, for whom isn't recorded "
+        "(all_reduce #1, limit stall 100 s)"
+    )
+
+
+def test_nobody_is_named_behind_a_rank_that_is_on_its_way() -> None:
+    box = FakeBox(4, limits=ev.Limits(stall=100)).begins().announces("a", (0, 1, 2)).announces("b", (2, 3))
+    box.enters((0, 1), "gloo:barrier", group="a").after(20).enters(2, seq=14, group="b").after(0.5).samples(range(4))
+    live = live_of(box, for_s=1.0)
+    assert wait_sentence(live, live.waits[0]) == (
+        "ranks 0,1 have waited 21 s for rank 2, which is waiting in all_reduce #14 of group b "
+        "(barrier #1, limit stall 100 s)"
+    )
+
+
 def test_a_rank_of_which_nothing_is_known() -> None:
     """As in a recording that lost its beginning."""
     live = live_of(FakeBox(3, limits=ev.Limits(stall=100)).begins().enters((0, 1)).after(5).samples(range(3)))

@@ -12,12 +12,12 @@ import pytest
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import fold
-from pytest_megacpp.recording.vocabulary import ActReason, Purpose, Stage, Stream, TestEnd, WorldReason
+from pytest_megacpp.recording.vocabulary import ActReason, Purpose, StackMethod, Stage, Stream, TestEnd, WorldReason
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.page.data import KEPT_KEYS, TEXT_CHARS, page_data
+from pytest_megacpp.report.page.data import KEPT_KEYS, STACK_LINES, TEXT_CHARS, page_data
 from pytest_megacpp.report.page.html import html, in_a_script
 from pytest_megacpp.report.page.timelines import Timelines
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.report.pages import HOSTILE, Elements, data_in, large, made_hostile, page_of, results
@@ -32,6 +32,10 @@ def elements(page: bytes) -> Elements:
     reader = Elements()
     reader.feed(page.decode())
     return reader
+
+
+def whom(wait: dict[str, Any]) -> str:
+    return " and ".join(ranks for ranks, _ in wait["whom"])
 
 
 def spans_in(data: dict[str, Any], world: int = 0) -> int:
@@ -119,6 +123,20 @@ def test_a_click_finds_stack_error_and_ends_of_logs_of_a_rank() -> None:
     assert rank["stderr"].endswith("last words")
 
 
+def test_of_a_stack_that_is_too_long_the_calls_of_the_main_thread_stay() -> None:
+    threads = [
+        "\n".join([f"Thread 0x{number} (most recent call first):", *(f'  File "/a.py", line {n} in f' for n in frames)])
+        for number, frames in ((1, range(1, 50)), (2, range(50, 150)))
+    ]
+    box = FakeBox(2).begins().after(1)
+    box.box(ev.StackTaken(1, 0, StackMethod.TRACEBACK, True, "\n\n".join(threads))).raises(1).after(1)
+    data = data_in(page_of(box.box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    lines = data["tests"][0]["ranks"]["1"]["stack"].split("\n")
+    assert lines[1] == '  File "/a.py", line 50 in f'
+    assert lines[STACK_LINES - 1] == f'  File "/a.py", line {48 + STACK_LINES} in f'
+    assert lines[STACK_LINES:] == [f"… {101 + 1 + 50 - STACK_LINES} lines cut …"]
+
+
 def test_what_ranks_said_before_any_test_is_their_world_s() -> None:
     box = FakeBox(2, tests=("a.py::test_a", "b.py::test_b")).starts_world().readies(0)
     box.rank(ev.RankBroken(1, Stage.IMPORT, "ImportError", "no numpy", "E  ImportError: no numpy")).after(1)
@@ -163,7 +181,20 @@ def test_all_members_came_to_a_wait_only_where_all_of_them_are_in_it(
     name: str, said: list[tuple[str, str, bool]]
 ) -> None:
     (test,) = data_in(page_of(GOLDEN[name]))["tests"]
-    assert [(wait["ranks"], wait["peers"], wait["all_came"]) for wait in test["waits"]] == said
+    assert [(wait["ranks"], whom(wait), wait["all_came"]) for wait in test["waits"]] == said
+
+
+@pytest.mark.parametrize(
+    "drill",
+    [
+        "test_others_give_up_waiting",
+        "test_comes_when_the_others_have_given_up",
+        "test_process_group_is_destroyed_on_one_rank",
+    ],
+)
+def test_a_wait_has_the_number_that_the_verdict_has(drill: str) -> None:
+    (test,) = data_in(page_of(DRILLS[f"smoke_suites/drills/test_stalls.py::{drill}"].recording))["tests"]
+    assert [wait["waited"] for wait in test["waits"]] == re.findall(r"waited ([\d.]+ s)", test["summary"])
 
 
 def test_a_group_whose_members_are_not_known_is_not_said_to_be_complete() -> None:
@@ -179,8 +210,8 @@ def test_what_the_recording_lacks_is_said_at_the_top() -> None:
     lines = whole.splitlines(keepends=True)
     page = page_of(b"".join(lines[:-8] + lines[-5:]) + b"{broken\n")
     assert b'id="holes"' not in page_of(whole)
-    assert data_in(page)["run"]["holes"] == "3 facts of the recording were lost; 1 line of the recording is unreadable"
-    assert b'<p id="holes">3 facts of the recording were lost; 1 line of the recording is unreadable</p>' in page
+    assert data_in(page)["run"]["holes"] == "3 events of the recording lost; 1 line of the recording unreadable"
+    assert b'<p id="holes">3 events of the recording lost; 1 line of the recording unreadable</p>' in page
 
 
 def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green() -> None:
@@ -191,7 +222,19 @@ def test_a_drill_that_went_as_expected_is_fine_though_its_verdict_is_not_green()
     (test,) = data_in(page)["tests"]
     assert (test["fine"], test["green"], test["code"]) == (True, False, "straggler")
     assert b"0 failed" in page
+    assert f"<title>{run.status} · run-1</title>".encode() in page
     assert test["waits"]
+
+
+def test_without_scripts_a_failure_is_there_though_many_drills_went_as_expected() -> None:
+    box = FakeBox(2, tests=[f"t.py::test_{number}" for number in range(30)])
+    for number in range(30):
+        box.begins(number).raises(1).after(1).box(ev.TestEnded(number, TestEnd.ABORTED))
+    run = results(box.timeline())
+    passed = {n: replace(r, outcome=r.outcome if n == 29 else Outcome.PASSED) for n, r in run.judged.items()}
+    run = replace(run, judged=passed)
+    page = html(page_data(run, run_spans(run.timeline, run.judged)))
+    assert b"<h2>t.py::test_29</h2>" in page
 
 
 def test_each_attempt_has_its_own_place_in_a_world() -> None:

@@ -18,12 +18,12 @@ from pytest_megacpp.recording.vocabulary import (
     TestPhase,
     WarmUp,
 )
-from pytest_megacpp.report.text import failure_text, headline, headlines
+from pytest_megacpp.report.text import Whereabouts, failure_text, headline, headlines
 from tests.report.story import NODEID, Story, killed, result
 
 
 def shown(story: Story, judged: TestResult, receipt: str | None = "r.json") -> str:
-    return failure_text(judged, story.timeline, receipt=receipt, lane="h200x8")
+    return failure_text(judged, story.timeline, Whereabouts("h200x8", receipt=receipt))
 
 
 def test_a_killed_rank_reads_from_cause_to_next_step() -> None:
@@ -366,5 +366,5 @@ def test_any_verdict_over_any_recording_has_a_text(verdict: Verdict, facts: list
 def test_a_verdict_on_collectives_names_torch_s_own_analyser(code: Code, line: str | None) -> None:
     story, judged = killed()
     judged = replace(judged, verdict=replace(judged.verdict, code=code))
-    text = failure_text(judged, story.timeline, receipt="r.json", lane="h200x8", flight="my runs/flight/a")
+    text = failure_text(judged, story.timeline, Whereabouts("h200x8", "r.json", "my runs/flight/a"))
     assert [told for told in text.split("\n") if "torchfrtrace" in told] == ([line] if line else [])

@@ -13,8 +13,9 @@ from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, MemoryLimit, Purpose, ReportOutcome, TestEnd, TestPhase
 from pytest_megacpp.recording.wire import read_all
-from pytest_megacpp.report.spans import run_spans
-from pytest_megacpp.report.trace import MOST_THREADS, trace, trace_bytes
+from pytest_megacpp.report.run_spans import run_spans
+from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
+from pytest_megacpp.report.trace import ARGUMENT_CHARS, MOST_THREADS, NAME_CHARS, trace, trace_bytes
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 from tests.scenario import FakeBox
@@ -152,6 +153,24 @@ def test_each_attempt_has_its_own_verdict() -> None:
     assert "no shards" in tests[1]["summary"]
 
 
+def test_what_is_said_of_an_event_is_longer_than_its_name() -> None:
+    """A summary and a detail have as much room as on the page, and an end."""
+    long = "x" * 300
+    box = FakeBox(2, tests=(long,)).begins().phase(long).enters((0, 1), f"gloo:{long}", group=long)
+    box.raises(0, message=long).after(1)
+    document = traced(box.box(ev.TestEnded(0, TestEnd.ABORTED, "failed")).timeline())
+    events = of_phase(document, "X", "i")
+    (test,) = (e for e in events if e["cat"] == "test")
+    (collective,) = (e for e in events if e["cat"] in ("collective", "wait") and e["args"]["rank"] == 0)
+    assert len(test["args"]["summary"]) > NAME_CHARS
+    assert test["args"]["summary"].endswith(" (train.py:31)")
+    assert collective["args"]["group"] == long
+    assert collective["args"]["operation"].startswith(long)
+    assert max(len(e["name"]) for e in events) <= NAME_CHARS + len("failure: ")
+    slices = of_phase(document, "X")
+    assert max(len(str(value)) for e in slices for value in e["args"].values()) <= ARGUMENT_CHARS
+
+
 def test_deaths_and_failures_are_marked_on_their_ranks() -> None:
     box = FakeBox(2).begins().after(1).exits(1, signal="SIGKILL").after(1).loses_peer(0)
     document = traced(box.box(ev.TestEnded(0, TestEnd.ABORTED, "exit")).timeline())
@@ -173,6 +192,14 @@ def test_collectives_in_flight_together_get_threads_of_their_own() -> None:
     first = processes(document)["rank 0"]
     tids = {e["tid"] for e in of_phase(document, "X") if e["pid"] == first and e["cat"] == "collective"}
     assert len(tids) == MOST_THREADS
+
+
+def test_of_slices_that_begin_in_one_microsecond_the_longer_one_is_around_the_other() -> None:
+    box = FakeBox(1)
+    lane = [Span(0.4, 0.5, Kind.STEP, "short"), Span(0.4000003, 2.0, Kind.PHASE, "long")]
+    world = WorldSpans("w1", 1, "", 0.0, 2.0, {0: lane})
+    document: Any = trace(RunSpans([world], [], [], [], 2.0), box.timeline(), {}, Redactor({}).text)
+    assert [(e["name"], e["dur"]) for e in of_phase(document, "X")] == [("long", 1_600_000), ("short", 100_000)]
 
 
 def test_cpu_and_memory_are_counters() -> None:

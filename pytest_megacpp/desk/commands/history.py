@@ -74,12 +74,23 @@ def _nothing(lane_dir: Path, history: History, test: str | None) -> str:
 
 
 def table(found: Sequence[Series]) -> Iterator[str]:
-    """A line for each test, and below all of them what is worth a word."""
+    """A line for each test, and below all of them what is worth a word. Where a test ran in several ways, which are not
+    compared with each other, its lines say what tells them apart.
+    """
+    kinds = grouped((one.nodeid, one.kind) for one in found)
     rows = [
-        (str(len(one.entries)), _marks(one.entries), _last(one, SECONDS), _bars(one, SECONDS), one_line(one.nodeid))
+        (
+            str(len(one.entries)),
+            _marks(one.entries),
+            _last(one, SECONDS),
+            _bars(one, SECONDS),
+            one_line(one.kind.beside(kinds[one.nodeid])),
+            one_line(one.nodeid),
+        )
         for one in found
     ]
-    yield from fitting([("RUNS", "OUTCOMES", "LAST", "DURATION", "TEST"), *rows])
+    lines = [("RUNS", "OUTCOMES", "LAST", "DURATION", "WHERE", "TEST"), *rows]
+    yield from fitting(lines if any(where for *_, where, _ in rows) else [(*cells, test) for *cells, _, test in lines])
     for one in found:
         for kind, texts in grouped(findings(one)).items():
             if kind in ("red", "slower", "flaky"):

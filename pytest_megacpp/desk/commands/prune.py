@@ -1,8 +1,7 @@
 """Owns `megacpp prune`: removing old runs; must not know what is in them.
 
 A run that goes on is never removed: a desk holds its lock, or its document says that it goes on. A run is renamed
-before it is removed, so that no half of one is ever taken for a run. Links, and directories that aren't named as runs
-are, stay and don't count.
+before it is removed, so that no half of one is ever taken for a run.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from pytest_megacpp.desk.commands.runs import Entry, entries
 from pytest_megacpp.desk.run.directory import (
     HISTORY,
     LATEST,
-    id_time,
     is_held,
     read_run_json,
     replace_file,
@@ -50,7 +48,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     """Removes runs and says which; FAILED if one could not be removed. Raises UsageError."""
     keep, age = _asked(arguments)
     now = utc_now()
-    old = [entry for entry in _runs(desk.lane_dir)[keep:] if age is None or _is_older(entry, age, now)]
+    old = [entry for entry in list(entries(desk.lane_dir))[keep:] if age is None or _is_older(entry, age, now)]
     if arguments.dry_run:
         say(_plan(old, now))
         return OK
@@ -77,11 +75,6 @@ def _age(given: str) -> timedelta:
     if parts is None:
         raise pytest.UsageError(f"--older-than {given}: it has to be a number of hours, days or weeks: 36h, 30d, 8w")
     return timedelta(hours=int(parts[1]) * _UNITS[parts[2]])
-
-
-def _runs(lane_dir: Path) -> list[Entry]:
-    """The newest first. What has no run's name was put there by somebody, and a link leads to what isn't ours."""
-    return [entry for entry in entries(lane_dir) if id_time(entry.path.name) and not entry.path.is_symlink()]
 
 
 def _is_older(entry: Entry, age: timedelta, now: datetime) -> bool:
@@ -176,7 +169,7 @@ def _sweep(lane_dir: Path) -> None:
 
 def _renew(lane_dir: Path) -> None:
     """What names runs that aren't there any more: `latest`, and the page of the history."""
-    runs = [run for run in run_paths(lane_dir) if id_time(run.name)] or run_paths(lane_dir)
+    runs = run_paths(lane_dir)
     with contextlib.suppress(OSError):
         if not runs:
             (lane_dir / LATEST).unlink()

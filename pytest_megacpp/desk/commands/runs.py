@@ -42,11 +42,10 @@ class Entry:
 
     @property
     def started(self) -> datetime | None:
-        """The later of what its document and its id say: the document of a replay has the beginning of the run that it
-        repeats.
+        """When its id was given: the document of a replay has the beginning of the run that it repeats, and a document
+        may have any time. What is named otherwise has only that.
         """
-        times = (moment(self.document.get("started_at")), id_time(self.path.name))
-        return max((one for one in times if one is not None), default=None)
+        return id_time(self.path.name) or moment(self.document.get("started_at"))
 
     @property
     def is_replay(self) -> bool:

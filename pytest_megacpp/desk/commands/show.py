@@ -1,5 +1,6 @@
 """Owns what `megacpp show` and `judge` print; must not know arguments, exit codes or how judging works."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pytest_megacpp.desk.commands.runs import Entry, as_json, counted, row
 from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.desk.run import runs
-from pytest_megacpp.desk.run.directory import RECORDING, read_run_json, utc_now
+from pytest_megacpp.desk.run.directory import RECORDING, inside, read_run_json, utc_now
 from pytest_megacpp.desk.run.receipts import read_receipt
 from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
 from pytest_megacpp.recording.codec import CodecError, from_json, to_json
@@ -25,7 +26,7 @@ from pytest_megacpp.report.quantities import seconds_text, usd_text
 from pytest_megacpp.report.receipt import receipt_name
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.running import is_through, running_lines
-from pytest_megacpp.report.text import failure_text, headline
+from pytest_megacpp.report.text import Whereabouts, failure_text, headline
 
 HEAD = ("OUTCOME", "TIME", "FIRST FORWARD", "SKEW", "PRICE", "TEST", "RECORDS")
 BAD = (Outcome.FAILED, Outcome.ERROR)
@@ -151,8 +152,8 @@ def _receipt(test: TestResult, seen: Judged) -> Measures | None:
     """What the receipt says that `run.json` names, or that the run will name."""
     name = _entry(test, seen.document).get("receipt")
     known = name if isinstance(name, str) else f"receipts/{receipt_name(test.nodeid)}"
-    path = (seen.run / known).resolve()
-    return measures(read_receipt(path)) if path.is_relative_to(seen.run.resolve()) else None
+    path = inside(seen.run, known)
+    return measures(read_receipt(path)) if path is not None else None
 
 
 def run_json(seen: Judged) -> dict[str, object]:
@@ -245,16 +246,20 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _text(test: TestResult, seen: Judged) -> list[str]:
-    name = _entry(test, seen.document).get("receipt")
-    receipt = _typed(seen.run / name) if isinstance(name, str) else None
-    started = seen.timeline.started
-    lane = started.lane if started else "?"
-    flight, known = _flight(test, name, seen.run, test.number), _known(test, name, seen)
-    logs = _typed(seen.run / "ranks") if (seen.run / "ranks").is_dir() else None
-    text = failure_text(
-        test, seen.timeline, receipt=receipt, lane=lane, flight=flight, logs=logs, known=known, width=width()
-    )
+    text = failure_text(test, seen.timeline, _whereabouts(test, seen), width())
     return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(width(), "─"), *text.split("\n")]
+
+
+def _whereabouts(test: TestResult, seen: Judged) -> Whereabouts:
+    name, started, logs = _entry(test, seen.document).get("receipt"), seen.timeline.started, seen.run / "ranks"
+    receipt = inside(seen.run, name) if isinstance(name, str) else None
+    return Whereabouts(
+        lane=started.lane if started else "?",
+        receipt=_typed(receipt) if receipt is not None else None,
+        flight=_flight(test, name, seen.run, test.number),
+        logs=_typed(logs) if logs.is_dir() else None,
+        known=_known(test, name, seen),
+    )
 
 
 def _known(test: TestResult, receipt: object, seen: Judged) -> dict[str, str]:
@@ -273,8 +278,8 @@ def _flight(test: TestResult, receipt: object, run: Path, number: int) -> str | 
     """Returns the directory of an attempt's flight records; None if there is none."""
     if not isinstance(receipt, str):
         return None
-    records = run / record_name(receipt, test, number)
-    return _typed(records) if records.is_dir() else None
+    records = inside(run, record_name(receipt, test, number))
+    return _typed(records) if records is not None and os.path.isdir(records) else None
 
 
 def _typed(path: Path) -> str:

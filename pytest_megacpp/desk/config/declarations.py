@@ -1,5 +1,5 @@
-"""Owns how an option or a table is declared, and what follows from that: command line, variable, key of the table and
-documentation; must not know which options there are.
+"""Owns how an option or a table is declared, and what follows from that: command line, variable and key of the table;
+must not know which options there are.
 
 A declaration is a field of a dataclass. From its name, such as `lane_dir`, follow `--lane-dir`, `MEGACPP_LANE_DIR` and
 the key `lane_dir`. Every session pays for importing this module, so it has no dataclass: creating one costs as much as
@@ -263,33 +263,3 @@ def _is_excluded(name: str, declared: Option, sources: Sources) -> bool:
         why = declared.excludes[other]
         raise pytest.UsageError(f"{argument_of(name)} and {argument_of(other)} exclude each other: {why}")
     return other is not None
-
-
-# -- documentation -------------------------------------------------------------------------------------------------
-
-
-def configuration_table(cls: type) -> str:
-    """The table of docs/configuration.md."""
-    rows = (
-        f"| `{_usage(name, one)}` | {_code(variable_of(name), one.has_variable)} | {_code(name, one.has_key)} "
-        f"| {one.help}{one.more} |"
-        for name, one in options_of(cls).items()
-    )
-    return "\n".join(("| option | variable | key | meaning |", "|---|---|---|---|", *rows, ""))
-
-
-def readme_table(cls: type) -> str:
-    """The table of README.md, one directory up."""
-    rows = (
-        f"| `{_usage(name, one)}` | {one.help}{one.more.replace('](', '](docs/')} |"
-        for name, one in options_of(cls).items()
-    )
-    return "\n".join(("| option | meaning |", "|---|---|", *rows, ""))
-
-
-def _usage(name: str, declared: Option) -> str:
-    return f"{argument_of(name)} {declared.metavar or ''}".rstrip()
-
-
-def _code(text: str, is_there: bool) -> str:
-    return f"`{text}`" if is_there else "–"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_megacpp.desk.run.directory import HISTORY
+from pytest_megacpp.desk.run.history_file import history_document
 from pytest_megacpp.desk.run.receipts import newest_receipts, newest_two
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.layout import counted
@@ -35,14 +36,13 @@ class HistoryPage(Reporter):
             return
         names = None if at_least <= READ_RECEIPTS else _telling(session)
         history = newest_receipts(self._lane_dir, READ_RECEIPTS, names=names)
-        from pytest_megacpp.report.history.page import history_page
-        from pytest_megacpp.report.history.series import series
-
-        found = series(history.receipts)
-        if not found:  # all of them are replays
-            return
-        yield document(HISTORY, history_page(found, history.receipts, history.covered))
-        yield from _line(found, session, self._lane_dir / HISTORY)
+        made = history_document(history)
+        if made is not None:
+            found, page = made
+            yield document(HISTORY, page)
+            yield from _line(found, session, self._lane_dir / HISTORY)
+        elif history.is_whole:
+            (self._lane_dir / HISTORY).unlink(missing_ok=True)  # of runs that are gone
 
 
 def _telling(session: SessionResults) -> list[str]:

@@ -23,7 +23,7 @@ from pytest_megacpp.report.durations import phase_seconds
 from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.text import failure_lines, headline, headlines
+from pytest_megacpp.report.text import Whereabouts, failure_lines, headline, headlines
 from pytest_megacpp.report.tones import Tone, TonedLine, plain, text_of
 
 SETUP, CALL, TEARDOWN = TestPhase
@@ -74,21 +74,29 @@ def reports_of(
     wrong: str | None,
     drill: bool,
 ) -> Iterator[pytest.TestReport]:
-    """Those of one test of a run; paths in texts are shown relative to `relative_to`."""
+    """Set-up, call and teardown of one test of a run, as pytest would have reported them. Paths in texts are shown
+    relative to `relative_to`, `properties` are for JUnit. A drill that passed has its verdict as a section, which
+    `pytest -rP` shows. The reports' durations add up to the test's: what has none of its own counts to the first one.
+    """
+    result, timeline = run.judged[index], run.timeline
+    make = _Maker(item, result, timeline.tests.get(result.number), properties)
+    made = list(_made(make, timeline, _whereabouts(run, index, relative_to), wrong, drill))
+    seconds = phase_seconds(result, timeline)
+    for report in made:
+        report.duration = seconds[TestPhase(report.when)]
+    made[0].duration += sum(seconds.values()) - sum(report.duration for report in made)
+    yield from made
+
+
+def _whereabouts(run: RunResults, index: int, relative_to: Path) -> Whereabouts:
     result = run.judged[index]
     receipt, flight = receipt_path(run, index), flight_records(run, result).get(result.number)
-    return reports(
-        item,
-        result,
-        run.timeline,
+    return Whereabouts(
+        lane=run.plan.lane,
         receipt=shown(run.directory / receipt, relative_to) if receipt else None,
         flight=shown(run.directory / flight, relative_to) if flight else None,
         logs=_logs(run, relative_to),
-        lane=run.plan.lane,
-        wrong=wrong,
-        properties=properties,
         known=_known(run, index, relative_to),
-        drill=drill,
     )
 
 
@@ -113,61 +121,14 @@ def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.
         )
 
 
-def reports(
-    item: pytest.Item,
-    result: TestResult,
-    timeline: Timeline,
-    *,
-    receipt: str | None,
-    flight: str | None,
-    lane: str,
-    logs: str | None = None,
-    wrong: str | None = None,
-    properties: Mapping[str, object] | None = None,
-    known: Mapping[str, str] | None = None,
-    drill: bool = False,
-) -> Iterator[pytest.TestReport]:
-    """Set-up, call and teardown of one lane test, as pytest would have reported them. `properties` are for JUnit,
-    `known` is what else of the run a support ticket needs. A drill that passed has its verdict as a section, which
-    `pytest -rP` shows. Their durations add up to the test's: what has no report of its own counts to the first one.
-    """
-    made = list(_made(item, result, timeline, receipt, flight, logs, lane, wrong, properties or {}, known or {}, drill))
-    seconds = phase_seconds(result, timeline)
-    for report in made:
-        report.duration = seconds[TestPhase(report.when)]
-    made[0].duration += sum(seconds.values()) - sum(report.duration for report in made)
-    yield from made
-
-
 def _made(
-    item: pytest.Item,
-    result: TestResult,
-    timeline: Timeline,
-    receipt: str | None,
-    flight: str | None,
-    logs: str | None,
-    lane: str,
-    wrong: str | None,
-    properties: Mapping[str, object],
-    known: Mapping[str, str],
-    drill: bool,
+    make: "_Maker", timeline: Timeline, around: Whereabouts, wrong: str | None, drill: bool
 ) -> Iterator[pytest.TestReport]:
-    make = _Maker(item, result, timeline.tests.get(result.number), properties)
+    item, result = make.item, make.result
 
     def lines(width: int, is_short: bool) -> list[TonedLine]:
         before = [*plain([one_line(wrong, REASON_CHARS)], Tone.HEADLINE), *plain([""])] if wrong else []
-        text = failure_lines(
-            result,
-            timeline,
-            receipt=receipt,
-            lane=lane,
-            flight=flight,
-            logs=logs,
-            known=known,
-            width=width,
-            is_short=is_short,
-        )
-        return [*before, *text]
+        return [*before, *failure_lines(result, timeline, around, width, is_short=is_short)]
 
     match result.outcome:
         case Outcome.PASSED:

@@ -58,7 +58,7 @@ def id_time(run_id: str) -> datetime | None:
     if _RUN_ID.fullmatch(run_id) is None:
         return None
     try:
-        return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+        return datetime.fromisoformat(f"{run_id[:8]}T{run_id[9:15]}+00:00")
     except ValueError:
         return None
 
@@ -285,12 +285,24 @@ def is_held(run: Path) -> bool:
 
 
 def run_paths(lane_dir: Path) -> list[Path]:
-    """The runs of a lane directory, oldest first."""
+    """The runs of a lane directory, oldest first: the directories that are named as runs are. What has another name,
+    such as a copy, was put there by somebody, and a link leads to what isn't ours.
+    """
     try:
-        found = [path for path in (lane_dir / "runs").iterdir() if path.is_dir() and not path.name.startswith(".")]
+        with os.scandir(lane_dir / "runs") as found:
+            names = [one.name for one in found if id_time(one.name) and one.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return sorted(found)
+    return [lane_dir / "runs" / name for name in sorted(names)]
+
+
+def inside(run: Path, name: str) -> Path | None:
+    """What a document of a run calls `name`, relative to the run; None where that lies outside of it, or is no path."""
+    try:
+        is_inside = (run / name).resolve().is_relative_to(run.resolve())
+    except (OSError, ValueError, RuntimeError):  # the last one of a loop of links, before Python 3.13
+        return None
+    return run / name if is_inside else None
 
 
 def read_run_json(run: Path) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from pytest_megacpp.desk.run.directory import run_paths
 from pytest_megacpp.desk.run.runs import no_garbage_collection
+from pytest_megacpp.report.history.series import is_replayed
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures, measures
 
 MAX_BYTES = 64 << 20  # of one receipt
@@ -37,13 +39,25 @@ class History:
     tests: int | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether these are all receipts that there are."""
+        return self.runs == self.all_runs and self.tests is None
+
+    @property
     def covered(self) -> str:
-        """Which runs and tests these are."""
-        if self.runs == self.all_runs and self.tests is None:
-            return f"All {self.all_runs} runs that have receipts, {len(self.receipts)} receipts."
-        runs = f"The newest {self.runs} of {self.all_runs} runs, {len(self.receipts)} receipts"
+        """Which runs and tests these are, and what was left out of them."""
+        real = [one for one in self.receipts if not is_replayed(one)]
+        shown, named = ({one.run_id for one in receipts} for receipts in (real, self.receipts))
+        left = [counted(len(named - shown), "replay")] if named - shown else []
+        left += [f"{counted(self.runs - len(named), 'run')} without such receipts"] if self.runs > len(named) else []
+        without = f"; left out: {', '.join(left)}" if left else ""
+        if self.is_whole:
+            return f"All {self.all_runs} runs that have receipts, {counted(len(real), 'receipt')}{without}."
         tests = f", of {self.tests} tests: what failed last and what took longest" if self.tests is not None else ""
-        return f"{runs}{tests}; megacpp history --html takes all."
+        return (
+            f"The newest {self.runs} of {self.all_runs} runs, {counted(len(real), 'receipt')}{tests}{without}; "
+            "megacpp history --html takes all."
+        )
 
 
 def newest_receipts(

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import gc
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ class RunNotFound(Exception):
 
 def find_run(lane_dir: Path, name: str = LATEST) -> Path:
     """The run directory for `latest` or `last`, a run id, a unique beginning of one, or a path to a run or its
-    recording.
+    recording. Copies of runs, and links to them, are found by their paths only.
 
     Raises:
         RunNotFound: nothing or more than one answers to `name`.
@@ -44,7 +45,9 @@ def find_run(lane_dir: Path, name: str = LATEST) -> Path:
         return path.parent.resolve()
     if name and path.is_dir():
         raise RunNotFound(f"{name!r} is a directory without a {RECORDING}, so it is no run. {_hint(runs)}")
-    raise RunNotFound(f"no run {name!r} in {lane_dir}. {_nearest(name, runs) or _hint(runs)}")
+    raise RunNotFound(
+        f"no run {name!r} in {lane_dir}. {_by_path(lane_dir, name) or _nearest(name, runs) or _hint(runs)}"
+    )
 
 
 def named_recording(name: str) -> Path | None:
@@ -72,6 +75,16 @@ def _latest(lane_dir: Path) -> Path:
     if not runs:
         raise RunNotFound(f"no runs in {lane_dir} yet: start one with pytest -m LANE, or name another --lane-dir")
     return runs[-1]
+
+
+def _by_path(lane_dir: Path, name: str) -> str:
+    """What to say of a copy of a run, or a link to one, that lies among the runs; empty where there is none."""
+    found = lane_dir / "runs" / name
+    if found.name != name or name.startswith(".") or not os.path.isdir(found):
+        return ""
+    return (
+        f"What has that name there is no run of this directory, but a copy or a link; it is read by its path: {found}"
+    )
 
 
 def _nearest(name: str, runs: list[Path]) -> str:

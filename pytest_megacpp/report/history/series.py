@@ -1,13 +1,14 @@
 """Owns putting receipts of many runs into series that can be compared; must not know what a difference means."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
-from pytest_megacpp.report.quantities import seconds_text, usd_text
+from pytest_megacpp.report.quantities import UNKNOWN, seconds_text, usd_text
 
 GREEN = (Outcome.PASSED, Outcome.XPASSED, Outcome.XFAILED)
 _RECORD = "record "
@@ -73,11 +74,20 @@ class Kind:
     world_size: int | None
 
     def __str__(self) -> str:
-        """`h200x8 · local (dry run) · 8 ranks`."""
+        """`h200x8 · local (dry run) · 8 ranks`; the full preset is the usual one."""
+        *parts, preset = self._parts
+        return " · ".join(part for part in (*parts, preset if preset != "full" else "") if part)
+
+    def beside(self, kinds: Collection["Kind"]) -> str:
+        """What tells it apart from others of these kinds: `8 ranks`; empty where there are no others."""
+        values = zip(*(kind._parts for kind in kinds), strict=True)
+        return " · ".join(part or UNKNOWN for part, all_ in zip(self._parts, values, strict=True) if len({*all_}) > 1)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
         where = f"{self.surface} (dry run)" if self.dry_run else self.surface
-        size = f"{self.world_size} ranks" if self.world_size is not None else ""
-        preset = self.preset if self.preset != "full" else ""
-        return " · ".join(part for part in (self.lane, where, size, preset) if part)
+        size = counted(self.world_size, "rank") if self.world_size is not None else ""
+        return self.lane, where, size, self.preset
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Every text that a rank or a user wrote is redacted and cleaned here. Texts of eq
 that of the ranks that are blamed is spent first. Spans are flat lists of whole numbers, which name entries of tables.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -12,16 +12,18 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
+from pytest_megacpp.recording.stacks import main_first
 from pytest_megacpp.recording.views import RankView, WorldView
 from pytest_megacpp.recording.vocabulary import Stream
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import bounded_lines, clean, one_line
+from pytest_megacpp.report.holes import holes
 from pytest_megacpp.report.layout import counted, grouped_texts
-from pytest_megacpp.report.quantities import MOST, microseconds, whole
+from pytest_megacpp.report.quantities import MOST, microseconds, waited_text, whole
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans, open_waits
+from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import headline
 
@@ -34,6 +36,7 @@ TRACEBACK_LINES = 80
 KEPT_KEYS = 16  # of each cache on a rank
 KEPT_RECORDS = 24
 KEPT_EVIDENCE = 60
+KEPT_WAITS = 32
 ITEMISED_STATES = 16
 
 Texts = Callable[[str], str]
@@ -112,14 +115,8 @@ class _Writer:
 
     def _holes(self, spans: RunSpans) -> str:
         """What the page can't show of the run; empty if it shows all."""
-        lost = sum(gap.last - gap.first + 1 for gap in self.timeline.gaps)
-        damaged, left_out = len(self.timeline.damaged), spans.left_out
-        found = [
-            (lost, f"{counted(lost, 'fact')} of the recording {'was' if lost == 1 else 'were'} lost"),
-            (damaged, f"{counted(damaged, 'line')} of the recording {'is' if damaged == 1 else 'are'} unreadable"),
-            (left_out, f"{counted(left_out, 'span')} {'is' if left_out == 1 else 'are'} left out for their number"),
-        ]
-        return "; ".join(text for count, text in found if count)
+        left_out = [f"{counted(spans.left_out, 'span')} left out for their number"] if spans.left_out else []
+        return "; ".join([*holes(self.timeline), *left_out])
 
     # -- tests -------------------------------------------------------------------------------------------------
 
@@ -145,7 +142,7 @@ class _Writer:
             found |= {
                 "states": self._states(where, verdict),
                 "wrote": self._wrote(verdict, where, result),
-                "waits": [*self._waits(where, worlds)],
+                "waits": [*self._waits(where, worlds, verdict.blamed_ranks)],
             }
         return found
 
@@ -188,6 +185,7 @@ class _Writer:
             "number": number,
             "purpose": "" if attempt is None else str(attempt.purpose),
             "code": str(verdict.code),
+            "green": verdict.code.is_green,
             "headline": self.line(headline(verdict)),
             "blamed": list(verdict.blamed_ranks),
             "world": numbers.get(world),
@@ -212,22 +210,25 @@ class _Writer:
         blocks = what_ranks_wrote(verdict, where, result.nodeid, started.cwd if started else "")
         return [self._spend("\n".join(block)) for block in blocks if block]
 
-    def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans]) -> Iterator[Json]:
+    def _waits(self, where: Scene, worlds: Mapping[str, WorldSpans], blamed: Collection[int]) -> Iterator[Json]:
+        """Those for ranks that are blamed first. `span`: what lanes show of it, without the times."""
         if where.test is None or where.test.world not in worlds:
             return
-        for wait in open_waits(worlds[where.test.world], where.test.index)[:32]:
+        waits = worlds[where.test.world].waits.get(where.test.index, ())
+        for wait in sorted(waits, key=lambda wait: not {*wait.peers} & {*blamed})[:KEPT_WAITS]:
+            what = (Kind.WAIT, wait.name, wait.group, where.test.index)
+            whom = ([r for r in wait.peers if r in blamed], [r for r in wait.peers if r not in blamed])
             yield {
                 "ranks": ranks_named(wait.ranks),
                 "list": rank_list(wait.ranks),
-                "count": len(wait.ranks),
                 "what": self.line(wait.name.partition("(")[0]) + (f" #{whole(wait.number)}" if wait.number else ""),
-                "group": self.line(wait.group),
-                "peers": ranks_named(wait.peers) if wait.peers else "",
-                "peer_list": rank_list(wait.peers),
+                "whom": [[ranks_named(ranks), ranks is whom[0]] for ranks in whom if ranks],
+                "targets": rank_list(wait.peers),
+                "span": [self._whats.place(what), whole(wait.number), self._peers.place(wait.peers)],
                 "numbered": bool(wait.number),
                 "all_came": bool(wait.number) and len(wait.ranks) == self._members(where.test.index, wait.group),
-                "since_s": _s(wait.since_s),
-                "seconds": _s(wait.end_s - wait.since_s),
+                "at_s": _s(wait.at_s),
+                "waited": waited_text(wait.shortest_s, wait.longest_s),
             }
 
     def _members(self, test: int | None, group: str) -> int | None:
@@ -288,11 +289,12 @@ class _Writer:
         if view is None and where.world is not None and rank in where.world.stacks:
             taken = [where.world.stacks[rank][1]]
         stack = next((fact.text for fact in reversed(taken) if fact.ok), "")
+        main = where.world.ready[rank][1].main_thread if where.world and rank in where.world.ready else ""
         return {
             "error": self._bounded(error.traceback or f"{error.type}: {error.message}", TRACEBACK_LINES)
             if error
             else "",
-            "stack": self._bounded(stack, STACK_LINES),
+            "stack": self._begin_of(main_first(stack, main), STACK_LINES),
             **{str(stream): self._tail(where, rank, view, stream) for stream in Stream},
         }
 
@@ -303,6 +305,11 @@ class _Writer:
 
     def _bounded(self, text: str, lines: int) -> str:
         return self._spend("\n".join(bounded_lines(self.run.redact(text), lines=lines))) if text.strip() else ""
+
+    def _begin_of(self, text: str, lines: int) -> str:
+        first = text.split("\n", lines)
+        cut = [f"… {first[lines].count(chr(10)) + 1} lines cut …"] if len(first) > lines else []
+        return self._bounded("\n".join([*first[:lines], *cut]), lines + 1)
 
     def _spend(self, text: str) -> str:
         """A text of some length, while there is room for it."""

@@ -24,6 +24,17 @@ function ranksOf(list) {
   return found;
 }
 
+/** The opposite of `ranksOf`: `0-3,5`. */
+function listOf(ranks) {
+  const parts = [];
+  for (const rank of [...ranks].sort((a, b) => a - b)) {
+    const last = parts[parts.length - 1];
+    if (last && last[1] === rank - 1) last[1] = rank;
+    else parts.push([rank, rank]);
+  }
+  return parts.map(([a, b]) => (a === b ? a : b === a + 1 ? a + "," + b : a + "-" + b)).join();
+}
+
 const fill = (element, ...children) =>
   element.replaceChildren(
     ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),

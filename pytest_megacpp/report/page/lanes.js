@@ -7,8 +7,30 @@ const GUTTER = 176,
   RIGHT = 26;
 // The colour of what is written on a span.
 const ON = { wait: "#1b1f24", compile: "#ffffff", group: "#ffffff", collective: "bg", test: "bg" };
+const COLOURS = [
+  ...KINDS,
+  "bg",
+  "panel",
+  "line",
+  "ink",
+  "faint",
+  "bad",
+  "bad-soft",
+  "good",
+  "death",
+  "failure",
+  "act",
+  "mismatch",
+  "fault",
+  "problem",
+  "cpu",
+  "focus",
+  "warn",
+];
 const HEAT_FROM = 129,
   DENSE_FROM = 17;
+const MOST_HEADS = 4, // of a wait
+  SAME = 2e-6; // times are whole microseconds
 
 /** One rank's spans as columns, with the largest end so far, so that the first visible one is found by halving. */
 function columnsOf(flat) {
@@ -76,9 +98,10 @@ class Lanes {
     this.world = world;
     this.lanes = this.decoded.get(world);
     if (!this.lanes) this.decoded.set(world, (this.lanes = world.lanes.map(columnsOf)));
-    this.view = view; // {test, attempt, blamed: Set, waits, states: Map}
+    this.view = view; // {test, attempt, blamed: Set, waits: [{at_s, span, ranks, targets}], states: Map}
     this.zero = view.attempt && view.attempt.start_s !== null ? view.attempt.start_s : world.start_s;
     this.marksHere = this.marksOf(world);
+    this.waits = view.waits.map((wait) => ({ wait, spans: this.waitingIn(wait.span) }));
     this.selected = null;
     this.layout();
   }
@@ -160,31 +183,17 @@ class Lanes {
     return GUTTER + ((time - this.from) / (this.to - this.from)) * (this.width - GUTTER - RIGHT);
   }
 
+  /** The colours of the page's style as they are now. A canvas doesn't show what is in it, so elements in it ask. */
   colours() {
-    const style = getComputedStyle(document.documentElement),
-      read = (name) => style.getPropertyValue("--" + name).trim();
-    this.colour = Object.fromEntries(
-      [
-        ...KINDS,
-        "bg",
-        "panel",
-        "line",
-        "ink",
-        "faint",
-        "bad",
-        "bad-soft",
-        "good",
-        "death",
-        "failure",
-        "act",
-        "mismatch",
-        "fault",
-        "problem",
-        "cpu",
-        "focus",
-        "warn",
-      ].map((name) => [name, read(name)]),
-    );
+    this.asking =
+      this.asking ||
+      COLOURS.map((name) => {
+        const element = h("i");
+        element.style.color = "var(--" + name + ")";
+        this.canvas.append(element);
+        return element;
+      });
+    this.colour = Object.fromEntries(COLOURS.map((name, n) => [name, getComputedStyle(this.asking[n]).color]));
   }
 
   draw() {
@@ -433,7 +442,6 @@ class Lanes {
       this.ownAttempts = this.data.tests.flatMap((test) =>
         test.attempts.filter((a) => a.world === number && a.start_s !== null).map((a) => [test, a]),
       );
-      for (const [, a] of this.ownAttempts) a.green = ["passed", "skipped", "xfailed", "xpassed"].includes(a.code);
       this.ownAttempts.sort((a, b) => a[1].start_s - b[1].start_s);
     }
     return this.ownAttempts;
@@ -468,7 +476,9 @@ class Lanes {
       if (!row) continue;
       const size = this.heat ? 5 : this.dense ? 5 : 7,
         y = row.y + Math.min(row.h / 2, 9);
-      c.strokeStyle = c.fillStyle = this.colour[kind];
+      const blamed = this.view.blamed.has(rank),
+        colour = blamed ? this.colour[kind] : this.colour.warn;
+      c.strokeStyle = c.fillStyle = colour;
       c.lineWidth = this.heat ? 2 : 2.5;
       c.beginPath();
       if (kind === "death" || kind === "mismatch") {
@@ -486,8 +496,7 @@ class Lanes {
         c.fill();
       }
       if (!this.heat && !this.dense) {
-        const blamed = this.view.blamed.has(rank),
-          wide = c.measureText(text).width;
+        const wide = c.measureText(text).width;
         if (blamed || kind !== "failure" || row.h > 30) {
           const isRight = x + size + 6 + Math.min(wide, 220) > this.width;
           c.textAlign = isRight ? "right" : "left";
@@ -497,54 +506,108 @@ class Lanes {
           c.globalAlpha = 0.85;
           c.fillRect(isRight ? tx - room - 2 : tx - 2, y - 8, room + 4, 16);
           c.globalAlpha = 1;
-          c.fillStyle = this.colour[kind];
+          c.fillStyle = colour;
           c.fillText(wide > 260 ? text.slice(0, 42) + "…" : text, tx, y + 0.5);
         }
       }
     }
   }
 
-  /** From the ranks that waited to the one for which they did, where the wait ended. */
+  /** From when to when each rank was in a wait, by rank. */
+  waitingIn([what, number, peers]) {
+    const found = new Map();
+    this.lanes.forEach((lane, rank) => {
+      for (let i = 0; i < lane.n; i++)
+        if (lane.what[i] === what && lane.number[i] === number && lane.peers[i] === peers)
+          found.set(rank, [lane.start[i], lane.end[i]]);
+    });
+    return found;
+  }
+
+  /**
+   * What arrows there are: from the ranks whose wait lasts to its `x`, to the first ones for which they wait. A rank at
+   * which several point has one note.
+   */
+  arrowsShown() {
+    const arrows = [],
+      notes = new Map();
+    for (const { wait, spans } of this.waits) {
+      const heads = wait.targets.filter((rank) => this.rowOf.has(rank)).slice(0, MOST_HEADS);
+      const reaches = (time) => (row) => {
+        const span = spans.get(row.rank);
+        return span && span[0] <= time + SAME && time <= span[1] + SAME;
+      };
+      let x = this.x(wait.at_s) - 9 - 11 * arrows.length,
+        dots = this.rows.filter(reaches(this.timeAt(x)));
+      if (!dots.length) {
+        x = this.x(wait.at_s);
+        dots = this.rows.filter(reaches(wait.at_s));
+      }
+      if (!heads.length || !dots.length || x < GUTTER || x > this.width) continue;
+      for (const rank of heads) {
+        const note = notes.get(rank) || { rank, x, ranks: new Set(), more: 0 };
+        for (const other of wait.ranks) note.ranks.add(other);
+        note.x = Math.min(note.x, x);
+        if (rank === heads[heads.length - 1]) note.more = Math.max(note.more, wait.targets.length - heads.length);
+        notes.set(rank, note);
+      }
+      arrows.push({ x, dots: dots.map((row) => row.rank), heads });
+    }
+    const noted = [...notes.values()].map(({ rank, x, ranks, more }) => ({
+      rank,
+      x,
+      isBlamed: this.view.blamed.has(rank),
+      text:
+        named(listOf(ranks)) +
+        (ranks.size === 1 ? " waits" : " wait") +
+        " for this rank" +
+        (more ? " and " + more + " more" : ""),
+    }));
+    return { arrows, notes: noted };
+  }
+
+  /** From the ranks that waited to those for which they did, at the moment of the verdict. */
   arrows() {
-    const c = this.context;
-    let place = 0;
-    for (const wait of this.view.waits) {
-      const targets = wait.targets.map((rank) => this.rowOf.get(rank)).filter(Boolean);
-      const x = this.x(wait.since_s + wait.seconds) - 9 - 11 * place;
-      if (!targets.length || x < GUTTER || x > this.width) continue;
-      const rows = this.rows.filter((row) => wait.members.has(row.rank));
-      if (!rows.length) continue;
-      place += 1;
-      const middle = (row) => row.y + row.h * (this.heat || this.dense ? 0.5 : 0.7);
-      const ys = [...rows.map(middle), ...targets.map((row) => row.y + row.h / 2)];
-      const colour = wait.targets.some((rank) => this.view.blamed.has(rank)) ? this.colour.bad : this.colour.warn;
-      c.strokeStyle = c.fillStyle = colour;
-      c.lineWidth = 2;
+    const c = this.context,
+      { arrows, notes } = this.arrowsShown();
+    const middle = (row) => row.y + row.h * (this.heat || this.dense ? 0.5 : 0.7);
+    c.strokeStyle = c.fillStyle = this.colour.ink;
+    c.lineWidth = 2;
+    for (const { x, dots, heads } of arrows) {
+      const ends = dots.map((rank) => middle(this.rowOf.get(rank)));
+      const ys = [...ends, ...heads.map((rank) => this.headAt(rank))];
       c.beginPath();
       c.moveTo(x, Math.min(...ys));
       c.lineTo(x, Math.max(...ys));
       c.stroke();
-      if (rows.length <= 128)
-        for (const row of rows) {
+      if (dots.length <= 128)
+        for (const y of ends) {
           c.beginPath();
-          c.arc(x, middle(row), this.heat ? 1 : 3, 0, 7);
+          c.arc(x, y, this.heat ? 1 : 3, 0, 7);
           c.fill();
         }
-      for (const target of targets)
-        this.head(
-          x,
-          target.y + target.h / 2,
-          colour,
-          wait.ranks + (wait.count === 1 ? " waits" : " wait") + " for this rank",
-        );
     }
+    for (const note of notes)
+      this.head(
+        arrows.filter(({ heads }) => heads.includes(note.rank)).map(({ x }) => x),
+        this.headAt(note.rank),
+        note.isBlamed ? this.colour.bad : this.colour.warn,
+        note.text,
+      );
   }
 
-  head(x, to, colour, text) {
+  headAt(rank) {
+    const row = this.rowOf.get(rank);
+    return row.y + row.h / 2;
+  }
+
+  /** One head, from all the lines `xs` that point to the same row. */
+  head(xs, to, colour, text) {
     const c = this.context,
-      tip = x - 22;
+      tip = Math.min(...xs) - 22;
+    c.strokeStyle = c.fillStyle = colour;
     c.beginPath();
-    c.moveTo(x, to);
+    c.moveTo(Math.max(...xs), to);
     c.lineTo(tip + 6, to);
     c.stroke();
     c.beginPath();
@@ -725,6 +788,47 @@ class Lanes {
       this.selected && this.selected.i !== undefined ? this.selected.i + by : firstAt(lane.start, lane.n, this.from);
     while (i >= 0 && i < lane.n && this.found && !this.found(rank, lane, i)) i += by;
     if (i >= 0 && i < lane.n) this.reveal({ rank, i });
+  }
+
+  hasHit() {
+    return this.rows.some(({ rank }) => this.hitFrom(rank, 0, 1) !== undefined);
+  }
+
+  /** The first place in the lane of a rank, from `i` on, that the search found. */
+  hitFrom(rank, i, by) {
+    const lane = this.lanes[rank];
+    while (i >= 0 && i < lane.n && !this.found(rank, lane, i)) i += by;
+    return i >= 0 && i < lane.n ? i : undefined;
+  }
+
+  /**
+   * Chooses the next hit of the search, in this lane or those below it, and after the last one the first one again; the
+   * first one is looked for from the left of the window on, if there is any.
+   */
+  stepHit(by) {
+    if (!this.found || !this.rows.length) return;
+    const chosen = this.selected && this.selected.i !== undefined && this.rowOf.has(this.selected.rank);
+    const hit = (!chosen && by > 0 && this.hitAfter(this.from)) || this.hitBeside(chosen ? this.selected : null, by);
+    if (hit) this.reveal(hit);
+  }
+
+  hitAfter(time) {
+    for (const { rank } of this.rows) {
+      const lane = this.lanes[rank],
+        i = this.hitFrom(rank, firstAt(lane.start, lane.n, time), 1);
+      if (i !== undefined) return { rank, i };
+    }
+  }
+
+  hitBeside(chosen, by) {
+    const n = this.rows.length,
+      first = chosen ? this.rows.indexOf(this.rowOf.get(chosen.rank)) : 0;
+    for (let k = 0; k <= n; k++) {
+      const { rank } = this.rows[(((first + by * k) % n) + n) % n];
+      const edge = by > 0 ? 0 : this.lanes[rank].n - 1;
+      const i = this.hitFrom(rank, chosen && k === 0 ? chosen.i + by : edge, by);
+      if (i !== undefined) return { rank, i };
+    }
   }
 
   /** Chooses a span of the next rank, at about the same time. */

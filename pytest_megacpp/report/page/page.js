@@ -44,7 +44,7 @@
   function listTests() {
     const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
     shownTests = data.tests.filter(
-      (test) => (!state.onlyRed || !test.green) && words.every((word) => haystack.get(test).includes(word)),
+      (test) => (!state.onlyRed || !test.fine) && words.every((word) => haystack.get(test).includes(word)),
     );
     shownTests.sort((a, b) => a.fine - b.fine || a.green - b.green || a.index - b.index);
     list.replaceChildren(
@@ -116,14 +116,17 @@
   }
 
   function waitLine(wait) {
-    const whom = wait.peers
-      ? [" for ", h("b", {}, wait.peers)]
+    const whom = wait.whom.length
+      ? wait.whom.flatMap(([ranks, isBlamed], n) => [
+          n ? " and " : " for ",
+          h("b", { class: isBlamed ? "blamed" : "" }, ranks),
+        ])
       : wait.all_came
         ? ", to which all members came"
         : wait.numbered
           ? ""
           : "; for whom isn't recorded";
-    return h("li", {}, wait.ranks + " waited ", seconds(wait.seconds), " in " + wait.what, whom);
+    return h("li", {}, wait.ranks + " waited " + (wait.waited ? wait.waited + " " : "") + "in " + wait.what, whom);
   }
 
   function verdict(test) {
@@ -278,6 +281,7 @@
     "aria-label": "show these ranks only",
     autocomplete: "off",
   });
+  const hits = h("span", { id: "hits", role: "status" });
   const tabs = h("span", { role: "tablist" });
   const note = h("p", { class: "note", id: "left-out" });
 
@@ -297,6 +301,7 @@
         button("−", "zoom out (-)", () => lanes.zoom(1 / 0.6)),
         button("✗ next moment", "next death, failure or act of the box (m)", () => lanes.stepMark(1)),
         h("span", { class: "grow" }),
+        hits,
         find,
         only,
       ),
@@ -319,25 +324,36 @@
       ),
       note,
     );
+    const sayHits = () => {
+      hits.textContent = lanes.found && !lanes.hasHit() ? "no hit" : "";
+    };
     find.addEventListener("input", () => {
       lanes.found = finder(find.value);
+      sayHits();
       lanes.draw();
     });
     find.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") lanes.step(event.shiftKey ? -1 : 1);
+      if (event.key === "Enter") lanes.stepHit(event.shiftKey ? -1 : 1);
     });
     only.addEventListener("input", () => {
       const ranks = ranksOf(only.value);
       lanes.filter = ranks.size ? ranks : null;
       lanes.layout();
+      sayHits();
       lanes.draw();
     });
     lanes = new Lanes(data, canvas, showDetail, showTip, select);
     canvas.lanes = lanes; // for whoever looks at the page with the browser's own tools, such as tests
     new ResizeObserver(() => lanes.world && lanes.draw()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => lanes.world && lanes.draw());
-    addEventListener("beforeprint", () => lanes.world && lanes.paint(1000));
-    addEventListener("afterprint", () => lanes.world && lanes.draw());
+    addEventListener("beforeprint", () => {
+      document.documentElement.classList.add("on-paper"); // the canvas is painted before the style is that of paper
+      if (lanes.world) lanes.paint(1000);
+    });
+    addEventListener("afterprint", () => {
+      document.documentElement.classList.remove("on-paper");
+      if (lanes.world) lanes.draw();
+    });
   }
 
   function finder(text) {
@@ -394,15 +410,17 @@
     if (!world) return;
     const decides = attempt && attempt.decides,
       here = test && attempt && decides;
-    for (const wait of (here && test.waits) || []) {
-      wait.members = wait.members || ranksOf(wait.list);
-      wait.targets = wait.targets || [...ranksOf(wait.peer_list)].slice(0, 4);
-    }
+    const blamed = new Set(attempt ? attempt.blamed : []);
     lanes.show(world, {
       test,
       attempt,
-      blamed: new Set(attempt ? attempt.blamed : []),
-      waits: (here && test.waits) || [],
+      blamed,
+      waits: ((here && test.waits) || []).map((wait) => ({
+        at_s: wait.at_s,
+        span: wait.span,
+        ranks: [...ranksOf(wait.list)],
+        targets: [...ranksOf(wait.targets)].sort((a, b) => blamed.has(b) - blamed.has(a) || a - b),
+      })),
       states: new Map(((here && test.states) || []).map(([, rank, text]) => [rank, text])),
     });
     showWorlds(test);
@@ -419,7 +437,7 @@
       (world.left_out
         ? world.left_out +
           " spans of this world are left out for their number: of each test " +
-          "the last collectives and the longest spans are kept. "
+          "who waits for whom, the last collectives and the longest spans are kept. "
         : "") +
       (lanes.heat ? "Many ranks: a heat map, a row for each; name some in “ranks” to see their lanes. " : "") +
       "Drag to move, Ctrl and wheel to zoom, click for details, ? for keys.";
@@ -811,8 +829,15 @@
   buildTimeline();
   listTests();
   if (data.tests.length < 2) $("page").classList.add("alone");
-  const asked = /^#test=(\d+)$/.exec(location.hash),
-    first = (asked && data.tests.find((t) => t.index === +asked[1])) || shownTests[0];
+  const asked = () => {
+    const match = /^#test=(\d+)$/.exec(location.hash);
+    return match && data.tests.find((test) => test.index === +match[1]);
+  };
+  addEventListener("hashchange", () => {
+    const test = asked();
+    if (test && test !== state.test) select(test);
+  });
+  const first = asked() || shownTests[0];
   if (first) select(first);
   else {
     $("verdict").replaceChildren(

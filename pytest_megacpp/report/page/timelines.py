@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pytest_megacpp.report.page.data import page_data
 from pytest_megacpp.report.page.html import html
 from pytest_megacpp.report.reporter import Artefact, Reporter, RunResults, document
-from pytest_megacpp.report.spans import run_spans
+from pytest_megacpp.report.run_spans import run_spans
 from pytest_megacpp.report.trace import trace, trace_bytes
 
 PAGE, TRACE = "timeline.html", "trace.json"
