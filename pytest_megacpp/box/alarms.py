@@ -25,7 +25,7 @@ left behind: that only the stall limit ends. After a failure of a rank's own the
 ran (decision 0009), or, where the kernel counts no runs, since the stack was first seen (decision 0060).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.agreement import disagreements
@@ -61,17 +61,19 @@ QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 @dataclass
 class Clocks:
-    """Seconds that add up while a test runs, per wait: for peers that compile, and for others. `late` names the ranks
-    that hold up each open wait. The time of a collective goes on when ranks give up on it; messages have no number.
-    During `pauses` the box itself stood still and saw nothing, so no limit counts them.
+    """Seconds that add up while a test runs, per wait: for peers that compile, for others, and for any (`lasted_s`,
+    which only who watches reads). `late` names the ranks that hold up each open wait, `waiting` those known to wait.
+    The time of a collective goes on when ranks give up on it; messages have no number. During `pauses` the box itself
+    stood still and saw nothing, so no limit counts them.
     """
 
     pauses: list[tuple[float, float]] = field(default_factory=list)
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
+    lasted_s: dict[Number, float] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
-    waiting: frozenset[int] = frozenset()
     late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
     importing: set[Number] = field(default_factory=set)  # waits for peers that load the compiler
     mismatch_since_s: float | None = None
     suspects: set[Number] = field(default_factory=set)
@@ -85,18 +87,18 @@ class Clocks:
         self.advance(view, now_s)
         for wait in self.waits:
             if (ranks := self.late.get(wait.number)) is not None:
-                clock = self.compiling_s if _all_compile(view, ranks, now_s) else self.plain_s
-                clock[wait.number] = max(clock.get(wait.number, 0.0), now_s - wait.since_s)
+                for clock in (self.compiling_s if _all_compile(view, ranks, now_s) else self.plain_s, self.lasted_s):
+                    clock[wait.number] = max(clock.get(wait.number, 0.0), now_s - wait.since_s)
 
     def advance(self, view: TestView, now_s: float) -> None:
         """Adds the time since the last call to the waits that are open now."""
         elapsed_s = 0.0 if self.last_s is None else max(0.0, self.since(self.last_s, now_s))
         self.last_s = now_s
-        waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
-        self.waits, self.waiting = all_waits(view), frozenset(waiting)
-        waits = [w for w in self.waits if w.missing and waiting & set(w.waiting)]
-        self.late = late(waits, waiting)
-        for clock in (self.compiling_s, self.plain_s):
+        self.waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
+        self.waits = all_waits(view)
+        waits = [w for w in self.waits if w.missing and self.waiting & set(w.waiting)]
+        self.late = late(waits, self.waiting)
+        for clock in self.all:
             if NO_NUMBER not in self.late:
                 clock.pop(NO_NUMBER, None)
             while len(clock) > KEPT_CLOCKS:
@@ -112,8 +114,12 @@ class Clocks:
                 self._was_compiling(number, min(now_s - _looked_before_s(rank) for rank in loading))
         self._new_messages(max((now_s - w.since_s for w in waits if (w.group, w.seq) == NO_NUMBER), default=0.0))
 
+    @property
+    def all(self) -> tuple[dict[Number, float], ...]:
+        return self.compiling_s, self.plain_s, self.lasted_s
+
     def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
-        for clock, runs in ((self.compiling_s, any(compiles)), (self.plain_s, not all(compiles) or not compiles)):
+        for clock, runs in zip(self.all, (any(compiles), not all(compiles) or not compiles, True), strict=True):
             if runs:
                 clock[number] = clock.get(number, 0.0) + elapsed_s
 
@@ -121,7 +127,7 @@ class Clocks:
         """Bounds the clocks of messages, which share one number, by the time that the longest open wait for one has
         lasted.
         """
-        for clock in (self.compiling_s, self.plain_s):
+        for clock in self.all:
             if NO_NUMBER in clock:
                 clock[NO_NUMBER] = min(clock[NO_NUMBER], longest_s)
 
@@ -194,7 +200,8 @@ def _unnumbered(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]
     if not blocked:
         return ()
     missing = graph.present or graph.idle
-    return (Wait(*NO_NUMBER, "point-to-point", tuple(sorted(blocked)), missing, min(blocked.values())),)
+    since_s = min(blocked.values())
+    return (Wait(*NO_NUMBER, "point-to-point", tuple(sorted(blocked)), missing, since_s, came_s=blocked),)
 
 
 def _gave_up_s(rank: RankView) -> float | None:
@@ -452,20 +459,11 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
     limits, found = view.limits, [Counted("test", view.limits.test, _spent_s(view, clocks, now_s))]
     known = _known_late(view, clocks, now_s)
     for wait in clocks.waits:
-        ranks, guessed = clocks.late.get(wait.number), (wait.group, wait.seq) == NO_NUMBER
-        if ranks is None:
-            continue
-        open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
-        if compiling_s := min(open_s, clocks.compiling_s.get(wait.number, 0.0)):
-            found.append(Counted("skew", _skew_s(view, ranks), compiling_s, wait, ranks, guessed))
-            rest_s = min(compiling_s, _compile_rest_s(view, clocks, wait.number, now_s))
-            if rest_s > min(REST_S, limits.stall / 2):
-                found.append(Counted("stall", limits.stall, rest_s, ranks=ranks))
-        plain_s = min(open_s, clocks.plain_s.get(wait.number, 0.0))
-        if plain_s and not _all_compile(view, ranks, now_s):
-            found.append(Counted("stall", limits.stall, plain_s, wait, known[wait.number], guessed))
+        if wait.number in clocks.late:
+            found += _counting_of(view, clocks, wait, known.get(wait.number), now_s)
     if (everybody := _everybody(view, now_s)) is not None:
-        found.append(Counted("stall", limits.stall, clocks.since(everybody.since_s, now_s), everybody))
+        waited_s = clocks.since(everybody.since_s, now_s)
+        found.append(Counted("stall", limits.stall, waited_s, everybody, waited_s=waited_s))
     for rank in view.unfinished():
         if rank.compiling_since_s is not None:
             compiled_s = clocks.since(rank.compiling_since_s, now_s)
@@ -475,15 +473,33 @@ def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...
 
 def _known_late(view: TestView, clocks: Clocks, now_s: float) -> dict[Number, tuple[int, ...]]:
     """Returns per wait the ranks that are known to be late, as the judge sees it: none behind a rank that is on its
-    way, or behind a call that only a stack shows. The clocks go by those that hold it up at the moment.
+    way, or of which only a stack shows that it waits. Limits count by those that hold it up at the moment, and by
+    guesses as well (`Clocks.late`).
     """
     graph = _graph(view, {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None})
 
     def is_end(wait: Wait, rank: int) -> bool:
-        return rank in graph.calls or graph.is_on_its_way(rank, young_since(wait.since_s, now_s, view.limits.stall))
+        return graph.is_on_its_way(rank, young_since(wait.since_s, now_s, view.limits.stall))
 
-    waits = [wait for wait in clocks.waits if wait.number in clocks.late]
-    return late(waits, clocks.waiting, is_end)
+    recorded = [w for w in clocks.waits if w.number in clocks.late and w.number != NO_NUMBER]
+    return late(recorded, clocks.waiting, is_end)
+
+
+def _counting_of(
+    view: TestView, clocks: Clocks, wait: Wait, known: tuple[int, ...] | None, now_s: float
+) -> Iterator[Counted]:
+    """Yields the limits whose time runs for this wait; one for peers that compile does so only while they do."""
+    held_up_by, limits = clocks.late[wait.number], view.limits
+    ranks, guessed = (held_up_by, True) if known is None else (known, False)
+    open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
+    compiling_s, plain_s, lasted_s = (min(open_s, clock.get(wait.number, 0.0)) for clock in clocks.all)
+    if compiling_s and any(_compiles(view.ranks[r], now_s) for r in held_up_by):
+        yield Counted("skew", _skew_s(view, held_up_by), compiling_s, wait, ranks, guessed, lasted_s)
+        rest_s = min(compiling_s, _compile_rest_s(view, clocks, wait.number, now_s))
+        if rest_s > min(REST_S, limits.stall / 2):
+            yield Counted("stall", limits.stall, rest_s, ranks=ranks)
+    if plain_s and not _all_compile(view, held_up_by, now_s):
+        yield Counted("stall", limits.stall, plain_s, wait, ranks, guessed, lasted_s)
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:

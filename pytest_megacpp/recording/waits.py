@@ -55,7 +55,8 @@ class Wait:
     """`waiting` ranks are in collective `seq` of `group` (the first since `since_s`); `missing` members aren't. Or one
     rank waits for the `partner` of a message, or ranks make a group (`seq` 0, `op` is the call). `began`: it is known
     whose devices are in it, not just who queued it. `members` of a group that is being made. `otherwise`: other
-    operations that some of the waiting ranks issued under the number.
+    operations that some of the waiting ranks issued under the number. `came_s`: when each of the waiting ranks began,
+    as far as that is known.
     """
 
     group: str
@@ -67,6 +68,7 @@ class Wait:
     partner: int | None = None
     began: bool = False
     members: tuple[int, ...] = ()
+    came_s: Mapping[int, float] = field(default_factory=dict, compare=False)
     otherwise: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
@@ -255,9 +257,9 @@ class WaitGraph:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """`seconds` that count towards the limit of a test that users call `name`. Of a limit on a wait: the `wait`, and
-    the ranks that hold it up; of one on compiles, or on one in which nothing moves: the ranks. `guessed`: for whom the
-    wait is, isn't recorded.
+    """`seconds` that count towards the limit that users call `name`. Of a limit on a wait: the `wait`, the ranks that
+    hold it up, and for how long it has lasted by any limit (`waited_s`); of one on compiles, or on one in which nothing
+    moves: the ranks. `guessed`: for whom the wait is, isn't recorded.
     """
 
     name: str
@@ -266,6 +268,7 @@ class Counted:
     wait: Wait | None = None
     ranks: tuple[int, ...] = ()
     guessed: bool = False
+    waited_s: float = 0.0
 
     @property
     def left_s(self) -> float:
@@ -353,6 +356,7 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
         tuple(sorted(missing)),
         first.entered_s,
         began=first.started,
+        came_s={r: e.entered_s for r, e in begun.items()},
         otherwise=tuple((other, tuple(ranks)) for other, ranks in by_op.items() if other != op),
     )
 
@@ -401,9 +405,9 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
         absent = expected - joining.keys() - groups.made_by(group, members)
         tried = {r for r, p in positions.items() if p.failed and (p.failed.group, p.failed.members) == (group, members)}
         missing = tuple(sorted(absent - tried or absent))
-        since_s = min(j.begun_s for j in joining.values())
-        call = next(iter(joining.values())).call
-        found.append(Wait(group, 0, call, tuple(sorted(joining)), missing, since_s, members=members))
+        came_s = {r: j.begun_s for r, j in joining.items()}
+        call, ranks = next(iter(joining.values())).call, tuple(sorted(joining))
+        found.append(Wait(group, 0, call, ranks, missing, min(came_s.values()), members=members, came_s=came_s))
     return found
 
 

@@ -25,16 +25,19 @@ NAMES_WIDTH = 24
 KEPT_STEPS = 6
 KEPT_FAILURES = 3  # the newest ones
 FAR_S = 3600.0  # a limit of which this much is left is not near
+SHORT_S = 1.0  # a wait that has lasted for less is worth no words, and a rank that came so much later is told apart
+BUDGET = "budget"  # what counts towards it is money, as seconds of the box
 _STEPS = {"capacity": "queue"}  # as users call them
 _NEXT = {"queue": "start", "start": "collection"}  # which are reported when they are over
 _RUNNING, _COMPILING = "running", "compiling"
 _UNKNOWN = "not looked at yet"
+_NOT_RECORDED = "for whom isn't recorded"
 _OWN_PHASES = frozenset({TestPhase.CALL})  # what every test is in
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A test that runs on a world at `now_s` (box time); `counts` is what counts towards its limits."""
+    """A test that runs on a world at `now_s` (box time); `counts` is what counts towards its limits and the run's."""
 
     view: TestView
     counts: tuple[Counted, ...]
@@ -47,7 +50,7 @@ class Live:
     @property
     def nearest(self) -> Counted | None:
         """What passes its limit first if nothing changes."""
-        return min(self.counts, key=lambda one: one.left_s, default=None)
+        return _nearest(self.counts)
 
     @property
     def waits(self) -> tuple[Counted, ...]:
@@ -59,13 +62,24 @@ class Live:
         everybody = [one for one in waits if not one.ranks and not one.the_wait.missing]
         known = [one for one in awaited if not one.guessed] or awaited or everybody or waits
         together = grouped((_of_whom(one), one) for one in known).values()
-        return tuple(sorted(map(_merged, together), key=lambda one: (-one.seconds, one.name)))
+        return tuple(sorted(map(_merged, together), key=lambda one: (-one.waited_s, one.left_s, one.name)))
 
-    def longest(self, waits: Counted) -> Counted | None:
-        """The longest of several calls in which ranks wait for the same ones; None where it is one call."""
+    @property
+    def long_waits(self) -> tuple[Counted, ...]:
+        """Those of them that have lasted long enough for words."""
+        return tuple(one for one in self.waits if one.waited_s >= SHORT_S)
+
+    def longest(self, waits: Counted) -> Wait:
+        """The longest of the calls in which ranks wait for the same ones, with the ranks that came to it first."""
         alike = [one for one in self.counts if one.wait is not None and _of_whom(one) == _of_whom(waits)]
-        several = len({one.the_wait.number for one in alike}) > 1
-        return max(alike, key=lambda one: one.seconds) if several else None
+        wait = max(alike, key=lambda one: one.waited_s).the_wait
+        came_s = {rank: wait.came_s.get(rank, wait.since_s) for rank in wait.waiting}
+        first_s = min(came_s.values())
+        return replace(wait, waiting=tuple(rank for rank, s in came_s.items() if s - first_s < SHORT_S))
+
+
+def _nearest(counts: Iterable[Counted]) -> Counted | None:
+    return min(counts, key=lambda one: one.left_s, default=None)
 
 
 def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
@@ -73,7 +87,7 @@ def _of_whom(waits: Counted) -> tuple[str, tuple[int, ...], bool]:
 
 
 def _merged(waits: Sequence[Counted]) -> Counted:
-    longest = max(waits, key=lambda one: one.seconds)
+    longest = max(waits, key=lambda one: one.waited_s)
     waiting = {rank for one in waits for rank in one.the_wait.waiting}
     return replace(longest, wait=replace(longest.the_wait, waiting=tuple(sorted(waiting))))
 
@@ -102,20 +116,25 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Now:
     """A run at one moment. `steps` are what it is at while no test runs, `failures` are tests with the headlines of
-    their verdicts; the newest last.
+    their verdicts; the newest last. `counts` is what counts towards the limits of the run.
     """
 
     tally: Tally
     tests: tuple[Live, ...] = ()
     steps: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+    counts: tuple[Counted, ...] = ()
 
 
 def clock(seconds: float) -> str:
-    """`0:41`, `12:05`, `1:02:03`."""
+    """`0:41`, `12:05`, `1:02:03`; parts of a second are cut off, as in `_seconds`."""
     whole = max(0, int(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{max(0, int(seconds))} s"
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------
@@ -166,7 +185,7 @@ def rank_rows(live: Live) -> list[tuple[tuple[int, ...], str, bool]]:
 def _row(view: RankView, waits: Counted | None, live: Live, awaited: bool) -> str:
     text = state(view, () if waits is None else (view.rank,), awaited=awaited)
     if text == _COMPILING and view.compiling_since_s is not None:
-        text += f" for {max(0.0, live.now_s - view.compiling_since_s):.0f} s"
+        text += f" for {_seconds(live.now_s - view.compiling_since_s)}"
     if waits is not None and text.startswith("waiting"):
         text = text.removesuffix(" for a peer") + _for_whom(waits)
     phase = view.open_phase
@@ -185,26 +204,30 @@ def _for_whom(waits: Counted) -> str:
 
 def wait_sentence(live: Live, waits: Counted) -> str:
     """`ranks 0-4,6,7 have waited 31 s for rank 5, which is compiling (all_reduce #12, limit skew 120 s)`; where they
-    wait in different calls: `ranks 0-3 wait for rank 5, which is compiling; the longest for 31 s (rank 0 in all_reduce
-    #12, limit skew 120 s)`.
+    wait in different calls, or some have come later: `ranks 0-3 wait for rank 5, which is compiling; the longest for
+    31 s (rank 0 in all_reduce #12, limit skew 120 s)`.
     """
-    wait, ranks = waits.the_wait, waits.ranks or waits.the_wait.missing
-    who = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waits.seconds:.0f} s"
+    wait, longest, waited = waits.the_wait, live.longest(waits), _seconds(waits.waited_s)
     limit = f"limit {waits.name} {waits.limit_s:g} s"
-    if waits.guessed:
-        called = _called(live.view, wait)
-        others = f"; not waiting: {_described(live, waits.ranks)}" if waits.ranks else ""
-        return f"{who} {called}, for whom isn't recorded{others} ({limit})"
-    if not ranks:
-        return f"{who} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
-    described, longest = _described(live, ranks, which=True), live.longest(waits)
-    if longest is None:
-        return f"{who} for {described} ({_named(wait)}, {limit})"
-    call = f"{ranks_named(longest.the_wait.waiting)} in {_named(longest.the_wait)}"
-    verb = "waits" if len(wait.waiting) == 1 else "wait"
-    return (
-        f"{ranks_named(wait.waiting)} {verb} for {described}; the longest for {waits.seconds:.0f} s ({call}, {limit})"
-    )
+    have_waited = f"{ranks_named(wait.waiting)} {_has(wait.waiting)} waited {waited}"
+    if not waits.guessed and not (waits.ranks or wait.missing):
+        return f"{have_waited} and nobody else is left: {_described(live, wait.waiting)} ({limit})"
+    for_whom, call = _of_a_guess(live, waits) if waits.guessed else _of_a_record(live, waits, longest)
+    if longest.waiting == wait.waiting:
+        return f"{have_waited} {for_whom} ({call}{limit})"
+    verb, first = "waits" if len(wait.waiting) == 1 else "wait", ranks_named(longest.waiting)
+    in_call = f" in {call}" if call else ", "
+    return f"{ranks_named(wait.waiting)} {verb} {for_whom}; the longest for {waited} ({first}{in_call}{limit})"
+
+
+def _of_a_record(live: Live, waits: Counted, longest: Wait) -> tuple[str, str]:
+    """For whom they wait, and in what."""
+    return f"for {_described(live, waits.ranks or waits.the_wait.missing, which=True)}", f"{_named(longest)}, "
+
+
+def _of_a_guess(live: Live, waits: Counted) -> tuple[str, str]:
+    others = f"; not waiting: {_described(live, waits.ranks)}" if waits.ranks else ""
+    return f"{_called(live.view, waits.the_wait)}, {_NOT_RECORDED}{others}", ""
 
 
 def _called(view: TestView, wait: Wait) -> str:
@@ -219,10 +242,15 @@ def _named(wait: Wait) -> str:
 
 def _described(live: Live, ranks: Sequence[int], *, which: bool = False) -> str:
     """`rank 5, which is compiling`; several that do different things: `ranks 2,5: rank 2 finished, rank 5 …`."""
-    waiting = {rank for one in live.counts if one.wait is not None for rank in one.wait.waiting}
+    waits = [one for one in live.counts if one.wait is not None]
+    waiting = {rank for one in waits for rank in one.the_wait.waiting}
+    guessed = {rank for one in waits if one.guessed for rank in one.the_wait.waiting} if which else set()
     views = live.view.ranks
     states = ((state(views[rank], waiting, awaited=which) if rank in views else _UNKNOWN, rank) for rank in ranks)
-    groups = grouped(states)
+    groups = grouped(
+        (f"{text}, {_NOT_RECORDED}" if rank in guessed and text.startswith("waiting") else text, rank)
+        for text, rank in states
+    )
     if which and len(groups) == 1:
         return f"{ranks_named(ranks)}, which {_predicate(next(iter(groups)), ranks)}"
     parts = [f"{ranks_named(who)} {_predicate(text, who)}" for text, who in list(groups.items())[:KEPT_AWAITED]]
@@ -246,14 +274,20 @@ def _has(ranks: Sequence[int]) -> str:
 def heartbeat_lines(now: Now) -> list[str]:
     """A line per test that runs, or one about what the run is at."""
     if not now.tests:
-        return [" · ".join([str(now.tally), *now.steps[-KEPT_STEPS:]])]
+        return [" · ".join([str(now.tally), *_at(now)])]
     return [" · ".join([str(now.tally), *_parts(live)]) for live in now.tests]
+
+
+def _at(now: Now) -> list[str]:
+    """What the run is at, with the limit that ends it, if that is near."""
+    near = _near(_nearest(now.counts))
+    return [*now.steps[-KEPT_STEPS:], *([near] if near else [])]
 
 
 def _parts(live: Live) -> Iterator[str]:
     yield f"{one_line(live.view.nodeid, 160)} for {clock(live.elapsed_s)}{_warming(live.view)}"
-    if live.waits:
-        yield wait_sentence(live, live.waits[0])
+    if live.long_waits:
+        yield wait_sentence(live, live.long_waits[0])
     else:
         rows = rank_rows(live)
         yield from (f"{ranks_named(ranks)} {text}" for ranks, text, _ in rows[:KEPT_AWAITED])
@@ -269,10 +303,13 @@ def _warming(view: TestView) -> str:
 
 def limit_text(live: Live) -> str:
     """`1:28 of limit skew left`; empty while every limit is far."""
-    nearest = live.nearest
+    return _near(live.nearest)
+
+
+def _near(nearest: Counted | None) -> str:
     if nearest is None or nearest.left_s > FAR_S:
         return ""
-    return f"{clock(nearest.left_s)} of limit {nearest.name} left"
+    return f"{clock(nearest.left_s)} of {'the' if nearest.name == BUDGET else 'limit'} {nearest.name} left"
 
 
 # -- the board ---------------------------------------------------------------------------------------------------------
@@ -289,7 +326,7 @@ def board_rows(now: Now, lane: str) -> list[list[Span]]:
         found = [_test_row(live), *_sentence_row(live), *_rank_spans(live)]
         rows += found if len(now.tests) <= WHOLE_TESTS else found[:2]
     if not now.tests and now.steps:
-        rows.append([Span("  "), Span(" · ".join(now.steps[-KEPT_STEPS:]), cut=True)])
+        rows.append([Span("  "), Span(" · ".join(_at(now)), cut=True)])
     return rows
 
 
@@ -306,7 +343,8 @@ def _test_row(live: Live) -> list[Span]:
 
 
 def _sentence_row(live: Live) -> list[list[Span]]:
-    return [[Span("  "), Span(wait_sentence(live, live.waits[0]), Style.AWAITED)]] if live.waits else []
+    waits = live.long_waits
+    return [[Span("  "), Span(wait_sentence(live, waits[0]), Style.AWAITED)]] if waits else []
 
 
 def _rank_spans(live: Live) -> Iterator[list[Span]]:
@@ -329,11 +367,14 @@ def rank_names(ranks: Sequence[int]) -> str:
 # -- before and between tests ------------------------------------------------------------------------------------------
 
 
-def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
+def steps(timeline: Timeline, now_s: float, since_s: float, *, is_through: bool = False) -> tuple[str, ...]:
     """What a run without a running test is at, the newest last: steps on the way to its box with their seconds, then
     the world that is being started. `now_s` is box time, `since_s` the seconds since the newest step was reported.
+    `is_through`: all tests are over.
     """
     worlds = [world for world in timeline.worlds.values() if world.ended is None and world.test is None]
+    if is_through and timeline.tests:
+        return (_ending(timeline, len(worlds), now_s),)
     if worlds:
         return tuple(_starting(world, now_s) for world in worlds[-KEPT_STEPS:])
     if timeline.tests:
@@ -347,6 +388,14 @@ def steps(timeline: Timeline, now_s: float, since_s: float) -> tuple[str, ...]:
         return (f"starting the box for {clock(since_s)}",)
     *before, newest = known.items()
     return (*(f"{name} {detail}" for name, detail in before if _is_time(detail)), _newest(*newest, since_s))
+
+
+def _ending(timeline: Timeline, worlds: int, now_s: float) -> str:
+    """A box ends its worlds, keeps what they compiled, and goes."""
+    is_kept = timeline.kept is not None or timeline.finished is not None
+    does = f"ending {counted(worlds, 'world')}" if worlds else "ending" if is_kept else "keeping what was compiled"
+    over_s = max((test.ended_s for test in timeline.tests.values() if test.ended_s is not None), default=now_s)
+    return f"the box is {does}, {clock(now_s - over_s)} after the last test"
 
 
 def _is_time(detail: str) -> bool:

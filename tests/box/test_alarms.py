@@ -22,6 +22,7 @@ from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestPhase, WarmUp
+from pytest_megacpp.recording.waits import Counted
 from tests.box.simulated import (
     FOREVER,
     MAIN_THREAD,
@@ -426,6 +427,41 @@ def test_a_compile_that_goes_on_is_not_near_that_limit() -> None:
     assert rehearsal.alarm(until_s=0.75 * LIMITS.skew) is None
     counts = counting(rehearsal.view, rehearsal.clocks, rehearsal.now_s)
     assert {one.name for one in counts} == {"test", "skew", "compile"}
+
+
+def test_the_limit_on_compiling_peers_counts_only_while_one_compiles() -> None:
+    """Seconds of a clock that has stopped end no test. How long the wait has lasted is no matter of clocks."""
+    rehearsal = Rehearsal([Compile(3), Idle(FOREVER)], [Collect()])
+    assert rehearsal.alarm(until_s=2.5) is None
+    assert [one.name for one in counting_of_waits(rehearsal)] == ["skew"]
+    assert rehearsal.alarm(until_s=3 + 0.6 * LIMITS.stall) is None
+    (stall,) = counting_of_waits(rehearsal)
+    assert (stall.name, stall.ranks) == ("stall", (0,))
+    assert stall.seconds == pytest.approx(0.6 * LIMITS.stall, abs=0.5)
+    assert stall.waited_s == pytest.approx(3 + 0.6 * LIMITS.stall, abs=0.5)
+
+
+def counting_of_waits(rehearsal: Rehearsal) -> list[Counted]:
+    return [one for one in counting(rehearsal.view, rehearsal.clocks, rehearsal.now_s) if one.wait is not None]
+
+
+def test_two_limits_on_one_wait_do_not_make_it_last_longer() -> None:
+    """One peer compiles and another one sleeps, so both clocks run; before, who waits had something to do."""
+    rehearsal = Rehearsal([Compile(FOREVER)], [Idle(FOREVER)], [Collect(wait=False), Work(4), Collect(group="1")])
+    assert rehearsal.alarm(until_s=4 + 0.6 * LIMITS.stall) is None
+    found = counting_of_waits(rehearsal)
+    assert {one.name for one in found} == {"skew", "stall"}
+    assert all(one.waited_s == pytest.approx(0.6 * LIMITS.stall, abs=0.5) for one in found)
+
+
+def test_who_watches_sees_the_recorded_end_of_a_chain() -> None:
+    """For whom rank 2 waits is a guess, by which limits count; for whom ranks 0 and 1 wait is known."""
+    collect = Collect(group="1", ranks=(0, 1, 2))
+    rehearsal = Rehearsal([collect], [collect], [Receive(FOREVER)], [Idle(FOREVER)])
+    assert rehearsal.alarm(until_s=0.8 * LIMITS.stall) is None
+    awaited = {one.the_wait.waiting: (one.ranks, one.guessed) for one in counting_of_waits(rehearsal)}
+    assert awaited == {(0, 1): ((2,), False), (2,): ((3,), True)}
+    assert set(rehearsal.clocks.late.values()) == {(3,)}
 
 
 def test_a_compile_that_sleeps_has_the_skew_limit() -> None:

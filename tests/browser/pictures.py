@@ -3,13 +3,16 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.browser.conftest import ARGUMENTS, HOW_TO_INSTALL, NAMES
+from tests.browser.terminals import board_of
 from tests.golden.drills import cases
 from tests.report.pages import page_of
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "pictures"
-PICTURES = {"page.png": "smoke_suites/drills/test_stalls.py::test_sleep_before_a_collective"}
+DRILL = "smoke_suites/drills/test_stalls.py::test_sleep_before_a_collective"
+FAILED = "smoke_suites/drills/test_deaths.py::test_killed_for_memory"
 
 
 def main() -> None:
@@ -22,14 +25,23 @@ def main() -> None:
     DIRECTORY.mkdir(exist_ok=True)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        for name, nodeid in PICTURES.items():
-            file = Path(scratch) / "timeline.html"
-            file.write_bytes(page_of(cases.load()[nodeid].recording))
-            page = browser.new_page(viewport={"width": 1080, "height": 800}, color_scheme="light")
-            page.goto(file.as_uri())
-            page.wait_for_selector("html[data-ready]")
-            page.screenshot(path=DIRECTORY / name, full_page=True)
+        _page(browser, Path(scratch) / "timeline.html")
+        _board(browser)
         browser.close()
+
+
+def _page(browser: Any, file: Path) -> None:
+    file.write_bytes(page_of(cases.load()[DRILL].recording))
+    page = browser.new_page(viewport={"width": 1080, "height": 800}, color_scheme="light")
+    page.goto(file.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.screenshot(path=DIRECTORY / "page.png", full_page=True)
+
+
+def _board(browser: Any) -> None:
+    page = browser.new_page(device_scale_factor=2)
+    page.set_content(board_of(DRILL, FAILED))
+    page.locator("svg").screenshot(path=DIRECTORY / "board.png", omit_background=True)
 
 
 if __name__ == "__main__":

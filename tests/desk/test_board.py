@@ -152,6 +152,22 @@ def test_a_line_that_ends_at_the_edge_is_left_alone(start: Start) -> None:
     assert ended(desk) == ["x" * 80, "y"]
 
 
+def test_once_results_are_over_it_has_a_line_of_its_own(start: Start) -> None:
+    """The last line of results is as wide as the terminal, and only a new line can follow."""
+    desk = start(80, 24)
+    desk.reporter.write("x" * 80)
+    desk.shows.results_are_over()
+    for _ in range(2):
+        desk.shows.show([ROWS])
+    desk.shows.show([Board()])
+    desk.reporter.line("")
+    desk.reporter.section("summary")
+    first, title = ended(desk)
+    assert first == "x" * 80
+    assert title.strip("=") == " summary "
+    assert desk.terminal.has_seen(lambda screen: screen[1].startswith("h200x8 3/12 tests"))
+
+
 def test_a_line_longer_than_the_terminal(start: Start) -> None:
     desk = start(80, 24)
     desk.reporter.write("x" * 100)
@@ -200,6 +216,14 @@ def test_a_terminal_without_room_gets_lines(start: Start, columns: int, lines: i
     assert not board.is_possible()
     desk.terminal.resize(80, 24)
     assert board.is_possible()
+
+
+def test_a_terminal_whose_shell_has_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `bg`: what somebody types stands where the board would be."""
+    desk = start(80, 24)
+    assert TerminalBoard.of(desk.config).is_possible()
+    monkeypatch.setattr(os, "tcgetpgrp", lambda file: os.getpgrp() + 1)
+    assert not TerminalBoard.of(desk.config).is_possible()
 
 
 def test_a_terminal_that_gets_smaller(start: Start) -> None:

@@ -1,7 +1,8 @@
 """When a run that goes on is shown, by a clock of the test's own."""
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Desk:
     draws: bool = False
     directory: Path = Path("/nowhere/runs/20260101-000000-0000")
     rate: Rate = field(default_factory=Rate)
+    run_s: float = 0.0
+    budget_s: float = 0.0
     now_s: float = 1000.0
     timeline: Timeline = field(default_factory=Timeline)
     judged: dict[int, TestResult] = field(default_factory=dict)
@@ -46,6 +49,7 @@ class Desk:
     def results(self) -> RunResults:
         tests = tuple(PlannedTest(p.nodeid, p.ranks, Preset.FULL, ev.Limits()) for p in self._planned())
         plan = Plan("run-1", "h200x8", "local", "H200:8", 8, 4, True, False, tests, (), "/")
+        plan = replace(plan, run_s=self.run_s, budget_s=self.budget_s)
         ids = [test.nodeid for test in tests]
         meta = RunMeta(plan, "2026-01-01T00:00:00.000Z", rate=self.rate)
         judged, reported = self.judged, self.reported
@@ -124,6 +128,16 @@ def test_the_next_wait_has_a_line_of_its_own() -> None:
     assert "rank 1 has waited 2 s for rank 0" in said[0]
 
 
+def test_a_wait_that_comes_under_another_limit_has_a_second_line() -> None:
+    """The rank compiled, and now it hangs: the collective is the same."""
+    box = FakeBox(2, limits=ev.Limits(skew=40, stall=20)).begins().enters(0).samples(1, compiling=("inductor",))
+    desk = Desk(box, heartbeat_s=1000)
+    assert [line.partition(" for ")[2][:6] for line in desk.looks(15)] == ["rank 1"]
+    box.after(15).samples(range(2))
+    (line,) = desk.looks(15)
+    assert re.search(r"rank 0 has waited 2\d s for rank 1, which is running \(all_reduce #1, limit stall 20 s\)", line)
+
+
 def test_who_comes_late_counts_waits_from_their_beginning() -> None:
     """As `--attach` does: the whole recording is there at once."""
     box = FakeBox(2, limits=ev.Limits(stall=100)).begins().enters(0).after(60).samples(range(2))
@@ -155,6 +169,30 @@ def test_a_board_takes_the_place_of_lines() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("run_s", "budget_s", "near"),
+    [
+        (25.0, 0.0, "limit run"),
+        (90.0, 25.0, "the budget"),
+        (90.0, 0.0, "limit test"),
+        (0.0, 0.0, "limit test"),
+    ],
+)
+def test_the_limit_that_passes_first_may_be_the_runs(run_s: float, budget_s: float, near: str) -> None:
+    desk = Desk(FakeBox(2, limits=ev.Limits(test=45.0)).begins(), draws=True, run_s=run_s, budget_s=budget_s)
+    first, row = desk.board()[1], desk.board()[1]
+    assert re.search(rf" · 0:\d\d of {near} left$", first)
+    assert re.search(rf" · 0:(19|20|39|40) of {near} left$", row)
+    desk.draws = False
+    assert any(f" of {near} left" in line for line in desk.looks(31))
+
+
+def test_a_limit_of_the_run_is_near_between_tests_too() -> None:
+    desk = Desk(FakeBox(2).starts_world(), draws=True, run_s=25.0)
+    desk.board()
+    assert re.fullmatch(r"  world w1: 0 of 2 ranks are up for 0:05 · 0:(19|20) of limit run left", desk.board()[-1])
+
+
 def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:
     box = FakeBox(2, ("a.py::test_a", "a.py::test_b", "a.py::test_c")).begins().after(10).passes().ends()
     box.begins(1)
@@ -166,6 +204,17 @@ def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:
     # 40 s of b less the 30 s that it has run, and the mean of a (10 s) and b for c
     assert "about 0:3" in line
     assert "$0.4" in line
+
+
+def test_what_is_left_includes_the_starts_of_worlds() -> None:
+    """By what this run shows: of two seconds, one was for a test."""
+    box = FakeBox(2, [f"a.py::test_{n}" for n in range(6)])
+    for index in range(4):
+        box.begins(index).after(9.9).passes().ends().after(10)
+    line = Desk(box.begins(4)).looks(31)[0]
+    # 10 s of the last test, none of the running one: 30 s have gone into it; 110 s have passed, 70 s of them in tests
+    assert "4/6 tests" in line
+    assert "about 0:15 left" in line
 
 
 def test_a_test_that_runs_again_is_not_done() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.desk.run import transport
+from pytest_megacpp.desk.run import session, transport
 from pytest_megacpp.desk.run.artefacts import Reporting
 from pytest_megacpp.desk.run.directory import RunDirectory
 from pytest_megacpp.desk.run.session import LaneRun
@@ -130,6 +131,60 @@ def test_a_box_that_has_run_everything_ends_by_itself(tmp_path: Path) -> None:
     assert run.wait_for(0).verdict.code == "passed"
     run.finish()
     assert (run.timeline.finished is not None, run.timeline.problems) == (True, [])
+
+
+class Slow(Listening):
+    """It says the next thing some time after it was read."""
+
+    def __init__(self, pause_s: float, *said: bytes) -> None:
+        super().__init__(*said)
+        self._pause_s, self._next_s = pause_s, 0.0
+
+    def read(self) -> bytes:
+        if time.monotonic() < self._next_s:
+            return b""
+        self._next_s = time.monotonic() + self._pause_s
+        return super().read()
+
+
+class Asked(Reporter):
+    """Keeps whether the run was over each time it was asked."""
+
+    name = "asked"
+
+    def __init__(self) -> None:
+        self.while_done = 0
+
+    def running(self, run: RunResults) -> tuple[()]:
+        self.while_done += run.timeline.finished is None and bool(run.judged)
+        return ()
+
+
+def test_what_a_box_does_at_its_end_can_be_watched(tmp_path: Path) -> None:
+    """It may take minutes: a board, a heartbeat and output of ranks go on."""
+    tested = FakeBox(ranks=2).begins().passes().ends()
+    lines = len(tested.events)
+    whole = tested.done().recording().splitlines(keepends=True)
+    asked = Asked()
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path, asked)
+    run.start(Slow(3 * session.RUNNING_S, b"".join(whole[:lines]), *whole[lines:]))
+    run.wait_for(0)
+    before = asked.while_done
+    run.finish()
+    assert asked.while_done > before
+    assert run.timeline.finished is not None
+
+
+def test_a_box_that_does_not_end_by_itself_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "DONE_S", 0.05)
+    box = Packing(FakeBox(ranks=2).begins().passes().ends().recording())
+    monkeypatch.setattr(Packing, "ended", lambda self: None)
+    monkeypatch.setattr(transport, "LAST_WORDS_S", 0.05)
+    run = lane_run(RunDirectory.create(tmp_path), tmp_path)
+    run.start(box)
+    run.wait_for(0)
+    run.finish()
+    assert [problem.code for _, problem in run.timeline.problems] == ["box-lost"]
 
 
 def climbing(tmp_path: Path, box: Listening, **test: Any) -> LaneRun:

@@ -25,6 +25,7 @@ TESTS = """
 
     @pytest.mark.h200x8(ranks=3, stall=60, test=60)
     def test_straggler(modal_h200x8):
+        dist.barrier()  # so that the others come at the same time
         if modal_h200x8.rank == 1:
             time.sleep(SECONDS)
         dist.all_reduce(torch.ones(3))
@@ -49,10 +50,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @contextmanager
-def session(project: Project, columns: int, lines: int, *args: str) -> Iterator[tuple[Desk, Terminal]]:
+def session(
+    project: Project, columns: int, lines: int, *args: str, script: str = ""
+) -> Iterator[tuple[Desk, Terminal]]:
     with Terminal(columns, lines) as terminal:
         before = terminal.attributes()
-        with project.start(*LANE, *args, env=TERM, terminal=terminal) as desk:
+        with project.start(*LANE, *args, env=TERM, terminal=terminal, script=script) as desk:
             yield desk, terminal
             desk.wait()
             desk.assert_nothing_left()
@@ -81,8 +84,8 @@ def test_at_eighty_columns(project: Project) -> None:
     assert shown(terminal, r"^h200x8 1/4 tests · 0:\d\d")
     assert shown(terminal, r"^0:0\d  test_it\.py::test_straggler · 0:5\d of limit (stall|test) left$")
     assert shown(terminal, r"^  ranks 0,2 have waited [1-4] s for rank 1, which is at test_at_eighty_col")
-    assert shown(terminal, r"^>   1  at \S+test_it\.py:15$")
-    assert shown(terminal, r"^  0,2  waiting in all_reduce #1 for rank 1$")
+    assert shown(terminal, r"^>   1  at \S+test_it\.py:16$")
+    assert shown(terminal, r"^  0,2  waiting in all_reduce #2 for rank 1$")
     assert not [line for line in text if "have waited" in line]
 
 
@@ -124,3 +127,33 @@ def test_ctrl_c_in_the_middle(project: Project) -> None:
     assert "test_it.py .^C" in text or "test_it.py ." in text
     assert any("KeyboardInterrupt" in line for line in text)
     assert any(re.search(r"=+ 1 passed in ", line) for line in text)
+
+
+SHELL = '"$@"; echo "[$(jobs -r | wc -l) run]"; echo "$ fg"; read -r; fg > /dev/null'
+
+
+@pytest.mark.parametrize("args", [(), ("-v",)], ids=["short", "names"])
+def test_ctrl_z_and_back(project: Project, args: tuple[str, ...]) -> None:
+    """The shell writes below pytest's line, on a screen without a board, and results go on with the name of their file
+    in front.
+    """
+    project.write("test_it.py", TESTS.replace("SECONDS", "8"))
+    with session(project, 80, 24, "--tb=no", *args, script=SHELL) as (desk, terminal):
+        desk.wait_until(lambda: shown(terminal, r"have waited"))
+        terminal.types(b"\x1a")
+        desk.wait_until(lambda: terminal.has_seen(lambda screen: "$ fg" in screen))
+        stopped = terminal.screen()
+        before = len(terminal.seen)
+        terminal.types(b"\n")
+        desk.wait_until(lambda: any(any(map(BOARD.match, screen)) for screen in terminal.seen[before:]))
+    assert desk.child.returncode == 1
+    assert not [line for line in stopped if BOARD.match(line) or "have waited" in line]
+    at = stopped.index("[0 run]")
+    begun = "test_it.py::test_straggler" if args else "test_it.py ."
+    above = [line for line in stopped[:at] if line and "Stopped" not in line]
+    assert above[-1].startswith(begun)
+    text = terminal.everything()
+    after = [line for line in text[text.index("$ fg") + 1 :] if line]
+    assert re.match(
+        r"test_it\.py::test_straggler PASSED +\[ *50%\]$" if args else r"test_it\.py \.F\. +\[100%\]$", after[0]
+    )

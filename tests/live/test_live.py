@@ -1,6 +1,9 @@
 """What a real run says while it goes on."""
 
+import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ STRAGGLER = """
 
     @pytest.mark.h200x8(ranks=3, stall=8, test=60)
     def test_it(modal_h200x8):
+        dist.barrier()  # so that the others come at the same time
         if modal_h200x8.rank == 1:
             time.sleep(5)
         dist.all_reduce(torch.ones(3))
@@ -46,7 +50,7 @@ def test_a_quiet_session_has_a_heartbeat(ran: Ran) -> None:
 def test_one_line_says_who_is_waited_for(ran: Ran) -> None:
     lines = re.findall(r"^megacpp: test_it.py::test_it: (ranks 0,2 have waited .*)$", ran.text, re.MULTILINE)
     assert len(lines) == 1, ran.text
-    told = r"ranks 0,2 have waited [2-5] s for rank 1, which is at \S+test_it.py:11 \(all_reduce #1, limit stall 8 s\)"
+    told = r"ranks 0,2 have waited [2-5] s for rank 1, which is at \S+test_it.py:12 \(all_reduce #2, limit stall 8 s\)"
     assert re.fullmatch(told, lines[0])
 
 
@@ -55,6 +59,37 @@ def test_none_when_it_is_switched_off(project: Project) -> None:
     assert "tests ·" not in ran.text
     assert "have waited" not in ran.text
     assert ran.code == 0
+
+
+RED_AND_SLOW = """
+    import time
+
+    import pytest
+
+    @pytest.mark.h200x8(ranks=2, test=60)
+    def test_red(modal_h200x8):
+        assert modal_h200x8.rank != 1, "on purpose"
+
+    @pytest.mark.h200x8(ranks=2, test=60)
+    def test_slow(modal_h200x8):
+        time.sleep(50)
+"""
+
+
+def test_a_cancelled_job_says_what_failed_and_where_the_evidence_is(tmp_path: Path) -> None:
+    """pytest itself writes no summary then."""
+    project = Project(tmp_path / "project")
+    project.write("test_it.py", RED_AND_SLOW)
+    with project.start(*LANE) as desk:
+        desk.wait_until(lambda: "test_it.py F" in desk.text)
+        os.kill(desk.child.pid, signal.SIGTERM)
+        ran = desk.ran()
+    assert ran.code == 128 + signal.SIGTERM
+    assert ran.directory is not None
+    after = ran.text.partition("test_it.py F")[2]
+    assert re.search(r"^FAILED test_it.py::test_red - test-failed · .*rank 1", after, re.MULTILINE)
+    assert re.search(rf"^run {ran.directory.name}, .* \.megacpp/runs/{ran.directory.name}$", after, re.MULTILINE)
+    assert re.search(r"^=+ lane h200x8, dry run on CPU/gloo =+$", after, re.MULTILINE)
 
 
 TALKERS = """

@@ -4,11 +4,13 @@ A run of ranks costs seconds, so a module of tests shares one project and one ru
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -136,11 +138,12 @@ class Project:
         module: str = "pytest",
         without: Sequence[str] = (),
         terminal: Terminal | None = None,
+        script: str = "",
     ) -> "Desk":
         """A desk at work, for tests that interfere. `without`: kernel interfaces that it and its box lack. `terminal`:
-        what it reads from and writes to.
+        what it reads from and writes to. `script`: of a shell with jobs, which has that terminal; `"$@"` is the desk.
         """
-        return Desk(self, args, cwd or self.root, env or {}, module, without, terminal)
+        return Desk(self, args, cwd or self.root, env or {}, module, without, terminal, script)
 
     def pytest(
         self, *args: str, cwd: Path | None = None, env: dict[str, str] | None = None, without: Sequence[str] = ()
@@ -182,13 +185,14 @@ class Desk:
         module: str = "pytest",
         without: Sequence[str] = (),
         terminal: Terminal | None = None,
+        script: str = "",
     ) -> None:
         self.project = project
         self._before = set(project.runs())
         self._witness = project.root / f".witness-{len(self._before)}-{time.monotonic_ns()}"
         self._output = project.root / f"{self._witness.name}.out"
         self._started_s = time.monotonic()
-        words = [sys.executable, "-m", module, *args]
+        words = [*(["bash", "-m", "-c", script, "bash"] if script else []), sys.executable, "-m", module, *args]
         with self._output.open("wb") as output:
             self.child = subprocess.Popen(
                 lacking.command(without, words) if without else words,
@@ -198,7 +202,7 @@ class Desk:
                 stdout=terminal.program if terminal else output,
                 stderr=terminal.program if terminal else subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_hear_interrupts,
+                preexec_fn=_as_a_shell if script else _hear_interrupts,
             )
 
     def _environment(self, given: dict[str, str]) -> dict[str, str]:
@@ -280,6 +284,12 @@ class Desk:
 def _hear_interrupts() -> None:
     """A desk started in the background of a script would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _as_a_shell() -> None:
+    """A shell gives the terminal to its jobs, so that has to be the one of its session."""
+    _hear_interrupts()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def command(pid: int) -> str:

@@ -64,6 +64,7 @@ class TerminalBoard:
             and not self._config.pluginmanager.has_plugin("dsession")
             and not self._logs_to_the_terminal()
             and self._has_room()
+            and self._is_in_the_foreground()
         )
 
     def _has_room(self) -> bool:
@@ -73,6 +74,13 @@ class TerminalBoard:
         except (OSError, ValueError):
             return False
         return columns >= MIN_COLUMNS and lines > SPARE_LINES
+
+    def _is_in_the_foreground(self) -> bool:
+        """After `bg`, a shell writes at the cursor. A terminal that controls no session has no shell."""
+        try:
+            return os.tcgetpgrp(self._reporter()._tw._file.fileno()) == os.getpgrp()
+        except (OSError, ValueError):
+            return True
 
     def _logs_to_the_terminal(self) -> bool:
         config = self._config

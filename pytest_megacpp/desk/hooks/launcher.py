@@ -76,7 +76,7 @@ class Launcher:
         self._gatekeeper = gatekeeper
         self._where = where
         self.terminal = Terminal(config)
-        self._reporting = Reporting(reporters, self.terminal.show)
+        self._reporting = Reporting(reporters, self.terminal.show, self.terminal.waiting)
         self.runs: list[LaneRun] = []
         self.placed: dict[pytest.Item, Placed] = {}
         self.existing = _existing_run(self._options, marks.asked, self._reporting)

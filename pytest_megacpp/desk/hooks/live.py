@@ -5,18 +5,30 @@ The box's clock is read off the events that arrive: between two of them it goes 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.desk.hooks.summary import failures
 from pytest_megacpp.desk.run.earlier import seconds_before
-from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.recording.plan import Plan
+from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
+from pytest_megacpp.recording.waits import Counted
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.live import Live, Now, Tally, board_rows, estimated_s, heartbeat_lines, steps, wait_sentence
+from pytest_megacpp.report.live import (
+    BUDGET,
+    Live,
+    Now,
+    Tally,
+    board_rows,
+    estimated_s,
+    heartbeat_lines,
+    steps,
+    wait_sentence,
+)
 from pytest_megacpp.report.money import cost, dollars
 from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
-from pytest_megacpp.report.text import headline
 
 LOOK_S = 1.0  # between two looks at a run
 COST_SHARE = 100  # a look that takes longer (27 ms for 1,024 ranks) is followed by a pause of so many times that
@@ -27,41 +39,118 @@ LATE_S = 2.0  # a test that began longer ago when it is first seen had its waits
 
 
 @dataclass
-class _Box:
-    """What is remembered of one run. `heard_s` is the desk's time when the box's clock was last read."""
+class _BoxClock:
+    """The box's time, read off its events. By the desk's time: `heard_s` is when one came last, `stepped_s` when the
+    newest step on the way to the box did.
+    """
 
-    began_s: float
     heard_s: float
-    said_s: float
+    stepped_s: float
     last_s: float = 0.0
     events: int = 0
     progress: int = 0
-    stepped_s: float = 0.0
-    next_s: float = 0.0
-    clocks: dict[int, Clocks] = field(default_factory=dict)
-    reported: set[object] = field(default_factory=set)
-    before: Mapping[str, float] | None = None
-    done: set[int] = field(default_factory=set)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    heard_results: int = 0
-    said_failures: int = 0
 
-    def now_s(self, run: RunResults, desk_s: float) -> float:
+    def now_s(self, timeline: Timeline, desk_s: float) -> float:
         """Box time; it begins with the box."""
-        timeline = run.timeline
         if timeline.events != self.events:
             self.events, self.last_s, self.heard_s = timeline.events, timeline.last_s, desk_s
         if len(timeline.progress) != self.progress:
             self.progress, self.stepped_s = len(timeline.progress), desk_s
         return self.last_s + (desk_s - self.heard_s if timeline.started is not None else 0.0)
 
+
+@dataclass
+class _Progress:
+    """How far a run is: tests that are `done`, those that pytest has got as `failures`, seconds of tests `before`."""
+
+    began_s: float
+    before: Mapping[str, float] | None = None
+    done: set[int] = field(default_factory=set)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    heard_results: int = 0
+
     def hear_results(self, run: RunResults) -> None:
-        """Tests that pytest has got: until then a drill's outcome may still take the place of its verdict."""
-        for index in run.reported[self.heard_results :]:
-            result = run.judged[index]
-            if result.outcome in (Outcome.FAILED, Outcome.ERROR):
-                self.failures.append((run.nodeids[index], run.redact(headline(result.verdict))))
+        self.failures += failures(run, self.heard_results)
         self.heard_results = len(run.reported)
+
+    def tally(self, run: RunResults, tests: Sequence[Live], now_s: float, desk_s: float) -> Tally:
+        self._note_done(run)
+        total, usd = len(run.plan.tests), cost(now_s, run.meta.rate).usd
+        price = dollars(usd) if usd and run.meta.rate.usd_per_hour else ""
+        elapsed_s = max(now_s, desk_s - self.began_s)
+        return Tally(len(self.done), total, elapsed_s, self._left_s(run, tests, now_s), price, len(self.failures))
+
+    def _note_done(self, run: RunResults) -> None:
+        timeline = run.timeline
+        for index in range(len(run.plan.tests)):
+            if index not in self.done and all(map(timeline.has_ended, timeline.attempts(index))):
+                self.done.add(index)
+        self.done -= {index for index in timeline.further if not all(map(timeline.has_ended, timeline.attempts(index)))}
+
+    def _left_s(self, run: RunResults, tests: Sequence[Live], now_s: float) -> float | None:
+        """By what tests take, and what came on top in this run (starts of worlds) or was saved (tests side by side)."""
+        plan, took = run.plan, self._took(run)
+        if self.before is None:
+            self.before = seconds_before(run.directory, plan.lane, dry_run=plan.dry_run)
+        known = {name: s for name in run.nodeids if (s := self.before.get(name)) is not None} | took
+        left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in self.done]
+        estimate_s = estimated_s(left, known, {live.view.nodeid: live.elapsed_s for live in tests})
+        first = next(iter(run.timeline.tests.values()), None)
+        in_tests_s = sum(took.values()) + sum(live.elapsed_s for live in tests)
+        if estimate_s is None or first is None or not in_tests_s:
+            return estimate_s
+        return estimate_s * (now_s - first.started_s) / in_tests_s
+
+    def _took(self, run: RunResults) -> dict[str, float]:
+        """The seconds of tests of this run that are over."""
+        found = {}
+        for index in self.done:
+            views = (run.timeline.tests.get(number) for number in run.timeline.attempts(index))
+            found[run.nodeids[index]] = sum(v.ended_s - v.started_s for v in views if v is not None and v.ended_s)
+        return found
+
+
+@dataclass
+class _Said:
+    """What lines have said of a run: waits by a key, a number of its `failures`, and by the desk's time `heard_s` the
+    last heartbeat.
+    """
+
+    heard_s: float
+    waits: set[object] = field(default_factory=set)
+    failures: int = 0
+
+    def lines(self, now: Now) -> Iterator[Line]:
+        """What nobody has said yet."""
+        for nodeid, said in now.failures[self.failures : FAILURE_LINES]:
+            yield Line(f"{one_line(nodeid, 160)}: {said}", always=True, red=True)
+        self.failures = len(now.failures)
+        for live in now.tests:
+            for one in live.long_waits:
+                key = live.view.index, one.name, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
+                if one.seconds >= WAITED_SHARE * one.limit_s and key not in self.waits:
+                    self.waits.add(key)
+                    yield Line(f"{one_line(live.view.nodeid, 160)}: {wait_sentence(live, one)}", always=True)
+
+    def heartbeat(self, now: Now, desk_s: float, every_s: float) -> Iterator[Line]:
+        if desk_s - self.heard_s >= every_s:
+            self.heard_s = desk_s
+            yield from (Line(line, always=True) for line in heartbeat_lines(now))
+
+
+@dataclass
+class _Box:
+    """What is remembered of one run; the next look at it is due at `next_s`."""
+
+    clock: _BoxClock
+    progress: _Progress
+    said: _Said
+    clocks: dict[int, Clocks] = field(default_factory=dict)
+    next_s: float = 0.0
+
+    @classmethod
+    def since(cls, desk_s: float) -> "_Box":
+        return cls(_BoxClock(desk_s, desk_s), _Progress(desk_s), _Said(desk_s))
 
 
 class LiveLines(Reporter):
@@ -85,8 +174,7 @@ class LiveLines(Reporter):
         return ()
 
     def _box(self, run: RunResults) -> _Box:
-        desk_s = self._clock()
-        return self._boxes.setdefault(run.plan.run_id, _Box(desk_s, desk_s, desk_s, stepped_s=desk_s))
+        return self._boxes.setdefault(run.plan.run_id, _Box.since(self._clock()))
 
     def running(self, run: RunResults) -> Iterator[Output]:
         """Whatever fails in here costs one line, and the rest of what would be shown."""
@@ -106,28 +194,17 @@ class LiveLines(Reporter):
         now = self._now(run, box, desk_s)
         if self._draws():
             return [Board(board_rows(now, run.plan.lane))]
-        shown: list[Output] = []
-        for nodeid, said in box.failures[box.said_failures : FAILURE_LINES]:
-            shown.append(Line(f"{one_line(nodeid, 160)}: {said}", always=True, red=True))
-        box.said_failures = len(box.failures)
-        for live in now.tests:
-            for one in live.waits:
-                key = live.view.index, one.the_wait.number, one.the_wait.waiting if one.guessed else ()
-                if one.seconds >= WAITED_SHARE * one.limit_s and key not in box.reported:
-                    box.reported.add(key)
-                    shown.append(Line(f"{one_line(live.view.nodeid, 160)}: {wait_sentence(live, one)}", always=True))
-        if desk_s - box.said_s >= self._heartbeat_s:
-            box.said_s = desk_s
-            shown += [Line(line, always=True) for line in heartbeat_lines(now)]
-        return shown
+        return [*box.said.lines(now), *box.said.heartbeat(now, desk_s, self._heartbeat_s)]
 
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:
-        now_s = box.now_s(run, desk_s)
-        box.hear_results(run)
-        tests = tuple(_live(test, box, now_s) for test in _running(run))
+        now_s = box.clock.now_s(run.timeline, desk_s)
+        box.progress.hear_results(run)
+        counts = _counting_of_the_run(run.plan, now_s)
+        tests = tuple(_live(test, box, counts, now_s) for test in _running(run))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
-        at = () if tests else steps(run.timeline, now_s, desk_s - box.stepped_s)
-        return Now(_tally(run, box, tests, now_s, desk_s), tests, at, tuple(box.failures))
+        tally, since_s = box.progress.tally(run, tests, now_s, desk_s), desk_s - box.clock.stepped_s
+        at = () if tests else steps(run.timeline, now_s, since_s, is_through=tally.done == tally.total)
+        return Now(tally, tests, at, tuple(box.progress.failures), counts)
 
 
 def _running(run: RunResults) -> list[TestView]:
@@ -138,43 +215,17 @@ def _running(run: RunResults) -> list[TestView]:
     return [view for view in views if view is not None and view.ended is None]
 
 
-def _live(view: TestView, box: _Box, now_s: float) -> Live:
+def _counting_of_the_run(plan: Plan, now_s: float) -> tuple[Counted, ...]:
+    """What counts towards the limits that end the run, whatever it is at."""
+    limits = (("run", plan.run_s), (BUDGET, plan.budget_s))
+    return tuple(Counted(name, limit_s, now_s) for name, limit_s in limits if limit_s)
+
+
+def _live(view: TestView, box: _Box, of_the_run: Sequence[Counted], now_s: float) -> Live:
     known = view.index in box.clocks
     clocks = box.clocks.setdefault(view.index, Clocks())
     if known or now_s - view.started_s < LATE_S:
         clocks.advance(view, now_s)
     else:
         clocks.catch_up(view, now_s)
-    return Live(view, counting(view, clocks, now_s), now_s)
-
-
-def _tally(run: RunResults, box: _Box, tests: tuple[Live, ...], now_s: float, desk_s: float) -> Tally:
-    timeline, plan = run.timeline, run.plan
-    if box.before is None:
-        box.before = seconds_before(run.directory, plan.lane, dry_run=plan.dry_run)
-    for index in range(len(plan.tests)):
-        if index not in box.done and all(map(timeline.has_ended, timeline.attempts(index))):
-            box.done.add(index)
-    box.done -= {index for index in timeline.further if not all(map(timeline.has_ended, timeline.attempts(index)))}
-    known = {name: s for name in run.nodeids if (s := box.before.get(name)) is not None} | _took(run, box)
-    left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in box.done]
-    elapsed = {live.view.nodeid: live.elapsed_s for live in tests}
-    usd = cost(now_s, run.meta.rate).usd
-    price = dollars(usd) if usd and run.meta.rate.usd_per_hour else ""
-    return Tally(
-        len(box.done),
-        len(plan.tests),
-        max(now_s, desk_s - box.began_s),
-        estimated_s(left, known, elapsed),
-        price,
-        len(box.failures),
-    )
-
-
-def _took(run: RunResults, box: _Box) -> dict[str, float]:
-    """The seconds of tests of this run that are over."""
-    found = {}
-    for index in box.done:
-        views = (run.timeline.tests.get(number) for number in run.timeline.attempts(index))
-        found[run.nodeids[index]] = sum(v.ended_s - v.started_s for v in views if v is not None and v.ended_s)
-    return found
+    return Live(view, (*counting(view, clocks, now_s), *of_the_run), now_s)

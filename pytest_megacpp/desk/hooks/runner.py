@@ -20,6 +20,7 @@ from pytest_megacpp.desk.hooks.reporters import reporters
 from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
 from pytest_megacpp.desk.hooks.short_summary import ShortSummary
+from pytest_megacpp.desk.hooks.summary import failure_lines
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts
@@ -56,6 +57,7 @@ class LaneRunner:
         self._reporters = reporters(self._options, config)
         self._artefacts = Artefacts(self._reporters, self._write, Redactor(os.environ).text)
         self._closing: list[Line] = []
+        self._is_summed_up = False
         self._launcher = Launcher(config, marks, self._gatekeeper, self._reporters, self._where)
         self._selection = Selection(config, self.lane_of, self._gatekeeper)
         config.pluginmanager.register(self._selection, "megacpp-selection")
@@ -199,10 +201,12 @@ class LaneRunner:
         result = yield
         if self.unreported and session.exitstatus in _GREEN:
             session.exitstatus = status
+        self._sum_up_if_pytest_does_not()
         return result
 
     def _finish_session(self, session: pytest.Session, exitstatus: int) -> None:
         self.is_over, stopped = True, bool(session.shouldfail or session.shouldstop)
+        self._launcher.terminal.results_are_over()
         in_order = (exitstatus in _IN_ORDER and not self._interrupted) or (
             self.distributed and stopped and exitstatus == pytest.ExitCode.INTERRUPTED
         )
@@ -254,8 +258,22 @@ class LaneRunner:
 
     # As a string: pytest exports the name since 8.4, and 8.2 is supported.
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
-        for line in (*self._closing, *(Line(problem, red=True) for problem in self._artefacts.unwritten)):
-            write(terminalreporter, line)
+        self._is_summed_up = True
+        self._sum_up(terminalreporter)
+
+    def _sum_up(self, reporter: "pytest.TerminalReporter", failures: Iterable[Line] = ()) -> None:
+        problems = (Line(problem, red=True) for problem in self._artefacts.unwritten)
+        for line in (*failures, *self._closing, *problems):
+            write(reporter, line)
+
+    def _sum_up_if_pytest_does_not(self) -> None:
+        """Of a cancelled job (exit code 143) and after an error of its own, pytest shows no failure, and asks no plugin
+        for its summary: the log would say neither what failed, nor where the evidence is.
+        """
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if self._is_summed_up or reporter is None or getattr(reporter, "no_summary", False):
+            return
+        self._sum_up(reporter, [line for run in self._launcher.runs for line in failure_lines(run.results())])
 
 
 def _is_distributed(config: pytest.Config) -> bool:

@@ -13,6 +13,7 @@ from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
 from pytest_megacpp.report.seed import seed_lines
+from pytest_megacpp.report.text import headline
 
 
 class TerminalSummary(Reporter):
@@ -30,6 +31,22 @@ class TerminalSummary(Reporter):
             title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
             yield Line(one_line(title, 200), title=True)
             yield from _run_lines(run)
+
+
+def failure_lines(run: RunResults) -> Iterator[Line]:
+    """A line for each failure that pytest has got."""
+    for nodeid, said in failures(run, 0):
+        yield Line(f"FAILED {one_line(nodeid, 400)} - {said}", red=True)
+
+
+def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
+    """Node ids and headlines of the failures among the results that pytest has got, beyond the first `heard` ones.
+    Until then a drill's outcome may still take the place of its verdict.
+    """
+    for index in run.reported[heard:]:
+        result = run.judged[index]
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+            yield run.nodeids[index], run.redact(headline(result.verdict))
 
 
 def _gate_lines(gate: GateResults) -> Iterator[Line]:

@@ -1,7 +1,8 @@
 """Owns how lines get to pytest's terminal; must not know what they say."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.desk.hooks.board import TerminalBoard
+from pytest_megacpp.desk.hooks.suspending import suspending
 from pytest_megacpp.report.clean import clean, one_line
 from pytest_megacpp.report.reporter import Board, Line
 
@@ -23,6 +25,7 @@ class Terminal:
         self._board = TerminalBoard.of(config)
         self._reported_problem: str | None = None
         self._interrupted: object = None  # what the line of results began with
+        self._is_last_line_over = False
 
     def say(self, text: str) -> None:
         """A line of its own while tests run, unless the session is to be quiet."""
@@ -38,12 +41,37 @@ class Terminal:
             self._board.hide()
             self._lines(lines)
         if boards:
+            if self._is_last_line_over and boards[-1].rows and self._board.is_possible():
+                self._end_line()
             self._board.show(boards[-1])
-            self._tell_problem()
+            self._show_problem()
         elif lines:
             self._board.show_again()
 
-    def _tell_problem(self) -> None:
+    def waiting(self) -> AbstractContextManager[Callable[[], object]]:
+        """While the desk waits, with a board: Ctrl-Z leaves no part of it behind for the shell to write into. What it
+        gives has to be called at each turn.
+        """
+        return suspending(self._leave) if self._board.is_possible() else nullcontext(lambda: None)
+
+    def _leave(self) -> None:
+        """Ends pytest's line for whoever writes next; `resume` begins it anew."""
+        self._board.hide()
+        self._end_line()
+
+    def results_are_over(self) -> None:
+        """pytest's last line of results fills the terminal, and no board can be drawn below it: from now on, one begins
+        on a line of its own.
+        """
+        self._is_last_line_over = True
+
+    def _end_line(self) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            self._interrupt(reporter)
+            reporter.flush()
+
+    def _show_problem(self) -> None:
         if self._board.problem != self._reported_problem:
             self._reported_problem = self._board.problem
             self._lines([Line(f"the board can't be drawn ({one_line(self._reported_problem or '')}): lines instead")])
@@ -54,10 +82,13 @@ class Terminal:
             return
         for line in lines:
             if line.always or reporter.verbosity >= 0:
-                self._interrupted = getattr(reporter, "currentfspath", None) or self._interrupted
-                _begin_line(reporter)
+                self._interrupt(reporter)
                 _write(reporter, line if line.plain else replace(line, text=f"megacpp: {line.text}"))
         reporter.flush()
+
+    def _interrupt(self, reporter: Any) -> None:
+        self._interrupted = getattr(reporter, "currentfspath", None) or self._interrupted
+        _begin_line(reporter)
 
     def resume(self) -> None:
         """Begins pytest's line of results anew where lines interrupted it, so that no letter stands there alone."""

@@ -6,7 +6,7 @@ kept as lines for the summary.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from pytest_megacpp.report.clean import one_line
@@ -18,10 +18,13 @@ Write = Callable[[str, Content], object]
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """The reporters of a session, and what shows what they have at one moment while it runs."""
+    """The reporters of a session, and what shows what they have at one moment while it runs. `waiting` is entered while
+    the desk waits; what it gives is called at each turn.
+    """
 
     reporters: Sequence[Reporter] = ()
     show: Callable[[Sequence[Line | Board]], object] = lambda shown: None
+    waiting: Callable[[], AbstractContextManager[Callable[[], object]]] = lambda: nullcontext(lambda: None)
 
 
 class Artefacts:

@@ -6,6 +6,7 @@ is up to the reporters, which `Artefacts` asks.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -28,6 +29,7 @@ from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 from pytest_megacpp.surfaces.registry import is_remote
 
+DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
 RUNNING_S = 0.25  # between two questions to reporters while the desk waits
 
 
@@ -57,6 +59,7 @@ class LaneRun:
         self.stays = False
         self.on_progress: Callable[[Progress], object] = lambda progress: None
         self._show = reporting.show
+        self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
         self._is_finishing = False
         self._asked_s = 0.0
@@ -148,9 +151,11 @@ class LaneRun:
     def _wait_until(self, is_over: Callable[[], bool]) -> None:
         """Reads until something is over. The board is there as long as that takes, however it ends."""
         try:
-            while not is_over():
-                if not self._read():
-                    time.sleep(POLL_S)
+            with self._waiting() as turn:
+                while not is_over():
+                    turn()
+                    if not self._read():
+                        time.sleep(POLL_S)
         finally:
             self._show([Board()])
 
@@ -203,7 +208,9 @@ class LaneRun:
         self._is_finishing = True
         try:
             tests = range(len(self.plan.tests))
-            self._transport.end(wait=not interrupted and all(map(self._orders.is_done, tests)))
+            if not interrupted and all(map(self._orders.is_done, tests)):
+                self._let_the_box_end()
+            self._transport.end()
             if interrupted:
                 self._transport.read_again()
             self._redact_logs()
@@ -214,6 +221,15 @@ class LaneRun:
             self.meta = replace(self.meta, finished_at=iso(utc_now()))
             self._report(lambda reporter: reporter.ended(self.results()))
             self.directory.close()
+
+    def _let_the_box_end(self) -> None:
+        """One that has run everything may end by itself, once it has kept what was compiled. An interrupt ends only
+        that wait, since the results are there.
+        """
+        deadline = time.monotonic() + DONE_S
+        if self._transport.has_box:
+            with suppress(KeyboardInterrupt):
+                self._wait_until(lambda: self._transport.is_over or time.monotonic() > deadline)
 
     def _redact_logs(self) -> None:
         if self._transport.has_box:

@@ -24,7 +24,6 @@ from pytest_megacpp.surfaces.registry import is_remote
 
 POLL_S = 0.004
 LAST_WORDS_S = 30.0
-DONE_S = 600.0  # for a box that has run all tests: it may pack a large compile cache
 UNCONFIRMED = ProblemFound(
     ProblemCode.BOX_LOST, ProblemCause.CONNECTION, "the box was asked to stop but never confirmed it"
 )
@@ -134,23 +133,14 @@ class Transport:
         if self._box is not None and not self.is_over:
             self._box.stop(reason)
 
-    def end(self, *, wait: bool) -> None:
-        """Ends the box and reads its last events. With `wait`, one that has run everything may end by itself first,
-        once it has kept what was compiled; an interrupt ends only that wait, since the results are there.
-        """
+    def end(self) -> None:
+        """Ends the box and reads its last events, not for ever."""
         if self._box is None:
             return
-        with contextlib.suppress(KeyboardInterrupt):
-            if wait:
-                self._read_for(DONE_S)
         self._box.end()
-        self._read_for(LAST_WORDS_S)
-        if not self.is_over:
-            self._end_of_recording(Ended(UNCONFIRMED))
-
-    def _read_for(self, limit_s: float) -> None:
-        """The last events of a box that has nothing left to do, or was ended; not for ever."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + LAST_WORDS_S
         while not self.is_over and time.monotonic() < deadline:
             if not self.read():
                 time.sleep(POLL_S)
+        if not self.is_over:
+            self._end_of_recording(Ended(UNCONFIRMED))
