@@ -32,7 +32,7 @@ def stop(run_id: str, config: ModalConfig) -> str | None:
         if client.terminate(sandbox):
             return f"{name} did not end in order within {STOP_S:.0f} s and was terminated"
     except failures.SurfaceError as e:
-        raise SurfaceFailed(f"{e.problem.detail}; {e.problem.remedy}" if e.problem.remedy else e.problem.detail) from e
+        raise SurfaceFailed(failures.in_words(e)) from e
     raise SurfaceFailed(f"{name} was asked to end, but Modal has not confirmed it: look at modal container list")
 
 
