@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import main, supervisor, watches
+from pytest_megacpp.box import asked, main, prepare, supervisor, watches
 from pytest_megacpp.box.actions import Action
+from pytest_megacpp.box.asked import ask
 from pytest_megacpp.box.context import ASKER_CHARS, MAX_ASKERS, NEEDED, RunContext
+from pytest_megacpp.box.desk_commands import DeskCommands
 from pytest_megacpp.box.prepare import Prepared, Refused
 from pytest_megacpp.box.ranks import FLOOD_SHARE, Ranks
 from pytest_megacpp.box.recorder import Recorder
+from pytest_megacpp.box.seed.working_copy import WorkingCopy
 from pytest_megacpp.box.supervisor import Supervisor
 from pytest_megacpp.box.watches import Watches
 from pytest_megacpp.box.worlds import interpreters
@@ -30,7 +33,8 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.commands import word_line
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, Stop
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd, SeedState, StackMethod
+from pytest_megacpp.recording.seed_layout import SeedError
+from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd, SeedMode, SeedState, StackMethod
 from pytest_megacpp.recording.wire import read_all
 
 
@@ -198,6 +202,34 @@ def test_a_rank_that_floods_gets_its_share_of_the_time_of_the_box(
         monkeypatch.setattr(time, "thread_time", lambda: 5.0)
         assert ranks._receive(world, rank)
     assert rests == [pytest.approx(took_s / FLOOD_SHARE) for took_s in (0.06, 3.0)]
+
+
+# -- what other processes ask for --------------------------------------------------------------------------------
+
+
+def test_a_stop_is_read_while_a_seed_is_packed(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take minutes, as may unpacking it: `megacpp stop` would kill the box before."""
+    copies: list[WorkingCopy] = []
+
+    def load(copy: WorkingCopy) -> SimpleNamespace:
+        copies.append(copy)
+        checked = ev.SeedChecked(SeedMode.AUTO, SeedState.ABSENT, "", "", "", 0, 0, 0)
+        return SimpleNamespace(checked=checked, refusal=lambda: None, reasons=dict)
+
+    monkeypatch.setattr(prepare, "shape_of", lambda *_: None)
+    monkeypatch.setattr(prepare, "load", load)
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(asked, "EVERY_S", 0.0)
+    DeskCommands(context, ours)
+    survey: Any = None
+    prepare._load_seed(context, context.scratch / "cache", (), survey)
+    assert not copies[0].is_stopped()
+    ask(context.directory, Stop(RunEnd.INTERRUPTED))
+    assert copies[0].is_stopped()
+    with pytest.raises(SeedError, match="the run was interrupted"):
+        copies[0].go_on()
+    os.close(theirs)
+    os.close(ours)
 
 
 # -- a look that somebody asked for ------------------------------------------------------------------------------
