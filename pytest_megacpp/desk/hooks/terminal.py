@@ -39,11 +39,11 @@ class Terminal:
             self._lines(lines)
         if boards:
             self._board.show(boards[-1])
-            self._tell_problem()
+            self._show_problem()
         elif lines:
             self._board.show_again()
 
-    def _tell_problem(self) -> None:
+    def _show_problem(self) -> None:
         if self._board.problem != self._reported_problem:
             self._reported_problem = self._board.problem
             self._lines([Line(f"the board can't be drawn ({one_line(self._reported_problem or '')}): lines instead")])
