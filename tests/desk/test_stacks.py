@@ -119,5 +119,14 @@ def test_a_silent_worker_server_is_not_the_last_word(tmp_path: Path) -> None:
     assert read(tmp_path, box.stack(3, ok=False, method=StackMethod.PY_SPY)).is_over
 
 
+def test_of_a_detached_run_without_a_box_nothing_is_claimed(heads: Heads, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is here was recorded when its desk left."""
+    (Path("lane") / "runs" / RUN / "recording.jsonl").write_bytes(FakeBox().recording())
+    assert cli.main(["stacks", "--lane-dir", "lane"]) == 1
+    said = capsys.readouterr().err
+    assert f"no box of run {RUN} is running: pytest --attach {RUN} takes in its recording" in said
+    assert f"no stack of run {RUN} is known here" in said
+
+
 def test_where_no_rank_lives_nothing_is_waited_for(tmp_path: Path) -> None:
     assert read(tmp_path, looks(FakeBox(ranks=2))).is_over

@@ -110,7 +110,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     else:
         say(line for world in worlds for line in _shown(world, stacks[world], looking, entry, arguments.threads))
     if not any(stack.taken for found in stacks.values() for stack in found):
-        complain(_nothing(looking.timeline, entry))
+        complain(_nothing(looking, entry))
         return FAILED
     return OK
 
@@ -153,10 +153,14 @@ def _ask_elsewhere(desk: Desk, looking: Looking, entry: Entry, into: Path) -> bo
         return looking.is_over or asking.has_waited(ANSWER_S)
 
     try:
-        return asking.visit((looking.ask(),), is_over)
+        if asking.visit((looking.ask(),), is_over):
+            return True
+        complain(
+            f"no box of run {entry.path.name} is running: pytest --attach {entry.path.name} takes in its recording"
+        )
     except CannotDo as error:
         complain(str(error))
-        return False
+    return False
 
 
 def _worlds(looking: Looking) -> list[str]:
@@ -239,8 +243,11 @@ def _as_json(world: str, stacks: Sequence[RankStack], looking: Looking, entry: E
     }
 
 
-def _nothing(timeline: Timeline, entry: Entry) -> str:
+def _nothing(looking: Looking, entry: Entry) -> str:
     """Why there are no stacks."""
+    timeline = looking.timeline
+    if entry.status == RunStatus.DETACHED and not looking.asker:
+        return f"no stack of run {entry.path.name} is known here"
     if entry.status not in (RunStatus.RUNNING, RunStatus.DETACHED):
         return f"no stack was taken in run {entry.path.name}: the box takes them of ranks that wait, or are to be ended"
     if timeline.progress and not timeline.worlds:
