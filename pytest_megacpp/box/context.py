@@ -17,8 +17,11 @@ from pytest_megacpp.box.worlds.world import World
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
+from pytest_megacpp.recording.texts import beginning
 from pytest_megacpp.recording.vocabulary import ProblemCode, RunEnd
 
+MAX_ASKERS = 16  # of one look: whoever can write into the run's directory can ask
+ASKER_CHARS = 40
 NEEDED = ("box", "plan.json")  # by ranks that start, of what lies in the scratch directory
 
 Observation: TypeAlias = tuple[str, ev.Fact, float]  # world, what another thread saw there, and when
@@ -26,7 +29,7 @@ Observation: TypeAlias = tuple[str, ev.Fact, float]  # world, what another threa
 
 class RunContext:
     """One run, from its first event. `worlds` are those that live, by name: `ranks` adds and removes them. `on_step` is
-    called many times a second whatever the box does; `is_look_due`: somebody asked for the stacks of all ranks.
+    called many times a second whatever the box does; `askers` wait for a look at the stacks of all ranks.
     """
 
     def __init__(self, plan: Plan, directory: Path, scratch: Path, recorder: Recorder, redactor: Redactor) -> None:
@@ -40,7 +43,7 @@ class RunContext:
         self.processes = ProcessTable()
         self.worlds: dict[str, World] = {}
         self.on_step: Callable[[], object] = lambda: None
-        self.is_look_due = False
+        self.askers: dict[str, None] = {}
         allowed = allowance(plan.memory_bytes)
         self._ledger = Ledger(allowed, self.processes.processes) if allowed is not None else None
 
@@ -88,6 +91,20 @@ class RunContext:
     def _living_pids(self) -> dict[str, dict[int, int]]:
         """Returns the process ids of living ranks, by world and rank."""
         return {name: {r.rank: r.pid for r in world.alive()} for name, world in self.worlds.items()}
+
+    # -- stacks that somebody asks for ---------------------------------------------------------------------
+
+    def ask_for_stacks(self, asker: str) -> None:
+        """Has the stacks of all ranks taken soon; where nobody lives, none is all there is."""
+        if len(self.askers) < MAX_ASKERS:
+            self.askers[beginning(asker, ASKER_CHARS)] = None
+        if not self.worlds:
+            self.record_look()
+
+    def record_look(self) -> None:
+        """Records that a look begins, and who waits for it."""
+        self.recorder.write(ev.StacksAsked(tuple(self.askers)))
+        self.askers.clear()
 
     # -- other threads -------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class DeskCommands:
             case Enough():
                 supervisor.settle(command.item, now_s)
             case Look():
-                self._context.is_look_due = True
+                self._context.ask_for_stacks(command.asker)
             case None:
                 pass
             case _:

@@ -82,8 +82,8 @@ class Box:
                 self._look_after()
             self._context.on_step()
             self._context.account_for_memory()
-            if self._context.is_look_due:
-                self._context.is_look_due = not self._watches.take_stacks()
+            if self._context.askers:
+                self._watches.take_stacks()
 
     def _look_after(self) -> None:
         """Checks, while nothing happens, what has to be asked for: the scratch directory and the sizes of logs."""

@@ -120,6 +120,7 @@ def _load_seed(context: RunContext, cache: Path, settings: tuple[contract.Settin
 
     def is_stopped() -> bool:
         context.pump.once(0.0)  # reads what the desk said meanwhile
+        context.on_step()  # and what other processes asked for
         return context.supervisor.stop is not None
 
     seed = load(WorkingCopy(context.plan, shape, cache, why_unused, say, is_stopped))

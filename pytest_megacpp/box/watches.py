@@ -77,17 +77,17 @@ class Watches:
         self._ask_all([*(partial(w.look, action.test) for w in living), *stacks])
         self._context.pump.once(0.0)  # ranks that went on to the end say so themselves
 
-    def take_stacks(self) -> bool:
-        """Begins to ask all living ranks for their stacks, in ways that disturb none of them; returns whether it did,
-        which it doesn't while the last such look goes on, nor soon after it began. It waits for no answer: nobody who
-        looks may keep the loop from the limits of the run.
+    def take_stacks(self) -> None:
+        """Begins to ask all living ranks for their stacks, in ways that disturb none of them, and records that; not
+        while the last such look goes on, nor soon after it began. It waits for no answer: nobody who looks may keep the
+        loop from the limits of the run.
         """
         now_s = self._context.recorder.now_s()
         if now_s - self._taken_s < STACKS_EVERY_S or any(t.is_alive() for t in self._taking):
-            return False
+            return
         self._taken_s = now_s
+        self._context.record_look()
         self._taking = _started(watch.stack_now for world in self._of for watch in self._living(world))
-        return True
 
     def _living(self, world: str) -> list[RankWatch]:
         return [w for w in self._of.get(world, ()) if not self._context.worlds[world].ranks[w.target.rank].exited]

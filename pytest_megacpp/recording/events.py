@@ -646,6 +646,15 @@ class StackTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class StacksAsked:
+    """Somebody asked for the stacks of all ranks, and the box begins to take them: from now on they are the answer.
+    `askers` is what those who asked said of themselves (`plan.Look`).
+    """
+
+    askers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputRead:
     """What a rank wrote to one stream during a test; the middle is cut when `cut_bytes` > 0."""
 
@@ -823,6 +832,7 @@ Fact: TypeAlias = (
     | Sampled
     | MemoryUsed
     | StackTaken
+    | StacksAsked
     | OutputRead
     | Gap
     | Damaged

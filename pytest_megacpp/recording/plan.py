@@ -183,4 +183,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Desk to box: record the stacks of all living ranks now."""
+    """Desk to box: record the stacks of all living ranks now. `asker` is any text by which who asks finds the answer
+    (`events.StacksAsked`).
+    """
+
+    asker: str = ""

@@ -121,6 +121,8 @@ class Timeline(RunView):
                 fold_run.progress(self, time_s, fact)
             case ev.MemoryUsed():
                 fold_run.memory_used(self, event.world, time_s, fact)
+            case ev.StacksAsked():
+                pass  # only who asked has a use for it, and reads events
             case ev.RunFinished():
                 fold_run.run_finished(self, time_s, fact)
             case ev.WorldStarted():

@@ -14,16 +14,22 @@ from pytest_megacpp.report.text import picture
 
 def is_through(result: TestResult, timeline: Timeline) -> bool:
     """Returns whether a test is done: every attempt at it has ended, or will never begin."""
-    return all(map(timeline.has_ended, timeline.attempts(result.index)))
+    return timeline.finished is not None or all(map(timeline.has_ended, timeline.attempts(result.index)))
 
 
 def running_lines(timeline: Timeline, results: Sequence[TestResult], silent_s: float | None) -> Iterator[str]:
-    """Yields the current state of a run. `silent_s` are the seconds since the box last wrote anything."""
+    """Yields the current state of a run. `silent_s` are the seconds since the box last wrote anything. A box may have
+    ended long before its desk, which goes on with other tests of its session.
+    """
     done = [result for result in results if is_through(result, timeline)]
     outcomes = [str(result.outcome) for result in done]
     tally = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+    so_far = f"{len(done)} of {counted(len(results), 'test')} done" + (f" ({tally})" if tally else "")
+    if timeline.finished is not None:
+        yield f"its box has ended, its pytest goes on: {so_far}"
+        return
     silent = f", last event {silent_s:.0f} s ago" if silent_s is not None and silent_s >= 2 else ""
-    yield f"running: {len(done)} of {counted(len(results), 'test')} done" + (f" ({tally})" if tally else "") + silent
+    yield f"running: {so_far}{silent}"
     now = next((test for test in reversed(timeline.tests.values()) if test.ended is None), None)
     if now is not None:
         yield from _in_test(now, timeline)

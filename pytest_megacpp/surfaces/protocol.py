@@ -179,11 +179,11 @@ class Attaching(Protocol):
         run_id: str,
         into: Path,
         words: Sequence[Word],
-        is_over: Callable[[], bool],
+        is_over: Callable[[bool], bool],
     ) -> bool:
-        """Follows a run that goes on, from its beginning, until `is_over`, which is asked many times a second; says
-        `words`, to which more may be added meanwhile. The recording comes into the directory `into`. Returns whether
-        there is a box. Raises SurfaceFailed.
+        """Follows a run that goes on, from its beginning, until `is_over`, which is asked many times a second, and gets
+        whether all has arrived that had been recorded when the box was reached; says `words` as soon as it is. The
+        recording comes into the directory `into`. Returns whether there is a box. Raises SurfaceFailed.
         """
 
     def stop(self, options: SurfaceOptions, run_id: str) -> str | None:

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
-from pytest_megacpp.box import main, supervisor, watches
+from pytest_megacpp.box import asked, main, prepare, supervisor, watches
 from pytest_megacpp.box.actions import Action
-from pytest_megacpp.box.context import NEEDED, RunContext
+from pytest_megacpp.box.asked import ask
+from pytest_megacpp.box.context import ASKER_CHARS, MAX_ASKERS, NEEDED, RunContext
+from pytest_megacpp.box.desk_commands import DeskCommands
 from pytest_megacpp.box.prepare import Prepared, Refused
 from pytest_megacpp.box.ranks import FLOOD_SHARE, Ranks
 from pytest_megacpp.box.recorder import Recorder
+from pytest_megacpp.box.seed.working_copy import WorkingCopy
 from pytest_megacpp.box.supervisor import Supervisor
 from pytest_megacpp.box.watches import Watches
 from pytest_megacpp.box.worlds import interpreters
@@ -30,7 +33,8 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.commands import word_line
 from pytest_megacpp.recording.plan import Plan, PlannedTest, SeedPlan, Stop
 from pytest_megacpp.recording.redact import Redactor
-from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd, SeedState
+from pytest_megacpp.recording.seed_layout import SeedError
+from pytest_megacpp.recording.vocabulary import Preset, ProblemCode, RunEnd, SeedMode, SeedState, StackMethod
 from pytest_megacpp.recording.wire import read_all
 
 
@@ -200,6 +204,34 @@ def test_a_rank_that_floods_gets_its_share_of_the_time_of_the_box(
     assert rests == [pytest.approx(took_s / FLOOD_SHARE) for took_s in (0.06, 3.0)]
 
 
+# -- what other processes ask for --------------------------------------------------------------------------------
+
+
+def test_a_stop_is_read_while_a_seed_is_packed(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take minutes, as may unpacking it: `megacpp stop` would kill the box before."""
+    copies: list[WorkingCopy] = []
+
+    def load(copy: WorkingCopy) -> SimpleNamespace:
+        copies.append(copy)
+        checked = ev.SeedChecked(SeedMode.AUTO, SeedState.ABSENT, "", "", "", 0, 0, 0)
+        return SimpleNamespace(checked=checked, refusal=lambda: None, reasons=dict)
+
+    monkeypatch.setattr(prepare, "shape_of", lambda *_: None)
+    monkeypatch.setattr(prepare, "load", load)
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(asked, "EVERY_S", 0.0)
+    DeskCommands(context, ours)
+    survey: Any = None
+    prepare._load_seed(context, context.scratch / "cache", (), survey)
+    assert not copies[0].is_stopped()
+    ask(context.directory, Stop(RunEnd.INTERRUPTED))
+    assert copies[0].is_stopped()
+    with pytest.raises(SeedError, match="the run was interrupted"):
+        copies[0].go_on()
+    os.close(theirs)
+    os.close(ours)
+
+
 # -- a look that somebody asked for ------------------------------------------------------------------------------
 
 
@@ -210,10 +242,12 @@ class Slow:
         self.target = SimpleNamespace(rank=0)
         self.asked = 0
         self.may_answer = threading.Event()
+        self.on_asked: Callable[[], object] = lambda: None
 
     def stack_now(self) -> None:
         self.asked += 1
         self.may_answer.wait(60.0)
+        self.on_asked()
 
 
 class Waiting(Supervisor):
@@ -243,7 +277,7 @@ def test_a_long_look_moves_no_alarm(context: RunContext, slow: Slow, monkeypatch
     box: Any = main.Box(context, prepared())
     box._looked_s = float("inf")
     box._watches._of["w1"] = [slow]
-    context.is_look_due = True
+    context.ask_for_stacks("me")
     waiting.until = lambda: context.recorder.now_s() > 1.5
     box._loop()
     assert slow.asked == 1
@@ -255,15 +289,61 @@ def test_looks_are_not_stacked_up(context: RunContext, slow: Slow, monkeypatch: 
     monkeypatch.setattr(context.recorder, "now_s", lambda: now_s[0])
     looking: Any = Watches(context)
     looking._of["w1"] = [slow]
-    assert looking.take_stacks()
+    context.ask_for_stacks("first")
+    looking.take_stacks()
     now_s[0] += watches.STACKS_EVERY_S
-    assert not looking.take_stacks()  # the first one goes on
+    context.ask_for_stacks("second")
+    context.ask_for_stacks("third")
+    looking.take_stacks()  # the first one goes on
+    assert looks(context) == [("first",)]
     slow.may_answer.set()
     for thread in looking._taking:
         thread.join()
-    assert looking.take_stacks()
+    looking.take_stacks()
     for thread in looking._taking:
         thread.join()
     now_s[0] += watches.STACKS_EVERY_S / 2
-    assert not looking.take_stacks()  # so soon
+    context.ask_for_stacks("fourth")
+    looking.take_stacks()  # so soon
+    assert looks(context) == [("first",), ("second", "third")]
     assert slow.asked == 2
+    assert list(context.askers) == ["fourth"]
+
+
+def looks(context: RunContext) -> list[tuple[str, ...]]:
+    """Who was answered by each look that began."""
+    facts = (event.fact for event in read_all((context.directory / "recording.jsonl").read_bytes()))
+    return [fact.askers for fact in facts if isinstance(fact, ev.StacksAsked)]
+
+
+def test_a_look_is_recorded_before_what_it_finds(context: RunContext, slow: Slow) -> None:
+    """Who asks takes no older stack for the answer."""
+    looking: Any = Watches(context)
+    looking._of["w1"] = [slow]
+    slow.on_asked = lambda: context.report("w1", ev.StackTaken(0, None, StackMethod.TRACEBACK, True, "stack"))
+    slow.may_answer.set()
+    context.ask_for_stacks("me")
+    looking.take_stacks()
+    for thread in looking._taking:
+        thread.join()
+    context.pump.drain()
+    events = list(read_all((context.directory / "recording.jsonl").read_bytes()))
+    assert [type(event.fact) for event in events] == [ev.StacksAsked, ev.StackTaken]
+    assert events[0].time_s <= events[1].time_s
+
+
+def test_where_nobody_lives_the_answer_is_at_once_that_there_is_none(context: RunContext) -> None:
+    context.ask_for_stacks("me")
+    assert looks(context) == [("me",)]
+    assert not context.askers
+
+
+def test_askers_are_few_and_short(context: RunContext, slow: Slow) -> None:
+    """Whoever can write into the run's directory can ask."""
+    for number in range(1000):
+        context.ask_for_stacks(f"{number}-")
+        context.ask_for_stacks(f"{number}-" + "x" * 1000)
+    context.record_look()
+    (askers,) = looks(context)
+    assert len(askers) == MAX_ASKERS
+    assert max(map(len, askers)) <= ASKER_CHARS

@@ -59,7 +59,8 @@ def test_a_word_is_passed_on_when_it_is_whole(run: Path) -> None:
 
 def followed(run: Path, offset: int, control: Control) -> bytes:
     desk = SimpleNamespace(heard_s=time.monotonic())
-    return b"".join(follow._lines(run / "recording.jsonl", offset, control, desk))  # type: ignore[arg-type]
+    said = follow._lines(run / "recording.jsonl", offset, control, desk)  # type: ignore[arg-type]
+    return b"".join(piece for piece in said if not piece.startswith(b"#"))
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2, 3])
@@ -69,6 +70,27 @@ def test_a_follower_begins_anywhere(run: Path, lines: int) -> None:
     control.say_ended(0)
     offset = len(b"".join(LINES.splitlines(keepends=True)[:lines]))
     assert followed(run, offset, control) == LINES[offset:]
+
+
+@pytest.mark.parametrize("portion_bytes", [25, 1000])
+@pytest.mark.parametrize("offset", [0, len(LINES)])
+def test_a_follower_says_once_that_all_that_was_there_has_been_sent(
+    run: Path, monkeypatch: pytest.MonkeyPatch, portion_bytes: int, offset: int
+) -> None:
+    """Also of a recording that grows all the time."""
+    monkeypatch.setattr(follow, "PORTION_BYTES", portion_bytes)
+    recording, control = run / "recording.jsonl", Control(run)
+    recording.write_bytes(LINES)
+    desk, said = SimpleNamespace(heard_s=time.monotonic()), list[bytes]()
+    for piece in follow._lines(recording, offset, control, desk):  # type: ignore[arg-type]
+        said.append(piece)
+        if b"#up-to-date\n" in said and control.ended() is None:
+            with recording.open("ab") as file:
+                file.write(LINES)
+            control.say_ended(0)
+    at = said.index(b"#up-to-date\n")
+    assert b"".join(said[:at]) == LINES[offset:]
+    assert b"".join(said[at + 1 :]) == LINES
 
 
 def test_a_torn_line_is_the_last(run: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.hooks.rank_output import KEPT_BEHIND_BYTES, LINE_CHARS, LOOK_BYTES, RankOutput
+from pytest_megacpp.desk.run.growing_log import LINE_BYTES
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
@@ -144,12 +145,14 @@ def test_what_is_left_out_ends_between_lines(tmp_path: Path) -> None:
     assert set(shown) == {"[rank 0]  a secret that is known as a whole"}
 
 
-def test_a_line_without_an_end(tmp_path: Path) -> None:
-    """It is shown once it has one; the end of a long one is in the log."""
-    ranks = Ranks(tmp_path, size=1).write(0, b"x" * (LINE_CHARS + 5))
+@pytest.mark.parametrize("more", [5, 2 * LINE_BYTES])
+def test_a_line_without_an_end(tmp_path: Path, more: int) -> None:
+    """It is shown once it has one; the end of a long one is in the log. How much that is isn't known for every one."""
+    ranks = Ranks(tmp_path, size=1).write(0, b"x" * (LINE_CHARS + more))
     assert ranks.shows() == []
     ranks.write(0, b"\n")
-    assert ranks.shows() == ["[rank 0] " + "x" * LINE_CHARS + " … 5 more characters, see ranks/w1/0/stdout.log"]
+    shown = [line for _ in range(4) for line in ranks.shows()]
+    assert shown == ["[rank 0] " + "x" * LINE_CHARS + " … the rest of the line is in ranks/w1/0/stdout.log"]
 
 
 def test_a_log_that_its_box_has_cut(tmp_path: Path) -> None:

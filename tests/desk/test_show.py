@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.commands.show import gate_alone, judged, run_shown
+from pytest_megacpp.desk.commands.show import gate_alone, judged, run_json, run_shown
 from pytest_megacpp.recording.vocabulary import ActReason
 from tests.golden.build import in_step
 from tests.scenario import NODEID
@@ -26,6 +26,7 @@ def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
         assert any("nothing was started" in line for line in shown.lines)
 
 
+@pytest.mark.parametrize("status", ["running", "interrupted"])
 @pytest.mark.parametrize(
     ("expects", "outcome"),
     [
@@ -36,12 +37,14 @@ def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
         ([], "failed"),
     ],
 )
-def test_a_drill_of_a_run_that_goes_on(tmp_path: Path, expects: object, outcome: str) -> None:
-    """It fails on purpose, and passes by its verdict before its run says so."""
+def test_a_drill_that_its_run_did_not_report(tmp_path: Path, status: str, expects: object, outcome: str) -> None:
+    """It fails on purpose, and passes by its verdict before its run says so, or where its run never did."""
     box = in_step().exits(2, -9, "SIGKILL").acts(ActReason.EXIT, "", (0, 1, 3), (2,)).aborts("exit")
     (tmp_path / "recording.jsonl").write_bytes(box.recording())
     entry: Mapping[str, object] = {"nodeid": NODEID, "outcome": None, "receipt": None, "expects": expects}
-    (tmp_path / "run.json").write_text(json.dumps({"status": "running", "tests": [entry]}))
+    (tmp_path / "run.json").write_text(json.dumps({"status": status, "tests": [entry]}))
     seen = judged(tmp_path / "recording.jsonl")
-    assert any(f"1 of 1 test done (1 {outcome})" in line for line in run_shown(seen))
+    assert any(f"1 of 1 test done (1 {outcome})" in line for line in run_shown(seen)) is (status == "running")
+    (found,) = json.loads(json.dumps(run_json(seen)["tests"]))
+    assert found["outcome"] == outcome
     assert [test.nodeid for test in seen.bad] == ([] if outcome == "passed" else [NODEID])

@@ -40,6 +40,15 @@ TESTS = """
 """
 
 
+ORDINARY = """
+    import pathlib, time
+
+    def test_ordinary():
+        while not pathlib.Path("go").exists():
+            time.sleep(0.02)
+"""
+
+
 @pytest.fixture
 def slow(project: Project) -> Iterator[Desk]:
     """A desk whose second test waits for rank 1, which sleeps."""
@@ -106,6 +115,32 @@ def test_stacks_logs_and_an_end_in_order(slow: Desk) -> None:
     old = megacpp(slow, "stacks")
     assert "before the last event of its recording" in old.stdout
     assert "load_shard (test_a.py:13)" in old.stdout
+
+
+def test_a_box_ends_long_before_its_pytest(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which goes on with an ordinary test: the run is over all the same."""
+    project.write("test_a.py", TESTS)
+    project.write("test_b.py", ORDINARY)
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(stop, "REPORT_S", 0.5)
+    with project.start(*LANE[2:], "test_a.py", "test_b.py") as desk:
+        desk.wait_until(lambda: _all_wrote(desk.directory))
+        assert cli.main(["stop"]) == 0
+        assert "its box ended in order" in (out := capsys.readouterr().out)
+        assert "its pytest goes on" in out
+        assert cli.main(["show"]) == 1
+        assert "its box has ended, its pytest goes on: 3 of 3 tests done (1 passed, 2 error)" in capsys.readouterr().out
+        assert cli.main(["stop"]) == 2
+        assert "has ended, and only its pytest goes on" in capsys.readouterr().err
+        assert cli.main(["stop", "last"]) == 0
+        assert "has ended: there is nothing to stop" in capsys.readouterr().out
+        (project.root / "go").touch()
+        ran = desk.ran()
+    assert ran.outcome("test_ordinary") == "passed", ran.text
+    assert ran.run is not None
+    assert ran.run["status"] == "error"
 
 
 def test_a_box_that_does_not_answer_is_killed(

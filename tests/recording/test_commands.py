@@ -7,7 +7,14 @@ from pytest_megacpp.recording.commands import Word, read_word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Look, Stop
 from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
 
-WORDS = Again(3, Purpose.WARM_UP, 7), Enough(0), Look(), Stop(RunEnd.STOPPED), Stop(RunEnd.INTERRUPTED, by_command=True)
+WORDS = (
+    Again(3, Purpose.WARM_UP, 7),
+    Enough(0),
+    Look(),
+    Look("3f"),
+    Stop(RunEnd.STOPPED),
+    Stop(RunEnd.INTERRUPTED, by_command=True),
+)
 
 
 @pytest.mark.parametrize("word", WORDS)

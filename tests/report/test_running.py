@@ -2,6 +2,7 @@
 
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.running import is_through, running_lines
 from tests.scenario import NODEID, FakeBox
 
@@ -20,6 +21,13 @@ def test_a_test_that_runs() -> None:
     assert "0 wait" in ranks
     results = judge_run(box.timeline()).tests
     assert [is_through(result, box.timeline()) for result in results] == [True, False, False]
+
+
+def test_a_run_whose_box_has_ended() -> None:
+    """Its desk goes on with other tests; those of the lane that never began are done."""
+    box = FakeBox(4, (NODEID, NODEID + "_2")).begins().passes().ends().done(RunEnd.INTERRUPTED, "megacpp stop")
+    assert lines(box, 40.0) == ["its box has ended, its pytest goes on: 2 of 2 tests done (1 passed, 1 error)"]
+    assert all(is_through(result, box.timeline()) for result in judge_run(box.timeline()).tests)
 
 
 def test_before_the_first_test() -> None:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, Piece
+from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, Piece, UpToDate
 from pytest_megacpp.surfaces.unseen import Unseen
 from tests.fuzzing import fuzzer
 
 A, B = b'{"v":1,"a":1}\n', b'{"v":1,"b":2}\n'
 RAW = b"#end {}\n{\nnot json\n\x00\xff"
 FILE = f"#file {json.dumps({'path': 'ranks/w1/0/stdout.log', 'bytes': len(RAW)})}\n".encode() + RAW
-WHOLE = b"#beat\n" + A + B + b"#beat\n" + A + FILE + b'#end {"status": 0}\n'
+WHOLE = b"#beat\n" + A + B + b"#beat\n#up-to-date\n" + A + FILE + b'#end {"status": 0}\n'
 
 
 def joined(pieces: list[Piece]) -> tuple[bytes, list[Log], bool]:
@@ -32,6 +32,9 @@ def test_any_portions_say_the_same(cuts: list[int]) -> None:
         pieces += stream.feed(WHOLE[start:end])
     assert joined(pieces) == (A + B + A, [Log("ranks/w1/0/stdout.log", RAW)], True)
     assert stream.offset == len(A + B + A)
+    up_to_date = pieces.index(UpToDate())
+    assert joined(pieces[:up_to_date])[0] == A + B
+    assert UpToDate() not in pieces[up_to_date + 1 :]
 
 
 @fuzzer()
@@ -47,7 +50,7 @@ def test_a_later_follower_begins_after_the_last_whole_line(cut: int) -> None:
 @given(st.binary(max_size=400))
 def test_nothing_hurts(data: bytes) -> None:
     for piece in FollowerStream().feed(data):
-        assert isinstance(piece, Lines | Log | End)
+        assert isinstance(piece, Lines | Log | UpToDate | End)
 
 
 @pytest.mark.parametrize(

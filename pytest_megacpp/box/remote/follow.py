@@ -2,8 +2,9 @@
 
 `python -m pytest_megacpp.box.remote.follow DIRECTORY OFFSET`. Standard output carries whole lines of the recording as
 they are, and between them lines that begin with `#`: `#beat` while nothing happens, so that a silent network is
-noticed, `#file {"path":…,"bytes":…}` before the raw bytes of a log, `#end {"status":…}` after the last. Standard input
-carries the desk's lines, JSON objects: any line renews the lease, words (`recording.commands`) are for the box,
+noticed, `#up-to-date` once all that was recorded before the follower began has been sent,
+`#file {"path":…,"bytes":…}` before the raw bytes of a log, `#end {"status":…}` after the last. Standard input carries
+the desk's lines, JSON objects: any line renews the lease, words (`recording.commands`) are for the box,
 {"fetched": true} lets the box go. A follower whose desk is silent ends by itself.
 """
 
@@ -20,6 +21,7 @@ from pytest_megacpp.box.remote.control import Control, Desk
 POLL_S = 0.01
 BEAT_S = 2.0
 SILENT_S = 60.0
+PORTION_BYTES = 1 << 20  # of the recording, each time
 LOG_BYTES = 4 << 20  # of one log, its end
 LOGS_BYTES = 64 << 20  # of all logs together
 
@@ -45,20 +47,26 @@ def main(directory: str, offset: str) -> int:
 
 def _lines(recording: Path, offset: int, control: Control, desk: Desk) -> Iterator[bytes]:
     """Yields whole lines until the box has ended, and signs of life between them; a torn last line at the very end."""
-    tail, said_s = b"", time.monotonic()
+    tail, said_s, is_up_to_date = b"", time.monotonic(), False
     while time.monotonic() - desk.heard_s < SILENT_S:
         ended = control.ended() is not None  # before reading: what is written later than this is read next time
         data = _read(recording, offset)
         offset += len(data)
+        is_at_end = len(data) < PORTION_BYTES
         *lines, tail = (tail + data).split(b"\n")
         if lines:
             yield b"".join(line + b"\n" for line in lines)
             said_s = time.monotonic()
-        elif ended:
+        if is_at_end and not is_up_to_date:
+            is_up_to_date = True
+            yield b"#up-to-date\n"
+        if lines or not is_at_end:
+            continue
+        if ended:
             if tail:
                 yield tail + b"\n"
             return
-        elif time.monotonic() - said_s > BEAT_S:
+        if time.monotonic() - said_s > BEAT_S:
             yield b"#beat\n"
             said_s = time.monotonic()
         else:
@@ -69,7 +77,7 @@ def _read(recording: Path, offset: int) -> bytes:
     try:
         with recording.open("rb") as file:
             file.seek(offset)
-            return file.read(1 << 20)
+            return file.read(PORTION_BYTES)
     except OSError:
         return b""
 

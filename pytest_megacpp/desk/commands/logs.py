@@ -62,7 +62,7 @@ def _elsewhere(desk: Desk, entry: Entry, wanted: Wanted, arguments: argparse.Nam
             for written in source.read():
                 show(written)
             sys.stdout.flush()
-            return not arguments.follow and asking.is_up_to_date
+            return not arguments.follow and asking.has_waited(0.0)
 
         if not asking.visit((), is_over):
             complain(f"no box of run {entry.path.name} is running: pytest --attach {entry.path.name} takes its logs in")

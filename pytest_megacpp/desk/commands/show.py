@@ -61,9 +61,9 @@ class Judged:
 
         A drill passes by its verdict. Of a run that is still running only finished tests count.
         """
-        tests = self.result.tests
+        tests = self.so_far
         if self.is_running:
-            tests = tuple(test for test in self.so_far if is_through(test, self.timeline))
+            tests = tuple(test for test in tests if is_through(test, self.timeline))
         return [test for test in tests if _reported(test, self.document) in BAD]
 
 
@@ -131,7 +131,7 @@ def _summary(entry: Entry) -> Iterator[str]:
 
 def _tests(seen: Judged) -> Iterator[str]:
     """Of tests with a receipt: nothing else has what they measured."""
-    rows = [_measured(test, found, seen) for test in seen.result.tests if (found := _receipt(test, seen)) is not None]
+    rows = [_measured(test, found, seen) for test in seen.so_far if (found := _receipt(test, seen)) is not None]
     if rows:
         yield from fitting([HEAD, *rows])
 
@@ -168,8 +168,7 @@ def judgement_json(seen: Judged) -> dict[str, object]:
 
 
 def _tests_json(seen: Judged) -> Iterator[dict[str, object]]:
-    tests = seen.so_far if seen.is_running else seen.result.tests
-    for test in tests:
+    for test in seen.so_far:
         done = not seen.is_running or is_through(test, seen.timeline)
         found, entry = _receipt(test, seen), _entry(test, seen.document)
         yield {

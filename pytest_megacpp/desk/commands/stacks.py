@@ -1,6 +1,7 @@
 """Owns `megacpp stacks`: where all ranks of a run are now, or were last; must not know how a stack is taken."""
 
 import argparse
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_megacpp.box.asked import ask
-from pytest_megacpp.desk.commands.asking import REACH_S, Asking
+from pytest_megacpp.desk.commands.asking import Asking
 from pytest_megacpp.desk.commands.command import (
     FAILED,
     OK,
@@ -24,11 +25,11 @@ from pytest_megacpp.desk.commands.command import (
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import RECORDING, read_run_json
 from pytest_megacpp.desk.run.runs import GrowingRecording, find_run, named_recording
-from pytest_megacpp.recording.commands import Word
-from pytest_megacpp.recording.events import StackTaken
+from pytest_megacpp.recording.events import StacksAsked, StackTaken
 from pytest_megacpp.recording.plan import Look
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.recording.vocabulary import StackMethod
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.quantities import age_text, seconds_text
@@ -41,23 +42,39 @@ POLL_S = 0.05
 
 @dataclass
 class Looking:
-    """The recording of a run while its ranks are asked for their stacks. `asked` is whether they were, `answered` has
-    the ranks, by world, that a stack was taken of since then.
+    """The recording of a run while its ranks are asked for their stacks. `asker` is who asks, empty while nobody does;
+    `began_s` when the box began to ask the ranks, on its clock; `answered` has those, by world, of which it said since
+    then where they are, or that they don't answer; `waited_s` is how long that was waited for.
     """
 
     recording: GrowingRecording
     timeline: Timeline = field(default_factory=Timeline)
-    asked: bool = False
+    asker: str = ""
+    began_s: float | None = None
     answered: set[tuple[str, int]] = field(default_factory=set)
+    waited_s: float = 0.0
 
-    def read(self) -> bool:
-        """Takes in what is new; returns whether something was."""
-        before = self.timeline.events
+    def ask(self) -> Look:
+        """The question, which no other one's answer is taken for."""
+        self.asker = secrets.token_hex(8)
+        return Look(self.asker)
+
+    def read(self) -> None:
+        """Takes in what is new."""
         for event in self.recording.read():
             self.timeline.add(event)
-            if self.asked and isinstance(event.fact, StackTaken):
-                self.answered.add((event.world, event.fact.rank))
-        return self.timeline.events > before
+            match event.fact:
+                case StacksAsked(askers=askers) if self.began_s is None and self.asker and self.asker in askers:
+                    self.began_s = event.time_s
+                case StackTaken() as taken if self._is_answer(taken, event.time_s):
+                    self.answered.add((event.world, taken.rank))
+                case _:
+                    pass
+
+    def _is_answer(self, taken: StackTaken, time_s: float) -> bool:
+        """A rank whose worker server is silent is asked in another way."""
+        is_last = taken.ok or taken.method is not StackMethod.TRACEBACK
+        return is_last and self.began_s is not None and time_s >= self.began_s
 
     @property
     def living(self) -> set[tuple[str, int]]:
@@ -69,8 +86,9 @@ class Looking:
         return sorted(rank for name, rank in self.living - self.answered if name == world)
 
     @property
-    def is_answered(self) -> bool:
-        return self.asked and self.living <= self.answered
+    def is_over(self) -> bool:
+        """Whether nothing more will come: all living ranks have answered, or none is left that could."""
+        return self.timeline.finished is not None or (self.began_s is not None and self.living <= self.answered)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +110,7 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     else:
         say(line for world in worlds for line in _shown(world, stacks[world], looking, entry, arguments.threads))
     if not any(stack.taken for found in stacks.values() for stack in found):
-        complain(_nothing(looking.timeline, entry))
+        complain(_nothing(looking, entry))
         return FAILED
     return OK
 
@@ -116,34 +134,33 @@ def _recording_of(entry: Entry) -> Path:
 
 def _ask_here(looking: Looking, run: Path) -> None:
     """Asks the box, or the desk of a box elsewhere."""
-    ask(run, Look())
-    looking.asked = True
-    deadline = time.monotonic() + ANSWER_S
-    while not (looking.is_answered and looking.living) and time.monotonic() < deadline:
-        looking.read()
-        if looking.timeline.finished is not None:
-            return
+    began_s = time.monotonic()
+    ask(run, looking.ask())
+    while not looking.is_over and looking.waited_s < ANSWER_S:
         time.sleep(POLL_S)
+        looking.read()
+        looking.waited_s = time.monotonic() - began_s
 
 
 def _ask_elsewhere(desk: Desk, looking: Looking, entry: Entry, into: Path) -> bool:
-    """Asks the box of a run without a desk, once its recording was read; returns whether there is one."""
+    """Asks the box of a run without a desk; returns whether there is one."""
     asking = Asking(desk, entry, into)
-    words: list[Word] = []
     began_s = time.monotonic()
 
     def is_over() -> bool:
         looking.read()
-        if not looking.asked and asking.is_up_to_date:
-            words.append(Look())
-            looking.asked = True
-        return (looking.is_answered and bool(looking.living)) or time.monotonic() - began_s > REACH_S
+        looking.waited_s = time.monotonic() - began_s
+        return looking.is_over or asking.has_waited(ANSWER_S)
 
     try:
-        return asking.visit(words, is_over)
+        if asking.visit((looking.ask(),), is_over):
+            return True
+        complain(
+            f"no box of run {entry.path.name} is running: pytest --attach {entry.path.name} takes in its recording"
+        )
     except CannotDo as error:
         complain(str(error))
-        return False
+    return False
 
 
 def _worlds(looking: Looking) -> list[str]:
@@ -193,15 +210,15 @@ def _age(world: str, stacks: Sequence[RankStack], looking: Looking, entry: Entry
     living, silent = [rank for name, rank in looking.living if name == world], looking.silent(world)
     if living and not silent:
         return "now"
-    if looking.asked and len(silent) < len(living):
-        return f"{ranks_named(silent)} did not answer within {ANSWER_S:.0f} s; each stack says how old it is"
+    if looking.asker and len(silent) < len(living):
+        return f"{ranks_named(silent)} did not answer within {looking.waited_s:.0f} s; each stack says how old it is"
     taken = [stack.time_s for stack in stacks if stack.time_s is not None]
     if not taken:
         return "no stacks"
     old = f"taken {seconds_text(looking.timeline.last_s - max(taken))} before the last event of its recording"
     quiet_s = _silent_s(_recording_of(entry))
     since = f", {age_text(quiet_s)} ago" if quiet_s is not None else ""
-    asked = f"its box did not answer within {ANSWER_S:.0f} s: " if looking.asked and living else ""
+    asked = f"its box did not answer within {looking.waited_s:.0f} s: " if looking.asker and living else ""
     return f"{asked}{old}{since}"
 
 
@@ -226,8 +243,11 @@ def _as_json(world: str, stacks: Sequence[RankStack], looking: Looking, entry: E
     }
 
 
-def _nothing(timeline: Timeline, entry: Entry) -> str:
+def _nothing(looking: Looking, entry: Entry) -> str:
     """Why there are no stacks."""
+    timeline = looking.timeline
+    if entry.status == RunStatus.DETACHED and not looking.asker:
+        return f"no stack of run {entry.path.name} is known here"
     if entry.status not in (RunStatus.RUNNING, RunStatus.DETACHED):
         return f"no stack was taken in run {entry.path.name}: the box takes them of ranks that wait, or are to be ended"
     if timeline.progress and not timeline.worlds:

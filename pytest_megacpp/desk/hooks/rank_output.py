@@ -166,5 +166,6 @@ def _shown(rank: int, texts: Sequence[str], log: GrowingLog | None) -> Iterator[
 
 
 def _cut(line: str, log: GrowingLog | None) -> str:
-    where = f", see {'/'.join(log.path.parts[-4:])}" if log is not None else ""
-    return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]} … {len(line) - LINE_CHARS} more characters{where}"
+    """Without a number of what is missing: a longer line has been shortened before, and what acts became escapes."""
+    where = f"is in {'/'.join(log.path.parts[-4:])}" if log is not None else "is left out"
+    return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]} … the rest of the line {where}"

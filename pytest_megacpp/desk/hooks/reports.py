@@ -53,7 +53,7 @@ def _difference(reached: Verdict, expected: Expectation) -> str | None:
 
 
 def _known(run: RunResults, index: int, relative_to: Path) -> dict[str, str]:
-    """What a support ticket needs beside the recording."""
+    """What a support ticket needs in addition to the recording."""
     flights = flight_records(run, run.judged[index]).values()
     found = {
         "app": run.meta.ids.app,

@@ -14,7 +14,7 @@ from pytest_megacpp.desk.hooks.runner import LaneRunner
 
 
 class LaneController:
-    """Registered beside the `LaneRunner` when tests are distributed."""
+    """Registered in addition to the `LaneRunner` when tests are distributed."""
 
     def __init__(self, runner: LaneRunner) -> None:
         self._runner = runner

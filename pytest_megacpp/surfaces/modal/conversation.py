@@ -12,7 +12,7 @@ from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import RUN_DIR, ModalConfig
 from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.order import module_command
-from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log
+from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, UpToDate
 from pytest_megacpp.surfaces.unseen import Unseen
 
 GIVEN_BACK_S = 20.0  # for a sandbox whose box has ended
@@ -32,8 +32,8 @@ class _Refused(Exception):
 
 class Conversation:
     """The conversation with one sandbox, over as many connections as it takes. `words` may grow meanwhile; each new
-    follower is sent all of them. `is_complete`: the box has ended and everything has arrived. `is_reached`: there has
-    been a connection.
+    follower is sent all of them. `is_reached`: there has been a connection. `is_up_to_date`: all that had been recorded
+    by then has arrived, as far as a follower says so. `is_complete`: the box has ended and everything has arrived.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Conversation:
         is_cancelled: Callable[[], bool],
     ) -> None:
         self.is_complete = False
+        self.is_up_to_date = False
         self._run_id = run_id
         self._sandbox = sandbox
         self._config = config
@@ -182,6 +183,8 @@ class Conversation:
                     self._inbox.take(piece.data)
                 case Log():
                     self._inbox.write_log(piece.path, piece.data)
+                case UpToDate():
+                    self.is_up_to_date = True
                 case End():
                     self.is_complete = True
                 case _:

@@ -130,6 +130,12 @@ def _timed_out(error: CallTimeout) -> SurfaceError:
     )
 
 
+def in_words(error: BaseException) -> str:
+    """Returns what an exception means and what to do, in a line for a command."""
+    problem = surface_error(error).problem
+    return f"{problem.detail}; {problem.remedy}" if problem.remedy else problem.detail
+
+
 def is_transient(error: BaseException) -> bool:
     """Returns whether a call to a running box may be retried."""
     if isinstance(error, CallTimeout | OSError):

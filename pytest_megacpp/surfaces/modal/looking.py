@@ -14,15 +14,20 @@ from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.protocol import SurfaceFailed
 
 
-def visit(run_id: str, config: ModalConfig, into: Path, words: Sequence[Word], is_over: Callable[[], bool]) -> bool:
+def visit(run_id: str, config: ModalConfig, into: Path, words: Sequence[Word], is_over: Callable[[bool], bool]) -> bool:
     """See `Attaching.visit`."""
     try:
         client.connect()
         sandbox = client.find(config.app, run_id, config.environment)
-        if sandbox is not None:
-            Conversation(run_id, sandbox, config, Inbox(run_id, into), words, is_over).follow()
-    except failures.SurfaceError as e:
-        raise SurfaceFailed(f"{e.problem.detail}; {e.problem.remedy}" if e.problem.remedy else e.problem.detail) from e
+        if sandbox is None:
+            return False
+        inbox = Inbox(run_id, into)
+        conversation = Conversation(
+            run_id, sandbox, config, inbox, words, is_cancelled=lambda: is_over(conversation.is_up_to_date)
+        )
+        conversation.follow()
+    except (failures.SurfaceError, failures.CallTimeout) as e:
+        raise SurfaceFailed(failures.in_words(e)) from e
     except failures.Cancelled:
-        return True
-    return sandbox is not None
+        pass
+    return True

@@ -51,7 +51,7 @@ class ModalAttaching:
         run_id: str,
         into: Path,
         words: Sequence[Word],
-        is_over: Callable[[], bool],
+        is_over: Callable[[bool], bool],
     ) -> bool:
         from pytest_megacpp.surfaces.modal.looking import visit
 

@@ -35,11 +35,16 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class UpToDate:
+    """All that was recorded when the follower began has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The box has ended, and the follower has sent everything."""
 
 
-Piece = Lines | Log | End
+Piece = Lines | Log | UpToDate | End
 
 
 @dataclass
@@ -107,6 +112,8 @@ class FollowerStream:
         word, _, rest = line.rstrip(b"\n").partition(b" ")
         if word == b"#end":
             return [End()]
+        if word == b"#up-to-date":
+            return [UpToDate()]
         if word == b"#file":
             self._begin_log(rest)
         return []
