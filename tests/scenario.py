@@ -204,8 +204,8 @@ class FakeBox:
         """Tears down and is through. `digests`: of its collectives in the default group, by rank."""
         self.phase("teardown", ranks).reports(TestPhase.TEARDOWN, ranks).after(0.01)
         for rank in self._all(ranks):
-            told = {"0": digests[rank]} if digests is not None else {}
-            self.rank(ev.Finished(rank, self.index, True, digests=told, missed=(missed or {}).get(rank, 0)))
+            said = {"0": digests[rank]} if digests is not None else {}
+            self.rank(ev.Finished(rank, self.index, True, digests=said, missed=(missed or {}).get(rank, 0)))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":

@@ -45,7 +45,7 @@ def test_durations_are_those_of_the_box(project: Project) -> None:
     ran = project.pytest(*DRY, "--junitxml", "junit.xml", *plugins, "--durations", "0", "-vv")
     took = {name: ran.receipt(name)["cost"]["seconds"] for name in NAMES}
     assert took["test_straggler"] > 2
-    told = {
+    said = {
         "JUnit": _junit((project.root / "junit.xml").read_text()),
         "json-report": _json_report(json.loads((project.root / "report.json").read_text())),
         "split": _by_name(json.loads((project.root / ".test_durations").read_text())),
@@ -54,7 +54,7 @@ def test_durations_are_those_of_the_box(project: Project) -> None:
     }
     apart = {"JUnit": 0.002, "json-report": 0.001, "split": 0.001, "html": 1.0, "--durations": 0.02}  # their digits
     expected = {about: {n: pytest.approx(took[n], abs=allowed) for n in NAMES} for about, allowed in apart.items()}
-    assert told == expected
+    assert said == expected
 
 
 def _by_name(seconds: dict[str, float]) -> dict[str, float]:

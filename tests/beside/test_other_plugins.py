@@ -60,7 +60,7 @@ def test_a_shuffled_session_has_one_seed_on_all_ranks(project: Project) -> None:
         drawn = {rank["records"]["drawn"] for rank in ran.receipt(name)["ranks"]}
         assert len(drawn) == 1
     reported = [r["nodeid"].partition("[")[2][0] for r in ran.reports if r["when"] == "call"]
-    assert list(project.told("order")[0][::2]) == reported
+    assert list(project.noted("order")[0][::2]) == reported
 
 
 def test_coverage_is_measured_at_the_desk_alone(project: Project) -> None:

@@ -12,7 +12,7 @@ MIXED = """
 
     @pytest.mark.parametrize("n", range(4))
     def test_ordinary(n):
-        with open("told", "a") as file:
+        with open("noted", "a") as file:
             file.write(os.environ.get("PYTEST_XDIST_WORKER", "desk") + "\\n")
 
     @pytest.mark.h200x8(ranks=2, test=60)
@@ -36,8 +36,8 @@ def assert_ran_once(project: Project, ran: Ran, times: int = 1) -> None:
     called = [r["nodeid"].partition("::")[2] for r in ran.reports if r["when"] == "call"]
     assert [name for name in called if name in LANES] == list(LANES)
     assert sorted(name for name in called if name in ORDINARY) == sorted(ORDINARY * times)
-    assert len(project.told("lanes")) == 2 * len(LANES)
-    assert len(set(project.told("lanes"))) == len(project.runs()) == 1
+    assert len(project.noted("lanes")) == 2 * len(LANES)
+    assert len(set(project.noted("lanes"))) == len(project.runs()) == 1
     assert f"{len(LANES) + times * len(ORDINARY)} passed" in ran.text
 
 
@@ -46,7 +46,7 @@ def test_every_mode_runs_lane_tests_once(project: Project, mode: str) -> None:
     project.write("test_mixed.py", MIXED)
     ran = project.pytest(*ORDERED, "-n", "2", "--dist", mode)
     assert_ran_once(project, ran)
-    assert set(project.told()) <= {"gw0", "gw1"}
+    assert set(project.noted()) <= {"gw0", "gw1"}
 
 
 def test_each_runs_ordinary_tests_on_each_worker_and_lane_tests_once(project: Project) -> None:
@@ -60,7 +60,7 @@ def test_no_distribution_is_an_ordinary_session(project: Project, arguments: tup
     project.write("test_mixed.py", MIXED)
     ran = project.pytest(*ORDERED, *arguments)
     assert_ran_once(project, ran)
-    assert set(project.told()) == {"desk"}
+    assert set(project.noted()) == {"desk"}
 
 
 def test_only_lane_tests_leave_the_workers_idle(project: Project) -> None:
@@ -108,7 +108,7 @@ def test_a_failing_lane_test_stops_the_workers(project: Project) -> None:
 
 
 def test_a_failing_ordinary_test_stops_the_lane(project: Project) -> None:
-    project.write("test_mixed.py", MIXED.replace('open("told", "a")', 'open("told")'))
+    project.write("test_mixed.py", MIXED.replace('open("noted", "a")', 'open("noted")'))
     ran = project.pytest(*ORDERED, "-n", "2", "-x")
     assert ran.code != 0
     assert "stopping after" in ran.text

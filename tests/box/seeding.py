@@ -1,4 +1,4 @@
-"""Owns small compile caches and what is told of them, for tests; must not know a store."""
+"""Owns small compile caches and what is said of them, for tests; must not know a store."""
 
 from pathlib import Path
 

@@ -158,7 +158,7 @@ class Life:
 
 
 class Kernel(Enum):
-    """How CPU time is told: exactly, with the number of runs, or by ticks."""
+    """How CPU time is reported: exactly, with the number of runs, or by ticks."""
 
     LINUX = "linux"
     GVISOR = "gvisor"
@@ -366,7 +366,7 @@ class Watching:
         self._since_s = ranks.start_s
         self._order = itertools.count()
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
-        for at_s, source, fact in sorted(ranks.spoken(test), key=lambda told: told[0]):
+        for at_s, source, fact in sorted(ranks.spoken(test), key=lambda said: said[0]):
             self._plan(at_s, lambda t, s=source, f=fact: self._say(t, s, f))  # type: ignore[misc]
         self._offsets = offsets
         self._look_soon(ranks.start_s)

@@ -70,21 +70,21 @@ class Rehearsal:
         offsets: Sequence[float] = (0.0, 0.03),
         warmup: WarmUp | None = None,
     ) -> None:
-        self.told = Telling(len(programs), test=False)
+        self.run = Telling(len(programs), test=False)
         for rank in range(len(programs)):
-            self.told.rank(1.0, ev.RankReady(rank, rank, MAIN_THREAD))
-        self.told.box(START_S, ev.TestStarted(0, "t", len(programs), limits, warmup=warmup))
+            self.run.rank(1.0, ev.RankReady(rank, rank, MAIN_THREAD))
+        self.run.box(START_S, ev.TestStarted(0, "t", len(programs), limits, warmup=warmup))
         self.ranks = Ranks(programs, START_S)
         self.watching = Watching(self.ranks, 0, self._tell, offsets)
         self.clocks = Clocks()
         self.now_s = START_S
 
     def _tell(self, at_s: float, source: str, fact: ev.Fact) -> None:
-        self.told.box(at_s, fact, source=source)
+        self.run.box(at_s, fact, source=source)
 
     @property
     def view(self) -> TestView:
-        return self.told.test
+        return self.run.test
 
     def alarm(self, until_s: float = 100.0) -> tuple[float, ev.Acted] | None:
         """When and why the box acts; None when the test ends, or it hasn't by `until_s`."""
@@ -132,13 +132,13 @@ def test_the_first_of_several_deaths_counts() -> None:
 def test_a_rank_that_ends_after_it_finished_is_an_exit_too() -> None:
     rehearsal = Rehearsal([], [Work(5)])
     rehearsal.watching.advance(START_S + 1)
-    rehearsal.told.box(START_S + 1, ev.RankExited(0, 0))
+    rehearsal.run.box(START_S + 1, ev.RankExited(0, 0))
     expect(rehearsal, ActReason.EXIT, 1 + SETTLE_S, 0.1)
 
 
 def test_a_rank_that_the_box_ended_is_no_alarm() -> None:
     rehearsal = Rehearsal([Idle(FOREVER)], [Work(5)])
-    rehearsal.told.box(START_S + 1, ev.RankExited(0, None, "SIGTERM", expected=True))
+    rehearsal.run.box(START_S + 1, ev.RankExited(0, None, "SIGTERM", expected=True))
     assert rehearsal.alarm(10) is None
 
 
@@ -267,14 +267,14 @@ def test_a_group_is_slow_to_be_made_when_others_have_left() -> None:
     """All members are making it: a name server may take seconds."""
     rehearsal = Rehearsal([Receive(SLOW_S)], [Receive(SLOW_S)], [])
     for rank in (0, 1):
-        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1), 2, True))
+        rehearsal.run.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1), 2, True))
     assert rehearsal.alarm() is None
 
 
 def test_a_group_that_one_member_never_makes_ends_the_test_when_that_one_has_left() -> None:
     rehearsal = Rehearsal([Receive(FOREVER)], [Receive(FOREVER)], [])
     for rank in (0, 1):
-        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1, 2), 3, True))
+        rehearsal.run.rank(START_S, ev.GroupBegun(rank, 0, "1", (0, 1, 2), 3, True))
     acted = expect(rehearsal, ActReason.FAILURE_STUCK, STUCK_BY_STACK_S, 1.0)
     assert (acted.waiting, acted.missing) == ((0, 1), (2,))
 
@@ -327,9 +327,9 @@ def test_waiting_for_a_message_ends_at_the_stall_limit() -> None:
 def worlds(rehearsal: Rehearsal, *begun: tuple[int, str, int], made: bool = True) -> Rehearsal:
     """(rank, world, size) of default groups that aren't the whole launch."""
     for rank, scope, size in begun:
-        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "0", (), size, True, scope, True))
+        rehearsal.run.rank(START_S, ev.GroupBegun(rank, 0, "0", (), size, True, scope, True))
         if made:
-            rehearsal.told.rank(START_S, ev.GroupCreated(rank, 0, "0", (), "gloo"))
+            rehearsal.run.rank(START_S, ev.GroupCreated(rank, 0, "0", (), "gloo"))
     return rehearsal
 
 
@@ -355,7 +355,7 @@ def test_waiting_in_a_world_to_which_not_all_came_ends_at_the_stall_limit() -> N
 def test_waiting_for_a_world_beside_the_default_group_ends_at_the_stall_limit() -> None:
     rehearsal = Rehearsal([Receive(FOREVER)], [Work(FOREVER)], [Receive(FOREVER)], [Idle(FOREVER)])
     for rank in (0, 2):
-        rehearsal.told.rank(START_S, ev.GroupBegun(rank, 0, "weights", (), 3, True, "a"))
+        rehearsal.run.rank(START_S, ev.GroupBegun(rank, 0, "weights", (), 3, True, "a"))
     acted = expect(rehearsal, ActReason.STALL, LIMITS.stall, SLACK_S)
     assert (acted.waiting, acted.missing) == ((0, 2), (1, 3))
 
@@ -800,15 +800,15 @@ ISSUED = st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["all_r
 
 @given(st.lists(ISSUED, max_size=30))
 def test_comparing_only_what_is_new_finds_all_that_differs(issued: list[tuple[int, int, str, bool]]) -> None:
-    told, clocks = Telling(3), Clocks()
-    ranks = {r: v.collectives for r, v in told.test.ranks.items()}
+    run, clocks = Telling(3), Clocks()
+    ranks = {r: v.collectives for r, v in run.test.ranks.items()}
     for i, (rank, seq, op, look) in enumerate(issued):
         entry = ev.Collective("0", seq, op, 8, 8, "Float", "[[8]]", 3.0 + i, False)
-        told.rank(4.0 + i, ev.FlightRecorded(rank, 0, FlightOrigin.EVIDENCE, (entry,), ()))
+        run.rank(4.0 + i, ev.FlightRecorded(rank, 0, FlightOrigin.EVIDENCE, (entry,), ()))
         if look:
-            found = disagreements(ranks, told.test.groups, clocks.to_compare(told.test))
+            found = disagreements(ranks, run.test.groups, clocks.to_compare(run.test))
             clocks.suspects = {(d.group, d.seq) for d in found}
-            assert found == disagreements(ranks, told.test.groups)
+            assert found == disagreements(ranks, run.test.groups)
 
 
 # -- devices -----------------------------------------------------------------------------------------------------
@@ -820,7 +820,7 @@ def on_devices(*began: bool | None, op: str = "nccl:all_reduce") -> Rehearsal:
     for rank, started in enumerate(began):
         if started is not None:
             entry = ev.Collective("0", 1, op, 8, 8, "Float", "[[8]]", START_S + 0.1, False, " " in op, 0, started)
-            rehearsal.told.box(START_S + 0.1, ev.FlightRecorded(rank, 0, FlightOrigin.POLL, (entry,), ()))
+            rehearsal.run.box(START_S + 0.1, ev.FlightRecorded(rank, 0, FlightOrigin.POLL, (entry,), ()))
     return rehearsal
 
 
@@ -847,10 +847,10 @@ def test_a_message_that_nobody_sends_stalls_although_the_host_spins() -> None:
 def test_a_failure_is_found_although_the_hosts_of_the_others_spin() -> None:
     """Rank 1 raised; rank 0's device waits for it, and rank 0's host burns CPU meanwhile."""
     rehearsal = on_devices(True, None)
-    rehearsal.told.rank(
+    rehearsal.run.rank(
         START_S + 0.2, ev.Reported(1, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.1, ev.Error("E", "", "", 0, ""))
     )
-    rehearsal.told.rank(START_S + 0.3, ev.Finished(1, 0, False))
+    rehearsal.run.rank(START_S + 0.3, ev.Finished(1, 0, False))
     expect(rehearsal, ActReason.FAILURE_STUCK, 0.3, SLACK_S)
 
 
@@ -858,17 +858,17 @@ def test_who_came_late_and_went_at_once_does_not_leave_the_others_hanging() -> N
     """Rank 1 compiled for longer than `stall`, entered what rank 0 waits in, and is through with the test. That rank 0
     is free is seen at the next look only: a healthy test was ended in between.
     """
-    told, clocks = Telling(2, test=False), Clocks()
-    told.box(START_S, ev.TestStarted(0, "t", 2, replace(LIMITS, skew=30.0)))
+    run, clocks = Telling(2, test=False), Clocks()
+    run.box(START_S, ev.TestStarted(0, "t", 2, replace(LIMITS, skew=30.0)))
     entry = ev.Collective("0", 1, "gloo:all_reduce", 8, 8, "Float", "[[8]]", START_S + 0.1, False)
-    told.box(START_S + 0.1, ev.FlightRecorded(0, 0, FlightOrigin.POLL, (entry,), ()))
+    run.box(START_S + 0.1, ev.FlightRecorded(0, 0, FlightOrigin.POLL, (entry,), ()))
     late_s, now_s = START_S + 2 * LIMITS.stall, START_S
     while (now_s := now_s + 0.5) < late_s:
-        told.box(now_s, ev.Sampled(1, 0, True, "R", ("compile_inductor",), now_s, now_s, now_s))
-        assert alarm(told.test, clocks, now_s) is None
+        run.box(now_s, ev.Sampled(1, 0, True, "R", ("compile_inductor",), now_s, now_s, now_s))
+        assert alarm(run.test, clocks, now_s) is None
     came = replace(entry, entered_s=late_s, done=True)
-    told.rank(late_s, ev.FlightRecorded(1, 0, FlightOrigin.FINISH, (came,), ()))
-    told.rank(late_s, ev.Finished(1, 0, True))
-    assert alarm(told.test, clocks, late_s + 0.1) is None
-    found = [alarm(told.test, clocks, late_s + 0.5 * tick) for tick in range(1, int(2 * LIMITS.stall) + 4)]
+    run.rank(late_s, ev.FlightRecorded(1, 0, FlightOrigin.FINISH, (came,), ()))
+    run.rank(late_s, ev.Finished(1, 0, True))
+    assert alarm(run.test, clocks, late_s + 0.1) is None
+    found = [alarm(run.test, clocks, late_s + 0.5 * tick) for tick in range(1, int(2 * LIMITS.stall) + 4)]
     assert [acted.detail for acted in found if acted][:1] == ["everybody waits"]

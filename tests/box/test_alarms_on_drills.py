@@ -20,20 +20,20 @@ DRILLS = cases.load()
 
 def stuck_s(recording: bytes) -> float | None:
     """When the box ends the test at once, by what had been recorded before it acted, at most a little later."""
-    told, clocks, now_s = Timeline(), Clocks(), 0.0
+    seen, clocks, now_s = Timeline(), Clocks(), 0.0
     for event in read_all(recording):
         if not isinstance(event, ev.Event):
             continue
         acts = isinstance(event.fact, ev.Acted)
         until_s = event.time_s + LATER_S * acts
-        while 0 in told.tests and told.tests[0].ended is None and now_s < until_s:
+        while 0 in seen.tests and seen.tests[0].ended is None and now_s < until_s:
             now_s = min(until_s, now_s + TICK_S)
-            found = alarm(told.tests[0], clocks, now_s)
+            found = alarm(seen.tests[0], clocks, now_s)
             if found is not None and found.why is ActReason.FAILURE_STUCK:
                 return now_s
         if acts:
             return None
-        told.add(event)
+        seen.add(event)
         now_s = event.time_s
     return None
 

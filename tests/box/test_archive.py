@@ -36,7 +36,7 @@ def made(*members: tarfile.TarInfo | tuple[str, bytes], form: int = tarfile.GNU_
     return out.getvalue()
 
 
-def told(data: bytes, files: int = 1, cache_bytes: int = 0) -> Packed:
+def promised(data: bytes, files: int = 1, cache_bytes: int = 0) -> Packed:
     """What the manifest of whoever made it would say."""
     return Packed(cache_bytes, files, len(data), hashlib.sha256(data).hexdigest())
 
@@ -66,7 +66,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     }
     assert len(stays) == 5 == packed.files
     assert contents(tmp_path / "new" / "place") == stays
-    assert packed == told((tmp_path / "a.tar").read_bytes(), 5, sum(len(data) for _, _, data in stays.values()))
+    assert packed == promised((tmp_path / "a.tar").read_bytes(), 5, sum(len(data) for _, _, data in stays.values()))
 
 
 def test_the_same_cache_makes_the_same_archive(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_too_much_compiled_makes_no_archive(tmp_path: Path) -> None:
     assert not (tmp_path / "a.tar").exists()
 
 
-def test_a_file_that_shrinks_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_shrinks_meanwhile_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = fill(tmp_path / "cache")
     monkeypatch.setattr(os, "fstat", _larger(os.fstat))
     with pytest.raises(SeedError, match="changed while it was packed"):
@@ -125,12 +125,12 @@ def test_a_file_that_shrinks_meanwhile_is_told(tmp_path: Path, monkeypatch: pyte
 
 
 def _larger(fstat: Callable[[int], os.stat_result]) -> Callable[[int], os.stat_result]:
-    def told(handle: int) -> os.stat_result:
+    def promised(handle: int) -> os.stat_result:
         values = list(fstat(handle))
         values[6] += 1000
         return os.stat_result(values)
 
-    return told
+    return promised
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,16 @@ def _larger(fstat: Callable[[int], os.stat_result]) -> Callable[[int], os.stat_r
 )
 def test_only_plain_files_come_out(tmp_path: Path, member: tarfile.TarInfo | tuple[str, bytes], reason: str) -> None:
     data = made(member)
-    assert reason in refused(tmp_path, data, told(data))
+    assert reason in refused(tmp_path, data, promised(data))
 
 
 def test_attributes_and_special_bits_are_refused(tmp_path: Path) -> None:
     data = made(("x" * 200 + "é", b""), form=tarfile.PAX_FORMAT)
-    assert "is no regular file" in refused(tmp_path, data, told(data))
+    assert "is no regular file" in refused(tmp_path, data, promised(data))
     info = tarfile.TarInfo("x")
     info.mode = 0o4755
     data = made(info)
-    assert "'x' in its archive has special bits" in refused(tmp_path, data, told(data))
+    assert "'x' in its archive has special bits" in refused(tmp_path, data, promised(data))
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ def test_it_has_what_its_manifest_says(
 ) -> None:
     (tmp_path / "out").mkdir()
     data = made(*members)
-    assert reason in refused(tmp_path, data, told(data, files, cache_bytes))
+    assert reason in refused(tmp_path, data, promised(data, files, cache_bytes))
 
 
 def test_another_size_or_checksum_is_refused(tmp_path: Path) -> None:
     data = made(("x", b"1"))
     other = Packed(1, 1, len(data), "0" * 64)
     assert "doesn't have the checksum" in refused(tmp_path, data, other)
-    assert "should have" in refused(tmp_path, data + b"\0", told(data, 1, 1))
+    assert "should have" in refused(tmp_path, data + b"\0", promised(data, 1, 1))
     assert "more than any seed" in refused(tmp_path, data, Packed(1, 1, archive.MAX_BYTES + 1, "0" * 64))
 
 
@@ -206,7 +206,7 @@ def test_an_archive_is_a_file_and_nothing_that_blocks(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/zero")
     for name in ("fifo", "link"):
         with pytest.raises(OSError):
-            unpack(tmp_path / name, told(b""), tmp_path / "out")
+            unpack(tmp_path / name, promised(b""), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -228,7 +228,7 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) 
     place.mkdir()
     (place / "a.tar").write_bytes(cut)
     try:
-        unpack(place / "a.tar", told(cut, 3, 701), place / "in" / "out")
+        unpack(place / "a.tar", promised(cut, 3, 701), place / "in" / "out")
     except SeedRefused:
         assert list((place / "in").iterdir()) == []
     else:

@@ -41,7 +41,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(directory: Path) -> Timeline:
+def timeline_of(directory: Path) -> Timeline:
     return fold(read_all((directory / "recording.jsonl").read_bytes()))
 
 
@@ -63,7 +63,7 @@ def test_without_torch_and_pytest(directory: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    timeline = told(directory)
+    timeline = timeline_of(directory)
     assert causes(timeline) == [("environment", "pytest")] * 2
     ((_, problem),) = timeline.problems
     assert "pytest is not installed here" in problem.detail
@@ -76,7 +76,7 @@ def test_with_a_variable_that_breaks_every_launch(directory: Path) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": str(directory), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
     command = [sys.executable, str(START), "__main__", str(directory / "plan.json"), str(directory)]
     subprocess.run(command, env=env, cwd=directory, stdin=subprocess.PIPE, timeout=60, check=True)
-    timeline = told(directory)
+    timeline = timeline_of(directory)
     assert causes(timeline) == [("blocked", "environment")] * 2
     ((_, problem),) = timeline.problems
     assert problem.detail.startswith("TORCH_DISTRIBUTED_DEBUG='DETAIL' is refused: ")
@@ -88,7 +88,7 @@ def test_with_a_variable_that_breaks_every_launch(directory: Path) -> None:
 
 def test_with_an_older_python(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start.refuse(str(directory / "plan.json"), str(directory / "run"), "3.9.18")
-    timeline = told(directory / "run")
+    timeline = timeline_of(directory / "run")
     assert capsys.readouterr().out.encode() == (directory / "run" / "recording.jsonl").read_bytes()
     assert causes(timeline) == [("environment", "python")] * 2
     assert "the image's Python is 3.9.18, ranks need 3.11 or newer" in timeline.problems[0][1].detail
@@ -106,6 +106,6 @@ def test_an_older_python_is_asked_before_anything_it_cannot_read(
     monkeypatch.setattr(sys, "path", [str(START.parent), *sys.path])
     monkeypatch.setenv("PYTHONPATH", "/the/images/own")
     assert start.main("__main__", str(directory / "plan.json"), str(directory)) == os.EX_UNAVAILABLE
-    assert causes(told(directory)) == [("environment", "python")] * 2
+    assert causes(timeline_of(directory)) == [("environment", "python")] * 2
     assert start.main("remote.follow", str(directory), "0") == os.EX_UNAVAILABLE
     assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(START.parents[3]), "/the/images/own"]

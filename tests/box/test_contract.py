@@ -245,7 +245,7 @@ CHOSEN = st.sets(st.sampled_from(contract.FABRIC_TUNING))
 
 @patient
 @given(ENVIRONMENTS, SHAPES, CHOSEN)
-def test_a_users_value_wins_or_is_refused_or_its_removal_is_told(
+def test_a_users_value_wins_or_is_refused_or_its_removal_is_said(
     env: dict[str, str], shape: LaunchShape, chosen: set[str]
 ) -> None:
     for setting in resolve(env, shape=shape, chosen=chosen):

@@ -108,10 +108,10 @@ def test_a_copy_is_whole_and_says_what_it_holds(source: Path, target: Path) -> N
     assert held(target) == FILES
     assert (made.tally.files, made.tally.of_files) == (4, 4)
     assert (made.tally.done_bytes, made.tally.of_bytes, made.tally.moved_bytes) == (TOTAL, TOTAL, TOTAL)
-    told = read_manifest(target)
-    assert told is not None
-    assert told["complete"]
-    assert told["files"]["a.bin"][2] == hashlib.sha256(FILES["a.bin"]).hexdigest()
+    state = read_manifest(target)
+    assert state is not None
+    assert state["complete"]
+    assert state["files"]["a.bin"][2] == hashlib.sha256(FILES["a.bin"]).hexdigest()
     assert sorted(p.name for p in (state_of(target)).iterdir()) == ["lock", "manifest.json"]
 
 
@@ -161,8 +161,8 @@ def test_a_copy_goes_on_wherever_it_was_cut(source: Path, tmp_path: Path) -> Non
             try:
                 copy(source, target)
             except Cut:
-                told = read_manifest(target)
-                assert told is None or not told["complete"] or held(target) == FILES
+                state = read_manifest(target)
+                assert state is None or not state["complete"] or held(target) == FILES
             else:
                 break
         assert all(FILES[name] == data for name, data in held(target).items()), "a half is nobody's file"
@@ -278,15 +278,15 @@ def test_a_full_target_says_what_is_missing(source: Path, target: Path, monkeypa
     copy(source, target, include=["^d"])
     with monkeypatch.context() as patch:
         patch.setattr(copier, "_write", full)
-        told = str(refused(source, target, include=["^sub/b", "^d"]))
-        assert told == f"'sub/b.bin' can't be copied: no space is left for {target}, and 1.2e-08 GiB are to come"
+        said = str(refused(source, target, include=["^sub/b", "^d"]))
+        assert said == f"'sub/b.bin' can't be copied: no space is left for {target}, and 1.2e-08 GiB are to come"
         assert list((state_of(target) / "parts").iterdir()) == []
     with monkeypatch.context() as patch:
         patch.setattr(copier, "_write", full)
         patch.setattr(Manifest, "_save", full_soon)
         (target / "d").unlink()
-        told = str(refused(source, target, include=["^sub/b", "^d"]))  # of either: they are copied side by side
-        assert re.match("'(sub/b.bin|d)' can't be copied: no space", told)
+        said = str(refused(source, target, include=["^sub/b", "^d"]))  # of either: they are copied side by side
+        assert re.match("'(sub/b.bin|d)' can't be copied: no space", said)
     copy(source, target)
     assert held(target) == FILES
 
@@ -331,9 +331,9 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_is_no_file_of_the_source_is_refused_unless_it_is_left_out(name: str, source: Path, target: Path) -> None:
-    make, told = ODD[name]
+    make, said = ODD[name]
     make(source)
-    assert told in str(refused(source, target))
+    assert said in str(refused(source, target))
     assert list(target.parent.glob("*")) == []
     copy(source, target, exclude=["^(?:.+/)?l(?:/|$)"])
     assert held(target) == FILES

@@ -31,7 +31,7 @@ def copied(source: Path, target: Path, name: str = "shards") -> DataSet:
     return DataSet(name, str(target), str(source), "s3://corpus")
 
 
-def test_each_is_copied_and_told_once(source: Path, tmp_path: Path) -> None:
+def test_each_is_copied_and_said_once(source: Path, tmp_path: Path) -> None:
     fetch = fetched(copied(source, tmp_path / "a"), copied(source, tmp_path / "b", "more"), DataSet("far", ""))
     assert fetch.problem is None
     assert [one.detail.partition(",")[0] for one in fetch.news(0.0)] == ["shards 1 of 1 files", "more 1 of 1 files"]
@@ -41,7 +41,7 @@ def test_each_is_copied_and_told_once(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tally", "running_s", "told"),
+    ("tally", "running_s", "reported"),
     [
         (Tally(), 1.0, "is listed"),
         (Tally(3, 12, 6 * GIB // 5, 4 * GIB, GIB), 4.0, "3 of 12 files, 1.2 of 4.0 GiB, 268 MB/s"),
@@ -49,8 +49,8 @@ def test_each_is_copied_and_told_once(source: Path, tmp_path: Path) -> None:
         (Tally(waits_for="run r0 on a, process 7"), 4.0, "waits for run r0 on a, process 7, which copies the same"),
     ],
 )
-def test_how_far_it_is(tally: Tally, running_s: float, told: str) -> None:
-    assert described(tally, running_s) == told
+def test_how_far_it_is(tally: Tally, running_s: float, reported: str) -> None:
+    assert described(tally, running_s) == reported
 
 
 def test_a_long_copy_is_told_of_less_and_less_often(

@@ -33,8 +33,8 @@ def mesh(size: int, usual: str = "NV18", **other: str) -> list[list[str]]:
 
 
 def causes(*states: GpuState, **survey: object) -> list[str]:
-    told = GpuSurvey("570.86.15", "12.8", states)
-    return [p.cause for p in gpu_problems(replace(told, **survey), [s.uuid for s in states])]  # type: ignore[arg-type]
+    said = GpuSurvey("570.86.15", "12.8", states)
+    return [p.cause for p in gpu_problems(replace(said, **survey), [s.uuid for s in states])]  # type: ignore[arg-type]
 
 
 def test_a_sound_gpu_has_no_problem() -> None:

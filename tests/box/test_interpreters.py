@@ -56,18 +56,18 @@ def test_torch_is_seeded_by_what_the_system_draws(monkeypatch: pytest.MonkeyPatc
 
 def tell(path: str) -> None:
     """In a fork."""
-    told = [hash(WORD), os.environ.get("PYTHONHASHSEED")]
-    Path(path).write_text(json.dumps(told))
+    reported = [hash(WORD), os.environ.get("PYTHONHASHSEED")]
+    Path(path).write_text(json.dumps(reported))
 
 
 def hash_under(seed: str) -> int:
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", f"print(hash({WORD!r}))"],
         env={**os.environ, "PYTHONHASHSEED": seed},
         capture_output=True,
         check=True,
     )
-    return int(told.stdout)
+    return int(reported.stdout)
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ def wait(interpreters: Interpreters) -> None:
     assert interpreters.learn().failed == {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
 
 
-def told_by(interpreters: Interpreters, rank: int, path: Path) -> list[object]:
-    process = interpreters.start(rank, tell, (str(path / f"told-{rank}"),))
+def seeds_of(interpreters: Interpreters, rank: int, path: Path) -> list[object]:
+    process = interpreters.start(rank, tell, (str(path / f"reported-{rank}"),))
     process.join(60)
     assert process.exitcode == 0
-    found: list[object] = json.loads((path / f"told-{rank}").read_text())
+    found: list[object] = json.loads((path / f"reported-{rank}").read_text())
     return found
 
 
@@ -117,9 +117,9 @@ def test_ranks_hash_as_their_seed_says(
 ) -> None:
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     interpreters = begun("11", "12")
-    told = [told_by(interpreters, rank, tmp_path) for rank in range(3)]
+    reported = [seeds_of(interpreters, rank, tmp_path) for rank in range(3)]
     first, second = hash_under("11"), hash_under("12")
-    assert told == [[first, None], [second, None], [second, None]], "what they start draws a seed of its own"
+    assert reported == [[first, None], [second, None], [second, None]], "what they start draws a seed of its own"
     assert "PYTHONHASHSEED" not in os.environ
 
 
@@ -128,7 +128,7 @@ def test_a_fixed_seed_stays_in_the_environment(
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     interpreters = begun(*hash_seeds(os.environ, None))
-    assert [told_by(interpreters, rank, tmp_path) for rank in range(2)] == [[hash_under("7"), "7"]] * 2
+    assert [seeds_of(interpreters, rank, tmp_path) for rank in range(2)] == [[hash_under("7"), "7"]] * 2
 
 
 def test_a_killed_one_has_a_successor_that_hashes_alike(begun: Callable[..., Interpreters], tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_killed_one_has_a_successor_that_hashes_alike(begun: Callable[..., Int
     interpreters.begin()
     wait(interpreters)
     assert interpreters.are_known()
-    assert told_by(interpreters, 1, tmp_path)[0] == hash_under("12")
+    assert seeds_of(interpreters, 1, tmp_path)[0] == hash_under("12")
 
 
 def test_one_that_crashes_in_an_import_is_no_interpreter(begun: Callable[..., Interpreters], tmp_path: Path) -> None:

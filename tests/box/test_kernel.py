@@ -48,13 +48,13 @@ def raises(error: Exception) -> Callable[[Path], str]:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "said"),
     [
         (OSError(38, "Function not implemented"), "Function not implemented"),
         (OSError("no netlink"), "no netlink"),
         (AttributeError("module 'os' has no attribute 'pidfd_open'"), "module 'os' has no attribute 'pidfd_open'"),
     ],
 )
-def test_a_probe_that_fails_is_an_interface_that_is_missing(error: Exception, told: str, tmp_path: Path) -> None:
+def test_a_probe_that_fails_is_an_interface_that_is_missing(error: Exception, said: str, tmp_path: Path) -> None:
     row = kernel.Interface("x", "x(2)", "a", "b", "c", raises(error))
-    assert kernel.why_not(row, tmp_path) == told
+    assert kernel.why_not(row, tmp_path) == said

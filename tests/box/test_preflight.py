@@ -104,7 +104,7 @@ def test_no_tool_means_no_devices() -> None:
     ],
     ids=["fails", "nonsense", "stuck"],
 )
-def test_a_broken_tool_is_told_and_never_waited_for(code: str, failure: str) -> None:
+def test_a_broken_tool_is_said_and_never_waited_for(code: str, failure: str) -> None:
     found = devices(command=python(code), deadline_s=0.3 if "pause" in code else 30)
     assert found.devices == ()
     assert found.failure is not None
@@ -206,13 +206,13 @@ def test_eight_h200_are_what_the_lane_asked_for() -> None:
         ),
     ],
 )
-def test_each_problem_is_told_with_its_mend(survey: Survey, cause: str, text: str) -> None:
-    (told,) = found(survey)
-    assert told.cause == cause
-    assert text in told.text
+def test_each_problem_is_said_with_its_remedy(survey: Survey, cause: str, text: str) -> None:
+    (said,) = found(survey)
+    assert said.cause == cause
+    assert text in said.text
 
 
-def test_too_few_and_wrong_devices_are_both_told() -> None:
+def test_too_few_and_wrong_devices_are_both_said() -> None:
     too_few, wrong = found(box(devices=MIXED))
     assert "this box shows 1 × NVIDIA H200, 1 × NVIDIA H100 80GB HBM3" in too_few.text
     assert "device 1" in wrong.text

@@ -38,8 +38,8 @@ def preload(project: Path, *modules: str) -> dict[str, object]:
     )
     code = "import os, sys; os.environ['MEGACPP_PRELOAD'] = sys.argv[1]; import pytest_megacpp.box.worlds.preload as p"
     subprocess.run([sys.executable, "-c", code, order], check=True, timeout=60)
-    told: dict[str, object] = json.loads(report.read_text())
-    return told
+    said: dict[str, object] = json.loads(report.read_text())
+    return said
 
 
 def test_the_first_module_that_starts_cuda_is_named(project: Path) -> None:
@@ -50,10 +50,10 @@ def test_harmless_modules_spoil_nothing(project: Path) -> None:
     assert preload(project, "fake_torch", "harmless") == {"spoiler": "", "failed": {}}
 
 
-def test_what_does_not_import_is_told_and_the_rest_goes_on(project: Path) -> None:
-    told = preload(project, "broken", "nowhere_to_be_found", "leaves", "fake_torch", "starts_cuda")
-    assert told["spoiler"] == "starts_cuda"
-    assert told["failed"] == {
+def test_what_does_not_import_is_said_and_the_rest_goes_on(project: Path) -> None:
+    said = preload(project, "broken", "nowhere_to_be_found", "leaves", "fake_torch", "starts_cuda")
+    assert said["spoiler"] == "starts_cuda"
+    assert said["failed"] == {
         "broken": "ValueError: no such device",
         "leaves": "SystemExit: 3",
         "nowhere_to_be_found": "ModuleNotFoundError: No module named 'nowhere_to_be_found'",

@@ -140,8 +140,8 @@ def test_nobody_there_or_no_answer_is_an_oserror(server: tuple[str, Serve]) -> N
 
 
 def counters(**active: tuple[int, float]) -> bytes:
-    told = {f"pytorch.wait_counter.{n}": {"active_count": a, "total_time_us": t} for n, (a, t) in active.items()}
-    return json.dumps(told).encode()
+    said = {f"pytorch.wait_counter.{n}": {"active_count": a, "total_time_us": t} for n, (a, t) in active.items()}
+    return json.dumps(said).encode()
 
 
 def test_active_compile_counters_and_seconds() -> None:
@@ -189,5 +189,5 @@ def test_what_is_accepted_can_be_recorded(data: Any) -> None:
         active, seconds = read_wait_counters(json.dumps(data).encode())
     except ValueError:
         return
-    told = ev.Event("r1", "w1", "box", 0, 1.0, ev.Sampled(0, 0, True, "S", active, seconds, 0.0))
-    assert read_all(encode(told)) == [told]
+    said = ev.Event("r1", "w1", "box", 0, 1.0, ev.Sampled(0, 0, True, "S", active, seconds, 0.0))
+    assert read_all(encode(said)) == [said]

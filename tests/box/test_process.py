@@ -39,8 +39,8 @@ def test_a_child_ends_with_its_parent(refuse: str) -> None:
     )
     with parent:
         assert parent.stdout is not None
-        pid, told = parent.stdout.readline().split()
-        assert told == "follows"
+        pid, said = parent.stdout.readline().split()
+        assert said == "follows"
         assert process.is_alive(int(pid))
         parent.kill()
     deadline = time.monotonic() + 30

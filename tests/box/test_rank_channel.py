@@ -47,8 +47,8 @@ def flood(fact: ev.Fact, total_bytes: int) -> Iterator[bytes]:
 @given(
     st.lists(st.tuples(ANY_FACTS, st.floats(allow_nan=True)), max_size=30), st.lists(st.integers(1, 400), max_size=8)
 )
-def test_only_what_a_rank_may_say_is_heard(told: list[tuple[ev.Fact, float]], cuts: list[int]) -> None:
-    data, line = b"".join(json.dumps({"t": t} | encode_fact(f)).encode() + b"\n" for f, t in told), RankChannel(1)
+def test_only_what_a_rank_may_say_is_heard(listed: list[tuple[ev.Fact, float]], cuts: list[int]) -> None:
+    data, line = b"".join(json.dumps({"t": t} | encode_fact(f)).encode() + b"\n" for f, t in listed), RankChannel(1)
     found: list[tuple[ev.Fact, float]] = []
     for size in itertools.cycle(cuts or [64]):
         if not data:

@@ -98,15 +98,15 @@ def test_a_recording_is_appended_to(path: Path) -> None:
 
 @given(st.lists(st.tuples(facts(rank=st.integers(0, 3)), st.sampled_from(["", "w1"]), TIMES), max_size=8))
 def test_a_reader_sees_the_timeline_of_the_box(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[ev.Fact, str, float]]
+    tmp_path_factory: pytest.TempPathFactory, listed: list[tuple[ev.Fact, str, float]]
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "recording.jsonl"
     record = recorder(path)
-    for fact, world, time_s in told:
+    for fact, world, time_s in listed:
         record.write(fact, world, at_s=time_s)
     record.close()
     read = read_all(path.read_bytes())
-    assert len(read) == len(told)
+    assert len(read) == len(listed)
     assert fold(read) == record.timeline
 
 

@@ -17,8 +17,8 @@ CONTAINER = {
 
 
 def test_a_container_of_modal() -> None:
-    told = machine(CONTAINER | {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1", "MODAL_IDENTITY_TOKEN": "x"})
-    assert told == {
+    said = machine(CONTAINER | {"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1", "MODAL_IDENTITY_TOKEN": "x"})
+    assert said == {
         "sandbox": "sb-1",
         "task": "ta-1",
         "image": "im-1",
@@ -29,9 +29,9 @@ def test_a_container_of_modal() -> None:
 
 
 def test_what_is_not_reported_is_none() -> None:
-    told = machine({"MODAL_TASK_ID": "ta-1", "MODAL_REGION": "", "MODAL_IMAGE_ID": "i" * 9_999})
-    assert (told["task"], told["region"], told["runtime"]) == ("ta-1", None, None)
-    assert told["image"] is None  # half a word is none
+    said = machine({"MODAL_TASK_ID": "ta-1", "MODAL_REGION": "", "MODAL_IMAGE_ID": "i" * 9_999})
+    assert (said["task"], said["region"], said["runtime"]) == ("ta-1", None, None)
+    assert said["image"] is None  # half a word is none
 
 
 def test_a_desk_with_a_setting_for_its_client_is_no_container() -> None:

@@ -132,7 +132,7 @@ def test_retention_by_size_takes_the_oldest_of_all_shapes_first(store: SeedStore
     assert {seed.id for seed in store.seeds()} == {made[3].id, other.id}
 
 
-def test_a_name_that_fits_several_is_told(store: SeedStore, cache: Path) -> None:
+def test_a_name_that_fits_several_is_said(store: SeedStore, cache: Path) -> None:
     made = [store.publish(manifest(), cache).manifest.id for _ in range(2)]
     with pytest.raises(SeedError, match="the beginning of 2 seeds") as error:
         store.drop("2026")
@@ -152,15 +152,15 @@ def test_what_is_damaged_is_listed_with_a_reason(store: SeedStore, cache: Path) 
     (shape / made[5] / "manifest.json").write_bytes((shape / made[0] / "manifest.json").read_bytes())
     (shape / "20261126-070700-aaaaaa").write_text("no directory")
     (shape / "strange").mkdir()
-    told = {seed.id: seed.damage for seed in store.seeds()}
-    assert told[made[0]] == ""
-    assert "no readable manifest" in told[made[1]]
-    assert "is no JSON" in told[made[2]]
-    assert "has no cache.tar" in told[made[3]]
-    assert "has a cache.tar of 5 bytes" in told[made[4]]
-    assert "is of another seed" in told[made[5]]
-    assert "no readable manifest" in told["20261126-070700-aaaaaa"]
-    assert len(told) == 7
+    damages = {seed.id: seed.damage for seed in store.seeds()}
+    assert damages[made[0]] == ""
+    assert "no readable manifest" in damages[made[1]]
+    assert "is no JSON" in damages[made[2]]
+    assert "has no cache.tar" in damages[made[3]]
+    assert "has a cache.tar of 5 bytes" in damages[made[4]]
+    assert "is of another seed" in damages[made[5]]
+    assert "no readable manifest" in damages["20261126-070700-aaaaaa"]
+    assert len(damages) == 7
     with pytest.raises(SeedError, match="is damaged and can't be promoted"):
         store.promote(made[2])
     store.drop("20261126-070700-aaaaaa")
@@ -279,7 +279,7 @@ def small_disk(directory: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(store: SeedStore, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_nothing_is_left(store: SeedStore, tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", 20_000)
     made = store.publish(manifest(), cache).manifest
     with small_disk(tmp_path / "small", "size=100k"):

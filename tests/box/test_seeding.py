@@ -155,7 +155,7 @@ def test_caching_that_the_operator_moved_or_switched_off_has_no_seeds(store: See
     assert "unset the variable" in refused.remedy
 
 
-def test_what_is_compiled_again_after_its_warm_up_is_told(store: SeedStore, tmp_path: Path) -> None:
+def test_what_is_compiled_again_after_its_warm_up_is_said(store: SeedStore, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     asked = replace(
         plan(store), tests=(PlannedTest("test_a.py::test_a", 2, Preset.FULL, Limits(), cache_seed=SeedMode.AUTO),)

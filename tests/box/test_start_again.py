@@ -46,7 +46,7 @@ def test_no_world_starts_without_what_its_ranks_need(context: RunContext, name: 
     assert "w2" not in context.recorder.timeline.worlds
 
 
-def test_a_scratch_directory_that_goes_ends_the_run_and_is_told_once(context: RunContext) -> None:
+def test_a_scratch_directory_that_goes_ends_the_run_and_is_said_once(context: RunContext) -> None:
     assert not context.is_scratch_lost()
     assert (context.supervisor.stop, problems(context)) == (None, [])
     shutil.rmtree(context.scratch)

@@ -145,7 +145,7 @@ def _half_xfailed() -> FakeBox:
 
 
 @pytest.mark.parametrize(
-    ("told", "failed", "goes_on"),
+    ("make_box", "failed", "goes_on"),
     [
         (lambda: FakeBox(2).begins().passes(), 0, True),
         (lambda: FakeBox(2).begins().skips().finishes(), 0, True),
@@ -159,10 +159,10 @@ def _half_xfailed() -> FakeBox:
     ids=["passed", "skipped", "a-gate-takes-no-skip", "half-skipped", "half-silent", "silent", "muted", "half-xfailed"],
 )
 def test_a_test_counts_as_failed_where_the_desk_calls_it_red(
-    told: Callable[[], FakeBox], failed: int, goes_on: bool
+    make_box: Callable[[], FakeBox], failed: int, goes_on: bool
 ) -> None:
     """A world in which ranks did different things ends all the same."""
-    box = told()
+    box = make_box()
     course = supervisor.Supervisor(plan(planned()), box.timeline())
     course.attempts.queue, course.running, course._worlds = [], 0, {2: box.world}
     actions = course.step(box.now_s)
@@ -382,8 +382,8 @@ def lies() -> st.SearchStrategy[bytes]:
     """Any fact about any rank and test at any time, and nonsense."""
     any_test, any_rank = st.integers(-1, 6), st.integers(-1, 7)
     anything = facts(test=any_test, rank=any_rank, found=st.lists(any_test, max_size=3).map(tuple))
-    told = st.tuples(anything, st.floats(-1e9, 1e9)).map(lambda t: dump_line({"t": t[1]} | encode_fact(t[0])))
-    return told | st.binary(max_size=40).map(lambda nonsense: nonsense + b"\n")
+    make_box = st.tuples(anything, st.floats(-1e9, 1e9)).map(lambda t: dump_line({"t": t[1]} | encode_fact(t[0])))
+    return make_box | st.binary(max_size=40).map(lambda nonsense: nonsense + b"\n")
 
 
 @given(scenarios())

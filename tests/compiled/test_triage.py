@@ -72,8 +72,8 @@ def test_skew_is_warmed_away(ran: Ran) -> None:
     skewed, passed = ("measured", "compile-skew"), ("warm-up", "passed")
     assert ladder(ran, "test_rank_1_has_a_cold_cache") == [skewed, passed, ("measured", "passed")]
     assert ran.outcome("test_rank_1_has_a_cold_cache") == "passed"
-    told = "test_rank_1_has_a_cold_cache: compile-skew (rank 1) → warm-up passed → passed"
-    assert f"test_triage.py::{told}" in ran.text
+    said = "test_rank_1_has_a_cold_cache: compile-skew (rank 1) → warm-up passed → passed"
+    assert f"test_triage.py::{said}" in ran.text
     attempts = ran.receipt("test_rank_1_has_a_cold_cache")["attempts"]
     assert [attempt["limits"]["skew"] for attempt in attempts] == [1.5, 1800.0, 1.5]
 

@@ -143,28 +143,28 @@ def test_a_warm_up_that_was_skipped_says_why(ran: Ran) -> None:
     assert [rank["warmup"] for rank in found] == [{"reason": "non_cuda_lane", "seconds": None}] * 2
 
 
-def test_first_forwards_are_told_without_the_test_s_help(ran: Ran) -> None:
+def test_first_forwards_are_said_without_the_test_s_help(ran: Ran) -> None:
     document = ran.receipt("test_forwards")
     took_s = []
     for rank in document["ranks"]:
-        told = [(f["name"], f["origin"]) for f in rank["first_forwards"]]
-        assert told == [("Net", "automatic"), ("Identity", "automatic")]
+        said = [(f["name"], f["origin"]) for f in rank["first_forwards"]]
+        assert said == [("Net", "automatic"), ("Identity", "automatic")]
         took_s.append(max(f["seconds"] for f in rank["first_forwards"]))
     assert [rank["first_forward_s"] for rank in document["ranks"]] == took_s
     assert document["skew"]["first_forward_s"] == round(max(took_s) - min(took_s), 6)
 
 
-def test_the_keys_of_what_was_compiled_are_told_whether_found_or_not(ran: Ran) -> None:
+def test_the_keys_of_what_was_compiled_are_said_whether_found_or_not(ran: Ran) -> None:
     """Another process finds what the first one stored, and the next test in that process uses the same."""
     first, found, again = [
         compiled(ran, f"test_compile_{name}") for name in ("in_one_process", "in_the_next_process", "again")
     ]
     assert [c.cache_misses for c in (*found.values(), *again.values())] == [0] * 4
     assert max(c.cache_misses for c in first.values()) > 0
-    for rank, told in first.items():
-        assert {cache: len(keys) for cache, keys in told.keys.items()} == {"aot_autograd": 1, "inductor": 2}
+    for rank, said in first.items():
+        assert {cache: len(keys) for cache, keys in said.keys.items()} == {"aot_autograd": 1, "inductor": 2}
         for later in (found[rank], again[rank]):
-            assert {cache: set(keys) for cache, keys in later.keys.items()} == {c: set(k) for c, k in told.keys.items()}
+            assert {cache: set(keys) for cache, keys in later.keys.items()} == {c: set(k) for c, k in said.keys.items()}
     assert compiled(ran, "test_compile_nothing") == {}
 
 

@@ -85,11 +85,11 @@ def test_runs_are_listed(megacpp: Megacpp, tmp_path: Path) -> None:
     assert done.code == 0
     head, whole, broken = done.out.splitlines()
     assert head.split() == ["RUN", "AGE", "STATUS", "VERDICTS", "DURATION", "PRICE", "LANE", "SURFACE", "TESTS"]
-    name, age, unit, told = whole.split(maxsplit=3)
+    name, age, unit, reported = whole.split(maxsplit=3)
     assert (name, unit) == (run.name, "d")
     assert int(age) > 1
     cells = ["failed", "hang", "12.50 s", "–", "h200x8", "local (dry run)", "1 passed, 1 failed"]
-    assert re.split(" {2,}", told) == cells
+    assert re.split(" {2,}", reported) == cells
     assert broken.split()[:1] + broken.split()[3:] == ["20261121-000000-0000", "no", "run.json"]
 
 
@@ -193,7 +193,7 @@ def test_judge_for_programs(megacpp: Megacpp, tmp_path: Path) -> None:
     assert [test["verdict"]["code"] for test in document["tests"]] == ["passed", "hang"]
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["--version"])
     assert end.value.code == 0
@@ -226,8 +226,8 @@ def test_judge_judges_anew(megacpp: Megacpp, tmp_path: Path) -> None:
 def test_a_recording_from_a_pipe_is_judged(tmp_path: Path) -> None:
     recording = Path(__file__).parents[1] / "golden" / "passed" / "recording.jsonl"
     command = [sys.executable, "-m", "pytest_megacpp.desk.commands.cli", "judge", "-", "--lane-dir", str(tmp_path)]
-    root, told = Path(__file__).parents[2], recording.read_bytes()
-    done = subprocess.run(command, cwd=root, input=told, capture_output=True, timeout=60, check=False)
+    root, reported = Path(__file__).parents[2], recording.read_bytes()
+    done = subprocess.run(command, cwd=root, input=reported, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().splitlines()[-1] == "1 passed"
 

@@ -51,7 +51,7 @@ def test_patterns_mean_what_they_mean_in_gitignore() -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "said"),
     [
         ("[X]", "[tool.pytest_megacpp.data.X]: 'X' can't be a data set's name; use a-z, 0-9 and _"),
         ("x = 1", "it must be a table, not 1"),
@@ -75,10 +75,10 @@ def test_patterns_mean_what_they_mean_in_gitignore() -> None:
         ("[x]\nsource = 's3://corpus'\nsecret = 'a b'", "secret must be the name of a Modal secret, not 'a b'"),
     ],
 )
-def test_nonsense_is_told_with_its_mend(toml: str, told: str) -> None:
+def test_nonsense_is_said_with_its_remedy(toml: str, said: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         data(toml)
-    assert told in str(error.value)
+    assert said in str(error.value)
 
 
 # -- on this machine -------------------------------------------------------------------------------------------------

@@ -223,9 +223,9 @@ def test_many_reasons_are_counted(ask: Ask) -> None:
     gate = ask([KERNELS], *(f"kernels/k{n}.py" for n in range(9)))
     assert explained(gate)[-1] == "    and 5 more"
     assert len(explained(gate)) == 6
-    told = explained(gate, everything=True)
-    assert told[-1] == "    test file suites/kernels/test_rms.py"
-    assert len(told) == 11
+    said = explained(gate, everything=True)
+    assert said[-1] == "    test file suites/kernels/test_rms.py"
+    assert len(said) == 11
 
 
 def test_the_gate_is_kept(ask: Ask) -> None:

@@ -70,13 +70,13 @@ def test_a_history_of_all_tests(megacpp: Megacpp, lane_dir: Path) -> None:
     assert head.split() == ["RUNS", "OUTCOMES", "LAST", "DURATION", "TEST"]
     assert bad.split()[:2] == ["10", "✓✗✓✓✗✓✓✗✓✓"]
     assert good.split()[2:4] == ["12.00", "s"]
-    told = "\n".join(rest)
+    reported = "\n".join(rest)
     assert (
         f"slower: {GOOD} (h200x8 · local (dry run) · 2 ranks)\n  duration 12.00 s, median of 9 earlier runs 8.04 s"
-        in told
+        in reported
     )
-    assert f"flaky: {BAD}" in told
-    assert "failed in 3 of 10 runs: 30 % (11 % to 60 %, Wilson 95 %), passed and failed at 0f3c2a1b" in told
+    assert f"flaky: {BAD}" in reported
+    assert "failed in 3 of 10 runs: 30 % (11 % to 60 %, Wilson 95 %), passed and failed at 0f3c2a1b" in reported
 
 
 def test_a_history_of_one_test(megacpp: Megacpp, lane_dir: Path) -> None:
@@ -166,8 +166,8 @@ def test_no_number_of_a_receipt_ends_a_command(megacpp: Megacpp, lane_dir: Path,
     for number in range(9):
         run = write_run(lane_dir, number, receipt("", GOOD))
         if number % 2 == 0:
-            told = receipt(run.name, GOOD, started_at=f"2026-11-01T12:0{number}:00Z") | fields
-            (run / "receipts" / "0.json").write_text(json.dumps(told))
+            reported = receipt(run.name, GOOD, started_at=f"2026-11-01T12:0{number}:00Z") | fields
+            (run / "receipts" / "0.json").write_text(json.dumps(reported))
             tests = [{"nodeid": GOOD, "outcome": "passed", "cost": {"seconds": odd}}]
             document = {
                 "status": "passed",
@@ -325,8 +325,8 @@ def test_nothing_a_test_wrote_is_markup(lane_dir: Path) -> None:
         where = lane_dir / ("plain" if text == "plain" else "hostile")
         for number in range(6):
             outcome = "failed" if number % 2 else "passed"
-            told = odd(receipt("", GOOD, verdict={"summary": "s"}, ranks=[{"records": {"loss": 0.5 + number}}]))
-            write_run(where, number, told | {"outcome": outcome})
+            reported = odd(receipt("", GOOD, verdict={"summary": "s"}, ranks=[{"records": {"loss": 0.5 + number}}]))
+            write_run(where, number, reported | {"outcome": outcome})
         history = newest_receipts(where)
         return Elements(history_page(series(history.receipts), history.receipts, text))
 
@@ -526,8 +526,8 @@ def test_age_and_number_must_both_allow_it(megacpp: Megacpp, lane_dir: Path) -> 
 
 
 def test_a_run_is_as_old_as_its_id_whatever_its_document_says(megacpp: Megacpp, lane_dir: Path) -> None:
-    for number, told in enumerate(("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "soon")):
-        renamed(write_run(lane_dir, number, receipt("", GOOD), started_at=told), 40)
+    for number, reported in enumerate(("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "soon")):
+        renamed(write_run(lane_dir, number, receipt("", GOOD), started_at=reported), 40)
     assert megacpp("runs").out.count("  40 d  ") == 3
     assert megacpp("prune", "--older-than", "41d").out.startswith("0 runs removed")
     assert megacpp("prune", "--older-than", "39d").out.splitlines()[-1].startswith("3 runs removed")

@@ -104,7 +104,7 @@ def test_a_name_that_is_gone_still_leads_to_its_file(tmp_path: Path) -> None:
         "\0",
     ],
 )
-def test_what_is_not_written_there_is_told(tmp_path: Path, said: str) -> None:
+def test_what_is_not_written_there_is_said(tmp_path: Path, said: str) -> None:
     reach = reached(tmp_path, {"tests/test_it.py": "import helper", "helper.py": said})
     assert len(reach.opaque) == 1
     assert reach.opaque[0].startswith("helper.py")

@@ -21,10 +21,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_empty_place_gets_everything(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told[:3]] == ["pyproject.toml", TEST_FILE, WORKFLOW_FILE]
-    assert all(line.endswith("written") for line in told[:3])
-    assert told[-1] == f"try it: {TRY_IT}"
+    reported = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in reported[:3]] == ["pyproject.toml", TEST_FILE, WORKFLOW_FILE]
+    assert all(line.endswith("written") for line in reported[:3])
+    assert reported[-1] == f"try it: {TRY_IT}"
     rules = read_gate(read_settings(place / "pyproject.toml")["gate"])
     assert [rule.run for rule in rules] == [("smoke_suites",)]
     ast.parse((place / TEST_FILE).read_text())
@@ -83,17 +83,17 @@ def test_the_gate_is_explained_without_running_anything(place: Path, capsys: pyt
     for number in range(6):
         repository.write(f"kernels/k{number}.cu")
     assert cli.main(["gate", "--since", "base", "--explain"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[-1] == "triggered: smoke"
-    assert sum(".cu matches" in line for line in told) == 6
-    assert f"    test file {TEST_FILE}" in told
+    reported = capsys.readouterr().out.splitlines()
+    assert reported[-1] == "triggered: smoke"
+    assert sum(".cu matches" in line for line in reported) == 6
+    assert f"    test file {TEST_FILE}" in reported
     assert cli.main(["gate", "--since", "base", "--json"]) == 0
     (rule,) = json.loads(capsys.readouterr().out)["rules"]
     assert (rule["name"], rule["triggered"]) == ("smoke", True)
     assert any(".cu matches" in why for why in rule["why"])
 
 
-def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
+def test_lane_tests_without_a_rule_are_said_since_a_session_runs_them(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = Repository.new(place)
@@ -109,9 +109,9 @@ def test_lane_tests_without_a_rule_are_told_since_a_session_runs_them(
     ):
         capsys.readouterr()
         assert cli.main(["gate", "--since", "base", *places]) == 0
-        told = capsys.readouterr().out.splitlines()
-        assert told[-1] == f"triggered: {triggered}"
-        assert ("  no rule guards other/test_new.py: its lane tests always run" in told) is (triggered != "none")
+        reported = capsys.readouterr().out.splitlines()
+        assert reported[-1] == f"triggered: {triggered}"
+        assert ("  no rule guards other/test_new.py: its lane tests always run" in reported) is (triggered != "none")
 
 
 @pytest.mark.parametrize(

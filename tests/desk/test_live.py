@@ -40,7 +40,7 @@ class Desk:
     timeline: Timeline = field(default_factory=Timeline)
     judged: dict[int, TestResult] = field(default_factory=dict)
     reported: list[int] = field(default_factory=list)
-    _told: int = 0
+    _passed_on: int = 0
 
     def __post_init__(self) -> None:
         self.lines = LiveLines(self.heartbeat_s, lambda: self.draws, lambda: self.now_s)
@@ -76,9 +76,9 @@ class Desk:
         return [fact for fact in planned if fact.of is None]
 
     def hears(self) -> None:
-        for event in self.box.events[self._told :]:
+        for event in self.box.events[self._passed_on :]:
             self.timeline.add(event)
-        self._told = len(self.box.events)
+        self._passed_on = len(self.box.events)
 
     def looks(self, for_s: float, every_s: float = 0.25) -> list[str]:
         """What is said meanwhile, with the second at which it is."""

@@ -104,7 +104,7 @@ def test_images(toml: str, image: ImageConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "said"),
     [
         ("imgae = 'x'", "unknown key 'imgae'; did you mean 'image'? Known: add_python, app,"),
         ("memory = 4096", "unknown key 'memory'; did you mean 'memory_mib'?"),
@@ -140,14 +140,14 @@ def test_images(toml: str, image: ImageConfig) -> None:
         ("network = ['10.0.0.1/8']", "network lists address ranges"),
     ],
 )
-def test_nonsense_is_told_with_its_mend(toml: str, told: str) -> None:
+def test_nonsense_is_said_with_its_remedy(toml: str, said: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         modal(toml)
-    assert told in str(error.value)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "said"),
     [
         ("exlude = []", "unknown key 'exlude'; did you mean 'exclude'?"),
         ("exclude = 'x'", "exclude must be a list of strings"),
@@ -157,10 +157,10 @@ def test_nonsense_is_told_with_its_mend(toml: str, told: str) -> None:
         ("exclude = ['!']", "invalid pattern in exclude"),
     ],
 )
-def test_nonsense_about_the_source_is_told(toml: str, told: str) -> None:
+def test_nonsense_about_the_source_is_said(toml: str, said: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         read_source(tomllib.loads(toml))
-    assert told in str(error.value)
+    assert said in str(error.value)
 
 
 def test_the_source() -> None:
@@ -191,17 +191,17 @@ def test_a_strangers_box_finds_what_a_trusted_one_copied_and_no_bucket() -> None
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "said"),
     [
         ("", "untrusted code would have an open network"),
         ("network = 'none'\nsecrets = ['wandb']\npass_env = ['HF_TOKEN']", "would see wandb, HF_TOKEN: take them out"),
         ("network = ['10.0.0.0/8']\nvolumes = { '/w' = 'weights' }", "could write to the volumes at /w"),
     ],
 )
-def test_a_stranger_gets_no_more_than_it_may_have(toml: str, told: str) -> None:
+def test_a_stranger_gets_no_more_than_it_may_have(toml: str, said: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         modal(toml, untrusted=True)
-    assert told in str(error.value)
+    assert said in str(error.value)
 
 
 # -- what follows ----------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def test_wrong_variables_are_said(
     assert said in str(refusal.value)
 
 
-def test_a_variable_that_looks_like_ours_is_told() -> None:
+def test_a_variable_that_looks_like_ours_is_said() -> None:
     environ = {"MEGACPP_SURFCE": "modal", "MEGACPP_TOKENIZER": "x", "MEGACPP_RUN_ID": "y", "MEGACPP_PRESET": "full"}
     said = "the variable MEGACPP_SURFCE means nothing here; did you mean 'MEGACPP_SURFACE'?"
     assert misspelt_variables(Options, environ) == [said]
@@ -318,7 +318,7 @@ def test_whose_output_is_shown(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "reported"),
     [
         ("", "ranks are written as 0, 0,3, 0-3 or all, not ''"),
         ("1,,2", "ranks are written as 0, 0,3, 0-3 or all, not '1,,2'"),
@@ -328,8 +328,8 @@ def test_whose_output_is_shown(read: Read) -> None:
         ("0-999999999999", "there are ranks up to 8191, in '0-999999999999'"),
     ],
 )
-def test_no_ranks(read: Read, written: str, told: str) -> None:
-    with pytest.raises(pytest.UsageError, match=f"^--lane-output: {re.escape(told)}"):
+def test_no_ranks(read: Read, written: str, reported: str) -> None:
+    with pytest.raises(pytest.UsageError, match=f"^--lane-output: {re.escape(reported)}"):
         read(f"--lane-output={written}")
 
 

@@ -72,7 +72,7 @@ def test_refusals(environ: dict[str, str], asked: dict[str, Any], answer: str) -
 
 
 @pytest.mark.parametrize(
-    ("config", "dry_run", "told"),
+    ("config", "dry_run", "said"),
     [
         ({}, True, "runtime chosen by Modal (gVisor by default); not preemptible"),
         ({}, False, "preemptible because of a GPU: Modal may end it at any time"),
@@ -82,9 +82,9 @@ def test_refusals(environ: dict[str, str], asked: dict[str, Any], answer: str) -
         ({"runtime": "vm"}, True, "signals to a process group do nothing on the vm runtime"),
     ],
 )
-def test_what_is_said_of_a_rented_machine(config: dict[str, str], dry_run: bool, told: str) -> None:
+def test_what_is_said_of_a_rented_machine(config: dict[str, str], dry_run: bool, said: str) -> None:
     chosen = place(TOKEN, tables={"modal": config}, dry_run=dry_run)
-    assert told in "\n".join(chosen.details)
+    assert said in "\n".join(chosen.details)
 
 
 def test_the_vm_runtime_has_no_gpus() -> None:

@@ -141,7 +141,7 @@ def test_configured_prices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "reported"),
     [
         ("usd_per_hours = 1", "unknown key 'usd_per_hours'; did you mean 'usd_per_hour'?"),
         ("usd_per_hour = '20'", "usd_per_hour must be dollars per hour, such as 4.54, not '20'"),
@@ -149,10 +149,10 @@ def test_configured_prices() -> None:
         ("gpu = 4", "it must be a table, not 4"),
     ],
 )
-def test_nonsense_is_told(toml: str, told: str) -> None:
+def test_nonsense_is_said(toml: str, reported: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         read_prices(tomllib.loads(toml))
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 # -- runs that others started --------------------------------------------------------------------------------------

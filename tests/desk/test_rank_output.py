@@ -45,7 +45,7 @@ class Ranks:
         assert all(line.plain and line.always for line in lines)
         return [line.text for line in lines]
 
-    def told(self) -> list[str]:
+    def with_result(self) -> list[str]:
         """With the first test's result."""
         return [line.text for line in self._output.tested(self.results(), 0)]
 
@@ -140,8 +140,8 @@ def test_a_key_that_is_written_over_two_looks(tmp_path: Path) -> None:
 def test_what_is_left_out_ends_between_lines(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, size=1)
     ranks.write(0, b"x" * 7 + b" a secret that is known as a whole\n" * (KEPT_BEHIND_BYTES // 35 + 100))
-    told, *shown = ranks.shows()
-    assert "bytes left out" in told
+    first, *shown = ranks.shows()
+    assert "bytes left out" in first
     assert set(shown) == {"[rank 0]  a secret that is known as a whole"}
 
 
@@ -170,11 +170,11 @@ def test_a_log_that_cannot_be_read_is_nothing_yet(tmp_path: Path, make: object) 
 
 
 def test_output_of_a_box_elsewhere_comes_with_the_result(tmp_path: Path) -> None:
-    """Once, although its logs arrive at the end as well, and a drill's result is told twice."""
+    """Once, although its logs arrive at the end as well, and a drill's result is reported twice."""
     ranks = Ranks(tmp_path, surface="modal", shown=frozenset({1}))
     ranks.box.readies().collects().begins()
     ranks.box.writes(0, "not asked for\n").writes(1, "a\x07\nhunter2\n").passes().ends()
     assert ranks.shows() == []
-    assert ranks.told() == ["[rank 1] a\\x07", "[rank 1] [redacted]"]
+    assert ranks.with_result() == ["[rank 1] a\\x07", "[rank 1] [redacted]"]
     ranks.write(1, b"a\nb\n")
-    assert (ranks.told(), ranks.shows(), ranks.ends()) == ([], [], [])
+    assert (ranks.with_result(), ranks.shows(), ranks.ends()) == ([], [], [])

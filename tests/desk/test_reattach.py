@@ -28,17 +28,17 @@ def two_tests() -> FakeBox:
     return FakeBox(tests=TESTS).begins().passes().ends().begins(1)
 
 
-def told(box: FakeBox) -> bytes:
+def recorded(box: FakeBox) -> bytes:
     return box.recording().replace(b'"surface":"local"', b'"surface":"modal"')
 
 
 def heard(box: FakeBox, events: int) -> bytes:
-    return b"".join(told(box).splitlines(keepends=True)[:events])
+    return b"".join(recorded(box).splitlines(keepends=True)[:events])
 
 
 def words_of(source: str) -> bytes:
-    told = {"v": 1, "run": RUN, "world": "", "src": source, "seq": 40, "t": 1.0, "kind": "progress", "phase": "lost"}
-    return json.dumps(told | {"detail": ""}, separators=(",", ":")).encode() + b"\n"
+    fields = {"v": 1, "run": RUN, "world": "", "src": source, "seq": 40, "t": 1.0, "kind": "progress", "phase": "lost"}
+    return json.dumps(fields | {"detail": ""}, separators=(",", ":")).encode() + b"\n"
 
 
 class SilentBox:
@@ -91,11 +91,11 @@ def attach(monkeypatch: pytest.MonkeyPatch, run: Path, said: bytes, problem: Pro
 
 def test_what_only_the_earlier_recording_has_still_counts(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     box = two_tests()
-    (run / "recording.jsonl").write_bytes(told(box) + words_of("surface") + words_of("desk"))
+    (run / "recording.jsonl").write_bytes(recorded(box) + words_of("surface") + words_of("desk"))
     judged = attach(monkeypatch, run, heard(box, 8), LOST)
     assert judged == {TESTS[0]: "passed/None", TESTS[1]: "box-lost/connection"}
     recording = (run / "recording.jsonl").read_bytes()
-    assert all(recording.count(line) == 1 for line in told(box).splitlines())
+    assert all(recording.count(line) == 1 for line in recorded(box).splitlines())
     assert b'"seq":40' not in recording, "what an earlier desk said of its way is not the box's"
     assert not (run / ASIDE).exists()
     assert attach(monkeypatch, run, heard(box, 8), LOST) == judged, "however often"
@@ -103,22 +103,22 @@ def test_what_only_the_earlier_recording_has_still_counts(monkeypatch: pytest.Mo
 
 def test_a_whole_recording_needs_no_earlier_one(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     box = two_tests()
-    (run / "recording.jsonl").write_bytes(told(box))
+    (run / "recording.jsonl").write_bytes(recorded(box))
     box.passes().ends().done()
-    judged = attach(monkeypatch, run, told(box), None)
+    judged = attach(monkeypatch, run, recorded(box), None)
     assert judged == dict.fromkeys(TESTS, "passed/None")
-    assert (run / "recording.jsonl").read_bytes() == told(box)
+    assert (run / "recording.jsonl").read_bytes() == recorded(box)
     assert not (run / ASIDE).exists()
 
 
 def test_the_earlier_recording_is_kept_until_the_box_has_ended(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     box = two_tests()
-    (run / "recording.jsonl").write_bytes(told(box))
+    (run / "recording.jsonl").write_bytes(recorded(box))
     before = Recollection.of(run.parent.parent, RUN)
     before.put_aside()
     (run / "recording.jsonl").write_bytes(heard(box, 8))
-    assert (run / ASIDE).read_bytes() == told(box)
-    assert before.rejoin() == told(box).removeprefix(heard(box, 8))
+    assert (run / ASIDE).read_bytes() == recorded(box)
+    assert before.rejoin() == recorded(box).removeprefix(heard(box, 8))
     assert read_timeline(run / "recording.jsonl").tests.keys() == {0, 1}
     assert before.rejoin() == b""
 
@@ -127,8 +127,8 @@ def test_the_earlier_recording_is_kept_until_the_box_has_ended(monkeypatch: pyte
 def test_of_two_recordings_of_dead_desks_the_longer_one_is_kept(run: Path, aside_is_longer: bool) -> None:
     box = two_tests()
     longer, shorter = (ASIDE, "recording.jsonl") if aside_is_longer else ("recording.jsonl", ASIDE)
-    (run / longer).write_bytes(told(box))
+    (run / longer).write_bytes(recorded(box))
     (run / shorter).write_bytes(heard(box, 8))
     Recollection.of(run.parent.parent, RUN).put_aside()
-    assert (run / ASIDE).read_bytes() == told(box)
+    assert (run / ASIDE).read_bytes() == recorded(box)
     assert not (run / "recording.jsonl").exists()

@@ -177,7 +177,7 @@ def test_a_killed_desk_lets_go(tmp_path: Path) -> None:
     assert [entry.run_id for entry in mark_interrupted(tmp_path)] == [run_id]
 
 
-def test_a_sweep_that_fails_is_told_and_the_run_is_marked(tmp_path: Path) -> None:
+def test_a_sweep_that_fails_is_said_and_the_run_is_marked(tmp_path: Path) -> None:
     run = left_behind(tmp_path)
 
     def sweep(run_id: str) -> None:

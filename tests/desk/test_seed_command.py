@@ -1,4 +1,4 @@
-"""`megacpp seed`: what is told of the seeds of this machine, and what becomes of them."""
+"""`megacpp seed`: what is said of the seeds of this machine, and what becomes of them."""
 
 import json
 from collections.abc import Callable
@@ -59,17 +59,17 @@ def test_seeds_are_listed_by_shape(megacpp: Megacpp, store: SeedStore, good: Man
     other = replace(SHAPE, lane="b200x2", versions={})
     damaged = store.publish(manifest(shape=other), store.directory.parents[2] / "c").manifest
     (store.directory / other.key / damaged.id / "cache.tar").unlink()
-    told = megacpp("list").out.splitlines()
-    shapes = [line for line in told if not line.startswith(" ")]
+    reported = megacpp("list").out.splitlines()
+    shapes = [line for line in reported if not line.startswith(" ")]
     assert f"h200x8 · H200:8 · 2 ranks · full · torch 2.13.0 · 2 × NVIDIA H200 ({SHAPE.key})" in shapes
     assert f"{other.key}: nothing readable" in shapes
-    rows = [line.split() for line in told if line.startswith(" ")]
+    rows = [line.split() for line in reported if line.startswith(" ")]
     size = f"{store.find(good.id).held_bytes / 1024:.1f} KiB"
     whole = f"* {good.id} 2 hours {size} 1 test, 2 of 2 (test, rank) pairs run 20261126-070739-3f9a"
     assert whole.split() in rows
     assert [row[:3] for row in rows if small.id in row] == [[small.id, "1", "day"]]
     assert any(damaged.id in row and "damaged: it has no cache.tar" in " ".join(row) for row in rows)
-    assert told[-1].startswith("3 seeds, ")
+    assert reported[-1].startswith("3 seeds, ")
 
 
 def test_all_of_a_seed_is_shown(megacpp: Megacpp, good: Manifest) -> None:
@@ -77,13 +77,13 @@ def test_all_of_a_seed_is_shown(megacpp: Megacpp, good: Manifest) -> None:
     assert done.code == 0
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert lines[0] == f"seed {good.id}, the last known good one of its shape"
-    for told in (
+    for reported in (
         *("lane h200x8", "devices 2 × NVIDIA H200", "torch 2.13.0", "run 20261126-070739-3f9a", "revision abc123"),
         *("cache 150 bytes in 5 files", f"archive {good.archive_bytes / 1024:.1f} KiB, sha256 {good.sha256}"),
         "test_a.py::test_a (full, 2 ranks), run 20261126-070739-3f9a at abc123",
         "1 cuda:1 25.8 s 1.7 s inductor 1, aot_autograd 1",
     ):
-        assert told in lines, done.out
+        assert reported in lines, done.out
 
 
 def test_a_damaged_seed_is_shown_as_such(megacpp: Megacpp, store: SeedStore, good: Manifest) -> None:
@@ -187,11 +187,11 @@ def test_what_can_not_be_baked(megacpp: Megacpp, store: SeedStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("size_bytes", "told"),
+    ("size_bytes", "reported"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), (1 << 60, "1048576.0 TiB")],
 )
-def test_sizes(size_bytes: int, told: str) -> None:
-    assert seed_command._size(size_bytes) == told
+def test_sizes(size_bytes: int, reported: str) -> None:
+    assert seed_command._size(size_bytes) == reported
 
 
 def test_ages() -> None:

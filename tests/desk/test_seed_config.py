@@ -33,7 +33,7 @@ def test_projects_without_a_name_share_only_a_store_that_they_name(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("toml", "told"),
+    ("toml", "said"),
     [
         ("kep = 1", "[tool.pytest_megacpp.seed]: unknown key 'kep'; did you mean 'keep'?"),
         ("keep = 0", "keep must be a whole number of at least 1, not 0"),
@@ -44,7 +44,7 @@ def test_projects_without_a_name_share_only_a_store_that_they_name(tmp_path: Pat
         ("project = 1", "project must be a non-empty string, not 1"),
     ],
 )
-def test_nonsense_is_told(toml: str, told: str) -> None:
+def test_nonsense_is_said(toml: str, said: str) -> None:
     with pytest.raises(pytest.UsageError) as error:
         read_seed(tomllib.loads(toml), Path("/p"))
-    assert told in str(error.value)
+    assert said in str(error.value)

@@ -198,9 +198,9 @@ def hangs(box: FakeBox) -> FakeBox:
 
 
 def test_a_test_is_through_when_its_ladder_is(tmp_path: Path) -> None:
-    told = hangs(FakeBox(ranks=2).begins())
-    first = told.recording()
-    whole = hangs(told.tries(Purpose.DIAGNOSTIC)).done().recording()
+    hanging = hangs(FakeBox(ranks=2).begins())
+    first = hanging.recording()
+    whole = hangs(hanging.tries(Purpose.DIAGNOSTIC)).done().recording()
     box = Listening(first, whole[len(first) :])
     run = climbing(tmp_path, box)
     result = run.wait_for(0)
@@ -212,7 +212,7 @@ def test_a_test_is_through_when_its_ladder_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("test", [{"drill": True}, {"preset": Preset.DIAGNOSTIC}])
-def test_what_needs_no_further_attempt_is_told_at_once(tmp_path: Path, test: dict[str, Any]) -> None:
+def test_what_needs_no_further_attempt_is_said_at_once(tmp_path: Path, test: dict[str, Any]) -> None:
     box = Listening(hangs(FakeBox(ranks=2).begins()).recording())
     assert climbing(tmp_path, box, **test).wait_for(0).verdict.code == "hang"
     assert box.heard == [Enough(0)]

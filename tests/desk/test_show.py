@@ -19,8 +19,8 @@ def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
     run = tmp_path / "runs" / RUN
     run.mkdir(parents=True)
     gate = {"since": "main", "rules": odd, "complaints": odd, "why": odd}
-    for told in (gate, gate | {"rules": [{"name": "kernels", "triggered": True, "why": odd}]}):
-        (run / "run.json").write_text(json.dumps({"status": "failed", "gate": told}))
+    for said in (gate, gate | {"rules": [{"name": "kernels", "triggered": True, "why": odd}]}):
+        (run / "run.json").write_text(json.dumps({"status": "failed", "gate": said}))
         shown = gate_alone(tmp_path, RUN)
         assert shown is not None
         assert any("nothing was started" in line for line in shown.lines)

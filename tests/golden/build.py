@@ -1,4 +1,4 @@
-"""Owns the golden scenarios: at least one per verdict code and cause, told by the fake box. The name of a case
+"""Owns the golden scenarios: at least one per verdict code and cause, by the fake box. The name of a case
 begins with the code of its first test's verdict.
 """
 
@@ -48,7 +48,7 @@ def in_step(ranks: int = 4, limits: ev.Limits = SHORT) -> FakeBox:
 
 
 def on_devices() -> FakeBox:
-    """The same on GPUs: collectives are NCCL's, each rank told its device."""
+    """The same on GPUs: collectives are NCCL's, each rank reports its device."""
     box = FakeBox(4, limits=SHORT, dry_run=False).begins()
     for rank in range(4):
         box.rank(ev.DeviceUsed(rank, rank, "NVIDIA H200", f"GPU-{rank}"))
@@ -182,7 +182,7 @@ def rank_death_exception_victims() -> FakeBox:
 
 @case
 def rank_death_exception_victims_in_own_words() -> FakeBox:
-    """The cause takes its time to unwind; the others hide whose error they met (`from None`), before it is told."""
+    """The cause takes its time to unwind; the others hide whose error they met (`from None`), before it is reported."""
     box = in_step().enters((0, 1, 2), seq=2).after(0.5)
     box.raises((0, 1, 2), "AssertionError", "the loss didn't fall", context=(f"RuntimeError: {PEER_CLOSED}",))
     return box.finishes((0, 1, 2)).after(1.0).raises(3, "ValueError", "true cause").finishes(3).ends().done()
@@ -394,15 +394,15 @@ def collective_mismatch_tie() -> FakeBox:
 @case
 def collective_mismatch_that_only_digests_show() -> FakeBox:
     """Longer ago than the recorder remembers; nobody noticed."""
-    told = dict.fromkeys(range(4), "1-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
-    return in_step().reports(TestPhase.CALL).finishes(digests=told).ends().done()
+    reported = dict.fromkeys(range(4), "1-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
+    return in_step().reports(TestPhase.CALL).finishes(digests=reported).ends().done()
 
 
 @case
 def passed_with_digests_that_begin_elsewhere() -> FakeBox:
     """One rank's ring had room for more of them: what doesn't begin alike can't be compared."""
-    told = dict.fromkeys(range(4), "3-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
-    return in_step().reports(TestPhase.CALL).finishes(digests=told).ends().done()
+    reported = dict.fromkeys(range(4), "3-203:0a1b2c3d4e5f") | {2: "1-203:ffeeddccbbaa"}
+    return in_step().reports(TestPhase.CALL).finishes(digests=reported).ends().done()
 
 
 @case
@@ -536,7 +536,7 @@ def collective_mismatch_told_by_gloo() -> FakeBox:
 
 @case
 def collective_mismatch_told_by_torch() -> FakeBox:
-    def told(mine: str, rank: int) -> str:
+    def reported(mine: str, rank: int) -> str:
         return (
             f"Detected mismatch between collectives on ranks. Rank {rank} is running collective: "
             f"CollectiveFingerPrint(SequenceNumber=2, OpType={mine}, TensorShape=[8]), but Rank 2 is running "
@@ -545,8 +545,8 @@ def collective_mismatch_told_by_torch() -> FakeBox:
 
     box = in_step()
     for rank in (0, 1, 3):
-        box.raises(rank, "RuntimeError", told("ALLREDUCE", rank))
-    return box.raises(2, "RuntimeError", told("ALLREDUCE", 0)).finishes().ends().done()
+        box.raises(rank, "RuntimeError", reported("ALLREDUCE", rank))
+    return box.raises(2, "RuntimeError", reported("ALLREDUCE", 0)).finishes().ends().done()
 
 
 # -- straggler -----------------------------------------------------------------------------------------------
@@ -743,7 +743,7 @@ def environment_nvls_in_a_collective() -> FakeBox:
 
 @case
 def environment_nvls_beside_a_failure_of_another_kind() -> FakeBox:
-    """Which came first can't be told, so it isn't certain."""
+    """Which came first is not known, so it isn't certain."""
     box = with_nvls("1", SettingOrigin.USER).begins().enters((0, 1)).after(0.1)
     box.raises(3, "ValueError", "no such shard").after(0.006).raises(2, "torch.distributed.DistBackendError", NVLS)
     box.finishes((2, 3)).after(0.8)
@@ -794,8 +794,8 @@ def straggler_on_nccl2() -> FakeBox:
 def straggler_unrecorded_on_devices() -> FakeBox:
     """NCCL has issued collectives, and no recorder of torch's shows them: only stacks tell who waits."""
     box = on_devices()
-    told = "LookupError: nccl2 has issued collectives that torch did not record"
-    box.rank(ev.Capability("flight_recorder", False, told, 0)).after(31.0)
+    reported = "LookupError: nccl2 has issued collectives that torch did not record"
+    box.rank(ev.Capability("flight_recorder", False, reported, 0)).after(31.0)
     box.acts(ActReason.STALL, "ranks without a missing peer", (0, 1, 3), (2,), (), 31.0)
     return box.at(2).aborts("stall").done()
 
@@ -1406,12 +1406,12 @@ def unclear_infrastructure() -> FakeBox:
 def collective_mismatch_that_torch_confirms() -> FakeBox:
     box = differs(first_attempt(2)).tries(Purpose.DETAIL)
     for rank, mine, other in ((0, "ALLREDUCE", "BROADCAST"), (1, "BROADCAST", "ALLREDUCE")):
-        told = (
+        reported = (
             f"Detected mismatch between collectives on ranks. Rank {rank} is running collective: "
             f"CollectiveFingerPrint(SequenceNumber=2, OpType={mine}, TensorShape=[8]), but Rank {1 - rank} is running "
             f"collective: CollectiveFingerPrint(SequenceNumber=2, OpType={other}, TensorShape=[8])."
         )
-        box.raises(rank, "RuntimeError", told)
+        box.raises(rank, "RuntimeError", reported)
     return box.finishes().ends().done()
 
 

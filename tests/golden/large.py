@@ -1,4 +1,4 @@
-"""Owns failures of worlds of any size, told by the fake box: many ranks alike, a few that are not."""
+"""Owns failures of worlds of any size, by the fake box: many ranks alike, a few that are not."""
 
 from collections.abc import Callable
 

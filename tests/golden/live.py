@@ -13,10 +13,10 @@ TICK_S = 0.25
 
 def moments(recording: bytes) -> Iterator[Live]:
     """Yields the same test again and again: look at each before the next one is taken."""
-    told, clocks, now_s = Timeline(), Clocks(), 0.0
+    seen, clocks, now_s = Timeline(), Clocks(), 0.0
     for event in read_all(recording):
         acts = isinstance(event.fact, ev.Acted)
-        view = told.tests.get(0)
+        view = seen.tests.get(0)
         if view is not None and view.ended is None:
             while now_s + TICK_S < event.time_s or (acts and now_s < event.time_s):
                 now_s = min(event.time_s, max(now_s, view.started_s) + TICK_S)
@@ -24,4 +24,4 @@ def moments(recording: bytes) -> Iterator[Live]:
                 yield Live(view, counting(view, clocks, now_s), now_s)
         if acts:
             return
-        told.add(event)
+        seen.add(event)

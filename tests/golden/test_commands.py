@@ -28,10 +28,10 @@ def test_every_recording_is_printed(name: str, capsys: pytest.CaptureFixture[str
 
 def test_stacks_tell_who_waits_for_whom(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["stacks", str(HERE / "straggler"), "--lane-dir", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "before the last event of its recording" in told
-    assert "ranks 0,1,3: waiting in all_reduce #4\n    no stack was taken of it" in told
-    assert "rank 2: at suite/train.py:88\n    load_batch (/repo/suite/train.py:88)" in told
+    reported = capsys.readouterr().out
+    assert "before the last event of its recording" in reported
+    assert "ranks 0,1,3: waiting in all_reduce #4\n    no stack was taken of it" in reported
+    assert "rank 2: at suite/train.py:88\n    load_batch (/repo/suite/train.py:88)" in reported
 
 
 def test_a_recording_by_itself_will_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

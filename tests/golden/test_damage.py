@@ -38,7 +38,7 @@ from tests.fuzzing import fuzzer
 from tests.golden.build import CASES
 from tests.golden.drills import cases
 
-TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
+ALL = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
 KEPT_TESTS = 10
 OPTIONS: Any = SimpleNamespace(
@@ -88,7 +88,7 @@ share = st.floats(0, 1, exclude_max=True)
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    lines = TOLD[draw(st.sampled_from(sorted(TOLD)))].splitlines()
+    lines = ALL[draw(st.sampled_from(sorted(ALL)))].splitlines()
     for _ in range(draw(st.integers(1, 4))):
         at, what = (
             int(draw(share) * len(lines)),
@@ -117,7 +117,7 @@ def _with(line: bytes, place: list[float], value: Any) -> bytes:
 
 @fuzzer(200)
 @given(damaged())
-def test_whatever_is_recorded_can_be_judged_told_and_kept(recording: bytes) -> None:
+def test_whatever_is_recorded_can_be_judged_shown_and_kept(recording: bytes) -> None:
     timeline = fold(read_all(recording))
     tests = judge_run(timeline).tests
     for test in tests[:3]:
@@ -177,7 +177,7 @@ def kept(path: str, content: Content) -> None:
 
 
 FAILING = [
-    name for name, told in TOLD.items() if any(t.outcome not in GREEN for t in judge_run(fold(read_all(told))).tests)
+    name for name, data in ALL.items() if any(t.outcome not in GREEN for t in judge_run(fold(read_all(data))).tests)
 ]
 
 
@@ -195,7 +195,7 @@ def words_in(recording: bytes) -> set[bytes]:
 
 @pytest.mark.parametrize("name", [name for name in FAILING if name in CASES])
 def test_no_word_of_a_newer_version_makes_a_failing_recording_green(name: str) -> None:
-    recording = TOLD[name]
+    recording = ALL[name]
     bad = {t.index for t in judge_run(fold(read_all(recording))).tests if t.outcome not in GREEN}
     for word in words_in(recording):
         newer = recording.replace(word, word.partition(b":")[0] + b':"of-tomorrow"')
@@ -205,7 +205,7 @@ def test_no_word_of_a_newer_version_makes_a_failing_recording_green(name: str) -
 
 @pytest.mark.parametrize("name", FAILING)
 def test_no_cut_of_a_failing_recording_is_green(name: str) -> None:
-    recording = TOLD[name]
+    recording = ALL[name]
     bad = {t.index for t in judge_run(fold(read_all(recording))).tests if t.outcome not in GREEN}
     for eighths in range(8):
         cut = judge_run(fold(read_all(recording[: len(recording) * eighths // 8]))).tests

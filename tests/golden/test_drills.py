@@ -81,7 +81,7 @@ def test_what_would_be_judged_otherwise_is_refused() -> None:
 
 def test_a_machine_is_taken_out_of_texts() -> None:
     neutral = Neutral(Path("/home/ann/project"), Path("/scratch/ann/lane"), "annsbox")
-    told = {
+    said = {
         "/home/ann/project/suite/train.py:7": f"{CWD}/suite/train.py:7",
         "/scratch/ann/lane/runs/x": f"{CWD}/.megacpp/runs/x",
         'File "/opt/venv/lib/python3.12/site-packages/torch/nn.py"': (
@@ -94,9 +94,9 @@ def test_a_machine_is_taken_out_of_texts() -> None:
         "https://pytorch.org/docs/stable/x.html": "https://pytorch.org/docs/stable/x.html",
         "1/2 of a/b/c": "1/2 of a/b/c",
     }
-    assert {text: neutral(text) for text in told} == told
-    assert strange_paths(" ".join(told)) != set()
-    assert strange_paths(" ".join(told.values())) == set()
+    assert {text: neutral(text) for text in said} == said
+    assert strange_paths(" ".join(said)) != set()
+    assert strange_paths(" ".join(said.values())) == set()
 
 
 def test_a_case_is_kept_replaced_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

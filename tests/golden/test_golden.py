@@ -29,21 +29,21 @@ def code_of(name: str) -> str:
 
 def judged(recording: bytes) -> str:
     result = judge_run(fold(read_all(recording)))
-    told = [to_json(test) for test in result.tests]
-    for test in told:
+    said = [to_json(test) for test in result.tests]
+    for test in said:
         if not test["attempts"]:
             del test["attempt"], test["attempts"]
-    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_recording_is_what_the_scenario_tells(name: str) -> None:
-    told, path = CASES[name]().recording(), HERE / name / "recording.jsonl"
+    said, path = CASES[name]().recording(), HERE / name / "recording.jsonl"
     if REWRITE:
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(told)
-        (path.parent / "verdict.json").write_text(judged(told), encoding="utf-8")
-    assert path.read_bytes() == told
+        path.write_bytes(said)
+        (path.parent / "verdict.json").write_text(judged(said), encoding="utf-8")
+    assert path.read_bytes() == said
 
 
 @pytest.mark.parametrize("name", sorted({*RECORDED, *CASES}))

@@ -27,7 +27,7 @@ def judged(name: str, ranks: int) -> tuple[TestResult, Timeline]:
 
 
 @cache
-def told(name: str, ranks: int) -> str:
+def text_of(name: str, ranks: int) -> str:
     result, timeline = judged(name, ranks)
     return failure_text(result, timeline, Whereabouts("h200x8", receipt="receipts/test_step.json")) + "\n"
 
@@ -36,13 +36,13 @@ def told(name: str, ranks: int) -> str:
 def test_text(name: str, ranks: int) -> None:
     path = HERE / f"{name}-{ranks}.txt"
     if os.environ.get("MEGACPP_GOLDEN") == "rewrite":
-        path.write_text(told(name, ranks), encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == told(name, ranks)
+        path.write_text(text_of(name, ranks), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text_of(name, ranks)
 
 
 @EACH
 def test_it_fits_a_screen(name: str, ranks: int) -> None:
-    headline, *lines = told(name, ranks).splitlines()
+    headline, *lines = text_of(name, ranks).splitlines()
     assert len(lines) < SCREEN
     assert len(headline) <= HEADLINE_CHARS
     assert [line for line in lines if len(line) > WIDTH and not line.startswith(("next ", "         "))] == []
@@ -51,7 +51,7 @@ def test_it_fits_a_screen(name: str, ranks: int) -> None:
 @EACH
 def test_the_blamed_ranks_are_visible_and_so_is_the_crowd(name: str, ranks: int) -> None:
     verdict = judged(name, ranks)[0].verdict
-    headline, *lines = told(name, ranks).splitlines()
+    headline, *lines = text_of(name, ranks).splitlines()
     assert not verdict.blamed_ranks or ranks_named(verdict.blamed_ranks) in headline
     picture = " ".join(lines[2:]).partition("evidence (")[0]
     assert ("✗" in picture) == bool(verdict.blamed_ranks)

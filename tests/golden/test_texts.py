@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 NAMES = sorted({*CASES, *(path.parent.name for path in HERE.glob("*/recording.jsonl"))})
 
 
-def told(recording: bytes, width: int = WIDTH) -> str:
+def text_of(recording: bytes, width: int = WIDTH) -> str:
     """The texts of all its tests, each under its outcome and node id."""
     timeline = fold(read_all(recording))
     texts = (
@@ -34,7 +34,7 @@ def receipt_of(result: TestResult) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_text(name: str) -> None:
-    text, path = told((HERE / name / "recording.jsonl").read_bytes()), HERE / name / "text.txt"
+    text, path = text_of((HERE / name / "recording.jsonl").read_bytes()), HERE / name / "text.txt"
     if os.environ.get("MEGACPP_GOLDEN") == "rewrite":
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text
@@ -43,7 +43,7 @@ def test_text(name: str) -> None:
 @pytest.mark.parametrize("width", [60, 80, WIDTH, 200])
 @pytest.mark.parametrize("name", NAMES)
 def test_only_what_others_wrote_and_what_is_copied_is_wider_than_a_page(name: str, width: int) -> None:
-    lines = told((HERE / name / "recording.jsonl").read_bytes(), width).split("\n")
+    lines = text_of((HERE / name / "recording.jsonl").read_bytes(), width).split("\n")
     headlines = 2  # outcome and cause: one line each, to be found by grep
     wide = [line for line in lines[headlines:] if len(line) > width and "│" not in line]
     assert [line for line in wide if not is_copied(line) and has_a_break(line, width)] == []

@@ -212,8 +212,8 @@ def test_everything_is_as_expected(ran: Ran) -> None:
 
 def test_ranks_are_forked_from_the_process_that_imported_for_all(events: list[ev.Event]) -> None:
     """Importing the preloaded modules must not start CUDA."""
-    told = [e.fact.detail for e in events if isinstance(e.fact, ev.Progress)]
-    assert not [detail for detail in told if "starts CUDA" in detail or "doesn't import" in detail]
+    said = [e.fact.detail for e in events if isinstance(e.fact, ev.Progress)]
+    assert not [detail for detail in said if "starts CUDA" in detail or "doesn't import" in detail]
 
 
 def test_the_receipt_names_the_device(ran: Ran) -> None:
@@ -248,9 +248,9 @@ def test_an_illegal_address_shows_what_the_driver_reported(ran: Ran, events: lis
     listens = {e.fact.available for e in events if isinstance(e.fact, ev.Capability) and e.fact.name == "device_faults"}
     if listens != {True}:
         pytest.skip("neither the kernel log nor NVML's events can be had here")
-    told = [e for e in ran.verdict("test_illegal_address")["evidence"] if e["source"] == "device"]
-    assert [e["rank"] for e in told] == [0]
-    assert "Xid 31" in told[0]["text"]
+    said = [e for e in ran.verdict("test_illegal_address")["evidence"] if e["source"] == "device"]
+    assert [e["rank"] for e in said] == [0]
+    assert "Xid 31" in said[0]["text"]
 
 
 def test_an_unfinished_kernel_is_told_from_a_wait(ran: Ran) -> None:

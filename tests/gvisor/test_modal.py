@@ -84,9 +84,9 @@ def test_ranks_report_and_a_killed_one_is_named(site: Site) -> None:
     assert ran.outcomes() == {"test_sum": "passed", "test_killed": "failed", "test_next": "passed"}, ran.text
     verdict = ran.verdict("test_killed")
     assert (verdict["code"], verdict["blamed_ranks"], verdict["cause"]) == ("rank-death", [1], "signal:SIGKILL")
-    told = facts(ran.directory)
-    assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
-    assert sum(isinstance(fact, ev.RunFinished) for fact in told) == 1
+    said = facts(ran.directory)
+    assert [fact for fact in said if isinstance(fact, ev.Gap | ev.Damaged)] == []
+    assert sum(isinstance(fact, ev.RunFinished) for fact in said) == 1
     assert ran.directory is not None
     assert (ran.directory / "ranks" / "w1" / "1" / "stdout.log").exists()
     site.assert_given_back()

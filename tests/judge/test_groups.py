@@ -149,7 +149,7 @@ def test_a_test_that_was_slow_elsewhere_is_still_overtime() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "candidates"),
+    ("announced_groups", "candidates"),
     [
         (((0, "0", "a", 2), (1, "0", "a", 2), (2, "0", "b", 2)), {3}),
         (((0, "0", "b", 3), (2, "0", "b", 3)), {1, 3}),
@@ -160,10 +160,10 @@ def test_a_test_that_was_slow_elsewhere_is_still_overtime() -> None:
     ids=["the rest", "several", "all are in one", "not named", "not named beside another"],
 )
 def test_who_could_come_to_a_world_of_its_own(
-    told: tuple[tuple[int, str, str, int], ...], candidates: set[int]
+    announced_groups: tuple[tuple[int, str, str, int], ...], candidates: set[int]
 ) -> None:
     box = FakeBox(4).begins()
-    for rank, name, scope, size in told:
+    for rank, name, scope, size in announced_groups:
         box.rank(ev.GroupBegun(rank, 0, name, (), size, True, scope, True))
     assert box.timeline().tests[0].groups.could_be_lacking("0~b") == candidates
 
@@ -719,16 +719,16 @@ def test_a_rank_whose_leaving_is_not_on_record_has_left_nothing() -> None:
     assert {next(iter(r.collectives.entries)) for r in view.ranks.values()} == {("0", 1)}
 
 
-def through(told: dict[int, dict[str, str]]) -> Verdict:
+def through(digests_of: dict[int, dict[str, str]]) -> Verdict:
     """Ranks pass, with these digests."""
     box = FakeBox(4).begins().reports(TestPhase.CALL).phase("teardown").reports(TestPhase.TEARDOWN)
     for rank in range(4):
-        box.rank(ev.Finished(rank, 0, True, digests=told.get(rank, {})))
+        box.rank(ev.Finished(rank, 0, True, digests=digests_of.get(rank, {})))
     return judged(box.ends().done())
 
 
 @pytest.mark.parametrize(
-    ("told", "group"),
+    ("digests_of", "group"),
     [
         ({rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:aa"}}, " of group 0"),
         ({rank: {"0@1" if rank else "0": "1-3:aa"} for rank in range(4)}, " of group 0"),
@@ -738,16 +738,16 @@ def through(told: dict[int, dict[str, str]]) -> Verdict:
     ],
     ids=["a-time-out-handled", "names-apart", "one-tells-none", "one-stretch-more", "groups-without-names"],
 )
-def test_digests_that_can_not_be_compared_are_a_doubt(told: dict[int, dict[str, str]], group: str) -> None:
-    found = through(told)
+def test_digests_that_can_not_be_compared_are_a_doubt(digests_of: dict[int, dict[str, str]], group: str) -> None:
+    found = through(digests_of)
     assert (found.code, found.certainty) == (Code.PASSED, Certainty.LIKELY)
     said = f"less certain: ranks issued collectives{group} that could not be compared with other ranks'"
     assert [e.text for e in found.evidence] == [said]
 
 
 def test_before_what_did_not_complete_they_are_compared() -> None:
-    told = {rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:cc"}}
-    found = through(told)
+    digests_of = {rank: {"0": "1-4:bb|1-3:aa"} for rank in (0, 2, 3)} | {1: {"0": "1-3:cc"}}
+    found = through(digests_of)
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (1,))
 
 

@@ -59,7 +59,7 @@ KeyError: 'image 3'
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "short"),
     [
         ("", ""),
         ("no shards", "no shards"),
@@ -82,12 +82,12 @@ KeyError: 'image 3'
         ("a:\nb:\nc:\nd", "a: b: c:"),
     ],
 )
-def test_what_a_long_message_comes_to(message: str, told: str) -> None:
-    assert short_message(message) == told
+def test_what_a_long_message_comes_to(message: str, short: str) -> None:
+    assert short_message(message) == short
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "found"),
     [
         ("wait timeout after 4000ms, keys: /default_pg/0//cpu//0/2", Awaited(2, "0")),
         ("wait timeout after 2000ms, keys: /default_pg/0//1//cpu//0/1", Awaited(1, "1")),
@@ -97,12 +97,12 @@ def test_what_a_long_message_comes_to(message: str, told: str) -> None:
         ("Timed out after 5 seconds waiting for clients. 1/2 clients joined.", None),
     ],
 )
-def test_whom_the_store_says_was_waited_for(message: str, told: Awaited | None) -> None:
-    assert awaited(message) == told
+def test_whom_the_store_says_was_waited_for(message: str, found: Awaited | None) -> None:
+    assert awaited(message) == found
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "short"),
     [
         (CHECKPOINT, "OSError: [Errno 28] No space left on device"),
         (
@@ -113,24 +113,24 @@ def test_whom_the_store_says_was_waited_for(message: str, told: Awaited | None) 
         ("\nwhile lowering layers.3.attention", "while lowering layers.3.attention"),
     ],
 )
-def test_the_essence_stands_further_down(message: str, told: str) -> None:
-    assert short_message(message) == told
+def test_the_essence_stands_further_down(message: str, short: str) -> None:
+    assert short_message(message) == short
 
 
 def test_which_worker_of_elastic_failed() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     failed = ProcessFailure(local_rank=1, pid=4, exitcode=3, error_file="<N/A>")
-    told = "train.py FAILED: worker 1 exited with code 3"
-    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == told
+    short = "train.py FAILED: worker 1 exited with code 3"
+    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == short
     failed.message = 'Traceback (most recent call last):\n  File "a.py", line 3, in f\nValueError: no shards\n'
-    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == f"{told}: ValueError: no shards"
+    assert short_message(str(ChildFailedError("train.py", {1: failed}))) == f"{short}: ValueError: no shards"
 
 
 def test_ranks_that_checkpointing_names() -> None:
     both = CHECKPOINT + CHECKPOINT.partition("\n")[2].replace("RANK 2", "RANK 0").replace("28", "5")
-    told = {rank: f"OSError: [Errno {number}] No space left on device" for rank, number in ((2, 28), (0, 5))}
-    assert failures(both) == told
+    said = {rank: f"OSError: [Errno {number}] No space left on device" for rank, number in ((2, 28), (0, 5))}
+    assert failures(both) == said
     assert place_of(both, 2) == ("/me/test_writer.py", 17)
     assert failures("no shards") == {}
     assert place_of("no shards", 2) == ("", 0)

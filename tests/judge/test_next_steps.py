@@ -69,13 +69,13 @@ def test_a_mismatch_may_have_to_do_with_the_order_of_a_set() -> None:
     assert "--hash-seed" not in next_step(mismatch, commands())
 
 
-@pytest.mark.parametrize(("seeds", "told"), [(("5", "6"), "5"), (("7", "7"), ""), (("", ""), "")])
-def test_only_seeds_that_differ_are_repeated(seeds: tuple[str, str], told: str) -> None:
+@pytest.mark.parametrize(("seeds", "reported"), [(("5", "6"), "5"), (("7", "7"), ""), (("", ""), "")])
+def test_only_seeds_that_differ_are_repeated(seeds: tuple[str, str], reported: str) -> None:
     box = FakeBox(2).starts_world()
     for rank, seed in enumerate(seeds):
         box.box(ev.RankStarted(rank, 100 + rank, seed))
     box.readies().collects().begins()
-    assert of_test(fold(box.events), NODEID, 0).hash_seed == told
+    assert of_test(fold(box.events), NODEID, 0).hash_seed == reported
 
 
 def test_who_compiles_from_a_warm_cache_isn_t_told_to_warm_it() -> None:

@@ -1,4 +1,4 @@
-"""What one rank's reports come to, what a run is told beside its tests, and rules that golden cases don't show."""
+"""What one rank's reports come to, what is said of a run besides its tests, and rules that golden cases don't show."""
 
 from typing import Any
 
@@ -150,8 +150,8 @@ def test_what_nobody_could_compare_makes_green_less_certain() -> None:
     box = in_step().reports(TestPhase.CALL).finishes(missed={2: 300}).ends().done()
     verdict = judged(box)
     assert (verdict.code, verdict.certainty) == (Code.PASSED, "likely")
-    told = "less certain: rank 2 issued collectives that could not be compared with other ranks'"
-    assert [e.text for e in verdict.evidence] == [told]
+    said = "less certain: rank 2 issued collectives that could not be compared with other ranks'"
+    assert [e.text for e in verdict.evidence] == [said]
 
 
 def test_a_group_that_was_destroyed_is_compared_as_well() -> None:

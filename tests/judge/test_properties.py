@@ -24,7 +24,7 @@ EVENTS = {name: read_all(RECORDINGS[name]) for name in NAMES}
 RESULTS = {name: judge_run(fold(EVENTS[name])) for name in NAMES}
 FAILING = [name for name in NAMES if any(t.outcome not in GREEN for t in RESULTS[name].tests)]
 # A mismatch that no rank noticed rests on the flight recorder alone: without its events there is nothing to see.
-TOLD_BY_RANKS = [name for name in FAILING if name != "collective-mismatch-dtype"]
+BY_RANKS = [name for name in FAILING if name != "collective-mismatch-dtype"]
 # Causes end what ranks can be interleaved with.
 BARRIERS = ev.WorldStarted | ev.TestStarted | ev.Acted | ev.TestEnded | ev.RunFinished | ev.RankExited | ev.TestPlanned
 
@@ -84,7 +84,7 @@ def test_no_cut_of_the_bytes_raises_or_turns_green(name: str, share: float) -> N
     assert not green(cut) & bad(RESULTS[name])
 
 
-@given(st.sampled_from(TOLD_BY_RANKS), st.data())
+@given(st.sampled_from(BY_RANKS), st.data())
 def test_lost_lines_never_turn_green(name: str, data: st.DataObject) -> None:
     lines = RECORDINGS[name].splitlines(keepends=True)
     kept = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
@@ -92,7 +92,7 @@ def test_lost_lines_never_turn_green(name: str, data: st.DataObject) -> None:
     assert not green(holed) & bad(RESULTS[name])
 
 
-@given(st.sampled_from(TOLD_BY_RANKS), st.randoms(use_true_random=False))
+@given(st.sampled_from(BY_RANKS), st.randoms(use_true_random=False))
 def test_no_order_at_all_turns_green(name: str, dice: random.Random) -> None:
     events = EVENTS[name].copy()
     dice.shuffle(events)

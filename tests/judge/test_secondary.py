@@ -57,7 +57,7 @@ def test_who_loses_its_peer_later_than_those_it_kept_waiting_is_late() -> None:
     assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (1,))
 
 
-def test_an_exit_is_told_though_its_last_words_are_of_a_peer() -> None:
+def test_an_exit_is_said_though_its_last_words_are_of_a_peer() -> None:
     box = in_barrier(0, 2, 3).exits(1, 3).after(0.2).acts(ActReason.EXIT, "a rank's process ended")
     found = judged(box.writes(1, f"RuntimeError: {PEER_CLOSED}\n").aborts("exit"))
     assert (found.code, found.cause, found.blamed_ranks) == (Code.RANK_DEATH, "exit:3", (1,))

@@ -132,7 +132,7 @@ def test_where_all_came_through_while_the_box_ended_the_test_nobody_is_blamed() 
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.UNCLEAR, (), Certainty.GUESS)
 
 
-def test_a_rank_that_destroyed_its_group_is_told_so() -> None:
+def test_a_rank_that_destroyed_its_group_is_said_so() -> None:
     box = FakeBox(2).begins().enters((0, 1), seq=1).completes()
     box.rank(ev.FlightRecorded(1, 0, FlightOrigin.DESTROY, (), ())).enters(0, seq=2).after(31)
     found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
@@ -159,14 +159,14 @@ def test_victims_without_a_collective_gave_up() -> None:
     assert "ranks 0,2 gave up waiting" in found.summary
 
 
-def test_loading_the_compiler_is_told_as_compiling() -> None:
+def test_loading_the_compiler_is_said_as_compiling() -> None:
     box = FakeBox(2).begins().enters(0, seq=2).after(130)
     box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step"))
     found = verdict(box.acts(ActReason.SKEW, "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
     assert (found.code, found.blamed_ranks) == (Code.COMPILE_SKEW, (1,))
 
-    told = "rank 1 was still loading torch's compiler in train.py:5 (step) while rank 0 waited 130 s in all_reduce #2"
-    assert told in found.summary
+    said = "rank 1 was still loading torch's compiler in train.py:5 (step) while rank 0 waited 130 s in all_reduce #2"
+    assert said in found.summary
     assert "loads torch's compiler" in texts(found, 1)
 
 

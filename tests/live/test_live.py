@@ -50,8 +50,8 @@ def test_a_quiet_session_has_a_heartbeat(ran: Ran) -> None:
 def test_one_line_says_who_is_waited_for(ran: Ran) -> None:
     lines = re.findall(r"^megacpp: test_it.py::test_it: (ranks 0,2 have waited .*)$", ran.text, re.MULTILINE)
     assert len(lines) == 1, ran.text
-    told = r"ranks 0,2 have waited [2-5] s for rank 1, which is at \S+test_it.py:12 \(all_reduce #2, limit stall 8 s\)"
-    assert re.fullmatch(told, lines[0])
+    said = r"ranks 0,2 have waited [2-5] s for rank 1, which is at \S+test_it.py:12 \(all_reduce #2, limit stall 8 s\)"
+    assert re.fullmatch(said, lines[0])
 
 
 def test_none_when_it_is_switched_off(project: Project) -> None:
@@ -138,14 +138,14 @@ def test_output_of_chosen_ranks(talkers: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "said"),
     [
         (("--lane-output", "0"), "--lane-output 0: output of ranks is shown live only with -s: add -s"),
         (("-s", "--lane-output", "7"), "--lane-output: no selected test has rank 7: the largest has ranks 0-2"),
         (("-s", "--lane-output", "x"), "--lane-output: ranks are written as 0, 0,3, 0-3 or all, not 'x'"),
     ],
 )
-def test_ranks_that_nobody_can_show(talkers: Project, args: tuple[str, ...], told: str) -> None:
+def test_ranks_that_nobody_can_show(talkers: Project, args: tuple[str, ...], said: str) -> None:
     ran = talkers.pytest(*LANE, *args)
-    assert told in ran.text
+    assert said in ran.text
     assert (ran.code, ran.run) == (4, None)

@@ -83,9 +83,9 @@ def test_stacks_logs_and_an_end_in_order(slow: Desk) -> None:
         assert stacks.stdout.splitlines()[0].endswith("3 ranks · now")
         assert "ranks 0,2: waiting in all_reduce" in stacks.stdout
         assert "    load_shard (test_a.py:13)\n    test_slow (test_a.py:18)" in stacks.stdout
-        (told,) = json.loads(megacpp(slow, "stacks", "--json").stdout)
-        assert told["is_now"]
-        assert [entry["answered"] for entry in told["ranks"]] == [True] * 3
+        (reported,) = json.loads(megacpp(slow, "stacks", "--json").stdout)
+        assert reported["is_now"]
+        assert [entry["answered"] for entry in reported["ranks"]] == [True] * 3
 
         assert megacpp(slow, "logs", "--test", "test_slow").stdout == "".join(
             f"[rank {r}] slow {r}\n" for r in range(3)

@@ -137,16 +137,16 @@ def test_what_arrives(filled: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "said"),
     [
         (("--lane-budget", "0.01"), "the budget of $0.01 buys"),
         (("--untrusted",), "untrusted code would see wandb, PASSED"),
     ],
 )
-def test_what_may_not_start_rents_nothing(arguments: tuple[str, ...], told: str, filled: Site) -> None:
+def test_what_may_not_start_rents_nothing(arguments: tuple[str, ...], said: str, filled: Site) -> None:
     ran = filled.run(*LANE, *arguments)
     assert ran.code in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR)
-    assert told in ran.text
+    assert said in ran.text
     assert filled.emulator.sandboxes == []
 
 

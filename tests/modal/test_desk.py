@@ -135,9 +135,9 @@ def test_one_sandbox_for_all_tests_and_a_connection_that_is_cut_and_back(site: S
     assert ran.outcomes() == {"test_first": "passed", "test_slow": "passed", "test_wrong": "failed"}, ran.text
     assert code == pytest.ExitCode.TESTS_FAILED
     assert ran.verdict("test_wrong")["blamed_ranks"] == [1]
-    told = facts(ran.directory)
-    assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
-    assert sum(isinstance(fact, ev.RunFinished) for fact in told) == 1
+    said = facts(ran.directory)
+    assert [fact for fact in said if isinstance(fact, ev.Gap | ev.Damaged)] == []
+    assert sum(isinstance(fact, ev.RunFinished) for fact in said) == 1
     assert ran.run is not None
     assert ran.directory is not None
     assert (ran.run["status"], ran.run["surface"], ran.run["dry_run"]) == ("failed", "modal", True)

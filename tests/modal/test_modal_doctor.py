@@ -40,8 +40,8 @@ def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureF
     emulator.secret("gcs", {"GOOGLE_ACCESS_KEY_ID": "k"})
     modal.Volume.from_name("corpus", create_if_missing=True).hydrate()
     before = emulator.calls["SandboxCreate"]
-    code, told = examined(project, CONFIGURED, capsys)
-    assert code == 0, told
+    code, said = examined(project, CONFIGURED, capsys)
+    assert code == 0, said
     for line in (
         *("source                2 files", "account               workspace emulated, client "),
         *("secret wandb          exists", "secret gcs            exists"),
@@ -55,23 +55,23 @@ def test_all_is_there(emulator: Emulator, project: Path, capsys: pytest.CaptureF
         ),
         "lane h200x8           H200:8, 8 ranks, 16 cores, 20 GiB: $39.07/h (list prices as of",
     ):
-        assert f"{line}" in told
+        assert f"{line}" in said
     assert emulator.calls["SandboxCreate"] == before
 
 
-def test_what_is_missing_is_told_with_its_mend(
+def test_what_is_missing_is_said_with_its_remedy(
     emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toml = '[tool.pytest_megacpp.modal]\nsecrets = ["absent"]\nimage = "no_such:image"\n'
     toml += '[tool.pytest_megacpp.data]\nx = { volume = "nowhere" }\n'
-    code, told = examined(project, toml, capsys)
+    code, said = examined(project, toml, capsys)
     assert code == 1
     for words in (
         *("secret absent         NO: does not exist", "modal secret create absent"),
         *("volume nowhere        NO: does not exist", "modal volume create nowhere"),
         "image                 NO: image = 'no_such:image' failed with ModuleNotFoundError",
     ):
-        assert words in told
+        assert words in said
 
 
 def test_an_image_that_does_not_build_shows_its_last_lines(
@@ -79,20 +79,20 @@ def test_an_image_that_does_not_build_shows_its_last_lines(
 ) -> None:
     emulator.faults.build_fails = True
     emulator.faults.build_log = ("Collecting torch", "ERROR: no matching distribution")
-    code, told = examined(project, '[tool.pytest_megacpp.modal]\npackages = ["nowhere==1"]\n', capsys)
+    code, said = examined(project, '[tool.pytest_megacpp.modal]\npackages = ["nowhere==1"]\n', capsys)
     assert code == 1
-    assert "image                 NO: the image could not be built" in told
+    assert "image                 NO: the image could not be built" in said
 
 
 def test_without_credentials_nothing_else_is_asked(
     emulator: Emulator, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODAL_TOKEN_ID")
-    code, told = examined(project, CONFIGURED, capsys)
+    code, said = examined(project, CONFIGURED, capsys)
     assert code == 1
-    assert "account               NO: " in told
-    assert "modal token new" in told
-    assert "secret" not in told
+    assert "account               NO: " in said
+    assert "modal token new" in said
+    assert "secret" not in said
 
 
 def test_the_accounts_own_prices_are_asked_and_remembered(
@@ -100,8 +100,8 @@ def test_the_accounts_own_prices_are_asked_and_remembered(
 ) -> None:
     emulator.control.rates = {"gpu_h200": "0.001", "cpu_core_sandbox": "0.00004", "memory_sandbox": "0.000007"}
     try:
-        _, told = examined(project, "", capsys)
+        _, said = examined(project, "", capsys)
     finally:
         emulator.control.rates = {}
-    assert "$31.61/h (the account's rates)" in told
+    assert "$31.61/h (the account's rates)" in said
     assert (project.parent / "cache" / "modal-rates.json").exists()

@@ -45,10 +45,10 @@ def layers(emulator: Emulator, built: Any) -> list[str]:
 
 
 def test_heavy_layers_come_first(emulator: Emulator, app: Any) -> None:
-    told = layers(emulator, after(RECIPE).build(app))
-    order = [next(i for i, layer in enumerate(told) if word in layer) for word in ("g++", "torch", "numpy", "pytest==")]
+    said = layers(emulator, after(RECIPE).build(app))
+    order = [next(i for i, layer in enumerate(said) if word in layer) for word in ("g++", "torch", "numpy", "pytest==")]
     assert order == sorted(set(order))
-    assert "3.12" in told[0]
+    assert "3.12" in said[0]
 
 
 def test_torch_may_come_from_another_index(emulator: Emulator, app: Any) -> None:
@@ -69,10 +69,10 @@ def test_a_registrys_image_with_its_secret_and_a_python(emulator: Emulator, app:
     emulator.secret("ghcr", {"REGISTRY_USERNAME": "me", "REGISTRY_PASSWORD": "p"})
     reference = "ghcr.io/you/image@sha256:" + "0f" * 32
     config = ImageConfig(reference=reference, add_python="3.12", pull_secret="ghcr")
-    told = layers(emulator, image(config, Path.cwd()).build(app))
-    assert any(reference in layer for layer in told)
-    assert told[-1].splitlines()[-1] == "ENTRYPOINT []"
-    assert not any("pip install" in layer for layer in told)
+    said = layers(emulator, image(config, Path.cwd()).build(app))
+    assert any(reference in layer for layer in said)
+    assert said[-1].splitlines()[-1] == "ENTRYPOINT []"
+    assert not any("pip install" in layer for layer in said)
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def baked(tmp_path: Path) -> Path:
 def test_a_baked_seed_is_the_last_layer(emulator: Emulator, app: Any, baked: Path) -> None:
     """The marks and archives are in it, what a store needs to work is not."""
     built = image(ImageConfig(baked_seed="seeds"), baked.parent).build(app)
-    told = layers(emulator, built)
-    assert told[-1].splitlines()[-1] == "COPY . /"
-    assert any("pytest" in layer for layer in told[:-1])
+    said = layers(emulator, built)
+    assert said[-1].splitlines()[-1] == "COPY . /"
+    assert any("pytest" in layer for layer in said[:-1])
     sent = {file.name for file in list(emulator.control.store.mounts.values())[-1]}
     shape, seed = f"{BAKED_DIR}/{SHAPE.key}", SeedStore(baked).seeds()[0].id
     assert sent == {f"{shape}/good", f"{shape}/{seed}/manifest.json", f"{shape}/{seed}/cache.tar"}
@@ -99,7 +99,7 @@ def test_an_image_of_the_users_own_takes_a_seed_too(baked: Path) -> None:
     assert isinstance(with_seed(modal.Image.debian_slim(), str(baked)), modal.Image)
 
 
-def test_what_is_no_baked_seed_is_told_with_the_command(tmp_path: Path) -> None:
+def test_what_is_no_baked_seed_is_said_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
@@ -130,7 +130,7 @@ def test_a_factory_is_found_from_the_projects_top(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "told"),
+    ("factory", "said"),
     [
         ("no_such_module:made", "image = 'no_such_module:made' failed with ModuleNotFoundError"),
         ("our_images:absent", "failed with AttributeError"),
@@ -138,11 +138,11 @@ def test_a_factory_is_found_from_the_projects_top(tmp_path: Path) -> None:
         ("our_images:text", "must return a modal.Image, not str"),
     ],
 )
-def test_a_factory_that_fails_is_told(factory: str, told: str, factories: types.ModuleType, tmp_path: Path) -> None:
+def test_a_factory_that_fails_is_said(factory: str, said: str, factories: types.ModuleType, tmp_path: Path) -> None:
     def fails() -> None:
         raise RuntimeError("no base")
 
     factories.__dict__.update(fails=fails, text="ubuntu")
     with pytest.raises(ImageError) as error:
         image(ImageConfig(factory=factory), tmp_path)
-    assert told in str(error.value)
+    assert said in str(error.value)

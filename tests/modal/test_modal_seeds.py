@@ -103,7 +103,7 @@ def test_baking_from_the_volume(
     baked.unpack(good, tmp_path / "work")
 
 
-def test_what_modal_says_is_told_with_the_mend(
+def test_what_modal_says_is_said_with_the_remedy(
     emulator: Emulator, held: ModalShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODAL_TOKEN_ID")

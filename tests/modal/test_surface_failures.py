@@ -276,11 +276,11 @@ def test_a_connection_that_comes_back(emulator: Emulator, project: Path) -> None
     ended = box.ended()
     assert ended is not None
     assert ended.problem is None
-    told = facts(box)
-    assert [fact for fact in told if isinstance(fact, ev.Gap | ev.Damaged)] == []
+    reported = facts(box)
+    assert [fact for fact in reported if isinstance(fact, ev.Gap | ev.Damaged)] == []
     lines = box.inbox.recording.read_bytes().splitlines()
     assert len(lines) == len(set(lines))
-    assert any(isinstance(fact, ev.RunFinished) for fact in told)
+    assert any(isinstance(fact, ev.RunFinished) for fact in reported)
 
 
 def test_a_network_that_falls_silent_for_good(
@@ -337,15 +337,15 @@ def test_a_detached_run_is_left_and_found(emulator: Emulator, project: Path) -> 
     assert recordings[0] == recordings[1] == recordings[2]
 
 
-def test_why_a_sandbox_ended_is_told_also_when_its_records_can_t_be_read(emulator: Emulator, project: Path) -> None:
+def test_why_a_sandbox_ended_is_said_also_when_its_records_can_t_be_read(emulator: Emulator, project: Path) -> None:
     box = started(project, dry_run=True)
     while not said(box, ev.RunStarted):
         time.sleep(0.01)
     emulator.faults.statuses["VolumeListFiles"] = [(Status.PERMISSION_DENIED, "not yours")] * 9
     emulator.kill(emulator.sandboxes[0], Result.GENERIC_STATUS_INTERNAL_FAILURE)
     assert problem_of(box).cause == "killed"
-    told = [fact.detail for fact in facts(box) if isinstance(fact, ev.Progress) and fact.phase == "lost"]
-    assert "not yours" in told[-1]
+    reported = [fact.detail for fact in facts(box) if isinstance(fact, ev.Progress) and fact.phase == "lost"]
+    assert "not yours" in reported[-1]
 
 
 def test_of_a_volume_only_records_are_read_and_only_so_much(emulator: Emulator, project: Path) -> None:

@@ -272,7 +272,7 @@ class ControlPlane:
         wanted, directory = sandbox.definition, self._directory / sandbox.id
         home = directory / "home"
         home.mkdir(parents=True)
-        environment = {**base_environment(home), **sandbox.environment, **_told_to_containers(sandbox)}
+        environment = {**base_environment(home), **sandbox.environment, **_set_in_containers(sandbox)}
         container = Container(sandbox.id, directory, environment, self._gvisor)
         for mount in wanted.mount_ids:
             await asyncio.to_thread(self._write_mount, container, mount)
@@ -305,7 +305,7 @@ class ControlPlane:
             target = container.place(file.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             data = self.store.files[file.sha256]
-            target.write_bytes(container.told(data.decode()).encode() if target.suffix == ".json" else data)
+            target.write_bytes(container.as_seen_inside(data.decode()).encode() if target.suffix == ".json" else data)
             target.chmod(file.mode & 0o777 or 0o644)
 
     async def end(self, sandbox: Sandbox, status: int, code: int) -> None:
@@ -432,7 +432,7 @@ class ControlPlane:
     SandboxTagsSetV2 = SandboxTagsSet
 
 
-def _told_to_containers(sandbox: Sandbox) -> dict[str, str]:
+def _set_in_containers(sandbox: Sandbox) -> dict[str, str]:
     """The variables that Modal sets in every container, beside its id."""
     wanted = sandbox.definition
     regions = list(wanted.scheduler_placement.regions)

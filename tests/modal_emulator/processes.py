@@ -120,9 +120,9 @@ class Container:
             raise ValueError(f"{absolute}: the emulator can only add top-level directories that this machine lacks")
         return self.overlay / absolute.strip("/")
 
-    def told(self, text: str) -> str:
+    def as_seen_inside(self, text: str) -> str:
         """A text for the sandbox, such as an argument."""
-        return self._walls.told(text)
+        return self._walls.as_seen_inside(text)
 
     async def start(self, command: Sequence[str], workdir: str, hidden: Sequence[Path]) -> None:
         job = Job(command, self._environment, workdir)

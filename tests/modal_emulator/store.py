@@ -62,7 +62,7 @@ class Store:
         return path
 
     def put_file(self, sha256: str, data: bytes) -> None:
-        assert hashlib.sha256(data).hexdigest() == sha256, "a file doesn't have the digest that was told"
+        assert hashlib.sha256(data).hexdigest() == sha256, "a file doesn't have the digest that was given"
         self.files[sha256] = data
 
     def environment_of(self, image_id: str) -> dict[str, str]:

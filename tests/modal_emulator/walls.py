@@ -1,7 +1,7 @@
 """Owns what encloses a sandbox: gVisor where a test asks for it, namespaces where they are allowed, else nothing.
 
 Without walls a sandbox has the machine's own root, and `ROOT` is replaced by a directory of its own in all that the
-sandbox is told.
+sandbox sees.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Gvisor:
 class Walls(Protocol):
     """One sandbox's. Jobs come as the sandbox sees them, and leave as this machine starts them."""
 
-    def told(self, text: str) -> str:
+    def as_seen_inside(self, text: str) -> str:
         """A text for the sandbox."""
         ...
 
@@ -81,12 +81,12 @@ class NoWalls:
     def __init__(self, overlay: Path) -> None:
         self._overlay = overlay
 
-    def told(self, text: str) -> str:
+    def as_seen_inside(self, text: str) -> str:
         return re.sub(rf"(?<![\w.-]){ROOT}(?![\w-])", f"{self._overlay}{ROOT}", text)
 
     def first(self, job: Job, hidden: Sequence[Path]) -> Job:
-        environment = {name: self.told(value) for name, value in job.environment.items()}
-        return Job([self.told(word) for word in job.command], environment, self.told(job.cwd))
+        environment = {name: self.as_seen_inside(value) for name, value in job.environment.items()}
+        return Job([self.as_seen_inside(word) for word in job.command], environment, self.as_seen_inside(job.cwd))
 
     async def further(self, job: Job, main: asyncio.subprocess.Process) -> Job:
         return self.first(job, ())
@@ -104,7 +104,7 @@ class NamespaceWalls:
         self._hidden = directory / "hidden"
         self._newroot.mkdir()
 
-    def told(self, text: str) -> str:
+    def as_seen_inside(self, text: str) -> str:
         return text
 
     def first(self, job: Job, hidden: Sequence[Path]) -> Job:
@@ -141,7 +141,7 @@ class GvisorWalls:
         self._overlay = overlay
         self._numbers = itertools.count()
 
-    def told(self, text: str) -> str:
+    def as_seen_inside(self, text: str) -> str:
         return text
 
     def first(self, job: Job, hidden: Sequence[Path]) -> Job:

@@ -161,7 +161,7 @@ class Project:
         """Run directories, oldest first."""
         return sorted(p for p in (self.lane_dir / "runs").glob("*") if p.is_dir())
 
-    def told(self, name: str = "told") -> list[str]:
+    def noted(self, name: str = "noted") -> list[str]:
         """The lines that tests appended to a file of this name."""
         path = self.root / name
         return path.read_text().splitlines() if path.exists() else []

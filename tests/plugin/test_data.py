@@ -1,4 +1,4 @@
-"""Data sets in whole runs: copied before the first test, found by name, and told when ranks read past the copy."""
+"""Data sets in whole runs: copied before the first test, found by name, and reported when ranks read past the copy."""
 
 import fcntl
 import signal
@@ -30,8 +30,8 @@ TESTS = """
         assert not copy.is_relative_to(BUCKET)
         assert sorted(os.listdir(copy)) == ["a.bin", "sub"]
         assert (copy / "sub" / "b.bin").read_bytes() == b"b"
-        told = subprocess.run(["sh", "-c", "echo $MEGACPP_DATA_SHARDS"], capture_output=True, text=True)
-        assert told.stdout.strip() == str(copy)
+        shown = subprocess.run(["sh", "-c", "echo $MEGACPP_DATA_SHARDS"], capture_output=True, text=True)
+        assert shown.stdout.strip() == str(copy)
 
     def test_names(modal_h200x8):
         with pytest.raises(LookupError, match="did you mean 'shards'. Configured: far, shards; write "):
@@ -70,7 +70,7 @@ def test_tests_find_the_copy_by_name(ran: Ran) -> None:
     assert "megacpp: data shards 2 of 2 files, " in ran.text
 
 
-def test_reads_past_the_copy_are_told(ran: Ran, project: Project) -> None:
+def test_reads_past_the_copy_are_said(ran: Ran, project: Project) -> None:
     first = str(project.root / "bucket" / "a.bin")
     assert f"data: ranks 0,1 read the source of 'shards' in 2 tests ({first}): use lane.data('shards')" in ran.text
     assert "read data set 'shards' from its source instead of its local copy: use lane.data('shards')" in ran.failure(
@@ -85,12 +85,12 @@ def test_reads_past_the_copy_are_told(ran: Ran, project: Project) -> None:
 def test_a_run_that_waits_for_another_s_copy_can_be_left(project: Project, ran: Ran) -> None:
     """Who holds the lock here never lets it go."""
     assert ran.run is not None
-    told = f"megacpp: data shards waits for run {ran.run['run_id']} on "
+    said = f"megacpp: data shards waits for run {ran.run['run_id']} on "
     (state,) = (project.root / "cache" / "pytest-megacpp" / "data").glob(".megacpp-shards-*")
     with (state / "lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with project.start(*LANE, env={"XDG_CACHE_HOME": str(project.root / "cache")}) as desk:
-            desk.wait_until(lambda: told in desk.text)
+            desk.wait_until(lambda: said in desk.text)
             desk.child.send_signal(signal.SIGINT)
             waited = desk.ran()
     assert waited.code == pytest.ExitCode.INTERRUPTED

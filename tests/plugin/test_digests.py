@@ -89,12 +89,12 @@ def test_only_what_is_left_of_the_last_world_is_counted(ran: Ran) -> None:
     lines = (ran.directory / "recording.jsonl").read_text(encoding="utf-8").splitlines()
     facts = [json.loads(line) for line in lines]
     number = {fact["nodeid"]: fact["test"] for fact in facts if fact["kind"] == "test-planned"}
-    told = {
+    said = {
         fact["rank"]: fact["digests"]
         for fact in facts
         if fact["kind"] == "finished" and fact["test"] == number["test_a.py::test_a_world_after_another"]
     }
-    assert [sorted(told[rank]) for rank in range(4)] == [["0", "1"], ["0", "1"], ["0", "2"], ["0", "2"]]
+    assert [sorted(said[rank]) for rank in range(4)] == [["0", "1"], ["0", "1"], ["0", "2"], ["0", "2"]]
 
 
 def test_such_a_run_keeps_no_seed(ran: Ran) -> None:

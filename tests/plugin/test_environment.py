@@ -214,7 +214,7 @@ def test_ranks_of_each_world_know_their_place(ran: Ran, project: Project, size: 
 
 
 def test_a_fixture_s_group_lives_as_long_as_its_module(ran: Ran, project: Project) -> None:
-    assert project.told("destroyed.0") == project.told("destroyed.1") == ["once"]
+    assert project.noted("destroyed.0") == project.noted("destroyed.1") == ["once"]
 
 
 def ranks(ran: Ran, name: str) -> list[Json]:
@@ -245,8 +245,8 @@ def test_the_receipt_says_how_strings_were_hashed(ran: Ran) -> None:
     assert [seed == seeds[0] for seed in seeds] == [True, False, False, True]
     for one in seen[:2]:
         alike = [sys.executable, "-c", "print(hash('forces'))"]
-        told = subprocess.check_output(alike, env={**os.environ, "PYTHONHASHSEED": one["hash_seed"]}, text=True)
-        assert int(told) == one["records"]["drawn"]["hash"]
+        printed = subprocess.check_output(alike, env={**os.environ, "PYTHONHASHSEED": one["hash_seed"]}, text=True)
+        assert int(printed) == one["records"]["drawn"]["hash"]
     assert int(seeds[1]) == int(seeds[0]) + 1, "so that --hash-seed with the first reproduces both"
 
 
@@ -314,5 +314,5 @@ def test_a_preloaded_module_that_starts_cuda_costs_time_only(tmp_path: Path) -> 
     ran = project.pytest(*LANE)
     assert ran.outcomes() == {"test_ranks_start": "passed"}
     assert ran.directory is not None
-    told = (ran.directory / "recording.jsonl").read_text()
-    assert "importing starts_cuda starts CUDA" in told
+    recording = (ran.directory / "recording.jsonl").read_text()
+    assert "importing starts_cuda starts CUDA" in recording

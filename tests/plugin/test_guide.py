@@ -122,11 +122,11 @@ def assert_junit_tells(project: Project, ran: Ran) -> None:
         for case in ElementTree.parse(project.root / "junit.xml").iter("testcase")
     }
     assert ran.run is not None
-    told = cases[RMSNORM]
-    assert (told["megacpp_verdict"], told["megacpp_run"]) == ("passed", ran.run["run_id"])
-    assert float(told["megacpp_first_forward_s"] or -1) > 0
-    assert float(told["megacpp_seconds"] or -1) > 0
-    assert [told[f"megacpp_{name}"] for name in ("gpu_seconds", "usd", "dry_run")] == ["0.0", "0.0", "true"]
+    said = cases[RMSNORM]
+    assert (said["megacpp_verdict"], said["megacpp_run"]) == ("passed", ran.run["run_id"])
+    assert float(said["megacpp_first_forward_s"] or -1) > 0
+    assert float(said["megacpp_seconds"] or -1) > 0
+    assert [said[f"megacpp_{name}"] for name in ("gpu_seconds", "usd", "dry_run")] == ["0.0", "0.0", "true"]
     assert "megacpp_first_forward_s" not in cases[SWIGLU]
 
 

@@ -1,4 +1,4 @@
-"""Whoever is killed, whenever: nothing of the run survives, `run.json` is finished, the rest is told as it is."""
+"""Whoever is killed, whenever: nothing of the run survives, `run.json` is finished, the rest is said as it is."""
 
 import contextlib
 import functools

@@ -15,7 +15,7 @@ CONFTEST = """
     RANK = int(os.environ.get("RANK", -1))
 
     def tell(text):
-        with open(os.path.join(os.path.dirname(__file__), "told"), "a") as file:
+        with open(os.path.join(os.path.dirname(__file__), "noted"), "a") as file:
             file.write(f"{RANK} {text}\\n")
 
     @pytest.fixture(scope="session")
@@ -294,8 +294,8 @@ def test_parameters_of_all_kinds_keep_their_names(ran: Ran) -> None:
 
 
 def test_a_session_fixture_is_set_up_once_in_each_rank_and_torn_down(ran: Ran, project: Project) -> None:
-    told = project.told()
-    assert sorted(told) == ["0 session down", "0 session up", "1 session down", "1 session up"]
+    noted = project.noted()
+    assert sorted(noted) == ["0 session down", "0 session up", "1 session down", "1 session up"]
 
 
 def test_skip_reasons_and_places_come_from_the_ranks(ran: Ran) -> None:

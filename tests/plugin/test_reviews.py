@@ -35,8 +35,8 @@ def test_last_words_are_in_annotation_and_summary(replays: Replays, tmp_path: Pa
 
 
 def test_both_lines_of_a_mismatch_are_in_annotation_and_summary(replays: Replays, tmp_path: Path) -> None:
-    told = on_github(replays, DIFFERS, tmp_path)
-    for text in told:
+    said = on_github(replays, DIFFERS, tmp_path)
+    for text in said:
         called = text.count("is called at")
         assert called == 2, text
 
@@ -76,9 +76,9 @@ def on_buildkite(replays: Replays, code: int) -> tuple[Ran, str]:
 
 
 def test_buildkite_gets_an_annotation(replays: Replays) -> None:
-    ran, told = on_buildkite(replays, 0)
-    assert told.startswith("annotate --style error --context megacpp --append\n### ✗ h200x8")
-    assert "rank 2 exited with code" in told
+    ran, said = on_buildkite(replays, 0)
+    assert said.startswith("annotate --style error --context megacpp --append\n### ✗ h200x8")
+    assert "rank 2 exited with code" in said
     assert "\n+++ 1 failing lane test\nsmoke_suites/drills/test_deaths.py::" in ran.text
     assert "did not take" not in ran.text
 

@@ -105,11 +105,11 @@ def test_no_harm_is_done(rough: Ran, name: str) -> None:
     assert rough.outcome(name) == "passed"
 
 
-def test_both_failures_of_one_test_are_told(rough: Ran) -> None:
+def test_both_failures_of_one_test_are_said(rough: Ran) -> None:
     phases = rough.of("test_fails_twice")
     assert (phases["call"]["outcome"], phases["teardown"]["outcome"]) == ("failed", "failed")
-    told = rough.verdict("test_fails_twice")["consequences"]
-    assert any("second trouble" in consequence["text"] for consequence in told)
+    reported = rough.verdict("test_fails_twice")["consequences"]
+    assert any("second trouble" in consequence["text"] for consequence in reported)
 
 
 def test_a_flood_is_cut_off_and_said(rough: Ran) -> None:

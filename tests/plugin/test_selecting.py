@@ -165,7 +165,7 @@ def test_tests_of_lane_and_desk_are_reported_in_their_order(by_surface: Ran) -> 
 
 def test_each_side_has_fixtures_of_its_own(by_surface: Ran, project: Project) -> None:
     """The desk's class fixture is set up again after a lane test, which ran it in its ranks."""
-    left = project.told("torn_down")
+    left = project.noted("torn_down")
     assert left.count("rank of 2 of class left by rank of 2") == 2
     assert set(left) == {
         "desk of class left by desk",

@@ -88,8 +88,8 @@ def tried(*configs: Any) -> list[int]:
     return [c.num_stages for c in tuner.prune_configs({"grid": (1, 1), "warmup": False})]
 
 
-def told(said: Said) -> tuple[ConfigsDropped, list[int]]:
-    """What was told, and the bytes that it names."""
+def dropped_of(said: Said) -> tuple[ConfigsDropped, list[int]]:
+    """What was reported, and the bytes that it names."""
     (fact,) = said
     assert isinstance(fact, ConfigsDropped)
     return fact, [int(text.split()[-2]) for text in fact.dropped]
@@ -97,7 +97,7 @@ def told(said: Said) -> tuple[ConfigsDropped, list[int]]:
 
 def test_what_a_block_can_not_hold_is_not_tried(said: Said) -> None:
     assert tried(config(SMALL), config(LARGE)) == [SMALL]
-    fact, needs = told(said)
+    fact, needs = dropped_of(said)
     assert (fact.rank, fact.test, fact.kernel, fact.limit_bytes, fact.kept) == (3, 7, "matmul", H200_BYTES, False)
     assert fact.dropped == (f"M=64, N=64, K=128, num_warps=4, num_ctas=1, num_stages={LARGE}: {needs[0]} bytes",)
     assert H200_BYTES < needs[0] < 2 * H200_BYTES
@@ -105,7 +105,7 @@ def test_what_a_block_can_not_hold_is_not_tried(said: Said) -> None:
 
 def test_where_none_fits_all_are_tried_and_triton_says_why(said: Said) -> None:
     assert tried(config(LARGE), config(LARGER)) == [LARGE, LARGER]
-    fact, needs = told(said)
+    fact, needs = dropped_of(said)
     assert fact.kept
     assert H200_BYTES < needs[0] < needs[1]
 

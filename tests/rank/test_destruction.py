@@ -64,8 +64,8 @@ def test_a_test_may_do_as_it_likes_with_the_world_size(
     destroy()
     assert not dist.is_initialized()
     assert agent.lacking() == []
-    (told,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
-    assert [group for group, _ in told.digests] == ["0"]
+    (flight,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
+    assert [group for group, _ in flight.digests] == ["0"]
     assert os.environ.get("WORLD_SIZE") == size
 
 
@@ -76,8 +76,8 @@ def test_what_nobody_can_be_compared_with_counts_as_lost(
     """One of several worlds in a launch; a world of one has no peers."""
     observers._default_size, observers._launched = size, 4
     observers._before_destruction(dist.destroy_process_group)()
-    (told,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
-    assert told.digests == ()
+    (flight,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
+    assert flight.digests == ()
     assert observers.finished() == ({}, missed)
 
 
@@ -125,9 +125,9 @@ def test_a_world_that_goes_while_another_thread_reads_is_not_compared(
     observers.issued._lock.acquire()
     destroy()
     observers.issued._lock.release()
-    (told,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
-    assert told.entries
-    assert told.digests == ()
+    (flight,) = [fact for fact in agent.sent if isinstance(fact, FlightRecorded)]
+    assert flight.entries
+    assert flight.digests == ()
     assert observers.finished() == ({}, 1)
 
 

@@ -22,7 +22,7 @@ def raised(action: Callable[[], object]) -> BaseException:
     raise AssertionError("it raised nothing")
 
 
-def told(action: Callable[[], object]) -> Error:
+def error_of(action: Callable[[], object]) -> Error:
     return describe(raised(action), "as pytest shows it")
 
 
@@ -56,15 +56,15 @@ def unspeakable() -> None:
 
 
 def test_an_exception_and_where_it_was_raised() -> None:
-    error = told(lambda: int("x"))
+    error = error_of(lambda: int("x"))
     assert (error.type, error.traceback) == ("ValueError", "as pytest shows it")
     assert error.message == "invalid literal for int() with base 10: 'x'"
     assert error.file.endswith("test_errors.py")
     assert (error.raised_in, error.causes) == (__file__, ())
 
 
-def test_one_that_can_not_be_shown_is_told_all_the_same() -> None:
-    error = told(unspeakable)
+def test_one_that_can_not_be_shown_is_said_all_the_same() -> None:
+    error = error_of(unspeakable)
     assert error.type.endswith("Unspeakable")
     assert error.message == "<str() of the exception failed: SystemExit>"
 
@@ -80,10 +80,10 @@ def test_one_that_can_not_be_shown_is_told_all_the_same() -> None:
         (goes_in_circles, ["ValueError: b"]),
     ],
 )
-def test_what_was_being_handled_is_told_even_where_it_is_hidden(
+def test_what_was_being_handled_is_said_even_where_it_is_hidden(
     action: Callable[[], object], context: list[str]
 ) -> None:
-    error = told(action)
+    error = error_of(action)
     assert [f"{cause.type}: {cause.message}" for cause in error.causes] == context
     assert {cause.raised_in for cause in error.causes} <= {__file__, ""}  # one was never raised
     assert error.context == ()
@@ -96,7 +96,7 @@ def test_what_an_exception_was_raised_from_is_known_from_what_was_being_handled(
         except BaseException as e:
             raise ValueError("no step") from e
 
-    assert [cause.explicit for cause in told(fails).causes] == [True, True, False]
+    assert [cause.explicit for cause in error_of(fails).causes] == [True, True, False]
 
 
 def test_notes_belong_to_the_message() -> None:
@@ -105,7 +105,7 @@ def test_notes_belong_to_the_message() -> None:
         error.add_note("while lowering layers.3")
         raise error
 
-    assert told(fails).message == "\nwhile lowering layers.3"
+    assert error_of(fails).message == "\nwhile lowering layers.3"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of exceptions came with Python 3.11")
@@ -113,7 +113,7 @@ def test_a_group_says_what_it_holds() -> None:
     def fails() -> None:
         raise ExceptionGroup("two tasks", [ValueError("one"), KeyError("two")])
 
-    error = told(fails)
+    error = error_of(fails)
     assert error.message == "two tasks (2 sub-exceptions) · ValueError: one · KeyError: 'two'"
     assert [(cause.type, cause.explicit) for cause in error.causes] == [("ValueError", False), ("KeyError", False)]
 
@@ -203,7 +203,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_nothing_about_an_exception_keeps_it_from_being_told(kind: type[Exception]) -> None:
+def test_nothing_about_an_exception_keeps_it_from_being_said(kind: type[Exception]) -> None:
     def fails() -> None:
         raise kind("bad gateway")
 
@@ -212,10 +212,10 @@ def test_nothing_about_an_exception_keeps_it_from_being_told(kind: type[Exceptio
     elsewhere = raised(fails_by_its_own_words).__traceback__
     assert elsewhere is not None
     for seen in (None, pytest.ExceptionInfo.from_exc_info((type(error), error, elsewhere))):
-        told = describe(error, "as pytest shows it", seen)
-        assert told.message.startswith(shown)
-        assert type(told.message) is type(told.type) is str
-        assert encode_fact(Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.0, told))
+        described = describe(error, "as pytest shows it", seen)
+        assert described.message.startswith(shown)
+        assert type(described.message) is type(described.type) is str
+        assert encode_fact(Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 0.0, described))
     assert shown in rendered(error) or "str()" in rendered(error)
     assert shown in in_one_line(error, 200)
     assert stage_of(error) in ("plugin", "import")
@@ -233,16 +233,16 @@ def test_a_cause_that_takes_itself_for_false_is_one() -> None:
         except Empty as e:
             raise ValueError("nothing to read") from e
 
-    assert [(cause.message, cause.explicit) for cause in told(fails).causes] == [("no shards", True)]
+    assert [(cause.message, cause.explicit) for cause in error_of(fails).causes] == [("no shards", True)]
 
 
-def test_where_it_was_raised_is_told_without_a_working_directory(
+def test_where_it_was_raised_is_said_without_a_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    error = told(fails_by_its_own_words)
+    error = error_of(fails_by_its_own_words)
     assert error.file == __file__
     assert error.message == "the loss didn't fall"

@@ -1,4 +1,4 @@
-"""What is told of first forwards, and that nothing compiled while they are watched differs from what it would be."""
+"""What is reported of first forwards, and that nothing compiled while they are watched differs from the rest."""
 
 import contextlib
 import threading
@@ -48,35 +48,35 @@ def untouched() -> Iterator[None]:
 ONES = torch.ones(2, 2)
 
 
-def test_outermost_calls_of_different_modules_are_told_once() -> None:
-    told, net = Telling(), Net()
-    with watching(told):
+def test_outermost_calls_of_different_modules_are_said_once() -> None:
+    heard, net = Telling(), Net()
+    with watching(heard):
         for module in (net, Inner(), net):
             module(ONES)
     net(ONES)
-    assert told == ["Net", "Inner"]
+    assert heard == ["Net", "Inner"]
 
 
 def test_it_stays_away_after_some_modules_or_many_calls() -> None:
-    told, net = Telling(), Net()
-    with watching(told):
+    heard, net = Telling(), Net()
+    with watching(heard):
         for _ in range(KEPT_MODULES + 2):
             Inner()(ONES)
         assert torch.nn.Module.__call__.__code__ is TORCHS_CODE
-    with watching(told):
+    with watching(heard):
         for _ in range(WATCHED_CALLS):
             net(ONES)
         assert torch.nn.Module.__call__.__code__ is TORCHS_CODE
-    assert told == ["Inner"] * KEPT_MODULES + ["Net"]
+    assert heard == ["Inner"] * KEPT_MODULES + ["Net"]
 
 
 def test_an_exception_is_the_module_s_own_and_no_first_forward() -> None:
-    told, net = Telling(), Net()
-    with watching(told):
+    heard, net = Telling(), Net()
+    with watching(heard):
         with pytest.raises(LookupError, match="no rows"):
             net(torch.tensor(1.0))
         net(ONES)
-    assert told == ["Net"]
+    assert heard == ["Net"]
 
 
 def test_a_block_that_fails_leaves_torch_as_it_was() -> None:
@@ -85,13 +85,13 @@ def test_a_block_that_fails_leaves_torch_as_it_was() -> None:
 
 
 def test_other_threads_are_let_through() -> None:
-    told, results = Telling(), []
-    with watching(told):
+    heard, results = Telling(), []
+    with watching(heard):
         thread = threading.Thread(target=lambda: results.append(Net()(ONES)))
         thread.start()
         thread.join()
     assert torch.equal(results[0], ONES * 2 + 1)
-    assert told == []
+    assert heard == []
 
 
 def test_a_torch_that_calls_modules_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,13 +101,13 @@ def test_a_torch_that_calls_modules_otherwise_is_left_alone(monkeypatch: pytest.
 
 
 def test_names_are_those_of_the_user_s_classes() -> None:
-    told = Telling()
+    heard = Telling()
     sharded = Net()
     sharded.__class__ = type("FSDPNet", (type("FSDPModule", (), {}), Net), {})
-    with watching(told):
+    with watching(heard):
         sharded(ONES)
         torch.compile(Inner(), backend="eager")(ONES)
-    assert told == ["Net", "Inner"]
+    assert heard == ["Net", "Inner"]
 
 
 def as_module(net: Net) -> Callable[[torch.Tensor], Any]:

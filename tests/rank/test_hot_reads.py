@@ -12,16 +12,16 @@ from pytest_megacpp.recording.plan import DataSet
 
 
 class Line:
-    """An agent that keeps what it is told; a child's is silent, as the real one."""
+    """An agent that keeps what it is to send; a child's is silent, as the real one."""
 
     rank = 3
 
     def __init__(self) -> None:
-        self.told: list[BucketRead] = []
+        self.sent: list[BucketRead] = []
         self.waits: list[bool] = []
 
     def send(self, fact: BucketRead, *, wait: bool) -> None:
-        self.told.append(fact)
+        self.sent.append(fact)
         self.waits.append(wait)
 
 
@@ -44,8 +44,8 @@ class Hooked:
         self.reads._audit(event, args)
 
     @property
-    def told(self) -> list[tuple[int, str, str, int]]:
-        return [(fact.test, fact.name, fact.path, fact.reads) for fact in self.line.told]
+    def sent(self) -> list[tuple[int, str, str, int]]:
+        return [(fact.test, fact.name, fact.path, fact.reads) for fact in self.line.sent]
 
 
 @pytest.fixture
@@ -53,20 +53,20 @@ def hooked(source: Path) -> Hooked:
     return Hooked(DataSet("copied", "/there"), DataSet("shards", "/copy", str(source)))
 
 
-def test_the_first_read_is_told_at_once_and_their_number_in_the_end(hooked: Hooked, source: Path) -> None:
+def test_the_first_read_is_said_at_once_and_their_number_in_the_end(hooked: Hooked, source: Path) -> None:
     hooked("open", str(source / "a"), "r", 0)
     hooked.reads.begin(5)
     hooked("open", str(source / "a"), "r", 0)
     hooked("os.listdir", os.fsencode(source))
     hooked("os.scandir", source.resolve() / "sub")
-    assert hooked.told == [(5, "shards", str(source / "a"), 1)]
+    assert hooked.sent == [(5, "shards", str(source / "a"), 1)]
     hooked.reads.end()
     hooked("open", str(source / "a"), "r", 0)
-    assert hooked.told[1:] == [(5, "shards", str(source / "a"), 3)]
+    assert hooked.sent[1:] == [(5, "shards", str(source / "a"), 3)]
     assert hooked.line.waits == [False, True]
     hooked.reads.begin(6)
     hooked.reads.end()
-    assert len(hooked.told) == 2
+    assert len(hooked.sent) == 2
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_anything_else_is_none_of_its_business(args: tuple[str, Any], hooked: Ho
     hooked(*args)
     hooked("open", f"{source}-beside/a", "r", 0)
     hooked.reads.end()
-    assert hooked.told == []
+    assert hooked.sent == []
 
 
 def test_relative_paths_count_from_where_the_rank_is(
@@ -96,13 +96,13 @@ def test_relative_paths_count_from_where_the_rank_is(
     monkeypatch.chdir(source / "sub")
     hooked.reads.begin(0)
     hooked("open", "../a", "r", 0)
-    assert hooked.told == [(0, "shards", str(source.resolve() / "a"), 1)]
+    assert hooked.sent == [(0, "shards", str(source.resolve() / "a"), 1)]
 
 
-def test_a_path_of_any_length_and_name_is_told(hooked: Hooked, source: Path) -> None:
+def test_a_path_of_any_length_and_name_is_said(hooked: Hooked, source: Path) -> None:
     hooked.reads.begin(0)
     hooked("open", f"{source}/\udcff{'x' * 600}", "r", 0)
-    ((_, _, path, _),) = hooked.told
+    ((_, _, path, _),) = hooked.sent
     assert path.startswith(f"{source}/\udcffx")
     assert len(os.fsencode(path)) == 502
 
@@ -114,10 +114,10 @@ def test_what_forked_children_read_is_counted_in_the_end(hooked: Hooked, source:
         hooked("open", str(source / "a"), "r", 0)
         os._exit(0)
     os.waitpid(child, 0)
-    assert hooked.told == []
+    assert hooked.sent == []
     hooked("open", str(source / "sub/b"), "r", 0)
     hooked.reads.end()
-    assert hooked.told == [(0, "shards", str(source / "a"), 2)]
+    assert hooked.sent == [(0, "shards", str(source / "a"), 2)]
 
 
 def test_without_a_source_there_is_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,4 +148,4 @@ def test_the_compiler_leaves_the_hook_alone(hooked: Hooked, source: Path) -> Non
     hooked.reads.begin(0)
     assert frames() == without
     hooked.reads.end()
-    assert hooked.told[0] == (0, "shards", place, 1)
+    assert hooked.sent[0] == (0, "shards", place, 1)

@@ -36,8 +36,8 @@ class Recorder:
         for _ in range(count):
             self.enqueued[str(pg)] = seq = self.enqueued.get(str(pg), 0) + 1
             entry = {"record_id": self.records, "process_group": (str(pg), ""), "pg_id": pg, "collective_seq_id": seq}
-            told = {"profiling_name": "gloo:all_reduce", "input_dtypes": [dtype], "input_sizes": [[size]]}
-            self.entries.append(entry | told | more)
+            common = {"profiling_name": "gloo:all_reduce", "input_dtypes": [dtype], "input_sizes": [[size]]}
+            self.entries.append(entry | common | more)
             del self.entries[: -self.ring]
             self.records += 1
 
@@ -71,7 +71,7 @@ def issued(recorder: Recorder) -> Issued:
     return made
 
 
-def told(issued: Issued) -> dict[str, list[str]]:
+def stretches_of(issued: Issued) -> dict[str, list[str]]:
     """First and last numbers of the stretches of each group."""
     return {group: [one.partition(":")[0] for one in stretches(d).values()] for group, d in issued.end().items()}
 
@@ -81,12 +81,12 @@ def test_calls_that_are_counted_are_never_lost(issued: Issued, recorder: Recorde
         call(issued, recorder, n % 3, size=n)
     issued.take()
     assert issued.missed == 0
-    assert told(issued)["0"] == ["1-1023", "1024-1667"]
+    assert stretches_of(issued)["0"] == ["1-1023", "1024-1667"]
     assert recorder.reads <= 5_000 / (RING - SPARE_ENTRIES) + 3
 
 
 def ends(issued: Issued) -> list[str]:
-    """The last numbers of what is told of group 0."""
+    """The last numbers of what is said of group 0."""
     return [one.partition(":")[0] for one in before(issued.end()["0"])]
 
 
@@ -107,7 +107,7 @@ def test_what_nobody_heard_of_may_have_failed(issued: Issued, recorder: Recorder
     assert ends(issued) == ["4-5", "4-4"]
 
 
-def test_little_is_told_where_nothing_is_open(recorder: Recorder) -> None:
+def test_little_is_said_where_nothing_is_open(recorder: Recorder) -> None:
     """The counters say that gloo's are over, as always; as many tails as of one that is open would cost 1.6 KB."""
     completed = recorder.enqueued
 
@@ -268,7 +268,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_it_makes_no_difference_who_told(steps: list[Step]) -> None:
     """What is learned, and what is read of a ring in which nothing is lost."""
-    told = []
+    ends_of_both = []
     for ring, knows in ((RING, True), (100_000, False)):
         recorder = Recorder(ring)
         issued = Issued(recorder.dump, lambda e: pytest.fail(str(e)), RING)
@@ -284,8 +284,8 @@ def test_it_makes_no_difference_who_told(steps: list[Step]) -> None:
             elif what != "batch" and what != "p2p":
                 recorder.issue(1, pg, size=size)
         issued.take()
-        told.append(({**issued.end()}, issued.missed))
-    (ours, missed), (truth, none) = told
+        ends_of_both.append(({**issued.end()}, issued.missed))
+    (ours, missed), (truth, none) = ends_of_both
     assert none == 0
     assert missed or ours == truth
     groups = Groups(2, {name: frozenset({0, 1}) for name in "012"})
@@ -301,7 +301,7 @@ def test_another_thread_is_left_to_the_ring(issued: Issued, recorder: Recorder) 
             thread.join()
     issued.take()
     assert issued.missed == 0
-    assert told(issued) == {"0": ["1-307"]}
+    assert stretches_of(issued) == {"0": ["1-307"]}
 
 
 def test_what_no_call_counted_is_taken_in_where_it_is_looked_for(issued: Issued, recorder: Recorder) -> None:
@@ -310,7 +310,7 @@ def test_what_no_call_counted_is_taken_in_where_it_is_looked_for(issued: Issued,
             recorder.issue(20)
     issued.take()
     assert issued.missed == 0
-    assert told(issued)["0"][-1].endswith("-10000")
+    assert stretches_of(issued)["0"][-1].endswith("-10000")
     assert recorder.reads < 300
 
 
@@ -330,7 +330,7 @@ def test_what_is_lost_is_counted(issued: Issued, recorder: Recorder) -> None:
     recorder.issue(1_000, dtype="Int")
     issued.take()
     assert issued.missed >= 36 + 936
-    assert told(issued) == {"0": ["1038-1100"]}
+    assert stretches_of(issued) == {"0": ["1038-1100"]}
 
 
 def test_a_test_begins_with_what_it_issues(issued: Issued, recorder: Recorder) -> None:
@@ -338,7 +338,7 @@ def test_a_test_begins_with_what_it_issues(issued: Issued, recorder: Recorder) -
     issued.begin()
     recorder.issue(3)
     issued.take()
-    assert (issued.missed, told(issued)) == (0, {"0": ["501-503"]})
+    assert (issued.missed, stretches_of(issued)) == (0, {"0": ["501-503"]})
 
 
 def test_messages_are_left_out(issued: Issued, recorder: Recorder) -> None:
@@ -347,7 +347,7 @@ def test_messages_are_left_out(issued: Issued, recorder: Recorder) -> None:
     recorder.enqueued["0"] -= 3
     recorder.issue(1)
     issued.take()
-    assert (issued.missed, told(issued)) == (0, {"0": ["1-2"]})
+    assert (issued.missed, stretches_of(issued)) == (0, {"0": ["1-2"]})
 
 
 def test_a_recorder_that_can_not_be_read_says_so_and_harms_nobody() -> None:
@@ -377,7 +377,7 @@ def test_recorders_of_a_device_are_kept_apart() -> None:
         call(issued, nccl if n % 2 else gloo, 0, size=n % 2)
     issued.take()
     assert issued.missed == 0
-    assert told(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
+    assert stretches_of(issued) == {"0": ["1-250"], "0:gloo": ["1-250"]}
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_a_recorder_that_torch_writes_as_json_is_read_as_well() -> None:
         issued.call(dist.group.WORLD, "allreduce", ([numbers], None), {})
     issued.take()
     assert issued.missed == 0
-    assert told(issued)["0"][-1].endswith("-300")
+    assert stretches_of(issued)["0"][-1].endswith("-300")
 
 
 class Held:
@@ -452,7 +452,7 @@ def test_digests_that_may_lack_something_are_not_told(
     issued.begin()
     call(issued, recorder, 0, size=1)
     issued.take()
-    assert (issued.missed, told(issued)) == (0, {"0": ["61-61"]})
+    assert (issued.missed, stretches_of(issued)) == (0, {"0": ["61-61"]})
 
 
 def test_a_test_that_could_not_begin_is_not_compared(issued: Issued, recorder: Recorder, held: Held) -> None:
@@ -470,7 +470,7 @@ def test_who_waits_for_another_thread_tells_all(issued: Issued, recorder: Record
     issued._lock.acquire()
     threading.Timer(0.2, issued._lock.release).start()
     issued.take()
-    assert (issued.missed, told(issued)) == (0, {"0": ["1-60"]})
+    assert (issued.missed, stretches_of(issued)) == (0, {"0": ["1-60"]})
 
 
 def test_a_read_that_fails_half_way_leaves_no_digest() -> None:
@@ -505,7 +505,7 @@ def test_an_interrupted_read_leaves_no_digest(issued: Issued, recorder: Recorder
     assert issued.missed >= 1
 
 
-def test_ends_are_told_while_others_take_in(issued: Issued, recorder: Recorder) -> None:
+def test_ends_are_said_while_others_take_in(issued: Issued, recorder: Recorder) -> None:
     """Dictionaries don't like to change while they are gone through."""
     issued._digests.add((f"g{n}", n, 1, 1) for n in range(3_000))
     over = threading.Event()
@@ -538,8 +538,8 @@ class Hooked(Recorder):
             super().issue(1, pg, dtype, size, **({"collective_seq_id": self.seq} | more))
 
     def dump(self, entries: bool) -> Sequence[Dump]:
-        (told,) = super().dump(entries)
-        return (Dump("nccl2", told.data),)
+        (dump,) = super().dump(entries)
+        return (Dump("nccl2", dump.data),)
 
 
 @pytest.fixture
@@ -559,7 +559,7 @@ def test_the_first_collective_of_a_group_may_have_the_number_0(issued_hooked: Is
     assert hooked.enqueued == {"0": 0}
     assert issued_hooked.behind()
     issued_hooked.take()
-    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-1"]})
+    assert (issued_hooked.missed, stretches_of(issued_hooked)) == (0, {"0": ["1-1"]})
 
 
 def test_a_group_that_has_issued_nothing_counts_as_one(issued: Issued, recorder: Recorder) -> None:
@@ -587,7 +587,7 @@ def test_counters_of_nccl_may_come_back_to_where_they_were(recorder: Recorder) -
     recorder.enqueued["0"] = 2
     recorder.issue(1)
     issued.take()
-    assert (issued.missed, told(issued)) == (0, {"0": ["3-3"]})
+    assert (issued.missed, stretches_of(issued)) == (0, {"0": ["3-3"]})
 
 
 def test_numbers_of_operations_are_not_taken_for_those_of_collectives(issued_hooked: Issued, hooked: Hooked) -> None:
@@ -601,7 +601,7 @@ def test_numbers_of_operations_are_not_taken_for_those_of_collectives(issued_hoo
             issued_hooked.call(GROUPS[0], "send", (), {})
         call(issued_hooked, hooked, 0, size=1)
     issued_hooked.take()
-    assert (issued_hooked.missed, told(issued_hooked)) == (0, {"0": ["1-300"]})
+    assert (issued_hooked.missed, stretches_of(issued_hooked)) == (0, {"0": ["1-300"]})
 
 
 class Capture:
@@ -642,7 +642,7 @@ def test_no_recorder_is_read_during_a_capture(capture: Capture) -> None:
         capture.call(50)
     capture.on = False
     capture.issued.take()
-    assert told(capture.issued) == {"0": ["1-100"]}
+    assert stretches_of(capture.issued) == {"0": ["1-100"]}
     assert capture.issued.missed == 251
 
 
@@ -652,7 +652,7 @@ def test_a_capture_may_begin_or_end_within_a_pass(capture: Capture) -> None:
             capture.call(10)
             capture.on = begins
     capture.issued.take()
-    assert told(capture.issued)
+    assert stretches_of(capture.issued)
 
 
 def test_calls_behind_a_capture_are_not_taken_for_known_ones(capture: Capture, recorder: Recorder) -> None:
@@ -664,12 +664,12 @@ def test_calls_behind_a_capture_are_not_taken_for_known_ones(capture: Capture, r
     capture.call(150)
     capture.issued.take()
     assert capture.issued.missed >= 7
-    assert told(capture.issued)["0"][-1].endswith("-307")
+    assert stretches_of(capture.issued)["0"][-1].endswith("-307")
 
 
 @pytest.mark.parametrize("more", [0, 3], ids=["all-taken", "some-lost"])
 def test_a_recorder_that_was_reset_is_there(issued: Issued, recorder: Recorder, more: int) -> None:
-    """What it had is lost, as far as that wasn't told before."""
+    """What it had is lost, as far as that wasn't reported before."""
     recorder.issue(10)
     issued.take()
     recorder.issue(more)
@@ -679,7 +679,7 @@ def test_a_recorder_that_was_reset_is_there(issued: Issued, recorder: Recorder, 
     assert issued.missed >= 1
     recorder.issue(5)
     issued.take()
-    assert told(issued) == {"0": [f"{more + 12}-{more + 15}"]}
+    assert stretches_of(issued) == {"0": [f"{more + 12}-{more + 15}"]}
 
 
 def test_nothing_is_told_of_a_recorder_that_was_reset_at_the_end(issued: Issued, recorder: Recorder) -> None:
@@ -689,7 +689,7 @@ def test_nothing_is_told_of_a_recorder_that_was_reset_at_the_end(issued: Issued,
     recorder.entries.clear()
     issued.take()
     assert issued.missed >= 1
-    assert told(issued) == {}
+    assert stretches_of(issued) == {}
 
 
 def test_there_is_room_for_a_burst_around_others(issued: Issued, recorder: Recorder) -> None:

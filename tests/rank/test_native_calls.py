@@ -88,7 +88,7 @@ def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: getattr(native.Work, name) for name in ("exception", "is_success")}
     groups = dict(vars(native.ProcessGroup))
     native_calls.report_issued(
-        lambda *told: heard.append(told[1]),
+        lambda *said: heard.append(said[1]),
         lambda: heard.append("failed"),
         succeeded=lambda _: heard.append("succeeded"),
     )

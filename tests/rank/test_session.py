@@ -33,26 +33,26 @@ def test_a_comparison_can_be_explained_when_no_reporter_is_left(pytester: pytest
     assert config.hook.pytest_assertrepr_compare(config=config, op="==", left=1, right=2) is not None
 
 
-def test_of_many_collection_errors_those_are_told_that_took_planned_tests_along() -> None:
+def test_of_many_collection_errors_those_are_said_that_took_planned_tests_along() -> None:
     others = [CollectError(f"tests/other_{i}.py", "E   ImportError: x") for i in range(5_000)]
     mine = [CollectError(place, "E   ImportError: y") for place in ("tests/test_mine.py", "tests/test_a.py::TestB")]
     lacking = ["tests/test_mine.py::test_a[1/2]", "tests/test_a.py::TestB::test_c"]
-    told = most_telling([*others, *mine], lacking, 4)
-    assert told == (*mine, *others[:2])
+    kept = most_telling([*others, *mine], lacking, 4)
+    assert kept == (*mine, *others[:2])
 
 
 def test_where_such_errors_are_left_out_too_the_last_one_says_so() -> None:
     errors = [CollectError(f"test_{i}.py", "E   ImportError: x") for i in range(5_000)]
-    told = most_telling(errors, [f"test_{i}.py::test" for i in range(5_000)], 4)
-    assert told == (*errors[:4], CollectError(".", "4996 more like this are left out of the recording"))
+    kept = most_telling(errors, [f"test_{i}.py::test" for i in range(5_000)], 4)
+    assert kept == (*errors[:4], CollectError(".", "4996 more like this are left out of the recording"))
 
 
-def test_of_many_properties_the_first_are_told_and_how_many_more_there_are() -> None:
+def test_of_many_properties_the_first_are_said_and_how_many_more_there_are() -> None:
     report = pytest.TestReport("t", ("t", 0, "t"), {}, "passed", None, "teardown")
     report.user_properties = [(f"property {i}", i) for i in range(40_000)]
-    told = properties_of(report)
-    assert len(told) == KEPT_PROPERTIES + 1
-    assert told["property 255"] == "255"
-    assert told[LEFT_OUT] == "39744 more properties"
+    kept = properties_of(report)
+    assert len(kept) == KEPT_PROPERTIES + 1
+    assert kept["property 255"] == "255"
+    assert kept[LEFT_OUT] == "39744 more properties"
     del report.user_properties[KEPT_PROPERTIES:]
     assert LEFT_OUT not in properties_of(report)

@@ -73,10 +73,10 @@ def facts_of(cls: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[An
 @st.composite
 def streams(draw: st.DrawFn, max_size: int = 12) -> list[Event]:
     """Events as their writers number them: from zero, without a hole, per world and source."""
-    told = draw(st.lists(st.tuples(st.sampled_from(["", "w1", "wé"]), sources(), TIMES, facts()), max_size=max_size))
+    written = draw(st.lists(st.tuples(st.sampled_from(["", "w1", "wé"]), sources(), TIMES, facts()), max_size=max_size))
     numbers: dict[tuple[str, str], int] = {}
     events = []
-    for world, source, time_s, fact in told:
+    for world, source, time_s, fact in written:
         seq = numbers[world, source] = numbers.get((world, source), -1) + 1
         events.append(Event("r1", world, source, seq, time_s, fact))
     return events

@@ -21,8 +21,8 @@ from tests.recording.positions import open_waits
 
 
 def entry(seq: int, at_s: float = 0.0, **changes: object) -> Collective:
-    told = Collective("0", seq, "gloo:all_reduce", 8, 8, "Float", "[[8]]", at_s or float(seq), False)
-    return replace(told, **changes)  # type: ignore[arg-type]
+    plain = Collective("0", seq, "gloo:all_reduce", 8, 8, "Float", "[[8]]", at_s or float(seq), False)
+    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def poll(
@@ -38,7 +38,7 @@ def poll(
     return FlightRecorded(0, 0, origin, entries, tuple(status) or numbers)
 
 
-def told(*looks: FlightRecorded, floor_s: float = 0.0) -> RankCollectives:
+def seen_in(*looks: FlightRecorded, floor_s: float = 0.0) -> RankCollectives:
     rank = RankCollectives(floor_s)
     for look in looks:
         rank.update(look)
@@ -46,7 +46,7 @@ def told(*looks: FlightRecorded, floor_s: float = 0.0) -> RankCollectives:
 
 
 def done(*seqs: int) -> RankCollectives:
-    return told(poll(*(entry(s, done=True) for s in seqs)))
+    return seen_in(poll(*(entry(s, done=True) for s in seqs)))
 
 
 def waits_of(ranks: Sequence[RankCollectives], groups: Groups | None = None) -> tuple[Wait, ...]:
@@ -65,43 +65,43 @@ def test_who_holds_up_a_wait_is_found_behind_those_that_wait_too() -> None:
 
 
 def test_ranks_wait_for_the_one_that_has_not_come() -> None:
-    ranks = [told(poll(entry(7, 3.0 + r))) for r in range(3)] + [done(6)]
+    ranks = [seen_in(poll(entry(7, 3.0 + r))) for r in range(3)] + [done(6)]
     assert waits_of(ranks) == (Wait("0", 7, "all_reduce", (0, 1, 2), (3,), 3.0),)
     assert str(waits_of(ranks)[0]) == "all_reduce #7"
 
 
 def test_a_rank_of_which_nothing_is_known_is_missing() -> None:
-    assert waits_of([told(poll(entry(1))), RankCollectives()])[0].missing == (1,)
-    assert open_waits({0: told(poll(entry(1)))}, Groups(2))[0].missing == (1,)
+    assert waits_of([seen_in(poll(entry(1))), RankCollectives()])[0].missing == (1,)
+    assert open_waits({0: seen_in(poll(entry(1)))}, Groups(2))[0].missing == (1,)
 
 
 def test_nobody_is_missing_when_all_have_come() -> None:
-    (wait,) = waits_of([told(poll(entry(1))), told(poll(entry(1))), done(1)])
+    (wait,) = waits_of([seen_in(poll(entry(1))), seen_in(poll(entry(1))), done(1)])
     assert (wait.waiting, wait.missing) == ((0, 1), ())
 
 
 def test_who_has_gone_on_is_not_missing() -> None:
-    (old, new) = waits_of([told(poll(entry(1))), told(poll(entry(2)))])
+    (old, new) = waits_of([seen_in(poll(entry(1))), seen_in(poll(entry(2)))])
     assert (old.seq, old.missing) == (1, ())
     assert (new.seq, new.missing) == (2, (0,))
 
 
 def test_the_oldest_wait_comes_first() -> None:
-    ranks = [told(poll(entry(1, 9.0), entry(1, 4.0, group="1", pg=1))), RankCollectives()]
+    ranks = [seen_in(poll(entry(1, 9.0), entry(1, 4.0, group="1", pg=1))), RankCollectives()]
     assert [w.group for w in waits_of(ranks)] == ["1", "0"]
 
 
 def test_only_members_of_a_subgroup_are_missing() -> None:
     groups = Groups(4)
     groups.announce("2", (1, 3))
-    ranks = [RankCollectives(), told(poll(entry(1, group="2", pg=1))), RankCollectives(), RankCollectives()]
+    ranks = [RankCollectives(), seen_in(poll(entry(1, group="2", pg=1))), RankCollectives(), RankCollectives()]
     assert waits_of(ranks, groups) == (Wait("2", 1, "all_reduce", (1,), (3,), 1.0),)
 
 
 def test_a_group_that_nobody_announced_has_the_members_that_use_it() -> None:
     ranks = [
-        told(poll(entry(3, group="tp", pg=1))),
-        told(poll(entry(2, group="tp", pg=1, done=True))),
+        seen_in(poll(entry(3, group="tp", pg=1))),
+        seen_in(poll(entry(2, group="tp", pg=1, done=True))),
         RankCollectives(),
     ]
     assert waits_of(ranks)[0].missing == (1,)
@@ -129,57 +129,57 @@ def test_names_of_the_default_group() -> None:
 
 
 def test_a_collective_is_done_when_a_look_says_so_or_leaves_it_out() -> None:
-    said = told(poll(entry(1)), poll(entry(1, done=True)))
-    left_out = told(poll(entry(1)), poll(entry(2)))
+    said = seen_in(poll(entry(1)), poll(entry(1, done=True)))
+    left_out = seen_in(poll(entry(1)), poll(entry(2)))
     assert [e.seq for e in said.pending()] == []
     assert [e.seq for e in left_out.pending()] == [2]
     assert left_out.is_done(left_out.entries["0", 1])
 
 
 def test_only_a_poll_that_counts_the_group_ends_what_it_leaves_out() -> None:
-    last_words = told(poll(entry(1)), poll(entry(2), origin=FlightOrigin.FAILURE))
-    other_group = told(poll(entry(1)), poll(entry(1, group="1", pg=1)))
+    last_words = seen_in(poll(entry(1)), poll(entry(2), origin=FlightOrigin.FAILURE))
+    other_group = seen_in(poll(entry(1)), poll(entry(1, group="1", pg=1)))
     assert [e.seq for e in last_words.pending()] == [1, 2]
     assert [(e.group, e.seq) for e in other_group.pending()] == [("0", 1), ("1", 1)]
 
 
 def test_what_is_done_stays_done_whatever_an_older_look_says() -> None:
-    rank = told(poll(entry(1, 2.0, done=True)), poll(entry(1, 2.0)))
+    rank = seen_in(poll(entry(1, 2.0, done=True)), poll(entry(1, 2.0)))
     assert rank.pending() == ()
-    again = told(poll(entry(1, 2.0, done=True)), poll(entry(1, 3.0)))
+    again = seen_in(poll(entry(1, 2.0, done=True)), poll(entry(1, 3.0)))
     assert [e.entered_s for e in again.pending()] == [3.0]
 
 
 def test_counters_tell_of_collectives_that_no_look_saw() -> None:
-    rank = told(poll(entry(1, done=True)), poll(status=[GroupStatus(0, 40, 39)]))
+    rank = seen_in(poll(entry(1, done=True)), poll(status=[GroupStatus(0, 40, 39)]))
     assert (rank.enqueued, rank.completed) == ({"0": 40}, {"0": 39})
-    (wait,) = waits_of([told(poll(entry(40))), rank])
+    (wait,) = waits_of([seen_in(poll(entry(40))), rank])
     assert wait.missing == ()
 
 
 def test_a_kept_group_goes_on_counting_and_the_test_before_is_forgotten() -> None:
     old, new = entry(9, 1.0, done=True), entry(10, 6.0)
-    fast = told(poll(old, new), floor_s=5.0)
-    slow = told(poll(old, status=[GroupStatus(0, 9, 9)]), floor_s=5.0)
+    fast = seen_in(poll(old, new), floor_s=5.0)
+    slow = seen_in(poll(old, status=[GroupStatus(0, 9, 9)]), floor_s=5.0)
     assert list(fast.entries) == [("0", 10)]
     assert (slow.entries, slow.enqueued) == ({}, {})
     assert waits_of([fast, slow]) == (Wait("0", 10, "all_reduce", (0,), (1,), 6.0),)
 
 
 def test_a_wait_from_before_the_test_is_none_of_it() -> None:
-    rank = told(poll(entry(9, 4.9)), floor_s=5.0)
+    rank = seen_in(poll(entry(9, 4.9)), floor_s=5.0)
     assert rank.pending() == ()
 
 
 def test_point_to_point_is_left_out() -> None:
-    rank = told(poll(entry(1, p2p=True), entry(1, 2.0)))
+    rank = seen_in(poll(entry(1, p2p=True), entry(1, 2.0)))
     assert [(e.p2p, e.seq) for e in rank.entries.values()] == [(False, 1)]
-    assert told(poll(entry(5, p2p=True))).enqueued == {}
+    assert seen_in(poll(entry(5, p2p=True))).enqueued == {}
 
 
 def test_names_and_numbers_restart_when_the_default_group_is_destroyed() -> None:
     first, second = entry(1, 1.0, done=True), entry(1, 9.0, op="gloo:broadcast", pg=7)
-    rank = told(poll(first, origin=FlightOrigin.DESTROY))
+    rank = seen_in(poll(first, origin=FlightOrigin.DESTROY))
     rank.restart(5.0)
     rank.update(poll(first, second))
     assert list(rank.entries) == [("0", 1), ("0@1", 1)]
@@ -188,7 +188,7 @@ def test_names_and_numbers_restart_when_the_default_group_is_destroyed() -> None
 
 
 def test_who_destroyed_its_group_waits_in_nothing_of_it() -> None:
-    rank = told(poll(entry(1, 1.0)))
+    rank = seen_in(poll(entry(1, 1.0)))
     rank.restart(5.0)
     assert rank.pending() == ()
     rank.restart(6.0)
@@ -197,13 +197,13 @@ def test_who_destroyed_its_group_waits_in_nothing_of_it() -> None:
 
 
 def test_a_group_destroyed_on_one_rank_leaves_the_others_waiting_for_it() -> None:
-    gone, here = done(1), told(poll(entry(1, done=True), entry(2, 6.0)))
+    gone, here = done(1), seen_in(poll(entry(1, done=True), entry(2, 6.0)))
     gone.restart(5.0)
     assert waits_of([gone, here]) == (Wait("0", 2, "all_reduce", (1,), (0,), 6.0),)
 
 
 def test_counters_of_a_destroyed_group_are_not_those_of_the_next() -> None:
-    rank = told(poll(entry(30, 1.0, done=True, pg=0)))
+    rank = seen_in(poll(entry(30, 1.0, done=True, pg=0)))
     rank.restart(5.0)
     rank.update(poll(entry(1, 9.0, pg=1), status=[GroupStatus(0, 30, 30), GroupStatus(1, 1, 0)]))
     assert rank.enqueued["0@1"] == 1
@@ -211,7 +211,7 @@ def test_counters_of_a_destroyed_group_are_not_those_of_the_next() -> None:
 
 def test_the_last_is_the_latest_by_time() -> None:
     assert RankCollectives().last() is None
-    last = told(poll(entry(5, 1.0), entry(2, 8.0, group="1", pg=1))).last()
+    last = seen_in(poll(entry(5, 1.0), entry(2, 8.0, group="1", pg=1))).last()
     assert last is not None
     assert (last.group, last.seq) == ("1", 2)
 
@@ -230,7 +230,7 @@ def test_memory_is_bounded() -> None:
 
 
 def issued(*entries: Collective) -> list[RankCollectives]:
-    return [told(poll(e)) for e in entries]
+    return [seen_in(poll(e)) for e in entries]
 
 
 def test_ranks_that_agree() -> None:
@@ -278,11 +278,11 @@ def test_the_same_operation_of_two_backends_is_the_same() -> None:
 
 
 def test_who_has_not_come_disagrees_with_nobody() -> None:
-    assert disagreements({0: told(poll(entry(2))), 1: done(1)}, Groups(2)) == ()
+    assert disagreements({0: seen_in(poll(entry(2))), 1: done(1)}, Groups(2)) == ()
 
 
 def test_a_finished_culprit_is_found_as_well() -> None:
-    ranks = [told(poll(entry(1))), told(poll(entry(1))), told(poll(entry(1, op="barrier", done=True)))]
+    ranks = [seen_in(poll(entry(1))), seen_in(poll(entry(1))), seen_in(poll(entry(1, op="barrier", done=True)))]
     (found,) = disagreements(dict(enumerate(ranks)), Groups(3))
     assert found.odd == (2,)
 
@@ -295,8 +295,8 @@ def test_strangers_have_no_vote() -> None:
 
 
 def test_the_lowest_number_of_a_group_comes_first() -> None:
-    ours = told(poll(entry(11), entry(2), origin=FlightOrigin.EVIDENCE))
-    theirs = told(poll(entry(11, op="barrier"), entry(2, op="barrier"), origin=FlightOrigin.EVIDENCE))
+    ours = seen_in(poll(entry(11), entry(2), origin=FlightOrigin.EVIDENCE))
+    theirs = seen_in(poll(entry(11, op="barrier"), entry(2, op="barrier"), origin=FlightOrigin.EVIDENCE))
     assert [d.seq for d in disagreements({0: ours, 1: theirs}, Groups(2))] == [2, 11]
 
 
@@ -381,7 +381,7 @@ def test_waits_are_what_truly_holds_ranks_however_often_one_looked(program: Prog
     ranks = {}
     for r in range(program.size):
         earlier = data.draw(st.lists(st.integers(1, max(1, program.came[r])), max_size=4).map(sorted))
-        ranks[r] = told(*program.looks(r, [*earlier, program.came[r]])) if program.came[r] else RankCollectives()
+        ranks[r] = seen_in(*program.looks(r, [*earlier, program.came[r]])) if program.came[r] else RankCollectives()
     waits = open_waits(ranks, groups)
     held: dict[int, list[int]] = {}
     for r in range(program.size):
@@ -411,7 +411,7 @@ def test_one_who_issues_something_else_is_found(program: Program, data: st.DataO
         if r == culprit:
             wrong = program.entered(r).index(step)
             entries[wrong] = replace(entries[wrong], op="gloo:broadcast")
-        ranks[r] = told(poll(*entries, origin=FlightOrigin.EVIDENCE))
+        ranks[r] = seen_in(poll(*entries, origin=FlightOrigin.EVIDENCE))
     groups = Groups(program.size)
     for name, members in program.steps:
         groups.announce(name, tuple(sorted(members)))
@@ -429,7 +429,7 @@ def test_the_order_of_ranks_does_not_matter(order: list[int], op: str) -> None:
 
 def test_work_grows_with_what_is_seen_only() -> None:
     """A thousand ranks with full memories are matched in one pass."""
-    full = told(*(poll(entry(i, done=True)) for i in range(KEPT_ENTRIES)))
+    full = seen_in(*(poll(entry(i, done=True)) for i in range(KEPT_ENTRIES)))
     ranks = dict(enumerate(itertools.repeat(full, 64)))
     assert disagreements(ranks, Groups(64)) == ()
     assert open_waits(ranks, Groups(64)) == ()

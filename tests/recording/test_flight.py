@@ -88,7 +88,7 @@ def test_scalars_have_one_element_and_several_dtypes_are_named_once() -> None:
     assert (entry.numel_in, entry.dtype) == (2, "Float,Half")
 
 
-def test_a_thousand_tensors_are_told_briefly() -> None:
+def test_a_thousand_tensors_are_said_briefly() -> None:
     assert len(only(input_sizes=[[64]] * 1000).sizes) == 120
 
 
@@ -136,8 +136,8 @@ def test_what_is_accepted_can_be_recorded(changes: dict[str, Any], status: Any) 
             entries, counters = read_flight_recorder(text, EPOCH_S)
         except ValueError:
             continue
-        told = ev.Event("r1", "w1", "box", 0, 1.0, ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, counters))
-        assert read_all(encode(told)) == [told]
+        said = ev.Event("r1", "w1", "box", 0, 1.0, ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, counters))
+        assert read_all(encode(said)) == [said]
 
 
 def test_the_newest_entries_and_all_counters() -> None:

@@ -95,7 +95,7 @@ def test_operations_are_numbered_from_0_and_collectives_from_1() -> None:
 
 
 def test_where_all_is_over_the_worker_server_lists_nothing_and_nothing_is_claimed() -> None:
-    """Eight operations were issued: how many of them were collectives can't be told."""
+    """Eight operations were issued: how many of them were collectives is not known."""
     assert read(dump(enqueued=7, completed=7)) == ((), (ev.GroupStatus(0, 0, 0),))
 
 

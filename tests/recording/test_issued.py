@@ -27,8 +27,8 @@ def digest(*parts: Sequence[Issue] | None) -> dict[str, str]:
     return digests.end()
 
 
-def compared(*told: dict[str, str]) -> list[str]:
-    return [first for _, first, _ in differing(dict(enumerate(told)), Groups(len(told)))]
+def compared(*sums: dict[str, str]) -> list[str]:
+    return [first for _, first, _ in differing(dict(enumerate(sums)), Groups(len(sums)))]
 
 
 def test_how_they_were_taken_in_makes_no_difference() -> None:
@@ -46,7 +46,7 @@ def test_one_more_is_seen() -> None:
     assert compared(digest(issues(range(1, 3001))), digest(issues(range(1, 3002)))) == ["2048"]
 
 
-def told(last: int, complete: int | None = None, odd: int | None = None, doubt: bool = False) -> dict[str, str]:
+def sums(last: int, complete: int | None = None, odd: int | None = None, doubt: bool = False) -> dict[str, str]:
     digests = Digests()
     digests.add(issues(range(1, last + 1), odd))
     return digests.end(complete=lambda _: complete, doubt=lambda *_: doubt)
@@ -54,7 +54,7 @@ def told(last: int, complete: int | None = None, odd: int | None = None, doubt: 
 
 @pytest.mark.parametrize(("last", "complete"), [(4, 3), (4, 0), (60, 3), (64, 0)])
 def test_one_more_that_may_not_have_completed_is_none(last: int, complete: int) -> None:
-    ranks = dict(enumerate((told(last, complete), told(3), told(last, complete))))
+    ranks = dict(enumerate((sums(last, complete), sums(3), sums(last, complete))))
     assert differing(ranks, Groups(3)) == ()
     assert uncompared(ranks, Groups(3)) == ("0",)
 
@@ -62,30 +62,30 @@ def test_one_more_that_may_not_have_completed_is_none(last: int, complete: int) 
 @pytest.mark.parametrize("issued", range(1020, 1026))
 def test_where_a_stretch_ends_makes_no_difference(issued: int) -> None:
     """Two more did not complete: of those one may end a stretch, and one begin the next."""
-    ranks = dict(enumerate((told(issued + 2, issued), told(issued), told(issued + 2, issued))))
+    ranks = dict(enumerate((sums(issued + 2, issued), sums(issued), sums(issued + 2, issued))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
-    ranks[2] = told(issued + 2, issued, odd=issued)
+    ranks[2] = sums(issued + 2, issued, odd=issued)
     assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 1), (2,)]]
 
 
 def test_two_of_one_length_differ_though_both_agree_with_a_third() -> None:
     """Which of them the third would have followed is not known."""
-    ours, theirs, none = told(4, 0), told(4, 0, odd=4), told(3, 0)
+    ours, theirs, none = sums(4, 0), sums(4, 0, odd=4), sums(3, 0)
     for ranks, expected in (
         ((ours, none, theirs), [(0,), (2,)]),
-        ((ours, none, theirs, none, told(5, 0)), [(0, 4), (2,)]),
-        ((none, ours, told(4, 3), theirs), [(1, 2), (3,)]),
-        ((ours, told(4, 0, odd=3), none, theirs, told(2, 0)), [(0,), (1,), (3,)]),
+        ((ours, none, theirs, none, sums(5, 0)), [(0, 4), (2,)]),
+        ((none, ours, sums(4, 3), theirs), [(1, 2), (3,)]),
+        ((ours, sums(4, 0, odd=3), none, theirs, sums(2, 0)), [(0,), (1,), (3,)]),
     ):
         ((_, _, variants),) = differing(dict(enumerate(ranks)), Groups(len(ranks)))
         assert sorted(variants.values()) == expected
 
 
 @pytest.mark.parametrize(("last", "gave_up"), [(80, 3), (100, 20), (1100, 1000), (3000, 1000), (1088, 1024)])
-def test_who_gave_up_before_what_is_told_can_not_be_compared(last: int, gave_up: int) -> None:
-    ranks = dict(enumerate((told(last, 0), told(gave_up, 0), told(last, 0))))
+def test_who_gave_up_before_what_is_said_can_not_be_compared(last: int, gave_up: int) -> None:
+    ranks = dict(enumerate((sums(last, 0), sums(gave_up, 0), sums(last, 0))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
-    ranks[2] = told(last, 0, odd=last)
+    ranks[2] = sums(last, 0, odd=last)
     assert [sorted(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0,), (2,)]]
 
 
@@ -102,42 +102,42 @@ def test_of_many_groups_each_tells_less(number: int) -> None:
 @pytest.mark.parametrize("complete", [None, 5])
 def test_one_more_of_which_nobody_heard_is_none(complete: int | None) -> None:
     """What is open comes first: behind it may be what failed, and counts as over."""
-    ranks = dict(enumerate((told(5, complete, doubt=True), told(3), told(5, complete, doubt=True))))
+    ranks = dict(enumerate((sums(5, complete, doubt=True), sums(3), sums(5, complete, doubt=True))))
     assert (differing(ranks, Groups(3)), uncompared(ranks, Groups(3))) == ((), ("0",))
-    ranks[1] = told(5, odd=2, doubt=True)
+    ranks[1] = sums(5, odd=2, doubt=True)
     assert [list(variants.values()) for *_, variants in differing(ranks, Groups(3))] == [[(0, 2), (1,)]]
 
 
 def test_what_completed_before_it_is_compared() -> None:
-    ((_, first, variants),) = differing(dict(enumerate((told(4, 3), told(3, odd=3), told(4, 3)))), Groups(3))
+    ((_, first, variants),) = differing(dict(enumerate((sums(4, 3), sums(3, odd=3), sums(4, 3)))), Groups(3))
     assert (first, list(variants.values())) == ("1", [(0, 2), (1,)])
 
 
 def test_so_is_what_all_issued() -> None:
-    equal = dict(enumerate((told(4, 3), told(4), told(4, 0))))
+    equal = dict(enumerate((sums(4, 3), sums(4), sums(4, 0))))
     assert (differing(equal, Groups(3)), uncompared(equal, Groups(3))) == ((), ())
-    ((_, _, variants),) = differing(dict(enumerate((told(4, 4), told(4, 4, odd=4), told(4)))), Groups(3))
+    ((_, _, variants),) = differing(dict(enumerate((sums(4, 4), sums(4, 4, odd=4), sums(4)))), Groups(3))
     assert list(variants.values()) == [(0, 2), (1,)]
 
 
 def test_ranks_of_which_one_differs_are_told_from_those_that_gave_up_earlier() -> None:
-    ranks = dict(enumerate((told(4, 3), told(4, odd=4), told(3, 2), told(4, 3))))
+    ranks = dict(enumerate((sums(4, 3), sums(4, odd=4), sums(3, 2), sums(4, 3))))
     ((_, _, variants),) = differing(ranks, Groups(4))
     assert list(variants.values()) == [(0, 2, 3), (1,)]
 
 
 def test_a_failure_excuses_no_other_collective() -> None:
-    ranks = dict(enumerate((told(9, 0), told(9, 0, odd=5), told(9, 0))))
+    ranks = dict(enumerate((sums(9, 0), sums(9, 0, odd=5), sums(9, 0))))
     ((_, _, variants),) = differing(ranks, Groups(3))
     assert list(variants.values()) == [(0, 2), (1,)]
 
 
 def test_one_to_whom_it_completed_is_no_odd_one() -> None:
-    assert differing(dict(enumerate((told(4), told(3), told(4, 3)))), Groups(3)) == ()
+    assert differing(dict(enumerate((sums(4), sums(3), sums(4, 3)))), Groups(3)) == ()
 
 
 def test_a_stretch_that_one_lacks_is_compared_with_nobodys() -> None:
-    ranks = {0: told(1023), 1: told(1024)}
+    ranks = {0: sums(1023), 1: sums(1024)}
     assert (differing(ranks, Groups(2)), uncompared(ranks, Groups(2))) == ((), ("0",))
 
 
@@ -188,7 +188,7 @@ def test_of_one_that_was_not_said_to_end_nothing_is_known() -> None:
     assert digests.add(issues([1, 2], pg=2)) == 0
 
 
-def test_a_group_that_ends_is_told_once() -> None:
+def test_a_group_that_ends_is_said_once() -> None:
     digests = Digests()
     digests.add([*issues([1]), ("1", 1, 1, 5)])
     assert digests.end("1").keys() == {"1"}

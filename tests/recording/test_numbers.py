@@ -23,15 +23,15 @@ def test_it_is_the_set_of_what_it_was_made_of(mine: set[int], theirs: set[int]) 
 
 @given(SOME)
 def test_there_and_back(numbers: set[int]) -> None:
-    told = json.dumps(Numbers(numbers).to_json())
-    assert Numbers.from_json(json.loads(told)) == Numbers(numbers)
+    said = json.dumps(Numbers(numbers).to_json())
+    assert Numbers.from_json(json.loads(said)) == Numbers(numbers)
     assert Numbers.from_json(sorted(numbers)) == Numbers(numbers), "as older recordings have it"
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=8))
 def test_spans_may_overlap_and_come_in_any_order(spans: list[tuple[int, int]]) -> None:
-    told = [[first, first + more] for first, more in spans]
-    assert Numbers.from_json(told) == Numbers(n for first, more in spans for n in range(first, first + more + 1))
+    said = [[first, first + more] for first, more in spans]
+    assert Numbers.from_json(said) == Numbers(n for first, more in spans for n in range(first, first + more + 1))
 
 
 def test_the_whole_of_a_plan_is_one_span() -> None:
@@ -51,7 +51,7 @@ def test_in_memory_it_is_about_as_large_as_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "said",
     [
         None,
         {},
@@ -68,6 +68,6 @@ def test_in_memory_it_is_about_as_large_as_on_the_wire() -> None:
         [[0, None]],
     ],
 )
-def test_anything_else_is_refused(told: object) -> None:
+def test_anything_else_is_refused(said: object) -> None:
     with pytest.raises(ValueError):
-        Numbers.from_json(told)
+        Numbers.from_json(said)

@@ -43,10 +43,10 @@ def test_a_fact_that_fits_is_said() -> None:
 def test_something_is_said_for_every_fact_that_is_too_long(fact: ev.RankFact) -> None:
     with pytest.raises(CodecError):
         as_line(fact)
-    told, line = encoded(fact, as_line)
+    said, line = encoded(fact, as_line)
     assert len(line) <= MAX_LINE_BYTES
-    assert encode_fact(told)["kind"] in RANK_KINDS
-    assert getattr(told, "rank", None) == 1
+    assert encode_fact(said)["kind"] in RANK_KINDS
+    assert getattr(said, "rank", None) == 1
 
 
 def refusing(kind: type) -> object:
@@ -62,19 +62,19 @@ def refusing(kind: type) -> object:
 def test_whatever_is_refused_is_said_to_be_missing(fact: ev.Fact) -> None:
     if isinstance(fact, ev.Muted | ev.RankBroken | ev.Capability):
         return  # short, but for texts, which are cut
-    told, _ = encoded(fact, refusing(type(fact)))  # type: ignore[arg-type]
-    assert isinstance(told, ev.Muted | ev.RankBroken | ev.Capability)
-    assert getattr(told, "rank", None) == getattr(fact, "rank", None)
+    said, _ = encoded(fact, refusing(type(fact)))  # type: ignore[arg-type]
+    assert isinstance(said, ev.Muted | ev.RankBroken | ev.Capability)
+    assert getattr(said, "rank", None) == getattr(fact, "rank", None)
 
 
 def test_properties_beyond_measure_cost_no_result() -> None:
     fact = ev.Reported(
         0, 0, TestPhase.TEARDOWN, ReportOutcome.PASSED, 0.1, properties={f"property {i}": i for i in range(MANY)}
     )
-    told, _ = encoded(fact, as_line)
-    assert isinstance(told, ev.Reported)
-    assert (told.outcome, told.properties) == ("passed", {})
-    assert told.sections == (("left out by megacpp", "60000 properties and 0 sections: too long for the recording"),)
+    said, _ = encoded(fact, as_line)
+    assert isinstance(said, ev.Reported)
+    assert (said.outcome, said.properties) == ("passed", {})
+    assert said.sections == (("left out by megacpp", "60000 properties and 0 sections: too long for the recording"),)
 
 
 def test_a_rank_that_can_not_say_what_it_collected_is_no_rank_that_collected_nothing() -> None:

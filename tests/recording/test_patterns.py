@@ -150,8 +150,8 @@ def test_a_slow_pattern_is_found(text: str) -> None:
 
 def test_only_so_much_of_an_error_is_read() -> None:
     """A line of a rank may be a megabyte; the secondary words stand behind what is read."""
-    told = "Watchdog caught collective operation timeout"
+    said = "Watchdog caught collective operation timeout"
     long = "x" * TEXT_CHARS
-    assert classify(Error("RuntimeError", told, "", 0, "")).secondary
-    assert not classify(Error("RuntimeError", long + told, "", 0, "")).secondary
-    assert not classify(Error("E", "", "", 0, "", causes=(Cause("RuntimeError", long + told, "", True),))).secondary
+    assert classify(Error("RuntimeError", said, "", 0, "")).secondary
+    assert not classify(Error("RuntimeError", long + said, "", 0, "")).secondary
+    assert not classify(Error("E", "", "", 0, "", causes=(Cause("RuntimeError", long + said, "", True),))).secondary

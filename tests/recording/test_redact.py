@@ -292,12 +292,12 @@ SAME = [f"t.py::a[ghp_{drawn(36)}]", f"t.py::a[ghp_{drawn(37)}]", "t.py::a[ghp_s
 
 def test_ids_without_secrets_are_as_different_as_before() -> None:
     redactor = Redactor({})
-    told = redactor.ids([*IDS, *SAME])
-    assert told[0] == IDS[0]
-    assert len(set(told)) == len(told)
-    assert not any(secret in one for one in told for secret in (drawn(36), drawn(37), drawn(38)))
-    assert redactor.ids(told) == told
-    by_id = dict(zip([*IDS, *SAME], told, strict=True))
+    said = redactor.ids([*IDS, *SAME])
+    assert said[0] == IDS[0]
+    assert len(set(said)) == len(said)
+    assert not any(secret in one for one in said for secret in (drawn(36), drawn(37), drawn(38)))
+    assert redactor.ids(said) == said
+    by_id = dict(zip([*IDS, *SAME], said, strict=True))
     assert redactor.ids(reversed(SAME)) == [by_id[one] for one in reversed(SAME)]
     assert {number_of(by_id[one]) for one in SAME if "short" not in one} == {
         ("t.py::a[[redacted:github-token]]", number) for number in (1, 2, 3)

@@ -37,7 +37,7 @@ def seeded(name: str, *keys: str, preset: str = "full", cold_s: float | None = N
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "said"),
     [
         ({"ranks": 4}, "ranks 4, here 8"),
         ({"preset": "diagnostic"}, "preset diagnostic, here full"),
@@ -49,10 +49,10 @@ def seeded(name: str, *keys: str, preset: str = "full", cold_s: float | None = N
         ({"settings": SHAPE.settings | {"TRITON_X": "1"}}, "TRITON_X 1, here unset"),
     ],
 )
-def test_shapes_that_differ_have_other_keys_and_say_where(changed: dict[str, object], told: str) -> None:
+def test_shapes_that_differ_have_other_keys_and_say_where(changed: dict[str, object], said: str) -> None:
     other = replace(SHAPE, **changed)  # type: ignore[arg-type]
     assert other.key != SHAPE.key
-    assert SHAPE.differences(other) == (told,)
+    assert SHAPE.differences(other) == (said,)
     assert SHAPE.differences(replace(SHAPE)) == ()
     assert replace(SHAPE).key == SHAPE.key
 

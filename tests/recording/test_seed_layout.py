@@ -1,4 +1,4 @@
-"""What a store's files may say: everything else is told as damage, nothing raises."""
+"""What a store's files may say: everything else is damage, nothing raises."""
 
 import json
 from typing import Any
@@ -80,8 +80,8 @@ def test_any_damage_is_a_reason(data: st.DataObject) -> None:
 @settings(max_examples=50)
 @given(JSON)
 def test_any_json_is_a_reason(document: object) -> None:
-    told = document if not isinstance(document, dict) else {**document, "schema": MADE.schema}
-    assert looked_at(SHAPE.key, MADE.id, json.dumps(told).encode(), 20, None).damage
+    said = document if not isinstance(document, dict) else {**document, "schema": MADE.schema}
+    assert looked_at(SHAPE.key, MADE.id, json.dumps(said).encode(), 20, None).damage
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ PASSED, FAILED = ReportOutcome.PASSED, ReportOutcome.FAILED
 
 
 def sample(rank: int = 0, *, cpu_s: float = 0.0, main_s: float = 0.0, answered: bool = True, **more: Any) -> ev.Fact:
-    told: dict[str, Any] = {"state": "S", "compiling": (), "compile_s": 0.0, "output_bytes": 0, "test": 0} | more
-    return ev.Sampled(rank=rank, answered=answered, cpu_s=cpu_s, main_cpu_s=main_s, **told)
+    fields: dict[str, Any] = {"state": "S", "compiling": (), "compile_s": 0.0, "output_bytes": 0, "test": 0} | more
+    return ev.Sampled(rank=rank, answered=answered, cpu_s=cpu_s, main_cpu_s=main_s, **fields)
 
 
 def look(rank: int, *entries: ev.Collective, origin: FlightOrigin = FlightOrigin.POLL) -> ev.FlightRecorded:
@@ -65,23 +65,23 @@ def entered(seq: int, at_s: float, done: bool = False) -> ev.Collective:
 
 
 def test_what_is_known_of_a_run() -> None:
-    told = Telling(2, test=False)
-    told.box(0.5, ev.TestPlanned(0, "test_a.py::test_a", 2), ev.BoxReady({"torch": "2.13"}, {}), world="")
-    told.box(
+    story = Telling(2, test=False)
+    story.box(0.5, ev.TestPlanned(0, "test_a.py::test_a", 2), ev.BoxReady({"torch": "2.13"}, {}), world="")
+    story.box(
         0.6,
         ev.EnvironmentSet("A", "1", SettingOrigin.PLUGIN, "so"),
         ev.EnvironmentSet("A", None, SettingOrigin.USER, "no"),
         world="",
     )
-    told.box(
+    story.box(
         0.7,
         ev.Capability("py-spy", False),
         ev.ProblemFound(ProblemCode.BLOCKED, "box", "no"),
         ev.Progress("x"),
         world="",
     )
-    told.box(9.0, ev.RunFinished(RunEnd.COMPLETED), world="")
-    run = told.timeline
+    story.box(9.0, ev.RunFinished(RunEnd.COMPLETED), world="")
+    run = story.timeline
     assert (run.run_id, list(run.planned), run.last_s) == ("r1", [0], 9.0)
     assert run.environment["A"].value is None
     assert not run.capabilities["py-spy", None].available
@@ -91,180 +91,180 @@ def test_what_is_known_of_a_run() -> None:
 
 
 def test_start_up_of_a_world() -> None:
-    told = Telling(2, test=False)
-    told.box(1.1, ev.RankStarted(0, 100), ev.RankStarted(1, 101))
-    told.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, Numbers((0,)), "d"))
-    told.rank(
+    story = Telling(2, test=False)
+    story.box(1.1, ev.RankStarted(0, 100), ev.RankStarted(1, 101))
+    story.rank(2.0, ev.RankReady(0, 100, "0x12"), ev.RankCollected(0, Numbers((0,)), "d"))
+    story.rank(
         2.5, ev.RankBroken(1, Stage.IMPORT, "ImportError", "no x", ""), ev.RankBroken(1, Stage.PLUGIN, "X", "later", "")
     )
-    told.box(3.0, ev.RankExited(1, 1), ev.WorldEnded("start-up failed"))
-    world = told.timeline.worlds["w1"]
+    story.box(3.0, ev.RankExited(1, 1), ev.WorldEnded("start-up failed"))
+    world = story.timeline.worlds["w1"]
     assert world.pids == {0: 100, 1: 101}
     assert (list(world.ready), list(world.collected)) == ([0], [0])
     assert world.broken[1][1].message == "no x"
     assert world.exits[1][0] == 3.0
     assert world.ended_s == 3.0
-    assert told.timeline.stray == 0
+    assert story.timeline.stray == 0
 
 
 def test_the_first_exit_counts() -> None:
-    told = Telling()
-    told.box(5.0, ev.RankExited(1, None, "SIGKILL"))
-    told.box(6.0, ev.RankExited(1, 0, expected=True))
-    assert told.timeline.worlds["w1"].exits[1][1].signal == "SIGKILL"
-    assert (told.of(1).exit_s, told.of(1).gone, told.of(1).out) == (5.0, True, True)
+    story = Telling()
+    story.box(5.0, ev.RankExited(1, None, "SIGKILL"))
+    story.box(6.0, ev.RankExited(1, 0, expected=True))
+    assert story.timeline.worlds["w1"].exits[1][1].signal == "SIGKILL"
+    assert (story.of(1).exit_s, story.of(1).gone, story.of(1).out) == (5.0, True, True)
 
 
 def test_a_test_not_reached_names_its_world() -> None:
-    told = Telling(test=False)
-    told.box(4.0, ev.TestEnded(7, TestEnd.NOT_RUN, "broken"))
-    assert told.timeline.unreached[7][0] == "w1"
-    assert 7 not in told.timeline.tests
+    story = Telling(test=False)
+    story.box(4.0, ev.TestEnded(7, TestEnd.NOT_RUN, "broken"))
+    assert story.timeline.unreached[7][0] == "w1"
+    assert 7 not in story.timeline.tests
 
 
 # -- a test ------------------------------------------------------------------------------------------------------
 
 
 def test_a_rank_goes_through_a_test() -> None:
-    told = Telling()
-    told.rank(3.0, ev.PhaseStarted(0, 0, "call"), ev.PhaseStarted(0, 0, "step"))
-    assert told.of(0).open_phase == "step"
-    told.rank(4.0, ev.PhaseEnded(0, 0, "step"), ev.PhaseEnded(0, 0, "never began"))
-    assert told.of(0).phases == [Phase("call", 3.0), Phase("step", 3.0, 4.0)]
-    told.rank(4.5, ev.Recorded(0, 0, "loss", [1.0]), ev.FirstForward(0, 0, "model", 2.0, ForwardOrigin.TEST))
-    told.rank(4.6, ev.Compiled(0, 0, 1.0, 2, 3, 4))
-    told.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 2.0), ev.Finished(0, 0, True, entered=3))
-    rank = told.of(0)
+    story = Telling()
+    story.rank(3.0, ev.PhaseStarted(0, 0, "call"), ev.PhaseStarted(0, 0, "step"))
+    assert story.of(0).open_phase == "step"
+    story.rank(4.0, ev.PhaseEnded(0, 0, "step"), ev.PhaseEnded(0, 0, "never began"))
+    assert story.of(0).phases == [Phase("call", 3.0), Phase("step", 3.0, 4.0)]
+    story.rank(4.5, ev.Recorded(0, 0, "loss", [1.0]), ev.FirstForward(0, 0, "model", 2.0, ForwardOrigin.TEST))
+    story.rank(4.6, ev.Compiled(0, 0, 1.0, 2, 3, 4))
+    story.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 2.0), ev.Finished(0, 0, True, entered=3))
+    rank = story.of(0)
     assert (rank.finished_s, rank.group_clean, rank.out, rank.gone, rank.failure) == (5.0, True, True, False, None)
     assert rank.records == {"loss": [1.0]}
-    assert [v.rank for v in told.test.unfinished()] == [1]
+    assert [v.rank for v in story.test.unfinished()] == [1]
 
 
 def test_the_earliest_failure_counts_and_stays() -> None:
-    told = Telling()
-    told.rank(6.0, ev.Reported(0, 0, TestPhase.TEARDOWN, ReportOutcome.FAILED, 1.0))
-    told.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0))
-    told.rank(7.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0))
-    failure = told.of(0).failure
+    story = Telling()
+    story.rank(6.0, ev.Reported(0, 0, TestPhase.TEARDOWN, ReportOutcome.FAILED, 1.0))
+    story.rank(5.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0))
+    story.rank(7.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.PASSED, 1.0))
+    failure = story.of(0).failure
     assert failure is not None
     assert (failure[0], failure[1].when) == (5.0, "call")
 
 
 def test_a_test_runs_once() -> None:
-    told = Telling()
-    told.rank(3.0, ev.Finished(0, 0, True))
-    told.box(4.0, ev.TestStarted(0, "again", 2, LIMITS))
-    assert told.of(0).finished_s == 3.0
-    assert told.timeline.stray == 1
+    story = Telling()
+    story.rank(3.0, ev.Finished(0, 0, True))
+    story.box(4.0, ev.TestStarted(0, "again", 2, LIMITS))
+    assert story.of(0).finished_s == 3.0
+    assert story.timeline.stray == 1
 
 
 def test_what_ranks_say_while_the_box_ends_them_is_no_testimony() -> None:
-    told = Telling()
-    told.box(5.0, ev.TestEnded(0, TestEnd.ABORTED, "stall"))
-    told.rank(5.1, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), ev.Finished(0, 0, False))
-    told.box(5.2, ev.RankExited(0, None, "SIGTERM", expected=True))
-    assert (told.of(0).failure, told.of(0).finished_s, told.of(0).exit) == (None, None, None)
-    assert told.test.ended_s == 5.0
+    story = Telling()
+    story.box(5.0, ev.TestEnded(0, TestEnd.ABORTED, "stall"))
+    story.rank(5.1, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), ev.Finished(0, 0, False))
+    story.box(5.2, ev.RankExited(0, None, "SIGTERM", expected=True))
+    assert (story.of(0).failure, story.of(0).finished_s, story.of(0).exit) == (None, None, None)
+    assert story.test.ended_s == 5.0
 
 
 def test_taking_evidence_is_no_progress_and_ends_no_wait() -> None:
-    told = Telling()
-    told.rank(3.0, look(0, entered(1, 2.9)))
-    told.box(9.0, ev.Acted(0, ActReason.STALL), ev.Acted(0, ActReason.TEST_LIMIT))
-    busy_s = told.of(0).busy_s
-    told.box(9.1, sample(0, main_s=50.0), sample(0, main_s=60.0))
-    told.rank(9.2, look(0))
-    assert told.test.acted is not None
-    assert told.test.acted.why == "stall"
-    assert told.of(0).busy_s == busy_s
-    assert [w.waiting for w in wait_graph(told.test, Moment()).waits] == [(0,)]
+    story = Telling()
+    story.rank(3.0, look(0, entered(1, 2.9)))
+    story.box(9.0, ev.Acted(0, ActReason.STALL), ev.Acted(0, ActReason.TEST_LIMIT))
+    busy_s = story.of(0).busy_s
+    story.box(9.1, sample(0, main_s=50.0), sample(0, main_s=60.0))
+    story.rank(9.2, look(0))
+    assert story.test.acted is not None
+    assert story.test.acted.why == "stall"
+    assert story.of(0).busy_s == busy_s
+    assert [w.waiting for w in wait_graph(story.test, Moment()).waits] == [(0,)]
 
 
 # -- samples -----------------------------------------------------------------------------------------------------
 
 
 def test_the_main_threads_cpu_time_tells_since_when_it_is_quiet() -> None:
-    told = Telling()
+    story = Telling()
     for at_s, main_s in ((3.0, 1.0), (4.0, 1.5), (5.0, 1.51), (6.0, 1.52)):
-        told.box(at_s, sample(0, cpu_s=10 * at_s, main_s=main_s))
-    assert told.of(0).busy_s == 4.0
-    assert told.of(0).progress_s == 6.0
+        story.box(at_s, sample(0, cpu_s=10 * at_s, main_s=main_s))
+    assert story.of(0).busy_s == 4.0
+    assert story.of(0).progress_s == 6.0
 
 
 @pytest.mark.parametrize(("share", "computes"), [(0.02, False), (0.1, True)], ids=["housekeeping", "starved"])
 def test_a_small_share_of_a_busy_machine_is_computing_too(share: float, computes: bool) -> None:
-    told = Telling()
+    story = Telling()
     for look in range(40):
-        told.box(3.0 + look / 10, sample(0, cpu_s=share * look / 10, main_s=share * look / 10))
-    assert (told.of(0).busy_s > 6.0, told.of(0).progress_s > 6.0) == (computes, computes)
+        story.box(3.0 + look / 10, sample(0, cpu_s=share * look / 10, main_s=share * look / 10))
+    assert (story.of(0).busy_s > 6.0, story.of(0).progress_s > 6.0) == (computes, computes)
 
 
 @pytest.mark.parametrize("more", [{"output_bytes": 5}, {"compile_s": 0.5}, {"compiling": ("compile_inductor",)}])
 def test_output_and_compiling_are_progress_but_keep_no_thread_busy(more: dict[str, Any]) -> None:
-    told = Telling()
-    told.box(3.0, sample(0))
-    told.box(8.0, sample(0, **more))
-    assert (told.of(0).busy_s, told.of(0).progress_s) == (2.0, 8.0)
+    story = Telling()
+    story.box(3.0, sample(0))
+    story.box(8.0, sample(0, **more))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 8.0)
 
 
 def test_compiling_lasts_until_a_look_says_otherwise() -> None:
-    told = Telling()
-    told.box(3.0, sample(0, compiling=("a",)))
-    told.box(4.0, sample(0, answered=False))
-    told.box(5.0, sample(0, compiling=("b",)))
-    assert (told.of(0).compiling_since_s, told.of(0).compiling, told.of(0).answered_s) == (3.0, True, 5.0)
-    told.box(6.0, sample(0))
-    assert not told.of(0).compiling
-    told.box(7.0, sample(0, compiling=("a",)))
-    told.box(8.0, ev.RankExited(0, 1))
-    assert not told.of(0).compiling
+    story = Telling()
+    story.box(3.0, sample(0, compiling=("a",)))
+    story.box(4.0, sample(0, answered=False))
+    story.box(5.0, sample(0, compiling=("b",)))
+    assert (story.of(0).compiling_since_s, story.of(0).compiling, story.of(0).answered_s) == (3.0, True, 5.0)
+    story.box(6.0, sample(0))
+    assert not story.of(0).compiling
+    story.box(7.0, sample(0, compiling=("a",)))
+    story.box(8.0, ev.RankExited(0, 1))
+    assert not story.of(0).compiling
 
 
 def test_collectives_keep_a_rank_busy() -> None:
-    told = Telling()
-    told.rank(5.0, look(0, entered(1, 4.9)))
-    told.rank(6.0, look(0, entered(1, 4.9)))
-    assert told.of(0).busy_s == 5.0
-    told.rank(7.0, look(0, entered(2, 6.9)))
-    assert told.of(0).busy_s == 7.0
+    story = Telling()
+    story.rank(5.0, look(0, entered(1, 4.9)))
+    story.rank(6.0, look(0, entered(1, 4.9)))
+    assert story.of(0).busy_s == 5.0
+    story.rank(7.0, look(0, entered(2, 6.9)))
+    assert story.of(0).busy_s == 7.0
 
 
 # -- stacks ------------------------------------------------------------------------------------------------------
 
 
 def test_a_thread_that_waits_for_a_peer_is_blocked_since_it_was_last_busy() -> None:
-    told = Telling()
-    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-    assert told.of(0).blocked_since() == 2.0
-    told.rank(6.0, ev.PhaseStarted(0, 0, "next"))
-    assert told.of(0).blocked_since() is None
+    story = Telling()
+    story.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+    assert story.of(0).blocked_since() == 2.0
+    story.rank(6.0, ev.PhaseStarted(0, 0, "next"))
+    assert story.of(0).blocked_since() is None
 
 
 @pytest.mark.parametrize("text", ["", "nothing", BLOCKED.replace("distributed_c10d", "nn")])
 def test_other_stacks_block_nothing(text: str) -> None:
-    told = Telling()
-    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, bool(text), text))
-    assert told.of(0).blocked_since() is None
+    story = Telling()
+    story.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, bool(text), text))
+    assert story.of(0).blocked_since() is None
 
 
 def test_the_newest_readable_stack_counts() -> None:
-    told = Telling()
-    told.box(
+    story = Telling()
+    story.box(
         5.0,
         ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED),
         ev.StackTaken(0, 0, StackMethod.TRACEBACK, False, ""),
     )
-    stack = told.of(0).stack()
+    stack = story.of(0).stack()
     assert stack is not None
     assert stack[0] == 5.0
 
 
 def test_stacks_and_output_outside_a_test_belong_to_the_world() -> None:
-    told = Telling(test=False)
-    told.box(
+    story = Telling(test=False)
+    story.box(
         5.0, ev.StackTaken(0, None, StackMethod.TRACEBACK, True, BLOCKED), ev.OutputRead(1, None, Stream.STDERR, "oops")
     )
-    world = told.timeline.worlds["w1"]
+    world = story.timeline.worlds["w1"]
     assert (list(world.stacks), list(world.output)) == ([0], [(1, "stderr")])
 
 
@@ -272,12 +272,12 @@ def test_stacks_and_output_outside_a_test_belong_to_the_world() -> None:
 
 
 def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -> None:
-    told = Telling(4)
-    told.rank(3.0, ev.GroupCreated(1, 0, "7", (1, 3)))
-    told.box(4.0, ev.TestEnded(0, TestEnd.FINISHED), ev.TestStarted(1, "b", 4, LIMITS))
-    second = told.timeline.tests[1]
+    story = Telling(4)
+    story.rank(3.0, ev.GroupCreated(1, 0, "7", (1, 3)))
+    story.box(4.0, ev.TestEnded(0, TestEnd.FINISHED), ev.TestStarted(1, "b", 4, LIMITS))
+    second = story.timeline.tests[1]
     assert second.groups.of("7", ()) == {1, 3}
-    told.rank(5.0, ev.FlightRecorded(1, 1, FlightOrigin.DESTROY, (), ()), ev.GroupCreated(1, 1, "7", (0, 1)))
+    story.rank(5.0, ev.FlightRecorded(1, 1, FlightOrigin.DESTROY, (), ()), ev.GroupCreated(1, 1, "7", (0, 1)))
     assert second.groups.of("7@1", ()) == {0, 1}
     assert second.groups.of("7", ()) == {1, 3}
 
@@ -285,20 +285,20 @@ def test_groups_outlive_the_test_that_made_them_and_end_with_the_default_one() -
 def test_a_rank_that_has_made_its_group_does_not_wait_in_it() -> None:
     """Its newest stack shows it there for as long as nobody takes another one."""
     c10d = "/x/site-packages/torch/distributed/distributed_c10d.py"
-    told = Telling(2)
-    told.rank(3.0, ev.GroupBegun(0, 0, "1", (0, 1), 2, True))
+    story = Telling(2)
+    story.rank(3.0, ev.GroupBegun(0, 0, "1", (0, 1), 2, True))
     stack = f'Thread 0x12 (most recent call first):\n  File "{c10d}", line 9 in new_group\n'
-    told.box(3.1, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, stack))
-    assert told.of(0).blocked_since() is not None
-    assert not told.of(0).would_be_seen_moving()
-    told.rank(8.0, ev.GroupCreated(0, 0, "1", (0, 1), "gloo"))
-    assert told.of(0).blocked_since() is None
+    story.box(3.1, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, stack))
+    assert story.of(0).blocked_since() is not None
+    assert not story.of(0).would_be_seen_moving()
+    story.rank(8.0, ev.GroupCreated(0, 0, "1", (0, 1), "gloo"))
+    assert story.of(0).blocked_since() is None
 
 
 def test_waits_of_a_test() -> None:
-    told = Telling(3)
-    told.rank(4.0, look(0, entered(3, 3.9)), look(1, entered(2, 3.5, done=True)))
-    (wait,) = wait_graph(told.test, Moment()).waits
+    story = Telling(3)
+    story.rank(4.0, look(0, entered(3, 3.9)), look(1, entered(2, 3.5, done=True)))
+    (wait,) = wait_graph(story.test, Moment()).waits
     assert (wait.waiting, wait.missing, wait.since_s) == ((0,), (1, 2), 3.9)
 
 
@@ -325,12 +325,12 @@ def test_waits_of_a_test() -> None:
     ],
 )
 def test_stray_facts_are_counted_and_dropped(fact: ev.Fact, world: str, source: str) -> None:
-    told = Telling()
-    told.box(4.0, fact, world=world, source=source)
-    run = told.timeline
+    story = Telling()
+    story.box(4.0, fact, world=world, source=source)
+    run = story.timeline
     assert run.stray == 1
     assert (list(run.worlds), list(run.tests), run.finished, run.capabilities) == (["w1"], [0], None, {})
-    assert all(v.finished_s is None and not v.gone for v in told.test.ranks.values())
+    assert all(v.finished_s is None and not v.gone for v in story.test.ranks.values())
 
 
 AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose=Purpose.MEASURED)
@@ -349,26 +349,26 @@ AGAIN = ev.TestPlanned(1, "test_a.py::test_a", 2, of=0, purpose=Purpose.MEASURED
     ],
 )
 def test_a_further_attempt_is_one_at_the_same_test_and_stays_so(other: ev.TestPlanned) -> None:
-    told = Telling()
-    told.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), AGAIN, other, AGAIN, world="")
-    assert (told.timeline.stray, told.timeline.attempts(0), told.timeline.test_of(1)) == (1, (0, 1), 0)
+    story = Telling()
+    story.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), AGAIN, other, AGAIN, world="")
+    assert (story.timeline.stray, story.timeline.attempts(0), story.timeline.test_of(1)) == (1, (0, 1), 0)
 
 
 def test_attempts_at_one_test_have_an_end() -> None:
-    told = Telling()
-    told.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), world="")
-    told.box(4.0, *(replace(AGAIN, test=number) for number in range(1, 3 * KEPT_ATTEMPTS)), world="")
-    assert len(told.timeline.attempts(0)) == 1 + KEPT_ATTEMPTS
+    story = Telling()
+    story.box(0.0, ev.TestPlanned(0, "test_a.py::test_a", 2), world="")
+    story.box(4.0, *(replace(AGAIN, test=number) for number in range(1, 3 * KEPT_ATTEMPTS)), world="")
+    assert len(story.timeline.attempts(0)) == 1 + KEPT_ATTEMPTS
 
 
 def test_a_fact_of_another_worlds_test_is_stray() -> None:
-    told = Telling()
-    told.box(3.0, ev.WorldStarted(2, WorldReason.NEXT), world="w2")
-    told.rank(4.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), world="w2")
-    told.box(4.0, ev.TestEnded(0, TestEnd.ABORTED), world="w2")
-    assert told.timeline.stray == 1
-    assert told.of(0).failure is None
-    assert told.test.ended is None
+    story = Telling()
+    story.box(3.0, ev.WorldStarted(2, WorldReason.NEXT), world="w2")
+    story.rank(4.0, ev.Reported(0, 0, TestPhase.CALL, ReportOutcome.FAILED, 1.0), world="w2")
+    story.box(4.0, ev.TestEnded(0, TestEnd.ABORTED), world="w2")
+    assert story.timeline.stray == 1
+    assert story.of(0).failure is None
+    assert story.test.ended is None
 
 
 def test_a_short_recording_can_not_ask_for_much_memory() -> None:
@@ -382,9 +382,9 @@ def test_a_short_recording_can_not_ask_for_much_memory() -> None:
 
 
 def test_what_the_reader_found_is_counted() -> None:
-    told = Telling()
-    told.box(4.0, ev.Gap("rank 0", 3, 5), ev.Damaged(7, "torn"), ev.Unknown("newer"), source="reader")
-    run = told.timeline
+    story = Telling()
+    story.box(4.0, ev.Gap("rank 0", 3, 5), ev.Damaged(7, "torn"), ev.Unknown("newer"), source="reader")
+    run = story.timeline
     assert (len(run.gaps), len(run.damaged), run.unknown) == (1, 1, 1)
 
 
@@ -463,50 +463,50 @@ def lower_bounds(patch: pytest.MonkeyPatch, most: int) -> None:
 def test_a_talkative_rank_fills_no_memory(kind: type[ev.Fact], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a talkative box. Samples are derived from the types, so a new kind needs no line here."""
     lower_bounds(monkeypatch, 8)
-    told = Telling()
+    story = Telling()
     source = "rank 0" if kind in typing.get_args(ev.RankFact) else "box"
 
     def tell(first: int) -> int:
         for i in range(first, first + 12 * PERIOD):
             for world in ("", "w1", f"w{i}"):
-                told.box(3.0, sample_fact(kind, i), world=world, source=source)
-        return size_of(told.timeline)
+                story.box(3.0, sample_fact(kind, i), world=world, source=source)
+        return size_of(story.timeline)
 
     full = tell(0)
     assert tell(12 * PERIOD) == full
 
 
 def test_what_is_kept_is_enough() -> None:
-    told = Telling()
+    story = Telling()
     for i in range(2 * KEPT_PHASES):
-        told.rank(3.0, ev.PhaseStarted(0, 0, f"p{i}"), ev.Recorded(0, 0, f"k{i}", i))
-        told.box(4.0 + i, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-    told.rank(5.0, ev.Recorded(0, 0, "k0", "newer"))
-    rank = told.of(0)
+        story.rank(3.0, ev.PhaseStarted(0, 0, f"p{i}"), ev.Recorded(0, 0, f"k{i}", i))
+        story.box(4.0 + i, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+    story.rank(5.0, ev.Recorded(0, 0, "k0", "newer"))
+    rank = story.of(0)
     assert (len(rank.phases), len(rank.records), len(rank.stacks)) == (KEPT_PHASES, KEPT_RECORDS, KEPT_STACKS)
     assert rank.records["k0"] == "newer"
     assert rank.stacks[-1][0] == 3.0 + 2 * KEPT_PHASES
 
 
 def test_reads_of_a_bucket_keep_the_first_path_and_the_largest_count() -> None:
-    told = Telling()
+    story = Telling()
     for time_s, name, path, reads in ((3.0, "a", "/b/1", 1), (3.5, "b", "/c/1", 1), (4.0, "a", "/b/2", 7)):
-        told.rank(time_s, ev.BucketRead(0, 0, name, path, reads))
-    told.rank(5.0, ev.BucketRead(0, 0, "a", "/b/3", 1))
-    seen = told.of(0).bucket_reads
+        story.rank(time_s, ev.BucketRead(0, 0, name, path, reads))
+    story.rank(5.0, ev.BucketRead(0, 0, "a", "/b/3", 1))
+    seen = story.of(0).bucket_reads
     assert [(time_s, fact.path, fact.reads) for time_s, fact in seen.values()] == [(3.0, "/b/1", 7), (3.5, "/c/1", 1)]
 
 
 def test_problems_and_steps_have_an_end() -> None:
-    told = Telling()
+    story = Telling()
     for i in range(2 * KEPT_PROBLEMS):
-        told.box(
+        story.box(
             3.0 + i,
             ev.ProblemFound(ProblemCode.BLOCKED, "", f"problem {i}"),
             ev.Progress("seed", f"step {i}"),
             world="",
         )
-    run = told.timeline
+    run = story.timeline
     assert [p.detail for _, p in run.problems] == [f"problem {i}" for i in range(KEPT_PROBLEMS)]
     assert len(run.progress) == KEPT_PROGRESS
     assert run.progress[-1] == (2 + 2 * KEPT_PROBLEMS, ev.Progress("seed", f"step {2 * KEPT_PROBLEMS - 1}"))
@@ -515,44 +515,44 @@ def test_problems_and_steps_have_an_end() -> None:
 def test_a_plan_has_an_end_and_room_for_further_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_run, "MAX_TESTS", 3)
     monkeypatch.setattr(fold_run, "MAX_ATTEMPTS", 6)
-    told = Telling()
+    story = Telling()
     first = [ev.TestPlanned(i, f"t{i}", 2) for i in range(5)]
     further = [ev.TestPlanned(10 + i, "t0", 2, of=0, purpose=Purpose.MEASURED) for i in range(5)]
-    told.box(3.0, *first, *further, *first, *further, world="")
-    assert list(told.timeline.planned) == [0, 1, 2, 10, 11, 12]
-    assert told.timeline.stray == 2 * (2 + 2)
+    story.box(3.0, *first, *further, *first, *further, world="")
+    assert list(story.timeline.planned) == [0, 1, 2, 10, 11, 12]
+    assert story.timeline.stray == 2 * (2 + 2)
 
 
 def test_worlds_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_run, "MAX_WORLDS", 3)
-    told = Telling()
+    story = Telling()
     for i in range(1, 6):
-        told.box(3.0, ev.WorldStarted(2, WorldReason.FIRST), world=f"w{i}")
-    assert list(told.timeline.worlds) == ["w1", "w2", "w3"]
-    assert told.timeline.stray == 2
+        story.box(3.0, ev.WorldStarted(2, WorldReason.FIRST), world=f"w{i}")
+    assert list(story.timeline.worlds) == ["w1", "w2", "w3"]
+    assert story.timeline.stray == 2
 
 
 def test_what_all_ranks_collected_is_kept_once_and_what_is_beyond_measure_not_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(interning, "KEPT_TEXTS", 5)
-    told = Telling(4)
+    story = Telling(4)
     for rank, name in enumerate("aaab"):
         errors = tuple(ev.CollectError(f"{name}{i}.py", "x") for i in range(3))
-        told.rank(3.0, ev.RankCollected(rank, Numbers(range(0, 9, 2)), "d", errors, unplanned=("u",)))
-    seen = [fact for _, fact in told.timeline.worlds["w1"].collected.values()]
+        story.rank(3.0, ev.RankCollected(rank, Numbers(range(0, 9, 2)), "d", errors, unplanned=("u",)))
+    seen = [fact for _, fact in story.timeline.worlds["w1"].collected.values()]
     assert seen[0].errors is seen[1].errors is seen[2].errors
     assert all(fact.found is seen[0].found for fact in seen)
     assert [len(fact.errors) for fact in seen] == [3, 3, 3, 0]
     assert [len(fact.unplanned) for fact in seen] == [1, 1, 1, 1]
-    assert told.timeline.stray == 1
+    assert story.timeline.stray == 1
 
 
 def test_a_recording_of_garbage_fills_no_memory() -> None:
-    told = Telling()
+    story = Telling()
     for i in range(KEPT_DAMAGE + 500):
-        told.box(3.0, ev.Damaged(i, "not JSON"), ev.Gap("box", i, i), source="reader")
-    assert (len(told.timeline.damaged), len(told.timeline.gaps)) == (KEPT_DAMAGE, KEPT_DAMAGE)
+        story.box(3.0, ev.Damaged(i, "not JSON"), ev.Gap("box", i, i), source="reader")
+    assert (len(story.timeline.damaged), len(story.timeline.gaps)) == (KEPT_DAMAGE, KEPT_DAMAGE)
 
 
 @given(streams())
@@ -564,13 +564,13 @@ def test_fold_is_add_after_add(events: list[ev.Event]) -> None:
 
 
 def test_looks_that_a_busy_box_writes_late_are_no_clock_that_goes_back() -> None:
-    told = Telling()
-    told.box(9.0, ev.RankExited(1, 0))
-    told.box(5.0, sample(0), ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-    told.box(9.5, sample(1))
-    assert told.timeline.backwards == 0
-    told.box(4.0, sample(1))
-    assert told.timeline.backwards == 1
+    story = Telling()
+    story.box(9.0, ev.RankExited(1, 0))
+    story.box(5.0, sample(0), ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+    story.box(9.5, sample(1))
+    assert story.timeline.backwards == 0
+    story.box(4.0, sample(1))
+    assert story.timeline.backwards == 1
 
 
 # -- where CPU time is sampled in ticks, and nobody counts a thread's runs ------------------------------------------
@@ -582,43 +582,43 @@ def ticks(state: str, main_s: float, *, packets: int = 0) -> ev.Fact:
 
 def test_a_thread_that_sleeps_ten_milliseconds_at_a_time_computes_nothing() -> None:
     """It is charged up to 65 % of the time."""
-    told = Telling()
+    story = Telling()
     for look_ in range(100):
-        told.box(3.0 + look_ / 10, ticks("R" if look_ % 20 == 0 else "S", 0.065 * look_))
-    assert (told.of(0).busy_s, told.of(0).progress_s) == (2.0, 2.0)
+        story.box(3.0 + look_ / 10, ticks("R" if look_ % 20 == 0 else "S", 0.065 * look_))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 2.0)
 
 
 def test_a_thread_that_computes_is_charged_nearly_all_of_the_time() -> None:
-    told = Telling()
+    story = Telling()
     for look_ in range(20):
-        told.box(3.0 + look_ / 2, ticks("S", 0.78 * look_ / 2))
-    assert told.of(0).busy_s >= 12.0
-    assert told.of(0).progress_s >= 12.0
+        story.box(3.0 + look_ / 2, ticks("S", 0.78 * look_ / 2))
+    assert story.of(0).busy_s >= 12.0
+    assert story.of(0).progress_s >= 12.0
 
 
 def test_a_thread_that_is_seen_running_at_two_looks_in_a_row_computes() -> None:
-    told = Telling()
-    told.box(3.0, ticks("R", 0.0))
-    assert told.of(0).busy_s == 2.0
-    told.box(3.1, ticks("R", 0.01))
-    assert (told.of(0).busy_s, told.of(0).progress_s) == (3.1, 3.1)
+    story = Telling()
+    story.box(3.0, ticks("R", 0.0))
+    assert story.of(0).busy_s == 2.0
+    story.box(3.1, ticks("R", 0.01))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (3.1, 3.1)
 
 
 def test_a_wait_that_a_stack_shows_begins_when_the_stack_was_first_seen() -> None:
-    told = Telling()
-    told.box(3.0, ticks("S", 0.0))
+    story = Telling()
+    story.box(3.0, ticks("S", 0.0))
     for time_s in (5.0, 6.0, 9.0):
-        told.box(time_s, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-        assert told.of(0).blocked_since() == 5.0
-    told.box(10.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED.replace("line 4", "line 5")))
-    assert told.of(0).blocked_since() == 10.0
+        story.box(time_s, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+        assert story.of(0).blocked_since() == 5.0
+    story.box(10.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED.replace("line 4", "line 5")))
+    assert story.of(0).blocked_since() == 10.0
 
 
 def test_such_a_wait_starts_anew_when_anybody_received_something() -> None:
-    told = Telling()
-    told.box(3.0, ticks("S", 0.0, packets=7))
-    told.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-    told.box(6.0, ticks("S", 0.0, packets=9))
-    assert told.of(0).blocked_since() is None
-    told.box(7.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
-    assert told.of(0).blocked_since() == 6.0
+    story = Telling()
+    story.box(3.0, ticks("S", 0.0, packets=7))
+    story.box(5.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+    story.box(6.0, ticks("S", 0.0, packets=9))
+    assert story.of(0).blocked_since() is None
+    story.box(7.0, ev.StackTaken(0, 0, StackMethod.TRACEBACK, True, BLOCKED))
+    assert story.of(0).blocked_since() == 6.0

@@ -73,28 +73,28 @@ def cut_at(data: bytes, places: Sequence[int]) -> list[bytes]:
 @settings(max_examples=40)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_comes_back(kind: str, data: st.DataObject, time_s: float) -> None:
-    told = Event("r1", "w1", "rank 3", 0, time_s, data.draw(facts_of(KINDS[kind])))
-    assert json.loads(encode(told))["kind"] == kind
-    assert read_all(encode(told)) == [told]
-    assert decode_fact(json.loads(json.dumps(encode_fact(told.fact)))) == told.fact
+    written = Event("r1", "w1", "rank 3", 0, time_s, data.draw(facts_of(KINDS[kind])))
+    assert json.loads(encode(written))["kind"] == kind
+    assert read_all(encode(written)) == [written]
+    assert decode_fact(json.loads(json.dumps(encode_fact(written.fact)))) == written.fact
 
 
 @given(streams(), st.lists(st.integers(0, 10_000), max_size=6))
-def test_any_split_of_a_stream_is_the_same_stream(told: list[Event], places: list[int]) -> None:
-    data = b"".join(map(encode, told))
-    assert read_all(data) == told
-    assert fed(cut_at(data, places)) == told
+def test_any_split_of_a_stream_is_the_same_stream(written: list[Event], places: list[int]) -> None:
+    data = b"".join(map(encode, written))
+    assert read_all(data) == written
+    assert fed(cut_at(data, places)) == written
 
 
 @given(streams(max_size=5))
-def test_byte_by_byte_is_the_same_stream(told: list[Event]) -> None:
-    data = b"".join(map(encode, told))
-    assert fed([bytes([b]) for b in data]) == told
+def test_byte_by_byte_is_the_same_stream(written: list[Event]) -> None:
+    data = b"".join(map(encode, written))
+    assert fed([bytes([b]) for b in data]) == written
 
 
 @given(streams())
-def test_a_line_is_ascii_and_one_line(told: list[Event]) -> None:
-    for e in told:
+def test_a_line_is_ascii_and_one_line(written: list[Event]) -> None:
+    for e in written:
         text = encode(e)
         assert text.isascii()
         assert text.count(b"\n") == 1
@@ -112,12 +112,12 @@ def test_kinds_are_names_of_facts_that_are_written() -> None:
 
 
 @given(streams(), st.integers(0, 10_000))
-def test_a_cut_recording_tells_all_whole_lines_and_that_it_is_torn(told: list[Event], place: int) -> None:
-    data = b"".join(map(encode, told))
+def test_a_cut_recording_tells_all_whole_lines_and_that_it_is_torn(written: list[Event], place: int) -> None:
+    data = b"".join(map(encode, written))
     cut = data[: place % (len(data) + 1)]
     whole = cut.count(b"\n")
     read = read_all(cut)
-    assert read[:whole] == told[:whole]
+    assert read[:whole] == written[:whole]
     torn = not cut.endswith(b"\n") and bool(cut)
     assert [e.fact for e in read[whole:]] == ([Damaged(whole + 1, "torn last line")] if torn else [])
 
@@ -131,8 +131,8 @@ def test_a_torn_tail_waits_for_its_end() -> None:
 
 
 @given(streams(), st.sets(st.integers(0, 11)))
-def test_missing_lines_are_gaps_that_name_what_is_missing(told: list[Event], missing: set[int]) -> None:
-    kept = [e for i, e in enumerate(told) if i not in missing]
+def test_missing_lines_are_gaps_that_name_what_is_missing(written: list[Event], missing: set[int]) -> None:
+    kept = [e for i, e in enumerate(written) if i not in missing]
     read = read_all(b"".join(map(encode, kept)))
     assert [e for e in read if not isinstance(e.fact, Gap)] == kept
     known: dict[tuple[str, str], list[int]] = {}
@@ -145,16 +145,16 @@ def test_missing_lines_are_gaps_that_name_what_is_missing(told: list[Event], mis
 
 
 @given(streams(), st.integers(0, 12), st.integers(0, 12))
-def test_a_resumed_stream_repeats_lines_without_harm(told: list[Event], stop: int, back: int) -> None:
-    lines = list(map(encode, told))
+def test_a_resumed_stream_repeats_lines_without_harm(written: list[Event], stop: int, back: int) -> None:
+    lines = list(map(encode, written))
     resumed = lines[:stop] + lines[max(0, stop - back) :]
-    assert read_all(b"".join(resumed)) == told
+    assert read_all(b"".join(resumed)) == written
 
 
 @fuzzer()
 @given(streams(), st.randoms(use_true_random=False))
-def test_damaged_bytes_never_raise(told: list[Event], chance: random.Random) -> None:
-    data = bytearray(b"".join(map(encode, told)) or b"{}")
+def test_damaged_bytes_never_raise(written: list[Event], chance: random.Random) -> None:
+    data = bytearray(b"".join(map(encode, written)) or b"{}")
     for _ in range(chance.randint(1, 8)):
         place = chance.randrange(len(data) + 1)
         data[place : place + chance.randint(0, 3)] = bytes(chance.randrange(256) for _ in range(chance.randint(0, 3)))
@@ -315,9 +315,9 @@ def test_long_texts_keep_their_ends() -> None:
     assert "characters cut" in read.text
 
 
-def test_a_failure_with_many_long_texts_is_told_in_fewer_words() -> None:
+def test_a_failure_with_many_long_texts_is_said_in_fewer_words() -> None:
     error = ev.Error("ValueError", "é" * 99_000, "test_x.py", 3, "é" * 99_000)
-    told = ev.Reported(
+    written = ev.Reported(
         0,
         0,
         TestPhase.CALL,
@@ -326,7 +326,7 @@ def test_a_failure_with_many_long_texts_is_told_in_fewer_words() -> None:
         error,
         sections=tuple(("log call", "é" * 99_000) for _ in range(9)),
     )
-    (read,) = read_all(encode(event(told)))
+    (read,) = read_all(encode(event(written)))
     assert isinstance(read.fact, ev.Reported)
     assert read.fact.error is not None
     assert (read.fact.outcome, read.fact.error.type, len(read.fact.sections)) == ("failed", "ValueError", 9)
@@ -354,8 +354,8 @@ def test_what_no_cutting_makes_small_enough_is_refused() -> None:
 
 
 def test_numbers_that_json_has_not_are_texts() -> None:
-    told = encode(event(ev.Recorded(0, 0, "loss", [float("nan"), {"x": float("-inf")}])))
-    (read,) = read_all(told)
+    written = encode(event(ev.Recorded(0, 0, "loss", [float("nan"), {"x": float("-inf")}])))
+    (read,) = read_all(written)
     assert read.fact == ev.Recorded(0, 0, "loss", ["nan", {"x": "-inf"}])
 
 

@@ -91,8 +91,8 @@ class Elements(HTMLParser):
 
 def made_hostile(recording: bytes) -> bytes:
     """With markup added to every text in it: names of groups stay those of the same groups, and so on."""
-    told = [event for event in read_all(recording) if not isinstance(event.fact, ev.Gap | ev.Damaged | ev.Unknown)]
-    return b"".join(encode(replace(event, fact=_hostile(event.fact))) for event in told)
+    said = [event for event in read_all(recording) if not isinstance(event.fact, ev.Gap | ev.Damaged | ev.Unknown)]
+    return b"".join(encode(replace(event, fact=_hostile(event.fact))) for event in said)
 
 
 def _hostile(value: Any) -> Any:

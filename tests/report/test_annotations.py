@@ -33,8 +33,8 @@ def test_any_text_stays_in_its_own_command_and_can_be_read_back(title: str, mess
     (line,) = workflow_commands([Annotation(title, message, file, 7)])
     assert "\n" not in line
     assert "\r" not in line
-    told, _, data = line.removeprefix("::error ").partition("::")
-    fields = dict(part.split("=", 1) for part in told.split(","))
+    said, _, data = line.removeprefix("::error ").partition("::")
+    fields = dict(part.split("=", 1) for part in said.split(","))
     assert (_read(fields["file"]), _read(fields.get("title", "")), _read(data)) == (file, title, message)
 
 
@@ -230,8 +230,8 @@ def test_a_summary_is_not_green_without_having_run_or_against_a_gate() -> None:
     skipped = result(Verdict(Code.SKIPPED, "2 ranks skipped"), Outcome.SKIPPED)
     assert summary("h200x8", [skipped], story.timeline) == "### – h200x8: 1 skipped\n"
     green = result(Verdict(Code.PASSED, "2 ranks passed"), Outcome.PASSED)
-    told = summary("h200x8", [green], story.timeline, complaints=["a_b was selected, but never reported"])
-    assert told == "### ✗ h200x8: 1 passed\n\n- ✗ a\\_b was selected, but never reported\n"
+    said = summary("h200x8", [green], story.timeline, complaints=["a_b was selected, but never reported"])
+    assert said == "### ✗ h200x8: 1 passed\n\n- ✗ a\\_b was selected, but never reported\n"
 
 
 def test_many_failures_and_many_ranks_stay_readable() -> None:

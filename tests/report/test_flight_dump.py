@@ -111,9 +111,9 @@ def test_what_one_rank_forgot_is_left_out_for_all(analyse: Analyse) -> None:
         box.after(0.01).enters(0, seq=seq, done=True)
         if seq not in (5, 150):  # two that no look saw
             box.enters(1, seq=seq, done=True)
-    told = box.timeline()
-    assert [[e["collective_seq_id"] for e in dump["entries"]] for dump in dumps(told)] == [list(range(151, 201))] * 2
-    assert all(c.pass_check for c in analyse(told))
+    seen = box.timeline()
+    assert [[e["collective_seq_id"] for e in dump["entries"]] for dump in dumps(seen)] == [list(range(151, 201))] * 2
+    assert all(c.pass_check for c in analyse(seen))
 
 
 def test_as_much_is_kept_as_a_ring_holds() -> None:
@@ -131,8 +131,8 @@ def test_time_is_the_clock_s() -> None:
 
 
 def test_secrets_in_frames_are_hidden_and_nothing_but_plain_values_is_written() -> None:
-    told = hanging().timeline()
-    written = flight_dumps(told.tests[0], told, lambda text: text.replace("exchange", "[redacted]"))
+    seen = hanging().timeline()
+    written = flight_dumps(seen.tests[0], seen, lambda text: text.replace("exchange", "[redacted]"))
     data = pickle.dumps(written)
     assert b"exchange" not in data
     assert b"[redacted]" in data

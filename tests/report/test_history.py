@@ -17,12 +17,12 @@ from pytest_megacpp.report.measures import Measures, Record
 
 
 def measured(number: int = 0, outcome: str = "passed", code: str | None = None, **fields: Any) -> Measures:
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "code": code or ("passed" if outcome == "passed" else "test-failed"),
         "lane": "h200x8",
         **fields,
     }
-    return Measures(f"2026120{number // 10}-00000{number % 10}-aaaa", "a.py::test", outcome, **told)
+    return Measures(f"2026120{number // 10}-00000{number % 10}-aaaa", "a.py::test", outcome, **values)
 
 
 def of_seconds(values: Sequence[float], **fields: Any) -> Series:
@@ -41,19 +41,19 @@ def of_outcomes(outcomes: str, revisions: str = "") -> Series:
 
 
 def test_only_receipts_of_one_kind_are_compared() -> None:
-    told = [
+    measures_of = [
         measured(0),
         measured(1, dry_run=True),
         measured(2, world_size=4),
         measured(3, dry_run=True),
         measured(4, surface="modal"),
     ]
-    found = series(told)
+    found = series(measures_of)
     assert [[entry.run_id for entry in one.entries] for one in found] == [
-        [told[4].run_id],
-        [told[1].run_id, told[3].run_id],
-        [told[2].run_id],
-        [told[0].run_id],
+        [measures_of[4].run_id],
+        [measures_of[1].run_id, measures_of[3].run_id],
+        [measures_of[2].run_id],
+        [measures_of[0].run_id],
     ]
 
 
@@ -115,7 +115,7 @@ def test_what_says_something_of_the_code(outcome: str, code: str, failed: bool |
 # -- regressions ---------------------------------------------------------------------------------------------
 
 
-def test_a_regression_is_told_with_its_numbers() -> None:
+def test_a_regression_is_said_with_its_numbers() -> None:
     (found,) = changes(of_seconds([8.0, 8.2, 7.9, 8.1, 8.1, 8.2, 12.3]))
     assert found.is_regression
     assert str(found) == "duration 12.30 s, median of 6 earlier runs 8.10 s (+52 %, usual deviation 0.148 s)"
@@ -158,11 +158,11 @@ def test_what_takes_half_as_long_again_is_found(noise: float, earlier: int) -> N
     assert found / tries >= 0.95
 
 
-@pytest.mark.parametrize(("last", "told"), [(0.25, []), (0.4, ["skew", "worst wait"])])
-def test_what_one_rank_alone_makes_has_to_be_more(last: float, told: list[str]) -> None:
+@pytest.mark.parametrize(("last", "expected"), [(0.25, []), (0.4, ["skew", "worst wait"])])
+def test_what_one_rank_alone_makes_has_to_be_more(last: float, expected: list[str]) -> None:
     values = [0.02] * 8 + [last]
     (one,) = series(measured(n, seconds=8.0, skew_s=value, worst_wait_s=value) for n, value in enumerate(values))
-    assert [change.metric.label for change in changes(one)] == told
+    assert [change.metric.label for change in changes(one)] == expected
 
 
 def test_faster_is_a_change_and_no_regression() -> None:

@@ -77,7 +77,7 @@ def test_every_field_is_there_when_nothing_is_known() -> None:
         assert rank["collectives"] == {"entered": 0, "completed": 0, "last": None}
 
 
-def test_what_the_ranks_did_is_told() -> None:
+def test_what_the_ranks_did_is_said() -> None:
     story = Story(2)
     for rank, seconds in ((0, 2.5), (1, 26.5)):
         story.rank(10.5, ev.PhaseStarted(rank, 0, "call"))
@@ -107,7 +107,7 @@ def test_what_the_ranks_did_is_told() -> None:
 
 
 def test_the_first_forward_is_the_test_s_own_else_the_warm_up_s_else_the_longest_seen() -> None:
-    def told(*said: tuple[ForwardOrigin, float]) -> object:
+    def reported(*said: tuple[ForwardOrigin, float]) -> object:
         story = Story(1)
         for origin, seconds in said:
             story.rank(11.0, ev.FirstForward(0, 0, "Model", seconds, origin))
@@ -115,12 +115,12 @@ def test_the_first_forward_is_the_test_s_own_else_the_warm_up_s_else_the_longest
 
     seen = [(ForwardOrigin.AUTOMATIC, seconds) for seconds in (1.0, 9.0, 2.0)]
     warm, named = (ForwardOrigin.WARM_UP, 4.0), (ForwardOrigin.TEST, 3.0)
-    found = [told(), told(*seen), told(*seen, warm), told(*seen, warm, named)]
+    found = [reported(), reported(*seen), reported(*seen, warm), reported(*seen, warm, named)]
     assert [rank["first_forward_s"] for rank in found] == [None, 9.0, 4.0, 3.0]  # type: ignore[index]
     assert [f["origin"] for f in found[-1]["first_forwards"]] == ["automatic"] * 3 + ["warmup", "test"]  # type: ignore[index]
 
 
-def test_what_became_of_a_warm_up_is_told_for_each_rank() -> None:
+def test_what_became_of_a_warm_up_is_said_for_each_rank() -> None:
     story = Story(4)
     for rank in (0, 1):
         story.rank(11.0, ev.PhaseStarted(rank, 0, "warmup"))
@@ -136,7 +136,7 @@ def test_what_became_of_a_warm_up_is_told_for_each_rank() -> None:
     ]
 
 
-def test_configurations_that_were_not_tried_are_told_once() -> None:
+def test_configurations_that_were_not_tried_are_said_once() -> None:
     story = Story(2)
     for limit_bytes in (100, 100, 200):
         story.rank(11.0, ev.ConfigsDropped(1, 0, "matmul", ("num_stages=4: 300 bytes",), limit_bytes))
@@ -156,7 +156,7 @@ def test_the_rank_s_own_count_of_collectives_is_believed() -> None:
     assert document["ranks"][0]["collectives"] | {"last": None} == {"entered": 900, "completed": 899, "last": None}
 
 
-def test_a_death_is_told_with_its_time_and_the_box_s_own_kills_apart() -> None:
+def test_a_death_is_said_with_its_time_and_the_box_s_own_kills_apart() -> None:
     story, judged = killed(4)
     document = json.loads(json.dumps(receipt(judged, story.timeline, META, redact=same)))
     exits = [rank["exit"] for rank in document["ranks"]]
@@ -186,7 +186,7 @@ def test_a_mode_is_never_invented() -> None:
     assert mode(2, (0, "ddp")) == "ddp"
 
 
-def test_a_broken_start_is_told() -> None:
+def test_a_broken_start_is_said() -> None:
     story = Story(2, released=False)
     story.rank(5.0, ev.RankBroken(1, Stage.IMPORT, "ImportError", "no x", "Traceback"))
     story.box(6.0, ev.RankExited(1, 3))

@@ -26,7 +26,7 @@ from tests.recording.strategies import facts_of
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan("r1", "h200x8", "local", "H200:8", 0, 4, True, False, (), (), "")
-TOLD = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
+ALL = {name: case().recording() for name, case in CASES.items()} | {n: d.recording for n, d in cases.load().items()}
 SAMPLES = 20
 """Lines of each kind that are checked."""
 
@@ -42,9 +42,9 @@ def test_what_is_shipped_is_what_the_code_says(name: str) -> None:
     assert shipped(name)["$schema"]
 
 
-@pytest.mark.parametrize("name", sorted(TOLD))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_documents_of_every_recording_are_described(name: str) -> None:
-    timeline = fold(read_all(TOLD[name]))
+    timeline = fold(read_all(ALL[name]))
     results = {result.index: result for result in judge_run(timeline).tests}
     meta = RunMeta(PLAN, "2026-11-22T21:45:01.000Z")
     for index, result in results.items():
@@ -58,7 +58,7 @@ def test_documents_of_every_recording_are_described(name: str) -> None:
 def _lines() -> Iterator[dict[str, Any]]:
     """Some of each kind, of all recordings."""
     seen = dict.fromkeys(KINDS, 0)
-    for recording in TOLD.values():
+    for recording in ALL.values():
         for line in recording.splitlines():
             data: dict[str, Any] = json.loads(line)
             if seen[data["kind"]] < SAMPLES:

@@ -41,7 +41,7 @@ def test_no_line_of_a_run_that_never_came_so_far() -> None:
     assert lines(MISSED, BEGAN) == lines(MISSED, KEPT) == []
 
 
-def test_why_nothing_was_kept_is_told() -> None:
+def test_why_nothing_was_kept_is_said() -> None:
     red = ev.SeedKept(SeedState.PARTIAL, "", False, 2, 4, 0, detail="not kept: the run isn't green (a.py)")
     began = ev.SeedChecked(SeedMode.AUTO, SeedState.ABSENT, "key", "", "", 0, 4, 0)
     assert lines(MISSED, began, red) == [

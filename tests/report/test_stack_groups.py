@@ -25,14 +25,14 @@ def test_the_newest_stack_of_a_rank_counts() -> None:
     assert "    load_batch (suite/train.py:2)" in lines
 
 
-def test_ranks_without_a_stack_are_told() -> None:
+def test_ranks_without_a_stack_are_said() -> None:
     box = in_step().at((0, 1))
     box.box(StackTaken(2, 0, StackMethod.TRACEBACK, False, ""))
     lines = shown(box)
     assert "    it did not answer" in lines
     assert "    no stack was taken of it" in lines
-    told = stacks_json(newest_stacks(box.timeline(), "w1"))
-    assert [entry["answered"] for entry in told] == [True, True, False, False]
+    said = stacks_json(newest_stacks(box.timeline(), "w1"))
+    assert [entry["answered"] for entry in said] == [True, True, False, False]
 
 
 def test_what_a_rank_wrote_into_its_stack_acts_on_nothing() -> None:

@@ -367,4 +367,4 @@ def test_a_verdict_on_collectives_names_torch_s_own_analyser(code: Code, line: s
     story, judged = killed()
     judged = replace(judged, verdict=replace(judged.verdict, code=code))
     text = failure_text(judged, story.timeline, Whereabouts("h200x8", "r.json", "my runs/flight/a"))
-    assert [told for told in text.split("\n") if "torchfrtrace" in told] == ([line] if line else [])
+    assert [reported for reported in text.split("\n") if "torchfrtrace" in reported] == ([line] if line else [])

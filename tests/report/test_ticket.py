@@ -1,4 +1,4 @@
-"""What whoever runs the machine is told: all of it, whatever is known, and no screenful of ranks."""
+"""What whoever runs the machine gets: all of it, whatever is known, and no screenful of ranks."""
 
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.recording import events as ev
@@ -22,7 +22,7 @@ def hung(box: FakeBox) -> FakeBox:
     return box.blocked(range(box.ranks)).aborts("stall")
 
 
-def told(timeline: Timeline, **known: str) -> list[str]:
+def ticket_of(timeline: Timeline, **known: str) -> list[str]:
     lines = ticket(judge_run(timeline).tests[0], timeline, known)
     assert lines[0] == "for a support ticket"
     return [" ".join(line.split()) for line in lines[1:]]
@@ -31,7 +31,7 @@ def told(timeline: Timeline, **known: str) -> list[str]:
 def test_all_that_is_known_of_the_machine() -> None:
     box = FakeBox(2, dry_run=False).box(ev.BoxReady({"torch": "2.13.0"}, FACTS, ("H200",)))
     box.begins().box(ev.DeviceFault(FaultKind.XID, 74, 0, "GPU-0", 0, "NVLink error"))
-    lines = told(
+    lines = ticket_of(
         hung(hung(box).tries(Purpose.DIAGNOSTIC)).done().timeline(), app="ap-1", sandbox="sb-1", recording="r.jsonl"
     )
     for line in (
@@ -53,7 +53,7 @@ def test_all_that_is_known_of_the_machine() -> None:
 
 
 def test_nothing_is_said_of_what_nobody_knows() -> None:
-    lines = told(hung(hung(FakeBox(2).begins()).tries(Purpose.DIAGNOSTIC)).done().timeline())
+    lines = ticket_of(hung(hung(FakeBox(2).begins()).tries(Purpose.DIAGNOSTIC)).done().timeline())
     assert {line.partition(" ")[0] for line in lines} == {"run", "place", "attempt"}
 
 
@@ -61,6 +61,6 @@ def test_ranks_that_came_to_different_places_are_bounded() -> None:
     box = FakeBox(64).begins()
     for rank in range(64):
         box.enters(rank, f"gloo:op_{'x' * rank}", 3)
-    lines = told(hung(hung(box).tries(Purpose.DIAGNOSTIC)).done().timeline())
+    lines = ticket_of(hung(hung(box).tries(Purpose.DIAGNOSTIC)).done().timeline())
     assert sum(line.startswith("attempt rank") for line in lines) == KEPT_GROUPS + 2  # and the rest, and the second's
     assert any(line.endswith("in the receipt") for line in lines)

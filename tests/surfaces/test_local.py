@@ -18,7 +18,7 @@ WARNED = """/lib/resource_tracker.py:123: UserWarning: process died unexpectedly
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "said"),
     [
         (RAISED, "torch.distributed.DistStoreError: Failed to init uv loop"),
         (RAISED + WARNED, "torch.distributed.DistStoreError: Failed to init uv loop"),
@@ -29,5 +29,5 @@ WARNED = """/lib/resource_tracker.py:123: UserWarning: process died unexpectedly
     ],
     ids=["raised", "and warned", "raised twice", "plain", "cut off", "silent"],
 )
-def test_its_last_words_are_what_it_failed_with(log: str, told: str) -> None:
-    assert last_words(log) == told
+def test_its_last_words_are_what_it_failed_with(log: str, said: str) -> None:
+    assert last_words(log) == said

@@ -83,15 +83,15 @@ def test_the_run_is_bounded(asked_s: float, run_s: float, plan: Plan, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("field", "told"),
+    ("field", "said"),
     [
         ("cwd", "pytest was started in /elsewhere/x, which isn't sent to the box"),
         ("root", "pytest's root directory is /elsewhere/x"),
         ("ini", "pytest is configured by /elsewhere/x"),
     ],
 )
-def test_what_is_not_sent_can_not_be_used(field: str, told: str, plan: Plan, tmp_path: Path) -> None:
+def test_what_is_not_sent_can_not_be_used(field: str, said: str, plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         made(replace(plan, **{field: "/elsewhere/x"}), tmp_path / "p")  # type: ignore[arg-type]
-    assert told in str(error.value)
+    assert said in str(error.value)
     assert "name the directory in extra of [tool.pytest_megacpp.source]" in str(error.value)

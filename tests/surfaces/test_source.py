@@ -136,7 +136,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_secrets_stay_at_home_and_are_told(name: str, project: Path) -> None:
+def test_secrets_stay_at_home_and_are_said(name: str, project: Path) -> None:
     write(project, {name: "hush"})
     source = gather(project, SourceConfig(), HOME)
     assert {f.remote for f in source.files} == COMMITTED
@@ -192,14 +192,14 @@ def test_the_runs_themselves_stay(project: Path) -> None:
 def test_too_much_is_refused_with_the_largest_named(project: Path) -> None:
     for name, size in (("a.bin", 2 * MIB), ("pkg/b.bin", MIB)):
         (project / name).write_bytes(bytes(size))
-    with pytest.raises(SourceError) as told:
+    with pytest.raises(SourceError) as refused:
         gather(project, SourceConfig(max_bytes=2 * MIB), HOME)
-    assert "the source is 3.0 MiB in 5 files, more than the 2 MiB of max_mib" in str(told.value)
-    assert "The largest: p/a.bin (2.0 MiB), p/pkg/b.bin (1.0 MiB)" in str(told.value)
-    assert "exclude in [tool.pytest_megacpp.source]" in str(told.value)
+    assert "the source is 3.0 MiB in 5 files, more than the 2 MiB of max_mib" in str(refused.value)
+    assert "The largest: p/a.bin (2.0 MiB), p/pkg/b.bin (1.0 MiB)" in str(refused.value)
+    assert "exclude in [tool.pytest_megacpp.source]" in str(refused.value)
 
 
-def test_names_that_no_wire_carries_are_told(project: Path) -> None:
+def test_names_that_no_wire_carries_are_said(project: Path) -> None:
     odd = os.fsencode(project) + b"/bad-\xff.txt"
     with open(odd, "w"):
         pass

@@ -1,4 +1,4 @@
-"""A box that was stopped for good is told of and ended; one that is only silent, or looked at, is not."""
+"""A box that was stopped for good is reported and ended; one that is only silent, or looked at, is not."""
 
 import os
 import signal

@@ -55,11 +55,11 @@ def distilled(events: Sequence[Event], index: int, text: Text) -> bytes:
         Changed: it is too large, or judged otherwise, without what was left out.
     """
     whole = fold(list(events))
-    told = list(_told(events, whole, index))
+    belonging = list(_belonging(events, whole, index))
     before, changes = judge_test(whole, index).verdict, ""
     wanted = (*essence(before), text(before.summary))
     for chars, collectives, looks in ATTEMPTS:
-        kept = (_cut(event, text, chars, collectives) for event in _without_looks(told, looks))
+        kept = (_cut(event, text, chars, collectives) for event in _without_looks(belonging, looks))
         case = b"".join(map(encode, _numbered(kept)))
         after = judge_test(read(case), 0).verdict
         found = (*essence(after), after.summary)
@@ -82,7 +82,7 @@ def essence(verdict: Verdict) -> tuple[str, list[int], str | None, str]:
 # -- which events -----------------------------------------------------------------------------------------------
 
 
-def _told(events: Sequence[Event], whole: Timeline, index: int) -> Iterator[Event]:
+def _belonging(events: Sequence[Event], whole: Timeline, index: int) -> Iterator[Event]:
     """What belongs to the test: the run's head, its world up to the next test, its end."""
     test = whole.tests.get(index)
     world = test.world if test is not None else whole.unreached.get(index, ("", None))[0]
@@ -187,7 +187,7 @@ def _cut(event: Event, text: Text, chars: int, collectives: int) -> Event:
         fact, chars = replace(fact, text=_stack(fact.text)), MAX_CASE_BYTES
     if isinstance(fact, ev.FlightRecorded):
         fact = replace(fact, entries=fact.entries[-collectives:])
-    data = _each_text(encode_fact(fact), lambda told: text(cut_middle(told, chars)))
+    data = _each_text(encode_fact(fact), lambda said: text(cut_middle(said, chars)))
     return replace(event, fact=decode_fact(data))
 
 
