@@ -371,6 +371,14 @@ def collective_mismatch_operation() -> FakeBox:
 
 
 @case
+def collective_mismatch_operation_after_a_failure() -> FakeBox:
+    """A subtest failed on rank 0, which went on with the others; a second later rank 2 issues something else."""
+    box = in_step().raises(0, "AssertionError", "assert 1 == 2").after(1.2)
+    box.enters((0, 1, 3), "gloo:barrier", 2).enters(2, seq=2).after(0.4)
+    return box.acts(ActReason.MISMATCH, "operation differs at #2 of group 0").aborts("mismatch").done()
+
+
+@case
 def collective_mismatch_size() -> FakeBox:
     """gloo aborts a rank that did nothing wrong; the culprit is the one with another size."""
     box = in_step().enters((0, 1), seq=2).enters(3, seq=2, numel=12).exits(2, -6, "SIGABRT").after(0.2)
@@ -632,6 +640,17 @@ def straggler_behind_a_chain() -> FakeBox:
     box.enters((0, 1), group="1").enters(2, "gloo:broadcast", group="2").after(31.0)
     box.acts(ActReason.STALL, "all_reduce #1 without a missing peer", (0, 1), (2,), (), 31.0)
     return box.at(3).aborts("stall").done()
+
+
+@case
+def straggler_on_its_way() -> FakeBox:
+    """Ranks 0 and 1 wait for rank 2, which still goes through one collective after another with rank 3."""
+    box = (
+        in_step().announces("1", (0, 1, 2)).announces("2", (2, 3)).enters((0, 1), "gloo:barrier", group="1").after(30.8)
+    )
+    box.enters(2, "gloo:all_reduce", 14, group="2").after(0.2)
+    box.acts(ActReason.STALL, "barrier #1 waits for a missing peer", (0, 1), (2,), (), 31.0)
+    return box.blocked(2, "all_reduce").at(3).aborts("stall").done()
 
 
 @case
