@@ -13,7 +13,7 @@ from pytest_megacpp.judge.verdicts import Outcome, TestResult
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.brief import details
+from pytest_megacpp.report.brief import circumstances, details
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.states import rank_states, scene
@@ -114,7 +114,8 @@ def _failure(result: TestResult, timeline: Timeline) -> list[str]:
         for key, ranks in ordered[:KEPT_STATES]
     ]
     rows += ["| … | |"] if len(ordered) > KEPT_STATES else []
-    heading = [f"**{_markdown(result.nodeid)}**<br>", _markdown(headline(result.verdict))]
+    heading = [f"**{_markdown(result.nodeid)}**<br>", f"{_markdown(headline(result.verdict))}<br>"]
+    heading.append(_markdown(circumstances(result, timeline)))
     lines = [f"- {_markdown(line)}" for line in details(result, timeline)]
     heading += ["", *lines] if lines else []
     return [*heading, *(["", "| ranks | |", "|---|---|", *rows] if rows else [])]

@@ -15,7 +15,7 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped
 from pytest_megacpp.report.rank_output import last_words, raised
 from pytest_megacpp.report.states import Scene, scene
-from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.text import facts, headline
 
 KEPT_RANKS = 2
 KEPT_WORDS = 3
@@ -31,6 +31,12 @@ def details(result: TestResult, timeline: Timeline) -> list[str]:
     said = headline(result.verdict)
     words, calls = list(_words(result, scene(result, timeline))), list(_calls(result, said))
     return [*_place(result, timeline, [said, *calls]), *words, *calls]
+
+
+def circumstances(result: TestResult, timeline: Timeline) -> str:
+    """How certain it is and on what it ran, for whoever doesn't see the session."""
+    lane = timeline.started.lane if timeline.started is not None else ""
+    return " · ".join(facts(result.verdict, scene(result, timeline), timeline, lane))
 
 
 def _place(result: TestResult, timeline: Timeline, said: Iterable[str]) -> Iterator[str]:

@@ -110,14 +110,19 @@ def failure_lines(
 
 
 def _facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str, width: int) -> list[str]:
-    facts = [str(verdict.certainty)]
-    facts += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
-    facts += [f"in {verdict.phase}"] if verdict.phase is not TestPhase.CALL else []
-    facts += ["while warming up"] if where.test is not None and where.test.warmup is WarmUp.RUNS else []
-    facts.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
+    return [*listed(facts(verdict, where, timeline, lane), "  ", width), *_incomplete(verdict, timeline, width)]
+
+
+def facts(verdict: Verdict, where: Scene, timeline: Timeline, lane: str) -> list[str]:
+    """How certain a verdict is, of what cause, and where the test ran."""
+    found = [str(verdict.certainty)]
+    found += [f"cause {one_line(verdict.cause, 120)}"] if verdict.cause else []
+    found += [f"in {verdict.phase}"] if verdict.phase is not TestPhase.CALL else []
+    found += ["while warming up"] if where.test is not None and where.test.warmup is WarmUp.RUNS else []
+    found.append(f"lane {one_line(lane)}" + (f", {counted(where.size, 'rank')}" if where.size else ""))
     if timeline.started is not None and timeline.started.dry_run:
-        facts.append("dry run (CPU/gloo: says nothing about GPUs)")
-    return [*listed(facts, "  ", width), *_incomplete(verdict, timeline, width)]
+        found.append("dry run (CPU/gloo: says nothing about GPUs)")
+    return found
 
 
 def _incomplete(verdict: Verdict, timeline: Timeline, width: int) -> list[str]:

@@ -204,7 +204,8 @@ def test_the_summary_has_a_small_table_of_ranks() -> None:
 - run r1, 23 s
 
 **suite/test\\_step.py::test\\_step\\[a\\]**<br>
-rank-death · rank 3 was killed by SIGKILL; 7 ranks then waited in all\\_reduce #7
+rank-death · rank 3 was killed by SIGKILL; 7 ranks then waited in all\\_reduce #7<br>
+certain · cause signal:SIGKILL · lane h200x8, 8 ranks · dry run (CPU/gloo: says nothing about GPUs)
 
 - rank 3 wrote: Fatal Python error: Aborted
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.annotations import BAD, Annotation, code_quality, summary, workflow_commands
-from pytest_megacpp.report.brief import blamed_line, details
+from pytest_megacpp.report.brief import blamed_line, circumstances, details
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
@@ -89,7 +89,8 @@ def _annotation(run: RunResults, index: int, repository: Repository) -> Annotati
     if not place or not file.is_file():
         defined_in, line = run.defined_at[index]
         file = root / defined_in
-    message = "\n".join([headline(result.verdict), *details(result, run.timeline)])
+    more = (*details(result, run.timeline), circumstances(result, run.timeline))
+    message = "\n".join([headline(result.verdict), *more])
     return Annotation(one_line(run.redact(result.nodeid), 200), run.redact(message), repository.from_top(file), line)
 
 
