@@ -14,7 +14,7 @@ from pytest_megacpp.recording.views import RankView
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped
 from pytest_megacpp.report.rank_output import last_words, raised
-from pytest_megacpp.report.states import Scene, scene
+from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import facts, headline
 
 KEPT_RANKS = 2
@@ -37,6 +37,14 @@ def circumstances(result: TestResult, timeline: Timeline) -> str:
     """How certain it is and on what it ran, for whoever doesn't see the session."""
     lane = timeline.started.lane if timeline.started is not None else ""
     return " · ".join(facts(result.verdict, scene(result, timeline), timeline, lane))
+
+
+def standing(result: TestResult, timeline: Timeline) -> str:
+    """What its ranks were in: `ranks 0-2 waiting in barrier #1, rank 3 at train.py:25`; empty if it had not begun."""
+    states = rank_states(scene(result, timeline), result.verdict)
+    groups = grouped((state.text, state.rank) for state in states)
+    shown = [f"{ranks_named(ranks)} {one_line(text)}" for text, ranks in list(groups.items())[:KEPT_PLACES]]
+    return ", ".join([*shown, *(["…"] if len(groups) > KEPT_PLACES else [])])
 
 
 def _place(result: TestResult, timeline: Timeline, said: Iterable[str]) -> Iterator[str]:

@@ -207,14 +207,21 @@ def test_what_it_cost_and_how_much_is_left(tmp_path: Path) -> None:
 
 
 def test_what_is_left_includes_the_starts_of_worlds() -> None:
-    """By what this run shows: of two seconds, one was for a test."""
+    """By what this run shows: each test was followed by a start."""
     box = FakeBox(2, [f"a.py::test_{n}" for n in range(6)])
     for index in range(4):
         box.begins(index).after(9.9).passes().ends().after(10)
     line = Desk(box.begins(4)).looks(31)[0]
-    # 10 s of the last test, none of the running one: 30 s have gone into it; 110 s have passed, 70 s of them in tests
+    # 10 s of the last test, none of the running one, and a start as long as 40 s are for each of five
     assert "4/6 tests" in line
-    assert "about 0:15 left" in line
+    assert "about 0:18 left" in line
+
+
+def test_one_start_after_a_short_test_is_not_a_rate(tmp_path: Path) -> None:
+    box = FakeBox(2, ("a.py::test_a", "a.py::test_b")).begins().after(0.8).passes().ends().after(3)
+    write_run(tmp_path / "runs" / "20260101-000000-0000", {"a.py::test_b": ("passed", 40.0)})
+    desk = Desk(box, directory=tmp_path / "runs" / "20260102-000000-0000")
+    assert "about 0:40 left" in desk.looks(30.5)[0]
 
 
 def test_a_test_that_runs_again_is_not_done() -> None:

@@ -80,14 +80,15 @@ def test_a_cancelled_job_says_what_failed_and_where_the_evidence_is(tmp_path: Pa
     """pytest itself writes no summary then."""
     project = Project(tmp_path / "project")
     project.write("test_it.py", RED_AND_SLOW)
-    with project.start(*LANE) as desk:
-        desk.wait_until(lambda: "test_it.py F" in desk.text)
+    with project.start(*LANE, "--lane-heartbeat", "1") as desk:
+        desk.wait_until(lambda: "test_it.py::test_slow for " in desk.text)
         os.kill(desk.child.pid, signal.SIGTERM)
         ran = desk.ran()
     assert ran.code == 128 + signal.SIGTERM
     assert ran.directory is not None
     after = ran.text.partition("test_it.py F")[2]
     assert re.search(r"^FAILED test_it.py::test_red - test-failed · .*rank 1", after, re.MULTILINE)
+    assert re.search(r"^ERROR test_it.py::test_slow - not-run · .*; ranks? ", after, re.MULTILINE)
     assert re.search(rf"^run {ran.directory.name}, .* \.megacpp/runs/{ran.directory.name}$", after, re.MULTILINE)
     assert re.search(r"^=+ lane h200x8, dry run on CPU/gloo =+$", after, re.MULTILINE)
 

@@ -88,7 +88,7 @@ class _Progress:
         self.done -= {index for index in timeline.further if not all(map(timeline.has_ended, timeline.attempts(index)))}
 
     def _left_s(self, run: RunResults, tests: Sequence[Live], now_s: float) -> float | None:
-        """By what tests take, and what came on top in this run (starts of worlds) or was saved (tests side by side)."""
+        """What tests take, and for each that has yet to begin what came on top of a test so far: starts of worlds."""
         plan, took = run.plan, self._took(run)
         if self.before is None:
             self.before = seconds_before(run.directory, plan.lane, dry_run=plan.dry_run)
@@ -96,10 +96,13 @@ class _Progress:
         left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in self.done]
         estimate_s = estimated_s(left, known, {live.view.nodeid: live.elapsed_s for live in tests})
         first = next(iter(run.timeline.tests.values()), None)
-        in_tests_s = sum(took.values()) + sum(live.elapsed_s for live in tests)
-        if estimate_s is None or first is None or not in_tests_s:
+        begun = len(self.done) + len(tests)
+        if estimate_s is None or first is None or not begun:
             return estimate_s
-        return estimate_s * (now_s - first.started_s) / in_tests_s
+        *_, newest = run.timeline.tests.values()
+        until_s = now_s if tests or newest.ended_s is None else newest.ended_s
+        between_s = until_s - first.started_s - sum(took.values()) - sum(live.elapsed_s for live in tests)
+        return estimate_s + max(0.0, between_s) / begun * (len(left) - len(tests))
 
     def _took(self, run: RunResults) -> dict[str, float]:
         """The seconds of tests of this run that are over."""
@@ -193,6 +196,7 @@ class LiveLines(Reporter):
     def _shown(self, run: RunResults, box: _Box, desk_s: float) -> list[Output]:
         now = self._now(run, box, desk_s)
         if self._draws():
+            box.said.failures = len(now.failures)
             return [Board(board_rows(now, run.plan.lane))]
         return [*box.said.lines(now), *box.said.heartbeat(now, desk_s, self._heartbeat_s)]
 

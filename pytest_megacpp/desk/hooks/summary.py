@@ -7,6 +7,7 @@ from pathlib import Path
 from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.report.attempts import attempts_line
+from pytest_megacpp.report.brief import standing
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
@@ -34,9 +35,13 @@ class TerminalSummary(Reporter):
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
-    """A line for each failure that pytest has got."""
+    """A line for each failure that pytest has got, and for each test that was interrupted, with what ranks were in."""
     for nodeid, said in failures(run, 0):
         yield Line(f"FAILED {one_line(nodeid, 400)} - {said}", red=True)
+    for index in sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported}):
+        result, nodeid = run.judged[index], one_line(run.nodeids[index], 400)
+        said = "; ".join(filter(None, (headline(result.verdict), standing(result, run.timeline))))
+        yield Line(run.redact(f"ERROR {nodeid} - {said}"), red=True)
 
 
 def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
