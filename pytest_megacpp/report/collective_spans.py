@@ -55,7 +55,7 @@ class CollectiveSpans:
                 room -= len(self.entries[number])
                 yield from self.spans(number)
 
-    def telling(self) -> list[Number]:
+    def evidence(self) -> list[Number]:
         """What says why a test failed, or what one that runs is in: what ranks wait in, the oldest first, then the last
         ones of each rank. None of others.
         """
@@ -63,11 +63,11 @@ class CollectiveSpans:
         return [*dict.fromkeys((*waited_in, *(self._last if self._may_be_open else ())))]
 
     def others(self) -> list[Number]:
-        """All beside these, the last ones of each rank first, then those with the longest spans."""
+        """All others, the last ones of each rank first, then those with the longest spans."""
         last = dict.fromkeys(self._last)
         rest = sorted((n for n in self.entries if n not in last), key=self._length_s, reverse=True)
-        telling = set(self.telling())
-        return [number for number in (*last, *rest) if number not in telling]
+        evidence = set(self.evidence())
+        return [number for number in (*last, *rest) if number not in evidence]
 
     @cached_property
     def _last(self) -> list[Number]:

@@ -162,7 +162,7 @@ def _kept(waits: Spans, collectives: CollectiveSpans, others: Spans, room: int) 
     if len(waits) + len(collectives) + len(others) <= room:
         return [*others, *waits, *collectives.within(collectives.entries, room)]
     kept = _longest(waits, room)
-    kept += collectives.within(collectives.telling(), room - len(kept))
+    kept += collectives.within(collectives.evidence(), room - len(kept))
     kept += _longest(others, room - len(kept))
     return [*kept, *collectives.within(collectives.others(), room - len(kept))]
 

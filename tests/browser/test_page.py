@@ -333,6 +333,9 @@ def test_a_collective_is_found_by_its_number_and_ranks_are_shown_alone(open_page
     assert "all_reduce #2" in text_of(page, "#detail h2 >> nth=0")
     page.locator("#only").fill("1,3-4")
     assert page.evaluate("document.getElementById('lanes').lanes.rows.map((row) => row.rank)") == [1, 3, 4]
+    page.locator("#only").press("Escape")
+    assert page.locator("#only").input_value() == ""
+    assert page.evaluate("document.getElementById('lanes').lanes.rows.map((row) => row.rank)") == [*range(8)]
 
 
 def test_enter_goes_through_the_hits_of_all_ranks_and_says_where_there_is_none(open_page: Open) -> None:

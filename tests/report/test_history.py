@@ -59,15 +59,19 @@ def test_only_receipts_of_one_kind_are_compared() -> None:
 
 def test_kinds_are_told_apart_by_what_differs() -> None:
     modal = Kind("h200x8", "modal", False, "full", 8)
-    assert modal.beside([modal]) == ""
+    assert modal.distinction([modal]) == ""
     others = {
         "modal": replace(modal, surface="local", dry_run=True),
         "8 ranks": replace(modal, world_size=1),
         "h200x8 · full": replace(modal, lane="b200x8", preset=""),
     }
     for apart, other in others.items():
-        assert modal.beside([other, modal]) == apart
-    assert [other.beside([other, modal]) for other in others.values()] == ["local (dry run)", "1 rank", "b200x8 · –"]
+        assert modal.distinction([other, modal]) == apart
+    assert [other.distinction([other, modal]) for other in others.values()] == [
+        "local (dry run)",
+        "1 rank",
+        "b200x8 · –",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def table(found: Sequence[Series]) -> Iterator[str]:
             _marks(one.entries),
             _last(one, SECONDS),
             _bars(one, SECONDS),
-            one_line(one.kind.beside(kinds[one.nodeid])),
+            one_line(one.kind.distinction(kinds[one.nodeid])),
             one_line(one.nodeid),
         )
         for one in found

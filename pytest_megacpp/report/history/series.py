@@ -78,7 +78,7 @@ class Kind:
         *parts, preset = self._parts
         return " · ".join(part for part in (*parts, preset if preset != "full" else "") if part)
 
-    def beside(self, kinds: Collection["Kind"]) -> str:
+    def distinction(self, kinds: Collection["Kind"]) -> str:
         """What tells it apart from others of these kinds: `8 ranks`; empty where there are no others."""
         values = zip(*(kind._parts for kind in kinds), strict=True)
         return " · ".join(part or UNKNOWN for part, all_ in zip(self._parts, values, strict=True) if len({*all_}) > 1)

@@ -808,7 +808,7 @@ class Lanes {
   stepHit(by) {
     if (!this.found || !this.rows.length) return;
     const chosen = this.selected && this.selected.i !== undefined && this.rowOf.has(this.selected.rank);
-    const hit = (!chosen && by > 0 && this.hitAfter(this.from)) || this.hitBeside(chosen ? this.selected : null, by);
+    const hit = (!chosen && by > 0 && this.hitAfter(this.from)) || this.hitElsewhere(chosen ? this.selected : null, by);
     if (hit) this.reveal(hit);
   }
 
@@ -820,7 +820,7 @@ class Lanes {
     }
   }
 
-  hitBeside(chosen, by) {
+  hitElsewhere(chosen, by) {
     const n = this.rows.length,
       first = chosen ? this.rows.indexOf(this.rowOf.get(chosen.rank)) : 0;
     for (let k = 0; k <= n; k++) {

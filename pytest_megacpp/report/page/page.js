@@ -808,6 +808,10 @@
     const field = event.target.closest && event.target.closest("input, select, textarea");
     if (field) {
       if (event.key === "Escape") {
+        if (field.type === "search" && field.value) {
+          field.value = ""; // as browsers do, but most without an event
+          field.dispatchEvent(new Event("input"));
+        }
         field.blur();
         canvas.focus({ preventScroll: true });
       }
