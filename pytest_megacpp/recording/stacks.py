@@ -20,6 +20,7 @@ _LIBRARY = re.compile(rf"[/\\](?:site-packages|dist-packages|lib[/\\]python3\.\d
 _TORCH = re.compile(r"[/\\](?:site|dist)-packages[/\\]torch[/\\]")
 _FRAMED = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\]native_calls\.py$")
 _WRAPPER = re.compile(r"[/\\]pytest_megacpp[/\\]rank[/\\](?:native_calls|observers)\.py$")
+_FORMATTING = re.compile(r"[/\\]_pytest[/\\]_code[/\\]")
 
 # A thread whose innermost frames are a library's, and one of them is in these modules, waits for a peer.
 _COMMUNICATION = re.compile(
@@ -129,6 +130,12 @@ def is_wrapper(frame: Frame) -> bool:
 def user_frame(thread: Thread) -> Frame | None:
     """The innermost frame outside Python's and torch's own code."""
     return next(filter(is_users, thread.frames), None)
+
+
+def formats_exception(thread: Thread) -> bool:
+    """Whether pytest makes a text of an exception, which takes a while: it was raised, and isn't reported yet."""
+    inner = next((f for f in thread.frames if is_users(f) or _FORMATTING.search(f.file)), None)
+    return inner is not None and not is_users(inner)
 
 
 def is_communication(file: str) -> bool:

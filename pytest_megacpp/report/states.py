@@ -11,7 +11,7 @@ from enum import Enum, auto
 from pytest_megacpp.judge.verdicts import Code, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.operations import bare_op
-from pytest_megacpp.recording.stacks import Thread, communication_call, user_frame, waits_for_peer
+from pytest_megacpp.recording.stacks import Thread, communication_call, formats_exception, user_frame, waits_for_peer
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import FROZEN_STATES, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stream, TestPhase
@@ -217,6 +217,8 @@ def placed(thread: Thread) -> tuple[str, str]:
     """Where a thread is: word and text."""
     if waits_for_peer(thread):
         return "wait", f"waiting in {one_line(communication_call(thread) or 'a distributed call', 60)}"
+    if formats_exception(thread):
+        return "busy", "formatting an exception"
     frame = user_frame(thread) or (thread.frames[0] if thread.frames else None)
     return "busy", f"at {short_path(frame.file)}:{frame.line}" if frame else "running"
 

@@ -12,6 +12,7 @@ from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
     communication_call,
+    formats_exception,
     imports_compiler,
     is_elsewhere,
     joins_group,
@@ -311,3 +312,15 @@ def test_a_call_is_named_as_users_call_it() -> None:
     frames = (Frame(c10d, 9, "_new_process_group_helper"), Frame(c10d, 8, "init_process_group"))
     assert communication_call(Thread("0x1", frames)) == "init_process_group"
     assert communication_call(Thread("0x1", frames[:1])) == "_new_process_group_helper"
+
+
+def test_a_rank_that_formats_an_exception_is_known_by_pytest_s_own_frames() -> None:
+    pytest_s = 'File "/v/lib/python3.11/site-packages/_pytest/_code/code.py", line 304 in getsource'
+    outer = 'File "/repo/conftest.py", line 9 in pytest_runtest_makereport'
+    parsing = (
+        f'Thread 0x1 (most recent call first):\n  File "/usr/lib/python3.11/ast.py", line 50 in parse\n  {pytest_s}'
+    )
+    showing = f'Thread 0x1 (most recent call first):\n  File "/repo/model.py", line 3 in __repr__\n  {pytest_s}'
+    calling = f"Thread 0x1 (most recent call first):\n  {outer}"
+    known = [formats_exception(threads(f"{dump}\n  {outer}\n")[0]) for dump in (parsing, showing, calling)]
+    assert known == [True, False, False]
