@@ -10,7 +10,7 @@ from pytest_megacpp.judge.phrases import joined, place, plain, seconds, was
 from pytest_megacpp.judge.verdicts import Code, Consequence, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import WaitAnalysis
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import user_frame
+from pytest_megacpp.recording.stacks import imports_compiler, user_frame
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 
 SHORT_CHARS = 32
@@ -85,7 +85,15 @@ def _called_from(case: Case, blamed: Sequence[int]) -> str:
 def _compile_state(case: Case, blamed: Sequence[int], *, is_stuck: bool) -> str:
     if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
-    return f"{'compiling without progress' if is_stuck else 'still compiling'} ({_compiled_for(case, blamed)})"
+    before = ", after it had loaded torch's compiler" if len(blamed) == 1 and _had_loaded(case, blamed[0]) else ""
+    return f"{'compiling without progress' if is_stuck else 'still compiling'} ({_compiled_for(case, blamed)}{before})"
+
+
+def _had_loaded(case: Case, rank: int) -> bool:
+    """Returns whether the rank was seen loading the compiler, which is no part of the seconds that it compiled for."""
+    since_s = case.ranks[rank].compiling_since_s
+    stacks = case.ranks[rank].stacks
+    return since_s is not None and any(s <= since_s and imports_compiler(taken.text) for s, taken in stacks)
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:

@@ -170,6 +170,14 @@ def test_loading_the_compiler_is_said_as_compiling() -> None:
     assert "loads torch's compiler" in texts(found, 1)
 
 
+def test_seconds_of_loading_the_compiler_are_no_seconds_of_a_compile() -> None:
+    box = FakeBox(2).begins().enters(0, seq=2).after(100)
+    box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step")).after(20)
+    box.samples([1], compiling=("dynamo",)).after(10).samples([1], compiling=("dynamo",))
+    found = verdict(box.acts(ActReason.SKEW, "waits", (0,), (1,), (1,), 130.0).aborts("skew"))
+    assert "rank 1 was still compiling (10 s, after it had loaded torch's compiler)" in found.summary
+
+
 def test_a_monitored_barrier_names_who_did_not_come() -> None:
     """Not rank 0, which the others name, nor those that came."""
     reached = (
