@@ -156,6 +156,7 @@ def _record_plan(context: RunContext, signals: tuple[str, ...]) -> None:
             *(plan.run_id, started_at, plan.lane, plan.surface, plan.dry_run, plan.ranks, len(plan.tests)),
             cwd=plan.cwd,
             revision=plan.revision,
+            limit_s=plan.run_s,
         )
     )
     for index, test in enumerate(plan.tests):

@@ -45,7 +45,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run, `revision` as in the plan."""
+    """The box read the plan. `started_at` is UTC, ISO 8601; `cwd` is where the tests run, `revision` as in the plan.
+    `limit_s` ends the run (0: no limit); it may be less than the desk's, where the machine is rented for less.
+    """
 
     run_id: str
     started_at: str
@@ -56,6 +58,7 @@ class RunStarted:
     tests: int
     cwd: str = ""
     revision: str = ""
+    limit_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

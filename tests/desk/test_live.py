@@ -187,6 +187,14 @@ def test_the_limit_that_passes_first_may_be_the_runs(run_s: float, budget_s: flo
     assert any(f" of {near} left" in line for line in desk.looks(31))
 
 
+def test_a_box_that_is_rented_for_less_has_its_own_limit() -> None:
+    box = FakeBox(2)
+    started = box.events[0].fact
+    assert isinstance(started, ev.RunStarted)
+    box.events[0] = replace(box.events[0], fact=replace(started, limit_s=25.0))
+    assert " of limit run left" in Desk(box.begins(), draws=True, run_s=90.0).board()[1]
+
+
 def test_a_limit_of_the_run_is_near_between_tests_too() -> None:
     desk = Desk(FakeBox(2).starts_world(), draws=True, run_s=25.0)
     desk.board()

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.hooks.summary import failures
 from pytest_megacpp.desk.run.earlier import seconds_before
-from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.waits import Counted
@@ -203,7 +202,7 @@ class LiveLines(Reporter):
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:
         now_s = box.clock.now_s(run.timeline, desk_s)
         box.progress.hear_results(run)
-        counts = _counting_of_the_run(run.plan, now_s)
+        counts = _counting_of_the_run(run, now_s)
         tests = tuple(_live(test, box, counts, now_s) for test in _running(run))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
         tally, since_s = box.progress.tally(run, tests, now_s, desk_s), desk_s - box.clock.stepped_s
@@ -219,9 +218,11 @@ def _running(run: RunResults) -> list[TestView]:
     return [view for view in views if view is not None and view.ended is None]
 
 
-def _counting_of_the_run(plan: Plan, now_s: float) -> tuple[Counted, ...]:
-    """What counts towards the limits that end the run, whatever it is at."""
-    limits = (("run", plan.run_s), (BUDGET, plan.budget_s))
+def _counting_of_the_run(run: RunResults, now_s: float) -> tuple[Counted, ...]:
+    """What counts towards the limits that end the run, whatever it is at: those that its box has, once it said so."""
+    started = run.timeline.started
+    run_s = started.limit_s if started is not None and started.limit_s else run.plan.run_s
+    limits = (("run", run_s), (BUDGET, run.plan.budget_s))
     return tuple(Counted(name, limit_s, now_s) for name, limit_s in limits if limit_s)
 
 
