@@ -79,8 +79,10 @@ class _Writer:
                 view = timeline.tests.get(number)
                 if view is not None:
                     end_s = view.ended_s if view.ended_s is not None else timeline.last_s
-                    args = (self._verdict(verdicts[number]) if number in verdicts else {}) | {"attempt": number}
-                    yield _slice(BOX, 1, self.text(result.nodeid), "test", view.started_s, end_s, args)
+                    verdict = verdicts.get(number)
+                    args = (self._verdict(verdict) if verdict is not None else {}) | {"attempt": number}
+                    name = self.text(f"{_headed(verdict)}{result.nodeid}")
+                    yield _slice(BOX, 1, name, "test", view.started_s, end_s, args)
         for start_s, end_s, what, detail in run.steps:
             yield _slice(BOX, 2, self.text(what), "step", start_s, end_s, {"detail": self.argument(detail)})
         yield from (self._mark(BOX, mark) for mark in run.marks)
@@ -169,6 +171,14 @@ class _Writer:
             "tid": 1,
             "ts": microseconds(mark.at_s),
         }
+
+
+def _headed(verdict: Verdict | None) -> str:
+    """`rank-death, rank 3: ` in front of a test that isn't green: a timeline shows names, and arguments at a click."""
+    if verdict is None or verdict.code.is_green:
+        return ""
+    blamed = [ranks_named(verdict.blamed_ranks)] if verdict.blamed_ranks else []
+    return f"{', '.join([str(verdict.code), *blamed])}: "
 
 
 def _named(pid: int, name: str, place: int, threads: Mapping[int, str]) -> Iterator[Event]:
