@@ -164,7 +164,7 @@ def _later_failures(case: Case, rank: int) -> list[Consequence]:
 
 def _how_long(case: Case, rank: int) -> str:
     wait = case.waiting_in.get(rank)
-    return f"{seconds(case.waited_s(wait.since_s))} " if wait else ""
+    return f"{seconds(case.has_waited_s(rank, wait))} " if wait else ""
 
 
 def _failed(failure: RankFailure) -> Consequence:

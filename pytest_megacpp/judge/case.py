@@ -437,10 +437,22 @@ class Case:
         return wait.partner is not None or wait.makes_group or self.knows_members(wait.group)
 
     def waited_s(self, since_s: float) -> float:
-        """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
+        """Returns the seconds of the longest wait, begun at `since_s`, up to the moment; by the box's own figure if it
+        acted then.
+        """
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
         return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+
+    def has_waited_s(self, rank: int, wait: Wait) -> float:
+        """Returns for how many seconds this rank had been in the wait; what the box saw beyond the record counts if it
+        acted on this wait.
+        """
+        acted = self.test.acted
+        recorded_s = max(0.0, self.moment_s - wait.came_s.get(rank, wait.since_s))
+        if not acted or self.moment_s != self.end_s or acted.missing != wait.missing:
+            return recorded_s
+        return recorded_s + max(0.0, acted.waited_s - max(0.0, self.moment_s - wait.since_s))
 
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:

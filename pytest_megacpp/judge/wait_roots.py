@@ -20,6 +20,7 @@ from pytest_megacpp.recording.waits import Wait, young_since
 
 _RELIES = frozenset({Source.COLLECTIVES, Source.GROUPS, Source.STACKS, Source.CLOCKS})
 _KEPT_WAITS = 4
+_SPREAD_S = 1.0  # between the first and the last to wait: more is worth a word, as on the board
 _MESSAGES = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "wait"})
 _BARRIER = "monitored_barrier"  # which no recorder shows
 _FOR_ALL = frozenset({"Store.barrier", "rpc.init_rpc", "rpc.shutdown"})
@@ -269,13 +270,21 @@ def since_s(case: Case, analysis: WaitAnalysis) -> float:
 
 
 def wait_text(case: Case, analysis: WaitAnalysis) -> str:
-    """Returns for example `ranks 0,1,3 waited 120 s` or `rank 0 waited 3 s in recv`."""
+    """Returns for example `ranks 0,1,3 waited 120 s` or `rank 0 waited 3 s in recv`; of ranks that came one after the
+    other `ranks 0,1,3 waited up to 120 s`.
+    """
     calls = sorted(set(case.blocked.values()))
     where = f" in {calls[0]}" if not analysis.waits and calls else ""
     waited_s = case.waited_s(since_s(case, analysis))
     if not waited_s and set(analysis.waiting) <= {t.rank for t in aftermath.victims(case)}:
         return f"{ranks_named(analysis.waiting)} gave up waiting"
-    return f"{ranks_named(analysis.waiting)} waited{f' {seconds(waited_s)}' if waited_s else ''}{where}"
+    how_long = f" {_up_to(analysis)}{seconds(waited_s)}" if waited_s else ""
+    return f"{ranks_named(analysis.waiting)} waited{how_long}{where}"
+
+
+def _up_to(analysis: WaitAnalysis) -> str:
+    came_s = [s for wait in analysis.waits for rank, s in wait.came_s.items() if rank in analysis.waiting]
+    return "up to " if came_s and max(came_s) - min(came_s) >= _SPREAD_S else ""
 
 
 def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:

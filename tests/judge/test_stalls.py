@@ -170,6 +170,18 @@ def test_loading_the_compiler_is_said_as_compiling() -> None:
     assert "loads torch's compiler" in texts(found, 1)
 
 
+def test_each_rank_has_waited_since_it_came() -> None:
+    """Also where the box acted on the wait of the first ones."""
+    box = FakeBox(4, limits=ev.Limits(stall=30)).begins().enters((0, 1)).after(29).enters(2).after(2)
+    box.samples(range(4)).at(3)
+    found = verdict(box.acts(ActReason.STALL, "waits", (0, 1, 2), (3,), (), 31.0).aborts("stall"))
+    assert found.summary.endswith("; ranks 0-2 waited up to 31 s")
+    assert [(c.rank, c.text) for c in found.consequences if c.rank != 1] == [
+        (0, "waited 31 s in all_reduce #1"),
+        (2, "waited 2.0 s in all_reduce #1"),
+    ]
+
+
 def test_seconds_of_loading_the_compiler_are_no_seconds_of_a_compile() -> None:
     box = FakeBox(2).begins().enters(0, seq=2).after(100)
     box.stack(1, (COMPILER, 2874, "<module>"), ("/repo/suite/train.py", 5, "step")).after(20)
