@@ -4,6 +4,7 @@ The moment is when the box acted, if it did. What ranks did afterwards doesn't c
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,7 +20,7 @@ from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import Signature, bare_op, signature_of
 from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
@@ -346,7 +347,7 @@ class Case:
         return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
-        entries = {r: self.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in (rank, *wait.waiting)}
+        entries = {r: self.test.entry_of(r, wait.group, wait.seq) for r in (rank, *wait.waiting)}
         own, seen = entries.pop(rank), self.ranks[rank].collectives
         begun = any(e is not None and e.started for e in entries.values())
         return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
@@ -408,12 +409,22 @@ class Case:
         return self.ranks[rank].collectives.last(until_s)
 
     @cached_property
+    def alike(self) -> Mapping[tuple[str, int, Signature], int]:
+        """How many ranks issued the same, by group and number; groups are named as `Groups.as_named_by` does."""
+        named = self.test.groups.as_named_by
+        return Counter(
+            (named(rank, e.group), e.seq, signature_of(e))
+            for rank, view in self.ranks.items()
+            for e in view.collectives.entries.values()
+        )
+
+    @cached_property
     def waiting_in(self) -> dict[int, Wait]:
         """The oldest wait of each rank that waits, under the name by which the rank entered it."""
         return {r: self._as_entered(r, wait) for wait in reversed(self.waits) for r in wait.waiting}
 
     def _as_entered(self, rank: int, wait: Wait) -> Wait:
-        entry = self.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait.partner is None else None
+        entry = self.test.entry_of(rank, wait.group, wait.seq) if wait.partner is None else None
         op = plain(bare_op(entry.op), 60) if entry else wait.op
         return wait if op == wait.op else replace(wait, op=op)
 

@@ -61,7 +61,7 @@ def _sides(case: Case, found: Disagreement, without: Collection[int]) -> dict[st
     """Returns the ranks that differ in what is wrong, by what each issued."""
     sides: dict[str, list[int]] = defaultdict(list)
     for text, ranks in found.variants:
-        entry = case.ranks[ranks[0]].collectives.entries.get((found.group, found.seq))
+        entry = case.test.entry_of(ranks[0], found.group, found.seq)
         side = text if entry is None else str(found.aspect.of(entry))
         sides[side] += [rank for rank in ranks if rank not in without]
     return {side: ranks for side, ranks in sides.items() if ranks}
@@ -95,7 +95,7 @@ def _diverged_s(case: Case, found: Disagreement) -> float:
 
 
 def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
-    entry = case.ranks[rank].collectives.entries.get((found.group, found.seq))
+    entry = case.test.entry_of(rank, found.group, found.seq)
     return entry.entered_s if entry else case.end_s
 
 
@@ -137,18 +137,16 @@ def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
     them.
     """
     aborted = [t.rank for t in case.failures.values() if t.kind is Kind.MISMATCH and t.source is FailureSource.EXIT]
-    key = (found.group, found.seq)
-    return tuple(
-        sorted(r for r in aborted if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
-    )
+    members = case.test.groups.of(found.group, ()) if found.aspect is Aspect.SIZE else frozenset()
+    return tuple(sorted(r for r in aborted if r in members and not case.test.entry_of(r, found.group, found.seq)))
 
 
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
     """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
-    smallest = min(
-        found.variants, key=lambda v: case.ranks[v[1][0]].collectives.entries[found.group, found.seq].numel_in
-    )
-    variants = {text: (*ranks, *aborted) if text == smallest[0] else ranks for text, ranks in found.variants}
+    entries = {text: case.test.entry_of(ranks[0], found.group, found.seq) for text, ranks in found.variants}
+    sizes = {text: entry.numel_in for text, entry in entries.items() if entry is not None}
+    smallest = min(sizes, key=sizes.__getitem__, default=None)
+    variants = {text: (*ranks, *aborted) if text == smallest else ranks for text, ranks in found.variants}
     variants = {text: tuple(sorted(ranks)) for text, ranks in variants.items()}
     return replace(found, variants=tuple(variants.items()), odd=_odd(variants))
 
@@ -206,7 +204,8 @@ def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | 
 def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
     """Returns whether the rank's error came out of this collective: it entered no later one."""
     last = case.last_entered(failure.rank, failure.time_s)
-    return last is not None and (last.group, last.seq) == (found.group, found.seq)
+    named = case.test.groups.as_named_by
+    return last is not None and (named(failure.rank, last.group), last.seq) == (found.group, found.seq)
 
 
 # -- by the ranks' own digests ---------------------------------------------------------------------------------
@@ -286,10 +285,14 @@ def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[
     gloo aborts the rank that expects less than it receives.
     """
     aborted = tuple(sorted(t.rank for t in runtime_errors if t.source is FailureSource.EXIT))
-    others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
-    alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
-    unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
-    return aborted if len(alike) == 1 and unseen and len(others) > max(1, len(aborted)) else ()
+    groups = case.test.groups
+    others = {r: e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None}
+    alike = {(groups.as_named_by(r, e.group), e.seq, e.op, e.numel_in, e.dtype) for r, e in others.items()}
+    if len(alike) != 1 or len(others) <= max(1, len(aborted)):
+        return ()
+    group, seq, *_ = alike.pop()
+    unseen = all(r in groups.of(group, case.ranks) and not case.test.entry_of(r, group, seq) for r in aborted)
+    return aborted if unseen else ()
 
 
 def _variants_named(case: Case, runtime_errors: Iterable[RankFailure]) -> dict[str, tuple[int, ...]]:
