@@ -31,7 +31,7 @@ from pytest_megacpp.recording.stacks import (
 )
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView, WorldView
-from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stream, TestPhase
+from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
@@ -292,6 +292,15 @@ class Case:
     def failed_as_expected(self, rank: int) -> bool:
         """Returns whether the rank had failed by the moment as its xfail mark says."""
         return any(t <= self.moment_s for t, report in self.ranks[rank].reports.values() if is_xfail(report))
+
+    @cached_property
+    def gone_s(self) -> dict[int, float]:
+        """When ranks that skipped the test, or failed as expected, did so: then they went on to its teardown."""
+        skipped = {
+            rank: [t for t, report in view.reports.values() if report.outcome is ReportOutcome.SKIPPED]
+            for rank, view in self.ranks.items()
+        }
+        return {rank: min(times) for rank, times in skipped.items() if times and min(times) <= self.end_s}
 
     def came_through(self, rank: int) -> bool:
         """Returns whether the rank finished the test without a failure, be it while the box was ending it."""

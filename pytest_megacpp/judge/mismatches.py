@@ -9,13 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, deaths, members, messages, wait_roots
+from pytest_megacpp.judge import aftermath, deaths, in_vain, members, messages, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.agreement import Aspect, Disagreement
+from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
@@ -39,39 +39,58 @@ def find(case: Case) -> Finding | None:
 
 def unexplained(case: Case) -> Finding | None:
     """Returns the finding for a mismatch that failures of ranks before it don't explain: also without those that had
-    failed, ranks differ, and the majority of these counts as right (decision 0035). None after a death: what the others
-    do then, they do because of it.
+    failed, or waited in vain for one of these, ranks differ, and the majority of the others counts as right (decision
+    0035). None after a death: what the others do then, they do because of it.
     """
     first = earliest(case)
     failed = _failed_before(case, first) if first is not None else ()
     if first is None or not failed or any(t.rank in case.exits for t in failed):
         return None
-    sides = _sides(case, first, {t.rank for t in failed})
-    if len(sides) < 2:
+    bereft = _before(case, first, in_vain.since_s(case, (first.group, first.seq)))
+    left = _without(case, first, {*bereft, *(t.rank for t in failed)})
+    if left is None:
         return None
-    found = _disagreement(case, replace(first, odd=_odd(sides)), _diverged_s(case, first))
+    found = _disagreement(case, left, _diverged_s(case, first))
+    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(t.rank for t in failed)} had failed before, and may be why")
     return replace(
         found,
         summary=joined((found.summary, f"{deaths.raised_what(failed)}, before that")),
         evidence=(*found.evidence, *(aftermath.failure_evidence(t) for t in failed[: 2 * KEPT_VARIANTS])),
+        uncertainties=(*found.uncertainties, doubt),
     )
 
 
-def _sides(case: Case, found: Disagreement, without: Collection[int]) -> dict[str, list[int]]:
-    """Returns the ranks that differ in what is wrong, by what each issued."""
-    sides: dict[str, list[int]] = defaultdict(list)
-    for text, ranks in found.variants:
-        entry = case.test.entry_of(ranks[0], found.group, found.seq)
-        side = text if entry is None else str(found.aspect.of(entry))
-        sides[side] += [rank for rank in ranks if rank not in without]
-    return {side: ranks for side, ranks in sides.items() if ranks}
+def is_explained(case: Case) -> bool:
+    """Returns whether ranks agree but for those that had failed, or waited in vain for one of these."""
+    first = earliest(case)
+    failed = _failed_before(case, first) if first is not None else ()
+    by_themselves = any(not t.is_secondary and t.kind is not Kind.MISMATCH for t in failed)
+    return by_themselves and unexplained(case) is None
 
 
 def _failed_before(case: Case, found: Disagreement) -> tuple[RankFailure, ...]:
-    """Returns the failures of ranks that had failed when they came to this number, or never came to it."""
+    """Returns the failures of ranks that had failed when they came to this number."""
+    before = _before(case, found, {t.rank: t.time_s for t in case.failures.values()})
+    return tuple(t for t in case.failures.values() if t.rank in before)
+
+
+def _before(case: Case, found: Disagreement, since_s: Mapping[int, float]) -> frozenset[int]:
+    """Returns the ranks of which that was so when they came to this number, or, if they never did, when others differed
+    under it.
+    """
     came_s = {r: _entered_s(case, found, r) for _, ranks in found.variants for r in ranks}
     diverged_s = _diverged_s(case, found)
-    return tuple(t for t in case.failures.values() if t.time_s <= came_s.get(t.rank, diverged_s))
+    return frozenset(r for r, time_s in since_s.items() if time_s <= came_s.get(r, diverged_s))
+
+
+def _without(case: Case, found: Disagreement, out: Collection[int]) -> Disagreement | None:
+    """Returns in what the ranks differ if some are left out, and which then are the odd ones; None if they agree."""
+    if not out:
+        return found
+    seen = {rank: view.collectives for rank, view in case.ranks.items() if rank not in out}
+    names = {(name, found.seq) for r in seen if (name := case.test.groups.name_to(r, found.group)) is not None}
+    left = next((d for d in disagreements(seen, case.test.groups, names) if d.group == found.group), None)
+    return replace(found, aspect=left.aspect, odd=left.odd) if left is not None else None
 
 
 # -- under one number --------------------------------------------------------------------------------------
@@ -83,9 +102,18 @@ def _from_recorders(case: Case) -> Finding | None:
 
 
 def earliest(case: Case) -> Disagreement | None:
-    """Returns the number under which ranks first issued different collectives, as far as it is recorded."""
-    found = case.test.disagreements()
-    return min(found, key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
+    """Returns the number under which ranks first issued different collectives, as far as it is recorded, and as far as
+    they don't agree but for ranks that had left the test before: these go to a teardown that the others come to later.
+    """
+    found = sorted(case.test.disagreements(), key=lambda d: (_diverged_s(case, d), d.group, d.seq))
+    left = (_without(case, d, _gone_before(case, d)) for d in found)
+    return next((d for d in left if d is not None), None)
+
+
+def _gone_before(case: Case, found: Disagreement) -> frozenset[int]:
+    """Returns the ranks that had skipped the test, or failed as expected; none if all that differ had."""
+    gone = _before(case, found, case.gone_s)
+    return gone if any(r not in gone for _, ranks in found.variants for r in ranks) else frozenset()
 
 
 def _diverged_s(case: Case, found: Disagreement) -> float:
@@ -102,7 +130,11 @@ def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
 def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     aborted = () if found.odd else _aborted_unseen(case, found)
     found = _with_aborted(case, found, aborted) if aborted else found
-    uncertainty = Uncertainty(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
+    gone = {r for _, ranks in found.variants for r in ranks} & _gone_before(case, found)
+    doubts = (
+        (aborted, f"what {ranks_named(aborted)} issued is inferred from the abort"),
+        (gone, f"{ranks_named(gone)} had skipped or failed as expected before, and may be why"),
+    )
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
     variants = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
     head = (
@@ -127,7 +159,7 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (uncertainty,) if aborted else (),
+        tuple(Uncertainty(Source.COLLECTIVES, text) for ranks, text in doubts if ranks),
         time_s=since_s,
     )
 
