@@ -5,14 +5,14 @@ Who lost a peer may catch that error and call something else. So may those that 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from typing import TypeAlias
 
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.recording.collectives import Number
 
-_Issued = dict[str, dict[int, dict[int, float]]]  # by group, number and rank: when
-_Members = Mapping[str, frozenset[int]]
+_Issued: TypeAlias = dict[str, dict[int, dict[int, float]]]  # by group, number and rank: when
 
 
 def since_s(case: Case, but: Number) -> dict[int, float]:
@@ -20,13 +20,13 @@ def since_s(case: Case, but: Number) -> dict[int, float]:
     one, never came to. `but`: not in this one.
     """
     issued, found = _issued(case, but), dict[int, float]()
-    members = {group: case.test.groups.of(group, set().union(*numbers.values())) for group, numbers in issued.items()}
+    groups = _groups(case, issued)
     todo = [(t.time_s, t.rank) for t in case.failures.values()]
     heapify(todo)
     absent = set[int]()
     while todo:
         time_s, rank = heappop(todo)
-        for other, entered_s in () if rank in absent else tuple(_in_vain(case, issued, members, rank)):
+        for other, entered_s in () if rank in absent else tuple(_in_vain(case, issued, groups[rank], rank)):
             in_vain_s = max(time_s, entered_s)
             if in_vain_s < found.get(other, float("inf")):
                 found[other] = in_vain_s
@@ -45,15 +45,23 @@ def _issued(case: Case, but: Number) -> _Issued:
     return issued
 
 
-def _in_vain(case: Case, issued: _Issued, members: _Members, rank: int) -> Iterable[tuple[int, float]]:
+def _groups(case: Case, issued: _Issued) -> Mapping[int, Sequence[str]]:
+    """Returns of which groups each rank is a member."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for group, numbers in issued.items():
+        for rank in case.test.groups.of(group, set().union(*numbers.values())):
+            found[rank].append(group)
+    return found
+
+
+def _in_vain(case: Case, issued: _Issued, groups: Iterable[str], rank: int) -> Iterable[tuple[int, float]]:
     """Yields who entered what this rank never came to, and when. What is yielded is taken out of `issued`: who comes
     from the heap later, failed later.
     """
-    for group, numbers in issued.items():
-        if rank in members[group]:
-            newest = case.test.issued(rank, group)
-            for seq in [seq for seq in numbers if seq > newest]:
-                yield from numbers.pop(seq).items()
+    for group in groups:
+        newest = case.test.issued(rank, group)
+        for seq in [seq for seq in issued[group] if seq > newest]:
+            yield from issued[group].pop(seq).items()
     for wait in case.waits:
         if wait.partner == rank:
             yield from ((r, wait.since_s) for r in wait.waiting)
