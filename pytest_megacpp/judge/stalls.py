@@ -161,7 +161,8 @@ def _doubted(case: Case, found: Finding) -> Finding:
     by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
     if found.code is not Code.RANK_DEATH or not raised.issuperset(found.blamed) or not by_stack or not case.graph.idle:
         return found
-    doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
+    # The same doubt as of waits that are reported apart, so it counts once.
+    doubt = Uncertainty(Source.COLLECTIVES, "the recording doesn't show which ranks the others waited for")
     return replace(found, uncertainties=(*found.uncertainties, doubt))
 
 
