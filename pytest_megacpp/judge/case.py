@@ -40,7 +40,7 @@ _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
-_SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
+SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
@@ -233,7 +233,7 @@ class Case:
         if (
             handles is None
             or error is None
-            or any(view.collectives.is_done(e) and e.entered_s > time_s + _SAME_CALL_S for e in entries)
+            or any(view.collectives.is_done(e) and e.entered_s > time_s + SAME_CALL_S for e in entries)
         ):
             return None
         kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)

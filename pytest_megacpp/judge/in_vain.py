@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
-from pytest_megacpp.judge.case import Case
+from pytest_megacpp.judge.case import SAME_CALL_S, Case
+from pytest_megacpp.recording import errors
 from pytest_megacpp.recording.collectives import Number
 
 _Issued: TypeAlias = dict[str, dict[int, dict[int, float]]]  # by group, number and rank: when
@@ -33,6 +34,15 @@ def since_s(case: Case, but: Number) -> dict[int, float]:
                 heappush(todo, (in_vain_s, other))
         absent.add(rank)
     return found
+
+
+def is_handled(case: Case, rank: int, at_s: float) -> bool:
+    """Returns whether a rank called for its peers at that time while it handled that one was gone, as its own words
+    say: messages that were lost are not recorded.
+    """
+    handles = case.ranks[rank].handles(at_s + SAME_CALL_S)
+    error = handles[1].error if handles is not None else None
+    return error is not None and errors.classify(error).secondary
 
 
 def _issued(case: Case, but: Number) -> _Issued:

@@ -46,8 +46,7 @@ def unexplained(case: Case) -> Finding | None:
     failed = _failed_before(case, first) if first is not None else ()
     if first is None or not failed or any(t.rank in case.exits for t in failed):
         return None
-    bereft = _before(case, first, in_vain.since_s(case, (first.group, first.seq)))
-    left = _without(case, first, {*bereft, *(t.rank for t in failed)})
+    left = _without(case, first, {*_led_astray(case, first), *(t.rank for t in failed)})
     if left is None:
         return None
     found = _disagreement(case, left, _diverged_s(case, first))
@@ -81,6 +80,14 @@ def _before(case: Case, found: Disagreement, since_s: Mapping[int, float]) -> fr
     came_s = {r: _entered_s(case, found, r) for _, ranks in found.variants for r in ranks}
     diverged_s = _diverged_s(case, found)
     return frozenset(r for r, time_s in since_s.items() if time_s <= came_s.get(r, diverged_s))
+
+
+def _led_astray(case: Case, found: Disagreement) -> frozenset[int]:
+    """Returns the ranks that had waited in vain for one that failed, or were handling that, when they came to this
+    number.
+    """
+    handled = {r for r in case.ranks if in_vain.is_handled(case, r, _entered_s(case, found, r))}
+    return _before(case, found, in_vain.since_s(case, (found.group, found.seq))) | handled
 
 
 def _without(case: Case, found: Disagreement, out: Collection[int]) -> Disagreement | None:

@@ -4,6 +4,7 @@ import pytest
 
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.agreement import Aspect
 from pytest_megacpp.recording.vocabulary import ActReason
 from tests.scenario import PEER_CLOSED, FakeBox
@@ -122,6 +123,17 @@ def test_so_did_who_waits_for_its_message() -> None:
     box = FakeBox(4).begins().raises(0).after(0.1).enters(1, "nccl:recv 1<-0", 7).after(2)
     found = differing(box.enters(1, "nccl:broadcast", 1).enters((2, 3), "nccl:all_reduce", 1))
     assert (found.code, found.blamed_ranks) == (Code.RANK_DEATH, (0,))
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_so_did_who_handles_that_a_peer_is_gone(over: bool) -> None:
+    """The message that rank 1 lost is not recorded. What it had handled before its last call explains nothing."""
+    box = FakeBox(4).begins().raises(0).after(0.1).handles(1, "RuntimeError", PEER_CLOSED, propagates=False).after(0.1)
+    if over:
+        box.rank(ev.Handles(1, box.test, None))
+    found = differing(box.enters(1, "gloo:broadcast", 1).enters((2, 3), seq=1))
+    assert found.blamed_ranks == ((1,) if over else (0,))
+    assert found.code is (Code.COLLECTIVE_MISMATCH if over else Code.RANK_DEATH)
 
 
 def test_who_met_the_failed_peer_went_another_way_by_itself() -> None:
