@@ -75,6 +75,12 @@ def test_who_stopped_in_it_has_come() -> None:
     assert "rank 1 stopped in all_reduce #1" in found.summary
 
 
+def test_who_only_queued_it_is_behind_a_kernel() -> None:
+    box = sharing((0, 1), (2, 3)).enters(0, "nccl:all_reduce", group="1", started=True)
+    found = stalled(box.enters(1, "nccl:all_reduce", group="1").passes((2, 3)), (0,), (1,))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "device-busy", (1,))
+
+
 def test_a_wait_has_the_name_by_which_its_rank_entered_it() -> None:
     box = sharing((0, 1, 2), (3, 4, 5)).enters(0, "gloo:all_reduce", group="1")
     box.enters(1, "gloo:barrier", group="1").at(2).raises(2)
