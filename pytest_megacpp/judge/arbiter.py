@@ -153,7 +153,9 @@ def _fault(case: Case) -> Finding | None:
 
 def _waiting(case: Case) -> Finding | None:
     found = stalls.find(case) or limits.find(case)
-    return _unexplained(case) if found is None and case.why is ActReason.MISMATCH else found
+    if found is not None or case.why is not ActReason.MISMATCH:
+        return found
+    return mismatches.of_those_gone(case) or _unexplained(case)
 
 
 def _unexplained(case: Case) -> Finding:

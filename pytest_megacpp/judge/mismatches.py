@@ -14,7 +14,7 @@ from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
-from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.operations import bare_op
@@ -115,6 +115,26 @@ def earliest(case: Case) -> Disagreement | None:
     found = sorted(case.test.disagreements(), key=lambda d: (_diverged_s(case, d), d.group, d.seq))
     left = (_without(case, d, _gone_before(case, d)) for d in found)
     return next((d for d in left if d is not None), None)
+
+
+def of_those_gone(case: Case) -> Finding | None:
+    """Returns the finding for a test that the box ended because ranks differed that had left it, before it was known
+    whether the others get through; None if it was not for that.
+    """
+    found = min(case.test.disagreements(), key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
+    gone = _gone_before(case, found) if found is not None else frozenset()
+    if found is None or not gone or earliest(case) is not None:
+        return None
+    what = f"{ranks_named(gone)} had skipped or failed as expected, and then differed in {found.aspect} from the others"
+    return Finding(
+        Code.UNCLEAR,
+        f"the box ended the test because ranks issued different collectives, but {what}",
+        evidence=tuple(
+            _variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]
+        ),
+        certainty=Certainty.GUESS,
+        time_s=case.end_s,
+    )
 
 
 def _gone_before(case: Case, found: Disagreement) -> frozenset[int]:

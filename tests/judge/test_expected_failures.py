@@ -103,6 +103,14 @@ def test_one_that_comes_to_its_teardown_where_the_others_are_in_the_call() -> No
     assert mismatched(box).code is Code.XFAILED
 
 
+def test_one_that_does_so_while_others_are_on_their_way() -> None:
+    """Whether they would have got through isn't known."""
+    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters(0, "gloo:barrier", 1)
+    found = mismatched(box)
+    assert (found.code, found.blamed_ranks) == (Code.UNCLEAR, ())
+    assert "rank 0 had skipped or failed as expected, and then differed in operation" in found.summary
+
+
 def test_a_skip_of_one_that_does_the_same() -> None:
     box = FakeBox(4).begins().skips(0).after(0.1).enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1)
     found = mismatched(box)
