@@ -88,7 +88,7 @@ def _has_failed_ranks(case: Case, wait: Wait) -> bool:
     """Returns whether ranks entered it that had failed before."""
     if wait.partner is not None:
         return False
-    entries = {r: case.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in case.failures}
+    entries = {r: case.test.entry_of(r, wait.group, wait.seq) for r in case.failures}
     return any(e is not None and e.entered_s > case.failures[r].time_s for r, e in entries.items())
 
 

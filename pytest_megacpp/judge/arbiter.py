@@ -142,17 +142,20 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 def _fault(case: Case) -> Finding | None:
     """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first; but a
-    failure only where it explains the mismatch that came after it.
+    mismatch that came after a failure only where that does not explain it.
     """
     mismatch, failure = mismatches.find(case), deaths.find(case)
     if mismatch is None or failure is None:
         return mismatch or failure
-    return (mismatches.unexplained(case) or failure) if failure.time_s < mismatch.time_s else mismatch
+    explained = failure.time_s < mismatch.time_s or mismatches.is_explained(case)
+    return mismatches.unexplained(case) or (failure if explained else mismatch)
 
 
 def _waiting(case: Case) -> Finding | None:
     found = stalls.find(case) or limits.find(case)
-    return _unexplained(case) if found is None and case.why is ActReason.MISMATCH else found
+    if found is not None or case.why is not ActReason.MISMATCH:
+        return found
+    return mismatches.of_those_gone(case) or _unexplained(case)
 
 
 def _unexplained(case: Case) -> Finding:

@@ -4,6 +4,7 @@ The moment is when the box acted, if it did. What ranks did afterwards doesn't c
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,7 +20,7 @@ from pytest_megacpp.recording import errors
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.flight import tells_start
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import Signature, bare_op, signature_of
 from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
@@ -30,7 +31,7 @@ from pytest_megacpp.recording.stacks import (
 )
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import RankView, TestView, WorldView
-from pytest_megacpp.recording.vocabulary import ActReason, StackMethod, Stream, TestPhase
+from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
@@ -39,7 +40,7 @@ _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
-_SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
+SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
@@ -232,7 +233,7 @@ class Case:
         if (
             handles is None
             or error is None
-            or any(view.collectives.is_done(e) and e.entered_s > time_s + _SAME_CALL_S for e in entries)
+            or any(view.collectives.is_done(e) and e.entered_s > time_s + SAME_CALL_S for e in entries)
         ):
             return None
         kind, where = self._alone(errors.classify(error)), file_line(error.file, error.line)
@@ -292,6 +293,15 @@ class Case:
         """Returns whether the rank had failed by the moment as its xfail mark says."""
         return any(t <= self.moment_s for t, report in self.ranks[rank].reports.values() if is_xfail(report))
 
+    @cached_property
+    def gone_s(self) -> dict[int, float]:
+        """When ranks that skipped the test, or failed as expected, did so: then they went on to its teardown."""
+        skipped = {
+            rank: [t for t, report in view.reports.values() if report.outcome is ReportOutcome.SKIPPED]
+            for rank, view in self.ranks.items()
+        }
+        return {rank: min(times) for rank, times in skipped.items() if times and min(times) <= self.end_s}
+
     def came_through(self, rank: int) -> bool:
         """Returns whether the rank finished the test without a failure, be it while the box was ending it."""
         view = self.ranks[rank]
@@ -346,7 +356,7 @@ class Case:
         return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
-        entries = {r: self.ranks[r].collectives.entries.get((wait.group, wait.seq)) for r in (rank, *wait.waiting)}
+        entries = {r: self.test.entry_of(r, wait.group, wait.seq) for r in (rank, *wait.waiting)}
         own, seen = entries.pop(rank), self.ranks[rank].collectives
         begun = any(e is not None and e.started for e in entries.values())
         return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
@@ -408,12 +418,22 @@ class Case:
         return self.ranks[rank].collectives.last(until_s)
 
     @cached_property
+    def alike(self) -> Mapping[tuple[str, int, Signature], int]:
+        """How many ranks issued the same, by group and number; groups are named as `Groups.as_named_by` does."""
+        named = self.test.groups.as_named_by
+        return Counter(
+            (named(rank, e.group), e.seq, signature_of(e))
+            for rank, view in self.ranks.items()
+            for e in view.collectives.entries.values()
+        )
+
+    @cached_property
     def waiting_in(self) -> dict[int, Wait]:
         """The oldest wait of each rank that waits, under the name by which the rank entered it."""
         return {r: self._as_entered(r, wait) for wait in reversed(self.waits) for r in wait.waiting}
 
     def _as_entered(self, rank: int, wait: Wait) -> Wait:
-        entry = self.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait.partner is None else None
+        entry = self.test.entry_of(rank, wait.group, wait.seq) if wait.partner is None else None
         op = plain(bare_op(entry.op), 60) if entry else wait.op
         return wait if op == wait.op else replace(wait, op=op)
 

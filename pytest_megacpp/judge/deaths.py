@@ -66,7 +66,7 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         joined((what, _where(places), aftermath.sentence(case, blamed))),
         blamed,
         first.cause,
-        min((t.phase for t in own), key=[*TestPhase].index),  # a call that failed has not passed, whatever came later
+        _phase(own, blamed),
         (
             *_evidence(case, [t for t in case.failures.values() if t.rank in blamed], blamed),
             *(evidence for _, evidence in places.values()),
@@ -81,6 +81,14 @@ def _rank_death(case: Case, own: Sequence[RankFailure], first: RankFailure, blam
         ),
         time_s=first.time_s,
     )
+
+
+def _phase(own: Sequence[RankFailure], blamed: Collection[int]) -> TestPhase:
+    """Returns the phase of those blamed, or the call: one that failed on any rank has not passed. The set-up of another
+    rank, whose failure did not end the test, makes no error of that.
+    """
+    counts = [t.phase for t in own if t.rank in blamed or t.phase is not TestPhase.SETUP]
+    return min(counts, key=[*TestPhase].index)
 
 
 def _went_on(case: Case, blamed: Sequence[int]) -> dict[int, Collective]:

@@ -9,13 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_megacpp.judge import aftermath, deaths, members, messages, wait_roots
+from pytest_megacpp.judge import aftermath, deaths, in_vain, members, messages, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
-from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
-from pytest_megacpp.recording.agreement import Aspect, Disagreement
+from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
+from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
@@ -39,39 +39,65 @@ def find(case: Case) -> Finding | None:
 
 def unexplained(case: Case) -> Finding | None:
     """Returns the finding for a mismatch that failures of ranks before it don't explain: also without those that had
-    failed, ranks differ, and the majority of these counts as right (decision 0035). None after a death: what the others
-    do then, they do because of it.
+    failed, or waited in vain for one of these, ranks differ, and the majority of the others counts as right (decision
+    0035). None after a death: what the others do then, they do because of it.
     """
     first = earliest(case)
     failed = _failed_before(case, first) if first is not None else ()
     if first is None or not failed or any(t.rank in case.exits for t in failed):
         return None
-    sides = _sides(case, first, {t.rank for t in failed})
-    if len(sides) < 2:
+    left = _without(case, first, {*_led_astray(case, first), *(t.rank for t in failed)})
+    if left is None:
         return None
-    found = _disagreement(case, replace(first, odd=_odd(sides)), _diverged_s(case, first))
+    found = _disagreement(case, left, _diverged_s(case, first))
+    doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(t.rank for t in failed)} had failed before, and may be why")
     return replace(
         found,
         summary=joined((found.summary, f"{deaths.raised_what(failed)}, before that")),
         evidence=(*found.evidence, *(aftermath.failure_evidence(t) for t in failed[: 2 * KEPT_VARIANTS])),
+        uncertainties=(*found.uncertainties, doubt),
     )
 
 
-def _sides(case: Case, found: Disagreement, without: Collection[int]) -> dict[str, list[int]]:
-    """Returns the ranks that differ in what is wrong, by what each issued."""
-    sides: dict[str, list[int]] = defaultdict(list)
-    for text, ranks in found.variants:
-        entry = case.ranks[ranks[0]].collectives.entries.get((found.group, found.seq))
-        side = text if entry is None else str(found.aspect.of(entry))
-        sides[side] += [rank for rank in ranks if rank not in without]
-    return {side: ranks for side, ranks in sides.items() if ranks}
+def is_explained(case: Case) -> bool:
+    """Returns whether ranks agree but for those that had failed, or waited in vain for one of these."""
+    first = earliest(case)
+    failed = _failed_before(case, first) if first is not None else ()
+    by_themselves = any(not t.is_secondary and t.kind is not Kind.MISMATCH for t in failed)
+    return by_themselves and unexplained(case) is None
 
 
 def _failed_before(case: Case, found: Disagreement) -> tuple[RankFailure, ...]:
-    """Returns the failures of ranks that had failed when they came to this number, or never came to it."""
+    """Returns the failures of ranks that had failed when they came to this number."""
+    before = _before(case, found, {t.rank: t.time_s for t in case.failures.values()})
+    return tuple(t for t in case.failures.values() if t.rank in before)
+
+
+def _before(case: Case, found: Disagreement, since_s: Mapping[int, float]) -> frozenset[int]:
+    """Returns the ranks of which that was so when they came to this number, or, if they never did, when others differed
+    under it.
+    """
     came_s = {r: _entered_s(case, found, r) for _, ranks in found.variants for r in ranks}
     diverged_s = _diverged_s(case, found)
-    return tuple(t for t in case.failures.values() if t.time_s <= came_s.get(t.rank, diverged_s))
+    return frozenset(r for r, time_s in since_s.items() if time_s <= came_s.get(r, diverged_s))
+
+
+def _led_astray(case: Case, found: Disagreement) -> frozenset[int]:
+    """Returns the ranks that had waited in vain for one that failed, or were handling that, when they came to this
+    number.
+    """
+    handled = {r for r in case.ranks if in_vain.is_handled(case, r, _entered_s(case, found, r))}
+    return _before(case, found, in_vain.since_s(case, (found.group, found.seq))) | handled
+
+
+def _without(case: Case, found: Disagreement, out: Collection[int]) -> Disagreement | None:
+    """Returns in what the ranks differ if some are left out, and which then are the odd ones; None if they agree."""
+    if not out:
+        return found
+    seen = {rank: view.collectives for rank, view in case.ranks.items() if rank not in out}
+    names = {(name, found.seq) for r in seen if (name := case.test.groups.name_to(r, found.group)) is not None}
+    left = next((d for d in disagreements(seen, case.test.groups, names) if d.group == found.group), None)
+    return replace(found, aspect=left.aspect, odd=left.odd) if left is not None else None
 
 
 # -- under one number --------------------------------------------------------------------------------------
@@ -83,9 +109,38 @@ def _from_recorders(case: Case) -> Finding | None:
 
 
 def earliest(case: Case) -> Disagreement | None:
-    """Returns the number under which ranks first issued different collectives, as far as it is recorded."""
-    found = case.test.disagreements()
-    return min(found, key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
+    """Returns the number under which ranks first issued different collectives, as far as it is recorded, and as far as
+    they don't agree but for ranks that had left the test before: these go to a teardown that the others come to later.
+    """
+    found = sorted(case.test.disagreements(), key=lambda d: (_diverged_s(case, d), d.group, d.seq))
+    left = (_without(case, d, _gone_before(case, d)) for d in found)
+    return next((d for d in left if d is not None), None)
+
+
+def of_those_gone(case: Case) -> Finding | None:
+    """Returns the finding for a test that the box ended because ranks differed that had left it, before it was known
+    whether the others get through; None if it was not for that.
+    """
+    found = min(case.test.disagreements(), key=lambda d: (_diverged_s(case, d), d.group, d.seq), default=None)
+    gone = _gone_before(case, found) if found is not None else frozenset()
+    if found is None or not gone or earliest(case) is not None:
+        return None
+    what = f"{ranks_named(gone)} had skipped or failed as expected, and then differed in {found.aspect} from the others"
+    return Finding(
+        Code.UNCLEAR,
+        f"the box ended the test because ranks issued different collectives, but {what}",
+        evidence=tuple(
+            _variant_evidence(case, found, text, ranks) for text, ranks in found.variants[: 2 * KEPT_VARIANTS]
+        ),
+        certainty=Certainty.GUESS,
+        time_s=case.end_s,
+    )
+
+
+def _gone_before(case: Case, found: Disagreement) -> frozenset[int]:
+    """Returns the ranks that had skipped the test, or failed as expected; none if all that differ had."""
+    gone = _before(case, found, case.gone_s)
+    return gone if any(r not in gone for _, ranks in found.variants for r in ranks) else frozenset()
 
 
 def _diverged_s(case: Case, found: Disagreement) -> float:
@@ -95,14 +150,18 @@ def _diverged_s(case: Case, found: Disagreement) -> float:
 
 
 def _entered_s(case: Case, found: Disagreement, rank: int) -> float:
-    entry = case.ranks[rank].collectives.entries.get((found.group, found.seq))
+    entry = case.test.entry_of(rank, found.group, found.seq)
     return entry.entered_s if entry else case.end_s
 
 
 def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     aborted = () if found.odd else _aborted_unseen(case, found)
     found = _with_aborted(case, found, aborted) if aborted else found
-    uncertainty = Uncertainty(Source.COLLECTIVES, f"what {ranks_named(aborted)} issued is inferred from the abort")
+    gone = {r for _, ranks in found.variants for r in ranks} & _gone_before(case, found)
+    doubts = (
+        (aborted, f"what {ranks_named(aborted)} issued is inferred from the abort"),
+        (gone, f"{ranks_named(gone)} had skipped or failed as expected before, and may be why"),
+    )
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
     variants = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
     head = (
@@ -127,7 +186,7 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         ),
         aftermath.consequences(case, found.odd),
         _RELIES,
-        (uncertainty,) if aborted else (),
+        tuple(Uncertainty(Source.COLLECTIVES, text) for ranks, text in doubts if ranks),
         time_s=since_s,
     )
 
@@ -137,18 +196,16 @@ def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
     them.
     """
     aborted = [t.rank for t in case.failures.values() if t.kind is Kind.MISMATCH and t.source is FailureSource.EXIT]
-    key = (found.group, found.seq)
-    return tuple(
-        sorted(r for r in aborted if found.aspect is Aspect.SIZE and key not in case.ranks[r].collectives.entries)
-    )
+    members = case.test.groups.of(found.group, ()) if found.aspect is Aspect.SIZE else frozenset()
+    return tuple(sorted(r for r in aborted if r in members and not case.test.entry_of(r, found.group, found.seq)))
 
 
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
     """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
-    smallest = min(
-        found.variants, key=lambda v: case.ranks[v[1][0]].collectives.entries[found.group, found.seq].numel_in
-    )
-    variants = {text: (*ranks, *aborted) if text == smallest[0] else ranks for text, ranks in found.variants}
+    entries = {text: case.test.entry_of(ranks[0], found.group, found.seq) for text, ranks in found.variants}
+    sizes = {text: entry.numel_in for text, entry in entries.items() if entry is not None}
+    smallest = min(sizes, key=sizes.__getitem__, default=None)
+    variants = {text: (*ranks, *aborted) if text == smallest else ranks for text, ranks in found.variants}
     variants = {text: tuple(sorted(ranks)) for text, ranks in variants.items()}
     return replace(found, variants=tuple(variants.items()), odd=_odd(variants))
 
@@ -206,7 +263,8 @@ def _place(case: Case, found: Disagreement, rank: int, text: str) -> Evidence | 
 def _was_in(case: Case, found: Disagreement, failure: RankFailure) -> bool:
     """Returns whether the rank's error came out of this collective: it entered no later one."""
     last = case.last_entered(failure.rank, failure.time_s)
-    return last is not None and (last.group, last.seq) == (found.group, found.seq)
+    named = case.test.groups.as_named_by
+    return last is not None and (named(failure.rank, last.group), last.seq) == (found.group, found.seq)
 
 
 # -- by the ranks' own digests ---------------------------------------------------------------------------------
@@ -286,10 +344,14 @@ def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[
     gloo aborts the rank that expects less than it receives.
     """
     aborted = tuple(sorted(t.rank for t in runtime_errors if t.source is FailureSource.EXIT))
-    others = [e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None]
-    alike = {(e.group, e.seq, e.op, e.numel_in, e.dtype) for e in others}
-    unseen = all((e.group, e.seq) not in case.ranks[r].collectives.entries for r in aborted for e in others[:1])
-    return aborted if len(alike) == 1 and unseen and len(others) > max(1, len(aborted)) else ()
+    groups = case.test.groups
+    others = {r: e for r in case.ranks if r not in aborted and (e := case.last_entered(r, case.end_s)) is not None}
+    alike = {(groups.as_named_by(r, e.group), e.seq, e.op, e.numel_in, e.dtype) for r, e in others.items()}
+    if len(alike) != 1 or len(others) <= max(1, len(aborted)):
+        return ()
+    group, seq, *_ = alike.pop()
+    unseen = all(r in groups.of(group, case.ranks) and not case.test.entry_of(r, group, seq) for r in aborted)
+    return aborted if unseen else ()
 
 
 def _variants_named(case: Case, runtime_errors: Iterable[RankFailure]) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,8 @@ The earliest one did, unless its rank lived on and the others did not wait for i
 that failed, or the rank came afterwards to whatever the others came to (decision 0092).
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 
 from pytest_megacpp.judge import patience
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
@@ -77,18 +78,19 @@ def _was_held_up(case: Case, failure: RankFailure, own: Sequence[RankFailure]) -
 
 def _fallen_behind(case: Case, own: Sequence[RankFailure]) -> list[RankFailure]:
     """Returns the failures of ranks that did not come afterwards to whatever the others came to."""
-    newest: dict[str, int] = {}
-    for view in case.ranks.values():
-        for group, number in view.collectives.enqueued.items():
-            newest[group] = max(number, newest.get(group, 0))
-    return [t for t in own if went_on(case, t) is None or _lags(case, t.rank, newest)]
+    lagging = _lagging(case)
+    return [t for t in own if t.rank in lagging or went_on(case, t) is None]
 
 
-def _lags(case: Case, rank: int, newest: Mapping[str, int]) -> bool:
-    """Returns whether others issued more collectives in a group of the rank."""
-    own = case.ranks[rank].collectives.enqueued
-    ahead = [group for group, number in newest.items() if number > own.get(group, 0)]
-    return any(rank in case.test.groups.of(group, (rank,) if group in own else ()) for group in ahead)
+def _lagging(case: Case) -> frozenset[int]:
+    """Returns the ranks that issued fewer collectives than others in one of their groups."""
+    groups = case.test.groups
+    issued: dict[str, dict[int, int]] = defaultdict(dict)
+    for rank, view in case.ranks.items():
+        for name, number in view.collectives.enqueued.items():
+            issued[groups.as_named_by(rank, name)][rank] = number
+    newest = {group: max(numbers.values()) for group, numbers in issued.items()}
+    return frozenset(r for g, numbers in issued.items() for r in groups.of(g, numbers) if numbers.get(r, 0) < newest[g])
 
 
 def went_on(case: Case, failure: RankFailure) -> Collective | None:
@@ -102,6 +104,5 @@ def went_on(case: Case, failure: RankFailure) -> Collective | None:
 
 
 def _is_shared(case: Case, rank: int, entry: Collective) -> bool:
-    number = entry.group, entry.seq
-    others = (v.collectives.entries.get(number) for r, v in case.ranks.items() if r != rank)
-    return any(other is not None and signature_of(other) == signature_of(entry) for other in others)
+    group = case.test.groups.as_named_by(rank, entry.group)
+    return case.alike[group, entry.seq, signature_of(entry)] > 1

@@ -161,7 +161,8 @@ def _doubted(case: Case, found: Finding) -> Finding:
     by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
     if found.code is not Code.RANK_DEATH or not raised.issuperset(found.blamed) or not by_stack or not case.graph.idle:
         return found
-    doubt = Uncertainty(Source.GROUPS, "the recording doesn't show which ranks the others waited for")
+    # The same doubt as of waits that are reported apart, so it counts once.
+    doubt = Uncertainty(Source.COLLECTIVES, "the recording doesn't show which ranks the others waited for")
     return replace(found, uncertainties=(*found.uncertainties, doubt))
 
 
@@ -236,7 +237,7 @@ def _went_without(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
     wait = analysis.kept_by((rank,))
     if wait is None or not wait.seq or wait.partner is not None or case.moment_s >= case.end_s:
         return False
-    return case.came_through(rank) and case.ranks[rank].collectives.enqueued.get(wait.group, 0) < wait.seq
+    return case.came_through(rank) and case.test.issued(rank, wait.group) < wait.seq
 
 
 def _where_they_were(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> str:
@@ -266,7 +267,7 @@ def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) ->
 
 
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
-    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq)) if wait.partner is None else None
+    entry = case.test.entry_of(rank, wait.group, wait.seq) if wait.partner is None else None
     return entry is not None and entry.entered_s <= case.moment_s
 
 
@@ -277,7 +278,7 @@ def _late_s(case: Case, wait: Wait | None, rank: int) -> float | None:
     """
     if wait is None or wait.partner is not None or case.moment_s >= case.end_s:
         return None
-    entry = case.ranks[rank].collectives.entries.get((wait.group, wait.seq))
+    entry = case.test.entry_of(rank, wait.group, wait.seq)
     return entry.entered_s - wait.since_s if entry is not None and entry.entered_s > case.moment_s else None
 
 

@@ -24,7 +24,7 @@ def is_default(group: str) -> bool:
 
 def incarnation(group: str) -> int:
     """How often the default group had been destroyed when this one was made, as far as its name tells."""
-    number = group.rpartition("@")[2] if "@" in group else "0"
+    number = group.partition("[")[0].rpartition("@")[2] if "@" in group else "0"
     return int(number) if number.isdecimal() and number.isascii() else 0
 
 
@@ -220,6 +220,14 @@ class Groups:
         own = f"{name}[{rank_list(announced.ranks)}]"
         self.members.setdefault(without_backend(own), self._set_of(announced.ranks))
         return own
+
+    def name_to(self, rank: int, group: str) -> str | None:
+        """The name by which a rank knows a group, itself named as `as_named_by` does; None where the rank means other
+        members by it.
+        """
+        listed = group.rpartition("[")[0]
+        name = listed if self.disputes(listed) else group
+        return name if self.as_named_by(rank, name) == group else None
 
     def announced(self, name: str, rank: int) -> Announced | None:
         """What `rank` said of the group; None where it said nothing."""

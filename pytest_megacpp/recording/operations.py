@@ -2,7 +2,11 @@
 recorders or ranks.
 """
 
+from typing import TypeAlias
+
 from pytest_megacpp.recording.events import Collective
+
+Signature: TypeAlias = tuple[str, str, int]
 
 # Operations whose ranks must agree on the element count of their input; others may differ by design
 # (all_to_all with splits, gather and scatter seen from the root, coalesced and v-variants).
@@ -28,13 +32,13 @@ def bare_op(op: str) -> str:
     return op.rsplit(":", 1)[-1]
 
 
-def signature(op: str, dtype: str, numel_in: int) -> tuple[str, str, int]:
+def signature(op: str, dtype: str, numel_in: int) -> Signature:
     """What members of a group must agree on: operation, and for most of them dtype and elements."""
     op = bare_op(op)
     return (op, dtype, numel_in) if op in _SAME_INPUT else (op, "", 0)
 
 
-def signature_of(entry: Collective) -> tuple[str, str, int]:
+def signature_of(entry: Collective) -> Signature:
     """The signature of an entry."""
     return signature(entry.op, entry.dtype, entry.numel_in)
 

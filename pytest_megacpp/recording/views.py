@@ -301,6 +301,18 @@ class TestView:
         seen = {rank: view.collectives for rank, view in self.ranks.items()}
         return disagreements(seen, self.groups)
 
+    def entry_of(self, rank: int, group: str, seq: int) -> ev.Collective | None:
+        """What a rank issued under a number of a group, as far as that is kept. The group is named as
+        `Groups.as_named_by` does: where ranks mean different members by one name, it is not the rank's own name.
+        """
+        name = self.groups.name_to(rank, group)
+        return self.ranks[rank].collectives.entries.get((name, seq)) if name is not None else None
+
+    def issued(self, rank: int, group: str) -> int:
+        """The newest number that a rank issued in a group, named alike; 0 where there is none."""
+        name = self.groups.name_to(rank, group)
+        return self.ranks[rank].collectives.enqueued.get(name, 0) if name is not None else 0
+
     def compiled(self) -> bool:
         """Whether any rank compiled something that no cache had."""
         return any(rank.compiled is not None and rank.compiled.cache_misses for rank in self.ranks.values())

@@ -178,9 +178,8 @@ class CollectiveSpans:
         members = self._members_of(group)
         if len(members) <= len(there):
             return ()
-        ranks = self.test.ranks
-        counted = (r for r in members if r not in there and r in ranks)
-        return tuple(sorted(r for r in counted if ranks[r].collectives.enqueued.get(group, 0) < seq))
+        counted = (r for r in members if r not in there and r in self.test.ranks)
+        return tuple(sorted(r for r in counted if self.test.issued(r, group) < seq))
 
     def _members_of(self, group: str) -> frozenset[int]:
         """Nobody for a group that has no name: several may look like one."""

@@ -92,3 +92,53 @@ def test_others_that_wait_in_a_group_of_unknown_members() -> None:
     box = failing(box).finishes(0).enters((1, 2), seq=2, group="x").passes(3)
     found = verdict(stalled(box, (1, 2), (3,)).aborts("stall"))
     assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+
+
+def mismatched(box: FakeBox) -> Verdict:
+    return verdict(box.after(0.3).acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
+
+
+def test_one_that_comes_to_its_teardown_where_the_others_are_in_the_call() -> None:
+    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1)
+    assert mismatched(box).code is Code.XFAILED
+
+
+def test_one_that_does_so_while_others_are_on_their_way() -> None:
+    """Whether they would have got through isn't known."""
+    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters(0, "gloo:barrier", 1)
+    found = mismatched(box)
+    assert (found.code, found.blamed_ranks) == (Code.UNCLEAR, ())
+    assert "rank 0 had skipped or failed as expected, and then differed in operation" in found.summary
+
+
+def test_a_skip_of_one_that_does_the_same() -> None:
+    box = FakeBox(4).begins().skips(0).after(0.1).enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1)
+    found = mismatched(box)
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.TEST_FAILED, "skipped-on-some-ranks", (0,))
+
+
+def test_others_that_differ_without_it() -> None:
+    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters((0, 3), "gloo:barrier", 1)
+    found = mismatched(box)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (3,), Certainty.LIKELY)
+    doubt = "less certain: rank 0 had skipped or failed as expected before, and may be why"
+    assert doubt in [e.text for e in found.evidence]
+
+
+def test_others_that_differ_under_a_later_number() -> None:
+    box = failing(FakeBox(4).begins().announces("rest", (1, 2, 3))).after(0.1)
+    box.enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1).after(0.1)
+    found = mismatched(box.enters((1, 2), seq=1, group="rest").enters(3, "gloo:barrier", 1, group="rest"))
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (3,))
+
+
+def test_one_that_differs_before_its_failure() -> None:
+    box = FakeBox(4).begins().enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1).after(0.1)
+    found = mismatched(failing(box))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (0,), Certainty.CERTAIN)
+
+
+def test_ranks_that_all_failed_and_differ_then() -> None:
+    box = FakeBox(4).begins().reports(TestPhase.CALL, None, ReportOutcome.SKIPPED, xfail="issue 7").after(0.1)
+    found = mismatched(box.enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (0,), Certainty.CERTAIN)

@@ -37,6 +37,19 @@ def test_who_raised_and_came_to_the_barrier_is_not_whom_the_others_wait_for() ->
     assert (doubts(found), others(found)) == ([UNAWAITED], [(0, "exception")])
 
 
+def test_a_call_that_failed_is_no_error_for_another_rank_s_set_up() -> None:
+    """Rank 0 failed in set-up, and came to the barrier of the teardown."""
+    box = FakeBox(4).begins().raises(0, when=TestPhase.SETUP).after(1.5)
+    found = stuck(box.enters((0, 1, 3), "gloo:barrier", 1).raises(2, "KeyError", "7"), (1, 3), (2,))
+    assert (found.code, found.blamed_ranks, found.phase) == (Code.RANK_DEATH, (2,), TestPhase.CALL)
+
+
+def test_a_set_up_that_failed_first_is_an_error_whatever_fails_later() -> None:
+    box = FakeBox(4).begins().raises(0, when=TestPhase.SETUP).after(0.1).enters((1, 3), "gloo:barrier", 1)
+    found = stuck(box.after(1.5).raises(2, "KeyError", "7"), (1, 3), (0, 2))
+    assert (found.code, found.blamed_ranks, found.phase) == (Code.RANK_DEATH, (0,), TestPhase.SETUP)
+
+
 def test_who_failed_with_its_own_collective_under_way_has_come() -> None:
     """Rank 0 asserts after an asynchronous all_reduce; rank 1 raises later and never issues it."""
     box = FakeBox(4).begins().enters(0, seq=1).raises(0, "AssertionError", "loss is nan").after(0.1)

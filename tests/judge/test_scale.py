@@ -20,6 +20,7 @@ from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestEnd, TestPhase, WorldReason
 from pytest_megacpp.recording.wire import encode
+from tests.scenario import FakeBox
 
 FEWER_THAN_QUADRATIC = 3.3  # twice is linear, four times would be quadratic; a shared machine is noisy
 ROUNDS = 4
@@ -150,6 +151,27 @@ def calls(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return counted
+
+
+def raised_alone(ranks: int) -> Timeline:
+    """All ranks but one raised, each in words of its own, and went on alone in a group of its own."""
+    box = FakeBox(ranks).begins()
+    for rank in range(ranks):
+        box.announces(f"alone-{rank}", (rank,))
+    for rank in range(ranks - 1):
+        box.raises(rank, f"Error{rank}")
+    box.after(0.1)
+    for rank in range(ranks - 1):
+        for seq in range(1, 9):
+            box.enters(rank, seq=seq, group=f"alone-{rank}", done=True)
+    return box.after(1).exits(ranks - 1, 4).after(0.2).acts(ActReason.EXIT).aborts("exit").done().timeline()
+
+
+def test_whose_failure_began_it_takes_about_twice_the_calls_for_twice_the_ranks() -> None:
+    small, large = (raised_alone(ranks) for ranks in (64, 128))
+    assert judge_run(large).tests[0].verdict.blamed_ranks == (0,)
+    once, twice = (calls(partial(judge_run, timeline)) for timeline in (small, large))
+    assert twice < 2.6 * once
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

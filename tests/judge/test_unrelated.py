@@ -137,3 +137,12 @@ def test_of_two_that_failed_each_keeps_its_own_waiting() -> None:
     found = verdict(box.acts(ActReason.FAILURE_STUCK, "", (1, 3), (0, 2)).aborts("failure-stuck"))
     assert found.summary == "rank 0 raised ValueError: no shards (train.py:31); rank 1 then waited in barrier #1"
     assert [(r, cause) for r, _, cause in parts(found)] == [(1, None), (2, "exception"), (3, None)]
+
+
+def test_one_doubt_about_waits_counts_once() -> None:
+    """Only a stack shows that rank 1 waits; ranks 2 and 3 are recorded to wait for another one."""
+    box = FakeBox(5).begins().announces("rest", (2, 3, 4)).raises(0).after(0.1)
+    box.enters((2, 3), "gloo:barrier", 1, group="rest").blocked(1)
+    found = verdict(stalled(box, (1, 2, 3), (4,)).blocked(1).at(4).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (0,), Certainty.LIKELY)
+    assert doubts(found) == ["the recording doesn't show which ranks the others waited for"]

@@ -113,6 +113,16 @@ def test_what_ended_before_a_death_was_no_wait_though_the_dead_rank_was_not_seen
     assert all(s.start_s == s.end_s for s in ended)
 
 
+def test_who_is_past_it_has_come_whatever_others_mean_by_the_group_s_name() -> None:
+    """Rank 1 issued more in their pair than a recorder kept, and failed later."""
+    box = FakeBox(4).begins()
+    for rank, members in enumerate(((0, 1), (0, 1), (2, 3), (2, 3))):
+        box.rank(ev.GroupCreated(rank, box.index, "1", members, "gloo"))
+    box.enters(0, group="1", done=True).after(1).enters(1, seq=3, group="1", done=True).after(1).raises(1)
+    found = times(spans_of(box.passes((0, 2, 3)).ends().timeline()), 0, Kind.COLLECTIVE)
+    assert [end_s - start_s for _, start_s, end_s in found] == [0.0]
+
+
 def test_what_a_peer_finished_did_not_hold_a_rank_that_died_before_the_next_look() -> None:
     box = FakeBox(3).begins().enters((0, 2), done=True).enters(1).after(0.5).exits(1, signal="SIGABRT")
     spans = spans_of(box.after(1).loses_peer((0, 2)).box(ev.TestEnded(0, TestEnd.ABORTED, "exit")).timeline())
