@@ -437,10 +437,13 @@ class Case:
         return wait.partner is not None or wait.makes_group or self.knows_members(wait.group)
 
     def waited_s(self, since_s: float) -> float:
-        """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait."""
+        """Returns the seconds of a wait up to the moment, by the box's own figure if it acted on this wait: no other is
+        older.
+        """
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
-        return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+        is_oldest = not self.waits or since_s <= self.waits[0].since_s
+        return max(waited_s, acted.waited_s) if acted and is_oldest and self.moment_s == self.end_s else waited_s
 
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:

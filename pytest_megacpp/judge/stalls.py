@@ -194,10 +194,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         blamed,
         causes.pop() if len(causes) == 1 else None,
         wait_roots.phase(case, analysis, blamed),
-        (
-            *wait_roots.wait_evidence(case, analysis),
-            *aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r)),
-        ),
+        _straggler_evidence(case, analysis, blamed),
         wait_roots.waiters(case, analysis, blamed),
         wait_roots.relies(case, analysis) | {Source.COUNTERS},
         (
@@ -208,6 +205,15 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
         wait_roots.since_s(case, analysis),
     )
+
+
+def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Evidence, ...]:
+    """Returns who waited, where the blamed ranks were, and where those that kept a blamed rank waiting."""
+    waits = wait_roots.wait_evidence(case, analysis)
+    shown = {(e.rank, e.time_s, e.source) for e in waits}
+    late = aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r))
+    ends = aftermath.first_few(analysis.beyond, lambda r: root_evidence(case, r))
+    return (*waits, *(e for e in (*late, *ends) if (e.rank, e.time_s, e.source) not in shown))
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
