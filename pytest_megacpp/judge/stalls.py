@@ -202,7 +202,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
             *_root_uncertainties(case, analysis, blamed),
             *aftermath.patience_uncertainties(case, blamed),
         ),
-        Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
+        Certainty.LIKELY if analysis.is_guessed and (len(blamed) > 1 or analysis.beyond) else Certainty.CERTAIN,
         wait_roots.since_s(case, analysis),
     )
 
@@ -315,7 +315,8 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     it, was_ = ("it", "was") if alone else ("they", "were")
     where = case.location(rank)
     if rank in case.blocked:
-        return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
+        unknown = ", for whom isn't recorded" if analysis.is_guessed and analysis.beyond else ""
+        return f"{it} {was_} waiting in {case.blocked[rank]}{f' at {where}' if where else ''}{unknown}"
     if (wait := case.waiting_in.get(rank)) is not None and rank not in case.failures:
         whom = f" for {ranks_named(wait.missing)}" if rank in analysis.moving and wait.missing else ""
         return f"{it} {was_} waiting in {wait}{whom}" + (f" at {where}" if where else "")

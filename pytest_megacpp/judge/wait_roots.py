@@ -36,8 +36,8 @@ class WaitAnalysis:
 
     `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
     `is_from_box`: only the box saw the wait. `moving`: roots that wait themselves, for others, but not for long;
-    `beyond`: the ranks to which these waits lead. `brief`: ranks through whose waits roots were found, and which had
-    not waited for long.
+    `beyond`: the ranks to which these waits lead, or may lead where roots are guessed. `brief`: ranks through whose
+    waits roots were found, and which had not waited for long.
     """
 
     waits: tuple[Wait, ...]
@@ -71,7 +71,12 @@ def _from_graph(case: Case) -> WaitAnalysis:
         return followed
     visited = followed.waits
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
-        elsewhere = graph.present or graph.idle or _outnumbered(case, waiting)
+        idle = graph.present or graph.idle
+        ends = tuple(sorted(case.blocked.keys() & {r for w in visited for r in w.missing}))
+        if idle and ends:  # for whom these wait is a guess, that the others wait for them is not
+            waiting = tuple(r for r in waiting if r not in ends)
+            return WaitAnalysis(visited, waiting, ends, is_guessed=True, beyond=idle)
+        elsewhere = idle or _outnumbered(case, waiting)
         waiting = tuple(r for r in waiting if r not in elsewhere)
         return WaitAnalysis(visited, waiting, elsewhere, is_guessed=bool(elsewhere))
     return _from_box_report(case) or WaitAnalysis(visited, waiting, ())
@@ -247,7 +252,10 @@ def relies(case: Case, analysis: WaitAnalysis) -> frozenset[Source]:
 def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]:
     """Returns why the analysis may be wrong."""
     found = []
-    if analysis.is_guessed:
+    if analysis.is_guessed and analysis.beyond:
+        who, whom = ranks_named(analysis.roots), ranks_named(analysis.beyond)
+        found.append(Uncertainty(Source.GROUPS, f"whom {who} waited for is not recorded; it may be {whom}"))
+    elif analysis.is_guessed:
         found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
     if analysis.is_from_box:
         found.append(Uncertainty(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))

@@ -376,6 +376,18 @@ def test_but_who_is_on_its_way_also_for_somebody_else_is() -> None:
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2, 3), Certainty.LIKELY)
 
 
+def test_the_end_of_what_is_recorded_is_blamed_not_whoever_is_elsewhere() -> None:
+    """Rank 3 is no member of the group, and whether it was to set that key is not recorded."""
+    box = FakeBox(4).begins().announces("1", (0, 1, 2)).enters((0, 1), seq=1, group="1").blocked(2, "get").after(31)
+    found = verdict(stalled(box, (0, 1, 2), (3,)).blocked(2, "get").at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.GUESS)
+    text = "never entered all_reduce #1: it was waiting in get at train.py:52 (exchange), for whom isn't recorded"
+    assert text in found.summary
+    assert "less certain: whom rank 2 waited for is not recorded; it may be rank 3" in texts(found, None)
+    assert texts(found, 3) == ["is in train.py:88 (load_batch)"]
+    assert [c.rank for c in found.consequences] == [0, 1]
+
+
 def test_the_stack_of_a_blamed_rank_that_waits_is_shown_once() -> None:
     found = verdict(stalled(chain(30.0), (0, 1), (2,)).at((2, 3)).aborts("stall"))
     assert found.blamed_ranks == (2,)
