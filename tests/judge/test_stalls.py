@@ -388,6 +388,26 @@ def test_the_end_of_what_is_recorded_is_blamed_not_whoever_is_elsewhere() -> Non
     assert [c.rank for c in found.consequences] == [0, 1]
 
 
+def test_who_came_late_because_of_another_is_not_blamed_though_it_came_in_the_end() -> None:
+    """When ranks 0 and 1 gave up, rank 2 had waited for rank 3 for most of that time, be it over by now."""
+    box = FakeBox(4).begins().announces("p", (2, 3)).enters((0, 1), "gloo:barrier", 1).after(2)
+    box.enters(2, seq=1, group="p").after(4).loses_peer((0, 1), TIMED_OUT).finishes((0, 1)).at(3).after(6)
+    box.enters(3, seq=1, group="p").after(0.1).completes((2, 3)).enters((2, 3), "gloo:barrier", 1).after(0.1)
+    lost = deepcopy(box).loses_peer((2, 3), PEER_CLOSED).finishes((2, 3)).ends()
+    for found in map(verdict, (lost, box.completes((2, 3)).passes((2, 3)).ends())):
+        assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+        assert found.summary.startswith("rank 3 entered barrier #1 too late")
+        assert "rank 2 entered all_reduce #1 of group p, rank 3 did not" in texts(found, None)
+
+
+def test_who_came_through_one_with_a_root_had_not_waited_in_it() -> None:
+    box = FakeBox(4).begins().announces("p", (2, 3)).enters((0, 1), "gloo:barrier", 1).after(2)
+    box.enters(2, "gloo:broadcast", 1, group="p").completes(2).at(2).after(4).loses_peer((0, 1), TIMED_OUT)
+    box.enters(3, "gloo:broadcast", 1, group="p").completes(3).enters((2, 3), "gloo:barrier", 1).after(0.1)
+    found = verdict(box.completes((2, 3)).passes((2, 3)).finishes((0, 1)).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
+
+
 def test_the_stack_of_a_blamed_rank_that_waits_is_shown_once() -> None:
     found = verdict(stalled(chain(30.0), (0, 1), (2,)).at((2, 3)).aborts("stall"))
     assert found.blamed_ranks == (2,)
