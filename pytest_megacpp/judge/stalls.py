@@ -117,7 +117,7 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
     return _hang(case, analysis)
 
 
-def beside(case: Case, found: Finding) -> Finding:
+def with_other_waits(case: Case, found: Finding) -> Finding:
     """Returns the failure of ranks that live, with the waits that it does not explain and why these last (decisions
     0084 and 0092).
     """

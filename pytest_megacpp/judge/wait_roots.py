@@ -226,14 +226,14 @@ def _agreeing(case: Case, wait: Wait) -> Collection[int]:
 def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns why these may not be the ones that hang."""
     through = [r for r in waiting if case.came_through(r)]
-    beside = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
+    by_stack = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
     found = []
     if through:
         found.append(
             Uncertainty(Source.COLLECTIVES, f"{ranks_named(through)} came through while the box ended the test")
         )
-    if beside:
-        found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(beside)} waited for is not recorded"))
+    if by_stack:
+        found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(by_stack)} waited for is not recorded"))
     return tuple(found)
 
 

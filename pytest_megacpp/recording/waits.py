@@ -438,8 +438,8 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
 
 
 def young_since(first_s: float, at_s: float, limit_s: float) -> float:
-    """Since when a wait is young beside one that began at `first_s`: it has lasted less than half as long, and less
-    than the limit on a wait.
+    """Since when a wait is young compared with one that began at `first_s`: it has lasted less than half as long, and
+    less than the limit on a wait.
     """
     return at_s - min((at_s - first_s) / 2, limit_s)
 
