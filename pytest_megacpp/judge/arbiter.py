@@ -136,7 +136,7 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
     for rule in (*rules, run_end.cut_short, outcomes.incomplete):
         found = rule(case)
         if found is not None:
-            return handling.behind(case, stalls.beside(case, found))
+            return handling.behind(case, stalls.with_other_waits(case, found))
     return _unexplained(case)
 
 

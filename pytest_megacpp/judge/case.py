@@ -458,11 +458,12 @@ class Case:
 
     def waited_s(self, since_s: float) -> float:
         """Returns the seconds of the longest wait, begun at `since_s`, up to the moment; by the box's own figure if it
-        acted then.
+        acted then, and no other wait is older.
         """
         acted = self.test.acted
         waited_s = max(0.0, self.moment_s - since_s)
-        return max(waited_s, acted.waited_s) if acted and self.moment_s == self.end_s else waited_s
+        is_oldest = not self.waits or since_s <= self.waits[0].since_s
+        return max(waited_s, acted.waited_s) if acted and is_oldest and self.moment_s == self.end_s else waited_s
 
     def has_waited_s(self, rank: int, wait: Wait) -> float:
         """Returns for how many seconds this rank had been in the wait; what the box saw beyond the record counts if it

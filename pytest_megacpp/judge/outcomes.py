@@ -4,7 +4,7 @@ Never green by absence: a test counts only if it ended by itself and every rank 
 `recording/reports` defines it. A rank that reports nothing leads to a not-run, and so does a plan that is lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -14,10 +14,12 @@ from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
+from pytest_megacpp.judge.wait_roots import from_barrier_timeouts
+from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.reports import RankOutcome, is_full, kept_from_running, rank_outcome, together
-from pytest_megacpp.recording.views import RankView, TestView
+from pytest_megacpp.recording.views import Joining, RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
 
@@ -117,6 +119,8 @@ def expected_failure(case: Case) -> Finding | None:
     if any(not t.is_secondary for t in case.failures.values()):
         return None
     failed = [r for r in case.ranks if case.failed_as_expected(r)]
+    if _gave_up_on_others(case, failed):
+        return None
     led = case.graph.led_to(failed)
     unknown = {r for r in (*aftermath.stuck(case, failed), *case.failures) if not _is_recorded(case, r)} - {*failed}
     others_well = all(
@@ -128,6 +132,26 @@ def expected_failure(case: Case) -> Finding | None:
     found = _xfailed(case, sorted(failed))
     text = f"whom {ranks_named(unknown)} waited for is not recorded"
     return replace(found, uncertainties=(Uncertainty(Source.GROUPS, text),)) if unknown else found
+
+
+def _gave_up_on_others(case: Case, failed: Collection[int]) -> bool:
+    """Returns whether ranks gave up waiting, and for none of those that failed: the time-out of a barrier names others,
+    or the group that they could not join has none of these as a member.
+    """
+    named = from_barrier_timeouts(case)
+    if named is not None and not set(named.roots) <= set(failed):
+        return True
+    joins = (t for t in aftermath.victims(case) if t.kind is Kind.JOIN)
+    sought = ((t.rank, case.ranks[t.rank].not_joined(t.time_s)) for t in joins)
+    groups = (_members(case, joining, rank) for rank, joining in sought if joining is not None)
+    return any(members and members.isdisjoint(failed) for members in groups)
+
+
+def _members(case: Case, joining: Joining, rank: int) -> frozenset[int]:
+    """Returns the members of a group that a rank makes; none if they aren't known."""
+    if joining.members or not case.knows_members(joining.group):
+        return frozenset(joining.members)
+    return case.test.groups.of(joining.group, (rank,))
 
 
 def _is_recorded(case: Case, rank: int) -> bool:

@@ -117,7 +117,7 @@ def finding_for(case: Case, analysis: WaitAnalysis) -> Finding:
     return _hang(case, analysis)
 
 
-def beside(case: Case, found: Finding) -> Finding:
+def with_other_waits(case: Case, found: Finding) -> Finding:
     """Returns the failure of ranks that live, with the waits that it does not explain and why these last (decisions
     0084 and 0092).
     """
@@ -195,10 +195,7 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
         blamed,
         causes.pop() if len(causes) == 1 else None,
         wait_roots.phase(case, analysis, blamed),
-        (
-            *wait_roots.wait_evidence(case, analysis),
-            *aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r)),
-        ),
+        _straggler_evidence(case, analysis, blamed),
         wait_roots.waiters(case, analysis, blamed),
         wait_roots.relies(case, analysis) | {Source.COUNTERS},
         (
@@ -206,9 +203,18 @@ def _straggler(case: Case, analysis: WaitAnalysis) -> Finding:
             *_root_uncertainties(case, analysis, blamed),
             *aftermath.patience_uncertainties(case, blamed),
         ),
-        Certainty.LIKELY if analysis.is_guessed and len(blamed) > 1 else Certainty.CERTAIN,
+        Certainty.LIKELY if analysis.is_guessed and (len(blamed) > 1 or analysis.beyond) else Certainty.CERTAIN,
         wait_roots.since_s(case, analysis),
     )
+
+
+def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[Evidence, ...]:
+    """Returns who waited, where the blamed ranks were, and where those that kept a blamed rank waiting."""
+    waits = wait_roots.wait_evidence(case, analysis)
+    shown = {(e.rank, e.time_s, e.source) for e in waits}
+    late = aftermath.first_few(blamed, lambda r: _late_evidence(case, analysis, r))
+    ends = aftermath.first_few(analysis.beyond, lambda r: root_evidence(case, r))
+    return (*waits, *(e for e in (*late, *ends) if (e.rank, e.time_s, e.source) not in shown))
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
@@ -310,7 +316,8 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     it, was_ = ("it", "was") if alone else ("they", "were")
     where = case.location(rank)
     if rank in case.blocked:
-        return f"{it} {was_} waiting in {case.blocked[rank]}" + (f" at {where}" if where else "")
+        unknown = ", for whom isn't recorded" if analysis.is_guessed and analysis.beyond else ""
+        return f"{it} {was_} waiting in {case.blocked[rank]}{f' at {where}' if where else ''}{unknown}"
     if (wait := case.waiting_in.get(rank)) is not None and rank not in case.failures:
         whom = f" for {ranks_named(wait.missing)}" if rank in analysis.moving and wait.missing else ""
         return f"{it} {was_} waiting in {wait}{whom}" + (f" at {where}" if where else "")

@@ -24,11 +24,12 @@ def find(case: Case, blamed: Collection[int] = ()) -> WaitAnalysis | None:
     """
     if case.why is ActReason.MISMATCH:
         return None
-    named = from_barrier_timeouts(case)
-    if named is not None and _failed(case).isdisjoint(named.roots):
-        return named
-    explained = aftermath.led_to(case, {*blamed, *_failed(case)})
+    causes = {*blamed, *_failed(case)}
+    explained = aftermath.led_to(case, causes)
     waits = [w for w in oldest_waits(case) if explained.isdisjoint(w.waiting)]
+    named = from_barrier_timeouts(case)
+    if named is not None and causes.isdisjoint(named.roots):
+        waits.insert(0, named.waits[0])
     if not waits:
         return None
     analysis = follow(case, waits, ())

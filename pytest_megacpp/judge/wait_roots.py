@@ -36,7 +36,9 @@ class WaitAnalysis:
     """Which ranks wait, and for which, at the moment.
 
     `cycle` has waits that wait for each other. `is_guessed`: the recording doesn't show which ranks were waited for.
-    `is_from_box`: only the box saw the wait. `moving`: roots that wait themselves, for others, but not for long.
+    `is_from_box`: only the box saw the wait. `moving`: roots that wait themselves, for others, but not for long;
+    `beyond`: the ranks to which these waits lead, or may lead where roots are guessed. `brief`: ranks through whose
+    waits roots were found, and which had not waited for long.
     """
 
     waits: tuple[Wait, ...]
@@ -46,6 +48,8 @@ class WaitAnalysis:
     is_guessed: bool = False
     is_from_box: bool = False
     moving: tuple[int, ...] = ()
+    beyond: tuple[int, ...] = ()
+    brief: tuple[int, ...] = ()
 
     def kept_by(self, ranks: Collection[int]) -> Wait | None:
         """Returns the first wait in which all of these ranks are missing; None if there is none."""
@@ -68,7 +72,12 @@ def _from_graph(case: Case) -> WaitAnalysis:
         return followed
     visited = followed.waits
     if case.blocked or any(not case.knows_members(w.group) for w in visited):
-        elsewhere = graph.present or graph.idle or _outnumbered(case, waiting)
+        idle = graph.present or graph.idle
+        ends = tuple(sorted(case.blocked.keys() & {r for w in visited for r in w.missing}))
+        if idle and ends:  # for whom these wait is a guess, that the others wait for them is not
+            waiting = tuple(r for r in waiting if r not in ends)
+            return WaitAnalysis(visited, waiting, ends, is_guessed=True, beyond=idle)
+        elsewhere = idle or _outnumbered(case, waiting)
         waiting = tuple(r for r in waiting if r not in elsewhere)
         return WaitAnalysis(visited, waiting, elsewhere, is_guessed=bool(elsewhere))
     return _from_box_report(case) or WaitAnalysis(visited, waiting, ())
@@ -79,8 +88,33 @@ def follow(case: Case, starts: Iterable[Wait], waiting: Sequence[int]) -> WaitAn
     graph, young_s = case.graph, _young_s(case)
     roots, visited = graph.roots(starts, young_s)
     moving = tuple(r for r in roots if graph.is_on_its_way(r, young_s))
+    brief: Collection[int] = ()
+    if followed := _late_because_of_others(case, roots, moving):
+        ends, further = graph.roots(graph.waiting_in[r] for r in followed)
+        brief = () if case.why is ActReason.SKEW or set(ends) <= set(roots) else followed
+        moving = tuple(r for r in moving if r not in followed)
+        roots = tuple(sorted({*roots, *ends}.difference(followed)))
+        visited = tuple({w.number: w for w in (*visited, *further)}.values())
     cycle = () if roots else graph.cycle(visited)
-    return WaitAnalysis(visited, tuple(r for r in waiting if r not in moving), roots, cycle, moving=moving)
+    beyond, _ = graph.roots(graph.waiting_in[r] for r in moving if r in graph.waiting_in)
+    beyond = tuple(r for r in beyond if r not in roots)
+    waits = tuple(r for r in waiting if r not in moving)
+    return WaitAnalysis(visited, waits, roots, cycle, moving=moving, beyond=beyond, brief=tuple(sorted(brief)))
+
+
+def _late_because_of_others(case: Case, roots: Collection[int], moving: Collection[int]) -> frozenset[int]:
+    """Returns the ranks on their way that are late only because of others: their own waits lead to nobody but ranks
+    that are missing without them, or that compile.
+    """
+    # If the box acted since compiling held up a chain, its clock counted for how long, so one that compiles is enough.
+    found = set()
+    for rank in (r for r in moving if r in case.graph.waiting_in):
+        ends, _ = case.graph.roots([case.graph.waiting_in[rank]])
+        compiling = {r for r in ends if case.is_compiling(r)}
+        explained = compiling.union(set(roots).difference(moving))
+        if ends and (explained.issuperset(ends) or (compiling and case.why is ActReason.SKEW)):
+            found.add(rank)
+    return frozenset(found)
 
 
 def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
@@ -141,16 +175,10 @@ def _young_s(case: Case) -> float:
     """Returns the time since which ranks that others wait for may have been in waits of their own and yet be on their
     way: they are younger than half of the oldest wait, and than the limit on a wait (decision 0034).
     """
-    # Where the box saw that nothing can free anybody, or counted the time for which a chain was held up by compiling,
-    # the end of the chain decides, however young it is.
-    if not case.waits or case.why is ActReason.FAILURE_STUCK or _is_held_up_by_compiling(case):
+    # Where the box saw that nothing can free anybody, the end of the chain decides, however young it is.
+    if not case.waits or case.why is ActReason.FAILURE_STUCK:
         return float("inf")
     return young_since(case.waits[0].since_s, case.moment_s, case.test.limits.stall)
-
-
-def _is_held_up_by_compiling(case: Case) -> bool:
-    roots, _ = case.graph.roots(oldest_waits(case))
-    return case.why is ActReason.SKEW and any(case.is_compiling(r) for r in roots)
 
 
 def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
@@ -199,14 +227,14 @@ def _agreeing(case: Case, wait: Wait) -> Collection[int]:
 def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns why these may not be the ones that hang."""
     through = [r for r in waiting if case.came_through(r)]
-    beside = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
+    by_stack = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
     found = []
     if through:
         found.append(
             Uncertainty(Source.COLLECTIVES, f"{ranks_named(through)} came through while the box ended the test")
         )
-    if beside:
-        found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(beside)} waited for is not recorded"))
+    if by_stack:
+        found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(by_stack)} waited for is not recorded"))
     return tuple(found)
 
 
@@ -225,12 +253,15 @@ def relies(case: Case, analysis: WaitAnalysis) -> frozenset[Source]:
 def uncertainties(case: Case, analysis: WaitAnalysis) -> tuple[Uncertainty, ...]:
     """Returns why the analysis may be wrong."""
     found = []
-    if analysis.is_guessed:
+    if analysis.is_guessed and analysis.beyond:
+        who, whom = ranks_named(analysis.roots), ranks_named(analysis.beyond)
+        found.append(Uncertainty(Source.GROUPS, f"whom {who} waited for is not recorded; it may be {whom}"))
+    elif analysis.is_guessed:
         found.append(Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"))
     if analysis.is_from_box:
         found.append(Uncertainty(Source.COLLECTIVES, "only the box saw the wait; the recording doesn't show it"))
-    if analysis.moving:
-        text = f"{ranks_named(analysis.moving)} waited for others then, but not for long, and may have been on the way"
+    if young := (*analysis.moving, *analysis.brief):
+        text = f"{ranks_named(young)} waited for others then, but not for long, and may have been on the way"
         found.append(Uncertainty(Source.COLLECTIVES, text))
     unknown = [w.group for w in analysis.waits if w.op != _BARRIER and not case.knows_members(w.group)]
     if unknown:
@@ -290,13 +321,18 @@ def _up_to(analysis: WaitAnalysis) -> str:
 def wait_evidence(case: Case, analysis: WaitAnalysis) -> tuple[Evidence, ...]:
     """Returns which ranks are in which call, where in the code, and what the box reported."""
     acted = case.test.acted
-    behind = dict.fromkeys(case.waiting_in[r] for r in analysis.moving if r in case.waiting_in)
-    recorded = [w for w in (*analysis.waits, *behind) if w.op != _BARRIER][:_KEPT_WAITS]
+    recorded = [w for w in (*analysis.waits, *_waits_beyond(case, analysis)) if w.op != _BARRIER][:_KEPT_WAITS]
     waits = tuple(aftermath.wait_evidence(w) for w in recorded)
     first = {w.waiting[0]: str(w) for w in reversed(recorded)} | case.blocked
     reason = (wait_text(case, analysis) if analysis.waiting else plain(acted.detail)) if acted else ""
     box = (Evidence(None, case.end_s, Witness.BOX, f"ended the test ({acted.why}): {reason}"),) if acted else ()
     return (*waits, *call_evidence(case, first), *box)
+
+
+def _waits_beyond(case: Case, analysis: WaitAnalysis) -> tuple[Wait, ...]:
+    """Returns the waits behind the ranks that are on their way."""
+    own = [case.waiting_in[r] for r in analysis.moving if r in case.waiting_in]
+    return case.graph.roots(own)[1]
 
 
 def call_evidence(case: Case, calls: Mapping[int, str]) -> tuple[Evidence, ...]:
@@ -323,7 +359,16 @@ def waiters(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> tuple[
         if rank not in blamed:
             own = aftermath.waited(case, rank) if rank in case.waiting_in else f"waited{waited}"
             known.setdefault(rank, Consequence(rank, own))
+    for rank in analysis.beyond:
+        if (text := _held_up(case, analysis, rank)) and rank not in blamed:
+            known.setdefault(rank, Consequence(rank, text))
     return tuple(known[r] for r in sorted(known))
+
+
+def _held_up(case: Case, analysis: WaitAnalysis, rank: int) -> str:
+    """Returns whom a rank kept waiting to which the wait of one leads that is on its way; empty if it kept nobody."""
+    wait = next((w for w in _waits_beyond(case, analysis) if rank in w.missing), None)
+    return f"kept {ranks_named(wait.waiting)} waiting in {wait}" if wait is not None else ""
 
 
 def phase(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> TestPhase:

@@ -34,7 +34,7 @@ different groups whose missing ranks sit in one another are a *cycle*.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,7 +42,7 @@ from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.flight import without_backend
 from pytest_megacpp.recording.groups import Groups
-from pytest_megacpp.recording.operations import bare_op, signature_of
+from pytest_megacpp.recording.operations import ROOTED, bare_op, signature_of
 from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.views import Joining, RankView, TestView
 
@@ -116,7 +116,8 @@ class Position:
     goes_on_until_s: float = float("-inf")  # after its failure
 
     @classmethod
-    def of(cls, view: RankView, moment: Moment) -> "Position":
+    def of(cls, view: RankView, moment: Moment, ended_later: Iterable[Collective] = ()) -> "Position":
+        """The position at the moment; `ended_later`: what was open by then and is done by now."""
         failed_s = moment.failed_s.get(view.rank, float("inf"))
         seen, until_s, joining = view.collectives, min(moment.at_s, failed_s), view.not_joined(moment.at_s)
         failed = joining if joining is not None and joining.failed else None
@@ -125,8 +126,10 @@ class Position:
         if view.rank in moment.gave_up:
             last = seen.last(failed_s)
             given_up = (last,) if last and last.entered_s <= moment.at_s else ()
-            return cls(seen, given_up, failed=failed, until_s=until_s)
-        inside = tuple(e for e in seen.pending() if e.entered_s <= moment.at_s)
+            before = (e for e in ended_later if failed_s > moment.at_s and e not in given_up)
+            return cls(seen, (*before, *given_up), failed=failed, until_s=until_s)
+        open_ = (*seen.pending(), *ended_later)
+        inside = tuple(sorted((e for e in open_ if e.entered_s <= moment.at_s), key=lambda e: e.entered_s))
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
         return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
 
@@ -283,7 +286,8 @@ class Counted:
 
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     """The graph of who waits for whom, by whatever shows it."""
-    positions = {v.rank: Position.of(v, moment) for v in view.ranks.values()}
+    ended_later = _ended_later(view, moment.at_s)
+    positions = {v.rank: Position.of(v, moment, ended_later.get(v.rank, ())) for v in view.ranks.values()}
     waits = find_waits(positions, view.groups)
     pending = {r for wait in waits for r in wait.waiting}
     away = moment.over | moment.failed_s.keys() | pending
@@ -297,6 +301,28 @@ def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     lost = moment.over | moment.left | moment.failed_s.keys() | frozen
     untimed = frozenset(r for r in calls if not view.ranks[r].counts_runs)
     return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left), lost, untimed)
+
+
+def _ended_later(view: TestView, at_s: float) -> Mapping[int, Sequence[Collective]]:
+    """Per rank the collectives that were open at that time, and are done by now: it had entered them by then, and
+    another member entered them only later. One with a root doesn't wait for all members. Since the box acted, views
+    hold what was open then.
+    """
+    late: set[Number] = set()
+    if at_s < (float("inf") if view.acted_s is None else view.acted_s):
+        later = ((r, e) for r, e in _entries(view) if e.entered_s > at_s)
+        late = {(view.groups.as_named_by(r, e.group), e.seq) for r, e in later}
+    found: dict[int, list[Collective]] = defaultdict(list)
+    for rank, entry in _entries(view) if late else ():
+        number = view.groups.as_named_by(rank, entry.group), entry.seq
+        is_done = view.ranks[rank].collectives.is_done(entry)
+        if number in late and entry.entered_s <= at_s and is_done and bare_op(entry.op) not in ROOTED:
+            found[rank].append(entry)
+    return found
+
+
+def _entries(view: TestView) -> Iterator[tuple[int, Collective]]:
+    return ((r, entry) for r, seen in view.ranks.items() for entry in seen.collectives.entries.values())
 
 
 def _call(view: RankView) -> tuple[str, float] | None:
@@ -412,8 +438,8 @@ def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:
 
 
 def young_since(first_s: float, at_s: float, limit_s: float) -> float:
-    """Since when a wait is young beside one that began at `first_s`: it has lasted less than half as long, and less
-    than the limit on a wait.
+    """Since when a wait is young compared with one that began at `first_s`: it has lasted less than half as long, and
+    less than the limit on a wait.
     """
     return at_s - min((at_s - first_s) / 2, limit_s)
 

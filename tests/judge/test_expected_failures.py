@@ -2,6 +2,7 @@
 
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, TestPhase
 from tests.scenario import TIMED_OUT, FakeBox
 
@@ -31,6 +32,46 @@ def test_others_that_hang_without_it() -> None:
     box.enters((1, 2, 3), "gloo:broadcast", 1, group="rest")
     found = verdict(stalled(box, (1, 2, 3)).aborts("stall"))
     assert (found.code, found.blamed_ranks) == (Code.HANG, (1, 2, 3))
+
+
+ABSENT = "[Rank 0]: Rank {} failed to pass monitoredBarrier in 2000 ms"
+REACHED = "Rank 1 successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0."
+
+
+def barrier_without_it(number: int, members: tuple[int, ...]) -> Verdict:
+    """Ranks 1 and 2 give up on a monitored barrier, which names the rank of this number in its group."""
+    box = failing(FakeBox(4).begins().announces("g", members)).finishes(0).at(3).after(2)
+    box.loses_peer(1, ABSENT.format(number)).loses_peer(2, REACHED)
+    return verdict(box.after(3).passes(3).finishes((1, 2)).ends())
+
+
+def test_others_whose_barrier_names_a_rank_that_did_not_fail() -> None:
+    found = barrier_without_it(2, (1, 2, 3))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_others_whose_barrier_names_it() -> None:
+    assert barrier_without_it(2, (1, 2, 0)).code is Code.XFAILED
+
+
+def not_joined(members: tuple[int, ...]) -> Verdict:
+    """Ranks 1 and 2 give up on making a group."""
+    box = failing(FakeBox(4).begins()).finishes(0)
+    for rank in (1, 2):
+        box.rank(ev.GroupBegun(rank, box.index, "g", members, len(members), True, number=members.index(rank)))
+    box.after(2).loses_peer((1, 2), f"wait timeout after 2000ms, keys: /default_pg/0//g//cpu//0/{len(members) - 1}")
+    for rank in (1, 2):
+        box.rank(ev.GroupCreated(rank, box.index, "g", members, failed=True))
+    return verdict(box.at(3).after(1).passes(3).finishes((1, 2)).ends())
+
+
+def test_others_that_could_not_join_a_group_without_it() -> None:
+    found = not_joined((1, 2, 3))
+    assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (3,))
+
+
+def test_others_that_could_not_join_a_group_with_it() -> None:
+    assert not_joined((1, 2, 0)).code is Code.XFAILED
 
 
 def test_others_that_use_groups_in_different_orders() -> None:

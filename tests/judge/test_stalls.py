@@ -1,5 +1,7 @@
 """What is said about waiting: who waits where, what a late rank had done, what the recorder can't show."""
 
+from copy import deepcopy
+
 import pytest
 
 from pytest_megacpp.judge.arbiter import judge_test
@@ -360,7 +362,90 @@ def test_who_waits_for_a_short_time_only_is_on_its_way_and_nobody_behind_it_is_b
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
     assert found.summary.startswith("rank 2 never entered barrier #1: it was waiting in all_reduce #14 for rank 3")
     assert "rank 2 entered all_reduce #14 of group b, rank 3 did not" in texts(found, None)
+    assert [c.rank for c in found.consequences] == [0, 1, 3]
+    assert found.consequences[-1].text == "kept rank 2 waiting in all_reduce #14"
+    assert found.consequences[-1].cause is None
+    assert texts(found, 3) == ["is in train.py:88 (load_batch)"]
+
+
+def test_who_is_behind_several_on_their_way_is_in_the_evidence() -> None:
+    box = FakeBox(5).begins().announces("w", (0, 1, 2)).announces("p", (2, 3)).announces("q", (3, 4))
+    box.enters((0, 1), "gloo:barrier", 1, group="w").after(22)
+    box.enters(2, seq=1, group="p").enters(3, seq=1, group="q").after(9)
+    found = verdict(stalled(box, (0, 1, 2, 3), (4,)).at(4).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
+    assert "rank 3 entered all_reduce #1 of group q, rank 4 did not" in texts(found, None)
+    assert texts(found, 4) == ["is in train.py:88 (load_batch)"]
+    assert [(c.rank, c.text) for c in found.consequences][-1] == (4, "kept rank 3 waiting in all_reduce #1")
+
+
+def test_who_is_on_its_way_behind_a_rank_that_is_missing_itself_is_not_blamed() -> None:
+    box = FakeBox(4).begins().announces("p", (2, 3)).enters((0, 1), "gloo:barrier", 1).after(22)
+    box.enters(2, seq=1, group="p").after(9)
+    found = verdict(stalled(box, (0, 1, 2), (3,)).at((2, 3)).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+    assert len(texts(found, 2)) == 1
+    assert (2, "waited 9.0 s in all_reduce #1") in [(c.rank, c.text) for c in found.consequences]
+
+
+def test_but_who_is_on_its_way_also_for_somebody_else_is() -> None:
+    """Rank 2 waits for rank 4 too, which is no member of the barrier."""
+    box = FakeBox(5).begins().announces("w", (0, 1, 2, 3)).announces("p", (2, 3, 4))
+    box.enters((0, 1), "gloo:barrier", 1, group="w").after(22).enters(2, seq=1, group="p").after(9)
+    found = verdict(stalled(box, (0, 1, 2), (3,)).at((3, 4)).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2, 3), Certainty.LIKELY)
+
+
+def test_the_end_of_what_is_recorded_is_blamed_not_whoever_is_elsewhere() -> None:
+    """Rank 3 is no member of the group, and whether it was to set that key is not recorded."""
+    box = FakeBox(4).begins().announces("1", (0, 1, 2)).enters((0, 1), seq=1, group="1").blocked(2, "get").after(31)
+    found = verdict(stalled(box, (0, 1, 2), (3,)).blocked(2, "get").at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.GUESS)
+    text = "never entered all_reduce #1: it was waiting in get at train.py:52 (exchange), for whom isn't recorded"
+    assert text in found.summary
+    assert "less certain: whom rank 2 waited for is not recorded; it may be rank 3" in texts(found, None)
+    assert texts(found, 3) == ["is in train.py:88 (load_batch)"]
     assert [c.rank for c in found.consequences] == [0, 1]
+
+
+def test_who_came_late_because_of_another_is_not_blamed_though_it_came_in_the_end() -> None:
+    """When ranks 0 and 1 gave up, rank 2 had waited for rank 3 for most of that time, be it over by now."""
+    box = FakeBox(4).begins().announces("p", (2, 3)).enters((0, 1), "gloo:barrier", 1).after(2)
+    box.enters(2, seq=1, group="p").after(4).loses_peer((0, 1), TIMED_OUT).finishes((0, 1)).at(3).after(6)
+    box.enters(3, seq=1, group="p").after(0.1).completes((2, 3)).enters((2, 3), "gloo:barrier", 1).after(0.1)
+    lost = deepcopy(box).loses_peer((2, 3), PEER_CLOSED).finishes((2, 3)).ends()
+    for found in map(verdict, (lost, box.completes((2, 3)).passes((2, 3)).ends())):
+        assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+        assert found.summary.startswith("rank 3 entered barrier #1 too late")
+        assert "rank 2 entered all_reduce #1 of group p, rank 3 did not" in texts(found, None)
+
+
+def test_who_came_through_one_with_a_root_had_not_waited_in_it() -> None:
+    box = FakeBox(4).begins().announces("p", (2, 3)).enters((0, 1), "gloo:barrier", 1).after(2)
+    box.enters(2, "gloo:broadcast", 1, group="p").completes(2).at(2).after(4).loses_peer((0, 1), TIMED_OUT)
+    box.enters(3, "gloo:broadcast", 1, group="p").completes(3).enters((2, 3), "gloo:barrier", 1).after(0.1)
+    found = verdict(box.completes((2, 3)).passes((2, 3)).finishes((0, 1)).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2, 3))
+
+
+def test_the_stack_of_a_blamed_rank_that_waits_is_shown_once() -> None:
+    found = verdict(stalled(chain(30.0), (0, 1), (2,)).at((2, 3)).aborts("stall"))
+    assert found.blamed_ranks == (2,)
+    assert len(texts(found, 2)) == 1
+
+
+@pytest.mark.parametrize(("members", "certainty"), [((0, 1, 2, 3), Certainty.CERTAIN), ((0, 1, 2), Certainty.LIKELY)])
+def test_a_chain_that_compiling_holds_up_is_followed_whoever_ended_the_wait(
+    members: tuple[int, ...], certainty: Certainty
+) -> None:
+    """Behind a rank that is no member of the first group, the rest of the delay may have had another reason."""
+    box = FakeBox(4).begins().announces("w", members).announces("p", (2, 3))
+    box.enters((0, 1), "gloo:barrier", 1, group="w").after(4).samples(3, compiling=("inductor",)).after(0.1)
+    box.enters(2, seq=1, group="p").after(1.9)
+    gave_up = deepcopy(box).loses_peer((0, 1), TIMED_OUT).after(1).finishes((0, 1)).after(0.1).ends()
+    acted = box.acts(ActReason.STALL, "waits", (0, 1, 2), (3,), (3,), 6.0).aborts("stall")
+    for found in map(verdict, (gave_up, acted)):
+        assert (found.code, found.blamed_ranks, found.certainty) == (Code.COMPILE_SKEW, (3,), certainty)
 
 
 def test_a_wait_beyond_its_limit_is_no_progress() -> None:

@@ -2,8 +2,8 @@
 
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
-from pytest_megacpp.recording.vocabulary import ActReason
-from tests.scenario import FakeBox
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
+from tests.scenario import C10D, FakeBox
 
 
 def verdict(box: FakeBox) -> Verdict:
@@ -50,6 +50,27 @@ def test_only_those_whose_waits_lead_to_it_are_consequences() -> None:
     assert "; rank 1 then waited in barrier #1; rank 3 never entered barrier #1" in found.summary
     assert [(r, cause) for r, _, cause in parts(found)] == [(1, None), (2, None), (3, Code.STRAGGLER)]
     assert doubts(found) == ["rank 3 kept others waiting, and had not failed"]
+
+
+ABSENT = "[Rank 0]: Rank {} failed to pass monitoredBarrier in 2000 ms"
+
+
+def test_a_barrier_that_names_absent_ranks_hides_no_other_wait() -> None:
+    """Rank 0 names rank 1 in its teardown; rank 2 waits for rank 3, on which the box acted."""
+    box = FakeBox(4).begins().announces("g", (0, 1)).announces("h", (2, 3)).raises(0).after(0.1)
+    box.raises(0, "RuntimeError", ABSENT.format(1), when=TestPhase.TEARDOWN, raised_in=C10D)
+    found = verdict(stalled(box.enters(2, "gloo:barrier", 1, group="h"), (2,), (3,)).at((1, 3)).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
+    assert [(r, cause) for r, _, cause in parts(found)][-3:] == [(1, Code.STRAGGLER), (2, None), (3, Code.STRAGGLER)]
+    assert (3, "kept others waiting in barrier #1", Code.STRAGGLER) in parts(found)
+
+
+def test_a_barrier_that_names_the_rank_that_skipped_is_a_consequence_of_that() -> None:
+    box = FakeBox(3).begins().skips(2).finishes(2).after(2).loses_peer(0, ABSENT.format(2))
+    box.loses_peer(1, "Rank 1 successfully reached monitoredBarrier, but received errors while waiting for send/recv")
+    found = verdict(box.finishes((0, 1)).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (2,), Certainty.CERTAIN)
+    assert [(r, cause) for r, _, cause in parts(found)] == [(0, None), (1, None)]
 
 
 def test_who_waits_behind_others_for_a_rank_that_failed_is_a_consequence() -> None:
