@@ -460,20 +460,22 @@ class Case:
         """Returns the seconds of the longest wait, begun at `since_s`, up to the moment; by the box's own figure if it
         acted then, and no other wait is older.
         """
-        acted = self.test.acted
-        waited_s = max(0.0, self.moment_s - since_s)
-        is_oldest = not self.waits or since_s <= self.waits[0].since_s
-        return max(waited_s, acted.waited_s) if acted and is_oldest and self.moment_s == self.end_s else waited_s
+        return max(0.0, self.moment_s - since_s) + self._unseen_s(since_s)
 
     def has_waited_s(self, rank: int, wait: Wait) -> float:
         """Returns for how many seconds this rank had been in the wait; what the box saw beyond the record counts if it
         acted on this wait.
         """
         acted = self.test.acted
-        recorded_s = max(0.0, self.moment_s - wait.came_s.get(rank, wait.since_s))
-        if not acted or self.moment_s != self.end_s or acted.missing != wait.missing:
-            return recorded_s
-        return recorded_s + max(0.0, acted.waited_s - max(0.0, self.moment_s - wait.since_s))
+        unseen_s = self._unseen_s(wait.since_s) if acted and acted.missing == wait.missing else 0.0
+        return max(0.0, self.moment_s - wait.came_s.get(rank, wait.since_s)) + unseen_s
+
+    def _unseen_s(self, since_s: float) -> float:
+        """Returns how much longer than recorded the oldest wait lasted, by the box; 0 for a younger one."""
+        acted, is_oldest = self.test.acted, not self.waits or since_s <= self.waits[0].since_s
+        if not acted or not is_oldest or self.moment_s != self.end_s:
+            return 0.0
+        return max(0.0, acted.waited_s - max(0.0, self.moment_s - since_s))
 
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:
