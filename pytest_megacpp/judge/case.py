@@ -295,12 +295,16 @@ class Case:
 
     @cached_property
     def gone_s(self) -> dict[int, float]:
-        """When ranks that skipped the test, or failed as expected, did so: then they went on to its teardown."""
-        skipped = {
-            rank: [t for t, report in view.reports.values() if report.outcome is ReportOutcome.SKIPPED]
-            for rank, view in self.ranks.items()
-        }
-        return {rank: min(times) for rank, times in skipped.items() if times and min(times) <= self.end_s}
+        """When ranks that skipped the test, or failed as expected, went on to its teardown. A subtest that they skip is
+        reported as well, and ends nothing.
+        """
+        found = {}
+        for rank, view in self.ranks.items():
+            skipped = [t for t, report in view.reports.values() if report.outcome is ReportOutcome.SKIPPED]
+            over = [p.start_s for p in view.phases if p.name == TestPhase.TEARDOWN]
+            if skipped and over and min(skipped) <= over[0] <= self.end_s:
+                found[rank] = over[0]
+        return found
 
     def came_through(self, rank: int) -> bool:
         """Returns whether the rank finished the test without a failure, be it while the box was ending it."""

@@ -44,10 +44,8 @@ def unexplained(case: Case) -> Finding | None:
     """
     first = earliest(case)
     failed = _failed_before(case, first) if first is not None else ()
-    if first is None or not failed or any(t.rank in case.exits for t in failed):
-        return None
-    left = _without(case, first, {*_led_astray(case, first), *(t.rank for t in failed)})
-    if left is None:
+    left = _left_unexplained(case, first, failed) if first is not None and failed else None
+    if first is None or left is None:
         return None
     found = _disagreement(case, left, _diverged_s(case, first))
     doubt = Uncertainty(Source.COLLECTIVES, f"{ranks_named(t.rank for t in failed)} had failed before, and may be why")
@@ -64,7 +62,17 @@ def is_explained(case: Case) -> bool:
     first = earliest(case)
     failed = _failed_before(case, first) if first is not None else ()
     by_themselves = any(not t.is_secondary and t.kind is not Kind.MISMATCH for t in failed)
-    return by_themselves and unexplained(case) is None
+    return first is not None and by_themselves and _left_unexplained(case, first, failed) is None
+
+
+def _left_unexplained(case: Case, first: Disagreement, failed: Sequence[RankFailure]) -> Disagreement | None:
+    """Returns in what ranks differ without those that had failed; None if they agree, or one had died before they came
+    to differ.
+    """
+    diverged_s = _diverged_s(case, first)
+    if any(t.rank in case.exits and case.exits[t.rank][0] <= diverged_s for t in failed):
+        return None
+    return _without(case, first, {*_led_astray(case, first), *(t.rank for t in failed)})
 
 
 def _failed_before(case: Case, found: Disagreement) -> tuple[RankFailure, ...]:

@@ -91,7 +91,7 @@ def follow(case: Case, starts: Iterable[Wait], waiting: Sequence[int]) -> WaitAn
     brief: Collection[int] = ()
     if followed := _late_because_of_others(case, roots, moving):
         ends, further = graph.roots(graph.waiting_in[r] for r in followed)
-        brief = () if case.why is ActReason.SKEW or set(ends) <= set(roots) else followed
+        brief = () if case.why is ActReason.SKEW else followed
         moving = tuple(r for r in moving if r not in followed)
         roots = tuple(sorted({*roots, *ends}.difference(followed)))
         visited = tuple({w.number: w for w in (*visited, *further)}.values())

@@ -135,31 +135,56 @@ def test_others_that_wait_in_a_group_of_unknown_members() -> None:
     assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
 
 
+def leaving(box: FakeBox) -> FakeBox:
+    """Rank 0 fails as expected, and goes on to its teardown."""
+    return failing(box).phase("teardown", 0)
+
+
 def mismatched(box: FakeBox) -> Verdict:
     return verdict(box.after(0.3).acts(ActReason.MISMATCH, "operation differs").aborts("mismatch"))
 
 
 def test_one_that_comes_to_its_teardown_where_the_others_are_in_the_call() -> None:
-    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1)
+    box = (
+        failing(FakeBox(4).begins())
+        .phase("teardown", 0)
+        .after(0.1)
+        .enters((1, 2, 3), seq=1)
+        .enters(0, "gloo:barrier", 1)
+    )
     assert mismatched(box).code is Code.XFAILED
 
 
 def test_one_that_does_so_while_others_are_on_their_way() -> None:
     """Whether they would have got through isn't known."""
-    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters(0, "gloo:barrier", 1)
+    box = leaving(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters(0, "gloo:barrier", 1)
     found = mismatched(box)
     assert (found.code, found.blamed_ranks) == (Code.UNCLEAR, ())
     assert "rank 0 had skipped or failed as expected, and then differed in operation" in found.summary
 
 
 def test_a_skip_of_one_that_does_the_same() -> None:
-    box = FakeBox(4).begins().skips(0).after(0.1).enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1)
+    box = (
+        FakeBox(4)
+        .begins()
+        .skips(0)
+        .phase("teardown", 0)
+        .after(0.1)
+        .enters((1, 2, 3), seq=1)
+        .enters(0, "gloo:barrier", 1)
+    )
     found = mismatched(box)
     assert (found.code, found.cause, found.blamed_ranks) == (Code.TEST_FAILED, "skipped-on-some-ranks", (0,))
 
 
 def test_others_that_differ_without_it() -> None:
-    box = failing(FakeBox(4).begins()).after(0.1).enters((1, 2), seq=1).enters((0, 3), "gloo:barrier", 1)
+    box = (
+        failing(FakeBox(4).begins())
+        .phase("teardown", 0)
+        .after(0.1)
+        .enters((1, 2), seq=1)
+        .enters((0, 3), "gloo:barrier", 1)
+    )
     found = mismatched(box)
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (3,), Certainty.LIKELY)
     doubt = "less certain: rank 0 had skipped or failed as expected before, and may be why"
@@ -167,7 +192,7 @@ def test_others_that_differ_without_it() -> None:
 
 
 def test_others_that_differ_under_a_later_number() -> None:
-    box = failing(FakeBox(4).begins().announces("rest", (1, 2, 3))).after(0.1)
+    box = leaving(FakeBox(4).begins().announces("rest", (1, 2, 3))).after(0.1)
     box.enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1).after(0.1)
     found = mismatched(box.enters((1, 2), seq=1, group="rest").enters(3, "gloo:barrier", 1, group="rest"))
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (3,))
@@ -183,3 +208,10 @@ def test_ranks_that_all_failed_and_differ_then() -> None:
     box = FakeBox(4).begins().reports(TestPhase.CALL, None, ReportOutcome.SKIPPED, xfail="issue 7").after(0.1)
     found = mismatched(box.enters((1, 2, 3), seq=1).enters(0, "gloo:barrier", 1))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (0,), Certainty.CERTAIN)
+
+
+def test_a_skip_in_a_subtest_ends_nothing() -> None:
+    """Ranks 1-3 skip what is for rank 0 alone, and are still in the call of the test."""
+    box = FakeBox(4).begins().skips((1, 2, 3)).after(0.1).enters((1, 2, 3)).enters(0, numel=9)
+    found = mismatched(box)
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (0,))
