@@ -394,6 +394,10 @@ class RunView:
         planned = self.planned.get(number)
         return number if planned is None or planned.of is None else planned.of
 
+    def limit_s(self, planned_s: float) -> float:
+        """The seconds after which the box ends the run, 0 for never; the planned ones as long as it has not said so."""
+        return self.started.limit_s if self.started is not None and self.started.limit_s else planned_s
+
     def attempts(self, test: int) -> tuple[int, ...]:
         """All attempts at a test of the plan, the first of which has its number."""
         return (test, *self.further.get(test, ()))

@@ -76,7 +76,7 @@ def receipt(
         "world_size": size or None,
         "backend": _backend(where, run),
         "dry_run": run.plan.dry_run,
-        "limits": _limits(where.test, run),
+        "limits": _limits(where.test, timeline.limit_s(run.plan.run_s)),
         "durations_s": to_json(result.durations),
         "ranks": [_rank(where, rank, str if rank in blamed else brief) for rank in range(size)],
         "skew": _skew_of(where.test, timeline.last_s),
@@ -143,9 +143,9 @@ def _backend(where: Scene, run: RunMeta) -> str:
     return used or ("gloo" if run.plan.dry_run else "nccl")
 
 
-def _limits(test: TestView | None, run: RunMeta) -> dict[str, Json]:
+def _limits(test: TestView | None, run_s: float) -> dict[str, Json]:
     known: dict[str, Json] = to_json(test.limits) if test else {}
-    return {name: (run.plan.run_s or None) if name == "run" else known.get(name) for name in LIMIT_NAMES}
+    return {name: (run_s or None) if name == "run" else known.get(name) for name in LIMIT_NAMES}
 
 
 def _brief(size: int, redact: Redact) -> Redact:

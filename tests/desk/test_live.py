@@ -11,7 +11,9 @@ import pytest
 from pytest_megacpp.box.alarms import Clocks, counting
 from pytest_megacpp.desk.hooks import live as live_lines
 from pytest_megacpp.desk.hooks.live import LiveLines
+from pytest_megacpp.desk.hooks.summary import failure_lines
 from pytest_megacpp.desk.run.earlier import seconds_before
+from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.plan import Plan, PlannedTest
@@ -230,6 +232,29 @@ def test_one_start_after_a_short_test_is_not_a_rate(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "20260101-000000-0000", {"a.py::test_b": ("passed", 40.0)})
     desk = Desk(box, directory=tmp_path / "runs" / "20260102-000000-0000")
     assert "about 0:40 left" in desk.looks(30.5)[0]
+
+
+def test_attempts_at_a_test_are_no_starts_of_worlds(tmp_path: Path) -> None:
+    nodeids = [f"a.py::test_{n}" for n in range(10)]
+    box = FakeBox(2, nodeids).begins().after(100).raises(0).finishes(1).ends().tries(Purpose.DIAGNOSTIC)
+    write_run(tmp_path / "runs" / "20260101-000000-0000", dict.fromkeys(nodeids, ("passed", 5.0)))
+    desk = Desk(box, directory=tmp_path / "runs" / "20260102-000000-0000")
+    assert " · about 0:45 left · " in desk.looks(31)[0]
+
+
+def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
+    """The box runs ahead of pytest: what passed there, and what a drill came to, is no failure."""
+    box = FakeBox(2, [f"a.py::test_{name}" for name in ("ok", "red", "slow")]).begins().passes().ends()
+    box.begins(1).raises(0, message="no shards").finishes(1).ends().begins(2).enters(0).after(3).samples(range(2))
+    desk = Desk(box)
+    desk.hears()
+    run = desk.results()
+    judged = {test.index: test for test in judge_run(run.timeline).tests}
+    cut_off = replace(judged[2], outcome=Outcome.ERROR, verdict=Verdict(Code.NOT_RUN, "interrupted"))
+    lines = [line.text for line in failure_lines(replace(run, judged=judged | {2: cut_off}))]
+    assert [line.partition(" - ")[0] for line in lines] == ["FAILED a.py::test_red", "ERROR a.py::test_slow"]
+    assert "no shards" in lines[0]
+    assert lines[1].startswith("ERROR a.py::test_slow - not-run · interrupted; rank")
 
 
 def test_a_test_that_runs_again_is_not_done() -> None:

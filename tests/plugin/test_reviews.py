@@ -31,7 +31,7 @@ def on_github(replays: Replays, drill: str, tmp_path: Path) -> tuple[str, str]:
 def test_last_words_are_in_annotation_and_summary(replays: Replays, tmp_path: Path) -> None:
     annotation, summary = on_github(replays, CRASHES, tmp_path)
     assert "%0Arank 1 wrote: Fatal Python error: Segmentation fault%0A" in annotation
-    assert annotation.endswith(" ranks · dry run (CPU/gloo: says nothing about GPUs)")
+    assert " ranks · dry run (CPU/gloo: says nothing about GPUs)%0A" in annotation
     assert "\n- rank 1 wrote: Fatal Python error: Segmentation fault\n" in summary
 
 

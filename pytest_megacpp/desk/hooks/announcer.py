@@ -89,8 +89,8 @@ def _annotation(run: RunResults, index: int, repository: Repository) -> Annotati
     if not place or not file.is_file():
         defined_in, line = run.defined_at[index]
         file = root / defined_in
-    more = (*details(result, run.timeline), circumstances(result, run.timeline))
-    message = "\n".join([headline(result.verdict), *more])
+    lines = (headline(result.verdict), circumstances(result, run.timeline), *details(result, run.timeline))
+    message = "\n".join(lines)
     return Annotation(one_line(run.redact(result.nodeid), 200), run.redact(message), repository.from_top(file), line)
 
 

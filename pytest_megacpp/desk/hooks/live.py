@@ -94,14 +94,13 @@ class _Progress:
         known = {name: s for name in run.nodeids if (s := self.before.get(name)) is not None} | took
         left = [run.nodeids[index] for index in range(len(plan.tests)) if index not in self.done]
         estimate_s = estimated_s(left, known, {live.view.nodeid: live.elapsed_s for live in tests})
-        first = next(iter(run.timeline.tests.values()), None)
-        begun = len(self.done) + len(tests)
-        if estimate_s is None or first is None or not begun:
+        begun = run.timeline.tests.values()
+        if estimate_s is None or not begun:
             return estimate_s
-        *_, newest = run.timeline.tests.values()
-        until_s = now_s if tests or newest.ended_s is None else newest.ended_s
-        between_s = until_s - first.started_s - sum(took.values()) - sum(live.elapsed_s for live in tests)
-        return estimate_s + max(0.0, between_s) / begun * (len(left) - len(tests))
+        ends_s = [now_s if view.ended_s is None else view.ended_s for view in begun]
+        in_tests_s = sum(ends_s) - sum(view.started_s for view in begun)
+        between_s = max(ends_s) - min(view.started_s for view in begun) - in_tests_s
+        return estimate_s + max(0.0, between_s) / len(begun) * (len(left) - len(tests))
 
     def _took(self, run: RunResults) -> dict[str, float]:
         """The seconds of tests of this run that are over."""
@@ -220,9 +219,7 @@ def _running(run: RunResults) -> list[TestView]:
 
 def _counting_of_the_run(run: RunResults, now_s: float) -> tuple[Counted, ...]:
     """What counts towards the limits that end the run, whatever it is at: those that its box has, once it said so."""
-    started = run.timeline.started
-    run_s = started.limit_s if started is not None and started.limit_s else run.plan.run_s
-    limits = (("run", run_s), (BUDGET, run.plan.budget_s))
+    limits = (("run", run.timeline.limit_s(run.plan.run_s)), (BUDGET, run.plan.budget_s))
     return tuple(Counted(name, limit_s, now_s) for name, limit_s in limits if limit_s)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.brief import standing
@@ -35,13 +35,22 @@ class TerminalSummary(Reporter):
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
-    """A line for each failure that pytest has got, and for each test that was interrupted, with what ranks were in."""
+    """A line for each failure, also for those that pytest has not got: of a test that was interrupted, with what its
+    ranks were in. Of a drill that pytest has not got, nobody knows whether it is one.
+    """
     for nodeid, said in failures(run, 0):
         yield Line(f"FAILED {one_line(nodeid, 400)} - {said}", red=True)
     for index in sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported}):
-        result, nodeid = run.judged[index], one_line(run.nodeids[index], 400)
-        said = "; ".join(filter(None, (headline(result.verdict), standing(result, run.timeline))))
-        yield Line(run.redact(f"ERROR {nodeid} - {said}"), red=True)
+        result = run.judged[index]
+        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not run.plan.tests[index].drill:
+            yield Line(run.redact(_unreported(run, result)), red=True)
+
+
+def _unreported(run: RunResults, result: TestResult) -> str:
+    code, nodeid = result.verdict.code, one_line(run.nodeids[result.index], 400)
+    where = standing(result, run.timeline) if code is Code.NOT_RUN else ""
+    said = "; ".join(filter(None, (headline(result.verdict), where)))
+    return f"{'FAILED' if result.outcome is Outcome.FAILED else 'ERROR'} {nodeid} - {said}"
 
 
 def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
