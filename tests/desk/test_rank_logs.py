@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.run.growing_log import HEAD_BYTES, KEY_CHARS, LINE_BYTES
+from pytest_megacpp.desk.run.growing_log import HEAD_BYTES, KEY_CHARS, LINE_BYTES, open_log
 from pytest_megacpp.desk.run.rank_logs import LogFiles, TestOutput, Wanted, Written, log_paths
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Fact, Limits
@@ -235,3 +235,8 @@ def test_what_a_test_wrote_too_much_of_is_not_shown_twice(run: Run) -> None:
 def test_there_may_be_nothing_yet(run: Run) -> None:
     assert list(TestOutput(run.path, Wanted(), str).read()) == []
     assert list(LogFiles(run.path, Wanted(), str).read()) == []
+
+
+@pytest.mark.parametrize("world", ["\ud800", "w\0"])
+def test_a_world_whose_name_no_file_can_have_has_no_log(tmp_path: Path, world: str) -> None:
+    assert open_log(tmp_path / world / "0" / "stdout.log") is None

@@ -33,6 +33,8 @@ def open_log(path: Path) -> int | None:
     """
     try:
         log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except ValueError:
+        return None  # the name of a world may be any text, and that of a file has no lone surrogate and no null
     except OSError as e:
         if e.errno in _NO_FILE:
             return None
