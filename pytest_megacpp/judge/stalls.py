@@ -146,20 +146,25 @@ def _leaves_others(case: Case, found: Finding) -> bool:
     Where others waited for those that raised, only if the box acted on a wait: after a death, and when ranks lost their
     peers, others may wait for a moment.
     """
-    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    raised = _raised(case)
     if found.code is Code.TEST_FAILED:
         return found.cause is VerdictCause.SKIPPED_ON_SOME_RANKS or set() < {*found.blamed} <= raised
     return found.code is Code.RANK_DEATH and case.acted_on_wait and raised.issuperset(found.blamed)
+
+
+def _raised(case: Case) -> set[int]:
+    """Returns the ranks that raised by themselves."""
+    return {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
 
 
 def _doubted(case: Case, found: Finding) -> Finding:
     """Returns the finding, less certain where only stacks show that ranks waited, and others than the blamed could be
     whom they waited for.
     """
-    raised = {r for r, t in case.failures.items() if t.source is FailureSource.REPORT and not t.is_secondary}
+    if found.code is not Code.RANK_DEATH or not _raised(case).issuperset(found.blamed) or not case.graph.idle:
+        return found
     waiting = set(aftermath.stuck(case, found.blamed))
-    by_stack = waiting and waiting <= case.blocked.keys() and not aftermath.victims(case)
-    if found.code is not Code.RANK_DEATH or not raised.issuperset(found.blamed) or not by_stack or not case.graph.idle:
+    if not waiting or not waiting <= case.blocked.keys() or aftermath.victims(case):
         return found
     # The same doubt as of waits that are reported apart, so it counts once.
     doubt = Uncertainty(Source.COLLECTIVES, "the recording doesn't show which ranks the others waited for")

@@ -30,7 +30,7 @@ from pytest_megacpp.report.money import cost, dollars
 from pytest_megacpp.report.reporter import Board, Line, Output, Reporter, RunResults
 
 LOOK_S = 1.0  # between two looks at a run
-COST_SHARE = 100  # a look that takes longer (27 ms for 1,024 ranks) is followed by a pause of so many times that
+COST_SHARE = 100  # a look that takes longer (tens of ms for 1,024 ranks) is followed by a pause of so many times that
 SLOWEST_S = 2.0  # but the clock on a board has to move
 WAITED_SHARE = 0.25  # of a limit: waiting for longer is worth a line
 FAILURE_LINES = 20  # of a run; of later failures the heartbeat has the number, and pytest's summary all
