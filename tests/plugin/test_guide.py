@@ -150,7 +150,9 @@ def test_a_lane_test_that_skips_itself_turns_the_gate_red(project: Project, tmp_
     assert (verdict["code"], verdict["cause"]) == ("not-run", "skipped")
     (command,) = [line for line in ran.text.splitlines() if line.startswith("::error ")]
     assert command.startswith("::error file=smoke_suites/kernels/test_rmsnorm.py,line=")
-    assert command.endswith("::not-run · the gate requires this test, but it was skipped: needs NVLink")
+    said = command.rpartition("::")[2].split("%0A")
+    assert said[0] == "not-run · the gate requires this test, but it was skipped: needs NVLink"
+    assert said[1].startswith("certain · cause skipped · lane h200x8, 2 ranks · dry run")
     summary = (tmp_path / "summary.md").read_text()
     assert "### ✗ h200x8 on H200:8, dry run on CPU/gloo" in summary
     assert "| ranks 0,1 | skipped |" in summary
