@@ -30,7 +30,7 @@ from pytest_megacpp.recording.stacks import (
     user_frame,
 )
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.views import RankView, TestView, WorldView
+from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, StackMethod, Stream, TestPhase
 from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
 
@@ -331,11 +331,23 @@ class Case:
         return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
-        """Returns whether the rank compiled when the box acted, by what the box recorded or by the counters."""
-        view, acted = self.ranks[rank], self.test.acted
-        if acted is not None and rank in acted.compiling:
+        """Returns whether the rank compiled at the moment, by the counters or, if the box acted then, by its word."""
+        acted = self.test.acted
+        if acted is not None and rank in acted.compiling and self.moment_s == self.end_s:
             return True
-        return view.compiling_since_s is not None and not self.is_through(rank)
+        return self.compiling_since_s(rank) is not None
+
+    def compiling_since_s(self, rank: int) -> float | None:
+        """Returns since when the rank had been compiling at the moment, by the counters; None if it had not."""
+        if self.moment_s == self.end_s:
+            return None if self.is_through(rank) else self.ranks[rank].compiling_since_s
+        compiled = self.compile_at_moment(rank)
+        return compiled.start_s if compiled is not None else None
+
+    def compile_at_moment(self, rank: int) -> Phase | None:
+        """Returns what the rank compiled at the moment without a break, by the counters; None if it did not compile."""
+        spans = (p for p in self.ranks[rank].compiles if p.start_s <= self.moment_s)
+        return next((p for p in spans if p.end_s is None or p.end_s > self.moment_s), None)
 
     @property
     def times_devices(self) -> bool:
@@ -420,6 +432,17 @@ class Case:
     def last_entered(self, rank: int, until_s: float) -> ev.Collective | None:
         """Returns the newest collective that the rank had entered at `until_s`."""
         return self.ranks[rank].collectives.last(until_s)
+
+    @cached_property
+    def came_last(self) -> Mapping[tuple[str, int], tuple[float, int]]:
+        """When the last rank entered each collective, and which one; groups are named as `Groups.as_named_by` does."""
+        named = self.test.groups.as_named_by
+        found: dict[tuple[str, int], tuple[float, int]] = {}
+        for rank, view in self.ranks.items():
+            for e in view.collectives.entries.values():
+                number = named(rank, e.group), e.seq
+                found[number] = max(found.get(number, (0.0, rank)), (e.entered_s, rank))
+        return found
 
     @cached_property
     def alike(self) -> Mapping[tuple[str, int, Signature], int]:

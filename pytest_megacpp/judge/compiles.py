@@ -83,7 +83,7 @@ def _called_from(case: Case, blamed: Sequence[int]) -> str:
 
 
 def _compile_state(case: Case, blamed: Sequence[int], *, is_stuck: bool) -> str:
-    if all(case.ranks[r].compiling_since_s is None and case.ranks[r].imports_compiler() for r in blamed):
+    if all(case.compiling_since_s(r) is None and case.ranks[r].imports_compiler() for r in blamed):
         return "still loading torch's compiler"
     before = ", after it had loaded torch's compiler" if len(blamed) == 1 and _had_loaded(case, blamed[0]) else ""
     return f"{'compiling without progress' if is_stuck else 'still compiling'} ({_compiled_for(case, blamed)}{before})"
@@ -91,13 +91,13 @@ def _compile_state(case: Case, blamed: Sequence[int], *, is_stuck: bool) -> str:
 
 def _had_loaded(case: Case, rank: int) -> bool:
     """Returns whether the rank was seen loading the compiler, which is no part of the seconds that it compiled for."""
-    since_s = case.ranks[rank].compiling_since_s
+    since_s = case.compiling_since_s(rank)
     stacks = case.ranks[rank].stacks
     return since_s is not None and any(s <= since_s and imports_compiler(taken.text) for s, taken in stacks)
 
 
 def _compiled_for(case: Case, blamed: Sequence[int]) -> str:
-    since = [s for r in blamed if (s := case.ranks[r].compiling_since_s) is not None]
+    since = [s for r in blamed if (s := case.compiling_since_s(r)) is not None]
     return seconds(max(0.0, case.moment_s - min(since))) if since else "not finished"
 
 
@@ -109,6 +109,10 @@ def _compile_evidence(case: Case, rank: int) -> Evidence | None:
     if not names and view.imports_compiler():
         return Evidence(rank, view.stacks[-1][0], Witness.STACK, "loads torch's compiler")
     total = f"; {seconds(view.sample.compile_s)} in total so far" if view.sample.compile_s else ""
+    compiled = case.compile_at_moment(rank)
+    if compiled is not None and compiled.end_s is not None:
+        text = f"compiled without a break for {seconds(compiled.end_s - compiled.start_s)}: {plain(compiled.name, 60)}"
+        return Evidence(rank, compiled.start_s, Witness.COUNTERS, text)
     text = f"compiling: {names}{total}" if names else f"had just stopped compiling{total}"
     return Evidence(rank, view.compiling_since_s or view.sample_s, Witness.COUNTERS, text)
 
@@ -145,8 +149,7 @@ def stall(case: Case) -> Finding:
 
 def _compile_uncertainties(case: Case, blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns a reason to doubt that the ranks compiled: the box said so, and neither counters nor stacks show it."""
-    views = [case.ranks[r] for r in blamed]
-    idle = [v.rank for v in views if v.compiling_since_s is None and not v.imports_compiler()]
+    idle = [r for r in blamed if case.compiling_since_s(r) is None and not case.ranks[r].imports_compiler()]
     return (
         (Uncertainty(Source.COUNTERS, f"the box saw {ranks_named(idle)} compiling, but the recording doesn't show it"),)
         if idle

@@ -4,7 +4,7 @@ Never green by absence: a test counts only if it ended by itself and every rank 
 `recording/reports` defines it. A rank that reports nothing leads to a not-run, and so does a plan that is lost.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -130,8 +130,20 @@ def expected_failure(case: Case) -> Finding | None:
     if not failed or not others_well or (case.why is not None and case.why.is_interruption):
         return None
     found = _xfailed(case, sorted(failed))
-    text = f"whom {ranks_named(unknown)} waited for is not recorded"
-    return replace(found, uncertainties=(Uncertainty(Source.GROUPS, text),)) if unknown else found
+    return replace(found, uncertainties=tuple(_other_reasons_to_wait(case, failed, unknown)))
+
+
+def _other_reasons_to_wait(case: Case, failed: Collection[int], unknown: Collection[int]) -> Iterator[Uncertainty]:
+    """Yields why the others might have waited even if none had failed."""
+    if unknown:
+        yield Uncertainty(Source.GROUPS, f"whom {ranks_named(unknown)} waited for is not recorded")
+    waits = [w for w in case.waits if case.knows_for_whom(w) and not {*failed}.issuperset(w.waiting)]
+    left = sorted({r for w in waits for r in w.missing if r not in failed and case.has_left(r)})
+    if left:
+        yield Uncertainty(Source.COLLECTIVES, f"{ranks_named(left)} left the test without what others wait in")
+    others = case.graph.without(failed)
+    if others.cycle(others.waits):
+        yield Uncertainty(Source.COLLECTIVES, "ranks that had not failed wait for each other as well")
 
 
 def _gave_up_on_others(case: Case, failed: Collection[int]) -> bool:

@@ -18,8 +18,9 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.groups import incarnation
-from pytest_megacpp.recording.operations import ROOTED
+from pytest_megacpp.recording.operations import ROOTED, bare_op
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.stacks import waits_for_peer
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
 
@@ -223,9 +224,29 @@ def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """Returns the roots that don't compile, if there are any: a compiling rank is only slow."""
-    busy = tuple(r for r in analysis.roots if not case.is_compiling(r))
-    return busy or analysis.roots
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, the ones that
+    were not held up themselves.
+    """
+    busy = tuple(r for r in analysis.roots if not case.is_compiling(r)) or analysis.roots
+    return tuple(r for r in busy if not _was_held_up(case, analysis, r)) or busy
+
+
+def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether a rank that was late had been in a wait of its own for most of that time: a stack shows it in a
+    call for a peer before it came, or it waited for the last one in a collective that was over by the moment.
+    """
+    wait = analysis.kept_by((rank,))
+    if wait is None or case.moment_s >= case.end_s:
+        return False
+    taken = case.ranks[rank].stack(wait.since_s + (_late_s(case, wait, rank) or 0.0))
+    if taken is not None and taken[0] >= wait.since_s and waits_for_peer(taken[1]):
+        return True
+    last = case.last_entered(rank, case.moment_s)
+    if last is None or bare_op(last.op) in ROOTED or not case.ranks[rank].collectives.is_done(last):
+        return False
+    came_s, late = case.came_last[case.test.groups.as_named_by(rank, last.group), last.seq]
+    waited_s = came_s - max(last.entered_s, wait.since_s)
+    return late != rank and came_s <= case.moment_s and waited_s >= (case.moment_s - wait.since_s) / 2
 
 
 _Cause: TypeAlias = Literal[
@@ -392,6 +413,15 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     expected = [r for r in blamed if case.failed_as_expected(r)]
+    held_up = [r for r in blamed if _was_held_up(case, analysis, r) or _lost_another_peer(case, analysis, r)]
+    if held_up:
+        text = f"{ranks_named(held_up)} waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}, for which"
+        found.append(Uncertainty(Source.GROUPS, f"{text} is not recorded"))
+    if left := [r for r in blamed if _may_be_right_to_leave(case, analysis, r)]:
+        wait = analysis.kept_by((left[0],))
+        assert wait is not None
+        text = f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one collective too many"
+        found.append(Uncertainty(Source.COLLECTIVES, text))
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
     if expected:
@@ -401,6 +431,25 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     if mute:
         found.append(Uncertainty(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)
+
+
+def _lost_another_peer(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the rank lost a peer without ever coming to what the others wait in."""
+    failure, wait = case.failures.get(rank), analysis.kept_by((rank,))
+    if failure is None or failure.kind is not Kind.PEER or wait is None or not wait.seq or wait.partner is not None:
+        return False
+    return case.test.entry_of(rank, wait.group, wait.seq) is None
+
+
+def _may_be_right_to_leave(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the rank left, and at least as many others did so as wait for them: only the data can tell which
+    of them are right.
+    """
+    wait = analysis.kept_by((rank,))
+    if wait is None or not wait.seq or wait.partner is not None:
+        return False
+    left = [r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY]
+    return rank in left and len(left) >= len(wait.waiting)
 
 
 def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:

@@ -176,7 +176,7 @@ def _young_s(case: Case) -> float:
     way: they are younger than half of the oldest wait, and than the limit on a wait (decision 0034).
     """
     # Where the box saw that nothing can free anybody, the end of the chain decides, however young it is.
-    if not case.waits or case.why is ActReason.FAILURE_STUCK:
+    if not case.waits or (case.why is ActReason.FAILURE_STUCK and case.acted_on_wait):
         return float("inf")
     return young_since(case.waits[0].since_s, case.moment_s, case.test.limits.stall)
 

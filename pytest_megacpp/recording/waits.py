@@ -35,7 +35,7 @@ different groups whose missing ranks sit in one another are a *cycle*.
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
@@ -167,6 +167,14 @@ class WaitGraph:
         """The oldest wait of each rank that is in one."""
         return {r: wait for wait in reversed(self.waits) for r in wait.waiting}
 
+    def without(self, ranks: Collection[int]) -> "WaitGraph":
+        """The waits of all other ranks for each other."""
+        rest = (
+            replace(w, waiting=_except(w.waiting, ranks), missing=_except(w.missing, ranks), came_s={})
+            for w in self.waits
+        )
+        return replace(self, waits=tuple(w for w in rest if w.waiting))
+
     def roots(self, starts: Iterable[Wait], young_s: float = float("inf")) -> tuple[tuple[int, ...], tuple[Wait, ...]]:
         """The ranks at the end of these waits that don't wait themselves, or are on their way: their waits began after
         `young_s`; and the waits that lead there.
@@ -258,6 +266,10 @@ class WaitGraph:
         return found
 
 
+def _except(ranks: Iterable[int], others: Collection[int]) -> tuple[int, ...]:
+    return tuple(r for r in ranks if r not in others)
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """`seconds` that count towards the limit that users call `name`. Of a limit on a wait: the `wait`, the ranks that
@@ -291,7 +303,8 @@ def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     waits = find_waits(positions, view.groups)
     pending = {r for wait in waits for r in wait.waiting}
     away = moment.over | moment.failed_s.keys() | pending
-    calls = {v.rank: call for v in view.ranks.values() if v.rank not in away and (call := _call(v)) is not None}
+    free = (v for v in view.ranks.values() if v.rank not in away)
+    calls = {v.rank: call for v in free if (call := _call(v, moment.at_s)) is not None}
     busy = calls.keys() | pending | moment.failed_s.keys()
     sought = {_sought(positions[r], view.groups) for r in calls.keys() | (moment.gave_up - pending)}
     sought |= {w.group for w in waits if not w.missing and view.groups.lacks_members(w.group)}
@@ -325,10 +338,14 @@ def _entries(view: TestView) -> Iterator[tuple[int, Collective]]:
     return ((r, entry) for r, seen in view.ranks.items() for entry in seen.collectives.entries.values())
 
 
-def _call(view: RankView) -> tuple[str, float] | None:
-    """The call in which its stack shows the rank blocked, and since when."""
+def _call(view: RankView, at_s: float) -> tuple[str, float] | None:
+    """The call in which its stack shows the rank blocked, and since when. The stack may be newer than that time, and
+    show what the rank has entered since.
+    """
     since_s, taken = view.blocked_since(), view.stack()
     if view.frozen or since_s is None or taken is None:
+        return None
+    if since_s > at_s and any(e.entered_s > at_s for e in view.collectives.pending()):
         return None
     return communication_call(taken[1]) or "a distributed call", since_s
 

@@ -215,3 +215,20 @@ def test_a_skip_in_a_subtest_ends_nothing() -> None:
     box = FakeBox(4).begins().skips((1, 2, 3)).after(0.1).enters((1, 2, 3)).enters(0, numel=9)
     found = mismatched(box)
     assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (0,))
+
+
+def test_who_left_without_what_the_others_wait_in_may_be_why_they_wait() -> None:
+    box = failing(FakeBox(4).begins()).finishes(0).passes(3).after(0.1).enters((1, 2), seq=1)
+    found = verdict(stalled(box, (1, 2), (0, 3)).aborts("stall"))
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+    text = "less certain: rank 3 left the test without what others wait in"
+    assert text in [e.text for e in found.evidence]
+
+
+def test_ranks_that_wait_for_each_other_as_well_as_for_the_expected_failure() -> None:
+    """Ranks 2-3 use two groups in different orders; rank 2 would also wait for rank 0."""
+    box = failing(FakeBox(4).begins().announces("a", (0, 2, 3)).announces("b", (0, 2, 3))).finishes(0).passes(1)
+    box.enters(2, seq=1, group="a").enters(3, seq=1, group="b")
+    found = verdict(stalled(box, (2, 3), (0,)).aborts("stall"))
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+    assert "less certain: ranks that had not failed wait for each other as well" in [e.text for e in found.evidence]

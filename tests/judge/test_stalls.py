@@ -489,6 +489,72 @@ def test_nor_is_whoever_is_elsewhere_blamed_for_a_rank_that_has_just_begun_to_re
     assert "rank 2 never entered barrier #1: it was waiting in recv" in found.summary
 
 
+# -- what ranks did after others had given up ---------------------------------------------------------------
+
+
+def gave_up_on_1(box: FakeBox) -> FakeBox:
+    """Ranks 2-3 gave up on rank 2, which waits for rank 1 in another group."""
+    box.announces("left", (0, 1, 2)).announces("right", (2, 3))
+    box.enters((0, 2), seq=1, group="left").enters(3, seq=1, group="right").after(2).loses_peer(3, TIMED_OUT)
+    return box.finishes(3)
+
+
+def test_what_a_stack_shows_at_the_end_is_not_where_a_rank_was_when_others_gave_up() -> None:
+    """Rank 1 comes later to what rank 2 waited in, and then waits for those that failed."""
+    box = gave_up_on_1(FakeBox(4).begins()).after(1).enters(1, seq=1, group="left").completes((0, 1, 2)).after(0.1)
+    box.enters((0, 1), "gloo:barrier", 1).loses_peer(2).finishes(2).after(1)
+    box.acts(ActReason.FAILURE_STUCK, "", (0, 1), (2, 3)).blocked((0, 1), "barrier")
+    found = verdict(box.aborts("failure-stuck"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.CERTAIN)
+    assert found.summary.startswith("rank 1 entered all_reduce #1 too late: it arrived 3.0 s after the first rank")
+
+
+def test_who_compiled_when_others_gave_up_is_no_straggler_though_its_compile_is_over() -> None:
+    box = FakeBox(4).begins().enters((0, 2, 3), seq=1).after(0.5).samples(1, compiling=("inductor",)).after(1.5)
+    box.loses_peer((0, 2, 3), TIMED_OUT).after(1).samples(1, compile_s=2.5).enters(1, seq=1).loses_peer(1)
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COMPILE_SKEW, (1,), Certainty.CERTAIN)
+    assert "rank 1 was still compiling (1.5 s) while ranks 0,2,3 waited 2.0 s in all_reduce #1" in found.summary
+    assert "compiled without a break for 2.5 s: inductor" in [e.text for e in found.evidence if e.rank == 1]
+
+
+def late_together(box: FakeBox) -> FakeBox:
+    """Ranks 0-1 give up on ranks 2-3 just when these have met."""
+    box.announces("pair", (2, 3)).enters((0, 1), "gloo:barrier", 1).enters(2, seq=1, group="pair").after(1.9)
+    box.enters(3, seq=1, group="pair").completes((2, 3)).after(0.1).loses_peer((0, 1), TIMED_OUT)
+    return box.after(0.1).enters((2, 3), "gloo:barrier", 1).loses_peer((2, 3))
+
+
+def test_who_met_another_one_just_before_the_others_gave_up_is_not_blamed_beside_it() -> None:
+    found = verdict(late_together(FakeBox(4).begins()).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+
+
+def test_whom_a_stack_shows_waiting_before_it_came_is_not_blamed_beside_whom_none_does() -> None:
+    box = FakeBox(4).begins().enters((0, 1), "gloo:barrier", 1).after(1.5).blocked(2, "recv").at(3).after(0.5)
+    box.loses_peer((0, 1), TIMED_OUT).after(1).enters((2, 3), "gloo:barrier", 1).loses_peer((2, 3))
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_who_lost_a_peer_without_coming_to_what_the_others_wait_in_may_have_waited_itself() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2), "gloo:barrier", 1).after(2).loses_peer((0, 1, 2), TIMED_OUT)
+    found = verdict(box.after(1).loses_peer(3).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+    text = "less certain: rank 3 waited for a peer itself, for which is not recorded"
+    assert text in [e.text for e in found.evidence]
+
+
+@pytest.mark.parametrize(("waiting", "certainty"), [((0, 1, 2), "certain"), ((0, 1), "likely"), ((0,), "likely")])
+def test_where_no_fewer_leave_than_wait_only_the_data_can_tell_who_is_right(
+    waiting: tuple[int, ...], certainty: str
+) -> None:
+    left = tuple(r for r in range(4) if r not in waiting)
+    box = FakeBox(4).begins().enters(range(4), seq=1).completes().passes(left).after(0.1).enters(waiting, seq=2)
+    found = verdict(box.after(0.5).acts(ActReason.FAILURE_STUCK, "", waiting, left).aborts("failure-stuck"))
+    assert (found.cause, found.blamed_ranks, found.certainty) == ("left-early", left, certainty)
+
+
 # -- beside failures ---------------------------------------------------------------------------------------
 
 
