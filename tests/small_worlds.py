@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pytest_megacpp.box.alarms import Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestEnd, TestPhase
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, SettingOrigin, TestEnd, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
 
 STEP_S = 0.1
@@ -52,6 +52,7 @@ class Fault(StrEnum):
     LATE = "comes late to"
     COMPILES = "compiles for long before"
     COMPILES_ON = "compiles for ever before"
+    KERNEL = "queues an endless kernel before"
     LEAVES = "returns before"
     SKIPS = "skips the test before"
     OMITS = "omits"
@@ -182,6 +183,7 @@ class World:
                 if rank.number in meet.members:
                     yield from self._step(rank, number, meet)
             yield from self._works(rank, 2)
+            yield from self._ends_part(rank)
         except Raised as error:
             self._fails(rank, error, when)
         except Skipped:
@@ -190,6 +192,19 @@ class World:
             self.box.reports(when, rank.number)
         else:
             self.box.reports(when, rank.number)
+
+    def _ends_part(self, rank: Rank) -> Iterator[None]:
+        """What a rank waits for before it reports."""
+        yield from ()
+
+    def _hangs_on_device(self, rank: Rank) -> None:
+        """Ranks without a device have no kernels."""
+
+    def _moves(self) -> None:
+        """What happens in a step of time without the ranks."""
+
+    def _prepare(self) -> None:
+        """What is recorded before the test begins."""
 
     def _fails(self, rank: Rank, error: Raised, when: TestPhase) -> None:
         self.failed.add(rank.number)
@@ -223,6 +238,8 @@ class World:
                 yield from self._compiles(rank, 25)
             case Fault.COMPILES_ON:
                 yield from self._compiles(rank, 10_000)
+            case Fault.KERNEL:
+                self._hangs_on_device(rank)
             case Fault.LEAVES:
                 raise Returned
             case Fault.SKIPS:
@@ -334,6 +351,7 @@ class World:
         while True:
             for life in lives:
                 next(life, None)
+            self._moves()
             self.box.after(STEP_S)
             self._look()
             view = self.box.live.tests[0]
@@ -401,3 +419,86 @@ def faults_of(program: Program) -> tuple[Planted, ...]:
         for rank, fault, (step, meet) in product(range(program.size), Fault, enumerate(program.steps))
         if rank in meet.members
     )
+
+
+@dataclass
+class Device:
+    """What a rank's host has queued and its device has not come through: kernels, by the steps of time that are left of
+    them, and collectives.
+    """
+
+    queue: list[float | tuple[str, int]] = field(default_factory=list)
+    begun: set[tuple[str, int]] = field(default_factory=set)
+
+
+class DeviceWorld(World):
+    """Ranks with a device each: hosts queue collectives and go on, devices come to them one after the other. A host
+    waits, and burns CPU, in barriers and at the end of each part. Nobody notices that a peer is gone.
+    """
+
+    def __init__(self, program: Program, planted: tuple[Planted, ...]) -> None:
+        super().__init__(program, planted)
+        self.devices = [Device() for _ in self.ranks]
+        self.done: set[tuple[str, int]] = set()
+
+    def _prepare(self) -> None:
+        self.box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
+
+    def _ends_part(self, rank: Rank) -> Iterator[None]:
+        yield from self._synchronizes(rank)
+
+    def _meets(self, rank: Rank, meet: Meet, patience_s: float | None = None) -> Iterator[None]:
+        seq = rank.seqs[meet.group] = rank.seqs.get(meet.group, 0) + 1
+        self.came.setdefault((meet.group, seq), {})[rank.number] = meet.op
+        self.box.enters(rank.number, f"nccl:{meet.op}", seq, group=meet.group)
+        self.devices[rank.number].queue += [1, (meet.group, seq)]
+        yield
+        if meet.op == "barrier":
+            rank.waits_in = meet
+            yield from self._synchronizes(rank)
+            rank.waits_in = None
+
+    def _synchronizes(self, rank: Rank) -> Iterator[None]:
+        rank.busy = True
+        while self.devices[rank.number].queue:
+            rank.cpu_s += STEP_S
+            yield
+        rank.busy = False
+
+    def _hangs_on_device(self, rank: Rank) -> None:
+        self.devices[rank.number].queue.append(float("inf"))
+
+    def _moves(self) -> None:
+        """Devices go on by one step of time."""
+        for rank, device in zip(self.ranks, self.devices, strict=True):
+            if rank.is_gone or not device.queue:
+                continue
+            first = device.queue[0]
+            if isinstance(first, tuple):
+                device.begun.add(first)
+                self._marks(rank, first)
+            elif first > 0:
+                device.queue[0] = first - 1
+            else:
+                device.queue.pop(0)
+        for number, came in self.came.items():
+            members = next(m.members for m in self.program.steps if m.group == number[0])
+            begun = all(number in self.devices[m].begun and not self.ranks[m].is_gone for m in members)
+            if number not in self.done and begun and len({*came.values()}) == 1:
+                self._completes(number, members)
+
+    def _completes(self, number: tuple[str, int], members: tuple[int, ...]) -> None:
+        self.done.add(number)
+        for member in members:
+            self.devices[member].queue.pop(0)
+            self._marks(self.ranks[member], number, done=True)
+
+    def _marks(self, rank: Rank, number: tuple[str, int], *, done: bool = False) -> None:
+        """What its device has begun or come through, in the recorder."""
+        entry = self.box._entered[rank.number][number]
+        if not entry.started or entry.done != done:
+            self.box._entered[rank.number][number] = replace(entry, started=True, done=done)
+            self.box._flight(rank.number, FlightOrigin.POLL)
+
+    def _poll(self, rank: Rank) -> None:
+        pass

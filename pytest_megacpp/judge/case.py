@@ -224,7 +224,7 @@ class Case:
     def stays_in_a_call(self, view: RankView) -> bool:
         """Returns whether the rank is in a call for its peers, and has not failed."""
         waits = bool(view.collectives.pending()) or view.rank in self.blocked
-        return waits and view.rank not in self.failures and not self.is_through(view.rank)
+        return waits and self.stays(view.rank)
 
     def _handled(self, view: RankView) -> RankFailure | None:
         time_s, handles = view.handles(self.end_s) or (0.0, None)
@@ -283,6 +283,10 @@ class Case:
         """Returns whether the rank had finished the test, or exited, before the box acted."""
         over_s = self.ranks[rank].finished_s
         return rank in self.exits or (over_s is not None and over_s <= self.end_s)
+
+    def stays(self, rank: int) -> bool:
+        """Returns whether the rank was still in the test in the end, without a failure."""
+        return rank not in self.failures and not self.is_through(rank)
 
     def has_finished(self, rank: int) -> bool:
         """Returns whether the rank had finished the test without a failure by the moment."""

@@ -96,7 +96,7 @@ def _undecided(case: Case, found: Finding, own: Sequence[RankFailure]) -> Findin
 
 def _present(case: Case) -> set[int]:
     """Ranks that are neither through nor known to have failed."""
-    return {r for r in case.ranks if not case.is_through(r) and r not in case.failures}
+    return {r for r in case.ranks if case.stays(r)}
 
 
 def _parts(case: Case, found: Finding, ranks: Collection[int]) -> bool:

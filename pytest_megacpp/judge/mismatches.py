@@ -166,9 +166,11 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
     aborted = () if found.odd else _aborted_unseen(case, found)
     found = _with_aborted(case, found, aborted) if aborted else found
     gone = {r for _, ranks in found.variants for r in ranks} & _gone_before(case, found)
+    silent = _undecided(case, found) if found.odd else ()
     doubts = (
         (aborted, f"what {ranks_named(aborted)} issued is inferred from the abort"),
         (gone, f"{ranks_named(gone)} had skipped or failed as expected before, and may be why"),
+        (silent, f"{ranks_named(silent)} had not come to it, and may make another majority"),
     )
     texts = [f"{ranks_named(ranks)} {plain(text, 120)}" for text, ranks in _rarest_first(found)]
     variants = ", ".join(texts[:KEPT_VARIANTS]) + (", …" if len(texts) > KEPT_VARIANTS else "")
@@ -197,6 +199,14 @@ def _disagreement(case: Case, found: Disagreement, since_s: float) -> Finding:
         tuple(Uncertainty(Source.COLLECTIVES, text) for ranks, text in doubts if ranks),
         time_s=since_s,
     )
+
+
+def _undecided(case: Case, found: Disagreement) -> tuple[int, ...]:
+    """Returns the members that may still have issued either, if they are so many that the majority is not known."""
+    issued = {r for _, ranks in found.variants for r in ranks}
+    silent = tuple(r for r in sorted(case.test.groups.of(found.group, issued) - issued) if case.stays(r))
+    votes = sorted((len(ranks) for _, ranks in found.variants), reverse=True)
+    return silent if votes[0] <= votes[1] + len(silent) else ()
 
 
 def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:

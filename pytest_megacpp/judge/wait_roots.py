@@ -186,7 +186,7 @@ def _outnumbered(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     it is not recorded that none is missing there.
     """
     # More than half of *all* ranks: with fewer it isn't clear which of two groups of ranks went the wrong way.
-    if any(r not in waiting and r not in case.failures and not case.is_through(r) for r in case.ranks):
+    if any(r not in waiting and case.stays(r) for r in case.ranks):
         return ()
     together: dict[object, list[int]] = defaultdict(list)
     for rank in waiting:

@@ -7,7 +7,8 @@ What counts as waiting, the surest first:
 
 * *A collective.* torch's flight recorder names it by group and number. A rank waits in it from entering it to its end;
   missing are the members that have not entered it, on a device also those whose device has not begun it while others'
-  have. A rank that gave up (its own time-out) is in what it had entered last: its peer is still missing.
+  have. What hosts have only queued, behind a kernel or an earlier collective, is no wait. A rank that gave up (its own
+  time-out) is in what it had entered last: its peer is still missing.
 * *A message* of NCCL, by its partner.
 * *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
   group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come. A
@@ -40,7 +41,7 @@ from functools import cached_property
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
-from pytest_megacpp.recording.flight import without_backend
+from pytest_megacpp.recording.flight import tells_start, without_backend
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.operations import ROOTED, bare_op, signature_of
 from pytest_megacpp.recording.stacks import communication_call
@@ -358,7 +359,7 @@ def _sought(position: Position, groups: Groups) -> str:
 
 def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait, ...]:
     """Collectives, messages and makings of groups that ranks are in, the oldest first; `missing` is empty when
-    everybody has arrived.
+    everybody has arrived. Where devices are known to have begun something, nobody is in what no device has begun.
     """
     inside: dict[Number, dict[int, Collective]] = defaultdict(dict)
     users: dict[str, set[int]] = defaultdict(set)
@@ -368,7 +369,10 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
         for entry in filter(_has_named_group, position.inside):
             inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
     waits = []
+    are_timed = any(entry.started for arrived in inside.values() for entry in arrived.values())
     for (group, seq), arrived in inside.items():
+        if are_timed and all(tells_start(e.op) and not e.started for e in arrived.values()):
+            continue
         issued = next(iter(arrived.values())).group, seq
         named = {r for r in positions if groups.as_named_by(r, issued[0]) == group}
         there = {r for r in named if positions[r].has_arrived(issued, arrived.values())}

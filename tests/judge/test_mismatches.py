@@ -178,3 +178,11 @@ def test_a_later_failure_that_others_wait_for_is_blamed_where_an_earlier_one_exp
     box.completes().enters((0, 1, 3), "gloo:barrier", 2).raises(2, "KeyError", "7")
     found = verdict(box.after(0.6).acts(ActReason.FAILURE_STUCK, "", (0, 1, 3), (2,)).aborts("failure-stuck"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.RANK_DEATH, (2,), Certainty.LIKELY)
+
+
+@pytest.mark.parametrize(("come", "certainty"), [((0, 1, 3), Certainty.CERTAIN), ((0, 1), Certainty.LIKELY)])
+def test_a_majority_of_those_that_came_may_be_none_of_all(come: tuple[int, ...], certainty: Certainty) -> None:
+    found = differing(FakeBox(4).begins().enters(come, seq=1).enters(2, "gloo:broadcast", 1).at(3))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (2,), certainty)
+    text = "less certain: rank 3 had not come to it, and may make another majority"
+    assert (text in [e.text for e in found.evidence]) == (certainty is Certainty.LIKELY)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from tests.fuzzing import fuzzer
-from tests.small_worlds import Fault, Meet, Planted, Program, World, faults_of
+from tests.small_worlds import DeviceWorld, Fault, Meet, Planted, Program, World, faults_of
 
 SIZE = 5
 EVERYBODY = tuple(range(SIZE))
@@ -46,6 +46,9 @@ EXPECTING = (of(ALL, teardown=(BARRIER,), expects=True), of(LEFT, RIGHT, expects
 AMBIGUOUS = frozenset({Fault.REPEATS})
 
 
+ON_DEVICES = tuple(p for p in (*PROGRAMS, *EXPECTING[:1]) if not any(meet.is_message for meet in p.steps))
+
+
 def judged(world: World) -> Verdict:
     return judge_test(world.run(), 0).verdict
 
@@ -54,18 +57,19 @@ def goes_well(world: World) -> bool:
     return all(rank.is_over for rank in world.ranks) and not world.failed
 
 
-def singles(program: Program) -> Iterator[tuple[Planted, World, Verdict]]:
+def singles(program: Program, kind: type[World] = World) -> Iterator[tuple[Planted, World, Verdict]]:
     for planted in faults_of(program):
-        world = World(program, (planted,))
+        world = kind(program, (planted,))
         verdict = judged(world)
         yield planted, world, verdict
 
 
+@pytest.mark.parametrize("kind", [World, DeviceWorld])
 @pytest.mark.parametrize("program", PROGRAMS[:7], ids=str)
-def test_whoever_is_at_fault_is_found_among_collectives(program: Program) -> None:
+def test_whoever_is_at_fault_is_found_among_collectives(program: Program, kind: type[World]) -> None:
     """What waits in vain for a rank, or is lost with it, is never blamed instead."""
     wrong = []
-    for planted, world, verdict in singles(program):
+    for planted, world, verdict in singles(program, kind):
         if goes_well(world) or planted.fault in AMBIGUOUS:
             continue
         tie = verdict.code is Code.COLLECTIVE_MISMATCH and not verdict.blamed_ranks
@@ -83,16 +87,17 @@ def test_only_what_goes_well_is_green(program: Program) -> None:
 
 
 def is_undecided(program: Program, mutated: set[int], verdict: Verdict) -> bool:
-    """Whether those at fault are no minority in a group whose members are compared, so that majorities mislead."""
+    """Whether those at fault are no minority in a group whose members are compared, so that a majority misleads."""
     half = any(2 * len(mutated & {*meet.members}) >= len(meet.members) for meet in program.steps)
-    return half and verdict.code is Code.COLLECTIVE_MISMATCH
+    return half and (verdict.code is Code.COLLECTIVE_MISMATCH or verdict.cause == "left-early")
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    program = draw(st.sampled_from((*PROGRAMS, *IMPATIENT, *EXPECTING)))
+    kind = draw(st.sampled_from((World, DeviceWorld)))
+    program = draw(st.sampled_from(ON_DEVICES if kind is DeviceWorld else (*PROGRAMS, *IMPATIENT, *EXPECTING)))
     planted = draw(st.lists(st.sampled_from(faults_of(program)), min_size=1, max_size=2, unique_by=lambda p: p[::2]))
-    return World(program, tuple(planted))
+    return kind(program, tuple(planted))
 
 
 @fuzzer(examples=150)

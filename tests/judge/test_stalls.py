@@ -8,7 +8,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, TestPhase
+from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, SettingOrigin, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, FakeBox
 
 COMPILER = "/usr/lib/python3.11/site-packages/torch/_dynamo/utils.py"
@@ -487,6 +487,17 @@ def test_nor_is_whoever_is_elsewhere_blamed_for_a_rank_that_has_just_begun_to_re
     found = verdict(stalled(box, (0, 1), (2,)).blocked(2).at(3).aborts("stall"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
     assert "rank 2 never entered barrier #1: it was waiting in recv" in found.summary
+
+
+def test_what_no_device_has_begun_is_no_wait_of_ranks_that_queued_it() -> None:
+    """Rank 2's device is in an endless kernel; all hosts have queued a second collective behind the first."""
+    box = FakeBox(4, dry_run=False).begins()
+    box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
+    box.enters((0, 1, 3), "nccl:all_reduce", 1, started=True).enters(2, "nccl:all_reduce", 1)
+    box.enters(range(4), "nccl:barrier", 2).after(31)
+    found = verdict(stalled(box, (0, 1, 3), (2,)).aborts("stall"))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, "device-busy", (2,))
+    assert found.summary.startswith("rank 2 never started all_reduce #1: it queued this collective behind a kernel")
 
 
 # -- what ranks did after others had given up ---------------------------------------------------------------
