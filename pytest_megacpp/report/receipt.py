@@ -85,7 +85,7 @@ def receipt(
         "lane": run.plan.lane,
         "surface": run.plan.surface,
         "started_at": run.started_at,
-        **circumstances(run, timeline, result.index),
+        **circumstances(run, timeline, redact, result.index),
     }
     return redacted(document, redact)
 

@@ -7,16 +7,18 @@ before anything is cut.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from pytest_megacpp.judge.verdicts import Code, Outcome, TestResult
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.credentials import is_credential
 from pytest_megacpp.recording.endings import bad_endings
-from pytest_megacpp.recording.events import Json
+from pytest_megacpp.recording.events import EnvironmentSet, Json
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.money import Cost, Rate, cost
 from pytest_megacpp.report.seed import seed_json
+from pytest_megacpp.report.shared_fields import SharedFields
 
 SCHEMA = "megacpp.run/1"
 
@@ -98,7 +100,7 @@ def run_json(
         "gate": None if run.gate is None else dict(run.gate),
         "unreported": list(run.unreported),
         "bad_endings": [str(ending) for ending in bad_endings(timeline)],
-        **circumstances(run, timeline),
+        **circumstances(run, timeline, redact),
         "cost": to_json(run.cost),
         "rate": to_json(run.rate),
     }
@@ -116,14 +118,14 @@ def run_status(results: Iterable[TestResult]) -> RunStatus:
     return RunStatus.ERROR if Outcome.ERROR in outcomes else RunStatus.PASSED
 
 
-def circumstances(run: RunMeta, timeline: Timeline, test: int | None = None) -> dict[str, Json]:
+def circumstances(run: RunMeta, timeline: Timeline, redact: Redact, test: int | None = None) -> dict[str, Json]:
     """Where and with what a run was made: the same in `run.json` and in every receipt, except what the seed lacked,
     which a receipt has of its own `test` only.
     """
     ready = timeline.ready
     return {
         "seed": seed_json(timeline, test),
-        "environment": _environment(timeline),
+        "environment": _environment(tuple(timeline.environment.items()), redact),
         "versions": dict(ready.versions) if ready else {},
         "machine": _machine(timeline),
         "devices": {
@@ -149,6 +151,8 @@ def redacted(document: dict[str, Json], redact: Redact) -> dict[str, Json]:
 
 def _redacted(value: Json, redact: Redact) -> Json:
     match value:
+        case SharedFields():
+            return value
         case str():
             return redact(value)
         case list():
@@ -188,13 +192,16 @@ def counts(outcomes: Iterable[Outcome], selected: int) -> dict[str, Json]:
     return {"selected": selected, **{str(outcome): outcomes.count(outcome) for outcome in Outcome}}
 
 
-def _environment(timeline: Timeline) -> dict[str, Json]:
-    return {
+@lru_cache(4)
+def _environment(settings: tuple[tuple[str, EnvironmentSet], ...], redact: Redact) -> SharedFields:
+    """Most of a small receipt, and the same in all receipts of a run."""
+    fields: dict[str, Json] = {
         name: {
             "value": f"[redacted:{name}]" if is_credential(name, fact.value or "") else fact.value,
             "source": fact.origin,
             "phase": fact.phase or None,
             "reason": fact.reason,
         }
-        for name, fact in timeline.environment.items()
+        for name, fact in settings
     }
+    return SharedFields(redacted(fields, redact))

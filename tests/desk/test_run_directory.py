@@ -19,6 +19,8 @@ from pytest_megacpp.desk.run.directory import (
     replace_file,
     run_paths,
 )
+from pytest_megacpp.recording.events import Json
+from pytest_megacpp.report.shared_fields import SharedFields
 
 MOMENT = datetime(2026, 11, 22, 21, 45, 1, tzinfo=UTC)
 
@@ -199,3 +201,11 @@ def test_what_says_something_else_is_left_alone(tmp_path: Path, content: bytes) 
 def test_no_lane_directory_has_no_runs(tmp_path: Path) -> None:
     assert run_paths(tmp_path / "none") == []
     assert mark_interrupted(tmp_path / "none") == ()
+
+
+def test_shared_fields_are_written_as_any_others() -> None:
+    fields: dict[str, Json] = {"A": {"value": "1"}, "B": {"value": None}}
+    shared = SharedFields(fields)
+    for _ in range(2):
+        assert dump_json({"environment": shared}) == dump_json({"environment": fields})
+    assert dump_json({"environment": SharedFields()}) == dump_json({"environment": {}})

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from pytest_megacpp.report.shared_fields import SharedFields
+
 RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
 LATEST = "latest"
@@ -159,14 +161,17 @@ def dump_json(document: Mapping[str, object]) -> bytes:
 
 
 def _spread(document: Mapping[str, object]) -> bytes:
-    fields = (f"{json.dumps(key)}: {_field(value)}" for key, value in document.items())
+    fields = (f"{_compact(key)}: {_field(value)}" for key, value in document.items())
     return ("{\n " + ",\n ".join(fields) + "\n}\n").encode()
 
 
 def _field(value: object) -> str:
     match value:
+        case SharedFields():
+            value.encoded = value.encoded or _field(dict(value))
+            return value.encoded
         case dict() if value:
-            entries = (f"{json.dumps(str(key))}: {_compact(item)}" for key, item in value.items())
+            entries = (f"{_compact(str(key))}: {_compact(item)}" for key, item in value.items())
             return "{\n  " + ",\n  ".join(entries) + "\n }"
         case list() if value:
             return "[\n  " + ",\n  ".join(map(_compact, value)) + "\n ]"
@@ -174,8 +179,7 @@ def _field(value: object) -> str:
             return _compact(value)
 
 
-def _compact(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
+_compact = json.JSONEncoder(allow_nan=False).encode
 
 
 def finite(value: object) -> object:
