@@ -34,6 +34,26 @@ def no_seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_bytecode() -> Iterator[None]:
+    """Sessions that tests start keep the bytecode that pytest makes of the plugin's modules, whatever the machine's
+    environment says: each of them takes about two seconds to make it anew.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_interpreter() -> Iterator[None]:
+    """A hash seed of the user's makes ranks come from one interpreter: each box imports torch once, not twice. That
+    there are two by default is what tests/plugin/test_environment.py and the drills see.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONHASHSEED", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_emulator(no_credentials: None) -> "Iterator[Emulator]":
     pytest.importorskip("modal", reason="the modal client isn't installed: pip install -e '.[test]'")

@@ -216,7 +216,6 @@ class Desk:
             "WITNESS": str(self._witness),
             "PYTEST_PLUGINS": "megacpp_witness",
             "PYTHONPATH": os.pathsep.join(p for p in paths if p),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         return {**kept, **ORDERED, **given, **ours}
 

@@ -152,8 +152,9 @@ def test_a_rank_that_is_killed_while_it_leaves(project: Project) -> None:
     assert ending in ran.text
 
 
-def test_a_killed_interpreter(project: Project) -> None:
+def test_a_killed_interpreter(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its ranks die with it, and the host of the stores; the remaining tests get a new one."""
+    monkeypatch.delenv("PYTHONHASHSEED")
     with busy(project) as desk:
         family = Family.of(desk)
         assert (len(family.interpreters), len(family.ranks)) == (2, 2)
