@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.box.alarms import Clocks
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.desk.hooks import live as live_lines
 from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.hooks.summary import failure_lines
