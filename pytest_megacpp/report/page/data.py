@@ -345,9 +345,11 @@ class _Writer:
         }
 
     def _mark(self, mark: Mark) -> list[Json]:
-        """A failure also has its place and its message, if they are known."""
-        said = [self.line(mark.place), self.line(mark.message)] if mark.place or mark.message else []
-        return [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test, *said]
+        """A failure also has its place, and its message while there is room for it."""
+        flat: list[Json] = [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test]
+        if mark.place or mark.message:
+            flat += [self.line(mark.place), *self._spend_lines([self.line(mark.message)])]
+        return flat
 
     def _lane(self, lane: Sequence[Span]) -> list[Json]:
         """Five numbers a span: microseconds since the start of the one before, and its own; what it is; number of the
