@@ -35,18 +35,26 @@ class TerminalSummary(Reporter):
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
-    """A line for each failure, also for those that pytest has not got: of a test that was interrupted, with what its
-    ranks were in. Of a drill that pytest has not got, nobody knows whether it is one.
-    """
+    """A line for each failure, also for those that pytest has not got."""
     for nodeid, said in failures(run, 0):
         yield Line(f"FAILED {one_line(nodeid, 400)} - {said}", red=True)
-    for index in sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported}):
-        result = run.judged[index]
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not run.plan.tests[index].drill:
-            yield Line(run.redact(_unreported(run, result)), red=True)
+    yield from lines_cut_off(run)
 
 
-def _unreported(run: RunResults, result: TestResult) -> str:
+def lines_cut_off(run: RunResults) -> Iterator[Line]:
+    """A line for each failure that pytest has not got: of a test that was interrupted, with what its ranks were in."""
+    for index in cut_off(run):
+        yield Line(run.redact(_cut_off(run, run.judged[index])), red=True)
+
+
+def cut_off(run: RunResults) -> list[int]:
+    """Tests that began and failed, and of which pytest has not got it. Of a drill nobody knows then whether it did."""
+    begun = sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported})
+    red = (index for index in begun if run.judged[index].outcome in (Outcome.FAILED, Outcome.ERROR))
+    return [index for index in red if not run.plan.tests[index].drill]
+
+
+def _cut_off(run: RunResults, result: TestResult) -> str:
     code, nodeid = result.verdict.code, one_line(run.nodeids[result.index], 400)
     where = standing(result, run.timeline) if code is Code.NOT_RUN else ""
     said = "; ".join(filter(None, (headline(result.verdict), where)))
