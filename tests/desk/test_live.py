@@ -259,6 +259,9 @@ def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
     lines = [line.text for line in failure_lines(replace(run, judged=judged | {2: cut_off}))]
     assert [line.partition(" - ")[0] for line in lines] == ["FAILED a.py::test_red", "ERROR a.py::test_slow"]
     assert "no shards" in lines[0]
+    box_fault = {1: replace(judged[1], outcome=Outcome.ERROR)}
+    (heard, *_) = failure_lines(replace(run, judged=judged | box_fault, reported=(1,)))
+    assert heard.text.startswith("ERROR a.py::test_red - ")
     assert lines[1].startswith("ERROR a.py::test_slow - not-run · interrupted; rank")
     interrupted = replace(run, judged=judged | {2: cut_off}, status=RunStatus.INTERRUPTED, defined_at=DEFINED)
     annotations = Annotations(Repository(Path("/"), Path("/"), {}))
