@@ -25,7 +25,7 @@ left behind: that only the stall limit ends. After a failure of a rank's own the
 ran (decision 0009), or, where the kernel counts no runs, since the stack was first seen (decision 0060).
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_megacpp.recording.agreement import disagreements
@@ -37,14 +37,12 @@ from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
 from pytest_megacpp.recording.waits import (
     NO_NUMBER,
-    Counted,
     Moment,
     Wait,
     WaitGraph,
     late,
     other_ends,
     wait_graph,
-    young_since,
 )
 
 SETTLE_S = 0.15  # between a first sign and acting on it: its companions come within one look of 0.1 s
@@ -55,14 +53,14 @@ AWAITED_S = 1.0  # so long others wait before the missing one's stack is looked 
 AWAITED_SHARE = 0.05  # of that time between two looks
 FRESH_S = 1.0  # a stack of a rank that computes says nothing about what it does later
 KEPT_CLOCKS = 512
-REST_S = 10.0  # a compile in which nothing moves for less is not shown as near the limit for that
 QUIET_S = 0.25  # a main thread that used no CPU for so long is blocked
 
 
 @dataclass
 class Clocks:
     """Seconds that add up while a test runs, per wait: for peers that compile, for others, and for any (`lasted_s`,
-    which only who watches reads). `late` names the ranks that hold up each open wait, `waiting` those known to wait.
+    which only who watches reads). `graph` and `waits` are of the last time that they were advanced, `late` names the
+    ranks that hold up each open wait, `waiting` those known to wait.
     The time of a collective goes on when ranks give up on it; messages have no number. During `pauses` the box itself
     stood still and saw nothing, so no limit counts them.
     """
@@ -71,6 +69,7 @@ class Clocks:
     compiling_s: dict[Number, float] = field(default_factory=dict)
     plain_s: dict[Number, float] = field(default_factory=dict)
     lasted_s: dict[Number, float] = field(default_factory=dict)
+    graph: WaitGraph = field(default_factory=lambda: WaitGraph((), {}, (), ()))
     waits: tuple[Wait, ...] = ()
     late: dict[Number, tuple[int, ...]] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
@@ -87,15 +86,17 @@ class Clocks:
         self.advance(view, now_s)
         for wait in self.waits:
             if (ranks := self.late.get(wait.number)) is not None:
-                for clock in (self.compiling_s if _all_compile(view, ranks, now_s) else self.plain_s, self.lasted_s):
+                for clock in (self.compiling_s if all_compile(view, ranks, now_s) else self.plain_s, self.lasted_s):
                     clock[wait.number] = max(clock.get(wait.number, 0.0), now_s - wait.since_s)
 
     def advance(self, view: TestView, now_s: float) -> None:
         """Adds the time since the last call to the waits that are open now."""
         elapsed_s = 0.0 if self.last_s is None else max(0.0, self.since(self.last_s, now_s))
         self.last_s = now_s
-        self.waiting = {v.rank for v in view.ranks.values() if _gave_up_s(v) or (not v.out and _waits(v, now_s))}
-        self.waits = all_waits(view)
+        gave_up_s = _all_gave_up_s(view)
+        self.waiting = {v.rank for v in view.ranks.values() if v.rank in gave_up_s or (not v.out and _waits(v, now_s))}
+        self.graph = _graph(view, gave_up_s)
+        self.waits = _open_waits(view, self.graph, gave_up_s)
         waits = [w for w in self.waits if w.missing and self.waiting & set(w.waiting)]
         self.late = late(waits, self.waiting)
         for clock in self.all:
@@ -105,9 +106,9 @@ class Clocks:
                 del clock[next(iter(clock))]
         self.importing &= self.late.keys()
         for number, ranks in self.late.items():
-            self._add(number, elapsed_s, [_compiles(view.ranks[r], now_s) for r in ranks])
+            self._add(number, elapsed_s, [compiles(view.ranks[r], now_s) for r in ranks])
             loading = [view.ranks[r] for r in ranks if not view.ranks[r].compiling]
-            if not loading or not _all_compile(view, ranks, now_s):
+            if not loading or not all_compile(view, ranks, now_s):
                 self.importing.discard(number)
             elif number not in self.importing:
                 self.importing.add(number)
@@ -118,8 +119,8 @@ class Clocks:
     def all(self) -> tuple[dict[Number, float], ...]:
         return self.compiling_s, self.plain_s, self.lasted_s
 
-    def _add(self, number: Number, elapsed_s: float, compiles: list[bool]) -> None:
-        for clock, runs in zip(self.all, (any(compiles), not all(compiles) or not compiles, True), strict=True):
+    def _add(self, number: Number, elapsed_s: float, compiling: list[bool]) -> None:
+        for clock, runs in zip(self.all, (any(compiling), not all(compiling) or not compiling, True), strict=True):
             if runs:
                 clock[number] = clock.get(number, 0.0) + elapsed_s
 
@@ -170,8 +171,11 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
 
 def all_waits(view: TestView) -> tuple[Wait, ...]:
     """Returns who waits for whom now, by whatever shows it."""
-    gave_up_s = {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
-    graph = _graph(view, gave_up_s)
+    gave_up_s = _all_gave_up_s(view)
+    return _open_waits(view, _graph(view, gave_up_s), gave_up_s)
+
+
+def _open_waits(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
     return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(view, graph, gave_up_s)
 
 
@@ -202,6 +206,10 @@ def _unnumbered(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]
     missing = graph.present or graph.idle
     since_s = min(blocked.values())
     return (Wait(*NO_NUMBER, "point-to-point", tuple(sorted(blocked)), missing, since_s, came_s=blocked),)
+
+
+def _all_gave_up_s(view: TestView) -> dict[int, float]:
+    return {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None}
 
 
 def _gave_up_s(rank: RankView) -> float | None:
@@ -236,12 +244,12 @@ def _acted(view: TestView, why: ActReason, detail: str, wait: Wait | None = None
         detail=detail,
         waiting=wait.waiting,
         missing=wait.missing,
-        compiling=tuple(r for r in view.ranks if _compiles(view.ranks[r], now_s) and r not in wait.waiting),
+        compiling=tuple(r for r in view.ranks if compiles(view.ranks[r], now_s) and r not in wait.waiting),
         waited_s=round(max(0.0, now_s - wait.since_s), 3),
     )
 
 
-def _compiles(rank: RankView, now_s: float) -> bool:
+def compiles(rank: RankView, now_s: float) -> bool:
     """Returns whether the rank compiles, by its counters or, before these begin, by a fresh stack."""
     fresh = bool(rank.stacks) and now_s - rank.stacks[-1][0] < FRESH_S
     return rank.compiling or (fresh and not rank.out and rank.imports_compiler())
@@ -359,17 +367,17 @@ def _waited_too_long(view: TestView, clocks: Clocks, now_s: float) -> Acted | No
         number = wait.number
         if number not in clocks.late:
             continue
-        if clocks.compiling_s.get(number, 0.0) > _skew_s(view, clocks.late[number]):
+        if clocks.compiling_s.get(number, 0.0) > skew_s(view, clocks.late[number]):
             return _acted(view, ActReason.SKEW, f"{wait} while a missing peer compiles", wait, now_s)
-        if clocks.plain_s.get(number, 0.0) > view.limits.stall and not _all_compile(view, clocks.late[number], now_s):
+        if clocks.plain_s.get(number, 0.0) > view.limits.stall and not all_compile(view, clocks.late[number], now_s):
             return _acted(view, ActReason.STALL, f"{wait} waits for a missing peer", wait, now_s)
         waited_s = clocks.compiling_s.get(number, 0.0)
-        if waited_s > view.limits.stall and _compile_rest_s(view, clocks, number, now_s) > view.limits.stall:
+        if waited_s > view.limits.stall and compile_rest_s(view, clocks, number, now_s) > view.limits.stall:
             return _acted(view, ActReason.STALL, f"{wait} waits for a compile that makes no progress", wait, now_s)
     return None
 
 
-def _skew_s(view: TestView, late_ranks: Collection[int]) -> float:
+def skew_s(view: TestView, late_ranks: Collection[int]) -> float:
     """Returns how many seconds others may wait for ranks that compile or have compiled; in a warm-up, as long as a
     compile may take.
     """
@@ -377,12 +385,12 @@ def _skew_s(view: TestView, late_ranks: Collection[int]) -> float:
     return max(view.limits.skew, view.limits.compile) if warm_up else view.limits.skew
 
 
-def _all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
+def all_compile(view: TestView, ranks: Collection[int], now_s: float) -> bool:
     """Returns whether all of these ranks compile now: then the limit `skew` holds, whatever they did before."""
-    return bool(ranks) and all(_compiles(view.ranks[r], now_s) for r in ranks)
+    return bool(ranks) and all(compiles(view.ranks[r], now_s) for r in ranks)
 
 
-def _compile_rest_s(view: TestView, clocks: Clocks, number: Number, now_s: float) -> float:
+def compile_rest_s(view: TestView, clocks: Clocks, number: Number, now_s: float) -> float:
     """Returns for how many seconds nothing moved in the ranks that compile. A rank that waits for another's file lock
     can't move, and one that sleeps moves when it chose to, so both are left out.
     """
@@ -406,13 +414,13 @@ def _nobody_moves(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     counts from when the last rank came, since one that came and went at once is known before those that it freed are
     seen free.
     """
-    everybody = _everybody(view, now_s)
-    if everybody is None or clocks.since(everybody.since_s, now_s) <= view.limits.stall:
+    wait = everybody(view, now_s)
+    if wait is None or clocks.since(wait.since_s, now_s) <= view.limits.stall:
         return None
-    return _acted(view, ActReason.STALL, "everybody waits", everybody, now_s)
+    return _acted(view, ActReason.STALL, "everybody waits", wait, now_s)
 
 
-def _everybody(view: TestView, now_s: float) -> Wait | None:
+def everybody(view: TestView, now_s: float) -> Wait | None:
     """Returns the wait of all that are left in the test for nobody of them; None where one of them doesn't wait."""
     ranks = view.unfinished()
     if not ranks or not all(_begun(v) if v.spins else _waits(v, now_s) for v in ranks):
@@ -432,12 +440,12 @@ def _overtime(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     unless the whole test is a warm-up: its limit includes that already (`attempts.warm_up_limits`).
     """
     limit_s = view.limits.test
-    if clocks.since(view.started_s, now_s) <= limit_s or _spent_s(view, clocks, now_s) <= limit_s:
+    if clocks.since(view.started_s, now_s) <= limit_s or spent_s(view, clocks, now_s) <= limit_s:
         return None
     return _acted(view, ActReason.TEST_LIMIT, f"the test ran longer than {limit_s:g} s")
 
 
-def _spent_s(view: TestView, clocks: Clocks, now_s: float) -> float:
+def spent_s(view: TestView, clocks: Clocks, now_s: float) -> float:
     """Returns the seconds that count towards the limit `test`."""
     extra_s = 0.0 if view.warmup is WarmUp.RUNS else view.limits.compile
     return clocks.since(view.started_s, now_s) - min(_warmed_s(view, clocks, now_s), extra_s)
@@ -452,54 +460,6 @@ def _warmed_s(view: TestView, clocks: Clocks, now_s: float) -> float:
             warmed_s += clocks.since(start_s, now_s) - clocks.since(end_s, now_s)
             until_s = end_s
     return warmed_s
-
-
-def counting(view: TestView, clocks: Clocks, now_s: float) -> tuple[Counted, ...]:
-    """Returns what counts towards the limits of this test now, for who watches it; the clocks have been advanced."""
-    limits, found = view.limits, [Counted("test", view.limits.test, _spent_s(view, clocks, now_s))]
-    known = _known_late(view, clocks, now_s)
-    for wait in clocks.waits:
-        if wait.number in clocks.late:
-            found += _counting_of(view, clocks, wait, known.get(wait.number), now_s)
-    if (everybody := _everybody(view, now_s)) is not None:
-        waited_s = clocks.since(everybody.since_s, now_s)
-        found.append(Counted("stall", limits.stall, waited_s, everybody, waited_s=waited_s))
-    for rank in view.unfinished():
-        if rank.compiling_since_s is not None:
-            compiled_s = clocks.since(rank.compiling_since_s, now_s)
-            found.append(Counted("compile", limits.compile, compiled_s, ranks=(rank.rank,)))
-    return tuple(found)
-
-
-def _known_late(view: TestView, clocks: Clocks, now_s: float) -> dict[Number, tuple[int, ...]]:
-    """Returns per wait the ranks that are known to be late, as the judge sees it: none behind a rank that is on its
-    way, or of which only a stack shows that it waits. Limits count by those that hold it up at the moment, and by
-    guesses as well (`Clocks.late`).
-    """
-    graph = _graph(view, {v.rank: t for v in view.ranks.values() if (t := _gave_up_s(v)) is not None})
-
-    def is_end(wait: Wait, rank: int) -> bool:
-        return graph.is_on_its_way(rank, young_since(wait.since_s, now_s, view.limits.stall))
-
-    recorded = [w for w in clocks.waits if w.number in clocks.late and w.number != NO_NUMBER]
-    return late(recorded, clocks.waiting, is_end)
-
-
-def _counting_of(
-    view: TestView, clocks: Clocks, wait: Wait, known: tuple[int, ...] | None, now_s: float
-) -> Iterator[Counted]:
-    """Yields the limits whose time runs for this wait; one for peers that compile does so only while they do."""
-    held_up_by, limits = clocks.late[wait.number], view.limits
-    ranks, guessed = (held_up_by, True) if known is None else (known, False)
-    open_s = clocks.since(wait.since_s, now_s)  # who looks rarely counted what was before it, too
-    compiling_s, plain_s, lasted_s = (min(open_s, clock.get(wait.number, 0.0)) for clock in clocks.all)
-    if compiling_s and any(_compiles(view.ranks[r], now_s) for r in held_up_by):
-        yield Counted("skew", _skew_s(view, held_up_by), compiling_s, wait, ranks, guessed, lasted_s)
-        rest_s = min(compiling_s, _compile_rest_s(view, clocks, wait.number, now_s))
-        if rest_s > min(REST_S, limits.stall / 2):
-            yield Counted("stall", limits.stall, rest_s, ranks=ranks)
-    if plain_s and not _all_compile(view, held_up_by, now_s):
-        yield Counted("stall", limits.stall, plain_s, wait, ranks, guessed, lasted_s)
 
 
 def to_probe(view: TestView, clocks: Clocks, now_s: float) -> tuple[int, ...]:

@@ -60,3 +60,9 @@ def _escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def escaped(text: str, encoding: str | None) -> str:
+    """The text with escapes for characters that an output's encoding lacks; None stands for UTF-8."""
+    name = encoding or "utf-8"
+    return text.encode(name, "backslashreplace").decode(name)

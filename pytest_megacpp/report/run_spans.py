@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from pytest_megacpp.judge.moments import DecisiveMoment, decisive_moment
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import RankCollected
+from pytest_megacpp.recording.events import Error, RankCollected
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import WARM_UP_PHASE, TestPhase
@@ -95,7 +95,7 @@ def _world(world: WorldView, timeline: Timeline) -> WorldSpans:
         if not fact.expected
     ]
     spans.marks += [
-        Mark(at_s, MarkKind.FAILURE, rank, f"{short_type(broken.type)} at {broken.stage}")
+        Mark(at_s, MarkKind.FAILURE, rank, f"{short_type(broken.type)} at {broken.stage}", message=broken.message)
         for rank, (at_s, broken) in world.broken.items()
     ]
     spans.marks += [
@@ -200,7 +200,12 @@ def _marks(test: TestView) -> Iterator[Mark]:
         if view.failure is not None:
             at_s, report = view.failure
             text = f"raised {short_type(report.error.type)}" if report.error else "failed"
-            yield Mark(at_s, MarkKind.FAILURE, rank, f"{text} in {report.when}", test.index)
+            said = (report.error.message, _place(report.error)) if report.error else ("", "")
+            yield Mark(at_s, MarkKind.FAILURE, rank, f"{text} in {report.when}", test.index, *said)
     if test.acted is not None and test.acted_s is not None:
         detail = f" ({test.acted.detail})" if test.acted.detail else ""
         yield Mark(test.acted_s, MarkKind.ACT, None, f"the box ended the test: {test.acted.why}{detail}", test.index)
+
+
+def _place(error: Error) -> str:
+    return f"{error.file}:{error.line}" if error.file and error.line > 0 else ""

@@ -69,13 +69,17 @@ class OpenWait(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A moment of one rank, or of all ranks (`rank` None)."""
+    """A moment of one rank, or of all ranks (`rank` None). A failure also has its message, and the `place` in the code
+    where it was raised, if that is known.
+    """
 
     at_s: float
     kind: MarkKind
     rank: int | None
     text: str
     test: int | None = None
+    message: str = ""
+    place: str = ""
 
 
 @dataclass(slots=True)

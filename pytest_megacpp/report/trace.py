@@ -170,7 +170,15 @@ class _Writer:
             "pid": pid,
             "tid": 1,
             "ts": microseconds(mark.at_s),
+            "args": self._said(mark),
         }
+
+    def _said(self, mark: Mark) -> Event:
+        """What is known of a moment, at more length than its name has room for."""
+        of_whom = {"rank": mark.rank, "attempt": mark.test}
+        said = {"place": self.argument(mark.place), "message": self.argument(mark.message)}
+        found: Event = {"text": self.argument(mark.text)} | of_whom | said
+        return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 def _headed(verdict: Verdict | None) -> str:

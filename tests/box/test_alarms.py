@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_megacpp.box import alarms
 from pytest_megacpp.box.alarms import (
     SETTLE_S,
     STUCK_BY_STACK_S,
     STUCK_S,
     Clocks,
     alarm,
-    counting,
     to_look_at,
     to_probe,
 )
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.timeline import fold
@@ -439,6 +440,14 @@ def test_the_limit_on_compiling_peers_counts_only_while_one_compiles() -> None:
     assert (stall.name, stall.ranks) == ("stall", (0,))
     assert stall.seconds == pytest.approx(0.6 * LIMITS.stall, abs=0.5)
     assert stall.waited_s == pytest.approx(3 + 0.6 * LIMITS.stall, abs=0.5)
+
+
+def test_who_watches_costs_no_second_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,024 ranks that wait for each other, one takes tens of milliseconds."""
+    rehearsal = Rehearsal([Idle(FOREVER)], [Collect()])
+    assert rehearsal.alarm(until_s=0.5 * LIMITS.stall) is None
+    monkeypatch.setattr(alarms, "wait_graph", lambda *_: pytest.fail("built again"))
+    assert [one.ranks for one in counting_of_waits(rehearsal)] == [(0,)]
 
 
 def counting_of_waits(rehearsal: Rehearsal) -> list[Counted]:

@@ -387,6 +387,45 @@ def test_attempts_are_tabs(open_page: Open) -> None:
     assert window(page) != before
 
 
+def two_worlds() -> bytes:
+    """The second test fails in a world of its own."""
+    box = FakeBox(2, tests=("a.py::test_one", "b.py::test_two")).begins().passes()
+    box.box(ev.TestEnded(0, TestEnd.FINISHED)).world_ready().begins(1).raises(1, message="no shards").after(1)
+    return page_of(box.box(ev.TestEnded(1, TestEnd.ABORTED)).recording())
+
+
+def test_lanes_of_another_world_are_not_taken_for_those_of_the_verdict_above(open_page: Open) -> None:
+    page = open_page(two_worlds())
+    assert "test_two" in text_of(page, "#verdict .nodeid")
+    assert not page.locator("#elsewhere").is_visible()
+    page.locator("#states .blamed").click()
+    page.locator("[role=tab][aria-selected=false]").click()
+    assert text_of(page, "#elsewhere") == "The test above did not run in world w1, which ran test_one: passed"
+    assert text_of(page, "#detail") == ""
+    page.locator("#elsewhere button").click()
+    assert "test_one" in text_of(page, "#verdict .nodeid")
+    assert not page.locator("#elsewhere").is_visible()
+
+
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_details_hide_neither_the_lane_that_they_are_of_nor_most_others(open_page: Open, ranks: int) -> None:
+    page = open_page(golden_page("straggler") if ranks == 8 else page_of(FakeBox(64).begins().passes().recording()))
+    page.locator("#lanes").focus()
+    top, bottom, drawer, window_ = page.evaluate(
+        """() => {
+          const lanes = document.getElementById("lanes").lanes, last = lanes.rows[lanes.rows.length - 1];
+          lanes.reveal({ rank: last.rank, i: 0 });
+          const at = lanes.canvas.getBoundingClientRect().top + last.y;
+          const box = document.getElementById("detail").getBoundingClientRect();
+          return [at, at + last.h, box.top, innerHeight];
+        }"""
+    )
+    assert 0 <= top < bottom <= drawer
+    assert drawer >= 0.6 * window_
+    page.locator("#detail .close").click()
+    assert text_of(page, "#detail") == ""
+
+
 def brightness(page: Any, selector: str) -> float:
     colour = page.evaluate("(s) => getComputedStyle(document.querySelector(s)).backgroundColor", selector)
     red, green, blue = (int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))

@@ -125,6 +125,14 @@ def test_no_history_is_said(megacpp: Megacpp, lane_dir: Path) -> None:
     assert megacpp("history", "--limit", "0").code == 2
 
 
+def test_no_history_is_a_document_for_programs(megacpp: Megacpp, lane_dir: Path) -> None:
+    done = megacpp("history", "--json")
+    assert (done.code, json.loads(done.out)) == (1, [])
+    assert "run tests with pytest -m LANE" in done.err
+    write_run(lane_dir, 0, receipt("", GOOD))
+    assert json.loads(megacpp("history", "zzz", "--json").out) == []
+
+
 def test_replays_alone_are_no_history(megacpp: Megacpp, lane_dir: Path) -> None:
     for number in range(2):
         write_run(lane_dir, number, receipt("", GOOD, started_at="2020-01-01T00:00:00Z"))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.box.alarms import Clocks
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.desk.hooks import live as live_lines
+from pytest_megacpp.desk.hooks.announcer import Annotations, Repository
 from pytest_megacpp.desk.hooks.live import LiveLines
 from pytest_megacpp.desk.hooks.summary import failure_lines
 from pytest_megacpp.desk.run.earlier import seconds_before
@@ -22,7 +24,7 @@ from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset, Purpose
 from pytest_megacpp.recording.waits import Counted
 from pytest_megacpp.report.money import Rate
-from pytest_megacpp.report.reporter import Board, Line, RunResults
+from pytest_megacpp.report.reporter import Board, Line, RunResults, SessionResults
 from pytest_megacpp.report.run_json import RunMeta, RunStatus
 from tests.scenario import NODEID, FakeBox
 
@@ -242,6 +244,9 @@ def test_attempts_at_a_test_are_no_starts_of_worlds(tmp_path: Path) -> None:
     assert " · about 0:45 left · " in desk.looks(31)[0]
 
 
+DEFINED = {index: ("a.py", index + 1) for index in range(3)}
+
+
 def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
     """The box runs ahead of pytest: what passed there, and what a drill came to, is no failure."""
     box = FakeBox(2, [f"a.py::test_{name}" for name in ("ok", "red", "slow")]).begins().passes().ends()
@@ -254,7 +259,19 @@ def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
     lines = [line.text for line in failure_lines(replace(run, judged=judged | {2: cut_off}))]
     assert [line.partition(" - ")[0] for line in lines] == ["FAILED a.py::test_red", "ERROR a.py::test_slow"]
     assert "no shards" in lines[0]
+    box_fault = {1: replace(judged[1], outcome=Outcome.ERROR)}
+    (heard, *_) = failure_lines(replace(run, judged=judged | box_fault, reported=(1,)))
+    assert heard.text.startswith("ERROR a.py::test_red - ")
     assert lines[1].startswith("ERROR a.py::test_slow - not-run · interrupted; rank")
+    interrupted = replace(run, judged=judged | {2: cut_off}, status=RunStatus.INTERRUPTED, defined_at=DEFINED)
+    annotations = Annotations(Repository(Path("/"), Path("/"), {}))
+    said = [line.text for line in annotations.closing(SessionResults([interrupted]))]
+    assert [line.partition("title=")[2].partition("::")[0] for line in said] == [
+        "a.py%3A%3Atest_red",
+        "a.py%3A%3Atest_slow",
+    ]
+    assert "%0Aranks 0,1 " in said[1] or "%0Arank 0 " in said[1]
+    assert len(list(annotations.closing(SessionResults([replace(interrupted, status=RunStatus.FAILED)])))) == 0
 
 
 def test_a_test_that_runs_again_is_not_done() -> None:

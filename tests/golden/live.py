@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.box.alarms import Clocks
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import read_all

@@ -198,6 +198,9 @@ def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int
     assert ran.run["status"] == "interrupted"
     assert [t["outcome"] for t in ran.run["tests"]] in ([None, None], ["error", None])
     assert len(re.findall(rf"^run {ran.run['run_id']}, .*: .megacpp/runs/{ran.run['run_id']}$", ran.text, re.M)) == 1
+    running = [test["nodeid"] for test in ran.run["tests"] if test["outcome"] == "error"]
+    named = re.findall(r"^ERROR (\S+) - not-run · the run was interrupted while this test ran", ran.text, re.M)
+    assert named == running
 
 
 def test_an_impatient_user(project: Project) -> None:

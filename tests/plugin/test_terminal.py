@@ -45,6 +45,18 @@ def test_a_summary_of_lane_failures_alone_has_its_title(replays: Replays) -> Non
     assert [line.partition(" · ")[0] for line in summary(ran)] == [f"FAILED {RAISES} - rank-death"]
 
 
+def test_each_failure_has_its_line_where_the_terminal_lacks_characters(replays: Replays) -> None:
+    """Of what can't be encoded pytest escapes ends of lines and colours, too."""
+    options = {"COLUMNS": "80", "PYTHONIOENCODING": "ascii"}
+    ran = replays.pytest("deaths-raise-before-a-collective", "--color=yes", **options)
+    assert "\\n" not in ran.text
+    assert "\\x1b" not in ran.text
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", ran.text).splitlines()
+    assert [line.partition(" \\xb7 ")[0] for line in lines if line.startswith("FAILED")] == [
+        f"FAILED {RAISES} - rank-death"
+    ]
+
+
 @pytest.mark.parametrize(("options", "lines"), [(("-r", "E"), 0), (("--no-summary",), 0), (("-r", "f"), 1)])
 def test_the_summary_has_what_was_asked_for(replays: Replays, options: tuple[str, ...], lines: int) -> None:
     ran = replays.pytest("deaths-raise-before-a-collective", *options, COLUMNS="80")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.box.alarms import Clocks
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import TestPhase, WarmUp
 from pytest_megacpp.report.live import (

@@ -182,6 +182,22 @@ def test_deaths_and_failures_are_marked_on_their_ranks() -> None:
     ]
 
 
+def test_a_moment_has_its_place_and_more_of_its_words_than_its_name() -> None:
+    box = FakeBox(2).begins().raises(1, message="no shards in /data", line=31).after(1)
+    box.box(ev.Acted(0, ActReason.FAILURE_STUCK, "x" * (ARGUMENT_CHARS // 2)))
+    document = traced(box.box(ev.TestEnded(0, TestEnd.ABORTED, "failed")).timeline())
+    failure, act = of_phase(document, "i")
+    assert failure["args"] == {
+        "text": "raised ValueError in call",
+        "rank": 1,
+        "attempt": 0,
+        "place": "suite/train.py:31",
+        "message": "no shards in /data",
+    }
+    assert "rank" not in act["args"]
+    assert len(act["args"]["text"]) > NAME_CHARS
+
+
 def test_collectives_in_flight_together_get_threads_of_their_own() -> None:
     box = FakeBox(2).begins()
     for seq in range(1, 2 * MOST_THREADS):

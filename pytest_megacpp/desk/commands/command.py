@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR, read_lane_dir, read_settings
 from pytest_megacpp.desk.run.directory import finite
-from pytest_megacpp.report.clean import clean
+from pytest_megacpp.report.clean import clean, escaped
 from pytest_megacpp.report.layout import columns
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ def fitting(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def say(lines: Iterable[str]) -> None:
     """Prints lines; characters that the terminal's encoding lacks are escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(clean(line).encode(encoding, "backslashreplace").decode(encoding))
+        print(escaped(clean(line), sys.stdout.encoding))
 
 
 def say_json(document: object) -> None:

@@ -43,14 +43,13 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
     found = [one for one in series(history.receipts) if arguments.test is None or arguments.test in one.nodeid]
     if not found:
         complain(_nothing(desk.lane_dir, history, arguments.test))
-        return FAILED
     if arguments.json:
         say_json([as_json(one) for one in found])
     elif arguments.test is None:
-        say(table(found))
+        say(table(found) if found else ())
     else:
         say(line for one in found for line in run_by_run(one))
-    return OK
+    return OK if found else FAILED
 
 
 def _write(lane_dir: Path, history: History) -> int:
@@ -67,7 +66,7 @@ def _nothing(lane_dir: Path, history: History, test: str | None) -> str:
         return f"no receipt of the {history.runs} runs in {lane_dir} is of a test with {test!r} in its node id"
     if history.receipts:
         return f"all {history.runs} runs in {lane_dir} that have receipts are replays, which are no history"
-    return f"no receipts in {lane_dir} yet: runs leave one for each test"
+    return f"no receipts in {lane_dir} yet: run tests with pytest -m LANE, or name another --lane-dir"
 
 
 # -- all tests -----------------------------------------------------------------------------------------------

@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_megacpp.desk.hooks.summary import cut_off
+from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.annotations import BAD, Annotation, code_quality, summary, workflow_commands
-from pytest_megacpp.report.brief import blamed_line, circumstances, details
+from pytest_megacpp.report.brief import blamed_line, circumstances, details, standing
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
+from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.text import headline
 
 SUMMARY = "summary.md"
@@ -74,12 +77,15 @@ class Annotations(Reporter):
 
 
 def _failures(session: SessionResults, repository: Repository) -> list[Annotation]:
-    return [
-        _annotation(run, index, repository)
-        for run in session.runs
-        for index in run.reported
-        if run.judged[index].outcome in BAD
-    ]
+    return [_annotation(run, index, repository) for run in session.runs for index in _failing(run)]
+
+
+def _failing(run: RunResults) -> list[int]:
+    """Of a run that was interrupted, also what pytest has not got: why a job was cancelled is often the test that ran
+    then.
+    """
+    reported = [index for index in run.reported if run.judged[index].outcome in BAD]
+    return [*reported, *(cut_off(run) if run.status is RunStatus.INTERRUPTED else ())]
 
 
 def _annotation(run: RunResults, index: int, repository: Repository) -> Annotation:
@@ -89,8 +95,10 @@ def _annotation(run: RunResults, index: int, repository: Repository) -> Annotati
     if not place or not file.is_file():
         defined_in, line = run.defined_at[index]
         file = root / defined_in
-    lines = (headline(result.verdict), circumstances(result, run.timeline), *details(result, run.timeline))
-    message = "\n".join(lines)
+    lines = [headline(result.verdict), circumstances(result, run.timeline), *details(result, run.timeline)]
+    if result.verdict.code is Code.NOT_RUN:
+        lines.append(standing(result, run.timeline))
+    message = "\n".join(filter(None, lines))
     return Annotation(one_line(run.redact(result.nodeid), 200), run.redact(message), repository.from_top(file), line)
 
 
@@ -117,7 +125,7 @@ class BuildkiteAnnotation(Reporter):
 
     def closing(self, session: SessionResults) -> Iterator[Line]:
         """Waits for the agent: the job may end right after."""
-        bad = [(run, run.judged[i]) for run in session.runs for i in run.reported if run.judged[i].outcome in BAD]
+        bad = [(run, run.judged[i]) for run in session.runs for i in _failing(run)]
         is_red = bool(bad) or bool(session.gate and session.gate.complaints)
         text = "\n".join(_summaries(session))
         agent = shutil.which("buildkite-agent", path=self._environ.get("PATH"))

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_megacpp.box.alarms import Clocks, counting
+from pytest_megacpp.box.alarms import Clocks
+from pytest_megacpp.box.counting import counting
 from pytest_megacpp.desk.hooks.summary import failures
 from pytest_megacpp.desk.run.earlier import seconds_before
 from pytest_megacpp.recording.timeline import Timeline

@@ -20,7 +20,7 @@ from pytest_megacpp.desk.hooks.reporters import reporters
 from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
 from pytest_megacpp.desk.hooks.short_summary import ShortSummary
-from pytest_megacpp.desk.hooks.summary import failure_lines
+from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts
@@ -30,6 +30,7 @@ from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Content, GateResults, Line, SessionResults
+from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.surfaces.protocol import Place
 from pytest_megacpp.surfaces.registry import provider
 from pytest_megacpp.surfaces.sweep import sweep
@@ -258,8 +259,11 @@ class LaneRunner:
 
     # As a string: pytest exports the name since 8.4, and 8.2 is supported.
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
+        """pytest itself names the failures that it has got; the one that ran when the session was ended is none."""
         self._is_summed_up = True
-        self._sum_up(terminalreporter)
+        ended = (run.results() for run in self._launcher.runs)
+        interrupted = (run for run in ended if run.status is RunStatus.INTERRUPTED)
+        self._sum_up(terminalreporter, [line for run in interrupted for line in lines_cut_off(run)])
 
     def _sum_up(self, reporter: "pytest.TerminalReporter", failures: Iterable[Line] = ()) -> None:
         problems = (Line(problem, red=True) for problem in self._artefacts.unwritten)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_megacpp.desk.hooks.terminal import writable
 from pytest_megacpp.desk.hooks.verdict_text import VerdictText
 
 _WORDS = {"failed": ("f", "FAILED"), "error": ("E", "ERROR")}  # by pytest's category: its letter in -r, its word
@@ -73,10 +74,11 @@ class ShortSummary:
         start, briefs = self._line(category, report)
         word, _, node = start.partition(" ")
         path, colons, name = node.removesuffix(" - ").partition("::")
+        brief = fitting(briefs, self._width(), len(start))
         reporter.write(word, red=True)
-        reporter.write(f" {path}{colons}")
-        reporter.write(name, bold=True)
-        reporter.write(f" - {fitting(briefs, self._width(), len(start))}\n")
+        reporter.write(writable(reporter._tw, f" {path}{colons}"))
+        reporter.write(writable(reporter._tw, name), bold=True)
+        reporter.line(writable(reporter._tw, f" - {brief}"))
 
     def _line(self, category: str, report: pytest.TestReport) -> tuple[str, Sequence[str]]:
         """How the line begins, and how it can go on."""

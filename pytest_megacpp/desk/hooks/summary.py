@@ -16,6 +16,8 @@ from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResul
 from pytest_megacpp.report.seed import seed_lines
 from pytest_megacpp.report.text import headline
 
+_WORDS = {Outcome.FAILED: "FAILED", Outcome.ERROR: "ERROR"}  # as pytest has them
+
 
 class TerminalSummary(Reporter):
     """A section each for tests without a result, for the gate, and for every run."""
@@ -35,22 +37,32 @@ class TerminalSummary(Reporter):
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
-    """A line for each failure, also for those that pytest has not got: of a test that was interrupted, with what its
-    ranks were in. Of a drill that pytest has not got, nobody knows whether it is one.
-    """
-    for nodeid, said in failures(run, 0):
-        yield Line(f"FAILED {one_line(nodeid, 400)} - {said}", red=True)
-    for index in sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported}):
+    """A line for each failure, also for those that pytest has not got."""
+    for index in run.reported:
         result = run.judged[index]
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR) and not run.plan.tests[index].drill:
-            yield Line(run.redact(_unreported(run, result)), red=True)
+        if result.outcome in _WORDS:
+            yield _failure_line(run, result, headline(result.verdict))
+    yield from lines_cut_off(run)
 
 
-def _unreported(run: RunResults, result: TestResult) -> str:
-    code, nodeid = result.verdict.code, one_line(run.nodeids[result.index], 400)
-    where = standing(result, run.timeline) if code is Code.NOT_RUN else ""
-    said = "; ".join(filter(None, (headline(result.verdict), where)))
-    return f"{'FAILED' if result.outcome is Outcome.FAILED else 'ERROR'} {nodeid} - {said}"
+def lines_cut_off(run: RunResults) -> Iterator[Line]:
+    """A line for each failure that pytest has not got: of a test that was interrupted, with what its ranks were in."""
+    for index in cut_off(run):
+        result = run.judged[index]
+        where = standing(result, run.timeline) if result.verdict.code is Code.NOT_RUN else ""
+        yield _failure_line(run, result, "; ".join(filter(None, (headline(result.verdict), where))))
+
+
+def _failure_line(run: RunResults, result: TestResult, said: str) -> Line:
+    nodeid = one_line(run.nodeids[result.index], 400)
+    return Line(run.redact(f"{_WORDS[result.outcome]} {nodeid} - {said}"), red=True)
+
+
+def cut_off(run: RunResults) -> list[int]:
+    """Tests that began and failed, and of which pytest has not got it. Of a drill nobody knows then whether it did."""
+    begun = sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported})
+    red = (index for index in begun if run.judged[index].outcome in _WORDS)
+    return [index for index in red if not run.plan.tests[index].drill]
 
 
 def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
@@ -59,7 +71,7 @@ def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
     """
     for index in run.reported[heard:]:
         result = run.judged[index]
-        if result.outcome in (Outcome.FAILED, Outcome.ERROR):
+        if result.outcome in _WORDS:
             yield run.nodeids[index], run.redact(headline(result.verdict))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_megacpp.desk.hooks.board import TerminalBoard
 from pytest_megacpp.desk.hooks.suspending import suspending
-from pytest_megacpp.report.clean import clean, one_line
+from pytest_megacpp.report.clean import clean, escaped, one_line
 from pytest_megacpp.report.reporter import Board, Line
 
 LINE_CHARS = 4_000
@@ -114,9 +114,9 @@ def _begin_line(reporter: Any) -> None:
 def write(reporter: "pytest.TerminalReporter", line: Line) -> None:
     """A line of the summary."""
     if line.title:
-        reporter.section(line.text, red=line.red, yellow=line.yellow)
+        reporter.section(writable(reporter._tw, line.text), red=line.red, yellow=line.yellow)
     elif line.command:
-        reporter.write_line(line.text)
+        reporter.write_line(writable(reporter._tw, line.text))
     else:
         _write(reporter, line)
 
@@ -126,4 +126,11 @@ def _write(reporter: "pytest.TerminalReporter", line: Line) -> None:
     text = clean(line.text).replace("\n", " ")
     if len(text) > LINE_CHARS:
         text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS} more characters"
-    reporter.line(text, red=line.red, yellow=line.yellow)
+    reporter.line(writable(reporter._tw, text), red=line.red, yellow=line.yellow)
+
+
+def writable(writer: Any, text: str) -> str:
+    """What the file of pytest's terminal writer can encode. Of anything else pytest escapes the ends of lines and the
+    colours as well.
+    """
+    return escaped(text, getattr(getattr(writer, "_file", None), "encoding", None))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_megacpp.desk.hooks.terminal import writable
 from pytest_megacpp.report.clean import clean
 from pytest_megacpp.report.layout import WIDTH
 from pytest_megacpp.report.tones import Tone, TonedLine, text_of
@@ -72,7 +73,7 @@ class VerdictText:
             for line in self._lines:
                 _write(tw, line)
         elif self._is_error:
-            tw.line(str(self.reprcrash))
+            tw.line(writable(tw, str(self.reprcrash)))
 
 
 def _write(tw: Any, line: TonedLine) -> None:
@@ -80,7 +81,7 @@ def _write(tw: Any, line: TonedLine) -> None:
     text = text_of(line)
     shown = clean(text)
     for part, tone in line if shown == text else ((shown, Tone.PLAIN),):
-        tw.write(part, **(_MARKUP[tone] if part.strip() else {}))
+        tw.write(writable(tw, part), **(_MARKUP[tone] if part.strip() else {}))
     tw.line()
 
 

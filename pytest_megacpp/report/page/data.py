@@ -23,7 +23,7 @@ from pytest_megacpp.report.quantities import MOST, microseconds, waited_text, wh
 from pytest_megacpp.report.rank_output import raised, what_ranks_wrote
 from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
-from pytest_megacpp.report.spans import Kind, RunSpans, Span, WorldSpans
+from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
 from pytest_megacpp.report.text import headline
 
@@ -339,12 +339,17 @@ class _Writer:
             "left_out": world.left_out,
             "lanes": [self._lane(world.lanes.get(rank, ())) for rank in range(max(world.lanes, default=-1) + 1)],
             "ranks": self._before_tests(self.timeline.worlds[world.name]),
-            "marks": [
-                [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test] for mark in world.marks
-            ],
+            "marks": [self._mark(mark) for mark in world.marks],
             "cpu": {str(rank): _points(points, 1.0) for rank, points in world.cpu.items()},
             "rank_memory": {str(rank): _points(points, 2**30) for rank, points in world.memory.items()},
         }
+
+    def _mark(self, mark: Mark) -> list[Json]:
+        """A failure also has its place, and its message while there is room for it."""
+        flat: list[Json] = [_s(mark.at_s), str(mark.kind), mark.rank, self.line(mark.text), mark.test]
+        if mark.place or mark.message:
+            flat += [self.line(mark.place), *self._spend_lines([self.line(mark.message)])]
+        return flat
 
     def _lane(self, lane: Sequence[Span]) -> list[Json]:
         """Five numbers a span: microseconds since the start of the one before, and its own; what it is; number of the

@@ -284,6 +284,7 @@
   const hits = h("span", { id: "hits", role: "status" });
   const tabs = h("span", { role: "tablist" });
   const note = h("p", { class: "note", id: "left-out" });
+  const elsewhere = h("p", { id: "elsewhere", role: "status" });
 
   function button(text, title, action) {
     return h("button", { type: "button", title, onclick: action }, text);
@@ -305,6 +306,7 @@
         find,
         only,
       ),
+      elsewhere,
       h("div", { class: "scroll" }, canvas),
       h(
         "div",
@@ -399,8 +401,29 @@
     const test = state.test,
       attempt = test && test.attempts.find((a) => a.world === number);
     state.world = number;
+    $("detail").replaceChildren();
     present(test, attempt || null);
     if (!attempt) lanes.fitWorld();
+  }
+
+  const MOST_ELSEWHERE = 6;
+
+  /** Says whose lanes these are where the verdict above is that of a test which did not run in this world. */
+  function sayElsewhere(test, world) {
+    elsewhere.hidden = !test || state.attempt !== null;
+    if (elsewhere.hidden) return;
+    const here = [...lanes.attempts()].sort(([a], [b]) => a.fine - b.fine || a.green - b.green);
+    const shown = here.slice(0, MOST_ELSEWHERE).map(([other, attempt]) => {
+      const name = other.nodeid.split("::").pop();
+      return button(name + ": " + attempt.code, "its verdict and its lanes", () => select(other, attempt));
+    });
+    const more = here.length > shown.length ? "and " + (here.length - shown.length) + " more" : "";
+    fill(
+      elsewhere,
+      "The test above did not run in world " + world.name + (shown.length ? ", which ran " : "."),
+      ...shown.flatMap((one) => [one, " "]),
+      more,
+    );
   }
 
   function present(test, attempt) {
@@ -424,6 +447,7 @@
       states: new Map(((here && test.states) || []).map(([, rank, text]) => [rank, text])),
     });
     showWorlds(test);
+    sayElsewhere(test, world);
     canvas.setAttribute(
       "aria-label",
       "lanes of " +
@@ -678,11 +702,29 @@
     if (hit.mark)
       parts.push(
         h("h2", {}, (hit.mark[2] === null ? "the box" : "rank " + hit.mark[2]) + ": " + hit.mark[3]),
-        h("p", { class: "facts" }, hit.mark[1] + " at " + (hit.mark[0] - lanes.zero).toFixed(6) + " s"),
+        h(
+          "p",
+          { class: "facts" },
+          [hit.mark[1] + " at " + (hit.mark[0] - lanes.zero).toFixed(6) + " s", hit.mark[5], hit.mark[6]]
+            .filter(Boolean)
+            .join(" · "),
+        ),
       );
     if (hit.i !== undefined) parts.push(...spanDetail(hit.rank, hit.i));
     if (hit.rank !== undefined) parts.push(...rankDetail(hit.rank));
-    box.replaceChildren(...parts.filter(Boolean));
+    const close = button("×", "close (Esc)", () => lanes.choose(null));
+    close.className = "close";
+    box.replaceChildren(close, ...parts.filter(Boolean));
+    if (lanes.rowOf.get(hit.rank)) keepInSight(lanes.rowOf.get(hit.rank), box);
+  }
+
+  /** Scrolls by as much as the details, which lie over the page, or the edge of the lanes hide of a row. */
+  function keepInSight(row, box) {
+    const scroll = canvas.parentElement;
+    scroll.scrollTop = Math.min(row.y, Math.max(scroll.scrollTop, row.y + row.h - scroll.clientHeight));
+    const bottom = canvas.getBoundingClientRect().top + row.y + row.h,
+      hidden = bottom - box.getBoundingClientRect().top;
+    if (hidden > 0 && bottom - row.h < innerHeight) scrollBy(0, hidden + 4);
   }
 
   function showTip(hit, x, y) {
