@@ -111,7 +111,7 @@ def test_a_time_limit_of_its_own(emulator: Emulator, app: Any) -> None:
 
 
 def test_a_volume_outlives_its_sandbox(emulator: Emulator, app: Any) -> None:
-    volume = modal.Volume.from_name("records", create_if_missing=True)
+    volume = modal.Volume.from_name("outlives", create_if_missing=True)
     script = f"mkdir -p {emulator.root}/kept/r1 && echo data > {emulator.root}/kept/r1/file"
     mounted: dict[Any, Any] = {f"{emulator.root}/kept": volume}
     modal.Sandbox.create("sh", "-c", script, app=app, image=image(), volumes=mounted).wait()
