@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from tests.fuzzing import fuzzer
-from tests.small_worlds import DeviceWorld, Fault, Meet, Planted, Program, World, faults_of
+from tests.small_worlds.devices import DeviceWorld
+from tests.small_worlds.programs import Fault, Meet, Planted, Program, faults_of
+from tests.small_worlds.worlds import World
 
 SIZE = 5
 EVERYBODY = tuple(range(SIZE))
