@@ -224,8 +224,8 @@ def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, where others gave
-    up, the ones that were not held up themselves. If the box ended the wait, none of them has come since.
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, where others
+    gave up, the ones that were not held up themselves. If the box ended the wait, none of them has come since.
     """
     busy = tuple(r for r in analysis.roots if not case.is_compiling(r)) or analysis.roots
     if case.moment_s >= case.end_s:
