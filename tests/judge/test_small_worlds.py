@@ -17,7 +17,7 @@ from pytest_megacpp.recording.events import Event, RankExited
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import encode, read_all
 from tests.fuzzing import fuzzer
-from tests.small_worlds.devices import DeviceWorld
+from tests.small_worlds.devices import BufferedWorld, DeviceWorld
 from tests.small_worlds.programs import Fault, Meet, Planted, Program, faults_of
 from tests.small_worlds.worlds import World
 
@@ -33,8 +33,8 @@ ENDLESS = frozenset({Fault.COMPUTES, Fault.COMPILES_ON})
 AMBIGUOUS = frozenset({Fault.REPEATS})
 
 
-def message(source: int, target: int) -> Meet:
-    return Meet("recv", "p2p", (source, target))
+def message(source: int, target: int, *, is_async: bool = False) -> Meet:
+    return Meet("recv", "p2p", (source, target), is_async)
 
 
 def of(
@@ -62,7 +62,10 @@ MESSAGES = (
     of(message(0, 1), message(1, 2), message(2, 3), message(3, 4)),
     of(message(0, 2), message(1, 2), message(3, 2), ALL),
 )
+RING = [message(rank, (rank + 1) % SIZE, is_async=True) for rank in range(SIZE)]
 FURTHER = (
+    of(*RING, LEFT, RIGHT, *RING, ALL),
+    of(message(0, 1), message(0, 1), message(1, 2), message(1, 2), ALL),
     of(ENDS, RIGHT, LEFT, teardown=(BARRIER,)),
     of(MAKE, MAKE_PAIR, USE, USE_PAIR, ALL),
     of(QUEUED, QUEUED, QUEUED, LEFT, RIGHT, teardown=(LEFT, RIGHT)),
@@ -140,7 +143,7 @@ def blames_an_innocent_for_certain(world: World, verdict: Verdict) -> bool:
 
 @st.composite
 def worlds(draw: st.DrawFn, most: int = 3) -> World:
-    kind, program = draw(st.sampled_from((World, DeviceWorld))), draw(st.sampled_from(EVERYTHING))
+    kind, program = draw(st.sampled_from((World, DeviceWorld, BufferedWorld))), draw(st.sampled_from(EVERYTHING))
     faults = st.sampled_from(faults_of(program))
     return kind(program, tuple(draw(st.lists(faults, min_size=1, max_size=most, unique_by=lambda p: p[::2]))))
 

@@ -16,11 +16,11 @@ PG_OF_MESSAGES = 99  # of no group, since messages don't count as collectives of
 
 @dataclass
 class Device:
-    """What a rank's host has queued and its device has not come through: kernels, by the steps of time that are left of
-    them, and collectives.
+    """What a rank's host has queued and its device has not come through, by streams: kernels, by the steps of time that
+    are left of them, and collectives; asynchronous messages in a stream for each peer.
     """
 
-    queue: list[float | Number] = field(default_factory=list)
+    streams: dict[str, list[float | Number]] = field(default_factory=dict)
     begun: set[Number] = field(default_factory=set)
 
 
@@ -28,6 +28,8 @@ class DeviceWorld(World):
     """Ranks with a device each: hosts queue collectives and go on, devices come to them one after the other. A host
     waits, and burns CPU, in barriers and at the end of each part. Nobody notices that a peer is gone.
     """
+
+    buffers = False  # what a device sends is gone when it has begun to send it
 
     def __init__(self, program: Program, planted: tuple[Planted, ...]) -> None:
         super().__init__(program, planted)
@@ -45,7 +47,7 @@ class DeviceWorld(World):
         seq = rank.seqs[meet.group] = rank.seqs.get(meet.group, 0) + 1
         self.came.setdefault((meet.group, seq), {})[rank.number] = meet.op
         self.box.enters(rank.number, f"nccl:{meet.op}", seq, group=meet.group)
-        self.devices[rank.number].queue += [1, (meet.group, seq)]
+        self._queues(rank, 1, (meet.group, seq))
         yield
         if meet.op == "barrier":
             rank.waits_in = meet
@@ -65,37 +67,42 @@ class DeviceWorld(World):
         self.recorded[rank.number, number] = MESSAGES, sent
         self.box._entered[rank.number][MESSAGES, sent] = entry
         self.box._flight(rank.number, FlightOrigin.POLL)
-        self.devices[rank.number].queue += [1, number]
+        self._queues(rank, 1, number, stream="-".join(map(str, sorted(meet.members))) if meet.is_async else "")
         yield
+
+    def _queues(self, rank: Rank, *work: float | Number, stream: str = "") -> None:
+        self.devices[rank.number].streams.setdefault(stream, []).extend(work)
 
     def _synchronizes(self, rank: Rank) -> Iterator[None]:
         rank.busy = True
-        while self.devices[rank.number].queue:
+        while any(self.devices[rank.number].streams.values()):
             rank.cpu_s += STEP_S
             yield
         rank.busy = False
 
     def _hangs_on_device(self, rank: Rank) -> None:
-        self.devices[rank.number].queue.append(float("inf"))
+        self._queues(rank, float("inf"))
 
     def _moves(self) -> None:
         """Devices go on by one step of time."""
         for rank, device in zip(self.ranks, self.devices, strict=True):
-            if rank.is_gone or not device.queue:
-                continue
-            first = device.queue[0]
-            if isinstance(first, tuple):
-                device.begun.add(first)
-                self._marks(rank, first)
-            elif first > 0:
-                device.queue[0] = first - 1
-            else:
-                device.queue.pop(0)
+            for stream in (s for s in device.streams.values() if s and not rank.is_gone):
+                self._moves_in(rank, device, stream)
         for number, came in self.came.items():
             members = self._members(number)
             begun = all(number in self.devices[m].begun and not self.ranks[m].is_gone for m in members)
             if number not in self.done and begun and len({*came.values()}) == 1:
                 self._completes(number, members)
+
+    def _moves_in(self, rank: Rank, device: Device, stream: list[float | Number]) -> None:
+        first = stream[0]
+        if not isinstance(first, tuple):
+            stream[:1] = [first - 1] if first > 0 else []
+            return
+        device.begun.add(first)
+        self._marks(rank, first)
+        if self.buffers and first[0].startswith(f"{rank.number}->"):
+            self._ends(rank.number, first)
 
     def _members(self, number: Number) -> tuple[int, ...]:
         source, is_message, target = number[0].partition("->")
@@ -104,8 +111,12 @@ class DeviceWorld(World):
     def _completes(self, number: Number, members: tuple[int, ...]) -> None:
         self.done.add(number)
         for member in members:
-            self.devices[member].queue.pop(0)
-            self._marks(self.ranks[member], number, done=True)
+            self._ends(member, number)
+
+    def _ends(self, rank: int, number: Number) -> None:
+        for stream in (s for s in self.devices[rank].streams.values() if s[:1] == [number]):
+            stream.pop(0)
+            self._marks(self.ranks[rank], number, done=True)
 
     def _marks(self, rank: Rank, number: Number, *, done: bool = False) -> None:
         """What its device has begun or come through, in the recorder."""
@@ -117,3 +128,9 @@ class DeviceWorld(World):
 
     def _poll(self, rank: Rank) -> None:
         pass
+
+
+class BufferedWorld(DeviceWorld):
+    """Small messages: who sent one does not wait for who receives it."""
+
+    buffers = True

@@ -340,6 +340,7 @@ class World:
     # -- the box -----------------------------------------------------------------------------------------------
 
     def run(self) -> Timeline:
+        self._prepare()
         self.box.begins()
         for group, members in self.program.announced:
             self.box.announces(group, members)
