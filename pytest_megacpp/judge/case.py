@@ -28,6 +28,7 @@ from pytest_megacpp.recording.stacks import (
     seeks_store,
     threads,
     user_frame,
+    waits_for_peer,
 )
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
@@ -405,6 +406,17 @@ class Case:
         """
         failure = self.failures.get(rank)
         return self.ranks[rank].stack(failure.time_s if failure is not None else float("inf"))
+
+    def calls_seen(self, rank: int) -> tuple[tuple[float, bool], ...]:
+        """Returns of each stack of the rank when it was taken, and whether it shows the rank in a call for a peer."""
+        if rank not in self._calls_seen:
+            taken = [self.ranks[rank].stack(time_s) for time_s, _ in self.ranks[rank].stacks]
+            self._calls_seen[rank] = tuple((t[0], waits_for_peer(t[1])) for t in taken if t is not None)
+        return self._calls_seen[rank]
+
+    @cached_property
+    def _calls_seen(self) -> dict[int, tuple[tuple[float, bool], ...]]:
+        return {}
 
     def location(self, rank: int) -> str | None:
         """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that

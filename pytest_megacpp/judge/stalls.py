@@ -20,7 +20,6 @@ from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.groups import incarnation
 from pytest_megacpp.recording.operations import ROOTED, bare_op
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import waits_for_peer
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
 
@@ -251,9 +250,7 @@ def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
 def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> list[bool]:
     """Returns of each stack of a rank from when others waited for it whether it was in a call for a peer."""
     until_s = _came_s(case, wait, rank)
-    times = (t for t, _ in case.ranks[rank].stacks if wait.since_s <= t <= until_s)
-    taken = (case.ranks[rank].stack(t) for t in times)
-    return [waits_for_peer(thread) for thread in (t[1] for t in taken if t is not None)]
+    return [called for time_s, called in case.calls_seen(rank) if wait.since_s <= time_s <= until_s]
 
 
 def _came_s(case: Case, wait: Wait, rank: int) -> float:
@@ -467,9 +464,7 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     if unseen := [r for r in blamed if r not in held_up and _came_unseen(case, analysis, r)]:
         text = f"no stack shows what {ranks_named(unseen)} did before, so it may have waited for a peer"
         found.append(Uncertainty(Source.STACKS, text))
-    if left := [r for r in blamed if _may_be_right_to_leave(case, analysis, r)]:
-        wait = analysis.kept_by((left[0],))
-        assert wait is not None
+    if (wait := _perhaps_one_too_many(case, analysis, blamed)) is not None:
         text = (
             f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one {_kind(wait)} too many"
         )
@@ -493,15 +488,16 @@ def _lost_another_peer(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
     return case.test.entry_of(rank, wait.group, wait.seq) is None
 
 
-def _may_be_right_to_leave(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether the rank left, and at least as many others did so as wait for them: only the data can tell which
+def _perhaps_one_too_many(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> Wait | None:
+    """Returns the first wait for a blamed rank that no fewer ranks left than wait in it: only the data can tell which
     of them are right. Of a message too, there may be one too few or one too many.
     """
-    wait = analysis.kept_by((rank,))
-    if wait is None or not wait.seq:
-        return False
-    left = [r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY]
-    return rank in left and len(left) >= len(wait.waiting)
+    kept = {wait.number: wait for r in blamed if (wait := analysis.kept_by((r,))) is not None and wait.seq}
+    for wait in kept.values():
+        left = {r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY}
+        if not left.isdisjoint(blamed) and len(left) >= len(wait.waiting):
+            return wait
+    return None
 
 
 def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:
