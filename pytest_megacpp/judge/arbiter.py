@@ -142,11 +142,14 @@ def _started(timeline: Timeline, view: TestView) -> Finding:
 
 def _fault(case: Case) -> Finding | None:
     """Returns the finding for what ranks did wrong: a mismatch or a failure of their own, whichever came first; but a
-    mismatch that came after a failure only where that does not explain it.
+    mismatch that came after a failure only where that does not explain it. None if what explains it is that a rank
+    lost its peer: that is no fault of its own.
     """
     mismatch, failure = mismatches.find(case), deaths.find(case)
-    if mismatch is None or failure is None:
-        return mismatch or failure
+    if mismatch is None:
+        return failure
+    if failure is None:
+        return None if mismatches.is_explained(case) else mismatch
     explained = failure.time_s < mismatch.time_s or mismatches.is_explained(case)
     return mismatches.unexplained(case) or (failure if explained else mismatch)
 

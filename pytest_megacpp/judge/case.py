@@ -28,11 +28,12 @@ from pytest_megacpp.recording.stacks import (
     seeks_store,
     threads,
     user_frame,
+    waits_for_peer,
 )
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, StackMethod, Stream, TestPhase
-from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, wait_graph
+from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, other_ends, wait_graph
 
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
@@ -370,16 +371,24 @@ class Case:
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
     def is_behind(self, rank: int) -> bool:
-        """Returns whether the rank's host has queued a collective that the devices of others have started, but its own
-        has not.
+        """Returns whether the rank's host has queued a collective or message that the devices of others have started,
+        but its own has not.
         """
-        return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing and w.partner is None)
+        return any(self._is_queued(rank, w) for w in self.waits if rank in w.missing)
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
+        if wait.partner is not None:
+            return wait.began and any(e.entered_s <= self.moment_s for e in self._answers(wait))
         entries = {r: self.test.entry_of(r, wait.group, wait.seq) for r in (rank, *wait.waiting)}
         own, seen = entries.pop(rank), self.ranks[rank].collectives
         begun = any(e is not None and e.started for e in entries.values())
         return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
+
+    def _answers(self, wait: Wait) -> Iterable[ev.Collective]:
+        """Yields what the partner has open of the message that a rank waits in."""
+        rank = wait.waiting[0]
+        for message in (m for m in self.ranks[rank].collectives.messages if (m.group, m.seq) == (wait.group, wait.seq)):
+            yield from other_ends(self.test, rank, message)
 
     def holds_gil(self, rank: int) -> bool:
         """Returns whether the worker server answers, which doesn't need the GIL, while the interpreter doesn't."""
@@ -397,6 +406,17 @@ class Case:
         """
         failure = self.failures.get(rank)
         return self.ranks[rank].stack(failure.time_s if failure is not None else float("inf"))
+
+    def calls_seen(self, rank: int) -> tuple[tuple[float, bool], ...]:
+        """Returns of each stack of the rank when it was taken, and whether it shows the rank in a call for a peer."""
+        if rank not in self._calls_seen:
+            taken = [self.ranks[rank].stack(time_s) for time_s, _ in self.ranks[rank].stacks]
+            self._calls_seen[rank] = tuple((t[0], waits_for_peer(t[1])) for t in taken if t is not None)
+        return self._calls_seen[rank]
+
+    @cached_property
+    def _calls_seen(self) -> dict[int, tuple[tuple[float, bool], ...]]:
+        return {}
 
     def location(self, rank: int) -> str | None:
         """Returns where the rank's own code was when it was last looked at: `train.py:88 (load_batch)`; None if that

@@ -61,8 +61,8 @@ def is_explained(case: Case) -> bool:
     """Returns whether ranks agree but for those that had failed, or waited in vain for one of these."""
     first = earliest(case)
     failed = _failed_before(case, first) if first is not None else ()
-    by_themselves = any(not t.is_secondary and t.kind is not Kind.MISMATCH for t in failed)
-    return first is not None and by_themselves and _left_unexplained(case, first, failed) is None
+    others = any(t.kind is not Kind.MISMATCH for t in failed)
+    return first is not None and others and _left_unexplained(case, first, failed) is None
 
 
 def _left_unexplained(case: Case, first: Disagreement, failed: Sequence[RankFailure]) -> Disagreement | None:

@@ -208,8 +208,17 @@ def incomplete(case: Case) -> Finding | None:
         VerdictCause.NO_RESULT,
         evidence=aftermath.first_few(silent, lambda r: Evidence(r, None, Witness.REPORT, _missing(case.ranks[r]))),
         relies=frozenset({Source.REPORTS}),
+        uncertainties=_seen_by_the_box(case, silent),
         time_s=case.end_s,
     )
+
+
+def _seen_by_the_box(case: Case, silent: Collection[int]) -> tuple[Uncertainty, ...]:
+    """Returns a reason for doubt if the box saw ranks finish of which the recording has no such line: it was lost."""
+    by_itself = case.test.acted is None and case.test.ended is not None and case.test.ended.reason is TestEnd.FINISHED
+    lost = [r for r in silent if by_itself and r not in case.exits and case.ranks[r].finished_s is None]
+    text = f"the box saw {ranks_named(lost)} finish, so the recording lost what they reported"
+    return (Uncertainty(Source.REPORTS, text),) if lost else ()
 
 
 def _unplanned() -> Finding:

@@ -20,7 +20,6 @@ from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.groups import incarnation
 from pytest_megacpp.recording.operations import ROOTED, bare_op
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.stacks import waits_for_peer
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
 
@@ -224,29 +223,67 @@ def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, the ones that
-    were not held up themselves.
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, where others
+    gave up, the ones that were not held up themselves. If the box ended the wait, none of them has come since.
     """
     busy = tuple(r for r in analysis.roots if not case.is_compiling(r)) or analysis.roots
+    if case.moment_s >= case.end_s:
+        return busy
     return tuple(r for r in busy if not _was_held_up(case, analysis, r)) or busy
 
 
 def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether a rank that was late had been in a wait of its own for most of that time: a stack shows it in a
-    call for a peer before it came, or it waited for the last one in a collective that was over by the moment.
+    """Returns whether a rank that was late had been in a wait of its own for most of that time: stacks show it in a
+    call for a peer before it came, it made groups, or it waited for others in collectives that were over by the moment.
     """
     wait = analysis.kept_by((rank,))
-    if wait is None or case.moment_s >= case.end_s:
+    if wait is None or wait.since_s >= case.moment_s:
         return False
-    taken = case.ranks[rank].stack(wait.since_s + (_late_s(case, wait, rank) or 0.0))
-    if taken is not None and taken[0] >= wait.since_s and waits_for_peer(taken[1]):
+    # At the end, the graph knows who is in such a call.
+    called = _calls_while_awaited(case, wait, rank) if case.moment_s < case.end_s else []
+    if called and 2 * sum(called) >= len(called):
         return True
-    last = case.last_entered(rank, case.moment_s)
-    if last is None or bare_op(last.op) in ROOTED or not case.ranks[rank].collectives.is_done(last):
+    held_up_s = _made_groups_s(case, wait, rank) + _waited_for_others_s(case, wait, rank)
+    return held_up_s >= (case.moment_s - wait.since_s) / 2
+
+
+def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> list[bool]:
+    """Returns of each stack of a rank from when others waited for it whether it was in a call for a peer."""
+    until_s = _came_s(case, wait, rank)
+    return [called for time_s, called in case.calls_seen(rank) if wait.since_s <= time_s <= until_s]
+
+
+def _came_s(case: Case, wait: Wait, rank: int) -> float:
+    """Returns when the rank came to what others had given up, or the moment if it never did."""
+    late_s = _late_s(case, wait, rank)
+    return case.moment_s if late_s is None else wait.since_s + late_s
+
+
+def _made_groups_s(case: Case, wait: Wait, rank: int) -> float:
+    """Returns for how many seconds of the wait the rank had been making groups."""
+    until_s = _came_s(case, wait, rank)
+    spans = ((max(j.begun_s, wait.since_s), min(j.end_s or until_s, until_s)) for j in case.ranks[rank].joinings)
+    return sum(max(0.0, end_s - begun_s) for begun_s, end_s in spans)
+
+
+def _waited_for_others_s(case: Case, wait: Wait, rank: int) -> float:
+    """Returns for how many seconds of the wait the rank had been in collectives that ended when another one came."""
+    seen, waited_s = case.ranks[rank].collectives, 0.0
+    for entry in (e for e in seen.entries.values() if e.entered_s <= case.moment_s):
+        came_s, late = case.came_last[case.test.groups.as_named_by(rank, entry.group), entry.seq]
+        is_over = came_s <= case.moment_s and seen.is_done(entry)
+        if is_over and late != rank and bare_op(entry.op) not in ROOTED:
+            waited_s += max(0.0, came_s - max(entry.entered_s, wait.since_s))
+    return waited_s
+
+
+def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the rank came late, and no stack shows what it did until then but wait for a peer."""
+    wait = analysis.kept_by((rank,))
+    if wait is None or _late_s(case, wait, rank) is None:
         return False
-    came_s, late = case.came_last[case.test.groups.as_named_by(rank, last.group), last.seq]
-    waited_s = came_s - max(last.entered_s, wait.since_s)
-    return late != rank and came_s <= case.moment_s and waited_s >= (case.moment_s - wait.since_s) / 2
+    called = _calls_while_awaited(case, wait, rank)
+    return not called or any(called)
 
 
 _Cause: TypeAlias = Literal[
@@ -326,7 +363,8 @@ def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
             what = "had already finished the test" if case.has_left(rank) else "finished the test without it"
             return f"{it} {what}"
         case VerdictCause.DEVICE_BUSY:
-            return f"{it} queued this collective behind a kernel that is still running on {had} GPU{plural}" + (
+            what = _kind(analysis.kept_by((rank,)))
+            return f"{it} queued this {what} behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
             )
         case VerdictCause.GIL_HELD:
@@ -335,6 +373,10 @@ def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
             return _place(case, analysis, rank, alone)
         case _:
             assert_never(cause)
+
+
+def _kind(wait: Wait | None) -> str:
+    return "message" if wait is not None and wait.partner is not None else "collective"
 
 
 def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
@@ -386,7 +428,8 @@ def root_evidence(case: Case, rank: int) -> Evidence | None:
         called = view.reports.get(TestPhase.CALL)
         return Evidence(rank, called[0] if called else view.finished_s, Witness.REPORT, "finished the test")
     if case.is_behind(rank):
-        text = "queued the collective that the others wait in, but its GPU has not started it"
+        what = _kind(next((w for w in case.waits if rank in w.missing), None))
+        text = f"queued the {what} that the others wait in, but its GPU has not started it"
         return Evidence(rank, case.end_s, Witness.FLIGHT_RECORDER, text)
     if case.holds_gil(rank):
         return Evidence(
@@ -408,19 +451,23 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
         Uncertainty(Source.REPORTS, f"rank {t.rank} began to wait while it handled {t.own_error}")
         for t in _astray(case, blamed)
     ]
-    unseen = (r for r in blamed if case.location(r) is None and r not in case.failures and r not in case.waiting_in)
-    lost = [r for r in unseen if _cause(case, analysis, r) is None]
+    nowhere = (r for r in blamed if case.location(r) is None and r not in case.failures and r not in case.waiting_in)
+    lost = [r for r in nowhere if _cause(case, analysis, r) is None]
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     expected = [r for r in blamed if case.failed_as_expected(r)]
     held_up = [r for r in blamed if _was_held_up(case, analysis, r) or _lost_another_peer(case, analysis, r)]
     if held_up:
-        text = f"{ranks_named(held_up)} waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}, for which"
-        found.append(Uncertainty(Source.GROUPS, f"{text} is not recorded"))
-    if left := [r for r in blamed if _may_be_right_to_leave(case, analysis, r)]:
-        wait = analysis.kept_by((left[0],))
-        assert wait is not None
-        text = f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one collective too many"
+        text = f"{ranks_named(held_up)} waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}"
+        how = "for which is not recorded" if case.moment_s < case.end_s else "for most of that time"
+        found.append(Uncertainty(Source.GROUPS, f"{text}, {how}"))
+    if unseen := [r for r in blamed if r not in held_up and _came_unseen(case, analysis, r)]:
+        text = f"no stack shows what {ranks_named(unseen)} did before, so it may have waited for a peer"
+        found.append(Uncertainty(Source.STACKS, text))
+    if (wait := _perhaps_one_too_many(case, analysis, blamed)) is not None:
+        text = (
+            f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one {_kind(wait)} too many"
+        )
         found.append(Uncertainty(Source.COLLECTIVES, text))
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))
@@ -441,15 +488,16 @@ def _lost_another_peer(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
     return case.test.entry_of(rank, wait.group, wait.seq) is None
 
 
-def _may_be_right_to_leave(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether the rank left, and at least as many others did so as wait for them: only the data can tell which
-    of them are right.
+def _perhaps_one_too_many(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> Wait | None:
+    """Returns the first wait for a blamed rank that no fewer ranks left than wait in it: only the data can tell which
+    of them are right. Of a message too, there may be one too few or one too many.
     """
-    wait = analysis.kept_by((rank,))
-    if wait is None or not wait.seq or wait.partner is not None:
-        return False
-    left = [r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY]
-    return rank in left and len(left) >= len(wait.waiting)
+    kept = {wait.number: wait for r in blamed if (wait := analysis.kept_by((r,))) is not None and wait.seq}
+    for wait in kept.values():
+        left = {r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY}
+        if not left.isdisjoint(blamed) and len(left) >= len(wait.waiting):
+            return wait
+    return None
 
 
 def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:

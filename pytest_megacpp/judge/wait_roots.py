@@ -227,7 +227,9 @@ def _agreeing(case: Case, wait: Wait) -> Collection[int]:
 def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
     """Returns why these may not be the ones that hang."""
     through = [r for r in waiting if case.came_through(r)]
-    by_stack = [r for r in waiting if r in case.blocked and r not in blamed and r not in through]
+    by_stack = [r for r in waiting if r in case.blocked and r not in through]
+    awaited = {r for w in case.waits for r in w.missing if case.test.size > 2}  # one of two waits for the other
+    by_stack = [r for r in by_stack if r not in blamed or r in awaited]
     found = []
     if through:
         found.append(

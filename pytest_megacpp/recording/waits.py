@@ -9,7 +9,7 @@ What counts as waiting, the surest first:
   missing are the members that have not entered it, on a device also those whose device has not begun it while others'
   have. What hosts have only queued, behind a kernel or an earlier collective, is no wait. A rank that gave up (its own
   time-out) is in what it had entered last: its peer is still missing.
-* *A message* of NCCL, by its partner.
+* *A message* of NCCL, by its partner. Devices that have begun it wait for one that has not, as in collectives.
 * *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
   group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come. A
   world of its own has known members only when all have come: until then, its making is a call like the next ones.
@@ -369,17 +369,22 @@ def find_waits(positions: Mapping[int, Position], groups: Groups) -> tuple[Wait,
         for entry in filter(_has_named_group, position.inside):
             inside[groups.as_named_by(rank, entry.group), entry.seq][rank] = entry
     waits = []
-    are_timed = any(entry.started for arrived in inside.values() for entry in arrived.values())
+    are_timed = any(entry.started for p in positions.values() for entry in (*p.inside, *p.messages))
     for (group, seq), arrived in inside.items():
-        if are_timed and all(tells_start(e.op) and not e.started for e in arrived.values()):
+        if are_timed and all(map(_is_only_queued, arrived.values())):
             continue
         issued = next(iter(arrived.values())).group, seq
         named = {r for r in positions if groups.as_named_by(r, issued[0]) == group}
         there = {r for r in named if positions[r].has_arrived(issued, arrived.values())}
         waits.append(_collective((group, seq), arrived, groups.of(group, users[group]) - there))
-    waits += _messages({r: p.messages for r, p in positions.items()}, groups)
+    waits += _messages({r: p.messages for r, p in positions.items()}, groups, are_timed=are_timed)
     waits += _makings(positions, groups)
     return tuple(sorted(waits, key=lambda w: (w.since_s, *w.number)))
+
+
+def _is_only_queued(entry: Collective) -> bool:
+    """Whether its device has not begun it, of a backend whose recorder tells."""
+    return tells_start(entry.op) and not entry.started
 
 
 def _has_named_group(entry: Collective) -> bool:
@@ -408,16 +413,24 @@ def _collective(number: Number, arrived: Mapping[int, Collective], absent: froze
     )
 
 
-def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups) -> list[Wait]:
-    """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives."""
-    ends = {(r, *end): entry for r, entries in open_.items() for entry in entries if (end := _ends(r, entry, groups))}
+def _messages(open_: Mapping[int, Iterable[Collective]], groups: Groups, *, are_timed: bool) -> list[Wait]:
+    """Messages whose other end isn't there: a receive that nobody sends for, a send that nobody receives. Where devices
+    are known to have begun something, an end is there when its device has begun it. Of several messages between two
+    ranks in one direction, the oldest counts.
+    """
+    ends: dict[tuple[int, str, str, int], Collective] = {}
+    for rank, entries in open_.items():
+        begun = (e for e in entries if not (are_timed and _is_only_queued(e)))
+        for entry in sorted(begun, key=lambda e: e.entered_s):
+            if (end := _ends(rank, entry, groups)) is not None:
+                ends.setdefault((rank, *end), entry)
     found = []
     for (rank, group, kind, partner), entry in ends.items():
         other = "recv" if kind == "send" else "send"
         if (partner, group, other, rank) not in ends:
             op = f"{kind} {'to' if kind == 'send' else 'from'} rank {partner}"
             missing = (partner,) if partner in groups.everyone else ()
-            found.append(Wait(group, entry.seq, op, (rank,), missing, entry.entered_s, partner))
+            found.append(Wait(group, entry.seq, op, (rank,), missing, entry.entered_s, partner, began=entry.started))
     return found
 
 

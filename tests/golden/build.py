@@ -830,7 +830,7 @@ def straggler_without_flight_recorder() -> FakeBox:
 @case
 def straggler_gave_up_on() -> FakeBox:
     """The process group's own time-out was shorter than the box's limit."""
-    box = in_step().enters((0, 1, 2), seq=4).after(6.0).loses_peer(0, TIMED_OUT).after(0.01)
+    box = in_step().enters((0, 1, 2), seq=4).after(3.0).at(3).after(3.0).loses_peer(0, TIMED_OUT).after(0.01)
     box.loses_peer((1, 2), PEER_CLOSED).finishes((0, 1, 2)).after(4.0).enters(3, seq=4).after(0.01).loses_peer(3)
     return box.finishes(3).ends().done()
 

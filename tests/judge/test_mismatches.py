@@ -7,7 +7,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.agreement import Aspect
 from pytest_megacpp.recording.vocabulary import ActReason
-from tests.scenario import PEER_CLOSED, FakeBox
+from tests.scenario import PEER_CLOSED, TIMED_OUT, FakeBox
 
 BEFORE = "less certain: rank 0 had failed before, and may be why"
 
@@ -186,3 +186,11 @@ def test_a_majority_of_those_that_came_may_be_none_of_all(come: tuple[int, ...],
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (2,), certainty)
     text = "less certain: rank 3 had not come to it, and may make another majority"
     assert (text in [e.text for e in found.evidence]) == (certainty is Certainty.LIKELY)
+
+
+def test_what_a_rank_issued_because_it_had_lost_its_peer_is_no_mismatch_of_its_own() -> None:
+    """Rank 2 waited in vain for a message of rank 3, which no recorder shows, and went on to its teardown."""
+    box = FakeBox(4).begins().enters((0, 1), seq=1).blocked(2, "recv").after(2).at(3)
+    box.raises(2, "RuntimeError", TIMED_OUT).enters(2, "gloo:barrier", 1).after(0.5)
+    found = verdict(box.acts(ActReason.MISMATCH, "operation differs").at(3).aborts("mismatch"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
-from pytest_megacpp.judge.verdicts import Code, Outcome, Verdict
+from pytest_megacpp.judge.verdicts import Certainty, Code, Outcome, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import RankOutcome, rank_outcome
 from pytest_megacpp.recording.views import RankView
@@ -161,3 +161,10 @@ def test_a_group_that_was_destroyed_is_compared_as_well() -> None:
         box.rank(ev.FlightRecorded(rank, 0, FlightOrigin.DESTROY, (), (), (("0", odd),)))
     verdict = judged(box.finishes().ends().done())
     assert (verdict.code, verdict.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, (2,))
+
+
+def test_a_rank_that_the_box_saw_finish_has_reported_though_the_recording_lost_it() -> None:
+    box = FakeBox(2).begins().passes(0)
+    box.phase("teardown", 1).reports(TestPhase.CALL, 1).reports(TestPhase.TEARDOWN, 1)
+    found = judged(box.ends().done())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.NOT_RUN, (1,), Certainty.LIKELY)

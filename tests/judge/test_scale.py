@@ -20,7 +20,7 @@ from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, ReportOutcome, TestEnd, TestPhase, WorldReason
 from pytest_megacpp.recording.wire import encode
-from tests.scenario import FakeBox
+from tests.scenario import TIMED_OUT, FakeBox
 
 FEWER_THAN_QUADRATIC = 3.3  # twice is linear, four times would be quadratic; a shared machine is noisy
 ROUNDS = 4
@@ -170,6 +170,20 @@ def raised_alone(ranks: int) -> Timeline:
 def test_whose_failure_began_it_takes_about_twice_the_calls_for_twice_the_ranks() -> None:
     small, large = (raised_alone(ranks) for ranks in (64, 128))
     assert judge_run(large).tests[0].verdict.blamed_ranks == (0,)
+    once, twice = (calls(partial(judge_run, timeline)) for timeline in (small, large))
+    assert twice < 2.6 * once
+
+
+def all_late_but_one(ranks: int) -> Timeline:
+    """Rank 0 gave up on all others, each of which was looked at."""
+    box, others = FakeBox(ranks).begins().enters(0, "gloo:barrier", 1), range(1, ranks)
+    box.after(1).at(others, 88).after(1).at(others, 89).after(4).loses_peer(0, TIMED_OUT).after(1)
+    return box.enters(others, "gloo:barrier", 1).loses_peer(others).finishes().ends().done().timeline()
+
+
+def test_why_ranks_were_late_takes_about_twice_the_calls_for_twice_the_ranks() -> None:
+    small, large = (all_late_but_one(ranks) for ranks in (64, 128))
+    assert judge_run(large).tests[0].verdict.blamed_ranks == tuple(range(1, 128))
     once, twice = (calls(partial(judge_run, timeline)) for timeline in (small, large))
     assert twice < 2.6 * once
 

@@ -302,7 +302,7 @@ def test_beside_a_wait_all_that_raised_are_blamed() -> None:
 
 def test_a_late_rank_that_lost_its_peers_afterwards_kept_them_waiting_before() -> None:
     box = FakeBox(4).begins().raises(0, "AssertionError", "assert 1 == 2").after(0.05)
-    box.enters((0, 1, 2), "gloo:barrier", 2).after(6).raises((1, 2), "RuntimeError", TIMED_OUT).after(2)
+    box.enters((0, 1, 2), "gloo:barrier", 2).after(3).at(3).after(3).raises((1, 2), "RuntimeError", TIMED_OUT).after(2)
     box.enters(3, "gloo:barrier", 2).raises(3, "RuntimeError", PEER_CLOSED).finishes().ends()
     found = verdict(box)
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (0,), Certainty.LIKELY)
@@ -506,8 +506,8 @@ def test_what_no_device_has_begun_is_no_wait_of_ranks_that_queued_it() -> None:
 def gave_up_on_1(box: FakeBox) -> FakeBox:
     """Ranks 2-3 gave up on rank 2, which waits for rank 1 in another group."""
     box.announces("left", (0, 1, 2)).announces("right", (2, 3))
-    box.enters((0, 2), seq=1, group="left").enters(3, seq=1, group="right").after(2).loses_peer(3, TIMED_OUT)
-    return box.finishes(3)
+    box.enters((0, 2), seq=1, group="left").enters(3, seq=1, group="right").after(1).at(1).after(1)
+    return box.loses_peer(3, TIMED_OUT).finishes(3)
 
 
 def test_what_a_stack_shows_at_the_end_is_not_where_a_rank_was_when_others_gave_up() -> None:
@@ -531,8 +531,8 @@ def test_who_compiled_when_others_gave_up_is_no_straggler_though_its_compile_is_
 
 def late_together(box: FakeBox) -> FakeBox:
     """Ranks 0-1 give up on ranks 2-3 just when these have met."""
-    box.announces("pair", (2, 3)).enters((0, 1), "gloo:barrier", 1).enters(2, seq=1, group="pair").after(1.9)
-    box.enters(3, seq=1, group="pair").completes((2, 3)).after(0.1).loses_peer((0, 1), TIMED_OUT)
+    box.announces("pair", (2, 3)).enters((0, 1), "gloo:barrier", 1).enters(2, seq=1, group="pair").after(1)
+    box.at(3).after(0.9).enters(3, seq=1, group="pair").completes((2, 3)).after(0.1).loses_peer((0, 1), TIMED_OUT)
     return box.after(0.1).enters((2, 3), "gloo:barrier", 1).loses_peer((2, 3))
 
 
@@ -607,3 +607,54 @@ def test_a_mismatch_before_a_failure_stays_though_that_rank_dies_later() -> None
     found = verdict(box.after(0.1).aborts("exit"))
     assert found.code is Code.COLLECTIVE_MISMATCH
     assert 2 not in found.blamed_ranks
+
+
+def made(box: FakeBox, rank: int, name: str, members: tuple[int, ...]) -> FakeBox:
+    return box.rank(ev.GroupBegun(rank, 0, name, members, len(members), True, number=members.index(rank)))
+
+
+def test_who_made_a_group_while_others_gave_up_on_it_is_not_blamed_beside_whom_it_waited_for() -> None:
+    box = FakeBox(4).begins().enters(0, "gloo:barrier", 1)
+    made(made(box, 1, "g", (1, 2, 3)), 2, "g", (1, 2, 3)).after(1.7).at(3).after(0.1)
+    made(box, 3, "g", (1, 2, 3)).after(0.1)
+    for rank in (1, 2, 3):
+        box.rank(ev.GroupCreated(rank, 0, "g", (1, 2, 3), "gloo"))
+    box.after(0.1).loses_peer(0, TIMED_OUT).after(0.1).enters((1, 2, 3), "gloo:barrier", 1).loses_peer((1, 2, 3))
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+
+
+def test_who_waited_for_others_again_and_again_is_not_blamed_beside_these() -> None:
+    box = FakeBox(4).begins().announces("pair", (2, 3)).enters((0, 1), "gloo:barrier", 1)
+    for seq in (1, 2, 3):
+        box.enters(2, seq=seq, group="pair").after(0.6).at(3).enters(3, seq=seq, group="pair").completes((2, 3))
+    box.after(0.2).loses_peer((0, 1), TIMED_OUT).after(0.1).enters((2, 3), "gloo:barrier", 1).loses_peer((2, 3))
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.CERTAIN)
+
+
+def test_who_came_late_without_being_looked_at_may_have_waited_for_a_peer() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 2), "gloo:barrier", 1).after(2).loses_peer((0, 1, 2), TIMED_OUT)
+    found = verdict(box.after(1).enters(3, "gloo:barrier", 1).loses_peer(3).after(0.1).at(3).finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
+    text = "less certain: no stack shows what rank 3 did before, so it may have waited for a peer"
+    assert text in [e.text for e in found.evidence]
+
+
+def test_recorded_waits_that_lead_to_one_of_which_only_a_stack_is_known_are_no_certain_deadlock() -> None:
+    """Rank 3 receives from one of the others; the one that did not send is not to be told."""
+    box = FakeBox(4).begins().announces("pair", (2, 3)).enters((0, 1), seq=1).enters(2, seq=1, group="pair")
+    box.after(0.1).blocked(3, "recv").after(31)
+    found = verdict(box.acts(ActReason.STALL, "everybody waits", range(4)).blocked(3, "recv").aborts("stall"))
+    assert (found.code, found.certainty) == (Code.HANG, Certainty.LIKELY)
+    assert "less certain: whom rank 3 waited for is not recorded" in [e.text for e in found.evidence]
+
+
+def test_who_had_waited_for_another_one_for_most_of_the_time_is_not_blamed_for_certain() -> None:
+    """Rank 1 met rank 2, which came late, and is on its way to what rank 0 waits in."""
+    box = FakeBox(3).begins().announces("pair", (1, 2)).announces("next", (0, 1))
+    box.enters(0, seq=1, group="next").enters(1, seq=1, group="pair").after(25).enters(2, seq=1, group="pair")
+    box.completes((1, 2)).after(6).at(1)
+    found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
+    assert "less certain: rank 1 waited for a peer itself, for most of that time" in texts(found, None)

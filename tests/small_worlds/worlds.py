@@ -7,89 +7,17 @@ may be blamed. Time passes in steps; at each the box looks at all ranks, as the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from itertools import product
-from typing import NamedTuple
 
 from pytest_megacpp.box.alarms import Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, SettingOrigin, TestEnd, TestPhase
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestEnd, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
+from tests.small_worlds.programs import Fault, Meet, Planted, Program
 
 STEP_S = 0.1
 LIMITS = ev.Limits(stall=4.0, skew=4.0, test=40.0)
 LONGEST_S = 60.0
-
-
-@dataclass(frozen=True)
-class Meet:
-    """A collective of `group`, in which a rank waits for all `members`, unless it is asynchronous. Or, as `recv`, a
-    message of gloo from the first member to the second, which no recorder shows.
-    """
-
-    op: str = "all_reduce"
-    group: str = "0"
-    members: tuple[int, ...] = (0, 1, 2)
-    is_async: bool = False
-
-    @property
-    def is_message(self) -> bool:
-        return self.op == "recv"
-
-    def __str__(self) -> str:
-        where = "" if self.group == "0" else f"({','.join(map(str, self.members))})"
-        return f"{'async ' if self.is_async else ''}{self.op}{where}"
-
-
-class Fault(StrEnum):
-    """What a rank does in place of, or before, one step of its program."""
-
-    RAISES = "raises before"
-    DIES = "dies before"
-    SLEEPS = "sleeps for ever before"
-    COMPUTES = "computes for ever before"
-    LATE = "comes late to"
-    COMPILES = "compiles for long before"
-    COMPILES_ON = "compiles for ever before"
-    KERNEL = "queues an endless kernel before"
-    LEAVES = "returns before"
-    SKIPS = "skips the test before"
-    OMITS = "omits"
-    REPEATS = "repeats"
-    CHANGES = "issues another operation in place of"
-    GIVES_UP = "gives up early in"
-
-
-class Planted(NamedTuple):
-    """A fault of one rank at a step of its program; steps of the teardown count on."""
-
-    rank: int
-    fault: Fault
-    step: int
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} {self.fault} step {self.step}"
-
-
-@dataclass(frozen=True)
-class Program:
-    """What all ranks run. `expects`: the test is marked xfail. `patience_s`: until a wait times out."""
-
-    call: tuple[Meet, ...]
-    teardown: tuple[Meet, ...] = ()
-    expects: bool = False
-    patience_s: float = float("inf")
-    size: int = 3
-
-    @property
-    def steps(self) -> tuple[Meet, ...]:
-        return self.call + self.teardown
-
-    def __str__(self) -> str:
-        teardown = f" | {', '.join(map(str, self.teardown))}" if self.teardown else ""
-        more = (" xfail" if self.expects else "") + (f" patience {self.patience_s:g} s" if self.patience_s < 99 else "")
-        return f"[{', '.join(map(str, self.call))}{teardown}]{more}"
 
 
 class Ended(Exception):
@@ -124,6 +52,9 @@ class Rank:
     compiled_s: float = 0.0
     compiles: bool = False
     runs: int = 0
+    handles: str = ""  # "except" or "finally" while it handles an exception of its own
+    told: bool = False  # what it handles
+    made: set[str] = field(default_factory=set)  # groups
     seqs: dict[str, int] = field(default_factory=dict)
     shown: int = 0
     is_over: bool = False
@@ -156,6 +87,7 @@ class World:
         self.given_up: set[tuple[str, int]] = set()  # collectives that never end
         self.sent: dict[tuple[int, ...], int] = {}
         self.failed: set[int] = set()
+        self.making: dict[str, set[int]] = {}  # groups, and who has come to make them
         self.reached: list[Planted] = []  # the faults that took effect
 
     def __repr__(self) -> str:
@@ -189,9 +121,9 @@ class World:
         except Skipped:
             self.box.skips(rank.number, when=when)
         except Returned:
-            self.box.reports(when, rank.number)
+            self._passes(rank, when)
         else:
-            self.box.reports(when, rank.number)
+            self._passes(rank, when)
 
     def _ends_part(self, rank: Rank) -> Iterator[None]:
         """What a rank waits for before it reports."""
@@ -206,6 +138,19 @@ class World:
     def _prepare(self) -> None:
         """What is recorded before the test begins."""
 
+    def _passes(self, rank: Rank, when: TestPhase) -> None:
+        expects = self.program.expects and when is TestPhase.CALL
+        if expects and self.program.strict:
+            self.failed.add(rank.number)
+            error = ev.Error("", "[XPASS(strict)] known", "", 0, "[XPASS(strict)] known")
+            self.box.reports(when, rank.number, ReportOutcome.FAILED, error=error)
+        elif expects:
+            self.box.reports(when, rank.number, xfail="known")
+        elif when is TestPhase.CALL and rank.number in self.failed:
+            self.box.raises(rank.number, "Failed", "contains 1 failed subtest")
+        else:
+            self.box.reports(when, rank.number)
+
     def _fails(self, rank: Rank, error: Raised, when: TestPhase) -> None:
         self.failed.add(rank.number)
         kind, said = ("RuntimeError", error.peer) if error.peer else ("ValueError", "no shards")
@@ -216,7 +161,8 @@ class World:
             found = ev.Error(kind, said, "suite/train.py", 31, f"E   {kind}: {said}", raised_in=raised_in)
             self.box.reports(when, rank.number, ReportOutcome.SKIPPED, error=found, xfail="known")
         else:
-            self.box.raises(rank.number, kind, said, when=when, raised_in=raised_in)
+            causes = (ev.Cause("ValueError", "bad shard", USER_FILE, False),) if rank.handles and error.peer else ()
+            self.box.raises(rank.number, kind, said, when=when, raised_in=raised_in, causes=causes)
 
     def _step(self, rank: Rank, number: int, meet: Meet) -> Iterator[None]:
         yield from self._works(rank, 2)
@@ -246,20 +192,38 @@ class World:
                 raise Skipped
             case Fault.OMITS:
                 return
+            case Fault.SUBTEST:
+                self.failed.add(rank.number)
+                self.box.raises(rank.number, "ValueError", "bad shard")
+                return
+            case Fault.CATCHES:
+                rank.handles = "except"
+                return
+            case Fault.FINALLY:
+                yield from self._cleans_up(rank, number)
             case Fault.LATE:
                 yield from self._works(rank, 25)
             case Fault.REPEATS:
                 yield from self._meets(rank, meet)
             case Fault.CHANGES:
-                if meet.is_message:
+                if meet.is_message or meet.makes_group:
                     return
                 meet = replace(meet, op="broadcast")
             case Fault.GIVES_UP:
-                yield from self._meets(rank, meet, patience_s=1.0)
+                yield from self._meets(rank, meet, patience_s=2.0)
                 return
             case None:
                 pass
         yield from self._meets(rank, meet)
+
+    def _cleans_up(self, rank: Rank, number: int) -> Iterator[None]:
+        call = self.program.call
+        last = [m for m in call[number + 1 :] if rank.number in m.members][-1:]
+        rank.handles = "finally"
+        for meet in last:
+            yield from self._meets(rank, meet)
+        rank.handles = ""
+        raise Raised
 
     def _compiles(self, rank: Rank, steps: int) -> Iterator[None]:
         rank.compiles = True
@@ -277,9 +241,44 @@ class World:
         rank.busy = False
 
     def _meets(self, rank: Rank, meet: Meet, patience_s: float | None = None) -> Iterator[None]:
-        if meet.is_message:
+        self._tells_what_it_handles(rank)
+        if meet.group not in {"0", *rank.made} and any(
+            m.makes_group and m.group == meet.group for m in self.program.steps
+        ):
+            if not meet.makes_group:
+                raise Raised  # there is no such group
+            yield from self._makes(rank, meet)
+        elif meet.is_message:
             yield from self._message(rank, meet, patience_s or self.program.patience_s)
-            return
+        elif not meet.makes_group:
+            yield from self._collective(rank, meet, patience_s or self.program.patience_s)
+        if rank.handles == "except":
+            rank.handles = ""
+
+    def _tells_what_it_handles(self, rank: Rank) -> None:
+        if rank.handles:
+            self.box.handles(rank.number, propagates=rank.handles == "finally")
+        elif rank.told:
+            self.box.rank(ev.Handles(rank.number, self.box.index, None))
+        rank.told = bool(rank.handles)
+
+    def _makes(self, rank: Rank, meet: Meet) -> Iterator[None]:
+        """Nobody notices that a member is gone."""
+        number, members = rank.number, meet.members
+        came = self.making.setdefault(meet.group, set())
+        came.add(number)
+        place = members.index(number)
+        self.box.rank(ev.GroupBegun(number, self.box.index, meet.group, members, len(members), True, number=place))
+        rank.waits_in = meet
+        while not came.issuperset(members):
+            yield
+        rank.waits_in = None
+        rank.runs += 1
+        rank.made.add(meet.group)
+        self.box.rank(ev.GroupCreated(number, self.box.index, meet.group, members, "gloo"))
+        yield
+
+    def _collective(self, rank: Rank, meet: Meet, patience_s: float) -> Iterator[None]:
         seq = rank.seqs[meet.group] = rank.seqs.get(meet.group, 0) + 1
         came = self.came.setdefault((meet.group, seq), {})
         came[rank.number] = meet.op
@@ -287,7 +286,7 @@ class World:
         if meet.is_async:
             yield
             return
-        began_s, patience_s = self.box.now_s, patience_s or self.program.patience_s
+        began_s = self.box.now_s
         rank.waits_in = meet
         try:
             while not self._is_done(meet.group, seq):
@@ -325,7 +324,7 @@ class World:
 
     def _is_done(self, group: str, seq: int) -> bool:
         came = self.came[group, seq]
-        members = next(m.members for m in self.program.steps if m.group == group)
+        members = self.program.members(group)
         return (group, seq) not in self.given_up and {*came} == {*members} and len({*came.values()}) == 1
 
     def _is_broken(self, meet: Meet, rank: Rank) -> bool:
@@ -341,10 +340,9 @@ class World:
     # -- the box -----------------------------------------------------------------------------------------------
 
     def run(self) -> Timeline:
+        self._prepare()
         self.box.begins()
-        for group, members in sorted(
-            {(m.group, m.members) for m in self.program.steps if m.group != "0" and not m.is_message}
-        ):
+        for group, members in self.program.announced:
             self.box.announces(group, members)
         lives = [self.life(rank) for rank in self.ranks]
         clocks, looked_again = Clocks(), False
@@ -410,95 +408,3 @@ class World:
                 self.box.box(ev.RankExited(rank.number, None, "SIGTERM", False, True))
         self.box.after(0.1).box(ev.WorldEnded(f"after {acted.why}"))
         self.box.world = ""
-
-
-def faults_of(program: Program) -> tuple[Planted, ...]:
-    """Returns every single fault that can be planted in this program."""
-    return tuple(
-        Planted(rank, fault, step)
-        for rank, fault, (step, meet) in product(range(program.size), Fault, enumerate(program.steps))
-        if rank in meet.members
-    )
-
-
-@dataclass
-class Device:
-    """What a rank's host has queued and its device has not come through: kernels, by the steps of time that are left of
-    them, and collectives.
-    """
-
-    queue: list[float | tuple[str, int]] = field(default_factory=list)
-    begun: set[tuple[str, int]] = field(default_factory=set)
-
-
-class DeviceWorld(World):
-    """Ranks with a device each: hosts queue collectives and go on, devices come to them one after the other. A host
-    waits, and burns CPU, in barriers and at the end of each part. Nobody notices that a peer is gone.
-    """
-
-    def __init__(self, program: Program, planted: tuple[Planted, ...]) -> None:
-        super().__init__(program, planted)
-        self.devices = [Device() for _ in self.ranks]
-        self.done: set[tuple[str, int]] = set()
-
-    def _prepare(self) -> None:
-        self.box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
-
-    def _ends_part(self, rank: Rank) -> Iterator[None]:
-        yield from self._synchronizes(rank)
-
-    def _meets(self, rank: Rank, meet: Meet, patience_s: float | None = None) -> Iterator[None]:
-        seq = rank.seqs[meet.group] = rank.seqs.get(meet.group, 0) + 1
-        self.came.setdefault((meet.group, seq), {})[rank.number] = meet.op
-        self.box.enters(rank.number, f"nccl:{meet.op}", seq, group=meet.group)
-        self.devices[rank.number].queue += [1, (meet.group, seq)]
-        yield
-        if meet.op == "barrier":
-            rank.waits_in = meet
-            yield from self._synchronizes(rank)
-            rank.waits_in = None
-
-    def _synchronizes(self, rank: Rank) -> Iterator[None]:
-        rank.busy = True
-        while self.devices[rank.number].queue:
-            rank.cpu_s += STEP_S
-            yield
-        rank.busy = False
-
-    def _hangs_on_device(self, rank: Rank) -> None:
-        self.devices[rank.number].queue.append(float("inf"))
-
-    def _moves(self) -> None:
-        """Devices go on by one step of time."""
-        for rank, device in zip(self.ranks, self.devices, strict=True):
-            if rank.is_gone or not device.queue:
-                continue
-            first = device.queue[0]
-            if isinstance(first, tuple):
-                device.begun.add(first)
-                self._marks(rank, first)
-            elif first > 0:
-                device.queue[0] = first - 1
-            else:
-                device.queue.pop(0)
-        for number, came in self.came.items():
-            members = next(m.members for m in self.program.steps if m.group == number[0])
-            begun = all(number in self.devices[m].begun and not self.ranks[m].is_gone for m in members)
-            if number not in self.done and begun and len({*came.values()}) == 1:
-                self._completes(number, members)
-
-    def _completes(self, number: tuple[str, int], members: tuple[int, ...]) -> None:
-        self.done.add(number)
-        for member in members:
-            self.devices[member].queue.pop(0)
-            self._marks(self.ranks[member], number, done=True)
-
-    def _marks(self, rank: Rank, number: tuple[str, int], *, done: bool = False) -> None:
-        """What its device has begun or come through, in the recorder."""
-        entry = self.box._entered[rank.number][number]
-        if not entry.started or entry.done != done:
-            self.box._entered[rank.number][number] = replace(entry, started=True, done=done)
-            self.box._flight(rank.number, FlightOrigin.POLL)
-
-    def _poll(self, rank: Rank) -> None:
-        pass
