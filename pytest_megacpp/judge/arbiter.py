@@ -148,8 +148,10 @@ def _fault(case: Case) -> Finding | None:
     mismatch, failure = mismatches.find(case), deaths.find(case)
     if mismatch is None:
         return failure
+    if failure is None and mismatches.is_explained(case):
+        return mismatches.beside_recorders(case)
     if failure is None:
-        return None if mismatches.is_explained(case) else mismatch
+        return mismatches.unexplained(case) or mismatch
     explained = failure.time_s < mismatch.time_s or mismatches.is_explained(case)
     return mismatches.unexplained(case) or (failure if explained else mismatch)
 

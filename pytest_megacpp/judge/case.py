@@ -25,6 +25,7 @@ from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
+    imports_compiler,
     seeks_store,
     threads,
     user_frame,
@@ -42,6 +43,8 @@ NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
 SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
+BETWEEN_COMPILES_S = 0.5  # of the parts of a model; the box looks every 0.1 s
+UNANSWERED_S = 0.3  # a rank answers none of two or three looks while its compiler is busy
 LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
@@ -336,11 +339,19 @@ class Case:
         return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
-        """Returns whether the rank compiled at the moment, by the counters or, if the box acted then, by its word."""
-        acted = self.test.acted
-        if acted is not None and rank in acted.compiling and self.moment_s == self.end_s:
+        """Returns whether the rank compiled at the moment, by the counters or its stack, or by the box's word."""
+        view, acted = self.ranks[rank], self.test.acted
+        if self.compiling_since_s(rank) is not None:
             return True
-        return self.compiling_since_s(rank) is not None
+        named = acted is not None and rank in acted.compiling
+        if self.moment_s == self.end_s:
+            return named
+        return self._loads_compiler(rank) or (named and not view.compiles)
+
+    def _loads_compiler(self, rank: int) -> bool:
+        """Returns whether the rank's stack at the moment shows it importing torch's compiler."""
+        taken = [taken for time_s, taken in self.ranks[rank].stacks if time_s <= self.moment_s]
+        return bool(taken) and taken[-1].ok and imports_compiler(taken[-1].text)
 
     def compiling_since_s(self, rank: int) -> float | None:
         """Returns since when the rank had been compiling at the moment, by the counters; None if it had not."""
@@ -350,9 +361,11 @@ class Case:
         return compiled.start_s if compiled is not None else None
 
     def compile_at_moment(self, rank: int) -> Phase | None:
-        """Returns what the rank compiled at the moment without a break, by the counters; None if it did not compile."""
-        spans = (p for p in self.ranks[rank].compiles if p.start_s <= self.moment_s)
-        return next((p for p in spans if p.end_s is None or p.end_s > self.moment_s), None)
+        """Returns what the rank compiled at the moment without a break, by the counters; None if it did not compile.
+        Between two compiles, and before the first look that was answered, it counts as compiling.
+        """
+        spans = (p for p in self.ranks[rank].compiles if p.start_s <= self.moment_s + UNANSWERED_S)
+        return next((p for p in spans if p.end_s is None or p.end_s > self.moment_s - BETWEEN_COMPILES_S), None)
 
     @property
     def times_devices(self) -> bool:

@@ -37,6 +37,11 @@ def find(case: Case) -> Finding | None:
     return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
 
 
+def beside_recorders(case: Case) -> Finding | None:
+    """Returns the finding for a mismatch that no flight recorder shows; None if there is none."""
+    return members.find(case) or _from_runtime_errors(case)
+
+
 def unexplained(case: Case) -> Finding | None:
     """Returns the finding for a mismatch that failures of ranks before it don't explain: also without those that had
     failed, or waited in vain for one of these, ranks differ, and the majority of the others counts as right (decision

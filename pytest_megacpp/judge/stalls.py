@@ -5,7 +5,7 @@ hang, or groups used in different orders.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
@@ -241,10 +241,19 @@ def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
         return False
     # At the end, the graph knows who is in such a call.
     called = _calls_while_awaited(case, wait, rank) if case.moment_s < case.end_s else []
-    if called and 2 * sum(called) >= len(called):
+    if 2 * sum(called) > len(called):
         return True
-    held_up_s = _made_groups_s(case, wait, rank) + _waited_for_others_s(case, wait, rank)
-    return held_up_s >= (case.moment_s - wait.since_s) / 2
+    spans = (*_makings(case, wait, rank), *_waits_for_others(case, wait, rank))
+    return _covered_s(spans) >= (case.moment_s - wait.since_s) / 2
+
+
+def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Returns for how many seconds at least one of these spans lasts."""
+    covered_s, until_s = 0.0, float("-inf")
+    for start_s, end_s in sorted(spans):
+        covered_s += max(0.0, end_s - max(start_s, until_s))
+        until_s = max(until_s, end_s)
+    return covered_s
 
 
 def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> list[bool]:
@@ -259,22 +268,21 @@ def _came_s(case: Case, wait: Wait, rank: int) -> float:
     return case.moment_s if late_s is None else wait.since_s + late_s
 
 
-def _made_groups_s(case: Case, wait: Wait, rank: int) -> float:
-    """Returns for how many seconds of the wait the rank had been making groups."""
+def _makings(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]:
+    """Yields from when until when, during the wait, the rank made groups."""
     until_s = _came_s(case, wait, rank)
-    spans = ((max(j.begun_s, wait.since_s), min(j.end_s or until_s, until_s)) for j in case.ranks[rank].joinings)
-    return sum(max(0.0, end_s - begun_s) for begun_s, end_s in spans)
+    for joining in case.ranks[rank].joinings:
+        yield max(joining.begun_s, wait.since_s), min(joining.end_s or until_s, until_s)
 
 
-def _waited_for_others_s(case: Case, wait: Wait, rank: int) -> float:
-    """Returns for how many seconds of the wait the rank had been in collectives that ended when another one came."""
-    seen, waited_s = case.ranks[rank].collectives, 0.0
+def _waits_for_others(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]:
+    """Yields from when until when, during the wait, the rank was in collectives that ended when another one came."""
+    seen = case.ranks[rank].collectives
     for entry in (e for e in seen.entries.values() if e.entered_s <= case.moment_s):
         came_s, late = case.came_last[case.test.groups.as_named_by(rank, entry.group), entry.seq]
         is_over = came_s <= case.moment_s and seen.is_done(entry)
         if is_over and late != rank and bare_op(entry.op) not in ROOTED:
-            waited_s += max(0.0, came_s - max(entry.entered_s, wait.since_s))
-    return waited_s
+            yield max(entry.entered_s, wait.since_s), came_s
 
 
 def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
@@ -296,7 +304,7 @@ def _cause(case: Case, analysis: WaitAnalysis, rank: int) -> _Cause | None:
         return VerdictCause.FROZEN
     if case.has_left(rank) or _went_without(case, analysis, rank):
         return VerdictCause.LEFT_EARLY
-    if case.is_behind(rank):
+    if case.is_behind(rank) or case.has_only_queued(rank):
         return VerdictCause.DEVICE_BUSY
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
 
@@ -495,9 +503,16 @@ def _perhaps_one_too_many(case: Case, analysis: WaitAnalysis, blamed: Sequence[i
     kept = {wait.number: wait for r in blamed if (wait := analysis.kept_by((r,))) is not None and wait.seq}
     for wait in kept.values():
         left = {r for r in wait.missing if _cause(case, analysis, r) is VerdictCause.LEFT_EARLY}
-        if not left.isdisjoint(blamed) and len(left) >= len(wait.waiting):
+        if not left.isdisjoint(blamed) and len(left) >= len(_issuers(case, wait)):
             return wait
     return None
+
+
+def _issuers(case: Case, wait: Wait) -> set[int]:
+    """Returns the ranks that wait in it, those whose host has queued it, and those that came to it later."""
+    if wait.partner is not None:
+        return {*wait.waiting}
+    return {*wait.waiting, *(r for r in wait.missing if case.test.entry_of(r, wait.group, wait.seq) is not None)}
 
 
 def _astray(case: Case, blamed: Sequence[int]) -> tuple[RankFailure, ...]:

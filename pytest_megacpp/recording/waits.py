@@ -125,8 +125,7 @@ class Position:
         if view.rank in moment.over or view.frozen:
             return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen, goes_on_until_s=moment.at_s)
         if view.rank in moment.gave_up:
-            last = seen.last(failed_s)
-            given_up = (last,) if last and last.entered_s <= moment.at_s else ()
+            given_up = _given_up(seen, moment.at_s, failed_s)
             before = (e for e in ended_later if failed_s > moment.at_s and e not in given_up)
             return cls(seen, (*before, *given_up), failed=failed, until_s=until_s)
         open_ = (*seen.pending(), *ended_later)
@@ -146,6 +145,17 @@ class Position:
         """Whether the rank entered it after its failure, as others did."""
         came_later = entry.entered_s <= self.goes_on_until_s
         return came_later and any(signature_of(entry) == signature_of(other) for other in others)
+
+
+def _given_up(seen: RankCollectives, at_s: float, failed_s: float) -> tuple[Collective, ...]:
+    """What a rank was in that gave up at `failed_s`: what it had entered last, or, if its device had not come to that,
+    what the device was in.
+    """
+    last = seen.last(failed_s)
+    if last is None or last.entered_s > at_s:
+        return ()
+    begun = tuple(e for e in seen.pending() if e.started and e.entered_s <= at_s)
+    return begun if begun and _is_only_queued(last) else (last,)
 
 
 @dataclass(frozen=True)

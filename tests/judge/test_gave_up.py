@@ -1,0 +1,115 @@
+"""What ranks were in when the first one gave up, whatever they, or their devices, came to later."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.causes import VerdictCause
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason, SettingOrigin
+from tests.scenario import TIMED_OUT, USER_FILE, FakeBox
+
+WATCHDOG = (
+    "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, Timeout(ms)=6000) ran for 6001 "
+    "milliseconds before timing out."
+)
+IMPORTS_INDUCTOR = (
+    ("<frozen importlib._bootstrap>", 1, "_find_and_load"),
+    ("/usr/lib/python3.11/site-packages/torch/_inductor/graph.py", 1, "<module>"),
+    ("/usr/lib/python3.11/site-packages/torch/_dynamo/eval_frame.py", 5, "compile_wrapper"),
+    (USER_FILE, 88, "step"),
+)
+
+
+def timed(ranks: int = 4) -> FakeBox:
+    box = FakeBox(ranks)
+    box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
+    return box.begins()
+
+
+def verdict(box: FakeBox, why: ActReason = ActReason.FAILURE_STUCK, compiling: tuple[int, ...] = ()) -> Verdict:
+    return judge_test(box.acts(why, compiling=compiling).aborts(str(why)).done().timeline(), 0).verdict
+
+
+def test_a_rank_that_gave_up_was_in_what_its_device_had_begun() -> None:
+    """Rank 0 had queued one more; rank 2 had just begun to wait for rank 3."""
+    box = timed().announces("1", (0, 1)).announces("2", (2, 3))
+    box.enters(0, "nccl:all_reduce", 1, group="1", started=True).enters(0, "nccl:all_reduce", 2, group="1")
+    box.after(3).at(1).after(2.7).enters(2, "nccl:all_reduce", 7, group="2", started=True).after(0.3)
+    found = verdict(box.raises(0, "DistBackendError", WATCHDOG).after(0.3).at((1, 3)))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.CERTAIN)
+
+
+def test_victims_have_no_vote_in_a_mismatch() -> None:
+    """Ranks 0,1,5 lost rank 4 and go on to their teardown; of the others rank 3 differs."""
+    box = FakeBox(6).begins().announces("1", (0, 1, 4, 5)).enters((0, 1, 5), seq=1, group="1").after(6).at(4)
+    box.loses_peer((0, 1, 5), TIMED_OUT).phase("teardown", (0, 1, 5)).after(0.2)
+    box.enters((0, 1, 5), "gloo:barrier", 1, numel=0).enters((2, 4)).enters(3, "gloo:broadcast", 1).after(0.3)
+    found = verdict(box, ActReason.MISMATCH)
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (3,), Certainty.LIKELY)
+
+
+def test_members_differ_although_what_is_issued_later_is_explained() -> None:
+    """Rank 3 names itself a member of group 1, waits there in vain, and goes on to its teardown."""
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        box.rank(ev.GroupCreated(rank, 0, "1", (0, 1, 2, 3) if rank == 3 else (0, 1, 2), "gloo"))
+    box.enters(3, seq=1, group="1").after(6).loses_peer(3, TIMED_OUT).phase("teardown", 3).after(0.2)
+    found = verdict(box.enters(3, "gloo:barrier", 1).enters((0, 1, 2)).after(0.3), ActReason.MISMATCH)
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (3,))
+
+
+def compiled_around(box: FakeBox) -> FakeBox:
+    """A part of the model before the others gave up, and another one after."""
+    box.after(0.5).samples(2, compiling=("dynamo",), compile_s=1).after(5.4).samples(2, compile_s=5.4).after(0.1)
+    return box.loses_peer((0, 1, 3), TIMED_OUT).after(0.2).samples(2, compiling=("dynamo",), compile_s=5.5)
+
+
+def did_not_answer(box: FakeBox) -> FakeBox:
+    box.samples(2, answered=False).after(6).loses_peer((0, 1, 3), TIMED_OUT).after(0.2)
+    return box.samples(2, compiling=("dynamo",), compile_s=5.5)
+
+
+def loaded_the_compiler(box: FakeBox) -> FakeBox:
+    box.after(3).stack(2, *IMPORTS_INDUCTOR).after(3).loses_peer((0, 1, 3), TIMED_OUT)
+    return box.after(0.3).stack(2, *IMPORTS_INDUCTOR)
+
+
+@pytest.mark.parametrize("scene", [compiled_around, did_not_answer, loaded_the_compiler])
+def test_who_was_about_to_compile_is_compiling(scene: Callable[[FakeBox], FakeBox]) -> None:
+    found = verdict(scene(FakeBox(4).begins().enters((0, 1, 3))), compiling=(2,))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.COMPILE_SKEW, (2,), Certainty.CERTAIN)
+
+
+def test_collectives_that_are_open_at_once_are_one_wait() -> None:
+    """Rank 2 waits half a second for rank 3 with twenty buckets, and then both sleep."""
+    box = FakeBox(4).begins().announces("1", (2, 3)).enters((0, 1))
+    for seq in range(1, 21):
+        box.enters(2, seq=seq, group="1")
+    box.after(0.5)
+    for seq in range(1, 21):
+        box.enters(3, seq=seq, group="1")
+    box.completes((2, 3)).after(3).at((2, 3)).after(2.5).loses_peer((0, 1), TIMED_OUT).after(0.3)
+    found = verdict(box.at((2, 3)))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2, 3), Certainty.CERTAIN)
+
+
+def test_one_look_out_of_two_at_a_call_is_no_wait_for_most_of_the_time() -> None:
+    box = FakeBox(4).begins().enters((0, 1, 3)).after(0.1).blocked(2).after(2).at(2).after(3.9)
+    found = verdict(box.loses_peer((0, 1, 3), TIMED_OUT).after(0.3).at(2))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (2,))
+
+
+def test_both_devices_of_a_pair_are_busy() -> None:
+    box = timed().announces("1", (0, 1)).enters((0, 1), "nccl:all_reduce", 1, group="1")
+    box.enters((2, 3), "nccl:all_reduce", 1, started=True).after(31)
+    found = verdict(box.at((0, 1)), ActReason.STALL)
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, VerdictCause.DEVICE_BUSY, (0, 1))
+
+
+def test_hosts_that_have_queued_a_collective_count_among_those_that_issued_it() -> None:
+    box = timed().enters(0, "nccl:all_reduce", 1, started=True).enters((1, 2), "nccl:all_reduce", 1)
+    found = verdict(box.after(0.1).passes(3).after(31).at((0, 1, 2)), ActReason.STALL)
+    assert "less certain: no fewer ranks left than wait" not in " ".join(e.text for e in found.evidence)
