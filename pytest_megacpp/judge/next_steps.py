@@ -142,7 +142,7 @@ def usual_step(code: Code) -> str:
                 "{show}\n{diagnostic}"
             )
         case Code.STARTUP_FAILURE:
-            return "read the output of {who} from before the test began\n{show}"
+            return "read the output of {who} from before the test began\n{show}\n{rerun}"
         case Code.ENVIRONMENT:
             return "fix the box, then rerun; megacpp doctor shows what is wrong with it\n{rerun}"
         case Code.BOX_LOST:
@@ -178,7 +178,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
         "CUDA_LAUNCH_BLOCKING=1 {rerun}"
     ),
     (Code.RANK_DEATH, VerdictCause.EXIT_0): (
-        "find out what makes {who} exit with code 0: os._exit, pytest.exit, an exit in a library\n{show}"
+        "find out what makes {who} exit with code 0: os._exit, pytest.exit, an exit in a library\n{show}\n{rerun}"
     ),
     (Code.COMPILE_SKEW, VerdictCause.NO_PROGRESS): (
         "the compiler of {who} makes no progress (a dead worker process, a lock): look at its stack, then rerun with a"
@@ -186,28 +186,35 @@ STEPS: Mapping[tuple[Code, str], str] = {
     ),
     (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS): (
         "call new_group on every rank, members or not, equally often, in the same order and with the same ranks:"
-        " compare the lines named above\n{show}"
+        " compare the lines named above\n{show}\n{rerun}"
     ),
     (Code.STRAGGLER, VerdictCause.LEFT_EARLY): (
-        "find the branch that lets {who} return without the collectives that the others wait in\n{show}"
+        "find the branch that lets {who} return without the collectives that the others wait in\n{show}\n{rerun}"
     ),
     (Code.STRAGGLER, VerdictCause.FROZEN): (
         "something stopped {who} (SIGSTOP, a debugger, a frozen container): rerun\n{rerun}"
     ),
-    (Code.STRAGGLER, VerdictCause.GIL_HELD): "release the GIL in the native code that {who} called\n{show}",
+    (Code.STRAGGLER, VerdictCause.GIL_HELD): "release the GIL in the native code that {who} called\n{show}\n{rerun}",
+    (Code.STRAGGLER, VerdictCause.DEVICE_BUSY): (
+        "find the kernel that {who} launched before that; if it is only slow, raise the limit\n"
+        "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_stall}"
+    ),
     (Code.HANG, VerdictCause.DEVICE_BUSY): (
         "find the kernel that {who} launched before the collective; if it is only slow, raise the limit\n"
         "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_test}"
     ),
     (Code.OVERTIME, VerdictCause.RUN_LIMIT): "raise the run limit, or select fewer tests\n{rerun}",
-    (Code.STARTUP_FAILURE, Stage.IMPORT): "fix the error that the test file raises when {who} imports it\n{show}",
+    (
+        Code.STARTUP_FAILURE,
+        Stage.IMPORT,
+    ): "fix the error that the test file raises when {who} imports it\n{show}\n{rerun}",
     (Code.STARTUP_FAILURE, Stage.RENDEZVOUS): (
         "make every rank join once, with its own rank number and the same address and world size; see what"
-        " {who} did instead\n{show}"
+        " {who} did instead\n{show}\n{rerun}"
     ),
     (Code.STARTUP_FAILURE, Stage.COLLECTION): (
         "make collection the same on every rank: no branches on RANK, no parameters that differ between processes (sort"
-        " what comes from a set)\n{show}"
+        " what comes from a set)\n{show}\n{rerun}"
     ),
     (Code.STARTUP_FAILURE, VerdictCause.STARTUP_LIMIT): (
         "see how far {who} got; if imports are only slow, raise the limit\n{show}\n{raise_startup}"
