@@ -148,10 +148,8 @@ def _fault(case: Case) -> Finding | None:
     mismatch, failure = mismatches.find(case), deaths.find(case)
     if mismatch is None:
         return failure
-    if failure is None and mismatches.is_explained(case):
-        return mismatches.beside_recorders(case)
     if failure is None:
-        return mismatches.unexplained(case) or mismatch
+        return mismatches.without_victims(case, mismatch)
     explained = failure.time_s < mismatch.time_s or mismatches.is_explained(case)
     return mismatches.unexplained(case) or (failure if explained else mismatch)
 

@@ -43,8 +43,8 @@ NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
 SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
-BETWEEN_COMPILES_S = 0.5  # of the parts of a model; the box looks every 0.1 s
-UNANSWERED_S = 0.3  # a rank answers none of two or three looks while its compiler is busy
+BETWEEN_COMPILES_S = 0.5  # between the parts of a model; the box looks every 0.1 s
+FRESH_STACK_S = 1.0  # the box looks twice as often at a rank that imports the compiler
 LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
@@ -339,19 +339,11 @@ class Case:
         return self.ranks[rank].frozen
 
     def is_compiling(self, rank: int) -> bool:
-        """Returns whether the rank compiled at the moment, by the counters or its stack, or by the box's word."""
-        view, acted = self.ranks[rank], self.test.acted
-        if self.compiling_since_s(rank) is not None:
-            return True
-        named = acted is not None and rank in acted.compiling
-        if self.moment_s == self.end_s:
-            return named
-        return self._loads_compiler(rank) or (named and not view.compiles)
-
-    def _loads_compiler(self, rank: int) -> bool:
-        """Returns whether the rank's stack at the moment shows it importing torch's compiler."""
-        taken = [taken for time_s, taken in self.ranks[rank].stacks if time_s <= self.moment_s]
-        return bool(taken) and taken[-1].ok and imports_compiler(taken[-1].text)
+        """Returns whether the rank compiled at the moment, by the counters or, if the box acted then, by its word."""
+        if self.moment_s < self.end_s:
+            return self.compile_at_moment(rank) is not None or self._loads_compiler(rank)
+        named = self.test.acted is not None and rank in self.test.acted.compiling
+        return named or self.compiling_since_s(rank) is not None
 
     def compiling_since_s(self, rank: int) -> float | None:
         """Returns since when the rank had been compiling at the moment, by the counters; None if it had not."""
@@ -361,11 +353,22 @@ class Case:
         return compiled.start_s if compiled is not None else None
 
     def compile_at_moment(self, rank: int) -> Phase | None:
-        """Returns what the rank compiled at the moment without a break, by the counters; None if it did not compile.
-        Between two compiles, and before the first look that was answered, it counts as compiling.
+        """Returns what the rank compiled at the moment, by the counters; between two parts of a model, the second one.
+        None if it did not compile.
         """
-        spans = (p for p in self.ranks[rank].compiles if p.start_s <= self.moment_s + UNANSWERED_S)
-        return next((p for p in spans if p.end_s is None or p.end_s > self.moment_s - BETWEEN_COMPILES_S), None)
+        before_s = float("-inf")
+        for span in self.ranks[rank].compiles:
+            if span.end_s is None or span.end_s > self.moment_s:
+                follows = span.start_s - before_s <= BETWEEN_COMPILES_S
+                return span if follows or span.start_s <= self.moment_s else None
+            before_s = span.end_s
+        return None
+
+    def _loads_compiler(self, rank: int) -> bool:
+        """Returns whether the rank's stack at the moment shows it importing torch's compiler."""
+        taken = [(time_s, taken) for time_s, taken in self.ranks[rank].stacks if time_s <= self.moment_s]
+        is_fresh = bool(taken) and self.moment_s - taken[-1][0] <= FRESH_STACK_S
+        return is_fresh and taken[-1][1].ok and imports_compiler(taken[-1][1].text)
 
     @property
     def times_devices(self) -> bool:
@@ -379,7 +382,7 @@ class Case:
 
         False for backends whose recorder doesn't show when a collective starts.
         """
-        entries = self.ranks[rank].collectives.pending()
+        entries = [e for e in self.ranks[rank].collectives.pending() if e.entered_s <= self.moment_s]
         queued = [e for e in entries if tells_start(e.op) and not e.started]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 

@@ -37,9 +37,11 @@ def find(case: Case) -> Finding | None:
     return min(sure, key=lambda found: found.time_s, default=None) or _from_runtime_errors(case) or _from_digests(case)
 
 
-def beside_recorders(case: Case) -> Finding | None:
-    """Returns the finding for a mismatch that no flight recorder shows; None if there is none."""
-    return members.find(case) or _from_runtime_errors(case)
+def without_victims(case: Case, found: Finding) -> Finding | None:
+    """Returns what is left of a mismatch if ranks that had lost a peer have no part in it; None if nothing is."""
+    if found.cause is VerdictCause.MEMBERS:
+        return found
+    return unexplained(case) or (members.find(case) if is_explained(case) else found)
 
 
 def unexplained(case: Case) -> Finding | None:

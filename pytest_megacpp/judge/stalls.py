@@ -239,11 +239,7 @@ def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
     wait = analysis.kept_by((rank,))
     if wait is None or wait.since_s >= case.moment_s:
         return False
-    # At the end, the graph knows who is in such a call.
-    called = _calls_while_awaited(case, wait, rank) if case.moment_s < case.end_s else []
-    if 2 * sum(called) > len(called):
-        return True
-    spans = (*_makings(case, wait, rank), *_waits_for_others(case, wait, rank))
+    spans = (*_calls_while_awaited(case, wait, rank), *_makings(case, wait, rank), *_waits_for_others(case, wait, rank))
     return _covered_s(spans) >= (case.moment_s - wait.since_s) / 2
 
 
@@ -256,10 +252,23 @@ def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
     return covered_s
 
 
-def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> list[bool]:
-    """Returns of each stack of a rank from when others waited for it whether it was in a call for a peer."""
+def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> tuple[tuple[float, float], ...]:
+    """Returns from when until when stacks show a rank in a call for a peer while others waited for it until they gave
+    up: from each of them to the next one. At the end, the graph knows who is in such a call.
+    """
+    if case.moment_s >= case.end_s:
+        return ()
+    seen = _looks_while_awaited(case, wait, rank)
+    ends = [*(time_s for time_s, _ in seen[1:]), _came_s(case, wait, rank)]
+    return tuple((time_s, end_s) for (time_s, called), end_s in zip(seen, ends, strict=False) if called)
+
+
+def _looks_while_awaited(case: Case, wait: Wait, rank: int) -> list[tuple[float, bool]]:
+    """Returns of each stack of a rank from when others waited for it when it was taken, and whether it shows a call for
+    a peer.
+    """
     until_s = _came_s(case, wait, rank)
-    return [called for time_s, called in case.calls_seen(rank) if wait.since_s <= time_s <= until_s]
+    return [(time_s, called) for time_s, called in case.calls_seen(rank) if wait.since_s <= time_s <= until_s]
 
 
 def _came_s(case: Case, wait: Wait, rank: int) -> float:
@@ -286,12 +295,14 @@ def _waits_for_others(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float
 
 
 def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether the rank came late, and no stack shows what it did until then but wait for a peer."""
+    """Returns whether a stack shows the rank in a call for a peer before the others gave up, or it came late and no
+    stack shows what it did until then.
+    """
     wait = analysis.kept_by((rank,))
-    if wait is None or _late_s(case, wait, rank) is None:
+    if wait is None:
         return False
-    called = _calls_while_awaited(case, wait, rank)
-    return not called or any(called)
+    came_late = _late_s(case, wait, rank) is not None
+    return bool(_calls_while_awaited(case, wait, rank)) or (came_late and not _looks_while_awaited(case, wait, rank))
 
 
 _Cause: TypeAlias = Literal[
@@ -371,8 +382,8 @@ def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
             what = "had already finished the test" if case.has_left(rank) else "finished the test without it"
             return f"{it} {what}"
         case VerdictCause.DEVICE_BUSY:
-            what = _kind(analysis.kept_by((rank,)))
-            return f"{it} queued this {what} behind a kernel that is still running on {had} GPU{plural}" + (
+            what = f"this {_kind(analysis.kept_by((rank,)))}" if case.is_behind(rank) else "another collective"
+            return f"{it} queued {what} behind a kernel that is still running on {had} GPU{plural}" + (
                 f", in {where}" if where else ""
             )
         case VerdictCause.GIL_HELD:
@@ -470,7 +481,7 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
         how = "for which is not recorded" if case.moment_s < case.end_s else "for most of that time"
         found.append(Uncertainty(Source.GROUPS, f"{text}, {how}"))
     if unseen := [r for r in blamed if r not in held_up and _came_unseen(case, analysis, r)]:
-        text = f"no stack shows what {ranks_named(unseen)} did before, so it may have waited for a peer"
+        text = f"{ranks_named(unseen)} may have waited for a peer before: no stack shows what else kept it"
         found.append(Uncertainty(Source.STACKS, text))
     if (wait := _perhaps_one_too_many(case, analysis, blamed)) is not None:
         text = (

@@ -125,9 +125,8 @@ class Position:
         if view.rank in moment.over or view.frozen:
             return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen, goes_on_until_s=moment.at_s)
         if view.rank in moment.gave_up:
-            given_up = _given_up(seen, moment.at_s, failed_s)
-            before = (e for e in ended_later if failed_s > moment.at_s and e not in given_up)
-            return cls(seen, (*before, *given_up), failed=failed, until_s=until_s)
+            inside = _given_up(seen, moment.at_s, failed_s, ended_later)
+            return cls(seen, inside, failed=failed, until_s=until_s)
         open_ = (*seen.pending(), *ended_later)
         inside = tuple(sorted((e for e in open_ if e.entered_s <= moment.at_s), key=lambda e: e.entered_s))
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
@@ -147,15 +146,18 @@ class Position:
         return came_later and any(signature_of(entry) == signature_of(other) for other in others)
 
 
-def _given_up(seen: RankCollectives, at_s: float, failed_s: float) -> tuple[Collective, ...]:
-    """What a rank was in that gave up at `failed_s`: what it had entered last, or, if its device had not come to that,
-    what the device was in.
+def _given_up(
+    seen: RankCollectives, at_s: float, failed_s: float, ended_later: Iterable[Collective]
+) -> tuple[Collective, ...]:
+    """What a rank that gave up at `failed_s` was in by then: what was open, and what it had entered last; on a device,
+    what that had begun, if it had begun anything.
     """
     last = seen.last(failed_s)
-    if last is None or last.entered_s > at_s:
-        return ()
-    begun = tuple(e for e in seen.pending() if e.started and e.entered_s <= at_s)
-    return begun if begun and _is_only_queued(last) else (last,)
+    later = (e for e in ended_later if failed_s > at_s or e.started)
+    open_ = [e for e in (*seen.pending(), *later) if e.entered_s <= at_s and not _is_only_queued(e)]
+    if last is not None and last.entered_s <= at_s and last not in open_ and not (open_ and _is_only_queued(last)):
+        open_.append(last)
+    return tuple(sorted(open_, key=lambda e: e.entered_s))
 
 
 @dataclass(frozen=True)
