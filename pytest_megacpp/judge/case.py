@@ -386,6 +386,11 @@ class Case:
         queued = [e for e in entries if tells_start(e.op) and not e.started]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
+    def is_in_something(self, rank: int) -> bool:
+        """Returns whether the rank's device had begun a collective or message by the moment that is not over yet."""
+        seen = self.ranks[rank].collectives
+        return any(e.started and e.entered_s <= self.moment_s for e in (*seen.pending(), *seen.messages))
+
     def is_behind(self, rank: int) -> bool:
         """Returns whether the rank's host has queued a collective or message that the devices of others have started,
         but its own has not.

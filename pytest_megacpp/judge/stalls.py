@@ -315,7 +315,7 @@ def _cause(case: Case, analysis: WaitAnalysis, rank: int) -> _Cause | None:
         return VerdictCause.FROZEN
     if case.has_left(rank) or _went_without(case, analysis, rank):
         return VerdictCause.LEFT_EARLY
-    if case.is_behind(rank) or case.has_only_queued(rank):
+    if (case.is_behind(rank) or case.has_only_queued(rank)) and not case.is_in_something(rank):
         return VerdictCause.DEVICE_BUSY
     return VerdictCause.GIL_HELD if case.holds_gil(rank) else None
 
@@ -487,6 +487,9 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
         text = (
             f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one {_kind(wait)} too many"
         )
+        found.append(Uncertainty(Source.COLLECTIVES, text))
+    if busy := [r for r in blamed if case.is_in_something(r) and r not in case.waiting_in]:
+        text = f"{ranks_named(busy)} had begun something else that had all it needed, and may have been on the way"
         found.append(Uncertainty(Source.COLLECTIVES, text))
     if lost:
         found.append(Uncertainty(Source.STACKS, f"no stack of {ranks_named(lost)} was recorded"))

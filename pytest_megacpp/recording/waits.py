@@ -126,7 +126,8 @@ class Position:
             return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen, goes_on_until_s=moment.at_s)
         if view.rank in moment.gave_up:
             inside = _given_up(seen, moment.at_s, failed_s, ended_later)
-            return cls(seen, inside, failed=failed, until_s=until_s)
+            messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
+            return cls(seen, inside, messages, failed=failed, until_s=until_s)
         open_ = (*seen.pending(), *ended_later)
         inside = tuple(sorted((e for e in open_ if e.entered_s <= moment.at_s), key=lambda e: e.entered_s))
         messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)

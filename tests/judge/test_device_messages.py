@@ -56,3 +56,21 @@ def test_whether_a_message_is_one_too_many_or_one_too_few_only_the_data_can_tell
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (2,), Certainty.LIKELY)
     text = "less certain: no fewer ranks left than wait, so rank 0 may have issued one message too many"
     assert text in [e.text for e in found.evidence]
+
+
+def test_a_device_that_waits_in_a_message_when_its_rank_gives_up_is_not_behind_a_kernel() -> None:
+    """Rank 2 receives from rank 3, which sleeps; rank 2's host and the others lose patience."""
+    box = timed().enters(2, "nccl:recv 2<-3", 8, started=True).enters(2, "nccl:all_reduce", 1)
+    box.enters((0, 1), "nccl:all_reduce", 1, started=True).after(5).at(3).after(1)
+    for rank in (0, 1, 2):
+        box.raises(rank, "DistBackendError", "Watchdog caught collective operation timeout: Timeout(ms)=6000")
+    found = verdict(box.after(0.3).acts(ActReason.FAILURE_STUCK).at(3))
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, None, (3,))
+    assert found.certainty is Certainty.CERTAIN
+
+
+def test_a_device_in_a_message_to_which_both_came_may_be_on_its_way() -> None:
+    box = timed().enters(2, "nccl:recv 2<-3", 8, started=True).enters(3, "nccl:send 3->2", 8, started=True)
+    box.enters((2, 3), "nccl:all_reduce", 1).enters((0, 1), "nccl:all_reduce", 1, started=True).after(31)
+    found = verdict(box.acts(ActReason.STALL, "", (0, 1), (2, 3)).at((2, 3)))
+    assert (found.code, found.cause, found.certainty) == (Code.STRAGGLER, None, Certainty.LIKELY)

@@ -78,6 +78,8 @@ IMPATIENT = (
     of(message(4, 2), LEFT, RIGHT, patience_s=2),
     of(message(0, 2), message(1, 2), message(3, 2), ALL, teardown=(BARRIER,), patience_s=3),
     of(MAKE, USE, teardown=(BARRIER,), patience_s=3),
+    of(LEFT, RIGHT, ENDS, LEFT, RIGHT, teardown=(BARRIER,), patience_s=3),
+    of(QUEUED, LEFT, RIGHT, QUEUED, ENDS, patience_s=3),
 )
 EXPECTING = (
     of(ALL, teardown=(BARRIER,), expects=True),

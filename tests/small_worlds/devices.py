@@ -7,9 +7,13 @@ from typing import TypeAlias
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import FlightOrigin, SettingOrigin
 from tests.small_worlds.programs import Meet, Planted, Program
-from tests.small_worlds.worlds import STEP_S, Rank, World
+from tests.small_worlds.worlds import STEP_S, Raised, Rank, World
 
 Number: TypeAlias = tuple[str, int]
+WATCHDOG = (
+    "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=ALLREDUCE, Timeout(ms)={ms}) ran for {ms} "
+    "milliseconds before timing out."
+)
 MESSAGES = "p2p"  # in what a rank has entered
 PG_OF_MESSAGES = 99  # of no group, since messages don't count as collectives of one
 
@@ -26,7 +30,8 @@ class Device:
 
 class DeviceWorld(World):
     """Ranks with a device each: hosts queue collectives and go on, devices come to them one after the other. A host
-    waits, and burns CPU, in barriers and at the end of each part. Nobody notices that a peer is gone.
+    waits, and burns CPU, in barriers and at the end of each part. Nobody notices that a peer is gone; a host gives up
+    when its device has been in one collective for too long, and its device then forgets all that was queued.
     """
 
     buffers = False  # what a device sends is gone when it has begun to send it
@@ -35,6 +40,8 @@ class DeviceWorld(World):
         super().__init__(program, planted)
         self.devices = [Device() for _ in self.ranks]
         self.done: set[Number] = set()
+        self.begun_s: dict[tuple[int, Number], float] = {}
+        self.patience_s = dict.fromkeys(range(program.size), program.patience_s)
         self.recorded: dict[tuple[int, Number], tuple[str, int]] = {}  # messages, by the number they are recorded under
 
     def _prepare(self) -> None:
@@ -44,6 +51,7 @@ class DeviceWorld(World):
         yield from self._synchronizes(rank)
 
     def _collective(self, rank: Rank, meet: Meet, patience_s: float) -> Iterator[None]:
+        self.patience_s[rank.number] = min(self.patience_s[rank.number], patience_s)
         seq = rank.seqs[meet.group] = rank.seqs.get(meet.group, 0) + 1
         self.came.setdefault((meet.group, seq), {})[rank.number] = meet.op
         self.box.enters(rank.number, f"nccl:{meet.op}", seq, group=meet.group)
@@ -76,9 +84,20 @@ class DeviceWorld(World):
     def _synchronizes(self, rank: Rank) -> Iterator[None]:
         rank.busy = True
         while any(self.devices[rank.number].streams.values()):
+            self._loses_patience(rank)
             rank.cpu_s += STEP_S
             yield
         rank.busy = False
+
+    def _loses_patience(self, rank: Rank) -> None:
+        patience_s, streams = self.patience_s[rank.number], self.devices[rank.number].streams
+        heads = [s[0] for s in streams.values() if s and isinstance(s[0], tuple)]
+        began_s = min((self.begun_s.get((rank.number, head), self.box.now_s) for head in heads), default=self.box.now_s)
+        if self.box.now_s - began_s > patience_s:
+            self.given_up |= {*heads}
+            streams.clear()
+            rank.busy = False
+            raise Raised(WATCHDOG.format(ms=round(patience_s * 1000)))
 
     def _hangs_on_device(self, rank: Rank) -> None:
         self._queues(rank, float("inf"))
@@ -91,7 +110,7 @@ class DeviceWorld(World):
         for number, came in self.came.items():
             members = self._members(number)
             begun = all(number in self.devices[m].begun and not self.ranks[m].is_gone for m in members)
-            if number not in self.done and begun and len({*came.values()}) == 1:
+            if number not in self.done | self.given_up and begun and len({*came.values()}) == 1:
                 self._completes(number, members)
 
     def _moves_in(self, rank: Rank, device: Device, stream: list[float | Number]) -> None:
@@ -100,6 +119,7 @@ class DeviceWorld(World):
             stream[:1] = [first - 1] if first > 0 else []
             return
         device.begun.add(first)
+        self.begun_s.setdefault((rank.number, first), self.box.now_s)
         self._marks(rank, first)
         if self.buffers and first[0].startswith(f"{rank.number}->"):
             self._ends(rank.number, first)
