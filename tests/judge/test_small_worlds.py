@@ -2,6 +2,8 @@
 wrong is never green, and a single fault is found.
 
 TESTS_EXAMPLES=50000 pytest -m fuzz tests/judge/test_small_worlds.py     # after a change to rules of box or judge
+
+Without TESTS_EXAMPLES every run tries the same worlds, so that a rare one is found by who looks for it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording.events import Event, RankExited
 from pytest_megacpp.recording.timeline import fold
 from pytest_megacpp.recording.wire import encode, read_all
-from tests.fuzzing import fuzzer
+from tests.fuzzing import EXAMPLES, fuzzer
 from tests.small_worlds.devices import BufferedWorld, DeviceWorld
 from tests.small_worlds.programs import Fault, Meet, Planted, Program, faults_of
 from tests.small_worlds.worlds import World
@@ -140,6 +142,8 @@ def blames_an_innocent_for_certain(world: World, verdict: Verdict) -> bool:
     guilty = {planted.rank for planted in world.reached}
     if verdict.certainty is not Certainty.CERTAIN or is_undecided(world.program, guilty, verdict):
         return False
+    if verdict.code is Code.HANG and type(world) is World and {*verdict.blamed_ranks} == {*EVERYBODY}:
+        return False  # who did not send what all receive is not recorded, and that all hang is certain
     return verdict.cause != VerdictCause.XPASSED_STRICT and not guilty.issuperset(verdict.blamed_ranks)
 
 
@@ -150,7 +154,7 @@ def worlds(draw: st.DrawFn, most: int = 3) -> World:
     return kind(program, tuple(draw(st.lists(faults, min_size=1, max_size=most, unique_by=lambda p: p[::2]))))
 
 
-@fuzzer(examples=150)
+@fuzzer(examples=150, derandomize=not EXAMPLES)
 @given(worlds())
 def test_no_innocent_is_blamed_for_certain(world: World) -> None:
     verdict = judged(world)
@@ -166,7 +170,7 @@ def without(events: list[Event], rank: int, lost: list[int]) -> list[Event]:
     return [e for e in events if id(e) not in dropped]
 
 
-@fuzzer(examples=50)
+@fuzzer(examples=50, derandomize=not EXAMPLES)
 @given(worlds(most=2), st.sampled_from(EVERYBODY), st.lists(st.integers(0, 999), min_size=1, max_size=4))
 def test_nor_where_lines_of_a_rank_are_lost(world: World, rank: int, lost: list[int]) -> None:
     world.run()
