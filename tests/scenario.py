@@ -19,6 +19,7 @@ from pytest_megacpp.recording.vocabulary import (
     Purpose,
     ReportOutcome,
     RunEnd,
+    SettingOrigin,
     StackMethod,
     Stream,
     TestEnd,
@@ -405,3 +406,10 @@ class FakeBox:
     def done(self, reason: RunEnd = RunEnd.COMPLETED, detail: str = "") -> "FakeBox":
         self.after(0.1).say(ev.RunFinished(reason, detail), world="")
         return self
+
+
+def timed_devices(ranks: int = 4) -> FakeBox:
+    """A test that runs on devices whose recorder shows which collectives they have begun."""
+    box = FakeBox(ranks)
+    box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
+    return box.begins()

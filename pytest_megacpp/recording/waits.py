@@ -8,7 +8,7 @@ What counts as waiting, the surest first:
 * *A collective.* torch's flight recorder names it by group and number. A rank waits in it from entering it to its end;
   missing are the members that have not entered it, on a device also those whose device has not begun it while others'
   have. What hosts have only queued, behind a kernel or an earlier collective, is no wait. A rank that gave up (its own
-  time-out) is in what it had entered last: its peer is still missing.
+  time-out) is in what was open then and what it had entered last: its peer is still missing.
 * *A message* of NCCL, by its partner. Devices that have begun it wait for one that has not, as in collectives.
 * *The making of a group.* A rank announces it before it begins. Missing are the members that did not announce the same
   group: the same world, name and members. One that failed in it is missing only where nobody else is: it had come. A

@@ -8,8 +8,8 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.vocabulary import ActReason, SettingOrigin
-from tests.scenario import TIMED_OUT, USER_FILE, FakeBox
+from pytest_megacpp.recording.vocabulary import ActReason
+from tests.scenario import TIMED_OUT, USER_FILE, FakeBox, timed_devices
 
 WATCHDOG = (
     "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, Timeout(ms)=6000) ran for 6001 "
@@ -23,19 +23,13 @@ IMPORTS_INDUCTOR = (
 )
 
 
-def timed(ranks: int = 4) -> FakeBox:
-    box = FakeBox(ranks)
-    box.box(ev.EnvironmentSet("TORCH_NCCL_ENABLE_TIMING", "1", SettingOrigin.PLUGIN, "who began"))
-    return box.begins()
-
-
 def verdict(box: FakeBox, why: ActReason = ActReason.FAILURE_STUCK, compiling: tuple[int, ...] = ()) -> Verdict:
     return judge_test(box.acts(why, compiling=compiling).aborts(str(why)).done().timeline(), 0).verdict
 
 
 def test_a_rank_that_gave_up_was_in_what_its_device_had_begun() -> None:
     """Rank 0 had queued one more; rank 2 had just begun to wait for rank 3."""
-    box = timed().announces("1", (0, 1)).announces("2", (2, 3))
+    box = timed_devices().announces("1", (0, 1)).announces("2", (2, 3))
     box.enters(0, "nccl:all_reduce", 1, group="1", started=True).enters(0, "nccl:all_reduce", 2, group="1")
     box.after(3).at(1).after(2.7).enters(2, "nccl:all_reduce", 7, group="2", started=True).after(0.3)
     found = verdict(box.raises(0, "DistBackendError", WATCHDOG).after(0.3).at((1, 3)))
@@ -51,12 +45,16 @@ def test_victims_have_no_vote_in_a_mismatch() -> None:
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.COLLECTIVE_MISMATCH, (3,), Certainty.LIKELY)
 
 
-def test_members_differ_although_what_is_issued_later_is_explained() -> None:
+def waits_in_a_group_of_its_own(box: FakeBox) -> FakeBox:
     """Rank 3 names itself a member of group 1, waits there in vain, and goes on to its teardown."""
-    box = FakeBox(4).begins()
     for rank in range(4):
         box.rank(ev.GroupCreated(rank, 0, "1", (0, 1, 2, 3) if rank == 3 else (0, 1, 2), "gloo"))
     box.enters(3, seq=1, group="1").after(6).loses_peer(3, TIMED_OUT).phase("teardown", 3).after(0.2)
+    return box
+
+
+def test_members_differ_although_what_is_issued_later_is_explained() -> None:
+    box = waits_in_a_group_of_its_own(FakeBox(4).begins())
     found = verdict(box.enters(3, "gloo:barrier", 1).enters((0, 1, 2)).after(0.3), ActReason.MISMATCH)
     assert (found.code, found.cause, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, VerdictCause.MEMBERS, (3,))
 
@@ -98,14 +96,14 @@ def test_one_look_out_of_two_at_a_call_is_no_wait_for_most_of_the_time() -> None
 
 
 def test_both_devices_of_a_pair_are_busy() -> None:
-    box = timed().announces("1", (0, 1)).enters((0, 1), "nccl:all_reduce", 1, group="1")
+    box = timed_devices().announces("1", (0, 1)).enters((0, 1), "nccl:all_reduce", 1, group="1")
     box.enters((2, 3), "nccl:all_reduce", 1, started=True).after(31)
     found = verdict(box.at((0, 1)), ActReason.STALL)
     assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, VerdictCause.DEVICE_BUSY, (0, 1))
 
 
 def test_hosts_that_have_queued_a_collective_count_among_those_that_issued_it() -> None:
-    box = timed().enters(0, "nccl:all_reduce", 1, started=True).enters((1, 2), "nccl:all_reduce", 1)
+    box = timed_devices().enters(0, "nccl:all_reduce", 1, started=True).enters((1, 2), "nccl:all_reduce", 1)
     found = verdict(box.after(0.1).passes(3).after(31).at((0, 1, 2)), ActReason.STALL)
     assert "less certain: no fewer ranks left than wait" not in " ".join(e.text for e in found.evidence)
 
@@ -118,12 +116,12 @@ def two_groups(box: FakeBox) -> FakeBox:
 
 
 def test_of_several_collectives_the_oldest_is_what_a_rank_gave_up_on() -> None:
-    found = verdict(two_groups(timed()).at((1, 2, 3)))
+    found = verdict(two_groups(timed_devices()).at((1, 2, 3)))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.CERTAIN)
 
 
 def test_what_a_rank_queues_after_the_first_gave_up_ends_no_wait() -> None:
-    box = timed().announces("1", (0, 1, 2)).announces("2", (2, 3))
+    box = timed_devices().announces("1", (0, 1, 2)).announces("2", (2, 3))
     box.enters((0, 1), "nccl:all_reduce", 1, group="1", started=True)
     box.enters(2, "nccl:all_reduce", 1, group="2", started=True).after(3).at(3).after(3)
     box.raises(0, "DistBackendError", WATCHDOG).after(0.1).enters(2, "nccl:all_reduce", 2, group="2").after(0.9)
@@ -163,17 +161,21 @@ def test_looks_count_by_the_time_until_the_next_one() -> None:
 
 
 def test_members_that_differ_come_before_what_others_issue_later() -> None:
-    box = FakeBox(5).begins()
-    for rank in range(4):
-        box.rank(ev.GroupCreated(rank, 0, "1", (0, 1, 2, 3) if rank == 3 else (0, 1, 2), "gloo"))
-    box.enters(3, seq=1, group="1").after(6).loses_peer(3, TIMED_OUT).phase("teardown", 3).after(0.2)
+    box = waits_in_a_group_of_its_own(FakeBox(5).begins())
     box.enters(3, "gloo:barrier", 1).enters((0, 1, 2)).enters(4, "gloo:broadcast", 1).after(0.3)
     found = verdict(box, ActReason.MISMATCH)
     assert (found.cause, found.blamed_ranks, found.certainty) == (VerdictCause.MEMBERS, (3,), Certainty.CERTAIN)
 
 
 def test_what_a_host_queues_later_says_nothing_about_its_device_before() -> None:
-    box = timed().announces("1", (2, 3)).enters((0, 1, 3), "nccl:all_reduce", 1, started=True).after(5).at(2).after(1)
+    box = (
+        timed_devices()
+        .announces("1", (2, 3))
+        .enters((0, 1, 3), "nccl:all_reduce", 1, started=True)
+        .after(5)
+        .at(2)
+        .after(1)
+    )
     for rank in (0, 1, 3):
         box.raises(rank, "DistBackendError", WATCHDOG)
     found = verdict(box.after(0.2).enters(2, "nccl:all_reduce", 1, group="1").after(0.3).at(2))

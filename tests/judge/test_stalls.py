@@ -642,7 +642,7 @@ def test_who_came_late_without_being_looked_at_may_have_waited_for_a_peer() -> N
 
 
 def test_recorded_waits_that_lead_to_one_of_which_only_a_stack_is_known_are_no_certain_deadlock() -> None:
-    """Rank 3 receives from one of the others; the one that did not send is not to be told."""
+    """Rank 3 receives from one of the others; nothing shows which of them did not send."""
     box = FakeBox(4).begins().announces("pair", (2, 3)).enters((0, 1), seq=1).enters(2, seq=1, group="pair")
     box.after(0.1).blocked(3, "recv").after(31)
     found = verdict(box.acts(ActReason.STALL, "everybody waits", range(4)).blocked(3, "recv").aborts("stall"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pytest_megacpp.box.alarms import Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestEnd, TestPhase
+from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
 from tests.small_worlds.programs import Fault, Meet, Planted, Program
 
@@ -32,6 +32,10 @@ class Raised(Exception):
         self.peer = peer
 
 
+def timed_out(patience_s: float) -> Raised:
+    return Raised(TIMED_OUT.replace("6000ms", f"{patience_s * 1000:.0f}ms"))
+
+
 class Skipped(Exception):
     pass
 
@@ -47,16 +51,14 @@ class Rank:
     number: int
     busy: bool = False
     waits_in: Meet | None = None
-    asleep: bool = False
     cpu_s: float = 0.0
     compiled_s: float = 0.0
     compiles: bool = False
     runs: int = 0
     handles: str = ""  # "except" or "finally" while it handles an exception of its own
-    told: bool = False  # what it handles
+    has_reported: bool = False  # what it handles
     made: set[str] = field(default_factory=set)  # groups
     seqs: dict[str, int] = field(default_factory=dict)
-    shown: int = 0
     is_over: bool = False
     is_gone: bool = False
 
@@ -174,7 +176,6 @@ class World:
             case Fault.DIES:
                 raise Ended
             case Fault.SLEEPS:
-                rank.asleep = True
                 while True:
                     yield
             case Fault.COMPUTES:
@@ -241,7 +242,7 @@ class World:
         rank.busy = False
 
     def _meets(self, rank: Rank, meet: Meet, patience_s: float | None = None) -> Iterator[None]:
-        self._tells_what_it_handles(rank)
+        self._reports_what_it_handles(rank)
         if meet.group not in {"0", *rank.made} and any(
             m.makes_group and m.group == meet.group for m in self.program.steps
         ):
@@ -255,12 +256,12 @@ class World:
         if rank.handles == "except":
             rank.handles = ""
 
-    def _tells_what_it_handles(self, rank: Rank) -> None:
+    def _reports_what_it_handles(self, rank: Rank) -> None:
         if rank.handles:
             self.box.handles(rank.number, propagates=rank.handles == "finally")
-        elif rank.told:
+        elif rank.has_reported:
             self.box.rank(ev.Handles(rank.number, self.box.index, None))
-        rank.told = bool(rank.handles)
+        rank.has_reported = bool(rank.handles)
 
     def _makes(self, rank: Rank, meet: Meet) -> Iterator[None]:
         """Nobody notices that a member is gone."""
@@ -295,7 +296,7 @@ class World:
                     raise Raised(PEER_CLOSED)
                 if self.box.now_s - began_s > patience_s:
                     self._drop(rank, seq)
-                    raise Raised(TIMED_OUT.replace("6000ms", f"{patience_s * 1000:.0f}ms"))
+                    raise timed_out(patience_s)
                 yield
         finally:
             rank.waits_in = None
@@ -314,7 +315,7 @@ class World:
                 if self.ranks[source].is_gone:
                     raise Raised(PEER_CLOSED)
                 if self.box.now_s - began_s > patience_s:
-                    raise Raised(TIMED_OUT.replace("6000ms", f"{patience_s * 1000:.0f}ms"))
+                    raise timed_out(patience_s)
                 yield
             self.sent[meet.members] -= 1
         finally:
@@ -402,9 +403,4 @@ class World:
     def _acts(self, acted: ev.Acted) -> None:
         self.box.acts(acted.why, acted.detail, acted.waiting, acted.missing, acted.compiling, acted.waited_s)
         self._stacks(tuple(r.number for r in self.ranks if not r.is_over and not r.is_gone))
-        self.box.after(0.1).box(ev.TestEnded(0, TestEnd.ABORTED, acted.why))
-        for rank in self.ranks:
-            if not rank.is_gone:
-                self.box.box(ev.RankExited(rank.number, None, "SIGTERM", False, True))
-        self.box.after(0.1).box(ev.WorldEnded(f"after {acted.why}"))
-        self.box.world = ""
+        self.box.aborts(acted.why)
