@@ -169,13 +169,8 @@ def alarm(view: TestView, clocks: Clocks, now_s: float) -> Acted | None:
     return None
 
 
-def all_waits(view: TestView) -> tuple[Wait, ...]:
-    """Returns who waits for whom now, by whatever shows it."""
-    gave_up_s = _all_gave_up_s(view)
-    return _open_waits(view, _graph(view, gave_up_s), gave_up_s)
-
-
 def _open_waits(view: TestView, graph: WaitGraph, gave_up_s: Mapping[int, float]) -> tuple[Wait, ...]:
+    """Returns who waits for whom now, by whatever shows it."""
     return tuple(w for w in graph.waits if _goes_on(view, w, gave_up_s)) + _unnumbered(view, graph, gave_up_s)
 
 

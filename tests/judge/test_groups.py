@@ -2,15 +2,23 @@
 
 import pytest
 
-from pytest_megacpp.box.alarms import all_waits
+from pytest_megacpp.box.alarms import Clocks
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.reports import is_green
+from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import ActReason, FlightOrigin, Stage, TestPhase
-from pytest_megacpp.recording.waits import Moment, wait_graph
+from pytest_megacpp.recording.waits import Moment, Wait, wait_graph
 from tests.scenario import NODEID, FakeBox
+
+
+def waits_of(view: TestView) -> tuple[Wait, ...]:
+    """Who waits for whom, as the box sees it."""
+    clocks = Clocks()
+    clocks.advance(view, 0.0)
+    return clocks.waits
 
 
 def judged(box: FakeBox) -> Verdict:
@@ -188,7 +196,7 @@ def test_ranks_whose_store_names_no_world_lack_nobody_for_certain() -> None:
     assert not groups.lacks_members("0~2-x")
     assert not groups.lacks_members("1~2-x")
     box.at((0, 1)).enters((2, 3), "gloo:all_reduce", 1, group="1")
-    assert all_waits(box.timeline().tests[0])[0].missing == ()
+    assert waits_of(box.timeline().tests[0])[0].missing == ()
 
 
 def test_pairs_that_give_their_groups_one_name() -> None:
@@ -414,7 +422,7 @@ def test_numbers_start_again_in_a_group_that_is_made_again(announced: bool) -> N
     issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, False))
     view = box.timeline().tests[0]
     assert not view.disagreements()
-    (wait,) = all_waits(view)
+    (wait,) = waits_of(view)
     assert (wait.waiting, wait.missing) == ((0,), (1,))  # what rank 1 did in the first one is no arrival
     issues(box.after(1), 1, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", box.now_s, True))
     issues(box, 0, (3, "gloo:broadcast", first_s, True), (4, "gloo:all_reduce", second_s, True))
@@ -452,7 +460,7 @@ def test_a_rank_that_failed_to_make_a_group_and_tries_again_makes_the_same() -> 
     box = FakeBox(2).begins()
     making(box, 0, HASHED, (0, 1)).rank(ev.GroupCreated(0, 0, HASHED, (0, 1), failed=True))
     making(making(box, 0, HASHED, (0, 1)), 1, HASHED, (0, 1))
-    (wait,) = all_waits(box.timeline().tests[0])
+    (wait,) = waits_of(box.timeline().tests[0])
     assert (wait.waiting, wait.missing) == ((0, 1), ())
 
 
@@ -465,14 +473,14 @@ def test_a_default_group_that_was_aborted_and_made_again() -> None:
         box.after(0.5).enters((0, 1) if op == "gloo:broadcast" else 0, op, 1).after(0.5)
     view = box.timeline().tests[0]
     assert not view.disagreements()
-    assert [(w.group, w.waiting, w.missing) for w in all_waits(view)] == [("0@1", (0,), (1,))]
+    assert [(w.group, w.waiting, w.missing) for w in waits_of(view)] == [("0@1", (0,), (1,))]
 
 
 def test_a_default_group_that_failed_is_the_same_when_it_is_made() -> None:
     box = FakeBox(2).begins()
     making(box, 0, "0", ()).rank(ev.GroupCreated(0, 0, "0", (), failed=True))
     making(making(box, 0, "0", ()), 1, "0", ())
-    (wait,) = all_waits(box.timeline().tests[0])
+    (wait,) = waits_of(box.timeline().tests[0])
     assert (wait.waiting, wait.missing) == ((0, 1), ())
 
 
