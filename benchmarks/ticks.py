@@ -5,18 +5,18 @@ python -m tests.gvisor -- python -m benchmarks.ticks    # gVisor's
 """
 
 import contextlib
-import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-LOOKS, BETWEEN_S = 15, 1.0
+LOOKS, BETWEEN_S = 250, 0.1
+WINDOW = 5  # looks, over which CPU time is added up
 TICK_S = 0.01
 THREADS = {
     **{f"computes {i}": "while True: pass" for i in range(6)},
-    "sleeps 10 ms": "import time\nwhile True: time.sleep(0.01)",
+    **{f"sleeps 10 ms {i}": "import time\nwhile True: time.sleep(0.01)" for i in range(3)},
     "polls every 1 ms": "import os, time\nwhile True: os.path.exists('/no'), time.sleep(0.001)",
     "asleep": "import time\ntime.sleep(1000)",
 }
@@ -46,13 +46,18 @@ def measure(started: Mapping[str, "subprocess.Popen[bytes]"]) -> None:
             looks[name].append(look(process.pid))
         time.sleep(BETWEEN_S)
     for name, seen in looks.items():
-        pairs = list(itertools.pairwise(seen))
-        shares = [(after[2] - before[2]) / (after[0] - before[0]) for before, after in pairs]
-        running = sum(state == "R" for _, state, _ in seen) / len(seen)
-        twice = sum(before[1] == after[1] == "R" for before, after in pairs) / len(pairs)
-        print(
-            f"{name:<17} charged {min(shares):4.0%} to {max(shares):4.0%}, runs at {running:4.0%}, twice {twice:4.0%}"
-        )
+        shares = [
+            (after[2] - before[2]) / (after[0] - before[0]) for before, after in zip(seen, seen[WINDOW:], strict=False)
+        ]
+        runs = ", ".join(f"{_running(seen, in_a_row):.1%} at {in_a_row}" for in_a_row in (1, 2, 3, 5))
+        print(f"{name:<16} charged {min(shares):4.0%} to {max(shares):4.0%}; runs: {runs} in a row")
+
+
+def _running(seen: Sequence[tuple[float, str, float]], in_a_row: int) -> float:
+    """Returns the share of looks that end so many in a row which all saw the thread running."""
+    states = "".join(state for _, state, _ in seen)
+    ends = range(in_a_row, len(states) + 1)
+    return sum(states[end - in_a_row : end] == "R" * in_a_row for end in ends) / len(ends)
 
 
 if __name__ == "__main__":

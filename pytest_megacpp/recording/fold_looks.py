@@ -13,6 +13,7 @@ from pytest_megacpp.recording.views import Phase, RankView, RunView, WorldView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 RUNNING = "R"  # the kernel's letter for a thread that has a core, or waits for one
+RUNNING_LOOKS = 5  # so many in a row see no thread running that sleeps or polls: docs/decisions/0060
 KEPT_POINTS = 128  # of the CPU time of a rank in a world
 KEPT_COMPILES = 128  # the first of a rank in a test
 COUNTER_CHARS = 200
@@ -28,12 +29,12 @@ def sampled(run: RunView, world: WorldView, time_s: float, fact: ev.Sampled) -> 
 
 def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
     last, by_ticks = view.sample, fact.main_runs is None
-    runs_on = by_ticks and last is not None and last.state == fact.state == RUNNING
+    view.running_looks = view.running_looks + 1 if by_ticks and fact.state == RUNNING else 0
     if view.tree_cpu.computes(time_s, fact.cpu_s, by_ticks=by_ticks) or (last is not None and _moved(last, fact)):
         view.progress_s = time_s
     if view.main_cpu.computes(time_s, fact.main_cpu_s, by_ticks=by_ticks):
         view.busy_s = time_s
-    if runs_on:  # at two looks in a row, which no thread is that sleeps 10 ms at a time: docs/decisions/0060
+    if view.running_looks >= RUNNING_LOOKS:
         view.busy_s = view.progress_s = time_s
     if last is not None and (fact.main_runs, fact.packets) != (last.main_runs, last.packets):
         view.ran_s = max(view.ran_s, time_s)

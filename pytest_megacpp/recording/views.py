@@ -93,6 +93,7 @@ class RankView:
     issued_s: float = 0.0  # a collective was entered or completed
     tree_cpu: CpuMeter = field(default_factory=CpuMeter)
     main_cpu: CpuMeter = field(default_factory=CpuMeter)
+    running_looks: int = 0  # in a row, where the kernel counts no runs, at which its main thread was running
     stacks: list[tuple[float, ev.StackTaken]] = field(default_factory=list)
     same_stack_s: float = 0.0  # since when its main thread's newest stack is the same
     output: dict[Stream, ev.OutputRead] = field(default_factory=dict)

@@ -596,12 +596,21 @@ def test_a_thread_that_computes_is_charged_nearly_all_of_the_time() -> None:
     assert story.of(0).progress_s >= 12.0
 
 
-def test_a_thread_that_is_seen_running_at_two_looks_in_a_row_computes() -> None:
+def test_a_thread_that_is_seen_running_at_five_looks_in_a_row_computes() -> None:
+    """A busy machine charges it little."""
     story = Telling()
-    story.box(3.0, ticks("R", 0.0))
-    assert story.of(0).busy_s == 2.0
-    story.box(3.1, ticks("R", 0.01))
-    assert (story.of(0).busy_s, story.of(0).progress_s) == (3.1, 3.1)
+    for look_ in range(5):
+        assert story.of(0).busy_s == 2.0
+        story.box(3.0 + look_ / 10, ticks("R", 0.0))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (3.4, 3.4)
+
+
+def test_a_thread_that_polls_is_running_at_a_few_looks_in_a_row() -> None:
+    """It wakes every millisecond, so one look in eight finds it awake, or waiting for a core."""
+    story = Telling()
+    for look_ in range(50):
+        story.box(3.0 + look_ / 10, ticks("S" if look_ % 5 == 0 else "R", 0.05 * look_))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 2.0)
 
 
 def test_a_wait_that_a_stack_shows_begins_when_the_stack_was_first_seen() -> None:
