@@ -26,6 +26,7 @@ from pytest_megacpp.report.tones import Tone, TonedLine, pictured, plain, raised
 
 ITEMISED_RANKS = 16
 KEPT_EVIDENCE = 14
+SAME_MOMENT_S = 1.0  # between ranks in one line of evidence; further apart, both times are shown
 KEPT_GROUPS = 8
 KEPT_OTHERS = 2
 KEPT_LOGS = 2  # ranks of which both are named
@@ -198,9 +199,17 @@ def _shared(evidence: Iterable[Evidence]) -> list[list[Evidence]]:
 
 def _evidence_row(group: Sequence[Evidence], start_s: float) -> tuple[str, str, str, str]:
     first = group[0]
-    time = "" if first.time_s is None else f"{first.time_s - start_s:+.2f} s"
     ranks = [item.rank for item in group if item.rank is not None]
-    return time, ranks_named(ranks) if ranks else "box", first.source, one_line(first.text, 400)
+    times_s = [item.time_s - start_s for item in group if item.time_s is not None]
+    return _times(times_s), ranks_named(ranks) if ranks else "box", first.source, one_line(first.text, 400)
+
+
+def _times(times_s: Sequence[float]) -> str:
+    """The first of them, and the last where ranks differ by more than a moment."""
+    if not times_s:
+        return ""
+    first_s, last_s = min(times_s), max(times_s)
+    return f"{first_s:+.2f} to {last_s:+.2f} s" if last_s - first_s > SAME_MOMENT_S else f"{first_s:+.2f} s"
 
 
 def _aligned(row: tuple[str, str, str, str], widths: Sequence[int], width: int) -> list[str]:

@@ -290,6 +290,15 @@ def test_many_lines_of_evidence_are_bounded() -> None:
     assert "… 86 more lines in the receipt" in text
 
 
+def test_what_ranks_share_at_different_times_shows_the_first_and_the_last() -> None:
+    story, judged = killed(4)
+    progress = tuple(Evidence(r, 11.0 + r * 3.0, Witness.COUNTERS, "last progress") for r in (0, 1))
+    ended = tuple(Evidence(r, 20.0 + r / 2, Witness.BOX, "ended") for r in (0, 1))
+    text = shown(story, result(replace(judged.verdict, evidence=progress + ended)))
+    assert "+1.00 to +4.00 s  ranks 0,1  counters  last progress" in text
+    assert "+10.00 s  ranks 0,1  box       ended" in text
+
+
 def test_commands_are_never_broken() -> None:
     story, judged = killed(4)
     command = "pytest -m h200x8 " + "x" * 200
