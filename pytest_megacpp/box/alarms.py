@@ -12,7 +12,7 @@ time-out of its own, still lacks its peer, and that peer's time goes on.
 ordinary code until its stack is seen; its time is moved from one clock to the other then. No clock runs while the box
 itself stood still (`pauses`). A compile has a limit of its own (`compile`), and one in which nothing moves for `stall`
 counts as stalled. A test's own clock (`test`) stops while ranks warm up. What counts as moving is decided where looks
-are folded (`recording.fold_looks`): CPU time, output, compile counters, collectives.
+are folded (`recording.fold_looks`): CPU time, files, output, compile counters, collectives.
 
 *When the box acts at once.* A rank's process ended; ranks issued collectives that don't match; or a rank failed or left
 and everybody else waits for one that doesn't come, so that nothing can free them (decision 0004). Where all members

@@ -596,7 +596,8 @@ class Sampled:
     the rank's process tree without threads that only carry messages, `main_cpu_s` of its main thread; `main_runs`: how
     often the kernel let that one run, which stays the same while it waits in one call. None: the kernel doesn't count
     runs, and samples CPU time in ticks; then `packets` is how many came over the loopback interface, for whichever
-    rank. `output_bytes`: written to its logs.
+    rank. `output_bytes`: written to its logs. `disk_waits`: how many processes of the tree were in uninterruptible
+    sleep, which is where they are while they read files.
     """
 
     rank: int
@@ -610,6 +611,7 @@ class Sampled:
     output_bytes: int = 0
     main_runs: int | None = 0
     packets: int | None = None
+    disk_waits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

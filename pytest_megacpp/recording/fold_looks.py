@@ -13,6 +13,7 @@ from pytest_megacpp.recording.views import Phase, RankView, RunView, WorldView
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 RUNNING = "R"  # the kernel's letter for a thread that has a core, or waits for one
+DISK = "D"  # for one in uninterruptible sleep, as while it waits for a disk
 RUNNING_LOOKS = 5  # so many in a row see no thread running that sleeps or polls: docs/decisions/0060
 KEPT_POINTS = 128  # of the CPU time of a rank in a world
 KEPT_COMPILES = 128  # the first of a rank in a test
@@ -36,6 +37,10 @@ def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
         view.busy_s = time_s
     if view.running_looks >= RUNNING_LOOKS:
         view.busy_s = view.progress_s = time_s
+    if last is not None and _uses_disk(last, fact):
+        view.progress_s = time_s
+        if last.state == fact.state == DISK:
+            view.busy_s = time_s
     if last is not None and (fact.main_runs, fact.packets) != (last.main_runs, last.packets):
         view.ran_s = max(view.ran_s, time_s)
     view.has_compiled |= bool(fact.compiling) or fact.compile_s > view.compiled_before_s
@@ -54,6 +59,14 @@ def _sampled_in_test(view: RankView, time_s: float, fact: ev.Sampled) -> None:
 def _compile_ended(view: RankView, time_s: float) -> None:
     if view.compiling_since_s is not None and view.compiles and view.compiles[-1].end_s is None:
         view.compiles[-1].end_s = time_s
+
+
+def _uses_disk(last: ev.Sampled, now: ev.Sampled) -> bool:
+    """Whether two looks found somebody of the rank's tree waiting for a disk, and it ran in between: it reads a file
+    bit by bit, which costs less CPU time than counts as computing (docs/decisions/0012).
+    """
+    ran = now.cpu_s > last.cpu_s or now.main_cpu_s > last.main_cpu_s or now.main_runs != last.main_runs
+    return ran and last.disk_waits > 0 and now.disk_waits > 0
 
 
 def _moved(last: ev.Sampled, now: ev.Sampled) -> bool:

@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_megacpp.box.host import process
-from pytest_megacpp.box.host.process import Stat, cpu_s_by_session, stat
+from pytest_megacpp.box.host.process import Stat, stat, sum_by_session
 from pytest_megacpp.box.look import watch as watching
 from pytest_megacpp.box.look.watch import ProcessTable, RankWatch, Target
 from pytest_megacpp.recording.events import Capability, Fact, Sampled, StackTaken
@@ -78,11 +80,12 @@ def test_cpu_time_of_sessions_that_a_rank_started_is_its_own() -> None:
         Stat(40, "S", 1, 40, 40, 32.0),  # another rank
         Stat(51, "S", 99, 50, 50, 64.0),  # its leader is gone
     ]
-    assert cpu_s_by_session(processes) == {1: 63.0, 10: 30.0, 20: 24.0, 30: 16.0, 40: 32.0, 50: 64.0}
+    assert sum_by_session(processes, lambda p: p.cpu_s) == {1: 63.0, 10: 30.0, 20: 24.0, 30: 16.0, 40: 32.0, 50: 64.0}
 
 
 def test_processes_that_claim_to_be_each_others_parents_are_counted_once() -> None:
-    assert cpu_s_by_session([Stat(1, "S", 2, 1, 1, 1.0), Stat(2, "S", 1, 2, 2, 2.0)]) == {1: 3.0, 2: 3.0}
+    circle = [Stat(1, "S", 2, 1, 1, 1.0), Stat(2, "S", 1, 2, 2, 2.0)]
+    assert sum_by_session(circle, lambda p: p.cpu_s) == {1: 3.0, 2: 3.0}
 
 
 def test_processes_are_read_often_and_searched_for_rarely(stopped: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +100,31 @@ def test_processes_are_read_often_and_searched_for_rarely(stopped: int, monkeypa
     monkeypatch.setattr(watching, "READ_S", -1.0)
     monkeypatch.setattr(watching, "SEARCH_S", 1000.0)
     table = ProcessTable()
-    assert table.look(stopped)[0] == "T"
+    assert table.look(stopped).state == "T"
     os.kill(stopped, signal.SIGCONT)
-    while table.look(stopped)[0] == "T":
+    while table.look(stopped).state == "T":
         pass
     assert len(searches) == 1
     with subprocess.Popen(["sleep", "600"]) as another:  # a rank of the next world is found at once
-        assert table.look(another.pid)[0] in "SRD"
+        assert table.look(another.pid).state in "SRD"
         another.kill()
     assert len(searches) == 2
+
+
+def test_somebody_below_a_rank_who_waits_for_a_disk_is_seen(tmp_path: Path) -> None:
+    """As who reads a file does, so does a process whose child has not come to its program yet."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    spawn = f"os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {str(pipe)!r}, 0, 0)])"
+    rank = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; ' + {spawn!r}])"
+    table = ProcessTable()
+    with subprocess.Popen([sys.executable, "-c", rank], start_new_session=True) as started:
+        while (seen := table.look(started.pid)).disk_waits == 0:
+            assert started.poll() is None
+            time.sleep(0.01)
+        assert seen.state == "S"
+        pipe.open("wb").close()
+    assert started.returncode == 0
 
 
 def test_what_a_torch_can_not_answer_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

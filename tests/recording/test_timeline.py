@@ -573,6 +573,35 @@ def test_looks_that_a_busy_box_writes_late_are_no_clock_that_goes_back() -> None
     assert story.timeline.backwards == 1
 
 
+# -- who reads files from a slow disk ------------------------------------------------------------------------------
+
+
+def on_disk(state: str, main_s: float, main_runs: int, disk_waits: int = 1) -> ev.Fact:
+    return sample(main_s=main_s, cpu_s=main_s, state=state, main_runs=main_runs, disk_waits=disk_waits)
+
+
+def test_who_reads_a_file_bit_by_bit_makes_progress() -> None:
+    """Triton hashes its own library when it first compiles: 3 % of a core where the disk is busy."""
+    story = Telling()
+    for look_ in range(40):
+        story.box(3.0 + look_ / 10, on_disk("D", 0.003 * look_, 5 * look_))
+    assert story.of(0).progress_s == story.of(0).busy_s == 6.9
+
+
+def test_a_disk_that_does_not_answer_is_no_progress() -> None:
+    story = Telling()
+    for look_ in range(40):
+        story.box(3.0 + look_ / 10, on_disk("D", 0.1, 5))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 2.0)
+
+
+def test_a_child_that_reads_a_file_does_not_keep_the_main_thread_busy() -> None:
+    story = Telling()
+    for look_ in range(40):
+        story.box(3.0 + look_ / 10, on_disk("S", 0.003 * look_, 5))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 6.9)
+
+
 # -- where CPU time is sampled in ticks, and nobody counts a thread's runs ------------------------------------------
 
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
@@ -136,6 +136,11 @@ class Stat:
     session: int
     cpu_s: float
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether its main thread is in uninterruptible sleep, as while it reads or writes a file."""
+        return self.state == "D"
+
 
 def stat(pid: int) -> Stat | None:
     """Returns the line of a process; None when it is gone, or can't be seen."""
@@ -243,18 +248,18 @@ def descendants(root: int, processes: Iterable[Stat] | None = None) -> list[Stat
     return found
 
 
-def cpu_s_by_session(processes: Iterable[Stat]) -> dict[int, float]:
-    """Returns the CPU seconds of each session, with those of the sessions that its processes started."""
+def sum_by_session(processes: Iterable[Stat], amount: Callable[[Stat], float]) -> dict[int, float]:
+    """Returns the sum over the processes of each session and of the sessions that these started."""
     by_pid = {p.pid: p for p in processes}
     own: dict[int, float] = defaultdict(float)
     for p in by_pid.values():
-        own[p.session] += p.cpu_s
+        own[p.session] += amount(p)
     total = dict(own)
-    for session, cpu_s in own.items():
+    for session, own_sum in own.items():
         above, seen = by_pid.get(session), {session}
         while above is not None and (starter := by_pid.get(above.parent)) is not None and starter.session not in seen:
             seen.add(starter.session)
-            total[starter.session] += cpu_s
+            total[starter.session] += own_sum
             above = by_pid.get(starter.session)
     return total
 

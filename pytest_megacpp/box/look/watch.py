@@ -62,9 +62,20 @@ class Target:
     nccl: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TreeLook:
+    """The state letter of a process, the CPU seconds of its session and of those started from it, and how many
+    processes there waited for a disk.
+    """
+
+    state: str = "?"
+    cpu_s: float = 0.0
+    disk_waits: int = 0
+
+
 class ProcessTable:
-    """CPU seconds per session and those started from it, read at most every 50 ms for all ranks together. Going through
-    all processes of the machine takes milliseconds, so new ones are looked for once a second.
+    """What process trees use, read at most every 50 ms for all ranks together. Going through all processes of the
+    machine takes milliseconds, so new ones are looked for once a second.
     """
 
     def __init__(self) -> None:
@@ -72,19 +83,17 @@ class ProcessTable:
         self._read_s = 0.0
         self._searched_s = 0.0
         self._members: tuple[int, ...] = ()
-        self._cpu: dict[int, float] = {}
-        self._state: dict[int, str] = {}
+        self._looks: dict[int, TreeLook] = {}
 
-    def look(self, pid: int) -> tuple[str, float]:
-        """Returns the state letter of the process, and the CPU seconds of its session and those below."""
+    def look(self, pid: int) -> TreeLook:
         with self._lock:
             now_s = time.monotonic()
-            if pid not in self._members or now_s - self._searched_s > SEARCH_S:
-                self._members = tuple(p.pid for p in process.descendants(os.getpid()))
-                self._searched_s, self._read_s = now_s, 0.0
+            if pid not in self._members:
+                self._searched_s = float("-inf")
+            self._search(now_s)
             if now_s - self._read_s > READ_S:
                 self._read()
-            return self._state.get(pid, "?"), self._cpu.get(pid, 0.0)
+            return self._looks.get(pid, TreeLook())
 
     def processes(self) -> list[process.Stat]:
         """Returns the box's descendants as of the last search, at most a second ago."""
@@ -100,8 +109,9 @@ class ProcessTable:
 
     def _read(self) -> None:
         processes = [stat for pid in self._members if (stat := process.stat(pid)) is not None]
-        self._state = {stat.pid: stat.state for stat in processes}
-        self._cpu = process.cpu_s_by_session(processes)
+        cpu_s = process.sum_by_session(processes, lambda p: p.cpu_s)
+        waits = process.sum_by_session(processes, lambda p: p.waits_for_disk)
+        self._looks = {p.pid: TreeLook(p.state, cpu_s.get(p.pid, 0.0), int(waits.get(p.pid, 0))) for p in processes}
         self._read_s = time.monotonic()
 
 
@@ -183,8 +193,8 @@ class RankWatch(threading.Thread):
             self._report(Capability(EvidenceSource.FLIGHT_RECORDER, False, lacking, self.target.rank))
 
     def _sample(self, test: int | None) -> Sampled:
-        state, cpu_s = self._table.look(self.target.pid)
-        answered, compile_s = state not in FROZEN_STATES, 0.0
+        tree = self._table.look(self.target.pid)
+        answered, compile_s = tree.state not in FROZEN_STATES, 0.0
         compiling: tuple[str, ...] = ()
         try:
             if answered:
@@ -196,14 +206,15 @@ class RankWatch(threading.Thread):
             rank=self.target.rank,
             test=test,
             answered=answered,
-            state=state,
+            state=tree.state,
             compiling=compiling,
             compile_s=round(compile_s, 3),
-            cpu_s=round(max(0.0, cpu_s - self._message_threads.cpu_s()), 2),
+            cpu_s=round(max(0.0, tree.cpu_s - self._message_threads.cpu_s()), 2),
             main_cpu_s=round(main.cpu_s, 2),
             output_bytes=sum(_size(path) for path in self.target.logs),
             main_runs=main.runs,
             packets=loopback.packets() if main.runs is None else None,
+            disk_waits=tree.disk_waits,
         )
 
     def _look_at_collectives(self, test: int) -> None:
@@ -272,7 +283,7 @@ class RankWatch(threading.Thread):
 
     def _stands_still(self) -> bool:
         """Returns whether the process answers nobody, so that asking only costs a time-out."""
-        return self._table.look(self.target.pid)[0] in FROZEN_STATES
+        return self._table.look(self.target.pid).state in FROZEN_STATES
 
     def _traceback(self) -> str:
         if self._stands_still() or time.monotonic() - self._silent_s < SILENT_S:
