@@ -16,7 +16,15 @@ from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.run_json import Redact, RunMeta, RunStatus
 
-Content: TypeAlias = bytes | Mapping[str, Json]
+
+@dataclass(frozen=True, slots=True)
+class ChangedFields:
+    """Fields of a JSON document that was written before, in place of the whole document."""
+
+    values: Mapping[str, Json]
+
+
+Content: TypeAlias = bytes | Mapping[str, Json] | ChangedFields
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.report.flight_dump import flight_dumps, record_name
 from pytest_megacpp.report.properties import properties
 from pytest_megacpp.report.receipt import receipt
-from pytest_megacpp.report.reporter import Artefact, Reporter, RunResults, document
-from pytest_megacpp.report.run_json import run_json
+from pytest_megacpp.report.reporter import Artefact, ChangedFields, Reporter, RunResults, document
+from pytest_megacpp.report.run_json import redacted, run_json
+from pytest_megacpp.report.seed import seed_json
 
 
 def receipt_path(run: RunResults, index: int) -> str | None:
@@ -65,9 +66,13 @@ class Receipts(Reporter):
         yield document(_receipt_path(run, index), content)
 
     def ended(self, run: RunResults) -> Iterator[Artefact]:
-        """Again, where the run kept a compile cache: that is known only after its tests."""
+        """Changes what is known only after all tests: the compile cache that the run kept."""
         for index in run.judged if run.timeline.kept is not None else ():
-            yield from self.tested(run, index)
+            if (path := receipt_path(run, index)) is None:
+                yield from self.tested(run, index)
+            else:
+                seed = redacted({"seed": seed_json(run.timeline, index)}, run.redact)
+                yield document(path, ChangedFields(seed))
 
 
 class RunJson(Reporter):

@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_megacpp.desk.run import directory
 from pytest_megacpp.desk.run.directory import (
     LaneDirError,
     RunDirectory,
+    changed_json,
     dump_json,
     iso,
     mark_interrupted,
@@ -196,6 +199,25 @@ def test_what_says_something_else_is_left_alone(tmp_path: Path, content: bytes) 
     (run / "run.json").write_bytes(content)
     assert mark_interrupted(tmp_path) == ()
     assert (run / "run.json").read_bytes() == content
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda nested: st.lists(nested, max_size=3) | st.dictionaries(st.text(), nested, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    document=st.dictionaries(st.sampled_from(["schema", "a", "b", "seed", "z"]), VALUES, min_size=1),
+    changed=VALUES,
+    data=st.data(),
+)
+def test_a_changed_field_is_as_if_written_with_the_others(
+    document: dict[str, object], changed: object, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(document)))
+    assert changed_json(dump_json(document), {name: changed}) == dump_json(document | {name: changed})
 
 
 def test_no_lane_directory_has_no_runs(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from pytest_megacpp.recording.timeline import Timeline, fold
 from pytest_megacpp.recording.vocabulary import Preset
 from pytest_megacpp.recording.wire import read_all
 from pytest_megacpp.report.receipt import receipt_name, receipt_names
-from pytest_megacpp.report.reporter import Board, Content, RunResults, SessionResults, Span
+from pytest_megacpp.report.reporter import Board, ChangedFields, Content, RunResults, SessionResults, Span
 from pytest_megacpp.report.run_json import RunMeta, RunStatus, run_status
 from pytest_megacpp.report.text import Whereabouts, failure_text
 from tests.fuzzing import fuzzer
@@ -173,7 +173,7 @@ def looks_while_it_runs(timeline: Timeline) -> None:
 def kept(path: str, content: Content) -> None:
     """As the desk writes it."""
     if not isinstance(content, bytes):
-        json.loads(dump_json(content))
+        json.loads(dump_json(content.values if isinstance(content, ChangedFields) else content))
 
 
 FAILING = [

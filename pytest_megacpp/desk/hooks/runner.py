@@ -23,8 +23,8 @@ from pytest_megacpp.desk.hooks.short_summary import ShortSummary
 from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
-from pytest_megacpp.desk.run.artefacts import Artefacts
-from pytest_megacpp.desk.run.directory import dump_json, mark_interrupted, replace_file
+from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
+from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
@@ -245,7 +245,7 @@ class LaneRunner:
     def _write(self, path: str, content: Content) -> None:
         target = self._options.lane_dir / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, content if isinstance(content, bytes) else dump_json(content))
+        replace_file(target, encoded(content, target))
 
     def finish(self, *, interrupted: bool) -> None:
         """Ends every box that still runs; safe to call twice."""

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
+from pytest_megacpp.desk.run.directory import changed_json, dump_json
 from pytest_megacpp.report.clean import one_line
-from pytest_megacpp.report.reporter import Artefact, Board, Content, Line, Moment, Reporter, RunResults
+from pytest_megacpp.report.reporter import Artefact, Board, ChangedFields, Content, Line, Moment, Reporter, RunResults
 
 Write = Callable[[str, Content], object]
 """Writes one file, by its path, whole or not at all. Raises OSError."""
@@ -97,6 +99,17 @@ class Artefacts:
 
     def _times(self, name: str) -> str:
         return f" {self._raised[name]} times, first" if self._raised[name] > 1 else ""
+
+
+def encoded(content: Content, target: Path) -> bytes:
+    """What `target` shall hold. Raises OSError where its present content is needed and can't be read."""
+    match content:
+        case bytes():
+            return content
+        case ChangedFields():
+            return changed_json(target.read_bytes(), content.values)
+        case _:
+            return dump_json(content)
 
 
 def _described(error: Exception) -> str:

@@ -160,6 +160,18 @@ def dump_json(document: Mapping[str, object]) -> bytes:
         return _spread({key: finite(value) for key, value in document.items()})
 
 
+def changed_json(data: bytes, values: Mapping[str, object]) -> bytes:
+    """A document that `dump_json` wrote, with other values of some of its fields, which takes a fraction of the time
+    that making it again does. Only a line that begins a field is indented by one.
+    """
+    first, *rest = data[3:-3].split(b',\n "')
+    fields = {field.partition(b": ")[0]: field for field in (first, *(b'"' + part for part in rest))}
+    for key, value in values.items():
+        changed = dump_json({key: value})[3:-3]
+        fields[changed.partition(b": ")[0]] = changed
+    return b"{\n " + b",\n ".join(fields.values()) + b"\n}\n"
+
+
 def _spread(document: Mapping[str, object]) -> bytes:
     fields = (f"{_compact(key)}: {_field(value)}" for key, value in document.items())
     return ("{\n " + ",\n ".join(fields) + "\n}\n").encode()

@@ -5,12 +5,12 @@ is up to the reporters, which `Artefacts` asks.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_megacpp.desk.run.artefacts import Artefacts, Reporting
+from pytest_megacpp.desk.run.artefacts import Artefacts, Reporting, encoded
 from pytest_megacpp.desk.run.directory import RunDirectory, iso, utc_now
 from pytest_megacpp.desk.run.leftovers import clean
 from pytest_megacpp.desk.run.orders import Orders
@@ -24,7 +24,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import BoxStep, ProblemCode, RunEnd
 from pytest_megacpp.report.money import cost
 from pytest_megacpp.report.receipt import receipt_names
-from pytest_megacpp.report.reporter import Board, Moment, RunResults
+from pytest_megacpp.report.reporter import Board, Content, Moment, RunResults
 from pytest_megacpp.report.run_json import Ids, RunMeta, RunStatus, run_status
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface, SurfaceFailed
 from pytest_megacpp.surfaces.registry import is_remote
@@ -281,8 +281,5 @@ class LaneRun:
         if shown:
             self._show(shown)
 
-    def _write(self, path: str, content: bytes | Mapping[str, object]) -> None:
-        if isinstance(content, bytes):
-            self.directory.write(path, content)
-        else:
-            self.directory.write_json(path, content)
+    def _write(self, path: str, content: Content) -> None:
+        self.directory.write(path, encoded(content, self.directory.path / path))
