@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.commands import Workshop
-from benchmarks.rows import death, healthy, idle, judge, misreport, modal, seed, start, warm, watch
+from benchmarks.rows import death, healthy, idle, judge, misreport, modal, reports, seed, start, warm, watch
 from benchmarks.table import Table
 
 ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
@@ -19,4 +19,5 @@ ROWS: Mapping[str, Callable[[Workshop], list[Table]]] = {
     "judge": judge.tables,
     "modal": modal.tables,
     "seed": seed.tables,
+    "reports": reports.tables,
 }

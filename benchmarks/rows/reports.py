@@ -1,0 +1,58 @@
+"""Owns the row ``reports``: what the reporters cost a session of a thousand tests, by how long a test takes."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.commands import CASES, Workshop, command, failure_of, lane, lane_missing
+from benchmarks.measure import Outcome, Variant, run
+from benchmarks.table import Metric, Relation, Table
+
+TESTS = 1_000
+RANKS = 2
+TEST_MS = (0, 50)
+BASE = "0 ms"
+DEADLINE_S = 600.0
+_METRICS = (
+    Metric("cpu_ms", "CPU time of reporters per test", "ms", Relation.NONE),
+    Metric("session_ms", "wall time of the session per test", "ms", Relation.NONE),
+    Metric("share", "the one as a share of the other", "%", Relation.NONE, scale=100.0),
+)
+_SUITE = """
+import time
+import pytest
+
+@pytest.mark.{lane}
+@pytest.mark.parametrize("number", range({tests}))
+def test_one(modal_{lane}, number):
+    time.sleep({seconds})
+"""
+
+
+def tables(workshop: Workshop) -> list[Table]:
+    """One table: tests that do nothing, and tests that take a moment."""
+    variants = tuple(
+        Variant(f"{ms} ms", f"tests of {ms} ms", lambda _, ms=ms: _measure(workshop, ms), missing=lane_missing())
+        for ms in TEST_MS
+    )
+    title = f"reporters in a session of {TESTS:,} tests on {RANKS} ranks"
+    return [Table("reports", title, "at most 2 % of the session", BASE, _METRICS, variants)]
+
+
+def _measure(workshop: Workshop, test_ms: int) -> Outcome:
+    folder = workshop.fresh(f"reports-{test_ms}")
+    test, seen = folder / "test_many.py", folder / "seen.json"
+    test.write_text(_SUITE.format(lane="h200x8", tests=TESTS, seconds=test_ms / 1000), encoding="utf-8")
+    (folder / "conftest.py").write_text((CASES / "reporter_time.py").read_text(encoding="utf-8"), encoding="utf-8")
+    argv = lane(test, RANKS, folder / "lane")
+    done = run(command(argv, folder, DEADLINE_S, {"REPORTER_TIME": str(seen)}))
+    if failure := failure_of(done, TESTS):
+        return Outcome(failure=failure)
+    cpu_s = json.loads(seen.read_text(encoding="utf-8"))
+    spent_s = sum(cpu_s.values())
+    values = {
+        "cpu_ms": 1000 * spent_s / TESTS,
+        "session_ms": 1000 * done.wall_s / TESTS,
+        "share": spent_s / done.wall_s,
+    }
+    return Outcome(values, {name: f"{cost_s * per_test_ms:.2f} ms" for name, cost_s in cpu_s.items()})
