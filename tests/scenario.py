@@ -6,6 +6,7 @@ itself (taking evidence, ending ranks) is done by `act`, unless a scenario wants
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_megacpp.recording import events as ev
@@ -293,11 +294,15 @@ class FakeBox:
             self._flight(rank, FlightOrigin.POLL)
         return self
 
+    def device_begins(self, ranks: Ranks) -> "FakeBox":
+        """Their devices begin all that they had queued."""
+        for rank in self._all(ranks):
+            self._entered[rank] = {key: replace(e, started=True) for key, e in self._entered[rank].items()}
+            self._flight(rank, FlightOrigin.POLL)
+        return self
+
     def _close(self, rank: int) -> None:
-        entries = self._entered[rank]
-        for key, e in entries.items():
-            fields = (e.group, e.seq, e.op, e.numel_in, e.numel_out, e.dtype, e.sizes, e.entered_s)
-            entries[key] = ev.Collective(*fields, True, pg=e.pg)
+        self._entered[rank] = {key: replace(e, done=True) for key, e in self._entered[rank].items()}
 
     def _flight(self, rank: int, origin: FlightOrigin, source: str = "box") -> None:
         entries = tuple(self._entered[rank].values())

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pytest_megacpp.recording.agreement import disagreements
 from pytest_megacpp.recording.collectives import Number
 from pytest_megacpp.recording.errors import classify
-from pytest_megacpp.recording.events import Acted
+from pytest_megacpp.recording.events import Acted, Collective
 from pytest_megacpp.recording.reports import is_strict_xpass
 from pytest_megacpp.recording.views import RankView, TestView
 from pytest_megacpp.recording.vocabulary import ActReason, WarmUp
@@ -335,9 +335,13 @@ def _never_ends(view: TestView, rank: RankView, wait: Wait) -> bool:
     device began to receive, and one that left the test may still be sending.
     """
     if wait.partner is not None:
-        answered = any(other_ends(view, rank.rank, m) for m in rank.collectives.messages)
+        answered = any(_other_ends(view, rank, m) for m in rank.collectives.messages)
         return bool(wait.missing) and _begun(rank) and not answered
     return bool(wait.missing) and (wait.makes_group or view.groups.knows(wait.group))
+
+
+def _other_ends(view: TestView, rank: RankView, message: Collective) -> tuple[Collective, ...]:
+    return other_ends(view.groups, rank.rank, message, {r: v.collectives.messages for r, v in view.ranks.items()})
 
 
 def _stuck_in_a_red_test(view: TestView, held: Iterable[Wait], rank: RankView) -> float | None:
@@ -348,7 +352,7 @@ def _stuck_in_a_red_test(view: TestView, held: Iterable[Wait], rank: RankView) -
     collectives, messages = [w for w in held if w.partner is None], rank.collectives.messages
     known = (w for w in collectives if w.makes_group or view.groups.knows(w.group))
     runs = any(not w.missing and (w.began or not rank.spins) for w in known)
-    if runs or any(m.started and any(e.started for e in other_ends(view, rank.rank, m)) for m in messages):
+    if runs or any(m.started and any(e.started for e in _other_ends(view, rank, m)) for m in messages):
         return None
     in_vain = [w.since_s for w in collectives if w.missing] + [m.entered_s for m in messages if m.started]
     if in_vain:

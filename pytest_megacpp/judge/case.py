@@ -34,7 +34,7 @@ from pytest_megacpp.recording.stacks import (
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import Phase, RankView, TestView, WorldView
 from pytest_megacpp.recording.vocabulary import ActReason, ReportOutcome, StackMethod, Stream, TestPhase
-from pytest_megacpp.recording.waits import Moment, Wait, WaitGraph, other_ends, wait_graph
+from pytest_megacpp.recording.waits import Moment, Open, Wait, WaitGraph, open_at, other_ends, wait_graph
 
 _CPP_LINE = re.compile(r"^\s*\[[^\]\n]{1,300}\.(?:cc|cpp|h|hpp):\d+\]:? ?")
 MESSAGE_CHARS = 24_000
@@ -45,6 +45,7 @@ _ORDER = tuple(TestPhase)
 SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 BETWEEN_COMPILES_S = 0.5  # between the parts of a model; the box looks every 0.1 s
 FRESH_STACK_S = 1.0  # the box looks twice as often at a rank that imports the compiler
+QUEUED_S = 1.0  # a device that has nothing to do begins what is queued at once, and looks come as rarely as that
 LATE_WORDS_S = 0.5  # after the box acted on a failure, reports of other ranks may still be under way for this long
 
 
@@ -382,14 +383,23 @@ class Case:
 
         False for backends whose recorder doesn't show when a collective starts.
         """
-        entries = [e for e in self.ranks[rank].collectives.pending() if e.entered_s <= self.moment_s]
-        queued = [e for e in entries if tells_start(e.op) and not e.started]
+        entries = (*self._open[rank].still, *self._open[rank].ended_later)
+        queued = [e for e in entries if tells_start(e.op) and not e.started and not self.has_just_queued(e)]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
+
+    def queued_since_s(self, rank: int) -> float:
+        """Returns since when the rank's host had queued what its device had not begun at the moment."""
+        open_ = (*self._open[rank].still, *self._open[rank].ended_later)
+        return min((e.entered_s for e in open_ if tells_start(e.op) and not e.started), default=float("inf"))
+
+    def has_just_queued(self, entry: ev.Collective) -> bool:
+        """Returns whether the host queued it so shortly before that its device need not have begun it."""
+        return 0.0 <= self.moment_s - entry.entered_s < QUEUED_S
 
     def is_in_something(self, rank: int) -> bool:
         """Returns whether the rank's device had begun a collective or message by the moment that is not over yet."""
-        seen = self.ranks[rank].collectives
-        return any(e.started and e.entered_s <= self.moment_s for e in (*seen.pending(), *seen.messages))
+        open_ = self._open[rank]
+        return any(e.started for e in (*open_.still, *open_.ended_later, *open_.messages))
 
     def is_behind(self, rank: int) -> bool:
         """Returns whether the rank's host has queued a collective or message that the devices of others have started,
@@ -399,17 +409,16 @@ class Case:
 
     def _is_queued(self, rank: int, wait: Wait) -> bool:
         if wait.partner is not None:
-            return wait.began and any(e.entered_s <= self.moment_s for e in self._answers(wait))
-        entries = {r: self.test.entry_of(r, wait.group, wait.seq) for r in (rank, *wait.waiting)}
-        own, seen = entries.pop(rank), self.ranks[rank].collectives
-        begun = any(e is not None and e.started for e in entries.values())
-        return begun and own is not None and not (own.started or seen.is_done(own)) and own.entered_s <= self.moment_s
+            return wait.began and not all(map(self.has_just_queued, self._answers(wait)))
+        own = self.test.entry_of(rank, wait.group, wait.seq)
+        open_ = next((e for e in (*self._open[rank].still, *self._open[rank].ended_later) if _same(e, own)), None)
+        return wait.began and open_ is not None and not open_.started and not self.has_just_queued(open_)
 
     def _answers(self, wait: Wait) -> Iterable[ev.Collective]:
-        """Yields what the partner has open of the message that a rank waits in."""
-        rank = wait.waiting[0]
-        for message in (m for m in self.ranks[rank].collectives.messages if (m.group, m.seq) == (wait.group, wait.seq)):
-            yield from other_ends(self.test, rank, message)
+        """Yields what the partner had open of the message that a rank waits in."""
+        rank, messages_ = wait.waiting[0], {r: open_.messages for r, open_ in self._open.items()}
+        for message in (m for m in messages_[rank] if (m.group, m.seq) == (wait.group, wait.seq)):
+            yield from other_ends(self.test.groups, rank, message, messages_)
 
     def holds_gil(self, rank: int) -> bool:
         """Returns whether the worker server answers, which doesn't need the GIL, while the interpreter doesn't."""
@@ -468,6 +477,11 @@ class Case:
             frozenset(gave_up - self.exits.keys()),
         )
         return wait_graph(self.test, moment)
+
+    @cached_property
+    def _open(self) -> Mapping[int, Open]:
+        """What each rank had open at the moment."""
+        return open_at(self.test, self.moment_s)
 
     @cached_property
     def waits(self) -> tuple[Wait, ...]:
@@ -548,6 +562,10 @@ class Case:
         if not acted or not is_oldest or self.moment_s != self.end_s:
             return 0.0
         return max(0.0, acted.waited_s - max(0.0, self.moment_s - since_s))
+
+
+def _same(one: ev.Collective, other: ev.Collective | None) -> bool:
+    return other is not None and (one.group, one.seq, one.entered_s) == (other.group, other.seq, other.entered_s)
 
 
 def _of_a_victim(failure: RankFailure) -> RankFailure:

@@ -68,8 +68,8 @@ def _no_progress(case: Case, present: Sequence[int], quiet_s: float) -> Finding:
             *aftermath.first_few(blamed, lambda r: stalls.root_evidence(case, r)),
         ),
         wait_roots.waiters(case, analysis, blamed),
-        uncertainties=wait_roots.hung_uncertainties(case, waiting, blamed),
-        relies=frozenset({Source.COUNTERS, Source.STACKS, Source.CLOCKS}),
+        uncertainties=wait_roots.hung_uncertainties(case, analysis, waiting, blamed),
+        relies=wait_roots.relies(case, analysis) | {Source.COUNTERS},
         certainty=Certainty.CERTAIN if analysis.waiting else Certainty.GUESS,
         time_s=case.end_s,
     )

@@ -223,12 +223,10 @@ def _straggler_evidence(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
 
 
 def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
-    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, where others
-    gave up, the ones that were not held up themselves. If the box ended the wait, none of them has come since.
+    """Returns the roots that don't compile, if there are any: a compiling rank is only slow. Of those, the ones that
+    were not held up themselves.
     """
     busy = tuple(r for r in analysis.roots if not case.is_compiling(r)) or analysis.roots
-    if case.moment_s >= case.end_s:
-        return busy
     return tuple(r for r in busy if not _was_held_up(case, analysis, r)) or busy
 
 
@@ -253,11 +251,9 @@ def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> tuple[tuple[float, float], ...]:
-    """Returns from when until when stacks show a rank in a call for a peer while others waited for it until they gave
-    up: from each of them to the next one. At the end, the graph knows who is in such a call.
+    """Returns from when until when stacks show a rank in a call for a peer while others waited for it: from each of
+    them to the next one.
     """
-    if case.moment_s >= case.end_s:
-        return ()
     seen = _looks_while_awaited(case, wait, rank)
     ends = [*(time_s for time_s, _ in seen[1:]), _came_s(case, wait, rank)]
     return tuple((time_s, end_s) for (time_s, called), end_s in zip(seen, ends, strict=False) if called)
@@ -265,10 +261,11 @@ def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> tuple[tuple[float
 
 def _looks_while_awaited(case: Case, wait: Wait, rank: int) -> list[tuple[float, bool]]:
     """Returns of each stack of a rank from when others waited for it when it was taken, and whether it shows a call for
-    a peer.
+    a peer. Where the host is in what its device has not begun, that is no call for a peer.
     """
-    until_s = _came_s(case, wait, rank)
-    return [(time_s, called) for time_s, called in case.calls_seen(rank) if wait.since_s <= time_s <= until_s]
+    until_s, queued_s = _came_s(case, wait, rank), case.queued_since_s(rank)
+    looks = case.calls_seen(rank)
+    return [(t, called and t < queued_s) for t, called in looks if wait.since_s <= t <= until_s]
 
 
 def _came_s(case: Case, wait: Wait, rank: int) -> float:
@@ -285,13 +282,19 @@ def _makings(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]
 
 
 def _waits_for_others(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]:
-    """Yields from when until when, during the wait, the rank was in collectives that ended when another one came."""
+    """Yields from when until when, during the wait, the rank was in collectives that ended when another one came, and
+    its device in collectives and messages, which end when devices of others come.
+    """
     seen = case.ranks[rank].collectives
-    for entry in (e for e in seen.entries.values() if e.entered_s <= case.moment_s):
+    for key, entry in ((k, e) for k, e in seen.entries.items() if e.entered_s <= case.moment_s):
         came_s, late = case.came_last[case.test.groups.as_named_by(rank, entry.group), entry.seq]
         is_over = came_s <= case.moment_s and seen.is_done(entry)
         if is_over and late != rank and bare_op(entry.op) not in ROOTED:
             yield max(entry.entered_s, wait.since_s), came_s
+        if key in seen.over_s and key in seen.begun_s:
+            yield max(seen.begun_s[key], wait.since_s), min(seen.over_s[key], case.moment_s)
+    for past in seen.past.values():
+        yield max(past.begun_s, wait.since_s), min(past.over_s, case.moment_s)
 
 
 def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
@@ -301,6 +304,8 @@ def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
     wait = analysis.kept_by((rank,))
     if wait is None:
         return False
+    if case.moment_s >= case.end_s and rank in case.blocked:
+        return False  # for whom it waits is in doubt already
     came_late = _late_s(case, wait, rank) is not None
     return bool(_calls_while_awaited(case, wait, rank)) or (came_late and not _looks_while_awaited(case, wait, rank))
 
@@ -350,6 +355,8 @@ def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) ->
     if all(_late_s(case, wait, r) is not None for r in blamed):
         return f"entered {wait} too late"
     entered = [r for r in blamed if _entered(case, r, wait)]
+    if entered and any(_has_just_come(case, analysis, r) for r in entered):
+        return f"came to {wait} too late"
     verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
     return f"{verb} {wait}"
 
@@ -357,6 +364,13 @@ def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) ->
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
     entry = case.test.entry_of(rank, wait.group, wait.seq) if wait.partner is None else None
     return entry is not None and entry.entered_s <= case.moment_s
+
+
+def _has_just_come(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
+    """Returns whether the host had queued what the others waited in too shortly before for its device to be in it."""
+    wait = analysis.kept_by((rank,))
+    entry = case.test.entry_of(rank, wait.group, wait.seq) if wait is not None and wait.partner is None else None
+    return wait is not None and wait.began and entry is not None and case.has_just_queued(entry)
 
 
 def _late_s(case: Case, wait: Wait | None, rank: int) -> float | None:
@@ -475,12 +489,14 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     expected = [r for r in blamed if case.failed_as_expected(r)]
-    held_up = [r for r in blamed if _was_held_up(case, analysis, r) or _lost_another_peer(case, analysis, r)]
+    held_up = [r for r in blamed if _was_held_up(case, analysis, r)]
+    if lost_peer := [r for r in blamed if r not in held_up and _lost_another_peer(case, analysis, r)]:
+        text = f"{ranks_named(lost_peer)} had lost a peer in something else that is not recorded"
+        found.append(Uncertainty(Source.GROUPS, text))
     if held_up:
-        text = f"{ranks_named(held_up)} waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}"
-        how = "for which is not recorded" if case.moment_s < case.end_s else "for most of that time"
-        found.append(Uncertainty(Source.GROUPS, f"{text}, {how}"))
-    if unseen := [r for r in blamed if r not in held_up and _came_unseen(case, analysis, r)]:
+        text = f"{ranks_named(held_up)} had waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}"
+        found.append(Uncertainty(Source.GROUPS, f"{text} for most of that time"))
+    if unseen := [r for r in blamed if r not in (*held_up, *lost_peer) and _came_unseen(case, analysis, r)]:
         text = f"{ranks_named(unseen)} may have waited for a peer before: no stack shows what else kept it"
         found.append(Uncertainty(Source.STACKS, text))
     if (wait := _perhaps_one_too_many(case, analysis, blamed)) is not None:
@@ -488,6 +504,8 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
             f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one {_kind(wait)} too many"
         )
         found.append(Uncertainty(Source.COLLECTIVES, text))
+    if late := [r for r in blamed if _has_just_come(case, analysis, r)]:
+        found.append(Uncertainty(Source.COLLECTIVES, f"{ranks_named(late)} had just come"))
     if busy := [r for r in blamed if case.is_in_something(r) and r not in case.waiting_in]:
         text = f"{ranks_named(busy)} had begun something else that had all it needed, and may have been on the way"
         found.append(Uncertainty(Source.COLLECTIVES, text))
@@ -557,10 +575,7 @@ def _hang(case: Case, analysis: WaitAnalysis) -> Finding:
         wait_roots.wait_evidence(case, analysis),
         wait_roots.waiters(case, analysis, blamed),
         relies=wait_roots.relies(case, analysis),
-        uncertainties=(
-            *wait_roots.uncertainties(case, analysis),
-            *wait_roots.hung_uncertainties(case, waiting, blamed),
-        ),
+        uncertainties=wait_roots.hung_uncertainties(case, analysis, waiting, blamed),
         time_s=wait_roots.since_s(case, analysis),
     )
 

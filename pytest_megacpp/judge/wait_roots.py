@@ -224,7 +224,9 @@ def _agreeing(case: Case, wait: Wait) -> Collection[int]:
     return case.test.groups.of(wait.group, wait.waiting) if wait.op in ROOTED else wait.waiting
 
 
-def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]) -> tuple[Uncertainty, ...]:
+def hung_uncertainties(
+    case: Case, analysis: WaitAnalysis, waiting: Sequence[int], blamed: Sequence[int]
+) -> tuple[Uncertainty, ...]:
     """Returns why these may not be the ones that hang."""
     through = [r for r in waiting if case.came_through(r)]
     by_stack = [r for r in waiting if r in case.blocked and r not in through]
@@ -237,7 +239,24 @@ def hung_uncertainties(case: Case, waiting: Sequence[int], blamed: Sequence[int]
         )
     if by_stack:
         found.append(Uncertainty(Source.GROUPS, f"whom {ranks_named(by_stack)} waited for is not recorded"))
-    return tuple(found)
+    if gone := _went_without(case, blamed):
+        text = f"{ranks_named(gone)} left the test while what the others wait in had not completed there"
+        found.append(Uncertainty(Source.COLLECTIVES, text))
+    if other := next((w for w in analysis.waits if w.otherwise and {*w.waiting} & {*blamed}), None):
+        ranks = [r for _, ranks in other.otherwise for r in ranks]
+        found.append(Uncertainty(Source.COLLECTIVES, f"{ranks_named(ranks)} issued something else than {other}"))
+    return (*uncertainties(case, analysis), *found)
+
+
+def _went_without(case: Case, blamed: Collection[int]) -> tuple[int, ...]:
+    """Returns the ranks that left what the blamed ones wait in before it was over: they may have given up on a rank
+    that came later.
+    """
+    held = [w for w in case.waits if w.seq and w.partner is None and {*w.waiting} & {*blamed}]
+    entries = {(r, e.group, e.seq): e for w in held for r in case.ranks if (e := case.test.entry_of(r, w.group, w.seq))}
+    left = {r for r, _, _ in entries if case.is_through(r) or case.failed_as_expected(r)}
+    open_ = (r for (r, _, _), e in entries.items() if not case.ranks[r].collectives.is_done(e))
+    return tuple(sorted(left.intersection(open_)))
 
 
 # -- as text and evidence ----------------------------------------------------------------------------------

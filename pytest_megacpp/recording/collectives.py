@@ -22,6 +22,7 @@ from pytest_megacpp.recording.groups import KEPT_GROUPS
 from pytest_megacpp.recording.vocabulary import FlightOrigin
 
 Number: TypeAlias = tuple[str, int]  # group and sequence number
+_Message: TypeAlias = tuple[str, str, int, float]  # group, operation, number and time: no two of a rank have all alike
 
 # How many entries are kept of each rank: docs/decisions/0040 says what that costs in large worlds.
 KEPT_ENTRIES = 512  # in worlds of up to 128 ranks
@@ -49,6 +50,17 @@ class Life:
         return f" ({self.number}){self.world}" if self.number > 1 else self.world
 
 
+@dataclass(frozen=True, slots=True)
+class PastMessage:
+    """A message that is over, and when looks found that: its device had begun it, and it was over. One that was over
+    when it was first seen has been so at any time since.
+    """
+
+    message: Collective
+    begun_s: float
+    over_s: float
+
+
 @dataclass(slots=True)
 class RankCollectives:
     """What one rank did so far in one test; grows by `update`, bounded.
@@ -56,7 +68,8 @@ class RankCollectives:
     Group names and numbers restart when the default group is destroyed, so later ones carry an incarnation
     (`0@1`), counted per world. A group that is made again under its name (`4be1 (2)`) starts from 1 as well; an entry
     belongs to the one that was begun last before it. Entries from before `floor_s` belong to an earlier test or
-    incarnation. Entries are kept as they were recorded: `is_done` says whether one has ended since.
+    incarnation. Entries are kept as they were recorded: `is_done` says whether one has ended since, `as_of` what was
+    known of it at a time in the past.
     """
 
     floor_s: float = 0.0
@@ -72,6 +85,9 @@ class RankCollectives:
     groups: dict[int, str] = field(default_factory=dict)
     unfinished: dict[Number, None] = field(default_factory=dict)  # a set in order
     messages: tuple[Collective, ...] = ()  # open ones, as last seen
+    past: dict[_Message, PastMessage] = field(default_factory=dict)  # the newest messages that are over
+    begun_s: dict[Number | _Message, float] = field(default_factory=dict)  # when a look found that its device was in it
+    over_s: dict[Number, float] = field(default_factory=dict)  # when a look found over what one before found open
     held: bool = False  # the box acted: from now on only its own evidence ends a wait
     changes: int = 0
     changed: deque[Number] = field(init=False)  # newest last
@@ -79,17 +95,17 @@ class RankCollectives:
     def __post_init__(self) -> None:
         self.changed = deque(maxlen=self.kept)
 
-    def update(self, seen: FlightRecorded) -> bool:
-        """Takes in what was seen; returns whether a counter rose."""
+    def update(self, seen: FlightRecorded, time_s: float) -> bool:
+        """Takes in what was seen at that time; returns whether a counter rose."""
         if self.held and seen.origin is not FlightOrigin.EVIDENCE:
             seen = replace(seen, entries=tuple(e for e in seen.entries if not self._is_unfinished(e)))
         else:
-            self.messages = tuple([self._message(e) for e in seen.entries if e.p2p and self._is_open(e)])
+            self._take_messages([e for e in seen.entries if e.p2p and e.entered_s >= self.floor_s], time_s)
         rose = False
         listed: set[Number] = set()
         for entry in seen.entries:
             if not entry.p2p and entry.entered_s >= self.floor_s:
-                key = self._add(entry)
+                key = self._add(entry, time_s)
                 listed.add(key)
                 rose |= _raise_to(self.enqueued, *key)
         for status in seen.status:
@@ -98,22 +114,33 @@ class RankCollectives:
                 rose |= _raise_to(self.enqueued, name, status.enqueued)
                 rose |= _raise_to(self.completed, name, status.completed)
         if seen.origin is FlightOrigin.POLL and not self.held:
-            self._close([key for key in self.unfinished if key not in listed], seen.status)
+            self._close([key for key in self.unfinished if key not in listed], seen.status, time_s)
         while len(self.entries) > self.kept:
             self._drop(next(iter(self.entries)))
         drop_oldest(self.groups, KEPT_GROUPS)
         return rose
 
-    def _is_open(self, message: Collective) -> bool:
-        return not message.done and message.entered_s >= self.floor_s
-
-    def _message(self, entry: Collective) -> Collective:
-        return replace(entry, group=self.named(entry.group, entry.entered_s))
+    def _take_messages(self, seen: Iterable[Collective], time_s: float) -> None:
+        """Takes in all messages that a look listed: an open one that it doesn't list any more is over."""
+        before = {_key(m): m for m in self.messages}
+        listed = {_key(m): m for m in (replace(e, group=self.named(e.group, e.entered_s)) for e in seen)}
+        if not before and not listed:
+            return
+        for key, message in listed.items():
+            if (message.started or message.done) and key not in self.past:
+                self.begun_s.setdefault(key, time_s if key in before else message.entered_s)
+        over = {key: m for key, m in (before | listed).items() if key not in listed or m.done}
+        for key, message in over.items():
+            if key not in self.past:
+                begun_s = self.begun_s.pop(key, time_s)
+                self.past[key] = PastMessage(message, begun_s, time_s if key in before else message.entered_s)
+        drop_oldest(self.past, self.kept)
+        self.messages = tuple(m for m in listed.values() if not m.done)
 
     def _is_unfinished(self, entry: Collective) -> bool:
         return (self.named(entry.group, entry.entered_s), entry.seq) in self.unfinished
 
-    def _add(self, entry: Collective) -> Number:
+    def _add(self, entry: Collective, time_s: float) -> Number:
         name = self.named(entry.group, entry.entered_s)
         key = name, entry.seq
         known = self.entries.get(key)
@@ -122,25 +149,39 @@ class RankCollectives:
             self.changed.append(key)
         over = known is not None and known.entered_s == entry.entered_s and key not in self.unfinished
         started = entry.started or (known is not None and known.started and known.entered_s == entry.entered_s)
+        if known is None or known.entered_s != entry.entered_s:
+            self._forget(key)
+        if started and key not in self.begun_s:
+            self.begun_s[key] = entry.entered_s if known is None else time_s
         as_it_is = name == entry.group and started == entry.started
         self.groups[entry.pg] = name
         self.entries[key] = entry if as_it_is else replace(entry, group=name, started=started)
         if entry.done or over:
-            self.unfinished.pop(key, None)
+            self._end(key, time_s)
         else:
             self.unfinished[key] = None
         return key
 
-    def _close(self, unlisted: Collection[Number], counted: Iterable[GroupStatus]) -> None:
+    def _end(self, key: Number, time_s: float) -> None:
+        if key in self.unfinished:
+            del self.unfinished[key]
+            self.over_s[key] = time_s
+
+    def _close(self, unlisted: Collection[Number], counted: Iterable[GroupStatus], time_s: float) -> None:
         """A poll lists all that is unfinished in the groups it counts, so what it leaves out is done."""
         alive = {self.groups.get(status.pg) for status in counted} if unlisted else ()
         for key in unlisted:
             if key[0] in alive:
-                del self.unfinished[key]
+                self._end(key, time_s)
 
     def _drop(self, key: Number) -> None:
         del self.entries[key]
         self.unfinished.pop(key, None)
+        self._forget(key)
+
+    def _forget(self, key: Number) -> None:
+        self.begun_s.pop(key, None)
+        self.over_s.pop(key, None)
 
     @property
     def incarnation(self) -> int:
@@ -179,7 +220,8 @@ class RankCollectives:
         before = self.named(name)
         lives = self.lives.pop(name, [])
         if lives and not self.held:  # what is open in it has gone with it
-            self.unfinished = {key: None for key in self.unfinished if without_backend(key[0]) != before}
+            for key in [key for key in self.unfinished if without_backend(key[0]) == before]:
+                self._end(key, time_s)
         self.lives[name] = [*lives[1 - KEPT_LIVES :], Life(time_s, world, number)]
         drop_oldest(self.lives, KEPT_GROUPS)
         drop_oldest(self.given, KEPT_GROUPS)
@@ -194,13 +236,14 @@ class RankCollectives:
 
     def restart(self, time_s: float) -> None:
         """The default group was destroyed at `time_s`."""
-        self.floor_s, self.messages = time_s, ()
+        self.floor_s = time_s
+        self._take_messages((), time_s)
         self.incarnations[self.scope] = self.incarnation + 1
         self.scope, self.world_since_s = "", None
         self.groups.clear()
         self.lives.clear()
-        if not self.held:
-            self.unfinished.clear()
+        for key in () if self.held else list(self.unfinished):
+            self._end(key, time_s)
 
     def changed_since(self, changes: int) -> Iterable[Number]:
         """The collectives that were issued since `changes` had this value."""
@@ -214,10 +257,31 @@ class RankCollectives:
         """The collectives that were entered and are not finished, the oldest first."""
         return tuple(sorted((self.entries[key] for key in self.unfinished), key=lambda e: e.entered_s))
 
+    def messages_at(self, at_s: float) -> tuple[Collective, ...]:
+        """The messages that were open at a time in the past, with what its device had begun by then. Looks find that a
+        moment later than it was.
+        """
+        ended = (p for p in self.past.values() if p.over_s > at_s)
+        over = (replace(p.message, started=p.begun_s <= at_s) for p in ended)
+        open_ = (self._begun(m, _key(m), at_s) for m in self.messages)
+        return tuple(m for m in (*over, *open_) if m.entered_s <= at_s)
+
+    def as_of(self, entry: Collective, at_s: float) -> Collective:
+        """One of `entries`, with whether its device had begun it by then."""
+        return self._begun(entry, (entry.group, entry.seq), at_s)
+
+    def _begun(self, entry: Collective, key: "Number | _Message", at_s: float) -> Collective:
+        began_later = entry.started and self.begun_s.get(key, at_s) > at_s
+        return replace(entry, started=False) if began_later else entry
+
     def last(self, until_s: float = float("inf")) -> Collective | None:
         """The newest collective that the rank had entered by then."""
         entries = (e for e in self.entries.values() if e.entered_s <= until_s)
         return max(entries, key=lambda e: (e.entered_s, e.seq), default=None)
+
+
+def _key(message: Collective) -> _Message:
+    return message.group, message.op, message.seq, message.entered_s
 
 
 def _raise_to(counts: dict[str, int], group: str, count: int) -> bool:

@@ -83,7 +83,7 @@ def flight_recorded(run: RunView, world: WorldView, time_s: float, fact: ev.Flig
 
 
 def _flight_recorded_in_test(view: RankView, time_s: float, fact: ev.FlightRecorded) -> None:
-    if view.collectives.update(fact):
+    if view.collectives.update(fact, time_s):
         view.progress_s = view.busy_s = view.issued_s = time_s
     keep_digests(view, fact.digests)
     if fact.origin is FlightOrigin.DESTROY:

@@ -117,21 +117,18 @@ class Position:
     goes_on_until_s: float = float("-inf")  # after its failure
 
     @classmethod
-    def of(cls, view: RankView, moment: Moment, ended_later: Iterable[Collective] = ()) -> "Position":
-        """The position at the moment; `ended_later`: what was open by then and is done by now."""
+    def of(cls, view: RankView, moment: Moment, open_: "Open") -> "Position":
+        """The position at the moment, of a rank that had these open."""
         failed_s = moment.failed_s.get(view.rank, float("inf"))
         seen, until_s, joining = view.collectives, min(moment.at_s, failed_s), view.not_joined(moment.at_s)
         failed = joining if joining is not None and joining.failed else None
         if view.rank in moment.over or view.frozen:
             return cls(seen, failed=failed, until_s=until_s, frozen=view.frozen, goes_on_until_s=moment.at_s)
         if view.rank in moment.gave_up:
-            inside = _given_up(seen, moment.at_s, failed_s, ended_later)
-            messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
-            return cls(seen, inside, messages, failed=failed, until_s=until_s)
-        open_ = (*seen.pending(), *ended_later)
-        inside = tuple(sorted((e for e in open_ if e.entered_s <= moment.at_s), key=lambda e: e.entered_s))
-        messages = tuple(e for e in seen.messages if e.entered_s <= moment.at_s)
-        return cls(seen, inside, messages, view.joining(moment.at_s), failed, until_s)
+            inside = _given_up(seen, moment.at_s, failed_s, open_)
+            return cls(seen, inside, open_.messages, failed=failed, until_s=until_s)
+        inside = tuple(sorted((*open_.still, *open_.ended_later), key=lambda e: e.entered_s))
+        return cls(seen, inside, open_.messages, view.joining(moment.at_s), failed, until_s)
 
     def has_arrived(self, number: Number, others: Iterable[Collective]) -> bool:
         """Whether the rank entered the collective that others are in by then; a rank that is frozen in it has not."""
@@ -147,18 +144,28 @@ class Position:
         return came_later and any(signature_of(entry) == signature_of(other) for other in others)
 
 
-def _given_up(
-    seen: RankCollectives, at_s: float, failed_s: float, ended_later: Iterable[Collective]
-) -> tuple[Collective, ...]:
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What a rank had open at a moment: collectives that `still` are, those that `ended_later`, and messages."""
+
+    still: tuple[Collective, ...] = ()
+    ended_later: tuple[Collective, ...] = ()
+    messages: tuple[Collective, ...] = ()
+
+
+def _given_up(seen: RankCollectives, at_s: float, failed_s: float, open_: Open) -> tuple[Collective, ...]:
     """What a rank that gave up at `failed_s` was in by then: what was open, and what it had entered last; on a device,
     what that had begun, if it had begun anything.
     """
     last = seen.last(failed_s)
-    later = (e for e in ended_later if failed_s > at_s or e.started)
-    open_ = [e for e in (*seen.pending(), *later) if e.entered_s <= at_s and not _is_only_queued(e)]
-    if last is not None and last.entered_s <= at_s and last not in open_ and not (open_ and _is_only_queued(last)):
-        open_.append(last)
-    return tuple(sorted(open_, key=lambda e: e.entered_s))
+    # Giving up ends what only hosts know of: what ended after that, ended without this rank.
+    later = (e for e in open_.ended_later if failed_s > at_s or e.started)
+    begun = [e for e in (*open_.still, *later) if not _is_only_queued(e)]
+    if last is not None and last.entered_s <= at_s and all((e.group, e.seq) != (last.group, last.seq) for e in begun):
+        last = seen.as_of(last, at_s)
+        if not begun or not _is_only_queued(last):
+            begun.append(last)
+    return tuple(sorted(begun, key=lambda e: e.entered_s))
 
 
 @dataclass(frozen=True)
@@ -312,12 +319,12 @@ class Counted:
 
 def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     """The graph of who waits for whom, by whatever shows it."""
-    ended_later = _ended_later(view, moment.at_s)
-    positions = {v.rank: Position.of(v, moment, ended_later.get(v.rank, ())) for v in view.ranks.values()}
+    open_ = open_at(view, moment.at_s)
+    positions = {v.rank: Position.of(v, moment, open_[v.rank]) for v in view.ranks.values()}
     waits = find_waits(positions, view.groups)
     pending = {r for wait in waits for r in wait.waiting}
     away = moment.over | moment.failed_s.keys() | pending
-    free = (v for v in view.ranks.values() if v.rank not in away)
+    free = (v for v in view.ranks.values() if v.rank not in away and not v.spins)  # on a device, its recorder tells
     calls = {v.rank: call for v in free if (call := _call(v, moment.at_s)) is not None}
     busy = calls.keys() | pending | moment.failed_s.keys()
     sought = {_sought(positions[r], view.groups) for r in calls.keys() | (moment.gave_up - pending)}
@@ -330,15 +337,31 @@ def wait_graph(view: TestView, moment: Moment) -> WaitGraph:
     return WaitGraph(waits, calls, idle, tuple(r for r in idle if r not in moment.left), lost, untimed)
 
 
+def open_at(view: TestView, at_s: float) -> Mapping[int, Open]:
+    """Per rank what was open at that time. Since the box acted, views hold what was open then."""
+    looks_back = at_s < (float("inf") if view.acted_s is None else view.acted_s)
+    ended_later = _ended_later(view, at_s) if looks_back else {}
+    found = {}
+    for rank, seen in ((r, v.collectives) for r, v in view.ranks.items()):
+        entered = (e for e in seen.pending() if e.entered_s <= at_s)
+        if looks_back:
+            still = tuple(seen.as_of(e, at_s) for e in entered)
+            ended = tuple(seen.as_of(e, at_s) for e in ended_later.get(rank, ()))
+            found[rank] = Open(still, ended, seen.messages_at(at_s))
+        else:
+            found[rank] = Open(tuple(entered), (), tuple(m for m in seen.messages if m.entered_s <= at_s))
+    return found
+
+
 def _ended_later(view: TestView, at_s: float) -> Mapping[int, Sequence[Collective]]:
     """Per rank the collectives that were open at that time, and are done by now: it had entered them by then, and
-    another member entered them only later. One with a root doesn't wait for all members. Since the box acted, views
-    hold what was open then.
+    another member entered them only later, or its device began them later. One with a root doesn't wait for all.
     """
     late: set[Number] = set()
-    if at_s < (float("inf") if view.acted_s is None else view.acted_s):
-        later = ((r, e) for r, e in _entries(view) if e.entered_s > at_s)
-        late = {(view.groups.as_named_by(r, e.group), e.seq) for r, e in later}
+    for rank, entry in _entries(view):
+        begun_s = view.ranks[rank].collectives.begun_s.get((entry.group, entry.seq), entry.entered_s)
+        if max(entry.entered_s, begun_s) > at_s:
+            late.add((view.groups.as_named_by(rank, entry.group), entry.seq))
     found: dict[int, list[Collective]] = defaultdict(list)
     for rank, entry in _entries(view) if late else ():
         number = view.groups.as_named_by(rank, entry.group), entry.seq
@@ -456,14 +479,18 @@ def _ends(rank: int, entry: Collective, groups: Groups) -> tuple[str, str, int] 
     return entry.group, named[1], members[int(named[3])]
 
 
-def other_ends(view: TestView, rank: int, message: Collective) -> tuple[Collective, ...]:
-    """What its partner has open of a message of this rank, even if that has left the test: its device goes on."""
-    end = _ends(rank, message, view.groups)
-    if end is None or end[2] not in view.ranks:
+def other_ends(
+    groups: Groups, rank: int, message: Collective, open_: Mapping[int, Iterable[Collective]]
+) -> tuple[Collective, ...]:
+    """What its partner has open of a message of this rank, given the open messages of each rank; even if the partner
+    has left the test, since its device goes on.
+    """
+    end = _ends(rank, message, groups)
+    if end is None:
         return ()
     group, kind, partner = end
     wanted = group, "recv" if kind == "send" else "send", rank
-    return tuple(e for e in view.ranks[partner].collectives.messages if _ends(partner, e, view.groups) == wanted)
+    return tuple(e for e in open_.get(partner, ()) if _ends(partner, e, groups) == wanted)
 
 
 def _makings(positions: Mapping[int, Position], groups: Groups) -> list[Wait]:

@@ -180,3 +180,94 @@ def test_what_a_host_queues_later_says_nothing_about_its_device_before() -> None
         box.raises(rank, "DistBackendError", WATCHDOG)
     found = verdict(box.after(0.2).enters(2, "nccl:all_reduce", 1, group="1").after(0.3).at(2))
     assert (found.code, found.cause, found.blamed_ranks) == (Code.STRAGGLER, None, (2,))
+
+
+# -- what was open then, and is over by the end --------------------------------------------------------------
+
+
+def gave_up(box: FakeBox, *ranks: int) -> FakeBox:
+    return box.raises(ranks, "DistBackendError", WATCHDOG)
+
+
+def blamed(found: Verdict) -> tuple[Code, str | None, tuple[int, ...], Certainty]:
+    return found.code, found.cause, found.blamed_ranks, found.certainty
+
+
+def test_a_message_that_came_after_others_gave_up_had_held_its_receiver_up() -> None:
+    """Rank 1 receives from rank 3, which sleeps; ranks 0,2 give up; then rank 3 sends."""
+    box = timed_devices().enters((0, 2), "nccl:all_reduce", 1, started=True)
+    box.enters(1, "nccl:recv 1<-3", 8, started=True).after(3).at((1, 3)).after(3)
+    gave_up(box, 0, 2).after(0.5).enters(3, "nccl:send 3->1", 8, started=True).after(0.1).completes((1, 3))
+    box.enters((1, 3), "nccl:all_reduce", 1, started=True).after(6)
+    found = judge_test(gave_up(box, 1, 3).finishes().ends().done().timeline(), 0).verdict
+    assert blamed(found) == (Code.STRAGGLER, None, (3,), Certainty.CERTAIN)
+
+
+def behind_a_kernel() -> FakeBox:
+    """The kernel of rank 2 ends one second after the others gave up."""
+    box = timed_devices().enters((0, 1, 3), "nccl:all_reduce", 1, started=True).enters(2, "nccl:all_reduce", 1)
+    return gave_up(box.after(3).at(2).after(3), 0, 1, 3).after(1).device_begins(2)
+
+
+def test_a_device_that_begins_after_others_gave_up_was_busy_then() -> None:
+    found = verdict(behind_a_kernel().after(31).at(2), ActReason.STALL)
+    assert blamed(found) == (Code.STRAGGLER, "device-busy", (2,), Certainty.CERTAIN)
+
+
+def test_so_it_was_when_its_rank_gives_up_as_well() -> None:
+    found = judge_test(gave_up(behind_a_kernel().after(6), 2).finishes().ends().done().timeline(), 0).verdict
+    assert blamed(found) == (Code.STRAGGLER, "device-busy", (2,), Certainty.CERTAIN)
+
+
+def test_a_pair_that_one_device_held_up_until_others_gave_up() -> None:
+    box = timed_devices().announces("1", (0, 2)).enters(0, "nccl:all_reduce", 1, group="1", started=True)
+    box.enters(2, "nccl:all_reduce", 1, group="1").enters((1, 3), "nccl:all_reduce", 1, started=True)
+    gave_up(box.after(3).at((0, 2)).after(3), 1, 3).after(0.5).device_begins(2).completes((0, 2)).after(0.2)
+    box.enters((0, 2), "nccl:all_reduce", 1, started=True).after(6)
+    found = judge_test(gave_up(box, 0, 2).finishes().ends().done().timeline(), 0).verdict
+    assert blamed(found) == (Code.STRAGGLER, "device-busy", (2,), Certainty.CERTAIN)
+
+
+def test_who_received_until_just_before_the_box_acted_was_held_up() -> None:
+    """Stacks show rank 0 in a call for rank 1, which sleeps; both come back a second before."""
+    box = FakeBox(3).begins().enters(2).after(0.3)
+    for _ in range(9):
+        box.samples((0, 1, 2)).blocked(0).at(1).after(3)
+    box.samples((0, 1), cpu_s=3.0).after(1).samples((0, 1), cpu_s=4.0)
+    found = verdict(box.at((0, 1)), ActReason.STALL)
+    assert blamed(found) == (Code.STRAGGLER, None, (1,), Certainty.CERTAIN)
+
+
+def test_a_hang_of_what_a_rank_left_without_its_end_is_in_doubt() -> None:
+    """It caught its time-out, and passed; the rank that kept it waiting came later."""
+    box = timed_devices(3).enters((0, 1), "nccl:all_reduce", 1, started=True).after(6).at(2).passes(0).after(0.5)
+    found = verdict(box.enters(2, "nccl:all_reduce", 1, started=True).after(31), ActReason.STALL)
+    assert blamed(found) == (Code.HANG, None, (1, 2), Certainty.LIKELY)
+    assert any("rank 0 left the test while what the others wait in had not completed" in e.text for e in found.evidence)
+
+
+@pytest.mark.parametrize("why", [ActReason.STALL, ActReason.TEST_LIMIT])
+def test_a_hang_of_ranks_that_issued_different_operations_is_in_doubt_at_any_limit(why: ActReason) -> None:
+    """The members of their group aren't known, so it is no mismatch."""
+    box = timed_devices(2).enters(0, "nccl:all_reduce", 2, group="7", started=True)
+    box.enters(1, "nccl:broadcast", 2, group="7", started=True).after(601).at((0, 1))
+    found = verdict(box, why)
+    assert (found.code, found.certainty) == (Code.HANG, Certainty.GUESS)
+    assert any("rank 1 issued something else than all_reduce #2" in e.text for e in found.evidence)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_host_in_a_call_is_where_its_device_is(ranks: int) -> None:
+    """An endless kernel runs before the barrier that rank 0 has called, as its stack shows."""
+    others = tuple(range(1, ranks))
+    box = timed_devices(ranks).enters(others, "nccl:barrier", 1, started=True).enters(0, "nccl:barrier", 1)
+    found = verdict(box.after(31).blocked(range(ranks), "barrier"), ActReason.STALL)
+    assert blamed(found) == (Code.STRAGGLER, "device-busy", (0,), Certainty.CERTAIN)
+
+
+def test_what_a_host_has_just_queued_shows_no_kernel() -> None:
+    """It slept until then."""
+    box = timed_devices().enters((0, 1, 2), "nccl:all_reduce", 1, started=True).after(20).at(3).after(10.9)
+    found = verdict(box.enters(3, "nccl:all_reduce", 1).after(0.1).at(3), ActReason.STALL)
+    assert blamed(found) == (Code.STRAGGLER, None, (3,), Certainty.LIKELY)
+    assert found.summary.startswith("rank 3 came to all_reduce #1 too late")

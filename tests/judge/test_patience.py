@@ -6,7 +6,7 @@ from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason
-from tests.scenario import USER_FILE, FakeBox
+from tests.scenario import USER_FILE, FakeBox, timed_devices
 
 FUTURES = "/usr/lib/python3.11/concurrent/futures/_base.py"
 HTTP = "/usr/lib/python3.11/http/client.py"
@@ -93,14 +93,26 @@ def test_one_ranks_assertion_is_its_own_and_only_in_doubt() -> None:
     "box",
     [
         waiting(waited_s=0.2).raises((0, 2, 3), "AssertionError", "assert x").finishes((0, 2, 3)),
-        waiting(ranks=(0, 1, 2, 3)).raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3)),
-        waiting("gloo:broadcast").raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3)),
+        waiting(ranks=(0, 1, 2, 3)).completes().raises((0, 2, 3), "AssertionError", "").finishes((0, 2, 3)),
+        waiting(ranks=(0, 1, 2, 3)).completes().after(1).raises((0, 2, 3), "TimeoutError", "").finishes((0, 2, 3)),
     ],
-    ids=["open for a moment", "all had come", "a broadcast ends at its root before others come"],
+    ids=["open for a moment", "over just before", "over for longer than a report takes"],
 )
 def test_who_waited_for_nobody_failed_by_itself(box: FakeBox) -> None:
     found = verdict(box.completes().passes(1).ends())
     assert failed(found) == (Code.TEST_FAILED, (0, 2, 3), Certainty.CERTAIN)
+
+
+@pytest.mark.parametrize(
+    ("op", "ranks"),
+    [("gloo:all_reduce", (0, 1, 2, 3)), ("gloo:broadcast", (0, 2, 3))],
+    ids=["all had come", "a broadcast ends at its root before others come"],
+)
+def test_a_time_out_during_what_completed_since_is_in_doubt(op: str, ranks: tuple[int, ...]) -> None:
+    box = waiting(op, ranks=ranks).raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3))
+    found = verdict(box.completes().passes(1).ends())
+    assert failed(found) == (Code.TEST_FAILED, (0, 2, 3), Certainty.LIKELY)
+    assert any("#1, which had not completed" in e.text for e in found.evidence)
 
 
 def test_where_most_are_missing_a_time_out_may_be_of_the_ranks_own() -> None:
@@ -147,3 +159,17 @@ def test_a_time_out_of_unknown_origin_is_no_wait_of_the_tests_own() -> None:
     box = waiting().raises((0, 2, 3), "TimeoutError", "", raised_in="").finishes((0, 2, 3))
     found = verdict(box.enters(1, "gloo:barrier", 1).completes().passes(1).ends())
     assert failed(found)[:2] == (Code.TEST_FAILED, (0, 2, 3))
+
+
+def test_a_time_out_while_the_device_receives_is_in_doubt() -> None:
+    box = timed_devices().enters(1, "nccl:recv 1<-3", 8, started=True).after(3).at(3).after(3)
+    box.raises(1, "TimeoutError", "", raised_in=FUTURES).after(0.5).at(3).passes((0, 2)).after(0.5)
+    found = judge_test(box.acts(ActReason.FAILURE_STUCK).aborts("stuck").done().timeline(), 0).verdict
+    assert failed(found) == (Code.TEST_FAILED, (1,), Certainty.LIKELY)
+    assert any("rank 1 was in recv 1<-3, which had not completed" in e.text for e in found.evidence)
+
+
+def test_a_time_out_that_a_busy_machine_reports_late_is_in_doubt() -> None:
+    box = waiting().enters(1, "gloo:barrier", 1).completes().after(0.2)
+    box.raises((0, 2, 3), "TimeoutError", "", raised_in=FUTURES).finishes((0, 2, 3)).passes(1)
+    assert failed(verdict(box.ends())) == (Code.TEST_FAILED, (0, 2, 3), Certainty.LIKELY)

@@ -552,7 +552,7 @@ def test_who_lost_a_peer_without_coming_to_what_the_others_wait_in_may_have_wait
     box = FakeBox(4).begins().enters((0, 1, 2), "gloo:barrier", 1).after(2).loses_peer((0, 1, 2), TIMED_OUT)
     found = verdict(box.after(1).loses_peer(3).finishes().ends())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (3,), Certainty.LIKELY)
-    text = "less certain: rank 3 waited for a peer itself, for which is not recorded"
+    text = "less certain: rank 3 had lost a peer in something else that is not recorded"
     assert text in [e.text for e in found.evidence]
 
 
@@ -657,4 +657,4 @@ def test_who_had_waited_for_another_one_for_most_of_the_time_is_not_blamed_for_c
     box.completes((1, 2)).after(6).at(1)
     found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
-    assert "less certain: rank 1 waited for a peer itself, for most of that time" in texts(found, None)
+    assert "less certain: rank 1 had waited for a peer itself for most of that time" in texts(found, None)

@@ -41,7 +41,7 @@ def poll(
 def seen_in(*looks: FlightRecorded, floor_s: float = 0.0) -> RankCollectives:
     rank = RankCollectives(floor_s)
     for look in looks:
-        rank.update(look)
+        rank.update(look, 0.0)
     return rank
 
 
@@ -181,7 +181,7 @@ def test_names_and_numbers_restart_when_the_default_group_is_destroyed() -> None
     first, second = entry(1, 1.0, done=True), entry(1, 9.0, op="gloo:broadcast", pg=7)
     rank = seen_in(poll(first, origin=FlightOrigin.DESTROY))
     rank.restart(5.0)
-    rank.update(poll(first, second))
+    rank.update(poll(first, second), 0.0)
     assert list(rank.entries) == [("0", 1), ("0@1", 1)]
     assert rank.enqueued == {"0": 1, "0@1": 1}
     assert disagreements({0: rank, 1: done(1)}, Groups(2)) == ()
@@ -192,7 +192,7 @@ def test_who_destroyed_its_group_waits_in_nothing_of_it() -> None:
     rank.restart(5.0)
     assert rank.pending() == ()
     rank.restart(6.0)
-    rank.update(poll(entry(1, 7.0)))
+    rank.update(poll(entry(1, 7.0)), 0.0)
     assert [e.group for e in rank.pending()] == ["0@2"]
 
 
@@ -205,7 +205,7 @@ def test_a_group_destroyed_on_one_rank_leaves_the_others_waiting_for_it() -> Non
 def test_counters_of_a_destroyed_group_are_not_those_of_the_next() -> None:
     rank = seen_in(poll(entry(30, 1.0, done=True, pg=0)))
     rank.restart(5.0)
-    rank.update(poll(entry(1, 9.0, pg=1), status=[GroupStatus(0, 30, 30), GroupStatus(1, 1, 0)]))
+    rank.update(poll(entry(1, 9.0, pg=1), status=[GroupStatus(0, 30, 30), GroupStatus(1, 1, 0)]), 0.0)
     assert rank.enqueued["0@1"] == 1
 
 
@@ -219,8 +219,8 @@ def test_the_last_is_the_latest_by_time() -> None:
 def test_memory_is_bounded() -> None:
     rank = RankCollectives()
     for i in range(3 * KEPT_ENTRIES):
-        rank.update(poll(entry(i), origin=FlightOrigin.EVIDENCE))
-        rank.update(poll(entry(1, i + 0.5, group=f"g{i}", pg=i), origin=FlightOrigin.EVIDENCE))
+        rank.update(poll(entry(i), origin=FlightOrigin.EVIDENCE), 0.0)
+        rank.update(poll(entry(1, i + 0.5, group=f"g{i}", pg=i), origin=FlightOrigin.EVIDENCE), 0.0)
     sizes = [len(d) for d in (rank.entries, rank.unfinished, rank.enqueued, rank.completed, rank.groups)]
     assert max(sizes) <= KEPT_ENTRIES
     assert set(rank.unfinished) <= set(rank.entries)

@@ -103,7 +103,7 @@ def test_what_a_poll_no_longer_lists_is_over() -> None:
     """The group is still counted."""
     seen = RankCollectives()
     for data in (dump(raw("all_reduce", 1, 0), enqueued=0, completed=-1), dump(enqueued=0, completed=0)):
-        seen.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(data)))
+        seen.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(data)), 0.0)
     assert seen.pending() == ()
     assert seen.enqueued == {"0": 1}
 
@@ -113,9 +113,9 @@ def test_the_rank_s_own_look_says_what_polls_leave_out() -> None:
     behind = dump(over("broadcast", 1, 0), raw("broadcast", 2, 1), enqueued=1, completed=0)
     ahead = dump(over("broadcast", 1, 0), over("broadcast", 2, 1), enqueued=1, completed=1)
     waiting, past = RankCollectives(), RankCollectives()
-    waiting.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(behind)))
-    past.update(ev.FlightRecorded(1, 0, FlightOrigin.OWN, *read(ahead)))
-    past.update(ev.FlightRecorded(1, 0, FlightOrigin.POLL, *read(dump(enqueued=1, completed=1))))
+    waiting.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(behind)), 0.0)
+    past.update(ev.FlightRecorded(1, 0, FlightOrigin.OWN, *read(ahead)), 0.0)
+    past.update(ev.FlightRecorded(1, 0, FlightOrigin.POLL, *read(dump(enqueued=1, completed=1))), 0.0)
     (wait,) = open_waits({0: waiting, 1: past}, Groups(2))
     assert (wait.waiting, wait.missing) == ((0,), ())
 
@@ -155,6 +155,6 @@ def test_which_operations_are_nccl_s_and_tell_their_start(op: str, nccl: bool, s
 def test_a_rank_in_a_collective_of_nccl2_may_burn_cpu() -> None:
     view = RankView(0)
     view.collectives.update(
-        ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(dump(raw("all_reduce", 1, 0), enqueued=0, completed=-1)))
+        ev.FlightRecorded(0, 0, FlightOrigin.POLL, *read(dump(raw("all_reduce", 1, 0), enqueued=0, completed=-1))), 0.0
     )
     assert view.spins

@@ -104,7 +104,7 @@ def test_two_recorders_of_a_process_count_apart_under_the_same_names() -> None:
     assert [(e.op, e.group) for e in entries] == [("gloo:barrier", "0" + GLOO), ("nccl:all_reduce", "0")]
     assert len({s.pg for s in status}) == 2
     seen = RankCollectives()
-    seen.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, status))
+    seen.update(ev.FlightRecorded(0, 0, FlightOrigin.POLL, entries, status), 0.0)
     groups = Groups(2)
     groups.announce("0", (0, 1))
     assert disagreements({0: seen}, groups) == ()
@@ -122,7 +122,7 @@ def entry(op: str, seq: int = 1, *, started: bool = False, p2p: bool = False, gr
 def world(*ranks: tuple[ev.Collective, ...]) -> dict[int, RankCollectives]:
     found = {rank: RankCollectives() for rank in range(len(ranks))}
     for rank, entries in enumerate(ranks):
-        found[rank].update(ev.FlightRecorded(rank, 0, FlightOrigin.POLL, entries, ()))
+        found[rank].update(ev.FlightRecorded(rank, 0, FlightOrigin.POLL, entries, ()), 0.0)
     return found
 
 
