@@ -49,7 +49,7 @@ class Agent:
         """Sends a fact; `hold` lets it travel with the next one, which must follow at once. Without `wait` it is
         dropped where another thread is sending.
         """
-        if os.getpid() != self._pid:
+        if self.is_forked:
             return
         head = {"t": round(self.now_s() if at_s is None else at_s, 6)}
         _, line = encoded(fact, lambda shortened: dump_line(head | encode_fact(shortened)))
@@ -70,10 +70,13 @@ class Agent:
             _leave_word(e)
             os._exit(BOX_GONE)
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a child that a test forked."""
+        return os.getpid() != self._pid
+
     def receive(self) -> Go | Leave:
         """Waits for the box's next command and returns it. The end of the line is a `Leave`."""
-        if os.getpid() != self._pid:  # a forked child that came back from its test
-            os._exit(0)
         try:
             line = self._lines.readline()
         except OSError:

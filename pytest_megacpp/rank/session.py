@@ -6,12 +6,14 @@ Every report leaves the rank at once, before the next phase begins, without aski
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 import time
 import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -90,6 +92,7 @@ class RankSession:
         self._group = DefaultGroup(observers)
         self._go: Go | None = None
         self._raised: tuple[float, Error] | None = None
+        self._failed = False  # the test that runs, in any phase
         self._current = TestPhase.CALL
 
     # -- start ---------------------------------------------------------------------------------------------
@@ -167,13 +170,21 @@ class RankSession:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         while isinstance(go := self.agent.receive(), Go):
             self._run(go)
+            if self.agent.is_forked:
+                self._end_child()
         self.released = True
         return True
+
+    def _end_child(self) -> NoReturn:
+        """Ends a forked child that came back from its test, with the status that pytest would give it."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(pytest.ExitCode.TESTS_FAILED if self._failed else pytest.ExitCode.OK)
 
     def _run(self, go: Go) -> None:
         item = self._items[go.item]
         following = self._items.get(go.next_item) if go.next_item is not None else None
-        self._go, self.observers.test = go, go.test
+        self._go, self.observers.test, self._failed = go, go.test, False
         self.observers.issued.begin()
         self.observers.handling.begin()
         self._apply_purpose(go)
@@ -243,6 +254,7 @@ class RankSession:
         """Reports an exception of which pytest makes no report: it ends a session. The rank that raised it reports it
         before that.
         """
+        self._failed = True
         described = describe(error, rendered(error, limit=-2))
         self.agent.send(Reported(self.agent.rank, go.test, self._current, ReportOutcome.FAILED, 0.0, described))
 
@@ -320,6 +332,10 @@ class RankSession:
         at_s, error = self._raised or (None, None)
         outcome, phase = outcome_of(report), self._phase_of(report)
         failed = outcome is ReportOutcome.FAILED
+        self._failed |= failed
+        if self.agent.is_forked:
+            sys.stderr.write(f"{shown(report)}\n" if failed else "")  # nobody else hears of it
+            return
         if failed:
             self.observers.send_flight_record(FlightOrigin.FAILURE, at_s)
         fact = Reported(

@@ -9,6 +9,7 @@ from tests.plugin.project import LANE, Project, Ran
 ROUGH = """
     import os
     import signal
+    import sys
     import time
     import pytest
     import torch.distributed as dist
@@ -32,6 +33,25 @@ ROUGH = """
         if child:
             os.waitpid(child, 0)
 
+    def asserted_in_a_child(condition):
+        child = os.fork()
+        if child == 0:
+            assert condition, "the child's numbers differ"
+            return 0
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def test_forked_child_fails():
+        assert asserted_in_a_child(False) == 1
+
+    def test_forked_child_fails_unexpectedly():
+        assert asserted_in_a_child(False) == 0, "the child failed"
+
+    def test_forked_child_exits():
+        child = os.fork()
+        if child == 0:
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
     @pytest.fixture
     def broken_teardown():
         yield
@@ -46,7 +66,7 @@ ROUGH = """
                 modal_h200x8.record(f"step {number}", number)
 
     def test_says_more_than_is_recorded(modal_h200x8):
-        said = b'{"t":1,"kind":"phase-started","rank":0,"test":5,"name":"%s"}\\n' % (b"x" * 2_000)
+        said = b'{"t":1,"kind":"phase-started","rank":0,"test":8,"name":"%s"}\\n' % (b"x" * 2_000)
         if modal_h200x8.rank == 0:
             for _ in range(5_000):
                 modal_h200x8._agent._socket.sendall(said)
@@ -95,6 +115,8 @@ def rough(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         "test_killed_with_a_forked_child",
         "test_leaves_a_forked_child",
         "test_forked_child_returns",
+        "test_forked_child_fails",
+        "test_forked_child_exits",
         "test_more_records_than_a_receipt_holds",
         "test_says_more_than_is_recorded",
         "test_leaves_the_working_directory_and_removes_it",
@@ -103,6 +125,13 @@ def rough(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 )
 def test_no_harm_is_done(rough: Ran, name: str) -> None:
     assert rough.outcome(name) == "passed"
+
+
+def test_a_child_that_fails_ends_as_under_pytest(rough: Ran) -> None:
+    """With its reason in the log of the rank."""
+    verdict = rough.verdict("test_forked_child_fails_unexpectedly")
+    assert (verdict["code"], verdict["blamed_ranks"]) == ("test-failed", [0, 1])
+    assert "the child's numbers differ" in rough.text
 
 
 def test_both_failures_of_one_test_are_said(rough: Ran) -> None:
