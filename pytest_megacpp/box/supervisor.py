@@ -302,8 +302,8 @@ class Supervisor:
         more, end = self._count(view, well=well), Write(view.world, TestEnded(view.index, TestEnd.FINISHED))
         if alike and _report_alike(view):
             self._clean[view.world] = self._is_clean(view)
-            fresh = self.attempts[view.index].planned.fresh
-            ends = (self._end(view.size, "the test had a fresh world", graceful=True),) if fresh else ()
+            why = "the test had a fresh world" if self.attempts[view.index].planned.fresh else _why_spent(view)
+            ends = (self._end(view.size, why, graceful=True),) if why else ()
             return (*more, ReadOutput(view.world, view.index), end, *ends)
         evidence = TakeEvidence(view.world, view.index), ReadOutput(view.world, view.index)
         return (*more, *evidence, end, self._end(view.size, "a test failed in it", graceful=True))
@@ -328,6 +328,15 @@ class Supervisor:
         """
         counts = {v.counted.entered for v in view.ranks.values() if v.counted is not None}
         return all(v.group_clean for v in view.ranks.values()) and len(counts) == 1
+
+
+def _why_spent(view: TestView) -> str:
+    """Returns why no other test may run in the world: to leave a group in which a collective is open that a member
+    never issued may block a rank until the others have left theirs, and that would be the next test's time.
+    """
+    counted = [v.counted for v in view.ranks.values() if v.counted is not None]
+    is_open = any(c.entered > c.completed for c in counted) and len({c.entered for c in counted}) > 1
+    return "the test left a collective open that not all ranks had issued" if is_open else ""
 
 
 def _has_settled(world: WorldView, failed_s: float, now_s: float) -> bool:

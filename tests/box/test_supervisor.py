@@ -133,6 +133,23 @@ def test_a_group_is_kept_from_clean_test_to_clean_test_that_asks_for_it() -> Non
     assert asked == [False, False, True, False]  # ranks say that tests 0, 2 and 4 ask for the lane
 
 
+@pytest.mark.parametrize(
+    ("counted", "goes_on"),
+    [(((1, 0), (0, 0)), False), (((1, 0), (1, 0)), True), (((2, 2), (1, 1)), True)],
+    ids=["left open", "all had issued it", "groups of some ranks"],
+)
+def test_a_world_ends_with_a_collective_that_not_all_ranks_issued(
+    counted: tuple[tuple[int, int], ...], goes_on: bool
+) -> None:
+    """To leave such a group may block a rank, and that would be the next test's time."""
+    box = FakeBox(2).begins().reports(TestPhase.CALL).phase("teardown").reports(TestPhase.TEARDOWN).after(0.01)
+    for rank, (entered, completed) in enumerate(counted):
+        box.rank(ev.Finished(rank, box.index, False, entered=entered, completed=completed))
+    course = supervisor.Supervisor(plan(planned()), box.timeline())
+    course.attempts.queue, course.running, course._worlds = [], 0, {2: box.world}
+    assert any(isinstance(action, EndWorld) for action in course.step(box.now_s)) == (not goes_on)
+
+
 def test_a_test_that_passed_with_different_collectives_counts_as_failed() -> None:
     box = run(planned(), planned(), programs={0: [[Collect(wait=False)], [Collect("gloo:broadcast", wait=False)]]})
     assert outcomes(box)[0] == ("finished", "")
