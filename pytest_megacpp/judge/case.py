@@ -25,6 +25,7 @@ from pytest_megacpp.recording.reports import is_strict_xpass, is_xfail
 from pytest_megacpp.recording.stacks import (
     Frame,
     Thread,
+    communication_call,
     imports_compiler,
     seeks_store,
     threads,
@@ -178,6 +179,8 @@ class Case:
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
         kind = self._alone(errors.classify(error))
+        if kind is Kind.RENDEZVOUS and self.has_joined(view.rank, time_s):
+            kind = Kind.OWN
         where = file_line(error.file, error.line)
         return RankFailure(
             view.rank,
@@ -254,6 +257,13 @@ class Case:
             phase,
             propagates=handles.propagates,
         )
+
+    def has_joined(self, rank: int, time_s: float) -> bool:
+        """Returns whether the rank had a default group by then, and was not making any group."""
+        view = self.ranks[rank]
+        made = (j for j in view.joinings if j.call == "init_process_group" and not j.failed and j.end_s is not None)
+        had = view.collectives.world_since_s is not None or any(j.end_s <= time_s for j in made if j.end_s)
+        return had and view.not_joined(time_s) is None
 
     def _alone(self, kind: Kind) -> Kind:
         """Returns the kind of an error; in a world of one, which has no peers, every error is the rank's own."""
@@ -657,8 +667,17 @@ def exit_text(exited: ev.RankExited) -> str:
 
 def crash_frame(view: RankView) -> Frame | None:
     """Returns the user's frame in the dump that a crashing interpreter writes."""
+    crashed = next(iter(_crash_dump(view)), None)
+    return user_frame(crashed) if crashed else None
+
+
+def crash_call(view: RankView) -> str | None:
+    """Returns the call for its peers in which that dump shows a thread of the rank."""
+    return next((call for thread in _crash_dump(view) if (call := communication_call(thread)) is not None), None)
+
+
+def _crash_dump(view: RankView) -> tuple[Thread, ...]:
     stderr = view.output.get(Stream.STDERR)
     text = stderr.text if stderr else ""
     at = text.rfind("Fatal Python error")
-    crashed = next(iter(threads(text[at:])), None) if at >= 0 else None
-    return user_frame(crashed) if crashed else None
+    return threads(text[at:]) if at >= 0 else ()

@@ -4,6 +4,7 @@ If others waited for a rank whose failure is its own, or a process ended, the ve
 began it (`origins`); if no rank was left waiting for them, it is an ordinary failure of every rank that raised.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as
 KEPT_FAILURES = 8
 KEPT_PLACES = 2
 AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
+_AT_FIRST_USE = re.compile(r"(?i)nccl|connectFullMesh|socket\w{1,20}Connect")
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
@@ -186,18 +188,33 @@ def raised_what(own: Sequence[RankFailure]) -> str:
     groups: dict[tuple[str, ...], list[RankFailure]] = defaultdict(list)
     for failure in own:
         groups[failure.signature].append(failure)
-    parts = [of_ranks([t.rank for t in g], aftermath.described(g[0])) for g in groups.values()]
+    parts = [_raised_alike(alike) for alike in groups.values()]
     others = len(parts) - 2
     more = f"{others} other failure{'s' if others > 1 else ''}" if others > 0 else ""
     return joined((*parts[:2], more))
 
 
+def _raised_alike(alike: Sequence[RankFailure]) -> str:
+    """Returns what several ranks raised; where only some of them did so from another exception, which: they had told
+    the others.
+    """
+    caused = {t.rank: t.text.partition(", from ")[2] for t in alike if ", from " in t.text}
+    first = next((t for t in alike if t.rank not in caused), alike[0])
+    what = of_ranks([t.rank for t in alike], aftermath.described(first))
+    if not caused or first.rank in caused:
+        return what
+    return f"{what}, on {ranks_named(caused)} from {next(iter(caused.values()))}"
+
+
 def _was_joining(case: Case, failure: RankFailure) -> bool:
-    """Returns whether the rank failed on its way into a process group, before any collective."""
+    """Returns whether the rank failed on its way into a process group, before any collective. One that has a default
+    group and makes no other uses a store, or a server, of its own, unless NCCL or gloo connects at the first use.
+    """
     return (
         failure.kind in (Kind.JOIN, Kind.RENDEZVOUS)
         and failure.phase is not TestPhase.TEARDOWN
         and case.last_entered(failure.rank, failure.time_s) is None
+        and not (case.has_joined(failure.rank, failure.time_s) and not _AT_FIRST_USE.search(failure.message))
     )
 
 

@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_megacpp.judge import aftermath, deaths, in_vain, members, messages, wait_roots
-from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
+from pytest_megacpp.judge.case import Case, FailureSource, RankFailure, crash_call
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
 from pytest_megacpp.judge.phrases import joined, of_ranks, plain, seconds
 from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
+from pytest_megacpp.judge.wait_roots import is_message
 from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.operations import bare_op
@@ -340,12 +341,13 @@ def _from_runtime_errors(case: Case) -> Finding | None:
         return None
     first = runtime_errors[0]
     variants = _variants_named(case, runtime_errors)
-    odd = _odd(variants) or _by_elimination(case, runtime_errors)
+    received = _received_too_much(case, runtime_errors)
+    odd = _odd(variants) or (() if received else _by_elimination(case, runtime_errors))
     what = "; ".join(f"{ranks_named(ranks)}: {plain(text, 120)}" for text, ranks in variants.items())
     head = (
         f"{ranks_named(odd)} issued a different collective than the other ranks"
         if odd
-        else "ranks issued different collectives"
+        else received or "ranks issued different collectives"
     )
     return Finding(
         Code.COLLECTIVE_MISMATCH,
@@ -361,6 +363,20 @@ def _from_runtime_errors(case: Case) -> Finding | None:
         else (Uncertainty(Source.COLLECTIVES, "only the runtime's error shows it, not the flight recorder"),),
         time_s=min(t.time_s for t in runtime_errors),
     )
+
+
+def _received_too_much(case: Case, runtime_errors: Sequence[RankFailure]) -> str:
+    """Returns a sentence about the first rank that gloo aborted in a call in which each peer may send another size:
+    that one sent more than it expected, and either of them may be wrong.
+    """
+    aborted = (t.rank for t in runtime_errors if t.source is FailureSource.EXIT)
+    calls = ((r, crash_call(case.ranks[r])) for r in aborted)
+    found = next(((r, c) for r, c in calls if c is not None and (is_message(c) or c.startswith("all_to_all"))), None)
+    if found is None:
+        return ""
+    rank, call = found
+    where = "what it waited for" if call == "wait" else call
+    return f"rank {rank} got more than it expects in {where}, from a rank that is not recorded"
 
 
 def _by_elimination(case: Case, runtime_errors: Sequence[RankFailure]) -> tuple[int, ...]:

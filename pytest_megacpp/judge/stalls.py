@@ -57,9 +57,11 @@ def _timed_out(case: Case) -> Finding:
         return finding_for(case, replace(analysis, roots=absent))
     if analysis.roots:
         return deaths.only_peers_errors(case, [t for t in aftermath.victims(case) if t.rank in analysis.roots])
-    return _bystanders(case) or deaths.only_peers_errors(
-        case, aftermath.victims(case), "ranks lost contact with each other"
-    )
+    if bystanders := _bystanders(case):
+        return bystanders
+    lost = aftermath.victims(case)
+    with_each_other = len(lost) > 1 and any(t.kind is not Kind.JOIN for t in lost)
+    return deaths.only_peers_errors(case, lost, "ranks lost contact with each other" if with_each_other else "")
 
 
 def _absent(case: Case, roots: Sequence[int]) -> tuple[int, ...]:
@@ -88,14 +90,17 @@ def _is_explained(analysis: WaitAnalysis, absent: Sequence[int]) -> bool:
 
 
 def _bystanders(case: Case) -> Finding | None:
-    """Returns a finding without collectives to go by: the ranks that met no error had left, or were elsewhere."""
+    """Returns a finding without collectives to go by: the ranks that met no error had left, or were elsewhere. Not
+    where most ranks passed without what a store did not give to the others.
+    """
     busy = case.failures.keys() | case.blocked.keys() | case.waiting_in.keys()
     others = [r for r in sorted(case.ranks) if r not in busy]
     left = tuple(r for r in others if case.has_left(r))
     roots = tuple(r for r in others if r not in left) or left
-    if not roots:
-        return None
     waiting = tuple(sorted(case.failures))
+    of_store = all(t.kind is Kind.JOIN for t in case.failures.values())
+    if not roots or (roots == left and of_store and len(left) > len(waiting)):
+        return None
     return _straggler(case, WaitAnalysis((), waiting, roots, is_guessed=True))
 
 

@@ -26,9 +26,14 @@ _BARRIER = "monitored_barrier"  # which no recorder shows
 _FOR_ALL = frozenset({"Store.barrier", "rpc.init_rpc", "rpc.shutdown"})
 
 
+def is_message(call: str) -> bool:
+    """Returns whether a call that only a stack shows sends or receives; `wait` may wait for anything."""
+    return call in _MESSAGES
+
+
 def is_for_one(call: str) -> bool:
     """Returns whether a call that only a stack shows is answered by one rank: a message, a key of a store, an rpc."""
-    return call in _MESSAGES or (call.startswith(("Store.", "rpc.")) and call not in _FOR_ALL)
+    return is_message(call) or (call.startswith(("Store.", "rpc.")) and call not in _FOR_ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +221,16 @@ def hung(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
     """
     still = tuple(r for r in waiting if not case.came_through(r))
     whole = {r for w in case.waits if not w.missing for r in _agreeing(case, w)}
-    return tuple(r for r in still if r in whole) or still
+    return tuple(r for r in still if r in whole) or _ends_in_calls(case, still) or still
+
+
+def _ends_in_calls(case: Case, waiting: Sequence[int]) -> tuple[int, ...]:
+    """Returns the ranks in calls that only stacks show, if all others wait for them: these go on when those do."""
+    recorded = [w for w in case.waits if {*w.waiting} & {*waiting}]
+    awaited = {r for w in recorded for r in w.missing}
+    if len(awaited) < 2 or not awaited <= case.blocked.keys() or not all(w.missing for w in recorded):
+        return ()
+    return tuple(r for r in waiting if r in case.blocked)
 
 
 def _agreeing(case: Case, wait: Wait) -> Collection[int]:

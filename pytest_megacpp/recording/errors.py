@@ -121,6 +121,7 @@ SIGNS = (
     _sign(Kind.JOIN, r"Timed out waiting for [^\n]{0,400}?(?:store|key)", in_torch=True),
     _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
+    _sign(Kind.PEER, r"\ARuntimeError: Operation timed out!\Z"),  # of `Work.wait`, which Python calls from anywhere
     _sign(Kind.PEER, r"failed to pass monitoredBarrier|reached monitoredBarrier, but received errors"),
     _sign(Kind.PEER, r"Watchdog caught collective operation timeout|failure detected by watchdog"),
     _sign(Kind.PEER, r"flight recorder dump signal|[Cc]ollective timeout from\s+rank"),
@@ -207,8 +208,10 @@ def origin(error: Error) -> Cause | None:
 
 def _is_of_communication(short: str, message: str, raised_in: str, traceback: str = "") -> bool | None:
     """Whether the error was raised where ranks communicate, None where that isn't known. Without `raised_in` a
-    traceback that is on its way tells.
+    traceback that is on its way tells. An rpc raises what the function that it called raised elsewhere.
     """
+    if _OF_CALLED in message:
+        return None
     if short.startswith("Dist") or _NATIVE.search(message):
         return True
     if raised_in:
@@ -216,6 +219,7 @@ def _is_of_communication(short: str, message: str, raised_in: str, traceback: st
     return "torch/distributed/" in traceback or None
 
 
+_OF_CALLED = "On WorkerInfo("
 _PART = " · "  # `rank.errors` puts it between a group's own words and those of its parts
 
 
@@ -291,9 +295,14 @@ _FAILED = re.compile(
 _NCCL_GAVE_UP = re.compile(r"ncclUnhandledCudaError|unhandled cuda error|\bwhat\(\): [^\n]{0,200}NCCL")
 
 
+_OF_TORCH = frozenset({Kind.MISMATCH, Kind.JOIN, Kind.RENDEZVOUS})
+"""What a test's own code only quotes: where it calls torch for this, torch raises the error, or says which C++ did."""
+
+
 def _kind_of(text: str, communicating: bool | None) -> Kind:
     signs = (s for s in SIGNS if s.counts(communicating) and s.pattern.search(text))
-    return next((s.kind for s in signs), Kind.OWN)
+    kinds = (s.kind for s in signs if communicating is not False or s.kind not in _OF_TORCH)
+    return next(kinds, Kind.OWN)
 
 
 _NVLS_SIGNS = tuple(sign.pattern for sign in SIGNS if sign.kind is Kind.NVLS)

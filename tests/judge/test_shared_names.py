@@ -1,5 +1,7 @@
 """Groups of different members that ranks give one name: `new_group([0, 1])` here and `new_group([2, 3])` there."""
 
+import pytest
+
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
@@ -122,3 +124,24 @@ def test_the_name_that_a_rank_knows() -> None:
     assert [groups.name_to(rank, "1@2") for rank in range(4)] == [None, None, None, "1@2"]
     assert groups.name_to(0, "mesh[0]") == "mesh[0]", "a name like that is not of two lists"
     assert incarnation("1@2[0,1]") == 2
+
+
+ABORTED_IN = """Fatal Python error: Aborted
+
+Thread 0x00007f059d433b80 (most recent call first):
+  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 2799 in {call}
+  File "/x/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
+  File "/repo/suite/train.py", line 88 in exchange
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "blamed"), [("recv", ()), ("batch_isend_irecv", ()), ("all_to_all_single", ()), ("all_reduce", (1,))]
+)
+def test_who_is_aborted_by_what_one_peer_sent_is_not_the_odd_one(call: str, blamed: tuple[int, ...]) -> None:
+    """The others went on to a barrier, to which it didn't come."""
+    box = FakeBox(4).begins().enters((0, 2, 3), "gloo:barrier", 1).after(0.2)
+    box.writes(1, ENFORCE + ABORTED_IN.format(call=call)).exits(1, None, "SIGABRT").after(0.2)
+    found = verdict(box.acts(ActReason.EXIT).aborts("exit"))
+    assert (found.code, found.blamed_ranks) == (Code.COLLECTIVE_MISMATCH, blamed)
+    assert (f"rank 1 got more than it expects in {call}" in found.summary) == (not blamed)

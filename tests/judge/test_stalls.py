@@ -658,3 +658,10 @@ def test_who_had_waited_for_another_one_for_most_of_the_time_is_not_blamed_for_c
     found = verdict(stalled(box, (0,), (1,)).at(1).aborts("stall"))
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STRAGGLER, (1,), Certainty.LIKELY)
     assert "less certain: rank 1 had waited for a peer itself for most of that time" in texts(found, None)
+
+
+def test_a_pair_that_waits_for_each_other_hangs_and_not_who_waits_for_it() -> None:
+    box = FakeBox(4).begins().enters((2, 3), "gloo:barrier", 1).after(0.3).blocked((0, 1), "recv")
+    found = verdict(stalled(box, (0, 1, 2, 3), ()).blocked((0, 1), "recv").aborts("stall"))
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.HANG, (0, 1), Certainty.LIKELY)
+    assert [c.rank for c in found.consequences] == [2, 3]

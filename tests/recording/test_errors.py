@@ -335,6 +335,37 @@ def test_what_others_say_too_counts_where_ranks_communicate(type_name: str, mess
     assert classify(error).secondary  # recordings from before 2026-12 don't say where
 
 
+QUOTED = [
+    "inference server: failed to listen on any local network address",
+    "metrics: client socket has timed out after 3 s",
+    "gave up after 30 seconds waiting for clients. 3/4 clients joined the chat load test",
+    "log of job 17 contains 'Detected mismatch between collectives on ranks'",
+]
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_what_a_test_quotes_is_its_own_word(message: str) -> None:
+    error = Error("RuntimeError", message, "serve.py", 3, "")
+    assert classify(replace(error, raised_in="/me/serve.py")) is Kind.OWN
+    assert classify(replace(error, raised_in=f"{DISTRIBUTED}/rendezvous.py")) is not Kind.OWN
+    assert classify(error) is not Kind.OWN  # recordings from before 2026-12 don't say where
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("Operation timed out!", Kind.PEER), ("Operation timed out! Is the database up?", Kind.OWN)],
+)
+def test_a_work_that_times_out_in_the_user_s_file(message: str, kind: Kind) -> None:
+    """`Work.wait(timeout)` is called from anywhere, and says no more."""
+    assert classify(Error("RuntimeError", message, "a.py", 3, "", raised_in="/me/a.py")) is kind
+
+
+def test_what_an_rpc_s_function_raised_is_its_own_error() -> None:
+    message = "ConnectionRefusedError: On WorkerInfo(id=1, name=w1):\nConnectionRefusedError(111, 'Connection refused')"
+    raised_in = f"{DISTRIBUTED}/rpc/internal.py"
+    assert classify(Error("ConnectionRefusedError", message, "a.py", 3, "", raised_in=raised_in)) is Kind.OWN
+
+
 @pytest.mark.parametrize(
     "message",
     ["NCCL communicator was aborted on rank 1", "NCCL error: unhandled system error (run with NCCL_DEBUG=INFO)"],

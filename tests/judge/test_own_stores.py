@@ -1,0 +1,71 @@
+"""Stores and servers of a test's own: who has joined the default group fails to join nothing."""
+
+import pytest
+
+from pytest_megacpp.judge.arbiter import judge_test
+from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
+from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
+from tests.scenario import FakeBox
+
+IN_USE = (
+    "The server socket has failed to listen on any local network address. port: 29501, useIpv6: false, code: -98, "
+    "name: EADDRINUSE, message: address already in use"
+)
+NO_SERVER = "The client socket has timed out after 2000ms while trying to connect to (127.0.0.1, 9)."
+NO_KEY = "wait timeout after 1000ms, keys: /default_pg/0//w0"
+NOT_ALL_CAME = "Timed out after 4 seconds waiting for clients. 3/4 clients joined."
+
+
+def verdict(box: FakeBox) -> Verdict:
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def joined() -> FakeBox:
+    """All four ranks have the default group, and are in the call."""
+    box = FakeBox(4).begins()
+    for rank in range(4):
+        box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True))
+        box.rank(ev.GroupCreated(rank, box.index, "0", (), "gloo"))
+    return box.after(0.1)
+
+
+def fails(box: FakeBox, message: str, *ranks: int) -> FakeBox:
+    type_name = "DistStoreError" if message in (NO_KEY, NOT_ALL_CAME) else "DistNetworkError"
+    return box.raises(ranks, f"torch.distributed.{type_name}", message, raised_in="/repo/suite/train.py")
+
+
+@pytest.mark.parametrize("ranks", [(2,), (0, 1, 2, 3)])
+def test_a_port_of_its_own_that_is_in_use(ranks: tuple[int, ...]) -> None:
+    box = fails(joined(), IN_USE, *ranks).finishes(ranks)
+    found = verdict(box.passes(tuple({0, 1, 2, 3} - {*ranks})).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, ranks, Certainty.CERTAIN)
+
+
+@pytest.mark.parametrize("message", [NO_SERVER, NO_KEY])
+def test_a_server_or_a_key_that_others_do_without(message: str) -> None:
+    found = verdict(fails(joined().passes((0, 2, 3)).after(2), message, 1).finishes(1).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.TEST_FAILED, (1,), Certainty.LIKELY)
+    assert "lost contact" not in found.summary
+
+
+def test_a_key_that_a_late_rank_has_not_set() -> None:
+    """The others are in a barrier meanwhile."""
+    box = fails(joined().enters((2, 3), "gloo:barrier", 1).at(0).after(2), NO_KEY, 1).after(0.5).at(0)
+    found = verdict(box.acts(ActReason.FAILURE_STUCK, "", (2, 3), (0,)).aborts("stuck"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (0,))
+
+
+def test_a_client_that_does_not_come_to_a_store_of_the_tests_own() -> None:
+    box = fails(joined().passes((1, 2)).at(3).after(4), NOT_ALL_CAME, 0).finishes(0).after(1).at(3)
+    found = verdict(box.passes(3).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))
+
+
+def test_who_has_no_group_yet_did_not_join() -> None:
+    box = FakeBox(4).begins().after(0.1)
+    for rank in (1, 2, 3):
+        box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True))
+    fails(box.at(0).after(2), NO_SERVER, 1, 2, 3).finishes((1, 2, 3)).after(1).at(0)
+    found = verdict(box.reports(TestPhase.CALL, 0).finishes(0).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (0,))
