@@ -49,8 +49,8 @@ class Commands:
         return " ".join(shlex.quote(w) for w in words)
 
     def with_the_same_hashes(self) -> str:
-        """Returns a rerun in which sets iterate in the same order; empty if the hash seed isn't known."""
-        return self.rerun("--hash-seed", self.hash_seed) if self.hash_seed else ""
+        """Returns a rerun in which sets iterate in the same order, as far as the hash seed is known."""
+        return self.rerun(*(["--hash-seed", self.hash_seed] if self.hash_seed else []))
 
     def with_blocking_launches(self) -> str:
         """Returns a rerun in which a launch of a kernel returns when the kernel is through, with whatever else
@@ -124,7 +124,7 @@ def usual_step(code: Code) -> str:
         case Code.PASSED | Code.SKIPPED | Code.XFAILED:
             return ""
         case Code.XPASSED:
-            return "remove the xfail mark, or find out why the test passes"
+            return "remove the xfail mark, or find out why the test passes\n{rerun}"
         case Code.TEST_FAILED:
             return "read the traceback of {who}, then rerun\n{rerun}"
         case Code.RANK_DEATH:
@@ -175,7 +175,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
     (Code.TEST_FAILED, VerdictCause.SKIPPED_ON_SOME_RANKS): (
         "make the skip condition the same on every rank, then rerun\n{rerun}"
     ),
-    (Code.TEST_FAILED, VerdictCause.XPASSED_STRICT): "remove the strict xfail mark: the test passes now",
+    (Code.TEST_FAILED, VerdictCause.XPASSED_STRICT): "remove the strict xfail mark: the test passes now\n{rerun}",
     (
         Code.RANK_DEATH,
         VerdictCause.EXCEPTION,
@@ -259,7 +259,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
 VARIANTS = {
     ALONE: (
         "find out why only {who} compiles: a branch on the rank, other shapes or settings there (TORCH_LOGS=recompiles"
-        " shows its guards); call the compiled function on all ranks, or on none\n{show}"
+        " shows its guards); call the compiled function on all ranks, or on none\n{show}\n{rerun}"
     ),
     HANDLED: (
         "fix what {who} raised; a collective in `finally` or `except` only works where every rank gets there after the"
@@ -279,9 +279,11 @@ INFRASTRUCTURE = (
 )
 SAME_AT_BOTH_SIZES = (
     "make the test smaller for the diagnostic preset (lane.pick); if that hangs too, send the lines under"
-    " 'for a support ticket' to the operator of the machine\n{triage}\n{show}"
+    " 'for a support ticket' to the operator of the machine\n{show}\n{triage}"
 )
-DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}"
+DIAGNOSTIC_PASSES = (
+    "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}\n{rerun}"
+)
 
 
 def next_step(finding: Finding, command: Commands, remedy: str = "") -> str:
@@ -309,10 +311,12 @@ def _may_be_triaged(finding: Finding, command: Commands) -> bool:
 
 
 def fill(step: str, command: Commands, blamed: Sequence[int], remedy: str = "") -> str:
-    """Returns a step with the commands and ranks of one test filled in."""
+    """Returns a step with the commands and ranks of one test filled in. Its last line is a command that runs the test
+    again.
+    """
     diagnostic = command.rerun("--preset", Preset.DIAGNOSTIC.value)
     return step.format(
-        remedy=remedy,
+        remedy=remedy or command.rerun("--cache-seed", SeedMode.AUTO.value),
         who=ranks_named(blamed) if blamed else "the ranks",
         triage=command.rerun("--triage"),
         show=command.show(),

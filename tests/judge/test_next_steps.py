@@ -101,6 +101,22 @@ def test_no_step_on_a_box_elsewhere_sets_a_variable_of_this_machine(step: str) -
         assert re.match(r"(pytest|megacpp|look)( |$)", line)
 
 
+@pytest.mark.parametrize("hash_seed", ["", "7"])
+@pytest.mark.parametrize("step", all_steps())
+def test_every_step_ends_with_a_command_that_runs_the_test_again(step: str, hash_seed: str) -> None:
+    words = shlex.split(fill(step, replace(commands("modal"), hash_seed=hash_seed), (1,)).split("\n")[-1])
+    assert words[0] == "pytest"
+    assert words[-1] == NODEID
+
+
+@pytest.mark.parametrize(("code", "cause"), CAUSES)
+def test_so_does_one_that_the_box_proposed(code: Code, cause: str | None) -> None:
+    if usual_step(code):
+        remedy = commands().rerun("--cache-seed", "auto") if code is Code.BLOCKED else "look"
+        last = next_step(Finding(code, "", (1,), cause), commands("modal"), remedy).split("\n")[-1]
+        assert shlex.split(last)[-1] == NODEID
+
+
 @pytest.mark.parametrize(
     ("code", "cause"),
     [(Code.RANK_DEATH, "cuda-error"), (Code.STRAGGLER, "device-busy"), (Code.HANG, "device-busy")],
