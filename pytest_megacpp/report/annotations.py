@@ -84,16 +84,20 @@ def summary(
     results: Sequence[TestResult],
     timeline: Timeline,
     *,
+    unfinished: str = "",
     notes: Iterable[str] = (),
     complaints: Sequence[str] = (),
 ) -> str:
-    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks."""
+    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks.
+    `unfinished` says what the run did not come to.
+    """
     bad = [result for result in results if result.outcome in BAD]
     outcomes = [str(result.outcome) for result in results]
-    counts = ", ".join(f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes) or "nothing ran"
+    counts = [f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes]
+    said = ", ".join([*counts, *([unfinished] if unfinished else [])]) or "nothing ran"
     ran = any(result.outcome is not Outcome.SKIPPED for result in results)
-    mark = "✗" if bad or complaints else "✓" if ran else "–"
-    lines = [f"### {mark} {_markdown(title)}: {counts}", ""]
+    mark = "✗" if bad or complaints or unfinished else "✓" if ran else "–"
+    lines = [f"### {mark} {_markdown(title)}: {said}", ""]
     lines += [f"- {_markdown(note)}" for note in notes]
     lines += [f"- ✗ {_markdown(complaint)}" for complaint in complaints]
     for result in bad[:KEPT_FAILURES]:

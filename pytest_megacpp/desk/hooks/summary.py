@@ -84,7 +84,10 @@ def _gate_lines(gate: GateResults) -> Iterator[Line]:
 
 def _run_lines(run: RunResults) -> Iterator[Line]:
     directory = shown(run.directory, Path.cwd())
-    yield from map(Line, (*_counts_by_file(run), *_attempts(run), *seed_lines(run.timeline)))
+    yield from map(Line, _counts_by_file(run))
+    if run.unfinished:
+        yield Line(run.unfinished, red=True)
+    yield from map(Line, (*_attempts(run), *seed_lines(run.timeline)))
     for ending in bad_endings(run.timeline):
         yield Line(f"{ending}: see its log in {directory}/ranks", red=True)
     for line in bucket_lines(run.timeline):

@@ -108,6 +108,7 @@ class _Writer:
             "started_at": self.line(run.meta.started_at),
             "seconds": _s(timeline.last_s),
             "selected": len(run.nodeids),
+            "unfinished": run.unfinished,
             "spans_left_out": spans.left_out,
             "problems": [self.line(f"{p.code}: {p.detail}") for _, p in timeline.problems[:8]],
             "holes": self._holes(spans),
