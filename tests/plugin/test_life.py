@@ -201,6 +201,8 @@ def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int
     running = [test["nodeid"] for test in ran.run["tests"] if test["outcome"] == "error"]
     named = re.findall(r"^ERROR (\S+) - not-run · the run was interrupted while this test ran", ran.text, re.M)
     assert named == running
+    section = {signal.SIGINT: "interrupted lane tests", signal.SIGTERM: "failing lane tests"}[number]
+    assert len(re.findall(rf"^=+ {section} =+\nERROR ", ran.text, re.M)) == len(running)
     left = ran.run["tests"][len(running) :]
     said = f"interrupted, {len(left)} of 2 tests {'has' if len(left) == 1 else 'have'} no result"
     assert f"\n{said}\n" in ran.text

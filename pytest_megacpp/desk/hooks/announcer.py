@@ -19,7 +19,6 @@ from pytest_megacpp.report.brief import blamed_line, circumstances, details, sta
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
-from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.text import headline
 
 SUMMARY = "summary.md"
@@ -90,11 +89,8 @@ def _lacking(session: SessionResults) -> Iterator[Annotation]:
 
 
 def _failing(run: RunResults) -> list[int]:
-    """Of a run that was interrupted, also what pytest has not got: why a job was cancelled is often the test that ran
-    then.
-    """
-    reported = [index for index in run.reported if run.judged[index].outcome in BAD]
-    return [*reported, *(cut_off(run) if run.status is RunStatus.INTERRUPTED else ())]
+    """Of a run that was interrupted, also what pytest has not got."""
+    return [*(index for index in run.reported if run.judged[index].outcome in BAD), *cut_off(run)]
 
 
 def _annotation(run: RunResults, index: int, repository: Repository) -> Annotation:

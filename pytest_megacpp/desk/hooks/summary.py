@@ -13,6 +13,7 @@ from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
+from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.seed import seed_lines
 from pytest_megacpp.report.text import headline
 
@@ -59,7 +60,11 @@ def _failure_line(run: RunResults, result: TestResult, said: str) -> Line:
 
 
 def cut_off(run: RunResults) -> list[int]:
-    """Tests that began and failed, and of which pytest has not got it. Of a drill nobody knows then whether it did."""
+    """Tests of an interrupted run that began and failed, and of which pytest has not got it: why a job was cancelled is
+    often the test that ran then. Of a drill nobody knows then whether it did.
+    """
+    if run.status is not RunStatus.INTERRUPTED:
+        return []
     begun = sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported})
     red = (index for index in begun if run.judged[index].outcome in _WORDS)
     return [index for index in red if not run.plan.tests[index].drill]
