@@ -186,6 +186,68 @@ def test_a_failure_is_red_only_on_a_rank_that_is_blamed(open_page: Open) -> None
     assert colours == named
 
 
+COVERED = """() => {
+  const lanes = document.getElementById("lanes").lanes, context = lanes.context, boxes = [];
+  const fillText = context.fillText;
+  context.fillText = function (text, x, y) {
+    const wide = context.measureText(text).width, left = context.textAlign === "right" ? x - wide : x;
+    boxes.push([text, left, left + wide, y]);
+    return fillText.apply(this, arguments);
+  };
+  lanes.paint();
+  delete context.fillText;
+  for (const [at, kind, rank] of lanes.marksHere) {
+    if (rank === null) continue;
+    const row = lanes.rowOf.get(rank), x = lanes.x(at);
+    boxes.push([kind, x - 6, x + 6, row.y + 9]);
+  }
+  const covered = [];
+  boxes.forEach((a, n) => boxes.slice(n + 1).forEach((b) => {
+    if (Math.abs(a[3] - b[3]) < 8 && a[1] < b[2] - 1 && b[1] < a[2] - 1) covered.push([a[0], b[0]]);
+  }));
+  return [covered, boxes.map(([text]) => text)];
+}"""
+
+
+@pytest.mark.parametrize(
+    "name", ["test_mismatches.py::test_wrong_operation", "test_deaths.py::test_raise_in_a_late_step"]
+)
+def test_a_mark_and_its_label_cover_no_word(open_page: Open, name: str) -> None:
+    drill = cases.load()[f"smoke_suites/drills/{name}"]
+    page = open_page(page_of(drill.recording))
+    page.set_viewport_size({"width": 1080, "height": 800})
+    covered, texts = page.evaluate(COVERED)
+    assert covered == []
+    assert "call" in texts
+    assert {"mismatch", "failure"} & {*texts}
+
+
+def test_labels_of_moments_beside_each_other_do_not_cover_each_other(open_page: Open) -> None:
+    box = FakeBox(2).begins().enters(0).raises(1, message="no shards in this very long message").after(0.05)
+    page = open_page(page_of(box.exits(1, -9, "SIGKILL").after(1).box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    covered, texts = page.evaluate(COVERED)
+    assert covered == []
+    assert {"death", "failure"} <= {*texts}
+
+
+def test_each_kind_of_moment_has_a_sign_of_its_own_and_the_legend_says_which(open_page: Open) -> None:
+    page = open_page(drill_page("test_mismatches.py::test_wrong_operation_among_eight"))
+    signs = page.evaluate(
+        """() => {
+          const lanes = document.getElementById("lanes").lanes, context = lanes.context;
+          return ["death", "failure", "mismatch"].map((kind) => {
+            const drawn = [];
+            for (const name of ["moveTo", "lineTo"]) context[name] = (x, y) => drawn.push([name, x, y]);
+            lanes.glyph(kind, 0, 0, 7);
+            for (const name of ["moveTo", "lineTo"]) delete context[name];
+            return JSON.stringify(drawn);
+          });
+        }"""
+    )
+    assert len({*signs}) == 3
+    assert "✕ died · ◆ failed · ≠ another collective than the others · ▼ the box" in text_of(page, ".legend")
+
+
 def place(page: Any, rank: int, kind: str) -> tuple[float, float]:
     """The middle of the first span of that kind on a rank, in the window."""
     x, y = page.evaluate(
