@@ -367,6 +367,48 @@ def test_the_mouse_moves_and_zooms(open_page: Open) -> None:
     )
 
 
+FOCUSED = "() => document.activeElement.closest('#tests li, #states button') ? document.activeElement.innerText : ''"
+
+
+def test_the_test_list_is_reached_by_tab_and_gone_through_by_arrows(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.locator("#only-red").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED).startswith("test_two")  # the chosen one
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(FOCUSED).startswith("test_one")
+    assert "a.py::test_one" in text_of(page, "#verdict")
+    page.keyboard.press("End")
+    assert "c.py::test_three" in text_of(page, "#verdict")
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.closest('#tests') === null")
+    assert page.locator("#tests li[tabindex='0']").count() == 1
+
+
+def test_without_the_chosen_test_in_the_list_its_first_one_is_reached(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.locator("#tests input").fill("three")
+    page.locator("#only-red").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED).startswith("test_three")
+    page.keyboard.press("Enter")
+    assert "c.py::test_three" in text_of(page, "#verdict")
+
+
+def test_ranks_of_the_verdict_are_reached_by_tab(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    reached = []
+    page.locator("body").focus()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUSED))
+    blamed = next(n for n, text in enumerate(reached) if text.startswith("✗ rank 1"))
+    for _ in range(len(reached) - blamed - 1):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    assert "rank 1, which is blamed" in text_of(page, "#detail h2")
+
+
 def test_question_mark_shows_the_keys_and_escape_hides_them(open_page: Open) -> None:
     page = open_page(drill_page(STRAGGLER))
     page.keyboard.press("?")

@@ -39,6 +39,24 @@
     listTests();
   }
 
+  /** By Tab one gets to the chosen test of the list, from there to the others by arrows. */
+  function reachable() {
+    const chosen = [...list.children].find((item) => item.getAttribute("aria-selected") === "true") || list.firstChild;
+    for (const item of list.children) item.setAttribute("tabindex", item === chosen ? "0" : "-1");
+  }
+
+  list.addEventListener("keydown", (event) => {
+    const items = [...list.children],
+      at = items.indexOf(document.activeElement);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1, Enter: at, " ": at }[event.key];
+    if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!items[to]) return;
+    items[to].click();
+    items[to].focus();
+  });
+
   const MOST_LISTED = 2000;
 
   function listTests() {
@@ -71,6 +89,7 @@
         ),
       ),
     );
+    reachable();
     counted.textContent =
       shownTests.length +
       " of " +
@@ -184,11 +203,16 @@
             test.states.map(([who, rank, text]) =>
               h(
                 "li",
-                {
-                  class: blamed.has(rank) ? "blamed" : "",
-                  onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }),
-                },
-                (blamed.has(rank) ? "✗ " : "") + who + " " + text,
+                {},
+                h(
+                  "button",
+                  {
+                    type: "button",
+                    class: blamed.has(rank) ? "blamed" : "",
+                    onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }),
+                  },
+                  (blamed.has(rank) ? "✗ " : "") + who + " " + text,
+                ),
               ),
             ),
           )
@@ -485,6 +509,7 @@
       item.setAttribute("aria-selected", String(isIt));
       if (isIt) item.scrollIntoView({ block: "nearest" });
     }
+    reachable();
     try {
       history.replaceState(null, "", "#test=" + test.index);
     } catch (error) {
