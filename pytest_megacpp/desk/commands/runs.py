@@ -21,7 +21,8 @@ from pytest_megacpp.report.quantities import age_text, seconds_text, usd_text
 from pytest_megacpp.report.run_json import RunStatus, unfinished
 
 HEAD = ("RUN", "AGE", "STATUS", "VERDICTS", "DURATION", "PRICE", "LANE", "SURFACE", "TESTS")
-_NOT_RED = (RunStatus.PASSED, RunStatus.RUNNING, RunStatus.DETACHED)
+_GOES_ON = (RunStatus.RUNNING, RunStatus.DETACHED)
+_NOT_RED = (RunStatus.PASSED, *_GOES_ON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def counted(counts: object, status: str = "") -> str:
     selected = counts.get("selected")
     if status and isinstance(selected, int):
         parts.append(unfinished(status, selected, sum(known.values())))
-    return ", ".join(filter(None, parts)) or (status if status == RunStatus.RUNNING else "no result")
+    return ", ".join(filter(None, parts)) or ("running" if status in _GOES_ON else "no result")
 
 
 def as_json(entry: Entry) -> dict[str, object]:

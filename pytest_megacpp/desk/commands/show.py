@@ -206,11 +206,20 @@ def run_shown(seen: Judged) -> Iterator[str]:
     yield _typed(seen.run)
     yield from _tests(seen)
     if seen.is_running:
-        yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
+        yield from _running(seen)
     if seen.document.get("status") == RunStatus.DETACHED:
         yield f"still running; reattach with: pytest --attach {seen.run.name}"
     for alike in _alike(seen.bad, seen.timeline):
         yield from ("", *_text(alike, seen))
+
+
+def _running(seen: Judged) -> Iterator[str]:
+    """In the words of the session itself."""
+    from pytest_megacpp.desk.hooks.live import seen_once
+
+    silent_s = _silent_s(seen.run)
+    tests = seen_once(seen.timeline, seen.timeline.last_s + (silent_s or 0.0))
+    yield from running_lines(seen.timeline, seen.so_far, tests, silent_s)
 
 
 def judgement_shown(seen: Judged) -> Iterator[str]:
