@@ -22,7 +22,6 @@ from pytest_megacpp.report.text import headline
 KEPT_ANNOTATIONS = 10  # GitHub shows no more of one step
 KEPT_FAILURES = 20
 KEPT_STATES = 12
-BAD = (Outcome.FAILED, Outcome.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def summary(
     """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks.
     `unfinished` says what the run did not come to.
     """
-    bad = [result for result in results if result.outcome in BAD]
+    bad = [result for result in results if result.outcome.is_red]
     outcomes = [str(result.outcome) for result in results]
     counts = [f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes]
     said = ", ".join([*counts, *([unfinished] if unfinished else [])]) or "nothing ran"

@@ -221,7 +221,7 @@ def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
         say_json(show_command.judgement_json(seen))
     else:
         say(show_command.judgement_shown(seen))
-    green = seen.result.tests and all(test.outcome not in show_command.BAD for test in seen.result.tests)
+    green = seen.result.tests and all(not test.outcome.is_red for test in seen.result.tests)
     return OK if green else FAILED
 
 

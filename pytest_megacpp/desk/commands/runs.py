@@ -13,7 +13,7 @@ import pytest
 
 from pytest_megacpp.desk.commands.command import OK, Desk, fitting, say, say_json, takes_json
 from pytest_megacpp.desk.run.directory import RUN_JSON, id_time, read_run_json, run_paths, utc_now
-from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.judge.verdicts import RED, Outcome
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.series import began_before_its_id
 from pytest_megacpp.report.measures import amount
@@ -70,9 +70,7 @@ class Entry:
         """How often each verdict was reached that isn't green, the most frequent first."""
         tests = self.document.get("tests")
         listed = [test for test in tests if isinstance(test, dict)] if isinstance(tests, list) else []
-        bad = (
-            one_line(str(t.get("verdict")), 40) for t in listed if t.get("outcome") in (Outcome.FAILED, Outcome.ERROR)
-        )
+        bad = (one_line(str(t.get("verdict")), 40) for t in listed if t.get("outcome") in RED)
         return Counter(dict(Counter(bad).most_common()))
 
     def text(self, name: str) -> str:

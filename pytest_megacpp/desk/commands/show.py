@@ -14,7 +14,7 @@ from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import RECORDING, inside, read_run_json, utc_now
 from pytest_megacpp.desk.run.receipts import read_receipt
-from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
+from pytest_megacpp.judge.verdicts import RED, Outcome, RunResult, TestResult
 from pytest_megacpp.recording.codec import CodecError, from_json, to_json
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.attempts import attempts_line
@@ -29,7 +29,6 @@ from pytest_megacpp.report.running import is_through, running_lines
 from pytest_megacpp.report.text import Whereabouts, failure_text, headline
 
 HEAD = ("OUTCOME", "TIME", "FIRST FORWARD", "SKEW", "PRICE", "TEST", "RECORDS")
-BAD = (Outcome.FAILED, Outcome.ERROR)
 KEPT_NAMES = 10  # of tests that never began for the same reason
 
 
@@ -65,7 +64,7 @@ class Judged:
         tests = self.so_far
         if self.is_running:
             tests = tuple(test for test in tests if is_through(test, self.timeline))
-        return [test for test in tests if _reported(test, self.document) in BAD]
+        return [test for test in tests if _reported(test, self.document) in RED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +223,12 @@ def _running(seen: Judged) -> Iterator[str]:
 
 def judgement_shown(seen: Judged) -> Iterator[str]:
     """Yields every test as judged now: a line for a green one, the text of a failing one; then the counts."""
-    bad = _alike([test for test in seen.result.tests if test.outcome in BAD], seen.timeline)
+    bad = _alike([test for test in seen.result.tests if test.outcome.is_red], seen.timeline)
     texts = {alike[0].index: alike for alike in bad}
     for test in seen.result.tests:
         if test.index in texts:
             yield from (*_text(texts[test.index], seen), "")
-        elif test.outcome not in BAD:
+        elif not test.outcome.is_red:
             steps = attempts_line(test)
             line = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
             yield f"{test.outcome:<8} {one_line(test.nodeid)} · {line}"

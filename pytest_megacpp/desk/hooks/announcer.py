@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_megacpp.desk.hooks.summary import cut_off
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.annotations import BAD, Annotation, code_quality, summary, workflow_commands
+from pytest_megacpp.report.annotations import Annotation, code_quality, summary, workflow_commands
 from pytest_megacpp.report.brief import blamed_line, circumstances, details, standing
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
@@ -90,7 +90,7 @@ def _lacking(session: SessionResults) -> Iterator[Annotation]:
 
 def _failing(run: RunResults) -> list[int]:
     """Of a run that was interrupted, also what pytest has not got."""
-    return [*(index for index in run.reported if run.judged[index].outcome in BAD), *cut_off(run)]
+    return [*(index for index in run.reported if run.judged[index].outcome.is_red), *cut_off(run)]
 
 
 def _annotation(run: RunResults, index: int, repository: Repository) -> Annotation:

@@ -41,7 +41,7 @@ def failure_lines(run: RunResults) -> Iterator[Line]:
     """A line for each failure, also for those that pytest has not got."""
     for index in run.reported:
         result = run.judged[index]
-        if result.outcome in _WORDS:
+        if result.outcome.is_red:
             yield _failure_line(run, result, headline(result.verdict))
     yield from lines_cut_off(run)
 
@@ -66,7 +66,7 @@ def cut_off(run: RunResults) -> list[int]:
     if run.status is not RunStatus.INTERRUPTED:
         return []
     begun = sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported})
-    red = (index for index in begun if run.judged[index].outcome in _WORDS)
+    red = (index for index in begun if run.judged[index].outcome.is_red)
     return [index for index in red if not run.plan.tests[index].drill]
 
 
@@ -76,7 +76,7 @@ def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
     """
     for index in run.reported[heard:]:
         result = run.judged[index]
-        if result.outcome in _WORDS:
+        if result.outcome.is_red:
             yield run.nodeids[index], run.redact(headline(result.verdict))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.judge.verdicts import RED, Code, Outcome
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
@@ -152,7 +152,7 @@ def is_failure(measured: Measures) -> bool | None:
     """
     if measured.outcome in GREEN:
         return False
-    if measured.outcome not in (Outcome.FAILED, Outcome.ERROR):
+    if measured.outcome not in RED:
         return None
     try:
         traits = Code(measured.code).traits

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.stacks import main_first
@@ -130,7 +130,7 @@ class _Writer:
             "index": result.index,
             "nodeid": self.line(result.nodeid),
             "outcome": str(result.outcome),
-            "fine": result.outcome not in (Outcome.FAILED, Outcome.ERROR),
+            "fine": not result.outcome.is_red,
             "defined_at": self.line(f"{where_from[0]}:{where_from[1]}") if where_from else "",
             "receipt": receipt_path(self.run, result.index),
             "flight": flight_records(self.run, result).get(result.number),
