@@ -70,6 +70,7 @@ def test_a_stranger_reads_code_ranks_and_cause_first(open_page: Open, name: str)
     assert text_of(page, "#code") == expected.code
     ranks = expected.ranks or ()
     assert text_of(page, "#blamed") == f"rank {ranks[0]}"
+    assert text_of(page, "#verdict .lead").count(f"rank {ranks[0]}: rank {ranks[0]}") == 0
     assert expected.cause is None or expected.cause in text_of(page, "#verdict .facts >> nth=0")
     assert page.locator("#code").bounding_box()["y"] < 300
     blamed = [item.inner_text() for item in page.locator("#states .blamed").all()]

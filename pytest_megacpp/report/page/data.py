@@ -25,7 +25,7 @@ from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
-from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.text import headline, says
 
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
@@ -148,6 +148,7 @@ class _Writer:
         return found
 
     def _verdict(self, verdict: Verdict) -> dict[str, Json]:
+        blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
         evidence = sorted(verdict.evidence, key=lambda e: (e.time_s is None, e.time_s or 0.0))
         return {
             "code": str(verdict.code),
@@ -155,7 +156,8 @@ class _Writer:
             "headline": self.line(headline(verdict)),
             "summary": self.line(verdict.summary),
             "blamed": list(verdict.blamed_ranks),
-            "blamed_text": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
+            "blamed_text": blamed,
+            "says_blamed": bool(blamed) and says(verdict.summary, blamed),
             "cause": self.line(verdict.cause or ""),
             "certainty": str(verdict.certainty),
             "phase": str(verdict.phase),

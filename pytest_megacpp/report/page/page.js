@@ -148,6 +148,15 @@
     return h("li", {}, wait.ranks + " waited " + (wait.waited ? wait.waited + " " : "") + "in " + wait.what, whom);
   }
 
+  /** The summary, with the blamed ranks set off in it, or before it if it does not name them. */
+  function lead(test) {
+    const who = test.blamed_text,
+      blamed = who ? h("b", { id: "blamed" }, who) : null,
+      at = test.says_blamed ? test.summary.search(new RegExp("\\b" + who + "(?![-,\\d])")) : -1;
+    if (at < 0) return [blamed, who ? ": " : "", h("span", { id: "summary" }, test.summary)];
+    return [h("span", { id: "summary" }, test.summary.slice(0, at), blamed, test.summary.slice(at + who.length))];
+  }
+
   function verdict(test) {
     const box = $("verdict"),
       red = !test.green;
@@ -174,9 +183,7 @@
         { class: "lead" },
         h("span", { class: "chip " + (red ? "bad" : "good"), id: "code" }, test.code),
         " ",
-        test.blamed_text ? h("b", { id: "blamed" }, test.blamed_text) : null,
-        test.blamed_text ? ": " : "",
-        h("span", { id: "summary" }, test.summary),
+        lead(test),
       ),
       facts.length
         ? h(
