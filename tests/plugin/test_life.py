@@ -199,7 +199,9 @@ def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int
     assert [t["outcome"] for t in ran.run["tests"]] in ([None, None], ["error", None])
     assert len(re.findall(rf"^run {ran.run['run_id']}, .*: .megacpp/runs/{ran.run['run_id']}$", ran.text, re.M)) == 1
     running = [test["nodeid"] for test in ran.run["tests"] if test["outcome"] == "error"]
-    named = re.findall(r"^ERROR (\S+) - not-run · the run was interrupted while this test ran", ran.text, re.M)
+    why = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "its pytest got SIGTERM"}[number]
+    said = rf"^ERROR (\S+) - not-run · the run was interrupted while this test ran: {why}; rank"
+    named = re.findall(said, ran.text, re.M)
     assert named == running
     section = {signal.SIGINT: "interrupted lane tests", signal.SIGTERM: "failing lane tests"}[number]
     assert len(re.findall(rf"^=+ {section} =+\nERROR ", ran.text, re.M)) == len(running)

@@ -48,6 +48,7 @@ class LaneRunner:
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
         self._interrupted = False
+        self._interrupted_by = ""
         self.is_over = False
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
@@ -153,6 +154,7 @@ class LaneRunner:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """A second one, while other plugins handle the first, keeps pytest from returning the exit code for it."""
         self._interrupted = isinstance(excinfo.value, KeyboardInterrupt)
+        self._interrupted_by = signals.interruption(excinfo.value)
 
     def is_through(self, item: pytest.Item) -> bool:
         """Whether a lane test can be reported without waiting."""
@@ -250,7 +252,7 @@ class LaneRunner:
         """Ends every box that still runs; safe to call twice."""
         for run in self._launcher.runs:
             if len(run.judged) < len(run.plan.tests):
-                run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED)
+                run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED, self._interrupted_by)
         for run in self._launcher.runs:
             run.finish(interrupted=interrupted)
 
