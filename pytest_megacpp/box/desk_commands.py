@@ -55,7 +55,7 @@ class DeskCommands:
         match command:
             case Stop():
                 who = "megacpp stop" if command.by_command else "the desk"
-                self._context.stop(command.reason, f"{who} asked for it")
+                self._context.stop(command.reason, command.why or f"{who} asked for it")
             case Again():
                 for action in supervisor.request_attempt(command, now_s):
                     recorder.write(action.fact, action.world)

@@ -22,6 +22,8 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset, ProblemCause, Purpose, SeedMode, Stage, WarmUp
 
+_HERE = "local"  # of all surfaces the only one whose ranks get the environment of pytest
+_BLOCKING = "CUDA_LAUNCH_BLOCKING"
 _SURFACE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # a recording may hold anything in its place
 
 
@@ -47,8 +49,20 @@ class Commands:
         return " ".join(shlex.quote(w) for w in words)
 
     def with_the_same_hashes(self) -> str:
-        """Returns a rerun in which sets iterate in the same order; empty if the hash seed isn't known."""
-        return self.rerun("--hash-seed", self.hash_seed) if self.hash_seed else ""
+        """Returns a rerun in which sets iterate in the same order, as far as the hash seed is known."""
+        return self.rerun(*(["--hash-seed", self.hash_seed] if self.hash_seed else []))
+
+    def with_blocking_launches(self) -> str:
+        """Returns a rerun in which a launch of a kernel returns when the kernel is through, with whatever else
+        `how_to_block` asks for.
+        """
+        return f"{_BLOCKING}=1 {self.rerun()}" if self.surface == _HERE else self.rerun()
+
+    def how_to_block(self) -> str:
+        """Returns what to do for that. A variable that is set before the command ends at this machine."""
+        if self.surface == _HERE:
+            return f"rerun with {_BLOCKING}=1"
+        return f'set {_BLOCKING} = "1" in [tool.pytest_megacpp.environment], which boxes elsewhere get, and rerun'
 
     def _launch(self) -> list[str]:
         surface = ["--surface", self.surface] if _SURFACE_NAME.fullmatch(self.surface) else []
@@ -103,14 +117,14 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
 def usual_step(code: Code) -> str:
     """Returns what to do about a verdict whose cause requires nothing else.
 
-    Fields: {who}, {show}, {rerun}, {warm}, {diagnostic}, {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with
-    that limit doubled).
+    Fields: {who}, {show}, {rerun}, {warm}, {diagnostic}, {cold}, {same_hashes}, {triage}, {blocking} (with what
+    {how_to_block} asks for), {raise_LIMIT} (a rerun with that limit doubled).
     """
     match code:
         case Code.PASSED | Code.SKIPPED | Code.XFAILED:
             return ""
         case Code.XPASSED:
-            return "remove the xfail mark, or find out why the test passes"
+            return "remove the xfail mark, or find out why the test passes\n{rerun}"
         case Code.TEST_FAILED:
             return "read the traceback of {who}, then rerun\n{rerun}"
         case Code.RANK_DEATH:
@@ -161,7 +175,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
     (Code.TEST_FAILED, VerdictCause.SKIPPED_ON_SOME_RANKS): (
         "make the skip condition the same on every rank, then rerun\n{rerun}"
     ),
-    (Code.TEST_FAILED, VerdictCause.XPASSED_STRICT): "remove the strict xfail mark: the test passes now",
+    (Code.TEST_FAILED, VerdictCause.XPASSED_STRICT): "remove the strict xfail mark: the test passes now\n{rerun}",
     (
         Code.RANK_DEATH,
         VerdictCause.EXCEPTION,
@@ -174,8 +188,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
         VerdictCause.CUDA_OOM,
     ): "the GPU memory of {who} is full: try the smaller preset\n{diagnostic}",
     (Code.RANK_DEATH, VerdictCause.CUDA_ERROR): (
-        "a kernel of {who} failed: rerun with CUDA_LAUNCH_BLOCKING=1 to find out which one\n"
-        "CUDA_LAUNCH_BLOCKING=1 {rerun}"
+        "a kernel of {who} failed: {how_to_block} to find out which one\n{blocking}"
     ),
     (Code.RANK_DEATH, VerdictCause.EXIT_0): (
         "find out what makes {who} exit with code 0: os._exit, pytest.exit, an exit in a library\n{show}\n{rerun}"
@@ -196,12 +209,12 @@ STEPS: Mapping[tuple[Code, str], str] = {
     ),
     (Code.STRAGGLER, VerdictCause.GIL_HELD): "release the GIL in the native code that {who} called\n{show}\n{rerun}",
     (Code.STRAGGLER, VerdictCause.DEVICE_BUSY): (
-        "find the kernel that {who} launched before that; if it is only slow, raise the limit\n"
-        "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_stall}"
+        "find the kernel that {who} launched before that: {how_to_block}; if it is only slow, raise the limit\n"
+        "{blocking}\n{raise_stall}"
     ),
     (Code.HANG, VerdictCause.DEVICE_BUSY): (
-        "find the kernel that {who} launched before the collective; if it is only slow, raise the limit\n"
-        "CUDA_LAUNCH_BLOCKING=1 {rerun}\n{raise_test}"
+        "find the kernel that {who} launched before the collective: {how_to_block}; if it is only slow, raise the"
+        " limit\n{blocking}\n{raise_test}"
     ),
     (Code.OVERTIME, VerdictCause.RUN_LIMIT): "raise the run limit, or select fewer tests\n{rerun}",
     (
@@ -246,7 +259,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
 VARIANTS = {
     ALONE: (
         "find out why only {who} compiles: a branch on the rank, other shapes or settings there (TORCH_LOGS=recompiles"
-        " shows its guards); call the compiled function on all ranks, or on none\n{show}"
+        " shows its guards); call the compiled function on all ranks, or on none\n{show}\n{rerun}"
     ),
     HANDLED: (
         "fix what {who} raised; a collective in `finally` or `except` only works where every rank gets there after the"
@@ -266,9 +279,11 @@ INFRASTRUCTURE = (
 )
 SAME_AT_BOTH_SIZES = (
     "make the test smaller for the diagnostic preset (lane.pick); if that hangs too, send the lines under"
-    " 'for a support ticket' to the operator of the machine\n{triage}\n{show}"
+    " 'for a support ticket' to the operator of the machine\n{show}\n{triage}"
 )
-DIAGNOSTIC_PASSES = "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}"
+DIAGNOSTIC_PASSES = (
+    "look for what only the full preset has: its size, its layers and experts, what it compiles\n{show}\n{rerun}"
+)
 
 
 def next_step(finding: Finding, command: Commands, remedy: str = "") -> str:
@@ -296,16 +311,20 @@ def _may_be_triaged(finding: Finding, command: Commands) -> bool:
 
 
 def fill(step: str, command: Commands, blamed: Sequence[int], remedy: str = "") -> str:
-    """Returns a step with the commands and ranks of one test filled in."""
+    """Returns a step with the commands and ranks of one test filled in. Its last line is a command that runs the test
+    again.
+    """
     diagnostic = command.rerun("--preset", Preset.DIAGNOSTIC.value)
     return step.format(
-        remedy=remedy,
+        remedy=remedy or command.rerun("--cache-seed", SeedMode.AUTO.value),
         who=ranks_named(blamed) if blamed else "the ranks",
         triage=command.rerun("--triage"),
         show=command.show(),
         rerun=command.rerun(),
         warm=command.rerun("--cache-seed", SeedMode.REFRESH.value),
         cold=command.rerun("--cache-seed", SeedMode.COLD.value),
+        blocking=command.with_blocking_launches(),
+        how_to_block=command.how_to_block(),
         same_hashes=command.with_the_same_hashes(),
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),

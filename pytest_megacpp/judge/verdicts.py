@@ -53,6 +53,14 @@ class Outcome(StrEnum):
     XFAILED = "xfailed"
     XPASSED = "xpassed"
 
+    @property
+    def is_red(self) -> bool:
+        """Whether pytest's exit code is that of a failure."""
+        return self in RED
+
+
+RED = (Outcome.FAILED, Outcome.ERROR)  # a tuple: documents of anybody may have what has no hash
+
 
 @dataclass(frozen=True, slots=True)
 class CodeTraits:

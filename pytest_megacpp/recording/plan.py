@@ -175,10 +175,13 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Desk to box: end now, in order. `by_command`: because `megacpp stop` asked for it."""
+    """Desk to box: end now, in order. `by_command`: because `megacpp stop` asked for it. `why`: what the desk was
+    interrupted by, in words.
+    """
 
     reason: RunEnd
     by_command: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from pytest_megacpp.report.text import headline
 KEPT_ANNOTATIONS = 10  # GitHub shows no more of one step
 KEPT_FAILURES = 20
 KEPT_STATES = 12
-BAD = (Outcome.FAILED, Outcome.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +83,20 @@ def summary(
     results: Sequence[TestResult],
     timeline: Timeline,
     *,
+    unfinished: str = "",
     notes: Iterable[str] = (),
     complaints: Sequence[str] = (),
 ) -> str:
-    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks."""
-    bad = [result for result in results if result.outcome in BAD]
+    """One run as Markdown: how it went, what a gate found missing, then each failing test with a table of its ranks.
+    `unfinished` says what the run did not come to.
+    """
+    bad = [result for result in results if result.outcome.is_red]
     outcomes = [str(result.outcome) for result in results]
-    counts = ", ".join(f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes) or "nothing ran"
+    counts = [f"{outcomes.count(str(o))} {o}" for o in Outcome if str(o) in outcomes]
+    said = ", ".join([*counts, *([unfinished] if unfinished else [])]) or "nothing ran"
     ran = any(result.outcome is not Outcome.SKIPPED for result in results)
-    mark = "✗" if bad or complaints else "✓" if ran else "–"
-    lines = [f"### {mark} {_markdown(title)}: {counts}", ""]
+    mark = "✗" if bad or complaints or unfinished else "✓" if ran else "–"
+    lines = [f"### {mark} {_markdown(title)}: {said}", ""]
     lines += [f"- {_markdown(note)}" for note in notes]
     lines += [f"- ✗ {_markdown(complaint)}" for complaint in complaints]
     for result in bad[:KEPT_FAILURES]:

@@ -285,16 +285,34 @@ def _at(now: Now) -> list[str]:
 
 
 def _parts(live: Live) -> Iterator[str]:
-    yield f"{one_line(live.view.nodeid, 160)} for {clock(live.elapsed_s)}{_warming(live.view)}"
+    yield f"{_test(live)}{_warming(live.view)}"
     if live.long_waits:
         yield wait_sentence(live, live.long_waits[0])
     else:
         rows = rank_rows(live)
         yield from (f"{ranks_named(ranks)} {text}" for ranks, text, _ in rows[:KEPT_AWAITED])
-        left = sum(len(ranks) for ranks, _, _ in rows[KEPT_AWAITED:])
-        yield from [f"{counted(left, 'rank')} in other states"] if left else []
+        yield from _others(rows[KEPT_AWAITED:])
     near = limit_text(live)
     yield from [near] if near else []
+
+
+def whole_lines(live: Live) -> Iterator[str]:
+    """The test, then all that is known of its waits, the limit that is near, and its ranks: for who looks once."""
+    yield f"{_test(live)} on {counted(live.view.size, 'rank')}{_warming(live.view)}"
+    yield from (wait_sentence(live, waits) for waits in live.long_waits[:KEPT_AWAITED])
+    yield from filter(None, [limit_text(live)])
+    rows = rank_rows(live)
+    yield from (f"{'> ' if awaited else ''}{ranks_named(ranks)} {text}" for ranks, text, awaited in rows[:KEPT_STATES])
+    yield from _others(rows[KEPT_STATES:])
+
+
+def _test(live: Live) -> str:
+    return f"{one_line(live.view.nodeid, 160)} for {clock(live.elapsed_s)}"
+
+
+def _others(rows: Sequence[tuple[tuple[int, ...], str, bool]]) -> list[str]:
+    left = sum(len(ranks) for ranks, _, _ in rows)
+    return [f"{counted(left, 'rank')} in other states"] if left else []
 
 
 def _warming(view: TestView) -> str:

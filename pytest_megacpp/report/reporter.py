@@ -14,7 +14,7 @@ from pytest_megacpp.judge.verdicts import TestResult
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.run_json import Redact, RunMeta, RunStatus
+from pytest_megacpp.report.run_json import Redact, RunMeta, RunStatus, unfinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,11 @@ class RunResults:
         """Whether the box goes on without this desk."""
         is_left = self.status is RunStatus.DETACHED
         return is_left and self.timeline.finished is None and not self.timeline.problems
+
+    @property
+    def unfinished(self) -> str:
+        """`interrupted, 20 of 21 tests have no result`; empty if the run came to everything, or goes on."""
+        return unfinished(self.status, len(self.nodeids), len(self.judged))
 
 
 @dataclass(frozen=True, slots=True)

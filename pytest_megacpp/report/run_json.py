@@ -16,6 +16,7 @@ from pytest_megacpp.recording.endings import bad_endings
 from pytest_megacpp.recording.events import EnvironmentSet, Json
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.timeline import Timeline
+from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.money import Cost, Rate, cost
 from pytest_megacpp.report.seed import seed_json
 from pytest_megacpp.report.shared_fields import SharedFields
@@ -190,6 +191,17 @@ def counts(outcomes: Iterable[Outcome], selected: int) -> dict[str, Json]:
     """How many of the selected tests came to what; the others have no result."""
     outcomes = list(outcomes)
     return {"selected": selected, **{str(outcome): outcomes.count(outcome) for outcome in Outcome}}
+
+
+def unfinished(status: str, selected: int, with_result: int) -> str:
+    """`interrupted, 20 of 21 tests have no result`: what a run that is over did not come to, in the words of every
+    report; empty of one that came to everything, or goes on.
+    """
+    left = selected - with_result
+    if status in (RunStatus.RUNNING, RunStatus.DETACHED):
+        return ""
+    lacking = f"{left} of {counted(selected, 'test')} {'has' if left == 1 else 'have'} no result" if left > 0 else ""
+    return ", ".join(filter(None, ["interrupted" if status == RunStatus.INTERRUPTED else "", lacking]))
 
 
 @lru_cache(4)

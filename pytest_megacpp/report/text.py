@@ -34,7 +34,7 @@ CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
 LABEL = 9
 NO_TEXT: TonedLine = (("", Tone.PLAIN),)
-_COMMAND = re.compile(r"(pytest|megacpp|modal|pip) ")
+_COMMAND = re.compile(r"(?:[A-Za-z_]\w*=(?:'[^'\n]*'|[^\s'])* )*(?:pytest|megacpp|modal|pip) ")  # with its variables
 _CLAUSE_END = re.compile(r"; |: | \(| while ")
 
 
@@ -43,7 +43,7 @@ def headline(verdict: Verdict) -> str:
     summary = one_line(verdict.summary, 400)
     blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
     if summary and blamed:
-        return f"{verdict.code} · {summary}" if _says(summary, blamed) else f"{verdict.code} · {blamed}: {summary}"
+        return f"{verdict.code} · {summary}" if says(summary, blamed) else f"{verdict.code} · {blamed}: {summary}"
     return " · ".join(part for part in (verdict.code, summary or blamed) if part)
 
 
@@ -54,13 +54,14 @@ def headlines(verdict: Verdict) -> list[str]:
     whole = headline(verdict)
     blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
     cuts = [whole[: found.start()] for found in _CLAUSE_END.finditer(whole)]
-    found = [c for c in reversed(cuts) if c.count("(") == c.count(")") and (not blamed or _says(c, blamed))]
+    found = [c for c in reversed(cuts) if c.count("(") == c.count(")") and (not blamed or says(c, blamed))]
     words = [str(verdict.code), blamed, one_line(str(verdict.cause), 80)] if verdict.cause else []
     least = " · ".join(word for word in words if word)
     return [whole, *found, *([least] if least and all(len(least) < len(c) for c in (whole, *found)) else [])]
 
 
-def _says(summary: str, ranks: str) -> bool:
+def says(summary: str, ranks: str) -> bool:
+    """Whether a summary names exactly these ranks."""
     return re.search(rf"\b{re.escape(ranks)}(?![-,\d])", summary) is not None
 
 

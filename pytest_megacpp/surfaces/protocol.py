@@ -51,8 +51,8 @@ class RunningBox(Protocol):
     def say(self, word: Word) -> None:
         """Sends a word at least once, in order; without effect on a box that has ended or belongs to another desk."""
 
-    def stop(self, reason: RunEnd) -> None:
-        """Asks the box to end gracefully."""
+    def stop(self, reason: RunEnd, why: str = "") -> None:
+        """Asks the box to end gracefully. `why`: what the desk was interrupted by."""
 
     def end(self) -> None:
         """Makes sure that nothing of the box is left; what it recorded can still be read."""

@@ -39,7 +39,7 @@ class ReplayedBox:
     def say(self, word: Word) -> None:
         """Does nothing: the box has ended."""
 
-    def stop(self, reason: RunEnd) -> None:
+    def stop(self, reason: RunEnd, why: str = "") -> None:
         """Does nothing: the box has ended."""
 
     def end(self) -> None:

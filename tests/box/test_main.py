@@ -82,11 +82,15 @@ def test_why_nothing_can_begin_is_recorded_once(context: RunContext, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("word", "who"),
-    [(Stop(RunEnd.STOPPED), "the desk"), (Stop(RunEnd.STOPPED, by_command=True), "megacpp stop")],
+    ("word", "said"),
+    [
+        (Stop(RunEnd.STOPPED), "the desk asked for it"),
+        (Stop(RunEnd.STOPPED, by_command=True), "megacpp stop asked for it"),
+        (Stop(RunEnd.STOPPED, why="Ctrl-C"), "Ctrl-C"),
+    ],
 )
 def test_the_desk_may_end_the_run_while_it_is_prepared(
-    context: RunContext, monkeypatch: pytest.MonkeyPatch, word: Stop, who: str
+    context: RunContext, monkeypatch: pytest.MonkeyPatch, word: Stop, said: str
 ) -> None:
     """Its commands are read whenever the preparation waits for something."""
     control, desk = os.pipe()
@@ -99,7 +103,7 @@ def test_the_desk_may_end_the_run_while_it_is_prepared(
     monkeypatch.setattr(main, "prepare", prepare)
     main.run(context, control=control, signals=())
     *_, last = read_all((context.directory / "recording.jsonl").read_bytes())
-    assert last.fact == ev.RunFinished(RunEnd.STOPPED, f"{who} asked for it")
+    assert last.fact == ev.RunFinished(RunEnd.STOPPED, said)
     os.close(desk)
     os.close(control)
 

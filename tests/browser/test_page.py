@@ -70,6 +70,7 @@ def test_a_stranger_reads_code_ranks_and_cause_first(open_page: Open, name: str)
     assert text_of(page, "#code") == expected.code
     ranks = expected.ranks or ()
     assert text_of(page, "#blamed") == f"rank {ranks[0]}"
+    assert text_of(page, "#verdict .lead").count(f"rank {ranks[0]}: rank {ranks[0]}") == 0
     assert expected.cause is None or expected.cause in text_of(page, "#verdict .facts >> nth=0")
     assert page.locator("#code").bounding_box()["y"] < 300
     blamed = [item.inner_text() for item in page.locator("#states .blamed").all()]
@@ -184,6 +185,68 @@ def test_a_failure_is_red_only_on_a_rank_that_is_blamed(open_page: Open) -> None
     colours, named, marks = filled
     assert marks == [["failure", 1], ["failure", 0]]
     assert colours == named
+
+
+COVERED = """() => {
+  const lanes = document.getElementById("lanes").lanes, context = lanes.context, boxes = [];
+  const fillText = context.fillText;
+  context.fillText = function (text, x, y) {
+    const wide = context.measureText(text).width, left = context.textAlign === "right" ? x - wide : x;
+    boxes.push([text, left, left + wide, y]);
+    return fillText.apply(this, arguments);
+  };
+  lanes.paint();
+  delete context.fillText;
+  for (const [at, kind, rank] of lanes.marksHere) {
+    if (rank === null) continue;
+    const row = lanes.rowOf.get(rank), x = lanes.x(at);
+    boxes.push([kind, x - 6, x + 6, row.y + 9]);
+  }
+  const covered = [];
+  boxes.forEach((a, n) => boxes.slice(n + 1).forEach((b) => {
+    if (Math.abs(a[3] - b[3]) < 8 && a[1] < b[2] - 1 && b[1] < a[2] - 1) covered.push([a[0], b[0]]);
+  }));
+  return [covered, boxes.map(([text]) => text)];
+}"""
+
+
+@pytest.mark.parametrize(
+    "name", ["test_mismatches.py::test_wrong_operation", "test_deaths.py::test_raise_in_a_late_step"]
+)
+def test_a_mark_and_its_label_cover_no_word(open_page: Open, name: str) -> None:
+    drill = cases.load()[f"smoke_suites/drills/{name}"]
+    page = open_page(page_of(drill.recording))
+    page.set_viewport_size({"width": 1080, "height": 800})
+    covered, texts = page.evaluate(COVERED)
+    assert covered == []
+    assert "call" in texts
+    assert {"mismatch", "failure"} & {*texts}
+
+
+def test_labels_of_moments_beside_each_other_do_not_cover_each_other(open_page: Open) -> None:
+    box = FakeBox(2).begins().enters(0).raises(1, message="no shards in this very long message").after(0.05)
+    page = open_page(page_of(box.exits(1, -9, "SIGKILL").after(1).box(ev.TestEnded(0, TestEnd.ABORTED)).recording()))
+    covered, texts = page.evaluate(COVERED)
+    assert covered == []
+    assert {"death", "failure"} <= {*texts}
+
+
+def test_each_kind_of_moment_has_a_sign_of_its_own_and_the_legend_says_which(open_page: Open) -> None:
+    page = open_page(drill_page("test_mismatches.py::test_wrong_operation_among_eight"))
+    signs = page.evaluate(
+        """() => {
+          const lanes = document.getElementById("lanes").lanes, context = lanes.context;
+          return ["death", "failure", "mismatch"].map((kind) => {
+            const drawn = [];
+            for (const name of ["moveTo", "lineTo"]) context[name] = (x, y) => drawn.push([name, x, y]);
+            lanes.glyph(kind, 0, 0, 7);
+            for (const name of ["moveTo", "lineTo"]) delete context[name];
+            return JSON.stringify(drawn);
+          });
+        }"""
+    )
+    assert len({*signs}) == 3
+    assert "✕ died · ◆ failed · ≠ another collective than the others · ▼ the box" in text_of(page, ".legend")
 
 
 def place(page: Any, rank: int, kind: str) -> tuple[float, float]:
@@ -303,6 +366,48 @@ def test_the_mouse_moves_and_zooms(open_page: Open) -> None:
     page.wait_for_function(
         "(s) => (({from, to}) => to - from < s)(document.getElementById('lanes').lanes)", arg=before[1] - before[0]
     )
+
+
+FOCUSED = "() => document.activeElement.closest('#tests li, #states button') ? document.activeElement.innerText : ''"
+
+
+def test_the_test_list_is_reached_by_tab_and_gone_through_by_arrows(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.locator("#only-red").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED).startswith("test_two")  # the chosen one
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(FOCUSED).startswith("test_one")
+    assert "a.py::test_one" in text_of(page, "#verdict")
+    page.keyboard.press("End")
+    assert "c.py::test_three" in text_of(page, "#verdict")
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.closest('#tests') === null")
+    assert page.locator("#tests li[tabindex='0']").count() == 1
+
+
+def test_without_the_chosen_test_in_the_list_its_first_one_is_reached(open_page: Open) -> None:
+    page = open_page(three_tests())
+    page.locator("#tests input").fill("three")
+    page.locator("#only-red").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED).startswith("test_three")
+    page.keyboard.press("Enter")
+    assert "c.py::test_three" in text_of(page, "#verdict")
+
+
+def test_ranks_of_the_verdict_are_reached_by_tab(open_page: Open) -> None:
+    page = open_page(drill_page(STRAGGLER))
+    reached = []
+    page.locator("body").focus()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUSED))
+    blamed = next(n for n, text in enumerate(reached) if text.startswith("✗ rank 1"))
+    for _ in range(len(reached) - blamed - 1):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    assert "rank 1, which is blamed" in text_of(page, "#detail h2")
 
 
 def test_question_mark_shows_the_keys_and_escape_hides_them(open_page: Open) -> None:

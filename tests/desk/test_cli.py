@@ -19,6 +19,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.surfaces.local import doctor
 from pytest_megacpp.surfaces.local.variable_readers import Readers
+from tests.scenario import FakeBox
 
 FACTS: tuple[ev.Fact, ...] = (
     ev.RunStarted("r1", "2026-11-22T21:45:01.000Z", "h200x8", "local", True, 2, 2),
@@ -300,6 +301,33 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         ["bash", "-o", "pipefail", "-c", command], cwd=root, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("failures", [1, 100])
+@pytest.mark.parametrize("command", ["show", "show --json", "judge"])
+def test_a_closed_pipe_does_not_make_a_failed_run_green(
+    tmp_path: Path, command: str, failures: int, unbuffered: str
+) -> None:
+    """`megacpp show FAILED | head -1` has the command's own code, however much it had still to say."""
+    box = FakeBox(2, [f"a.py::test_{n}" for n in range(failures)])
+    for index in range(failures):
+        box.begins(index).raises(0, message=f"no shards {index}").finishes(1).ends()
+    run = tmp_path / "runs" / "20261130-120000-0a0b"
+    run.mkdir(parents=True)
+    (run / "recording.jsonl").write_bytes(box.recording())
+    (run / "run.json").write_text(json.dumps({"status": "failed", "tests": []}))
+    words = f"{sys.executable} -m pytest_megacpp.desk.commands.cli {command} {run} --lane-dir {tmp_path} | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_poor_terminal_gets_escapes(tmp_path: Path) -> None:

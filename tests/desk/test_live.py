@@ -253,7 +253,7 @@ def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
     box.begins(1).raises(0, message="no shards").finishes(1).ends().begins(2).enters(0).after(3).samples(range(2))
     desk = Desk(box)
     desk.hears()
-    run = desk.results()
+    run = replace(desk.results(), status=RunStatus.INTERRUPTED)
     judged = {test.index: test for test in judge_run(run.timeline).tests}
     cut_off = replace(judged[2], outcome=Outcome.ERROR, verdict=Verdict(Code.NOT_RUN, "interrupted"))
     lines = [line.text for line in failure_lines(replace(run, judged=judged | {2: cut_off}))]
@@ -263,15 +263,18 @@ def test_a_cancelled_job_names_failures_that_pytest_has_not_got() -> None:
     (heard, *_) = failure_lines(replace(run, judged=judged | box_fault, reported=(1,)))
     assert heard.text.startswith("ERROR a.py::test_red - ")
     assert lines[1].startswith("ERROR a.py::test_slow - not-run · interrupted; rank")
-    interrupted = replace(run, judged=judged | {2: cut_off}, status=RunStatus.INTERRUPTED, defined_at=DEFINED)
+    interrupted = replace(run, judged=judged | {2: cut_off}, defined_at=DEFINED)
     annotations = Annotations(Repository(Path("/"), Path("/"), {}))
     said = [line.text for line in annotations.closing(SessionResults([interrupted]))]
     assert [line.partition("title=")[2].partition("::")[0] for line in said] == [
         "a.py%3A%3Atest_red",
         "a.py%3A%3Atest_slow",
+        "lane h200x8",
     ]
     assert "%0Aranks 0,1 " in said[1] or "%0Arank 0 " in said[1]
-    assert len(list(annotations.closing(SessionResults([replace(interrupted, status=RunStatus.FAILED)])))) == 0
+    failed = annotations.closing(SessionResults([replace(interrupted, status=RunStatus.FAILED)]))
+    assert not [line for line in failed if "test_" in line.text]
+    assert not list(failure_lines(replace(interrupted, status=RunStatus.FAILED)))
 
 
 def test_a_test_that_runs_again_is_not_done() -> None:

@@ -78,7 +78,7 @@ class Deaf:
     def say(self, word: Word) -> None:
         pass
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, why: str = "") -> None:
         pass
 
     def end(self) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_megacpp.desk.commands.show import gate_alone, judged, run_json, run_shown
-from pytest_megacpp.recording.vocabulary import ActReason
+from pytest_megacpp.desk.commands.show import gate_alone, judged, judgement_shown, run_json, run_shown
+from pytest_megacpp.recording.vocabulary import ActReason, RunEnd
 from tests.golden.build import in_step
-from tests.scenario import NODEID
+from tests.scenario import NODEID, FakeBox
 
 RUN = "20261130-120000-0a0b"
 
@@ -24,6 +24,28 @@ def test_a_gate_of_any_shape_is_shown(tmp_path: Path, odd: object) -> None:
         shown = gate_alone(tmp_path, RUN)
         assert shown is not None
         assert any("nothing was started" in line for line in shown.lines)
+
+
+def test_tests_that_never_began_for_the_same_reason_are_one_text(tmp_path: Path) -> None:
+    nodeids = [f"a.py::test_{number}" for number in range(21)]
+    box = FakeBox(2, nodeids).begins().passes().ends().done(RunEnd.INTERRUPTED)
+    (tmp_path / "recording.jsonl").write_bytes(box.recording())
+    (tmp_path / "run.json").write_text(json.dumps({"status": "interrupted", "tests": []}))
+    seen = judged(tmp_path / "recording.jsonl")
+    for shown in ([*run_shown(seen)], [*judgement_shown(seen)]):
+        titles = [line.strip("─ ") for line in shown if line.startswith("──")]
+        assert titles == ["ERROR 20 tests never began: interrupted"]
+        assert "  a.py::test_10" in shown
+        assert "  a.py::test_11" not in shown
+        assert "  … and 10 more" in shown
+        assert any("interrupted before this test began" in line for line in shown)
+
+
+def test_a_test_that_never_began_alone_has_its_name_in_the_title(tmp_path: Path) -> None:
+    box = FakeBox(2, ["a.py::test_0", "a.py::test_1"]).begins().passes().ends().done(RunEnd.INTERRUPTED)
+    (tmp_path / "recording.jsonl").write_bytes(box.recording())
+    titles = [line.strip("─ ") for line in run_shown(judged(tmp_path / "recording.jsonl")) if line.startswith("──")]
+    assert titles == ["ERROR a.py::test_1"]
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted"])

@@ -8,14 +8,16 @@ import pytest
 
 from pytest_megacpp.judge.arbiter import judge_run
 from pytest_megacpp.judge.findings import Finding
-from pytest_megacpp.judge.next_steps import STEPS, Commands, next_step, usual_step
+from pytest_megacpp.judge.next_steps import STEPS, Commands, fill, next_step, usual_step
 from pytest_megacpp.judge.next_steps import commands as of_test
 from pytest_megacpp.judge.verdicts import Code, Outcome
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.timeline import fold
+from pytest_megacpp.surfaces.registry import HERE
 from tests.golden.build import CASES
 from tests.scenario import FakeBox
+from tests.steps import all_steps
 
 NODEID = "a/test_b.py::test_c[x y-'q'-{0}]"
 
@@ -91,6 +93,40 @@ def test_who_compiles_from_a_warm_cache_isn_t_told_to_warm_it() -> None:
 def test_what_the_box_proposes_comes_first() -> None:
     step = next_step(Finding(Code.ENVIRONMENT, "", cause="device-count"), commands(), "rent {8} devices")
     assert step.startswith("rent {8} devices\npytest ")
+
+
+@pytest.mark.parametrize("step", all_steps())
+def test_no_step_on_a_box_elsewhere_sets_a_variable_of_this_machine(step: str) -> None:
+    for line in fill(step, commands("modal"), (1,), "look").split("\n")[1:]:
+        assert re.match(r"(pytest|megacpp|look)( |$)", line)
+
+
+@pytest.mark.parametrize("hash_seed", ["", "7"])
+@pytest.mark.parametrize("step", all_steps())
+def test_every_step_ends_with_a_command_that_runs_the_test_again(step: str, hash_seed: str) -> None:
+    words = shlex.split(fill(step, replace(commands("modal"), hash_seed=hash_seed), (1,)).split("\n")[-1])
+    assert words[0] == "pytest"
+    assert words[-1] == NODEID
+
+
+@pytest.mark.parametrize(("code", "cause"), CAUSES)
+def test_so_does_one_that_the_box_proposed(code: Code, cause: str | None) -> None:
+    if usual_step(code):
+        remedy = commands().rerun("--cache-seed", "auto") if code is Code.BLOCKED else "look"
+        last = next_step(Finding(code, "", (1,), cause), commands("modal"), remedy).split("\n")[-1]
+        assert shlex.split(last)[-1] == NODEID
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [(Code.RANK_DEATH, "cuda-error"), (Code.STRAGGLER, "device-busy"), (Code.HANG, "device-busy")],
+)
+def test_launches_block_wherever_the_ranks_are(code: Code, cause: str) -> None:
+    here = next_step(Finding(code, "", (1,), cause), commands(HERE)).split("\n")
+    elsewhere = next_step(Finding(code, "", (1,), cause), commands("modal", dry_run=False)).split("\n")
+    assert here[1].startswith("CUDA_LAUNCH_BLOCKING=1 pytest -m h200x8 --surface local")
+    assert 'CUDA_LAUNCH_BLOCKING = "1" in [tool.pytest_megacpp.environment]' in elsewhere[0]
+    assert elsewhere[1].startswith("pytest -m h200x8 --surface modal")
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -82,11 +82,11 @@ def hidden(project: Project) -> list[int]:
 
 
 @contextlib.contextmanager
-def busy(project: Project) -> Iterator[Desk]:
+def busy(project: Project, *options: str) -> Iterator[Desk]:
     """A desk whose ranks are both in the test."""
     project.write("test_busy.py", BUSY)
     try:
-        with project.start(*LANE, env={"MY_API_TOKEN": TOKEN}) as desk:
+        with project.start(*LANE, *options, env={"MY_API_TOKEN": TOKEN}) as desk:
             desk.wait_until(lambda: all((project.root / f"inside.{rank}").exists() for rank in (0, 1)))
             yield desk
     finally:
@@ -190,7 +190,7 @@ def test_a_killed_guard(project: Project) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)], ids=["ctrl-c", "cancelled"])
 def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int) -> None:
-    with busy(project) as desk:
+    with busy(project, "--lane-annotations", "on") as desk:
         os.kill(desk.child.pid, number)
         ran = finished(desk)
     assert ran.code == code
@@ -199,8 +199,20 @@ def test_an_interrupted_desk(project: Project, number: signal.Signals, code: int
     assert [t["outcome"] for t in ran.run["tests"]] in ([None, None], ["error", None])
     assert len(re.findall(rf"^run {ran.run['run_id']}, .*: .megacpp/runs/{ran.run['run_id']}$", ran.text, re.M)) == 1
     running = [test["nodeid"] for test in ran.run["tests"] if test["outcome"] == "error"]
-    named = re.findall(r"^ERROR (\S+) - not-run · the run was interrupted while this test ran", ran.text, re.M)
+    why = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "its pytest got SIGTERM"}[number]
+    said = rf"^ERROR (\S+) - not-run · the run was interrupted while this test ran: {why}; rank"
+    named = re.findall(said, ran.text, re.M)
     assert named == running
+    section = {signal.SIGINT: "interrupted lane tests", signal.SIGTERM: "failing lane tests"}[number]
+    assert len(re.findall(rf"^=+ {section} =+\nERROR ", ran.text, re.M)) == len(running)
+    left = ran.run["tests"][len(running) :]
+    said = f"interrupted, {len(left)} of 2 tests {'has' if len(left) == 1 else 'have'} no result"
+    assert f"\n{said}\n" in ran.text
+    assert f"::error title=lane h200x8::{said} (run {ran.run['run_id']})" in ran.text
+    assert ran.directory is not None
+    summary = (ran.directory / "summary.md").read_text().partition("\n")[0]
+    assert summary.startswith("### ✗ ")
+    assert summary.endswith(said)
 
 
 def test_an_impatient_user(project: Project) -> None:

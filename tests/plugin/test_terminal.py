@@ -57,6 +57,15 @@ def test_each_failure_has_its_line_where_the_terminal_lacks_characters(replays: 
     ]
 
 
+def test_a_summary_line_is_measured_as_it_is_written(replays: Replays) -> None:
+    """What an ASCII terminal escapes takes more room."""
+    drill = "deaths-raise-before-a-collective"
+    (whole,) = summary(replays.pytest(drill, COLUMNS="400"))
+    (line,) = summary(replays.pytest(drill, COLUMNS=str(len(whole)), PYTHONIOENCODING="ascii"))
+    assert "\\xb7" in line
+    assert len(line) <= len(whole)
+
+
 @pytest.mark.parametrize(("options", "lines"), [(("-r", "E"), 0), (("--no-summary",), 0), (("-r", "f"), 1)])
 def test_the_summary_has_what_was_asked_for(replays: Replays, options: tuple[str, ...], lines: int) -> None:
     ran = replays.pytest("deaths-raise-before-a-collective", *options, COLUMNS="80")

@@ -14,6 +14,7 @@ WORDS = (
     Look("3f"),
     Stop(RunEnd.STOPPED),
     Stop(RunEnd.INTERRUPTED, by_command=True),
+    Stop(RunEnd.INTERRUPTED, why="Ctrl-C"),
 )
 
 

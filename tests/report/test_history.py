@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_megacpp.report.history.findings import LEAST_EARLIER, changes, flaky, wilson
+from pytest_megacpp.report.history.page import findings, history_page
 from pytest_megacpp.report.history.series import Kind, Series, is_failure, is_replayed, series
 from pytest_megacpp.report.measures import Measures, Record
 
@@ -137,6 +138,23 @@ def test_a_regression_is_said_with_its_numbers() -> None:
 )
 def test_what_is_usual_is_no_regression(values: list[float]) -> None:
     assert list(changes(of_seconds(values))) == []
+
+
+@pytest.mark.parametrize("cause", ["interrupted", "stopped"])
+def test_a_test_that_ctrl_c_or_maxfail_ended_is_not_red(cause: str) -> None:
+    cut = measured(8, "error", "not-run", cause=cause)
+    (one,) = series([measured(7), cut])
+    assert not list(findings(one))
+    (one,) = series([cut])
+    assert not list(findings(one))
+    (one,) = series([measured(7, "failed", "hang"), cut])
+    assert [kind for kind, _ in findings(one)] == ["red"]
+    assert "not-run ×" not in history_page([one], one.entries, "").decode()
+
+
+def test_a_test_that_a_gate_found_skipped_is_red() -> None:
+    (one,) = series([measured(7), measured(8, "error", "not-run", cause="skipped")])
+    assert [kind for kind, _ in findings(one)] == ["red"]
 
 
 @pytest.mark.parametrize("earlier", [6, 7, 8, 12, 20, 30])

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_megacpp.judge.next_steps import Commands, fill
 from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence, Outcome, TestResult, Verdict, Witness
 from pytest_megacpp.recording import events as ev
+from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.numbers import Numbers
 from pytest_megacpp.recording.vocabulary import (
     ActReason,
@@ -20,6 +22,7 @@ from pytest_megacpp.recording.vocabulary import (
 )
 from pytest_megacpp.report.text import Whereabouts, failure_text, headline, headlines
 from tests.report.story import NODEID, Story, killed, result
+from tests.steps import all_steps
 
 
 def shown(story: Story, judged: TestResult, receipt: str | None = "r.json") -> str:
@@ -303,6 +306,29 @@ def test_commands_are_never_broken() -> None:
     story, judged = killed(4)
     command = "pytest -m h200x8 " + "x" * 200
     assert f"next     {command}\n" in shown(story, result(replace(judged.verdict, next_step=command)))
+
+
+@pytest.mark.parametrize("variables", ["A=1", "A=", "A_1='x y' b=2", "A=x'y z'"])
+def test_a_command_with_variables_is_not_broken_either(variables: str) -> None:
+    story, judged = killed(4)
+    command = f"{variables} pytest -m h200x8 " + "x" * 100 + " y"
+    assert f"next     {command}\n" in shown(story, result(replace(judged.verdict, next_step=command)))
+
+
+def test_what_begins_as_a_command_with_many_variables_is_soon_seen_to_be_none() -> None:
+    story, judged = killed(4)
+    assert "A=1" in shown(story, result(replace(judged.verdict, next_step="A=1 " * 20_000 + "A='")))
+
+
+@pytest.mark.parametrize("step", all_steps())
+def test_the_commands_of_every_next_step_are_one_line_each(step: str) -> None:
+    story, judged = killed(4)
+    nodeid = f"test_model.py::test_step[{'long' * 20}]"
+    assert len(nodeid) > 100
+    command = Commands("run-1", "h200x8", nodeid, "local", True, 4, Limits(), hash_seed="7")
+    said, *lines = fill(step, command, (1,), command.rerun("--cache-seed", "auto")).split("\n")
+    text = shown(story, result(replace(judged.verdict, next_step="\n".join((said, *lines)))))
+    assert all(f"\n         {line}\n" in f"{text}\n" for line in lines)
 
 
 def test_without_a_world_there_is_still_a_text() -> None:

@@ -4,7 +4,6 @@ Every command first marks the runs whose desk died. Results go to stdout, compla
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +32,7 @@ from pytest_megacpp.desk.commands.command import (
     Command,
     Desk,
     complain,
+    leave_unread,
     say,
     say_json,
     takes_json,
@@ -61,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["run"] and words[1:] not in (["-h"], ["--help"]):  # all that follows is pytest's
         return _pytest(words[1:])
     arguments = parser().parse_args(words)
+    code = OK
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; nothing may be flushed to it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except BrokenPipeError:
+        leave_unread()
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -221,7 +221,7 @@ def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
         say_json(show_command.judgement_json(seen))
     else:
         say(show_command.judgement_shown(seen))
-    green = seen.result.tests and all(test.outcome not in show_command.BAD for test in seen.result.tests)
+    green = seen.result.tests and all(not test.outcome.is_red for test in seen.result.tests)
     return OK if green else FAILED
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,16 +73,39 @@ def fitting(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Prints lines; characters that the terminal's encoding lacks are escaped."""
+    """Prints lines; characters that the terminal's encoding lacks are escaped. A reader that leaves, such as `head`,
+    changes nothing of what the command does, nor its exit code.
+    """
+    left = iter(lines)
+    try:
+        say_on(left)
+    except BrokenPipeError:
+        leave_unread()
+        for _ in left:  # some commands act while they print
+            pass
+
+
+def say_on(lines: Iterable[str]) -> None:
+    """As `say`, of what may have no end: raises BrokenPipeError when the reader has left."""
     for line in lines:
         print(escaped(clean(line), sys.stdout.encoding))
+
+
+def leave_unread() -> None:
+    """The reader has seen enough: what is printed from now on goes nowhere, and nothing is flushed to it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def say_json(document: object) -> None:
     """Prints a document for programs, in ASCII: what a rank wrote acts on no terminal. Numbers that JSON can't say are
     texts, as in the files of a run.
     """
-    print(json.dumps(finite(document), indent=1, allow_nan=False))
+    try:
+        print(json.dumps(finite(document), indent=1, allow_nan=False))
+    except BrokenPipeError:
+        leave_unread()
 
 
 def complain(message: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_megacpp.desk.commands.asking import Asking
-from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say, takes_run
+from pytest_megacpp.desk.commands.command import FAILED, OK, Desk, complain, say_on, takes_run
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.desk.run.directory import read_run_json
 from pytest_megacpp.desk.run.leftovers import known_secrets
@@ -124,7 +124,7 @@ class _Shown:
                 print(json.dumps(fields | {"line": line}))
         else:
             prefix = self._prefix(written)
-            say(f"{prefix}{line}" for line in lines)
+            say_on(f"{prefix}{line}" for line in lines)
 
     def _prefix(self, written: Written) -> str:
         """`[rank 3] `; of a later world `[w2 rank 3] `."""

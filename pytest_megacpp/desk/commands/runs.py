@@ -13,15 +13,16 @@ import pytest
 
 from pytest_megacpp.desk.commands.command import OK, Desk, fitting, say, say_json, takes_json
 from pytest_megacpp.desk.run.directory import RUN_JSON, id_time, read_run_json, run_paths, utc_now
-from pytest_megacpp.judge.verdicts import Outcome
+from pytest_megacpp.judge.verdicts import RED, Outcome
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history.series import began_before_its_id
 from pytest_megacpp.report.measures import amount
 from pytest_megacpp.report.quantities import age_text, seconds_text, usd_text
-from pytest_megacpp.report.run_json import RunStatus
+from pytest_megacpp.report.run_json import RunStatus, unfinished
 
 HEAD = ("RUN", "AGE", "STATUS", "VERDICTS", "DURATION", "PRICE", "LANE", "SURFACE", "TESTS")
-_NOT_RED = (RunStatus.PASSED, RunStatus.RUNNING, RunStatus.DETACHED)
+_GOES_ON = (RunStatus.RUNNING, RunStatus.DETACHED)
+_NOT_RED = (RunStatus.PASSED, *_GOES_ON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,7 @@ class Entry:
         """How often each verdict was reached that isn't green, the most frequent first."""
         tests = self.document.get("tests")
         listed = [test for test in tests if isinstance(test, dict)] if isinstance(tests, list) else []
-        bad = (
-            one_line(str(t.get("verdict")), 40) for t in listed if t.get("outcome") in (Outcome.FAILED, Outcome.ERROR)
-        )
+        bad = (one_line(str(t.get("verdict")), 40) for t in listed if t.get("outcome") in RED)
         return Counter(dict(Counter(bad).most_common()))
 
     def text(self, name: str) -> str:
@@ -134,16 +133,20 @@ def row(entry: Entry, now: datetime) -> tuple[str, ...]:
         usd_text(entry.usd),
         entry.text("lane"),
         entry.text("surface") + (" (dry run)" if entry.document.get("dry_run") is True else ""),
-        counted(entry.document.get("counts")),
+        counted(entry.document.get("counts"), entry.status),
     )
 
 
-def counted(counts: object) -> str:
-    """`3 passed, 1 failed`."""
+def counted(counts: object, status: str = "") -> str:
+    """`3 passed, 1 failed`; by the status of a run also how many tests have no result, or that it goes on."""
     if not isinstance(counts, dict):
         return "?"
-    parts = [f"{counts[o]} {o}" for o in Outcome if isinstance(counts.get(o), int) and counts[o]]
-    return ", ".join(parts) or "no result"
+    known = {o: counts[o] for o in Outcome if isinstance(counts.get(o), int) and counts[o]}
+    parts = [f"{number} {outcome}" for outcome, number in known.items()]
+    selected = counts.get("selected")
+    if status and isinstance(selected, int):
+        parts.append(unfinished(status, selected, sum(known.values())))
+    return ", ".join(filter(None, parts)) or ("running" if status in _GOES_ON else "no result")
 
 
 def as_json(entry: Entry) -> dict[str, object]:

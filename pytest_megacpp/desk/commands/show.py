@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from pytest_megacpp.desk.hooks.reports import drill_result
 from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import RECORDING, inside, read_run_json, utc_now
 from pytest_megacpp.desk.run.receipts import read_receipt
-from pytest_megacpp.judge.verdicts import Outcome, RunResult, TestResult
+from pytest_megacpp.judge.verdicts import RED, Outcome, RunResult, TestResult
 from pytest_megacpp.recording.codec import CodecError, from_json, to_json
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.report.attempts import attempts_line
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.flight_dump import record_name
-from pytest_megacpp.report.layout import columns
+from pytest_megacpp.report.layout import columns, grouped
 from pytest_megacpp.report.measures import Measures, Record, measures
 from pytest_megacpp.report.quantities import seconds_text, usd_text
 from pytest_megacpp.report.receipt import receipt_name
@@ -29,7 +29,7 @@ from pytest_megacpp.report.running import is_through, running_lines
 from pytest_megacpp.report.text import Whereabouts, failure_text, headline
 
 HEAD = ("OUTCOME", "TIME", "FIRST FORWARD", "SKEW", "PRICE", "TEST", "RECORDS")
-BAD = (Outcome.FAILED, Outcome.ERROR)
+KEPT_NAMES = 10  # of tests that never began for the same reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Judged:
         tests = self.so_far
         if self.is_running:
             tests = tuple(test for test in tests if is_through(test, self.timeline))
-        return [test for test in tests if _reported(test, self.document) in BAD]
+        return [test for test in tests if _reported(test, self.document) in RED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +205,30 @@ def run_shown(seen: Judged) -> Iterator[str]:
     yield _typed(seen.run)
     yield from _tests(seen)
     if seen.is_running:
-        yield from running_lines(seen.timeline, seen.so_far, _silent_s(seen.run))
+        yield from _running(seen)
     if seen.document.get("status") == RunStatus.DETACHED:
         yield f"still running; reattach with: pytest --attach {seen.run.name}"
-    for test in seen.bad:
-        yield from ("", *_text(test, seen))
+    for alike in _alike(seen.bad, seen.timeline):
+        yield from ("", *_text(alike, seen))
+
+
+def _running(seen: Judged) -> Iterator[str]:
+    """In the words of the session itself."""
+    from pytest_megacpp.desk.hooks.live import seen_once
+
+    silent_s = _silent_s(seen.run)
+    tests = seen_once(seen.timeline, seen.timeline.last_s + (silent_s or 0.0))
+    yield from running_lines(seen.timeline, seen.so_far, tests, silent_s)
 
 
 def judgement_shown(seen: Judged) -> Iterator[str]:
     """Yields every test as judged now: a line for a green one, the text of a failing one; then the counts."""
+    bad = _alike([test for test in seen.result.tests if test.outcome.is_red], seen.timeline)
+    texts = {alike[0].index: alike for alike in bad}
     for test in seen.result.tests:
-        if test.outcome in BAD:
-            yield from (*_text(test, seen), "")
-        else:
+        if test.index in texts:
+            yield from (*_text(texts[test.index], seen), "")
+        elif not test.outcome.is_red:
             steps = attempts_line(test)
             line = f"{headline(test.verdict)} · {steps}" if steps else headline(test.verdict)
             yield f"{test.outcome:<8} {one_line(test.nodeid)} · {line}"
@@ -244,9 +255,29 @@ def _entry(test: TestResult, document: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry if isinstance(entry, dict) and entry.get("nodeid") == test.nodeid else {}
 
 
-def _text(test: TestResult, seen: Judged) -> list[str]:
-    text = failure_text(test, seen.timeline, _whereabouts(test, seen), width())
-    return [f"── {test.outcome.upper()} {one_line(test.nodeid)} ".ljust(width(), "─"), *text.split("\n")]
+def _alike(tests: Iterable[TestResult], timeline: Timeline) -> Iterable[list[TestResult]]:
+    """Each test by itself; together those that never began, for the same reason: one text says it of all of them."""
+
+    def reason(test: TestResult) -> object:
+        if test.index in timeline.tests or test.attempts:
+            return test.index
+        world, _ = timeline.unreached.get(test.index, ("", None))
+        return test.outcome, replace(test.verdict, next_step=""), world
+
+    return grouped((reason(test), test) for test in tests).values()
+
+
+def _text(alike: Sequence[TestResult], seen: Judged) -> list[str]:
+    """Of one test, or of the first of several that never began, below the names of all."""
+    first = alike[0]
+    text = failure_text(first, seen.timeline, _whereabouts(first, seen), width())
+    why = first.verdict.cause or first.verdict.code
+    several = f"{len(alike)} tests never began: {one_line(str(why), 80)}"
+    title = one_line(first.nodeid) if len(alike) == 1 else several
+    names = [f"  {one_line(test.nodeid)}" for test in alike[:KEPT_NAMES]] if len(alike) > 1 else []
+    names += [f"  … and {len(alike) - KEPT_NAMES} more"] if len(alike) > KEPT_NAMES else []
+    names += ["", "the first of them:"] if names else []
+    return [f"── {first.outcome.upper()} {title} ".ljust(width(), "─"), *names, *text.split("\n")]
 
 
 def _whereabouts(test: TestResult, seen: Judged) -> Whereabouts:

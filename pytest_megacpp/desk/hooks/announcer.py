@@ -14,12 +14,11 @@ from pathlib import Path
 from pytest_megacpp.desk.hooks.summary import cut_off
 from pytest_megacpp.judge.verdicts import Code
 from pytest_megacpp.recording.timeline import Timeline
-from pytest_megacpp.report.annotations import BAD, Annotation, code_quality, summary, workflow_commands
+from pytest_megacpp.report.annotations import Annotation, code_quality, summary, workflow_commands
 from pytest_megacpp.report.brief import blamed_line, circumstances, details, standing
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Artefact, Line, Reporter, RunResults, SessionResults, document
-from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.text import headline
 
 SUMMARY = "summary.md"
@@ -70,9 +69,7 @@ class Annotations(Reporter):
         self._repository = repository
 
     def closing(self, session: SessionResults) -> Iterable[Line]:
-        found = _failures(session, self._repository)
-        complaints = session.gate.complaints if session.gate is not None else ()
-        found += [Annotation("gate", complaint) for complaint in complaints]
+        found = [*_failures(session, self._repository), *_lacking(session)]
         return [Line(line, command=True) for line in workflow_commands(found)]
 
 
@@ -80,12 +77,20 @@ def _failures(session: SessionResults, repository: Repository) -> list[Annotatio
     return [_annotation(run, index, repository) for run in session.runs for index in _failing(run)]
 
 
+def _lacking(session: SessionResults) -> Iterator[Annotation]:
+    """What makes the session red beside failures."""
+    for run in session.runs:
+        if run.unfinished:
+            yield Annotation(f"lane {one_line(run.plan.lane, 100)}", f"{run.unfinished} (run {run.plan.run_id})")
+    if session.unreported:
+        yield Annotation("lane tests without a result", "\n".join(session.unreported))
+    for complaint in session.gate.complaints if session.gate is not None else ():
+        yield Annotation("gate", complaint)
+
+
 def _failing(run: RunResults) -> list[int]:
-    """Of a run that was interrupted, also what pytest has not got: why a job was cancelled is often the test that ran
-    then.
-    """
-    reported = [index for index in run.reported if run.judged[index].outcome in BAD]
-    return [*reported, *(cut_off(run) if run.status is RunStatus.INTERRUPTED else ())]
+    """Of a run that was interrupted, also what pytest has not got."""
+    return [*(index for index in run.reported if run.judged[index].outcome.is_red), *cut_off(run)]
 
 
 def _annotation(run: RunResults, index: int, repository: Repository) -> Annotation:
@@ -126,20 +131,23 @@ class BuildkiteAnnotation(Reporter):
     def closing(self, session: SessionResults) -> Iterator[Line]:
         """Waits for the agent: the job may end right after."""
         bad = [(run, run.judged[i]) for run in session.runs for i in _failing(run)]
-        is_red = bool(bad) or bool(session.gate and session.gate.complaints)
+        lacking = list(_lacking(session))
         text = "\n".join(_summaries(session))
         agent = shutil.which("buildkite-agent", path=self._environ.get("PATH"))
         if agent is not None and text:
-            words = [agent, "annotate", "--style", "error" if is_red else "success", "--context", "megacpp", "--append"]
+            style = "error" if bad or lacking else "success"
+            words = [agent, "annotate", "--style", style, "--context", "megacpp", "--append"]
             try:
                 given = text.encode(errors="replace")
                 subprocess.run(words, input=given, check=True, capture_output=True, timeout=AGENT_S)
             except (OSError, subprocess.SubprocessError) as e:
                 yield Line(f"buildkite-agent did not take the annotation: {one_line(str(e))}", yellow=True)
-        if bad:
+        if bad or lacking:
             yield Line(f"+++ {counted(len(bad), 'failing lane test')}", command=True)
-            for run, result in bad:
-                yield Line(run.redact(f"{result.nodeid}: {headline(result.verdict)}"), red=True)
+        for run, result in bad:
+            yield Line(run.redact(f"{result.nodeid}: {headline(result.verdict)}"), red=True)
+        for annotation in lacking:
+            yield Line(f"{annotation.title}: {annotation.message}", red=True)
 
 
 class StepSummary(Reporter):
@@ -161,12 +169,13 @@ class StepSummary(Reporter):
 
 
 def _summaries(session: SessionResults) -> list[str]:
-    """One per run; of a session without one, what its gate says."""
+    """One per run; of a session without one, what its gate says, and which tests it lost."""
     gate = session.gate
     notes = [note.strip() for note in (*gate.rules, *gate.notes)] if gate is not None else []
-    complaints = gate.complaints if gate is not None else ()
+    complaints = [line.strip() for line in (*(gate.complaints if gate is not None else ()), *session.unreported)]
     if not session.runs and (notes or complaints):
-        return [summary("gate", [], Timeline(), notes=notes, complaints=complaints)]
+        title = "gate" if gate is not None else "lane tests without a result"
+        return [summary(title, [], Timeline(), notes=notes, complaints=complaints)]
     return [_summary(run, notes, complaints) for run in session.runs]
 
 
@@ -175,4 +184,6 @@ def _summary(run: RunResults, notes: Sequence[str], complaints: Sequence[str]) -
     title = f"{run.plan.lane} on {run.plan.gpu}{dry}"
     results = [run.judged[index] for index in sorted(run.judged)]
     seconds = f"run {run.plan.run_id}, {run.timeline.last_s:.0f} s"
-    return run.redact(summary(title, results, run.timeline, notes=(*notes, seconds), complaints=complaints))
+    notes = (*notes, seconds)
+    text = summary(title, results, run.timeline, unfinished=run.unfinished, notes=notes, complaints=complaints)
+    return run.redact(text)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pytest_megacpp.desk.run.directory import HISTORY
 from pytest_megacpp.desk.run.history_file import history_document
 from pytest_megacpp.desk.run.receipts import newest_receipts, newest_two
-from pytest_megacpp.judge.verdicts import Outcome
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.reporter import Line, Output, Reporter, SessionResults, document
 
@@ -49,7 +48,7 @@ def _telling(session: SessionResults) -> list[str]:
     """The names of receipts of some of the session's tests: those that failed, then those that took longest."""
     ranked = [
         (
-            result.outcome not in (Outcome.FAILED, Outcome.ERROR),
+            not result.outcome.is_red,
             -sum(result.durations.values()),
             run.receipt_names[index],
         )

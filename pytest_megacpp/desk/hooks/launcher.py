@@ -14,6 +14,7 @@ from pytest_megacpp.desk.config.markers import Expectation
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
+from pytest_megacpp.desk.hooks import signals
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.rank_output import check_sizes
 from pytest_megacpp.desk.hooks.terminal import Terminal
@@ -190,4 +191,4 @@ def _tags(meta: RunMeta, config: pytest.Config) -> dict[str, str]:
 def _end_in_order_on_sigterm() -> None:
     """A cancelled CI job gets SIGTERM; like Ctrl-C it must end the box and finish `run.json`."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=128 + signal.SIGTERM))
+        signal.signal(signal.SIGTERM, signals.cancelled)

@@ -203,16 +203,28 @@ class LiveLines(Reporter):
         now_s = box.clock.now_s(run.timeline, desk_s)
         box.progress.hear_results(run)
         counts = _counting_of_the_run(run, now_s)
-        tests = tuple(_live(test, box, counts, now_s) for test in _running(run))
+        tests = tuple(_live(test, box, counts, now_s) for test in _running(run.timeline))
         box.clocks = {live.view.index: box.clocks[live.view.index] for live in tests}
         tally, since_s = box.progress.tally(run, tests, now_s, desk_s), desk_s - box.clock.stepped_s
         at = () if tests else steps(run.timeline, now_s, since_s, is_through=tally.done == tally.total)
         return Now(tally, tests, at, tuple(box.progress.failures), counts)
 
 
-def _running(run: RunResults) -> list[TestView]:
+def seen_once(timeline: Timeline, now_s: float) -> list[Live]:
+    """The tests that run now, for who looks at a run once and knows nothing of what was before."""
+    run_s = timeline.limit_s(0.0)
+    of_the_run = [Counted("run", run_s, now_s)] if run_s else []
+    return [_caught_up(view, of_the_run, now_s) for view in _running(timeline)]
+
+
+def _caught_up(view: TestView, of_the_run: Sequence[Counted], now_s: float) -> Live:
+    clocks = Clocks()
+    clocks.catch_up(view, now_s)
+    return Live(view, (*counting(view, clocks, now_s), *of_the_run), now_s)
+
+
+def _running(timeline: Timeline) -> list[TestView]:
     """The tests that run now, by the worlds that live: a run may have had a hundred thousand tests."""
-    timeline = run.timeline
     living = (world for world in timeline.worlds.values() if world.ended is None and world.test is not None)
     views = (timeline.tests.get(world.test) for world in living if world.test is not None)
     return [view for view in views if view is not None and view.ended is None]

@@ -1,7 +1,7 @@
 """Owns the lanes' part of a pytest session: waits for results in order and reports them; must not judge."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +29,7 @@ from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.money import estimate
-from pytest_megacpp.report.reporter import Content, GateResults, Line, SessionResults
-from pytest_megacpp.report.run_json import RunStatus
+from pytest_megacpp.report.reporter import Content, GateResults, Line, RunResults, SessionResults
 from pytest_megacpp.surfaces.protocol import Place
 from pytest_megacpp.surfaces.registry import provider
 from pytest_megacpp.surfaces.sweep import sweep
@@ -49,6 +48,7 @@ class LaneRunner:
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
         self._interrupted = False
+        self._interrupted_by = ""
         self.is_over = False
         self._chosen: Place | None = None
         self.lane_of = marks.asked_lane_of
@@ -154,6 +154,7 @@ class LaneRunner:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """A second one, while other plugins handle the first, keeps pytest from returning the exit code for it."""
         self._interrupted = isinstance(excinfo.value, KeyboardInterrupt)
+        self._interrupted_by = signals.interruption(excinfo.value)
 
     def is_through(self, item: pytest.Item) -> bool:
         """Whether a lane test can be reported without waiting."""
@@ -251,7 +252,7 @@ class LaneRunner:
         """Ends every box that still runs; safe to call twice."""
         for run in self._launcher.runs:
             if len(run.judged) < len(run.plan.tests):
-                run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED)
+                run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED, self._interrupted_by)
         for run in self._launcher.runs:
             run.finish(interrupted=interrupted)
 
@@ -261,13 +262,16 @@ class LaneRunner:
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """pytest itself names the failures that it has got; the one that ran when the session was ended is none."""
         self._is_summed_up = True
-        ended = (run.results() for run in self._launcher.runs)
-        interrupted = (run for run in ended if run.status is RunStatus.INTERRUPTED)
-        self._sum_up(terminalreporter, [line for run in interrupted for line in lines_cut_off(run)])
+        self._sum_up(terminalreporter, "interrupted lane tests", lines_cut_off)
 
-    def _sum_up(self, reporter: "pytest.TerminalReporter", failures: Iterable[Line] = ()) -> None:
+    def _sum_up(
+        self, reporter: "pytest.TerminalReporter", title: str, failures: Callable[[RunResults], Iterable[Line]]
+    ) -> None:
+        """`failures` of all runs below a title of their own, then what reporters have to say."""
+        named = [line for run in self._launcher.runs for line in failures(run.results())]
+        heading = [Line(title, title=True, red=True)] if named else []
         problems = (Line(problem, red=True) for problem in self._artefacts.unwritten)
-        for line in (*failures, *self._closing, *problems):
+        for line in (*heading, *named, *self._closing, *problems):
             write(reporter, line)
 
     def _sum_up_if_pytest_does_not(self) -> None:
@@ -277,7 +281,7 @@ class LaneRunner:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if self._is_summed_up or reporter is None or getattr(reporter, "no_summary", False):
             return
-        self._sum_up(reporter, [line for run in self._launcher.runs for line in failure_lines(run.results())])
+        self._sum_up(reporter, "failing lane tests", failure_lines)
 
 
 def _is_distributed(config: pytest.Config) -> bool:

@@ -76,14 +76,16 @@ class ShortSummary:
         path, colons, name = node.removesuffix(" - ").partition("::")
         brief = fitting(briefs, self._width(), len(start))
         reporter.write(word, red=True)
-        reporter.write(writable(reporter._tw, f" {path}{colons}"))
-        reporter.write(writable(reporter._tw, name), bold=True)
-        reporter.line(writable(reporter._tw, f" - {brief}"))
+        reporter.write(f" {path}{colons}")
+        reporter.write(name, bold=True)
+        reporter.line(f" - {brief}")
 
     def _line(self, category: str, report: pytest.TestReport) -> tuple[str, Sequence[str]]:
-        """How the line begins, and how it can go on."""
+        """How the line begins, and how it can go on, as the terminal can write it."""
         assert isinstance(report.longrepr, VerdictText)
-        return f"{_WORDS[category][1]} {self._from_here(report.nodeid)} - ", report.longrepr.briefs
+        writer = self._config.get_terminal_writer()  # what it escapes is longer
+        start = f"{_WORDS[category][1]} {self._from_here(report.nodeid)} - "
+        return writable(writer, start), [writable(writer, brief) for brief in report.longrepr.briefs]
 
     def _from_here(self, nodeid: str) -> str:
         """With its file as seen from where pytest was started."""

@@ -1,4 +1,5 @@
-"""Owns what the desk was started with in the way of signals, as the header reports it; must not change it.
+"""Owns what the desk was started with in the way of signals, as the header reports it, and the words for what ended it;
+must not change either.
 
 A shell that isn't interactive starts background jobs with SIGINT and SIGQUIT ignored, nohup with SIGHUP. By custom a
 program leaves that as it is. The box does not: its ranks start with default dispositions.
@@ -6,7 +7,22 @@ program leaves that as it is. The box does not: its ranks start with default dis
 
 import signal
 
+import pytest
+
+CANCELLED = "SIGTERM"
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+
+
+def cancelled(*_: object) -> None:
+    """Of a job that is cancelled: ends the session in order."""
+    pytest.exit(CANCELLED, returncode=128 + signal.SIGTERM)
+
+
+def interruption(raised: BaseException) -> str:
+    """Returns what the session was interrupted by, as verdicts say it."""
+    if isinstance(raised, KeyboardInterrupt):
+        return "Ctrl-C"
+    return f"its pytest got {CANCELLED}" if str(raised) == CANCELLED else "pytest.exit"
 
 
 def ignored() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pytest_megacpp.report.data import bucket_lines
 from pytest_megacpp.report.money import cost, footer
 from pytest_megacpp.report.page.timelines import PAGE
 from pytest_megacpp.report.reporter import GateResults, Line, Reporter, RunResults, SessionResults
+from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.report.seed import seed_lines
 from pytest_megacpp.report.text import headline
 
@@ -40,7 +41,7 @@ def failure_lines(run: RunResults) -> Iterator[Line]:
     """A line for each failure, also for those that pytest has not got."""
     for index in run.reported:
         result = run.judged[index]
-        if result.outcome in _WORDS:
+        if result.outcome.is_red:
             yield _failure_line(run, result, headline(result.verdict))
     yield from lines_cut_off(run)
 
@@ -59,9 +60,13 @@ def _failure_line(run: RunResults, result: TestResult, said: str) -> Line:
 
 
 def cut_off(run: RunResults) -> list[int]:
-    """Tests that began and failed, and of which pytest has not got it. Of a drill nobody knows then whether it did."""
+    """Tests of an interrupted run that began and failed, and of which pytest has not got it: why a job was cancelled is
+    often the test that ran then. Of a drill nobody knows then whether it did.
+    """
+    if run.status is not RunStatus.INTERRUPTED:
+        return []
     begun = sorted(run.judged.keys() & run.timeline.tests.keys() - {*run.reported})
-    red = (index for index in begun if run.judged[index].outcome in _WORDS)
+    red = (index for index in begun if run.judged[index].outcome.is_red)
     return [index for index in red if not run.plan.tests[index].drill]
 
 
@@ -71,7 +76,7 @@ def failures(run: RunResults, heard: int) -> Iterator[tuple[str, str]]:
     """
     for index in run.reported[heard:]:
         result = run.judged[index]
-        if result.outcome in _WORDS:
+        if result.outcome.is_red:
             yield run.nodeids[index], run.redact(headline(result.verdict))
 
 
@@ -84,7 +89,10 @@ def _gate_lines(gate: GateResults) -> Iterator[Line]:
 
 def _run_lines(run: RunResults) -> Iterator[Line]:
     directory = shown(run.directory, Path.cwd())
-    yield from map(Line, (*_counts_by_file(run), *_attempts(run), *seed_lines(run.timeline)))
+    yield from map(Line, _counts_by_file(run))
+    if run.unfinished:
+        yield Line(run.unfinished, red=True)
+    yield from map(Line, (*_attempts(run), *seed_lines(run.timeline)))
     for ending in bad_endings(run.timeline):
         yield Line(f"{ending}: see its log in {directory}/ranks", red=True)
     for line in bucket_lines(run.timeline):

@@ -195,9 +195,9 @@ class LaneRun:
         results = self.results()
         self._report(lambda reporter: reporter.tested(results, index))
 
-    def stop(self, reason: RunEnd) -> None:
-        """Asks the box to end; what it still says is read by `finish`."""
-        self._transport.stop(reason)
+    def stop(self, reason: RunEnd, why: str = "") -> None:
+        """Asks the box to end; what it still says is read by `finish`. `why`: what the desk was interrupted by."""
+        self._transport.stop(reason, why)
 
     # -- how it ends -----------------------------------------------------------------------------------------
 

@@ -128,10 +128,10 @@ class Transport:
 
     # -- how it ends -----------------------------------------------------------------------------------------
 
-    def stop(self, reason: RunEnd) -> None:
+    def stop(self, reason: RunEnd, why: str) -> None:
         """Asks the box to end; what it still says can be read."""
         if self._box is not None and not self.is_over:
-            self._box.stop(reason)
+            self._box.stop(reason, why)
 
     def end(self) -> None:
         """Ends the box and reads its last events, not for ever."""

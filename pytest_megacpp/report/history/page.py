@@ -13,9 +13,10 @@ from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_megacpp.judge.verdicts import RED
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.history import findings as rules
-from pytest_megacpp.report.history.series import GREEN, Kind, Metric, Series, is_failure, is_replayed
+from pytest_megacpp.report.history.series import GREEN, Kind, Metric, Series, came_to, is_failure, is_replayed
 from pytest_megacpp.report.layout import counted, grouped
 from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.policy import source
@@ -100,7 +101,8 @@ def _by_run(receipts: Sequence[Measures]) -> Iterator[tuple[str, list[Measures]]
 
 
 def _run(run_id: str, receipts: Sequence[Measures]) -> dict[str, object]:
-    first, bad = receipts[0], Counter(one.code for one in receipts if one.outcome in ("failed", "error"))
+    first = receipts[0]
+    bad = Counter(one.code for one in came_to(receipts) if one.outcome in RED)
     usd = [one.usd for one in receipts if one.usd is not None]
     return {
         "run_id": one_line(run_id, 80),
@@ -140,8 +142,8 @@ def _test(series: Series, anchor: str) -> dict[str, Any]:
 
 def findings(series: Series) -> Iterator[tuple[FindingKind, str]]:
     """What is worth a word, the most important first."""
-    last = series.last
-    if last.outcome in ("failed", "error"):
+    last = next(iter(reversed(came_to(series.entries))), None)
+    if last is not None and last.outcome in RED:
         yield "red", one_line(f"{last.code} · {last.summary}" if last.summary else last.code, 400)
     for change in rules.changes(series):
         word: FindingKind = "slower" if change.is_regression else "changed" if change.metric.is_record else "faster"

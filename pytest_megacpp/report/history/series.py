@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pytest_megacpp.judge.causes import VerdictCause
-from pytest_megacpp.judge.verdicts import Code, Outcome
+from pytest_megacpp.judge.verdicts import RED, Code, Outcome
+from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.layout import counted
 from pytest_megacpp.report.measures import Measures
 from pytest_megacpp.report.quantities import UNKNOWN, seconds_text, usd_text
 
 GREEN = (Outcome.PASSED, Outcome.XPASSED, Outcome.XFAILED)
 _RECORD = "record "
+_ENDED_BY_THE_USER = (RunEnd.INTERRUPTED, RunEnd.STOPPED)
 CLOCKS_DIFFER_S = 5.0  # of a desk, which gives ids, and a box, which says when an attached run began
 
 
@@ -150,13 +152,18 @@ def is_failure(measured: Measures) -> bool | None:
     """
     if measured.outcome in GREEN:
         return False
-    if measured.outcome not in (Outcome.FAILED, Outcome.ERROR):
+    if measured.outcome not in RED:
         return None
     try:
         traits = Code(measured.code).traits
     except ValueError:  # of a newer version
         return measured.outcome == Outcome.FAILED or None
     return True if traits.blames_the_code else None
+
+
+def came_to(entries: Iterable[Measures]) -> list[Measures]:
+    """The entries of runs that were not ended while the test ran, by Ctrl-C or by maxfail."""
+    return [entry for entry in entries if not (entry.code == Code.NOT_RUN and entry.cause in _ENDED_BY_THE_USER)]
 
 
 def tested(entries: Sequence[Measures]) -> Iterator[tuple[Measures, bool]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from pytest_megacpp.judge.verdicts import Attempt, Outcome, TestResult, Verdict
+from pytest_megacpp.judge.verdicts import Attempt, TestResult, Verdict
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.recording.ranks import rank_list, ranks_named
 from pytest_megacpp.recording.stacks import main_first
@@ -25,7 +25,7 @@ from pytest_megacpp.report.reporter import RunResults
 from pytest_megacpp.report.reporters import flight_records, receipt_path
 from pytest_megacpp.report.spans import Kind, Mark, RunSpans, Span, WorldSpans
 from pytest_megacpp.report.states import Scene, rank_states, scene
-from pytest_megacpp.report.text import headline
+from pytest_megacpp.report.text import headline, says
 
 TEXT_CHARS = 1_200_000  # of the details of all ranks in all tests
 LINE_CHARS = 400
@@ -108,6 +108,7 @@ class _Writer:
             "started_at": self.line(run.meta.started_at),
             "seconds": _s(timeline.last_s),
             "selected": len(run.nodeids),
+            "unfinished": run.unfinished,
             "spans_left_out": spans.left_out,
             "problems": [self.line(f"{p.code}: {p.detail}") for _, p in timeline.problems[:8]],
             "holes": self._holes(spans),
@@ -129,7 +130,7 @@ class _Writer:
             "index": result.index,
             "nodeid": self.line(result.nodeid),
             "outcome": str(result.outcome),
-            "fine": result.outcome not in (Outcome.FAILED, Outcome.ERROR),
+            "fine": not result.outcome.is_red,
             "defined_at": self.line(f"{where_from[0]}:{where_from[1]}") if where_from else "",
             "receipt": receipt_path(self.run, result.index),
             "flight": flight_records(self.run, result).get(result.number),
@@ -147,6 +148,7 @@ class _Writer:
         return found
 
     def _verdict(self, verdict: Verdict) -> dict[str, Json]:
+        blamed = ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else ""
         evidence = sorted(verdict.evidence, key=lambda e: (e.time_s is None, e.time_s or 0.0))
         return {
             "code": str(verdict.code),
@@ -154,7 +156,8 @@ class _Writer:
             "headline": self.line(headline(verdict)),
             "summary": self.line(verdict.summary),
             "blamed": list(verdict.blamed_ranks),
-            "blamed_text": ranks_named(verdict.blamed_ranks) if verdict.blamed_ranks else "",
+            "blamed_text": blamed,
+            "says_blamed": bool(blamed) and says(verdict.summary, blamed),
             "cause": self.line(verdict.cause or ""),
             "certainty": str(verdict.certainty),
             "phase": str(verdict.phase),

@@ -29,8 +29,22 @@ const COLOURS = [
 ];
 const HEAT_FROM = 129,
   DENSE_FROM = 17;
+const MOST_LABEL = 260, // pixels of a mark's text
+  LEAST_LABEL = 40; // less says nothing
 const MOST_HEADS = 4, // of a wait
   SAME = 2e-6; // times are whole microseconds
+
+/** The widest part of `room` from `x` on that no note takes: [x, room]. */
+function widest(x, room, notes) {
+  let from = x,
+    found = [x, 0];
+  for (const { left, right } of [...notes, { left: x + room, right: Infinity }]) {
+    const free = Math.min(left, x + room) - from;
+    if (free > found[1]) found = [from, free];
+    from = Math.max(from, right + 2);
+  }
+  return found;
+}
 
 /** One rank's spans as columns, with the largest end so far, so that the first visible one is found by halving. */
 function columnsOf(flat) {
@@ -350,7 +364,11 @@ class Lanes {
           texts.push([this.title(lane, i), x + 4, y + h / 2 + 0.5, wide - 7, kind]);
       }
     }
-    for (const [text, x, y, room, kind] of texts) this.text(text, x, y, room, kind);
+    const notes = texts.length ? this.notes(row) : [];
+    for (const [text, x, y, room, kind] of texts) {
+      const [from, free] = ABOVE[kind] === 0 ? widest(x, room, notes) : [x, room];
+      this.text(text, from, y, free, kind);
+    }
     if (this.selected && this.selected.rank === row.rank && this.selected.i !== undefined) {
       const i = this.selected.i,
         [y, h] = this.place(this.data.whats[lane.what[i]][0], row);
@@ -474,42 +492,89 @@ class Lanes {
       }
       const row = this.rowOf.get(rank);
       if (!row) continue;
-      const size = this.heat ? 5 : this.dense ? 5 : 7,
+      const size = this.markSize(),
         y = row.y + Math.min(row.h / 2, 9);
-      const blamed = this.view.blamed.has(rank),
-        colour = blamed ? this.colour[kind] : this.colour.warn;
-      c.strokeStyle = c.fillStyle = colour;
+      c.strokeStyle = c.fillStyle = this.view.blamed.has(rank) ? this.colour[kind] : this.colour.warn;
       c.lineWidth = this.heat ? 2 : 2.5;
-      c.beginPath();
-      if (kind === "death" || kind === "mismatch") {
-        c.moveTo(x - size, y - size);
-        c.lineTo(x + size, y + size);
-        c.moveTo(x + size, y - size);
-        c.lineTo(x - size, y + size);
-        c.stroke();
-      } else {
-        c.moveTo(x, y - size);
-        c.lineTo(x + size, y);
-        c.lineTo(x, y + size);
-        c.lineTo(x - size, y);
-        c.closePath();
-        c.fill();
-      }
-      if (!this.heat && !this.dense) {
-        const wide = c.measureText(text).width;
-        if (blamed || kind !== "failure" || row.h > 30) {
-          const isRight = x + size + 6 + Math.min(wide, 220) > this.width;
-          c.textAlign = isRight ? "right" : "left";
-          c.fillStyle = this.colour.bg;
-          const room = Math.min(wide, 260),
-            tx = isRight ? x - size - 4 : x + size + 4;
-          c.globalAlpha = 0.85;
-          c.fillRect(isRight ? tx - room - 2 : tx - 2, y - 8, room + 4, 16);
-          c.globalAlpha = 1;
-          c.fillStyle = colour;
-          c.fillText(wide > 260 ? text.slice(0, 42) + "…" : text, tx, y + 0.5);
-        }
-      }
+      this.glyph(kind, x, y, size);
+    }
+    if (!this.heat && !this.dense) for (const row of this.rows) this.marksLabels(row);
+  }
+
+  markSize() {
+    return this.heat || this.dense ? 5 : 7;
+  }
+
+  /** ✕ of a death, ≠ of another collective than the others, ◆ of any failure. */
+  glyph(kind, x, y, size) {
+    const c = this.context,
+      line = (ax, ay, bx, by) => {
+        c.moveTo(x + ax * size, y + ay * size);
+        c.lineTo(x + bx * size, y + by * size);
+      };
+    c.beginPath();
+    if (kind === "death") {
+      line(-1, -1, 1, 1);
+      line(1, -1, -1, 1);
+      c.stroke();
+    } else if (kind === "mismatch") {
+      line(-1, -0.4, 1, -0.4);
+      line(-1, 0.4, 1, 0.4);
+      line(-0.6, 1, 0.6, -1);
+      c.stroke();
+    } else {
+      line(0, -1, 1, 0);
+      c.lineTo(x, y + size);
+      c.lineTo(x - size, y);
+      c.closePath();
+      c.fill();
+    }
+  }
+
+  /**
+   * The marks of a rank with their labels: from where to where each takes room. A label ends before the mark beside it;
+   * one that finds no room is empty.
+   */
+  notes(row) {
+    const c = this.context,
+      size = this.markSize(),
+      blamed = this.view.blamed.has(row.rank);
+    const here = this.marksHere
+      .filter((mark) => mark[2] === row.rank)
+      .map((mark) => [mark, this.x(mark[0])])
+      .filter(([, x]) => x >= GUTTER - 10 && x <= this.width + 10);
+    let taken = GUTTER;
+    return here.map(([[, kind, , text], x], n) => {
+      const from = x - size,
+        to = x + size,
+        wide = Math.min(c.measureText(text).width, MOST_LABEL),
+        isRight = to + 6 + Math.min(wide, 220) > this.width;
+      const next = n + 1 < here.length ? here[n + 1][1] - size : this.width,
+        room = (isRight ? from - 6 - taken : next - to - 6) - 2;
+      const wanted = (blamed || kind !== "failure" || row.h > 30) && room > LEAST_LABEL,
+        label = wanted ? this.cut(text, Math.min(MOST_LABEL, room)) : "",
+        long = label ? c.measureText(label).width + 6 : 0;
+      const note = { kind, label, x: isRight ? from - 4 : to + 4, isRight, left: from - 2, right: to + 2 };
+      if (isRight) note.left -= long;
+      else note.right += long;
+      taken = note.right;
+      return note;
+    });
+  }
+
+  marksLabels(row) {
+    const c = this.context,
+      y = row.y + Math.min(row.h / 2, 9);
+    for (const { kind, label, x, isRight } of this.notes(row)) {
+      if (!label) continue;
+      const wide = c.measureText(label).width;
+      c.textAlign = isRight ? "right" : "left";
+      c.fillStyle = this.colour.bg;
+      c.globalAlpha = 0.85;
+      c.fillRect(isRight ? x - wide - 2 : x - 2, y - 8, wide + 4, 16);
+      c.globalAlpha = 1;
+      c.fillStyle = this.view.blamed.has(row.rank) ? this.colour[kind] : this.colour.warn;
+      c.fillText(label, x, y + 0.5);
     }
   }
 

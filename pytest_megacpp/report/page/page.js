@@ -39,6 +39,24 @@
     listTests();
   }
 
+  /** By Tab one gets to the chosen test of the list, from there to the others by arrows. */
+  function reachable() {
+    const chosen = [...list.children].find((item) => item.getAttribute("aria-selected") === "true") || list.firstChild;
+    for (const item of list.children) item.setAttribute("tabindex", item === chosen ? "0" : "-1");
+  }
+
+  list.addEventListener("keydown", (event) => {
+    const items = [...list.children],
+      at = items.indexOf(document.activeElement);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1, Enter: at, " ": at }[event.key];
+    if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!items[to]) return;
+    items[to].click();
+    items[to].focus();
+  });
+
   const MOST_LISTED = 2000;
 
   function listTests() {
@@ -71,6 +89,7 @@
         ),
       ),
     );
+    reachable();
     counted.textContent =
       shownTests.length +
       " of " +
@@ -129,6 +148,15 @@
     return h("li", {}, wait.ranks + " waited " + (wait.waited ? wait.waited + " " : "") + "in " + wait.what, whom);
   }
 
+  /** The summary, with the blamed ranks set off in it, or before it if it does not name them. */
+  function lead(test) {
+    const who = test.blamed_text,
+      blamed = who ? h("b", { id: "blamed" }, who) : null,
+      at = test.says_blamed ? test.summary.search(new RegExp("\\b" + who + "(?![-,\\d])")) : -1;
+    if (at < 0) return [blamed, who ? ": " : "", h("span", { id: "summary" }, test.summary)];
+    return [h("span", { id: "summary" }, test.summary.slice(0, at), blamed, test.summary.slice(at + who.length))];
+  }
+
   function verdict(test) {
     const box = $("verdict"),
       red = !test.green;
@@ -155,9 +183,7 @@
         { class: "lead" },
         h("span", { class: "chip " + (red ? "bad" : "good"), id: "code" }, test.code),
         " ",
-        test.blamed_text ? h("b", { id: "blamed" }, test.blamed_text) : null,
-        test.blamed_text ? ": " : "",
-        h("span", { id: "summary" }, test.summary),
+        lead(test),
       ),
       facts.length
         ? h(
@@ -184,11 +210,16 @@
             test.states.map(([who, rank, text]) =>
               h(
                 "li",
-                {
-                  class: blamed.has(rank) ? "blamed" : "",
-                  onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }),
-                },
-                (blamed.has(rank) ? "✗ " : "") + who + " " + text,
+                {},
+                h(
+                  "button",
+                  {
+                    type: "button",
+                    class: blamed.has(rank) ? "blamed" : "",
+                    onclick: () => lanes && lanes.rowOf.get(rank) && lanes.choose({ rank }),
+                  },
+                  (blamed.has(rank) ? "✗ " : "") + who + " " + text,
+                ),
               ),
             ),
           )
@@ -300,7 +331,7 @@
         button("whole world", "fit the world (w)", () => lanes.fitWorld()),
         button("+", "zoom in (+)", () => lanes.zoom(0.6)),
         button("−", "zoom out (-)", () => lanes.zoom(1 / 0.6)),
-        button("✗ next moment", "next death, failure or act of the box (m)", () => lanes.stepMark(1)),
+        button("✗ next moment", "next death, failure, mismatch or act of the box (m)", () => lanes.stepMark(1)),
         h("span", { class: "grow" }),
         hits,
         find,
@@ -322,7 +353,7 @@
           ["collection", "collects"],
           ["cpu", "CPU, one core is full"],
         ].map(([kind, text]) => h("span", {}, h("i", { class: "fill-" + kind }), text)),
-        h("span", {}, "✕ died · ◆ failed · ▼ the box"),
+        h("span", {}, "✕ died · ◆ failed · ≠ another collective than the others · ▼ the box"),
       ),
       note,
     );
@@ -485,6 +516,7 @@
       item.setAttribute("aria-selected", String(isIt));
       if (isIt) item.scrollIntoView({ block: "nearest" });
     }
+    reachable();
     try {
       history.replaceState(null, "", "#test=" + test.index);
     } catch (error) {
@@ -763,7 +795,7 @@
     ["← →", "move"],
     ["0", "fit the test"],
     ["w", "fit the world"],
-    ["m M", "next, previous moment: death, failure, act of the box"],
+    ["m M", "next, previous moment: death, failure, mismatch, act of the box"],
     ["n p", "next, previous span of the rank"],
     ["↑ ↓", "same time on the rank above, below"],
     ["z", "zoom to the chosen span"],

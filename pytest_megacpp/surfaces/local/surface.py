@@ -152,8 +152,8 @@ class LocalBox:
                 stdin.write(word_line(word))
                 stdin.flush()
 
-    def stop(self, reason: RunEnd) -> None:
-        self.say(Stop(reason))
+    def stop(self, reason: RunEnd, why: str = "") -> None:
+        self.say(Stop(reason, why=why))
 
     def end(self) -> None:
         if self._child.stdin is not None:

@@ -101,10 +101,10 @@ class ModalBox:
         if self._stay is Stay.OWNER:
             self._words.append(word)
 
-    def stop(self, reason: RunEnd) -> None:
+    def stop(self, reason: RunEnd, why: str = "") -> None:
         if self._stay is not Stay.OWNER:
             return
-        self.say(Stop(reason))
+        self.say(Stop(reason, why=why))
         if not self._is_reached():
             self._cancelled.set()
 
