@@ -5,11 +5,11 @@ hang, or groups used in different orders.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
 
-from pytest_megacpp.judge import aftermath, compiles, deaths, mismatches, unrelated, wait_roots
+from pytest_megacpp.judge import aftermath, compiles, deaths, lateness, mismatches, unrelated, wait_roots
 from pytest_megacpp.judge.case import Case, FailureSource, RankFailure
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
@@ -18,7 +18,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Consequence, Evidence
 from pytest_megacpp.judge.wait_roots import WaitAnalysis, analyze_waits
 from pytest_megacpp.recording.errors import Kind
 from pytest_megacpp.recording.groups import incarnation
-from pytest_megacpp.recording.operations import ROOTED, bare_op
+from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.vocabulary import ActReason, Stage, TestPhase
 from pytest_megacpp.recording.waits import Wait
@@ -232,87 +232,7 @@ def _not_compiling(case: Case, analysis: WaitAnalysis) -> tuple[int, ...]:
     were not held up themselves.
     """
     busy = tuple(r for r in analysis.roots if not case.is_compiling(r)) or analysis.roots
-    return tuple(r for r in busy if not _was_held_up(case, analysis, r)) or busy
-
-
-def _was_held_up(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether a rank that was late had been in a wait of its own for most of that time: stacks show it in a
-    call for a peer before it came, it made groups, or it waited for others in collectives that were over by the moment.
-    """
-    wait = analysis.kept_by((rank,))
-    if wait is None or wait.since_s >= case.moment_s:
-        return False
-    spans = (*_calls_while_awaited(case, wait, rank), *_makings(case, wait, rank), *_waits_for_others(case, wait, rank))
-    return _covered_s(spans) >= (case.moment_s - wait.since_s) / 2
-
-
-def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Returns for how many seconds at least one of these spans lasts."""
-    covered_s, until_s = 0.0, float("-inf")
-    for start_s, end_s in sorted(spans):
-        covered_s += max(0.0, end_s - max(start_s, until_s))
-        until_s = max(until_s, end_s)
-    return covered_s
-
-
-def _calls_while_awaited(case: Case, wait: Wait, rank: int) -> tuple[tuple[float, float], ...]:
-    """Returns from when until when stacks show a rank in a call for a peer while others waited for it: from each of
-    them to the next one.
-    """
-    seen = _looks_while_awaited(case, wait, rank)
-    ends = [*(time_s for time_s, _ in seen[1:]), _came_s(case, wait, rank)]
-    return tuple((time_s, end_s) for (time_s, called), end_s in zip(seen, ends, strict=False) if called)
-
-
-def _looks_while_awaited(case: Case, wait: Wait, rank: int) -> list[tuple[float, bool]]:
-    """Returns of each stack of a rank from when others waited for it when it was taken, and whether it shows a call for
-    a peer. Where the host is in what its device has not begun, that is no call for a peer.
-    """
-    until_s, queued_s = _came_s(case, wait, rank), case.queued_since_s(rank)
-    looks = case.calls_seen(rank)
-    return [(t, called and t < queued_s) for t, called in looks if wait.since_s <= t <= until_s]
-
-
-def _came_s(case: Case, wait: Wait, rank: int) -> float:
-    """Returns when the rank came to what others had given up, or the moment if it never did."""
-    late_s = _late_s(case, wait, rank)
-    return case.moment_s if late_s is None else wait.since_s + late_s
-
-
-def _makings(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]:
-    """Yields from when until when, during the wait, the rank made groups."""
-    until_s = _came_s(case, wait, rank)
-    for joining in case.ranks[rank].joinings:
-        yield max(joining.begun_s, wait.since_s), min(joining.end_s or until_s, until_s)
-
-
-def _waits_for_others(case: Case, wait: Wait, rank: int) -> Iterator[tuple[float, float]]:
-    """Yields from when until when, during the wait, the rank was in collectives that ended when another one came, and
-    its device in collectives and messages, which end when devices of others come.
-    """
-    seen = case.ranks[rank].collectives
-    for key, entry in ((k, e) for k, e in seen.entries.items() if e.entered_s <= case.moment_s):
-        came_s, late = case.came_last[case.test.groups.as_named_by(rank, entry.group), entry.seq]
-        is_over = came_s <= case.moment_s and seen.is_done(entry)
-        if is_over and late != rank and bare_op(entry.op) not in ROOTED:
-            yield max(entry.entered_s, wait.since_s), came_s
-        if key in seen.over_s and key in seen.begun_s:
-            yield max(seen.begun_s[key], wait.since_s), min(seen.over_s[key], case.moment_s)
-    for past in seen.past.values():
-        yield max(past.begun_s, wait.since_s), min(past.over_s, case.moment_s)
-
-
-def _came_unseen(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether a stack shows the rank in a call for a peer before the others gave up, or it came late and no
-    stack shows what it did until then.
-    """
-    wait = analysis.kept_by((rank,))
-    if wait is None:
-        return False
-    if case.moment_s >= case.end_s and rank in case.blocked:
-        return False  # for whom it waits is in doubt already
-    came_late = _late_s(case, wait, rank) is not None
-    return bool(_calls_while_awaited(case, wait, rank)) or (came_late and not _looks_while_awaited(case, wait, rank))
+    return tuple(r for r in busy if not lateness.was_held_up(case, analysis, r)) or busy
 
 
 _Cause: TypeAlias = Literal[
@@ -357,10 +277,10 @@ def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) ->
         return "kept others waiting"
     if wait.partner is not None:
         return f"left {ranks_named(wait.waiting)} waiting in {wait}"
-    if all(_late_s(case, wait, r) is not None for r in blamed):
+    if all(lateness.delay_s(case, wait, r) is not None for r in blamed):
         return f"entered {wait} too late"
     entered = [r for r in blamed if _entered(case, r, wait)]
-    if entered and any(_has_just_come(case, analysis, r) for r in entered):
+    if entered and any(lateness.has_just_come(case, analysis, r) for r in entered):
         return f"came to {wait} too late"
     verb = "never started" if any(case.is_behind(r) for r in entered) else "stopped in" if entered else "never entered"
     return f"{verb} {wait}"
@@ -369,24 +289,6 @@ def _what_they_did(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) ->
 def _entered(case: Case, rank: int, wait: Wait) -> bool:
     entry = case.test.entry_of(rank, wait.group, wait.seq) if wait.partner is None else None
     return entry is not None and entry.entered_s <= case.moment_s
-
-
-def _has_just_come(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether the host had queued what the others waited in too shortly before for its device to be in it."""
-    wait = analysis.kept_by((rank,))
-    entry = case.test.entry_of(rank, wait.group, wait.seq) if wait is not None and wait.partner is None else None
-    return wait is not None and wait.began and entry is not None and case.has_just_queued(entry)
-
-
-def _late_s(case: Case, wait: Wait | None, rank: int) -> float | None:
-    """Returns how many seconds after the others the rank entered what they had given up by then; None if it never did.
-
-    A wait that the box ended was not given up.
-    """
-    if wait is None or wait.partner is not None or case.moment_s >= case.end_s:
-        return None
-    entry = case.test.entry_of(rank, wait.group, wait.seq)
-    return entry.entered_s - wait.since_s if entry is not None and entry.entered_s > case.moment_s else None
 
 
 def _state(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
@@ -427,7 +329,7 @@ def _place(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> str:
     if (wait := case.waiting_in.get(rank)) is not None and rank not in case.failures:
         whom = f" for {ranks_named(wait.missing)}" if rank in analysis.moving and wait.missing else ""
         return f"{it} {was_} waiting in {wait}{whom}" + (f" at {where}" if where else "")
-    if (late_s := _late_s(case, analysis.kept_by((rank,)), rank)) is not None:
+    if (late_s := lateness.delay_s(case, analysis.kept_by((rank,)), rank)) is not None:
         return f"{it} arrived {seconds(late_s)} after the first rank"
     if rank in case.failures and not where:
         return f"{it} had failed: {aftermath.described(case.failures[rank])}"
@@ -448,7 +350,7 @@ def _destroyed(case: Case, analysis: WaitAnalysis, rank: int, alone: bool) -> st
 
 def _late_evidence(case: Case, analysis: WaitAnalysis, rank: int) -> Evidence | None:
     wait = analysis.kept_by((rank,))
-    late_s = _late_s(case, wait, rank)
+    late_s = lateness.delay_s(case, wait, rank)
     if not case.has_left(rank) and _went_without(case, analysis, rank):
         return Evidence(rank, case.ranks[rank].finished_s, Witness.REPORT, "finished the test")
     if wait is None or late_s is None:
@@ -494,23 +396,12 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     apart = [r for r in blamed if r in case.failures and case.failures[r].kind is Kind.JOIN]
     mute = [r for r in blamed if not case.answers(r) and not case.is_frozen(r)]
     expected = [r for r in blamed if case.failed_as_expected(r)]
-    held_up = [r for r in blamed if _was_held_up(case, analysis, r)]
-    if lost_peer := [r for r in blamed if r not in held_up and _lost_another_peer(case, analysis, r)]:
-        text = f"{ranks_named(lost_peer)} had lost a peer in something else that is not recorded"
-        found.append(Uncertainty(Source.GROUPS, text))
-    if held_up:
-        text = f"{ranks_named(held_up)} had waited for a peer {'themselves' if len(held_up) > 1 else 'itself'}"
-        found.append(Uncertainty(Source.GROUPS, f"{text} for most of that time"))
-    if unseen := [r for r in blamed if r not in (*held_up, *lost_peer) and _came_unseen(case, analysis, r)]:
-        text = f"{ranks_named(unseen)} may have waited for a peer before: no stack shows what else kept it"
-        found.append(Uncertainty(Source.STACKS, text))
+    found += lateness.uncertainties(case, analysis, blamed)
     if (wait := _perhaps_one_too_many(case, analysis, blamed)) is not None:
         text = (
             f"no fewer ranks left than wait, so {ranks_named(wait.waiting)} may have issued one {_kind(wait)} too many"
         )
         found.append(Uncertainty(Source.COLLECTIVES, text))
-    if late := [r for r in blamed if _has_just_come(case, analysis, r)]:
-        found.append(Uncertainty(Source.COLLECTIVES, f"{ranks_named(late)} had just come"))
     if busy := [r for r in blamed if case.is_in_something(r) and r not in case.waiting_in]:
         text = f"{ranks_named(busy)} had begun something else that had all it needed, and may have been on the way"
         found.append(Uncertainty(Source.COLLECTIVES, text))
@@ -523,14 +414,6 @@ def _root_uncertainties(case: Case, analysis: WaitAnalysis, blamed: Sequence[int
     if mute:
         found.append(Uncertainty(Source.COUNTERS, f"{was(mute)} not responding, so a compilation can't be ruled out"))
     return tuple(found)
-
-
-def _lost_another_peer(case: Case, analysis: WaitAnalysis, rank: int) -> bool:
-    """Returns whether the rank lost a peer without ever coming to what the others wait in."""
-    failure, wait = case.failures.get(rank), analysis.kept_by((rank,))
-    if failure is None or failure.kind is not Kind.PEER or wait is None or not wait.seq or wait.partner is not None:
-        return False
-    return case.test.entry_of(rank, wait.group, wait.seq) is None
 
 
 def _perhaps_one_too_many(case: Case, analysis: WaitAnalysis, blamed: Sequence[int]) -> Wait | None:
