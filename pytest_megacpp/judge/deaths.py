@@ -5,8 +5,8 @@ began it (`origins`); if no rank was left waiting for them, it is an ordinary fa
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_megacpp.judge import accusations, aftermath, devices, messages, origins, unrelated
@@ -301,7 +301,7 @@ def not_joined(case: Case) -> Finding | None:
     if not lost or case.exits or len(lost) < len(case.failures) or not all(_was_joining(case, t) for t in lost):
         return None
     sought = [_sought(case, t) for t in lost]
-    named = {s.named for s in sought if s.named is not None}
+    named, elsewhere = _named({t.rank: s.named for t, s in zip(lost, sought, strict=True)})
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
     absent = named or {r for s in sought for r in s.members} - busy
     strangers = {s.number for s in sought if s.number is not None and s.number >= len(case.ranks)}
@@ -316,11 +316,29 @@ def not_joined(case: Case) -> Finding | None:
         tuple(aftermath.failure_evidence(t) for t in lost[:KEPT_FAILURES]),
         aftermath.consequences(case, blamed),
         frozenset({Source.REPORTS}),
-        ()
-        if named or strangers
-        else (Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for"),),
+        tuple(_doubts_of_joining(named or strangers, elsewhere)),
         time_s=lost[0].time_s,
     )
+
+
+def _named(lacked: Mapping[int, int | None]) -> tuple[set[int], set[int]]:
+    """Returns, from whom each rank's store lacked, the ranks that did not come, and which of them lacked others
+    themselves: they came to another store, or with another prefix. Then those count that most ranks lacked.
+    """
+    votes = Counter(named for named in lacked.values() if named is not None)
+    elsewhere = {r for r in votes if lacked.get(r) is not None}
+    if not elsewhere:
+        return {*votes}, set()
+    most = {r for r, count in votes.items() if count == max(votes.values())}
+    return most, elsewhere & most
+
+
+def _doubts_of_joining(are_named: Collection[int], elsewhere: Collection[int]) -> Iterator[Uncertainty]:
+    if not are_named:
+        yield Uncertainty(Source.GROUPS, "the recording doesn't show which ranks they waited for")
+    if elsewhere:
+        text = f"{ranks_named(elsewhere)} came as well, but to another store or with another prefix"
+        yield Uncertainty(Source.GROUPS, text)
 
 
 @dataclass(frozen=True, slots=True)

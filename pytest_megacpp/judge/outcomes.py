@@ -12,13 +12,14 @@ from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
+from pytest_megacpp.judge.patience import opened_at
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import from_barrier_timeouts
-from pytest_megacpp.recording.errors import Kind
+from pytest_megacpp.recording.errors import Kind, classify, short_type
 from pytest_megacpp.recording.events import Reported
 from pytest_megacpp.recording.ranks import ranks_named
-from pytest_megacpp.recording.reports import RankOutcome, is_full, kept_from_running, rank_outcome, together
+from pytest_megacpp.recording.reports import RankOutcome, is_full, is_xfail, kept_from_running, rank_outcome, together
 from pytest_megacpp.recording.views import Joining, RankView, TestView
 from pytest_megacpp.recording.vocabulary import Lost, ReportOutcome, TestEnd, TestPhase
 
@@ -45,7 +46,8 @@ def _agreed(case: Case, everything: Mapping[int, RankOutcome]) -> Finding | None
         case RankOutcome.SKIPPED:
             return _finding(case, Code.SKIPPED, _reason(case) or f"skipped on {_all(case)}")
         case RankOutcome.XFAILED:
-            return _xfailed(case, [r for r, s in everything.items() if s is RankOutcome.XFAILED])
+            failed = [r for r, s in everything.items() if s is RankOutcome.XFAILED]
+            return replace(_xfailed(case, failed), uncertainties=tuple(_lack_of_peers(case, failed)))
         case RankOutcome.XPASSED_STRICT:
             return _strict(case, [r for r, s in everything.items() if s is RankOutcome.XPASSED_STRICT])
         case RankOutcome.XPASSED:
@@ -93,6 +95,27 @@ def _xfailed(case: Case, ranks: list[int]) -> Finding:
     return _finding(case, Code.XFAILED, f"failed as expected on {where}" + (f": {reason}" if reason else ""))
 
 
+def _lack_of_peers(case: Case, failed: Collection[int]) -> Iterator[Uncertainty]:
+    """Yields a reason for doubt where all that failed as expected had waited for others in vain: the test may have
+    failed in a way that nobody expected.
+    """
+    lacked = {r: what for r in failed if (what := _lacked(case, r, failed))}
+    if lacked and len(lacked) == len(failed) and case.test.size > 1:
+        text = f"{ranks_named(failed)} failed because a peer did not come: {next(iter(lacked.values()))}"
+        yield Uncertainty(Source.COLLECTIVES, text)
+
+
+def _lacked(case: Case, rank: int, failed: Collection[int]) -> str:
+    """Returns what shows that the rank failed for lack of one that had not failed itself; empty if nothing does."""
+    reported = min(((t, r) for t, r in case.ranks[rank].reports.values() if is_xfail(r)), key=lambda tr: tr[0])
+    time_s, report = reported
+    if report.error is not None and classify(report.error).secondary:
+        return f"it is what {short_type(plain(report.error.type, 60))} says"
+    held = opened_at(rank, time_s, case.ranks, case.test.groups)
+    absent = [r for r in held.absent if r not in failed] if held else []
+    return f"rank {rank} was in {held.what}, which {ranks_named(absent)} had not entered" if held and absent else ""
+
+
 def _reports(case: Case) -> list[Reported]:
     return [report for view in case.ranks.values() for _, report in view.reports.values()]
 
@@ -130,7 +153,8 @@ def expected_failure(case: Case) -> Finding | None:
     if not failed or not others_well or (case.why is not None and case.why.is_interruption):
         return None
     found = _xfailed(case, sorted(failed))
-    return replace(found, uncertainties=tuple(_other_reasons_to_wait(case, failed, unknown)))
+    doubts = (*_other_reasons_to_wait(case, failed, unknown), *_lack_of_peers(case, failed))
+    return replace(found, uncertainties=doubts)
 
 
 def _other_reasons_to_wait(case: Case, failed: Collection[int], unknown: Collection[int]) -> Iterator[Uncertainty]:

@@ -38,12 +38,17 @@ class Open:
 
 
 def opened(failure: "RankFailure", ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
+    """Returns what `opened_at` does, at the time of a failure."""
+    return opened_at(failure.rank, failure.time_s, ranks, groups)
+
+
+def opened_at(rank: int, time_s: float, ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
     """Returns None where all members had come, or the rank had not waited, or isn't known to have."""
-    last = _waited_in(failure, ranks)
+    last = _waited_in(rank, time_s, ranks)
     if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in ROOTED:
         return None
     number, members = (last.group, last.seq), sorted(groups.of(last.group, ()))
-    absent = tuple(r for r in members if r in ranks and not _had_come(ranks[r], number, failure.time_s))
+    absent = tuple(r for r in members if r in ranks and not _had_come(ranks[r], number, time_s))
     return Open(number, _named(last), absent) if absent else None
 
 
@@ -51,7 +56,7 @@ def left_open(failure: "RankFailure", ranks: Mapping[int, RankView]) -> str:
     """Returns the collective or message that the rank was in and waited for when it failed, where it isn't known to
     have completed; of a time-out, by then.
     """
-    view, last = ranks[failure.rank], _waited_in(failure, ranks)
+    view, last = ranks[failure.rank], _waited_in(failure.rank, failure.time_s, ranks)
     if last is not None and (not view.collectives.is_done(last) or _completed_since(view, last, failure.time_s)):
         return _named(last)
     messages = view.collectives.messages_at(failure.time_s)
@@ -66,10 +71,10 @@ def _completed_since(view: RankView, entry: Collective, failed_s: float) -> bool
     return timed_out and view.collectives.over_s.get((entry.group, entry.seq), failed_s) > failed_s - REPORT_S
 
 
-def _waited_in(failure: "RankFailure", ranks: Mapping[int, RankView]) -> Collective | None:
-    """The collective that the rank had entered last, if that was long enough before its failure."""
-    last = ranks[failure.rank].collectives.last(failure.time_s)
-    return last if last is not None and failure.time_s - last.entered_s >= OPEN_S else None
+def _waited_in(rank: int, time_s: float, ranks: Mapping[int, RankView]) -> Collective | None:
+    """The collective that the rank had entered last by a time, if that was long enough before."""
+    last = ranks[rank].collectives.last(time_s)
+    return last if last is not None and time_s - last.entered_s >= OPEN_S else None
 
 
 def _named(entry: Collective) -> str:

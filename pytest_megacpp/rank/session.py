@@ -331,6 +331,7 @@ class RankSession:
             return
         at_s, error = self._raised or (None, None)
         outcome, phase = outcome_of(report), self._phase_of(report)
+        xfail = getattr(report, "wasxfail", None)
         failed = outcome is ReportOutcome.FAILED
         self._failed |= failed
         if self.agent.is_forked:
@@ -344,9 +345,9 @@ class RankSession:
             when=phase,
             outcome=outcome,
             duration_s=round(report.duration, 6),
-            error=(error or Error("", shown(report), "", 0, "")) if failed else None,
+            error=(error or Error("", shown(report), "", 0, "")) if failed else error if xfail is not None else None,
             skip=skip_of(report),
-            xfail=getattr(report, "wasxfail", None),
+            xfail=xfail,
             sections=sections_of(report),
             properties=properties_of(report) if phase is TestPhase.TEARDOWN else {},
         )

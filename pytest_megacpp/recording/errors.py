@@ -116,6 +116,7 @@ SIGNS = (
     ),
     _sign(Kind.JOIN, r"connectFullMesh failed|retr(?:ei|ie)ving ncclUniqueId"),
     _sign(Kind.JOIN, r"socket(?:Start|Poll|Finalize)Connect\b"),
+    _sign(Kind.JOIN, r"\ARuntimeError: Wait timeout\Z", in_torch=True),  # of a store in a file
     _sign(Kind.PEER, r"[Ww]ait timeout after \d+ ?ms", loose=True),  # for a key of the test's own
     _sign(Kind.JOIN, r"Connect timeout \[|Timeout waiting for key|Call to connect to \S{1,300} failed", loose=True),
     _sign(Kind.JOIN, r"Timed out waiting for [^\n]{0,400}?(?:store|key)", in_torch=True),

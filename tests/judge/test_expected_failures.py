@@ -1,5 +1,7 @@
 """A failure as expected passes only where the others waited for the rank that failed."""
 
+import pytest
+
 from pytest_megacpp.judge.arbiter import judge_test
 from pytest_megacpp.judge.verdicts import Certainty, Code, Verdict
 from pytest_megacpp.recording import events as ev
@@ -232,3 +234,32 @@ def test_ranks_that_wait_for_each_other_as_well_as_for_the_expected_failure() ->
     found = verdict(stalled(box, (2, 3), (0,)).aborts("stall"))
     assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
     assert "less certain: ranks that had not failed wait for each other as well" in [e.text for e in found.evidence]
+
+
+def as_expected(box: FakeBox, ranks: tuple[int, ...], error: ev.Error | None) -> FakeBox:
+    return box.reports(TestPhase.CALL, ranks, ReportOutcome.SKIPPED, xfail="issue 7", error=error)
+
+
+PATIENCE = ev.Error("RuntimeError", "Operation timed out!", "train.py", 31, "", raised_in="/repo/suite/train.py")
+OWN = ev.Error("ValueError", "no shards", "train.py", 31, "", raised_in="/repo/suite/train.py")
+
+
+@pytest.mark.parametrize(
+    ("error", "certainty"),
+    [(PATIENCE, Certainty.LIKELY), (None, Certainty.LIKELY), (OWN, Certainty.LIKELY)],
+    ids=["it says so", "older recordings", "in words of its own"],
+)
+def test_ranks_that_gave_up_on_a_late_one_may_not_have_failed_as_expected(
+    error: ev.Error | None, certainty: Certainty
+) -> None:
+    box = as_expected(FakeBox(3).begins().enters((0, 1)).after(2).at(2), (0, 1), error).finishes((0, 1)).after(5)
+    found = verdict(box.reports(TestPhase.CALL, 2, xfail="issue 7").finishes(2).ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, certainty)
+    assert any("failed because a peer did not come" in e.text for e in found.evidence)
+
+
+def test_a_rank_that_fails_by_itself_as_expected_is_why_the_others_did() -> None:
+    box = FakeBox(3).begins().enters((0, 1)).after(0.2)
+    as_expected(box, (2,), OWN).after(2)
+    found = verdict(as_expected(box, (0, 1), PATIENCE).finishes().ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.CERTAIN)

@@ -8,6 +8,7 @@ from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 from tests.scenario import FakeBox
 
+C10D = "/usr/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
 IN_USE = (
     "The server socket has failed to listen on any local network address. port: 29501, useIpv6: false, code: -98, "
     "name: EADDRINUSE, message: address already in use"
@@ -69,3 +70,33 @@ def test_who_has_no_group_yet_did_not_join() -> None:
     fails(box.at(0).after(2), NO_SERVER, 1, 2, 3).finishes((1, 2, 3)).after(1).at(0)
     found = verdict(box.reports(TestPhase.CALL, 0).finishes(0).ends())
     assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (0,))
+
+
+def key_of(rank: int, prefix: str = "run-1") -> str:
+    return f"wait timeout after 3000ms, keys: /{prefix}/0//cpu//0/{rank}"
+
+
+def joining() -> FakeBox:
+    """All four ranks make the default group, each by a store of the test's own."""
+    box = FakeBox(4).begins().after(0.1)
+    for rank in range(4):
+        box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True))
+    return box.after(3)
+
+
+def test_a_rank_in_a_namespace_of_its_own_lacks_the_others_as_they_lack_it() -> None:
+    box, error = joining(), "torch.distributed.DistStoreError"
+    for rank in range(4):
+        box.raises(rank, error, key_of(0, "run-2") if rank == 2 else key_of(2), raised_in=C10D)
+    found = verdict(box.finishes().ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (2,), Certainty.LIKELY)
+    assert any("rank 2 came as well, but to another store" in e.text for e in found.evidence)
+
+
+def test_a_store_in_a_file_says_no_more_than_that_it_waited() -> None:
+    box = FakeBox(4).begins().after(0.1)
+    for rank in (0, 1, 3):
+        box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True))
+    box.at(2).after(3).raises((0, 1, 3), "RuntimeError", "Wait timeout", raised_in=C10D).finishes((0, 1, 3))
+    found = verdict(box.after(5).passes(2).ends())
+    assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (2,), Certainty.LIKELY)
