@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.vocabulary import FlightOrigin, SettingOrigin
+from tests.small_worlds.conditions import ORDINARY, Conditions
 from tests.small_worlds.programs import Meet, Planted, Program
-from tests.small_worlds.worlds import STEP_S, Raised, Rank, World
+from tests.small_worlds.ranks import OwnTimeOut, Rank, TimedOut
+from tests.small_worlds.worlds import STEP_S, World
 
 Number: TypeAlias = tuple[str, int]
 WATCHDOG = (
@@ -36,12 +38,12 @@ class DeviceWorld(World):
 
     buffers = False  # what a device sends is gone when it has begun to send it
 
-    def __init__(self, program: Program, planted: tuple[Planted, ...]) -> None:
-        super().__init__(program, planted)
+    def __init__(self, program: Program, planted: tuple[Planted, ...], conditions: Conditions = ORDINARY) -> None:
+        super().__init__(program, planted, conditions)
         self.devices = [Device() for _ in self.ranks]
         self.done: set[Number] = set()
         self.begun_s: dict[tuple[int, Number], float] = {}
-        self.patience_s = dict.fromkeys(range(program.size), program.patience_s)
+        self.unread: set[int] = set()  # ranks whose devices have gone on since their recorders were read
         self.recorded: dict[tuple[int, Number], tuple[str, int]] = {}  # messages, by the number they are recorded under
 
     def _prepare(self) -> None:
@@ -59,8 +61,10 @@ class DeviceWorld(World):
         yield
         if meet.op == "barrier":
             rank.waits_in = meet
-            yield from self._synchronizes(rank)
-            rank.waits_in = None
+            try:
+                yield from self._synchronizes(rank)
+            finally:
+                rank.waits_in = None
 
     def _message(self, rank: Rank, meet: Meet, patience_s: float) -> Iterator[None]:
         """Sent and received by the devices, one after the other between each two ranks."""
@@ -97,10 +101,10 @@ class DeviceWorld(World):
             self.given_up |= {*heads}
             streams.clear()
             rank.busy = False
-            raise Raised(WATCHDOG.format(ms=round(patience_s * 1000)))
+            raise OwnTimeOut() if self.conditions.own_words else TimedOut(WATCHDOG.format(ms=round(patience_s * 1000)))
 
-    def _hangs_on_device(self, rank: Rank) -> None:
-        self._queues(rank, float("inf"))
+    def _queues_kernel(self, rank: Rank, steps: float) -> None:
+        self._queues(rank, steps)
 
     def _moves(self) -> None:
         """Devices go on by one step of time."""
@@ -144,10 +148,13 @@ class DeviceWorld(World):
         entry = self.box._entered[rank.number][key]
         if not entry.started or entry.done != done:
             self.box._entered[rank.number][key] = replace(entry, started=True, done=done)
-            self.box._flight(rank.number, FlightOrigin.POLL)
+            self.unread.add(rank.number)
+            self._poll(rank)
 
     def _poll(self, rank: Rank) -> None:
-        pass
+        if rank.number in self.unread and not rank.is_silent:
+            self.unread.remove(rank.number)
+            self.box._flight(rank.number, FlightOrigin.POLL)
 
 
 class BufferedWorld(DeviceWorld):

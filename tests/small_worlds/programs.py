@@ -5,7 +5,7 @@ or what is recorded of them.
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,59 @@ class Fault(StrEnum):
     FINALLY = "goes on to its last step, in finally, in place of"
 
 
+class Activity(StrEnum):
+    """What a rank does for a while before it goes on."""
+
+    SLEEPS = "sleeps"
+    COMPUTES = "computes"
+    COMPILES = "compiles"
+    IMPORTS = "imports the compiler"
+    IS_SILENT = "answers no looks"
+    IS_STOPPED = "is stopped"
+    KERNEL = "queues a kernel"
+
+
+class Spell(NamedTuple):
+    """An activity for so many steps of time."""
+
+    activity: Activity
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.activity} for {self.steps}"
+
+
+@dataclass(frozen=True)
+class Delay:
+    """A fault that ends: one spell after the other before a step."""
+
+    spells: tuple[Spell, ...]
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.spells))} before"
+
+
+@dataclass(frozen=True)
+class CatchesTimeOut:
+    """A rank waits no longer than that in a step, and goes on if it was in vain; if a peer is lost, only if it catches
+    that as well.
+    """
+
+    patience_s: float
+    lost_peers: bool = False
+
+    def __str__(self) -> str:
+        return f"catches a time-out of {self.patience_s:g} s{' or a lost peer' if self.lost_peers else ''} in"
+
+
+AnyFault: TypeAlias = Fault | Delay | CatchesTimeOut
+
+
 class Planted(NamedTuple):
     """A fault of one rank at a step of its program; steps of the teardown count on."""
 
     rank: int
-    fault: Fault
+    fault: AnyFault
     step: int
 
     def __str__(self) -> str:

@@ -5,62 +5,28 @@ Every rank runs the same program but for the faults planted in it, so that who i
 may be blamed. Time passes in steps; at each the box looks at all ranks, as the real one does, and asks `box.alarms`.
 """
 
+import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pytest_megacpp.box.alarms import Clocks, alarm, to_look_at, to_probe
 from pytest_megacpp.recording import events as ev
 from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
-from tests.scenario import C10D, PEER_CLOSED, TIMED_OUT, USER_FILE, FakeBox
-from tests.small_worlds.programs import Fault, Meet, Planted, Program
+from tests.scenario import C10D, PEER_CLOSED, USER_FILE, FakeBox
+from tests.small_worlds.conditions import ORDINARY, Conditions
+from tests.small_worlds.programs import Activity, CatchesTimeOut, Delay, Fault, Meet, Planted, Program, Spell
+from tests.small_worlds.ranks import Ended, OwnTimeOut, Raised, Rank, Returned, Skipped, TimedOut, timed_out
 
 STEP_S = 0.1
 LIMITS = ev.Limits(stall=4.0, skew=4.0, test=40.0)
 LONGEST_S = 60.0
-
-
-class Ended(Exception):
-    """A rank's process ends."""
-
-
-class Raised(Exception):
-    """A rank's code raises; `peer` is what it says of a lost peer."""
-
-    def __init__(self, peer: str = "") -> None:
-        super().__init__(peer)
-        self.peer = peer
-
-
-def timed_out(patience_s: float) -> Raised:
-    return Raised(TIMED_OUT.replace("6000ms", f"{patience_s * 1000:.0f}ms"))
-
-
-class Skipped(Exception):
-    pass
-
-
-class Returned(Exception):
-    pass
-
-
-@dataclass
-class Rank:
-    """One simulated rank: a generator that yields at each step of time, and what a look at it shows."""
-
-    number: int
-    busy: bool = False
-    waits_in: Meet | None = None
-    cpu_s: float = 0.0
-    compiled_s: float = 0.0
-    compiles: bool = False
-    runs: int = 0
-    handles: str = ""  # "except" or "finally" while it handles an exception of its own
-    has_reported: bool = False  # what it handles
-    made: set[str] = field(default_factory=set)  # groups
-    seqs: dict[str, int] = field(default_factory=dict)
-    is_over: bool = False
-    is_gone: bool = False
+IMPORTS_COMPILER = (
+    ("<frozen importlib._bootstrap>", 1, "_find_and_load"),
+    ("/usr/lib/python3.11/site-packages/torch/_inductor/graph.py", 1, "<module>"),
+    ("/usr/lib/python3.11/site-packages/torch/_dynamo/eval_frame.py", 5, "compile_wrapper"),
+    (USER_FILE, 88, "step"),
+)
 
 
 class Live(FakeBox):
@@ -77,10 +43,10 @@ class Live(FakeBox):
 
 
 class World:
-    """A run of one program with its faults."""
+    """A run of one program with its faults, under some conditions."""
 
-    def __init__(self, program: Program, planted: tuple[Planted, ...]) -> None:
-        self.program = program
+    def __init__(self, program: Program, planted: tuple[Planted, ...], conditions: Conditions = ORDINARY) -> None:
+        self.program, self.conditions = program, conditions
         self.faults = {(p.rank, p.step): p.fault for p in planted}
         self.box = Live(program.size)
         self.ranks = [Rank(n) for n in range(program.size)]
@@ -91,9 +57,13 @@ class World:
         self.failed: set[int] = set()
         self.making: dict[str, set[int]] = {}  # groups, and who has come to make them
         self.reached: list[Planted] = []  # the faults that took effect
+        self.patience_s = dict(enumerate(conditions.patience_s or (program.patience_s,) * program.size))
+        self.random = random.Random(conditions.seed)
 
     def __repr__(self) -> str:
-        return f"{self.program}: {'; '.join(f'rank {r} {fault} step {n}' for (r, n), fault in self.faults.items())}"
+        faults = "; ".join(f"rank {rank} {fault} step {step}" for (rank, step), fault in self.faults.items())
+        more = str(self.conditions)
+        return f"{type(self).__name__} of {self.program.size}, {self.program}: {faults}{more and f' ({more})'}"
 
     # -- ranks -------------------------------------------------------------------------------------------------
 
@@ -131,7 +101,7 @@ class World:
         """What a rank waits for before it reports."""
         yield from ()
 
-    def _hangs_on_device(self, rank: Rank) -> None:
+    def _queues_kernel(self, rank: Rank, steps: float) -> None:
         """Ranks without a device have no kernels."""
 
     def _moves(self) -> None:
@@ -155,15 +125,14 @@ class World:
 
     def _fails(self, rank: Rank, error: Raised, when: TestPhase) -> None:
         self.failed.add(rank.number)
-        kind, said = ("RuntimeError", error.peer) if error.peer else ("ValueError", "no shards")
-        raised_in = C10D if error.peer else ""
+        kind, said, raised_in = error.kind, error.said, error.raised_in
         if self.program.expects and when is TestPhase.CALL:
             if self.box._entered[rank.number]:
                 self.box._flight(rank.number, FlightOrigin.FAILURE, source=f"rank {rank.number}")
             found = ev.Error(kind, said, "suite/train.py", 31, f"E   {kind}: {said}", raised_in=raised_in)
             self.box.reports(when, rank.number, ReportOutcome.SKIPPED, error=found, xfail="known")
         else:
-            causes = (ev.Cause("ValueError", "bad shard", USER_FILE, False),) if rank.handles and error.peer else ()
+            causes = (ev.Cause("ValueError", "bad shard", USER_FILE, False),) if rank.handles and raised_in else ()
             self.box.raises(rank.number, kind, said, when=when, raised_in=raised_in, causes=causes)
 
     def _step(self, rank: Rank, number: int, meet: Meet) -> Iterator[None]:
@@ -186,7 +155,7 @@ class World:
             case Fault.COMPILES_ON:
                 yield from self._compiles(rank, 10_000)
             case Fault.KERNEL:
-                self._hangs_on_device(rank)
+                self._queues_kernel(rank, float("inf"))
             case Fault.LEAVES:
                 raise Returned
             case Fault.SKIPS:
@@ -213,9 +182,49 @@ class World:
             case Fault.GIVES_UP:
                 yield from self._meets(rank, meet, patience_s=2.0)
                 return
+            case Delay(spells):
+                for spell in spells:
+                    yield from self._spends(rank, spell)
+            case CatchesTimeOut():
+                yield from self._gives_up_on(rank, meet, fault)
+                return
             case None:
                 pass
         yield from self._meets(rank, meet)
+
+    def _gives_up_on(self, rank: Rank, meet: Meet, fault: CatchesTimeOut) -> Iterator[None]:
+        try:
+            yield from self._meets(rank, meet, fault.patience_s)
+        except Raised as error:
+            if not isinstance(error, TimedOut) and not fault.lost_peers:
+                raise
+
+    def _spends(self, rank: Rank, spell: Spell) -> Iterator[None]:
+        match spell.activity:
+            case Activity.SLEEPS:
+                yield from self._sleeps(spell.steps)
+            case Activity.COMPUTES:
+                yield from self._works(rank, spell.steps)
+            case Activity.COMPILES:
+                yield from self._compiles(rank, spell.steps)
+            case Activity.IMPORTS:
+                rank.imports = True
+                yield from self._works(rank, spell.steps)
+                rank.imports = False
+            case Activity.IS_SILENT:
+                rank.is_silent = True
+                yield from self._works(rank, spell.steps)
+                rank.is_silent = False
+            case Activity.IS_STOPPED:
+                rank.is_stopped = True
+                yield from self._sleeps(spell.steps)
+                rank.is_stopped = False
+            case Activity.KERNEL:
+                self._queues_kernel(rank, spell.steps)
+
+    def _sleeps(self, steps: int) -> Iterator[None]:
+        for _ in range(steps):
+            yield
 
     def _cleans_up(self, rank: Rank, number: int) -> Iterator[None]:
         call = self.program.call
@@ -250,9 +259,9 @@ class World:
                 raise Raised  # there is no such group
             yield from self._makes(rank, meet)
         elif meet.is_message:
-            yield from self._message(rank, meet, patience_s or self.program.patience_s)
+            yield from self._message(rank, meet, patience_s or self.patience_s[rank.number])
         elif not meet.makes_group:
-            yield from self._collective(rank, meet, patience_s or self.program.patience_s)
+            yield from self._collective(rank, meet, patience_s or self.patience_s[rank.number])
         if rank.handles == "except":
             rank.handles = ""
 
@@ -295,8 +304,7 @@ class World:
                     self._drop(rank, seq)
                     raise Raised(PEER_CLOSED)
                 if self.box.now_s - began_s > patience_s:
-                    self._drop(rank, seq)
-                    raise timed_out(patience_s)
+                    raise self._gives_up(rank, seq, patience_s)
                 yield
         finally:
             rank.waits_in = None
@@ -330,6 +338,13 @@ class World:
 
     def _is_broken(self, meet: Meet, rank: Rank) -> bool:
         return any((meet.group, m) in self.broken for m in meet.members if m != rank.number)
+
+    def _gives_up(self, rank: Rank, seq: int, patience_s: float) -> TimedOut:
+        """Who waited for a future leaves the collective running behind it."""
+        if self.conditions.own_words:
+            return OwnTimeOut()
+        self._drop(rank, seq)
+        return timed_out(patience_s)
 
     def _drop(self, rank: Rank, seq: int) -> None:
         """Its connections in a group close when it gives up in it."""
@@ -375,10 +390,18 @@ class World:
         for rank in self.ranks:
             if rank.is_gone:
                 continue
-            state, compiling = "R" if rank.busy else "S", ("entire_frame_compile",) if rank.compiles else ()
-            n, cpu_s = rank.number, 1 + rank.cpu_s
-            self.box.box(ev.Sampled(n, 0, True, state, compiling, rank.compiled_s, cpu_s, cpu_s, 0, rank.runs))
-            self._poll(rank)
+            self.box.box(self._sample(rank))
+            if not rank.is_silent:
+                self._poll(rank)
+        if self.conditions.looks:
+            self._stacks(tuple(r.number for r in self.ranks if self.random.random() < self.conditions.looks))
+
+    def _sample(self, rank: Rank) -> ev.Sampled:
+        state = "T" if rank.is_stopped else "R" if rank.busy else "S"
+        compiling = ("entire_frame_compile",) if rank.compiles else ()
+        cpu_s, runs = 1 + rank.cpu_s, rank.runs if self.conditions.counts_runs else None
+        answered = not rank.is_silent
+        return ev.Sampled(rank.number, 0, answered, state, compiling, rank.compiled_s, cpu_s, cpu_s, 0, runs)
 
     def _poll(self, rank: Rank) -> None:
         entries = self.box._entered[rank.number]
@@ -393,7 +416,11 @@ class World:
             rank = self.ranks[number]
             if rank.is_gone:
                 continue
-            if rank.waits_in is not None:
+            if rank.is_silent:
+                self.box.stack(number, ok=False)
+            elif rank.imports:
+                self.box.stack(number, *IMPORTS_COMPILER)
+            elif rank.waits_in is not None:
                 self.box.stack(number, (C10D, 2400, rank.waits_in.op), (C10D, 81, "wrapper"), (USER_FILE, 52, "step"))
             elif rank.is_over:
                 self.box.stack(number, ("/usr/lib/python3.11/site-packages/pytest_megacpp/rank/agent.py", 9, "wait"))
