@@ -34,7 +34,7 @@ CAN_BE_INSTALLED = EvidenceSource.PY_SPY
 _NEEDS_DETAIL = ("wait", "busy")
 LABEL = 9
 NO_TEXT: TonedLine = (("", Tone.PLAIN),)
-_COMMAND = re.compile(r"(?:[A-Za-z_]\w*=(?:'[^'\n]*'|[^\s'])* )*(?:pytest|megacpp|modal|pip) ")  # with its variables
+_COMMAND = re.compile(r"\A(?:[A-Za-z_]\w*=(?:'[^'\n]*'|[^\s'])* )*(?:pytest|megacpp|modal|pip) ")  # with its variables
 _CLAUSE_END = re.compile(r"; |: | \(| while ")
 
 
