@@ -323,10 +323,11 @@ def not_joined(case: Case) -> Finding | None:
 
 def _named(lacked: Mapping[int, int | None]) -> tuple[set[int], set[int]]:
     """Returns, from whom each rank's store lacked, the ranks that did not come, and which of them lacked others
-    themselves: they came to another store, or with another prefix. Then those count that most ranks lacked.
+    themselves: they came to another store, or with another prefix. Then those count that most ranks lacked. One that
+    lacks itself has a number that is another's.
     """
     votes = Counter(named for named in lacked.values() if named is not None)
-    elsewhere = {r for r in votes if lacked.get(r) is not None}
+    elsewhere = {r for r in votes if lacked.get(r) not in (None, r)}
     if not elsewhere:
         return {*votes}, set()
     most = {r for r, count in votes.items() if count == max(votes.values())}

@@ -22,8 +22,7 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.views import TestView
 from pytest_megacpp.recording.vocabulary import Preset, ProblemCause, Purpose, SeedMode, Stage, WarmUp
 
-_HERE = "local"  # of all surfaces the only one whose ranks get the environment of pytest
-_BLOCKING = "CUDA_LAUNCH_BLOCKING"
+_BLOCK = 'set CUDA_LAUNCH_BLOCKING = "1" in [tool.pytest_megacpp.environment]'  # which every surface's ranks get
 _SURFACE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # a recording may hold anything in its place
 
 
@@ -51,18 +50,6 @@ class Commands:
     def with_the_same_hashes(self) -> str:
         """Returns a rerun in which sets iterate in the same order, as far as the hash seed is known."""
         return self.rerun(*(["--hash-seed", self.hash_seed] if self.hash_seed else []))
-
-    def with_blocking_launches(self) -> str:
-        """Returns a rerun in which a launch of a kernel returns when the kernel is through, with whatever else
-        `how_to_block` asks for.
-        """
-        return f"{_BLOCKING}=1 {self.rerun()}" if self.surface == _HERE else self.rerun()
-
-    def how_to_block(self) -> str:
-        """Returns what to do for that. A variable that is set before the command ends at this machine."""
-        if self.surface == _HERE:
-            return f"rerun with {_BLOCKING}=1"
-        return f'set {_BLOCKING} = "1" in [tool.pytest_megacpp.environment], which boxes elsewhere get, and rerun'
 
     def _launch(self) -> list[str]:
         surface = ["--surface", self.surface] if _SURFACE_NAME.fullmatch(self.surface) else []
@@ -117,8 +104,8 @@ def _was_warm(timeline: Timeline, index: int) -> bool:
 def usual_step(code: Code) -> str:
     """Returns what to do about a verdict whose cause requires nothing else.
 
-    Fields: {who}, {show}, {rerun}, {warm}, {diagnostic}, {cold}, {same_hashes}, {triage}, {blocking} (with what
-    {how_to_block} asks for), {raise_LIMIT} (a rerun with that limit doubled).
+    Fields: {who}, {show}, {rerun}, {warm}, {diagnostic}, {cold}, {same_hashes}, {triage}, {raise_LIMIT} (a rerun with
+    that limit doubled).
     """
     match code:
         case Code.PASSED | Code.SKIPPED | Code.XFAILED:
@@ -188,7 +175,7 @@ STEPS: Mapping[tuple[Code, str], str] = {
         VerdictCause.CUDA_OOM,
     ): "the GPU memory of {who} is full: try the smaller preset\n{diagnostic}",
     (Code.RANK_DEATH, VerdictCause.CUDA_ERROR): (
-        "a kernel of {who} failed: {how_to_block} to find out which one\n{blocking}"
+        f"a kernel of {{who}} failed: {_BLOCK} and rerun to find out which one\n{{rerun}}"
     ),
     (Code.RANK_DEATH, VerdictCause.EXIT_0): (
         "find out what makes {who} exit with code 0: os._exit, pytest.exit, an exit in a library\n{show}\n{rerun}"
@@ -209,12 +196,12 @@ STEPS: Mapping[tuple[Code, str], str] = {
     ),
     (Code.STRAGGLER, VerdictCause.GIL_HELD): "release the GIL in the native code that {who} called\n{show}\n{rerun}",
     (Code.STRAGGLER, VerdictCause.DEVICE_BUSY): (
-        "find the kernel that {who} launched before that: {how_to_block}; if it is only slow, raise the limit\n"
-        "{blocking}\n{raise_stall}"
+        f"find the kernel that {{who}} launched before that: {_BLOCK} and rerun; if it is only slow, raise the limit\n"
+        "{rerun}\n{raise_stall}"
     ),
     (Code.HANG, VerdictCause.DEVICE_BUSY): (
-        "find the kernel that {who} launched before the collective: {how_to_block}; if it is only slow, raise the"
-        " limit\n{blocking}\n{raise_test}"
+        f"find the kernel that {{who}} launched before the collective: {_BLOCK} and rerun; if it is only slow, raise "
+        "the limit\n{rerun}\n{raise_test}"
     ),
     (Code.OVERTIME, VerdictCause.RUN_LIMIT): "raise the run limit, or select fewer tests\n{rerun}",
     (
@@ -323,8 +310,6 @@ def fill(step: str, command: Commands, blamed: Sequence[int], remedy: str = "") 
         rerun=command.rerun(),
         warm=command.rerun("--cache-seed", SeedMode.REFRESH.value),
         cold=command.rerun("--cache-seed", SeedMode.COLD.value),
-        blocking=command.with_blocking_launches(),
-        how_to_block=command.how_to_block(),
         same_hashes=command.with_the_same_hashes(),
         diagnostic=diagnostic,
         raise_startup=command.with_double("startup"),
