@@ -46,8 +46,10 @@ def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncerta
         if held and absent:
             text = f"rank {failure.rank} was in {held.what}, which {ranks_named(absent)} had not entered"
             return (Uncertainty(Source.COLLECTIVES, text),)
-        if what := left_open(failure, case.ranks):
-            return (Uncertainty(Source.COLLECTIVES, f"rank {failure.rank} was in {what}, which had not completed"),)
+        report = case.ranks[failure.rank].failure
+        if what := left_open(failure.rank, failure.time_s, report[1].error if report else None, case.ranks):
+            text = f"rank {failure.rank} was in {what}, which may not have completed"
+            return (Uncertainty(Source.COLLECTIVES, text),)
     return ()
 
 

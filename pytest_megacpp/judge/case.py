@@ -43,6 +43,9 @@ _PATIENCE = re.compile(r"Timed out waiting (\d{1,9})ms")
 NO_OOM_WITNESS = "this box can't tell an OOM kill from a plain SIGKILL"
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP")
 _ORDER = tuple(TestPhase)
+_AT_FIRST_USE = re.compile(
+    r"NCCL|nccl(?:UniqueId|Comm|SystemError)|connectFullMesh|socket\w{1,20}Connect|Duplicate GPU|shared memory|/dev/shm"
+)
 SAME_CALL_S = 0.001  # between a rank's clock and torch's, a moment apart
 BETWEEN_COMPILES_S = 0.5  # between the parts of a model; the box looks every 0.1 s
 FRESH_STACK_S = 1.0  # the box looks twice as often at a rank that imports the compiler
@@ -179,7 +182,7 @@ class Case:
         time_s, report = view.failure
         error = report.error or ev.Error("", "reported a failure without an error", "", 0, "")
         kind = self._alone(errors.classify(error))
-        if kind is Kind.RENDEZVOUS and self.has_joined(view.rank, time_s):
+        if kind is Kind.RENDEZVOUS and self.uses_own_store(view.rank, time_s, error.message):
             kind = Kind.OWN
         where = file_line(error.file, error.line)
         return RankFailure(
@@ -258,12 +261,15 @@ class Case:
             propagates=handles.propagates,
         )
 
-    def has_joined(self, rank: int, time_s: float) -> bool:
-        """Returns whether the rank had a default group by then, and was not making any group."""
+    def uses_own_store(self, rank: int, time_s: float, message: str) -> bool:
+        """Returns whether an error about a store or a server is about one of the test's own: the rank had a default
+        group and was making no other, and it isn't NCCL or gloo that connects at the first use of a group.
+        """
         view = self.ranks[rank]
-        made = (j for j in view.joinings if j.call == "init_process_group" and not j.failed and j.end_s is not None)
-        had = view.collectives.world_since_s is not None or any(j.end_s <= time_s for j in made if j.end_s)
-        return had and view.not_joined(time_s) is None
+        made = (j.end_s for j in view.joinings if j.call == "init_process_group" and not j.failed)
+        has_one = (view.collectives.world_since_s or float("inf")) <= time_s
+        had_one = any(end_s is not None and end_s <= time_s for end_s in made)
+        return (has_one or had_one) and view.not_joined(time_s) is None and not _AT_FIRST_USE.search(message)
 
     def _alone(self, kind: Kind) -> Kind:
         """Returns the kind of an error; in a world of one, which has no peers, every error is the rank's own."""

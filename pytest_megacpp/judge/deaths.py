@@ -4,7 +4,6 @@ If others waited for a rank whose failure is its own, or a process ended, the ve
 began it (`origins`); if no rank was left waiting for them, it is an ordinary failure of every rank that raised.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from pytest_megacpp.recording.errors import Kind, classify
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.operations import bare_op
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.reports import is_xfail
 from pytest_megacpp.recording.vocabulary import ReportOutcome, Stage, Stream, TestPhase
 
 TOGETHER_S = 1.0  # the same failure on several ranks within this time counts as one
 KEPT_FAILURES = 8
 KEPT_PLACES = 2
 AFTERWARDS_S = 1.0  # a look that began before an exit may be recorded this long after it
-_AT_FIRST_USE = re.compile(r"(?i)nccl|connectFullMesh|socket\w{1,20}Connect")
 _FATAL = ("terminate called", "what():", "Fatal Python error")
 
 
@@ -125,7 +124,8 @@ def _doubts(case: Case, went_on: Mapping[int, Collective], blamed: Sequence[int]
 
 def _lost_a_peer(case: Case, rank: int) -> bool:
     """Returns whether the rank waited for a peer after its failure, in vain."""
-    later = (r.error for t, r in case.ranks[rank].reports.values() if t <= case.cutoff_s and r.error is not None)
+    reports = ((t, r) for t, r in case.ranks[rank].reports.values() if not is_xfail(r))
+    later = (r.error for t, r in reports if t <= case.cutoff_s and r.error is not None)
     return case.failures[rank].source is FailureSource.REPORT and any(classify(error).secondary for error in later)
 
 
@@ -207,14 +207,12 @@ def _raised_alike(alike: Sequence[RankFailure]) -> str:
 
 
 def _was_joining(case: Case, failure: RankFailure) -> bool:
-    """Returns whether the rank failed on its way into a process group, before any collective. One that has a default
-    group and makes no other uses a store, or a server, of its own, unless NCCL or gloo connects at the first use.
-    """
+    """Returns whether the rank failed on its way into a process group, before any collective."""
     return (
         failure.kind in (Kind.JOIN, Kind.RENDEZVOUS)
         and failure.phase is not TestPhase.TEARDOWN
         and case.last_entered(failure.rank, failure.time_s) is None
-        and not (case.has_joined(failure.rank, failure.time_s) and not _AT_FIRST_USE.search(failure.message))
+        and not case.uses_own_store(failure.rank, failure.time_s, failure.message)
     )
 
 
@@ -301,7 +299,7 @@ def not_joined(case: Case) -> Finding | None:
     if not lost or case.exits or len(lost) < len(case.failures) or not all(_was_joining(case, t) for t in lost):
         return None
     sought = [_sought(case, t) for t in lost]
-    named, elsewhere = _named({t.rank: s.named for t, s in zip(lost, sought, strict=True)})
+    named, elsewhere = _named({t.rank: s for t, s in zip(lost, sought, strict=True)})
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()
     absent = named or {r for s in sought for r in s.members} - busy
     strangers = {s.number for s in sought if s.number is not None and s.number >= len(case.ranks)}
@@ -321,15 +319,17 @@ def not_joined(case: Case) -> Finding | None:
     )
 
 
-def _named(lacked: Mapping[int, int | None]) -> tuple[set[int], set[int]]:
-    """Returns, from whom each rank's store lacked, the ranks that did not come, and which of them lacked others
-    themselves: they came to another store, or with another prefix. Then those count that most ranks lacked. One that
-    lacks itself has a number that is another's.
+def _named(sought: Mapping[int, "_Sought"]) -> tuple[set[int], set[int]]:
+    """Returns, by whom each rank's store lacked, the ranks that did not come, and which of them lacked others of the
+    same group: they came to another store, or with another prefix. Then those count that most ranks lacked. One that
+    lacks itself has a number that is another's; one that lacks a member of another group is held up by that.
     """
-    votes = Counter(named for named in lacked.values() if named is not None)
-    elsewhere = {r for r in votes if lacked.get(r) not in (None, r)}
+    votes = Counter(s.named for s in sought.values() if s.named is not None)
+    lacking = {r for r in votes if r in sought and sought[r].named not in (None, r)}
+    groups = {s.named: s.members for s in sought.values()}
+    elsewhere = {r for r in lacking if sought[r].members == groups[r]}
     if not elsewhere:
-        return {*votes}, set()
+        return {*votes} - lacking or {*votes}, set()
     most = {r for r, count in votes.items() if count == max(votes.values())}
     return most, elsewhere & most
 

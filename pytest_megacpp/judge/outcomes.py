@@ -12,7 +12,7 @@ from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
-from pytest_megacpp.judge.patience import opened_at
+from pytest_megacpp.judge.patience import left_open, opened_at
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import from_barrier_timeouts
@@ -113,7 +113,10 @@ def _lacked(case: Case, rank: int, failed: Collection[int]) -> str:
         return f"it is what {short_type(plain(report.error.type, 60))} says"
     held = opened_at(rank, time_s, case.ranks, case.test.groups)
     absent = [r for r in held.absent if r not in failed] if held else []
-    return f"rank {rank} was in {held.what}, which {ranks_named(absent)} had not entered" if held and absent else ""
+    if held and absent:
+        return f"rank {rank} was in {held.what}, which {ranks_named(absent)} had not entered"
+    what = left_open(rank, time_s, report.error, case.ranks)
+    return f"rank {rank} was in {what}, which may not have completed" if what else ""
 
 
 def _reports(case: Case) -> list[Reported]:

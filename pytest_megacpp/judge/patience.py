@@ -20,6 +20,7 @@ from pytest_megacpp.recording.views import RankView
 if TYPE_CHECKING:
     from pytest_megacpp.judge.case import RankFailure
 
+NEVER = float("-inf")
 REPORT_S = 0.5  # so much later than its time-out a rank may report it, on a busy machine
 OPEN_S = 1.0  # so long a collective was open, at least, when a rank gave up waiting (decision 0082)
 _TIMED_OUT = frozenset({"TimeoutError", "Empty"})
@@ -52,23 +53,21 @@ def opened_at(rank: int, time_s: float, ranks: Mapping[int, RankView], groups: G
     return Open(number, _named(last), absent) if absent else None
 
 
-def left_open(failure: "RankFailure", ranks: Mapping[int, RankView]) -> str:
+def left_open(rank: int, time_s: float, error: Error | None, ranks: Mapping[int, RankView]) -> str:
     """Returns the collective or message that the rank was in and waited for when it failed, where it isn't known to
     have completed; of a time-out, by then.
     """
-    view, last = ranks[failure.rank], _waited_in(failure.rank, failure.time_s, ranks)
-    if last is not None and (not view.collectives.is_done(last) or _completed_since(view, last, failure.time_s)):
+    view, last = ranks[rank], _waited_in(rank, time_s, ranks)
+    if last is not None and (not view.collectives.is_done(last) or _completed_since(view, error, last, time_s)):
         return _named(last)
-    messages = view.collectives.messages_at(failure.time_s)
-    waited = (m for m in messages if m.started and failure.time_s - m.entered_s >= OPEN_S)
+    waited = (m for m in view.collectives.messages_at(time_s) if m.started and time_s - m.entered_s >= OPEN_S)
     return next((m.op.partition(":")[2] for m in waited), "")
 
 
-def _completed_since(view: RankView, entry: Collective, failed_s: float) -> bool:
+def _completed_since(view: RankView, error: Error | None, entry: Collective, failed_s: float) -> bool:
     """Whether a time-out in words of the test's own may have ended a wait in a collective that completed since."""
-    error = _error(view)
     timed_out = error is not None and short_type(error.type) in _TIMED_OUT
-    return timed_out and view.collectives.over_s.get((entry.group, entry.seq), failed_s) > failed_s - REPORT_S
+    return timed_out and view.collectives.over_s.get((entry.group, entry.seq), NEVER) > failed_s - REPORT_S
 
 
 def _waited_in(rank: int, time_s: float, ranks: Mapping[int, RankView]) -> Collective | None:

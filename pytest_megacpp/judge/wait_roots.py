@@ -15,6 +15,7 @@ from pytest_megacpp.judge.phrases import plain, seconds
 from pytest_megacpp.judge.verdicts import Consequence, Evidence, Witness
 from pytest_megacpp.recording.operations import ROOTED
 from pytest_megacpp.recording.ranks import ranks_named
+from pytest_megacpp.recording.reports import is_xfail
 from pytest_megacpp.recording.vocabulary import ActReason, TestPhase
 from pytest_megacpp.recording.waits import Wait, young_since
 
@@ -140,11 +141,12 @@ def from_barrier_timeouts(case: Case) -> WaitAnalysis | None:
 
 def _barrier_timeouts(case: Case) -> Iterable[tuple[int, float, str]]:
     """Yields which rank reported such a time-out, when, and its message; also one that had failed before, in its
-    teardown.
+    teardown. A failure that was expected is no victim, and says nothing of the moment.
     """
     for rank, view in case.ranks.items():
         for time_s, report in view.reports.values():
-            said = report.error.message if report.error is not None and time_s <= case.cutoff_s else ""
+            counts = report.error is not None and time_s <= case.cutoff_s and not is_xfail(report)
+            said = report.error.message if report.error is not None and counts else ""
             if messages.absent(said) is not None:
                 yield rank, time_s, said
 

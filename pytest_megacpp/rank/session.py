@@ -177,9 +177,11 @@ class RankSession:
 
     def _end_child(self) -> NoReturn:
         """Ends a forked child that came back from its test, with the status that pytest would give it."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(pytest.ExitCode.TESTS_FAILED if self._failed else pytest.ExitCode.OK)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(pytest.ExitCode.TESTS_FAILED if self._failed else pytest.ExitCode.OK)
 
     def _run(self, go: Go) -> None:
         item = self._items[go.item]

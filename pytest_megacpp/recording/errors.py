@@ -122,7 +122,7 @@ SIGNS = (
     _sign(Kind.JOIN, r"Timed out waiting for [^\n]{0,400}?(?:store|key)", in_torch=True),
     _sign(Kind.PEER, r"typically caused by a remote worker crashing"),
     _sign(Kind.PEER, r"Timed out waiting \d+ms for (?:recv|send) operation|Application timeout caused pair closure"),
-    _sign(Kind.PEER, r"\ARuntimeError: Operation timed out!\Z"),  # of `Work.wait`, which Python calls from anywhere
+    _sign(Kind.PEER, r"\ARuntimeError: Operation timed out!\Z", in_torch=True),  # of `Work.wait`
     _sign(Kind.PEER, r"failed to pass monitoredBarrier|reached monitoredBarrier, but received errors"),
     _sign(Kind.PEER, r"Watchdog caught collective operation timeout|failure detected by watchdog"),
     _sign(Kind.PEER, r"flight recorder dump signal|[Cc]ollective timeout from\s+rank"),
@@ -140,6 +140,10 @@ SIGNS = (
     ),
 )
 
+_OF_TORCH = frozenset({Kind.MISMATCH, Kind.JOIN, Kind.RENDEZVOUS})
+"""What a test's own code only quotes: where it calls torch for this, torch raises the error, or says which C++ did."""
+_TORCH = "/torch/"  # DDP's reducer fails in autograd, and a compiled collective in `_ops.py`
+_OF_CALLED = "On WorkerInfo("  # of the function that an rpc called
 # A test that fails by its own words is no victim, whatever it quotes, unless it says that a peer's error is the cause.
 _OWN_WORDS = frozenset({"AssertionError", "Failed", "SystemExit", "KeyboardInterrupt"})
 # These quote what processes of the test's own said to each other.
@@ -187,7 +191,7 @@ def _classified(error: Error) -> Kind:
     if in_own_words and (error.raised_in or _CAUSE not in error.traceback):
         return Kind.OWN
     communicating = _is_of_communication(short, error.message, error.raised_in, error.traceback)
-    said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating)
+    said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating, error.raised_in)
     kind = _TYPES.get(short) or said
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
         kinds = [_kind_of(raised[0], communicating) for raised in _RAISED.finditer(error.traceback)]
@@ -220,7 +224,6 @@ def _is_of_communication(short: str, message: str, raised_in: str, traceback: st
     return "torch/distributed/" in traceback or None
 
 
-_OF_CALLED = "On WorkerInfo("
 _PART = " · "  # `rank.errors` puts it between a group's own words and those of its parts
 
 
@@ -242,7 +245,7 @@ def _kind_behind(cause: Cause) -> Kind:
     if parts and short.endswith("Group"):
         return _kind_together([_kind_of(part, None) for part in parts])
     communicating = _is_of_communication(short, cause.message, cause.raised_in)
-    return _kind_of(f"{cause.type}: {cause.message}", communicating)
+    return _kind_of(f"{cause.type}: {cause.message}", communicating, cause.raised_in)
 
 
 def classify_output(text: str) -> Kind:
@@ -296,14 +299,10 @@ _FAILED = re.compile(
 _NCCL_GAVE_UP = re.compile(r"ncclUnhandledCudaError|unhandled cuda error|\bwhat\(\): [^\n]{0,200}NCCL")
 
 
-_OF_TORCH = frozenset({Kind.MISMATCH, Kind.JOIN, Kind.RENDEZVOUS})
-"""What a test's own code only quotes: where it calls torch for this, torch raises the error, or says which C++ did."""
-
-
-def _kind_of(text: str, communicating: bool | None) -> Kind:
+def _kind_of(text: str, communicating: bool | None, raised_in: str = "") -> Kind:
     signs = (s for s in SIGNS if s.counts(communicating) and s.pattern.search(text))
-    kinds = (s.kind for s in signs if communicating is not False or s.kind not in _OF_TORCH)
-    return next(kinds, Kind.OWN)
+    is_quoted = communicating is False and _TORCH not in raised_in
+    return next((s.kind for s in signs if not (is_quoted and s.kind in _OF_TORCH)), Kind.OWN)
 
 
 _NVLS_SIGNS = tuple(sign.pattern for sign in SIGNS if sign.kind is Kind.NVLS)

@@ -63,9 +63,12 @@ def _compile_ended(view: RankView, time_s: float) -> None:
 
 def _uses_disk(last: ev.Sampled, now: ev.Sampled) -> bool:
     """Whether two looks found somebody of the rank's tree waiting for a disk, and it ran in between: it reads a file
-    bit by bit, which costs less CPU time than counts as computing (docs/decisions/0012).
+    bit by bit, which costs less CPU time than counts as computing (docs/decisions/0012). Of the main thread it is known
+    whether it was that one which ran.
     """
-    ran = now.cpu_s > last.cpu_s or now.main_cpu_s > last.main_cpu_s or now.main_runs != last.main_runs
+    ran = now.main_cpu_s > last.main_cpu_s or now.main_runs != last.main_runs
+    if not last.state == now.state == DISK:
+        ran |= now.cpu_s > last.cpu_s
     return ran and last.disk_waits > 0 and now.disk_waits > 0
 
 

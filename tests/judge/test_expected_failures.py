@@ -263,3 +263,20 @@ def test_a_rank_that_fails_by_itself_as_expected_is_why_the_others_did() -> None
     as_expected(box, (2,), OWN).after(2)
     found = verdict(as_expected(box, (0, 1), PATIENCE).finishes().ends())
     assert (found.code, found.certainty) == (Code.XFAILED, Certainty.CERTAIN)
+
+
+@pytest.mark.parametrize("op", ["gloo:all_reduce", "gloo:broadcast"])
+def test_so_may_ranks_whose_root_was_late(op: str) -> None:
+    own_words = ev.Error("TimeoutError", "", "train.py", 31, "", raised_in="/repo/suite/train.py")
+    box = FakeBox(3).begins().enters((0, 1), op, 1).after(2).at(2)
+    as_expected(box, (0, 1), own_words).finishes((0, 1)).after(2)
+    found = verdict(box.enters(2, op, 1).completes().reports(TestPhase.CALL, 2, xfail="issue 7").finishes(2).ends())
+    assert (found.code, found.certainty) == (Code.XFAILED, Certainty.LIKELY)
+
+
+def test_the_barrier_of_an_expected_failure_says_nothing_of_what_others_wait_for_later() -> None:
+    """Rank 2 came a second later and passed; rank 1 waits for rank 3."""
+    said = ev.Error("RuntimeError", ABSENT.format(2), "train.py", 31, "")
+    box = as_expected(FakeBox(4).begins().announces("g", (1, 3)).after(2), (0,), said).finishes(0).after(1).passes(2)
+    found = verdict(stalled(box.enters(1, seq=1, group="g").at(3), (1,), (3,)).at(3).aborts("stall"))
+    assert (found.code, found.blamed_ranks) == (Code.STRAGGLER, (3,))

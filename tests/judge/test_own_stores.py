@@ -100,3 +100,26 @@ def test_a_store_in_a_file_says_no_more_than_that_it_waited() -> None:
     box.at(2).after(3).raises((0, 1, 3), "RuntimeError", "Wait timeout", raised_in=C10D).finishes((0, 1, 3))
     found = verdict(box.after(5).passes(2).ends())
     assert (found.code, found.blamed_ranks, found.certainty) == (Code.STARTUP_FAILURE, (2,), Certainty.LIKELY)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["NCCL error: Duplicate GPU detected : rank 2 and rank 0 both on CUDA device 1000", "ncclCommInitRank failed: 2"],
+)
+def test_nccl_connects_at_the_first_use_of_a_group(message: str) -> None:
+    box = joined().raises((0, 2), "DistBackendError", f"{message}, ncclSystemError", raised_in=C10D).finishes((0, 2))
+    found = verdict(box.passes((1, 3)).ends())
+    assert (found.code, found.cause, found.blamed_ranks) == (Code.STARTUP_FAILURE, "rendezvous", (0, 2))
+
+
+def test_who_lacks_a_member_of_another_group_is_held_up_by_that() -> None:
+    """Ranks 0,3 lack rank 1, which lacks rank 2, which sleeps."""
+    box = FakeBox(4).begins().after(0.1)
+    for name, members, ranks in (("1", (0, 1, 3), (0, 3)), ("2", (1, 2), (1,))):
+        for rank in ranks:
+            box.rank(ev.GroupBegun(rank, box.index, name, members, len(members), True))
+    error = "torch.distributed.DistStoreError"
+    box.at(2).after(3).raises((0, 3), error, "wait timeout after 3000ms, keys: /default_pg/1//cpu//1/1", raised_in=C10D)
+    box.raises(1, error, "wait timeout after 3000ms, keys: /default_pg/2//cpu//2/1", raised_in=C10D)
+    found = verdict(box.finishes((0, 1, 3)).after(3).passes(2).ends())
+    assert (found.code, found.blamed_ranks) == (Code.STARTUP_FAILURE, (2,))

@@ -352,12 +352,19 @@ def test_what_a_test_quotes_is_its_own_word(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "kind"),
-    [("Operation timed out!", Kind.PEER), ("Operation timed out! Is the database up?", Kind.OWN)],
+    ("raised_in", "kind"), [("/x/pytest_megacpp/rank/native_calls.py", Kind.PEER), ("/me/a.py", Kind.OWN)]
 )
-def test_a_work_that_times_out_in_the_user_s_file(message: str, kind: Kind) -> None:
-    """`Work.wait(timeout)` is called from anywhere, and says no more."""
-    assert classify(Error("RuntimeError", message, "a.py", 3, "", raised_in="/me/a.py")) is kind
+def test_a_work_that_times_out_says_no_more(raised_in: str, kind: Kind) -> None:
+    """`Work.wait(timeout)` has a frame in ranks; a test may say the same of a database."""
+    assert classify(Error("RuntimeError", "Operation timed out!", "a.py", 3, "", raised_in=raised_in)) is kind
+
+
+@pytest.mark.parametrize(
+    "file", ["autograd/graph.py", "_ops.py", "nn/parallel/distributed.py", "_dynamo/eval_frame.py"]
+)
+def test_a_mismatch_that_torch_finds_anywhere_is_one(file: str) -> None:
+    raised_in, message = f"/x/site-packages/torch/{file}", "Detected mismatch between collectives on ranks."
+    assert classify(Error("RuntimeError", message, "a.py", 3, "", raised_in=raised_in)) is Kind.MISMATCH
 
 
 def test_what_an_rpc_s_function_raised_is_its_own_error() -> None:

@@ -595,6 +595,13 @@ def test_a_disk_that_does_not_answer_is_no_progress() -> None:
     assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 2.0)
 
 
+def test_nor_does_another_thread_tell_of_the_main_thread_that_waits_for_a_disk() -> None:
+    story = Telling()
+    for look_ in range(40):
+        story.box(3.0 + look_ / 10, sample(main_s=0.1, cpu_s=0.1 + look_ / 1000, main_runs=5, state="D", disk_waits=1))
+    assert (story.of(0).busy_s, story.of(0).progress_s) == (2.0, 2.0)
+
+
 def test_a_child_that_reads_a_file_does_not_keep_the_main_thread_busy() -> None:
     story = Telling()
     for look_ in range(40):
