@@ -96,6 +96,7 @@ class RankFailure:
     message: str = ""  # in full, of one that raised
     propagates: bool = False  # an exception that was being handled, in a `finally` or an `__exit__`
     own_error: str = ""
+    raised_from: str = ""  # part of `text`
     gave_up: bool = False  # that a peer did not come is inferred from what it waited in; its words don't say so
 
     @property
@@ -195,6 +196,7 @@ class Case:
             where,
             report.when,
             message=error.message,
+            raised_from=raised_from(error),
             own_error=_own_error(error) if kind.secondary else "",
         )
 
@@ -607,11 +609,18 @@ def error_text(error: ev.Error) -> str:
     message = _short_message(error.message)
     kind = errors.short_type(plain(error.type, 80))
     text = f"{kind}: {message}" if kind and message else kind or message
+    return joined((text, f"from {cause}" if (cause := raised_from(error)) else ""), ", ")
+
+
+def raised_from(error: ev.Error) -> str:
+    """Returns one line about the exception from which an error was raised; empty without one, and where the message
+    contains it.
+    """
     origin = _origin(error)
     cause = _short_message(origin.message) if origin else ""
-    if origin is None or (cause and cause in message):
-        return text
-    return f"{text}, from {joined((errors.short_type(plain(origin.type, 80)), cause), ': ')}"
+    if origin is None or (cause and cause in _short_message(error.message)):
+        return ""
+    return joined((errors.short_type(plain(origin.type, 80)), cause), ": ")
 
 
 def _own_error(error: ev.Error) -> str:

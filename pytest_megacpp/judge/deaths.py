@@ -198,7 +198,7 @@ def _raised_alike(alike: Sequence[RankFailure]) -> str:
     """Returns what several ranks raised; where only some of them did so from another exception, which: they had told
     the others.
     """
-    caused = {t.rank: t.text.partition(", from ")[2] for t in alike if ", from " in t.text}
+    caused = {t.rank: t.raised_from for t in alike if t.raised_from}
     first = next((t for t in alike if t.rank not in caused), alike[0])
     what = of_ranks([t.rank for t in alike], aftermath.described(first))
     if not caused or first.rank in caused:

@@ -106,3 +106,17 @@ def test_an_own_error_elsewhere_comes_before_what_was_being_handled() -> None:
     box = FakeBox(3).begins().enters(1, "gloo:barrier", 1).after(1).raises(2, raised_in=MINE).after(0.1)
     box.raises(1, "RuntimeError", PEER_CLOSED, raised_in=C10D, causes=SHARD).finishes((1, 2))
     assert judged(stuck(box, (0,), (2,))).blamed_ranks == (2,)
+
+
+def test_who_had_another_exception_behind_it_says_why_all_raised() -> None:
+    """Rank 1 told the others, which raised the same."""
+    cause = (Cause("ValueError", "shard 7 is bad", "/repo/suite/train.py", True),)
+    box = FakeBox(4).begins().raises((0, 2, 3), "RuntimeError", "a rank failed to load")
+    found = judged(box.raises(1, "RuntimeError", "a rank failed to load", causes=cause).finishes().ends())
+    what = "ranks 0-3 raised RuntimeError: a rank failed to load (train.py:31)"
+    assert found.summary == f"{what}, on rank 1 from ValueError: shard 7 is bad"
+
+
+def test_words_of_a_message_are_no_exception_behind_it() -> None:
+    box = FakeBox(2).begins().raises(0, message="got 3 tokens, from shard 1").raises(1, message="empty")
+    assert "on rank 0 from" not in judged(box.finishes().ends()).summary
