@@ -40,7 +40,7 @@ def patience_uncertainties(case: Case, blamed: Collection[int]) -> tuple[Uncerta
         return (Uncertainty(Source.COLLECTIVES, text), *alone)
     raised = (case.failures[r] for r in blamed if r in case.failures)
     for failure in (t for t in raised if t.source is FailureSource.REPORT and t.kind is Kind.OWN):
-        held = opened(failure, case.ranks, case.test.groups)
+        held = opened(failure.rank, failure.time_s, case.ranks, case.test.groups)
         failed_before = {r for r, t in case.failures.items() if t.time_s <= failure.time_s}
         absent = [r for r in held.absent if r not in failed_before] if held else []
         if held and absent:

@@ -401,14 +401,14 @@ class Case:
 
         False for backends whose recorder doesn't show when a collective starts.
         """
-        entries = (*self._open[rank].still, *self._open[rank].ended_later)
+        entries = self._open[rank].collectives
         queued = [e for e in entries if tells_start(e.op) and not e.started and not self.has_just_queued(e)]
         return self.times_devices and bool(queued) and len(queued) == len(entries)
 
     def queued_since_s(self, rank: int) -> float:
         """Returns since when the rank's host had queued what its device had not begun at the moment."""
-        open_ = (*self._open[rank].still, *self._open[rank].ended_later)
-        return min((e.entered_s for e in open_ if tells_start(e.op) and not e.started), default=float("inf"))
+        queued = (e for e in self._open[rank].collectives if tells_start(e.op) and not e.started)
+        return min((e.entered_s for e in queued), default=float("inf"))
 
     def has_just_queued(self, entry: ev.Collective) -> bool:
         """Returns whether the host queued it so shortly before that its device need not have begun it."""
@@ -417,7 +417,7 @@ class Case:
     def is_in_something(self, rank: int) -> bool:
         """Returns whether the rank's device had begun a collective or message by the moment that is not over yet."""
         open_ = self._open[rank]
-        return any(e.started for e in (*open_.still, *open_.ended_later, *open_.messages))
+        return any(e.started for e in (*open_.collectives, *open_.messages))
 
     def is_behind(self, rank: int) -> bool:
         """Returns whether the rank's host has queued a collective or message that the devices of others have started,
@@ -429,7 +429,7 @@ class Case:
         if wait.partner is not None:
             return wait.began and not all(map(self.has_just_queued, self._answers(wait)))
         own = self.test.entry_of(rank, wait.group, wait.seq)
-        open_ = next((e for e in (*self._open[rank].still, *self._open[rank].ended_later) if _same(e, own)), None)
+        open_ = next((e for e in self._open[rank].collectives if _same(e, own)), None)
         return wait.began and open_ is not None and not open_.started and not self.has_just_queued(open_)
 
     def _answers(self, wait: Wait) -> Iterable[ev.Collective]:

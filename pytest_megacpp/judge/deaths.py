@@ -195,8 +195,8 @@ def raised_what(own: Sequence[RankFailure]) -> str:
 
 
 def _raised_alike(alike: Sequence[RankFailure]) -> str:
-    """Returns what several ranks raised; where only some of them did so from another exception, which: they had told
-    the others.
+    """Returns what several ranks raised; where only some of them did so from another exception, which: the
+    others had heard of it from them.
     """
     caused = {t.rank: t.raised_from for t in alike if t.raised_from}
     first = next((t for t in alike if t.rank not in caused), alike[0])

@@ -72,7 +72,7 @@ def _awaited(case: Case, own: Sequence[RankFailure]) -> list[RankFailure]:
 
 def _was_held_up(case: Case, failure: RankFailure, own: Sequence[RankFailure]) -> bool:
     """Returns whether the rank failed in a collective that one which had failed before did not enter."""
-    held = patience.opened(failure, case.ranks, case.test.groups)
+    held = patience.opened(failure.rank, failure.time_s, case.ranks, case.test.groups)
     return held is not None and any(t.rank in held.absent and t.time_s < failure.time_s for t in own)
 
 

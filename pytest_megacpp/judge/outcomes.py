@@ -12,7 +12,7 @@ from pytest_megacpp.judge import aftermath
 from pytest_megacpp.judge.case import Case
 from pytest_megacpp.judge.causes import VerdictCause
 from pytest_megacpp.judge.findings import Finding, Source, Uncertainty
-from pytest_megacpp.judge.patience import left_open, opened_at
+from pytest_megacpp.judge.patience import left_open, opened
 from pytest_megacpp.judge.phrases import joined, plain
 from pytest_megacpp.judge.verdicts import Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import from_barrier_timeouts
@@ -111,7 +111,7 @@ def _lacked(case: Case, rank: int, failed: Collection[int]) -> str:
     time_s, report = reported
     if report.error is not None and classify(report.error).secondary:
         return f"it is what {short_type(plain(report.error.type, 60))} says"
-    held = opened_at(rank, time_s, case.ranks, case.test.groups)
+    held = opened(rank, time_s, case.ranks, case.test.groups)
     absent = [r for r in held.absent if r not in failed] if held else []
     if held and absent:
         return f"rank {rank} was in {held.what}, which {ranks_named(absent)} had not entered"

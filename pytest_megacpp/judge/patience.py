@@ -38,12 +38,7 @@ class Open:
     absent: tuple[int, ...]
 
 
-def opened(failure: "RankFailure", ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
-    """Returns what `opened_at` does, at the time of a failure."""
-    return opened_at(failure.rank, failure.time_s, ranks, groups)
-
-
-def opened_at(rank: int, time_s: float, ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
+def opened(rank: int, time_s: float, ranks: Mapping[int, RankView], groups: Groups) -> Open | None:
     """Returns None where all members had come, or the rank had not waited, or isn't known to have."""
     last = _waited_in(rank, time_s, ranks)
     if last is None or groups.disputes(last.group) or not groups.knows(last.group) or bare_op(last.op) in ROOTED:
@@ -93,7 +88,7 @@ def gave_up_waiting(failures: Iterable["RankFailure"], ranks: Mapping[int, RankV
     """
     known = {t.rank: t for t in failures}
     raised = {r: t for r, t in known.items() if t.kind is Kind.OWN and t.source == "report"}
-    held = {r: o for r, t in raised.items() if (o := opened(t, ranks, groups)) is not None}
+    held = {r: o for r, t in raised.items() if (o := opened(t.rank, t.time_s, ranks, groups)) is not None}
     together = {o.number: [r for r, other in held.items() if other.number == o.number] for o in held.values()}
     found = set[int]()
     for there in together.values():

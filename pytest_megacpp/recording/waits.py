@@ -127,7 +127,7 @@ class Position:
         if view.rank in moment.gave_up:
             inside = _given_up(seen, moment.at_s, failed_s, open_)
             return cls(seen, inside, open_.messages, failed=failed, until_s=until_s)
-        inside = tuple(sorted((*open_.still, *open_.ended_later), key=lambda e: e.entered_s))
+        inside = tuple(sorted(open_.collectives, key=lambda e: e.entered_s))
         return cls(seen, inside, open_.messages, view.joining(moment.at_s), failed, until_s)
 
     def has_arrived(self, number: Number, others: Iterable[Collective]) -> bool:
@@ -151,6 +151,10 @@ class Open:
     still: tuple[Collective, ...] = ()
     ended_later: tuple[Collective, ...] = ()
     messages: tuple[Collective, ...] = ()
+
+    @property
+    def collectives(self) -> tuple[Collective, ...]:
+        return *self.still, *self.ended_later
 
 
 def _given_up(seen: RankCollectives, at_s: float, failed_s: float, open_: Open) -> tuple[Collective, ...]:
