@@ -15,9 +15,9 @@ from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Plan, PlannedTest
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd, SeedMode
 from pytest_megacpp.recording.wire import read_all
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, conversation
 from pytest_megacpp.surfaces.modal.config import ModalConfig, VolumeConfig
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.surface import ModalBox, ModalSurface
 from pytest_megacpp.surfaces.source import SourceConfig
 from tests.modal_emulator import Emulator

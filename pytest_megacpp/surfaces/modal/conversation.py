@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, assert_never
 
 from pytest_megacpp.recording.commands import Word, word_line
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import RUN_DIR, ModalConfig
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.order import module_command
-from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, UpToDate
+from pytest_megacpp.surfaces.stream import End, FollowerStream, Lines, Log, UpToDate
 from pytest_megacpp.surfaces.unseen import Unseen
 
 GIVEN_BACK_S = 20.0  # for a sandbox whose box has ended

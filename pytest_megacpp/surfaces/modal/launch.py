@@ -17,10 +17,10 @@ from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.seed_layout import SeedError
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, SeedMode
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, rates
 from pytest_megacpp.surfaces.modal.config import HOME, PACKAGE_DIR, SOURCE_DIR, ModalConfig
 from pytest_megacpp.surfaces.modal.failures import SurfaceError
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.order import PLAN, box_command, sandbox_options
 from pytest_megacpp.surfaces.modal.seeds import ModalShelf, refusal
 from pytest_megacpp.surfaces.remote_plan import plan_elsewhere

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_megacpp.recording.commands import Word
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import ModalConfig
 from pytest_megacpp.surfaces.modal.conversation import Conversation
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.protocol import SurfaceFailed
 
 

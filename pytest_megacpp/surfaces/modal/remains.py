@@ -3,10 +3,10 @@
 from typing import Any
 
 from pytest_megacpp.recording.events import ProblemFound
+from pytest_megacpp.surfaces.inbox import RECORDING, Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import ModalConfig, VolumeConfig
-from pytest_megacpp.surfaces.modal.inbox import RECORDING, Inbox
-from pytest_megacpp.surfaces.modal.stream import MAX_LINE_BYTES, MAX_LOGS_BYTES, MAX_RECORDING_BYTES, is_log
+from pytest_megacpp.surfaces.stream import MAX_LINE_BYTES, MAX_LOGS_BYTES, MAX_RECORDING_BYTES, is_log
 
 
 class Remains:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pytest_megacpp.recording.plan import Stop
 from pytest_megacpp.recording.vocabulary import RunEnd
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import ModalConfig
 from pytest_megacpp.surfaces.modal.conversation import GIVEN_BACK_S, Conversation
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.protocol import SurfaceFailed
 
 STOP_S = 60.0  # for a box to end in order and to keep its records

@@ -16,10 +16,10 @@ from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
 from pytest_megacpp.recording.vocabulary import ProblemCause, RunEnd
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.modal import client, failures
 from pytest_megacpp.surfaces.modal.config import RUNS_DIR, ModalConfig, VolumeConfig
 from pytest_megacpp.surfaces.modal.conversation import GIVEN_BACK_S, Conversation
-from pytest_megacpp.surfaces.modal.inbox import Inbox
 from pytest_megacpp.surfaces.modal.launch import Launch
 from pytest_megacpp.surfaces.modal.remains import Remains
 from pytest_megacpp.surfaces.protocol import Address, Ended

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_megacpp.surfaces.modal.stream import End, FollowerStream, Lines, Log, Piece, UpToDate
+from pytest_megacpp.surfaces.stream import End, FollowerStream, Lines, Log, Piece, UpToDate
 from pytest_megacpp.surfaces.unseen import Unseen
 from tests.fuzzing import fuzzer
 

@@ -1,4 +1,5 @@
-"""Owns what has arrived of a run: its file at the desk, and what the desk has not read of it yet; must not know Modal.
+"""Owns what has arrived of a run: its file at the desk, and what the desk has not read of it yet; must not know the
+surface.
 
 One thread writes, the desk reads.
 """
