@@ -44,6 +44,7 @@ ALLOWED = {
     "surfaces": {"surfaces", "settings", "recording", "report.money", "box.host.process"},
     "surfaces.local": {"surfaces.local", "surfaces", "settings", "report", "recording"}
     | {"box.gpus", "box.host", "box.seed"},
+    "surfaces.command": {"surfaces.command", "surfaces", "settings", "report", "recording", "box.host"},
     "surfaces.modal": {"surfaces.modal", "surfaces", "settings", "report", "recording"},
     "desk.config": {"desk.config"} | BELOW_THE_DESK,
     "desk.run": {"desk.run", "desk.config"} | BELOW_THE_DESK,

@@ -41,7 +41,11 @@ class UpToDate:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The box has ended, and the follower has sent everything."""
+    """The box has ended, and the follower has sent everything. `status` is the guard's exit status; None where that
+    isn't said.
+    """
+
+    status: int | None = None
 
 
 Piece = Lines | Log | UpToDate | End
@@ -111,7 +115,7 @@ class FollowerStream:
     def _frame(self, line: bytes) -> list[Piece]:
         word, _, rest = line.rstrip(b"\n").partition(b" ")
         if word == b"#end":
-            return [End()]
+            return [End(_status_in(rest))]
         if word == b"#up-to-date":
             return [UpToDate()]
         if word == b"#file":
@@ -133,3 +137,11 @@ class FollowerStream:
             return None
         data, self._log = self._take(self._log_bytes), None
         return [Log(path, data)] if is_log(path) else []
+
+
+def _status_in(line: bytes) -> int | None:
+    try:
+        status = json.loads(line)["status"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return status if type(status) is int else None

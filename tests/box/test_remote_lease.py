@@ -15,6 +15,7 @@ from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.plan import Again, Enough, Stop
 from pytest_megacpp.recording.vocabulary import Purpose, RunEnd
 
+GONE_S = 0.5
 LINES = b'{"seq":0,"kind":"a"}\n{"seq":1,"kind":"sampled","rank":0}\n{"seq":2,"kind":"c"}\n'
 
 
@@ -58,8 +59,8 @@ def test_a_word_is_passed_on_when_it_is_whole(run: Path) -> None:
 
 
 def followed(run: Path, offset: int, control: Control) -> bytes:
-    desk = SimpleNamespace(heard_s=time.monotonic())
-    said = follow._lines(run / "recording.jsonl", offset, control, desk)  # type: ignore[arg-type]
+    until_s = time.monotonic() + GONE_S
+    said = follow._lines(run / "recording.jsonl", offset, control, lambda: time.monotonic() > until_s)
     return b"".join(piece for piece in said if not piece.startswith(b"#"))
 
 
@@ -81,8 +82,8 @@ def test_a_follower_says_once_that_all_that_was_there_has_been_sent(
     monkeypatch.setattr(follow, "PORTION_BYTES", portion_bytes)
     recording, control = run / "recording.jsonl", Control(run)
     recording.write_bytes(LINES)
-    desk, said = SimpleNamespace(heard_s=time.monotonic()), list[bytes]()
-    for piece in follow._lines(recording, offset, control, desk):  # type: ignore[arg-type]
+    said = list[bytes]()
+    for piece in follow._lines(recording, offset, control, lambda: False):
         said.append(piece)
         if b"#up-to-date\n" in said and control.ended() is None:
             with recording.open("ab") as file:
@@ -100,11 +101,18 @@ def test_a_torn_line_is_the_last(run: Path) -> None:
     assert followed(run, 0, control) == LINES + b'{"seq":3\n'
 
 
-def test_a_silent_desk_ends_its_follower(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_desk_that_is_gone_ends_its_follower(run: Path) -> None:
     """The box works on; the follower has nobody to tell."""
     (run / "recording.jsonl").write_bytes(LINES)
-    monkeypatch.setattr(follow, "SILENT_S", 0.05)
     assert followed(run, 0, Control(run)) == LINES
+
+
+def test_a_silent_desk_is_gone(run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (run / "recording.jsonl").write_bytes(LINES)
+    monkeypatch.setattr(follow, "SILENT_S", 0.05)
+    monkeypatch.setattr(follow, "Desk", lambda control: SimpleNamespace(heard_s=time.monotonic()))
+    assert follow.main(str(run), "0") == 1
+    assert LINES.decode() in capfd.readouterr().out
 
 
 def test_logs_are_bounded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

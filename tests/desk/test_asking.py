@@ -67,11 +67,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def growing(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> Growing:
     attaching = Growing(clock)
-    monkeypatch.setattr(asking, "provider", lambda surface: SimpleNamespace(attaching=attaching))
+    monkeypatch.setattr(asking, "provider", lambda surface, tables: SimpleNamespace(attaching=attaching))
     return attaching
 
 
-DESK: Any = SimpleNamespace(configured=lambda surface: None)
+DESK: Any = SimpleNamespace(configured=lambda surface: None, settings={})
 
 
 def entry(run: Path) -> Any:

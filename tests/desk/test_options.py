@@ -10,7 +10,7 @@ from pytest_megacpp.recording import events
 from pytest_megacpp.recording.events import Limits
 from pytest_megacpp.recording.vocabulary import Preset, SeedMode
 from pytest_megacpp.settings.checks import ANNOTATIONS, LIMIT_NAMES
-from pytest_megacpp.surfaces.registry import CHOICES
+from pytest_megacpp.surfaces.registry import AUTO, SURFACES
 
 pytest_plugins = "pytester"
 
@@ -226,7 +226,7 @@ def test_the_choices_in_the_help_are_those_that_are_accepted() -> None:
     shown = {name: declared.metavar for name, declared in options_of(Options).items()}
     assert shown["preset"] == f"{{{','.join(Preset)}}}"
     assert shown["cache_seed"] == f"{{{','.join(mode for mode in SeedMode if mode)}}}"
-    assert shown["surface"] == f"{{{','.join(CHOICES)}}}"
+    assert shown["surface"] == f"{{{','.join((AUTO, *sorted(SURFACES), 'NAME'))}}}"
     assert shown["lane_annotations"] == f"{{{','.join(ANNOTATIONS)}}}"
 
 

@@ -21,9 +21,16 @@ from pytest_megacpp.recording.timeline import Timeline
 from pytest_megacpp.recording.vocabulary import Preset, Purpose, RunEnd
 from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.surfaces.protocol import RunningBox, Surface
-from pytest_megacpp.surfaces.registry import SURFACES, provider
+from pytest_megacpp.surfaces.registry import CONFIGURED, SURFACES, provider
 
 SOON_S = 60.0
+JOINS = ["sh", "-c", 'exec sh -c "$*"', "joins"]  # its words, and has a shell take them apart, as ssh does
+COMMANDS: Mapping[str, object] = {
+    "apart": {"command": ["setsid", "--wait"]},
+    "joined": {"command": JOINS, "shell": True},
+    "again": {"command": ["env"], "attach": ["env"]},
+}
+"""Machines that a command reaches: this one, in sessions of their own; `tests/far` has others."""
 
 
 @dataclass
@@ -130,18 +137,23 @@ def _modal(surface: Surface, project: Path, request: pytest.FixtureRequest) -> G
     return Ground(surface, project, kill, of_run)
 
 
-GROUNDS: Mapping[str, Callable[[Surface, Path, pytest.FixtureRequest], Ground]] = {"local": _local, "modal": _modal}
-TABLES = {"modal": {"capacity_s": 20.0, "lease_s": 20.0}}
+GROUNDS: Mapping[str, Callable[[Surface, Path, pytest.FixtureRequest], Ground]] = {
+    "local": _local,
+    "modal": _modal,
+    **dict.fromkeys(COMMANDS, _local),
+}
+TABLES = {"modal": {"capacity_s": 20.0, "lease_s": 20.0}, CONFIGURED: COMMANDS}
 
 
 def test_every_surface_has_a_ground() -> None:
-    assert GROUNDS.keys() == SURFACES.keys()
+    assert GROUNDS.keys() == {*SURFACES, *COMMANDS}
 
 
-@pytest.fixture(params=sorted(SURFACES))
-def ground(request: pytest.FixtureRequest, project: Path) -> Ground:
+@pytest.fixture(params=sorted(GROUNDS))
+def ground(request: pytest.FixtureRequest, project: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     name: str = request.param
-    surface = provider(name).surface(Configured(name, TABLES, project, project / "lane"), {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.parent / "cache"))  # a command's box works in there
+    surface = provider(name, TABLES).surface(Configured(name, TABLES, project, project / "lane"), {})
     return GROUNDS[name](surface, project, request)
 
 

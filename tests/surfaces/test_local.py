@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_megacpp.surfaces.local.surface import last_words
+from pytest_megacpp.surfaces.box_end import last_words
 
 RAISED = """megacpp: ranks come
 Traceback (most recent call last):

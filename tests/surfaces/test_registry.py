@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import pytest_megacpp
-from pytest_megacpp.surfaces.registry import SURFACES, attachable, is_remote, provider
+from pytest_megacpp.surfaces.registry import CONFIGURED_PACKAGE, SURFACES, attachable, is_remote, provider
 from tests.plugin.project import Project
 
 PACKAGE = Path(pytest_megacpp.__file__).parent
 REGISTRY = PACKAGE / "surfaces" / "registry.py"
 OWN = tuple(PACKAGE / "surfaces" / name for name in SURFACES)
+PACKAGES = (*(entry.package for entry in SURFACES.values()), CONFIGURED_PACKAGE)
 OTHERS = sorted(path for path in PACKAGE.rglob("*.py") if path != REGISTRY and not set(path.parents) & set(OWN))
 
 
@@ -44,14 +45,13 @@ def test_mypy_is_asked_whether_a_provider_provides_everything(name: str) -> None
 
 def test_every_package_of_a_surface_is_registered() -> None:
     packages = {f"pytest_megacpp.surfaces.{path.parent.name}" for path in PACKAGE.glob("surfaces/*/__init__.py")}
-    assert {entry.package for entry in SURFACES.values()} == packages
+    assert {*PACKAGES} == packages
 
 
 def test_the_registry_imports_no_surface() -> None:
     script = "import pytest_megacpp.surfaces.registry, sys; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    packages = tuple(entry.package for entry in SURFACES.values())
-    assert [name for name in loaded if name in ("torch", "modal") or name.startswith(packages)] == []
+    assert [name for name in loaded if name in ("torch", "modal") or name.startswith(PACKAGES)] == []
 
 
 def test_a_surface_that_is_not_registered_any_more_was_elsewhere() -> None:

@@ -73,20 +73,26 @@ class Control:
 
 
 class Desk:
-    """Reads what the desk says, in a thread of its own. `heard_s` is when it last said anything."""
+    """Reads what the desk says, in a thread of its own. `heard_s` is when it last said anything, `is_gone` whether it
+    has closed its end.
+    """
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self.heard_s = time.monotonic()
+        self.is_gone = False
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
 
     def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            self.heard_s = time.monotonic()
-            with contextlib.suppress(CodecError, OSError):
-                self._control.listening()
-                self._handle_command(line)
+        try:
+            for line in sys.stdin.buffer:
+                self.heard_s = time.monotonic()
+                with contextlib.suppress(CodecError, OSError):
+                    self._control.listening()
+                    self._handle_command(line)
+        finally:
+            self.is_gone = True
 
     def _handle_command(self, line: bytes) -> None:
         word = read_word(line)

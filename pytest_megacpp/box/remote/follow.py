@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_megacpp.box.remote.control import Control, Desk
@@ -27,28 +27,32 @@ LOGS_BYTES = 64 << 20  # of all logs together
 
 
 def main(directory: str, offset: str) -> int:
-    run = Path(directory)
-    control = Control(run)
+    control = Control(Path(directory))
     desk = Desk(control)
+    return follow(Path(directory), int(offset), control, lambda: time.monotonic() - desk.heard_s > SILENT_S)
+
+
+def follow(run: Path, offset: int, control: Control, is_desk_gone: Callable[[], bool]) -> int:
+    """Says everything to the desk; returns 0 once it has fetched that, 1 if it is gone before the box has ended."""
     _say(b"#beat\n")
-    for line in _lines(run / "recording.jsonl", int(offset), control, desk):
+    for line in _lines(run / "recording.jsonl", offset, control, is_desk_gone):
         _say(line)
     if control.ended() is None:
-        return 1  # the desk is gone
+        return 1
     for path, data in _logs(run):
         head = json.dumps({"path": path, "bytes": len(data)})
         _say(f"#file {head}\n".encode())
         _say(data)
     _say(f"#end {json.dumps({'status': control.ended()})}\n".encode())
-    while not control.fetched() and time.monotonic() - desk.heard_s < SILENT_S:
+    while not control.fetched() and not is_desk_gone():
         time.sleep(POLL_S)
     return 0
 
 
-def _lines(recording: Path, offset: int, control: Control, desk: Desk) -> Iterator[bytes]:
+def _lines(recording: Path, offset: int, control: Control, is_desk_gone: Callable[[], bool]) -> Iterator[bytes]:
     """Yields whole lines until the box has ended, and signs of life between them; a torn last line at the very end."""
     tail, said_s, is_up_to_date = b"", time.monotonic(), False
-    while time.monotonic() - desk.heard_s < SILENT_S:
+    while not is_desk_gone():
         ended = control.ended() is not None  # before reading: what is written later than this is read next time
         data = _read(recording, offset)
         offset += len(data)

@@ -1,8 +1,9 @@
 """Owns a box far from its desk: starts the guard, holds its lease, keeps its records; must not know a network or a run.
 
-`python -m pytest_megacpp.box.remote.lease PLAN DIRECTORY LEASE_S KEEP`. The desk speaks through its followers
+`python -m pytest_megacpp.box.remote.lease PLAN DIRECTORY LEASE_S KEEP TIED`. The desk speaks through its followers
 (`follow`), or on standard input where none can be started. `LEASE_S` 0: the run is detached and needs no desk. `KEEP`
-(a volume, or empty) gets the records. The recording is repeated on standard output, without its bulk, for desks that no
+(a volume, or empty) gets the records. `TIED` (`tied`, or empty): the end of standard input ends the lease as well,
+because nobody else can find the box. The recording is repeated on standard output, without its bulk, for desks that no
 follower can serve.
 """
 
@@ -14,11 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pytest_megacpp.box.host import process
 from pytest_megacpp.box.remote.control import Control, Desk
+from pytest_megacpp.box.remote.tidy import tidy
 
 POLL_S = 0.1
 LINGER_S = 30.0  # for a listening desk to fetch the logs
@@ -26,7 +28,7 @@ LISTENING_S = 20.0  # a desk that was heard within this time is a living one
 _BULK = (b'"kind":"sampled"', b'"origin":"poll"')
 
 
-def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
+def main(plan: str, directory: str, lease_s: str, keep: str = "", tied: str = "") -> int:
     """Runs the guard under a lease. Returns the guard's exit status."""
     run = Path(directory)
     control = Control(run)
@@ -34,7 +36,7 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
     process.adopt_orphans()
     if float(lease_s) > 0:
         control.listening()
-    Desk(control)
+    desk = Desk(control)
     planned = json.loads(Path(plan).read_text(encoding="utf-8"))
     with (run / "box.log").open("wb") as log:
         guard = subprocess.Popen(
@@ -45,18 +47,30 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "") -> int:
             cwd=planned["cwd"],
             start_new_session=True,
         )
-    status = _watch(guard, control, float(lease_s), Echo(run / "recording.jsonl"))
+
+    def is_left() -> bool:
+        return bool(tied) and desk.is_gone
+
+    status = _watch(guard, control, float(lease_s), Echo(run / "recording.jsonl"), is_left)
     _clean(run / "box.log", planned.get("environment", {}))
     if keep:
         _keep(run, Path(keep))
     control.say_ended(status)
-    _linger(control, min(LISTENING_S, float(lease_s) or LISTENING_S))
+    _linger(control, min(LISTENING_S, float(lease_s) or LISTENING_S), is_left)
+    if is_left():
+        tidy(run.parent, keep_records=False)
     return status
 
 
-def _watch(guard: "subprocess.Popen[bytes]", control: Control, lease_s: float, echo: "Echo") -> int:
-    """Waits until the box has ended. A lease that ran out, and a signal, close the guard's input: the box ends in
-    order.
+def _watch(
+    guard: "subprocess.Popen[bytes]",
+    control: Control,
+    lease_s: float,
+    echo: "Echo",
+    is_left: Callable[[], bool],
+) -> int:
+    """Waits until the box has ended. A lease that ran out, nobody who `is_left`, and a signal, close the guard's input:
+    the box ends in order.
     """
     assert guard.stdin is not None
     stdin = guard.stdin
@@ -64,7 +78,7 @@ def _watch(guard: "subprocess.Popen[bytes]", control: Control, lease_s: float, e
         signal.signal(sig, lambda *_: _close(stdin))
     told_bytes = 0
     while (status := guard.poll()) is None:
-        if lease_s > 0 and control.lease_age_s() > lease_s:
+        if is_left() or (lease_s > 0 and control.lease_age_s() > lease_s):
             _close(stdin)
         words = control.words(told_bytes)
         if words and not stdin.closed:
@@ -146,10 +160,12 @@ def _copy(source: Path, target: Path) -> None:
     beside.replace(target)
 
 
-def _linger(control: Control, listening_s: float) -> None:
+def _linger(control: Control, listening_s: float, is_left: Callable[[], bool]) -> None:
     """Gives a desk that still listens the time to fetch the logs."""
     deadline = time.monotonic() + LINGER_S
-    while time.monotonic() < deadline and not control.fetched() and control.lease_age_s() < listening_s:
+    while time.monotonic() < deadline and not control.fetched() and not is_left():
+        if control.lease_age_s() >= listening_s:
+            return
         time.sleep(POLL_S)
 
 

@@ -8,7 +8,7 @@ from pytest_megacpp.desk.commands.command import CannotDo, Desk
 from pytest_megacpp.desk.commands.runs import Entry
 from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.surfaces.protocol import SurfaceFailed
-from pytest_megacpp.surfaces.registry import SURFACES, provider
+from pytest_megacpp.surfaces.registry import is_known, provider
 
 REACH_S = 60.0  # for a box to be reached, and its recording to be read
 
@@ -25,8 +25,8 @@ class Asking:
 
     def visit(self, words: Sequence[Word], is_over: Callable[[], bool]) -> bool:
         """See `Attaching.visit`. Raises CannotDo."""
-        surface, run_id = self._entry.text("surface"), self._entry.path.name
-        attaching = provider(surface).attaching if surface in SURFACES else None
+        surface, run_id, tables = self._entry.text("surface"), self._entry.path.name, self._desk.settings
+        attaching = provider(surface, tables).attaching if is_known(surface, tables) else None
         if attaching is None:
             return False
 

@@ -44,7 +44,7 @@ from pytest_megacpp.desk.run import runs
 from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.seed_layout import SeedError, named
-from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider
+from pytest_megacpp.surfaces.registry import HERE, METAVAR_OF_ONE, known_surface, provider
 
 EXIT_CODES = """exit codes:
   0  done; run: passed; show, judge: every test is green; doctor: a launch can start
@@ -130,7 +130,7 @@ def _add_seed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     def action(name: str, about: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=about, description=about, epilog=EXIT_CODES, formatter_class=raw)
-        made.add_argument("--surface", choices=sorted(SURFACES), default=HERE, help="whose seeds (default: here)")
+        made.add_argument("--surface", metavar=METAVAR_OF_ONE, default=HERE, help="whose seeds (default: here)")
         return made
 
     takes_json(action("list", "list the seeds by launch shape; * marks the last known good ones"))
@@ -231,7 +231,8 @@ _SeedAction: TypeAlias = Literal["list", "show", "promote", "drop", "bake"]
 def _seed(desk: Desk, arguments: argparse.Namespace) -> int:
     from pytest_megacpp.desk.commands import seed as seed_command
 
-    held = provider(arguments.surface).shelf(desk.configured(arguments.surface))
+    surface = known_surface(arguments.surface, desk.settings, where="--surface")
+    held = provider(surface, desk.settings).shelf(desk.configured(surface))
     action: _SeedAction = arguments.action
     match action:
         case "list" if arguments.json:

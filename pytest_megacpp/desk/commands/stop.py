@@ -23,7 +23,7 @@ from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.quantities import age_text
 from pytest_megacpp.report.run_json import RunStatus
 from pytest_megacpp.surfaces.protocol import SurfaceFailed
-from pytest_megacpp.surfaces.registry import SURFACES, provider
+from pytest_megacpp.surfaces.registry import is_known, is_remote, provider
 
 IN_ORDER_S = 30.0  # the grace periods of a box together, and some
 REMOTE_S = 60.0  # the same, and its records have to arrive
@@ -47,11 +47,11 @@ def run(desk: Desk, arguments: argparse.Namespace) -> int:
         say([f"the box of run {name} has ended: there is nothing to stop", *_what_now(name, entry)])
         return OK
     surface = entry.text("surface")
-    if surface not in SURFACES:
+    if not is_known(surface, desk.settings):
         raise CannotDo(f"run {name} is on the surface {surface}, which this installation doesn't have")
     say([f"run {name} is asked to end"])
     try:
-        ended = _end_elsewhere(desk, entry, surface) if provider(surface).is_remote else _end_here(entry)
+        ended = _end_elsewhere(desk, entry, surface) if is_remote(surface) else _end_here(entry)
     except SurfaceFailed as error:
         raise CannotDo(f"run {name} could not be ended: {error}") from error
     return _reported(name, entry.path, ended)
@@ -189,11 +189,12 @@ def _end_elsewhere(desk: Desk, entry: Entry, surface: str) -> str:
         if _until(lambda: _is_over(entry.path, ending), REMOTE_S):
             return f"its desk had its box end within {time.monotonic() - began_s:.1f} s"
         complain(f"its desk did not do so within {REMOTE_S:.0f} s")
-    attaching = provider(surface).attaching
+    found = provider(surface, desk.settings)
+    attaching = found.attaching
     if attaching is None:
-        raise CannotDo(f"{provider(surface).title} can't be asked for the box of a run without its desk")
+        raise CannotDo(f"{found.title} can't be asked for the box of a run without its desk")
     done = attaching.stop(desk.configured(surface), entry.path.name)
-    return done or f"{provider(surface).title} runs no box of it (any more)"
+    return done or f"{found.title} runs no box of it (any more)"
 
 
 # -- what came of it -----------------------------------------------------------------------------------------

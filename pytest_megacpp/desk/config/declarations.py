@@ -236,6 +236,12 @@ def read_option(name: str, declared: Option, sources: Sources) -> Any:
     return base / value if isinstance(value, Path) else value
 
 
+def origin_of(cls: type, name: str, sources: Sources) -> str:
+    """Returns where an option's value was written, for messages."""
+    written = _first(name, options_of(cls)[name], sources)
+    return written[1] if written is not None else "the default"
+
+
 def _first(name: str, declared: Option, sources: Sources) -> _Written | None:
     if name in sources.given:
         given = sources.given[name]

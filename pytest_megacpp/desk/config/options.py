@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,6 +55,11 @@ def read_gate(value: object) -> "tuple[Rule, ...]":
     return read_rules(value)
 
 
+def _any_surface(value: object, *, where: str) -> Any:
+    """Which ones there are depends on the tables, so `read_options` checks the word."""
+    return value
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Options(DeferredTables):
     """All options and tables, checked, in the order in which users read about them.
@@ -68,13 +73,14 @@ class Options(DeferredTables):
     tables: Mapping[str, object]
 
     surface: str = option(
-        partial(known, valid=registry.CHOICES, what="surface"),
-        default="auto",
-        metavar=f"{{{','.join(registry.CHOICES)}}}",
+        _any_surface,
+        default=registry.AUTO,
+        metavar=registry.METAVAR,
         help="where lane tests run; on the command line it also requests them",
         more=". `auto` is Modal where credentials are configured, otherwise this machine: on its GPUs, or without any "
         "a dry run, as the header says. Under `CI` without credentials `auto` is an error unless you pass `--dry-run`, "
-        "and so is `local` on a machine without GPUs: a gate never degrades silently",
+        "and so is `local` on a machine without GPUs: a gate never degrades silently. `NAME` is a machine that a "
+        "command of yours reaches, such as ssh or srun: [surfaces](surfaces.md)",
     )
     ranks: int | None = option(
         partial(count, what="the world size"),
@@ -143,19 +149,19 @@ class Options(DeferredTables):
     )
     detach: bool = switch(
         only_typed=True,
-        help="submit to Modal, print the run id and exit",
-        more="; the session skips its lane tests",
+        help="submit the run to where it goes on without this desk, print its id and exit",
+        more=": Modal, or a [surface](surfaces.md) with `attach`; the session skips its lane tests",
     )
     attach: str | None = option(
         partial(text, what="the run"),
         metavar="RUN",
         has_variable=False,
         has_key=False,
-        help="fetch the results of a Modal run, streaming them if it is still running",
+        help="fetch the results of a run elsewhere, streaming them if it is still running",
         more=", as often as you like; if nothing is left of the run, its tests are `box-lost`",
         excludes={
             "detach": "one submits a run, the other needs one that was submitted",
-            "replay": "the results are either a run's on Modal or a recording's",
+            "replay": "the results are either those of a run elsewhere or a recording's",
         },
     )
     hash_seed: int | None = option(
@@ -247,8 +253,11 @@ def read_options(config: pytest.Config) -> Options:
     settings = read_settings(pyproject)
     given, typed_in = declarations.given_of(Options, config), config.invocation_params.dir
     sources = declarations.Sources(given, os.environ, settings, typed_in=typed_in, configured_in=config.rootpath)
+    declared = declarations.read_declared(Options, sources)
+    where = declarations.origin_of(Options, "surface", sources)
+    registry.known_surface(declared["surface"], settings, where=where, automatic=True)
     return Options(
-        **declarations.read_declared(Options, sources),
+        **declared,
         given=frozenset(sources.given),
         project=pyproject.parent,
         tables={name: settings[name] for name in TABLES if name in settings},

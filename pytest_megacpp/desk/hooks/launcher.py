@@ -152,7 +152,8 @@ class Launcher:
         if problem:
             run.refuse(problem)
         else:
-            run.start(provider(place.surface).surface(self._options, _tags(run.meta, self._config)))
+            found = provider(place.surface, self._options.tables)
+            run.start(found.surface(self._options, _tags(run.meta, self._config)))
         if self._options.detach:
             run.leave()
 

@@ -126,7 +126,7 @@ class LaneRunner:
             options.cache_seed_for(None, dry_run=place.dry_run)
             or "used as found (--cache-seed auto warms up on a dry run too)"
         )
-        return f"{asked}, {provider(place.surface).seeds(options)}"
+        return f"{asked}, {provider(place.surface, options.tables).seeds(options)}"
 
     def _gate_header(self) -> list[str]:
         return [f"megacpp: {line}" for line in self._gatekeeper.header()] if self._gatekeeper else []
@@ -169,7 +169,8 @@ class LaneRunner:
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
-            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
+            title = provider(run.plan.surface, self._options.tables).title
+            self._report(item, nextitem, left_reports(item, run.plan.run_id, title))
             return True
         result, wrong = run.wait_for(placed.index), None
         if placed.drill is not None:

@@ -37,4 +37,4 @@ def _origins(
     file = options.project / "pyproject.toml"
     yield options.lanes[lane].environment, f"{lane_environment(lane)} of {file}"
     yield options.environment, f"{ENVIRONMENT} of {file}"
-    yield from provider(place.surface).variables(options, environ)
+    yield from provider(place.surface, options.tables).variables(options, environ)

@@ -22,22 +22,22 @@ from pytest_megacpp.surfaces.registry import AUTO, attachable, automatic, provid
 
 def choose_place(options: Options, environ: Mapping[str, str], devices: Callable[[], int]) -> Place:
     """`auto` never degrades in silence. `devices` tells how many GPUs this machine has. Raises UsageError."""
-    surface = automatic(environ) if options.surface == AUTO else provider(options.surface)
+    surface = automatic(environ) if options.surface == AUTO else provider(options.surface, options.tables)
     if options.detach and surface.attaching is None:
-        titles = " or ".join(able.title for able in attachable())
-        names = " or ".join(able.name for able in attachable())
+        titles = " or ".join(able.title for able in attachable(options.tables))
+        names = " or ".join(able.name for able in attachable(options.tables))
         raise pytest.UsageError(f"--detach leaves a run on {titles}: pass --surface {names}")
     return surface.place(options, environ, devices)
 
 
 def rate_of(place: Place, options: Options, lane: str, ranks: int) -> Rate:
     """What a box of this lane costs there."""
-    return provider(place.surface).rate(options, options.lanes[lane].gpu, ranks, dry_run=place.dry_run)
+    return provider(place.surface, options.tables).rate(options, options.lanes[lane].gpu, ranks, dry_run=place.dry_run)
 
 
 def longest_s(place: Place, options: Options, lane: str) -> float | None:
     """How long a box may take at most, whatever its tests: None when nothing bounds it."""
-    return provider(place.surface).longest_s(options, options.run_limit_s(lane))
+    return provider(place.surface, options.tables).longest_s(options, options.run_limit_s(lane))
 
 
 def worst_s(plan: Plan, longest: float | None) -> float:
@@ -141,7 +141,9 @@ def make_plan(
         revision=revision,
         triage=options.triage,
         hash_seed=options.hash_seed,
-        data=provider(place.surface).data_sets(options, {**os.environ, **options.environment_for(lane)}),
+        data=provider(place.surface, options.tables).data_sets(
+            options, {**os.environ, **options.environment_for(lane)}
+        ),
     )
 
 

@@ -29,7 +29,7 @@ from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.money import Rate
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Attaching, Place, RunningBox, SurfaceProvider
-from pytest_megacpp.surfaces.registry import SURFACES, attachable
+from pytest_megacpp.surfaces.registry import attachable, is_known, provider
 from pytest_megacpp.surfaces.replay import ReplaySurface
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -85,7 +85,8 @@ class Elsewhere:
         self._reporting = reporting
         self._lanes = lanes
         self._run_id = name if _RUN_ID.fullmatch(name) else self._known_here(name)
-        self._surface = _surface_of(Recollection.of(options.lane_dir, self._run_id).surface or options.surface)
+        known = Recollection.of(options.lane_dir, self._run_id).surface
+        self._surface = _surface_of(known or options.surface, attachable(options.tables))
 
     def _known_here(self, name: str) -> str:
         try:
@@ -106,7 +107,8 @@ class Elsewhere:
         before, attaching = Recollection.of(self._options.lane_dir, self._run_id), self._surface.attaching
         if before.surface not in (None, self._surface.name) or attaching is None:
             raise pytest.UsageError(
-                f"--attach {self._run_id}: it ran on this machine; judge it again with --replay {self._run_id}"
+                f"--attach {self._run_id}: it ran on {_title_of(before.surface, self._options)}, whose boxes end with "
+                f"their desks; judge it again with --replay {self._run_id}"
             )
         directory = RunDirectory.reopen(self._options.lane_dir, self._run_id)
         before.put_aside()
@@ -158,19 +160,24 @@ class Elsewhere:
         return _recorded_run(timeline, self._options, directory, nodeids, self._reporting, lose, read_before=timeline)
 
 
-def _surface_of(name: str) -> SurfaceProvider:
+def _surface_of(name: str, able: Sequence[SurfaceProvider]) -> SurfaceProvider:
     """Returns the surface to ask for a run: `name`, recorded by this desk or given by the user. If boxes there end with
     their desks, it is the first whose boxes do not.
     """
-    able = attachable()
     return next((one for one in able if one.name == name), able[0])
+
+
+def _title_of(name: str | None, options: Options) -> str:
+    """Returns what texts call a surface; its bare name where it isn't configured here."""
+    known = name is not None and is_known(name, options.tables)
+    return provider(name, options.tables).title if known and name is not None else f"the surface {name}"
 
 
 def rate_elsewhere(started: RunStarted, options: Options) -> Rate:
     """Returns what the box costs at today's prices; unknown for a lane that is not configured here, or if the box
     claims to run on an unknown surface.
     """
-    if started.lane not in options.lanes or started.surface not in SURFACES:
+    if started.lane not in options.lanes or not is_known(started.surface, options.tables):
         return Rate()
     return rate_of(Place(started.surface, started.dry_run, ""), options, started.lane, started.ranks)
 

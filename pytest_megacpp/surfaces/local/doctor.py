@@ -15,9 +15,10 @@ from pytest_megacpp.box.host.survey import Survey, cpu_count, survey_host
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import grouped, wrapped
+from pytest_megacpp.surfaces import registry
 from pytest_megacpp.surfaces.local.variable_readers import Readers, find_readers
 from pytest_megacpp.surfaces.protocol import Lane, SurfaceOptions
-from pytest_megacpp.surfaces.registry import HERE, SURFACES
+from pytest_megacpp.surfaces.registry import HERE
 
 
 class LocalExamination:
@@ -25,6 +26,7 @@ class LocalExamination:
 
     def __init__(self, options: SurfaceOptions, lanes: Sequence[Lane]) -> None:
         self._lane_dir = options.lane_dir
+        self._tables = options.tables
         self._environment = options.environment
         self._lanes = lanes
         self.ready = False
@@ -38,7 +40,7 @@ class LocalExamination:
         yield from _devices(survey)
         for lane in self._lanes:
             yield from _lane(lane, survey)
-        for name in SURFACES:
+        for name in registry.names(self._tables):
             if name != HERE:
                 yield f"surface {name:<16}not looked at here: megacpp doctor --surface {name}"
         yield ""

@@ -19,7 +19,8 @@ from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.commands import Word, word_line
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
-from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode, RunEnd
+from pytest_megacpp.recording.vocabulary import ProblemCode, RunEnd
+from pytest_megacpp.surfaces.box_end import problem_of
 from pytest_megacpp.surfaces.local.stopped_box import STOPPED_S, StoppedBoxWatch
 from pytest_megacpp.surfaces.protocol import Address, Ended, SurfaceFailed
 from pytest_megacpp.surfaces.sweep import RUN_VARIABLE, processes_of, sweep
@@ -27,8 +28,6 @@ from pytest_megacpp.surfaces.sweep import RUN_VARIABLE, processes_of, sweep
 STOP_S = 25.0  # the box's own grace periods together, and some
 TERM_S = 5.0
 LAST_WORDS_BYTES = 4_000
-LAST_WORDS_CHARS = 400
-_SIGNALLED = 128  # and the signal: how the guard reports a box that was killed, as shells do
 _NOT_FOR_THE_BOX = (
     *("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
     *("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"),
@@ -111,10 +110,7 @@ class LocalBox:
             return self._lost_to_a_stop()
         if status < 0 and self._goes_on_alone():
             return None
-        number = -status if status < 0 else status - _SIGNALLED
-        words = (_how(status) if number > 0 else self._last_words() or _how(status))[:LAST_WORDS_CHARS]
-        cause = ProblemCause.KILLED if number == signal.SIGKILL else ProblemCause.CUT_OFF
-        return Ended(ProblemFound(ProblemCode.BOX_LOST, cause, words) if words else None)
+        return Ended(problem_of(status, self._log_end()))
 
     def _lost_to_a_stop(self) -> Ended | None:
         """A box that was stopped for good is ended: nobody else would, and it would hold what it has."""
@@ -130,10 +126,10 @@ class LocalBox:
     def address(self) -> Address:
         return Address()
 
-    def _last_words(self) -> str:
-        """Of what the box wrote to its log."""
+    def _log_end(self) -> str:
+        """What the box wrote to its log last."""
         try:
-            return last_words(self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace"))
+            return self._log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace")
         except OSError:
             return ""
 
@@ -180,20 +176,3 @@ class LocalBox:
         except subprocess.TimeoutExpired:
             return False
         return True
-
-
-def last_words(log: str) -> str:
-    """The exception that ended a process, whatever was written behind it; else the last line."""
-    _, raised, after = log.rpartition("Traceback (most recent call last):\n")
-    lines = [line for line in after.splitlines() if line.strip()]
-    exceptions = [line for line in lines if raised and not line.startswith(" ")]
-    return next(iter(exceptions or lines[-1:]), "").strip()
-
-
-def _how(status: int) -> str:
-    """How a box ended that was not meant to; its guard tells a signal as shells do."""
-    if status == os.EX_CANTCREAT:
-        return "the box could not write its recording: is the disk full?"
-    with contextlib.suppress(ValueError):
-        return f"the box was killed by {signal.Signals(-status if status < 0 else status - _SIGNALLED).name}"
-    return f"the box ended with status {status}" if status else ""
