@@ -25,26 +25,25 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def say(run: Path, words: bytes, monkeypatch: pytest.MonkeyPatch) -> Control:
+def say(run: Path, words: bytes) -> Control:
     """A desk that says this and nothing more; what became of it."""
     control = Control(run)
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(words)))
-    Desk(control).thread.join()
+    Desk(control, io.BytesIO(words)).thread.join()
     return control
 
 
-def test_any_word_is_a_sign_of_life(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_word_is_a_sign_of_life(run: Path) -> None:
     assert Control(run).lease_age_s() == float("inf")
-    control = say(run, b"{}\n", monkeypatch)
+    control = say(run, b"{}\n")
     assert control.lease_age_s() < 60
     assert control.words(0) == b""
     assert not control.fetched()
 
 
-def test_what_a_desk_can_ask_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_desk_can_ask_for(run: Path) -> None:
     words: list[Word] = [Again(3, Purpose.WARM_UP, 3), Enough(2), Stop(RunEnd.STOPPED)]
     said = b"".join(map(word_line, words))
-    control = say(run, b'nonsense\n{"stop":7}\n' + said + b'{"fetched":true}\n', monkeypatch)
+    control = say(run, b'nonsense\n{"stop":7}\n' + said + b'{"fetched":true}\n')
     assert control.words(0) == said
     assert control.words(len(word_line(words[0]))) == said[len(word_line(words[0])) :]
     assert control.fetched()

@@ -6,10 +6,11 @@ is left but its records.
 """
 
 import contextlib
+import io
 import os
-import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_megacpp.recording.codec import CodecError
@@ -75,10 +76,13 @@ class Control:
 class Desk:
     """Reads what the desk says, in a thread of its own. `heard_s` is when it last said anything, `is_gone` whether it
     has closed its end.
+
+    It reads standard input itself: a thread that waits in Python's own buffered reader aborts the process at its end.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, lines: Iterable[bytes] | None = None) -> None:
         self._control = control
+        self._lines = io.FileIO(0, closefd=False) if lines is None else lines
         self.heard_s = time.monotonic()
         self.is_gone = False
         self.thread = threading.Thread(target=self._listen, daemon=True)
@@ -86,7 +90,7 @@ class Desk:
 
     def _listen(self) -> None:
         try:
-            for line in sys.stdin.buffer:
+            for line in self._lines:
                 self.heard_s = time.monotonic()
                 with contextlib.suppress(CodecError, OSError):
                     self._control.listening()
