@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_megacpp.recording.events import Event, Progress
+from pytest_megacpp.recording.events import Event, Fact, Progress
 from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.surfaces.unseen import Unseen
 
@@ -69,7 +69,11 @@ class Inbox:
 
     def report(self, phase: str, detail: str) -> None:
         """Records a step on the way to the box or back."""
-        event = Event(self._run_id, "", SOURCE, self._next_seq, 0.0, Progress(phase, detail))
+        self.record(Progress(phase, detail), 0.0)
+
+    def record(self, fact: Fact, time_s: float) -> None:
+        """Records what only the surface knows, at a time of the box."""
+        event = Event(self._run_id, "", SOURCE, self._next_seq, time_s, fact)
         self._next_seq += 1
         self.take(encode(event))
 

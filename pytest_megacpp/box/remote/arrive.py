@@ -51,13 +51,21 @@ def main(desk: "IO[bytes]") -> int:
     sys.path.insert(0, os.path.join(home, "package"))
     from pytest_megacpp.box.remote import tether
 
-    return tether.main(request, home)
+    return tether.main(request, home, place())
 
 
 def say(word: str, facts: "dict[str, Any]") -> None:
     """One line to the desk."""
     sys.stdout.write("#" + word + " " + json.dumps(facts) + "\n")
     sys.stdout.flush()
+
+
+def place() -> str:
+    """Where process ids mean the same: the host, and its namespace of processes where there are such."""
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
 
 
 def _cache() -> str:
@@ -171,12 +179,29 @@ def _no_room(home: str, error: OSError) -> "dict[str, str]":
 
 
 def _sweep(boxes: str) -> None:
-    """Removes what earlier runs left and nobody fetched."""
+    """Removes what earlier runs left: records that nobody fetched, and all of one that was killed and that nobody can
+    ask for.
+    """
     for name in _listed(boxes):
         old = os.path.join(boxes, name)
         newest = max([_changed(os.path.join(old, part)) for part in ("", "run/recording.jsonl", "run/control/lease")])
-        if time.time() - newest > KEPT_S:
+        if time.time() - newest > KEPT_S or _is_dead(old):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_dead(home: str) -> bool:
+    """Whether a run that ends with its connection was killed here."""
+    try:
+        with open(os.path.join(home, "holder.json")) as file:
+            holder = json.load(file)
+        if not holder["tied"] or holder["place"] != place():
+            return False
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def _changed(path: str) -> float:

@@ -1,10 +1,11 @@
 """Owns a box far from its desk: starts the guard, holds its lease, keeps its records; must not know a network or a run.
 
-`python -m pytest_megacpp.box.remote.lease PLAN DIRECTORY LEASE_S KEEP TIED`. The desk speaks through its followers
+`python -m pytest_megacpp.box.remote.lease PLAN DIRECTORY LEASE_S KEEP HOLD`. The desk speaks through its followers
 (`follow`), or on standard input where none can be started. `LEASE_S` 0: the run is detached and needs no desk. `KEEP`
-(a volume, or empty) gets the records. `TIED` (`tied`, or empty): the end of standard input ends the lease as well,
-because nobody else can find the box. The recording is repeated on standard output, without its bulk, for desks that no
-follower can serve.
+(a volume, or empty) gets the records. `HOLD` is for a machine that stays: what the box needed is removed at its end.
+`tied`: the end of standard input ends the lease as well, because nobody else can find the box, and nothing is kept;
+`loose`: others find it, and its records. The recording is repeated on standard output, without its bulk, for desks that
+no follower can serve.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from pytest_megacpp.box.host import process
 from pytest_megacpp.box.remote.control import Control, Desk
-from pytest_megacpp.box.remote.tidy import tidy
+from pytest_megacpp.box.remote.tidy import LOOSE, TIED, tidy
 
 POLL_S = 0.1
 LINGER_S = 30.0  # for a listening desk to fetch the logs
@@ -28,7 +29,7 @@ LISTENING_S = 20.0  # a desk that was heard within this time is a living one
 _BULK = (b'"kind":"sampled"', b'"origin":"poll"')
 
 
-def main(plan: str, directory: str, lease_s: str, keep: str = "", tied: str = "") -> int:
+def main(plan: str, directory: str, lease_s: str, keep: str = "", hold: str = "") -> int:
     """Runs the guard under a lease. Returns the guard's exit status."""
     run = Path(directory)
     control = Control(run)
@@ -49,7 +50,7 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "", tied: str = ""
         )
 
     def is_left() -> bool:
-        return bool(tied) and desk.is_gone
+        return hold == TIED and desk.is_gone
 
     status = _watch(guard, control, float(lease_s), Echo(run / "recording.jsonl"), is_left)
     _clean(run / "box.log", planned.get("environment", {}))
@@ -57,8 +58,8 @@ def main(plan: str, directory: str, lease_s: str, keep: str = "", tied: str = ""
         _keep(run, Path(keep))
     control.say_ended(status)
     _linger(control, min(LISTENING_S, float(lease_s) or LISTENING_S), is_left)
-    if is_left():
-        tidy(run.parent, keep_records=False)
+    if is_left() or hold == LOOSE:
+        tidy(run.parent, keep_records=hold == LOOSE)
     return status
 
 

@@ -8,7 +8,6 @@ ends in order. `tied`: it ends with this connection. Otherwise it lives on its l
 import contextlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -21,36 +20,37 @@ from typing import IO, Any
 from pytest_megacpp.box.host import process
 from pytest_megacpp.box.remote.control import Control, Desk
 from pytest_megacpp.box.remote.follow import SILENT_S, follow
-from pytest_megacpp.box.remote.tidy import tidy
+from pytest_megacpp.box.remote.tidy import LOOSE, TIED, tidy
 
 ENDED_S = 60.0  # for a box that was let go to end in order
 FORCED_S = 5.0
 LOOK_S = 0.5
-TIED = "tied"
 HOLDER = "holder.json"
 RUN_VARIABLE = "MEGACPP_RUN_ID"  # every process of a run has it
 
 
-def main(request: Mapping[str, Any], home: str) -> int:
-    """Carries out what the desk wants: `start` a box and follow it, or `follow` one from `offset` on."""
+def main(request: Mapping[str, Any], home: str, place: str) -> int:
+    """Carries out what the desk wants: `start` a box and follow it, or `follow` one from `offset` on. `place` is where
+    process ids mean the same as here.
+    """
     run = Path(home) / "run"
     control = Control(run)
     control.directory.mkdir(parents=True, exist_ok=True)
     process.adopt_orphans()
-    lease = _start(request, Path(home)) if request["wish"] == "start" else None
+    lease = _start(request, Path(home), place) if request["wish"] == "start" else None
     print("#started {}", flush=True)
-    tether = Tether(Path(home), control, lease, tied=bool(request["tied"]))
+    tether = Tether(Path(home), place, control, lease, tied=bool(request["tied"]))
     return tether.serve(int(request["offset"]))
 
 
-def _start(request: Mapping[str, Any], home: Path) -> "subprocess.Popen[bytes]":
+def _start(request: Mapping[str, Any], home: Path, place: str) -> "subprocess.Popen[bytes]":
     start = home / "package" / "pytest_megacpp" / "box" / "remote" / "start.py"
     arguments = (
         str(home / "plan.json"),
         str(home / "run"),
         str(request["lease_s"]),
         "",
-        TIED if request["tied"] else "",
+        TIED if request["tied"] else LOOSE,
     )
     with (home / "lease.log").open("wb") as log:
         lease = subprocess.Popen(
@@ -62,15 +62,20 @@ def _start(request: Mapping[str, Any], home: Path) -> "subprocess.Popen[bytes]":
             env={**os.environ, RUN_VARIABLE: str(request["run"])},
             start_new_session=True,
         )
-    (home / HOLDER).write_text(json.dumps({"host": platform.node(), "pid": lease.pid}), encoding="utf-8")
+    (home / HOLDER).write_text(
+        json.dumps({"place": place, "pid": lease.pid, "tied": request["tied"]}), encoding="utf-8"
+    )
     return lease
 
 
 class Tether:
     """`lease` is None where another connection started the box."""
 
-    def __init__(self, home: Path, control: Control, lease: "subprocess.Popen[bytes] | None", *, tied: bool) -> None:
+    def __init__(
+        self, home: Path, place: str, control: Control, lease: "subprocess.Popen[bytes] | None", *, tied: bool
+    ) -> None:
         self._home = home
+        self._place = place
         self._control = control
         self._lease = lease
         self._tied = tied
@@ -119,12 +124,12 @@ class Tether:
                 self._control.say_ended(128 + signal.SIGKILL)
 
     def _is_held(self) -> bool:
-        """Whether the lease is held, as far as that can be seen from this host."""
+        """Whether the lease is held, as far as that can be seen from here."""
         if self._lease is not None:
             return self._lease.poll() is None
         try:
             holder = json.loads((self._home / HOLDER).read_text(encoding="utf-8"))
-            return bool(holder["host"] != platform.node() or process.is_alive(int(holder["pid"])))
+            return bool(holder["place"] != self._place or process.is_alive(int(holder["pid"])))
         except (OSError, ValueError, TypeError, KeyError):
             return True
 

@@ -3,6 +3,9 @@
 import shutil
 from pathlib import Path
 
+TIED, LOOSE = "tied", "loose"
+"""How such a box is held: it ends with one connection, or lives on a lease."""
+
 
 def tidy(home: Path, *, keep_records: bool) -> None:
     """Removes what a box needed; records that a later connection may ask for stay, and the package that serves them."""

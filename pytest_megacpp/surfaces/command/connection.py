@@ -112,6 +112,10 @@ class Connection:
         """Returns what it said last on standard error."""
         return bytes(self._errors).decode(errors="replace")
 
+    def forget_errors(self) -> None:
+        """What was said until now is no reason for what comes."""
+        self._errors.clear()
+
     def new_errors(self) -> str:
         """Returns what it has said there since the last call."""
         data = b""
@@ -136,6 +140,8 @@ class Connection:
         in_time = self._wait(wait_s)
         with contextlib.suppress(OSError):
             if self._life is not None:
+                with contextlib.suppress(OSError):
+                    os.write(self._life, b"x")
                 os.close(self._life)
             elif not in_time:
                 self._child.terminate()

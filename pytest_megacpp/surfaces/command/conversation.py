@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from pytest_megacpp.recording.commands import Word, word_line
-from pytest_megacpp.recording.events import Event, ProblemFound
+from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Stop
-from pytest_megacpp.recording.wire import encode
 from pytest_megacpp.surfaces import box_end
 from pytest_megacpp.surfaces.command import failures
 from pytest_megacpp.surfaces.command.connection import Connection
 from pytest_megacpp.surfaces.command.failures import Failed, Lost
 from pytest_megacpp.surfaces.command.launch import Caller, Far, Refused
-from pytest_megacpp.surfaces.inbox import SOURCE, Inbox
+from pytest_megacpp.surfaces.inbox import Inbox
 from pytest_megacpp.surfaces.stream import End, FollowerStream, Lines, Log, UpToDate
 
 SAY_S = 5.0  # between two signs of life to the box
@@ -139,17 +138,17 @@ class Conversation:
         for line in data.splitlines(keepends=True):
             if not self._has_ended_unasked and (end := unasked_end(line, self._words)) is not None:
                 self._has_ended_unasked = True
-                self._inbox.take(self._explained(end, connection))
+                self._explain(end, connection)
             self._inbox.take(line)
 
-    def _explained(self, end: "tuple[float, str]", connection: Connection) -> bytes:
-        """A line for the recording, before the box's end: what ended it only the command's words say."""
+    def _explain(self, end: tuple[float, str], connection: Connection) -> None:
+        """Records, before the box's end, what ended it as far as the command's words say that."""
         deadline = time.monotonic() + ERRORS_S
         while not connection.errors() and connection.status() is None and time.monotonic() < deadline:
             time.sleep(WAIT_S)
         time_s, why = end
-        problem = self._caller.clean(failures.ended_from_outside(why, connection.errors()))
-        return encode(Event(self._caller.run_id, "", SOURCE, 1 << 20, time_s, problem))
+        problem = failures.ended_from_outside(why, connection.errors())
+        self._inbox.record(self._caller.clean(problem), time_s)
 
     # -- another one ---------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Owns the life of a command at the desk: runs it, and ends it when the desk is gone, by SIGKILL as well.
 
-`python holder.py DESCRIPTOR COMMAND…`, a program of its own. The descriptor is a pipe that the desk holds open: at its
-end the command is asked to end (SIGTERM), which takes a place out of a scheduler's queue, and is killed with all that
-it started here if it doesn't.
+`python holder.py DESCRIPTOR COMMAND…`, a program of its own. The descriptor is a pipe that the desk holds open. A byte
+in it says that the command is to end, its end that the desk is gone: so is the command's input then, at which a box
+ends in order, so it is given some time. After that it is asked to end (SIGTERM), which takes a job out of a scheduler's
+queue, and in the end it is killed with all that it started here.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 
+LEFT_S = 15.0  # for a box to end in order
 ASKED_S = 40.0  # schedulers take their time to end a job
 NOT_FOUND = 127  # as shells have it
 
@@ -38,8 +40,9 @@ def _default_signals() -> None:
 
 
 def _hold(descriptor: int, child: "subprocess.Popen[bytes]") -> None:
-    while os.read(descriptor, 64):
-        pass
+    if not os.read(descriptor, 1):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(LEFT_S)
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(ASKED_S)

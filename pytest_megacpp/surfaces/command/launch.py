@@ -146,6 +146,7 @@ class Caller:
             if time.monotonic() > deadline:
                 words = connection.errors() or greeting.noise
                 raise Failed(self.clean(failures.no_answer(self.config, words)))
+        connection.forget_errors()
         if greeting.is_terminal:
             raise Failed(failures.a_terminal(self.config))
 
@@ -225,6 +226,17 @@ class Launch:
     def _send(self, far: Far, plan: Plan, source: Source) -> None:
         """Raises Lost, Cancelled and Refused."""
         cancelled = self.box.is_cancelled
+        try:
+            self._upload(far, plan, source)
+        except Lost:
+            with contextlib.suppress(Lost):
+                far.wait_for("unpacked", LEAVE_S, cancelled)  # the far side may have said why it takes no more
+            raise
+        far.wait_for("unpacked", UNPACK_S, cancelled)
+
+    def _upload(self, far: Far, plan: Plan, source: Source) -> None:
+        """Raises Lost and Cancelled."""
+        cancelled = self.box.is_cancelled
         with _staged(plan, source) as directory:
             pieces = _Pieces(lambda data: far.connection.send(data, cancelled))
             with (
@@ -233,7 +245,6 @@ class Launch:
             ):
                 archive.add(directory, arcname=".", filter=_nobody_s)
             pieces.end()
-        far.wait_for("unpacked", UNPACK_S, cancelled)
 
 
 @contextlib.contextmanager
