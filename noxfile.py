@@ -112,6 +112,13 @@ def gvisor(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def far(session: nox.Session) -> None:
+    """Lanes behind ssh, in Slurm jobs and in namespaces; what isn't installed, or needs root, is skipped."""
+    _develop(session)
+    _pytest(session, "-p", "no:cacheprovider", "-n", "2", *(session.posargs or ("tests/far",)))
+
+
+@nox.session(python=PYTHON)
 def browser(session: nox.Session) -> None:
     """Page and trace of a run in a headless Chromium, which has to be installed; skipped without."""
     _develop(session)
