@@ -260,6 +260,7 @@ class Case:
             error_text(error),
             where,
             phase,
+            raised_from=raised_from(error),
             propagates=handles.propagates,
         )
 
