@@ -194,7 +194,7 @@ def _classified(error: Error) -> Kind:
         return Kind.OWN
     communicating = _is_of_communication(short, error.message, error.raised_in, error.traceback)
     said = Kind.OWN if in_own_words else _kind_of(f"{short}: {error.message}", communicating, error.raised_in)
-    kind = _TYPES.get(short) or said
+    kind = said if said is Kind.CUDA_OOM else _TYPES.get(short) or said  # an AcceleratorError is for any CUDA error
     if kind is Kind.OWN and not error.raised_in and _CHAINED.search(error.traceback):
         kinds = [_kind_of(raised[0], communicating) for raised in _RAISED.finditer(error.traceback)]
         return next((k for k in kinds if k.secondary), kind)

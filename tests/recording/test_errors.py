@@ -54,6 +54,7 @@ SAID = [
     (Kind.CUDA_OOM, "torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB", ""),
     (Kind.CUDA_OOM, "RuntimeError", "CUDA error: out of memory", ""),
     (Kind.CUDA, "torch.AcceleratorError", "CUDA error: an illegal memory access was encountered", ""),
+    (Kind.CUDA_OOM, "torch.AcceleratorError", "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'", ""),
     (Kind.CUDA, "RuntimeError", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", ""),
     (Kind.MEMORY, "MemoryError", "", ""),
     (Kind.MEMORY, "RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to", ""),
