@@ -207,11 +207,14 @@ def _raised_alike(alike: Sequence[RankFailure]) -> str:
 
 
 def _was_joining(case: Case, failure: RankFailure) -> bool:
-    """Returns whether the rank failed on its way into a process group, before any collective."""
+    """Returns whether the rank failed on its way into a process group, before any collective but those of a default
+    group that it had destroyed.
+    """
+    last, destroyed_s = case.last_entered(failure.rank, failure.time_s), case.ranks[failure.rank].collectives.floor_s
     return (
         failure.kind in (Kind.JOIN, Kind.RENDEZVOUS)
         and failure.phase is not TestPhase.TEARDOWN
-        and case.last_entered(failure.rank, failure.time_s) is None
+        and (last is None or last.entered_s <= destroyed_s <= failure.time_s)
         and not failure.own_store
     )
 
@@ -298,6 +301,9 @@ def not_joined(case: Case) -> Finding | None:
     lost = aftermath.victims(case)
     if not lost or case.exits or len(lost) < len(case.failures) or not all(_was_joining(case, t) for t in lost):
         return None
+    had_met = any(case.last_entered(t.rank, t.time_s) is not None for t in lost)
+    if had_met and len(lost) < len(case.ranks):
+        return None  # one that comes to no second group is late, as to any other call
     sought = [_sought(case, t) for t in lost]
     named, elsewhere = _named({t.rank: s for t, s in zip(lost, sought, strict=True)})
     busy = {t.rank for t in lost} | case.blocked.keys() | case.waiting_in.keys()

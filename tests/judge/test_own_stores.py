@@ -174,6 +174,24 @@ def test_a_second_default_group_is_joined_as_the_first_one() -> None:
     assert (found.code, found.cause) == (Code.STARTUP_FAILURE, "rendezvous")
 
 
+@pytest.mark.parametrize("destroyed", [True, False])
+def test_collectives_of_a_default_group_that_is_gone_say_nothing_of_the_next_one(destroyed: bool) -> None:
+    """Two ranks use the number 2 in it. With the first one, the group is a further one of a test that is under way."""
+    box = joined().enters(range(4), "gloo:barrier", 1).after(0.1).completes()
+    if destroyed:
+        destroys(box)
+    for rank, number in enumerate((0, 1, 2, 2)):
+        if destroyed:
+            box.rank(ev.GroupBegun(rank, box.index, "0", (), 4, True, "", True, number))
+        else:
+            box.rank(ev.GroupBegun(rank, box.index, "1", (0, 1, 2, 3), 4, True))
+    said = f"wait timeout after 3000ms, keys: /{'' if destroyed else '0//'}{0 if destroyed else 1}//cpu//0/3"
+    box.after(3).raises(range(4), "torch.distributed.DistStoreError", said, raised_in=C10D)
+    found = verdict(box.finishes().ends())
+    joining = (Code.STARTUP_FAILURE, (3,)) if destroyed else (Code.TEST_FAILED, (0, 1, 2, 3))
+    assert (found.code, found.blamed_ranks) == joining
+
+
 def test_the_barrier_after_the_making_of_a_group_belongs_to_it() -> None:
     """With TORCH_DIST_INIT_BARRIER. Rank 3 does not come."""
     said = "wait timeout after 3000ms, keys: /default_pg/0//store_based_barrier_key:1:last_worker"
