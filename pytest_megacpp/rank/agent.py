@@ -22,7 +22,8 @@ BOX_GONE = 71
 
 class Agent:
     """The connection to the box. `send` is safe from any thread, and does nothing in forked children. Times are the
-    box's, in seconds; `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock.
+    box's, in seconds; `origin_s` and `epoch_s` are box time zero on the monotonic and on the wall clock,
+    the latter as the box found it when the test began.
     """
 
     def __init__(self, path: str, token: str, rank: int, origin_s: float, epoch_s: float) -> None:
@@ -85,7 +86,11 @@ class Agent:
         if not line:
             return Leave()
         data = read_object(line)
-        return from_json(Go, data) if "test" in data else Leave()
+        if "test" not in data:
+            return Leave()
+        go = from_json(Go, data)
+        self.epoch_s = go.epoch_s if go.epoch_s is not None else self.epoch_s
+        return go
 
 
 def _leave_word(error: OSError) -> None:

@@ -136,7 +136,8 @@ class Go:
     prepares for, None at the end. `preset` and `limits` are the attempt's.
 
     `store_port` is where this test's TCPStore listens; `keep_group`: the process group of the test before stays.
-    `detail`: torch compares collectives itself. `cold`: the compile cache is an empty one.
+    `detail`: torch compares collectives itself. `cold`: the compile cache is an empty one. `epoch_s`: the wall clock's
+    time at box time zero, by which torch's stamps are read in this test; None keeps the one before.
     """
 
     test: int
@@ -148,6 +149,7 @@ class Go:
     limits: Limits
     detail: bool = False
     cold: bool = False
+    epoch_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
