@@ -216,7 +216,9 @@ class RankSession:
         clean, foreign = self._group.after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         digests, missed = self.observers.finished()
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
+        is_open = entered > completed and not self.observers.issued.may_have_failed
+        fact = Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed, is_open)
+        self.agent.send(fact)
         self.observers.test = None
 
     def _apply_purpose(self, go: Go) -> None:

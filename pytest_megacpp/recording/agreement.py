@@ -5,7 +5,7 @@ docs/decisions/0005 and 0079 say why digests are taken, and of what.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -122,6 +122,42 @@ def uncompared(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> tupl
             if not groups.knows(group) or not _all_equal(by_rank.get(rank, {}) for rank in groups.of(group, ()))
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOpen:
+    """Ranks that `issued` the newest collective of a group, of which it is open at the end of the test for at least
+    one, and the members that finished the test without it.
+    """
+
+    group: str
+    seq: int
+    issued: tuple[int, ...]
+    lacking: tuple[int, ...]
+
+
+def left_open(
+    digests: Mapping[int, Mapping[str, str]], open_on: Collection[int], groups: Groups
+) -> tuple[LeftOpen, ...]:
+    """Groups in which a collective is left open that not all members issued. `digests`: of ranks of which nothing is
+    lost, so that a group without one is one in which a rank issued nothing; `open_on`: those that left some open
+    although no call for one failed.
+    """
+    found = []
+    for group, by_rank in sorted(_by_group(digests, groups).items()):
+        members = groups.of(group, ()) if groups.knows(group) else ()
+        newest = {rank: _newest(by_rank.get(rank, {})) for rank in members}
+        seq = max(newest.values(), default=0)
+        issued = tuple(rank for rank in sorted(newest) if newest[rank] == seq)
+        lacking = tuple(rank for rank in sorted(newest) if newest[rank] < seq)
+        if lacking and digests.keys() >= newest.keys() and not set(open_on).isdisjoint(issued):
+            found.append(LeftOpen(group, seq, issued, lacking))
+    return tuple(found)
+
+
+def _newest(its: Mapping[str, str]) -> int:
+    """The newest number of a rank's stretches."""
+    return max((_last(whole(stretch)) for stretch in its.values()), default=0)
 
 
 def _by_group(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> dict[str, dict[int, Mapping[str, str]]]:

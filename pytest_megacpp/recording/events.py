@@ -491,7 +491,8 @@ class Finished:
     `completed` count this test's collectives; `digests` holds one per group over all of them (see `issued`), equal on
     all its members unless they issued different ones. `missed`: collectives that left the recorder before they could be
     taken in, so that nothing is known of them; 1 or more where it is unknown what a rank could not take in. Where no
-    recorder is on, all that Python issued.
+    recorder is on, all that Python issued. `left_open`: a collective is open, although no call for one failed or was
+    given up, as far as Python heard.
     """
 
     rank: int
@@ -502,6 +503,7 @@ class Finished:
     completed: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     missed: int = 0
+    left_open: bool = False
 
 
 # -- groups and collectives ------------------------------------------------------------------------------------

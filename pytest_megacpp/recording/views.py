@@ -7,7 +7,7 @@ Views are written by the fold only (`timeline`); box, judge and reports read the
 from dataclasses import dataclass, field, replace
 
 from pytest_megacpp.recording import events as ev
-from pytest_megacpp.recording.agreement import Disagreement, differing, disagreements, uncompared
+from pytest_megacpp.recording.agreement import Disagreement, LeftOpen, differing, disagreements, left_open, uncompared
 from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
@@ -292,6 +292,12 @@ class TestView:
     def uncompared(self) -> tuple[str, ...]:
         """Groups of which the digests don't tell whether these ranks issued the same."""
         return uncompared(self._digests(), self.groups)
+
+    def left_open(self) -> tuple[LeftOpen, ...]:
+        """Groups in which ranks left a collective open that others are through without; see `agreement.left_open`."""
+        counted = {rank: v.counted for rank, v in self.ranks.items() if v.counted is not None and not v.counted.missed}
+        digests = {rank: its for rank, its in self._digests().items() if rank in counted}
+        return left_open(digests, [rank for rank, own in counted.items() if own.left_open], self.groups)
 
     def _digests(self) -> dict[int, dict[str, str]]:
         through = {r: v for r, v in self.ranks.items() if v.counted is not None and v.went_on_to_the_end}
