@@ -18,7 +18,7 @@ from pytest_megacpp.judge.verdicts import Certainty, Code, Evidence, Witness
 from pytest_megacpp.judge.wait_roots import is_message
 from pytest_megacpp.recording.agreement import Aspect, Disagreement, disagreements
 from pytest_megacpp.recording.errors import Kind
-from pytest_megacpp.recording.operations import bare_op
+from pytest_megacpp.recording.operations import bare_op, signature_of
 from pytest_megacpp.recording.ranks import ranks_named
 from pytest_megacpp.recording.stacks import communication_call
 from pytest_megacpp.recording.vocabulary import TestPhase
@@ -230,7 +230,7 @@ def _aborted_unseen(case: Case, found: Disagreement) -> tuple[int, ...]:
 def _with_aborted(case: Case, found: Disagreement, aborted: Sequence[int]) -> Disagreement:
     """Returns the disagreement with the aborted ranks among those of the smallest size, which is what they expected."""
     entries = {text: case.test.entry_of(ranks[0], found.group, found.seq) for text, ranks in found.variants}
-    sizes = {text: entry.numel_in for text, entry in entries.items() if entry is not None}
+    sizes = {text: signature_of(entry)[2] for text, entry in entries.items() if entry is not None}
     smallest = min(sizes, key=sizes.__getitem__, default=None)
     variants = {text: (*ranks, *aborted) if text == smallest else ranks for text, ranks in found.variants}
     variants = {text: tuple(sorted(ranks)) for text, ranks in variants.items()}

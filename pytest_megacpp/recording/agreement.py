@@ -14,7 +14,7 @@ from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import CUT, before, stretches, whole
-from pytest_megacpp.recording.operations import bare_op, describe, signature_of
+from pytest_megacpp.recording.operations import describe, signature_of
 
 COMPARED_TAILS = 64  # different digests of a stretch; of more only the whole is compared: each is with each
 
@@ -31,13 +31,14 @@ class Aspect(StrEnum):
 
     def of(self, entry: Collective) -> object:
         """The part of a rank's entry that this aspect compares."""
+        op, dtype, numel = signature_of(entry)
         match self:
             case Aspect.OPERATION:
-                return bare_op(entry.op)
+                return op
             case Aspect.DTYPE:
-                return entry.dtype
+                return dtype
             case Aspect.SIZE:
-                return entry.numel_in
+                return numel
             case _:
                 assert_never(self)
 
