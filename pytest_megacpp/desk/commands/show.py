@@ -175,6 +175,7 @@ def _tests_json(seen: Judged) -> Iterator[dict[str, object]]:
             "nodeid": test.nodeid,
             "outcome": _reported(test, seen.document) if done else None,
             "verdict": to_json(test.verdict) if done else None,
+            "expects": entry.get("expects"),
             "receipt": entry.get("receipt"),
             "seconds": found.seconds if found else None,
             "first_forward_s": found.first_forward_s if found else None,
