@@ -175,6 +175,7 @@ def _tests_json(seen: Judged) -> Iterator[dict[str, object]]:
             "nodeid": test.nodeid,
             "outcome": _reported(test, seen.document) if done else None,
             "verdict": to_json(test.verdict) if done else None,
+            "expects": entry.get("expects"),
             "receipt": entry.get("receipt"),
             "seconds": found.seconds if found else None,
             "first_forward_s": found.first_forward_s if found else None,
@@ -244,7 +245,7 @@ def _reported(test: TestResult, document: Mapping[str, Any]) -> str:
 def _drilled(test: TestResult, expects: object) -> TestResult:
     """Returns the result as a drill has it, which passes by the verdict that it expects."""
     try:
-        return drill_result(test, from_json(Expectation, expects))[0]
+        return drill_result(test, from_json(Expectation, expects))
     except CodecError:
         return test
 

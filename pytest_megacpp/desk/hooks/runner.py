@@ -171,21 +171,21 @@ class LaneRunner:
         if run.left:
             self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
             return True
-        result, wrong = run.wait_for(placed.index), None
+        result = run.wait_for(placed.index)
         if placed.drill is not None:
-            result, wrong = drill_result(result, placed.drill)
+            result = drill_result(result, placed.drill)
             run.amend(placed.index, result)
         if self._gatekeeper is not None:
             self._gatekeeper.note(item, result)
         run.reported.append(placed.index)
-        self._report(item, nextitem, self._reports(item, placed, wrong))
+        self._report(item, nextitem, self._reports(item, placed))
         self._warnings.of_test(item, run.timeline, placed.index)
         return True
 
-    def _reports(self, item: pytest.Item, placed: Placed, wrong: str | None) -> Iterable[pytest.TestReport]:
+    def _reports(self, item: pytest.Item, placed: Placed) -> Iterable[pytest.TestReport]:
         run, index, here = placed.run, placed.index, Path(self._config.invocation_params.dir)
         properties, is_drill = run.properties(index), placed.drill is not None
-        return reports_of(item, run.results(), index, here, properties, wrong=wrong, drill=is_drill)
+        return reports_of(item, run.results(), index, here, properties, drill=is_drill)
 
     def _report(self, item: pytest.Item, nextitem: pytest.Item | None, made: Iterable[pytest.TestReport]) -> None:
         *first, last = made
