@@ -41,7 +41,8 @@ from pytest_megacpp.desk.commands.command import (
 from pytest_megacpp.desk.config.options import DEFAULT_LANE_DIR
 from pytest_megacpp.desk.config.pyproject import misspelt_table
 from pytest_megacpp.desk.run import runs
-from pytest_megacpp.desk.run.directory import mark_interrupted, utc_now
+from pytest_megacpp.desk.run.directory import utc_now
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.recording.codec import to_json
 from pytest_megacpp.recording.seed_layout import SeedError, named
 from pytest_megacpp.surfaces.registry import HERE, SURFACES, provider

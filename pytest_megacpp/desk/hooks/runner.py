@@ -24,7 +24,8 @@ from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
-from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
+from pytest_megacpp.desk.run.directory import replace_file
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
