@@ -207,12 +207,23 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> int:
         else:
             say(gate.lines)
         return FAILED if gate.failed else OK
+    joint = show_command.joint_run(desk.lane_dir, arguments.name)
+    if joint is not None:
+        return _show_joint(joint, as_json=arguments.json)
     seen = show_command.judged(runs.find_recording(desk.lane_dir, arguments.name))
     if arguments.json:
         say_json(show_command.run_json(seen))
     else:
         say(show_command.run_shown(seen))
-    return FAILED if seen.bad or not (seen.result.tests or seen.is_running) else OK
+    return FAILED if seen.is_bad else OK
+
+
+def _show_joint(joint: show_command.Joint, *, as_json: bool) -> int:
+    if as_json:
+        say_json(show_command.joint_json(joint))
+    else:
+        say(show_command.joint_shown(joint))
+    return FAILED if joint.is_bad else OK
 
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:

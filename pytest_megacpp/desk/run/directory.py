@@ -108,6 +108,10 @@ class RunDirectory:
             )
         return cls(lane_dir, run_id, lock)
 
+    def is_latest(self) -> None:
+        """Names the run in `DIR/latest` again, after others. Raises OSError."""
+        replace_file(self.lane_dir / LATEST, f"{self.run_id}\n".encode())
+
     @property
     def recording(self) -> Path:
         return self.path / RECORDING

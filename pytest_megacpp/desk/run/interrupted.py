@@ -65,7 +65,7 @@ def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
             return None
         problem = _swept(run.name, sweep)
         document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
-        document, unclean = _tidied(run, document)
+        document, unclean = _tidied(run, document, sweep, now)
         problem = problem or unclean
         free_reserve(run)
         try:
@@ -84,10 +84,17 @@ def _swept(run_id: str, sweep: Sweep | None) -> str | None:
     return None
 
 
-def _tidied(run: Path, document: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned."""
+def _tidied(run: Path, document: dict[str, Any], sweep: Sweep | None, now: Now) -> tuple[dict[str, Any], str | None]:
+    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned. Of a
+    joint run, the runs of its boxes come first.
+    """
+    from pytest_megacpp.desk.run.joint import completed, parts_of
     from pytest_megacpp.desk.run.leftovers import clean, known_secrets, with_receipts
 
+    if parts := parts_of(document):
+        for part in parts:
+            _mark(run.parent / part, sweep, now)
+        return {**document, **completed(run, document)}, None
     unclean = clean(run, known_secrets(run))
     return with_receipts(run, document), unclean
 
