@@ -166,6 +166,9 @@ class LaneRun:
     def _read(self) -> bool:
         got = self._transport.read()
         self._orders.send()
+        if self._transport.is_over:
+            self._show([Board(of=self.plan.run_id)])
+            return got
         now_s = time.monotonic()
         if now_s - self._asked_s >= RUNNING_S:
             self._asked_s = now_s
