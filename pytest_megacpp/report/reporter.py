@@ -78,9 +78,13 @@ class Span:
 class Board:
     """Rows at the bottom of a terminal, in place of those before. They are there only while the desk waits, and go
     before anything else is written. The desk cleans them, and leaves the last ones out where there is no room.
+
+    `of` is the run that they are about: those of several runs stand below each other. Without rows the run's are taken
+    away; of no run, those of all.
     """
 
     rows: Sequence[Sequence[Span]] = ()
+    of: str = ""
 
 
 def document(path: str, content: Content) -> Artefact:

@@ -51,10 +51,29 @@ class Ids:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """Which of the boxes (`number` of `boxes`) of a joint run (its id in `part_of`); None: the only one."""
+
+    part_of: str | None = None
+    number: int = 1
+    boxes: int = 1
+
+    @property
+    def title(self) -> str:
+        """`, box 2 of 3`; empty for the only one."""
+        return f", box {self.number} of {self.boxes}" if self.part_of is not None else ""
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.boxes
+
+
+@dataclass(frozen=True, slots=True)
 class RunMeta:
     """What the desk knows of a run beside its recording. Times are UTC, ISO 8601. `gate` is what a change-based gate
     decided, None without one; `unreported`: node ids of the selected tests of the session that never got a result
-    there, which makes it red; `drills`: the verdicts that fault drills expect, by node id.
+    there, which makes it red; `drills`: the verdicts that fault drills expect, by node id; `box`: which of several
+    boxes this is.
     """
 
     plan: Plan
@@ -67,6 +86,7 @@ class RunMeta:
     gate: Mapping[str, Json] | None = None
     unreported: tuple[str, ...] = ()
     drills: Mapping[str, Json] = field(default_factory=dict)
+    box: Box = field(default_factory=Box)
 
     @property
     def session_failed(self) -> bool:
@@ -106,6 +126,8 @@ def run_json(
         **circumstances(run, timeline, redact),
         "cost": to_json(run.cost),
         "rate": to_json(run.rate),
+        "boxes": [],
+        "part_of": run.box.part_of,
     }
     return redacted(document, redact)
 

@@ -17,11 +17,11 @@ from pytest_megacpp.desk.run.directory import (
     changed_json,
     dump_json,
     iso,
-    mark_interrupted,
     read_run_json,
     replace_file,
     run_paths,
 )
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.recording.events import Json
 from pytest_megacpp.report.shared_fields import SharedFields
 

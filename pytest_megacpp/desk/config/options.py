@@ -7,7 +7,7 @@ nothing of the recording's language until a lane test asks for its limits.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LANE_DIR = ".megacpp"
 DEFAULT_HEARTBEAT_S = Unparsed("30")
+DEFAULT_BOXES = Unparsed("1")
 
 
 def read_gate(value: object) -> "tuple[Rule, ...]":
@@ -90,6 +91,19 @@ class Options(DeferredTables):
         "default on GPUs), refuse tests for which it lacks something (require), ignore it (cold), or warm up all "
         "(refresh)",
         more="; see [seeds](seed.md)",
+    )
+    boxes: int = option(
+        partial(count, what="the number of boxes"),
+        default=DEFAULT_BOXES,
+        metavar="N",
+        help="deal the tests of each lane to up to N boxes that run at the same time",
+        more=", by how long they took before; one result, and a budget for all of them together "
+        "([several boxes](guide.md#several-boxes))",
+        excludes={
+            "detach": "a run that is left to itself is one box",
+            "attach": "one run is one box",
+            "replay": "one recording is of one box",
+        },
     )
     triage: bool = switch(
         help="on compile skew, mismatch or hang, retry automatically with a warm-up, the diagnostic preset or torch's "
@@ -208,6 +222,10 @@ class Options(DeferredTables):
         asked = [marker["run"] for marker in markers if "run" in marker]
         merged = {**self.limits, **self.lanes[lane].limits, **({"run": max(asked)} if asked else {})}
         return (merged | dict(self.lane_limit)).get("run")
+
+    def sharing_budget(self, boxes: int) -> "Options":
+        """The options of each of so many boxes, which have the budget together."""
+        return self if self.lane_budget is None else replace(self, lane_budget=self.lane_budget / boxes)
 
     def environment_for(self, lane: str) -> dict[str, str]:
         """What is set for a launch: the lane's variables, then those of all lanes."""

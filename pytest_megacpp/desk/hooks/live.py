@@ -196,7 +196,7 @@ class LiveLines(Reporter):
         now = self._now(run, box, desk_s)
         if self._draws():
             box.said.failures = len(now.failures)
-            return [Board(board_rows(now, run.plan.lane))]
+            return [Board(board_rows(now, f"{run.plan.lane}{run.meta.box.title}"), of=run.plan.run_id)]
         return [*box.said.lines(now), *box.said.heartbeat(now, desk_s, self._heartbeat_s)]
 
     def _now(self, run: RunResults, box: _Box, desk_s: float) -> Now:

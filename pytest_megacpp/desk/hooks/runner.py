@@ -24,7 +24,8 @@ from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
 from pytest_megacpp.desk.hooks.terminal import write
 from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
-from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
+from pytest_megacpp.desk.run.directory import replace_file
+from pytest_megacpp.desk.run.interrupted import mark_interrupted
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
@@ -105,7 +106,10 @@ class LaneRunner:
         if self._gatekeeper is not None and not self._gatekeeper.gate.triggered:
             return [*self._gate_header(), "megacpp: no rule wants a lane test to run"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
-        shapes = ", ".join(f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu})" for lane in lanes)
+        several = f" on each of up to {self._options.boxes} boxes" if self._options.boxes > 1 else ""
+        shapes = ", ".join(
+            f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu}{several})" for lane in lanes
+        )
         return [
             *self._gate_header(),
             f"megacpp: {shapes} on {self._where().notice}",
@@ -135,8 +139,9 @@ class LaneRunner:
         """What a box of the lane costs, as far as that is known before tests are; empty when it is free."""
         place, options = self._where(), self._options
         rate = rate_of(place, options, lane.name, options.ranks or lane.ranks)
-        price = estimate(rate, longest_s(place, options, lane.name), options.lane_budget)
-        return f"{lane.name} costs {price}" if price else ""
+        price = estimate(rate, longest_s(place, options, lane.name), options.sharing_budget(options.boxes).lane_budget)
+        each = " for each box" if options.boxes > 1 else ""
+        return f"{lane.name} costs {price}{each}" if price else ""
 
     # -- the session ---------------------------------------------------------------------------------------
 
@@ -255,6 +260,16 @@ class LaneRunner:
                 run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED, self._interrupted_by)
         for run in self._launcher.runs:
             run.finish(interrupted=interrupted)
+        self._close_joint_runs()
+
+    def _close_joint_runs(self) -> None:
+        """Once the runs of their boxes are written; twice does no harm."""
+        while self._launcher.joint:
+            joint = self._launcher.joint.pop()
+            try:
+                joint.close()
+            except OSError as e:
+                self._artefacts.note(f"{joint.name} could not be written: {e.strerror or e}")
 
     # -- what happened -------------------------------------------------------------------------------------
 

@@ -33,9 +33,11 @@ class TerminalSummary(Reporter):
         if session.gate is not None:
             yield from _gate_lines(session.gate)
         for run in session.runs:
-            title = f"lane {run.plan.lane}" + (", dry run on CPU/gloo" if run.plan.dry_run else "")
-            yield Line(one_line(title, 200), title=True)
+            dry = ", dry run on CPU/gloo" if run.plan.dry_run else ""
+            yield Line(one_line(f"lane {run.plan.lane}{run.meta.box.title}{dry}", 200), title=True)
             yield from _run_lines(run)
+            if run.meta.box.is_last:
+                yield from map(Line, _joint_lines(run))
 
 
 def failure_lines(run: RunResults) -> Iterator[Line]:
@@ -107,6 +109,13 @@ def _run_lines(run: RunResults) -> Iterator[Line]:
         yield Line(f"its verdicts and lanes of ranks, for a browser: {directory}/{PAGE}")
     if run.is_still_running:
         yield Line(f"still running; reattach with: pytest --attach {run.plan.run_id}")
+
+
+def _joint_lines(run: RunResults) -> Iterator[str]:
+    box = run.meta.box
+    if box.part_of is not None:
+        directory = shown(run.directory.parent / box.part_of, Path.cwd())
+        yield f"together: run {box.part_of}, {box.boxes} boxes: {directory}"
 
 
 def _counts_by_file(run: RunResults) -> list[str]:

@@ -3,7 +3,7 @@
 Cheap to import: the start of every session looks for runs that were cut off.
 
 A desk holds an exclusive lock on its run for its life. So a `run.json` that says `running` while nobody holds the
-lock was left by a desk that died, and the next start cleans its files (`leftovers`) and marks it `interrupted`.
+lock was left by a desk that died, and the next start marks it (`interrupted`).
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -27,14 +26,11 @@ OWN_ENTRIES = frozenset({"runs", LATEST, HISTORY, "cache", "seeds", ".gitignore"
 RESERVE = ".reserve"
 LOCK = ".lock"
 RESERVE_BYTES = 128 << 10
-HEAD_BYTES = 4096
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 
 Now = Callable[[], datetime]
-Sweep = Callable[[str], object]
-"""Ends what is left of a run's processes, by run id."""
 
 
 class LaneDirError(Exception):
@@ -112,6 +108,10 @@ class RunDirectory:
             )
         return cls(lane_dir, run_id, lock)
 
+    def is_latest(self) -> None:
+        """Names the run in `DIR/latest` again, after others. Raises OSError."""
+        replace_file(self.lane_dir / LATEST, f"{self.run_id}\n".encode())
+
     @property
     def recording(self) -> Path:
         return self.path / RECORDING
@@ -134,13 +134,13 @@ class RunDirectory:
         except OSError as error:
             if name != RUN_JSON or error.errno not in FULL:
                 raise
-            _free_reserve(self.path)
+            free_reserve(self.path)
             replace_file(target, data, fsync=fsync)
         return target
 
     def close(self) -> None:
         """Lets go of the run. Its `run.json` should be final by now."""
-        _free_reserve(self.path)
+        free_reserve(self.path)
         if self._lock is not None:
             self._lock.close()
 
@@ -258,7 +258,7 @@ def _reserve(run: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
 
 
-def _free_reserve(run: Path) -> None:
+def free_reserve(run: Path) -> None:
     with contextlib.suppress(OSError):
         (run / RESERVE).unlink()
 
@@ -266,7 +266,7 @@ def _free_reserve(run: Path) -> None:
 def _lock_where_possible(run: Path) -> "IO[str] | None":
     """A file system without locks costs only the mark on interrupted runs. Raises OSError for other reasons."""
     try:
-        return _try_lock(run)
+        return try_lock(run)
     except OSError as error:
         if error.errno in UNLOCKABLE:
             return None
@@ -282,7 +282,7 @@ def _how_to_fix(lane_dir: Path, error: OSError) -> str:
     )
 
 
-def _try_lock(run: Path) -> "IO[str] | None":
+def try_lock(run: Path) -> "IO[str] | None":
     """The run's lock, or None while another process holds it. Raises OSError."""
     import fcntl
 
@@ -303,7 +303,7 @@ def is_held(run: Path) -> bool:
     if not (run / LOCK).exists():
         return False
     try:
-        lock = _try_lock(run)
+        lock = try_lock(run)
     except OSError as error:
         return error.errno not in UNLOCKABLE
     if lock is None:
@@ -340,73 +340,3 @@ def read_run_json(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """A run whose desk died. `problem` says what could not be cleaned up after it."""
-
-    run_id: str
-    problem: str | None = None
-
-
-def mark_interrupted(lane_dir: Path, sweep: Sweep | None = None, now: Now = utc_now) -> tuple[Interrupted, ...]:
-    """Ends what dead desks left: their processes by `sweep`, then their `run.json`. Never raises."""
-    marked = (_mark(run, sweep, now) for run in run_paths(lane_dir) if _says_running(run))
-    return tuple(entry for entry in marked if entry is not None)
-
-
-def _says_running(run: Path) -> bool:
-    try:
-        with (run / RUN_JSON).open("rb") as file:
-            return b'"running"' in file.read(HEAD_BYTES)
-    except OSError:
-        return False
-
-
-def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
-    try:
-        lock = _try_lock(run)
-    except OSError:
-        return None
-    if lock is None:
-        return None
-    with lock:
-        document = read_run_json(run)
-        if document is None or document.get("status") != "running":
-            return None
-        problem = _swept(run.name, sweep)
-        document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
-        document, unclean = _tidied(run, document)
-        problem = problem or unclean
-        _free_reserve(run)
-        try:
-            replace_file(run / RUN_JSON, dump_json(document))
-        except OSError as error:
-            problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
-        return Interrupted(run.name, problem)
-
-
-def _swept(run_id: str, sweep: Sweep | None) -> str | None:
-    try:
-        if sweep is not None:
-            sweep(run_id)
-    except Exception as error:  # cleaning up after another run must not fail this one
-        return f"its processes could not be ended: {error!r}"
-    return None
-
-
-def _tidied(run: Path, document: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The document as far as the run's files tell it, once they are clean; the problem if they can't be cleaned."""
-    from pytest_megacpp.desk.run.leftovers import clean, known_secrets, with_receipts
-
-    unclean = clean(run, known_secrets(run))
-    return with_receipts(run, document), unclean
-
-
-def _last_sign(run: Path, now: Now) -> datetime:
-    """When the run's recording last grew; without a recording, now."""
-    try:
-        return datetime.fromtimestamp((run / RECORDING).stat().st_mtime, UTC)
-    except OSError:
-        return now()

@@ -45,6 +45,11 @@ class LocalProvider:
                 "--surface local finds no GPU on this machine, and under CI nothing falls back to a dry run silently:"
                 " pass --dry-run for a CPU dry run, or run the job where the GPUs are"
             )
+        if not dry_run and options.boxes > 1:
+            raise pytest.UsageError(
+                f"--boxes {options.boxes}: the boxes of a lane would share this machine's GPUs. Run them where each box"
+                " gets its own, such as --surface modal, or here without --boxes"
+            )
         if not dry_run:
             return Place(NAME, False, f"local, {found} GPUs")
         why = "requested" if options.dry_run else "this machine has no GPU"
