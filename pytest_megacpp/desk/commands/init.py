@@ -144,7 +144,7 @@ def _configure(pyproject: Path) -> Written:
 def _make(path: Path, name: str, text: str) -> Written:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
         return Written(name, "unchanged: the file exists")

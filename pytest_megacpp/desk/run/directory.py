@@ -11,13 +11,18 @@ import errno
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_megacpp.report.shared_fields import SharedFields
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
@@ -28,6 +33,7 @@ RESERVE = ".reserve"
 LOCK = ".lock"
 RESERVE_BYTES = 128 << 10
 HEAD_BYTES = 4096
+READ_S = 2.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
@@ -68,7 +74,7 @@ def id_time(run_id: str) -> datetime | None:
 class RunDirectory:
     """One run's directory, locked until `close`. Make it with `create`."""
 
-    def __init__(self, lane_dir: Path, run_id: str, lock: "IO[str] | None") -> None:
+    def __init__(self, lane_dir: Path, run_id: str, lock: "BaseFileLock | None") -> None:
         self.lane_dir = lane_dir
         self.run_id = run_id
         self.path = lane_dir / "runs" / run_id
@@ -140,7 +146,7 @@ class RunDirectory:
         """Lets go of the run. Its `run.json` should be final by now."""
         _free_reserve(self.path)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -216,11 +222,24 @@ def replace_file(target: Path, data: bytes, *, fsync: bool = False) -> None:
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
-        beside.replace(target)
+        _move_over(beside, target)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _move_over(beside: Path, target: Path) -> None:
+    """Renames. Windows refuses that while another process has `target` open, which takes moments: to read it."""
+    until = time.monotonic() + (READ_S if sys.platform == "win32" else 0.0)
+    while True:
+        try:
+            beside.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
 
 
 def _prepare(lane_dir: Path) -> None:
@@ -232,7 +251,7 @@ def _prepare(lane_dir: Path) -> None:
         replace_file((lane_dir if ours else runs) / ".gitignore", b"*\n")
 
 
-def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
+def _new_run(lane_dir: Path, now: Now) -> "tuple[str, BaseFileLock | None]":
     while True:
         run_id = new_run_id(now())
         with contextlib.suppress(FileExistsError):
@@ -243,7 +262,10 @@ def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
 def _reserve(run: Path) -> None:
     """Room on the disk for the last `run.json`: whatever else fills it, a run can say how it ended."""
     with contextlib.suppress(OSError), (run / RESERVE).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        else:
+            file.write(bytes(RESERVE_BYTES))
 
 
 def _free_reserve(run: Path) -> None:
@@ -251,7 +273,7 @@ def _free_reserve(run: Path) -> None:
         (run / RESERVE).unlink()
 
 
-def _lock_where_possible(run: Path) -> "IO[str] | None":
+def _lock_where_possible(run: Path) -> "BaseFileLock | None":
     """A file system without locks costs only the mark on interrupted runs. Raises OSError for other reasons."""
     try:
         return _try_lock(run)
@@ -270,20 +292,18 @@ def _how_to_fix(lane_dir: Path, error: OSError) -> str:
     )
 
 
-def _try_lock(run: Path) -> "IO[str] | None":
+def _try_lock(run: Path) -> "BaseFileLock | None":
     """The run's lock, or None while another process holds it. Raises OSError."""
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    file = (run / LOCK).open("a", encoding="utf-8")
+    lock = FileLock(run / LOCK, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    except OSError:
-        file.close()
-        raise
-    return file
+    except NotImplementedError as error:  # how it says that the file system has no locks
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(run / LOCK)) from error
+    return lock
 
 
 def is_held(run: Path) -> bool:
@@ -296,7 +316,7 @@ def is_held(run: Path) -> bool:
         return error.errno not in UNLOCKABLE
     if lock is None:
         return True
-    lock.close()
+    lock.release()
     return False
 
 
@@ -359,20 +379,26 @@ def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
         return None
     if lock is None:
         return None
-    with lock:
-        document = read_run_json(run)
-        if document is None or document.get("status") != "running":
-            return None
-        problem = _swept(run.name, sweep)
-        document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
-        document, unclean = _tidied(run, document)
-        problem = problem or unclean
-        _free_reserve(run)
-        try:
-            replace_file(run / RUN_JSON, dump_json(document))
-        except OSError as error:
-            problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
-        return Interrupted(run.name, problem)
+    try:
+        return _mark_locked(run, sweep, now)
+    finally:
+        lock.release()
+
+
+def _mark_locked(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
+    document = read_run_json(run)
+    if document is None or document.get("status") != "running":
+        return None
+    problem = _swept(run.name, sweep)
+    document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
+    document, unclean = _tidied(run, document)
+    problem = problem or unclean
+    _free_reserve(run)
+    try:
+        replace_file(run / RUN_JSON, dump_json(document))
+    except OSError as error:
+        problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
+    return Interrupted(run.name, problem)
 
 
 def _swept(run_id: str, sweep: Sweep | None) -> str | None:
