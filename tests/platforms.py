@@ -1,7 +1,5 @@
 """What a desk on another system runs: the modules that it may load, and what of them can be reached there. Which names
 of the standard library a system lacks, typeshed says, which mypy brings along.
-
-`python -m tests.platforms PLATFORM` prints the files, for mypy.
 """
 
 import ast
@@ -185,7 +183,3 @@ def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
                 yield from (alias.asname for alias in aliases if alias.asname is not None)
             case _:
                 pass
-
-
-if __name__ == "__main__":
-    print(*sorted(str(MODULES[name].relative_to(Path.cwd())) for name in desk_modules(sys.argv[1])), sep="\n")

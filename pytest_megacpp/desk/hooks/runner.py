@@ -106,10 +106,16 @@ class LaneRunner:
             return [*self._gate_header(), "megacpp: no rule wants a lane test to run"]
         lanes = [self._options.lanes[name] for name in self._marks.asked]
         shapes = ", ".join(f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu})" for lane in lanes)
+        try:
+            place = self._where()
+        except pytest.UsageError as e:
+            if not only_lists(self._config):
+                raise
+            return [*self._gate_header(), f"megacpp: {shapes}: {e}"]
         return [
             *self._gate_header(),
-            f"megacpp: {shapes} on {self._where().notice}",
-            *(f"megacpp: {line}" for line in self._where().details),
+            f"megacpp: {shapes} on {place.notice}",
+            *(f"megacpp: {line}" for line in place.details),
             *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
             f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",
