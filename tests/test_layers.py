@@ -56,7 +56,7 @@ ALLOWED = {
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
     "recording": set(),
-    "settings": {"pytest"},
+    "settings": {"platformdirs", "pytest"},
     "judge": set(),
     "report": set(),
     "report.page": {"jinja2", "markupsafe"},
@@ -65,7 +65,7 @@ FOREIGN = {
     "rank": {"pytest", "torch"},
     "surfaces": {"pathspec", "pytest"},
     "surfaces.modal": {"pathspec", "pytest", "modal"},
-    "desk": {"pathspec", "pytest", "rich"},
+    "desk": {"filelock", "pathspec", "pytest", "rich"},
     "desk.commands": {"pytest", "shtab"},
     "plugin": {"pytest"},
     "__main__": set(),
@@ -93,7 +93,7 @@ def row(table: Mapping[str, set[str]], module: str) -> set[str]:
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of all that a module imports, wherever it does; `from a import b` is `a.b`."""
-    yield from _imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
+    yield from imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
@@ -104,11 +104,11 @@ def imports_at_run_time(path: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting.extend(node.orelse)
             continue
-        yield from _imported([node], path)
+        yield from imported([node], path)
         waiting.extend(ast.iter_child_nodes(node))
 
 
-def _imported(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
+def imported(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
     for node in nodes:
         match node:
             case ast.Import():

@@ -228,7 +228,7 @@ def _show_joint(joint: show_command.Joint, *, as_json: bool) -> int:
 
 def _judge(desk: Desk, arguments: argparse.Namespace) -> int:
     named = arguments.name
-    seen = show_command.judged(Path("/dev/stdin") if named == "-" else runs.find_recording(desk.lane_dir, named))
+    seen = show_command.judged(runs.STDIN if named == "-" else runs.find_recording(desk.lane_dir, named))
     if arguments.json:
         say_json(show_command.judgement_json(seen))
     else:

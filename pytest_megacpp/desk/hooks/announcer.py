@@ -166,7 +166,7 @@ class StepSummary(Reporter):
     def closing(self, session: SessionResults) -> Iterator[Artefact]:
         target = self._environ.get("GITHUB_STEP_SUMMARY")
         if target:
-            with Path(target).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with Path(target).open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write("\n".join(_summaries(session)))
             return
         for run, text in zip(session.runs, _summaries(session), strict=False):

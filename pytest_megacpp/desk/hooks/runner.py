@@ -110,10 +110,16 @@ class LaneRunner:
         shapes = ", ".join(
             f"{lane.name} ({self._options.ranks or lane.ranks} ranks of {lane.gpu}{several})" for lane in lanes
         )
+        try:
+            place = self._where()
+        except pytest.UsageError as e:
+            if not only_lists(self._config):
+                raise
+            return [*self._gate_header(), f"megacpp: {shapes}: {e}"]
         return [
             *self._gate_header(),
-            f"megacpp: {shapes} on {self._where().notice}",
-            *(f"megacpp: {line}" for line in self._where().details),
+            f"megacpp: {shapes} on {place.notice}",
+            *(f"megacpp: {line}" for line in place.details),
             *(f"megacpp: {line}" for lane in lanes if (line := self._price(lane))),
             f"megacpp: seeds: {self._seeds()}",
             f"megacpp: runs in {self._options.lane_dir}",

@@ -11,12 +11,17 @@ import errno
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_megacpp.report.shared_fields import SharedFields
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RECORDING = "recording.jsonl"
 RUN_JSON = "run.json"
@@ -26,6 +31,7 @@ OWN_ENTRIES = frozenset({"runs", LATEST, HISTORY, "cache", "seeds", ".gitignore"
 RESERVE = ".reserve"
 LOCK = ".lock"
 RESERVE_BYTES = 128 << 10
+READ_S = 2.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKABLE = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
@@ -64,7 +70,7 @@ def id_time(run_id: str) -> datetime | None:
 class RunDirectory:
     """One run's directory, locked until `close`. Make it with `create`."""
 
-    def __init__(self, lane_dir: Path, run_id: str, lock: "IO[str] | None") -> None:
+    def __init__(self, lane_dir: Path, run_id: str, lock: "BaseFileLock | None") -> None:
         self.lane_dir = lane_dir
         self.run_id = run_id
         self.path = lane_dir / "runs" / run_id
@@ -142,7 +148,7 @@ class RunDirectory:
         """Lets go of the run. Its `run.json` should be final by now."""
         free_reserve(self.path)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -228,11 +234,24 @@ def replace_file(target: Path, data: bytes, *, fsync: bool = False) -> None:
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
-        os.replace(beside, target)
+        _move_over(beside, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def _move_over(beside: str, target: Path) -> None:
+    """Renames. Windows refuses that while another process has `target` open, which takes moments: to read it."""
+    until = time.monotonic() + (READ_S if sys.platform == "win32" else 0.0)
+    while True:
+        try:
+            os.replace(beside, target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
 
 
 def _prepare(lane_dir: Path) -> None:
@@ -244,7 +263,7 @@ def _prepare(lane_dir: Path) -> None:
         replace_file((lane_dir if ours else runs) / ".gitignore", b"*\n")
 
 
-def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
+def _new_run(lane_dir: Path, now: Now) -> "tuple[str, BaseFileLock | None]":
     while True:
         run_id = new_run_id(now())
         with contextlib.suppress(FileExistsError):
@@ -255,7 +274,10 @@ def _new_run(lane_dir: Path, now: Now) -> "tuple[str, IO[str] | None]":
 def _reserve(run: Path) -> None:
     """Room on the disk for the last `run.json`: whatever else fills it, a run can say how it ended."""
     with contextlib.suppress(OSError), (run / RESERVE).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        else:
+            file.write(bytes(RESERVE_BYTES))
 
 
 def free_reserve(run: Path) -> None:
@@ -263,7 +285,7 @@ def free_reserve(run: Path) -> None:
         (run / RESERVE).unlink()
 
 
-def _lock_where_possible(run: Path) -> "IO[str] | None":
+def _lock_where_possible(run: Path) -> "BaseFileLock | None":
     """A file system without locks costs only the mark on interrupted runs. Raises OSError for other reasons."""
     try:
         return try_lock(run)
@@ -282,20 +304,18 @@ def _how_to_fix(lane_dir: Path, error: OSError) -> str:
     )
 
 
-def try_lock(run: Path) -> "IO[str] | None":
+def try_lock(run: Path) -> "BaseFileLock | None":
     """The run's lock, or None while another process holds it. Raises OSError."""
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    file = (run / LOCK).open("a", encoding="utf-8")
+    lock = FileLock(run / LOCK, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    except OSError:
-        file.close()
-        raise
-    return file
+    except NotImplementedError as error:  # how it says that the file system has no locks
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(run / LOCK)) from error
+    return lock
 
 
 def is_held(run: Path) -> bool:
@@ -308,7 +328,7 @@ def is_held(run: Path) -> bool:
         return error.errno not in UNLOCKABLE
     if lock is None:
         return True
-    lock.close()
+    lock.release()
     return False
 
 

@@ -59,20 +59,26 @@ def _mark(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
         return None
     if lock is None:
         return None
-    with lock:
-        document = read_run_json(run)
-        if document is None or document.get("status") != "running":
-            return None
-        problem = _swept(run.name, sweep)
-        document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
-        document, unclean = _tidied(run, document, sweep, now)
-        problem = problem or unclean
-        free_reserve(run)
-        try:
-            replace_file(run / RUN_JSON, dump_json(document))
-        except OSError as error:
-            problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
-        return Interrupted(run.name, problem)
+    try:
+        return _mark_locked(run, sweep, now)
+    finally:
+        lock.release()
+
+
+def _mark_locked(run: Path, sweep: Sweep | None, now: Now) -> Interrupted | None:
+    document = read_run_json(run)
+    if document is None or document.get("status") != "running":
+        return None
+    problem = _swept(run.name, sweep)
+    document |= {"status": "interrupted", "finished_at": iso(_last_sign(run, now))}
+    document, unclean = _tidied(run, document, sweep, now)
+    problem = problem or unclean
+    free_reserve(run)
+    try:
+        replace_file(run / RUN_JSON, dump_json(document))
+    except OSError as error:
+        problem = problem or f"{run / RUN_JSON} can't be rewritten: {error.strerror}"
+    return Interrupted(run.name, problem)
 
 
 def _swept(run_id: str, sweep: Sweep | None) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pytest_megacpp.recording.wire import Decoder
 from pytest_megacpp.report.clean import one_line
 
 LAST = "last"
+STDIN = Path("/dev/stdin")  # by that name on systems, too, that have no such file
 NEAREST = 5
 CHUNK_BYTES = 1 << 15  # small portions stay in the processor's cache: a third of the time to read a long recording
 
@@ -162,6 +164,6 @@ def first_damage(timeline: Timeline) -> str:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
