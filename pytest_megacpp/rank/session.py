@@ -21,6 +21,7 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.collection import most_telling, other_parameters
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
+from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
@@ -41,27 +42,6 @@ from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.texts import beginning, text_of
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 
-# What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
-_DESK_OPTIONS: dict[str, object] = {
-    "maxfail": 0,
-    "lf": False,
-    "failedfirst": False,
-    "newfirst": False,
-    "stepwise": False,
-    "cacheclear": False,
-    "usepdb": False,
-    "trace": False,
-    "xmlpath": None,
-    "htmlpath": None,
-    "report_log": None,
-    "numprocesses": None,
-    "dist": "no",
-    "tx": [],
-    "looponfail": False,
-    "durations": None,
-    "timeout": None,
-    "cov_source": None,
-}
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 SETTLE_LOOKS = 20
@@ -85,6 +65,7 @@ class RankSession:
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
+        self._desk_options = DeskOptions()
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -97,29 +78,28 @@ class RankSession:
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True)
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        self._desk_options.hear_parser(parser)
+
+    def pytest_plugin_registered(self, plugin: object) -> None:
+        self._desk_options.hear_plugin(plugin)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
-        if hasattr(early_config.known_args_namespace, "cov_source"):
-            early_config.known_args_namespace.cov_source = None
+        """Some plugins read their options before there is a configuration."""
+        self._desk_options.reset(early_config.known_args_namespace, early_config.pluginmanager)
         yield
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
-        for name, value in _DESK_OPTIONS.items():
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
+        self._desk_options.reset(config.option, config.pluginmanager)
         config.option.basetemp = os.environ["MEGACPP_TMP"]
+        config.pluginmanager.register(_WithoutDeskPlugins(), "megacpp-rank-plugins")
         if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
             config.option.tbstyle = "short"
 
     @pytest.hookimpl(trylast=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        _keep_plain_writer(config)
-        for name in _DESK_PLUGINS:
-            plugin = config.pluginmanager.get_plugin(name)
-            if plugin is not None:
-                config.pluginmanager.unregister(plugin)
+    def pytest_configure(self) -> None:
         self.crash.use()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -360,6 +340,20 @@ class RankSession:
         test is in.
         """
         return TestPhase(report.when) if report.when in _PHASES else self._current
+
+
+class _WithoutDeskPlugins:
+    """Registered after every plugin and conftest, so that the last one to configure itself is this one: others look for
+    pytest's reporter when they do, to put their own in its place.
+    """
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        _keep_plain_writer(config)
+        for name in _DESK_PLUGINS:
+            plugin = config.pluginmanager.get_plugin(name)
+            if plugin is not None:
+                config.pluginmanager.unregister(plugin)
 
 
 def _keep_plain_writer(config: pytest.Config) -> None:

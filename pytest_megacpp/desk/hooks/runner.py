@@ -12,9 +12,11 @@ from pytest_megacpp.desk.config.lanes import LaneConfig
 from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
+from pytest_megacpp.desk.hooks.calls import call_of
 from pytest_megacpp.desk.hooks.gate_end import close_gate
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.launcher import Launcher, Placed
+from pytest_megacpp.desk.hooks.phases import Phases, red_if_overruled
 from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
 from pytest_megacpp.desk.hooks.reporters import reporters
 from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
@@ -26,6 +28,7 @@ from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
 from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
+from pytest_megacpp.judge.verdicts import Verdict
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.money import estimate
@@ -62,6 +65,8 @@ class LaneRunner:
         self._launcher = Launcher(config, marks, self._gatekeeper, self._reporters, self._where)
         self._selection = Selection(config, self.lane_of, self._gatekeeper)
         config.pluginmanager.register(self._selection, "megacpp-selection")
+        self._phases = Phases(config)
+        config.pluginmanager.register(self._phases, "megacpp-phases")
         self._warnings = RankWarnings(config)
         config.pluginmanager.register(self._warnings, "megacpp-warnings")
         config.pluginmanager.register(ShortSummary(config), "megacpp-short-summary")
@@ -169,16 +174,19 @@ class LaneRunner:
         run = placed.run
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
-            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
+            self._phases.set_up(item)
+            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title), None)
             return True
-        result, wrong = run.wait_for(placed.index), None
+        self._phases.set_up(item)
+        self._phases.call(item, lambda: run.wait_for(placed.index))
+        result, wrong = run.judged[placed.index], None
         if placed.drill is not None:
             result, wrong = drill_result(result, placed.drill)
             run.amend(placed.index, result)
         if self._gatekeeper is not None:
             self._gatekeeper.note(item, result)
         run.reported.append(placed.index)
-        self._report(item, nextitem, self._reports(item, placed, wrong))
+        self._report(item, nextitem, self._reports(item, placed, wrong), result.verdict)
         self._warnings.of_test(item, run.timeline, placed.index)
         return True
 
@@ -187,11 +195,19 @@ class LaneRunner:
         properties, is_drill = run.properties(index), placed.drill is not None
         return reports_of(item, run.results(), index, here, properties, wrong=wrong, drill=is_drill)
 
-    def _report(self, item: pytest.Item, nextitem: pytest.Item | None, made: Iterable[pytest.TestReport]) -> None:
-        *first, last = made
+    def _report(
+        self,
+        item: pytest.Item,
+        nextitem: pytest.Item | None,
+        made: Iterable[pytest.TestReport],
+        verdict: Verdict | None,
+    ) -> None:
+        *first, last = ((report, call_of(report, verdict, self._config)) for report in made)
         self._launcher.terminal.resume()
-        for report in (*first, _tear_down_desk(item, nextitem) or last):
-            item.ihook.pytest_runtest_logreport(report=report)
+        for report, call in first:
+            self._phases.report(item, report, call)
+        self._phases.tear_down(item, nextitem)
+        self._phases.report(item, *(_tear_down_desk(item, nextitem) or last))
         self._reported.add(item)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -201,7 +217,7 @@ class LaneRunner:
         self._finish_session(session, exitstatus)
         status = session.exitstatus
         result = yield
-        if self.unreported and session.exitstatus in _GREEN:
+        if status not in _GREEN and session.exitstatus in _GREEN and (self.unreported or self._phases.overruled):
             session.exitstatus = status
         self._sum_up_if_pytest_does_not()
         return result
@@ -229,6 +245,9 @@ class LaneRunner:
         for run in self._launcher.runs:
             self._warnings.before_tests(run.timeline, run.redactor)
         self._close()
+        is_overruled = red_if_overruled(self._phases.overruled, is_gated=self._gatekeeper is not None)
+        if is_overruled and session.exitstatus in _GREEN:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.exitstatus == pytest.ExitCode.OK and any(run.unwritten for run in self._launcher.runs):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -239,7 +258,8 @@ class LaneRunner:
         keeper = self._gatekeeper
         gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
         unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()
-        results = SessionResults([run.results() for run in self._launcher.runs], gate, unreported)
+        overruled = tuple(self._phases.lines())
+        results = SessionResults([run.results() for run in self._launcher.runs], gate, unreported, overruled)
         shown = self._artefacts.ask(lambda reporter: reporter.closing(results))
         self._closing = [line for line in shown if isinstance(line, Line)]
 
@@ -290,11 +310,13 @@ def _is_distributed(config: pytest.Config) -> bool:
     return bool(getattr(option, "dist", "no") != "no" and getattr(option, "tx", None)) and not option.collectonly
 
 
-def _tear_down_desk(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:
+def _tear_down_desk(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> tuple[pytest.TestReport, pytest.CallInfo[None]] | None:
     """A test of the desk before this one may have left fixtures for its module or class; a report if one fails."""
     call = pytest.CallInfo.from_call(
         lambda: item.session._setupstate.teardown_exact(nextitem),
         when="teardown",
         reraise=(pytest.exit.Exception, KeyboardInterrupt),
     )
-    return pytest.TestReport.from_item_and_call(item, call) if call.excinfo is not None else None
+    return (pytest.TestReport.from_item_and_call(item, call), call) if call.excinfo is not None else None
