@@ -19,7 +19,7 @@ from pytest_megacpp.desk.hooks.launcher import Launcher, Placed
 from pytest_megacpp.desk.hooks.phases import Phases, red_if_overruled
 from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
 from pytest_megacpp.desk.hooks.reporters import reporters
-from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
+from pytest_megacpp.desk.hooks.reports import drill_result, reports_of, skipped_reports
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
 from pytest_megacpp.desk.hooks.short_summary import ShortSummary
 from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
@@ -38,6 +38,7 @@ from pytest_megacpp.surfaces.registry import provider
 from pytest_megacpp.surfaces.sweep import sweep
 
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+_NO_SETUP = "its fixtures are set up by ranks, and --setup-only starts no box; --setup-plan shows them without one"
 _IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -151,7 +152,7 @@ class LaneRunner:
         conftest may run the tests in a loop of its own.
         """
         failed_collection = session.testsfailed and not session.config.option.continue_on_collection_errors
-        if not session.config.option.collectonly and not failed_collection:
+        if not only_lists(session.config) and not failed_collection:
             self._launcher.start_all(session)
         return (yield)
 
@@ -168,6 +169,8 @@ class LaneRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        if self.lane_of(item) is not None and self._config.getoption("setuponly", False):
+            return self._show_setup(item, nextitem)
         placed = self._launcher.placed.get(item)
         if placed is None:  # a lane test without a place, such as a copy of one, never runs at the desk
             return None if self.lane_of(item) is None else True
@@ -175,7 +178,8 @@ class LaneRunner:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
             self._phases.set_up(item)
-            self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title), None)
+            why = f"it runs on {provider(run.plan.surface).title}; its result: pytest --attach {run.plan.run_id}"
+            self._report(item, nextitem, skipped_reports(item, why), None)
             return True
         self._phases.set_up(item)
         self._phases.call(item, lambda: run.wait_for(placed.index))
@@ -188,6 +192,14 @@ class LaneRunner:
         run.reported.append(placed.index)
         self._report(item, nextitem, self._reports(item, placed, wrong), result.verdict)
         self._warnings.of_test(item, run.timeline, placed.index)
+        return True
+
+    def _show_setup(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """pytest itself shows a plan, with fixtures that it makes up; real ones are set up by ranks only."""
+        if self._config.getoption("setupplan", False):
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._report(item, nextitem, skipped_reports(item, _NO_SETUP), None)
         return True
 
     def _reports(self, item: pytest.Item, placed: Placed, wrong: str | None) -> Iterable[pytest.TestReport]:
