@@ -38,6 +38,8 @@ LISTED: Mapping[str, object] = {
     "force_sugar": False,
     "rich": False,
     "instafail": False,
+    "disable_unused_snapshots": True,  # a rank runs some of the tests, and would delete what it takes for unused
+    "warn_unused_snapshots": True,
 }
 _LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _WRITES = re.compile(r"\b(?:append|creat|dump|export|generat|output|produc|record|sav|stor|writ)\w*")

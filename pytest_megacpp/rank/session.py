@@ -28,6 +28,7 @@ from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
+from pytest_megacpp.rank.snapshots import Snapshots
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -66,6 +67,7 @@ class RankSession:
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
         self._desk_options = DeskOptions()
+        self._snapshots = Snapshots(agent.rank)
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -101,6 +103,7 @@ class RankSession:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self) -> None:
         self.crash.use()
+        self._snapshots.begin()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -189,6 +192,10 @@ class RankSession:
         except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
             self._report_beside(go, e)
         self.hot_reads.end()
+        try:
+            self._snapshots.test_is_over(item.session)
+        except Exception as e:
+            self._report_beside(go, e)
         self.observers.send_compiled()
         with contextlib.suppress(Exception):
             self.observers.check_recorders()

@@ -4,8 +4,8 @@ import pytest
 
 from pytest_megacpp.rank import session
 from pytest_megacpp.rank.collection import most_telling
-from pytest_megacpp.rank.reports import KEPT_PROPERTIES, properties_of
 from pytest_megacpp.rank.desk_options import DeskOptions
+from pytest_megacpp.rank.reports import KEPT_PROPERTIES, properties_of
 from pytest_megacpp.rank.session import RankSession
 from pytest_megacpp.recording.events import CollectError
 from pytest_megacpp.recording.oversize import LEFT_OUT

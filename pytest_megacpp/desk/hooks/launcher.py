@@ -16,6 +16,7 @@ from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.other_plugins import OtherPlugins
 from pytest_megacpp.desk.hooks.rank_output import check_sizes
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
@@ -93,6 +94,7 @@ class Launcher:
             raise session.Failed(session.shouldfail)
         _end_in_order_on_sigterm()
         of_lane = {lane: self._select(session, lane) for lane in self._marks.asked}
+        OtherPlugins.of(self._config).selected([one.item for selected in of_lane.values() for one in selected])
         if self.existing is not None:
             self._take(self.existing, [one for selected in of_lane.values() for one in selected])
             return
@@ -137,7 +139,9 @@ class Launcher:
             raise pytest.UsageError(str(e)) from e
 
     def _start(self, lane: str, selected: Sequence[Selected]) -> None:
-        place, directory = self._where(), self.new_directory()
+        place = self._where()
+        OtherPlugins.of(self._config).launching(place.surface)
+        directory = self.new_directory()
         git = look(Path(self._config.invocation_params.dir))
         plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
         rate = rate_of(place, self._options, lane, plan.ranks)
