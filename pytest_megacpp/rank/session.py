@@ -19,6 +19,7 @@ import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.collection import most_telling, other_parameters
+from pytest_megacpp.rank.coverage_data import CoverageData
 from pytest_megacpp.rank.crash import CrashLine
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
 from pytest_megacpp.rank.desk_options import DeskOptions
@@ -68,6 +69,7 @@ class RankSession:
         self.released = False  # the box let this rank go; an end without it is the test's doing
         self._desk_options = DeskOptions()
         self._snapshots = Snapshots(agent.rank)
+        self._coverage = CoverageData(is_wanted=plan.coverage)
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -89,6 +91,7 @@ class RankSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
         """Some plugins read their options before there is a configuration."""
+        self._coverage.begin(early_config.known_args_namespace)
         self._desk_options.reset(early_config.known_args_namespace, early_config.pluginmanager)
         yield
 
@@ -194,6 +197,7 @@ class RankSession:
         self.hot_reads.end()
         try:
             self._snapshots.test_is_over(item.session)
+            self._coverage.test_is_over()
         except Exception as e:
             self._report_beside(go, e)
         self.observers.send_compiled()

@@ -19,7 +19,7 @@ class Snapshots:
         self._rank = rank
 
     def begin(self) -> None:
-        """Once plugins have been loaded. Ranks beside 0 compare as ever, and write nothing: they have the same files."""
+        """Once plugins have been loaded. Ranks beside 0 compare as ever, and write nothing: the files are the same."""
         storage: Any = getattr(sys.modules.get(_STORAGE), "SnapshotCollectionStorage", None)
         if self._rank != 0 and storage is not None:
             storage.write_snapshot = classmethod(_write_nothing)

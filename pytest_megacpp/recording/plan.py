@@ -88,7 +88,8 @@ class Plan:
     `memory_bytes` is what was ordered of a machine that others share; None: whatever the machine and its groups allow.
     `hash_seed` is that of the first interpreter that ranks are forked from; None: drawn.
     `root` and `ini` (empty: none) are pytest's root directory and configuration file as the desk found them, seen from
-    `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there.
+    `cwd`. `path` are entries of the desk's `sys.path` that the box has too; they come first there. `coverage`: ranks
+    are measured as pytest-cov's arguments say.
     """
 
     run_id: str
@@ -116,6 +117,7 @@ class Plan:
     data: tuple[DataSet, ...] = ()
     memory_bytes: int | None = None
     hash_seed: int | None = None
+    coverage: bool = False
 
 
 def warming_command(plan: Plan) -> str:

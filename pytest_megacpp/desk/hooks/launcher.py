@@ -16,6 +16,7 @@ from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.measuring import measures_ranks
 from pytest_megacpp.desk.hooks.other_plugins import OtherPlugins
 from pytest_megacpp.desk.hooks.rank_output import check_sizes
 from pytest_megacpp.desk.hooks.terminal import Terminal
@@ -42,7 +43,7 @@ from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.run_json import RunMeta
 from pytest_megacpp.surfaces.protocol import Place
-from pytest_megacpp.surfaces.registry import provider
+from pytest_megacpp.surfaces.registry import is_remote, provider
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
@@ -144,6 +145,7 @@ class Launcher:
         directory = self.new_directory()
         git = look(Path(self._config.invocation_params.dir))
         plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
+        plan = replace(plan, coverage=measures_ranks(self._config, is_remote=is_remote(place.surface)))
         rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(self._options.lane_budget, rate)
         meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)

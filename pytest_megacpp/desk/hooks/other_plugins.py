@@ -53,7 +53,7 @@ class OtherPlugins(Reporter):
                 f"{asked[0]}: lane tests would write their files on the box, and {there.title} gives none back: "
                 "run it with --surface local, with --dry-run where there is no GPU"
             )
-        self._lines += filter(None, [coverage_line(self._config, there.is_remote, there.title)])
+        self._lines += filter(None, [coverage_line(self._config, is_remote=there.is_remote, title=there.title)])
 
     def closing(self, session: SessionResults) -> Iterator[Line]:
         yield from map(Line, dict.fromkeys(self._lines))
