@@ -13,7 +13,8 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,6 +22,7 @@ from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.collection import most_telling, other_parameters
 from pytest_megacpp.rank.coverage_data import CoverageData
 from pytest_megacpp.rank.crash import CrashLine
+from pytest_megacpp.rank.debugger import RankDebugger
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
 from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.rank.errors import describe, rendered
@@ -47,9 +49,13 @@ from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, Tes
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 SETTLE_LOOKS = 20
+DEBUGGED_S = 7 * 86_400.0  # groups wait for a rank that somebody debugs
 SETTLE_S = 0.001
 _PHASES = frozenset(TestPhase)
-_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
+_DESK_PLUGINS = (
+    *("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures"),
+    *("annotate_errors", "annotate_warnings"),  # of pytest-github-actions-annotate-failures
+)
 
 
 class RankSession:
@@ -70,6 +76,7 @@ class RankSession:
         self._desk_options = DeskOptions()
         self._snapshots = Snapshots(agent.rank)
         self._coverage = CoverageData(is_wanted=plan.coverage)
+        self._debugger = RankDebugger(agent, plan.debugger, lambda: observers.test)
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -176,7 +183,8 @@ class RankSession:
         self.observers.issued.begin()
         self.observers.handling.begin()
         self._apply_purpose(go)
-        self.observers.patience.begin(go.limits)
+        is_debugged = self.plan.debugger is not None
+        self.observers.patience.begin(replace(go.limits, test=DEBUGGED_S) if is_debugged else go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
@@ -270,6 +278,13 @@ class RankSession:
         if lane.ensure_group():
             self._group.made_by_plugin()
         return lane
+
+    def pytest_enter_pdb(self, pdb: Any) -> None:
+        self._debugger.enter(pdb)
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+        if self._go is not None and call.excinfo is not None:
+            self._debugger.examine(call.excinfo, node.config)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self) -> bool:

@@ -31,5 +31,5 @@ class Snapshots:
             flush()
 
 
-def _write_nothing(cls: type, **_: object) -> None:
+def _write_nothing(cls: type, /, **_: object) -> None:
     """In place of `write_snapshot`."""

@@ -77,6 +77,18 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Debugger:
+    """A rank that has a terminal for debuggers: the path of the device, and of the file in which the desk writes the
+    number of the turn for which it has left it. `on_failure`: one opens where a test fails.
+    """
+
+    rank: int
+    terminal: str
+    handed_over: str
+    on_failure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a box needs to run without the desk. Times in seconds; paths are the box's. `revision` is the commit
     of the source, with a `+` where the tree differs.
@@ -118,6 +130,7 @@ class Plan:
     memory_bytes: int | None = None
     hash_seed: int | None = None
     coverage: bool = False
+    debugger: Debugger | None = None
 
 
 def warming_command(plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """Lane tests beside plugins that repeat, shuffle, time and measure: each does its own work, and none does harm."""
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -172,6 +173,18 @@ def test_other_terminals_show_verdicts_as_pytest_s_own(project: Project) -> None
         assert ran.outcomes() == {"test_lane": "failed", "test_ordinary": "failed"}, ran.text
         assert "test-failed · rank 1 raised AssertionError: not the first" in ran.text, arguments
         assert "INTERNALERROR" not in ran.text, arguments
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_a_failure_is_annotated_once(project: Project, choice: str) -> None:
+    """By this plugin, which knows the line in the rank; by the other one where this one is told not to."""
+    project.write("test_it.py", FAILING)
+    ran = project.pytest(*DRY, "--lane-annotations", choice, env={"GITHUB_ACTIONS": "true", "CI": "1"})
+    annotations = re.findall("::error .*", ran.text)
+    assert sum("test_ordinary" in line for line in annotations) == 1, annotations
+    of_lane = [line for line in annotations if "test_ordinary" not in line]
+    assert len(of_lane) == 1, annotations
+    assert ("test-failed" in of_lane[0]) == (choice == "auto")
 
 
 def test_a_plugin_that_takes_the_reporter_s_place_last_ends_no_rank(project: Project) -> None:

@@ -28,6 +28,7 @@ from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
 from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
+from pytest_megacpp.desk.run.session import LaneRun
 from pytest_megacpp.judge.verdicts import Verdict
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
@@ -192,6 +193,8 @@ class LaneRunner:
         run.reported.append(placed.index)
         self._report(item, nextitem, self._reports(item, placed, wrong), result.verdict)
         self._warnings.of_test(item, run.timeline, placed.index)
+        if _has_quit_debugger(run, placed.index):
+            item.session.shouldstop = "Quitting debugger"
         return True
 
     def _show_setup(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -215,6 +218,7 @@ class LaneRunner:
         verdict: Verdict | None,
     ) -> None:
         *first, last = ((report, call_of(report, verdict, self._config)) for report in made)
+        self._launcher.debugging.take_back()
         self._launcher.terminal.resume()
         for report, call in first:
             self._phases.report(item, report, call)
@@ -282,6 +286,7 @@ class LaneRunner:
 
     def finish(self, *, interrupted: bool) -> None:
         """Ends every box that still runs; safe to call twice."""
+        self._launcher.debugging.take_back()
         for run in self._launcher.runs:
             if len(run.judged) < len(run.plan.tests):
                 run.stop(RunEnd.INTERRUPTED if interrupted else RunEnd.STOPPED, self._interrupted_by)
@@ -314,6 +319,12 @@ class LaneRunner:
         if self._is_summed_up or reporter is None or getattr(reporter, "no_summary", False):
             return
         self._sum_up(reporter, "failing lane tests", failure_lines)
+
+
+def _has_quit_debugger(run: LaneRun, index: int) -> bool:
+    """As pytest ends a session whose debugger somebody quits."""
+    view = run.timeline.tests.get(run.judged[index].number)
+    return run.plan.debugger is not None and view is not None and any(r.quit_debugger for r in view.ranks.values())
 
 
 def _is_distributed(config: pytest.Config) -> bool:
