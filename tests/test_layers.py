@@ -48,10 +48,11 @@ ALLOWED = {
     "desk.config": {"desk.config"} | BELOW_THE_DESK,
     "desk.run": {"desk.run", "desk.config"} | BELOW_THE_DESK,
     "desk.gate": {"desk.gate", "desk.config"} | BELOW_THE_DESK,
-    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
+    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.config", "exceptions"} | BELOW_THE_DESK,
     "desk.commands": {"desk.commands", "desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
     "plugin": {"desk.hooks", "desk.config"},
     "__main__": {"desk.commands"},
+    "exceptions": {"judge.verdicts"},
 }
 # What it may import of others beside the standard library; a folder stands for itself and all below it.
 FOREIGN = {
@@ -69,6 +70,7 @@ FOREIGN = {
     "desk.commands": {"pytest", "shtab"},
     "plugin": {"pytest"},
     "__main__": set(),
+    "exceptions": set(),
 }
 TORCH_TOO = {"box.worlds.stores"}
 PURE = {"recording", "judge", "report"}

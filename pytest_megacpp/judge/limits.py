@@ -145,7 +145,8 @@ def _overtime(case: Case, present: Sequence[int]) -> Finding:
     analysis = analyze_waits(case)
     doing = f"; {was(compiling)} still compiling" if compiling else _who_waited(analysis)
     quiet_s = min(wait_roots.quiet_s(case, r) for r in present)
-    was_quiet = quiet_s > QUIET_SHARE * (case.end_s - case.test.started_s)
+    of_the_test = case.why is ActReason.TEST_LIMIT  # that of the run may come as soon as the test has begun
+    was_quiet = of_the_test and quiet_s > QUIET_SHARE * (case.end_s - case.test.started_s)
     what = f"had made no progress for {seconds(quiet_s)}" if was_quiet else "was still making progress"
     doubts = (Uncertainty(Source.COUNTERS, f"no rank made progress for {seconds(quiet_s)}"),) if was_quiet else ()
     return Finding(

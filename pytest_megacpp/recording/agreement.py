@@ -90,10 +90,13 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
     (top, count), *rest = votes.most_common()
     tie = bool(rest) and rest[0][1] == count
     odd = () if tie else tuple(r for r in sorted(entries) if aspect.of(entries[r]) != top)
-    by_text: dict[str, list[int]] = defaultdict(list)
+    alike: dict[tuple[str, object], list[int]] = defaultdict(list)
     for rank in sorted(entries):
-        by_text[describe(entries[rank])].append(rank)
-    return Disagreement(key[0], key[1], aspect, tuple((t, tuple(rs)) for t, rs in by_text.items()), odd)
+        alike[describe(entries[rank]), aspect.of(entries[rank])].append(rank)
+    often = Counter(text for text, _ in alike)
+    texts = {one: one[0] if often[one[0]] == 1 else f"{one[0]}, {aspect} {one[1]}" for one in alike}
+    variants = tuple((texts[one], tuple(ranks)) for one, ranks in alike.items())
+    return Disagreement(key[0], key[1], aspect, variants, odd)
 
 
 def differing(

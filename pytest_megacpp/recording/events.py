@@ -470,6 +470,19 @@ class ThreadRaised:
 
 
 @dataclass(frozen=True, slots=True)
+class Debugged:
+    """A debugger of the rank began or ended to talk to somebody, `quit` by a command that ends the session. `turn`
+    counts them in this process.
+    """
+
+    rank: int
+    test: int | None
+    turn: int
+    is_open: bool
+    quit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A Python warning that pytest recorded in a rank, each different one once per test; `test` None: before any test.
     `category` is its class (`module.Name`); `file` and `line` are where it was raised, `source` is that line's text.
@@ -801,6 +814,7 @@ RankFact: TypeAlias = (
     | PhaseEnded
     | Reported
     | ThreadRaised
+    | Debugged
     | Handles
     | Warned
     | Finished

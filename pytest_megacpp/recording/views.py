@@ -72,6 +72,8 @@ class RankView:
     phases: list[Phase] = field(default_factory=list)
     reports: dict[TestPhase, tuple[float, ev.Reported]] = field(default_factory=dict)
     threads: list[tuple[float, ev.ThreadRaised]] = field(default_factory=list)
+    debugger: list[Phase] = field(default_factory=list)  # while somebody talked to one
+    quit_debugger: bool = False
     handled: list[tuple[float, ev.Handles]] = field(default_factory=list)  # while it called for its peers
     warnings: dict[ev.Warned, None] = field(default_factory=dict)
     finished_s: float | None = None
@@ -117,6 +119,16 @@ class RankView:
     def out(self) -> bool:
         """Whether the rank is through with the test, one way or the other: it will enter no further collective."""
         return self.gone or self.finished_s is not None
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether somebody talks to a debugger of it."""
+        return not self.out and bool(self.debugger) and self.debugger[-1].end_s is None
+
+    def debugged(self, now_s: float) -> list[tuple[float, float]]:
+        """When somebody talked to a debugger of it, up to now or to its end."""
+        end_s = now_s if self.exit_s is None else self.exit_s
+        return [(turn.start_s, end_s if turn.end_s is None else turn.end_s) for turn in self.debugger]
 
     @property
     def frozen(self) -> bool:

@@ -142,11 +142,14 @@ class GateResults:
 
 @dataclass(frozen=True, slots=True)
 class SessionResults:
-    """A pytest session at its end: its runs, its gate if it has one, and the lines about tests without a result."""
+    """A pytest session at its end: its runs, its gate if it has one, and the lines about tests without a result and
+    about those that hooks reported otherwise.
+    """
 
     runs: Sequence[RunResults]
     gate: GateResults | None = None
     unreported: Sequence[str] = ()
+    overruled: Sequence[str] = ()
 
 
 Output: TypeAlias = Artefact | Line | Board

@@ -23,6 +23,7 @@ from pytest_megacpp.settings.checks import (
     ANNOTATIONS,
     LIMIT_NAMES,
     Unparsed,
+    at_least_0,
     budget,
     cache_seed,
     count,
@@ -179,6 +180,21 @@ class Options(DeferredTables):
         more=" ([chance](environment.md#chance))",
     )
 
+    pdb_rank: int | None = option(
+        partial(at_least_0, what="the rank"),
+        metavar="R",
+        has_variable=False,
+        has_key=False,
+        help="hand this terminal to breakpoint() in rank R of a box on this machine, with --pdb also to a debugger "
+        "where a test fails; no limit runs meanwhile",
+        more=" ([debugging](guide.md#8-debugging-a-rank))",
+        excludes={
+            "detach": "nobody waits for the tests of a detached run",
+            "attach": "the run was started without a terminal",
+            "replay": "a recording can't be debugged",
+            "boxes": "there is one terminal",
+        },
+    )
     lane_output: frozenset[int] = option(
         rank_set,
         default="all",

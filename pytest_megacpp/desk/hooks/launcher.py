@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ from pytest_megacpp.desk.config.options import Options
 from pytest_megacpp.desk.config.prices import allowance
 from pytest_megacpp.desk.gate.enforce import Gatekeeper
 from pytest_megacpp.desk.hooks import signals
+from pytest_megacpp.desk.hooks.debugging import HANDED_OVER, Debugging
 from pytest_megacpp.desk.hooks.lanes import LaneMarks
+from pytest_megacpp.desk.hooks.measuring import measures_ranks
+from pytest_megacpp.desk.hooks.other_plugins import OtherPlugins
 from pytest_megacpp.desk.hooks.rank_output import check_sizes
+from pytest_megacpp.desk.hooks.spared import spare_lane_tests
 from pytest_megacpp.desk.hooks.terminal import Terminal
 from pytest_megacpp.desk.hooks.timeouts import Timeouts
 from pytest_megacpp.desk.run.artefacts import Reporting
@@ -45,7 +50,7 @@ from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Reporter
 from pytest_megacpp.report.run_json import Box, RunMeta
 from pytest_megacpp.surfaces.protocol import Place
-from pytest_megacpp.surfaces.registry import provider
+from pytest_megacpp.surfaces.registry import is_remote, provider
 
 _NO_DRY_GATE = ProblemFound(
     ProblemCode.BLOCKED,
@@ -83,6 +88,7 @@ class Launcher:
         self._gatekeeper = gatekeeper
         self._where = where
         self.terminal = Terminal(config)
+        self.debugging = Debugging(config, self._options, self.terminal)
         self._reporting = Reporting(reporters, self.terminal.show, self.terminal.waiting)
         self.runs: list[LaneRun] = []
         self.joint: list[JointRun] = []
@@ -100,6 +106,10 @@ class Launcher:
             raise session.Failed(session.shouldfail)
         _end_in_order_on_sigterm()
         of_lane = {lane: self._select(session, lane) for lane in self._marks.asked}
+        items = [one.item for selected in of_lane.values() for one in selected]
+        names = frozenset(item.nodeid for item in items)
+        spare_lane_tests(self._config, names.__contains__, annotates=self._options.lane_annotations != "off")
+        OtherPlugins.of(self._config).selected(items)
         if self.existing is not None:
             self._take(self.existing, [one for selected in of_lane.values() for one in selected])
             return
@@ -168,15 +178,23 @@ class Launcher:
             joint.write()
 
     def _start_box(self, lane: str, selected: Sequence[Selected], options: Options, box: Box) -> None:
-        place, directory = self._where(), self.new_directory()
+        place = self._where()
+        OtherPlugins.of(self._config).launching(place.surface)
+        debugger = self.debugging.plan(place.surface, max(ranks_of(one, lane, self._options) for one in selected))
+        directory = self.new_directory()
         git = look(Path(self._config.invocation_params.dir))
         plan = make_plan(directory.run_id, lane, selected, options, place, self._config, named(git))
+        measured = measures_ranks(self._config, is_remote=is_remote(place.surface))
+        if debugger is not None:
+            debugger = replace(debugger, handed_over=os.path.abspath(directory.path / HANDED_OVER))
+        plan = replace(plan, coverage=measured, debugger=debugger)
         rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(options.lane_budget, rate)
         meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate, box=box)
         run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
         self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
         run.on_progress = self._say_progress
+        run.on_debugged = partial(self.debugging.turn, run)
         self._say_worst(run, longest_s(place, self._options, lane), options.lane_budget)
         over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.remedy)
         problem = self._refused(lane, place, run) or over_budget or self._no_dry_gate(place)

@@ -103,11 +103,11 @@ def _logs(run: RunResults, relative_to: Path) -> str | None:
     return shown(logs, relative_to) if logs.is_dir() or run.meta.ids.sandbox else None
 
 
-def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.TestReport]:
-    """Of a test that runs on without this desk, `where` its surface is: skipped here, never passed."""
+def skipped_reports(item: pytest.Item, why: str) -> Iterator[pytest.TestReport]:
+    """Of a test that nobody waits for here, as it runs on without this desk or not at all: skipped, never passed."""
     path, line, _ = item.location
-    why = f"Skipped: it runs on {where}; its result: pytest --attach {run_id}"
-    for when, outcome, longrepr in (("setup", "skipped", (path, (line or 0) + 1, why)), ("teardown", "passed", None)):
+    skipped = (path, (line or 0) + 1, f"Skipped: {why}")
+    for when, outcome, longrepr in (("setup", "skipped", skipped), ("teardown", "passed", None)):
         yield pytest.TestReport(
             nodeid=item.nodeid,
             location=item.location,

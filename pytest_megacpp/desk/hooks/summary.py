@@ -30,6 +30,9 @@ class TerminalSummary(Reporter):
         if session.unreported:
             yield Line("lane tests without a result", title=True, red=True)
             yield from (Line(line, red=True) for line in session.unreported)
+        if session.overruled:
+            yield Line("lane tests that hooks reported otherwise", title=True, red=True)
+            yield from (Line(line, red=True) for line in session.overruled)
         if session.gate is not None:
             yield from _gate_lines(session.gate)
         for run in session.runs:

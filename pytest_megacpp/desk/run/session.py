@@ -17,7 +17,7 @@ from pytest_megacpp.desk.run.orders import Orders
 from pytest_megacpp.desk.run.transport import POLL_S, Transport
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import Event, ProblemFound, Progress, RunFinished, TestEnded
+from pytest_megacpp.recording.events import Debugged, Event, ProblemFound, Progress, RunFinished, TestEnded
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -60,6 +60,7 @@ class LaneRun:
         self.left = False
         self.stays = False
         self.on_progress: Callable[[Progress], object] = lambda progress: None
+        self.on_debugged: Callable[[Debugged], object] = lambda fact: None
         self._show = reporting.show
         self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
@@ -181,6 +182,8 @@ class LaneRun:
         return goes_on and self._read()
 
     def _on_event(self, event: Event, had_begun: bool) -> None:
+        if isinstance(event.fact, Debugged):
+            self.on_debugged(event.fact)
         if isinstance(event.fact, TestEnded):
             self._orders.note_end(event.fact.test)
         self._announce(event, had_begun)
