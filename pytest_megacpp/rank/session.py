@@ -13,20 +13,25 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import pytest
 
 from pytest_megacpp.rank.agent import Agent
 from pytest_megacpp.rank.collection import most_telling, other_parameters
+from pytest_megacpp.rank.coverage_data import CoverageData
 from pytest_megacpp.rank.crash import CrashLine
+from pytest_megacpp.rank.debugger import RankDebugger
 from pytest_megacpp.rank.default_group import DefaultGroup, nothing_in_flight
+from pytest_megacpp.rank.desk_options import DeskOptions
 from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
 from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
+from pytest_megacpp.rank.snapshots import Snapshots
 from pytest_megacpp.recording.events import (
     CollectError,
     Error,
@@ -41,33 +46,16 @@ from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.texts import beginning, text_of
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 
-# What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
-_DESK_OPTIONS: dict[str, object] = {
-    "maxfail": 0,
-    "lf": False,
-    "failedfirst": False,
-    "newfirst": False,
-    "stepwise": False,
-    "cacheclear": False,
-    "usepdb": False,
-    "trace": False,
-    "xmlpath": None,
-    "htmlpath": None,
-    "report_log": None,
-    "numprocesses": None,
-    "dist": "no",
-    "tx": [],
-    "looponfail": False,
-    "durations": None,
-    "timeout": None,
-    "cov_source": None,
-}
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 SETTLE_LOOKS = 20
+DEBUGGED_S = 7 * 86_400.0  # groups wait for a rank that somebody debugs
 SETTLE_S = 0.001
 _PHASES = frozenset(TestPhase)
-_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
+_DESK_PLUGINS = (
+    *("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures"),
+    *("annotate_errors", "annotate_warnings"),  # of pytest-github-actions-annotate-failures
+)
 
 
 class RankSession:
@@ -85,6 +73,10 @@ class RankSession:
         self.collected = False
         self.gave_up: BaseException | None = None  # what ended pytest before it had collected
         self.released = False  # the box let this rank go; an end without it is the test's doing
+        self._desk_options = DeskOptions()
+        self._snapshots = Snapshots(agent.rank)
+        self._coverage = CoverageData(is_wanted=plan.coverage)
+        self._debugger = RankDebugger(agent, plan.debugger, lambda: observers.test)
         self._fixture = _fixture(plan.lane)
         self._items: dict[int, pytest.Item] = {}
         self._errors: list[CollectError] = []
@@ -97,30 +89,31 @@ class RankSession:
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True)
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        self._desk_options.hear_parser(parser)
+
+    def pytest_plugin_registered(self, plugin: object) -> None:
+        self._desk_options.hear_plugin(plugin)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
-        if hasattr(early_config.known_args_namespace, "cov_source"):
-            early_config.known_args_namespace.cov_source = None
+        """Some plugins read their options before there is a configuration."""
+        self._coverage.begin(early_config.known_args_namespace)
+        self._desk_options.reset(early_config.known_args_namespace, early_config.pluginmanager)
         yield
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> None:
-        for name, value in _DESK_OPTIONS.items():
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
+        self._desk_options.reset(config.option, config.pluginmanager)
         config.option.basetemp = os.environ["MEGACPP_TMP"]
+        config.pluginmanager.register(_WithoutDeskPlugins(), "megacpp-rank-plugins")
         if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
             config.option.tbstyle = "short"
 
     @pytest.hookimpl(trylast=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        _keep_plain_writer(config)
-        for name in _DESK_PLUGINS:
-            plugin = config.pluginmanager.get_plugin(name)
-            if plugin is not None:
-                config.pluginmanager.unregister(plugin)
+    def pytest_configure(self) -> None:
         self.crash.use()
+        self._snapshots.begin()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -190,7 +183,8 @@ class RankSession:
         self.observers.issued.begin()
         self.observers.handling.begin()
         self._apply_purpose(go)
-        self.observers.patience.begin(go.limits)
+        is_debugged = self.plan.debugger is not None
+        self.observers.patience.begin(replace(go.limits, test=DEBUGGED_S) if is_debugged else go.limits)
         try:  # the box may have left out the test that the last teardown prepared for
             item.session._setupstate.teardown_exact(item)
         except Exception:
@@ -209,6 +203,11 @@ class RankSession:
         except BaseException as e:  # a plugin's hook: pytest would end its session, here the world ends after a failure
             self._report_beside(go, e)
         self.hot_reads.end()
+        try:
+            self._snapshots.test_is_over(item.session)
+            self._coverage.test_is_over()
+        except Exception as e:
+            self._report_beside(go, e)
         self.observers.send_compiled()
         with contextlib.suppress(Exception):
             self.observers.check_recorders()
@@ -216,7 +215,9 @@ class RankSession:
         clean, foreign = self._group.after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         digests, missed = self.observers.finished()
-        self.agent.send(Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed))
+        is_open = entered > completed and not self.observers.issued.may_have_failed
+        fact = Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed, is_open)
+        self.agent.send(fact)
         self.observers.test = None
 
     def _apply_purpose(self, go: Go) -> None:
@@ -279,6 +280,13 @@ class RankSession:
         if lane.ensure_group():
             self._group.made_by_plugin()
         return lane
+
+    def pytest_enter_pdb(self, pdb: Any) -> None:
+        self._debugger.enter(pdb)
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+        if self._go is not None and call.excinfo is not None:
+            self._debugger.examine(call.excinfo, node.config)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self) -> bool:
@@ -360,6 +368,20 @@ class RankSession:
         test is in.
         """
         return TestPhase(report.when) if report.when in _PHASES else self._current
+
+
+class _WithoutDeskPlugins:
+    """Registered after every plugin and conftest, so that the last one to configure itself is this one: others look for
+    pytest's reporter when they do, to put their own in its place.
+    """
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        _keep_plain_writer(config)
+        for name in _DESK_PLUGINS:
+            plugin = config.pluginmanager.get_plugin(name)
+            if plugin is not None:
+                config.pluginmanager.unregister(plugin)
 
 
 def _keep_plain_writer(config: pytest.Config) -> None:

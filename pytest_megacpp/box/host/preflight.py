@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_megacpp.box.gpus.devices import Device, DeviceList
 from pytest_megacpp.box.gpus.fitness import Problem, cuda_problems, gpu_problems
+from pytest_megacpp.box.host.supported import SUPPORTED
 from pytest_megacpp.box.host.survey import Survey
 from pytest_megacpp.recording.events import Json
 
@@ -18,11 +19,6 @@ DESCRIPTORS, DESCRIPTORS_PER_RANK = 32, 10
 """What a box needs: 40 were open at once with 2 ranks, 56 with 4 (three tests, one of which failed), and looks at ranks
 that stall open a few more.
 """
-SUPPORTED: Mapping[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
-    "pytest": ((8, 2), None),
-    "torch": ((2, 11), (3, 0)),
-}
-"""What ranks need, by package: the oldest version that will do, and the first that is too new to be known."""
 INSTALL = "pip install 'pytest-megacpp[local]'"
 
 

@@ -5,7 +5,7 @@ is up to the reporters, which `Artefacts` asks.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from pytest_megacpp.desk.run.orders import Orders
 from pytest_megacpp.desk.run.transport import POLL_S, Transport
 from pytest_megacpp.judge.arbiter import judge_run, judge_test
 from pytest_megacpp.judge.verdicts import TestResult
-from pytest_megacpp.recording.events import Event, ProblemFound, Progress, RunFinished, TestEnded
+from pytest_megacpp.recording.events import Debugged, Event, ProblemFound, Progress, RunFinished, TestEnded
 from pytest_megacpp.recording.plan import Plan
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.timeline import Timeline
@@ -37,7 +37,8 @@ class LaneRun:
     """One box and what comes of it. `judged` goes by the plan's index, as do `reported`, the tests whose result pytest
     has got, and `defined_at`, where each is.
 
-    `left`: the box goes on without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
+    `beside` are the session's other runs, which are read while this one is waited for. `left`: the box goes on
+    without this desk. `stays`: it would, if this desk ended now. `on_progress` gets each step
     on the way to a box elsewhere.
     """
 
@@ -55,9 +56,11 @@ class LaneRun:
         self.judged: dict[int, TestResult] = {}
         self.reported: list[int] = []
         self.defined_at: dict[int, tuple[str, int]] = {}
+        self.beside: Sequence[LaneRun] = ()
         self.left = False
         self.stays = False
         self.on_progress: Callable[[Progress], object] = lambda progress: None
+        self.on_debugged: Callable[[Debugged], object] = lambda fact: None
         self._show = reporting.show
         self._waiting = reporting.waiting
         self._status = RunStatus.RUNNING
@@ -139,6 +142,8 @@ class LaneRun:
 
     def is_through(self, index: int) -> bool:
         """Whether `wait_for` would answer at once."""
+        for run in self.beside:
+            run._read_beside()
         while not self._transport.is_over and self._read():
             pass
         return self._transport.is_over or self._orders.is_done(index)
@@ -154,7 +159,7 @@ class LaneRun:
             with self._waiting() as turn:
                 while not is_over():
                     turn()
-                    if not self._read():
+                    if not any([self._read(), *(run._read_beside() for run in self.beside)]):
                         time.sleep(POLL_S)
         finally:
             self._show([Board()])
@@ -162,13 +167,23 @@ class LaneRun:
     def _read(self) -> bool:
         got = self._transport.read()
         self._orders.send()
+        if self._transport.is_over:
+            self._show([Board(of=self.plan.run_id)])
+            return got
         now_s = time.monotonic()
         if now_s - self._asked_s >= RUNNING_S:
             self._asked_s = now_s
             self._report(lambda reporter: reporter.running(self.results()))
         return got
 
+    def _read_beside(self) -> bool:
+        """What came of a box for which nobody waits now: it may wait for orders."""
+        goes_on = self._transport.has_box and not self._transport.is_over and not self._is_finishing
+        return goes_on and self._read()
+
     def _on_event(self, event: Event, had_begun: bool) -> None:
+        if isinstance(event.fact, Debugged):
+            self.on_debugged(event.fact)
         if isinstance(event.fact, TestEnded):
             self._orders.note_end(event.fact.test)
         self._announce(event, had_begun)

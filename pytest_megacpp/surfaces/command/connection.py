@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytest_megacpp.surfaces.command.failures import Cancelled, Lost
 from pytest_megacpp.surfaces.sweep import RUN_VARIABLE
@@ -180,12 +181,12 @@ def _started(words: Sequence[str], run_id: str) -> "tuple[subprocess.Popen[bytes
     password fails instead of waiting.
     """
     environment = {**os.environ, RUN_VARIABLE: run_id}
-    if os.name != "posix":
+    if sys.platform == "win32":
         return _popen(words, environment), None
     reader, writer = os.pipe()
     try:
         holder = [sys.executable, "-I", "-S", str(Path(__file__).with_name("holder.py")), str(reader)]
-        return _popen([*holder, *words], environment, reader), writer
+        return _popen([*holder, *words], environment, pass_fds=(reader,), start_new_session=True), writer
     except BaseException:
         os.close(writer)
         raise
@@ -193,13 +194,6 @@ def _started(words: Sequence[str], run_id: str) -> "tuple[subprocess.Popen[bytes
         os.close(reader)
 
 
-def _popen(words: Sequence[str], environment: dict[str, str], *passed: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        words,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        pass_fds=passed,
-        start_new_session=True,
-    )
+def _popen(words: Sequence[str], environment: dict[str, str], **more: Any) -> "subprocess.Popen[bytes]":
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(words, env=environment, **pipes, **more)

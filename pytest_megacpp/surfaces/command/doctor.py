@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_megacpp.box.host.preflight import SUPPORTED
+from pytest_megacpp.box.host.supported import SUPPORTED
 from pytest_megacpp.report.clean import one_line
 from pytest_megacpp.report.layout import wrapped
 from pytest_megacpp.surfaces.command import failures

@@ -257,7 +257,7 @@ def _staged(plan: Plan, source: Source) -> Iterator[Path]:
         stage(source.files, directory / "source")
         (directory / "source").mkdir(exist_ok=True)
         stage(own_package(), directory / "package")
-        (directory / "plan.json").write_text(json.dumps(to_json(plan)), encoding="utf-8")
+        (directory / "plan.json").write_text(json.dumps(to_json(plan)), encoding="utf-8", newline="\n")
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -7,6 +7,7 @@ One thread does it all, in order; the desk only reads what has arrived. No outpu
 import contextlib
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pytest_megacpp.box.host import process
 from pytest_megacpp.recording.commands import Word
 from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.plan import Plan, Stop
@@ -33,6 +33,14 @@ from pytest_megacpp.surfaces.source import SourceConfig
 STOP_S = 30.0  # for a box to end in order, as its own grace periods allow
 STOP_COMMAND_S = 60.0
 VISIT_S = 60.0
+
+
+def _keep_status_of_children() -> None:
+    """A desk that was started with SIGCHLD ignored would not get the status of its command."""
+    if sys.platform == "linux":
+        from pytest_megacpp.box.host import process
+
+        process.keep_status_of_children()
 
 
 class Stay(StrEnum):
@@ -60,7 +68,7 @@ class CommandSurface:
 
     def start(self, plan: Plan, run: Path) -> "CommandBox":
         """Returns at once; a failure of the launch ends the box."""
-        process.keep_status_of_children()
+        _keep_status_of_children()
         box = CommandBox(caller_of(self.config, plan.run_id, plan.environment), run)
         launch = Launch(plan, box.caller, self.source, self.data, self.never, self.detached, box)
         box.begin(launch.far, Stay.LEAVING if self.detached else Stay.OWNER)
@@ -68,7 +76,7 @@ class CommandSurface:
 
     def attach(self, run_id: str, run: Path) -> "CommandBox":
         """Follows a run from its beginning, whether it is still running or only its records are left."""
-        process.keep_status_of_children()
+        _keep_status_of_children()
         box = CommandBox(caller_of(self.config, run_id, {}), run)
         box.begin(box.find, Stay.VISITOR)
         return box
