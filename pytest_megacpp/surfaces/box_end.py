@@ -7,6 +7,7 @@ from pytest_megacpp.recording.events import ProblemFound
 from pytest_megacpp.recording.vocabulary import ProblemCause, ProblemCode
 
 CANNOT_WRITE = 73  # EX_CANTCREAT, of a box that could not write its recording
+SIGKILL = 9  # on the box, which takes Linux: other desks have no such name
 SIGNALLED = 128  # and the signal: how the guard reports a box that was killed, as shells do
 LAST_WORDS_CHARS = 400
 
@@ -17,7 +18,7 @@ def problem_of(status: int, log: str) -> ProblemFound | None:
     """
     number = -status if status < 0 else status - SIGNALLED
     words = (how(status) if number > 0 else last_words(log) or how(status))[:LAST_WORDS_CHARS]
-    cause = ProblemCause.KILLED if number == signal.SIGKILL else ProblemCause.CUT_OFF
+    cause = ProblemCause.KILLED if number == SIGKILL else ProblemCause.CUT_OFF
     return ProblemFound(ProblemCode.BOX_LOST, cause, words) if words else None
 
 
