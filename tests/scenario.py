@@ -203,15 +203,18 @@ class FakeBox:
         digests: Mapping[int, str] | None = None,
         missed: Mapping[int, int] | None = None,
         left_open: Collection[int] = (),
+        gave_up: Collection[int] = (),
+        running: Collection[int] = (),
     ) -> "FakeBox":
         """Tears down and is through. `digests`: of its collectives in the default group, by rank. `left_open`: on which
-        ranks the newest is open, and none failed.
+        ranks the newest is open; `gave_up`: which ones know of one that failed; `running`: where a thread goes on.
         """
         self.phase("teardown", ranks).reports(TestPhase.TEARDOWN, ranks).after(0.01)
         for rank in self._all(ranks):
             said = {"0": digests[rank]} if digests is not None else {}
-            lost, is_open = (missed or {}).get(rank, 0), rank in left_open
-            self.rank(ev.Finished(rank, self.index, True, digests=said, missed=lost, left_open=is_open))
+            fact = ev.Finished(rank, self.index, True, digests=said, missed=(missed or {}).get(rank, 0))
+            ongoing = ("0",) if rank in running else ()
+            self.rank(replace(fact, left_open=rank in left_open, gave_up=rank in gave_up, running=ongoing))
         return self
 
     def passes(self, ranks: Ranks | None = None) -> "FakeBox":

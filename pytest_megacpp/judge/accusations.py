@@ -136,15 +136,35 @@ def _unlike_first(case: Case, own: Sequence[RankFailure], messages_by_rank: Mapp
     members = _group_of(case, accusers) if accusers else ()
     if not set(said) < set(members) or members[0] in said or 2 * len(said) < len(members):
         return None
-    if len({messages.unlike_first(text) for text in said.values()}) > 1:
+    like_first = (members[0], *(r for r in members[1:] if r not in said and _went_further(case, r, accusers)))
+    if 2 * len(like_first) > len(members):
         return None
-    like_first = tuple(r for r in members if r not in said)
     different = "built a different model for DDP than the other ranks"
-    if 2 * len(said) > len(members):
-        who = f"{ranks_named(said)} have a parameter of another shape or layout"
-        return _Accusation(like_first, f"{different}: {who}", accusers, is_whole=True)
-    doubt = Uncertainty(Source.REPORTS, f"as many ranks are like {ranks_named(members[:1])}, which DDP compares with")
-    return _Accusation(tuple(sorted(said)), f"{different}", accusers, (doubt,), is_whole=True)
+    usual = _most(said, len(members))
+    if usual:
+        odd = tuple(sorted({*like_first, *said}.difference(usual)))
+        who = f"{ranks_named(usual)} have a parameter of another shape or layout"
+        return _Accusation(odd, f"{different}: {who}", accusers, is_whole=True)
+    text = f"no majority is known to differ alike from {ranks_named(members[:1])}, with which DDP compares"
+    return _Accusation(tuple(sorted(said)), different, accusers, (Uncertainty(Source.REPORTS, text),), is_whole=True)
+
+
+def _went_further(case: Case, rank: int, accusers: Sequence[RankFailure]) -> bool:
+    """Returns whether the rank issued a collective after the one out of which the accusers raised: it is like the first
+    of the group. Who didn't may only be slow to raise.
+    """
+    last = next(iter(case.last_entered(t.rank, t.time_s) for t in accusers), None)
+    own = case.last_entered(rank, case.end_s)
+    return last is not None and own is not None and own.group == last.group and own.seq > last.seq
+
+
+def _most(said: Mapping[int, str], size: int) -> tuple[int, ...]:
+    """Returns the ranks, more than half of the group, that have one shape which isn't the first rank's; empty where
+    none are. Strides aren't told, so ranks with others than the first's may differ from each other, too.
+    """
+    votes = Counter(text for text in map(messages.unlike_first, said.values()) if "match sizes" in text)
+    text, count = max(votes.items(), key=lambda one: one[1], default=("", 0))
+    return tuple(sorted(r for r in said if messages.unlike_first(said[r]) == text)) if 2 * count > size else ()
 
 
 def _of_another_tensor(

@@ -6,7 +6,7 @@ gloo's recorder calls a collective that failed complete. So success counts only 
 Threads may issue and wait at once: what one overwrites of another's can only make less known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,10 @@ class _Group:
     issued: int = 0  # collectives that Python issued
     heard: int = 0  # the newest of them of which success was heard
     several: bool = False  # a call may have been any number of collectives
+    open: set[int] = field(default_factory=set)  # those that were open when the test last asked
+
+
+_UNKNOWN = _Group(), 0
 
 
 class Hearing:
@@ -48,12 +52,29 @@ class Hearing:
 
     def succeeded(self, work: Any) -> None:
         """A collective has completed here; who waits for a message or an older one tells nothing new."""
-        try:
-            one, number = self._works.get(work, (None, 0))
-        except Exception:  # a user's own class of works may be unlike others: it was not issued here
-            return
-        if one is not None and number == one.issued:
+        one, number = self._known(work)
+        one.open.discard(number)
+        if number and number == one.issued:
             one.heard = number
+
+    def polled(self, work: Any, is_over: bool) -> None:
+        """The test asked whether a collective is over here. That it is doesn't say that it succeeded."""
+        one, number = self._known(work)
+        if is_over:
+            one.open.discard(number)
+        elif number:
+            one.open.add(number)
+
+    @property
+    def saw_open(self) -> bool:
+        """Whether the test saw a collective open, and didn't see it end."""
+        return any(one.open for one in list(self._groups.values()))
+
+    def _known(self, work: Any) -> tuple[_Group, int]:
+        try:
+            return self._works.get(work, _UNKNOWN)
+        except Exception:  # a user's own class of works may be unlike others: it was not issued here
+            return _UNKNOWN
 
     def of(self, name: str, count: int) -> bool:
         """Whether the newest of the group's `count` collectives is known to have succeeded."""

@@ -64,6 +64,8 @@ class Issued:
         self._completed: dict[int, int] = {}  # by a group's number in digests, when they were last looked at
         self._of_gloo: set[int] = set()  # such numbers of groups whose recorder calls what failed complete
         self.hearing = Hearing()
+        self._main = threading.main_thread().ident
+        self._elsewhere: dict[int, set[str]] = {}  # groups in which other threads issued collectives
         self._unsure = False  # which collectives of the test have completed
         self._lock = threading.Lock()
 
@@ -73,13 +75,20 @@ class Issued:
         return self._missed if self._exact else max(self._missed, 1)
 
     @property
-    def may_have_failed(self) -> bool:
-        """Whether a collective of the test is known to have failed, or to have been given up."""
-        return self._unsure
+    def gave_up(self) -> bool:
+        """Whether a collective of the test is known to have failed, or was open when the test last asked."""
+        return self._unsure or self.hearing.saw_open
+
+    def running(self) -> list[str]:
+        """The groups in which a thread other than the main one issued collectives that still runs. Threads that
+        Python didn't start, as autograd's, are there for good, and issue for the others.
+        """
+        own = {t.ident for t in threading.enumerate() if not isinstance(t, threading._DummyThread)}
+        return sorted({name for thread, names in list(self._elsewhere.items()) if thread in own for name in names})
 
     def begin(self) -> None:
         """Forgets what was issued until now."""
-        self._exact, self._unsure, self.hearing = True, False, Hearing()
+        self._exact, self._unsure, self.hearing, self._elsewhere = True, False, Hearing(), {}
         self._surely(self._begin)
 
     def _begin(self) -> None:
@@ -114,6 +123,8 @@ class Issued:
         self._calls += 1
         with contextlib.suppress(Exception):  # a group without a name, a call without a work: nothing is heard of them
             self.hearing.issued(group, method, work)
+            if (thread := threading.get_ident()) != self._main and method not in MESSAGES:
+                self._elsewhere.setdefault(thread, set()).add(str(group.group_name))
         try:
             self._known.add(group, method, args, kwargs)
         except Exception:  # the tensors are the user's, of whatever class

@@ -34,6 +34,8 @@ OnCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any], Any], object]
 """Gets the group, the method, its arguments, and what it returned."""
 OnSuccess = Callable[[Any], object]
 """Gets the `Work` that is known to have succeeded."""
+OnPolled = Callable[[Any, bool], object]
+"""Gets the `Work`, and whether it is over."""
 
 
 def _nothing(*_: object) -> None:
@@ -60,6 +62,7 @@ def install(before_store: Before = _nothing) -> None:
 
 _report_failure: Callable[[], object] = _nothing
 _report_success: OnSuccess = _nothing
+_report_polled: OnPolled = _nothing
 
 
 def report_issued(
@@ -67,17 +70,20 @@ def report_issued(
     failed: Callable[[], object] = _nothing,
     before: Before = _nothing,
     succeeded: OnSuccess = _nothing,
+    polled: OnPolled = _nothing,
 ) -> None:
     """Calls `before` before and `about` after each collective and message that Python issues in a process group,
     `failed` when one raises, waiting for it does, or its `Work` says so, and `succeeded` when that says that it didn't.
+    `polled` when somebody asks whether it is over.
     """
     from torch._C import _distributed_c10d as native
 
-    global _report_failure, _report_success
-    _report_failure, _report_success = failed, succeeded
+    global _report_failure, _report_success, _report_polled
+    _report_failure, _report_success, _report_polled = failed, succeeded, polled
     work: Any = native.Work
     for method in filter(lambda name: hasattr(work, name), _ANSWERING):
         setattr(work, method, _answering(getattr(work, method), method, work.is_completed))
+    work.is_completed = _polling(work.is_completed)
     group: Any = native.ProcessGroup
     for method in _ISSUING:
         if hasattr(group, method):
@@ -143,6 +149,18 @@ def _answering(native: Callable[..., Any], method: str, is_completed: Callable[[
         return result
 
     return _named(call, native, method)
+
+
+def _polling(native: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Returns `is_completed`, which reports its answer."""
+
+    def call(self: Any) -> bool:
+        __tracebackhide__ = True
+        is_over = native(self)
+        _report_polled(self, is_over)
+        return is_over
+
+    return _named(call, native, "is_completed")
 
 
 def _named(call: Callable[..., Any], native: Callable[..., Any], method: str) -> Callable[..., Any]:

@@ -85,7 +85,11 @@ class Observers:
         try:
             issued = self.issued
             native_calls.report_issued(
-                issued.call, issued.fail, self.handling.look, lambda work: issued.hearing.succeeded(work)
+                issued.call,
+                issued.fail,
+                self.handling.look,
+                lambda work: issued.hearing.succeeded(work),
+                lambda work, is_over: issued.hearing.polled(work, is_over),
             )
             backward.watch(self._around_backward)
         except Exception as e:

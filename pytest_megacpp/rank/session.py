@@ -215,8 +215,20 @@ class RankSession:
         clean, foreign = self._group.after_test(counted)
         entered, completed = (sum(c[i] - before.get(pg, (0, 0))[i] for pg, c in counted.items()) for i in (0, 1))
         digests, missed = self.observers.finished()
-        is_open = entered > completed and not self.observers.issued.may_have_failed
-        fact = Finished(self.agent.rank, go.test, clean, foreign, entered, completed, digests, missed, is_open)
+        issued = self.observers.issued
+        fact = Finished(
+            rank=self.agent.rank,
+            test=go.test,
+            group_clean=clean,
+            group_foreign=foreign,
+            entered=entered,
+            completed=completed,
+            digests=digests,
+            missed=missed,
+            left_open=entered > completed,
+            gave_up=issued.gave_up,
+            running=tuple(issued.running()),
+        )
         self.agent.send(fact)
         self.observers.test = None
 

@@ -12,6 +12,7 @@ from typing import TypeAlias, assert_never
 
 from pytest_megacpp.recording.collectives import Number, RankCollectives
 from pytest_megacpp.recording.events import Collective
+from pytest_megacpp.recording.flight import without_backend
 from pytest_megacpp.recording.groups import Groups
 from pytest_megacpp.recording.issued import CUT, before, stretches, whole
 from pytest_megacpp.recording.operations import describe, signature_of
@@ -100,10 +101,11 @@ def _disagreement(key: Number, aspect: Aspect, entries: Mapping[int, Collective]
 
 
 def differing(
-    digests: Mapping[int, Mapping[str, str]], groups: Groups
+    digests: Mapping[int, Mapping[str, str]], groups: Groups, running: Collection[str] = ()
 ) -> tuple[tuple[str, str, dict[str, tuple[int, ...]]], ...]:
     """Groups whose members have different `digests` from one number on: (group, that number, ranks by what each issued
-    up to where its stretch ends). Groups whose members aren't known are left out.
+    up to where its stretch ends). Groups whose members aren't known are left out. Members of those that are `running`
+    go on to issue, so that they differ only if two do at one length.
     """
     found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for group, by_rank in _by_group(digests, groups).items():
@@ -112,7 +114,11 @@ def differing(
                 for first, stretch in its.items():
                     found[group, first][rank] = stretch
     compared = ((*number, _variants(its)) for number, its in sorted(found.items()))
-    return tuple(one for one in compared if len(one[2]) > 1)
+    return tuple(
+        one
+        for one in compared
+        if len(one[2]) > 1 and (without_backend(one[0]) not in running or len({*map(_last, one[2])}) < len(one[2]))
+    )
 
 
 def uncompared(digests: Mapping[int, Mapping[str, str]], groups: Groups) -> tuple[str, ...]:
@@ -141,11 +147,15 @@ class LeftOpen:
 
 
 def left_open(
-    digests: Mapping[int, Mapping[str, str]], open_on: Collection[int], groups: Groups
+    digests: Mapping[int, Mapping[str, str]],
+    open_on: Collection[int],
+    gave_up: Collection[int],
+    groups: Groups,
+    running: Collection[str] = (),
 ) -> tuple[LeftOpen, ...]:
     """Groups in which a collective is left open that not all members issued. `digests`: of ranks of which nothing is
-    lost, so that a group without one is one in which a rank issued nothing; `open_on`: those that left some open
-    although no call for one failed.
+    lost, so that a group without one is one in which a rank issued nothing; `open_on`: those that left some open. Left
+    out are groups of which a member is known to have given up on some, and those that are `running`.
     """
     found = []
     for group, by_rank in sorted(_by_group(digests, groups).items()):
@@ -154,7 +164,9 @@ def left_open(
         seq = max(newest.values(), default=0)
         issued = tuple(rank for rank in sorted(newest) if newest[rank] == seq)
         lacking = tuple(rank for rank in sorted(newest) if newest[rank] < seq)
-        if lacking and digests.keys() >= newest.keys() and not set(open_on).isdisjoint(issued):
+        may_be_right = without_backend(group) in running or not set(gave_up).isdisjoint(newest)
+        is_open = digests.keys() >= newest.keys() and not set(open_on).isdisjoint(issued)
+        if lacking and is_open and not may_be_right:
             found.append(LeftOpen(group, seq, issued, lacking))
     return tuple(found)
 

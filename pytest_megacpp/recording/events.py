@@ -504,8 +504,9 @@ class Finished:
     `completed` count this test's collectives; `digests` holds one per group over all of them (see `issued`), equal on
     all its members unless they issued different ones. `missed`: collectives that left the recorder before they could be
     taken in, so that nothing is known of them; 1 or more where it is unknown what a rank could not take in. Where no
-    recorder is on, all that Python issued. `left_open`: a collective is open, although no call for one failed or was
-    given up, as far as Python heard.
+    recorder is on, all that Python issued. `left_open`: a collective is open. `gave_up`: a call for one failed, or the
+    test saw one open and asked no more, as far as Python heard. `running`: groups in which a thread that still runs
+    issued some, so that their digests are of a moment that no other rank knows.
     """
 
     rank: int
@@ -517,6 +518,8 @@ class Finished:
     digests: dict[str, str] = field(default_factory=dict)
     missed: int = 0
     left_open: bool = False
+    gave_up: bool = False
+    running: tuple[str, ...] = ()
 
 
 # -- groups and collectives ------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def finished(view: RankView, time_s: float, fact: ev.Finished) -> None:
     view.finished_s = time_s
     view.group_clean, view.group_foreign, view.counted = fact.group_clean, fact.group_foreign, fact
     keep_digests(view, fact.digests.items())
+    view.running = frozenset(view.collectives.named(group) for group in fact.running)
 
 
 def keep_digests(view: RankView, digests: Iterable[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ from pytest_megacpp.recording.agreement import Disagreement, LeftOpen, differing
 from pytest_megacpp.recording.collectives import RankCollectives
 from pytest_megacpp.recording.cpu import CpuMeter
 from pytest_megacpp.recording.flight import is_nccl
-from pytest_megacpp.recording.groups import Groups
+from pytest_megacpp.recording.groups import KEPT_GROUPS, Groups
 from pytest_megacpp.recording.interning import Interned
 from pytest_megacpp.recording.series import Series
 from pytest_megacpp.recording.stacks import (
@@ -81,6 +81,7 @@ class RankView:
     group_foreign: bool = False
     counted: ev.Finished | None = None
     digests: dict[str, str] = field(default_factory=dict)  # by group
+    running: frozenset[str] = frozenset()  # groups, by such names, in which a thread of it went on after the test
     sample: ev.Sampled | None = None
     sample_s: float = 0.0
     first_sample: ev.Sampled | None = None
@@ -299,7 +300,7 @@ class TestView:
         """Groups in which ranks that are through with the test issued different collectives, by their own digests; see
         `agreement.differing`.
         """
-        return differing(self._digests(), self.groups)
+        return differing(self._digests(), self.groups, self._running())
 
     def uncompared(self) -> tuple[str, ...]:
         """Groups of which the digests don't tell whether these ranks issued the same."""
@@ -307,9 +308,20 @@ class TestView:
 
     def left_open(self) -> tuple[LeftOpen, ...]:
         """Groups in which ranks left a collective open that others are through without; see `agreement.left_open`."""
-        counted = {rank: v.counted for rank, v in self.ranks.items() if v.counted is not None and not v.counted.missed}
-        digests = {rank: its for rank, its in self._digests().items() if rank in counted}
-        return left_open(digests, [rank for rank, own in counted.items() if own.left_open], self.groups)
+        counted = {rank: view.counted for rank, view in self.ranks.items() if view.counted is not None}
+        digests = {
+            rank: its
+            for rank, its in self._digests().items()
+            if rank in counted and not counted[rank].missed and len(its) < KEPT_GROUPS
+        }
+        open_on = [rank for rank, own in counted.items() if own.left_open]
+        gave_up = [rank for rank, own in counted.items() if own.gave_up]
+        return left_open(digests, open_on, gave_up, self.groups, self._running())
+
+    def _running(self) -> set[str]:
+        """Groups in which a thread of a member went on after the test; see `events.Finished`."""
+        named = self.groups.as_named_by
+        return {named(rank, group) for rank, view in self.ranks.items() for group in view.running}
 
     def _digests(self) -> dict[int, dict[str, str]]:
         through = {r: v for r, v in self.ranks.items() if v.counted is not None and v.went_on_to_the_end}

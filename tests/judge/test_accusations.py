@@ -176,9 +176,39 @@ def test_each_with_a_model_of_its_own_is_no_majority() -> None:
     box = FakeBox(4).begins().announces("0", everyone).enters(everyone, "gloo:all_gather", 1).completes()
     for rank in (1, 2, 3):
         box.raises(rank, "RuntimeError", UNLIKE_FIRST.format(rank).replace("[8, 8]", f"[8, {rank}]"))
-    box.enters(0, "gloo:broadcast", 9).after(1.0)
-    found = judge_test(box.acts(ActReason.FAILURE_STUCK, waiting=(0,)).ends().done().timeline(), 0).verdict
-    assert found.blamed_ranks == (1, 2, 3)
+    found = stuck(box.enters(0, "gloo:broadcast", 9).after(1.0), (0,))
+    assert (found.blamed_ranks, found.certainty) == ((1, 2, 3), Certainty.LIKELY)
+
+
+def stuck(box: FakeBox, waiting: tuple[int, ...]) -> Verdict:
+    box.acts(ActReason.FAILURE_STUCK, waiting=waiting).ends()
+    return judge_test(box.done().timeline(), 0).verdict
+
+
+def test_a_majority_is_found_beside_one_with_a_third_model() -> None:
+    everyone = (0, 1, 2, 3, 4)
+    box = FakeBox(5).begins().announces("0", everyone).enters(everyone, "gloo:all_gather", 1).completes()
+    for rank in (1, 2, 3, 4):
+        text = UNLIKE_FIRST.format(rank)
+        box.raises(rank, "RuntimeError", text.replace("[8, 8]", "[8, 4]") if rank == 4 else text)
+    found = stuck(box.enters(0, "gloo:broadcast", 9).after(1.0), (0,))
+    assert (found.blamed_ranks, found.certainty) == ((0, 4), Certainty.CERTAIN)
+
+
+def test_strides_are_not_told_so_that_ranks_may_differ_in_them() -> None:
+    box = FakeBox(4).begins().announces("0", (0, 1, 2, 3)).enters((0, 1, 2, 3), "gloo:all_gather", 1).completes()
+    for rank in (1, 2, 3):
+        box.raises(rank, "RuntimeError", UNLIKE_FIRST.format(rank).replace("match sizes", "match strides"))
+    assert stuck(box.enters(0, "gloo:broadcast", 9).after(1.0), (0,)).certainty is Certainty.LIKELY
+
+
+def test_who_is_slow_to_raise_is_not_like_the_first() -> None:
+    """Rank 4 shows nothing after the collective out of which the others raised."""
+    everyone = (0, 1, 2, 3, 4)
+    box = FakeBox(5).begins().announces("0", everyone).enters(everyone, "gloo:all_gather", 1).completes()
+    for rank in (1, 2, 3):
+        box.raises(rank, "RuntimeError", UNLIKE_FIRST.format(rank))
+    assert stuck(box.enters(0, "gloo:broadcast", 9).after(1.0), (0, 4)).blamed_ranks == (0,)
 
 
 @pytest.mark.parametrize(("odd", "blamed"), [("on ranks [2]", (2,)), ("between ranks", (0, 1, 2, 3))])

@@ -165,6 +165,12 @@ def test_a_short_limit_may_have_ended_what_was_stuck() -> None:
     assert "had made no progress for" in found.summary
 
 
+def test_a_run_that_ends_as_a_test_begins_says_nothing_of_progress() -> None:
+    box = FakeBox(4).begins().after(0.05).samples(range(4), cpu_s=0.04).after(0.1)
+    found = judged(box.acts(ActReason.RUN_LIMIT).aborts("run-limit").done())
+    assert (found.code, found.certainty) == (Code.OVERTIME, Certainty.CERTAIN)
+
+
 @pytest.mark.parametrize(
     ("announced_groups", "candidates"),
     [

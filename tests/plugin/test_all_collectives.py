@@ -5,7 +5,7 @@ import pytest
 from tests.plugin.project import LANE, Project, Ran
 
 TESTS = """
-    import datetime, os, tempfile, time
+    import datetime, os, tempfile, threading, time
     import pytest, torch, torch.distributed as dist
     import torch.distributed._functional_collectives as funcol
 
@@ -65,6 +65,24 @@ TESTS = """
                 dist.all_reduce(torch.ones(8), async_op=True).wait(datetime.timedelta(seconds=1))
         else:
             time.sleep(3)
+
+    def test_given_up_after_asking(modal_h200x8):
+        dist.barrier()
+        if RANK == 1:
+            work = dist.all_reduce(torch.ones(8), async_op=True)
+            assert not work.is_completed()
+
+    def test_thread_that_goes_on(modal_h200x8):
+        group, here = dist.new_group(), threading.Event()
+        def beat():
+            for n in range(1000):
+                if n == 3:
+                    here.set()
+                dist.all_reduce(torch.ones(1), group=group)
+                time.sleep(0.02)
+        threading.Thread(target=beat, daemon=True).start()
+        here.wait()
+        time.sleep(0.5 * RANK)
 
     def test_smaller_part(modal_h200x8):
         parts = [torch.ones(2)] * 2 if RANK == 0 else None
@@ -129,8 +147,10 @@ def test_a_healthy_test_is_certain_however_much_it_issues(ran: Ran, name: str) -
     assert (verdict["code"], verdict["certainty"]) == ("passed", "certain")
 
 
-def test_a_collective_that_a_test_gives_up_on_is_a_doubt(ran: Ran) -> None:
-    verdict = ran.verdict("test_given_up")
+@pytest.mark.parametrize("name", ["test_given_up", "test_given_up_after_asking", "test_thread_that_goes_on"])
+def test_what_may_be_right_is_a_doubt(ran: Ran, name: str) -> None:
+    """Ranks gave up on a collective, or don't stop with the test."""
+    verdict = ran.verdict(name)
     assert (verdict["code"], verdict["certainty"]) == ("passed", "likely")
 
 

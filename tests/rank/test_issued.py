@@ -153,6 +153,39 @@ def test_what_is_issued_while_another_is_heard_of_is_not_heard(issued: Issued, r
     assert ends(issued) == ["1-2", "1-1"]
 
 
+def test_what_was_open_when_last_asked_was_given_up(issued: Issued, recorder: Recorder) -> None:
+    first, second, third = (call_of(issued, recorder) for _ in range(3))
+    issued.hearing.polled(first, False)
+    assert issued.gave_up
+    issued.hearing.polled(first, True)
+    issued.hearing.polled(second, False)
+    issued.hearing.succeeded(second)
+    issued.hearing.polled(third, True)
+    issued.hearing.polled(Work(), False)  # of a message, or of another test
+    assert not issued.gave_up
+    issued.hearing.polled(second, False)
+    issued.begin()
+    assert not issued.gave_up
+
+
+def test_groups_of_threads_that_still_run_are_told(issued: Issued, recorder: Recorder) -> None:
+    goes_on, ends = threading.Event(), threading.Event()
+
+    def issue() -> None:
+        call_of(issued, recorder)
+        goes_on.set()
+        ends.wait()
+
+    call_of(issued, recorder)
+    assert issued.running() == []
+    (thread := threading.Thread(target=issue)).start()
+    goes_on.wait()
+    assert issued.running() == ["0"]
+    ends.set()
+    thread.join()
+    assert issued.running() == []
+
+
 def test_what_succeeded_is_certain(issued: Issued, recorder: Recorder) -> None:
     works = [call_of(issued, recorder) for _ in range(3)]
     for work in (works[2], works[2], works[0]):

@@ -85,12 +85,13 @@ def _stack(thread: threading.Thread) -> Thread:
 
 def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    before = {name: getattr(native.Work, name) for name in ("exception", "is_success")}
+    before = {name: getattr(native.Work, name) for name in ("exception", "is_success", "is_completed")}
     groups = dict(vars(native.ProcessGroup))
     native_calls.report_issued(
         lambda *said: heard.append(said[1]),
         lambda: heard.append("failed"),
         succeeded=lambda _: heard.append("succeeded"),
+        polled=lambda _, is_over: heard.append(f"polled {is_over}"),
     )
     torch.distributed.init_process_group("gloo", store=native.HashStore(), rank=0, world_size=1)
     try:
@@ -109,6 +110,8 @@ def test_what_a_work_tells_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         unsuccessful: Any = native_calls._answering(lambda _: False, "is_success", lambda _: True)
         assert not unsuccessful(work)
         assert heard[4:] == ["failed"]
+        assert work.is_completed()
+        assert heard[5:] == ["polled True"]
     finally:
         torch.distributed.destroy_process_group()
         native_calls.report_issued(lambda *_: None)
