@@ -25,6 +25,7 @@ from pytest_megacpp.rank.errors import describe, rendered
 from pytest_megacpp.rank.hot_reads import HotReads
 from pytest_megacpp.rank.lane import Lane
 from pytest_megacpp.rank.observers import Counters, Observers
+from pytest_megacpp.rank.own_pytest import OwnPytest
 from pytest_megacpp.rank.python_warnings import Warnings
 from pytest_megacpp.rank.reports import outcome_of, properties_of, sections_of, shown, skip_of, unrendered
 from pytest_megacpp.recording.events import (
@@ -41,40 +42,18 @@ from pytest_megacpp.recording.plan import Go, Plan
 from pytest_megacpp.recording.texts import beginning, text_of
 from pytest_megacpp.recording.vocabulary import FlightOrigin, ReportOutcome, TestPhase
 
-# What belongs to the desk: stopping early, choosing tests, files and processes of the user's terminal.
-_DESK_OPTIONS: dict[str, object] = {
-    "maxfail": 0,
-    "lf": False,
-    "failedfirst": False,
-    "newfirst": False,
-    "stepwise": False,
-    "cacheclear": False,
-    "usepdb": False,
-    "trace": False,
-    "xmlpath": None,
-    "htmlpath": None,
-    "report_log": None,
-    "numprocesses": None,
-    "dist": "no",
-    "tx": [],
-    "looponfail": False,
-    "durations": None,
-    "timeout": None,
-    "cov_source": None,
-}
 KEPT_ERRORS = 256  # of collection; cut to 200 characters each, as many as this fit into a line whatever they hold
 KEPT_SKIPPED = 64
 SETTLE_LOOKS = 20
 SETTLE_S = 0.001
 _PHASES = frozenset(TestPhase)
-_DESK_PLUGINS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin", "rerunfailures")
 
 
-class RankSession:
+class RankSession(OwnPytest):
     """The pytest plugin of one rank."""
 
     def __init__(self, agent: Agent, observers: Observers, crash: CrashLine, plan: Plan) -> None:
-        self.__name__ = "megacpp-rank"  # under this name the desk's plugin knows that it is in a rank
+        super().__init__()
         self.agent = agent
         self.observers = observers
         self.crash = crash
@@ -97,29 +76,9 @@ class RankSession:
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Iterator[None]:
-        """Keeps pytest-cov from measuring: eight ranks would write over the desk's data."""
-        if hasattr(early_config.known_args_namespace, "cov_source"):
-            early_config.known_args_namespace.cov_source = None
-        yield
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_cmdline_main(self, config: pytest.Config) -> None:
-        for name, value in _DESK_OPTIONS.items():
-            if hasattr(config.option, name):
-                setattr(config.option, name, value)
-        config.option.basetemp = os.environ["MEGACPP_TMP"]
-        if config.getoption("tbstyle", None) in ("no", "line"):  # the terminal's taste; the evidence needs tracebacks
-            config.option.tbstyle = "short"
-
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        _keep_plain_writer(config)
-        for name in _DESK_PLUGINS:
-            plugin = config.pluginmanager.get_plugin(name)
-            if plugin is not None:
-                config.pluginmanager.unregister(plugin)
+        super().pytest_configure(config)
         self.crash.use()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -360,16 +319,6 @@ class RankSession:
         test is in.
         """
         return TestPhase(report.when) if report.when in _PHASES else self._current
-
-
-def _keep_plain_writer(config: pytest.Config) -> None:
-    """Lets pytest explain a failed comparison once no reporter is left: before 9.1 it asks the reporter's writer for
-    colours, and where there is none, its own error takes the place of the explanation.
-    """
-    if config.pluginmanager.has_plugin("terminalreporter"):
-        writer = config.get_terminal_writer()
-        writer.hasmarkup = False
-        config.get_terminal_writer = lambda: writer  # type: ignore[method-assign]
 
 
 def _fixture(lane: str) -> str:
