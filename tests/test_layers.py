@@ -46,11 +46,12 @@ ALLOWED = {
     | {"box.gpus", "box.host", "box.seed"},
     "surfaces.modal": {"surfaces.modal", "surfaces", "settings", "report", "recording"},
     "desk.config": {"desk.config"} | BELOW_THE_DESK,
-    "desk.run": {"desk.run", "desk.config"} | BELOW_THE_DESK,
+    "desk.run": {"desk.run", "desk.config", "desk.source"} | BELOW_THE_DESK,
     "desk.gate": {"desk.gate", "desk.config"} | BELOW_THE_DESK,
-    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
+    "desk.source": {"desk.source", "desk.gate.pytest_files", "report", "recording"},
+    "desk.hooks": {"desk.hooks", "desk.gate", "desk.run", "desk.source", "desk.config"} | BELOW_THE_DESK,
     "desk.commands": {"desk.commands", "desk.hooks", "desk.gate", "desk.run", "desk.config"} | BELOW_THE_DESK,
-    "plugin": {"desk.hooks", "desk.config"},
+    "plugin": {"desk.hooks", "desk.config", "desk.source.conftests"},
     "__main__": {"desk.commands"},
 }
 # What it may import of others beside the standard library; a folder stands for itself and all below it.

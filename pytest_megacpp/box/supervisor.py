@@ -71,6 +71,11 @@ class Supervisor:
         self.attempts = Attempts(self.plan, self.timeline)
         self._clocks = Clocks(self._pauses)
 
+    def adopt(self, plan: Plan) -> None:
+        """Takes another plan, before there is any attempt."""
+        self.plan = plan
+        self.attempts = Attempts(plan, self.timeline)
+
     def request_attempt(self, order: Again, now_s: float) -> tuple[Write, ...]:
         """Plans the attempt that the desk orders, unless the run ends, and returns what to record."""
         self._desk_active_s = now_s

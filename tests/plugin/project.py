@@ -32,6 +32,7 @@ DRY = ("--surface", "local", "--dry-run")
 LANE = ("-m", "h200x8", *DRY)
 ORDERED = {"PYTEST_ADDOPTS": "-p no:randomly"}  # which is installed, and shuffles where nobody says so
 WITHOUT_NUMPY = {"PYTHONPATH": str(Path(__file__).parent / "no_numpy")}
+WITHOUT_TORCH = {"PYTHONPATH": str(Path(__file__).parent / "no_torch")}  # for a desk; its box has it
 _NOT_FOR_A_DESK = (
     "CI",
     "GITHUB_ACTIONS",

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +33,10 @@ from pytest_megacpp.desk.run.launch import (
 )
 from pytest_megacpp.desk.run.replay import Elsewhere, Recorded
 from pytest_megacpp.desk.run.session import LaneRun
+from pytest_megacpp.desk.source.nodes import is_open, module_of
 from pytest_megacpp.recording.codec import to_json
-from pytest_megacpp.recording.events import ProblemFound, Progress
+from pytest_megacpp.recording.events import Json, ProblemFound, Progress
+from pytest_megacpp.recording.naming import ReadTest, spelt_marks
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import ProblemCode
 from pytest_megacpp.report.money import estimate
@@ -53,10 +55,12 @@ _NO_DRY_GATE = ProblemFound(
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where an item's result comes from, and the verdict it expects if it is a drill."""
+    """Where an item's results come from, and the verdict it expects if it is a drill. `number`: in the plan that was
+    made of the selected items (`LaneRun.cases_of`).
+    """
 
     run: LaneRun
-    index: int
+    number: int
     drill: Expectation | None
 
 
@@ -113,21 +117,28 @@ class Launcher:
     def _take(self, existing: Recorded | Elsewhere, selected: Sequence[Selected]) -> None:
         if selected:
             try:
-                run, index_of = existing.run([one.item.nodeid for one in selected], self._say_progress)
+                opened = frozenset(one.item.nodeid for one in selected if is_open(one.item))
+                run, numbers = existing.run([one.item.nodeid for one in selected], opened, self._say_progress)
             except LaneDirError as e:
                 raise pytest.UsageError(str(e)) from e
             if isinstance(existing, Elsewhere):
                 run.on_progress = self._say_progress
-            self._place(run, selected, index_of)
+            run.stands_for = {number: numbers[one.item.nodeid] for number, one in enumerate(selected)}
+            self._place(run, selected)
 
-    def _place(self, run: LaneRun, selected: Sequence[Selected], index_of: Mapping[str, int]) -> None:
-        drills = {one.item.nodeid: to_json(one.drill) for one in selected if one.drill is not None}
+    def _place(self, run: LaneRun, selected: Sequence[Selected]) -> None:
+        drills: dict[str, Json] = {}
+        for number, one in enumerate(selected):
+            if one.drill is not None:
+                indexes = run.stands_for.get(number, (number,))
+                drills |= {run.plan.tests[index].nodeid: to_json(one.drill) for index in indexes}
         run.meta = replace(run.meta, drills=drills)
         self.runs.append(run)
-        for one in selected:
-            index, (file, line, _) = index_of[one.item.nodeid], one.item.location
-            self.placed[one.item] = Placed(run, index, one.drill)
-            run.defined_at[index] = file, (line or 0) + 1
+        for number, one in enumerate(selected):
+            file, line, _ = one.item.location
+            self.placed[one.item] = Placed(run, number, one.drill)
+            for index in run.stands_for.get(number, (number,)):
+                run.defined_at[index] = file, (line or 0) + 1
 
     def new_directory(self) -> RunDirectory:
         """Raises UsageError."""
@@ -140,11 +151,12 @@ class Launcher:
         place, directory = self._where(), self.new_directory()
         git = look(Path(self._config.invocation_params.dir))
         plan = make_plan(directory.run_id, lane, selected, self._options, place, self._config, named(git))
+        plan = replace(plan, read=self._read(lane, selected))
         rate = rate_of(place, self._options, lane, plan.ranks)
         allowed = allowance(self._options.lane_budget, rate)
         meta = RunMeta(plan, iso(utc_now()), git=git, rate=rate)
         run = LaneRun(directory, Redactor({**os.environ, **plan.environment}), meta, self._reporting)
-        self._place(run, selected, {one.item.nodeid: index for index, one in enumerate(selected)})
+        self._place(run, selected)
         run.on_progress = self._say_progress
         self._say_worst(run, longest_s(place, self._options, lane))
         over_budget = allowed.refusal and ProblemFound(ProblemCode.BLOCKED, "budget", allowed.refusal, allowed.remedy)
@@ -155,6 +167,13 @@ class Launcher:
             run.start(provider(place.surface).surface(self._options, _tags(run.meta, self._config)))
         if self._options.detach:
             run.leave()
+
+    def _read(self, lane: str, selected: Sequence[Selected]) -> tuple[ReadTest, ...]:
+        """All lane tests of the files of which some are selected and could only be read."""
+        source = self._config.pluginmanager.get_plugin("megacpp-source")
+        files = {one.item.path for one in selected if module_of(one.item) is not None}
+        items = source.lane_tests(files) if source is not None and files else ()
+        return tuple(ReadTest(i.nodeid, spelt_marks(i.iter_markers(), lane), is_open(i)) for i in items)
 
     def _refused(self, lane: str, place: Place, run: LaneRun) -> ProblemFound | None:
         """The first variable with which nothing can be launched."""

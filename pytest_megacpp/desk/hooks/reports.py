@@ -110,15 +110,33 @@ def left_reports(item: pytest.Item, run_id: str, where: str) -> Iterator[pytest.
     """Of a test that runs on without this desk, `where` its surface is: skipped here, never passed."""
     path, line, _ = item.location
     why = f"Skipped: it runs on {where}; its result: pytest --attach {run_id}"
-    for when, outcome, longrepr in (("setup", "skipped", (path, (line or 0) + 1, why)), ("teardown", "passed", None)):
-        yield pytest.TestReport(
-            nodeid=item.nodeid,
-            location=item.location,
-            keywords=dict.fromkeys(item.keywords, 1),
-            outcome=outcome,  # type: ignore[arg-type]
-            longrepr=longrepr,
-            when=when,  # type: ignore[arg-type]
-        )
+    yield _report(item, "setup", "skipped", (path, (line or 0) + 1, why))
+    yield _report(item, "teardown", "passed", None)
+
+
+def caseless_reports(item: pytest.Item, *, is_left_out: bool) -> Iterator[pytest.TestReport]:
+    """Of a test that was read from its source and of which the box runs no case: skipped where the user's options leave
+    all of them out, else an error.
+    """
+    path, line, _ = item.location
+    if is_left_out:
+        skipped = (path, (line or 0) + 1, "Skipped: -k or -m selects none of its cases at the box")
+        yield _report(item, "setup", "skipped", skipped)
+    else:
+        why = "not run: its marks at the box have other arguments than those that could be read from the source"
+        yield _report(item, "setup", "failed", why)
+    yield _report(item, "teardown", "passed", None)
+
+
+def _report(item: pytest.Item, when: str, outcome: str, longrepr: Any) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome=outcome,  # type: ignore[arg-type]
+        longrepr=longrepr,
+        when=when,  # type: ignore[arg-type]
+    )
 
 
 def _made(

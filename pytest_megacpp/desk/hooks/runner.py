@@ -17,7 +17,7 @@ from pytest_megacpp.desk.hooks.lanes import LaneMarks
 from pytest_megacpp.desk.hooks.launcher import Launcher, Placed
 from pytest_megacpp.desk.hooks.rank_warnings import RankWarnings
 from pytest_megacpp.desk.hooks.reporters import reporters
-from pytest_megacpp.desk.hooks.reports import drill_result, left_reports, reports_of
+from pytest_megacpp.desk.hooks.reports import caseless_reports, drill_result, left_reports, reports_of
 from pytest_megacpp.desk.hooks.selection import Selection, only_lists
 from pytest_megacpp.desk.hooks.short_summary import ShortSummary
 from pytest_megacpp.desk.hooks.summary import failure_lines, lines_cut_off
@@ -26,10 +26,12 @@ from pytest_megacpp.desk.hooks.unreported import unreported_lines
 from pytest_megacpp.desk.run.artefacts import Artefacts, encoded
 from pytest_megacpp.desk.run.directory import mark_interrupted, replace_file
 from pytest_megacpp.desk.run.launch import choose_place, longest_s, rate_of
+from pytest_megacpp.desk.source.nodes import as_case
 from pytest_megacpp.recording.redact import Redactor
 from pytest_megacpp.recording.vocabulary import RunEnd
 from pytest_megacpp.report.money import estimate
 from pytest_megacpp.report.reporter import Content, GateResults, Line, RunResults, SessionResults
+from pytest_megacpp.report.source import source_complaints
 from pytest_megacpp.surfaces.protocol import Place
 from pytest_megacpp.surfaces.registry import provider
 from pytest_megacpp.surfaces.sweep import sweep
@@ -47,6 +49,7 @@ class LaneRunner:
         self._options = marks.options
         self._reported: set[pytest.Item] = set()
         self.unreported: list[pytest.Item] = []
+        self.further_cases = 0  # of tests that were one here and several at the box
         self._interrupted = False
         self._interrupted_by = ""
         self.is_over = False
@@ -79,6 +82,12 @@ class LaneRunner:
     def left(self) -> bool:
         """Whether runs were submitted and left to themselves."""
         return any(run.left for run in self._launcher.runs)
+
+    @property
+    def beyond(self) -> int:
+        """How many lane tests the box has in files that were read here, and did not run, since nobody read them so."""
+        found = (run.timeline.source for run in self._launcher.runs)
+        return sum(one.differing_count + one.more_count for one in found if one is not None)
 
     @property
     def complaints(self) -> Sequence[str]:
@@ -159,7 +168,7 @@ class LaneRunner:
     def is_through(self, item: pytest.Item) -> bool:
         """Whether a lane test can be reported without waiting."""
         placed = self._launcher.placed.get(item)
-        return placed is not None and placed.run.is_through(placed.index)
+        return placed is not None and placed.run.is_through(placed.number)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -167,32 +176,66 @@ class LaneRunner:
         if placed is None:  # a lane test without a place, such as a copy of one, never runs at the desk
             return None if self.lane_of(item) is None else True
         run = placed.run
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         if run.left:
+            self._log_start(item)
             self._report(item, nextitem, left_reports(item, run.plan.run_id, provider(run.plan.surface).title))
             return True
-        result, wrong = run.wait_for(placed.index), None
-        if placed.drill is not None:
-            result, wrong = drill_result(result, placed.drill)
-            run.amend(placed.index, result)
-        if self._gatekeeper is not None:
-            self._gatekeeper.note(item, result)
-        run.reported.append(placed.index)
-        self._report(item, nextitem, self._reports(item, placed, wrong))
-        self._warnings.of_test(item, run.timeline, placed.index)
+        cases = run.cases_of(placed.number)
+        item.session.testscollected += max(len(cases) - 1, 0)
+        self.further_cases += max(len(cases) - 1, 0)
+        for index in cases:
+            self._report_case(item, nextitem, placed, index)
+            if item.session.shouldfail or item.session.shouldstop:
+                break
+        if not cases:
+            self._report_nothing(item, nextitem, placed)
         return True
 
-    def _reports(self, item: pytest.Item, placed: Placed, wrong: str | None) -> Iterable[pytest.TestReport]:
-        run, index, here = placed.run, placed.index, Path(self._config.invocation_params.dir)
+    def _log_start(self, item: pytest.Item) -> None:
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+
+    def _report_case(self, item: pytest.Item, nextitem: pytest.Item | None, placed: Placed, index: int) -> None:
+        """`item`: the one that was selected. What is reported is the case's own."""
+        run = placed.run
+        case = as_case(item, run.results().nodeids[index])
+        self._log_start(case)
+        result, wrong = run.wait_for(index), None
+        if placed.drill is not None:
+            result, wrong = drill_result(result, placed.drill)
+            run.amend(index, result)
+        if self._gatekeeper is not None:
+            self._gatekeeper.note(item, result)
+        run.reported.append(index)
+        self._report(case, nextitem, self._reports(case, placed, index, wrong), selected=item)
+        self._warnings.of_test(case, run.timeline, index)
+
+    def _report_nothing(self, item: pytest.Item, nextitem: pytest.Item | None, placed: Placed) -> None:
+        """Of a test that was read from its source, and of which the box runs no case."""
+        source = placed.run.timeline.source
+        is_left_out = source is not None and placed.number in source.left_out
+        if is_left_out and self._gatekeeper is not None:
+            self._gatekeeper.note_left_out(item)
+        self._log_start(item)
+        self._report(item, nextitem, caseless_reports(item, is_left_out=is_left_out))
+
+    def _reports(self, item: pytest.Item, placed: Placed, index: int, wrong: str | None) -> Iterable[pytest.TestReport]:
+        run, here = placed.run, Path(self._config.invocation_params.dir)
         properties, is_drill = run.properties(index), placed.drill is not None
         return reports_of(item, run.results(), index, here, properties, wrong=wrong, drill=is_drill)
 
-    def _report(self, item: pytest.Item, nextitem: pytest.Item | None, made: Iterable[pytest.TestReport]) -> None:
+    def _report(
+        self,
+        item: pytest.Item,
+        nextitem: pytest.Item | None,
+        made: Iterable[pytest.TestReport],
+        selected: pytest.Item | None = None,
+    ) -> None:
+        """`selected` has a result by this, where `item` is a case of it."""
         *first, last = made
         self._launcher.terminal.resume()
         for report in (*first, _tear_down_desk(item, nextitem) or last):
             item.ihook.pytest_runtest_logreport(report=report)
-        self._reported.add(item)
+        self._reported.add(selected or item)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -201,7 +244,7 @@ class LaneRunner:
         self._finish_session(session, exitstatus)
         status = session.exitstatus
         result = yield
-        if self.unreported and session.exitstatus in _GREEN:
+        if (self.unreported or self.beyond) and session.exitstatus in _GREEN:
             session.exitstatus = status
         self._sum_up_if_pytest_does_not()
         return result
@@ -216,7 +259,7 @@ class LaneRunner:
         is_green = exitstatus in _GREEN
         if not self._interrupted and (is_green or (exitstatus == pytest.ExitCode.TESTS_FAILED and not stopped)):
             self.unreported = missing
-        if self.unreported and is_green:
+        if (self.unreported or self.beyond) and is_green:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         complete = not missing or stopped or bool(self.unreported)
         if self._gatekeeper is not None and not only_lists(session.config):
@@ -224,7 +267,9 @@ class LaneRunner:
             keeper, launcher, unreported = self._gatekeeper, self._launcher, self.unreported
             close_gate(keeper, session, launcher, self._options, unreported, self._reported, finished=finished)
         for run in self._launcher.runs:
-            run.meta = replace(run.meta, unreported=tuple(item.nodeid for item in self.unreported))
+            source = run.timeline.source
+            beyond = (*source.differing, *source.more) if source is not None else ()
+            run.meta = replace(run.meta, unreported=(*(item.nodeid for item in self.unreported), *beyond))
         self.finish(interrupted=not (complete and in_order))
         for run in self._launcher.runs:
             self._warnings.before_tests(run.timeline, run.redactor)
@@ -239,6 +284,8 @@ class LaneRunner:
         keeper = self._gatekeeper
         gate = GateResults(keeper.header(), keeper.notes(), tuple(keeper.complaints)) if keeper is not None else None
         unreported = tuple(unreported_lines(self.unreported, self._config.pluginmanager)) if self.unreported else ()
+        sources = [run.timeline.source for run in self._launcher.runs]
+        unreported += tuple(line for source in sources if source is not None for line in source_complaints(source))
         results = SessionResults([run.results() for run in self._launcher.runs], gate, unreported)
         shown = self._artefacts.ask(lambda reporter: reporter.closing(results))
         self._closing = [line for line in shown if isinstance(line, Line)]
